@@ -1,0 +1,113 @@
+"""One instance on its way in: attribute scan, checks, duplicate look-up, append, index entry.
+
+Does not wait: `storage.commit` makes durable and visible what is prepared here. Knows no DIMSE status:
+what cannot be kept raises InstanceRefused with the reason.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.dicom import elements, transfer_syntax
+from engine.errors import DataSetError, InstanceRefused, Refusal
+from engine.index.entry import Entry
+from engine.storage.record import Position
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+UNPLACED = Position(0, 0, 0, 0, 0, 0)
+"""The position of an entry that has not been appended yet."""
+
+UID_LENGTH_MAX = 128
+"""Bytes; PS3.5 9.1 allows 64, some devices write a little more. A bound, since UIDs are index keys."""
+
+_ODD_UID = re.compile(rb"[^\x21-\x5b\x5d-\x7e]")
+
+
+class StampClock:
+    """Gives each record a number (nanoseconds, roughly) that orders the records of one key.
+
+    Never goes backwards in a process, and steps over the stamp of the record that it supersedes, so that
+    `replace` means the same after a clock step and after a rebuild.
+    """
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def next(self, after: int = 0) -> int:
+        """A stamp above all that this clock gave and above `after`."""
+        self._last = max(time.time_ns(), self._last + 1, after + 1)
+        return self._last
+
+
+@dataclass(slots=True)
+class ReceivedInstance:
+    """A whole data set in memory, as a front end received it."""
+
+    payload: Sequence[Buffer]
+    payload_length: int
+    """Bytes."""
+    payload_crc: int
+    """crc32c of the payload."""
+    transfer_syntax_uid: str
+    calling_ae_title: str = ""
+    sop_class_uid: str | None = None
+    """As the C-STORE command or the file meta information names it; None: not compared."""
+    sop_instance_uid: str | None = None
+
+
+def make_entry(
+    head: Buffer,
+    *,
+    complete: bool,
+    transfer_syntax_uid: str,
+    calling_ae_title: str,
+    sop_class_uid: str | None,
+    sop_instance_uid: str | None,
+) -> Entry:
+    """The index entry of a data set whose first bytes are `head`; position and stamp are still open.
+
+    Raises InstanceRefused when the data set cannot be read or is not what the command says.
+    """
+    try:
+        found = elements.extract(head, transfer_syntax.of(transfer_syntax_uid), complete=complete)
+    except DataSetError as error:
+        raise InstanceRefused(f"the data set cannot be read: {error}") from error
+    _check_uid("SOP Instance UID (0008,0018)", found.sop_instance_uid)
+    _check_uid("SOP Class UID (0008,0016)", found.sop_class_uid)
+    _check_uid("Study Instance UID (0020,000D)", found.study_instance_uid)
+    _check_uid("Series Instance UID (0020,000E)", found.series_instance_uid)
+    if sop_class_uid is not None and sop_class_uid.encode("ascii", "replace") != found.sop_class_uid:
+        raise InstanceRefused("SOP Class UID of the data set is not the one announced", Refusal.MISMATCH)
+    if sop_instance_uid is not None and sop_instance_uid.encode("ascii", "replace") != found.sop_instance_uid:
+        raise InstanceRefused("SOP Instance UID of the data set is not the one announced", Refusal.MISMATCH)
+    return Entry(
+        position=UNPLACED,
+        flags=0,
+        stamp=0,
+        sop_class_uid=found.sop_class_uid,
+        sop_instance_uid=found.sop_instance_uid,
+        transfer_syntax_uid=transfer_syntax_uid.encode("ascii"),
+        calling_ae_title=calling_ae_title.encode("utf-8"),
+        received_ns=time.time_ns(),
+        pixel_data_offset=found.pixel_data_offset,
+        character_set=found.specific_character_set,
+        patient=found.patient,
+        study=found.study,
+        series=found.series,
+        instance=found.instance,
+    )
+
+
+def _check_uid(name: str, uid: bytes) -> None:
+    if not uid:
+        raise InstanceRefused(f"{name} is missing or empty")
+    if len(uid) > UID_LENGTH_MAX:
+        raise InstanceRefused(f"{name} has {len(uid)} bytes, the limit is {UID_LENGTH_MAX}")
+    if _ODD_UID.search(uid):
+        raise InstanceRefused(f"{name} has characters that no UID may have")

@@ -1,0 +1,78 @@
+"""The command line: `filmroom COMMAND`. One file a command in `commands`; nothing is decided here but what runs.
+
+A command's module is imported when that command is asked for, so that `filmroom version` need not load the engine.
+A command returns its exit code (`exit_codes`); errors of the engine become one sentence on standard error.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from engine.cli import exit_codes
+from engine.errors import EngineError
+
+COMMANDS = {
+    "serve": "Serve DICOM from an archive.",
+    "import": "Store files, folders, zip archives and DICOMDIR media.",
+    "export": "Write instances to a folder, a zip archive or DICOMDIR media.",
+    "find": "Query the archive, with keywords as on findscu.",
+    "stats": "Show what the archive holds and what the server does.",
+    "echo": "Verify the connection to a peer (C-ECHO).",
+    "send": "Send files to a peer (C-STORE).",
+    "check": "Compare the log with the index, both ways.",
+    "rebuild-index": "Make the index anew from the log.",
+    "config": "Look at the configuration.",
+    "reload": "Have the running server read peers and limits again.",
+    "version": "Show the version.",
+}
+"""Name → one line of help: the modules themselves are loaded only to run."""
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands are modules of `engine.cli.commands`, imported when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        name = cmd_name.replace("-", "_")
+        module = importlib.import_module(f"engine.cli.commands.{'import_' if name == 'import' else name}")
+        command = module.command
+        return command if isinstance(command, click.Command) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def group() -> None:
+    """Filmroom, a PACS storage engine: stores, finds and sends DICOM instances."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    try:
+        code = group.main(arguments, prog_name="filmroom", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        click.echo("interrupted", err=True)
+        return exit_codes.INTERRUPTED
+    except EngineError as error:
+        click.echo(f"filmroom: {error}", err=True)
+        return exit_codes.of(error)
+    return code if isinstance(code, int) else exit_codes.OK
+
+
+def main() -> NoReturn:
+    """The console script."""
+    sys.exit(run())

@@ -1,0 +1,166 @@
+"""The one place where the command line reaches the engine: each function loads what it needs and calls it.
+
+Nothing here writes to the terminal. Commands that look into the archive open it directly, as keeper when no server
+runs and as its guest when one does, so that they work either way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from engine.cli import query
+from engine.cli.output import Progress
+from engine.config import Config, Peer
+from engine.errors import ControlUnavailable
+
+if TYPE_CHECKING:
+    from engine.archive.archive import Archive
+    from engine.archive.exporter import ExportSummary
+    from engine.archive.importer import ImportSummary
+    from engine.archive.verify import CheckReport
+    from engine.cli.options import Settings
+    from engine.index.search import Query
+    from engine.services.file_scu import SendSummary
+
+Result = TypeVar("Result")
+
+
+# The server --------------------------------------------------------------------------------------
+
+
+def serve(settings: Settings) -> int:
+    """Runs the server until it is told to stop."""
+    from engine import app
+
+    return app.serve(settings.read(), settings.read)
+
+
+def control(config: Config, command: str) -> dict[str, Any]:
+    """Asks the running server. Raises ControlUnavailable."""
+    from engine import control as channel
+
+    try:
+        return channel.request(config.data, {"command": command})
+    except channel.ControlUnavailable as error:
+        raise ControlUnavailable(str(error)) from error
+
+
+def needs_restart(answer: dict[str, Any]) -> list[str]:
+    """The changed keys that a reload does not take over, from its answer."""
+    return [str(key) for key in answer.get("restart_needed", [])]
+
+
+# The archive -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def opened(
+    config: Config, *, role: str = "auto", create: bool = False, progress: Progress | None = None
+) -> Iterator[Archive]:
+    """The archive of a configuration, closed at the end."""
+    from engine.archive.archive import Archive
+
+    archive = Archive.open(config.data, role=role, create=create, progress=progress)
+    try:
+        yield archive
+    finally:
+        archive.close()
+
+
+def find(config: Config, wanted: query.Keys, limit: int | None) -> Iterator[dict[int, bytes]]:
+    """The matches, each as tag → UTF-8 text."""
+    with opened(config) as archive:
+        for match in archive.find(_query(wanted, limit)):
+            yield match.attributes
+
+
+def archive_stats(config: Config) -> dict[str, int]:
+    """What the archive holds."""
+    with opened(config) as archive:
+        return archive.stats()
+
+
+def import_paths(config: Config, paths: list[Path], jobs: int | None, progress: Progress) -> ImportSummary:
+    """Stores files, folders, zip archives and DICOMDIR media."""
+    from engine.archive import importer
+
+    with opened(config, create=True, progress=progress) as archive:
+        return importer.import_paths(archive, paths, jobs=jobs or config.workers, progress=progress)
+
+
+NOT_DICOM = "not DICOM"
+"""How the reason begins when a refused file is none of ours."""
+
+
+def import_failed(summary: ImportSummary) -> bool:
+    """Whether a DICOM file is not in the archive; other files on a medium are no failure."""
+    return any(not reason.startswith(NOT_DICOM) for _, reason in summary.refused)
+
+
+def export(
+    config: Config, wanted: list[query.Keys], target: Path, form: str, progress: Progress
+) -> ExportSummary | None:
+    """Writes what matches; None when nothing does."""
+    from engine.archive import exporter
+
+    with opened(config) as archive:
+        instances = [instance for keys in wanted for instance in archive.instances(_query(keys, None))]
+        if not instances:
+            return None
+        return exporter.export(archive, instances, target, form=form, progress=progress)
+
+
+def check(config: Config, payloads: bool, progress: Progress) -> CheckReport:
+    """Compares the log with the index."""
+    from engine.archive import verify
+
+    with opened(config, progress=progress) as archive:
+        return verify.check(archive, payloads=payloads, progress=progress)
+
+
+def rebuild_index(config: Config, progress: Progress) -> tuple[dict[str, Any], list[str]]:
+    """Makes the index anew; what was done, and what is damaged."""
+    from engine.archive.archive import Archive
+
+    report = Archive.rebuild_index(config.data, progress=progress)
+    return report.summary(), [str(finding) for finding in report.findings]
+
+
+def _query(wanted: query.Keys, limit: int | None) -> Query:
+    from engine.index.search import Level, Query
+
+    return Query(
+        level=Level[wanted.level.upper()],
+        keys={tag: value.encode() for tag, value in wanted.values.items()},
+        character_set=b"ISO_IR 192",
+        limit=limit,
+        relational=True,
+    )
+
+
+# Peers -------------------------------------------------------------------------------------------
+
+
+def echo(peer: Peer, config: Config) -> None:
+    """C-ECHO. Raises AssociationFailed."""
+    from engine.net import client
+
+    _run(client.echo(peer, config))
+
+
+def send(peer: Peer, config: Config, paths: list[Path], progress: Progress) -> SendSummary:
+    """C-STORE of files. Raises AssociationFailed when nothing could be sent at all."""
+    from engine.services import file_scu
+
+    return _run(file_scu.send_files(peer, config, paths, progress))
+
+
+def _run(work: Coroutine[Any, Any, Result]) -> Result:
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)

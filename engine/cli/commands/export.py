@@ -1,0 +1,57 @@
+"""`filmroom export`: instances out of the archive into a folder, a zip archive or DICOMDIR media."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from engine.cli import backend, exit_codes, output, query
+from engine.cli.options import Settings, json_option, with_settings
+
+
+@click.command("export")
+@click.argument("target", metavar="TARGET", type=click.Path())
+@click.argument("keys", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--study", "studies", metavar="UID", multiple=True, help="Study Instance UID.")
+@click.option("--series", metavar="UID", multiple=True, help="Series Instance UID.")
+@click.option(
+    "--form", type=click.Choice(["folder", "zip", "dicomdir"]), help="[zip for a TARGET in .zip, else folder]"
+)
+@with_settings("data")
+@json_option
+def command(
+    target: str,
+    keys: tuple[str, ...],
+    studies: tuple[str, ...],
+    series: tuple[str, ...],
+    form: str | None,
+    settings: Settings,
+    as_json: bool,
+) -> int:
+    """Write the studies or series that are named, or that match KEY=VALUE as on find, to TARGET.
+
+    Data sets are written as they were received, with Part 10 file meta information in front.
+    """
+    if not (keys or studies or series):
+        raise click.UsageError("say what to export: --study UID, --series UID or KEY=VALUE")
+    wanted = [query.parse([f"StudyInstanceUID={uid}"]) for uid in studies]
+    wanted += [query.parse([f"SeriesInstanceUID={uid}"], level="series") for uid in series]
+    if keys:
+        wanted.append(query.parse(keys))
+    form = form or ("zip" if target.lower().endswith(".zip") else "folder")
+    config = settings.load()
+    with output.progress_bar() as progress:
+        summary = backend.export(config, wanted, Path(target), form, progress)
+    if summary is None:
+        output.complain("nothing matches")
+        return exit_codes.FAILED
+    facts = {"written": summary.written, "bytes": summary.bytes, "seconds": round(summary.seconds, 3)}
+    if as_json:
+        failed = [{"sop_instance_uid": uid, "reason": reason} for uid, reason in summary.failed]
+        output.write_json({**facts, "failed": failed})
+    else:
+        for uid, reason in summary.failed:
+            output.complain(f"{uid}: {reason}")
+        output.write_facts({**facts, "failed": len(summary.failed)})
+    return exit_codes.FAILED if summary.failed else exit_codes.OK

@@ -1,0 +1,41 @@
+"""`filmroom import`: files, folders, zip archives and DICOMDIR media into the archive, the server running or not."""
+
+from __future__ import annotations
+
+import click
+
+from engine.cli import backend, exit_codes, output
+from engine.cli.options import Settings, existing_paths, json_option, with_settings
+
+
+@click.command("import")
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.option("-j", "--jobs", type=click.IntRange(1, 64), metavar="N", help="Files read in parallel.  [cores]")
+@with_settings("data", "durability")
+@json_option
+def command(paths: tuple[str, ...], jobs: int | None, settings: Settings, as_json: bool) -> int:
+    """Store files, folders, zip archives and DICOMDIR media.
+
+    Running it again stores nothing twice, so an interrupted import is simply started once more. Every file that was
+    refused is listed with the reason. Exit code 0: every DICOM file is in the archive; 1: one or more could not be
+    stored. Files that are not DICOM at all are listed too and change nothing.
+    """
+    config = settings.load()
+    with output.progress_bar() as progress:
+        summary = backend.import_paths(config, existing_paths(paths), jobs, progress)
+    facts = {
+        "stored": summary.stored,
+        "already there": summary.duplicates,
+        "kept aside": summary.kept_aside,
+        "refused": len(summary.refused),
+        "bytes": summary.bytes,
+        "seconds": round(summary.seconds, 3),
+    }
+    if as_json:
+        refused = [{"path": str(path), "reason": reason} for path, reason in summary.refused]
+        output.write_json({name.replace(" ", "_"): value for name, value in facts.items()} | {"refused": refused})
+    else:
+        for path, reason in summary.refused:
+            output.complain(f"{path}: {reason}")
+        output.write_facts(facts)
+    return exit_codes.FAILED if backend.import_failed(summary) else exit_codes.OK

@@ -1,0 +1,22 @@
+"""`filmroom reload`: the running server reads its configuration again."""
+
+from __future__ import annotations
+
+import click
+
+from engine.cli import backend, output
+from engine.cli.options import Settings, json_option, with_settings
+
+
+@click.command("reload")
+@with_settings("data")
+@json_option
+def command(settings: Settings, as_json: bool) -> None:
+    """Have the running server read peers and limits again (the same as SIGHUP)."""
+    answer = backend.control(settings.load(), "reload")
+    if as_json:
+        output.write_json(answer)
+        return
+    output.complain("peers and limits were read again")
+    for key in backend.needs_restart(answer):
+        output.complain(f"{key} has changed too, which takes a restart")

@@ -1,0 +1,44 @@
+"""`filmroom stats`: what the archive holds; with a running server also what it does, once or every second."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from engine.cli import backend, live, output
+from engine.cli.options import Settings, json_option, with_settings
+from engine.errors import ControlUnavailable
+
+
+@click.command("stats")
+@click.option("-w", "--watch", is_flag=True, help="Show the running server anew every --interval until Ctrl-C.")
+@click.option("--interval", type=click.FloatRange(0.1, 3600), default=1.0, metavar="SECONDS", show_default=True)
+@click.option("-n", "--count", type=click.IntRange(min=1), metavar="N", help="With --watch: stop after so many.")
+@with_settings("data")
+@json_option
+def command(watch: bool, interval: float, count: int | None, settings: Settings, as_json: bool) -> None:
+    """Show what the archive holds and, when a server runs, its instances/s, MB/s, associations, queue and latencies.
+
+    In a pipe, or with --json, --watch writes one line of JSON an interval.
+    """
+    config = settings.load()
+    if watch:
+        live.watch(lambda: backend.control(config, "stats"), interval, count, as_json=as_json)
+        return
+    server: Mapping[str, Any] | None
+    try:
+        server = backend.control(config, "stats")
+        held = server["archive"]
+    except ControlUnavailable:
+        server = None
+        held = backend.archive_stats(config)
+    if as_json:
+        output.write_json({"archive": held, "server": server})
+        return
+    output.write_facts(held, title="archive")
+    if server is None:
+        output.complain("no server is running")
+    else:
+        live.show_once(server)

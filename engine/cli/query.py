@@ -1,0 +1,115 @@
+"""Query keys as they stand on a command line, in the forms that findscu takes.
+
+    PatientName=DOE*      by keyword          0010,0010=DOE*      by tag; (0010,0010) too
+    StudyDate=20260101-   a range             Modality            no value: only to be returned
+
+QueryRetrieveLevel=STUDY sets the level, as on findscu. What a value means is PS3.4 C.2.2.2 and not looked at here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+from engine.dicom import tags
+from engine.errors import QueryError
+
+LEVELS = ("patient", "study", "series", "instance")
+
+RETURNED: dict[str, tuple[str, ...]] = {
+    "patient": ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "NumberOfPatientRelatedStudies"),
+    "study": (
+        "StudyDate",
+        "PatientID",
+        "PatientName",
+        "AccessionNumber",
+        "ModalitiesInStudy",
+        "StudyDescription",
+        "NumberOfStudyRelatedInstances",
+        "StudyInstanceUID",
+    ),
+    "series": (
+        "SeriesNumber",
+        "Modality",
+        "SeriesDescription",
+        "NumberOfSeriesRelatedInstances",
+        "StudyInstanceUID",
+        "SeriesInstanceUID",
+    ),
+    "instance": ("InstanceNumber", "SOPClassUID", "SeriesInstanceUID", "SOPInstanceUID"),
+}
+"""What is shown at each level when nothing is asked for by name."""
+
+_LEVEL_NAMES = {"PATIENT": "patient", "STUDY": "study", "SERIES": "series", "IMAGE": "instance"}
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of one query: tag → value ("" matches everything), and the order in which they were named."""
+
+    level: str
+    values: dict[int, str]
+    columns: tuple[int, ...]
+
+
+def parse(texts: Iterable[str], returned: Iterable[str] = (), level: str | None = None) -> Keys:
+    """The keys of a command line; raises QueryError that names the nearest keyword."""
+    values: dict[int, str] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name.strip() == "QueryRetrieveLevel" or _by_number(name) == tags.QueryRetrieveLevel:
+            level = level or _level(value)
+            continue
+        values[tag_of(name)] = value
+    level = level or "study"
+    asked = [tag_of(name) for name in returned] + [tag for tag, value in values.items() if value == ""]
+    columns = [*values, *(asked or [tag_of(name) for name in RETURNED[level]])]
+    for tag in columns:
+        values.setdefault(tag, "")
+    return Keys(level, values, tuple(dict.fromkeys(columns)))
+
+
+def tag_of(name: str) -> int:
+    """The tag of a keyword or of gggg,eeee."""
+    name = name.strip()
+    number = _by_number(name)
+    if number is not None:
+        return number
+    tag = tags.tag_of(name)
+    if tag is None:
+        if "." in name or "[" in name:
+            raise QueryError(f"{name}: keys inside sequences are not supported on the command line")
+        near = difflib.get_close_matches(name, _keywords(), n=1, cutoff=0.6)
+        raise QueryError(f"{name!r} is no DICOM keyword" + (f"; did you mean {near[0]}?" if near else ""))
+    return tag
+
+
+def name_of(tag: int) -> str:
+    """The keyword of a tag, or its number."""
+    return tags.keyword_of(tag)
+
+
+def value_of(tag: int, value: bytes) -> str | list[str]:
+    """An attribute of a match for JSON: several values become a list; a backslash within text does not (PS3.5 6.2)."""
+    text = value.decode("utf-8", "replace")
+    return text.split("\\") if "\\" in text and tags.vr_of(tag) not in ("ST", "LT", "UT", "UR") else text
+
+
+def _by_number(name: str) -> int | None:
+    match = re.fullmatch(r"\(?([0-9a-fA-F]{4}),\s*([0-9a-fA-F]{4})\)?", name.strip())
+    return int(match[1] + match[2], 16) if match else None
+
+
+def _level(value: str) -> str:
+    try:
+        return _LEVEL_NAMES[value.strip().upper()]
+    except KeyError:
+        raise QueryError(f"QueryRetrieveLevel={value}: it is one of {', '.join(_LEVEL_NAMES)}") from None
+
+
+@cache
+def _keywords() -> list[str]:
+    return [name for name, value in vars(tags).items() if isinstance(value, int) and name[:1].isupper()]

@@ -1,0 +1,269 @@
+"""Reads a configuration from flags, environment and file, and says what is wrong with it in their words."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import msgspec
+
+from engine.config.schema import (
+    TABLES,
+    Config,
+    Duplicates,
+    Durability,
+    LogFormat,
+    LogLevel,
+    Origin,
+    Peer,
+    Permission,
+    keys,
+    to_path,
+)
+from engine.errors import ConfigError
+
+DEFAULT_FILE = "filmroom.toml"
+"""Read from the working directory when no file is named."""
+
+ENVIRONMENT_PREFIX = "FILMROOM_"
+
+_OTHER_VARIABLES = {"CONFIG", "PYTHON", "CORPUS", "DEBUG", "SANITIZE", "EXT"}
+"""Environment variables with our prefix that are no configuration keys."""
+
+
+def find_file(named: str | Path | None, env: Mapping[str, str]) -> Path | None:
+    """The file to read: the one named by flag, else by FILMROOM_CONFIG, else filmroom.toml here when there is one."""
+    name = named or env.get(f"{ENVIRONMENT_PREFIX}CONFIG")
+    if name:
+        return Path(name)
+    return Path(DEFAULT_FILE) if Path(DEFAULT_FILE).is_file() else None
+
+
+def load(path: Path | None, env: Mapping[str, str], overrides: Mapping[str, object]) -> Config:
+    """The configuration of a file, an environment and flags.
+
+    `overrides` has dotted keys ("limits.idle_timeout_s"); a value of None was not given.
+    """
+    values, found = _gather(path, env, overrides)
+    return _build(values, found, path)
+
+
+def origins(path: Path | None, env: Mapping[str, str], overrides: Mapping[str, object]) -> dict[str, Origin]:
+    """Where each key (dotted, as in `describe`, peers left out) gets its value from."""
+    _, found = _gather(path, env, overrides)
+    return {key: found.get(key, "default") for key, _ in keys()}
+
+
+def environment_variable(key: str) -> str:
+    """The environment variable of a dotted key."""
+    return ENVIRONMENT_PREFIX + key.replace(".", "_").upper()
+
+
+def parse_peer(config: Config, text: str) -> Peer:
+    """A peer as named on a command line: the AE title of a [[peer]], or AET@HOST:PORT."""
+    known = config.peer(text)
+    if known is not None:
+        if not known.has_address:
+            raise ConfigError(f"peer {text} has no host and port in the configuration")
+        return known
+    match = re.fullmatch(r"([^@]+)@(\[[^\]]+\]|[^:]+):(\d+)", text)
+    if match is None:
+        hint = _nearest(text, [peer.aet for peer in config.peers if peer.has_address])
+        raise ConfigError(f"{text!r} is no [[peer]] of the configuration{hint}; AET@HOST:PORT works too")
+    raw = {"aet": match[1], "host": match[2].strip("[]"), "port": int(match[3])}
+    try:
+        return msgspec.convert(raw, Peer)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{text!r} is no AET@HOST:PORT: {error}") from error
+
+
+def _gather(
+    path: Path | None, env: Mapping[str, str], overrides: Mapping[str, object]
+) -> tuple[dict[str, Any], dict[str, Origin]]:
+    values = _read(path) if path is not None else {}
+    found: dict[str, Origin] = {}
+    for key, _ in keys():
+        if _get(values, key) is not None:
+            found[key] = "file"
+    types = dict(keys())
+    for key, text in _from_environment(env).items():
+        _set(values, key, _from_text(key, text, types[key]))
+        found[key] = "environment"
+    for key, value in overrides.items():
+        if value is None:
+            continue
+        if key not in types:
+            raise ConfigError(f"there is no configuration key {key!r}{_nearest(key, types)}")
+        _set(values, key, value)
+        found[key] = "flag"
+    return values, found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"there is no configuration file {path}") from None
+    except OSError as error:
+        raise ConfigError(f"the configuration file {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 (byte {error.start})") from error
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    _check_keys(values, path)
+    for key in ("data", "log.wire_trace"):
+        value = _get(values, key)
+        if isinstance(value, str) and value:
+            _set(values, key, str(path.parent / value))
+    return values
+
+
+def _check_keys(values: dict[str, Any], path: Path) -> None:
+    top = [field.encode_name for field in msgspec.structs.fields(Config)]
+    _check_table(values, top, f"{path}")
+    for name, section in TABLES.items():
+        table = values.get(name, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"{path}: {name} is a table, written [{name}]")
+        _check_table(table, [field.name for field in msgspec.structs.fields(section)], f"{path}: [{name}]")
+    peers = values.get("peer", [])
+    if not (isinstance(peers, list) and all(isinstance(peer, dict) for peer in peers)):
+        raise ConfigError(f"{path}: peers are a list of tables, each written [[peer]]")
+    names = [field.name for field in msgspec.structs.fields(Peer)]
+    for number, peer in enumerate(peers, 1):
+        where = f"{path}: [[peer]] {_peer_name(peer, number)}"
+        _check_table(peer, names, where)
+        _check_address(peer, where)
+
+
+def _check_table(table: dict[str, Any], names: list[str], where: str) -> None:
+    for key in table:
+        if key not in names:
+            elsewhere = [dotted for dotted, _ in keys() if dotted.split(".")[-1] == key]
+            hint = f"; it belongs to {_place(elsewhere[0])}" if elsewhere else _nearest(key, names)
+            raise ConfigError(f"{where}: there is no key {key!r} here{hint}")
+
+
+def _check_address(peer: dict[str, Any], where: str) -> None:
+    host, port = peer.get("host"), peer.get("port")
+    if bool(host) != bool(port):
+        raise ConfigError(f"{where}: {'port' if host else 'host'} is missing: host and port go together")
+    if "may" not in peer:
+        peer["may"] = [name for name in get_args(Permission) if host or name != "destination"]
+    elif isinstance(peer["may"], list) and "destination" in peer["may"] and not host:
+        raise ConfigError(f"{where}: host and port are missing, and without them it cannot be a destination")
+
+
+def _from_environment(env: Mapping[str, str]) -> dict[str, str]:
+    by_variable = {environment_variable(key): key for key, _ in keys()}
+    given: dict[str, str] = {}
+    for variable, text in env.items():
+        if variable in by_variable:
+            given[by_variable[variable]] = text
+        elif variable.startswith(ENVIRONMENT_PREFIX) and variable[len(ENVIRONMENT_PREFIX) :] not in _OTHER_VARIABLES:
+            # Other programs may use the prefix too: only what looks like a misspelt key is an error.
+            near = difflib.get_close_matches(variable, by_variable, n=1, cutoff=0.9)
+            if near:
+                raise ConfigError(f"there is no environment variable {variable}; did you mean {near[0]}?")
+    return given
+
+
+def _from_text(key: str, text: str, type_: Any) -> object:
+    if key == "log.wire_trace":
+        return text or None
+    try:
+        return msgspec.convert(text, type_, strict=False, dec_hook=to_path)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{environment_variable(key)}: {_reason(key, str(error), text)}") from error
+
+
+def _build(values: dict[str, Any], found: Mapping[str, Origin], path: Path | None) -> Config:
+    try:
+        config = msgspec.convert(values, Config, dec_hook=to_path)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explain(str(error), values, found, path)) from error
+    seen: set[str] = set()
+    for peer in config.peers:
+        if peer.aet in seen:
+            raise ConfigError(f"{path}: there are two [[peer]] with aet {peer.aet!r}")
+        seen.add(peer.aet)
+    if config.limits.pdu_length_accept_max < config.limits.pdu_length_max:
+        raise ConfigError("limits.pdu_length_accept_max is less than limits.pdu_length_max, which we announce")
+    if config.storage.segment_bytes < config.limits.stream_threshold_bytes:
+        raise ConfigError("storage.segment_bytes is less than limits.stream_threshold_bytes: no segment would hold one")
+    return config
+
+
+def _explain(message: str, values: dict[str, Any], found: Mapping[str, Origin], path: Path | None) -> str:
+    """A message of msgspec ("Expected `int`, got `str` - at `$.peer[0].port`") in the words of a file."""
+    reason, _, where = message.partition(" - at `$")
+    where = where.rstrip("`").lstrip(".")
+    value: Any = values
+    for part in re.findall(r"[^.\[\]]+", where):
+        if part == "...":
+            break
+        value = value[int(part)] if isinstance(value, list) else value.get(part) if isinstance(value, dict) else None
+    match = re.match(r"peer\[(\d+)\]\.?(.*)", where)
+    if match:
+        number = int(match[1])
+        where = f"[[peer]] {_peer_name(values['peer'][number], number + 1)}: {match[2]}".rstrip(": ")
+    if found.get(where) == "flag":
+        return f"--{where.replace('.', '-').replace('_', '-')}: {_reason(where, reason, value)}"
+    return f"{path}: {where}: {_reason(where, reason, value)}"
+
+
+def _reason(key: str, message: str, value: object) -> str:
+    name = re.split(r"[.\s]", re.sub(r"\[\d+\]$", "", key))[-1]
+    choices = _CHOICES.get(name)
+    if choices and "enum" in message:
+        return f"{value!r} is none of {', '.join(choices)}{_nearest(str(value), choices)}"
+    if name == "aet" and "regex" in message:
+        return f"{value!r} is no AE title: 1 to 16 ASCII characters, no backslash, no space at either end"
+    if name == "transfer_syntaxes" and ("regex" in message or "length" in message):
+        return f"{value!r} is no UID"
+    said = message[:1].lower() + message[1:]
+    if not isinstance(value, str | int | float) or repr(value) in said:
+        return said
+    return f"{said} ({value!r})" if ", got" in said else f"{said}, not {value!r}"
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "durability": get_args(Durability),
+    "duplicates": get_args(Duplicates),
+    "may": get_args(Permission),
+    "format": get_args(LogFormat),
+    "level": get_args(LogLevel),
+}
+
+
+def _nearest(word: str, words: Mapping[str, object] | list[str] | tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _place(key: str) -> str:
+    table, _, name = key.rpartition(".")
+    return f"[{table}]" if table else f"the top, before the first table ({name})"
+
+
+def _peer_name(peer: dict[str, Any], number: int) -> str:
+    aet = peer.get("aet")
+    return f"{aet!r}" if isinstance(aet, str) else f"number {number}"
+
+
+def _get(values: Mapping[str, Any], key: str) -> object:
+    table, _, name = key.rpartition(".")
+    inner = values.get(table, {}) if table else values
+    return inner.get(name) if isinstance(inner, Mapping) else None
+
+
+def _set(values: dict[str, Any], key: str, value: object) -> None:
+    table, _, name = key.rpartition(".")
+    inner = cast("dict[str, Any]", values.setdefault(table, {})) if table else values
+    inner[name] = value

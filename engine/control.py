@@ -1,0 +1,59 @@
+"""The control socket of a running server: one JSON object a line, one answer a line.
+
+    {"command": "ping"}      {"ok": true, "pid": 1234, "version": "0.1.0"}
+    {"command": "stats"}     {"ok": true, "workers": […], "archive": {…}}
+    {"command": "reload"}    {"ok": true, "restart_needed": […]}
+    {"command": "drain"}     {"ok": true}
+
+This is the client's side and the path; `server.supervisor` answers. Whoever may open the socket's folder may ask.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from engine.errors import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SOCKET_NAME = "control.sock"
+
+
+class ControlUnavailable(EngineError):
+    """No server of this data directory is running."""
+
+
+@contextmanager
+def short_path(data: Path) -> Iterator[str]:
+    """The socket's path in a form that fits into the 108 bytes of a socket address, however deep `data` lies."""
+    fd = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{SOCKET_NAME}"
+    finally:
+        os.close(fd)
+
+
+def request(data: Path, command: dict[str, object], *, timeout_s: float = 10.0) -> dict[str, Any]:
+    """Asks the server of data directory `data`. Raises ControlUnavailable; EngineError when the server says no."""
+    try:
+        with short_path(data) as path, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(timeout_s)
+            sock.connect(path)
+            sock.sendall(orjson.dumps(command) + b"\n")
+            with sock.makefile("rb") as file:
+                line = file.readline()
+    except (OSError, TimeoutError) as error:
+        raise ControlUnavailable(f"no server is running on {data}: {error.strerror or error}") from error
+    if not line:
+        raise ControlUnavailable(f"the server of {data} closed the connection")
+    answer: dict[str, Any] = orjson.loads(line)
+    if not answer.get("ok"):
+        raise EngineError(str(answer.get("error", "the server refused the command")))
+    return answer

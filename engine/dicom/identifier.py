@@ -1,0 +1,188 @@
+"""Identifiers of queries and other small data sets, as values by tag: decoded whole and encoded.
+
+Not for stored instances, whose bytes are never taken apart: `dicom.elements` looks into those. Values are bytes in the
+data set's character set, text without trailing padding, numbers in little endian; sequences are lists of identifiers.
+Group lengths are dropped. Standard: PS3.5 section 7, PS3.4 C.4.1.1.3.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from engine.errors import DataSetError
+
+from . import charset, elements, tags
+from .transfer_syntax import BIG_ENDIAN, EXPLICIT_VR, EXPLICIT_VR_LITTLE_ENDIAN, TransferSyntax
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+NESTING_MAX: Final = 32
+"""Sequences within sequences; the deepest identifier in PS3.4 (UPS) has 4."""
+INFLATED_BYTES_MAX: Final = 4 << 20
+"""Of a deflated identifier."""
+
+LONG_VRS: Final = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"))
+NUMBER_BYTES: Final = {
+    **dict.fromkeys(("US", "SS", "OW", "AT"), 2),
+    **dict.fromkeys(("UL", "SL", "FL", "OF", "OL"), 4),
+    **dict.fromkeys(("FD", "OD", "OV", "SV", "UV"), 8),
+}
+_BINARY_VRS = frozenset((*NUMBER_BYTES, "OB", "UN"))
+
+Value: TypeAlias = "bytes | Sequence[Identifier | Mapping[int, Value]]"
+"""What `encode_identifier` takes for one tag."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identifier:
+    """A decoded data set, or an item of one."""
+
+    items: dict[int, bytes | list[Identifier]]
+    """Without (0008,0005), which is `character_set`."""
+    character_set: bytes = b""
+    """Specific Character Set, the enclosing one's where an item has none; b"" is ASCII."""
+
+    def value(self, tag: int) -> bytes:
+        """A value, b"" if it is absent, empty or a sequence."""
+        value = self.items.get(tag, b"")
+        return value if isinstance(value, bytes) else b""
+
+    def text(self, tag: int) -> str:
+        """A value decoded, with its backslashes."""
+        return charset.decode(self.value(tag), self.character_set, tags.vr_of(tag))
+
+    def sequence(self, tag: int) -> list[Identifier]:
+        """A sequence's items, [] if it is absent, empty or no sequence."""
+        value = self.items.get(tag)
+        return value if isinstance(value, list) else []
+
+
+def decode_identifier(data: Buffer, transfer_syntax: TransferSyntax) -> Identifier:
+    """Reads a whole data set into values; DataSetError if it is none."""
+    view = memoryview(_inflated(data) if transfer_syntax.deflated else data)
+    encoding = elements.encoding_of(view, transfer_syntax)
+    return _decode(view, 0, len(view), encoding, b"", 0)
+
+
+def _inflated(data: Buffer) -> bytes:
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        inflated = inflater.decompress(data, INFLATED_BYTES_MAX)
+    except zlib.error as error:
+        raise DataSetError(f"the deflated identifier cannot be inflated: {error}") from None
+    if inflater.unconsumed_tail:
+        raise DataSetError(f"the deflated identifier has more than {INFLATED_BYTES_MAX} bytes")
+    return inflated
+
+
+def _decode(view: memoryview, start: int, end: int, encoding: int, character_set: bytes, depth: int) -> Identifier:
+    items: dict[int, bytes | list[Identifier]] = {}
+    for element in elements.walk(view, encoding, start, end):
+        if not element.tag & 0xFFFF or element.tag >> 16 == 0xFFFE:
+            continue
+        if element.vr == "SQ":
+            items[element.tag] = _decode_items(view, element, encoding, character_set, depth + 1)
+        else:
+            raw = view[element.value_offset : element.value_offset + element.length]
+            items[element.tag] = _value(raw, element.vr, encoding)
+        if element.tag == tags.SpecificCharacterSet:
+            declared = items.pop(element.tag)
+            character_set = declared if isinstance(declared, bytes) else character_set
+    return Identifier(items, character_set)
+
+
+def _decode_items(
+    view: memoryview, sequence: elements.Element, encoding: int, character_set: bytes, depth: int
+) -> list[Identifier]:
+    if depth > NESTING_MAX:
+        raise DataSetError(f"the identifier nests more than {NESTING_MAX} sequences at offset {sequence.value_offset}")
+    found = []
+    for item in elements.walk(view, encoding, sequence.value_offset, sequence.value_offset + sequence.length):
+        if item.tag != tags.Item:
+            raise DataSetError(f"the identifier has no item where one must stand, before offset {item.value_offset}")
+        within = elements.item_encoding(view, item, encoding)
+        found.append(_decode(view, item.value_offset, item.value_offset + item.length, within, character_set, depth))
+    return found
+
+
+def _value(raw: memoryview, vr: str, encoding: int) -> bytes:
+    if vr not in _BINARY_VRS:
+        return bytes(raw).rstrip(b" \0")
+    unit = NUMBER_BYTES.get(vr, 1)
+    if encoding & BIG_ENDIAN and unit > 1:
+        return b"".join(bytes(raw[i : i + unit])[::-1] for i in range(0, len(raw), unit))
+    return bytes(raw)
+
+
+def encode_identifier(items: Mapping[int, Value], transfer_syntax: TransferSyntax) -> bytes:
+    """Writes values as a data set: ascending tags, VRs from the dictionary, values padded to even length.
+
+    A sequence is given as its items, or as the bytes of its items in Explicit VR Little Endian (as level blobs have
+    them). Sequences get defined lengths. (0008,0005) is written only where the values hold it.
+    """
+    encoding = transfer_syntax.encoding
+    if encoding & BIG_ENDIAN:
+        return elements.reencode(_encode(items, EXPLICIT_VR, 0), EXPLICIT_VR, encoding)
+    data = _encode(items, encoding, 0)
+    if transfer_syntax.deflated:
+        deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        data = deflater.compress(data) + deflater.flush()
+        data += bytes(len(data) % 2)
+    return data
+
+
+def _encode(items: Mapping[int, Value], encoding: int, depth: int) -> bytes:
+    parts: list[bytes] = []
+    for tag in sorted(items):
+        value = items[tag]
+        start, is_long, padding = _header_start(tag, encoding)
+        if not isinstance(value, bytes):
+            value = _encode_items(value, encoding, depth + 1)
+        elif tags.vr_of(tag) == "SQ" and value and not encoding & EXPLICIT_VR:
+            parts.append(_implicit_sequence(tag, value))
+            continue
+        if len(value) & 1:
+            value += padding
+        if is_long:
+            parts += (start, len(value).to_bytes(4, "little"), value)
+        elif len(value) <= 0xFFFF:
+            parts += (start, len(value).to_bytes(2, "little"), value)
+        else:
+            raise DataSetError(f"{tags.keyword_of(tag)} has {len(value)} bytes: too many for its VR")
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=1024)
+def _header_start(tag: int, encoding: int) -> tuple[bytes, bool, bytes]:
+    """A header up to its length, whether the length has 4 bytes, and what pads an odd value (PS3.5 6.2)."""
+    vr = tags.vr_of(tag)
+    padding = b"\0" if vr == "UI" or vr in _BINARY_VRS else b" "
+    start = struct.pack("<HH", tag >> 16, tag & 0xFFFF)
+    if not encoding & EXPLICIT_VR:
+        return start, True, padding
+    if vr in LONG_VRS:
+        return start + vr.encode() + b"\0\0", True, padding
+    return start + vr.encode(), False, padding
+
+
+def _encode_items(items: Sequence[Identifier | Mapping[int, Value]], encoding: int, depth: int) -> bytes:
+    if depth > NESTING_MAX:
+        raise DataSetError(f"the identifier nests more than {NESTING_MAX} sequences")
+    parts = []
+    for item in items:
+        data = _encode(item.items if isinstance(item, Identifier) else item, encoding, depth)
+        parts.append(struct.pack("<HHI", 0xFFFE, 0xE000, len(data)) + data)
+    return b"".join(parts)
+
+
+def _implicit_sequence(tag: int, value: bytes) -> bytes:
+    """An element whose items are given in Explicit VR Little Endian."""
+    start, _, _ = _header_start(tag, EXPLICIT_VR)
+    element = start + len(value).to_bytes(4, "little") + value
+    return elements.reencode(element, EXPLICIT_VR_LITTLE_ENDIAN.encoding, 0)

@@ -1,0 +1,152 @@
+"""The preamble and File Meta Information of DICOM files, read and written. Does not read the data set that follows.
+
+    0          128      132                                  data_set_offset
+    +----------+--------+------------------------------------+----------------
+    | preamble | "DICM" | group 0002, Explicit VR LE         | data set, in the transfer syntax of (0002,0010)
+    +----------+--------+------------------------------------+----------------
+
+Reading forgives what is found in archives: no preamble; no File Meta Information at all, where the transfer syntax is
+guessed from the first elements; a group length that is wrong or missing (the group number alone says where it ends); no
+transfer syntax. Writing follows PS3.10 section 7.1.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from engine.errors import DataSetError
+
+from . import tags, transfer_syntax, uids
+from .elements import walk
+from .transfer_syntax import BIG_ENDIAN, EXPLICIT_VR
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+PREAMBLE_BYTES: Final = 128
+MAGIC: Final = b"DICM"
+FILE_META_BYTES_MAX: Final = 64 << 10
+"""The head of a file that holds its File Meta Information; only private information (0002,0102) could exceed it."""
+
+_GROUP_2 = b"\x02\x00"
+_VERSION = b"\x00\x01"
+_GUESSED_ELEMENTS = 3
+_GUESSED_LENGTH_MAX = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class FileMeta:
+    """What the File Meta Information says; text that is missing is ""."""
+
+    media_storage_sop_class_uid: str
+    media_storage_sop_instance_uid: str
+    transfer_syntax_uid: str
+    """As stated, else guessed."""
+    is_guessed: bool
+    """The transfer syntax was not stated."""
+    implementation_class_uid: str
+    implementation_version_name: str
+    source_ae_title: str
+    data_set_offset: int
+
+
+def read_file_meta(head: Buffer) -> FileMeta:
+    """Reads the start of a file, FILE_META_BYTES_MAX of it or all if it is shorter; DataSetError if it is no DICOM."""
+    view = memoryview(head)
+    end = _group_offset(view)
+    values: dict[int, str] = {}
+    while bytes(view[end : end + 2]) == _GROUP_2:
+        element = next(walk(view, EXPLICIT_VR, end), None)
+        if element is None:
+            break
+        end = element.value_offset + element.length
+        values[element.tag] = bytes(view[element.value_offset : end]).decode("ascii", "replace").strip(" \0")
+    uid = values.get(tags.TransferSyntaxUID, "")
+    return FileMeta(
+        media_storage_sop_class_uid=values.get(tags.MediaStorageSOPClassUID, ""),
+        media_storage_sop_instance_uid=values.get(tags.MediaStorageSOPInstanceUID, ""),
+        transfer_syntax_uid=uid or _guessed_transfer_syntax(view, end),
+        is_guessed=not uid,
+        implementation_class_uid=values.get(tags.ImplementationClassUID, ""),
+        implementation_version_name=values.get(tags.ImplementationVersionName, ""),
+        source_ae_title=values.get(tags.SourceApplicationEntityTitle, ""),
+        data_set_offset=end,
+    )
+
+
+def _group_offset(view: memoryview) -> int:
+    """Where the first element stands: after preamble and magic, after a bare magic, or at the very start."""
+    if bytes(view[PREAMBLE_BYTES : PREAMBLE_BYTES + 4]) == MAGIC:
+        return PREAMBLE_BYTES + 4
+    return 4 if bytes(view[:4]) == MAGIC else 0
+
+
+def _guessed_transfer_syntax(view: memoryview, offset: int) -> str:
+    """The uncompressed syntax in which the first elements make sense."""
+    if len(view) - offset < 8:
+        raise DataSetError(f"no DICOM file: {len(view) - offset} bytes at offset {offset} hold no element")
+    little, big = struct.unpack_from("<H", view, offset)[0], struct.unpack_from(">H", view, offset)[0]
+    encoding = BIG_ENDIAN if big < little else 0
+    if bytes(view[offset + 4 : offset + 6]).isalpha():
+        encoding |= EXPLICIT_VR
+    if not _makes_sense(view, offset, encoding):
+        raise DataSetError(f"no DICOM file: neither preamble nor a data element at offset {offset}")
+    if encoding & BIG_ENDIAN:
+        return transfer_syntax.EXPLICIT_VR_BIG_ENDIAN.uid
+    if encoding & EXPLICIT_VR:
+        return transfer_syntax.EXPLICIT_VR_LITTLE_ENDIAN.uid
+    return transfer_syntax.IMPLICIT_VR_LITTLE_ENDIAN.uid
+
+
+def _makes_sense(view: memoryview, offset: int, encoding: int) -> bool:
+    """Whether the first elements have low group numbers, ascend and are short, as those of every data set do."""
+    tag_before = 0
+    try:
+        for count, element in enumerate(walk(view, encoding, offset)):
+            if count == _GUESSED_ELEMENTS:
+                break
+            is_plausible = tag_before < element.tag and 0x0004 <= element.tag >> 16 <= 0x7FFF
+            if not is_plausible or element.length > _GUESSED_LENGTH_MAX:
+                return False
+            tag_before = element.tag
+    except DataSetError:
+        return False
+    return tag_before != 0
+
+
+def write_file_meta(
+    sop_class_uid: str,
+    sop_instance_uid: str,
+    transfer_syntax_uid: str,
+    *,
+    source_ae_title: str = "",
+    sending_ae_title: str = "",
+    receiving_ae_title: str = "",
+) -> bytes:
+    """Preamble, magic and group 0002: what to put in front of a data set to make it a file."""
+    group = b"".join(
+        (
+            struct.pack("<HH2sxxI", 0x0002, 0x0001, b"OB", len(_VERSION)) + _VERSION,
+            _text_element(tags.MediaStorageSOPClassUID, sop_class_uid),
+            _text_element(tags.MediaStorageSOPInstanceUID, sop_instance_uid),
+            _text_element(tags.TransferSyntaxUID, transfer_syntax_uid),
+            _text_element(tags.ImplementationClassUID, uids.IMPLEMENTATION_CLASS_UID),
+            _text_element(tags.ImplementationVersionName, uids.IMPLEMENTATION_VERSION_NAME),
+            _text_element(tags.SourceApplicationEntityTitle, source_ae_title) if source_ae_title else b"",
+            _text_element(tags.SendingApplicationEntityTitle, sending_ae_title) if sending_ae_title else b"",
+            _text_element(tags.ReceivingApplicationEntityTitle, receiving_ae_title) if receiving_ae_title else b"",
+        )
+    )
+    group_length = struct.pack("<HH2sHI", 0x0002, 0x0000, b"UL", 4, len(group))
+    return bytes(PREAMBLE_BYTES) + MAGIC + group_length + group
+
+
+def _text_element(tag: int, text: str) -> bytes:
+    """A short element of ASCII text, padded to an even length as its VR has it."""
+    vr = tags.vr_of(tag)
+    value = text.encode("ascii", "replace")
+    if len(value) % 2:
+        value += b"\0" if vr == "UI" else b" "
+    return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr.encode(), len(value)) + value

@@ -1,0 +1,35 @@
+"""Messages out of PDUs and into PDUs: the door to `_ext.receive` and `_ext.transmit`.
+
+Knows PDU and PDV framing (PS3.8 9.3.1, 9.3.5) and which command announces a data set; not what a message means
+and not the association's state: its user sets `Receiver.data_allowed` as PS3.8 Table 9-10 has it.
+"""
+
+from __future__ import annotations
+
+from engine._ext.receive import (
+    COMMAND,
+    DATA_SET,
+    DATA_SET_PART,
+    ERROR,
+    P_DATA_EARLY,
+    PDU,
+    ChunkPool,
+    DataSet,
+    Receiver,
+)
+from engine._ext.transmit import Frame, fragment_bytes, p_data_tf
+
+__all__ = [
+    "COMMAND",
+    "DATA_SET",
+    "DATA_SET_PART",
+    "ERROR",
+    "PDU",
+    "P_DATA_EARLY",
+    "ChunkPool",
+    "DataSet",
+    "Frame",
+    "Receiver",
+    "fragment_bytes",
+    "p_data_tf",
+]

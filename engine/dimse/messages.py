@@ -1,0 +1,353 @@
+"""The DIMSE messages as dataclasses (PS3.7 9.3, 10.3), each with its command set on the wire.
+
+Knows what a command says; not its data set, which travels apart, nor what to do with it. `has_data_set` says that
+one goes with it where the standard leaves that open.
+
+`decode` takes a whole command set and gives a message, or raises `MessageError` with the status to answer: 0211H
+for an operation that we do not know, 0212H for a command that lacks something or has it in a wrong form.
+`failure_response` makes that answer.
+
+A field's name is its element's name in PS3.7 (`dimse.message_codec` has the table), so the classes below are also
+the specification of what is read and written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final, TypeAlias, cast
+
+from engine.errors import MessageError
+
+from . import command, short_commands
+from .command import NO_DATA_SET, Element, pack_uint16, uint16_value
+from .message_codec import Codec, DataSet, error_comment
+from .status import GeneralStatus
+
+VERIFICATION: Final = "1.2.840.10008.1.1"
+
+
+class CommandField(IntEnum):
+    """PS3.7 Table E.1-1; a response has bit 15 set."""
+
+    C_STORE_RQ = 0x0001
+    C_GET_RQ = 0x0010
+    C_FIND_RQ = 0x0020
+    C_MOVE_RQ = 0x0021
+    C_ECHO_RQ = 0x0030
+    N_EVENT_REPORT_RQ = 0x0100
+    N_ACTION_RQ = 0x0130
+    C_CANCEL_RQ = 0x0FFF
+    C_STORE_RSP = 0x8001
+    C_GET_RSP = 0x8010
+    C_FIND_RSP = 0x8020
+    C_MOVE_RSP = 0x8021
+    C_ECHO_RSP = 0x8030
+    N_EVENT_REPORT_RSP = 0x8100
+    N_ACTION_RSP = 0x8130
+
+
+class Priority(IntEnum):
+    """PS3.7 Table E.1-1."""
+
+    MEDIUM = 0
+    HIGH = 1
+    LOW = 2
+
+
+class _Encodable:
+    """What every message can do."""
+
+    __slots__ = ()
+
+    def encode(self) -> bytes:
+        """The command set. Raises LocalProtocolError for a value that does not fit its element."""
+        return _CODECS_BY_CLASS[type(self)].encode(self)
+
+
+# Requests ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CEchoRQ(_Encodable):
+    """C-ECHO-RQ (PS3.7 9.3.5.1)."""
+
+    message_id: int
+    affected_sop_class_uid: str = VERIFICATION
+
+
+@dataclass(frozen=True, slots=True)
+class CStoreRQ(_Encodable):
+    """C-STORE-RQ (PS3.7 9.3.1.1); a data set goes with it."""
+
+    message_id: int
+    affected_sop_class_uid: str
+    affected_sop_instance_uid: str
+    priority: int = 0
+    move_originator_ae_title: str = ""
+    """Who asked for it by C-MOVE; empty when nobody did."""
+    move_originator_message_id: int | None = None
+
+    def encode(self) -> bytes:
+        """The command set; the usual one by the short way."""
+        if not self.move_originator_ae_title and self.affected_sop_class_uid and self.affected_sop_instance_uid:
+            short = short_commands.encode_c_store_rq(
+                self.message_id, self.affected_sop_class_uid, self.affected_sop_instance_uid, self.priority
+            )
+            if short:
+                return short
+        return _Encodable.encode(self)
+
+
+@dataclass(frozen=True, slots=True)
+class CFindRQ(_Encodable):
+    """C-FIND-RQ (PS3.7 9.3.2.1); an identifier goes with it."""
+
+    message_id: int
+    affected_sop_class_uid: str
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CGetRQ(_Encodable):
+    """C-GET-RQ (PS3.7 9.3.3.1); an identifier goes with it."""
+
+    message_id: int
+    affected_sop_class_uid: str
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CMoveRQ(_Encodable):
+    """C-MOVE-RQ (PS3.7 9.3.4.1); an identifier goes with it."""
+
+    message_id: int
+    affected_sop_class_uid: str
+    move_destination: str
+    """AE title to which the instances go."""
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CCancelRQ(_Encodable):
+    """C-CANCEL-RQ of a C-FIND, C-GET or C-MOVE (PS3.7 9.3.2.3); it is not answered itself."""
+
+    message_id_being_responded_to: int
+
+
+@dataclass(frozen=True, slots=True)
+class NActionRQ(_Encodable):
+    """N-ACTION-RQ (PS3.7 10.3.5.1)."""
+
+    message_id: int
+    requested_sop_class_uid: str
+    requested_sop_instance_uid: str
+    action_type_id: int
+    has_data_set: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NEventReportRQ(_Encodable):
+    """N-EVENT-REPORT-RQ (PS3.7 10.3.1.1)."""
+
+    message_id: int
+    affected_sop_class_uid: str
+    affected_sop_instance_uid: str
+    event_type_id: int
+    has_data_set: bool = False
+
+
+# Responses ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CEchoRSP(_Encodable):
+    """C-ECHO-RSP (PS3.7 9.3.5.2)."""
+
+    message_id_being_responded_to: int
+    affected_sop_class_uid: str = VERIFICATION
+    status: int = 0
+    error_comment: str = ""
+    """At most 64 characters of it are sent."""
+    offending_elements: tuple[int, ...] = ()
+    """Tags, as 0xGGGGEEEE."""
+
+
+@dataclass(frozen=True, slots=True)
+class CStoreRSP(_Encodable):
+    """C-STORE-RSP (PS3.7 9.3.1.2)."""
+
+    message_id_being_responded_to: int
+    affected_sop_class_uid: str
+    affected_sop_instance_uid: str
+    status: int = 0
+    error_comment: str = ""
+    offending_elements: tuple[int, ...] = ()
+
+    def encode(self) -> bytes:
+        """The command set; the usual one by the short way."""
+        if (
+            not self.error_comment
+            and not self.offending_elements
+            and self.affected_sop_class_uid
+            and self.affected_sop_instance_uid
+        ):
+            short = short_commands.encode_c_store_rsp(
+                self.message_id_being_responded_to,
+                self.affected_sop_class_uid,
+                self.affected_sop_instance_uid,
+                self.status,
+            )
+            if short:
+                return short
+        return _Encodable.encode(self)
+
+
+@dataclass(frozen=True, slots=True)
+class CFindRSP(_Encodable):
+    """C-FIND-RSP (PS3.7 9.3.2.2): pending with an identifier for each match, then a last one without."""
+
+    message_id_being_responded_to: int
+    affected_sop_class_uid: str
+    status: int
+    has_data_set: bool = False
+    error_comment: str = ""
+    offending_elements: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CGetRSP(_Encodable):
+    """C-GET-RSP (PS3.7 9.3.3.2)."""
+
+    message_id_being_responded_to: int
+    affected_sop_class_uid: str
+    status: int
+    number_of_remaining_suboperations: int | None = None
+    """Only in pending responses and after a cancel. Counts above 65535 are sent as that."""
+    number_of_completed_suboperations: int | None = None
+    number_of_failed_suboperations: int | None = None
+    number_of_warning_suboperations: int | None = None
+    has_data_set: bool = False
+    """Whether an identifier with the Failed SOP Instance UID List follows."""
+    error_comment: str = ""
+    offending_elements: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CMoveRSP(_Encodable):
+    """C-MOVE-RSP (PS3.7 9.3.4.2)."""
+
+    message_id_being_responded_to: int
+    affected_sop_class_uid: str
+    status: int
+    number_of_remaining_suboperations: int | None = None
+    """Only in pending responses and after a cancel. Counts above 65535 are sent as that."""
+    number_of_completed_suboperations: int | None = None
+    number_of_failed_suboperations: int | None = None
+    number_of_warning_suboperations: int | None = None
+    has_data_set: bool = False
+    """Whether an identifier with the Failed SOP Instance UID List follows."""
+    error_comment: str = ""
+    offending_elements: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NActionRSP(_Encodable):
+    """N-ACTION-RSP (PS3.7 10.3.5.2)."""
+
+    message_id_being_responded_to: int
+    affected_sop_class_uid: str
+    affected_sop_instance_uid: str
+    action_type_id: int | None = None
+    status: int = 0
+    has_data_set: bool = False
+    error_comment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NEventReportRSP(_Encodable):
+    """N-EVENT-REPORT-RSP (PS3.7 10.3.1.2)."""
+
+    message_id_being_responded_to: int
+    affected_sop_class_uid: str
+    affected_sop_instance_uid: str
+    event_type_id: int | None = None
+    status: int = 0
+    has_data_set: bool = False
+    error_comment: str = ""
+
+
+Request: TypeAlias = CEchoRQ | CStoreRQ | CFindRQ | CGetRQ | CMoveRQ | CCancelRQ | NActionRQ | NEventReportRQ
+Response: TypeAlias = CEchoRSP | CStoreRSP | CFindRSP | CGetRSP | CMoveRSP | NActionRSP | NEventReportRSP
+Message: TypeAlias = Request | Response
+
+# Which command it is, and whether a data set goes with it.
+_MESSAGES: Final[Mapping[CommandField, tuple[type[Message], DataSet]]] = {
+    CommandField.C_STORE_RQ: (CStoreRQ, DataSet.ALWAYS),
+    CommandField.C_GET_RQ: (CGetRQ, DataSet.ALWAYS),
+    CommandField.C_FIND_RQ: (CFindRQ, DataSet.ALWAYS),
+    CommandField.C_MOVE_RQ: (CMoveRQ, DataSet.ALWAYS),
+    CommandField.C_ECHO_RQ: (CEchoRQ, DataSet.NEVER),
+    CommandField.N_EVENT_REPORT_RQ: (NEventReportRQ, DataSet.SOMETIMES),
+    CommandField.N_ACTION_RQ: (NActionRQ, DataSet.SOMETIMES),
+    CommandField.C_CANCEL_RQ: (CCancelRQ, DataSet.NEVER),
+    CommandField.C_STORE_RSP: (CStoreRSP, DataSet.NEVER),
+    CommandField.C_GET_RSP: (CGetRSP, DataSet.SOMETIMES),
+    CommandField.C_FIND_RSP: (CFindRSP, DataSet.SOMETIMES),
+    CommandField.C_MOVE_RSP: (CMoveRSP, DataSet.SOMETIMES),
+    CommandField.C_ECHO_RSP: (CEchoRSP, DataSet.NEVER),
+    CommandField.N_EVENT_REPORT_RSP: (NEventReportRSP, DataSet.SOMETIMES),
+    CommandField.N_ACTION_RSP: (NActionRSP, DataSet.SOMETIMES),
+}
+_CODECS: Final[dict[int, Codec]] = {
+    command_field: Codec(command_field, message_class, data_set)
+    for command_field, (message_class, data_set) in _MESSAGES.items()
+}
+_CODECS_BY_CLASS: Final[dict[type, Codec]] = {
+    message_class: _CODECS[command_field] for command_field, (message_class, _) in _MESSAGES.items()
+}
+
+
+def decode(data: bytes) -> Message:
+    """The message of a whole command set."""
+    short = short_commands.decode_c_store_rq(data)
+    if short is not None:
+        return CStoreRQ(*short)
+    values = command.decode(data)
+    command_field = uint16_value(values, Element.CommandField)
+    codec = _CODECS.get(command_field)
+    if codec is None:
+        raise MessageError(f"unrecognized operation {command_field:04X}H", GeneralStatus.UNRECOGNIZED_OPERATION)
+    return cast(Message, codec.decode(values))
+
+
+def failure_response(data: bytes, error: MessageError) -> bytes | None:
+    """The command set that answers a command which `decode` refused; None if it is not one to answer.
+
+    That is so for responses, for C-CANCEL and for what has no message id: there is nobody to tell but by A-ABORT.
+    """
+    try:
+        values = command.decode(data)
+        command_field = uint16_value(values, Element.CommandField)
+        message_id = uint16_value(values, Element.MessageID)
+    except MessageError:
+        return None
+    if command_field & 0x8000 or command_field == CommandField.C_CANCEL_RQ:
+        return None
+    answer: dict[int, bytes] = {
+        Element.CommandField: pack_uint16(command_field | 0x8000),
+        Element.MessageIDBeingRespondedTo: pack_uint16(message_id),
+        Element.CommandDataSetType: pack_uint16(NO_DATA_SET),
+        Element.Status: pack_uint16(error.status),
+        Element.ErrorComment: error_comment(str(error)),
+    }
+    for theirs, ours in (
+        (Element.AffectedSOPClassUID, Element.AffectedSOPClassUID),
+        (Element.RequestedSOPClassUID, Element.AffectedSOPClassUID),
+        (Element.AffectedSOPInstanceUID, Element.AffectedSOPInstanceUID),
+        (Element.RequestedSOPInstanceUID, Element.AffectedSOPInstanceUID),
+    ):
+        if values.get(theirs):
+            answer[ours] = values[theirs]
+    return command.encode(answer)

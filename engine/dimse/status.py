@@ -1,0 +1,192 @@
+"""Status codes by service, their categories, and the one table from an error to a status.
+
+The only place that knows both sides: inner layers raise errors, peers read numbers. No text for peers is made here
+beyond the error's own message, which the caller puts into the Error Comment.
+
+General codes: PS3.7 Annex C. Storage: PS3.4 Table B.2-1. Query/Retrieve: PS3.4 Tables C.4-1 to C.4-3.
+Only the first digits of A7xx, A9xx and Cxxx are the standard's; what we send ourselves ends in 00.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum, IntEnum
+from types import MappingProxyType
+from typing import Final
+
+from engine.errors import (
+    AssociationFailed,
+    DataSetError,
+    IndexError_,
+    InstanceRefused,
+    MessageError,
+    QueryError,
+    Refusal,
+    StorageError,
+    StorageFull,
+    TranscodeError,
+)
+
+
+class GeneralStatus(IntEnum):
+    """PS3.7 Annex C: any service."""
+
+    SUCCESS = 0x0000
+    NO_SUCH_ATTRIBUTE = 0x0105
+    INVALID_ATTRIBUTE_VALUE = 0x0106
+    ATTRIBUTE_LIST_ERROR = 0x0107
+    PROCESSING_FAILURE = 0x0110
+    DUPLICATE_SOP_INSTANCE = 0x0111
+    NO_SUCH_SOP_INSTANCE = 0x0112
+    NO_SUCH_EVENT_TYPE = 0x0113
+    NO_SUCH_ARGUMENT = 0x0114
+    INVALID_ARGUMENT_VALUE = 0x0115
+    ATTRIBUTE_VALUE_OUT_OF_RANGE = 0x0116
+    INVALID_SOP_INSTANCE = 0x0117
+    NO_SUCH_SOP_CLASS = 0x0118
+    CLASS_INSTANCE_CONFLICT = 0x0119
+    MISSING_ATTRIBUTE = 0x0120
+    MISSING_ATTRIBUTE_VALUE = 0x0121
+    SOP_CLASS_NOT_SUPPORTED = 0x0122
+    NO_SUCH_ACTION = 0x0123
+    NOT_AUTHORIZED = 0x0124
+    DUPLICATE_INVOCATION = 0x0210
+    UNRECOGNIZED_OPERATION = 0x0211
+    MISTYPED_ARGUMENT = 0x0212
+    RESOURCE_LIMITATION = 0x0213
+    CANCEL = 0xFE00
+    PENDING = 0xFF00
+
+
+class StoreStatus(IntEnum):
+    """C-STORE, PS3.4 B.2.3."""
+
+    SUCCESS = 0x0000
+    OUT_OF_RESOURCES = 0xA700
+    DATA_SET_DOES_NOT_MATCH = 0xA900
+    CANNOT_UNDERSTAND = 0xC000
+    COERCION_OF_DATA_ELEMENTS = 0xB000  # warning
+    ELEMENTS_DISCARDED = 0xB006  # warning
+    DATA_SET_DOES_NOT_MATCH_WARNING = 0xB007  # warning
+
+
+class FindStatus(IntEnum):
+    """C-FIND, PS3.4 C.4.1.1.4."""
+
+    SUCCESS = 0x0000
+    OUT_OF_RESOURCES = 0xA700
+    IDENTIFIER_DOES_NOT_MATCH = 0xA900
+    UNABLE_TO_PROCESS = 0xC000
+    CANCEL = 0xFE00
+    PENDING = 0xFF00
+    PENDING_OPTIONAL_KEYS_UNSUPPORTED = 0xFF01
+
+
+class RetrieveStatus(IntEnum):
+    """C-MOVE and C-GET, PS3.4 C.4.2.1.5 and C.4.3.1.4."""
+
+    SUCCESS = 0x0000
+    CANNOT_COUNT_MATCHES = 0xA701
+    CANNOT_PERFORM_SUBOPERATIONS = 0xA702
+    MOVE_DESTINATION_UNKNOWN = 0xA801
+    IDENTIFIER_DOES_NOT_MATCH = 0xA900
+    FAILURES_OR_WARNINGS = 0xB000  # warning: sub-operations are done, not all of them well
+    UNABLE_TO_PROCESS = 0xC000
+    CANCEL = 0xFE00
+    PENDING = 0xFF00
+
+
+class Service(Enum):
+    """Which table a status comes from."""
+
+    STORE = "C-STORE"
+    FIND = "C-FIND"
+    MOVE = "C-MOVE"
+    GET = "C-GET"
+    OTHER = "other"
+
+
+class Category(Enum):
+    """What a status means for the operation, PS3.7 Annex C."""
+
+    SUCCESS = "success"
+    WARNING = "warning"
+    FAILURE = "failure"
+    CANCEL = "cancel"
+    PENDING = "pending"
+
+
+_WARNINGS: Final = frozenset(
+    {0x0001, GeneralStatus.ATTRIBUTE_LIST_ERROR, GeneralStatus.ATTRIBUTE_VALUE_OUT_OF_RANGE},
+)
+
+
+def category(status: int) -> Category:
+    """What a received status means, whichever service it is from."""
+    if status == GeneralStatus.SUCCESS:
+        return Category.SUCCESS
+    if status in (0xFF00, 0xFF01):
+        return Category.PENDING
+    if status == GeneralStatus.CANCEL:
+        return Category.CANCEL
+    if status in _WARNINGS or status & 0xF000 == 0xB000:
+        return Category.WARNING
+    return Category.FAILURE
+
+
+_RETRIEVE: Final[Mapping[type[Exception], int]] = {
+    QueryError: RetrieveStatus.IDENTIFIER_DOES_NOT_MATCH,
+    DataSetError: RetrieveStatus.UNABLE_TO_PROCESS,
+    IndexError_: RetrieveStatus.CANNOT_COUNT_MATCHES,
+    StorageError: RetrieveStatus.CANNOT_PERFORM_SUBOPERATIONS,
+    TranscodeError: RetrieveStatus.CANNOT_PERFORM_SUBOPERATIONS,
+    AssociationFailed: RetrieveStatus.CANNOT_PERFORM_SUBOPERATIONS,
+    MemoryError: RetrieveStatus.CANNOT_COUNT_MATCHES,
+}
+
+ERROR_STATUS: Final[Mapping[Service, Mapping[type[Exception], int]]] = MappingProxyType(
+    {
+        Service.STORE: {
+            # StorageError other than StorageFull means an ill disk; both want the sender to come back later.
+            StorageError: StoreStatus.OUT_OF_RESOURCES,
+            IndexError_: StoreStatus.OUT_OF_RESOURCES,
+            MemoryError: StoreStatus.OUT_OF_RESOURCES,
+            DataSetError: StoreStatus.CANNOT_UNDERSTAND,
+        },
+        Service.FIND: {
+            QueryError: FindStatus.IDENTIFIER_DOES_NOT_MATCH,
+            DataSetError: FindStatus.UNABLE_TO_PROCESS,
+            IndexError_: FindStatus.UNABLE_TO_PROCESS,
+            StorageError: FindStatus.UNABLE_TO_PROCESS,
+            MemoryError: FindStatus.OUT_OF_RESOURCES,
+        },
+        Service.MOVE: _RETRIEVE,
+        Service.GET: _RETRIEVE,
+        Service.OTHER: {
+            StorageFull: GeneralStatus.RESOURCE_LIMITATION,
+            MemoryError: GeneralStatus.RESOURCE_LIMITATION,
+            DataSetError: GeneralStatus.INVALID_ARGUMENT_VALUE,
+        },
+    }
+)
+"""The table error → status; the nearest base class counts."""
+
+_REFUSALS: Final[Mapping[Refusal, int]] = {
+    Refusal.CANNOT_UNDERSTAND: StoreStatus.CANNOT_UNDERSTAND,
+    Refusal.MISMATCH: StoreStatus.DATA_SET_DOES_NOT_MATCH,
+    Refusal.OUT_OF_RESOURCES: StoreStatus.OUT_OF_RESOURCES,
+    Refusal.NOT_AUTHORIZED: GeneralStatus.NOT_AUTHORIZED,
+}
+
+
+def status_of(error: BaseException, service: Service) -> int:
+    """The status that answers an operation which ended with `error`."""
+    if isinstance(error, MessageError):
+        return error.status
+    if isinstance(error, InstanceRefused) and service is Service.STORE:
+        return _REFUSALS[error.refusal]
+    table = ERROR_STATUS[service]
+    for base in type(error).__mro__:
+        if base in table:
+            return table[base]
+    return GeneralStatus.PROCESSING_FAILURE

@@ -1,0 +1,131 @@
+"""What can go wrong, by whose fault it is. Inner layers know no DIMSE status and no HTTP code.
+
+One branch a layer. `dimse.status` maps these to statuses; nothing else does.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class EngineError(Exception):
+    """The base of every error that this engine raises on purpose."""
+
+
+class ConfigError(EngineError):
+    """The configuration is wrong; the message names the key and says what would be right."""
+
+
+# dicom -------------------------------------------------------------------------------------------
+
+
+class DataSetError(EngineError):
+    """Bytes that are no valid data set, identifier or Part 10 file; the message names the offset."""
+
+
+# ul ----------------------------------------------------------------------------------------------
+
+
+class LocalProtocolError(EngineError):
+    """We asked the association for something that its state does not allow: our own mistake."""
+
+
+class RemoteProtocolError(EngineError):
+    """The peer broke PS3.8; carries the A-ABORT source and reason to answer with (PS3.8 9.3.8)."""
+
+    def __init__(self, message: str, source: int = 2, reason: int = 0) -> None:
+        super().__init__(message)
+        self.source = source
+        """2: service provider (PS3.8 Table 9-26)."""
+        self.reason = reason
+        """0 not specified, 1 unrecognized PDU, 2 unexpected PDU, 4 unrecognized, 5 unexpected
+        parameter, 6 invalid parameter value."""
+
+
+class AssociationFailed(EngineError):
+    """An association that we requested was refused, aborted or lost; the message says by whom and why."""
+
+
+# dimse -------------------------------------------------------------------------------------------
+
+
+class MessageError(EngineError):
+    """A command set that breaks PS3.7: carries the general status of PS3.7 Annex C to answer with."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+        """e.g. 0x0211 unrecognized operation, 0x0212 mistyped argument."""
+
+
+# storage -----------------------------------------------------------------------------------------
+
+
+class StorageError(EngineError):
+    """The branch of everything that the log raises."""
+
+
+class TornTail(StorageError):
+    """An incomplete last record: normal after a crash; recovery cuts it."""
+
+    def __init__(self, message: str, segment_id: int, offset: int) -> None:
+        super().__init__(message)
+        self.segment_id = segment_id
+        self.offset = offset
+
+
+class CorruptRecord(StorageError):
+    """Stored bytes that are not what was written; never skipped in silence."""
+
+    def __init__(self, message: str, segment_id: int, offset: int) -> None:
+        super().__init__(message)
+        self.segment_id = segment_id
+        self.offset = offset
+
+
+class StorageFull(StorageError):
+    """The disk or its reserve is used up: new stores are refused, everything else goes on."""
+
+
+class StorageFailed(StorageError):
+    """An I/O error from write or sync: final. The writer stops; a second sync would lie."""
+
+
+# index and archive -------------------------------------------------------------------------------
+
+
+class IndexError_(EngineError):
+    """The index is missing, of another version, or damaged; it can be rebuilt from the log."""
+
+
+class QueryError(EngineError):
+    """An identifier that PS3.4 Annex C does not allow (status A900); the message says which key."""
+
+
+class Refusal(Enum):
+    """Why an instance is not kept; `dimse.status` maps each to the C-STORE status of PS3.4 B.2.3."""
+
+    CANNOT_UNDERSTAND = "cannot understand"
+    MISMATCH = "data set does not match"
+    OUT_OF_RESOURCES = "out of resources"
+    NOT_AUTHORIZED = "not authorized"
+
+
+class InstanceRefused(EngineError):
+    """A data set that cannot be kept as the instance it claims to be; the message says why."""
+
+    def __init__(self, message: str, refusal: Refusal = Refusal.CANNOT_UNDERSTAND) -> None:
+        super().__init__(message)
+        self.refusal = refusal
+
+
+class ArchiveInUse(EngineError):
+    """Another process keeps this archive and the wanted work needs it alone."""
+
+
+class ControlUnavailable(EngineError):
+    """No server answers on the archive's control socket: none is running, or it runs elsewhere."""
+
+
+class TranscodeError(EngineError):
+    """A data set that cannot be brought into the wanted transfer syntax; the message says why."""

@@ -1,0 +1,214 @@
+"""Structured logs: an event in fixed words and its fields, a line of JSON or a line for people each.
+
+    log = get("net.server")
+    log.info("association accepted", calling_ae_title=title, contexts=12)
+
+    {"time":"2026-11-24T18:09:01.123Z","level":"info","logger":"net.server","event":"association accepted",...}
+    18:09:01.123 info    net.server: association accepted calling_ae_title=STORESCU contexts=12
+
+Not a tracer (that is log.wire_trace) and never called for each instance at info. Three promises:
+
+- What belongs to a patient goes through `patient()` and is written as *** unless log.patient_data is set.
+- One event is one line: control characters, also those of Unicode that move the cursor or turn the writing
+  direction, are escaped, so that no peer can forge an event or a terminal sequence. Long values are cut.
+- One event is one write, so that lines of several processes in one file do not mix.
+
+What libraries and the interpreter say through `logging` comes out the same way at warning or above.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Protocol, TextIO
+
+import orjson
+
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+VALUE_CHARACTERS_MAX = 2000
+"""A longer value is cut: a peer's Error Comment or a path never fills the disk."""
+
+HIDDEN = "***"
+
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_COLOURS = {10: "\x1b[2m", 20: "", 30: "\x1b[33m", 40: "\x1b[31m"}
+
+
+class Settings(Protocol):
+    """What `configure` wants to know: the [log] table of the configuration."""
+
+    @property
+    def format(self) -> str: ...
+    @property
+    def level(self) -> str: ...
+    @property
+    def patient_data(self) -> bool: ...
+
+
+class _Output:
+    """Where lines go, and how: one a process, set by `configure`."""
+
+    def __init__(self) -> None:
+        self.level = LEVELS["info"]
+        self.patient_data = False
+        self.as_json = True
+        self.coloured = False
+        self.stream: TextIO = sys.stderr
+        self.now: Callable[[], float] = time.time
+        self.context: dict[str, object] = {}
+
+    def write(self, line: str) -> None:
+        try:
+            self.stream.write(line + "\n")
+            self.stream.flush()
+        except (OSError, ValueError):
+            # Nobody reads the log any more; the server goes on.
+            return
+
+
+_output = _Output()
+
+
+def configure(
+    settings: Settings, *, stream: TextIO | None = None, now: Callable[[], float] = time.time, **context: object
+) -> None:
+    """Sets what this process writes, and where; `context` (such as worker=2) is added to every event."""
+    out = _output
+    out.stream = stream or sys.stderr
+    terminal = out.stream.isatty()
+    out.as_json = settings.format == "json" or (settings.format == "auto" and not terminal)
+    out.coloured = terminal and "NO_COLOR" not in os.environ
+    out.level = LEVELS[settings.level]
+    out.patient_data = settings.patient_data
+    out.context = context
+    out.now = now
+    root = logging.getLogger()
+    root.handlers[:] = [_Bridge()]
+    root.setLevel(max(out.level, logging.WARNING))
+
+
+def get(name: str) -> Logger:
+    """The logger of a module, by its name below `engine`."""
+    return Logger(name)
+
+
+def patient(value: object) -> object:
+    """A value that belongs to a patient: as it is where the configuration asks for that, else ***."""
+    return value if _output.patient_data else HIDDEN
+
+
+class Logger:
+    """Writes events under one name, with the fields bound to it."""
+
+    __slots__ = ("_fields", "_name")
+
+    def __init__(self, name: str, **fields: object) -> None:
+        self._name = name
+        self._fields = fields
+
+    def bind(self, **fields: object) -> Logger:
+        """This logger with fields that every event of it has, e.g. the association's number."""
+        return Logger(self._name, **{**self._fields, **fields})
+
+    def enabled(self, level: str) -> bool:
+        """Whether events of that level are written: for fields that cost something to make."""
+        return LEVELS[level] >= _output.level
+
+    def debug(self, event: str, **fields: object) -> None:
+        """What only a developer asks for."""
+        if _output.level <= 10:
+            _emit(10, self._name, event, {**self._fields, **fields})
+
+    def info(self, event: str, **fields: object) -> None:
+        """What happens in normal operation, some lines an association."""
+        if _output.level <= 20:
+            _emit(20, self._name, event, {**self._fields, **fields})
+
+    def warning(self, event: str, **fields: object) -> None:
+        """What a person should look at some day: a peer's fault, a limit reached."""
+        if _output.level <= 30:
+            _emit(30, self._name, event, {**self._fields, **fields})
+
+    def error(self, event: str, **fields: object) -> None:
+        """What a person should look at now: our fault, or the disk's."""
+        _emit(40, self._name, event, {**self._fields, **fields})
+
+
+def _emit(level: int, name: str, event: str, fields: dict[str, object]) -> None:
+    out = _output
+    moment = out.now()
+    if out.context:
+        fields = {**out.context, **fields}
+    word = next(word for word, number in LEVELS.items() if number == level)
+    if out.as_json:
+        out.write(_json_line(moment, word, name, event, fields))
+    else:
+        out.write(_console_line(moment, word, name, event, fields, _COLOURS[level] if out.coloured else ""))
+
+
+def _json_line(moment: float, level: str, name: str, event: str, fields: dict[str, object]) -> str:
+    line: dict[str, Any] = {"time": f"{_clock('%Y-%m-%dT%H:%M:%S', moment)}Z", "level": level, "logger": name}
+    line["event"] = _cut(event)
+    for key, value in fields.items():
+        line[key if key not in line else f"{key}_"] = _plain(value)
+    try:
+        text = orjson.dumps(line, default=_plain, option=orjson.OPT_NON_STR_KEYS).decode()
+    except orjson.JSONEncodeError:
+        # A lone surrogate (a file name that is no UTF-8), a number beyond 64 bits, a circle.
+        text = orjson.dumps({key: escape(_cut(str(value))) for key, value in line.items()}).decode()
+    # orjson escapes what JSON must; the rest that a terminal obeys is escaped here, in JSON's own way.
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def _console_line(moment: float, level: str, name: str, event: str, fields: dict[str, object], colour: str) -> str:
+    pairs = "".join(f" {key}={_quote(_plain(value))}" for key, value in fields.items())
+    head = f"{level:7}"
+    if colour:
+        head = f"{colour}{head}\x1b[0m"
+    return f"{_clock('%H:%M:%S', moment)} {head} {name}: {escape(_cut(event))}{pairs}"
+
+
+def _clock(form: str, moment: float) -> str:
+    return f"{time.strftime(form, time.gmtime(moment))}.{int(moment * 1000) % 1000:03d}"
+
+
+def _plain(value: object) -> object:
+    """What JSON can carry: numbers and collections as they are, everything else as text."""
+    if value is None or isinstance(value, bool | int | float | dict | list | tuple):
+        return value
+    if isinstance(value, bytes | bytearray | memoryview):
+        return _cut(bytes(value[: VALUE_CHARACTERS_MAX + 1]).decode("latin-1"))
+    if isinstance(value, BaseException):
+        return _cut(f"{type(value).__name__}: {value}")
+    return _cut(str(value))
+
+
+def _quote(value: object) -> str:
+    text = escape(_cut(str(value)))
+    return f'"{text}"' if not text or " " in text or '"' in text else text
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= VALUE_CHARACTERS_MAX else f"{text[:VALUE_CHARACTERS_MAX]}… ({len(text)} characters)"
+
+
+def escape(text: str) -> str:
+    """The text with whatever a terminal or a line reader would obey written as \\uXXXX."""
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+class _Bridge(logging.Handler):
+    """Brings what others log through the standard library into our form."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields: dict[str, object] = {}
+        if record.exc_info and record.exc_info[1] is not None:
+            fields["error"] = record.exc_info[1]
+            fields["traceback"] = logging.Formatter().formatException(record.exc_info)
+        level = min(40, max(10, record.levelno // 10 * 10))
+        _emit(level, record.name, record.getMessage(), fields)

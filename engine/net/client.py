@@ -1,0 +1,218 @@
+"""An association that we request: connects, negotiates, sends requests and hands their responses to who waits.
+
+Does not know services: C-STORE, C-ECHO and whatever else goes through `request_message` or through
+`connection` directly, with `responses` for the answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from engine.dicom import uids
+from engine.dimse import messages
+from engine.dimse.assembly import ChunkPool, DataSet, fragment_bytes
+from engine.errors import AssociationFailed, MessageError
+from engine.net.connection import Connection, ConnectionLimits
+from engine.net.responses import Responses
+from engine.ul.association import Role
+from engine.ul.negotiation import Accepted, accepted_contexts
+from engine.ul.pdu import (
+    AssociateAC,
+    AssociateRJ,
+    AssociateRQ,
+    AsynchronousOperationsWindow,
+    PresentationContextRQ,
+    UserInformation,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.config import Config, Peer
+
+VERIFICATION = "1.2.840.10008.1.1"
+PLAIN = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
+
+CONTEXTS_MAX = 128
+"""Presentation contexts of one association (PS3.8 9.3.2.2)."""
+
+SENT_PDU_BYTES_MAX = 128 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Whom to call, as whom, and how patient to be."""
+
+    host: str
+    port: int
+    called_ae_title: str
+    calling_ae_title: str
+    maximum_length: int = 128 << 10
+    """Bytes of a P-DATA-TF that we announce, and the most that we send."""
+    window: int = 1
+    """Operations that we want to have outstanding; 1: not negotiated."""
+    connect_timeout_s: float = 10.0
+    message_timeout_s: float = 30.0
+
+    @classmethod
+    def of(cls, peer: Peer, config: Config) -> Address:
+        """The address of a configured peer."""
+        return cls(
+            peer.host,
+            peer.port,
+            peer.aet,
+            config.aet,
+            peer.pdu_length_max or config.limits.pdu_length_max,
+            peer.send_window,
+            config.limits.connect_timeout_s,
+            peer.timeout_s or config.limits.dimse_timeout_s,
+        )
+
+
+class Requestor:
+    """One requested association; made by `open_association`."""
+
+    def __init__(self, connection: Connection, rq: AssociateRQ, address: Address) -> None:
+        self.connection = connection
+        self.address = address
+        self.responses = Responses()
+        self.accepted: Accepted | None = None
+        self.fragment = 0
+        self._rq = rq
+        self._established: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._ended = asyncio.Event()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a response is due; its waiter has a timeout of its own."""
+        return self.responses.waiting_count > 0
+
+    def associate_requested(self, rq: AssociateRQ) -> AssociateAC | AssociateRJ:
+        """Never happens to a requestor."""
+        raise AssociationFailed("the peer sent A-ASSOCIATE-RQ to a requestor")
+
+    def associate_accepted(self, ac: AssociateAC) -> None:
+        """The peer has answered."""
+        self.accepted = accepted_contexts(self._rq, ac)
+        self.fragment = fragment_bytes(self.accepted.peer_maximum_length, self.address.maximum_length)
+        if not self._established.done():
+            self._established.set_result(None)
+
+    def associate_rejected(self, rj: AssociateRJ) -> None:
+        """`association_ended` follows, with the reason."""
+
+    def command_received(self, presentation_context_id: int, command: bytes, has_data_set: bool) -> None:
+        """A response to one of our requests."""
+        try:
+            message = messages.decode(command)
+        except MessageError as error:
+            self.connection.abort(f"response not understood: {error}")
+            return
+        self.responses.received(message)
+
+    def data_set_received(self, presentation_context_id: int, data_set: DataSet, is_last: bool) -> None:
+        """No request that we send is answered with a data set that we need."""
+        data_set.release()
+
+    def release_requested(self) -> bool:
+        """Peers may end an association that they were asked for."""
+        return True
+
+    def association_ended(self, reason: str) -> None:
+        """Tells everyone who waits."""
+        self._ended.set()
+        if not self._established.done():
+            self._established.set_exception(AssociationFailed(reason))
+        self.responses.fail(reason)
+
+    async def established(self) -> None:
+        """Waits for the peer's answer. Raises AssociationFailed."""
+        await self._established
+
+    async def request_message(self, presentation_context_id: int, make: Any, data_set: bytes | None = None) -> Any:
+        """Sends `make(message_id)` and waits for its response. Raises AssociationFailed."""
+        message_id, response = self.responses.expect()
+        self.connection.send_message(presentation_context_id, make(message_id).encode(), data_set, self.fragment)
+        return await self.wait(response)
+
+    async def wait(self, response: asyncio.Future[Any]) -> Any:
+        """A response, or AssociationFailed when it does not come in time; the association is aborted then."""
+        try:
+            async with asyncio.timeout(self.address.message_timeout_s):
+                return await response
+        except TimeoutError:
+            why = f"{self.address.called_ae_title} did not answer within {self.address.message_timeout_s:g} s"
+            self.connection.abort(why)
+            raise AssociationFailed(why) from None
+
+    async def release(self) -> None:
+        """An orderly end; aborts when the peer does not play along."""
+        self.connection.request_release()
+        try:
+            async with asyncio.timeout(self.address.message_timeout_s):
+                await self._ended.wait()
+        except TimeoutError:
+            self.connection.abort("no A-RELEASE-RP")
+
+
+async def open_association(
+    address: Address,
+    contexts: Sequence[PresentationContextRQ],
+    pool: ChunkPool | None = None,
+) -> Requestor:
+    """Connects and negotiates. Raises AssociationFailed, with the reason in words."""
+    window = AsynchronousOperationsWindow(address.window, 1) if address.window > 1 else None
+    rq = AssociateRQ(
+        called_ae_title=address.called_ae_title,
+        calling_ae_title=address.calling_ae_title,
+        presentation_contexts=tuple(contexts),
+        user_information=UserInformation(
+            maximum_length=address.maximum_length,
+            implementation_class_uid=uids.IMPLEMENTATION_CLASS_UID,
+            implementation_version_name=uids.IMPLEMENTATION_VERSION_NAME,
+            asynchronous_operations_window=window,
+        ),
+    )
+    loop = asyncio.get_running_loop()
+    where = f"{address.called_ae_title} at {address.host}:{address.port}"
+    limits = ConnectionLimits(message_timeout_s=address.message_timeout_s, idle_timeout_s=0)
+    pool = pool or ChunkPool(64 << 10, 1)
+    try:
+        async with asyncio.timeout(address.connect_timeout_s):
+            _, connection = await loop.create_connection(
+                lambda: Connection(
+                    lambda connection: Requestor(connection, rq, address), Role.REQUESTOR, pool, limits, request=rq
+                ),
+                address.host,
+                address.port,
+            )
+            requestor = connection.user
+            assert isinstance(requestor, Requestor)
+            try:
+                await requestor.established()
+            except asyncio.CancelledError:
+                connection.abort("association not answered in time")
+                raise
+    except TimeoutError:
+        raise AssociationFailed(f"{where} did not answer within {address.connect_timeout_s:g} s") from None
+    except OSError as error:
+        raise AssociationFailed(f"{where} cannot be reached: {error.strerror or error}") from error
+    except AssociationFailed as error:
+        raise AssociationFailed(f"{where}: {error}") from error
+    return requestor
+
+
+async def echo(peer: Peer, config: Config) -> None:
+    """C-ECHO to a peer. Raises AssociationFailed."""
+    contexts = [PresentationContextRQ(1, VERIFICATION, PLAIN)]
+    requestor = await open_association(Address.of(peer, config), contexts)
+    assert requestor.accepted is not None
+    if not requestor.accepted.contexts:
+        await requestor.release()
+        raise AssociationFailed(f"{peer.aet} does not accept the Verification SOP class")
+    response = await requestor.request_message(1, lambda message_id: messages.CEchoRQ(message_id))
+    await requestor.release()
+    if response.status != 0:
+        raise AssociationFailed(f"{peer.aet} answered C-ECHO with status {response.status:04X}")

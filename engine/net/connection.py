@@ -1,0 +1,332 @@
+"""One association over one TCP connection, either role: the asyncio coat around `ul.Association` and `dimse.assembly`.
+
+Does not know what a message means: whole commands and data sets go to its user, which answers through `send`.
+
+    kernel → Receiver (compiled) → events → Association (states) → user
+    user → send / accept / release / abort → Association → transport
+
+The receiver's own methods are the transport's callbacks, so a fragment costs no Python call of ours. One timer
+tick a second watches ARTIM, idle peers, stalled messages and stalled writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+from engine import log
+from engine.dimse import assembly
+from engine.errors import LocalProtocolError, RemoteProtocolError
+from engine.net.trace import Trace
+from engine.ul import events as ul_events
+from engine.ul.association import Association, Role
+from engine.ul.pdu import AssociateAC, AssociateRJ, AssociateRQ
+
+logger = log.get("net.connection")
+
+TICK_S = 1.0
+"""How often the timers are looked at: their precision, and 1 000 idle associations cost 1 000 cheap calls a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """What one association may cost."""
+
+    p_data_length_max: int = 16 << 20
+    """Bytes of one received P-DATA-TF; we announce far less, some peers ignore it."""
+    control_length_max: int = 1 << 20
+    """Bytes of any other received PDU: 128 contexts with dozens of syntaxes take about 200 KiB."""
+    part_bytes: int = 8 << 20
+    """A received data set longer than this is handed on in parts."""
+    artim_timeout_s: float = 10.0
+    message_timeout_s: float = 30.0
+    """A begun PDU or message, or a write, that makes no progress for so long ends the association."""
+    idle_timeout_s: float = 300.0
+    """An association on which nothing is under way is ended after so long without a byte; 0: never."""
+
+
+class AssociationUser(Protocol):
+    """What `Connection` tells; all calls come on the loop's thread."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether an operation is under way, so that silence is no idleness."""
+
+    def associate_requested(self, rq: AssociateRQ) -> AssociateAC | AssociateRJ: ...
+    def associate_accepted(self, ac: AssociateAC) -> None: ...
+    def associate_rejected(self, rj: AssociateRJ) -> None: ...
+    def command_received(self, presentation_context_id: int, command: bytes, has_data_set: bool) -> None: ...
+    def data_set_received(self, presentation_context_id: int, data_set: assembly.DataSet, is_last: bool) -> None:
+        """Takes over `data_set`: the user releases it."""
+
+    def release_requested(self) -> bool:
+        """True: answer at once. False: the user calls `respond_release` when its operations are done."""
+
+    def association_ended(self, reason: str) -> None:
+        """Called exactly once: released, rejected, aborted or lost."""
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One association; see the module's head."""
+
+    def __init__(
+        self,
+        user_factory: Callable[[Connection], AssociationUser],
+        role: Role,
+        pool: assembly.ChunkPool,
+        limits: ConnectionLimits,
+        trace: Trace | None = None,
+        request: AssociateRQ | None = None,
+    ) -> None:
+        """`request`: what a requestor proposes as soon as it is connected."""
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        self._association = Association(role, artim_timeout_s=limits.artim_timeout_s)
+        self._request = request
+        self.receiver = assembly.Receiver(
+            pool,
+            self._on_events,
+            p_data_length_max=limits.p_data_length_max,
+            control_length_max=limits.control_length_max,
+            part_bytes=limits.part_bytes,
+        )
+        # The event loop looks these up on the protocol once, when the transport is made.
+        self.get_buffer = self.receiver.get_buffer  # type: ignore[method-assign]
+        self.buffer_updated = self.receiver.buffer_updated  # type: ignore[method-assign]
+        self._transport: asyncio.Transport | None = None
+        self._trace = trace
+        self._pauses = 0
+        self._resumed: asyncio.Future[None] | None = None
+        self._write_paused_at: float | None = None
+        self._progress_bytes = -1
+        self._progress_at = self._loop.time()
+        self._end_reason: str | None = None
+        self._ended = False
+        self._tick: asyncio.TimerHandle | None = None
+        self.peer_host = ""
+        self.peer_port = 0
+        self.user = user_factory(self)
+
+    # -- asyncio's side -------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The TCP connection is there."""
+        self._transport = cast(asyncio.Transport, transport)
+        peername = transport.get_extra_info("peername")
+        if peername:
+            self.peer_host, self.peer_port = str(peername[0]), int(peername[1])
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            # An answer in the Nagle buffer costs a lone sender 40 ms an instance.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        # With a high-water mark of 0, writes go out at once and `drained` means that the socket has taken everything.
+        transport.set_write_buffer_limits(high=0)  # type: ignore[attr-defined]
+        now = self._loop.time()
+        if self._request is not None:
+            self._association.request(self._request)
+        self._dispatch(self._association.transport_connected(now))
+        self._tick = self._loop.call_later(TICK_S, self._on_tick)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The TCP connection is gone, by whichever side."""
+        if self._tick is not None:
+            self._tick.cancel()
+        self.receiver.stop()
+        self._dispatch(self._association.transport_closed(self._loop.time()))
+        self._transport = None
+        if self._resumed is not None and not self._resumed.done():
+            self._resumed.set_exception(ConnectionResetError("the connection is closed"))
+        self._end(self._end_reason or (f"connection lost: {exc}" if exc else "connection closed by the peer"))
+
+    def eof_received(self) -> bool:
+        """The peer closed its side: nothing more can be answered usefully in DICOM."""
+        return False
+
+    def pause_writing(self) -> None:
+        """The peer reads more slowly than we write."""
+        if self._resumed is None:
+            self._resumed = self._loop.create_future()
+            self._write_paused_at = self._loop.time()
+
+    def resume_writing(self) -> None:
+        """The peer has caught up."""
+        if self._resumed is not None and not self._resumed.done():
+            self._resumed.set_result(None)
+        self._resumed = None
+        self._write_paused_at = None
+
+    # -- the user's side ------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """Whether messages may be sent."""
+        return self._transport is not None and self._association.sending_allowed
+
+    def send(self, data: Any) -> None:
+        """Sends whole P-DATA-TF; a `Frame` must not be changed before `drained` or its answer."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def send_message(self, presentation_context_id: int, command: bytes, data_set: bytes | None, fragment: int) -> None:
+        """Sends a small message: its command, and its data set if there is one, in fragments of `fragment` bytes."""
+        self.trace_command(presentation_context_id, command)
+        data = assembly.p_data_tf(presentation_context_id, True, command, fragment)
+        if data_set is not None:
+            data += assembly.p_data_tf(presentation_context_id, False, data_set, fragment)
+        self.send(data)
+
+    def trace_command(self, presentation_context_id: int, command: bytes) -> None:
+        """Notes a command that is sent, when a wire trace is on."""
+        if self._trace is not None:
+            self._trace.command("out", presentation_context_id, command)
+
+    async def drained(self) -> None:
+        """Waits until the transport wants more. Raises ConnectionResetError when it is gone."""
+        if self._transport is None:
+            raise ConnectionResetError("the connection is closed")
+        if self._resumed is not None:
+            await asyncio.shield(self._resumed)
+
+    def pause_reading(self) -> None:
+        """Stops taking bytes from the peer; calls nest."""
+        self._pauses += 1
+        if self._pauses == 1 and self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Undoes one `pause_reading`."""
+        self._pauses -= 1
+        if self._pauses == 0 and self._transport is not None and not self._transport.is_closing():
+            self._progress_at = self._loop.time()
+            self._transport.resume_reading()
+
+    def respond_release(self) -> None:
+        """Answers A-RELEASE-RQ after `release_requested` returned False."""
+        if self._transport is not None:
+            self._association.respond_release(now=self._loop.time())
+            self._end_reason = self._end_reason or "released by the peer"
+            self._flush()
+
+    def request_release(self) -> None:
+        """Asks for an orderly end."""
+        if self.is_open:
+            self._association.request_release()
+            self._flush()
+
+    def abort(self, why: str, source: int = 0, reason: int = 0) -> None:
+        """A-ABORT, then the connection closes."""
+        if self._transport is None:
+            return
+        self._end_reason = self._end_reason or why
+        try:
+            self._association.abort(source, reason, now=self._loop.time())
+        except LocalProtocolError:
+            self._transport.abort()  # there is nothing to abort yet, or the abort is already under way
+            return
+        self.receiver.stop()
+        self._flush()
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _on_events(self, events: list[tuple[Any, ...]]) -> None:
+        for event in events:
+            kind = event[0]
+            if kind == assembly.COMMAND:
+                if self._trace is not None:
+                    self._trace.command("in", event[1], event[2])
+                self.user.command_received(event[1], event[2], event[3])
+            elif kind == assembly.DATA_SET:
+                if self._trace is not None:
+                    self._trace.data_set("in", event[1], event[2].length, True)
+                self.user.data_set_received(event[1], event[2], True)
+            elif kind == assembly.DATA_SET_PART:
+                self.user.data_set_received(event[1], event[2], False)
+            elif kind == assembly.PDU:
+                if self._trace is not None:
+                    self._trace.pdu("in", event[1], event[2])
+                self._dispatch(self._association.pdu_received(event[1], event[2], self._loop.time()))
+            elif kind == assembly.ERROR:
+                self._protocol_error(RemoteProtocolError(event[2], 2, event[1]))
+            else:
+                self._dispatch(self._association.data_received(self._loop.time()))
+
+    def _protocol_error(self, error: RemoteProtocolError) -> None:
+        logger.warning("protocol error", peer=self.peer_host, error=str(error), reason=error.reason)
+        self._end_reason = self._end_reason or f"protocol error: {error}"
+        self._dispatch(self._association.protocol_error(error, self._loop.time()))
+
+    def _dispatch(self, events: list[ul_events.Event]) -> None:
+        """Tells the user what the association says, then sends what it wants to send."""
+        for event in events:
+            match event:
+                case ul_events.AssociateRequested(rq):
+                    self._answer(self.user.associate_requested(rq))
+                case ul_events.AssociateAccepted(ac):
+                    self.user.associate_accepted(ac)
+                case ul_events.AssociateRejected(rj):
+                    self._end_reason = f"rejected by the peer: {rj}"
+                    self.user.associate_rejected(rj)
+                case ul_events.ReleaseRequested():
+                    if self.user.release_requested():
+                        self.respond_release()
+                case ul_events.ReleaseConfirmed():
+                    self._end_reason = "released"
+                case ul_events.Aborted():
+                    by = "the peer" if event.by_peer else "us"
+                    self._end_reason = self._end_reason or (
+                        f"aborted by {by} (source {event.source}, reason {event.reason})"
+                    )
+                case _:
+                    pass
+        self._flush()
+
+    def _answer(self, answer: AssociateAC | AssociateRJ) -> None:
+        if isinstance(answer, AssociateAC):
+            self._association.accept(answer)
+        else:
+            self._end_reason = f"rejected by us: {answer}"
+            self._association.reject(answer, now=self._loop.time())
+
+    def _flush(self) -> None:
+        self.receiver.data_allowed = self._association.data_transfer_allowed
+        data = self._association.data_to_send()
+        if data and self._transport is not None:
+            if self._trace is not None:
+                self._trace.sent(data)
+            self._transport.write(data)
+        if self._association.wants_close:
+            self.receiver.stop()
+            if self._transport is not None:
+                self._transport.close()
+
+    def _on_tick(self) -> None:
+        self._tick = self._loop.call_later(TICK_S, self._on_tick)
+        now = self._loop.time()
+        if self._association.deadline is not None and now >= self._association.deadline:
+            self._end_reason = self._end_reason or "ARTIM timer expired"
+            self._dispatch(self._association.timer_expired(now))
+            return
+        if self._write_paused_at is not None and now - self._write_paused_at > self._limits.message_timeout_s:
+            self.abort(f"the peer took nothing for {self._limits.message_timeout_s:g} s")
+            return
+        if self._progress_bytes != self.receiver.bytes_received or self._pauses or self.user.busy:
+            self._progress_bytes = self.receiver.bytes_received
+            self._progress_at = now
+            return
+        silent_s = now - self._progress_at
+        if self.receiver.mid_message and silent_s > self._limits.message_timeout_s:
+            self.abort(f"the peer stopped in the middle of a message for {silent_s:.0f} s")
+        elif self.is_open and 0 < self._limits.idle_timeout_s < silent_s:
+            self.abort(f"idle for {silent_s:.0f} s")
+
+    def _end(self, reason: str) -> None:
+        if not self._ended:
+            self._ended = True
+            if self._trace is not None:
+                self._trace.close(reason)
+                self._trace = None
+            self.user.association_ended(reason)

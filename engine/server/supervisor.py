@@ -1,0 +1,371 @@
+"""The supervisor: owns the listening socket, keeps the archive, starts workers and hands connections to them.
+
+    accept → the worker with the fewest open connections gets the descriptor
+    worker dies → what it appended is replayed and sealed, another is started
+    SIGTERM → no new connections, workers drain, last checkpoint, exit 0        SIGHUP → peers and limits are read again
+
+It serves no association itself. The listening socket outlives every worker, so nobody is refused while one is
+replaced; and few long-lived associations are spread evenly, which SO_REUSEPORT does not do (8 fall 6 to 2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from engine import __version__, control, log
+from engine.archive.archive import Archive
+from engine.config import Config
+from engine.errors import ConfigError, EngineError
+from engine.server.channel import Channel, ChannelClosed
+
+logger = log.get("server.supervisor")
+
+RESTART_PAUSE_S = 0.2
+"""Before a worker that died is replaced; one that dies at once again waits up to RESTART_PAUSE_MAX_S."""
+
+RESTART_PAUSE_MAX_S = 5.0
+
+LISTEN_BACKLOG = 1024
+
+
+class Worker:
+    """One worker process as the supervisor sees it."""
+
+    def __init__(self, number: int, process: subprocess.Popen[bytes], channel: Channel) -> None:
+        self.number = number
+        self.process = process
+        self.channel = channel
+        self.connections = 0
+        self.ready = False
+        self.drained = False
+        self.started_at = time.monotonic()
+        self.stats: dict[int, asyncio.Future[dict[str, Any]]] = {}
+
+    def label(self) -> str:
+        """How its segments name it."""
+        return f"worker-{self.number}-{self.process.pid}"
+
+
+class Supervisor:
+    """See the module's head; `run` returns the exit code."""
+
+    def __init__(self, config: Config, reread: Callable[[], Config], announce: Callable[[str], None]) -> None:
+        """`reread` gives the configuration anew; `announce` prints the one line that says it is ready."""
+        self._config = config
+        self._reread = reread
+        self._announce = announce
+        self._workers: list[Worker] = []
+        self._archive: Archive | None = None
+        self._listeners: list[socket.socket] = []
+        self._stopping = asyncio.Event()
+        self._failed: str | None = None
+        self._request = 0
+        self._loop = asyncio.get_running_loop()
+        self._draining = False
+        self._rejected_total = 0
+
+    async def run(self) -> int:
+        """Serves until SIGTERM or SIGINT, or until the archive fails."""
+        self._listeners = listen(self._config.host, self._config.dicom_port)
+        self._archive = await self._loop.run_in_executor(None, self._open_archive)
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(signum, self._stopping.set)
+        self._loop.add_signal_handler(signal.SIGHUP, self._reload_logged)
+        control_server = await self._open_control()
+        for number in range(self._config.workers):
+            self._start_worker(number)
+        await self._until_ready()
+        for listener in self._listeners:
+            self._loop.add_reader(listener.fileno(), self._accept, listener)
+        self._announce_ready()
+        await self._stopping.wait()
+        await self._drain()
+        control_server.close()
+        self._unlink_control()
+        await self._loop.run_in_executor(None, self._archive.close)
+        logger.info("stopped", reason=self._failed or "asked to")
+        return 1 if self._failed else 0
+
+    def _open_archive(self) -> Archive:
+        def progress(what: str, done: int, total: int) -> None:
+            logger.info("bringing the archive up", what=what, done=done, total=total)
+
+        return Archive.open(
+            self._config.data,
+            role="keeper",
+            create=True,
+            sync_interval_s=self._config.write_behind_sync_s,
+            on_keeper_failure=lambda error: self._loop.call_soon_threadsafe(self._fail, f"checkpoint: {error}"),
+            progress=progress,
+        )
+
+    def _announce_ready(self) -> None:
+        host, port = self._listeners[0].getsockname()[:2]
+        self._announce(
+            f"filmroom {__version__} ready: {self._config.aet} on {host}:{port}, {self._config.workers} workers, "
+            f"{self._config.durability}, data in {self._config.data}"
+        )
+        logger.info("ready", aet=self._config.aet, host=host, port=port, workers=self._config.workers)
+        _notify_systemd("READY=1")
+
+    def _fail(self, why: str) -> None:
+        logger.error("the archive failed, stopping", why=why)
+        self._failed = self._failed or why
+        self._stopping.set()
+
+    # -- workers --------------------------------------------------------------------------------
+
+    def _start_worker(self, number: int) -> None:
+        channel, theirs = Channel.pair()
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "engine.server.worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())},
+            )
+        worker = Worker(number, process, channel)
+        self._workers.append(worker)
+        channel.send("config", number=number, config=self._config.to_json().decode())
+        self._loop.add_reader(channel.fileno(), self._from_worker, worker)
+
+    async def _until_ready(self) -> None:
+        while not all(worker.ready for worker in self._workers) and not self._stopping.is_set():
+            await asyncio.sleep(0.005)
+
+    def _from_worker(self, worker: Worker) -> None:
+        try:
+            while (message := worker.channel.receive()) is not None:
+                self._handle(worker, message[0])
+        except ChannelClosed:
+            self._lost(worker)
+
+    def _handle(self, worker: Worker, message: dict[str, Any]) -> None:
+        match message["kind"]:
+            case "ready":
+                worker.ready = True
+            case "closed":
+                worker.connections -= 1
+            case "stats":
+                future = worker.stats.pop(message["request"], None)
+                if future is not None and not future.done():
+                    future.set_result(message["stats"])
+            case "failed":
+                logger.error("worker stopped writing", worker=worker.number, error=message["error"])
+            case "drained":
+                worker.drained = True
+
+    def _lost(self, worker: Worker) -> None:
+        self._loop.remove_reader(worker.channel.fileno())
+        worker.channel.close()
+        self._workers.remove(worker)
+        for future in worker.stats.values():
+            future.cancel()
+        self._loop.create_task(self._bury(worker))
+
+    async def _bury(self, worker: Worker) -> None:
+        """Waits for a lost worker's end, takes over what it left in the log, and replaces it."""
+        code = await self._loop.run_in_executor(None, worker.process.wait)
+        if self._draining:
+            return
+        logger.error("worker died, its associations are lost", worker=worker.number, exit_code=code)
+        assert self._archive is not None
+        try:
+            await self._loop.run_in_executor(None, self._archive.recover_writer, worker.label())
+        except EngineError as error:
+            self._fail(f"what worker {worker.number} left cannot be recovered: {error}")
+            return
+        lived_s = time.monotonic() - worker.started_at
+        await asyncio.sleep(RESTART_PAUSE_S if lived_s > RESTART_PAUSE_MAX_S else RESTART_PAUSE_MAX_S / 5)
+        if not self._draining:
+            self._start_worker(worker.number)
+
+    # -- connections ----------------------------------------------------------------------------
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(64):
+            try:
+                sock, address = listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                # Out of descriptors, most likely: the connection stays in the backlog until one is free.
+                logger.error("accept failed", error=error.strerror)
+                return
+            with sock:
+                self._hand_over(sock, str(address[0]))
+
+    def _hand_over(self, sock: socket.socket, host: str) -> None:
+        total = sum(worker.connections for worker in self._workers)
+        busy = total >= self._config.limits.associations_max
+        if total >= self._config.limits.associations_max * 2:
+            self._rejected_total += 1
+            return  # not even a rejection: the answer would cost a descriptor and a timer in a worker
+        for worker in sorted(self._workers, key=lambda candidate: candidate.connections):
+            if not worker.ready:
+                continue
+            try:
+                worker.channel.send("accept", fd=sock.fileno(), host=host, busy=busy)
+            except ChannelClosed:
+                continue
+            worker.connections += 1
+            return
+
+    # -- control --------------------------------------------------------------------------------
+
+    async def _open_control(self) -> asyncio.AbstractServer:
+        self._unlink_control()
+        with control.short_path(self._config.data) as path:
+            previous = os.umask(0o177)
+            try:
+                return await asyncio.start_unix_server(self._serve_control, path)
+            finally:
+                os.umask(previous)
+
+    def _unlink_control(self) -> None:
+        (self._config.data / control.SOCKET_NAME).unlink(missing_ok=True)
+
+    async def _serve_control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while line := await reader.readline():
+                writer.write(orjson.dumps(await self._command(line), option=orjson.OPT_APPEND_NEWLINE))
+                await writer.drain()
+        except (ConnectionError, ValueError):
+            pass  # the other side went away, or sent a line without an end
+        finally:
+            writer.close()
+
+    async def _command(self, line: bytes) -> dict[str, object]:
+        try:
+            command = orjson.loads(line)["command"]
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            return {"ok": False, "error": 'a command is a JSON object with a key "command"'}
+        match command:
+            case "ping":
+                return {"ok": True, "pid": os.getpid(), "version": __version__}
+            case "stats":
+                return {"ok": True, **await self._stats()}
+            case "reload":
+                try:
+                    return {"ok": True, "restart_needed": self._reload()}
+                except EngineError as error:
+                    return {"ok": False, "error": str(error)}
+            case "drain":
+                self._stopping.set()
+                return {"ok": True}
+        return {"ok": False, "error": f"there is no command {command!r}"}
+
+    async def _stats(self) -> dict[str, object]:
+        assert self._archive is not None
+        pending = []
+        for worker in self._workers:
+            self._request += 1
+            future: asyncio.Future[dict[str, Any]] = self._loop.create_future()
+            worker.stats[self._request] = future
+            worker.channel.send("stats", request=self._request)
+            pending.append((worker, future))
+        rows = []
+        for worker, future in pending:
+            try:
+                stats = await asyncio.wait_for(future, 2.0)
+            except (TimeoutError, asyncio.CancelledError):
+                stats = {}
+            rows.append({"number": worker.number, "pid": worker.process.pid, "connections": worker.connections, **stats})
+        return {
+            "pid": os.getpid(),
+            "time": time.time(),
+            "turned_away": self._rejected_total,
+            "workers": rows,
+            "archive": self._archive.stats(),
+        }
+
+    def _reload_logged(self) -> None:
+        try:
+            self._reload()
+        except EngineError as error:
+            logger.error("reload refused, the running configuration stays", error=str(error))
+
+    def _reload(self) -> list[str]:
+        fresh = self._reread()
+        self._config, restart_needed = self._config.reloaded(fresh)
+        for worker in self._workers:
+            worker.channel.send("reload", config=self._config.to_json().decode())
+        logger.info("reloaded", restart_needed=restart_needed)
+        return restart_needed
+
+    # -- the end --------------------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        self._draining = True
+        _notify_systemd("STOPPING=1")
+        for listener in self._listeners:
+            self._loop.remove_reader(listener.fileno())
+            listener.close()
+        limit_s = 0.0 if self._failed else self._config.limits.drain_timeout_s
+        logger.info("draining", limit_s=limit_s, associations=sum(worker.connections for worker in self._workers))
+        for worker in list(self._workers):
+            try:
+                worker.channel.send("drain", limit_s=limit_s)
+            except ChannelClosed:
+                continue
+        deadline = self._loop.time() + limit_s + 10.0
+        processes = [worker.process for worker in self._workers]
+        while any(process.poll() is None for process in processes):
+            if self._loop.time() > deadline:
+                for process in processes:
+                    process.kill()
+            await asyncio.sleep(0.01)
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Listening sockets for every address of `host`. Raises ConfigError when the port cannot be had."""
+    try:
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise ConfigError(f"host {host!r} is no address to listen on: {error}") from error
+    sockets = []
+    for family, kind, protocol, _, address in addresses:
+        sock = socket.socket(family, kind, protocol)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            sock.bind(address)
+        except OSError as error:
+            raise ConfigError(f"{host}:{port} cannot be listened on: {error.strerror}") from error
+        sock.listen(LISTEN_BACKLOG)
+        sock.setblocking(False)
+        sockets.append(sock)
+    return sockets
+
+
+def _import_path() -> list[str]:
+    """Where a worker finds this package, whether installed or run from a checkout."""
+    root = str(Path(__file__).resolve().parents[2])
+    inherited = os.environ.get("PYTHONPATH", "")
+    return [root, *([inherited] if inherited else [])]
+
+
+def _notify_systemd(state: str) -> None:
+    """sd_notify: one datagram, where systemd asked for it."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.sendto(state.encode(), address)
+        except OSError as error:
+            logger.warning("systemd was not notified", error=error.strerror)

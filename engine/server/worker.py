@@ -1,0 +1,202 @@
+"""One worker process: an event loop, a segment log of its own, and the associations that the supervisor hands it.
+
+Started as `python -m engine.server.worker FD`; FD is its end of the channel. It shares no memory with anybody: LMDB and
+the log are what workers have in common. When the supervisor goes, it goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+import uvloop
+
+from engine import log
+from engine.archive.archive import Archive, StorageOptions
+from engine.archive.ingestor import Ingestor
+from engine.config import Config
+from engine.dimse.assembly import ChunkPool
+from engine.errors import EngineError
+from engine.metrics import Metrics
+from engine.net.connection import Connection, ConnectionLimits
+from engine.net.trace import TraceFolder
+from engine.server.channel import Channel, ChannelClosed
+from engine.services.provider import ServiceProvider, Services
+from engine.ul.association import Role
+
+logger = log.get("server.worker")
+
+EXIT_STORAGE_FAILED = 3
+"""The log or the index failed: what was acknowledged is safe, the supervisor recovers and starts another worker."""
+
+
+class Worker:
+    """See the module's head."""
+
+    def __init__(self, channel: Channel, number: int, config: Config) -> None:
+        self._channel = channel
+        self._number = number
+        self._config = config
+        self._loop = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
+        self._exit_code = 0
+        self._connections: set[Connection] = set()
+        self._draining = False
+        self._metrics = Metrics()
+        self._pool = ChunkPool()
+        self._trace = TraceFolder(config.log.wire_trace, number) if config.log.wire_trace else None
+        self._archive = Archive.open(config.data, role="guest")
+        store = self._archive.writer(
+            f"worker-{number}-{os.getpid()}",
+            StorageOptions(
+                segment_bytes=config.storage.segment_bytes, disk_reserve_bytes=config.limits.disk_reserve_bytes
+            ),
+        )
+        self._ingestor = Ingestor(self._loop, store, self._storage_failed)
+        self._services = Services(self._loop, self._archive, self._ingestor, config, self._metrics, self._pool)
+
+    async def run(self) -> int:
+        """Serves until the supervisor says drain, or goes away."""
+        self._loop.add_reader(self._channel.fileno(), self._on_channel)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 50)
+        self._channel.send("ready")
+        await self._ended.wait()
+        self._loop.remove_reader(self._channel.fileno())
+        if self._exit_code == 0:
+            self._ingestor.close()
+            self._archive.close()
+        return self._exit_code
+
+    def _storage_failed(self, error: EngineError) -> None:
+        """Final: nothing is acknowledged any more, and this process must not write again."""
+        logger.error("storage failed", error=str(error))
+        self._exit_code = EXIT_STORAGE_FAILED
+        try:
+            self._channel.send("failed", error=str(error))
+        except ChannelClosed:
+            pass  # the supervisor learns it from the exit code
+        for connection in list(self._connections):
+            connection.abort("storage failed", 2, 0)
+        self._loop.call_later(0.2, self._ended.set)
+
+    # -- the supervisor's messages --------------------------------------------------------------
+
+    def _on_channel(self) -> None:
+        try:
+            while (received := self._channel.receive()) is not None:
+                self._handle(*received)
+        except ChannelClosed:
+            logger.error("the supervisor is gone")
+            self._exit_code = self._exit_code or 1
+            self._ended.set()
+
+    def _handle(self, message: dict[str, Any], fd: int | None) -> None:
+        match message["kind"]:
+            case "accept" if fd is not None:
+                sock = socket.socket(fileno=fd)
+                sock.setblocking(False)
+                self._loop.create_task(self._connect(sock, message["host"], message["busy"] or self._draining))
+            case "reload":
+                self._config = Config.from_json(message["config"].encode())
+                self._services.config = self._config
+            case "stats":
+                self._channel.send("stats", request=message["request"], stats=self._stats())
+            case "drain":
+                self._draining = True
+                self._loop.create_task(self._drain(message["limit_s"]))
+
+    async def _connect(self, sock: socket.socket, host: str, busy: bool) -> None:
+        def end(connection: Connection) -> None:
+            self._connections.discard(connection)
+            self._tell_closed()
+
+        def user(connection: Connection) -> ServiceProvider:
+            self._connections.add(connection)
+            return ServiceProvider(self._services, connection, refuse=busy, on_end=end)
+
+        limits = self._config.limits
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: Connection(
+                    user,
+                    Role.ACCEPTOR,
+                    self._pool,
+                    ConnectionLimits(
+                        p_data_length_max=limits.pdu_length_accept_max,
+                        control_length_max=limits.associate_pdu_length_max,
+                        part_bytes=limits.stream_threshold_bytes,
+                        artim_timeout_s=limits.artim_timeout_s,
+                        message_timeout_s=limits.dimse_timeout_s,
+                        idle_timeout_s=limits.idle_timeout_s,
+                    ),
+                    self._trace.association(host) if self._trace else None,
+                ),
+                sock,
+            )
+        except OSError as error:
+            # The peer was gone before the loop could take the socket.
+            logger.info("connection lost before it began", peer=host, error=str(error))
+            sock.close()
+            self._tell_closed()
+
+    def _tell_closed(self) -> None:
+        try:
+            self._channel.send("closed")
+        except ChannelClosed:
+            pass  # _on_channel sees it too and ends the worker
+
+    def _stats(self) -> dict[str, object]:
+        return {
+            **self._metrics.snapshot(),
+            "associations": len(self._connections),
+            "queue_depth": self._ingestor.depth,
+            "chunks": self._pool.outstanding,
+            "group_size": self._ingestor.commit.group_sizes.snapshot(),
+            "sync_latency_s": self._ingestor.commit.sync_latency_s.snapshot(),
+        }
+
+    async def _drain(self, limit_s: float) -> None:
+        deadline = self._loop.time() + limit_s
+        while self._connections and self._loop.time() < deadline:
+            await asyncio.sleep(0.02)
+        for connection in list(self._connections):
+            connection.abort("the server is stopping", 2, 0)
+        self._ended.set()
+
+
+def main(fd: int) -> int:
+    """The worker's whole life; the exit code."""
+    # The terminal's Ctrl-C goes to the whole process group: the supervisor decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    channel = Channel.inherited(fd)
+    channel.set_blocking(True)
+    try:
+        received = channel.receive()
+    except ChannelClosed:
+        return 1
+    assert received is not None
+    channel.set_blocking(False)
+    message = received[0]
+    config = Config.from_json(message["config"].encode())
+    log.configure(config.log, worker=message["number"])
+
+    async def run() -> int:
+        return await Worker(channel, message["number"], config).run()
+
+    try:
+        return uvloop.run(run())
+    except EngineError as error:
+        logger.error("worker cannot start", error=str(error))
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

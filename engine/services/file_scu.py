@@ -1,0 +1,246 @@
+"""Storage Service Class, SCU, for `filmroom send`: sends DICOM files that lie outside of the archive.
+
+Does not know the archive; `storage_scu` sends what is in it. Files go out one after the other, read from the disk
+straight between the PDU headers, so that an object of any size costs a megabyte.
+
+    files → heads (SOP class and instance UID, transfer syntax) → groups that fit 128 presentation contexts
+          → one association a group: C-STORE-RQ, data set, answer; the next file
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.archive import transcode
+from engine.dicom import elements, part10, transfer_syntax
+from engine.dimse import status as statuses
+from engine.dimse.assembly import Frame, p_data_tf
+from engine.dimse.messages import CStoreRQ, CStoreRSP
+from engine.errors import AssociationFailed, DataSetError, EngineError, TranscodeError
+from engine.net.client import CONTEXTS_MAX, Address, Requestor, open_association
+from engine.services.storage_scu import FALLBACK, propose
+
+if TYPE_CHECKING:
+    from engine.config import Config, Peer
+    from engine.ul.negotiation import AcceptedContext
+
+Progress = Callable[[str, int, int], None]
+
+HEAD_BYTES = 256 << 10
+"""Holds the file meta information and, where that lacks them, the data set's own UIDs."""
+
+PIECE_BYTES = 1 << 20
+
+VECTORS_MAX = 512
+"""Buffers of one preadv; the system takes 1024 (IOV_MAX)."""
+
+DICOMDIR = "1.2.840.10008.1.3.10"
+"""Media Storage Directory Storage: describes a medium, is no instance to send."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileHead:
+    """What must be known of a file before it is sent."""
+
+    path: Path
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    data_set_offset: int
+    data_set_bytes: int
+
+
+@dataclass(slots=True)
+class SendSummary:
+    """What became of the files."""
+
+    sent: int = 0
+    bytes: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    """(path, reason) of every file that the peer does not have now."""
+
+
+async def send_files(peer: Peer, config: Config, paths: list[Path], progress: Progress) -> SendSummary:
+    """Sends files, and the files in folders. Raises AssociationFailed when not even the first association opens."""
+    summary = SendSummary()
+    heads = list(_heads(paths, summary, progress))
+    done = 0
+    for group in _groups(heads, peer.transfer_syntaxes):
+        kinds = dict.fromkeys((head.sop_class_uid, head.transfer_syntax_uid) for head in group)
+        try:
+            requestor = await open_association(Address.of(peer, config), propose(kinds, peer.transfer_syntaxes))
+        except AssociationFailed as error:
+            if done == 0:
+                raise
+            summary.failed += [(str(head.path), str(error)) for head in group]
+            continue
+        sender = _FileSender(requestor, peer)
+        for number, head in enumerate(group):
+            try:
+                await sender.send(head)
+                summary.sent += 1
+                summary.bytes += head.data_set_bytes
+            except AssociationFailed as error:
+                summary.failed += [(str(left.path), str(error)) for left in group[number:]]
+                break
+            except EngineError as error:
+                summary.failed.append((str(head.path), str(error)))
+            done += 1
+            progress("sending", done, len(heads))
+        else:
+            await requestor.release()
+    return summary
+
+
+class _FileSender:
+    """Sends files on one association."""
+
+    def __init__(self, requestor: Requestor, peer: Peer) -> None:
+        self._requestor = requestor
+        self._preferred = peer.transfer_syntaxes
+        self._transcoder = transcode.Transcoder()
+        self._contexts: dict[str, dict[str, AcceptedContext]] = {}
+        accepted = requestor.accepted
+        for context in accepted.contexts.values() if accepted is not None else ():
+            self._contexts.setdefault(context.abstract_syntax, {}).setdefault(context.transfer_syntax, context)
+
+    async def send(self, head: FileHead) -> None:
+        """Sends one file. Raises TranscodeError or DataSetError for this one, AssociationFailed when all is over."""
+        context, target = self._choose(head)
+        message_id, response = self._requestor.responses.expect()
+        try:
+            command = CStoreRQ(message_id, head.sop_class_uid, head.sop_instance_uid).encode()
+            prefix = p_data_tf(context.presentation_context_id, True, command, self._requestor.fragment)
+            fd = os.open(head.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if target == head.transfer_syntax_uid:
+                    await self._transmit(fd, head, context, prefix)
+                else:
+                    stored = os.pread(fd, head.data_set_bytes, head.data_set_offset)
+                    data = await self._transcoder.transcode(stored, head.transfer_syntax_uid, target)
+                    self._requestor.connection.trace_command(context.presentation_context_id, command)
+                    data_set = p_data_tf(context.presentation_context_id, False, data, self._requestor.fragment)
+                    self._requestor.connection.send(prefix + data_set)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            response.cancel()
+            raise DataSetError(f"cannot be read: {error.strerror}") from error
+        except BaseException:
+            response.cancel()
+            raise
+        answer: CStoreRSP = await self._requestor.wait(response)
+        if statuses.category(answer.status) not in (statuses.Category.SUCCESS, statuses.Category.WARNING):
+            comment = f": {answer.error_comment}" if answer.error_comment else ""
+            raise DataSetError(f"refused with status {answer.status:04X}{comment}")
+
+    def _choose(self, head: FileHead) -> tuple[AcceptedContext, str]:
+        accepted = self._contexts.get(head.sop_class_uid)
+        if not accepted:
+            raise TranscodeError(f"the peer took no presentation context for SOP class {head.sop_class_uid}")
+        stored = head.transfer_syntax_uid
+        for syntax in (*self._preferred, stored):
+            if syntax in accepted and (syntax == stored or transcode.plan(stored, [syntax]) is not None):
+                return accepted[syntax], syntax
+        target = transcode.plan(stored, list(accepted))
+        if target is None:
+            raise TranscodeError(f"the peer took no transfer syntax into which {stored} can be converted")
+        return accepted[target], target
+
+    async def _transmit(self, fd: int, head: FileHead, context: AcceptedContext, prefix: bytes) -> None:
+        """The stored data set, a piece at a time; a file that has become shorter meanwhile ends the association."""
+        connection, fragment = self._requestor.connection, self._requestor.fragment
+        piece_bytes = max(PIECE_BYTES // fragment, 1) * fragment
+        at = 0
+        while at < head.data_set_bytes:
+            length = min(piece_bytes, head.data_set_bytes - at)
+            frame = Frame(Frame.room_for(len(prefix), length, fragment))
+            is_last = at + length == head.data_set_bytes
+            gaps = frame.layout(prefix, length, fragment, context.presentation_context_id, is_last)
+            if not _read_into(fd, gaps, head.data_set_offset + at):
+                connection.abort("file became shorter")
+                raise AssociationFailed(f"aborted: {head.path} became shorter while it was sent")
+            connection.send(frame)
+            try:
+                await connection.drained()
+            except ConnectionError as error:
+                raise AssociationFailed(str(error)) from error
+            prefix, at = b"", at + length
+
+
+def _read_into(fd: int, gaps: list[memoryview], offset: int) -> bool:
+    for start in range(0, len(gaps), VECTORS_MAX):
+        group = gaps[start : start + VECTORS_MAX]
+        wanted = sum(map(len, group))
+        if os.preadv(fd, group, offset) != wanted:
+            return False
+        offset += wanted
+    return True
+
+
+def _heads(paths: list[Path], summary: SendSummary, progress: Progress) -> Iterator[FileHead]:
+    for number, path in enumerate(_files(paths), 1):
+        progress("reading heads", number, 0)
+        try:
+            head = read_head(path)
+        except DataSetError as error:
+            summary.failed.append((str(path), str(error)))
+            continue
+        if head.sop_class_uid != DICOMDIR:
+            yield head
+
+
+def _files(paths: list[Path]) -> Iterator[Path]:
+    for path in paths:
+        if path.is_dir():
+            for folder, folders, names in os.walk(path):
+                folders.sort()
+                yield from (Path(folder, name) for name in sorted(names))
+        else:
+            yield path
+
+
+def read_head(path: Path) -> FileHead:
+    """The UIDs and the place of the data set of a file. Raises DataSetError when it is no DICOM file."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(HEAD_BYTES)
+            size = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise DataSetError(f"cannot be read: {error.strerror}") from error
+    meta = part10.read_file_meta(start)
+    sop_class_uid, sop_instance_uid = meta.media_storage_sop_class_uid, meta.media_storage_sop_instance_uid
+    if not (sop_class_uid and sop_instance_uid):
+        syntax = transfer_syntax.of(meta.transfer_syntax_uid)
+        head = elements.extract(memoryview(start)[meta.data_set_offset :], syntax, complete=len(start) == size)
+        sop_class_uid, sop_instance_uid = head.sop_class_uid.decode("ascii"), head.sop_instance_uid.decode("ascii")
+    if not (sop_class_uid and sop_instance_uid) or size <= meta.data_set_offset:
+        raise DataSetError("no SOP class and instance UID, or no data set")
+    return FileHead(
+        path,
+        sop_class_uid,
+        sop_instance_uid,
+        meta.transfer_syntax_uid,
+        meta.data_set_offset,
+        size - meta.data_set_offset,
+    )
+
+
+def _groups(heads: list[FileHead], preferred: tuple[str, ...]) -> Iterator[list[FileHead]]:
+    """Files, in their order, in groups whose kinds fit into the presentation contexts of one association."""
+    group: list[FileHead] = []
+    syntaxes: dict[str, set[str]] = {}
+    for head in heads:
+        wanted = {*syntaxes.get(head.sop_class_uid, {*preferred, *FALLBACK}), head.transfer_syntax_uid}
+        if sum(map(len, {**syntaxes, head.sop_class_uid: wanted}.values())) > CONTEXTS_MAX:
+            yield group
+            group, syntaxes = [], {}
+            wanted = {*preferred, *FALLBACK, head.transfer_syntax_uid}
+        syntaxes[head.sop_class_uid] = wanted
+        group.append(head)
+    if group:
+        yield group

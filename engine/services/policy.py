@@ -1,0 +1,74 @@
+"""What one calling AE title may negotiate: configuration in, `ul.negotiation.AcceptPolicy` out.
+
+The one place that says which SOP classes are served, in which transfer syntaxes.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from engine.dicom import transfer_syntax, uids
+from engine.ul import negotiation
+from engine.ul.negotiation import AcceptPolicy
+from engine.ul.pdu import AssociateRJ
+
+if TYPE_CHECKING:
+    from engine.config import Config
+
+PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY = 1, 2, 3
+"""The information models, by the arc that tells their SOP classes apart (PS3.4 C.5)."""
+
+_QUERY_RETRIEVE = "1.2.840.10008.5.1.4.1.2"
+_FIND, _MOVE, _GET = 1, 2, 3
+
+
+def information_model(sop_class_uid: str) -> int:
+    """PATIENT_ROOT, STUDY_ROOT or PATIENT_STUDY_ONLY of a query/retrieve SOP class that we serve."""
+    return int(sop_class_uid.removeprefix(_QUERY_RETRIEVE + ".").partition(".")[0])
+
+
+def refusal(config: Config, calling_ae_title: str, *, busy: bool) -> AssociateRJ | None:
+    """Why an association is rejected whatever it proposes; None when it is not."""
+    if busy:
+        return negotiation.LOCAL_LIMIT_EXCEEDED
+    if not any(config.may(calling_ae_title, permission) for permission in ("store", "query", "retrieve")):
+        # Without a [[peer]] and with unknown peers shut out; a mere destination may still verify us.
+        if config.peer(calling_ae_title) is None:
+            return negotiation.CALLING_AE_TITLE_NOT_RECOGNIZED
+    return None
+
+
+@lru_cache(maxsize=1024)
+def accept_policy(config: Config, calling_ae_title: str) -> AcceptPolicy:
+    """The policy for one calling AE title."""
+    peer = config.peer(calling_ae_title)
+    window = config.receive_window_of(calling_ae_title)
+    return AcceptPolicy(
+        is_storage=uids.is_storage_sop_class,
+        storage_transfer_syntaxes=frozenset(syntax.uid for syntax in transfer_syntax.ALL),
+        services=_services(config, calling_ae_title),
+        called_ae_titles=frozenset({config.aet}) if config.called_ae_title_check else frozenset(),
+        # C-GET needs storage contexts too, in which the asker is SCP.
+        accept_storage=config.may(calling_ae_title, "store") or config.may(calling_ae_title, "retrieve"),
+        promiscuous=config.promiscuous,
+        storage_preference=peer.transfer_syntaxes if peer else (),
+        maximum_length=peer.pdu_length_max if peer and peer.pdu_length_max else config.limits.pdu_length_max,
+        operations_performed_max=window,
+        operations_invoked_max=peer.send_window if peer else 1,
+        asynchronous=window > 1,
+        implementation_class_uid=uids.IMPLEMENTATION_CLASS_UID,
+        implementation_version_name=uids.IMPLEMENTATION_VERSION_NAME,
+    )
+
+
+def _services(config: Config, calling_ae_title: str) -> dict[str, tuple[str, ...]]:
+    operations = [_FIND] if config.may(calling_ae_title, "query") else []
+    if config.may(calling_ae_title, "retrieve"):
+        operations += [_MOVE, _GET]
+    served = {
+        f"{_QUERY_RETRIEVE}.{model}.{operation}": negotiation.PLAIN_TRANSFER_SYNTAXES
+        for model in (PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY)
+        for operation in operations
+    }
+    return {negotiation.VERIFICATION: negotiation.PLAIN_TRANSFER_SYNTAXES, **served}

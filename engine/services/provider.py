@@ -1,0 +1,255 @@
+"""The acceptor's side of one association: negotiates, routes each message to its service, keeps what they share.
+
+    C-ECHO  answered here        C-STORE  storage_scp        C-FIND  find_scp        C-MOVE, C-GET  retrieve_scp
+    C-CANCEL  sets a flag that the running operation looks at between two steps
+    C-STORE-RSP  (during C-GET)  goes to whoever waits for it
+
+Store answers come by callback on the hot path; the other services run as one task an operation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from engine import log
+from engine.dimse import messages
+from engine.dimse.assembly import ChunkPool, DataSet, fragment_bytes
+from engine.errors import EngineError, MessageError
+from engine.net.connection import Connection
+from engine.net.responses import Responses
+from engine.services import find_scp, retrieve_scp
+from engine.services.policy import accept_policy, refusal
+from engine.services.storage_scp import StorageProvider
+from engine.ul.negotiation import Accepted, AcceptedContext, negotiate
+from engine.ul.pdu import AssociateAC, AssociateRJ, AssociateRQ
+
+if TYPE_CHECKING:
+    from engine.archive.archive import Archive
+    from engine.archive.ingestor import Ingestor
+    from engine.archive.transcode import Transcoder
+    from engine.config import Config, Peer
+    from engine.metrics import Metrics
+
+logger = log.get("services")
+
+SENT_PDU_BYTES_MAX = 128 << 10
+"""What we put into one P-DATA-TF at most, however much the peer takes; larger ones measured no faster."""
+
+IDENTIFIER_BYTES_MAX = 1 << 20
+"""A C-FIND, C-MOVE or C-GET identifier: ten thousand UIDs in a list take 650 KB."""
+
+
+_DROPPED = object()
+"""Stands for a request that has been answered already: its data set is read and dropped."""
+
+
+@dataclass(slots=True)
+class Services:
+    """What all associations of a worker share."""
+
+    loop: asyncio.AbstractEventLoop
+    archive: Archive
+    ingestor: Ingestor
+    config: Config
+    metrics: Metrics
+    pool: ChunkPool
+    transcoder: Transcoder
+
+
+class ServiceProvider:
+    """One association's `AssociationUser`; see the module's head."""
+
+    def __init__(
+        self, services: Services, connection: Connection, *, refuse: bool, on_end: Callable[[Connection], None]
+    ) -> None:
+        """`refuse`: the server is full or stopping: any A-ASSOCIATE-RQ is rejected as transient."""
+        self.services = services
+        self.connection = connection
+        self.contexts: dict[int, AcceptedContext] = {}
+        self.accepted: Accepted | None = None
+        self.calling_ae_title = ""
+        self.called_ae_title = ""
+        self.peer: Peer | None = None
+        self.fragment = 0
+        self.responses = Responses()
+        self.operations_count = 0
+        """Operations that have been asked for and not finally answered."""
+        self._refuse = refuse
+        self._on_end = on_end
+        self._awaiting: dict[int, Any] = {}
+        self._cancelled: set[int] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._storage = StorageProvider(self)
+        self._releasing = False
+
+    # -- what the connection tells --------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """Whether an operation is under way."""
+        return self.operations_count > 0
+
+    def associate_requested(self, rq: AssociateRQ) -> AssociateAC | AssociateRJ:
+        """Answers an A-ASSOCIATE-RQ."""
+        config = self.services.config
+        self.calling_ae_title = rq.calling_ae_title.strip()
+        self.called_ae_title = rq.called_ae_title.strip()
+        self.peer = config.peer(self.calling_ae_title)
+        answer: AssociateAC | AssociateRJ | Accepted | None = refusal(config, self.calling_ae_title, busy=self._refuse)
+        if answer is None:
+            answer = negotiate(rq, accept_policy(config, self.calling_ae_title))
+        self.services.metrics.counters["associations_rejected" if isinstance(answer, AssociateRJ) else "associations"] += 1
+        if not isinstance(answer, Accepted):
+            logger.warning("association rejected", calling=self.calling_ae_title, host=self.connection.peer_host, rj=str(answer))
+            return answer
+        self.accepted = answer
+        self.contexts = answer.contexts
+        self.fragment = self._fragment(answer.peer_maximum_length)
+        self.services.metrics.peer(self.calling_ae_title).associations += 1
+        self._storage.prepare()
+        logger.info(
+            "association accepted",
+            calling=self.calling_ae_title,
+            called=self.called_ae_title,
+            host=self.connection.peer_host,
+            contexts=len(self.contexts),
+        )
+        return answer.ac
+
+    def _fragment(self, peer_maximum_length: int) -> int:
+        ours = self.peer.pdu_length_max if self.peer and self.peer.pdu_length_max else SENT_PDU_BYTES_MAX
+        return fragment_bytes(peer_maximum_length, ours)
+
+    def associate_accepted(self, ac: AssociateAC) -> None:
+        """Never happens to an acceptor."""
+
+    def associate_rejected(self, rj: AssociateRJ) -> None:
+        """Never happens to an acceptor."""
+
+    def command_received(self, presentation_context_id: int, command: bytes, has_data_set: bool) -> None:
+        """Routes a whole command; one with a data set waits for it."""
+        if presentation_context_id not in self.contexts:
+            self.connection.abort(f"a message on presentation context {presentation_context_id}, not accepted", 2, 5)
+            return
+        try:
+            message = messages.decode(command)
+        except MessageError as error:
+            self._not_understood(presentation_context_id, command, has_data_set, error)
+            return
+        if has_data_set:
+            self._awaiting[presentation_context_id] = message
+            if isinstance(message, messages.CStoreRQ):
+                self.operations_count += 1
+            return
+        match message:
+            case messages.CStoreRSP():
+                self.responses.received(message)
+            case messages.CEchoRQ():
+                self.services.metrics.counters["echo"] += 1
+                self.respond(presentation_context_id, messages.CEchoRSP(message.message_id, message.affected_sop_class_uid))
+            case messages.CCancelRQ():
+                self._cancelled.add(message.message_id_being_responded_to)
+            case _:
+                # A request whose data set is missing (C-STORE, C-FIND, …), or a response that nobody asked for.
+                self.connection.abort(f"{type(message).__name__} without its data set or out of place", 0, 0)
+
+    def _not_understood(self, context_id: int, command: bytes, has_data_set: bool, error: MessageError) -> None:
+        """Answers a request that breaks PS3.7 with its status; what cannot be answered ends the association."""
+        logger.warning("command not understood", calling=self.calling_ae_title, error=str(error))
+        self.services.metrics.counters["messages_not_understood"] += 1
+        response = messages.failure_response(command, error)
+        if response is None:
+            self.connection.abort(f"command not understood: {error}")
+            return
+        if has_data_set:
+            self._awaiting[context_id] = _DROPPED
+        self.connection.send_message(context_id, response, None, self.fragment)
+
+    def data_set_received(self, presentation_context_id: int, data_set: DataSet, is_last: bool) -> None:
+        """Routes a data set, or a part of a large one, to the command before it."""
+        message = self._awaiting.get(presentation_context_id)
+        if isinstance(message, messages.CStoreRQ):
+            if is_last:
+                del self._awaiting[presentation_context_id]
+                self._storage.receive(presentation_context_id, message, data_set)
+            else:
+                self._storage.receive_part(presentation_context_id, message, data_set)
+            return
+        if message is _DROPPED:
+            data_set.release()
+            if is_last:
+                del self._awaiting[presentation_context_id]
+            return
+        if not is_last or data_set.length > IDENTIFIER_BYTES_MAX:
+            data_set.release()
+            self.connection.abort(f"an identifier of more than {IDENTIFIER_BYTES_MAX} bytes", 0, 0)
+            return
+        self._awaiting.pop(presentation_context_id, None)
+        identifier = data_set.to_bytes()
+        data_set.release()
+        match message:
+            case messages.CFindRQ():
+                self._start(find_scp.find(self, presentation_context_id, message, identifier), message.message_id)
+            case messages.CMoveRQ():
+                self._start(retrieve_scp.move(self, presentation_context_id, message, identifier), message.message_id)
+            case messages.CGetRQ():
+                self._start(retrieve_scp.get(self, presentation_context_id, message, identifier), message.message_id)
+            case _:
+                self.connection.abort(f"{type(message).__name__} is not served", 0, 0)
+
+    def release_requested(self) -> bool:
+        """At once when nothing is under way; else `operation_ended` answers."""
+        self._releasing = True
+        return not self.busy
+
+    def association_ended(self, reason: str) -> None:
+        """Stops whatever is under way."""
+        for task in self._tasks:
+            task.cancel()
+        self.responses.fail(reason)
+        self._storage.ended()
+        if self.accepted is not None:
+            logger.info("association ended", calling=self.calling_ae_title, host=self.connection.peer_host, reason=reason)
+        else:
+            self.services.metrics.counters["connections_without_association"] += 1
+        self._on_end(self.connection)
+
+    # -- what services use ----------------------------------------------------------------------
+
+    def respond(self, presentation_context_id: int, message: Any, identifier: bytes | None = None) -> None:
+        """Sends a response message."""
+        self.connection.send_message(presentation_context_id, message.encode(), identifier, self.fragment)
+
+    def cancelled(self, message_id: int) -> bool:
+        """Whether C-CANCEL has come for that request."""
+        return message_id in self._cancelled
+
+    def operation_ended(self) -> None:
+        """Each operation calls this once, after its final response."""
+        self.operations_count -= 1
+        if self._releasing and not self.busy:
+            self.connection.respond_release()
+
+    def _start(self, operation: Coroutine[Any, Any, None], message_id: int) -> None:
+        self.operations_count += 1
+        self._cancelled.discard(message_id)
+
+        async def run() -> None:
+            try:
+                await operation
+            except (ConnectionError, EngineError) as error:
+                logger.warning("operation failed", calling=self.calling_ae_title, error=str(error))
+                self.connection.abort(f"operation failed: {error}", 2, 0)
+            except Exception as error:
+                logger.error("operation crashed", calling=self.calling_ae_title, error=repr(error))
+                self.connection.abort("internal error", 2, 0)
+                raise
+            finally:
+                self.operation_ended()
+
+        task = self.services.loop.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

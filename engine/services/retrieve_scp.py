@@ -1,0 +1,284 @@
+"""Query/Retrieve Service Class, C-MOVE and C-GET SCP (PS3.4 C.4.2, C.4.3).
+
+Does not send instances itself (`storage_scu`) and does not search (`archive`): it counts, answers and goes on. Each
+instance ends in exactly one of completed, warning and failed, whatever happens to the destination, and the final
+response names the failed ones (0008,0058).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import TYPE_CHECKING
+
+from engine import log
+from engine.dicom import tags, transfer_syntax
+from engine.dicom.identifier import encode_identifier
+from engine.dimse.messages import CGetRQ, CGetRSP, CMoveRQ, CMoveRSP
+from engine.dimse.status import Category, GeneralStatus, RetrieveStatus, Service, category, status_of
+from engine.errors import AssociationFailed, EngineError
+from engine.index.types import Instance
+from engine.net.client import Address, Requestor, open_association
+from engine.services.query import retrieval_query
+from engine.services.storage_scu import InstanceSender, Originator, Sent, in_contexts, propose
+
+if TYPE_CHECKING:
+    from engine.config import Peer
+    from engine.services.provider import ServiceProvider
+
+logger = log.get("services.retrieve_scp")
+
+PENDING_INTERVAL_S = 0.1
+"""A pending response follows a sub-operation when the last one is so long ago; each costs the asker a wake-up."""
+
+
+class Retrieval:
+    """One C-MOVE or C-GET under way: what is still to be sent, and the counts."""
+
+    def __init__(
+        self, provider: ServiceProvider, presentation_context_id: int, rq: CMoveRQ | CGetRQ, instances: list[Instance]
+    ) -> None:
+        self.provider = provider
+        self.context_id = presentation_context_id
+        self.rq = rq
+        self.completed = self.warned = 0
+        self.failed: list[str] = []
+        self._todo = list(reversed(instances))
+        self._total = len(instances)
+        self._pending_at = 0.0
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether C-CANCEL has come or the asker has gone."""
+        return self.provider.cancelled(self.rq.message_id) or not self.provider.connection.is_open
+
+    @property
+    def remaining(self) -> int:
+        """Sub-operations without a result yet."""
+        return self._total - self.completed - self.warned - len(self.failed)
+
+    def note(self, sent: Sent) -> None:
+        """One sub-operation has ended."""
+        outcome = category(sent.status) if sent.error is None else Category.FAILURE
+        if outcome is Category.SUCCESS:
+            self.completed += 1
+        elif outcome is Category.WARNING:
+            self.warned += 1
+        else:
+            self.fail(sent.instance, str(sent.error or f"status {sent.status:04X}"))
+        now = self.provider.services.loop.time()
+        if now - self._pending_at >= PENDING_INTERVAL_S and self.remaining:
+            self._pending_at = now
+            self._respond(RetrieveStatus.PENDING, with_remaining=True)
+
+    def fail(self, instance: Instance, why: str) -> None:
+        """One sub-operation could not be done."""
+        self.failed.append(instance.sop_instance_uid)
+        self.provider.services.metrics.counters["suboperations_failed"] += 1
+        logger.warning("sub-operation failed", sop_instance_uid=instance.sop_instance_uid, reason=why)
+
+    def fail_all(self, instances: Iterable[Instance], why: str) -> None:
+        """None of these can be sent."""
+        for instance in instances:
+            self.fail(instance, why)
+
+    def finish(self) -> None:
+        """The final response."""
+        self.provider.services.metrics.counters["suboperations_completed"] += self.completed + self.warned
+        if self.cancelled:
+            self._respond(RetrieveStatus.CANCEL, with_remaining=True)
+        elif self._total and len(self.failed) == self._total:
+            self._respond(RetrieveStatus.CANNOT_PERFORM_SUBOPERATIONS)
+        elif self.failed or self.warned:
+            self._respond(RetrieveStatus.FAILURES_OR_WARNINGS)
+        else:
+            self._respond(RetrieveStatus.SUCCESS)
+
+    def _respond(self, code: int, *, with_remaining: bool = False) -> None:
+        final = code != RetrieveStatus.PENDING
+        identifier: bytes | None = None
+        if final and self.failed:
+            syntax = transfer_syntax.of(self.provider.contexts[self.context_id].transfer_syntax)
+            identifier = encode_identifier(
+                {tags.FailedSOPInstanceUIDList: "\\".join(self.failed).encode("ascii")}, syntax
+            )
+        self.provider.respond(
+            self.context_id,
+            _response_type(self.rq)(
+                self.rq.message_id,
+                self.rq.affected_sop_class_uid,
+                code,
+                number_of_remaining_suboperations=self.remaining if with_remaining else None,
+                number_of_completed_suboperations=self.completed,
+                number_of_failed_suboperations=len(self.failed),
+                number_of_warning_suboperations=self.warned,
+                has_data_set=identifier is not None,
+            ),
+            identifier,
+        )
+
+
+def _response_type(rq: CMoveRQ | CGetRQ) -> type[CMoveRSP] | type[CGetRSP]:
+    return CMoveRSP if isinstance(rq, CMoveRQ) else CGetRSP
+
+
+def _refuse(provider: ServiceProvider, context_id: int, rq: CMoveRQ | CGetRQ, code: int, comment: str = "") -> None:
+    response = _response_type(rq)(rq.message_id, rq.affected_sop_class_uid, code, error_comment=comment[:64])
+    provider.respond(context_id, response)
+
+
+async def move(provider: ServiceProvider, presentation_context_id: int, rq: CMoveRQ, identifier: bytes) -> None:
+    """Answers one C-MOVE."""
+    provider.services.metrics.counters["move"] += 1
+    config = provider.services.config
+    peer = config.peer(rq.move_destination.strip())
+    if peer is None or not peer.has_address or not config.may(peer.aet, "destination"):
+        logger.warning("move destination unknown", calling=provider.calling_ae_title, destination=rq.move_destination)
+        _refuse(provider, presentation_context_id, rq, RetrieveStatus.MOVE_DESTINATION_UNKNOWN)
+        return
+    instances = await _instances(provider, presentation_context_id, rq, identifier)
+    if instances is None:
+        return
+    retrieval = Retrieval(provider, presentation_context_id, rq, instances)
+    originator = Originator(provider.calling_ae_title, rq.message_id, rq.priority)
+    for group in in_contexts(instances, peer.transfer_syntaxes):
+        shares = [group[number :: peer.store_associations] for number in range(peer.store_associations)]
+        await asyncio.gather(*(_move_share(retrieval, peer, share, originator) for share in shares if share))
+        if retrieval.cancelled:
+            break
+    retrieval.finish()
+
+
+async def _move_share(retrieval: Retrieval, peer: Peer, share: list[Instance], originator: Originator) -> None:
+    """Sends `share` on an association of its own; a lost one is opened again as long as that gets on."""
+    left = share
+    while left and not retrieval.cancelled:
+        try:
+            requestor = await _open(retrieval, peer, left)
+        except AssociationFailed as error:
+            retrieval.fail_all(left, str(error))
+            return
+        before = len(left)
+        left = await _send_on(retrieval, peer, requestor, left, originator)
+        if len(left) == before:
+            retrieval.fail_all(left, "the association was lost before anything was sent")
+            return
+
+
+async def _open(retrieval: Retrieval, peer: Peer, instances: list[Instance]) -> Requestor:
+    services = retrieval.provider.services
+    kinds = dict.fromkeys((instance.sop_class_uid, instance.transfer_syntax_uid) for instance in instances)
+    return await open_association(
+        Address.of(peer, services.config), propose(kinds, peer.transfer_syntaxes), services.pool
+    )
+
+
+async def _send_on(
+    retrieval: Retrieval, peer: Peer, requestor: Requestor, share: list[Instance], originator: Originator
+) -> list[Instance]:
+    """Sends until all are through or the association is lost; what has not been tried then."""
+    services = retrieval.provider.services
+    accepted = requestor.accepted
+    assert accepted is not None
+    sender = InstanceSender(
+        services.archive,
+        services.transcoder,
+        requestor.connection,
+        requestor.responses,
+        accepted.contexts.values(),
+        fragment=requestor.fragment,
+        window=max(accepted.operations_invoked_max or peer.send_window, 1),
+        response_timeout_s=requestor.address.message_timeout_s,
+        preferred=peer.transfer_syntaxes,
+    )
+    source = _Source(retrieval, share)
+    try:
+        async for sent in sender.send_all(source, originator):
+            source.ended(sent.instance)
+            retrieval.note(sent)
+    except AssociationFailed as error:
+        # What had been given to the peer may or may not have arrived: only an answer counts.
+        under_way = source.under_way()
+        retrieval.fail_all(under_way, str(error))
+        if "did not answer" in str(error) or "took nothing" in str(error):
+            retrieval.fail_all(source.left(), f"given up: {error}")
+            return []
+        return source.left()
+    await requestor.release()
+    return []
+
+
+async def get(provider: ServiceProvider, presentation_context_id: int, rq: CGetRQ, identifier: bytes) -> None:
+    """Answers one C-GET: the instances go back on the asker's association."""
+    provider.services.metrics.counters["get"] += 1
+    instances = await _instances(provider, presentation_context_id, rq, identifier)
+    if instances is None:
+        return
+    retrieval = Retrieval(provider, presentation_context_id, rq, instances)
+    accepted = provider.accepted
+    assert accepted is not None
+    sender = InstanceSender(
+        provider.services.archive,
+        provider.services.transcoder,
+        provider.connection,
+        provider.responses,
+        provider.contexts.values(),
+        fragment=provider.fragment,
+        window=max(accepted.operations_invoked_max or 1, 1),
+        response_timeout_s=provider.services.config.limits.dimse_timeout_s,
+        preferred=provider.peer.transfer_syntaxes if provider.peer else (),
+    )
+    source = _Source(retrieval, instances)
+    async for sent in sender.send_all(source, Originator(priority=rq.priority)):
+        source.ended(sent.instance)
+        retrieval.note(sent)
+    retrieval.finish()
+
+
+class _Source:
+    """Gives out instances one by one, and stops when the asker cancels; knows which are under way."""
+
+    def __init__(self, retrieval: Retrieval, instances: list[Instance]) -> None:
+        self._retrieval = retrieval
+        self._todo = list(reversed(instances))
+        self._under_way: dict[str, Instance] = {}
+
+    def __aiter__(self) -> AsyncIterator[Instance]:
+        return self
+
+    async def __anext__(self) -> Instance:
+        if not self._todo or self._retrieval.cancelled:
+            raise StopAsyncIteration
+        instance = self._todo.pop()
+        self._under_way[instance.sop_instance_uid] = instance
+        return instance
+
+    def ended(self, instance: Instance) -> None:
+        """This one has its result."""
+        self._under_way.pop(instance.sop_instance_uid, None)
+
+    def under_way(self) -> list[Instance]:
+        """Given out and without a result."""
+        return list(self._under_way.values())
+
+    def left(self) -> list[Instance]:
+        """Not given out yet, in order."""
+        return list(reversed(self._todo))
+
+
+async def _instances(
+    provider: ServiceProvider, presentation_context_id: int, rq: CMoveRQ | CGetRQ, identifier: bytes
+) -> list[Instance] | None:
+    """What the identifier names; None after an error has been answered."""
+    context = provider.contexts[presentation_context_id]
+    if not provider.services.config.may(provider.calling_ae_title, "retrieve"):
+        _refuse(provider, presentation_context_id, rq, GeneralStatus.NOT_AUTHORIZED)
+        return None
+    try:
+        query = retrieval_query(context, identifier)
+        return await provider.services.loop.run_in_executor(None, provider.services.archive.instances, query)
+    except EngineError as error:
+        code = status_of(error, Service.MOVE if isinstance(rq, CMoveRQ) else Service.GET)
+        logger.warning("retrieval refused", calling=provider.calling_ae_title, status=f"{code:04X}", error=str(error))
+        _refuse(provider, presentation_context_id, rq, code, str(error))
+    return None

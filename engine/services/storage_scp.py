@@ -1,0 +1,236 @@
+"""Storage Service Class, SCP (PS3.4 Annex B): hands data sets to the archive and answers when it has committed them.
+
+Does not parse data sets and does not wait: answers come by callback, in any order, so several C-STOREs of one
+association may be outstanding (asynchronous operations, PS3.7 D.3.3.3). When more are than the limits allow,
+reading stops, which is all the back-pressure that a sender understands.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from engine import log
+from engine.archive.ingestor import StoreRequest, StreamIngest
+from engine.archive.store import POLICIES
+from engine.dimse.assembly import DataSet, p_data_tf
+from engine.dimse.messages import CStoreRQ, CStoreRSP
+from engine.dimse.status import Service, StoreStatus, status_of
+from engine.errors import EngineError, InstanceRefused, Refusal
+from engine.index.types import Outcome
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from engine.services.provider import ServiceProvider
+
+logger = log.get("services.storage_scp")
+
+KEPT_ASIDE_COMMENT = "stored aside: another instance of this UID is current"
+
+
+class StorageProvider:
+    """C-STORE on one association."""
+
+    def __init__(self, provider: ServiceProvider) -> None:
+        self._provider = provider
+        self._services = provider.services
+        self._connection = provider.connection
+        self._allowed = False
+        self._durable = True
+        self._policy = 0
+        self._window = 1
+        self._held_back = False
+        self._streams: dict[int, _Stream] = {}
+        self._chunks_max = 0
+
+    def prepare(self) -> None:
+        """After negotiation: what this calling AE title may do, and how its instances are committed."""
+        config, aet = self._services.config, self._provider.calling_ae_title
+        self._allowed = config.may(aet, "store")
+        self._durable = config.durability_of(aet) == "durable"
+        self._policy = POLICIES[config.duplicates_of(aet)]
+        self._window = max(config.receive_window_of(aet), 1)
+        self._chunks_max = max(1, config.limits.ingest_bytes_max // self._services.pool.chunk_bytes)
+        self._counters = self._services.metrics.peer(aet)
+
+    def receive(self, presentation_context_id: int, rq: CStoreRQ, data_set: DataSet) -> None:
+        """A whole data set, or the last part of a large one."""
+        began = perf_counter()
+        length = data_set.offset + data_set.length
+
+        def done(outcome: Outcome | EngineError) -> None:
+            self._services.metrics.store_latency_s.observe(perf_counter() - began)
+            self._answer(presentation_context_id, rq, length, outcome)
+
+        stream = self._streams.pop(presentation_context_id, None)
+        if stream is not None:
+            stream.last(data_set, done)
+            return
+        if not self._allowed:
+            data_set.release()
+            self._refuse(presentation_context_id, rq)
+            return
+        self._services.ingestor.store(data_set, self._request(presentation_context_id, rq), done)
+        self._hold_back()
+
+    def receive_part(self, presentation_context_id: int, rq: CStoreRQ, part: DataSet) -> None:
+        """A part of an object that is larger than the stream threshold; reading waits until it is written."""
+        stream = self._streams.get(presentation_context_id)
+        if stream is None:
+            stream = _Stream(self._services.loop, self._connection)
+            self._streams[presentation_context_id] = stream
+            if not self._allowed:
+                stream.error = InstanceRefused("not allowed to store", Refusal.NOT_AUTHORIZED)
+            else:
+                request = self._request(presentation_context_id, rq)
+                stream.begin(self._services.ingestor.begin_stream, part, request)
+        if part.offset + part.length > self._services.config.limits.data_set_bytes_max:
+            stream.error = stream.error or InstanceRefused("the data set is too long", Refusal.OUT_OF_RESOURCES)
+        stream.part(part)
+
+    def ended(self) -> None:
+        """The association is gone: half-received objects are given up."""
+        for stream in self._streams.values():
+            stream.abort()
+        self._streams.clear()
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _request(self, presentation_context_id: int, rq: CStoreRQ) -> StoreRequest:
+        return StoreRequest(
+            self._provider.contexts[presentation_context_id].transfer_syntax,
+            self._provider.calling_ae_title,
+            rq.affected_sop_class_uid,
+            rq.affected_sop_instance_uid,
+            self._durable,
+            self._policy,
+        )
+
+    def _hold_back(self) -> None:
+        """Stops reading when this association has its window full, or all together hold too much memory."""
+        if not self._held_back and (
+            self._provider.operations_count > self._window or self._services.pool.outstanding > self._chunks_max
+        ):
+            self._held_back = True
+            self._connection.pause_reading()
+
+    def _answer(self, presentation_context_id: int, rq: CStoreRQ, length: int, outcome: Outcome | EngineError) -> None:
+        counters = self._services.metrics.counters
+        code, comment = StoreStatus.SUCCESS, ""
+        if isinstance(outcome, EngineError):
+            code, comment = status_of(outcome, Service.STORE), str(outcome)
+            self._counters.failures += 1
+            counters["instances_refused"] += 1
+            logger.warning(
+                "instance refused",
+                calling=self._provider.calling_ae_title,
+                sop_instance_uid=rq.affected_sop_instance_uid,
+                status=f"{code:04X}",
+                reason=comment,
+            )
+        else:
+            self._counters.instances += 1
+            self._counters.bytes += length
+            if outcome is not Outcome.STORED:
+                code, comment = self._note_duplicate(rq, outcome)
+        rsp = CStoreRSP(
+            rq.message_id, rq.affected_sop_class_uid, rq.affected_sop_instance_uid, code, error_comment=comment[:64]
+        ).encode()
+        self._connection.trace_command(presentation_context_id, rsp)
+        self._connection.send(p_data_tf(presentation_context_id, True, rsp, self._provider.fragment))
+        if self._held_back:
+            self._held_back = False
+            self._connection.resume_reading()
+        self._provider.operation_ended()
+
+    def _note_duplicate(self, rq: CStoreRQ, outcome: Outcome) -> tuple[int, str]:
+        self._services.metrics.counters[f"instances_{outcome.name.lower()}"] += 1
+        if outcome is Outcome.DUPLICATE:
+            return StoreStatus.SUCCESS, ""
+        logger.warning(
+            "other content for a known SOP Instance UID",
+            calling=self._provider.calling_ae_title,
+            sop_instance_uid=rq.affected_sop_instance_uid,
+            outcome=outcome.name.lower(),
+        )
+        if outcome is Outcome.KEPT_ASIDE:
+            return StoreStatus.COERCION_OF_DATA_ELEMENTS, KEPT_ASIDE_COMMENT
+        return StoreStatus.SUCCESS, ""
+
+    def _refuse(self, presentation_context_id: int, rq: CStoreRQ) -> None:
+        self._answer(presentation_context_id, rq, 0, InstanceRefused("not allowed to store", Refusal.NOT_AUTHORIZED))
+
+
+class _Stream:
+    """One large object on its way in: parts are written in order, one at a time, while reading pauses."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, connection: object) -> None:
+        self._loop = loop
+        self._connection = connection
+        self._ingest: StreamIngest | None = None
+        self._previous: asyncio.Task[None] | None = None
+        self.error: EngineError | None = None
+
+    def begin(self, begin_stream: object, first: DataSet, request: StoreRequest) -> None:
+        """Opens the segment; what goes wrong is answered with the last part."""
+        try:
+            self._ingest = begin_stream(first, request)  # type: ignore[operator]
+        except EngineError as error:
+            self.error = error
+
+    def part(self, part: DataSet) -> None:
+        """Writes one part, or drops it after an error."""
+        if self.error is not None or self._ingest is None:
+            part.release()
+            return
+        self._connection.pause_reading()  # type: ignore[attr-defined]
+        self._previous = self._loop.create_task(self._write(self._previous, part))
+
+    async def _write(self, previous: asyncio.Task[None] | None, part: DataSet) -> None:
+        try:
+            if previous is not None:
+                await previous
+            if self.error is None:
+                assert self._ingest is not None
+                await self._ingest.write(part)
+            else:
+                part.release()
+        except EngineError as error:
+            self.error = error
+        finally:
+            self._connection.resume_reading()  # type: ignore[attr-defined]
+
+    def last(self, data_set: DataSet, done: object) -> None:
+        """Finishes the object and answers."""
+        self._loop.create_task(self._finish(data_set, done))
+
+    async def _finish(self, data_set: DataSet, done: object) -> None:
+        if self._previous is not None:
+            await self._previous
+        try:
+            if self.error is not None or self._ingest is None:
+                data_set.release()
+                await self._give_up()
+                outcome: Outcome | EngineError = self.error or InstanceRefused("nothing was stored")
+            else:
+                outcome = await self._ingest.finish(data_set)
+        except EngineError as error:
+            await self._give_up()
+            outcome = error
+        done(outcome)  # type: ignore[operator]
+
+    async def _give_up(self) -> None:
+        if self._ingest is not None:
+            await self._ingest.abort()
+            self._ingest = None
+
+    def abort(self) -> None:
+        """The sender is gone."""
+
+        async def give_up() -> None:
+            if self._previous is not None:
+                await self._previous
+            await self._give_up()
+
+        self._loop.create_task(give_up())

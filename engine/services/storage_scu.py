@@ -1,0 +1,305 @@
+"""Storage Service Class, SCU: sends stored instances on an association, its own (C-MOVE, `send`) or the asker's (C-GET).
+
+Does not choose instances and does not count them. A stored data set is read straight between the PDU headers of one
+frame, checked there against its checksum and sent with one write; while the peer thinks about one instance the next is
+read. Only when the peer took no presentation context for the stored transfer syntax is a data set transcoded.
+
+    read-ahead    frame i+1 is filled while the answer to i is due
+    window        answers outstanding at once: 1, or what the asynchronous operations window allows
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from engine import log
+from engine.archive import transcode
+from engine.dicom import transfer_syntax
+from engine.dimse.assembly import Frame, p_data_tf
+from engine.dimse.messages import CStoreRQ
+from engine.errors import AssociationFailed, CorruptRecord, EngineError, TranscodeError
+from engine.index.types import Instance
+from engine.net.client import CONTEXTS_MAX
+from engine.ul.pdu import PresentationContextRQ
+
+if TYPE_CHECKING:
+    from engine.archive.archive import Archive
+    from engine.net.connection import Connection
+    from engine.net.responses import Responses
+    from engine.ul.negotiation import AcceptedContext
+
+logger = log.get("services.storage_scu")
+
+WHOLE_BYTES_MAX = 8 << 20
+"""A data set up to this length is sent as one frame; longer ones go piece by piece in bounded memory."""
+
+PIECE_BYTES = 1 << 20
+
+FALLBACK = (transfer_syntax.EXPLICIT_VR_LITTLE_ENDIAN.uid, transfer_syntax.IMPLICIT_VR_LITTLE_ENDIAN.uid)
+"""What is proposed for each SOP class besides the stored transfer syntaxes: every storage SCP takes one of them."""
+
+IMPLICIT = transfer_syntax.IMPLICIT_VR_LITTLE_ENDIAN.uid
+
+SENT_WITH_FAILURE = 0xA700
+"""Not a status on the wire: what the sender notes for an instance that it could not send."""
+
+
+@dataclass(frozen=True, slots=True)
+class Originator:
+    """What sub-operations of a C-MOVE carry (PS3.7 9.1.1.1)."""
+
+    ae_title: str = ""
+    message_id: int = 0
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What became of one instance: the peer's status, or why it was not sent."""
+
+    instance: Instance
+    status: int
+    error: EngineError | None = None
+
+
+@dataclass(slots=True)
+class _Ready:
+    """An instance that can go out: a frame, or a large one that is yet to be read."""
+
+    instance: Instance
+    message_id: int
+    response: asyncio.Future[Any]
+    frame: Frame | None
+    prefix: bytes
+    context: AcceptedContext
+
+
+def propose(kinds: Iterable[tuple[str, str]], preferred: tuple[str, ...] = ()) -> list[PresentationContextRQ]:
+    """Presentation contexts for (SOP class, transfer syntax) pairs: one for each stored syntax, then the fallbacks.
+
+    One transfer syntax a context, so that the acceptor cannot choose away what needs no conversion. At most 128.
+    """
+    by_class: dict[str, dict[str, None]] = {}
+    for sop_class_uid, stored in kinds:
+        syntaxes = by_class.setdefault(sop_class_uid, dict.fromkeys(preferred))
+        syntaxes[stored] = None
+    proposals = [(uid, (syntax,)) for uid, syntaxes in by_class.items() for syntax in syntaxes]
+    for uid, syntaxes in by_class.items():
+        fallback = tuple(syntax for syntax in FALLBACK if syntax not in syntaxes)
+        if fallback:
+            proposals.append((uid, fallback))
+    return [
+        PresentationContextRQ(2 * number + 1, uid, syntaxes)
+        for number, (uid, syntaxes) in enumerate(proposals[:CONTEXTS_MAX])
+    ]
+
+
+def in_contexts(instances: Iterable[Instance], preferred: tuple[str, ...] = ()) -> list[list[Instance]]:
+    """Instances in groups whose SOP classes and transfer syntaxes fit into the contexts of one association."""
+    groups: list[list[Instance]] = []
+    kinds: dict[str, set[str]] = {}
+    contexts_count = 0
+    for instance in instances:
+        known = kinds.get(instance.sop_class_uid)
+        new = (1 + len(preferred) + 1 if known is None else 1) if not known or instance.transfer_syntax_uid not in known else 0
+        if not groups or contexts_count + new > CONTEXTS_MAX:
+            groups.append([])
+            kinds, contexts_count, known = {}, 0, None
+            new = 2 + len(preferred)
+        kinds.setdefault(instance.sop_class_uid, set()).add(instance.transfer_syntax_uid)
+        contexts_count += new
+        groups[-1].append(instance)
+    return groups
+
+
+class InstanceSender:
+    """Sends instances on one association; `send_all` tells what became of each."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        transcoder: transcode.Transcoder,
+        connection: Connection,
+        responses: Responses,
+        contexts: Iterable[AcceptedContext],
+        *,
+        fragment: int,
+        window: int,
+        response_timeout_s: float,
+        preferred: tuple[str, ...] = (),
+    ) -> None:
+        """`contexts`: those on which we are SCU; `fragment` in bytes; `window` ≥ 1 answers outstanding."""
+        self._archive = archive
+        self._transcoder = transcoder
+        self._connection = connection
+        self._responses = responses
+        self._fragment = fragment
+        self._window = window
+        self._timeout_s = response_timeout_s
+        self._preferred = preferred
+        self._contexts: dict[str, dict[str, AcceptedContext]] = {}
+        for context in contexts:
+            if context.we_are_scu:
+                self._contexts.setdefault(context.abstract_syntax, {}).setdefault(context.transfer_syntax, context)
+        self._frames: list[Frame] = []
+
+    async def send_all(
+        self, instances: AsyncIterator[Instance], originator: Originator
+    ) -> AsyncIterator[Sent]:
+        """Sends what `instances` yields, in order, reading one ahead. Raises AssociationFailed when the peer is lost.
+
+        What could not be sent (no context, corrupt, not decodable) is reported, and the next one follows.
+        """
+        outstanding: deque[_Ready] = deque()
+        try:
+            async for instance in instances:
+                try:
+                    ready = await self._prepare(instance, originator)
+                except AssociationFailed:
+                    raise
+                except EngineError as error:
+                    yield Sent(instance, SENT_WITH_FAILURE, error)
+                    continue
+                while len(outstanding) >= self._window:
+                    yield await self._answer(outstanding.popleft())
+                outstanding.append(ready)
+                await self._transmit(ready)
+            while outstanding:
+                yield await self._answer(outstanding.popleft())
+        finally:
+            for ready in outstanding:
+                ready.response.cancel()
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _choose(self, instance: Instance) -> tuple[AcceptedContext, str]:
+        """The context to send on and the transfer syntax to send in."""
+        accepted = self._contexts.get(instance.sop_class_uid)
+        if not accepted:
+            raise TranscodeError(f"the peer took no presentation context for {instance.sop_class_uid}")
+        stored = instance.transfer_syntax_uid
+        for syntax in (*self._preferred, stored):
+            if syntax in accepted and (syntax == stored or transcode.plan(stored, [syntax]) is not None):
+                return accepted[syntax], syntax
+        target = transcode.plan(stored, list(accepted))
+        if target is None:
+            raise TranscodeError(f"the peer took no transfer syntax into which {stored} can be converted")
+        return accepted[target], target
+
+    async def _prepare(self, instance: Instance, originator: Originator) -> _Ready:
+        context, target = self._choose(instance)
+        data: bytes | None = None
+        if target != instance.transfer_syntax_uid:
+            stored = await self._blocking(lambda: self._archive.read(instance))
+            data = await self._transcoder.transcode(stored, instance.transfer_syntax_uid, target)
+        message_id, response = self._responses.expect()
+        try:
+            command = CStoreRQ(
+                message_id,
+                instance.sop_class_uid,
+                instance.sop_instance_uid,
+                originator.priority,
+                originator.ae_title,
+                originator.message_id,
+            ).encode()
+            self._connection.trace_command(context.presentation_context_id, command)
+            prefix = p_data_tf(context.presentation_context_id, True, command, self._fragment)
+            ready = _Ready(instance, message_id, response, None, prefix, context)
+            if data is not None:
+                ready.frame = self._frame_of_bytes(ready, data)
+            elif instance.position.payload_length <= WHOLE_BYTES_MAX:
+                ready.frame = await self._frame_of_record(ready)
+        except BaseException:
+            response.cancel()
+            raise
+        return ready
+
+    def _frame(self, prefix: int, payload: int) -> Frame:
+        room = Frame.room_for(prefix, payload, self._fragment)
+        for number, frame in enumerate(self._frames):
+            if frame.capacity >= room:
+                return self._frames.pop(number)
+        self._frames.clear()
+        return Frame(room + room // 8)
+
+    def _frame_of_bytes(self, ready: _Ready, data: bytes) -> Frame:
+        frame = self._frame(len(ready.prefix), len(data))
+        view, at = memoryview(data), 0
+        for gap in frame.layout(
+            ready.prefix, len(data), self._fragment, ready.context.presentation_context_id, True
+        ):
+            gap[:] = view[at : at + len(gap)]
+            at += len(gap)
+        return frame
+
+    async def _frame_of_record(self, ready: _Ready) -> Frame:
+        position = ready.instance.position
+        frame = self._frame(len(ready.prefix), position.payload_length)
+        gaps = frame.layout(
+            ready.prefix, position.payload_length, self._fragment, ready.context.presentation_context_id, True
+        )
+        reader = self._archive.reader
+        if not reader.read_scattered(position, gaps, 0, cached_only=True):
+            await self._blocking(lambda: reader.read_scattered(position, gaps, 0))
+        self._archive.reader.check(position, frame.crc())
+        return frame
+
+    async def _transmit(self, ready: _Ready) -> None:
+        if ready.frame is not None:
+            self._connection.send(ready.frame)
+            return
+        try:
+            await self._transmit_pieces(ready)
+        except CorruptRecord as error:
+            # Half of the object is at the peer already: only an abort keeps it from being taken for whole.
+            self._connection.abort(f"stored object is corrupt: {error}", 2, 0)
+            raise AssociationFailed(f"aborted, stored object is corrupt: {error}") from error
+        except ConnectionError as error:
+            raise AssociationFailed(str(error)) from error
+
+    async def _transmit_pieces(self, ready: _Ready) -> None:
+        """Piece by piece; the last one goes out only after the checksum of the whole has been found right."""
+        position, prefix, at, crc = ready.instance.position, ready.prefix, 0, 0
+        piece_bytes = max(PIECE_BYTES // self._fragment, 1) * self._fragment
+        while at < position.payload_length:
+            length = min(piece_bytes, position.payload_length - at)
+            is_last = at + length == position.payload_length
+            frame = self._frame(len(prefix), length)
+            gaps = frame.layout(prefix, length, self._fragment, ready.context.presentation_context_id, is_last)
+            offset = at
+            await self._blocking(lambda gaps=gaps, offset=offset: self._archive.reader.read_scattered(position, gaps, offset))  # type: ignore[misc]
+            crc = frame.crc(crc)
+            if is_last:
+                self._archive.reader.check(position, crc)
+            self._connection.send(frame)
+            await self._drained()
+            self._frames.append(frame)
+            prefix, at = b"", at + length
+
+    async def _drained(self) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._connection.drained()
+        except TimeoutError:
+            why = f"the peer took nothing for {self._timeout_s:g} s"
+            self._connection.abort(why)
+            raise AssociationFailed(why) from None
+
+    async def _answer(self, ready: _Ready) -> Sent:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                response = await ready.response
+        except TimeoutError:
+            why = f"the peer did not answer C-STORE within {self._timeout_s:g} s"
+            self._connection.abort(why)
+            raise AssociationFailed(why) from None
+        if ready.frame is not None:
+            self._frames.append(ready.frame)
+        return Sent(ready.instance, response.status)
+
+    async def _blocking(self, work: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(None, work)

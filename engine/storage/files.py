@@ -1,0 +1,242 @@
+"""The few file-system calls of the log and of the index checkpoint, as one object that a test can replace.
+
+Nothing else in storage touches the file system, so that tests/faulty_files.py can fail the n-th call, tear a write,
+or lose what was not synced. It keeps no state and knows no format.
+
+What an OSError becomes:
+
+    any call that writes, ENOSPC or EDQUOT      StorageFull: room may come back; the same for EMFILE, ENFILE and ENOMEM
+    any call that writes, anything else         StorageFailed: final for the writer; see fdatasync
+    fdatasync, fsync, write_back                StorageFailed always: after a failed sync the kernel marks the pages
+                                                clean, and the next sync says OK and lies (Rebello et al., ATC'20)
+    open, pread, preadv, list_directory, …      the OSError itself: the caller knows what it was reading
+    create on an existing path                  FileExistsError: the caller tries another name
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from engine._ext import disk
+from engine.errors import StorageError, StorageFailed, StorageFull
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+IOV_MAX = 1024
+"""Buffers that one pwritev or preadv takes (Linux UIO_MAXIOV)."""
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+_NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ESPIPE})
+
+
+def raise_write_error(error: OSError, doing: str) -> NoReturn:
+    """What a failed writing call raises."""
+    kind = StorageFull if error.errno in _NO_ROOM else StorageFailed
+    raise kind(f"{doing}: {error.strerror}") from error
+
+
+def raise_sync_error(error: OSError, doing: str) -> NoReturn:
+    """What a failed sync raises, whatever its number."""
+    raise StorageFailed(f"{doing}: {error.strerror}") from error
+
+
+class Files:
+    """The calls themselves; one instance serves a process and any number of threads."""
+
+    __slots__ = ()
+
+    def open(self, path: str, flags: int, mode: int = 0o640) -> int:
+        """A descriptor, closed on exec."""
+        return os.open(path, flags | os.O_CLOEXEC, mode)
+
+    def create(self, path: str) -> int:
+        """A descriptor of a new file; FileExistsError if there is one already."""
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise_write_error(error, f"create {path}")
+
+    def close(self, fd: int) -> None:
+        """Lets the descriptor go. What close says about earlier writes is fdatasync's business, and asked there."""
+        try:
+            os.close(fd)
+        except OSError:
+            pass
+
+    def lock(self, fd: int) -> bool:
+        """Takes the advisory lock of this open file, held until it is closed; False if somebody else has it."""
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise_write_error(error, "flock")
+        return True
+
+    def is_linked(self, fd: int) -> bool:
+        """Whether the open file still has a name."""
+        return os.fstat(fd).st_nlink > 0
+
+    def pwritev(self, fd: int, buffers: Sequence[Buffer], offset: int, length: int = -1) -> None:
+        """Writes all of the buffers. With a `length` given, StorageError if they hold more or less than that."""
+        try:
+            written = os.pwritev(fd, buffers[:IOV_MAX] if len(buffers) > IOV_MAX else buffers, offset)
+        except OSError as error:
+            raise_write_error(error, "pwritev")
+        if written != length:
+            self._write_rest(fd, buffers, offset, written, length)
+
+    def _write_rest(self, fd: int, buffers: Sequence[Buffer], offset: int, written: int, length: int) -> None:
+        """Goes on after a short write, and after the first IOV_MAX buffers."""
+        views = [memoryview(buffer) for buffer in buffers]
+        rest = [view.cast("B") for view in views if view.nbytes]
+        total = sum(view.nbytes for view in rest)
+        done = 0
+        while True:
+            done += written
+            while rest and written >= rest[0].nbytes:
+                written -= rest[0].nbytes
+                del rest[0]
+            if not rest:
+                break
+            rest[0] = rest[0][written:]
+            try:
+                written = os.pwritev(fd, rest[:IOV_MAX], offset + done)
+            except OSError as error:
+                raise_write_error(error, "pwritev")
+            if written == 0:
+                raise StorageFailed(f"pwritev: nothing written at {offset + done}")
+        if length not in (-1, total):
+            raise StorageError(f"the buffers hold {total} bytes and should hold {length}")
+
+    def pread(self, fd: int, length: int, offset: int) -> bytes:
+        """`length` bytes, or those up to the end of the file."""
+        data = os.pread(fd, length, offset)
+        if len(data) == length or not data:
+            return data
+        parts = [data]
+        have = len(data)
+        while have < length:
+            data = os.pread(fd, length - have, offset + have)
+            if not data:
+                break
+            parts.append(data)
+            have += len(data)
+        return b"".join(parts)
+
+    def preadv(self, fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        """Fills the buffers, or as much as the file has; returns how many bytes that was."""
+        done = 0
+        rest = list(buffers)
+        while rest:
+            count = os.preadv(fd, rest[:IOV_MAX], offset + done)
+            if count == 0:
+                break
+            done += count
+            while rest and count >= rest[0].nbytes:
+                count -= rest[0].nbytes
+                del rest[0]
+            if count:
+                rest[0] = rest[0][count:]
+        return done
+
+    def preadv_cached(self, fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        """As `preadv`, but stops where the page cache ends instead of waiting for the disk."""
+        try:
+            return os.preadv(fd, buffers[:IOV_MAX], offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            if error.errno in _NOT_SUPPORTED:
+                return 0
+            raise
+
+    def fdatasync(self, fd: int) -> None:
+        """Returns when the file's bytes and its size are on stable storage. An error is final: never call it again."""
+        try:
+            os.fdatasync(fd)
+        except OSError as error:
+            raise_sync_error(error, "fdatasync")
+
+    def write_back(self, fd: int, offset: int, length: int) -> None:
+        """Starts to write these pages and does not wait, so that fdatasync finds little left. Promises nothing."""
+        try:
+            disk.start_write_back(fd, offset, length)
+        except OSError as error:
+            if error.errno not in _NOT_SUPPORTED:
+                raise_sync_error(error, "sync_file_range")
+
+    def allocate(self, fd: int, offset: int, length: int) -> None:
+        """Reserves blocks that read as zeros; the file's size grows with them, where not supported only the size."""
+        try:
+            disk.allocate(fd, offset, length)
+        except OSError as error:
+            if error.errno not in _NOT_SUPPORTED or length <= 0:
+                raise_write_error(error, "fallocate")
+            if self.size(fd) < offset + length:
+                self.truncate(fd, offset + length)
+
+    def truncate(self, fd: int, length: int) -> None:
+        """Cuts the file, or lengthens it with zeros."""
+        try:
+            os.ftruncate(fd, length)
+        except OSError as error:
+            raise_write_error(error, "ftruncate")
+
+    def size(self, fd: int) -> int:
+        """The file's size in bytes."""
+        return os.fstat(fd).st_size
+
+    def next_data(self, fd: int, offset: int) -> int:
+        """The first offset from here on that may hold anything but zeros; the file's size if none does."""
+        try:
+            return os.lseek(fd, offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return max(offset, self.size(fd))
+            return offset
+
+    def rename(self, source: str, target: str) -> None:
+        """Renames, replacing the target; durable after sync_directory."""
+        try:
+            os.rename(source, target)
+        except OSError as error:
+            raise_write_error(error, f"rename {source}")
+
+    def unlink(self, path: str) -> None:
+        """Removes the name; no error if it is gone already."""
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise_write_error(error, f"unlink {path}")
+
+    def sync_directory(self, path: str) -> None:
+        """Makes creations, renames and removals in this directory durable."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise_write_error(error, f"open {path}")
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            raise_sync_error(error, f"sync {path}")
+        finally:
+            os.close(fd)
+
+    def list_directory(self, path: str) -> list[str]:
+        """The names in a directory, in no order."""
+        return os.listdir(path)
+
+    def free_bytes(self, path: str) -> int:
+        """What the file system has left for us."""
+        status = os.statvfs(path)
+        return status.f_bavail * status.f_frsize

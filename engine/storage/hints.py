@@ -1,0 +1,182 @@
+"""The footer of a sealed segment: the heads of all its records once more, so that a rebuild reads no pixels.
+
+    tail        +16                                  hint_end                    end of file
+    +-----------+--------------------------+---------+---------------------------+
+    | "FILMHINT"| record heads, one after  | damage  | trailer (128 bytes)       |    little endian
+    | + 8 zeros | another, as in records   | entries |                           |
+    +-----------+--------------------------+---------+---------------------------+
+
+    damage entry: offset u64, length u64, flags u32 (1: was synced), text length u32, text (UTF-8)
+
+    trailer  offset  bytes  field
+             0       8      magic          "FILMSEAL"
+             8       4      format         1
+             12      4      layout         as in the segment header
+             16      8      segment_id     as in the segment header, and so are the next two: with them a segment
+             24      16     archive_id     whose header block is lost can still be read
+             40      8      salt
+             48      8      tail           where the footer begins
+             56      8      hint_end       where the trailer begins
+             64      8      record_count
+             72      8      payload_bytes  sum over the records
+             80      4      damage_count
+             84      4      hint_crc       crc32c of everything from tail to hint_end
+             88      36     zeros
+             124     4      crc32c         of the 124 bytes before
+
+A segment is sealed when a valid trailer ends its file exactly. The trailer is written only after all records are on
+stable storage, so a sealed segment needs no recovery. Damage that a recovery found is kept here, so that it is known.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine.errors import CorruptRecord
+from engine.storage.files import Files
+from engine.storage.record import HEADER_BYTES, Record, crc32c, unpack_head
+from engine.storage.segment import FOOTER_MAGIC, Damage, SegmentHeader
+
+# These constants are part of the format.
+TRAILER_MAGIC = b"FILMSEAL"
+HINTS_FORMAT = 1
+TRAILER_BYTES = 128
+FOOTER_HEAD = FOOTER_MAGIC + bytes(8)
+FOOTER_BYTES_MIN = len(FOOTER_HEAD) + TRAILER_BYTES
+"""What the footer takes beside the heads."""
+
+_TRAILER = struct.Struct("<8sIIQ16sQQQQQII36x")
+_DAMAGE = struct.Struct("<QQII")
+
+
+@dataclass(frozen=True, slots=True)
+class Trailer:
+    """The end of a sealed segment."""
+
+    segment_id: int
+    archive_id: bytes
+    salt: int
+    layout: int
+    tail: int
+    hint_end: int
+    record_count: int
+    payload_bytes: int
+    damage_count: int
+    hint_crc: int
+
+    def header(self) -> SegmentHeader:
+        """The segment's header as far as the trailer knows it."""
+        return SegmentHeader(self.segment_id, self.archive_id, self.salt, 0, "", self.layout)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What the footer says."""
+
+    trailer: Trailer
+    records: list[Record]
+    damage: list[Damage]
+
+
+def seal(
+    files: Files,
+    fd: int,
+    header: SegmentHeader,
+    tail: int,
+    heads: Sequence[bytes | bytearray],
+    payload_bytes: int,
+    damage: Sequence[Damage] = (),
+) -> int:
+    """Writes the footer at `tail`, ends the file after it, makes it durable; returns the file's size.
+
+    The records must be on stable storage already.
+    """
+    hints = b"".join((FOOTER_HEAD, *heads, *map(_encode_damage, damage)))
+    hint_end = tail + len(hints)
+    fields = _TRAILER.pack(
+        TRAILER_MAGIC,
+        HINTS_FORMAT,
+        header.layout,
+        header.segment_id,
+        header.archive_id,
+        header.salt,
+        tail,
+        hint_end,
+        len(heads),
+        payload_bytes,
+        len(damage),
+        crc32c(hints),
+    )
+    files.pwritev(fd, [hints, fields, struct.pack("<I", crc32c(fields))], tail)
+    files.truncate(fd, hint_end + TRAILER_BYTES)
+    files.fdatasync(fd)
+    return hint_end + TRAILER_BYTES
+
+
+def _encode_damage(damage: Damage) -> bytes:
+    reason = damage.reason.encode("utf-8")[:1024]
+    return _DAMAGE.pack(damage.offset, damage.length_bytes, int(damage.was_synced), len(reason)) + reason
+
+
+def read_trailer(files: Files, fd: int, segment_id: int) -> Trailer | None:
+    """The trailer of an open segment; None when it is not sealed."""
+    size = files.size(fd)
+    if size < TRAILER_BYTES:
+        return None
+    try:
+        data = files.pread(fd, TRAILER_BYTES, size - TRAILER_BYTES)
+    except OSError:
+        return None
+    if len(data) < TRAILER_BYTES or not data.startswith(TRAILER_MAGIC):
+        return None
+    (_, format_, layout, own_id, archive_id, salt, tail, hint_end,
+     record_count, payload_bytes, damage_count, hint_crc) = _TRAILER.unpack_from(data)  # fmt: skip
+    if int.from_bytes(data[-4:], "little") != crc32c(data[:-4]) or format_ != HINTS_FORMAT:
+        return None
+    if own_id != segment_id or hint_end + TRAILER_BYTES != size or not 0 <= tail <= hint_end:
+        return None
+    return Trailer(
+        segment_id, archive_id, salt, layout, tail, hint_end, record_count, payload_bytes, damage_count, hint_crc
+    )
+
+
+def read_summary(files: Files, fd: int, segment_id: int) -> Summary | None:
+    """Everything in the footer; None when the segment is not sealed.
+
+    Raises CorruptRecord when it is sealed and the footer is damaged: walk over the segment instead.
+    """
+    trailer = read_trailer(files, fd, segment_id)
+    if trailer is None:
+        return None
+    tail = trailer.tail
+    try:
+        hints = files.pread(fd, trailer.hint_end - tail, tail)
+    except OSError as error:
+        raise CorruptRecord(f"the footer cannot be read: {error.strerror}", segment_id, tail) from error
+    found = crc32c(hints)
+    if found != trailer.hint_crc or not hints.startswith(FOOTER_HEAD):
+        raise CorruptRecord(f"footer: checksum {found:08x}, expected {trailer.hint_crc:08x}", segment_id, tail)
+    at = len(FOOTER_HEAD)
+    records: list[Record] = []
+    try:
+        for _ in range(trailer.record_count):
+            record = unpack_head(hints, at, segment_id)
+            records.append(record)
+            at += HEADER_BYTES + record.position.key_length + record.position.meta_length
+        damage: list[Damage] = []
+        for _ in range(trailer.damage_count):
+            offset, length_bytes, flags, text_length = _DAMAGE.unpack_from(hints, at)
+            at += _DAMAGE.size + text_length
+            reason = hints[at - text_length : at].decode("utf-8", "replace")
+            damage.append(Damage(segment_id, offset, length_bytes, reason, bool(flags & 1)))
+    except struct.error as error:
+        raise CorruptRecord("the footer ends too early", segment_id, tail) from error
+    return Summary(trailer, records, damage)
+
+
+def read_hints(files: Files, fd: int, segment_id: int) -> list[Record] | None:
+    """The records of a sealed segment without walking over it; None when it is not sealed. Raises CorruptRecord."""
+    summary = read_summary(files, fd, segment_id)
+    return None if summary is None else summary.records

@@ -1,0 +1,217 @@
+"""LogReader: payloads and heads by position, from any process, while others write.
+
+Knows no index and follows no records: `segment.Walk` does that. Keeps a bounded number of segment files open.
+
+A position whose bytes are not what was written raises CorruptRecord with segment and offset, whether they are damaged,
+cut off, unreadable (EIO) or their segment is gone. What is wrong with us and not with them (no descriptors left)
+raises StorageError.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from engine.errors import CorruptRecord, StorageError
+from engine.storage import hints
+from engine.storage.files import Files
+from engine.storage.record import HEADER_BYTES, Position, Record, crc32c, decode_head
+from engine.storage.segment import SegmentHeader, read_segment_header, segment_path
+
+OPEN_SEGMENTS_MAX = 256
+"""Descriptors kept open; an archive of a terabyte has a thousand segments, a few of them busy."""
+
+_CHUNK_BYTES = 1 << 20
+
+
+class _OpenSegment:
+    """A descriptor that is closed when the last thread that reads from it lets it go."""
+
+    __slots__ = ("directory_synced", "fd", "files", "header")
+
+    def __init__(self, files: Files, fd: int) -> None:
+        self.files = files
+        self.fd = fd
+        self.header: SegmentHeader | None = None
+        self.directory_synced = False
+
+    def __del__(self) -> None:
+        self.files.close(self.fd)
+
+
+class LogReader:
+    """Reads records by position. Thread-safe."""
+
+    def __init__(self, directory: str, files: Files, *, open_segments_max: int = OPEN_SEGMENTS_MAX) -> None:
+        self._directory = directory
+        self._files = files
+        self._open_segments_max = open_segments_max
+        self._lock = threading.Lock()
+        self._segments: OrderedDict[int, _OpenSegment] = OrderedDict()
+
+    def read(self, position: Position, *, verify: bool = True) -> bytes:
+        """The whole payload. Raises CorruptRecord."""
+        segment = self._segment(position)
+        try:
+            data = self._files.pread(segment.fd, position.payload_length, position.payload_offset)
+        except OSError as error:
+            raise _unreadable(error, position) from error
+        if len(data) != position.payload_length:
+            raise _too_short(len(data), position.payload_length, position)
+        if verify:
+            self.check(position, crc32c(data))
+        return data
+
+    def read_into(self, position: Position, target: memoryview, payload_offset: int = 0) -> None:
+        """Fills `target` from the payload; not verified, see `check`. Raises CorruptRecord when it cannot be filled."""
+        length = target.nbytes
+        if payload_offset < 0 or payload_offset + length > position.payload_length:
+            raise StorageError(
+                f"bytes {payload_offset} to {payload_offset + length} of a payload of {position.payload_length}"
+            )
+        if length == 0:
+            return
+        segment = self._segment(position)
+        try:
+            count = self._files.preadv(segment.fd, [target], position.payload_offset + payload_offset)
+        except OSError as error:
+            raise _unreadable(error, position) from error
+        if count != length:
+            raise _too_short(count, length, position)
+
+    def read_scattered(
+        self, position: Position, targets: Sequence[memoryview], payload_offset: int, *, cached_only: bool = False
+    ) -> bool:
+        """Fills `targets`, which lie end to end in the payload from `payload_offset`. Not verified, see `check`.
+
+        With `cached_only` never waits for the disk: False when not all of it is in the page cache. Raises CorruptRecord.
+        """
+        segment = self._segment(position)
+        offset = position.payload_offset + payload_offset
+        length = sum(map(len, targets))
+        try:
+            if cached_only:
+                return self._files.preadv_cached(segment.fd, targets, offset) == length
+            count = self._files.preadv(segment.fd, targets, offset)
+        except OSError as error:
+            raise _unreadable(error, position) from error
+        if count != length:
+            raise _too_short(count, length, position)
+        return True
+
+    def check(self, position: Position, crc: int) -> None:
+        """Raises CorruptRecord unless `crc` is what the whole payload's checksum should be."""
+        if crc != position.payload_crc:
+            raise CorruptRecord(
+                f"payload: checksum {crc:08x}, expected {position.payload_crc:08x}",
+                position.segment_id,
+                position.offset,
+            )
+
+    def verify(self, position: Position) -> Record:
+        """Reads the whole record piece by piece and checks head and payload. Raises CorruptRecord."""
+        record = self.read_record(position)
+        buffer = memoryview(bytearray(min(_CHUNK_BYTES, position.payload_length)))
+        at = crc = 0
+        while at < position.payload_length:
+            piece = buffer[: position.payload_length - at]
+            self.read_into(position, piece, at)
+            crc = crc32c(piece, crc)
+            at += len(piece)
+        self.check(position, crc)
+        return record
+
+    def read_record(self, position: Position) -> Record:
+        """The record's head, checked, and the same as `position` says. Raises CorruptRecord."""
+        segment = self._segment(position)
+        length = HEADER_BYTES + position.key_length + position.meta_length
+        try:
+            head = self._files.pread(segment.fd, length, position.offset)
+        except OSError as error:
+            raise _unreadable(error, position) from error
+        seed = self._header(segment, position.segment_id).seed
+        record = decode_head(head, seed, position.segment_id, position.offset)
+        if record.position != position:
+            raise CorruptRecord(
+                f"another record lies here: {record.position}, expected {position}",
+                position.segment_id,
+                position.offset,
+            )
+        return record
+
+    def sync(self, segment_id: int) -> None:
+        """Makes what any process has written to this segment durable, its directory entry included.
+
+        Raises StorageFailed, and CorruptRecord when there is no such segment.
+        """
+        segment = self._segment(Position(segment_id, 0, 0, 0, 0, 0))
+        self._files.fdatasync(segment.fd)
+        if not segment.directory_synced:
+            self._files.sync_directory(self._directory)
+            segment.directory_synced = True
+
+    def drop(self, segment_id: int) -> None:
+        """Lets a segment's file go, before it is removed or because it was replaced; running reads end undisturbed."""
+        with self._lock:
+            dropped = self._segments.pop(segment_id, None)
+        del dropped
+
+    def close(self) -> None:
+        """Lets all files go. Reading opens them again."""
+        with self._lock:
+            dropped, self._segments = self._segments, OrderedDict()
+        dropped.clear()
+
+    def _segment(self, position: Position) -> _OpenSegment:
+        segment_id = position.segment_id
+        with self._lock:
+            segment = self._segments.get(segment_id)
+            if segment is not None:
+                self._segments.move_to_end(segment_id)
+                return segment
+        opened = self._open(position)
+        evicted: list[_OpenSegment] = []
+        with self._lock:
+            # Another thread may have been quicker; its descriptor stays and ours is closed on leaving.
+            segment = self._segments.setdefault(segment_id, opened)
+            while len(self._segments) > self._open_segments_max:
+                evicted.append(self._segments.popitem(last=False)[1])
+        return segment
+
+    def _open(self, position: Position) -> _OpenSegment:
+        path = segment_path(self._directory, position.segment_id)
+        try:
+            return _OpenSegment(self._files, self._files.open(path, os.O_RDONLY))
+        except FileNotFoundError as error:
+            raise CorruptRecord("the segment file is gone", position.segment_id, position.offset) from error
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise _unreadable(error, position) from error
+            raise StorageError(f"segment {position.segment_id:016x} cannot be opened: {error.strerror}") from error
+
+    def _header(self, segment: _OpenSegment, segment_id: int) -> SegmentHeader:
+        if segment.header is None:
+            segment.header = read_header_or_trailer(self._files, segment.fd, segment_id)
+        return segment.header
+
+
+def read_header_or_trailer(files: Files, fd: int, segment_id: int) -> SegmentHeader:
+    """The header of an open segment; if it is lost and the segment is sealed, what the trailer knows of it."""
+    try:
+        return read_segment_header(files, fd, segment_id)
+    except CorruptRecord:
+        trailer = hints.read_trailer(files, fd, segment_id)
+        if trailer is None:
+            raise
+        return trailer.header()
+
+
+def _unreadable(error: OSError, position: Position) -> CorruptRecord:
+    return CorruptRecord(f"cannot be read: {error.strerror}", position.segment_id, position.offset)
+
+
+def _too_short(found: int, expected: int, position: Position) -> CorruptRecord:
+    return CorruptRecord(f"the file ends after {found} of {expected} bytes", position.segment_id, position.offset)

@@ -1,0 +1,217 @@
+"""One record of a segment: what `storage.log` appends and `storage.segment` walks over. The door to _ext.crc32c.
+
+Pure: bytes in, bytes out; no file is touched here. Key and meta are opaque, and so is the payload.
+
+    offset  bytes  field            little endian
+    0       4      magic            "FRec"
+    4       1      format           1
+    5       1      kind             Kind
+    6       2      flags            the index's business
+    8       2      key_length       K
+    10      2      meta_unused      bytes at the end of the meta area that are not meta (streamed records)
+    12      4      meta_length      M, the area; the meta itself is M - meta_unused
+    16      8      payload_length   P
+    24      8      stamp            orders the records of one key; opaque here
+    32      8      sequence         running number in its segment, from 0
+    40      8      offset           of this record in its segment
+    48      8      synced_bytes     how far the segment was on stable storage when this was written
+    56      4      payload_crc      crc32c of the payload
+    60      4      head_crc         crc32c of header, key and meta area, this field zero, from the segment's seed on
+    64      K      key
+    64+K    M      meta
+    64+K+M  P      payload
+            0-7    zeros, so that every record begins at a multiple of 8
+
+Header, key and meta together are the record's *head*. The seed comes from a random number in the segment's header,
+and the head names its own place, so that no bytes inside a payload ever pass for a record: not those of another
+segment, not those of this one moved, not those that a peer made up. `synced_bytes` tells a hole that a power cut left
+among writes that nobody was told about (offset >= every later mark) from bytes that were safe once and are damaged now.
+A head that checks does not promise the payload: after a crash only payload_crc does.
+
+These numbers are on customers' disks: a change is a new format number beside this one.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from engine._ext.crc32c import crc32c
+from engine.errors import CorruptRecord
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = [
+    "ALIGNMENT",
+    "FORMAT",
+    "HEADER_BYTES",
+    "KEY_BYTES_MAX",
+    "MAGIC",
+    "META_BYTES_MAX",
+    "Kind",
+    "Position",
+    "Record",
+    "crc32c",
+    "decode_head",
+    "encode_head",
+    "head_length",
+    "padded",
+    "unpack_head",
+]
+
+# These constants are part of the format.
+MAGIC = b"FRec"
+FORMAT = 1
+HEADER_BYTES = 64
+ALIGNMENT = 8
+KEY_BYTES_MAX = 0xFFFF
+META_BYTES_MAX = 1 << 20
+"""A bound on what a damaged length can make a reader fetch; the metadata of one instance is some kilobytes."""
+
+_HEADER = struct.Struct("<4sBBHHHIQQQQQII")
+_HEAD_CRC = struct.Struct("<I")
+_HEAD_CRC_OFFSET = HEADER_BYTES - 4
+
+
+class Kind(IntEnum):
+    """What a record says about its key. 0 is no kind, so that zeros are never a record."""
+
+    INSTANCE = 1
+    """The payload is the key's data set."""
+    TOMBSTONE = 2
+    """Whatever the key had before this stamp is deleted."""
+
+
+class Position(NamedTuple):
+    """Where a record lies, and enough about it to read and check its payload without its header."""
+
+    segment_id: int
+    offset: int
+    key_length: int
+    meta_length: int
+    payload_length: int
+    payload_crc: int
+
+    @property
+    def payload_offset(self) -> int:
+        """Where the payload begins in the segment file."""
+        return self.offset + HEADER_BYTES + self.key_length + self.meta_length
+
+    @property
+    def record_bytes(self) -> int:
+        """What the record takes in its segment, padding included."""
+        return padded(HEADER_BYTES + self.key_length + self.meta_length + self.payload_length)
+
+    @property
+    def end(self) -> int:
+        """Where the next record may begin."""
+        return self.offset + self.record_bytes
+
+
+class Record(NamedTuple):
+    """One record without its payload, as a scan or the hints give it; a tuple because a rebuild makes millions."""
+
+    position: Position
+    kind: int
+    """A Kind, or a number of a later version."""
+    flags: int
+    stamp: int
+    sequence: int
+    synced_bytes: int
+    key: bytes
+    meta: bytes
+
+
+def padded(length: int) -> int:
+    """`length` rounded up to the alignment of records."""
+    return (length + 7) & ~7
+
+
+def encode_head(
+    seed: int,
+    offset: int,
+    kind: int,
+    flags: int,
+    stamp: int,
+    sequence: int,
+    synced_bytes: int,
+    key: Buffer,
+    meta: Buffer,
+    payload_length: int,
+    payload_crc: int,
+    meta_unused: int = 0,
+) -> bytearray:
+    """Header, key and meta of a record at `offset`. `meta` is the whole area, its unused end included."""
+    key = bytes(key)
+    meta = bytes(meta)
+    head = bytearray(
+        _HEADER.pack(
+            MAGIC,
+            FORMAT,
+            kind,
+            flags,
+            len(key),
+            meta_unused,
+            len(meta),
+            payload_length,
+            stamp,
+            sequence,
+            offset,
+            synced_bytes,
+            payload_crc,
+            0,
+        )
+    )
+    head += key
+    head += meta
+    _HEAD_CRC.pack_into(head, _HEAD_CRC_OFFSET, crc32c(head, seed))
+    return head
+
+
+def head_length(header: bytes, segment_id: int, offset: int) -> int:
+    """How long the head that begins with these 64 bytes is.
+
+    Raises CorruptRecord when they cannot be the header of a record at `offset`; a length still means nothing before
+    `decode_head`.
+    """
+    if len(header) < HEADER_BYTES:
+        raise CorruptRecord("the file ends inside a record header", segment_id, offset)
+    fields = _HEADER.unpack_from(header)
+    if fields[0] != MAGIC or fields[1] != FORMAT:
+        raise CorruptRecord("no record header", segment_id, offset)
+    key_length, meta_unused, meta_length, own_offset = fields[4], fields[5], fields[6], fields[10]
+    if own_offset != offset or meta_length > META_BYTES_MAX or meta_unused > meta_length:
+        raise CorruptRecord("impossible numbers in a record header", segment_id, offset)
+    return HEADER_BYTES + int(key_length) + int(meta_length)
+
+
+def decode_head(head: bytes, seed: int, segment_id: int, offset: int) -> Record:
+    """The record whose head begins `head`. Raises CorruptRecord unless its checksum is right."""
+    length = head_length(head, segment_id, offset)
+    if len(head) < length:
+        raise CorruptRecord("the file ends inside a record's key or meta", segment_id, offset)
+    expected = _HEAD_CRC.unpack_from(head, _HEAD_CRC_OFFSET)[0]
+    found = crc32c(b"".join((head[:_HEAD_CRC_OFFSET], b"\0\0\0\0", head[HEADER_BYTES:length])), seed)
+    if found != expected:
+        raise CorruptRecord(f"record head: checksum {found:08x}, expected {expected:08x}", segment_id, offset)
+    return unpack_head(head, 0, segment_id)
+
+
+def unpack_head(data: bytes, at: int, segment_id: int) -> Record:
+    """The record whose head lies at `at` in bytes that have been checked already: the hints of a sealed segment."""
+    (_, _, kind, flags, key_length, meta_unused, meta_length, payload_length,
+     stamp, sequence, offset, synced_bytes, payload_crc, _) = _HEADER.unpack_from(data, at)  # fmt: skip
+    key_at = at + HEADER_BYTES
+    meta_at = key_at + key_length
+    return Record(
+        Position(segment_id, offset, key_length, meta_length, payload_length, payload_crc),
+        kind,
+        flags,
+        stamp,
+        sequence,
+        synced_bytes,
+        data[key_at:meta_at],
+        data[meta_at : meta_at + meta_length - meta_unused],
+    )

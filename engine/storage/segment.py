@@ -1,0 +1,340 @@
+"""One segment file: its header, its name, and walking over its records. Writing is `storage.log`'s, the end `hints`'.
+
+    0        4096                                     tail                     end of file
+    +--------+----------+----------+-- … --+----------+-----------------------+
+    | header | record 0 | record 1 |       | record n | zeros, or the footer  |
+    +--------+----------+----------+-- … --+----------+-----------------------+
+
+    active    preallocated: zeros from the tail to the end. A streamed segment holds one record, whose head is
+              written last, and is not preallocated.
+    sealed    the footer of `storage.hints` follows the last record and ends the file
+
+The header block holds the same 124 bytes twice, at 0 and at 2048, so that one damaged sector does not cost a segment:
+
+    offset  bytes  field          little endian
+    0       8      magic          "FILMSEG\\0"
+    8       4      format         1
+    12      4      layout         1 many records, 2 one streamed record
+    16      8      segment_id     as in the file's name
+    24      16     archive_id
+    40      8      salt           random; with the two above it gives the seed of every record's head_crc
+    48      8      created_ns
+    56      64     writer         length byte, UTF-8 label
+    120     4      crc32c         of the 120 bytes before
+
+Preallocation grows the file at once (fallocate without KEEP_SIZE): then no sync has to write a new file size, no power
+cut can leave a size short of synced bytes, and what was never written reads as zeros, which are no record. So:
+
+    at a place where a record should begin            and a whole record after it      and none after it
+    zeros, the footer, or the end of the file         damage                           the clean end
+    anything else                                     damage                           a torn tail
+
+Damage is reported and walked over, never cut. Only bytes after the last whole record may be cut.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from engine.errors import CorruptRecord, TornTail
+from engine.storage.files import Files
+from engine.storage.record import HEADER_BYTES, MAGIC, Record, crc32c, decode_head, head_length
+
+# These constants are part of the format.
+SEGMENT_MAGIC = b"FILMSEG\0"
+SEGMENT_FORMAT = 1
+LAYOUT_LOG = 1
+LAYOUT_STREAM = 2
+FIRST_RECORD = 4096
+"""Where records begin: the header has a page to itself."""
+FOOTER_MAGIC = b"FILMHINT"
+"""What follows the last record of a sealed segment; see `storage.hints`."""
+
+_HEADER = struct.Struct("<8sIIQ16sQQ64p")
+_SECOND_COPY = 2048
+_WRITER_BYTES_MAX = 63
+_NAME = re.compile(r"([0-9a-f]{16})\.seg")
+
+_WINDOW_BYTES_MIN = 4096
+_WINDOW_BYTES_MAX = 256 << 10
+_CHUNK_BYTES = 256 << 10
+_PAYLOAD_CHUNK_BYTES = 1 << 20
+_BLOCK_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentHeader:
+    """What a segment says of itself."""
+
+    segment_id: int
+    archive_id: bytes
+    salt: int
+    created_ns: int
+    writer: str
+    layout: int = LAYOUT_LOG
+
+    @property
+    def seed(self) -> int:
+        """Where the checksum of every record head of this segment starts."""
+        return crc32c(struct.pack("<16sQQ", self.archive_id, self.segment_id, self.salt))
+
+    def encode(self) -> bytes:
+        """The header block, FIRST_RECORD bytes."""
+        label = self.writer.encode("utf-8")[:_WRITER_BYTES_MAX]
+        fields = _HEADER.pack(
+            SEGMENT_MAGIC,
+            SEGMENT_FORMAT,
+            self.layout,
+            self.segment_id,
+            self.archive_id,
+            self.salt,
+            self.created_ns,
+            label,
+        )
+        copy = (fields + struct.pack("<I", crc32c(fields))).ljust(_SECOND_COPY, b"\0")
+        return copy + copy
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A part of a segment that is not what was written, between whole records."""
+
+    segment_id: int
+    offset: int
+    length_bytes: int
+    reason: str
+    was_synced: bool = True
+    """False: a hole that a power cut left in writes that were never synced; nobody was told they were stored
+    (in durable mode). True: bytes that were on stable storage and are lost: an alarm."""
+
+    def error(self) -> CorruptRecord:
+        """The same as an error to raise or to report."""
+        return CorruptRecord(self.reason, self.segment_id, self.offset)
+
+
+def segment_path(directory: str, segment_id: int) -> str:
+    """Where a segment lies."""
+    return f"{directory}/{segment_id:016x}.seg"
+
+
+def list_segments(directory: str, files: Files) -> list[int]:
+    """The ids of all segments in a directory, ascending; other files are passed over."""
+    matches = map(_NAME.fullmatch, files.list_directory(directory))
+    return sorted(int(match[1], 16) for match in matches if match)
+
+
+def read_segment_header(files: Files, fd: int, segment_id: int) -> SegmentHeader:
+    """The header of an open segment, from whichever copy is whole. Raises CorruptRecord."""
+    try:
+        block = files.pread(fd, FIRST_RECORD, 0)
+    except OSError as error:
+        raise CorruptRecord(f"the segment header cannot be read: {error.strerror}", segment_id, 0) from error
+    reason = "no segment header"
+    for at in (0, _SECOND_COPY):
+        copy = block[at : at + _HEADER.size + 4]
+        if len(copy) < _HEADER.size + 4 or not copy.startswith(SEGMENT_MAGIC):
+            continue
+        if int.from_bytes(copy[-4:], "little") != crc32c(copy[:-4]):
+            reason = "wrong checksum in the segment header"
+            continue
+        _, format_, layout, own_id, archive_id, salt, created_ns, label = _HEADER.unpack_from(copy)
+        if format_ != SEGMENT_FORMAT or layout not in (LAYOUT_LOG, LAYOUT_STREAM):
+            reason = f"segment format {format_}, layout {layout}: written by another version"
+            continue
+        if own_id != segment_id:
+            reason = f"this file is segment {own_id:016x}"
+            continue
+        return SegmentHeader(own_id, archive_id, salt, created_ns, label.decode("utf-8", "replace"), layout)
+    raise CorruptRecord(reason, segment_id, 0)
+
+
+def scan(
+    files: Files,
+    fd: int,
+    segment_id: int,
+    start_offset: int,
+    *,
+    end: int | None = None,
+    verify_payload: bool = False,
+) -> Iterator[Record]:
+    """The records from `start_offset` (where one begins, or 0) to `end`, or to the clean end.
+
+    Raises CorruptRecord at the first damage, and TornTail at an incomplete last record.
+    """
+    header = read_segment_header(files, fd, segment_id)
+    walk = Walk(files, fd, header, start_offset, end=end, verify_payload=verify_payload)
+    for item in walk:
+        if isinstance(item, Damage):
+            raise item.error()
+        yield item
+    if walk.torn:
+        raise TornTail(walk.torn, segment_id, walk.tail)
+
+
+class Walk:
+    """Goes over a segment once, past damage: iterate, then ask where it ended and how.
+
+    Reads heads by a few preads each and payloads only to verify them.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        fd: int,
+        header: SegmentHeader,
+        start_offset: int = 0,
+        *,
+        end: int | None = None,
+        verify_payload: bool = False,
+        verify_from: int = 0,
+    ) -> None:
+        """Payloads of records at `verify_from` and after are verified if `verify_payload` says so."""
+        self._files = files
+        self._fd = fd
+        self._segment_id = header.segment_id
+        self._seed = header.seed
+        self._alone = header.layout == LAYOUT_STREAM
+        size = files.size(fd)
+        self._end = size if end is None else min(end, size)
+        self._verify = verify_payload
+        self._verify_from = verify_from
+        self._window = _Window(files, fd, self._end)
+        self._sequence = -1
+        self._payload_buffer: memoryview | None = None
+        self.tail = max(start_offset, FIRST_RECORD)
+        """Where the last whole record ends, once the walk is over."""
+        self.torn = ""
+        """What is wrong with the bytes at the tail; empty at a clean end."""
+        self.head = b""
+        """Header, key and meta of the record that was given last, as they are in the file."""
+
+    def __iter__(self) -> Iterator[Record | Damage]:
+        while self.tail < self._end:
+            record, reason, resume = self._whole_record(self.tail)
+            if record is None:
+                record = self._next_whole_record(resume)
+                if record is None:
+                    self.torn = "" if self._is_clean_end(self.tail) else reason
+                    return
+                offset = self.tail
+                yield Damage(self._segment_id, offset, record.position.offset - offset, reason)
+            self.tail = record.position.end
+            self._sequence = record.sequence
+            yield record
+
+    def _whole_record(self, offset: int) -> tuple[Record | None, str, int]:
+        """The record at `offset`; or None, what is wrong, and from where to look for another one."""
+        try:
+            header = self._window.read(offset, HEADER_BYTES)
+            head = self._window.read(offset, head_length(header, self._segment_id, offset))
+            record = decode_head(head, self._seed, self._segment_id, offset)
+        except CorruptRecord as error:
+            return None, str(error), offset + 8
+        except OSError as error:
+            return None, f"a record head cannot be read: {error.strerror}", offset + 8
+        if record.sequence <= self._sequence:
+            return None, f"record number {record.sequence} after {self._sequence}", offset + 8
+        position = record.position
+        if position.end > self._end:
+            return None, "the file ends inside a record", offset + 8
+        if self._verify and offset >= self._verify_from:
+            reason = self._payload_fault(record)
+            if reason:
+                return None, reason, position.end
+        self.head = head
+        return record, "", position.end
+
+    def _payload_fault(self, record: Record) -> str:
+        """What is wrong with a payload; empty if nothing is."""
+        position = record.position
+        if self._payload_buffer is None:
+            self._payload_buffer = memoryview(bytearray(_PAYLOAD_CHUNK_BYTES))
+        crc = 0
+        at = position.payload_offset
+        end = at + position.payload_length
+        while at < end:
+            piece = self._payload_buffer[: min(_PAYLOAD_CHUNK_BYTES, end - at)]
+            try:
+                count = self._files.preadv(self._fd, [piece], at)
+            except OSError as error:
+                return f"a payload cannot be read: {error.strerror}"
+            if count < len(piece):
+                return "the file ends inside a payload"
+            crc = crc32c(piece, crc)
+            at += count
+        if crc != position.payload_crc:
+            return f"payload: checksum {crc:08x}, expected {position.payload_crc:08x}"
+        return ""
+
+    def _next_whole_record(self, offset: int) -> Record | None:
+        """The first whole record from `offset` on: tells damage from a torn tail."""
+        if self._alone:
+            return None
+        for candidate in self._candidates(offset):
+            if candidate < offset:
+                continue
+            record, _, offset = self._whole_record(candidate)
+            if record is not None:
+                return record
+        return None
+
+    def _candidates(self, offset: int) -> Iterator[int]:
+        """Places that begin with a record's magic and name themselves; holes in the file are passed over."""
+        while offset < self._end:
+            offset = max(offset, self._files.next_data(self._fd, offset) & -8)
+            chunk = self._chunk(offset)
+            at = chunk.find(MAGIC)
+            while at >= 0:
+                if at % 8 == 0:
+                    own_offset = chunk[at + 40 : at + 48]
+                    if len(own_offset) < 8 or int.from_bytes(own_offset, "little") == offset + at:
+                        yield offset + at
+                at = chunk.find(MAGIC, at + 4)
+            offset += max(len(chunk) & -8, 8)
+
+    def _chunk(self, offset: int) -> bytes:
+        """Bytes to search; zeros in place of a block that cannot be read."""
+        try:
+            return self._files.pread(self._fd, min(_CHUNK_BYTES, self._end - offset), offset)
+        except OSError:
+            length = _BLOCK_BYTES - offset % _BLOCK_BYTES
+        try:
+            return self._files.pread(self._fd, min(length, self._end - offset), offset)
+        except OSError:
+            return bytes(length)
+
+    def _is_clean_end(self, offset: int) -> bool:
+        try:
+            start = self._window.read(offset, HEADER_BYTES)
+        except OSError:
+            return False
+        if len(start) < HEADER_BYTES:
+            return not start.strip(b"\0")
+        return start.startswith((b"\0\0\0\0", FOOTER_MAGIC))
+
+
+class _Window:
+    """Reads of small pieces in ascending order, gathered into larger ones while they lie close together."""
+
+    def __init__(self, files: Files, fd: int, end: int) -> None:
+        self._files = files
+        self._fd = fd
+        self._end = end
+        self._data = b""
+        self._offset = 0
+        self._length = _WINDOW_BYTES_MIN
+
+    def read(self, offset: int, length: int) -> bytes:
+        """`length` bytes, or those up to the end."""
+        at = offset - self._offset
+        if at < 0 or at + length > len(self._data):
+            close = 0 <= at <= len(self._data) + _WINDOW_BYTES_MIN
+            self._length = min(2 * self._length, _WINDOW_BYTES_MAX) if close else _WINDOW_BYTES_MIN
+            wanted = min(max(self._length, length), self._end - offset)
+            self._data = self._files.pread(self._fd, wanted, offset) if wanted > 0 else b""
+            self._offset = offset
+            at = 0
+        return self._data[at : at + length]

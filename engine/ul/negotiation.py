@@ -1,0 +1,422 @@
+"""What to accept: a proposed association and a policy in, an answer out. A pure function, no state.
+
+Does not know configuration or the data dictionary: the policy brings both (who may call, which classes are
+storage), one for each peer if need be. `accepted_contexts` reads an answer from the requestor's side.
+
+Each presentation context is answered (PS3.8 9.3.3.2):
+
+    0 accepted
+    1 user rejection       storage that this policy does not grant (`accept_storage`)
+    2 no reason            more contexts than `presentation_context_count_max`
+    3 abstract syntax      nothing we serve; UIDs that are none
+    4 transfer syntaxes    none of those proposed is one we take
+
+Choice of the transfer syntax for storage, so that nobody decompresses on our account: the first compressed one in
+the order in which the sender proposes them, else Explicit VR Little Endian, else the first other one that we take,
+and Implicit VR Little Endian only when it is alone. For everything else: our order of preference.
+
+Which classes are storage: those that `is_storage` says; those whose SOP class common extended negotiation names the
+Storage Service Class (PS3.7 D.3.3.6); and, if `promiscuous`, every UID outside the standard's root and every
+one below the standard's storage root, so that SOP classes newer than this program are taken.
+
+Role selection (PS3.7 D.3.3.4): a requestor may be SCP of storage, which is how C-GET sends to it. Some ask for
+C-GET and forget the role items; with `lenient_get_roles` they are taken for SCPs of what they propose.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+from .pdu import (
+    APPLICATION_CONTEXT_NAME,
+    AssociateAC,
+    AssociateRJ,
+    AssociateRQ,
+    AsynchronousOperationsWindow,
+    PresentationContextAC,
+    PresentationContextRQ,
+    RoleSelection,
+    SopClassExtendedNegotiation,
+    UserInformation,
+)
+
+ACCEPTANCE: Final = 0
+USER_REJECTION: Final = 1
+NO_REASON: Final = 2
+ABSTRACT_SYNTAX_NOT_SUPPORTED: Final = 3
+TRANSFER_SYNTAXES_NOT_SUPPORTED: Final = 4
+
+# PS3.8 Table 9-21
+APPLICATION_CONTEXT_NOT_SUPPORTED: Final = AssociateRJ(1, 1, 2)
+CALLING_AE_TITLE_NOT_RECOGNIZED: Final = AssociateRJ(1, 1, 3)
+CALLED_AE_TITLE_NOT_RECOGNIZED: Final = AssociateRJ(1, 1, 7)
+PROTOCOL_VERSION_NOT_SUPPORTED: Final = AssociateRJ(1, 2, 2)
+TEMPORARY_CONGESTION: Final = AssociateRJ(2, 3, 1)
+LOCAL_LIMIT_EXCEEDED: Final = AssociateRJ(2, 3, 2)
+
+IMPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2"
+EXPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2.1"
+EXPLICIT_VR_BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
+DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2.1.99"
+ENCAPSULATED_UNCOMPRESSED: Final = "1.2.840.10008.1.2.1.98"
+UNCOMPRESSED: Final = frozenset(
+    {
+        IMPLICIT_VR_LITTLE_ENDIAN,
+        EXPLICIT_VR_LITTLE_ENDIAN,
+        EXPLICIT_VR_BIG_ENDIAN,
+        DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+        ENCAPSULATED_UNCOMPRESSED,
+    }
+)
+"""Transfer syntaxes that a sender need not decompress for. Deflated is among them: everyone can do without."""
+
+PLAIN_TRANSFER_SYNTAXES: Final = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN)
+"""For classes whose data sets are identifiers: explicit first, since private VRs survive."""
+
+VERIFICATION: Final = "1.2.840.10008.1.1"
+STORAGE_SERVICE_CLASS: Final = "1.2.840.10008.4.2"
+
+GET_SOP_CLASSES: Final = frozenset(
+    {
+        "1.2.840.10008.5.1.4.1.2.1.3",  # Patient Root
+        "1.2.840.10008.5.1.4.1.2.2.3",  # Study Root
+        "1.2.840.10008.5.1.4.1.2.3.3",  # Patient/Study Only, retired
+        "1.2.840.10008.5.1.4.1.2.4.3",  # Composite Instance Root Retrieve
+        "1.2.840.10008.5.1.4.1.2.5.3",  # Composite Instance Retrieve Without Bulk Data
+    }
+)
+
+FIND_OPTIONS: Final = b"\1\0\0\0\0\0\0"
+"""PS3.4 Table C.5-2: relational queries, date-time matching, fuzzy names, timezone, enhanced multi-frame
+conversion, empty value matching, multiple value matching."""
+
+RETRIEVE_OPTIONS: Final = b"\1\0"
+"""PS3.4 Table C.5-3: relational retrieval, enhanced multi-frame conversion."""
+
+QUERY_RETRIEVE_OPTIONS: Final[Mapping[str, bytes]] = MappingProxyType(
+    {
+        f"1.2.840.10008.5.1.4.1.2.{root}.{operation}": FIND_OPTIONS if operation == 1 else RETRIEVE_OPTIONS
+        for root in (1, 2, 3)
+        for operation in (1, 2, 3)
+    }
+)
+"""What we can do of the options of Patient Root, Study Root and Patient/Study Only FIND, MOVE and GET."""
+
+STORAGE_OPTIONS: Final = b"\2\0\3\0\0\0"
+"""PS3.4 Table B.3-2: level of support 2 (full), reserved, digital signatures 3 (every byte is kept), reserved,
+no coercion of elements, reserved."""
+
+_STANDARD_ROOT: Final = "1.2.840.10008."
+_STANDARD_STORAGE_ROOT: Final = "1.2.840.10008.5.1.4.1.1."
+_NO_STORAGE: Final = frozenset(
+    # Below the storage root all the same: protocol approval and inventory query, retrieve and creation.
+    f"{_STANDARD_STORAGE_ROOT}{leaf}"
+    for leaf in ("200.4", "200.5", "200.6", "201.2", "201.3", "201.4", "201.5", "201.6")
+)
+_UID: Final = re.compile(r"[0-9]+(\.[0-9]+)+")  # leading zeros occur, and harm nobody
+_UID_LENGTH_MAX: Final = 64
+_ONE: Final = AsynchronousOperationsWindow(1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptPolicy:
+    """What one acceptor takes from one peer; one for all, or a `dataclasses.replace` of it for a known peer."""
+
+    is_storage: Callable[[str], bool]
+    """Whether an abstract syntax is a storage SOP class of the standard."""
+    storage_transfer_syntaxes: frozenset[str]
+    """Those that we store."""
+    services: Mapping[str, tuple[str, ...]]
+    """Every other abstract syntax that we serve, with its transfer syntaxes in our order of preference."""
+    called_ae_titles: frozenset[str] = frozenset()
+    """Titles that we answer to; empty: any."""
+    calling_ae_titles: frozenset[str] = frozenset()
+    """Titles that may call; empty: any."""
+    accept_storage: bool = True
+    """Whether this peer may store."""
+    promiscuous: bool = True
+    """Whether unknown and private SOP classes are taken for storage."""
+    storage_preference: tuple[str, ...] = ()
+    """Transfer syntaxes for storage in our order, best first. Those not in it, or all when it is empty, follow
+    by the rule in the module's head."""
+    lenient_get_roles: bool = True
+    """Whether a requestor of C-GET without role items is taken for an SCP of storage."""
+    maximum_length: int = 131072
+    """The longest P-DATA-TF body that we announce. DCMTK proposes 16384, pynetdicom 16382, dicom-rs 32762;
+    the headers of a CT instance cost an eighth of theirs."""
+    operations_performed_max: int = 16
+    """Operations that the requestor may have outstanding with us; 0 unlimited."""
+    operations_invoked_max: int = 1
+    """Operations that we may have outstanding with the requestor (C-STORE of a C-GET); 0 unlimited."""
+    asynchronous: bool = True
+    """Whether the asynchronous operations window is answered at all; if not, it is 1 and 1."""
+    presentation_context_count_max: int = 128
+    """Contexts that we accept on one association."""
+    options: Mapping[str, bytes] = field(default_factory=lambda: QUERY_RETRIEVE_OPTIONS)
+    """What we can do of the options in SOP class extended negotiation, byte by byte; classes not in it are not
+    answered."""
+    storage_options: bytes = STORAGE_OPTIONS
+    """The answer to extended negotiation of any storage class."""
+    implementation_class_uid: str = ""
+    implementation_version_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedContext:
+    """A presentation context on which messages may be sent."""
+
+    presentation_context_id: int
+    abstract_syntax: str
+    transfer_syntax: str
+    we_are_scu: bool
+    """Whether we may invoke operations on it."""
+    we_are_scp: bool
+    """Whether the peer may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An association as both sides agreed on it."""
+
+    ac: AssociateAC
+    contexts: Mapping[int, AcceptedContext]
+    """By presentation context id."""
+    peer_maximum_length: int
+    """The longest P-DATA-TF body that the peer receives; 0 is unlimited."""
+    operations_invoked_max: int
+    """Operations that we may have outstanding with the peer; 0 is unlimited."""
+    operations_performed_max: int
+    """Operations that the peer may have outstanding with us; 0 is unlimited."""
+    options: Mapping[str, bytes]
+    """Agreed application information of extended negotiation, by SOP class."""
+    get_roles_assumed: bool = False
+    """Whether the peer was taken for an SCP of storage without having said so."""
+
+
+def negotiate(rq: AssociateRQ, policy: AcceptPolicy, *, refusal: AssociateRJ | None = None) -> Accepted | AssociateRJ:
+    """The acceptor's answer. `refusal`: one for which the request does not matter, as LOCAL_LIMIT_EXCEEDED."""
+    if refusal is not None:
+        return refusal
+    if not rq.protocol_version & 1:
+        return PROTOCOL_VERSION_NOT_SUPPORTED
+    if rq.application_context_name != APPLICATION_CONTEXT_NAME:
+        return APPLICATION_CONTEXT_NOT_SUPPORTED
+    if policy.called_ae_titles and rq.called_ae_title not in policy.called_ae_titles:
+        return CALLED_AE_TITLE_NOT_RECOGNIZED
+    if policy.calling_ae_titles and rq.calling_ae_title not in policy.calling_ae_titles:
+        return CALLING_AE_TITLE_NOT_RECOGNIZED
+
+    storage = _storage_classes(rq, policy)
+    count_max = policy.presentation_context_count_max
+    answers = tuple(
+        _answer_context(context, policy, storage) if index < count_max else _reject(context, NO_REASON)
+        for index, context in enumerate(rq.presentation_contexts)
+    )
+    accepted = {
+        context.presentation_context_id: (context.abstract_syntax, answer.transfer_syntax)
+        for context, answer in zip(rq.presentation_contexts, answers, strict=True)
+        if answer.result == ACCEPTANCE
+    }
+    abstract_syntaxes = {abstract_syntax for abstract_syntax, _ in accepted.values()}
+    roles = _answer_roles(rq, abstract_syntaxes, storage)
+    assumed = policy.lenient_get_roles and _forgot_roles(rq, abstract_syntaxes, storage)
+    contexts: dict[int, AcceptedContext] = {}
+    for context_id, (abstract_syntax, transfer_syntax) in accepted.items():
+        role = roles.get(abstract_syntax)
+        we_are_scu = role.scp_role if role else assumed and abstract_syntax in storage
+        we_are_scp = role.scu_role if role else True
+        contexts[context_id] = AcceptedContext(context_id, abstract_syntax, transfer_syntax, we_are_scu, we_are_scp)
+
+    offered = rq.user_information.asynchronous_operations_window
+    window = _answer_window(offered, policy)
+    options = _answer_options(rq, abstract_syntaxes, policy, storage)
+    information = UserInformation(
+        maximum_length=policy.maximum_length,
+        implementation_class_uid=policy.implementation_class_uid,
+        implementation_version_name=policy.implementation_version_name,
+        asynchronous_operations_window=window,
+        role_selections=tuple(roles.values()),
+        sop_class_extended_negotiations=tuple(SopClassExtendedNegotiation(*option) for option in options.items()),
+    )
+    agreed = window or _ONE
+    return Accepted(
+        AssociateAC(_titles(rq), answers, information),
+        contexts,
+        rq.user_information.maximum_length,
+        operations_invoked_max=agreed.performed,
+        operations_performed_max=agreed.invoked,
+        options=options,
+        get_roles_assumed=assumed,
+    )
+
+
+def accepted_contexts(rq: AssociateRQ, ac: AssociateAC) -> Accepted:
+    """What the acceptor's answer lets the requestor do. Answers to what was never proposed count as rejections."""
+    proposed = {context.presentation_context_id: context for context in rq.presentation_contexts}
+    proposed_roles = {role.sop_class_uid: role for role in rq.user_information.role_selections}
+    granted_roles = {role.sop_class_uid: role for role in ac.user_information.role_selections}
+    contexts: dict[int, AcceptedContext] = {}
+    for answer in ac.presentation_contexts:
+        context_id = answer.presentation_context_id
+        context = proposed.get(context_id)
+        if answer.result != ACCEPTANCE or context is None or answer.transfer_syntax not in context.transfer_syntaxes:
+            continue
+        uid = context.abstract_syntax
+        offer, grant = proposed_roles.get(uid), granted_roles.get(uid)
+        we_are_scu, we_are_scp = True, False
+        if offer is not None and grant is not None:
+            we_are_scu, we_are_scp = offer.scu_role and grant.scu_role, offer.scp_role and grant.scp_role
+        contexts[context_id] = AcceptedContext(context_id, uid, answer.transfer_syntax, we_are_scu, we_are_scp)
+    offered = rq.user_information.asynchronous_operations_window
+    granted = ac.user_information.asynchronous_operations_window
+    window = _ONE
+    if offered is not None and granted is not None:
+        window = AsynchronousOperationsWindow(
+            _smaller(offered.invoked, granted.invoked), _smaller(offered.performed, granted.performed)
+        )
+    return Accepted(
+        ac,
+        contexts,
+        ac.user_information.maximum_length,
+        operations_invoked_max=window.invoked,
+        operations_performed_max=window.performed,
+        options={
+            option.sop_class_uid: option.application_information
+            for option in ac.user_information.sop_class_extended_negotiations
+        },
+    )
+
+
+# Presentation contexts ---------------------------------------------------------------------------
+
+
+def _storage_classes(rq: AssociateRQ, policy: AcceptPolicy) -> frozenset[str]:
+    """The proposed abstract syntaxes that are storage."""
+    declared = {
+        offer.sop_class_uid
+        for offer in rq.user_information.sop_class_common_extended_negotiations
+        if offer.service_class_uid == STORAGE_SERVICE_CLASS
+    }
+    return frozenset(
+        uid
+        for uid in {context.abstract_syntax for context in rq.presentation_contexts}
+        if uid not in policy.services
+        and (policy.is_storage(uid) or (_is_uid(uid) and (uid in declared or (policy.promiscuous and _may_store(uid)))))
+    )
+
+
+def _may_store(uid: str) -> bool:
+    """Whether an unknown SOP class may be one of storage."""
+    if uid.startswith(_STANDARD_STORAGE_ROOT):
+        return uid not in _NO_STORAGE
+    return not uid.startswith(_STANDARD_ROOT)
+
+
+def _is_uid(text: str) -> bool:
+    return len(text) <= _UID_LENGTH_MAX and _UID.fullmatch(text) is not None
+
+
+def _answer_context(
+    context: PresentationContextRQ, policy: AcceptPolicy, storage: frozenset[str]
+) -> PresentationContextAC:
+    proposed = context.transfer_syntaxes
+    chosen: str | None = None
+    if context.abstract_syntax in policy.services:
+        ours = policy.services[context.abstract_syntax]
+        chosen = next((transfer_syntax for transfer_syntax in ours if transfer_syntax in proposed), None)
+    elif context.abstract_syntax not in storage:
+        return _reject(context, ABSTRACT_SYNTAX_NOT_SUPPORTED)
+    elif not policy.accept_storage:
+        return _reject(context, USER_REJECTION)
+    else:
+        chosen = _choose_for_storage(proposed, policy)
+    if chosen is None:
+        return _reject(context, TRANSFER_SYNTAXES_NOT_SUPPORTED)
+    return PresentationContextAC(context.presentation_context_id, ACCEPTANCE, chosen)
+
+
+def _reject(context: PresentationContextRQ, result: int) -> PresentationContextAC:
+    # Without a meaning, but some peers trip over an answer that has no transfer syntax.
+    transfer_syntax = context.transfer_syntaxes[0] if context.transfer_syntaxes else IMPLICIT_VR_LITTLE_ENDIAN
+    return PresentationContextAC(context.presentation_context_id, result, transfer_syntax)
+
+
+def _choose_for_storage(proposed: tuple[str, ...], policy: AcceptPolicy) -> str | None:
+    taken = [transfer_syntax for transfer_syntax in proposed if transfer_syntax in policy.storage_transfer_syntaxes]
+    if not taken:
+        return None
+    for preferred in policy.storage_preference:
+        if preferred in taken:
+            return preferred
+    for transfer_syntax in taken:
+        if transfer_syntax not in UNCOMPRESSED:
+            return transfer_syntax
+    if EXPLICIT_VR_LITTLE_ENDIAN in taken:
+        return EXPLICIT_VR_LITTLE_ENDIAN
+    return next((uid for uid in taken if uid != IMPLICIT_VR_LITTLE_ENDIAN), IMPLICIT_VR_LITTLE_ENDIAN)
+
+
+# User information --------------------------------------------------------------------------------
+
+
+def _answer_roles(rq: AssociateRQ, accepted: set[str], storage: frozenset[str]) -> dict[str, RoleSelection]:
+    """Grants SCU as proposed and SCP for storage; a class without an accepted context is not answered."""
+    return {
+        role.sop_class_uid: RoleSelection(
+            role.sop_class_uid, role.scu_role, role.scp_role and role.sop_class_uid in storage
+        )
+        for role in rq.user_information.role_selections
+        if role.sop_class_uid in accepted
+    }
+
+
+def _forgot_roles(rq: AssociateRQ, accepted: set[str], storage: frozenset[str]) -> bool:
+    """Whether the requestor wants C-GET, and storage for it, but says nothing about roles."""
+    if any(role.scp_role for role in rq.user_information.role_selections):
+        return False
+    return not accepted.isdisjoint(GET_SOP_CLASSES) and not accepted.isdisjoint(storage)
+
+
+def _answer_window(
+    offered: AsynchronousOperationsWindow | None, policy: AcceptPolicy
+) -> AsynchronousOperationsWindow | None:
+    """Never more than was offered nor than we can do; not answered unless asked (PS3.7 D.3.3.3)."""
+    if offered is None or not policy.asynchronous:
+        return None
+    return AsynchronousOperationsWindow(
+        _smaller(offered.invoked, policy.operations_performed_max),
+        _smaller(offered.performed, policy.operations_invoked_max),
+    )
+
+
+def _smaller(one: int, other: int) -> int:
+    """The smaller of two limits of which 0 is none."""
+    return min(one, other) if one and other else one or other
+
+
+def _answer_options(
+    rq: AssociateRQ, accepted: set[str], policy: AcceptPolicy, storage: frozenset[str]
+) -> dict[str, bytes]:
+    """What both want of the options of each accepted class, never more bytes than were asked."""
+    options: dict[str, bytes] = {}
+    for offer in rq.user_information.sop_class_extended_negotiations:
+        uid, wanted = offer.sop_class_uid, offer.application_information
+        if uid not in accepted:
+            continue
+        if uid in storage:
+            options[uid] = policy.storage_options
+        elif uid in policy.options:
+            options[uid] = bytes(ours & theirs for ours, theirs in zip(policy.options[uid], wanted, strict=False))
+    return options
+
+
+def _titles(rq: AssociateRQ) -> bytes:
+    """Bytes 11-74 to send back; a request that never was on a wire has none."""
+    if rq.titles:
+        return rq.titles
+    both = rq.called_ae_title.ljust(16) + rq.calling_ae_title.ljust(16)
+    return both.encode("latin-1").ljust(64, b"\0")

@@ -1,0 +1,225 @@
+# Headers of data elements and how to step over a value (PS3.5 section 7). Header only.
+#
+#     implicit VR        explicit VR, short        explicit VR, long (OB OD OF OL OV OW SQ SV UC UN UR UT UV)
+#     group     u16      group     u16             group     u16
+#     element   u16      element   u16             element   u16
+#     length    u32      VR        2 letters       VR        2 letters
+#                        length    u16             reserved  u16
+#                                                  length    u32
+#
+# Length FFFFFFFF is undefined: items up to a delimiter. (FFFE,xxxx) are always written the implicit way.
+# What writers get wrong and readers live with: an element without a VR in an explicit data set is read as implicit
+# (the test is two capital letters), and so is a whole item whose first element has none (legal below UN, PS3.5 6.2.2).
+
+from cursor cimport Cursor, holds, u16, u32
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+
+
+cdef enum:
+    # The bits of an encoding, as dicom.transfer_syntax gives them.
+    EXPLICIT_VR = 1
+    BIG_ENDIAN = 2
+
+cdef enum:
+    ITEM = 0xFFFEE000
+    ITEM_DELIMITER = 0xFFFEE00D
+    SEQUENCE_DELIMITER = 0xFFFEE0DD
+    UNDEFINED_LENGTH = 0xFFFFFFFF
+
+cdef enum Status:
+    OK = 0
+    OVERRUN = 1  # the bytes end within an element
+    MISPLACED = 2  # something else where an item or a delimiter must stand
+    TOO_DEEP = 3
+    TOO_LONG = 4  # a length that its field cannot hold
+    ENCAPSULATED = 5  # fragments where only native values can be
+
+cdef enum:
+    # VRs as their two letters, the first in the high byte; 0 is no VR on the wire.
+    VR_AT = 0x4154
+    VR_FD = 0x4644
+    VR_FL = 0x464C
+    VR_LO = 0x4C4F
+    VR_OB = 0x4F42
+    VR_OD = 0x4F44
+    VR_OF = 0x4F46
+    VR_OL = 0x4F4C
+    VR_OV = 0x4F56
+    VR_OW = 0x4F57
+    VR_SL = 0x534C
+    VR_SQ = 0x5351
+    VR_SS = 0x5353
+    VR_SV = 0x5356
+    VR_UI = 0x5549
+    VR_UL = 0x554C
+    VR_UN = 0x554E
+    VR_US = 0x5553
+    VR_UV = 0x5556
+    # Choices that PS3.6 leaves open, as dicom.tags packs them.
+    US_OR_SS = 0x7873
+    OB_OR_OW = 0x6F78
+    OW_OR_NUMBERS = 0x6C74
+
+
+cdef struct Header:
+    uint32_t tag
+    uint32_t length
+    Py_ssize_t value_offset
+    uint16_t vr
+
+
+cdef struct Entry:
+    # One line of the dictionary (dicom.tags.packed).
+    uint32_t tag
+    uint16_t vr
+    uint16_t reserved
+
+
+cdef struct Dictionary:
+    const Entry *entries
+    Py_ssize_t count
+
+
+cdef inline bint is_letters(uint8_t first, uint8_t second) noexcept nogil:
+    return 0x41 <= first <= 0x5A and 0x41 <= second <= 0x5A
+
+
+cdef inline bint is_long(uint16_t vr) noexcept nogil:
+    """Whether a VR is followed by 2 reserved bytes and a length of 4 (PS3.5 Table 7.1-1)."""
+    cdef int first = vr >> 8
+    cdef int second = vr & 0xFF
+    if first == 0x4F:  # O?
+        return True
+    if first == 0x55:  # UC UN UR UT UV
+        return second == 0x43 or second == 0x4E or second == 0x52 or second == 0x54 or second == 0x56
+    return vr == VR_SQ or vr == VR_SV
+
+
+cdef inline int swap_unit(uint16_t vr) noexcept nogil:
+    """Bytes of one number of a VR, which byte order turns round; 1 where it does not matter."""
+    if vr == VR_US or vr == VR_SS or vr == VR_OW or vr == VR_AT:
+        return 2
+    if vr == VR_UL or vr == VR_SL or vr == VR_FL or vr == VR_OF or vr == VR_OL:
+        return 4
+    if vr == VR_FD or vr == VR_OD or vr == VR_OV or vr == VR_SV or vr == VR_UV:
+        return 8
+    return 1
+
+
+cdef inline int read_header(const Cursor *cursor, Py_ssize_t offset, int encoding, Header *header) noexcept nogil:
+    """Reads the header at an offset; OK or OVERRUN."""
+    cdef bint big_endian = (encoding & BIG_ENDIAN) != 0
+    cdef const uint8_t *p
+    if not holds(cursor, offset, 8):
+        return OVERRUN
+    p = cursor.data + offset
+    header.tag = <uint32_t>u16(cursor, offset, big_endian) << 16 | u16(cursor, offset + 2, big_endian)
+    header.value_offset = offset + 8
+    if encoding & EXPLICIT_VR and is_letters(p[4], p[5]) and header.tag >> 16 != 0xFFFE:
+        header.vr = <uint16_t>(p[4] << 8 | p[5])
+        if not is_long(header.vr):
+            header.length = u16(cursor, offset + 6, big_endian)
+            return OK
+        if not holds(cursor, offset, 12):
+            return OVERRUN
+        header.length = u32(cursor, offset + 8, big_endian)
+        header.value_offset = offset + 12
+        return OK
+    header.vr = 0
+    header.length = u32(cursor, offset + 4, big_endian)
+    return OK
+
+
+cdef inline bint looks_explicit(const Cursor *cursor, Py_ssize_t offset) noexcept nogil:
+    """Whether the element at an offset has a VR; an implicit one would have to be longer than 16 kB to look so."""
+    return holds(cursor, offset, 6) and is_letters(cursor.data[offset + 4], cursor.data[offset + 5])
+
+
+cdef inline int item_encoding(const Cursor *cursor, Py_ssize_t offset, int encoding) noexcept nogil:
+    """The encoding of an item's data set, by its first element: implicit may begin here, explicit may not."""
+    cdef Header header
+    if not encoding & EXPLICIT_VR or looks_explicit(cursor, offset):
+        return encoding
+    if read_header(cursor, offset, encoding, &header) != OK or header.tag >> 16 == 0xFFFE:
+        return encoding
+    return encoding & ~EXPLICIT_VR
+
+
+cdef inline int root_encoding(const Cursor *cursor, int encoding) noexcept nogil:
+    """The encoding of a whole data set, by its first element where that contradicts the transfer syntax."""
+    if not holds(cursor, 0, 8):
+        return encoding
+    if looks_explicit(cursor, 0):
+        return encoding | EXPLICIT_VR
+    return encoding & ~EXPLICIT_VR
+
+
+cdef inline int skip_undefined(
+    const Cursor *cursor, Py_ssize_t *offset, int encoding, Py_ssize_t depth
+) noexcept nogil:
+    """Moves the offset from the first byte of a value of undefined length to the end of its delimiter.
+
+    Depth 1 begins in a sequence, 2 in an item. Only containers of undefined length are entered, so they alternate and
+    the parity of the depth says which is open: nothing is stacked, and any depth costs the same. On failure the offset
+    is where it went wrong.
+    """
+    cdef Py_ssize_t last_depth = depth - 1
+    cdef Py_ssize_t implicit_depth = 0  # the item from which on everything is implicit VR
+    cdef int here = encoding
+    cdef uint32_t delimiter
+    cdef Header header
+    while depth > last_depth:
+        if read_header(cursor, offset[0], here, &header) != OK:
+            return OVERRUN
+        delimiter = SEQUENCE_DELIMITER if depth & 1 else ITEM_DELIMITER
+        if header.tag == delimiter:
+            offset[0] = header.value_offset
+            depth -= 1
+            if depth < implicit_depth:
+                implicit_depth = 0
+                here = encoding
+        elif depth & 1 and header.tag != ITEM:
+            return MISPLACED
+        elif not depth & 1 and header.tag >> 16 == 0xFFFE and header.length == UNDEFINED_LENGTH:
+            return MISPLACED
+        elif header.length == UNDEFINED_LENGTH:
+            offset[0] = header.value_offset
+            depth += 1
+            if not depth & 1 and not implicit_depth and item_encoding(cursor, offset[0], here) != here:
+                here = here & ~EXPLICIT_VR
+                implicit_depth = depth
+        elif holds(cursor, header.value_offset, header.length):
+            offset[0] = header.value_offset + header.length
+        else:
+            return OVERRUN
+    return OK
+
+
+cdef inline uint16_t listed_vr(const Dictionary *dictionary, uint32_t tag) noexcept nogil:
+    """The VR of a tag by binary search, 0 if it is not listed."""
+    cdef Py_ssize_t low = 0
+    cdef Py_ssize_t high = dictionary.count
+    cdef Py_ssize_t middle
+    while low < high:
+        middle = (low + high) >> 1
+        if dictionary.entries[middle].tag < tag:
+            low = middle + 1
+        else:
+            high = middle
+    if low < dictionary.count and dictionary.entries[low].tag == tag:
+        return dictionary.entries[low].vr
+    return 0
+
+
+cdef inline uint16_t dictionary_vr(const Dictionary *dictionary, uint32_t tag) noexcept nogil:
+    """As dicom.tags.dictionary_vr; the choices are left as they are."""
+    cdef uint32_t group = tag >> 16
+    cdef uint16_t vr
+    if not tag & 0xFFFF:
+        return VR_UL
+    if group & 1:
+        return VR_LO if 0x10 <= tag & 0xFFFF <= 0xFF else VR_UN
+    vr = listed_vr(dictionary, tag)
+    if vr == 0 and (group >> 8 == 0x50 or group >> 8 == 0x60):
+        vr = listed_vr(dictionary, tag & ~<uint32_t>0x00FF0000)
+    return vr if vr != 0 else VR_UN

@@ -1,0 +1,514 @@
+"""The receiving side of one association: bytes off a socket → whole PDUs, command sets and data sets.
+
+Does not know what a message means, nor which state the association is in: `dimse.assembly` is its door.
+
+The kernel copies straight to where the data set is being gathered. While a data fragment is under way
+`get_buffer` hands out exactly the rest of the fragment plus room for the next PDU and PDV header, so
+fragments lie end to end in a chunk and nothing is moved afterwards:
+
+    chunk   | fragment 1 | fragment 2 .. received .. | rest of fragment 2 | next header |
+                                                     ^ window given to the kernel       ^
+
+The next header lands where fragment 3 will be written over it, once it has been read (PS3.8 9.3.1):
+
+    P-DATA-TF   04 | 00 | length (4, big endian) | PDV item …
+    PDV item    length (4, big endian) | presentation context id | control: 1 command, 2 last | fragment
+
+Everything else (commands, control PDUs) is small and is gathered in a control buffer. A data set is a list
+of chunks from a pool; when it outgrows `part_bytes` it is handed over in parts, so that an object of any
+size costs bounded memory. crc32c is taken fragment by fragment, while the bytes are still in the cache.
+No memory is ever taken on the word of a length field: chunks are taken as bytes arrive.
+"""
+
+from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memmove
+
+from crc32c_impl cimport crc32c_update
+
+# What buffer_updated reports, as the first item of each tuple.
+PDU = 1               # (PDU, pdu_type, body): a whole PDU other than P-DATA-TF
+COMMAND = 2           # (COMMAND, presentation_context_id, command, has_data_set)
+DATA_SET = 3          # (DATA_SET, presentation_context_id, DataSet): whole, or its last part
+DATA_SET_PART = 4     # (DATA_SET_PART, presentation_context_id, DataSet): more follows
+ERROR = 5             # (ERROR, reason, text): A-ABORT reason of PS3.8 Table 9-26; input is ignored from here on
+P_DATA_EARLY = 6      # (P_DATA_EARLY,): a P-DATA-TF while `data_allowed` is False; input is ignored from here on
+
+DEF SLACK = 512       # room behind a chunk for what follows a fragment
+DEF CONTROL = 16384   # the control buffer's first size
+
+cdef enum Stage:
+    AT_PDU = 0        # wants a PDU header, 6 bytes
+    AT_PDV = 1        # wants a PDV header, 6 bytes
+    IN_COMMAND = 2
+    IN_DATA = 3
+    IN_CONTROL = 4    # body of a PDU that is no P-DATA-TF
+    DEAD = 5
+
+
+cdef inline uint32_t big32(const uint8_t* p) noexcept nogil:
+    return (<uint32_t>p[0] << 24) | (<uint32_t>p[1] << 16) | (<uint32_t>p[2] << 8) | p[3]
+
+
+cdef inline uint32_t little32(const uint8_t* p) noexcept nogil:
+    return (<uint32_t>p[3] << 24) | (<uint32_t>p[2] << 16) | (<uint32_t>p[1] << 8) | p[0]
+
+
+cdef class Chunk:
+    """`used` bytes of a data set, readable through the buffer protocol; belongs to its pool again after `give`."""
+
+    cdef uint8_t* data
+    cdef readonly Py_ssize_t capacity
+    cdef readonly Py_ssize_t used
+
+    def __cinit__(self, Py_ssize_t capacity):
+        self.data = <uint8_t*>malloc(capacity + SLACK)
+        if self.data == NULL:
+            raise MemoryError
+        self.capacity = capacity
+        self.used = 0
+
+    def __dealloc__(self):
+        free(self.data)
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        PyBuffer_FillInfo(view, self, self.data, self.used, 1, flags)
+
+    def __len__(self):
+        return self.used
+
+
+cdef class ChunkPool:
+    """Chunks for all associations of a worker; keeps up to `keep` free ones so that their pages stay mapped."""
+
+    cdef list free_chunks
+    cdef readonly Py_ssize_t chunk_bytes
+    cdef readonly Py_ssize_t keep
+    cdef readonly Py_ssize_t outstanding
+    """How many chunks hold data at this moment."""
+
+    def __cinit__(self, Py_ssize_t chunk_bytes=1 << 20, Py_ssize_t keep=32):
+        if chunk_bytes < 4096:
+            raise ValueError("chunk_bytes must be at least 4096")
+        self.free_chunks = []
+        self.chunk_bytes = chunk_bytes
+        self.keep = keep
+        self.outstanding = 0
+
+    cdef Chunk take(self):
+        cdef Chunk chunk
+        self.outstanding += 1
+        if self.free_chunks:
+            chunk = self.free_chunks.pop()
+            chunk.used = 0
+            return chunk
+        return Chunk(self.chunk_bytes)
+
+    cdef void give(self, Chunk chunk):
+        self.outstanding -= 1
+        if len(self.free_chunks) < self.keep:
+            self.free_chunks.append(chunk)
+
+
+cdef class DataSet:
+    """A received data set, or a part of a large one, as chunks that lie in the order of arrival."""
+
+    cdef ChunkPool pool
+    cdef readonly list chunks
+    cdef readonly uint64_t length
+    """Bytes in these chunks."""
+    cdef readonly uint64_t offset
+    """Bytes of the same data set that went before, in earlier parts."""
+    cdef readonly uint32_t crc
+    """crc32c of the data set from its start to the end of this part."""
+
+    @property
+    def buffers(self):
+        return self.chunks
+
+    @property
+    def head(self):
+        """The first chunk, or empty bytes: what the attribute scan reads."""
+        return memoryview(self.chunks[0]) if self.chunks else memoryview(b"")
+
+    def to_bytes(self):
+        return b"".join(self.chunks)
+
+    def release(self):
+        """Gives the chunks back; nobody may hold a view of them any more. A second call does nothing."""
+        cdef Chunk chunk
+        for chunk in self.chunks:
+            self.pool.give(chunk)
+        self.chunks = []
+
+    def __dealloc__(self):
+        # An association that died half way: only the count matters, the chunks go with us.
+        if self.chunks is not None and self.pool is not None:
+            self.pool.outstanding -= len(self.chunks)
+
+
+cdef class _Context:
+    """What is being gathered on one presentation context; messages of different contexts may interleave."""
+
+    cdef bytearray command
+    cdef bint awaits_data
+    cdef list chunks
+    cdef Chunk tail
+    cdef uint64_t part_length
+    cdef uint64_t total_length
+    cdef uint32_t crc
+
+    def __cinit__(self):
+        self.command = None
+        self.awaits_data = False
+        self.chunks = []
+        self.tail = None
+
+
+cdef class _Window:
+    """Where the next bytes go, as something the event loop can take a buffer of without an allocation."""
+
+    cdef uint8_t* data
+    cdef Py_ssize_t length
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        PyBuffer_FillInfo(view, self, self.data, self.length, 0, flags)
+
+
+cdef class Receiver:
+    """One association's receiving side; feed it through `get_buffer` and `buffer_updated`."""
+
+    cdef ChunkPool pool
+    cdef object on_events
+    cdef _Window window
+    cdef bytearray control
+    cdef uint8_t* ctl
+    cdef Py_ssize_t ctl_start
+    cdef Py_ssize_t ctl_end
+    cdef Py_ssize_t ctl_size
+    cdef Stage stage
+    cdef bint window_in_chunk
+    cdef uint8_t pdu_type
+    cdef uint32_t pdu_left
+    cdef uint32_t pdv_left
+    cdef uint8_t context_id
+    cdef uint8_t pdv_control
+    cdef _Context context
+    cdef list contexts
+    cdef list events
+    cdef uint32_t p_data_length_max
+    cdef uint32_t control_length_max
+    cdef uint32_t command_length_max
+    cdef uint64_t part_bytes
+    cdef public bint data_allowed
+    """Whether the association's state takes P-DATA-TF now."""
+    cdef readonly uint64_t bytes_received
+
+    def __cinit__(self, ChunkPool pool not None, on_events, *, uint32_t p_data_length_max=1 << 24,
+                  uint32_t control_length_max=1 << 20, uint32_t command_length_max=1 << 16,
+                  uint64_t part_bytes=4 << 20):
+        """`on_events(list)` is called with what became whole; lengths in bytes.
+
+        A data set longer than `part_bytes` comes in parts.
+        """
+        self.pool = pool
+        self.on_events = on_events
+        self.window = _Window()
+        self.control = bytearray(CONTROL)
+        self.ctl = <uint8_t*>PyByteArray_AS_STRING(self.control)
+        self.ctl_size = CONTROL
+        self.stage = AT_PDU
+        self.contexts = [None] * 256
+        self.events = []
+        self.p_data_length_max = p_data_length_max
+        self.control_length_max = control_length_max
+        self.command_length_max = command_length_max
+        self.part_bytes = part_bytes
+        self.data_allowed = False
+
+    def __dealloc__(self):
+        cdef _Context context
+        if self.pool is None:
+            return
+        for entry in self.contexts or ():
+            if entry is not None:
+                context = <_Context>entry
+                self.pool.outstanding -= len(context.chunks or ())
+
+    # -- the event loop's side ------------------------------------------------------------------
+
+    def get_buffer(self, Py_ssize_t sizehint):
+        """Where the next received bytes go; valid until `buffer_updated`."""
+        cdef Chunk tail
+        cdef Py_ssize_t room, extra
+        if self.stage == IN_DATA and self.ctl_start == self.ctl_end:
+            tail = self.chunk_with_room()
+            room = tail.capacity - tail.used
+            self.window_in_chunk = True
+            self.window.data = tail.data + tail.used
+            if <Py_ssize_t>self.pdv_left <= room:
+                # Behind the last fragment anything may come; between fragments just the next header.
+                extra = SLACK if self.pdv_control & 2 else 12
+                self.window.length = self.pdv_left + extra
+            else:
+                self.window.length = room
+            return self.window
+        self.window_in_chunk = False
+        if self.ctl_start == self.ctl_end:
+            self.ctl_start = self.ctl_end = 0
+        elif self.ctl_start > 0 and self.ctl_size - self.ctl_end < CONTROL // 2:
+            memmove(self.ctl, self.ctl + self.ctl_start, self.ctl_end - self.ctl_start)
+            self.ctl_end -= self.ctl_start
+            self.ctl_start = 0
+        if self.ctl_end == self.ctl_size:
+            self.grow_control()
+        self.window.data = self.ctl + self.ctl_end
+        self.window.length = self.ctl_size - self.ctl_end
+        return self.window
+
+    def buffer_updated(self, Py_ssize_t count):
+        """`count` bytes have arrived in the buffer; calls `on_events` when something became whole."""
+        cdef Py_ssize_t mine
+        cdef Chunk tail
+        cdef list events
+        if count < 0 or count > self.window.length:
+            raise ValueError("more bytes than the buffer holds")
+        self.bytes_received += count
+        if self.stage == DEAD:
+            self.ctl_start = self.ctl_end = 0
+            return
+        if self.window_in_chunk:
+            mine = count if count < <Py_ssize_t>self.pdv_left else <Py_ssize_t>self.pdv_left
+            tail = self.context.tail
+            self.take_data(tail, mine)
+            count -= mine
+            if count:
+                memcpy(self.ctl, tail.data + tail.used, count)
+            self.ctl_start = 0
+            self.ctl_end = count
+            if self.pdv_left == 0:
+                self.end_fragment()
+        else:
+            self.ctl_end += count
+        self.parse()
+        if self.events:
+            events = self.events
+            self.events = []
+            self.on_events(events)
+
+    def stop(self):
+        """Ignores all further input (Sta13, or an abort has been sent)."""
+        self.stage = DEAD
+
+    @property
+    def mid_message(self):
+        """Whether a PDU, a command or a data set is incomplete."""
+        if self.stage != AT_PDU or self.ctl_start != self.ctl_end:
+            return True
+        for entry in self.contexts:
+            if entry is not None and ((<_Context>entry).awaits_data or (<_Context>entry).command is not None):
+                return True
+        return False
+
+    # -- the parser -----------------------------------------------------------------------------
+
+    cdef int parse(self) except -1:
+        cdef Py_ssize_t have
+        cdef const uint8_t* p
+        while True:
+            have = self.ctl_end - self.ctl_start
+            p = self.ctl + self.ctl_start
+            if self.stage == AT_PDU:
+                if have < 6:
+                    return 0
+                self.begin_pdu(p)
+            elif self.stage == AT_PDV:
+                if self.pdu_left < 6:
+                    self.fail(6, f"{self.pdu_left} bytes at the end of a P-DATA-TF are no PDV item")
+                    return 0
+                if have < 6:
+                    return 0
+                self.begin_pdv(p)
+            elif self.stage == IN_DATA:
+                if have == 0 and self.pdv_left:
+                    return 0
+                self.copy_data(p, have)
+            elif self.stage == IN_COMMAND:
+                if have == 0 and self.pdv_left:
+                    return 0
+                self.copy_command(p, have)
+            elif self.stage == IN_CONTROL:
+                if have < <Py_ssize_t>self.pdu_left:
+                    return 0
+                self.events.append((PDU, self.pdu_type, PyBytes_FromStringAndSize(<char*>p, self.pdu_left)))
+                self.ctl_start += self.pdu_left
+                self.stage = AT_PDU
+            else:
+                return 0
+
+    cdef int begin_pdu(self, const uint8_t* p) except -1:
+        cdef uint8_t pdu_type = p[0]
+        cdef uint32_t length = big32(p + 2)
+        self.ctl_start += 6
+        if pdu_type == 4:
+            if not self.data_allowed:
+                self.events.append((P_DATA_EARLY,))
+                self.stage = DEAD
+            elif length > self.p_data_length_max:
+                self.fail(6, f"P-DATA-TF of {length} bytes, the limit is {self.p_data_length_max}")
+            else:
+                self.pdu_left = length
+                self.stage = AT_PDV if length else AT_PDU
+        elif pdu_type == 0 or pdu_type > 7:
+            self.fail(1, f"PDU type {pdu_type:#04x} is not known (PS3.8 9.3.1)")
+        elif length > self.control_length_max:
+            self.fail(6, f"PDU type {pdu_type:#04x} of {length} bytes, the limit is {self.control_length_max}")
+        else:
+            self.pdu_type = pdu_type
+            self.pdu_left = length
+            self.stage = IN_CONTROL
+        return 0
+
+    cdef int begin_pdv(self, const uint8_t* p) except -1:
+        cdef uint32_t length = big32(p)
+        self.ctl_start += 6
+        if length < 2 or length > self.pdu_left - 4:
+            self.fail(6, f"PDV item of {length} bytes in the last {self.pdu_left} bytes of a P-DATA-TF")
+            return 0
+        self.pdu_left -= 6
+        self.pdv_left = length - 2
+        self.context_id = p[4]
+        self.pdv_control = p[5]
+        if not self.context_id & 1:
+            self.fail(6, f"presentation context id {self.context_id} is even")
+            return 0
+        entry = self.contexts[self.context_id]
+        if entry is None:
+            entry = _Context()
+            self.contexts[self.context_id] = entry
+        self.context = <_Context>entry
+        if self.pdv_control & 1:
+            if self.context.awaits_data:
+                self.fail(5, "a command fragment where the data set of the last command was due")
+                return 0
+            if self.context.command is None:
+                self.context.command = bytearray()
+            self.stage = IN_COMMAND
+        else:
+            if not self.context.awaits_data:
+                self.fail(5, "a data fragment without a command that announced it")
+                return 0
+            self.stage = IN_DATA
+        return 0
+
+    cdef int copy_command(self, const uint8_t* p, Py_ssize_t have) except -1:
+        cdef Py_ssize_t count = have if have < <Py_ssize_t>self.pdv_left else <Py_ssize_t>self.pdv_left
+        if <uint64_t>len(self.context.command) + count > self.command_length_max:
+            self.fail(6, f"a command set of more than {self.command_length_max} bytes")
+            return 0
+        self.context.command += p[:count]
+        self.ctl_start += count
+        self.pdv_left -= count
+        self.pdu_left -= count
+        if self.pdv_left == 0:
+            self.end_fragment()
+        return 0
+
+    cdef int copy_data(self, const uint8_t* p, Py_ssize_t have) except -1:
+        cdef Chunk tail
+        cdef Py_ssize_t count = have if have < <Py_ssize_t>self.pdv_left else <Py_ssize_t>self.pdv_left
+        if count:
+            tail = self.chunk_with_room()
+            if count > tail.capacity - tail.used:
+                count = tail.capacity - tail.used
+            memcpy(tail.data + tail.used, p, count)
+            self.ctl_start += count
+            self.take_data(tail, count)
+        if self.pdv_left == 0:
+            self.end_fragment()
+        return 0
+
+    cdef int take_data(self, Chunk tail, Py_ssize_t count) except -1:
+        """`count` bytes behind `tail.used` belong to the fragment under way."""
+        cdef _Context context = self.context
+        context.crc = crc32c_update(context.crc, tail.data + tail.used, count)
+        tail.used += count
+        context.part_length += count
+        context.total_length += count
+        self.pdv_left -= count
+        self.pdu_left -= count
+        return 0
+
+    cdef Chunk chunk_with_room(self):
+        cdef _Context context = self.context
+        if context.tail is None or context.tail.used == context.tail.capacity:
+            if context.part_length >= self.part_bytes:
+                self.events.append((DATA_SET_PART, self.context_id, self.hand_over(context)))
+            context.tail = self.pool.take()
+            context.chunks.append(context.tail)
+        return context.tail
+
+    cdef int end_fragment(self) except -1:
+        cdef _Context context = self.context
+        self.stage = AT_PDV if self.pdu_left else AT_PDU
+        if not self.pdv_control & 2:
+            return 0
+        if self.pdv_control & 1:
+            command = bytes(context.command)
+            context.command = None
+            context.awaits_data = announces_data_set(command)
+            self.events.append((COMMAND, self.context_id, command, bool(context.awaits_data)))
+        else:
+            self.events.append((DATA_SET, self.context_id, self.hand_over(context)))
+            context.awaits_data = False
+            context.total_length = 0
+            context.crc = 0
+        return 0
+
+    cdef DataSet hand_over(self, _Context context):
+        cdef DataSet data_set = DataSet.__new__(DataSet)
+        data_set.pool = self.pool
+        data_set.chunks = context.chunks
+        data_set.length = context.part_length
+        data_set.offset = context.total_length - context.part_length
+        data_set.crc = context.crc
+        context.chunks = []
+        context.tail = None
+        context.part_length = 0
+        return data_set
+
+    cdef int grow_control(self) except -1:
+        """Twice the room for a control PDU that is longer than the buffer; bounded by control_length_max."""
+        cdef Py_ssize_t have = self.ctl_end - self.ctl_start
+        cdef bytearray larger = bytearray(self.ctl_size * 2)
+        memcpy(PyByteArray_AS_STRING(larger), self.ctl + self.ctl_start, have)
+        self.control = larger
+        self.ctl = <uint8_t*>PyByteArray_AS_STRING(larger)
+        self.ctl_size *= 2
+        self.ctl_start = 0
+        self.ctl_end = have
+        return 0
+
+    cdef int fail(self, int reason, text) except -1:
+        self.events.append((ERROR, reason, text))
+        self.stage = DEAD
+        return 0
+
+
+cdef bint announces_data_set(bytes command):
+    """Whether Command Data Set Type (0000,0800) says that a data set follows (PS3.7 E.1: 0101H is none)."""
+    cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(command)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(command)
+    cdef Py_ssize_t at = 0
+    cdef uint32_t length
+    while at + 8 <= size:
+        length = little32(p + at + 4)
+        if p[at] == 0 and p[at + 1] == 0 and p[at + 2] == 0 and p[at + 3] == 8:
+            return length >= 2 and at + 10 <= size and (p[at + 8] | (<uint16_t>p[at + 9] << 8)) != 0x0101
+        if length > size - at - 8:
+            return False
+        at += 8 + length
+    return False

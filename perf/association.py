@@ -1,0 +1,235 @@
+"""A blocking association over a loopback socket: what the loads send and read with.
+
+It is quick because it does little: one `sendall` a request, one `recv` an answer that comes in one piece, and data
+sets that nobody looks at are dropped inside the kernel (MSG_TRUNC discards TCP payload without copying it).
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from perf import wire
+from perf.harness import PerfError
+
+TIMEOUT_S = 120.0
+PDU_LENGTH_MAX = 131072
+_DISCARD = socket.MSG_TRUNC | socket.MSG_WAITALL
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The server under load."""
+
+    port: int
+    called_aet: str
+    host: str = "127.0.0.1"
+    calling_aet: str = "PERF"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A command that has been read; its data set, if it has one, still waits on the socket."""
+
+    context_id: int
+    command: dict[int, bytes]
+
+    @property
+    def field(self) -> int:
+        return wire.number(self.command, 0x0100)
+
+    @property
+    def status(self) -> int:
+        return wire.number(self.command, 0x0900)
+
+    @property
+    def has_data_set(self) -> bool:
+        return wire.number(self.command, 0x0800, wire.NO_DATA_SET) != wire.NO_DATA_SET
+
+
+class Connection:
+    """PDUs on a connected socket, either role."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.settimeout(None)
+        # The kernel's own timeouts keep the descriptor blocking: a Python timeout would add a poll() to each call.
+        limit = struct.pack("ll", int(TIMEOUT_S), 0)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        self._scratch = memoryview(bytearray(1 << 20))
+        self._pdu_left = 0
+        """Bytes of the current P-DATA-TF PDU that have not been read."""
+        self._other_body = b""
+
+    def close(self) -> None:
+        self.sock.close()
+
+    def receive_exactly(self, length: int) -> bytes:
+        data = self._receive(length)
+        while len(data) < length:
+            data += self._receive(length - len(data))
+        return data
+
+    def _receive(self, length: int) -> bytes:
+        if not length:
+            return b""
+        try:
+            data = self.sock.recv(length, socket.MSG_WAITALL)
+        except BlockingIOError:
+            raise PerfError(f"the peer said nothing for {TIMEOUT_S:.0f} s") from None
+        if not data:
+            raise PerfError("the peer closed the connection")
+        return data
+
+    def discard_exactly(self, length: int) -> None:
+        while length:
+            try:
+                count = self.sock.recv_into(self._scratch, min(length, len(self._scratch)), _DISCARD)
+            except BlockingIOError:
+                raise PerfError(f"the peer said nothing for {TIMEOUT_S:.0f} s") from None
+            if not count:
+                raise PerfError("the peer closed the connection within a data set")
+            length -= count
+
+    def read_pdu(self) -> tuple[int, bytes]:
+        """(type, body) of the next PDU, whole."""
+        head = self.receive_exactly(6)
+        return head[0], self.receive_exactly(int.from_bytes(head[2:6], "big"))
+
+    def next_pdv(self) -> tuple[int, int, int]:
+        """(fragment length, presentation context ID, control) of the next PDV; (0, PDU type, -1) of another PDU."""
+        if not self._pdu_left:
+            head = self.receive_exactly(6)
+            self._pdu_left = int.from_bytes(head[2:6], "big")
+            if head[0] != wire.P_DATA_TF:
+                self._other_body = self.receive_exactly(self._pdu_left)
+                self._pdu_left = 0
+                return 0, head[0], -1
+        head = self.receive_exactly(6)
+        length = int.from_bytes(head[:4], "big")
+        self._pdu_left -= length + 4
+        return length - 2, head[4], head[5]
+
+    def read_message(self) -> Message | None:
+        """The next command; None when the peer asked for release, which is answered here."""
+        payload = b""
+        while True:
+            length, context_id, control = self.next_pdv()
+            if control < 0:
+                if context_id == wire.RELEASE_RQ:
+                    self.sock.sendall(wire.RELEASE_RP_PDU)
+                    return None
+                raise PerfError(f"PDU type {context_id} ({self._other_body.hex()}) where a command was due")
+            if not control & 1:
+                raise PerfError("a data fragment where a command was due")
+            payload += self.receive_exactly(length)
+            if control & 2:
+                return Message(context_id, wire.parse_command(payload))
+
+    def discard_data_set(self) -> int:
+        """Drops the fragments up to the last one without copying them; their bytes."""
+        total, left = 0, self._pdu_left
+        while True:
+            if left:
+                head = self.receive_exactly(6)
+            else:
+                head = self.receive_exactly(12)
+                if head[0] != wire.P_DATA_TF:
+                    raise PerfError(f"PDU type {head[0]} within a data set")
+                left = int.from_bytes(head[2:6], "big")
+                head = head[6:]
+            length = int.from_bytes(head[:4], "big")
+            left -= length + 4
+            self.discard_exactly(length - 2)
+            total += length - 2
+            if head[5] & 2:
+                self._pdu_left = left
+                return total
+
+    def read_data_set(self) -> bytes:
+        """A data set's bytes, gathered: for the little ones of C-FIND."""
+        payload = b""
+        while True:
+            length, context_id, control = self.next_pdv()
+            if control < 0:
+                raise PerfError(f"PDU type {context_id} within a data set")
+            payload += self.receive_exactly(length)
+            if control & 2:
+                return payload
+
+    def read_status(self) -> int:
+        """The status of a response without a data set: one system call when it comes in one piece, as it should."""
+        try:
+            reply = self.sock.recv(4096)
+        except BlockingIOError:
+            raise PerfError(f"no answer for {TIMEOUT_S:.0f} s") from None
+        if not reply:
+            raise PerfError("the peer closed the connection instead of answering")
+        while len(reply) < 6 or len(reply) < 6 + int.from_bytes(reply[2:6], "big"):
+            reply += self._receive_some()
+        if reply[0] != wire.P_DATA_TF:
+            raise PerfError(f"PDU type {reply[0]} instead of an answer: {reply[6:10].hex()}")
+        if len(reply) > 6 + int.from_bytes(reply[2:6], "big"):
+            raise PerfError("more than one answer at once on a window of one")
+        return wire.status_of(reply)
+
+    def _receive_some(self) -> bytes:
+        data = self.sock.recv(4096)
+        if not data:
+            raise PerfError("the peer closed the connection within an answer")
+        return data
+
+
+class Association(Connection):
+    """An association that we requested."""
+
+    def __init__(
+        self,
+        target: Target,
+        contexts: Sequence[wire.Context],
+        *,
+        pdu_length_max: int = PDU_LENGTH_MAX,
+        window: int = 1,
+    ) -> None:
+        super().__init__(socket.create_connection((target.host, target.port), timeout=10))
+        self.sock.sendall(
+            wire.associate_rq(target.called_aet, target.calling_aet, contexts, PDU_LENGTH_MAX, window=window)
+        )
+        kind, body = self.read_pdu()
+        if kind != wire.ASSOCIATE_AC:
+            self.close()
+            raise PerfError(f"{target.called_aet} refused the association: PDU type {kind}, {body.hex()}")
+        self.accepted = wire.parse_associate_ac(body)
+        granted = self.accepted.window or window
+        self.window = min(window, granted)
+        peer_max = self.accepted.pdu_length_max or pdu_length_max
+        self.pdu_length_max = min(pdu_length_max, peer_max)
+        """What we send: our wish within the peer's limit."""
+        missing = [c.context_id for c in contexts if c.context_id not in self.accepted.transfer_syntaxes]
+        if len(missing) == len(contexts):
+            self.close()
+            raise PerfError(f"{target.called_aet} accepted no presentation context")
+
+    def send_message(self, context_id: int, command: bytes, data_set: bytes = b"") -> None:
+        out = wire.frame(context_id, command, command=True, pdu_length_max=self.pdu_length_max)
+        if data_set:
+            out += wire.frame(context_id, data_set, command=False, pdu_length_max=self.pdu_length_max)
+        self.sock.sendall(out)
+
+    def echo(self, context_id: int) -> int:
+        self.send_message(context_id, wire.echo_rq(1))
+        return self.read_status()
+
+    def release(self) -> None:
+        """Releases, waits for the answer and closes; a peer that has gone is no error at this point."""
+        try:
+            self.sock.sendall(wire.RELEASE_RQ_PDU)
+            self.read_pdu()
+        except (OSError, PerfError):
+            pass
+        finally:
+            self.close()

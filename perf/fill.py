@@ -1,0 +1,180 @@
+"""Fills an archive with a realistic population of tiny instances, through the real write path.
+
+    python -m perf.fill --port 11112 --studies 100000            1 million instances by C-STORE
+    python -m perf.fill --peer filmroom --studies 1000 --associations 4
+
+Studies are those of `perf.population`, so `perf.load_find` knows what to ask for. Studies are dealt out to the
+associations in turn, one context a modality on each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from perf import corpus, harness, peers, population, wire
+from perf.association import Association, Target
+from perf.harness import PerfError, say
+from perf.population import StudyFacts
+
+
+@dataclass(frozen=True, slots=True)
+class FillResult:
+    study_count: int
+    instance_count: int
+    failed_count: int
+    elapsed_s: float
+    instances_per_s: float
+
+
+class _Progress:
+    """Studies to do and counts done, shared by the threads."""
+
+    def __init__(self, first_study: int, study_count: int) -> None:
+        self._facts = population.studies(first_study, study_count)
+        self._lock = threading.Lock()
+        self.instance_count = 0
+        self.failed_count = 0
+        self.error = ""
+
+    def __iter__(self) -> Iterator[StudyFacts]:
+        while True:
+            with self._lock:
+                facts = next(self._facts, None)
+            if facts is None or self.error:
+                return
+            yield facts
+
+    def done(self, instance_count: int, failed_count: int) -> None:
+        with self._lock:
+            self.instance_count += instance_count
+            self.failed_count += failed_count
+
+
+def run(target: Target, *, first_study: int = 1, study_count: int = 1000, association_count: int = 4) -> FillResult:
+    """By C-STORE; the studies may be there already (the server then answers success without storing twice)."""
+    progress = _Progress(first_study, study_count)
+    threads = [threading.Thread(target=_fill, args=(target, progress), daemon=True) for _ in range(association_count)]
+    started = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    told = 0
+    while any(thread.is_alive() for thread in threads):
+        threads[0].join(timeout=0.5) if threads[0].is_alive() else threads[-1].join(timeout=0.5)
+        if progress.instance_count - told >= 100_000:
+            told = progress.instance_count
+            say(f"  {told} instances, {told / (time.perf_counter() - started):.0f}/s")
+    elapsed_s = time.perf_counter() - started
+    if progress.error:
+        raise PerfError(progress.error)
+    return FillResult(
+        study_count=study_count,
+        instance_count=progress.instance_count,
+        failed_count=progress.failed_count,
+        elapsed_s=round(elapsed_s, 3),
+        instances_per_s=round(progress.instance_count / elapsed_s, 1),
+    )
+
+
+def _fill(target: Target, progress: _Progress) -> None:
+    try:
+        association = Association(target, contexts())
+        messages = {
+            modality: wire.StoreMessage(
+                corpus.template(f"tiny-{modality.lower()}"), context_id_of(modality), association.pdu_length_max
+            )
+            for modality in population.MODALITIES
+        }
+        for facts in progress:
+            message, failed = messages[facts.modality], 0
+            message.set_study(facts)
+            for series_index, instance_count in enumerate(facts.series_instance_counts, start=1):
+                message.set_series(corpus.series_uid(facts.number, series_index), series_index)
+                for instance in range(1, instance_count + 1):
+                    message.set_instance(instance, instance)
+                    association.sock.sendall(message.buffer)
+                    failed += association.read_status() != 0
+            progress.done(facts.instance_count, failed)
+        association.release()
+    except (OSError, PerfError) as error:
+        progress.error = str(error)
+
+
+def context_id_of(modality: str) -> int:
+    return 1 + 2 * population.MODALITIES.index(modality)
+
+
+def contexts() -> list[wire.Context]:
+    return [
+        wire.Context(context_id_of(modality), corpus.SOP_CLASS_OF_MODALITY[modality], (corpus.EXPLICIT_LITTLE_ENDIAN,))
+        for modality in population.MODALITIES
+    ]
+
+
+def instances(first_study: int, study_count: int) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """(SOP Class UID, SOP Instance UID, data set) of the same population, for a writer that is not a network peer."""
+    messages = {
+        modality: wire.StoreMessage(corpus.template(f"tiny-{modality.lower()}"), 1, 0)
+        for modality in population.MODALITIES
+    }
+    for facts in population.studies(first_study, study_count):
+        message = messages[facts.modality]
+        message.set_study(facts)
+        for series_index, instance_count in enumerate(facts.series_instance_counts, start=1):
+            message.set_series(corpus.series_uid(facts.number, series_index), series_index)
+            for instance in range(1, instance_count + 1):
+                message.set_instance(instance, instance)
+                uid = corpus.instance_uid(facts.number, series_index, instance)
+                yield corpus.SOP_CLASS_OF_MODALITY[facts.modality], uid, message.data_set()
+
+
+def fill_directly(data: Path, *, first_study: int, study_count: int) -> FillResult:
+    """Through engine.archive in this process, without a network: to be completed when that facade exists."""
+    raise PerfError(f"filling {data} directly is not built yet ({study_count} studies from {first_study}); use --port")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = harness.parser(__doc__)
+    harness.target_options(parser)
+    parser.add_argument("--studies", type=int, default=1000, help="ten instances each on average")
+    parser.add_argument("--first-study", type=int, default=1)
+    parser.add_argument("--associations", type=int, default=4)
+    parser.add_argument("--direct", type=Path, metavar="DATA", help="write into this data folder, without a server")
+    options = parser.parse_args(arguments)
+    if options.smoke:
+        options.studies, options.associations = 20, 2
+    if options.direct:
+        result = fill_directly(options.direct, first_study=options.first_study, study_count=options.studies)
+        return _report(options, result)
+
+    def measure(target: Target, server_pid: int) -> int:
+        del server_pid
+        return _report(
+            options,
+            run(
+                target,
+                first_study=options.first_study,
+                study_count=options.studies,
+                association_count=options.associations,
+            ),
+        )
+
+    return peers.with_target(options, measure)
+
+
+def _report(options: argparse.Namespace, result: FillResult) -> int:
+    say(
+        f"{result.instance_count} instances of {result.study_count} studies in {result.elapsed_s:.1f} s: "
+        f"{result.instances_per_s:.0f}/s, {result.failed_count} failed"
+    )
+    if options.json:
+        harness.write_json(options.json, {"fill": asdict(result), "smoke": options.smoke})
+    return 1 if result.failed_count else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(harness.guarded(main))

@@ -1,0 +1,114 @@
+"""A storage SCP that keeps nothing: the destination of C-MOVE loads, and a server that shows what the generator can do.
+
+    python -m perf.sink --port 11113
+
+It accepts every presentation context, drops data sets inside the kernel and answers each instance at once. It runs in
+threads of the program that measures, so that the first byte of an instance is seen on the same clock as the request.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from dataclasses import dataclass
+
+from perf import harness, wire
+from perf.association import PDU_LENGTH_MAX, Connection
+from perf.harness import PerfError, say
+
+
+@dataclass(slots=True)
+class SinkCounts:
+    """What has arrived since the last reset."""
+
+    instance_count: int = 0
+    data_set_bytes: int = 0
+    association_count: int = 0
+    first_command_ns: int = 0
+    """perf_counter_ns when the first C-STORE-RQ had been read; 0: none yet."""
+    first_instance_ns: int = 0
+    """The same for the last byte of the first data set."""
+
+
+class Sink:
+    """Listens from construction on; one thread an association."""
+
+    def __init__(self, port: int = 0, aet: str = "SINK") -> None:
+        self.aet = aet
+        self.counts = SinkCounts()
+        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=128)
+        self.port: int = self._listener.getsockname()[1]
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
+
+    def reset(self) -> None:
+        self.counts = SinkCounts()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._accepting.join(timeout=5)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(Connection(sock),), daemon=True).start()
+
+    def _serve(self, connection: Connection) -> None:
+        """One association from its request to its end; a peer that breaks off ends its own thread only."""
+        try:
+            kind, body = connection.read_pdu()
+            if kind != wire.ASSOCIATE_RQ:
+                return
+            answer, peer_length_max = wire.answer_associate_rq(body, PDU_LENGTH_MAX)
+            connection.sock.sendall(answer)
+            with self._lock:
+                self.counts.association_count += 1
+            while (message := connection.read_message()) is not None:
+                if message.field == wire.C_STORE_RQ:
+                    self._store(connection)
+                reply = wire.frame(
+                    message.context_id, wire.response(message.command), command=True, pdu_length_max=peer_length_max
+                )
+                connection.sock.sendall(reply)
+        except (OSError, PerfError):
+            pass
+        finally:
+            connection.close()
+
+    def _store(self, connection: Connection) -> None:
+        counts = self.counts
+        if not counts.first_command_ns:
+            counts.first_command_ns = time.perf_counter_ns()
+        size = connection.discard_data_set()
+        if not counts.first_instance_ns:
+            counts.first_instance_ns = time.perf_counter_ns()
+        with self._lock:
+            counts.instance_count += 1
+            counts.data_set_bytes += size
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = harness.parser(__doc__)
+    parser.add_argument("--port", type=int, default=0, help="0: any free one")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="ends after so long")
+    options = parser.parse_args(arguments)
+    sink = Sink(options.port)
+    say(f"sink ready on port {sink.port}")
+    stop = threading.Event()
+    try:
+        stop.wait(0.2 if options.smoke else options.seconds)
+    except KeyboardInterrupt:
+        pass
+    sink.close()
+    say(f"{sink.counts.instance_count} instances, {sink.counts.data_set_bytes} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(harness.guarded(main))

@@ -1,0 +1,318 @@
+"""engine.cli: what each command asks of the engine, what it writes, its exit code. The engine is a stand-in."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import engine
+from engine import __version__, cli, errors
+from engine.cli import backend, exit_codes, output, query
+from engine.dicom import tags
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("FILMROOM_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PYTHONPATH", str(Path(engine.__file__).parents[1]))
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = cli.run(arguments)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, answer: Any) -> list[tuple[Any, ...]]:
+    """Puts `answer` in the place of a function of the backend; the list gets its arguments."""
+    calls: list[tuple[Any, ...]] = []
+
+    def call(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(backend, name, call)
+    return calls
+
+
+def test_version_loads_neither_the_engine_nor_rich() -> None:
+    program = (
+        "import sys; from engine import cli; code = cli.run(['version']);"
+        "heavy = {'lmdb', 'numpy', 'pydicom', 'pynetdicom', 'rich', 'uvloop', 'asyncio', 'engine.dicom.tags'};"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == f"filmroom {__version__}\n"
+
+
+def test_every_command_has_help_and_a_module(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--help")
+    assert code == exit_codes.OK
+    for name, line in cli.COMMANDS.items():
+        assert f"  {name} " in out
+        code, text, _ = run(capsys, name, "--help")
+        assert code == exit_codes.OK
+        assert text.startswith(f"Usage: filmroom {name}")
+        assert line.split()[0] in text
+
+
+def test_python_m_engine_is_the_same_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "engine", "version", "--json"], capture_output=True, check=True)
+    assert json.loads(done.stdout)["filmroom"] == __version__
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["nonsense"], exit_codes.USAGE, "No such command"),
+        (["import"], exit_codes.USAGE, "Missing argument"),
+        (["import", "not-there"], exit_codes.USAGE, "no such file or folder"),
+        (["export", "target"], exit_codes.USAGE, "say what to export"),
+        (["find", "PatinetName=X"], exit_codes.USAGE, "did you mean PatientName?"),
+        (["find", "QueryRetrieveLevel=FILM"], exit_codes.USAGE, "one of PATIENT, STUDY, SERIES, IMAGE"),
+        (["find", "--config", "not-there.toml"], exit_codes.CONFIGURATION, "there is no configuration file"),
+        (["echo", "NOBODY"], exit_codes.CONFIGURATION, "AET@HOST:PORT works too"),
+        (["echo", "A@127.0.0.1:1", "--aet", "A" * 17], exit_codes.CONFIGURATION, "--aet: "),
+    ],
+)
+def test_mistakes_are_one_sentence_and_an_exit_code(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, told: str
+) -> None:
+    got, out, err = run(capsys, *arguments)
+    assert (got, out) == (code, "")
+    assert told in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.ArchiveInUse("x"), exit_codes.UNAVAILABLE),
+        (errors.StorageFull("x"), exit_codes.UNAVAILABLE),
+        (errors.CorruptRecord("x", 1, 2), exit_codes.FAILED),
+        (errors.AssociationFailed("x"), exit_codes.PEER),
+        (errors.TranscodeError("x"), exit_codes.FAILED),
+        (errors.ConfigError("x"), exit_codes.CONFIGURATION),
+    ],
+)
+def test_errors_of_the_engine_have_their_exit_codes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: errors.EngineError, code: int
+) -> None:
+    stand_in(monkeypatch, "echo", error)
+    got, _, err = run(capsys, "echo", "A@127.0.0.1:104")
+    assert got == code
+    assert err == "filmroom: x\n"
+
+
+def test_interrupt_has_its_exit_code(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(backend, "echo", interrupted)
+    assert run(capsys, "echo", "A@127.0.0.1:104")[0] == exit_codes.INTERRUPTED
+
+
+def test_serve_hands_flags_over_as_configuration(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls = stand_in(monkeypatch, "serve", 0)
+    (tmp_path / "filmroom.toml").write_text('aet = "FILE"\nworkers = 7\n')
+    arguments = ["--data", "d", "--dicom-port", "104", "--durability", "write-behind", "--log-level", "debug"]
+    assert run(capsys, "serve", *arguments)[0] == 0
+    config = calls[0][0].read()
+    assert (config.aet, config.workers, config.dicom_port) == ("FILE", 7, 104)
+    assert (config.data, config.durability, config.log.level) == (Path("d"), "write-behind", "debug")
+    (tmp_path / "filmroom.toml").write_text('aet = "LATER"\n')
+    assert calls[0][0].read().aet == "LATER"
+
+
+def test_config_check_shows_values_and_where_they_come_from(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "f.toml").write_text('aet = "ARCHIVE"\n[[peer]]\naet = "P"\n')
+    monkeypatch.setenv("FILMROOM_WORKERS", "5")
+    code, out, _ = run(capsys, "config", "check", "--config", "f.toml")
+    rows = {row[0]: row[1:] for row in (line.split("\t") for line in out.splitlines())}
+    assert code == 0
+    assert rows["aet"] == ["ARCHIVE", "file"]
+    assert rows["workers"] == ["5", "environment"]
+    assert rows["dicom_port"] == ["11112", "default"]
+    assert rows["peer.P.may"][0] == "store, query, retrieve"
+    code, out, _ = run(capsys, "config", "check", "--config", "f.toml", "--json")
+    assert json.loads(out)["values"]["aet"] == "ARCHIVE"
+    (tmp_path / "f.toml").write_text('aett = "ARCHIVE"\n')
+    code, _, err = run(capsys, "config", "check", "--config", "f.toml")
+    assert code == exit_codes.CONFIGURATION
+    assert "did you mean 'aet'?" in err
+
+
+def test_find_writes_a_table_or_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    match = {tags.PatientName: b"DOE^J\x1b[2J", tags.ModalitiesInStudy: b"CT\\MR", tags.StudyDate: b"20260101"}
+    calls = stand_in(monkeypatch, "find", [match])
+    arguments = ("find", "PatientName=DOE*", "-k", "0008,0020=20260101-", "-r", "ModalitiesInStudy", "-n", "5")
+    code, out, _ = run(capsys, *arguments)
+    assert code == 0
+    assert out == "PatientName\tStudyDate\tModalitiesInStudy\nDOE^J\\u001b[2J\t20260101\tCT\\MR\n"
+    _, wanted, limit = calls[0]
+    assert (wanted.level, limit) == ("study", 5)
+    assert wanted.values == {tags.PatientName: "DOE*", tags.StudyDate: "20260101-", tags.ModalitiesInStudy: ""}
+    _, out, _ = run(capsys, *arguments, "--json")
+    assert json.loads(out) == {
+        "PatientName": "DOE^J\x1b[2J",
+        "StudyDate": "20260101",
+        "ModalitiesInStudy": ["CT", "MR"],
+    }
+
+
+def import_summary(**changes: Any) -> SimpleNamespace:
+    values: dict[str, Any] = {"stored": 3, "duplicates": 1, "kept_aside": 0, "refused": [], "bytes": 9, "seconds": 0.5}
+    return SimpleNamespace(**{**values, **changes})
+
+
+def test_import_fails_only_for_dicom_that_was_not_stored(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "a").mkdir()
+    calls = stand_in(monkeypatch, "import_paths", import_summary(refused=[("a/readme.txt", "not DICOM")]))
+    code, out, err = run(capsys, "import", "a", "-j", "3")
+    assert code == exit_codes.OK
+    assert "stored\t3\n" in out
+    assert err == "a/readme.txt: not DICOM\n"
+    assert calls[0][1:3] == ([Path("a")], 3)
+    stand_in(monkeypatch, "import_paths", import_summary(refused=[("a/x.dcm", "no SOP Instance UID")]))
+    code, out, _ = run(capsys, "import", "a", "--json")
+    assert code == exit_codes.FAILED
+    assert json.loads(out)["refused"] == [{"path": "a/x.dcm", "reason": "no SOP Instance UID"}]
+
+
+def test_export_asks_for_studies_series_and_queries(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = stand_in(monkeypatch, "export", SimpleNamespace(written=2, bytes=10, seconds=0.1, failed=[]))
+    code, out, _ = run(capsys, "export", "out.ZIP", "--study", "1.2", "--series", "1.3", "PatientID=7")
+    assert code == 0
+    assert "written\t2\n" in out
+    _, wanted, target, form, _ = calls[0]
+    assert [keys.level for keys in wanted] == ["study", "series", "study"]
+    assert wanted[1].values[tags.SeriesInstanceUID] == "1.3"
+    assert (target, form) == (Path("out.ZIP"), "zip")
+    stand_in(monkeypatch, "export", None)
+    assert run(capsys, "export", "out", "PatientID=8")[0] == exit_codes.FAILED
+
+
+def test_send_lists_what_failed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "x.dcm").write_bytes(b"")
+    calls = stand_in(monkeypatch, "send", SimpleNamespace(sent=1, failed=[("x.dcm", "status A700")]))
+    code, out, err = run(capsys, "send", "P@127.0.0.1:104", "x.dcm")
+    assert code == exit_codes.FAILED
+    assert out == "sent 1 instances to P, 1 failed\n"
+    assert "x.dcm: status A700" in err
+    assert calls[0][0].port == 104
+
+
+def test_check_and_rebuild_tell_findings_by_exit_code(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(monkeypatch, "check", SimpleNamespace(findings=[], counts={"records": 4}))
+    assert run(capsys, "check")[:2] == (0, "records\t4\nfindings\t0\n")
+    calls = stand_in(monkeypatch, "check", SimpleNamespace(findings=["segment 1 offset 64: corrupt"], counts={}))
+    code, out, _ = run(capsys, "check", "--payloads", "--json")
+    assert code == exit_codes.FAILED
+    assert json.loads(out)["findings"] == ["segment 1 offset 64: corrupt"]
+    assert calls[0][1] is True
+    stand_in(monkeypatch, "rebuild_index", ({"instances": 3}, []))
+    assert run(capsys, "rebuild-index")[:2] == (0, "instances\t3\n")
+
+
+def test_reload_names_what_takes_a_restart(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, "control", {"ok": True, "restart_needed": ["aet"]})
+    code, _, err = run(capsys, "reload")
+    assert code == 0
+    assert "aet has changed too, which takes a restart" in err
+
+
+def test_without_a_server_reload_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, _, err = run(capsys, "reload", "--data", str(tmp_path))
+    assert code == exit_codes.UNAVAILABLE
+    assert "no server is running" in err
+
+
+def answer(at: float, instances: int, sync: list[int]) -> dict[str, Any]:
+    histogram = {"bounds": [0.001, 0.01], "buckets": sync, "count": sum(sync), "sum": 0.0}
+    worker = {
+        "associations": 1,
+        "queue_depth": 2,
+        "counters": {"stored": instances},
+        "peers": {"CT1": {"instances": instances, "bytes": instances * 500_000, "failures": 0, "associations": 1}},
+        "sync_latency_s": histogram,
+        "store_latency_s": histogram,
+    }
+    return {"ok": True, "time": at, "workers": [worker, worker], "archive": {"instances": 2 * instances}}
+
+
+def test_stats_adds_the_workers_up(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, "control", answer(10.0, 100, [5, 0, 0]))
+    code, out, _ = run(capsys, "stats")
+    assert code == 0
+    assert "instances\t200\n" in out
+    assert "stored\t200\n" in out
+    assert "fdatasync p99 ms, at most\t1\n" in out
+
+
+def test_stats_of_a_stopped_archive_reads_the_archive(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(monkeypatch, "control", errors.ControlUnavailable("x"))
+    stand_in(monkeypatch, "archive_stats", {"studies": 2})
+    assert run(capsys, "stats")[1] == "studies\t2\n"
+
+
+def test_watch_writes_rates_between_two_answers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([answer(10.0, 100, [5, 0, 0]), answer(12.0, 300, [5, 8, 0])])
+    monkeypatch.setattr(backend, "control", lambda config, command: next(answers))
+    code, out, _ = run(capsys, "stats", "--watch", "--count", "1", "--interval", "0.1")
+    line = json.loads(out)
+    assert code == 0
+    assert (line["instances_per_s"], line["mb_per_s"]) == (200.0, 100.0)
+    assert (line["associations"], line["queue_depth"], line["sync_p50_ms"]) == (2, 4, 10.0)
+    assert line["peers"]["CT1"]["instances_per_s"] == 200.0
+
+
+def test_keys_take_the_forms_of_findscu() -> None:
+    keys = query.parse(["QueryRetrieveLevel=SERIES", "(0020,000D)=1.2", "Modality", "PatientName=A=B"])
+    assert keys.level == "series"
+    assert keys.values == {tags.StudyInstanceUID: "1.2", tags.Modality: "", tags.PatientName: "A=B"}
+    assert query.parse(["0008,0052=IMAGE"]).level == "instance"
+    assert set(query.parse(["PatientID=1"]).columns) >= {tags.PatientID, tags.StudyInstanceUID}
+    assert query.name_of(0x00091001) == "00091001"
+
+
+def test_text_with_backslashes_is_one_value() -> None:
+    assert query.value_of(tags.ModalitiesInStudy, b"CT\\MR") == ["CT", "MR"]
+    assert query.value_of(tags.PatientComments, b"a\\b") == "a\\b"
+
+
+def test_figures_are_readable() -> None:
+    assert [output.bytes_text(n) for n in (0, 999, 1500, 2_500_000, 3e13)] == [
+        "0 B",
+        "999 B",
+        "1.5 KB",
+        "2.5 MB",
+        "30.0 TB",
+    ]
+    assert [output.to_text(v) for v in (None, True, 1.5, b"a\nb", ["x", 2])] == ["", "yes", "1.5", "a\\u000ab", "x, 2"]

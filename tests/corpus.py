@@ -1,0 +1,38 @@
+"""Finds the DICOM corpus, which is no part of the repository.
+
+The folder named by FILMROOM_CORPUS, else `shared/corpus` beside the checkout. Where there is none the lists are empty
+and the tests that live on them have nothing to do.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def corpus_root() -> Path | None:
+    """The corpus folder, or None."""
+    named = os.environ.get("FILMROOM_CORPUS")
+    root = Path(named) if named else CHECKOUT.parent / "shared" / "corpus"
+    return root if root.is_dir() else None
+
+
+@cache
+def _all_files() -> tuple[Path, ...]:
+    root = corpus_root()
+    return tuple(sorted(root.rglob("*.dcm"))) if root else ()
+
+
+def corpus_files(*folders: str) -> list[Path]:
+    """Every DICOM file of the corpus, or of some of its folders ("odd", "series/mr-ge-wrist"), in a fixed order."""
+    root = corpus_root()
+    if root is None:
+        return []
+    files = list(_all_files())
+    if folders:
+        roots = [root / folder for folder in folders]
+        files = [file for file in files if any(file.is_relative_to(folder) for folder in roots)]
+    return files

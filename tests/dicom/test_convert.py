@@ -1,0 +1,327 @@
+"""dicom.convert: there and back through every uncompressed transfer syntax, judged by pydicom and by a plain encoder."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import pydicom.config
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom.dataset import Dataset
+
+from engine.dicom import elements, tags, transfer_syntax
+from engine.dicom.convert import convert
+from engine.dicom.transfer_syntax import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    UNCOMPRESSED,
+)
+from engine.errors import TranscodeError
+from tests.corpus import corpus_files
+from tests.oracle import data_sets, foreign
+from tests.oracle.data_sets import Item, Plain, text, us
+from tests.oracle.elements import UNITS, swapped
+
+IMPLICIT, EXPLICIT, BIG, DEFLATED = (
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+)
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+UNREADABLE = {"MR_truncated.dcm", "rtplan_truncated.dcm", "GH626.dcm", "3gb-bulk-data-truncated.dcm"}
+TOO_DEEP = {"syn-nested-3000.dcm", "syn-nested-100.dcm"}
+
+
+def convertible_files() -> list[foreign.ForeignFile]:
+    found = [foreign.read_file(path) for path in corpus_files() if path.name not in TOO_DEEP]
+    return [file for file in found if file and file.transfer_syntax.convertible]
+
+
+# against pydicom -------------------------------------------------------------------------------------------------
+
+
+def assert_equal(one: Dataset, other: Dataset, path: object) -> None:
+    """Every element's value; VRs may differ only where implicit VR or the standard's open choices lose them."""
+    ones = {element.tag: element for element in one if element.tag.element != 0}
+    others = {element.tag: element for element in other if element.tag.element != 0}
+    assert ones.keys() == others.keys(), path
+    for tag, element in ones.items():
+        where = (path, tag)
+        if element.VR == "SQ" and others[tag].VR == "SQ":
+            assert len(element.value) == len(others[tag].value), where
+            for one_item, other_item in zip(element.value, others[tag].value, strict=True):
+                assert_equal(one_item, other_item, where)
+        elif element.VR == others[tag].VR or {element.VR, others[tag].VR} <= {"US", "SS", "US or SS"}:
+            assert plain(element, one) == plain(others[tag], other), where
+
+
+def plain(element: Any, dataset: Dataset) -> Any:
+    """A comparable value: NaN by its text, empty as "", and the words that pydicom leaves in file order in ours."""
+    if isinstance(element.value, bytes) and element.VR in UNITS and not dataset.original_encoding[1]:
+        return str(swapped(element.value, UNITS[element.VR]))
+    return str(element.value) if element.value else ""
+
+
+def assert_same_raw_values(data: bytes, other: bytes, encoding: int, other_encoding: int, path: object) -> None:
+    """Plain top-level values byte by byte, for two little endian encodings; only group lengths may be gone."""
+    ones = {e.tag: e for e in elements.walk(data, encoding) if e.tag & 0xFFFF}
+    others = {e.tag: e for e in elements.walk(other, other_encoding)}
+    assert ones.keys() == others.keys(), path
+    for tag, one in ones.items():
+        if one.vr != "SQ" and others[tag].vr != "SQ":
+            value = data[one.value_offset : one.value_offset + one.length]
+            start = others[tag].value_offset
+            assert other[start : start + others[tag].length] == value, (path, hex(tag))
+
+
+def test_the_corpus_survives_the_way_through_every_other_syntax_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pydicom.config, "replace_un_with_known_vr", False)  # UN has no byte order to tell of
+    monkeypatch.setattr(pydicom.config, "convert_wrong_length_to_UN", True)
+    count = 0
+    for file in convertible_files():
+        if file.path.name in UNREADABLE:
+            continue
+        source = file.transfer_syntax
+        for middle in (IMPLICIT, EXPLICIT, BIG):
+            there = convert(file.data, source, middle)
+            back = convert(there, middle, source)
+            assert_equal(file.dataset, foreign.read_data_set(there, middle), file.path)
+            assert_equal(file.dataset, foreign.read_data_set(back, source), file.path)
+        count += 1
+    assert count or not corpus_files()
+
+
+def test_plain_values_and_pixels_keep_their_bytes() -> None:
+    for file in convertible_files():
+        if file.path.name in UNREADABLE or file.transfer_syntax.deflated or file.transfer_syntax.big_endian:
+            continue
+        encoding = elements.encoding_of(file.data, file.transfer_syntax)
+        for middle in (IMPLICIT, BIG):
+            back = convert(convert(file.data, file.transfer_syntax, middle), middle, EXPLICIT)
+            assert_same_raw_values(file.data, back, encoding, EXPLICIT.encoding, file.path)
+
+
+def test_a_conversion_settles_after_one_round() -> None:
+    for file in convertible_files()[::5]:
+        if file.path.name in UNREADABLE:
+            continue
+        implicit = convert(convert(file.data, file.transfer_syntax, EXPLICIT), EXPLICIT, IMPLICIT)
+        explicit = convert(implicit, IMPLICIT, EXPLICIT)
+        assert convert(explicit, EXPLICIT, IMPLICIT) == implicit, file.path
+        assert convert(convert(explicit, EXPLICIT, BIG), BIG, EXPLICIT) == explicit, file.path
+
+
+def test_what_is_damaged_is_refused_by_name() -> None:
+    for file in convertible_files():
+        if file.path.name in UNREADABLE:
+            with pytest.raises(TranscodeError, match="offset"):
+                convert(file.data, file.transfer_syntax, IMPLICIT if file.transfer_syntax.explicit_vr else EXPLICIT)
+
+
+def test_a_hundred_levels_go_there_and_back() -> None:
+    for path in corpus_files("odd"):
+        if path.name == "syn-nested-100.dcm":
+            file = foreign.read_file(path)
+            assert file is not None
+            implicit = convert(file.data, EXPLICIT, IMPLICIT)
+            assert convert(implicit, IMPLICIT, EXPLICIT) == convert(convert(file.data, EXPLICIT, BIG), BIG, EXPLICIT)
+
+
+# against a plain encoder -----------------------------------------------------------------------------------------
+
+# Tags of every kind of VR that do not depend on other elements.
+VALUES: dict[int, st.SearchStrategy[bytes]] = {
+    tags.SpecificCharacterSet: st.just(b"ISO_IR 100"),
+    tags.PatientName: st.sampled_from([b"", b"Doe^John", b"X " * 40]),
+    tags.Rows: st.binary(min_size=2, max_size=2),
+    tags.FrameIncrementPointer: st.binary(min_size=4, max_size=4),
+    tags.ReferencedFrameNumbers: st.just(b"1\\2 "),
+    tags.SimpleFrameList: st.binary(min_size=8, max_size=8),
+    tags.ReferencePixelX0: st.binary(min_size=4, max_size=4),
+    tags.RealWorldValueIntercept: st.binary(min_size=8, max_size=8),
+    tags.ExtendedOffsetTable: st.binary(min_size=16, max_size=16),
+    tags.EncapsulatedDocument: st.binary(min_size=2, max_size=2),
+    tags.VectorGridData: st.binary(min_size=4, max_size=4),
+    tags.TrackPointIndexList: st.binary(min_size=8, max_size=8),
+    tags.TextValue: st.just(b"some text "),
+    0x60003000: st.binary(min_size=4, max_size=4),
+    0x00090010: st.just(b"CREATOR "),
+}
+SEQUENCES = (tags.ReferencedStudySequence, tags.ContentSequence, tags.RequestAttributesSequence)
+
+
+@st.composite
+def data_set(draw: st.DrawFn, depth: int = 0) -> list[Plain]:
+    found = []
+    for tag in sorted(draw(st.sets(st.sampled_from([*VALUES, *SEQUENCES]), max_size=7))):
+        if tag not in SEQUENCES:
+            found.append(Plain(tag, tags.vr_of(tag), draw(VALUES[tag])))
+        elif depth < 3:
+            items = draw(st.lists(st.builds(Item, data_set(depth + 1), st.booleans()), max_size=2))
+            found.append(Plain(tag, "SQ", items, draw(st.booleans())))
+    return found
+
+
+@settings(max_examples=300)
+@given(plain_data_set=data_set(), source=st.sampled_from((0, 1, 3)), target=st.sampled_from((0, 1, 3)))
+def test_conversion_gives_what_a_plain_encoder_writes(plain_data_set: list[Plain], source: int, target: int) -> None:
+    data = data_sets.encode(plain_data_set, source)
+    assert elements.reencode(data, source, target) == data_sets.encode(plain_data_set, target)
+
+
+@settings(max_examples=300)
+@given(plain_data_set=data_set(), source=st.sampled_from((0, 1, 3)), target=st.sampled_from((0, 1, 3)), rng=st.randoms())
+def test_mutated_data_sets_are_converted_or_refused(
+    plain_data_set: list[Plain], source: int, target: int, rng: Any
+) -> None:
+    data = bytearray(data_sets.encode(plain_data_set, source))
+    for _ in range(3):
+        if data:
+            data[rng.randrange(len(data))] = rng.choice((0, 0xFF, 0xFE, 0x20))
+    syntaxes = {syntax.encoding: syntax for syntax in (IMPLICIT, EXPLICIT, BIG)}
+    try:
+        convert(data, syntaxes[source], syntaxes[target])
+    except TranscodeError:
+        pass
+
+
+def test_a_data_set_cut_at_any_byte_is_converted_or_refused() -> None:
+    data = data_sets.encode(data_sets.ct_head(undefined=True), 1)
+    whole = 0
+    for size in range(len(data)):
+        try:
+            convert(data[:size], EXPLICIT, IMPLICIT)
+            whole += 1
+        except TranscodeError:
+            pass
+    assert whole == len(data_sets.ct_head())
+
+
+# what the rules say ----------------------------------------------------------------------------------------------
+
+
+def implicit_to_explicit(plain_data_set: Sequence[Plain]) -> dict[int, str]:
+    data = convert(data_sets.encode(plain_data_set, 0), IMPLICIT, EXPLICIT)
+    return {element.tag: element.vr for element in elements.walk(data, 1)}
+
+
+def test_private_elements_become_un_but_for_their_creators_and_sequences() -> None:
+    found = implicit_to_explicit(
+        [
+            Plain(0x00090010, "LO", b"CREATOR "),
+            Plain(0x00091001, "UN", b"1234"),
+            Plain(0x00091002, "SQ", [Item([text(tags.PatientID, "1")])], undefined=True),
+            Plain(0x00091003, "SQ", [Item([text(tags.PatientID, "1")])]),
+        ]
+    )
+    assert found == {0x00090010: "LO", 0x00091001: "UN", 0x00091002: "SQ", 0x00091003: "UN"}
+
+
+def test_a_private_sequence_comes_back_as_a_sequence() -> None:
+    data_set = [Plain(0x00091003, "SQ", [Item([text(tags.PatientID, "12")])])]
+    implicit = convert(data_sets.encode(data_set, 1), EXPLICIT, IMPLICIT)
+    back = convert(implicit, IMPLICIT, EXPLICIT)
+    assert back == data_sets.encode([Plain(0x00091003, "SQ", data_set[0].value, undefined=True)], 1)
+
+
+@pytest.mark.parametrize(("representation", "vr"), [(0, "US"), (1, "SS")])
+def test_pixel_representation_decides_also_what_stands_before_it(representation: int, vr: str) -> None:
+    mapped = Plain(tags.ZeroVelocityPixelValue, "US", b"\xff\xff")
+    data_set = [mapped, us(tags.PixelRepresentation, representation), Plain(tags.SmallestImagePixelValue, "US", b"\1\0")]
+    found = implicit_to_explicit(data_set)
+    assert (found[tags.ZeroVelocityPixelValue], found[tags.SmallestImagePixelValue]) == (vr, vr)
+
+
+@pytest.mark.parametrize(("bits", "vr"), [(1, "OB"), (8, "OB"), (16, "OW"), (32, "OW")])
+def test_bits_allocated_decides_the_vr_of_pixel_data(bits: int, vr: str) -> None:
+    data_set = [us(tags.BitsAllocated, bits), Plain(tags.PixelData, "OW", b"\1\2\3\4")]
+    assert implicit_to_explicit(data_set)[tags.PixelData] == vr
+
+
+@pytest.mark.parametrize(("bits", "vr"), [(8, "OB"), (16, "OW")])
+def test_waveform_bits_decide_the_vr_of_waveform_data(bits: int, vr: str) -> None:
+    group = Item([us(tags.WaveformBitsAllocated, bits), Plain(tags.WaveformData, "OW", b"\1\2")])
+    data = data_sets.encode([Plain(tags.WaveformSequence, "SQ", [group])], 0)
+    assert b"\x00\x54\x10\x10" + vr.encode() in convert(data, IMPLICIT, EXPLICIT)
+
+
+def test_numbers_and_words_are_turned_round_and_bytes_are_not() -> None:
+    data = data_sets.encode([Plain(tags.PixelData, "OW", b"\1\2\3\4\5")], 1)
+    assert convert(data, EXPLICIT, BIG).endswith(b"\2\1\4\3\5")
+    data = data_sets.encode([Plain(tags.PixelData, "OB", b"\1\2\3\4")], 1)
+    assert convert(data, EXPLICIT, BIG).endswith(b"\1\2\3\4")
+    data = data_sets.encode([Plain(0x00091001, "UN", b"\1\2\3\4")], 1)
+    assert convert(data, EXPLICIT, BIG).endswith(b"\1\2\3\4")
+
+
+def test_a_value_too_long_for_its_explicit_length_becomes_un() -> None:
+    long = Plain(tags.PatientComments, "LT", b"x" * 70_000)
+    assert implicit_to_explicit([long]) == {tags.PatientComments: "UN"}
+    back = convert(convert(data_sets.encode([long], 0), IMPLICIT, EXPLICIT), EXPLICIT, IMPLICIT)
+    assert back == data_sets.encode([long], 0)
+
+
+def test_un_of_undefined_length_becomes_the_sequence_it_is() -> None:
+    items = data_sets.encode_item(Item([text(tags.PatientID, "12")], undefined=True), 0)
+    end = data_sets.header(0xFFFEE0DD, "", 0, 1)
+    data = data_sets.header(0x00091002, "UN", 0xFFFFFFFF, 1) + items + end
+    expected = [Plain(0x00091002, "SQ", [Item([text(tags.PatientID, "12")], undefined=True)], undefined=True)]
+    assert elements.reencode(data, 1, 1) == data_sets.encode(expected, 1)
+    assert convert(data, EXPLICIT, IMPLICIT) == data_sets.encode(expected, 0)
+
+
+def test_a_sequence_by_dictionary_that_holds_no_items_stays_bytes() -> None:
+    data = data_sets.encode([Plain(tags.ReferencedStudySequence, "UN", b"no items here ")], 0)
+    assert convert(convert(data, IMPLICIT, EXPLICIT), EXPLICIT, IMPLICIT) == data
+
+
+def test_group_lengths_are_dropped_at_every_level() -> None:
+    length = Plain(0x00080000, "UL", b"\4\0\0\0")
+    item = Item([length, text(tags.CodeMeaning, "x")])
+    with_lengths = [length, Plain(tags.ReferencedStudySequence, "SQ", [item])]
+    without = [Plain(tags.ReferencedStudySequence, "SQ", [Item([text(tags.CodeMeaning, "x")])])]
+    assert convert(data_sets.encode(with_lengths, 1), EXPLICIT, IMPLICIT) == data_sets.encode(without, 0)
+
+
+def test_fragments_in_an_uncompressed_syntax_are_refused() -> None:
+    fragments = data_sets.header(tags.PixelData, "OB", 0xFFFFFFFF, 1) + data_sets.header(0xFFFEE0DD, "", 0, 1)
+    with pytest.raises(TranscodeError, match="encapsulated"):
+        convert(fragments, EXPLICIT, IMPLICIT)
+
+
+def test_compressed_and_unknown_syntaxes_are_refused() -> None:
+    for uid in ("1.2.840.10008.1.2.4.90", "1.2.3"):
+        with pytest.raises(TranscodeError, match="uncompressed"):
+            convert(b"", transfer_syntax.of(uid), EXPLICIT)
+        with pytest.raises(TranscodeError, match="uncompressed"):
+            convert(b"", EXPLICIT, transfer_syntax.of(uid))
+
+
+def test_deflated_goes_both_ways() -> None:
+    for syntax in UNCOMPRESSED:
+        data = convert(data_sets.encode(data_sets.ct_head(), 1), EXPLICIT, syntax)
+        deflated = convert(data, syntax, DEFLATED)
+        assert len(deflated) % 2 == 0
+        assert convert(deflated, DEFLATED, syntax) == data
+    assert zlib.decompress(deflated, -15) == data_sets.encode(data_sets.ct_head(), 1)
+
+
+def test_a_deflated_bomb_and_a_cut_stream_are_refused() -> None:
+    deflated = convert(bytes(1 << 20), EXPLICIT, DEFLATED)
+    with pytest.raises(TranscodeError, match="more than 1000 bytes"):
+        convert(deflated, DEFLATED, EXPLICIT, inflated_bytes_max=1000)
+    with pytest.raises(TranscodeError, match="ends early"):
+        convert(deflated[:-20], DEFLATED, EXPLICIT)
+    with pytest.raises(TranscodeError, match="cannot be inflated"):
+        convert(b"\xff" * 20, DEFLATED, EXPLICIT)
+
+
+def test_the_same_syntax_gives_the_same_bytes() -> None:
+    for syntax in UNCOMPRESSED:
+        assert convert(b"any\0bytes", syntax, syntax) == b"any\0bytes"

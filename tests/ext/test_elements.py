@@ -1,0 +1,229 @@
+"""engine._ext.elements against its slow twin, whole, cut and mutated; and what hostile bytes may cost."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine._ext import elements as ext
+from engine.dicom import elements as door
+from engine.dicom import part10, tags, transfer_syntax
+from engine.errors import DataSetError
+from tests.corpus import corpus_files
+from tests.oracle import data_sets, elements as oracle
+from tests.oracle.data_sets import Item, Plain, text
+
+IMPLICIT, EXPLICIT, BIG = 0, 1, 3
+ENCODINGS = (IMPLICIT, EXPLICIT, BIG)
+
+
+def head_by_ext(data: bytes, encoding: int, complete: bool) -> oracle.Head | str:
+    try:
+        head = ext.extract(data, encoding, complete)
+    except ext.Malformed as error:
+        return "early" if error.ends_early else "misplaced"
+    return oracle.Head(
+        head.specific_character_set,
+        [head.patient, head.study, head.series, head.instance],
+        [head.sop_class_uid, head.sop_instance_uid, head.study_instance_uid, head.series_instance_uid],
+        head.pixel_data_offset,
+    )
+
+
+def head_by_oracle(data: bytes, encoding: int, complete: bool) -> oracle.Head | str:
+    try:
+        return oracle.head_of(data, encoding, complete)
+    except oracle.Broken as error:
+        return "early" if error.early else "misplaced"
+
+
+def assert_twins_agree(data: bytes, encoding: int, complete: bool = True) -> None:
+    assert head_by_ext(data, encoding, complete) == head_by_oracle(data, encoding, complete)
+
+
+def corpus_data_sets() -> list[tuple[Path, bytes, int]]:
+    """The corpus' data sets that are not deflated."""
+    found = []
+    for file in corpus_files():
+        raw = file.read_bytes()
+        try:
+            meta = part10.read_file_meta(raw)
+        except DataSetError:
+            continue
+        syntax = transfer_syntax.of(meta.transfer_syntax_uid)
+        if not syntax.deflated and file.name != "syn-nested-3000.dcm":  # the twin recurses
+            found.append((file, raw[meta.data_set_offset :], syntax.encoding))
+    return found
+
+
+def test_twins_agree_on_the_corpus() -> None:
+    for file, data, encoding in corpus_data_sets():
+        assert head_by_ext(data, encoding, True) == head_by_oracle(data, encoding, True), file
+
+
+def test_twins_agree_on_mutations_of_the_corpus() -> None:
+    heads = [data[:3000] for _, data, encoding in corpus_data_sets()[::25] if encoding == EXPLICIT]
+    for seed, data in enumerate(heads):
+        rng = random.Random(seed)
+        for _ in range(20):
+            mutated = bytearray(data)
+            for _ in range(rng.randrange(1, 4)):
+                mutated[rng.randrange(len(mutated))] = rng.choice((0, 0xFF, 0xFE, rng.randrange(256)))
+            complete = rng.random() < 0.5
+            assert head_by_ext(bytes(mutated), EXPLICIT, complete) == head_by_oracle(
+                bytes(mutated), EXPLICIT, complete
+            ), f"seed {seed}: {bytes(mutated).hex()}"
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("undefined", [False, True])
+def test_twins_agree_on_a_data_set_cut_at_every_byte(encoding: int, undefined: bool) -> None:
+    data = data_sets.encode(data_sets.ct_head(undefined=undefined), encoding)
+    for size in range(len(data) + 1):
+        for complete in (True, False):
+            assert_twins_agree(data[:size], encoding, complete)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("undefined", [False, True])
+def test_twins_agree_on_every_byte_replaced(encoding: int, undefined: bool) -> None:
+    data = data_sets.encode(data_sets.ct_head(undefined=undefined), encoding)
+    for offset in range(len(data)):
+        for value in (0x00, 0xFF, data[offset] ^ 1, data[offset] ^ 0x80):
+            mutated = data[:offset] + bytes((value,)) + data[offset + 1 :]
+            assert head_by_ext(mutated, encoding, True) == head_by_oracle(mutated, encoding, True), (offset, value)
+
+
+@given(data=st.binary(max_size=200), encoding=st.sampled_from(ENCODINGS), complete=st.booleans())
+def test_any_bytes_are_read_alike_or_refused_alike(data: bytes, encoding: int, complete: bool) -> None:
+    assert_twins_agree(data, encoding, complete)
+
+
+CHUNKS = st.sampled_from(
+    [
+        b"\xfe\xff\x00\xe0\xff\xff\xff\xff",
+        b"\xfe\xff\x00\xe0\x00\x00\x00\x00",
+        b"\xfe\xff\x00\xe0\x08\x00\x00\x00",
+        b"\xfe\xff\x0d\xe0\x00\x00\x00\x00",
+        b"\xfe\xff\xdd\xe0\x00\x00\x00\x00",
+        b"\x08\x00\x32\x10SQ\x00\x00\xff\xff\xff\xff",
+        b"\x08\x00\x32\x10SQ\x00\x00\x10\x00\x00\x00",
+        b"\x08\x00\x32\x10UN\x00\x00\xff\xff\xff\xff",
+        b"\x08\x00\x32\x10UN\x00\x00\x08\x00\x00\x00",
+        b"\x08\x00\x32\x10\xff\xff\xff\xff",
+        b"\x40\x00\x75\x02SQ\x00\x00\xff\xff\xff\xff",
+        b"\x10\x00\x10\x00PN\x04\x00A^B ",
+        b"\x10\x00\x20\x00\x04\x00\x00\x004711",
+        b"\x28\x00\x10\x00US\x02\x00\x00\x02",
+        b"\x28\x00\x11\x00UL\x04\x00\x00\x02\x00\x00",
+        b"\x28\x00\x00\x00UL\x04\x00\x00\x02\x00\x00",
+        b"\x08\x00\x16\x00UI\x04\x001.2\0",
+        b"\xe0\x7f\x10\x00OB\x00\x00\xff\xff\xff\xff",
+        b"\0",
+    ]
+)
+
+
+@settings(max_examples=1500)
+@given(chunks=st.lists(CHUNKS, max_size=14), encoding=st.sampled_from((IMPLICIT, EXPLICIT)), complete=st.booleans())
+def test_shuffled_structure_is_read_alike_or_refused_alike(chunks: list[bytes], encoding: int, complete: bool) -> None:
+    assert_twins_agree(b"".join(chunks), encoding, complete)
+
+
+def test_elements_are_where_the_twin_finds_them() -> None:
+    for encoding in ENCODINGS:
+        data = data_sets.encode(data_sets.ct_head(undefined=True), encoding)
+        found = [(e.tag, e.value_offset, e.length) for e in door.walk(data, encoding)]
+        assert found == [(tag, value, length) for tag, _, value, length in oracle.elements(data, encoding)]
+
+
+def nested(levels: int) -> bytes:
+    """A private sequence of undefined length in an item of undefined length, and so on."""
+    opening = b"\x09\x00\x02\x10SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    closing = b"\xfe\xff\x0d\xe0\0\0\0\0" + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    return opening * levels + closing * levels
+
+
+def test_nesting_of_20_000_levels_is_passed_over_without_a_stack() -> None:
+    name = data_sets.encode([text(tags.PatientName, "Deep^Er")], EXPLICIT)
+    head = ext.extract(nested(20_000) + name, EXPLICIT, True)
+    assert ext.blob_items(head.patient) == {tags.PatientName: b"Deep^Er"}
+
+
+def test_nesting_beyond_the_limit_is_refused_by_the_reencoder() -> None:
+    assert len(ext.reencode(nested(511), EXPLICIT, IMPLICIT)) > 0
+    with pytest.raises(ext.Malformed, match="too deeply"):
+        ext.reencode(nested(512), EXPLICIT, IMPLICIT)
+    with pytest.raises(ext.Malformed, match="too deeply"):
+        ext.reencode(nested(20_000), EXPLICIT, IMPLICIT)
+
+
+def test_a_wanted_sequence_that_nests_too_deeply_is_left_out_of_the_blob() -> None:
+    code = b"\x08\x00\x32\x10SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    end = b"\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0"
+    head = ext.extract(code + nested(20_000) + end, EXPLICIT, True)
+    assert head.study == b""
+
+
+@pytest.mark.parametrize("length", [0xFFFFFFFE, 0x7FFFFFFF, 0x80000000])
+def test_a_claim_of_gigabytes_allocates_nothing(length: int) -> None:
+    claim = length.to_bytes(4, "little")
+    for data in (
+        b"\x08\x00\x32\x10UT\0\0" + claim + b"abcd",
+        b"\x08\x00\x32\x10SQ\0\0" + claim + b"abcd",
+        b"\x08\x00\x32\x10SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0" + claim + b"abcd",
+    ):
+        with pytest.raises(ext.Malformed) as caught:
+            ext.extract(data, EXPLICIT, False)
+        assert caught.value.ends_early
+        with pytest.raises(ext.Malformed):
+            ext.reencode(data, EXPLICIT, IMPLICIT)
+
+
+def test_needed_bytes_say_how_far_the_value_in_the_way_reaches() -> None:
+    data = b"\x09\x00\x02\x10OB\0\0\x00\x00\x10\x00" + bytes(100)
+    with pytest.raises(ext.Malformed) as caught:
+        ext.extract(data, EXPLICIT, False)
+    assert caught.value.needed_bytes == 12 + 0x100000
+
+
+def test_a_megabyte_of_tiny_items_is_walked_in_one_pass() -> None:
+    items = b"\xfe\xff\x00\xe0\0\0\0\0" * 131_072
+    data = b"\x08\x00\x32\x10SQ\0\0\xff\xff\xff\xff" + items + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    started = time.perf_counter()
+    head = ext.extract(data, EXPLICIT, True)
+    assert time.perf_counter() - started < 0.5
+    assert len(ext.blob_items(head.study)[tags.ProcedureCodeSequence]) == 4096
+
+
+def test_a_sequence_is_cut_to_the_whole_items_that_fit() -> None:
+    item = Item([text(tags.CodeMeaning, "x" * 1000)], undefined=True)
+    for undefined in (False, True):
+        data = data_sets.encode([Plain(tags.ProcedureCodeSequence, "SQ", [item] * 9, undefined)], EXPLICIT)
+        kept = ext.blob_items(ext.extract(data, EXPLICIT, True).study)[tags.ProcedureCodeSequence]
+        assert kept == data_sets.encode_item(item, EXPLICIT) * 4
+    whole = Item([text(tags.CodeMeaning, "x" * 4000)])
+    data = data_sets.encode([Plain(tags.ProcedureCodeSequence, "SQ", [whole] * 2)], EXPLICIT)
+    assert ext.blob_items(ext.extract(data, EXPLICIT, True).study) == {
+        tags.ProcedureCodeSequence: data_sets.encode_item(whole, EXPLICIT)
+    }
+    large = Plain(tags.ProcedureCodeSequence, "SQ", [Item([text(tags.CodeMeaning, "x" * 5000)])])
+    assert ext.extract(data_sets.encode([large], EXPLICIT), EXPLICIT, True).study == b""
+
+
+@given(st.binary(max_size=60))
+def test_a_damaged_blob_is_refused_or_read(blob: bytes) -> None:
+    try:
+        items = ext.blob_items(blob)
+    except ext.Malformed:
+        return
+    assert sum(8 + len(value) for value in items.values()) <= len(blob)
+
+
+def test_a_blob_reads_back() -> None:
+    assert ext.blob_items(oracle.blob({0x00100010: b"Doe", 0x00100020: b""})) == {0x00100010: b"Doe", 0x00100020: b""}

@@ -1,0 +1,280 @@
+"""The slow, obvious twin of ext/elements.pyx: recursive, on bytes and lists, with no thought for speed.
+
+It follows the rules written in dicom.elements, ext/dataset.pxd and ext/reencode.pxd and shares no code with them but the
+dictionary and the tables of attributes. Broken means what Malformed means there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from engine.dicom import attributes, tags
+from engine.dicom.transfer_syntax import BIG_ENDIAN, EXPLICIT_VR
+
+UNDEFINED = 0xFFFFFFFF
+LONG = {"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"}
+LETTERS = frozenset(range(0x41, 0x5B))
+UNITS = {
+    **dict.fromkeys(("US", "SS", "OW", "AT", "US or SS"), 2),
+    **dict.fromkeys(("UL", "SL", "FL", "OF", "OL"), 4),
+    **dict.fromkeys(("FD", "OD", "OV", "SV", "UV"), 8),
+}
+ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+
+
+class Broken(Exception):
+    """No data set. `early`: it ends within an element."""
+
+    def __init__(self, early: bool) -> None:
+        super().__init__("ends early" if early else "misplaced")
+        self.early = early
+
+
+@dataclass
+class Header:
+    tag: int
+    vr: str
+    length: int
+    value: int
+
+
+@dataclass
+class Head:
+    character_set: bytes = b""
+    levels: list[bytes] = field(default_factory=list)
+    uids: list[bytes] = field(default_factory=list)
+    pixel_data_offset: int = -1
+
+
+def number(data: bytes, encoding: int) -> int:
+    return int.from_bytes(data, "big" if encoding & BIG_ENDIAN else "little")
+
+
+def header_at(data: bytes, offset: int, end: int, encoding: int) -> Header:
+    if end - offset < 8:
+        raise Broken(True)
+    tag = number(data[offset : offset + 2], encoding) << 16 | number(data[offset + 2 : offset + 4], encoding)
+    letters = data[offset + 4 : offset + 6]
+    if not encoding & EXPLICIT_VR or not set(letters) <= LETTERS or tag >> 16 == 0xFFFE:
+        return Header(tag, "", number(data[offset + 4 : offset + 8], encoding), offset + 8)
+    vr = letters.decode()
+    if vr not in LONG:
+        return Header(tag, vr, number(data[offset + 6 : offset + 8], encoding), offset + 8)
+    if end - offset < 12:
+        raise Broken(True)
+    return Header(tag, vr, number(data[offset + 8 : offset + 12], encoding), offset + 12)
+
+
+def sniff_root(data: bytes, encoding: int) -> int:
+    if len(data) < 8:
+        return encoding
+    return encoding | EXPLICIT_VR if set(data[4:6]) <= LETTERS else encoding & ~EXPLICIT_VR
+
+
+def sniff_item(data: bytes, offset: int, end: int, encoding: int) -> int:
+    if end - offset < 8 or set(data[offset + 4 : offset + 6]) <= LETTERS:
+        return encoding
+    if header_at(data, offset, end, encoding).tag >> 16 == 0xFFFE:
+        return encoding
+    return encoding & ~EXPLICIT_VR
+
+
+def end_of_sequence(data: bytes, offset: int, end: int, encoding: int) -> int:
+    """After the delimiter of the sequence whose first item is at the offset."""
+    while True:
+        header = header_at(data, offset, end, encoding)
+        if header.tag == SEQUENCE_END:
+            return header.value
+        if header.tag != ITEM:
+            raise Broken(False)
+        if header.length == UNDEFINED:
+            offset = end_of_item(data, header.value, end, sniff_item(data, header.value, end, encoding))
+        else:
+            offset = after(header, end)
+
+
+def end_of_item(data: bytes, offset: int, end: int, encoding: int) -> int:
+    while True:
+        header = header_at(data, offset, end, encoding)
+        if header.tag == ITEM_END:
+            return header.value
+        if header.length == UNDEFINED and header.tag >> 16 == 0xFFFE:
+            raise Broken(False)
+        if header.length == UNDEFINED:
+            offset = end_of_sequence(data, header.value, end, encoding)
+        else:
+            offset = after(header, end)
+
+
+def after(header: Header, end: int) -> int:
+    if header.length > end - header.value:
+        raise Broken(True)
+    return header.value + header.length
+
+
+def elements(data: bytes, encoding: int) -> list[tuple[int, str, int, int]]:
+    """(tag, VR on the wire, value offset, value length) of a data set's top level."""
+    found = []
+    offset = 0
+    while len(data) - offset >= 8:
+        header = header_at(data, offset, len(data), encoding)
+        if header.length == UNDEFINED:
+            offset = end_of_sequence(data, header.value, len(data), encoding)
+            length = offset - 8 - header.value
+        else:
+            offset, length = after(header, len(data)), header.length
+        found.append((header.tag, header.vr, header.value, length))
+    return found
+
+
+def head_of(data: bytes, encoding: int, complete: bool) -> Head:
+    encoding = sniff_root(data, encoding)
+    wanted = {tag for level in attributes.LEVELS for tag in level} | {tags.SpecificCharacterSet}
+    found: dict[int, bytes | None] = {}
+    head = Head()
+    offset = highest = 0
+    while not complete or len(data) - offset >= 8:
+        try:
+            header = header_at(data, offset, len(data), encoding)
+            if header.tag == ITEM_END:
+                break
+            if header.tag in attributes.PIXEL_DATA:
+                head.pixel_data_offset = offset
+                break
+            highest = max(highest, header.tag)
+            if header.length == UNDEFINED:
+                offset = end_of_sequence(data, header.value, len(data), encoding)
+                value = data[header.value : offset - 8]
+            else:
+                offset = after(header, len(data))
+                value = data[header.value : offset]
+        except Broken:
+            if highest > max(wanted):
+                break
+            raise
+        if header.tag in wanted:
+            found[header.tag] = kept(header, value, encoding)
+    values = {tag: value for tag, value in found.items() if value is not None}
+    head.character_set = values.get(tags.SpecificCharacterSet, b"")
+    identifying = (tags.SOPClassUID, tags.SOPInstanceUID, tags.StudyInstanceUID, tags.SeriesInstanceUID)
+    head.uids = [values.get(tag, b"") for tag in identifying]
+    head.levels = [blob({tag: values[tag] for tag in level if tag in values}) for level in attributes.LEVELS]
+    return head
+
+
+def blob(values: dict[int, bytes]) -> bytes:
+    return b"".join(
+        tag.to_bytes(4, "little") + len(values[tag]).to_bytes(4, "little") + values[tag] for tag in sorted(values)
+    )
+
+
+def kept(header: Header, value: bytes, encoding: int) -> bytes | None:
+    """What a blob holds of a value; None if it is of no use."""
+    listed = tags.dictionary_vr(header.tag)
+    if listed == "SQ":
+        if header.vr not in ("SQ", "UN", ""):
+            return None
+        try:
+            return sequence_bytes(value, encoding & ~EXPLICIT_VR if header.vr == "UN" else encoding)
+        except Broken:
+            return None
+    if header.length == UNDEFINED:
+        return None
+    wire = listed if header.vr in ("", "UN") else header.vr
+    if wire in ("SQ", "OB") or (wire in UNITS) != (listed in UNITS):
+        return None
+    value = value[: attributes.VALUE_BYTES_MAX]
+    if listed not in UNITS:
+        return value.rstrip(b" \0")
+    return swapped(value, UNITS[wire]) if encoding & BIG_ENDIAN else value
+
+
+def swapped(value: bytes, unit: int) -> bytes:
+    whole = len(value) - len(value) % unit
+    return b"".join(value[i : i + unit][::-1] for i in range(0, whole, unit)) + value[whole:]
+
+
+def sequence_bytes(value: bytes, encoding: int) -> bytes | None:
+    """The leading items that have room, in Explicit VR Little Endian."""
+    kept_items = b""
+    for item in items_of(value, 0, len(value), encoding):
+        if len(kept_items) + len(item) > attributes.SEQUENCE_BYTES_MAX:
+            return kept_items or None
+        kept_items += item
+    return kept_items
+
+
+def items_of(data: bytes, offset: int, end: int, encoding: int) -> list[bytes]:
+    """Each item of a sequence value, in Explicit VR Little Endian, its own header included."""
+    found = []
+    while offset < end:
+        header = header_at(data, offset, end, encoding)
+        if header.tag == SEQUENCE_END:
+            offset = header.value
+            continue
+        if header.tag != ITEM:
+            raise Broken(False)
+        if header.length == UNDEFINED:
+            within = sniff_item(data, header.value, end, encoding)
+            offset = end_of_item(data, header.value, end, within)
+            body = data_set_bytes(data, header.value, offset - 8, within)
+            found.append(wrap(ITEM, "", body, True) + b"\xfe\xff\x0d\xe0" + bytes(4))
+        else:
+            offset = after(header, end)
+            body = data_set_bytes(data, header.value, offset, sniff_item(data, header.value, offset, encoding))
+            found.append(wrap(ITEM, "", body, False))
+    return found
+
+
+def data_set_bytes(data: bytes, offset: int, end: int, encoding: int) -> bytes:
+    """The elements of data[offset:end] in Explicit VR Little Endian."""
+    out = b""
+    while offset < end:
+        header = header_at(data, offset, end, encoding)
+        undefined = header.length == UNDEFINED
+        if header.tag >> 16 == 0xFFFE or not header.tag & 0xFFFF:
+            if undefined:
+                raise Broken(False)
+            offset = after(header, end)
+            continue
+        if undefined:
+            if header.vr in ("OB", "OW") or header.tag == tags.PixelData:
+                raise Broken(False)
+            offset = end_of_sequence(data, header.value, end, encoding)
+            value = data[header.value : offset - 8]
+        else:
+            offset = after(header, end)
+            value = data[header.value : offset]
+        if header.vr == "SQ" or undefined or (not header.vr and is_sequence(header, value, encoding)):
+            body = b"".join(items_of(value, 0, len(value), encoding))
+            out += wrap(header.tag, "SQ", body, undefined)
+            if undefined:
+                out += b"\xfe\xff\xdd\xe0" + bytes(4)
+        else:
+            vr = header.vr or plain_vr(header.tag)
+            out += wrap(header.tag, vr, swapped(value, UNITS.get(vr, 1)) if encoding & BIG_ENDIAN else value, False)
+    return out
+
+
+def is_sequence(header: Header, value: bytes, encoding: int) -> bool:
+    if tags.dictionary_vr(header.tag) != "SQ":
+        return False
+    return not value or (len(value) >= 8 and header_at(value, 0, len(value), encoding).tag == ITEM)
+
+
+def plain_vr(tag: int) -> str:
+    """Of an implicit element that is no sequence, where nothing decides the open choices."""
+    vr = tags.vr_of(tag)
+    return "UN" if vr == "SQ" else vr
+
+
+def wrap(tag: int, vr: str, value: bytes, undefined: bool) -> bytes:
+    start = (tag >> 16).to_bytes(2, "little") + (tag & 0xFFFF).to_bytes(2, "little")
+    length = UNDEFINED if undefined else len(value)
+    if not vr:
+        return start + length.to_bytes(4, "little") + value
+    if vr not in LONG and length > 0xFFFF:
+        vr = "UN"
+    if vr in LONG:
+        return start + vr.encode() + b"\0\0" + length.to_bytes(4, "little") + value
+    return start + vr.encode() + length.to_bytes(2, "little") + value

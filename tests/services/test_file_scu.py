@@ -1,0 +1,164 @@
+"""services.file_scu: files as they are on disk arrive as they are, at a foreign Storage SCP (pynetdicom)."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+from pydicom import Dataset, dcmwrite
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit, generate_uid
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import CTImageStorage, MRImageStorage  # type: ignore[attr-defined]
+
+from engine.config import Config, Peer
+from engine.errors import AssociationFailed, DataSetError
+from engine.services import file_scu
+
+Received = dict[str, tuple[str, bytes]]
+
+
+@contextmanager
+def sink(
+    contexts: dict[str, list[str]], status: int = 0x0000, pdu_length_max: int = 16382
+) -> Iterator[tuple[Peer, Received]]:
+    """A Storage SCP and what it has got: SOP Instance UID → transfer syntax, data set as sent."""
+    received: Received = {}
+    lock = threading.Lock()
+
+    def store(event: Any) -> int:
+        with lock:
+            data = event.request.DataSet.getvalue()
+            received[event.request.AffectedSOPInstanceUID] = (event.context.transfer_syntax, data)
+        return status
+
+    entity = AE(ae_title="SINK")
+    entity.maximum_pdu_size = pdu_length_max
+    for abstract_syntax, syntaxes in contexts.items():
+        entity.add_supported_context(abstract_syntax, syntaxes)
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
+    assert server is not None
+    try:
+        yield Peer(aet="SINK", host="127.0.0.1", port=server.server_address[1]), received
+    finally:
+        server.shutdown()
+
+
+def written(
+    path: Path, *, sop_class: str = CTImageStorage, syntax: str = ExplicitVRLittleEndian, pixels: int = 0
+) -> bytes:
+    """Writes a file; its data set as it lies there."""
+    data_set = Dataset()
+    data_set.SOPClassUID = sop_class
+    data_set.SOPInstanceUID = generate_uid(entropy_srcs=[path.name])
+    data_set.PatientName = "DOE^JANE"
+    data_set.Rows = 1
+    if pixels:
+        data_set.PixelData = bytes(range(256)) * (pixels // 256)
+        data_set["PixelData"].VR = "OW"
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = sop_class
+    meta.MediaStorageSOPInstanceUID = data_set.SOPInstanceUID
+    meta.TransferSyntaxUID = syntax
+    file = FileDataset(None, data_set, file_meta=meta, preamble=b"\0" * 128)
+    buffer = io.BytesIO()
+    dcmwrite(buffer, file, enforce_file_format=True)
+    path.write_bytes(buffer.getvalue())
+    return buffer.getvalue()[file_scu.read_head(path).data_set_offset :]
+
+
+def send(peer: Peer, *paths: Path) -> file_scu.SendSummary:
+    return uvloop.run(file_scu.send_files(peer, Config(), list(paths), lambda what, done, total: None))
+
+
+def test_folders_and_files_arrive_as_they_lie_on_disk(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    expected = {
+        written(tmp_path / "a" / "1.dcm"),
+        written(tmp_path / "a" / "b" / "2.dcm", sop_class=MRImageStorage, syntax=ImplicitVRLittleEndian),
+        written(tmp_path / "3.dcm", pixels=3 << 20),
+    }
+    both = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+    with sink({CTImageStorage: both, MRImageStorage: both}) as (peer, received):
+        summary = send(peer, tmp_path / "a", tmp_path / "3.dcm")
+    assert (summary.sent, summary.failed) == (3, [])
+    assert {data for _, data in received.values()} == expected
+
+
+@pytest.mark.parametrize("pdu_length_max", [0, 1000, 1 << 20])
+def test_any_pdu_length_of_the_peer_is_kept(tmp_path: Path, pdu_length_max: int) -> None:
+    expected = written(tmp_path / "1.dcm", pixels=1 << 20)
+    with sink({CTImageStorage: [ExplicitVRLittleEndian]}, pdu_length_max=pdu_length_max) as (peer, received):
+        assert send(peer, tmp_path).sent == 1
+    assert [data for _, data in received.values()] == [expected]
+
+
+def test_what_the_peer_takes_only_in_another_transfer_syntax_is_converted(tmp_path: Path) -> None:
+    written(tmp_path / "1.dcm", pixels=2048)
+    with sink({CTImageStorage: [ImplicitVRLittleEndian]}) as (peer, received):
+        assert send(peer, tmp_path).sent == 1
+    [(syntax, data)] = received.values()
+    assert syntax == ImplicitVRLittleEndian
+    assert bytes(range(256)) * 8 in data
+
+
+def test_what_cannot_be_sent_is_listed_and_the_rest_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "0.txt").write_text("no DICOM file, whatever its length is" * 9)
+    written(tmp_path / "1.dcm", sop_class=MRImageStorage)
+    written(tmp_path / "2.dcm")
+    with sink({CTImageStorage: [ExplicitVRLittleEndian]}) as (peer, received):
+        summary = send(peer, tmp_path)
+    assert (summary.sent, len(received)) == (1, 1)
+    assert [Path(path).name for path, _ in summary.failed] == ["0.txt", "1.dcm"]
+    assert "no presentation context" in summary.failed[1][1]
+
+
+def test_a_refusal_names_the_status(tmp_path: Path) -> None:
+    written(tmp_path / "1.dcm")
+    with sink({CTImageStorage: [ExplicitVRLittleEndian]}, status=0xA700) as (peer, _):
+        summary = send(peer, tmp_path)
+    assert summary.sent == 0
+    assert "status A700" in summary.failed[0][1]
+
+
+def test_a_warning_is_a_success(tmp_path: Path) -> None:
+    written(tmp_path / "1.dcm")
+    with sink({CTImageStorage: [ExplicitVRLittleEndian]}, status=0xB000) as (peer, _):
+        assert send(peer, tmp_path).sent == 1
+
+
+def test_an_unreachable_peer_is_an_error(tmp_path: Path) -> None:
+    written(tmp_path / "1.dcm")
+    with sink({CTImageStorage: [ExplicitVRLittleEndian]}) as (peer, _):
+        pass
+    with pytest.raises(AssociationFailed, match="SINK at 127.0.0.1"):
+        send(peer, tmp_path)
+
+
+def test_heads_without_uids_are_completed_from_the_data_set(tmp_path: Path) -> None:
+    data = written(tmp_path / "1.dcm")
+    (tmp_path / "bare.dcm").write_bytes(data)
+    bare, whole = file_scu.read_head(tmp_path / "bare.dcm"), file_scu.read_head(tmp_path / "1.dcm")
+    assert (bare.sop_instance_uid, bare.transfer_syntax_uid) == (whole.sop_instance_uid, whole.transfer_syntax_uid)
+    assert (bare.data_set_offset, bare.data_set_bytes) == (0, len(data))
+    with pytest.raises(DataSetError):
+        file_scu.read_head(tmp_path)
+
+
+def test_more_kinds_than_contexts_go_in_several_associations(tmp_path: Path) -> None:
+    heads = [
+        file_scu.FileHead(tmp_path, f"1.2.{number % 60}", f"1.3.{number}", JPEGBaseline8Bit, 0, 1)
+        for number in range(600)
+    ]
+    groups = list(file_scu._groups(heads, ()))
+    assert [head for group in groups for head in group] == heads
+    assert len(groups) > 1
+    for group in groups:
+        kinds = {(head.sop_class_uid, head.transfer_syntax_uid) for head in group}
+        assert len(file_scu.propose(kinds)) <= 128

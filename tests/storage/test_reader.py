@@ -1,0 +1,209 @@
+"""LogReader: exact bytes or an error that names the place; few descriptors; many threads."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.errors import CorruptRecord, StorageError, StorageFailed
+from engine.storage.log import LogReader, SegmentLog
+from engine.storage.record import Position, crc32c
+from engine.storage.segment import segment_path
+from tests.faulty_files import FaultyFiles
+
+
+class Bench:
+    """Ten small sealed segments of a few records."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = str(directory)
+        self.files = FaultyFiles()
+        self.payloads: dict[Position, bytes] = {}
+        rng = random.Random(5)
+        log = SegmentLog(self.directory, self.files, bytes(16), writer="w", segment_bytes=40_000)
+        while len(log.active_segments) < 10:
+            payload = rng.randbytes(rng.randrange(9000))
+            position = log.append(1, 0, 1, b"key", b"meta", [payload], len(payload), crc32c(payload))
+            self.payloads[position] = payload
+        log.close()
+        self.position, self.payload = next((at, data) for at, data in self.payloads.items() if len(data) > 1000)
+        self.reader = LogReader(self.directory, self.files, open_segments_max=3)
+
+    def flip(self, position: Position, offset: int) -> None:
+        path = Path(segment_path(self.directory, position.segment_id))
+        data = bytearray(path.read_bytes())
+        data[offset] ^= 1
+        path.write_bytes(data)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    bench.files.heal()
+    bench.reader.close()
+
+
+def test_every_payload_is_read_in_every_way(bench: Bench) -> None:
+    for position, payload in bench.payloads.items():
+        assert bench.reader.read(position) == payload
+        target = bytearray(len(payload))
+        bench.reader.read_into(position, memoryview(target))
+        assert target == payload
+        assert bench.reader.verify(position).position == position
+        assert bench.reader.read_record(position).key == b"key"
+
+
+def test_a_part_of_a_payload_is_read_and_nothing_outside_it(bench: Bench) -> None:
+    position, payload = bench.position, bench.payload
+    target = bytearray(100)
+    bench.reader.read_into(position, memoryview(target), 50)
+    assert target == payload[50:150]
+    bench.reader.read_into(position, memoryview(target)[:0], len(payload))
+    for offset in (-1, len(payload) - 99, len(payload)):
+        with pytest.raises(StorageError):
+            bench.reader.read_into(position, memoryview(target), offset)
+
+
+def test_no_more_files_are_open_than_allowed_and_the_oldest_goes_first(bench: Bench) -> None:
+    for position in bench.payloads:
+        bench.reader.read(position)
+    assert bench.files.calls["close"] - bench.files.calls["create"] == 10 - 3
+    opened = bench.files.calls["open"]
+    last = sorted({position.segment_id for position in bench.payloads})[-3:]
+    for position in bench.payloads:
+        if position.segment_id in last:
+            bench.reader.read(position)
+    assert bench.files.calls["open"] == opened
+
+
+def test_close_and_drop_let_files_go_and_reading_opens_them_again(bench: Bench) -> None:
+    closed = bench.files.calls["close"]
+    bench.reader.read(bench.position)
+    bench.reader.drop(bench.position.segment_id)
+    bench.reader.drop(bench.position.segment_id)
+    assert bench.files.calls["close"] == closed + 1
+    assert bench.reader.read(bench.position) == bench.payload
+    bench.reader.close()
+    assert bench.files.calls["close"] == closed + 2
+
+
+def test_a_running_read_ends_undisturbed_when_its_segment_is_dropped(bench: Bench) -> None:
+    def drop(method: str) -> None:
+        if method == "pread":
+            bench.files.before = None
+            bench.reader.drop(bench.position.segment_id)
+            os.unlink(segment_path(bench.directory, bench.position.segment_id))
+
+    bench.files.before = drop
+    assert bench.reader.read(bench.position) == bench.payload
+
+
+def test_a_flipped_bit_in_a_payload_is_found_when_verified(bench: Bench) -> None:
+    bench.flip(bench.position, bench.position.payload_offset + 500)
+    for read in (bench.reader.read, bench.reader.verify):
+        with pytest.raises(CorruptRecord) as caught:
+            read(bench.position)
+        assert (caught.value.segment_id, caught.value.offset) == bench.position[:2]
+    assert len(bench.reader.read(bench.position, verify=False)) == len(bench.payload)
+    with pytest.raises(CorruptRecord):
+        bench.reader.check(bench.position, crc32c(bench.payload) ^ 1)
+    bench.reader.check(bench.position, crc32c(bench.payload))
+
+
+def test_a_flipped_bit_in_a_head_is_found(bench: Bench) -> None:
+    for offset in (0, 9, 63, 64, 70):
+        bench.flip(bench.position, bench.position.offset + offset)
+        with pytest.raises(CorruptRecord):
+            bench.reader.read_record(bench.position)
+        bench.flip(bench.position, bench.position.offset + offset)
+    bench.reader.read_record(bench.position)
+
+
+def test_a_position_that_the_record_contradicts_is_refused(bench: Bench) -> None:
+    with pytest.raises(CorruptRecord, match="another record"):
+        bench.reader.read_record(bench.position._replace(payload_crc=1))
+
+
+def test_a_lost_header_block_costs_nothing_in_a_sealed_segment(bench: Bench) -> None:
+    path = Path(segment_path(bench.directory, bench.position.segment_id))
+    data = bytearray(path.read_bytes())
+    data[:4096] = bytes(4096)
+    path.write_bytes(data)
+    assert bench.reader.read_record(bench.position).position == bench.position
+
+
+@pytest.mark.parametrize("keep", [0, 4096, 4200])
+def test_a_file_that_ends_too_early_is_corrupt(bench: Bench, keep: int) -> None:
+    os.truncate(segment_path(bench.directory, bench.position.segment_id), keep)
+    target = memoryview(bytearray(len(bench.payload)))
+    for read in (
+        lambda: bench.reader.read(bench.position),
+        lambda: bench.reader.read_into(bench.position, target),
+        lambda: bench.reader.verify(bench.position),
+    ):
+        with pytest.raises(CorruptRecord):
+            read()
+
+
+@pytest.mark.parametrize("call", ["pread", "preadv"])
+def test_an_unreadable_block_is_corrupt(bench: Bench, call: str) -> None:
+    bench.reader.read(bench.position)
+    bench.files.fail(call, errno.EIO, repeat=True)
+    with pytest.raises(CorruptRecord, match="cannot be read"):
+        if call == "pread":
+            bench.reader.read(bench.position)
+        else:
+            bench.reader.read_into(bench.position, memoryview(bytearray(10)))
+
+
+def test_a_missing_segment_is_corrupt_and_a_lack_of_descriptors_is_not(bench: Bench) -> None:
+    with pytest.raises(CorruptRecord, match="gone"):
+        bench.reader.read(bench.position._replace(segment_id=999))
+    bench.files.fail("open", errno.EMFILE)
+    with pytest.raises(StorageError) as caught:
+        bench.reader.read(bench.position)
+    assert not isinstance(caught.value, (CorruptRecord, StorageFailed))
+    assert bench.reader.read(bench.position) == bench.payload
+
+
+def test_another_process_s_segment_can_be_synced(bench: Bench) -> None:
+    before = bench.files.calls.copy()
+    bench.reader.sync(bench.position.segment_id)
+    bench.reader.sync(bench.position.segment_id)
+    assert bench.files.calls["fdatasync"] - before["fdatasync"] == 2
+    assert bench.files.calls["sync_directory"] - before["sync_directory"] == 1
+    with pytest.raises(CorruptRecord):
+        bench.reader.sync(999)
+    bench.files.fail("fdatasync", errno.EIO)
+    with pytest.raises(StorageFailed):
+        bench.reader.sync(bench.position.segment_id)
+
+
+def test_threads_share_a_reader(bench: Bench) -> None:
+    errors: list[BaseException] = []
+
+    def run(seed: int) -> None:
+        rng = random.Random(seed)
+        positions = list(bench.payloads)
+        try:
+            for _ in range(300):
+                position = rng.choice(positions)
+                assert bench.reader.read(position) == bench.payloads[position]
+                if rng.random() < 0.1:
+                    bench.reader.drop(rng.choice(positions).segment_id)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []

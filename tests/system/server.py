@@ -1,0 +1,116 @@
+"""A whole server as a user starts it, for the system tests: a process, its folder, its port."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import orjson
+
+from engine import control
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Server:
+    """`filmroom serve` on a free loopback port."""
+
+    def __init__(
+        self, data: Path, *arguments: str, config: str = "", prefix: tuple[str, ...] = (), workers: int = 2
+    ) -> None:
+        self.data = data
+        data.mkdir(parents=True, exist_ok=True)
+        config_file = data.parent / f"{data.name}.toml"
+        config_file.write_text(config)
+        self.process = subprocess.Popen(
+            [
+                *prefix,
+                sys.executable,
+                *("-m", "engine", "serve", "--data", str(data), "--host", "127.0.0.1", "--dicom-port", "0"),
+                *("--workers", str(workers), "--config", str(config_file), "--log-format", "json"),
+                *arguments,
+            ],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.log: list[str] = []
+        threading.Thread(target=self._read_log, daemon=True).start()
+        assert self.process.stdout is not None
+        self.ready_line = self.process.stdout.readline()
+        found = re.search(r" on \S+:(\d+)", self.ready_line)
+        assert found, f"not ready: {self.ready_line!r}\n" + "".join(self.log[-40:])
+        self.port = int(found[1])
+
+    def _read_log(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log.append(line)
+
+    def events(self, event: str) -> list[dict[str, object]]:
+        """The log lines of one event so far."""
+        lines = [orjson.loads(line) for line in list(self.log) if line.startswith("{")]
+        return [line for line in lines if line.get("event") == event]
+
+    def stats(self) -> dict[str, object]:
+        """What the control socket says."""
+        return control.request(self.data, {"command": "stats"})
+
+    def worker_pids(self) -> list[int]:
+        """The workers' process ids."""
+        return [int(worker["pid"]) for worker in self.stats()["workers"]]  # type: ignore[attr-defined]
+
+    def kill_all(self) -> None:
+        """kill -9 of supervisor and workers at once."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self, timeout_s: float = 30.0) -> int:
+        """SIGTERM; the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout_s)
+
+    def close(self) -> None:
+        """Whatever happened, nothing stays."""
+        if self.process.poll() is None:
+            try:
+                self.stop()
+            except subprocess.TimeoutExpired:
+                self.kill_all()
+
+
+@contextmanager
+def running(data: Path, *arguments: str, **options: object) -> Iterator[Server]:
+    """A server for the length of a block."""
+    server = Server(data, *arguments, **options)  # type: ignore[arg-type]
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def free_port() -> int:
+    """A loopback port that was free a moment ago."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def wait_for(condition: object, timeout_s: float = 20.0, what: str = "condition") -> None:
+    """Polls until `condition()` is true; a failure names `what`."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, f"{what} not reached within {timeout_s} s"
+        time.sleep(0.02)

@@ -1,0 +1,204 @@
+"""engine.config: precedence, the words of its errors, and what is derived from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from engine import config as configuration
+from engine.config import Config, Peer, environment_variable, load
+from engine.errors import ConfigError
+
+PEER = '[[peer]]\naet = "STORE1"\nhost = "127.0.0.1"\nport = 104\n'
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "filmroom.toml"
+    path.write_text(text)
+    return path
+
+
+def message(folder: Path, text: str, env: dict[str, str] | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(written(folder, text), env or {}, {})
+    return str(caught.value)
+
+
+def test_everything_has_a_default() -> None:
+    config = load(None, {}, {})
+    assert (config.aet, config.dicom_port, config.durability, config.peers) == ("FILMROOM", 11112, "durable", ())
+    assert config.workers >= 1
+
+
+def test_flags_win_over_the_environment_over_the_file_over_the_default(tmp_path: Path) -> None:
+    path = written(tmp_path, 'aet = "FILE"\ndicom_port = 1\nworkers = 3\n')
+    env = {"FILMROOM_AET": "ENV", "FILMROOM_DICOM_PORT": "2"}
+    config = load(path, env, {"aet": "FLAG", "dicom_port": None})
+    assert (config.aet, config.dicom_port, config.workers, config.http_port) == ("FLAG", 2, 3, 8080)
+    origins = configuration.origins(path, env, {"aet": "FLAG", "dicom_port": None})
+    assert [origins[key] for key in ("aet", "dicom_port", "workers", "http_port")] == [
+        "flag",
+        "environment",
+        "file",
+        "default",
+    ]
+
+
+def test_every_key_has_an_environment_variable_of_its_own() -> None:
+    keys = [key for key, _ in Config().describe()]
+    variables = [environment_variable(key) for key in keys]
+    assert len(set(variables)) == len(variables)
+    assert environment_variable("limits.idle_timeout_s") == "FILMROOM_LIMITS_IDLE_TIMEOUT_S"
+
+
+@pytest.mark.parametrize("key", [key for key, _ in Config().describe()])
+def test_every_default_can_be_said_by_its_environment_variable(key: str) -> None:
+    config = Config()
+    value = dict(config.describe())[key]
+    text = "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    assert dict(load(None, {environment_variable(key): text}, {}).describe())[key] == value
+
+
+def test_environment_of_tables_and_booleans_is_read() -> None:
+    env = {"FILMROOM_LIMITS_IDLE_TIMEOUT_S": "7.5", "FILMROOM_STORAGE_VERIFY_READS": "false", "OTHER": "x"}
+    config = load(None, env, {})
+    assert config.limits.idle_timeout_s == 7.5
+    assert not config.storage.verify_reads
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('durabilty = "durable"', "no key 'durabilty' here; did you mean 'durability'?"),
+        ('durability = "durble"', "'durble' is none of durable, write-behind; did you mean 'durable'?"),
+        ("segment_bytes = 3", "no key 'segment_bytes' here; it belongs to [storage]"),
+        ("[limits]\nidle_timeout = 3", "[limits]: there is no key 'idle_timeout' here; did you mean 'idle_timeout_s'?"),
+        ('[limits]\nidle_timeout_s = "3"', "limits.idle_timeout_s: expected `float`, got `str` ('3')"),
+        ("dicom_port = 70000", "dicom_port: expected `int` <= 65535, not 70000"),
+        ("limits = 3", "limits is a table, written [limits]"),
+        ("aet = 'FAR TOO LONG A TITLE'", "is no AE title: 1 to 16 ASCII characters"),
+        ("x = [", "is not TOML"),
+        ('[peer]\naet = "A"', "each written [[peer]]"),
+        ('[[peer]]\naet = "A"\nport = 104', "[[peer]] 'A': host is missing: host and port go together"),
+        ('[[peer]]\naet = "A"\nmay = ["destination"]', "[[peer]] 'A': host and port are missing"),
+        ('[[peer]]\naet = "A"\nhots = "h"', "[[peer]] 'A': there is no key 'hots' here; did you mean 'host'?"),
+        ('[[peer]]\nhost = "h"\nport = 1', "[[peer]] number 1: object missing required field `aet`"),
+        ('[[peer]]\naet = "A"\nmay = ["stor"]', "'stor' is none of store, query, retrieve, destination"),
+        ('[[peer]]\naet = "A"\ntransfer_syntaxes = ["jpeg"]', "'jpeg' is no UID"),
+        (PEER + PEER, "there are two [[peer]] with aet 'STORE1'"),
+        ("[limits]\npdu_length_accept_max = 65536", "pdu_length_accept_max is less than limits.pdu_length_max"),
+        ("[storage]\nsegment_bytes = 1048576", "less than limits.stream_threshold_bytes"),
+    ],
+)
+def test_a_mistake_is_told_in_the_words_of_the_file(tmp_path: Path, text: str, expected: str) -> None:
+    told = message(tmp_path, text)
+    assert expected in told
+    assert "filmroom.toml" in told or "less than" in expected
+
+
+def test_mistakes_in_flags_and_environment_name_them() -> None:
+    with pytest.raises(ConfigError, match=r"^--dicom-port: "):
+        load(None, {}, {"dicom_port": 70000})
+    with pytest.raises(ConfigError, match=r"^FILMROOM_DICOM_PORT: expected `int`"):
+        load(None, {"FILMROOM_DICOM_PORT": "dicom"}, {})
+    with pytest.raises(ConfigError, match="FILMROOM_DURABILTY; did you mean FILMROOM_DURABILITY"):
+        load(None, {"FILMROOM_DURABILTY": "durable"}, {})
+    load(None, {"FILMROOM_CONFIG": "x", "FILMROOM_SOMETHING_ELSE": "y"}, {})
+
+
+def test_a_missing_file_is_an_error_only_when_it_was_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert configuration.find_file(None, {}) is None
+    assert configuration.find_file(None, {"FILMROOM_CONFIG": "a.toml"}) == Path("a.toml")
+    with pytest.raises(ConfigError, match="there is no configuration file"):
+        load(Path("a.toml"), {}, {})
+    written(tmp_path, "")
+    assert configuration.find_file(None, {}) == Path("filmroom.toml")
+
+
+def test_relative_paths_in_a_file_start_at_its_folder(tmp_path: Path) -> None:
+    path = written(tmp_path, 'data = "images"\n[log]\nwire_trace = "/var/trace"\n')
+    config = load(path, {}, {})
+    assert config.data == tmp_path / "images"
+    assert config.log.wire_trace == Path("/var/trace")
+    assert load(path, {}, {"data": "here"}).data == Path("here")
+
+
+def test_a_peer_without_address_is_no_destination(tmp_path: Path) -> None:
+    config = load(written(tmp_path, PEER + '[[peer]]\naet = "SENDER"\n'), {}, {})
+    assert config.may("STORE1", "destination")
+    assert not config.may("SENDER", "destination")
+    assert config.may("SENDER", "store")
+
+
+def test_unknown_peers_may_all_but_receive(tmp_path: Path) -> None:
+    config = load(None, {}, {})
+    assert [config.may("X", what) for what in ("store", "query", "retrieve", "destination")] == [
+        True,
+        True,
+        True,
+        False,
+    ]
+    closed = load(written(tmp_path, f"accept_unknown_peers = false\n{PEER}"), {}, {})
+    assert not closed.may("X", "store")
+    assert closed.may("STORE1", "store")
+
+
+def test_a_peer_overrides_what_holds_for_everybody(tmp_path: Path) -> None:
+    more = 'durability = "write-behind"\nduplicates = "replace"\nasynchronous_window = 0\n'
+    config = load(written(tmp_path, PEER + more), {}, {})
+    assert (config.durability_of("STORE1"), config.durability_of("X")) == ("write-behind", "durable")
+    assert (config.duplicates_of("STORE1"), config.duplicates_of("X")) == ("replace", "keep-first")
+    assert (config.receive_window_of("STORE1"), config.receive_window_of("X")) == (1, 16)
+    peer = config.peer("STORE1")
+    assert peer is not None
+    assert peer.send_window == 1
+    assert Peer(aet="A", asynchronous_window=8).send_window == 8
+    assert Peer(aet="A").send_window == 1
+
+
+def test_reload_takes_peers_and_limits_and_names_the_rest(tmp_path: Path) -> None:
+    before = load(None, {}, {})
+    fresh = load(written(tmp_path, f'aet = "NEW"\n{PEER}[limits]\nassociations_max = 5\n'), {}, {})
+    merged, restart = before.reloaded(fresh)
+    assert merged.limits.associations_max == 5
+    assert merged.peer("STORE1") is not None
+    assert merged.aet == "FILMROOM"
+    assert restart == ["aet"]
+
+
+def test_workers_get_the_same_configuration(tmp_path: Path) -> None:
+    config = load(written(tmp_path, f'data = "d"\n{PEER}[log]\nwire_trace = "t"\n'), {}, {})
+    assert Config.from_json(config.to_json()) == config
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        load(None, {}, {}).aet = "X"  # type: ignore[misc]
+
+
+def test_peers_are_named_on_a_command_line_by_title_or_address(tmp_path: Path) -> None:
+    config = load(written(tmp_path, PEER + '[[peer]]\naet = "SENDER"\n'), {}, {})
+    assert configuration.parse_peer(config, "STORE1").port == 104
+    ad_hoc = configuration.parse_peer(config, "ANY@[::1]:11113")
+    assert (ad_hoc.aet, ad_hoc.host, ad_hoc.port) == ("ANY", "::1", 11113)
+    for text, told in (
+        ("STORE", "did you mean 'STORE1'"),
+        ("SENDER", "has no host and port"),
+        ("A@h:99999", "AET@HOST:PORT"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            configuration.parse_peer(config, text)
+
+
+def test_every_key_is_documented_with_its_reason() -> None:
+    source = Path(configuration.__file__).with_name("schema.py").read_text()
+    sections = (Config, configuration.Limits, configuration.Storage, configuration.Log, Peer)
+    for section in sections:
+        for field in msgspec.structs.fields(section):
+            if msgspec.structs.fields(section) and field.name in ("limits", "storage", "log", "peers"):
+                continue
+            after = source.split(f"\n    {field.name}: ", 1)[1]
+            assert after.split("\n    ")[1].startswith('"""'), f"{section.__name__}.{field.name} has no docstring"

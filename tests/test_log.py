@@ -1,0 +1,142 @@
+"""engine.log: one event is one line, nothing of a patient unless asked, nothing that a peer could forge."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine import log
+from engine.config import Log
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    log.configure(Log())
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def opened(settings: Log | None = None, **context: object) -> io.StringIO:
+    stream = io.StringIO()
+    log.configure(settings or Log(format="json"), stream=stream, now=lambda: 1795000000.1239, **context)
+    return stream
+
+
+def test_an_event_is_one_line_of_json_with_its_fields() -> None:
+    stream = opened(worker=2)
+    log.get("net.server").info("association accepted", calling_ae_title="STORESCU", contexts=12, path=Path("/a"))
+    assert json.loads(stream.getvalue()) == {
+        "time": "2026-11-18T11:06:40.123Z",
+        "level": "info",
+        "logger": "net.server",
+        "event": "association accepted",
+        "worker": 2,
+        "calling_ae_title": "STORESCU",
+        "contexts": 12,
+        "path": "/a",
+    }
+
+
+def test_the_console_form_is_for_people() -> None:
+    stream = opened(Log(format="console"))
+    log.get("net").warning("peer refused", reason="no such title", code=7)
+    assert stream.getvalue() == '11:06:40.123 warning net: peer refused reason="no such title" code=7\n'
+
+
+def test_auto_is_json_where_nobody_watches() -> None:
+    stream = opened(Log())
+    log.get("x").info("a")
+    assert stream.getvalue().startswith('{"time"')
+
+
+def test_events_below_the_level_are_not_written() -> None:
+    stream = opened(Log(format="json", level="warning"))
+    logger = log.get("x")
+    logger.debug("a")
+    logger.info("b")
+    assert stream.getvalue() == ""
+    assert not logger.enabled("info")
+    assert logger.enabled("error")
+    logger.error("c")
+    assert json.loads(stream.getvalue())["level"] == "error"
+
+
+def test_patient_data_is_hidden_unless_asked_for() -> None:
+    stream = opened()
+    log.get("x").info("found", patient_name=log.patient("DOE^JANE"))
+    assert "DOE" not in stream.getvalue()
+    assert json.loads(stream.getvalue())["patient_name"] == log.HIDDEN
+    stream = opened(Log(format="json", patient_data=True))
+    log.get("x").info("found", patient_name=log.patient("DOE^JANE"))
+    assert json.loads(stream.getvalue())["patient_name"] == "DOE^JANE"
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize("text", ["A\n{}", "A\r", "\x1b[2J", "\x00", "\x7f", "\x9b2J", "\u2028", "\u202e", "\ud800"])
+def test_no_value_can_break_the_line_or_command_the_terminal(form: str, text: str) -> None:
+    stream = opened(Log(format=form))  # type: ignore[arg-type]
+    log.get("x").info("rejected", comment=text, raw=text.encode("utf-8", "replace"), nested={"a": [text]})
+    written = stream.getvalue()
+    assert written.endswith("\n")
+    body = written[:-1]
+    assert body.isprintable(), ascii(body)
+    if form == "json":
+        assert json.loads(body)["event"] == "rejected"
+
+
+def test_keys_of_fields_never_hide_our_own() -> None:
+    stream = opened()
+    log.get("x").info("a", level="error", time=1, logger="y")
+    line = json.loads(stream.getvalue())
+    assert (line["level"], line["logger"]) == ("info", "x")
+    assert (line["level_"], line["time_"]) == ("error", 1)
+
+
+def test_long_values_are_cut() -> None:
+    stream = opened()
+    log.get("x").info("a", comment="y" * 100_000, data=b"z" * 100_000)
+    assert len(stream.getvalue()) < 3 * log.VALUE_CHARACTERS_MAX
+    assert "(100000 characters)" in stream.getvalue()
+
+
+def test_exceptions_and_odd_values_are_written_as_text() -> None:
+    stream = opened()
+    log.get("x").error("failed", error=ValueError("no\nway"), big=1 << 80, none=None)
+    line = json.loads(stream.getvalue())
+    assert "ValueError: no" in line["error"]
+
+
+def test_bound_fields_are_in_every_event() -> None:
+    stream = opened()
+    bound = log.get("x").bind(association=7)
+    bound.info("a")
+    bound.bind(peer="P").info("b", association=8)
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert first["association"] == 7
+    assert (second["association"], second["peer"]) == (8, "P")
+
+
+def test_what_libraries_say_comes_out_in_our_form() -> None:
+    stream = opened()
+    logging.getLogger("asyncio").info("not this")
+    try:
+        raise RuntimeError("x")
+    except RuntimeError:
+        logging.getLogger("asyncio").exception("callback failed: %s", "why")
+    line = json.loads(stream.getvalue())
+    assert (line["logger"], line["level"], line["event"]) == ("asyncio", "error", "callback failed: why")
+    assert "RuntimeError: x" in line["error"]
+
+
+def test_a_closed_log_does_not_stop_anything() -> None:
+    stream = opened()
+    stream.close()
+    log.get("x").info("a")

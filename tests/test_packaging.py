@@ -1,0 +1,72 @@
+"""What installs the engine: a lock that is whole and names no index, scripts that parse, a consistent pyproject."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import subprocess
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ("tools/filmroom", "tools/check", "tools/lock", ".ci/run")
+
+
+@cache
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def name_of(requirement: str) -> str:
+    return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()  # type: ignore[index]
+
+
+def locked() -> dict[str, str]:
+    """Package → its block in the lock."""
+    blocks = re.split(r"\n(?=[\w.-]+==)", (ROOT / "tools/requirements.lock").read_text())[1:]
+    return {name_of(block): block for block in blocks}
+
+
+def test_the_lock_has_everything_that_is_asked_for() -> None:
+    metadata = project()["project"]
+    wanted = [*metadata["dependencies"], *itertools.chain(*metadata["optional-dependencies"].values())]
+    assert {name_of(requirement) for requirement in wanted} <= set(locked())
+
+
+def test_the_lock_pins_exactly_and_with_hashes() -> None:
+    for name, block in locked().items():
+        assert re.match(r"[\w.-]+==\S+ ", block), name
+        assert "--hash=sha256:" in block, name
+
+
+def test_the_lock_names_no_index() -> None:
+    text = (ROOT / "tools/requirements.lock").read_text()
+    assert "://" not in text
+    assert not re.search(r"^\s*-(-index|-extra|-find|i|f)\b", text, re.MULTILINE)
+
+
+def test_the_build_is_locked_with_what_builds_it() -> None:
+    assert project()["build-system"]["requires"] == project()["project"]["optional-dependencies"]["build"]
+    cython = re.match(r"cython==(\S+)", locked()["cython"])
+    assert cython is not None
+    assert f"Cython=={cython[1]}" in project()["build-system"]["requires"]
+
+
+def test_the_console_script_exists() -> None:
+    assert project()["project"]["scripts"] == {"filmroom": "engine.cli:main"}
+    assert callable(cli.main)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_are_executable_and_parse(script: str) -> None:
+    path = ROOT / script
+    assert os.access(path, os.X_OK)
+    assert "set -euo pipefail" in path.read_text()
+    subprocess.run(["bash", "-n", str(path)], check=True)

@@ -1,0 +1,248 @@
+"""The promises about the code's shape: who may import whom, one door to each compiled module, module heads, words.
+
+The layers are drawn in engine/README.md. A module may import its own layer and those that its row names.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ENGINE = ROOT / "engine"
+
+LEAVES = {"errors", "config", "metrics", "log"}
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "metrics": set(),
+    "log": set(),
+    "config": {"errors"},
+    "dicom": LEAVES,
+    "storage": LEAVES,
+    "ul": LEAVES | {"dicom"},
+    "index": LEAVES | {"storage", "dicom"},
+    "archive": LEAVES | {"index", "storage", "dicom"},
+    "dimse": LEAVES | {"ul", "dicom"},
+    "net": LEAVES | {"dimse", "ul"},
+    "services": LEAVES | {"archive", "dimse", "net", "ul", "dicom", "index"},
+    "control": LEAVES,
+    "server": LEAVES | {"control", "archive", "dimse", "net", "services", "ul"},
+    "app": LEAVES | {"server", "control"},
+    "cli": LEAVES | {"app", "control", "archive", "index", "dicom", "net", "services"},
+    "__main__": {"cli"},
+    "_ext": set(),
+}
+"""Layer → the layers below it that it may import. A missing name is a promise."""
+
+DOORS = {
+    "elements": "dicom/elements.py",
+    "crc32c": "storage/record.py",
+    "disk": "storage/files.py",
+    "receive": "dimse/assembly.py",
+    "transmit": "dimse/assembly.py",
+}
+"""Compiled module → the only module of ours that imports it."""
+
+BANNED = {
+    r"\bFIXME\b": "file an issue",
+    r"\bTODO\b": "file an issue",
+    r"\btime\.sleep\(": "wait for the thing itself",
+    r"\bexcept\s*:": "name what is caught",
+    r"\bbreakpoint\(": "left over",
+}
+
+
+@cache
+def modules() -> tuple[Path, ...]:
+    return tuple(sorted(ENGINE.rglob("*.py")))
+
+
+def all_sources() -> Iterator[Path]:
+    yield from modules()
+    for folder, pattern in (("tests", "*.py"), ("perf", "*.py"), ("tools", "*.py"), ("ext", "*.py*"), ("ext", "*.pxd")):
+        yield from sorted((ROOT / folder).rglob(pattern))
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+def dotted(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def layer_of(name: str) -> str:
+    """engine.storage.log → storage; engine itself → "" (its version is for all)."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 else ""
+
+
+def is_module(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return path.with_suffix(".py").exists() or path.is_dir() or path.with_suffix(".pyi").exists()
+
+
+def imported(path: Path) -> Iterator[tuple[int, str]]:
+    """Every module of ours that a module imports, with its line; also inside functions."""
+    package = dotted(path) if path.name == "__init__.py" else dotted(path).rpartition(".")[0]
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names if alias.name.split(".")[0] == "engine")
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = ".".join(
+                    [*package.split(".")[: len(package.split(".")) - node.level + 1], *filter(None, [base])]
+                )
+            if base.split(".")[0] != "engine":
+                continue
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                yield node.lineno, inner if is_module(inner) else base
+
+
+def where(path: Path, line: int) -> str:
+    return f"{path.relative_to(ROOT)}:{line}"
+
+
+def test_every_layer_is_known() -> None:
+    found = {layer_of(dotted(path)) for path in modules()} - {""}
+    assert found <= set(MAY_IMPORT), "a new layer needs its row in MAY_IMPORT and its place in engine/README.md"
+
+
+def test_the_layers_have_no_circle() -> None:
+    def below(layer: str, seen: tuple[str, ...]) -> None:
+        assert layer not in seen, " imports ".join([*seen, layer])
+        for other in MAY_IMPORT[layer]:
+            below(other, (*seen, layer))
+
+    for layer in MAY_IMPORT:
+        below(layer, ())
+
+
+def test_layers_point_down() -> None:
+    wrong = []
+    for path in modules():
+        layer = layer_of(dotted(path))
+        for line, name in imported(path):
+            target = layer_of(name)
+            if target in ("", layer, "_ext") or layer == "":
+                continue
+            if target not in MAY_IMPORT[layer]:
+                wrong.append(f"{where(path, line)}: {layer} may not import {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_one_door_to_each_compiled_module() -> None:
+    wrong = []
+    for path in modules():
+        for line, name in imported(path):
+            if name.startswith("engine._ext."):
+                door = DOORS.get(name.split(".")[2])
+                if door != path.relative_to(ENGINE).as_posix():
+                    wrong.append(f"{where(path, line)}: only engine/{door} may import {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_compiled_module_has_a_door_and_a_typed_face() -> None:
+    stems = {path.stem for path in (ROOT / "ext").glob("*.pyx")}
+    assert stems <= set(DOORS), "a new compiled module needs its row in DOORS"
+    missing = [stem for stem in sorted(stems) if not (ENGINE / "_ext" / f"{stem}.pyi").exists()]
+    assert not missing, f"no stub in engine/_ext for {missing}"
+    stray = [path.name for path in (ENGINE / "_ext").glob("*.pyi") if path.stem not in stems]
+    assert not stray, f"stubs of no compiled module: {stray}"
+
+
+def test_packages_are_packages() -> None:
+    folders = {path.parent for path in modules()} - {ENGINE}
+    bare = [folder.relative_to(ROOT).as_posix() for folder in sorted(folders) if not (folder / "__init__.py").exists()]
+    assert not bare, f"no __init__.py in {bare}: the wheel would leave them out"
+
+
+def test_every_module_opens_with_its_role() -> None:
+    bare = [path for path in all_sources() if path.suffix == ".py" and not ast.get_docstring(tree(path))]
+    bare += [
+        path
+        for path in all_sources()
+        if path.suffix != ".py" and not re.match(r'\s*(#[^\n]*\n\s*)*("""|#)', path.read_text())
+    ]
+    assert not bare, f"no docstring: {[path.relative_to(ROOT).as_posix() for path in bare]}"
+
+
+@pytest.mark.parametrize("pattern", BANNED)
+def test_banned_words_are_absent(pattern: str) -> None:
+    found = []
+    for path in all_sources():
+        if path == Path(__file__):
+            continue
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if re.search(pattern, line):
+                found.append(f"{where(path, number)}: {line.strip()} ({BANNED[pattern]})")
+    assert not found, "\n".join(found)
+
+
+def test_nothing_prints() -> None:
+    """Results go through engine.cli.output, events through engine.log; perf and tools are programs of their own."""
+    found = [
+        where(path, node.lineno)
+        for path in all_sources()
+        if path.suffix == ".py" and path.relative_to(ROOT).parts[0] in ("engine", "tests")
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_generated_files_name_a_generator_that_exists() -> None:
+    for path in modules():
+        head = path.read_text()[:1000]
+        match = re.search(r"(?i)generated (?:by|with) `?([\w./-]+\.py)", head)
+        if match:
+            assert (ROOT / match[1]).exists(), f"{path.relative_to(ROOT)} names {match[1]}, which does not exist"
+
+
+def test_postponed_annotations_everywhere() -> None:
+    bare = [
+        path.relative_to(ROOT).as_posix()
+        for path in all_sources()
+        if path.suffix == ".py"
+        and any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in ast.walk(tree(path)))
+        and "from __future__ import annotations" not in path.read_text()
+    ]
+    assert not bare, f"no `from __future__ import annotations`: {bare}"
+
+
+def test_no_module_is_dead() -> None:
+    """A module that nothing imports is either an entry point or left over."""
+    entries = {"engine.__main__", "engine.cli.backend", "engine.server.worker"}
+    reached = {name for path in modules() for _, name in imported(path)}
+    reached |= {name.rpartition(".")[0] for name in reached}
+    dead = [
+        name
+        for name in map(dotted, modules())
+        if name not in reached | entries and not name.startswith("engine.cli.commands") and name.count(".") > 1
+    ]
+    assert not dead, f"nothing imports {dead}"
+
+
+def test_engine_raises_no_nameless_errors() -> None:
+    """Callers catch EngineError; what else is raised is Python's own protocol (KeyError, TypeError, …)."""
+    nameless = {"RuntimeError", "Exception", "OSError", "AssertionError"}
+    wrong = [
+        f"{where(path, node.lineno)}: raises {node.exc.func.id}"
+        for path in modules()
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Raise)
+        and isinstance(node.exc, ast.Call)
+        and isinstance(node.exc.func, ast.Name)
+        and node.exc.func.id in nameless
+    ]
+    assert not wrong, "\n".join(wrong)
