@@ -18,16 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from engine.errors import EngineError
+from engine.errors import ControlUnavailable, EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SOCKET_NAME = "control.sock"
-
-
-class ControlUnavailable(EngineError):
-    """No server of this data directory is running."""
 
 
 @contextmanager

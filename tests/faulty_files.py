@@ -2,8 +2,8 @@
 
 FaultyFiles     the real file system, with a fault at the n-th call of a kind, a bound on every single read or write,
                 and a count of all calls
-SimulatedDisk   a disk in memory that forgets: nothing is durable before its sync. `after_power_cut(seed)` is the disk as the
-                next boot finds it, one of the many states that a real one may be left in
+SimulatedDisk   a disk in memory that forgets: nothing is durable before its sync. `after_power_cut(seed)` is the disk
+                as the next boot finds it, one of the many states that a real one may be left in
 
 What the simulated disk may lose or reorder, per file: each 512-byte sector written since the last fdatasync is there or
 not, on its own; a change of size is there or not, in order, and bytes after the size are gone. Per directory:
@@ -31,7 +31,7 @@ SECTOR_BYTES = 512
 
 WRITING = ("create", "pwritev", "allocate", "truncate", "rename", "unlink")
 SYNCING = ("fdatasync", "sync_directory", "write_back")
-READING = ("open", "pread", "preadv", "list_directory", "free_bytes")
+READING = ("open", "pread", "preadv", "preadv_cached", "list_directory", "free_bytes")
 
 
 class PowerCut(Exception):
@@ -125,6 +125,10 @@ class FaultyFiles(Files):
         if not self.read_bytes_max:
             return super().preadv(fd, buffers, offset)
         return os.preadv(fd, [buffers[0][: self.read_bytes_max]], offset)
+
+    def preadv_cached(self, fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        self._enter("preadv_cached")
+        return super().preadv_cached(fd, buffers, offset)
 
     def fdatasync(self, fd: int) -> None:
         self._enter("fdatasync")
@@ -339,6 +343,9 @@ class SimulatedDisk(Files):
             done += len(data)
         return done
 
+    def preadv_cached(self, fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        return self.preadv(fd, buffers, offset)
+
     def fdatasync(self, fd: int) -> None:
         if not self._changing():
             raise PowerCut("fdatasync")
@@ -367,6 +374,12 @@ class SimulatedDisk(Files):
 
     def next_data(self, fd: int, offset: int) -> int:
         return offset
+
+    def next_hole(self, fd: int, offset: int) -> int:
+        return self.size(fd)
+
+    def expect_random(self, fd: int) -> None:
+        self._use(fd)
 
     def rename(self, source: str, target: str) -> None:
         whole = self._changing()

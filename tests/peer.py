@@ -271,6 +271,7 @@ class Peer:
         self.longest_p_data = 0
         """Bytes of the longest P-DATA-TF received, without its header."""
         self._buffer = bytearray()
+        self._pending: list[tuple[int, int, bytes]] = []
 
     def __enter__(self) -> Peer:
         return self
@@ -428,10 +429,9 @@ class Peer:
     def _gather(self, *, is_command: bool) -> tuple[int, bytes]:
         parts: list[bytes] = []
         while True:
-            if not (pending := getattr(self, "_values", [])):
-                pending = list(_values(self.expect(P_DATA)))
-            context_id, control, fragment = pending.pop(0)
-            self._values = pending
+            while not self._pending:
+                self._pending = list(_values(self.expect(P_DATA)))
+            context_id, control, fragment = self._pending.pop(0)
             assert bool(control & 1) == is_command, "a fragment of the wrong kind"
             parts.append(fragment)
             if control & 2:

@@ -46,6 +46,10 @@ NEWER_UIDS = {
         "SOP Class",
         "WaveformAcquisitionPresentationStateStorage",
     ),
+    "1.2.840.10008.1.2.4.110": ("JPEG XL Lossless", "Transfer Syntax", "JPEGXLLossless"),
+    "1.2.840.10008.1.2.4.111": ("JPEG XL JPEG Recompression", "Transfer Syntax", "JPEGXLJPEGRecompression"),
+    "1.2.840.10008.1.2.4.112": ("JPEG XL", "Transfer Syntax", "JPEGXL"),
+    "1.2.840.10008.1.2.8.1": ("Deflated Image Frame Compression", "Transfer Syntax", "DeflatedImageFrameCompression"),
     "1.2.840.10008.5.1.4.1.1.66.7": ("Label Map Segmentation Storage", "SOP Class", "LabelMapSegmentationStorage"),
     "1.2.840.10008.5.1.4.1.1.66.8": ("Height Map Segmentation Storage", "SOP Class", "HeightMapSegmentationStorage"),
 }
@@ -218,7 +222,8 @@ def uids_module() -> str:
         for uid, entry in UID_dictionary.items()
         if entry[1] in UID_KINDS and entry[0]
     }
-    entries = {**NEWER_UIDS, **entries}
+    entries |= NEWER_UIDS
+    entries = dict(sorted(entries.items(), key=lambda item: [int(number) for number in item[0].split(".")]))
     constants = [f'{entry[2]} = "{uid}"' for uid, entry in entries.items() if entry[2]]
     names = [f'    "{uid}": "{entry[0]}",' for uid, entry in entries.items()]
     storage = [f'    "{uid}",  # {entry[0]}' for uid, entry in entries.items() if is_storage(entry[0], entry[1])]

@@ -7,17 +7,17 @@ cache; what may block (syncing, comparing with a stored instance, objects larger
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.archive.ingest import make_entry
 from engine.archive.store import Store
 from engine.dicom.elements import NeedMore
-from engine.errors import EngineError, InstanceRefused, Refusal, StorageError
+from engine.errors import EngineError, InstanceRefused, StorageError
 from engine.index.entry import Entry
-from engine.index.types import Outcome
+from engine.index.types import Instance, Outcome
 from engine.storage.commit import GroupCommit
 from engine.storage.record import Kind
 
@@ -144,15 +144,15 @@ class Ingestor:
         else:
             self.commit.submit_unsynced(entry, done)
 
-    async def _confirm(self, stored: object, data_set: ReceivedDataSet, durable: bool) -> Outcome:
+    async def _confirm(self, stored: Instance, data_set: ReceivedDataSet, durable: bool) -> Outcome:
         try:
-            await self.blocking(lambda: self._store.confirm_same(stored, data_set.buffers, durable=durable))  # type: ignore[arg-type]
+            await self.blocking(lambda: self._store.confirm_same(stored, data_set.buffers, durable=durable))
         finally:
             data_set.release()
         return Outcome.DUPLICATE
 
-    def _spawn(self, work: object, done: Done) -> None:
-        task = self._loop.create_task(work)  # type: ignore[arg-type]
+    def _spawn(self, work: Coroutine[Any, Any, Outcome], done: Done) -> None:
+        task = self._loop.create_task(work)
 
         def finished(task: asyncio.Task[Outcome]) -> None:
             if task.cancelled():
@@ -232,5 +232,3 @@ class StreamIngest:
         """Gives up: the half-written segment is removed."""
         await self._ingestor.blocking(self._appender.abort)
 
-
-__all__ = ["HEAD_BYTES_MAX", "Done", "Ingestor", "InstanceRefused", "ReceivedDataSet", "Refusal", "StoreRequest", "StreamIngest"]

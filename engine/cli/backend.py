@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from engine.cli import query
 from engine.cli.output import Progress
 from engine.config import Config, Peer
-from engine.errors import ControlUnavailable
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from engine.archive.importer import ImportSummary
     from engine.archive.verify import CheckReport
     from engine.cli.options import Settings
-    from engine.index.search import Query
+    from engine.index.types import Query
     from engine.services.file_scu import SendSummary
 
 Result = TypeVar("Result")
@@ -43,10 +42,7 @@ def control(config: Config, command: str) -> dict[str, Any]:
     """Asks the running server. Raises ControlUnavailable."""
     from engine import control as channel
 
-    try:
-        return channel.request(config.data, {"command": command})
-    except channel.ControlUnavailable as error:
-        raise ControlUnavailable(str(error)) from error
+    return channel.request(config.data, {"command": command})
 
 
 def needs_restart(answer: dict[str, Any]) -> list[str]:
@@ -131,10 +127,12 @@ def rebuild_index(config: Config, progress: Progress) -> tuple[dict[str, Any], l
 
 
 def _query(wanted: query.Keys, limit: int | None) -> Query:
-    from engine.index.search import Level, Query
+    from engine.index.types import Level, Query, Root
 
     return Query(
-        level=Level[wanted.level.upper()],
+        # The root that has every level; the two give the same answers at the levels that both have.
+        root=Root.PATIENT,
+        level=Level["IMAGE" if wanted.level == "instance" else wanted.level.upper()],
         keys={tag: value.encode() for tag, value in wanted.values.items()},
         character_set=b"ISO_IR 192",
         limit=limit,

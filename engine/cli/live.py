@@ -202,7 +202,9 @@ def _milliseconds(distribution: Distribution, fraction: float) -> float | None:
 
 
 def _short(value: object) -> str:
-    return "-" if value is None else f"≤ {value:g} ms"
+    if value is None:
+        return "-"
+    return "off the scale" if value == float("inf") else f"≤ {value:g} ms"
 
 
 def _pause(seconds: float) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -42,6 +43,8 @@ RETURNED: dict[str, tuple[str, ...]] = {
     "instance": ("InstanceNumber", "SOPClassUID", "SeriesInstanceUID", "SOPInstanceUID"),
 }
 """What is shown at each level when nothing is asked for by name."""
+
+_NUMBERS = {"US": "<H", "SS": "<h", "UL": "<I", "SL": "<i", "FL": "<f", "FD": "<d", "UV": "<Q", "SV": "<q"}
 
 _LEVEL_NAMES = {"PATIENT": "patient", "STUDY": "study", "SERIES": "series", "IMAGE": "instance"}
 
@@ -92,10 +95,26 @@ def name_of(tag: int) -> str:
     return tags.keyword_of(tag)
 
 
-def value_of(tag: int, value: bytes) -> str | list[str]:
-    """An attribute of a match for JSON: several values become a list; a backslash within text does not (PS3.5 6.2)."""
+def value_of(tag: int, value: bytes) -> object:
+    """An attribute of a match as JSON has it: text, a number, or a list when there are several values."""
+    vr = tags.vr_of(tag)
+    if vr == "SQ":
+        return None if not value else "(sequence)"
+    form = _NUMBERS.get(vr)
+    if form is not None:
+        numbers = [
+            number for (number,) in struct.iter_unpack(form, value[: len(value) - len(value) % struct.calcsize(form)])
+        ]
+        return numbers if len(numbers) > 1 else numbers[0] if numbers else None
     text = value.decode("utf-8", "replace")
-    return text.split("\\") if "\\" in text and tags.vr_of(tag) not in ("ST", "LT", "UT", "UR") else text
+    # In these VRs a backslash is a character like any other (PS3.5 6.2).
+    return text.split("\\") if "\\" in text and vr not in ("ST", "LT", "UT", "UR") else text
+
+
+def text_of(tag: int, value: bytes) -> str:
+    """An attribute of a match as DICOM writes it: several values with backslashes between them."""
+    shown = value_of(tag, value)
+    return "\\".join(map(str, shown)) if isinstance(shown, list) else "" if shown is None else str(shown)
 
 
 def _by_number(name: str) -> int | None:

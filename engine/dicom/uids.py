@@ -12,10 +12,6 @@ from typing import Final
 IMPLEMENTATION_CLASS_UID = "1.2.826.0.1.3680043.10.1599.1"
 IMPLEMENTATION_VERSION_NAME = "FILMROOM_0_1"
 
-WaveformPresentationStateStorage = "1.2.840.10008.5.1.4.1.1.9.100.1"
-WaveformAcquisitionPresentationStateStorage = "1.2.840.10008.5.1.4.1.1.9.100.2"
-LabelMapSegmentationStorage = "1.2.840.10008.5.1.4.1.1.66.7"
-HeightMapSegmentationStorage = "1.2.840.10008.5.1.4.1.1.66.8"
 Verification = "1.2.840.10008.1.1"
 ImplicitVRLittleEndian = "1.2.840.10008.1.2"
 ExplicitVRLittleEndian = "1.2.840.10008.1.2.1"
@@ -64,6 +60,9 @@ MPEG4HP42STEREO = "1.2.840.10008.1.2.4.106"
 MPEG4HP42STEREOF = "1.2.840.10008.1.2.4.106.1"
 HEVCMP51 = "1.2.840.10008.1.2.4.107"
 HEVCM10P51 = "1.2.840.10008.1.2.4.108"
+JPEGXLLossless = "1.2.840.10008.1.2.4.110"
+JPEGXLJPEGRecompression = "1.2.840.10008.1.2.4.111"
+JPEGXL = "1.2.840.10008.1.2.4.112"
 HTJ2KLossless = "1.2.840.10008.1.2.4.201"
 HTJ2KLosslessRPCL = "1.2.840.10008.1.2.4.202"
 HTJ2K = "1.2.840.10008.1.2.4.203"
@@ -75,7 +74,36 @@ XMLEncoding = "1.2.840.10008.1.2.6.2"
 SMPTEST211020UncompressedProgressiveActiveVideo = "1.2.840.10008.1.2.7.1"
 SMPTEST211020UncompressedInterlacedActiveVideo = "1.2.840.10008.1.2.7.2"
 SMPTEST211030PCMDigitalAudio = "1.2.840.10008.1.2.7.3"
+DeflatedImageFrameCompression = "1.2.840.10008.1.2.8.1"
 MediaStorageDirectoryStorage = "1.2.840.10008.1.3.10"
+TalairachBrainAtlas = "1.2.840.10008.1.4.1.1"
+SPM2T1 = "1.2.840.10008.1.4.1.2"
+SPM2T2 = "1.2.840.10008.1.4.1.3"
+SPM2PD = "1.2.840.10008.1.4.1.4"
+SPM2EPI = "1.2.840.10008.1.4.1.5"
+SPM2FILT1 = "1.2.840.10008.1.4.1.6"
+SPM2PET = "1.2.840.10008.1.4.1.7"
+SPM2TRANSM = "1.2.840.10008.1.4.1.8"
+SPM2SPECT = "1.2.840.10008.1.4.1.9"
+SPM2GRAY = "1.2.840.10008.1.4.1.10"
+SPM2WHITE = "1.2.840.10008.1.4.1.11"
+SPM2CSF = "1.2.840.10008.1.4.1.12"
+SPM2BRAINMASK = "1.2.840.10008.1.4.1.13"
+SPM2AVG305T1 = "1.2.840.10008.1.4.1.14"
+SPM2AVG152T1 = "1.2.840.10008.1.4.1.15"
+SPM2AVG152T2 = "1.2.840.10008.1.4.1.16"
+SPM2AVG152PD = "1.2.840.10008.1.4.1.17"
+SPM2SINGLESUBJT1 = "1.2.840.10008.1.4.1.18"
+ICBM452T1 = "1.2.840.10008.1.4.2.1"
+ICBMSingleSubjectMRI = "1.2.840.10008.1.4.2.2"
+IEC61217FixedCoordinateSystem = "1.2.840.10008.1.4.3.1"
+StandardRoboticArmCoordinateSystem = "1.2.840.10008.1.4.3.2"
+IEC61217TableTopCoordinateSystem = "1.2.840.10008.1.4.3.3"
+SRI24 = "1.2.840.10008.1.4.4.1"
+Colin27 = "1.2.840.10008.1.4.5.1"
+LPBA40AIR = "1.2.840.10008.1.4.6.1"
+LPBA40FLIRT = "1.2.840.10008.1.4.6.2"
+LPBA40SPM5 = "1.2.840.10008.1.4.6.3"
 HotIronPalette = "1.2.840.10008.1.5.1"
 PETPalette = "1.2.840.10008.1.5.2"
 HotMetalBluePalette = "1.2.840.10008.1.5.3"
@@ -182,6 +210,8 @@ ElectromyogramWaveformStorage = "1.2.840.10008.5.1.4.1.1.9.7.2"
 ElectrooculogramWaveformStorage = "1.2.840.10008.5.1.4.1.1.9.7.3"
 SleepElectroencephalogramWaveformStorage = "1.2.840.10008.5.1.4.1.1.9.7.4"
 BodyPositionWaveformStorage = "1.2.840.10008.5.1.4.1.1.9.8.1"
+WaveformPresentationStateStorage = "1.2.840.10008.5.1.4.1.1.9.100.1"
+WaveformAcquisitionPresentationStateStorage = "1.2.840.10008.5.1.4.1.1.9.100.2"
 StandaloneModalityLUTStorage = "1.2.840.10008.5.1.4.1.1.10"
 StandaloneVOILUTStorage = "1.2.840.10008.5.1.4.1.1.11"
 GrayscaleSoftcopyPresentationStateStorage = "1.2.840.10008.5.1.4.1.1.11.1"
@@ -217,11 +247,12 @@ DeformableSpatialRegistrationStorage = "1.2.840.10008.5.1.4.1.1.66.3"
 SegmentationStorage = "1.2.840.10008.5.1.4.1.1.66.4"
 SurfaceSegmentationStorage = "1.2.840.10008.5.1.4.1.1.66.5"
 TractographyResultsStorage = "1.2.840.10008.5.1.4.1.1.66.6"
+LabelMapSegmentationStorage = "1.2.840.10008.5.1.4.1.1.66.7"
+HeightMapSegmentationStorage = "1.2.840.10008.5.1.4.1.1.66.8"
 RealWorldValueMappingStorage = "1.2.840.10008.5.1.4.1.1.67"
 SurfaceScanMeshStorage = "1.2.840.10008.5.1.4.1.1.68.1"
 SurfaceScanPointCloudStorage = "1.2.840.10008.5.1.4.1.1.68.2"
 VLImageStorageTrial = "1.2.840.10008.5.1.4.1.1.77.1"
-VLMultiFrameImageStorageTrial = "1.2.840.10008.5.1.4.1.1.77.2"
 VLEndoscopicImageStorage = "1.2.840.10008.5.1.4.1.1.77.1.1"
 VideoEndoscopicImageStorage = "1.2.840.10008.5.1.4.1.1.77.1.1.1"
 VLMicroscopicImageStorage = "1.2.840.10008.5.1.4.1.1.77.1.2"
@@ -241,6 +272,7 @@ VLWholeSlideMicroscopyImageStorage = "1.2.840.10008.5.1.4.1.1.77.1.6"
 DermoscopicPhotographyImageStorage = "1.2.840.10008.5.1.4.1.1.77.1.7"
 ConfocalMicroscopyImageStorage = "1.2.840.10008.5.1.4.1.1.77.1.8"
 ConfocalMicroscopyTiledPyramidalImageStorage = "1.2.840.10008.5.1.4.1.1.77.1.9"
+VLMultiFrameImageStorageTrial = "1.2.840.10008.5.1.4.1.1.77.2"
 LensometryMeasurementsStorage = "1.2.840.10008.5.1.4.1.1.78.1"
 AutorefractionMeasurementsStorage = "1.2.840.10008.5.1.4.1.1.78.2"
 KeratometryMeasurementsStorage = "1.2.840.10008.5.1.4.1.1.78.3"
@@ -298,12 +330,12 @@ ProtocolApprovalInformationModelGet = "1.2.840.10008.5.1.4.1.1.200.6"
 XADefinedProcedureProtocolStorage = "1.2.840.10008.5.1.4.1.1.200.7"
 XAPerformedProcedureProtocolStorage = "1.2.840.10008.5.1.4.1.1.200.8"
 InventoryStorage = "1.2.840.10008.5.1.4.1.1.201.1"
+StorageManagementInstance = "1.2.840.10008.5.1.4.1.1.201.1.1"
 InventoryFind = "1.2.840.10008.5.1.4.1.1.201.2"
 InventoryMove = "1.2.840.10008.5.1.4.1.1.201.3"
 InventoryGet = "1.2.840.10008.5.1.4.1.1.201.4"
 InventoryCreation = "1.2.840.10008.5.1.4.1.1.201.5"
 RepositoryQuery = "1.2.840.10008.5.1.4.1.1.201.6"
-StorageManagementInstance = "1.2.840.10008.5.1.4.1.1.201.1.1"
 RTImageStorage = "1.2.840.10008.5.1.4.1.1.481.1"
 RTDoseStorage = "1.2.840.10008.5.1.4.1.1.481.2"
 RTStructureSetStorage = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -406,40 +438,8 @@ VideoEndoscopicImageRealTimeCommunication = "1.2.840.10008.10.1"
 VideoPhotographicImageRealTimeCommunication = "1.2.840.10008.10.2"
 AudioWaveformRealTimeCommunication = "1.2.840.10008.10.3"
 RenditionSelectionDocumentRealTimeCommunication = "1.2.840.10008.10.4"
-TalairachBrainAtlas = "1.2.840.10008.1.4.1.1"
-SPM2T1 = "1.2.840.10008.1.4.1.2"
-SPM2T2 = "1.2.840.10008.1.4.1.3"
-SPM2PD = "1.2.840.10008.1.4.1.4"
-SPM2EPI = "1.2.840.10008.1.4.1.5"
-SPM2FILT1 = "1.2.840.10008.1.4.1.6"
-SPM2PET = "1.2.840.10008.1.4.1.7"
-SPM2TRANSM = "1.2.840.10008.1.4.1.8"
-SPM2SPECT = "1.2.840.10008.1.4.1.9"
-SPM2GRAY = "1.2.840.10008.1.4.1.10"
-SPM2WHITE = "1.2.840.10008.1.4.1.11"
-SPM2CSF = "1.2.840.10008.1.4.1.12"
-SPM2BRAINMASK = "1.2.840.10008.1.4.1.13"
-SPM2AVG305T1 = "1.2.840.10008.1.4.1.14"
-SPM2AVG152T1 = "1.2.840.10008.1.4.1.15"
-SPM2AVG152T2 = "1.2.840.10008.1.4.1.16"
-SPM2AVG152PD = "1.2.840.10008.1.4.1.17"
-SPM2SINGLESUBJT1 = "1.2.840.10008.1.4.1.18"
-ICBM452T1 = "1.2.840.10008.1.4.2.1"
-ICBMSingleSubjectMRI = "1.2.840.10008.1.4.2.2"
-IEC61217FixedCoordinateSystem = "1.2.840.10008.1.4.3.1"
-StandardRoboticArmCoordinateSystem = "1.2.840.10008.1.4.3.2"
-IEC61217TableTopCoordinateSystem = "1.2.840.10008.1.4.3.3"
-SRI24 = "1.2.840.10008.1.4.4.1"
-Colin27 = "1.2.840.10008.1.4.5.1"
-LPBA40AIR = "1.2.840.10008.1.4.6.1"
-LPBA40FLIRT = "1.2.840.10008.1.4.6.2"
-LPBA40SPM5 = "1.2.840.10008.1.4.6.3"
 
 STORAGE_SOP_CLASSES: Final[frozenset[str]] = frozenset((
-    "1.2.840.10008.5.1.4.1.1.9.100.1",  # Waveform Presentation State Storage
-    "1.2.840.10008.5.1.4.1.1.9.100.2",  # Waveform Acquisition Presentation State Storage
-    "1.2.840.10008.5.1.4.1.1.66.7",  # Label Map Segmentation Storage
-    "1.2.840.10008.5.1.4.1.1.66.8",  # Height Map Segmentation Storage
     "1.2.840.10008.5.1.1.27",  # Stored Print Storage SOP Class
     "1.2.840.10008.5.1.1.29",  # Hardcopy Grayscale Image Storage SOP Class
     "1.2.840.10008.5.1.1.30",  # Hardcopy Color Image Storage SOP Class
@@ -489,6 +489,8 @@ STORAGE_SOP_CLASSES: Final[frozenset[str]] = frozenset((
     "1.2.840.10008.5.1.4.1.1.9.7.3",  # Electrooculogram Waveform Storage
     "1.2.840.10008.5.1.4.1.1.9.7.4",  # Sleep Electroencephalogram Waveform Storage
     "1.2.840.10008.5.1.4.1.1.9.8.1",  # Body Position Waveform Storage
+    "1.2.840.10008.5.1.4.1.1.9.100.1",  # Waveform Presentation State Storage
+    "1.2.840.10008.5.1.4.1.1.9.100.2",  # Waveform Acquisition Presentation State Storage
     "1.2.840.10008.5.1.4.1.1.10",  # Standalone Modality LUT Storage
     "1.2.840.10008.5.1.4.1.1.11",  # Standalone VOI LUT Storage
     "1.2.840.10008.5.1.4.1.1.11.1",  # Grayscale Softcopy Presentation State Storage
@@ -524,11 +526,12 @@ STORAGE_SOP_CLASSES: Final[frozenset[str]] = frozenset((
     "1.2.840.10008.5.1.4.1.1.66.4",  # Segmentation Storage
     "1.2.840.10008.5.1.4.1.1.66.5",  # Surface Segmentation Storage
     "1.2.840.10008.5.1.4.1.1.66.6",  # Tractography Results Storage
+    "1.2.840.10008.5.1.4.1.1.66.7",  # Label Map Segmentation Storage
+    "1.2.840.10008.5.1.4.1.1.66.8",  # Height Map Segmentation Storage
     "1.2.840.10008.5.1.4.1.1.67",  # Real World Value Mapping Storage
     "1.2.840.10008.5.1.4.1.1.68.1",  # Surface Scan Mesh Storage
     "1.2.840.10008.5.1.4.1.1.68.2",  # Surface Scan Point Cloud Storage
     "1.2.840.10008.5.1.4.1.1.77.1",  # VL Image Storage - Trial
-    "1.2.840.10008.5.1.4.1.1.77.2",  # VL Multi-frame Image Storage - Trial
     "1.2.840.10008.5.1.4.1.1.77.1.1",  # VL Endoscopic Image Storage
     "1.2.840.10008.5.1.4.1.1.77.1.1.1",  # Video Endoscopic Image Storage
     "1.2.840.10008.5.1.4.1.1.77.1.2",  # VL Microscopic Image Storage
@@ -548,6 +551,7 @@ STORAGE_SOP_CLASSES: Final[frozenset[str]] = frozenset((
     "1.2.840.10008.5.1.4.1.1.77.1.7",  # Dermoscopic Photography Image Storage
     "1.2.840.10008.5.1.4.1.1.77.1.8",  # Confocal Microscopy Image Storage
     "1.2.840.10008.5.1.4.1.1.77.1.9",  # Confocal Microscopy Tiled Pyramidal Image Storage
+    "1.2.840.10008.5.1.4.1.1.77.2",  # VL Multi-frame Image Storage - Trial
     "1.2.840.10008.5.1.4.1.1.78.1",  # Lensometry Measurements Storage
     "1.2.840.10008.5.1.4.1.1.78.2",  # Autorefraction Measurements Storage
     "1.2.840.10008.5.1.4.1.1.78.3",  # Keratometry Measurements Storage
@@ -647,10 +651,6 @@ STORAGE_SOP_CLASSES: Final[frozenset[str]] = frozenset((
 ))
 
 _NAMES: Final[dict[str, str]] = {
-    "1.2.840.10008.5.1.4.1.1.9.100.1": "Waveform Presentation State Storage",
-    "1.2.840.10008.5.1.4.1.1.9.100.2": "Waveform Acquisition Presentation State Storage",
-    "1.2.840.10008.5.1.4.1.1.66.7": "Label Map Segmentation Storage",
-    "1.2.840.10008.5.1.4.1.1.66.8": "Height Map Segmentation Storage",
     "1.2.840.10008.1.1": "Verification SOP Class",
     "1.2.840.10008.1.2": "Implicit VR Little Endian",
     "1.2.840.10008.1.2.1": "Explicit VR Little Endian",
@@ -699,6 +699,9 @@ _NAMES: Final[dict[str, str]] = {
     "1.2.840.10008.1.2.4.106.1": "Fragmentable MPEG-4 AVC/H.264 Stereo High Profile / Level 4.2",
     "1.2.840.10008.1.2.4.107": "HEVC/H.265 Main Profile / Level 5.1",
     "1.2.840.10008.1.2.4.108": "HEVC/H.265 Main 10 Profile / Level 5.1",
+    "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
+    "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
+    "1.2.840.10008.1.2.4.112": "JPEG XL",
     "1.2.840.10008.1.2.4.201": "High-Throughput JPEG 2000 Image Compression (Lossless Only)",
     "1.2.840.10008.1.2.4.202": "High-Throughput JPEG 2000 with RPCL Options Image Compression (Lossless Only)",
     "1.2.840.10008.1.2.4.203": "High-Throughput JPEG 2000 Image Compression",
@@ -710,7 +713,36 @@ _NAMES: Final[dict[str, str]] = {
     "1.2.840.10008.1.2.7.1": "SMPTE ST 2110-20 Uncompressed Progressive Active Video",
     "1.2.840.10008.1.2.7.2": "SMPTE ST 2110-20 Uncompressed Interlaced Active Video",
     "1.2.840.10008.1.2.7.3": "SMPTE ST 2110-30 PCM Digital Audio",
+    "1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression",
     "1.2.840.10008.1.3.10": "Media Storage Directory Storage",
+    "1.2.840.10008.1.4.1.1": "Talairach Brain Atlas Frame of Reference",
+    "1.2.840.10008.1.4.1.2": "SPM2 T1 Frame of Reference",
+    "1.2.840.10008.1.4.1.3": "SPM2 T2 Frame of Reference",
+    "1.2.840.10008.1.4.1.4": "SPM2 PD Frame of Reference",
+    "1.2.840.10008.1.4.1.5": "SPM2 EPI Frame of Reference",
+    "1.2.840.10008.1.4.1.6": "SPM2 FIL T1 Frame of Reference",
+    "1.2.840.10008.1.4.1.7": "SPM2 PET Frame of Reference",
+    "1.2.840.10008.1.4.1.8": "SPM2 TRANSM Frame of Reference",
+    "1.2.840.10008.1.4.1.9": "SPM2 SPECT Frame of Reference",
+    "1.2.840.10008.1.4.1.10": "SPM2 GRAY Frame of Reference",
+    "1.2.840.10008.1.4.1.11": "SPM2 WHITE Frame of Reference",
+    "1.2.840.10008.1.4.1.12": "SPM2 CSF Frame of Reference",
+    "1.2.840.10008.1.4.1.13": "SPM2 BRAINMASK Frame of Reference",
+    "1.2.840.10008.1.4.1.14": "SPM2 AVG305T1 Frame of Reference",
+    "1.2.840.10008.1.4.1.15": "SPM2 AVG152T1 Frame of Reference",
+    "1.2.840.10008.1.4.1.16": "SPM2 AVG152T2 Frame of Reference",
+    "1.2.840.10008.1.4.1.17": "SPM2 AVG152PD Frame of Reference",
+    "1.2.840.10008.1.4.1.18": "SPM2 SINGLESUBJT1 Frame of Reference",
+    "1.2.840.10008.1.4.2.1": "ICBM 452 T1 Frame of Reference",
+    "1.2.840.10008.1.4.2.2": "ICBM Single Subject MRI Frame of Reference",
+    "1.2.840.10008.1.4.3.1": "IEC 61217 Fixed Coordinate System Frame of Reference",
+    "1.2.840.10008.1.4.3.2": "Standard Robotic-Arm Coordinate System Frame of Reference",
+    "1.2.840.10008.1.4.3.3": "IEC 61217 Table Top Coordinate System Frame of Reference",
+    "1.2.840.10008.1.4.4.1": "SRI24 Frame of Reference",
+    "1.2.840.10008.1.4.5.1": "Colin27 Frame of Reference",
+    "1.2.840.10008.1.4.6.1": "LPBA40/AIR Frame of Reference",
+    "1.2.840.10008.1.4.6.2": "LPBA40/FLIRT Frame of Reference",
+    "1.2.840.10008.1.4.6.3": "LPBA40/SPM5 Frame of Reference",
     "1.2.840.10008.1.5.1": "Hot Iron Color Palette SOP Instance",
     "1.2.840.10008.1.5.2": "PET Color Palette SOP Instance",
     "1.2.840.10008.1.5.3": "Hot Metal Blue Color Palette SOP Instance",
@@ -817,6 +849,8 @@ _NAMES: Final[dict[str, str]] = {
     "1.2.840.10008.5.1.4.1.1.9.7.3": "Electrooculogram Waveform Storage",
     "1.2.840.10008.5.1.4.1.1.9.7.4": "Sleep Electroencephalogram Waveform Storage",
     "1.2.840.10008.5.1.4.1.1.9.8.1": "Body Position Waveform Storage",
+    "1.2.840.10008.5.1.4.1.1.9.100.1": "Waveform Presentation State Storage",
+    "1.2.840.10008.5.1.4.1.1.9.100.2": "Waveform Acquisition Presentation State Storage",
     "1.2.840.10008.5.1.4.1.1.10": "Standalone Modality LUT Storage",
     "1.2.840.10008.5.1.4.1.1.11": "Standalone VOI LUT Storage",
     "1.2.840.10008.5.1.4.1.1.11.1": "Grayscale Softcopy Presentation State Storage",
@@ -852,11 +886,12 @@ _NAMES: Final[dict[str, str]] = {
     "1.2.840.10008.5.1.4.1.1.66.4": "Segmentation Storage",
     "1.2.840.10008.5.1.4.1.1.66.5": "Surface Segmentation Storage",
     "1.2.840.10008.5.1.4.1.1.66.6": "Tractography Results Storage",
+    "1.2.840.10008.5.1.4.1.1.66.7": "Label Map Segmentation Storage",
+    "1.2.840.10008.5.1.4.1.1.66.8": "Height Map Segmentation Storage",
     "1.2.840.10008.5.1.4.1.1.67": "Real World Value Mapping Storage",
     "1.2.840.10008.5.1.4.1.1.68.1": "Surface Scan Mesh Storage",
     "1.2.840.10008.5.1.4.1.1.68.2": "Surface Scan Point Cloud Storage",
     "1.2.840.10008.5.1.4.1.1.77.1": "VL Image Storage - Trial",
-    "1.2.840.10008.5.1.4.1.1.77.2": "VL Multi-frame Image Storage - Trial",
     "1.2.840.10008.5.1.4.1.1.77.1.1": "VL Endoscopic Image Storage",
     "1.2.840.10008.5.1.4.1.1.77.1.1.1": "Video Endoscopic Image Storage",
     "1.2.840.10008.5.1.4.1.1.77.1.2": "VL Microscopic Image Storage",
@@ -876,6 +911,7 @@ _NAMES: Final[dict[str, str]] = {
     "1.2.840.10008.5.1.4.1.1.77.1.7": "Dermoscopic Photography Image Storage",
     "1.2.840.10008.5.1.4.1.1.77.1.8": "Confocal Microscopy Image Storage",
     "1.2.840.10008.5.1.4.1.1.77.1.9": "Confocal Microscopy Tiled Pyramidal Image Storage",
+    "1.2.840.10008.5.1.4.1.1.77.2": "VL Multi-frame Image Storage - Trial",
     "1.2.840.10008.5.1.4.1.1.78.1": "Lensometry Measurements Storage",
     "1.2.840.10008.5.1.4.1.1.78.2": "Autorefraction Measurements Storage",
     "1.2.840.10008.5.1.4.1.1.78.3": "Keratometry Measurements Storage",
@@ -933,12 +969,12 @@ _NAMES: Final[dict[str, str]] = {
     "1.2.840.10008.5.1.4.1.1.200.7": "XA Defined Procedure Protocol Storage",
     "1.2.840.10008.5.1.4.1.1.200.8": "XA Performed Procedure Protocol Storage",
     "1.2.840.10008.5.1.4.1.1.201.1": "Inventory Storage",
+    "1.2.840.10008.5.1.4.1.1.201.1.1": "Storage Management SOP Instance",
     "1.2.840.10008.5.1.4.1.1.201.2": "Inventory - FIND",
     "1.2.840.10008.5.1.4.1.1.201.3": "Inventory - MOVE",
     "1.2.840.10008.5.1.4.1.1.201.4": "Inventory - GET",
     "1.2.840.10008.5.1.4.1.1.201.5": "Inventory Creation",
     "1.2.840.10008.5.1.4.1.1.201.6": "Repository Query",
-    "1.2.840.10008.5.1.4.1.1.201.1.1": "Storage Management SOP Instance",
     "1.2.840.10008.5.1.4.1.1.481.1": "RT Image Storage",
     "1.2.840.10008.5.1.4.1.1.481.2": "RT Dose Storage",
     "1.2.840.10008.5.1.4.1.1.481.3": "RT Structure Set Storage",
@@ -1041,34 +1077,6 @@ _NAMES: Final[dict[str, str]] = {
     "1.2.840.10008.10.2": "Video Photographic Image Real-Time Communication",
     "1.2.840.10008.10.3": "Audio Waveform Real-Time Communication",
     "1.2.840.10008.10.4": "Rendition Selection Document Real-Time Communication",
-    "1.2.840.10008.1.4.1.1": "Talairach Brain Atlas Frame of Reference",
-    "1.2.840.10008.1.4.1.2": "SPM2 T1 Frame of Reference",
-    "1.2.840.10008.1.4.1.3": "SPM2 T2 Frame of Reference",
-    "1.2.840.10008.1.4.1.4": "SPM2 PD Frame of Reference",
-    "1.2.840.10008.1.4.1.5": "SPM2 EPI Frame of Reference",
-    "1.2.840.10008.1.4.1.6": "SPM2 FIL T1 Frame of Reference",
-    "1.2.840.10008.1.4.1.7": "SPM2 PET Frame of Reference",
-    "1.2.840.10008.1.4.1.8": "SPM2 TRANSM Frame of Reference",
-    "1.2.840.10008.1.4.1.9": "SPM2 SPECT Frame of Reference",
-    "1.2.840.10008.1.4.1.10": "SPM2 GRAY Frame of Reference",
-    "1.2.840.10008.1.4.1.11": "SPM2 WHITE Frame of Reference",
-    "1.2.840.10008.1.4.1.12": "SPM2 CSF Frame of Reference",
-    "1.2.840.10008.1.4.1.13": "SPM2 BRAINMASK Frame of Reference",
-    "1.2.840.10008.1.4.1.14": "SPM2 AVG305T1 Frame of Reference",
-    "1.2.840.10008.1.4.1.15": "SPM2 AVG152T1 Frame of Reference",
-    "1.2.840.10008.1.4.1.16": "SPM2 AVG152T2 Frame of Reference",
-    "1.2.840.10008.1.4.1.17": "SPM2 AVG152PD Frame of Reference",
-    "1.2.840.10008.1.4.1.18": "SPM2 SINGLESUBJT1 Frame of Reference",
-    "1.2.840.10008.1.4.2.1": "ICBM 452 T1 Frame of Reference",
-    "1.2.840.10008.1.4.2.2": "ICBM Single Subject MRI Frame of Reference",
-    "1.2.840.10008.1.4.3.1": "IEC 61217 Fixed Coordinate System Frame of Reference",
-    "1.2.840.10008.1.4.3.2": "Standard Robotic-Arm Coordinate System Frame of Reference",
-    "1.2.840.10008.1.4.3.3": "IEC 61217 Table Top Coordinate System Frame of Reference",
-    "1.2.840.10008.1.4.4.1": "SRI24 Frame of Reference",
-    "1.2.840.10008.1.4.5.1": "Colin27 Frame of Reference",
-    "1.2.840.10008.1.4.6.1": "LPBA40/AIR Frame of Reference",
-    "1.2.840.10008.1.4.6.2": "LPBA40/FLIRT Frame of Reference",
-    "1.2.840.10008.1.4.6.3": "LPBA40/SPM5 Frame of Reference",
 }
 
 

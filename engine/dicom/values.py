@@ -24,7 +24,11 @@ _LEADING_SPACES_COUNT: Final = frozenset(("LT", "ST", "UC", "UT"))
 
 _DATE = re.compile(r"(\d{4})\.?(\d{2})\.?(\d{2})")
 _TIME = re.compile(r"(\d{2}):?(?:(\d{2}):?(?:(\d{2})(?:\.(\d{1,6}))?)?)?")
-_DATE_TIME = re.compile(r"(\d{4})(\d{2})?(\d{2})?(\d{2})?(\d{2})?(\d{2})?(?:\.(\d{1,6}))?([+-]\d{4})?")
+# Offsets reach from -1200 to +1400 (PS3.5 6.2), which is what tells "2026-0500" from the range "2026-2027".
+_OFFSET = r"[+-](?:0\d|1[0-4])[0-5]\d"
+_DATE_TIME = re.compile(rf"(\d{{4}})(\d{{2}})?(\d{{2}})?(\d{{2}})?(\d{{2}})?(\d{{2}})?(?:\.(\d{{1,6}}))?({_OFFSET})?")
+_MOMENT = rf"\d{{4,14}}(?:\.\d{{1,6}})?(?:{_OFFSET})?"
+_DATE_TIME_RANGE = re.compile(rf"({_MOMENT})-({_MOMENT})|({_MOMENT})-|-({_MOMENT})")
 _INTEGER = re.compile(r"[+-]?\d{1,12}")
 
 
@@ -150,9 +154,8 @@ def parse_range(vr: str, text: str) -> tuple[str, str] | None:
 
 def _split_date_times(text: str) -> tuple[str, ...]:
     """The two ends of a DT range, whose hyphens may belong to offsets."""
-    moment = r"\d{4,14}(?:\.\d{1,6})?(?:[+-]\d{4})?"
-    found = re.fullmatch(rf"({moment})-({moment})|({moment})-|-({moment})", text)
-    if found is None or _DATE_TIME.fullmatch(text):
+    found = None if _DATE_TIME.fullmatch(text) else _DATE_TIME_RANGE.fullmatch(text)
+    if found is None:
         return ()
     return (found[1] or found[3] or "", found[2] or found[4] or "")
 

@@ -59,8 +59,8 @@ def decode_c_store_rq(data: bytes) -> tuple[int, str, str, int] | None:
 
 def encode_c_store_rq(message_id: int, class_uid: str, instance_uid: str, priority: int) -> bytes:
     """A C-STORE-RQ with a data set and without move originator; empty if a value does not fit."""
-    first, second = _even(class_uid), _even(instance_uid)
     try:
+        first, second = _even(class_uid), _even(instance_uid)
         return (
             _START.pack(0, 4, len(first) + len(second) + 56, _CLASS, len(first))
             + first
@@ -70,14 +70,14 @@ def encode_c_store_rq(message_id: int, class_uid: str, instance_uid: str, priori
             )
             + second
         )
-    except struct.error:
+    except (struct.error, UnicodeEncodeError):
         return b""
 
 
 def encode_c_store_rsp(responded_to: int, class_uid: str, instance_uid: str, status: int) -> bytes:
     """A C-STORE-RSP that says no more than its status; empty if a value does not fit."""
-    first, second = _even(class_uid), _even(instance_uid)
     try:
+        first, second = _even(class_uid), _even(instance_uid)
         return (
             _START.pack(0, 4, len(first) + len(second) + 56, _CLASS, len(first))
             + first
@@ -87,10 +87,10 @@ def encode_c_store_rsp(responded_to: int, class_uid: str, instance_uid: str, sta
             )
             + second
         )
-    except struct.error:
+    except (struct.error, UnicodeEncodeError):
         return b""
 
 
 def _even(uid: str) -> bytes:
-    value = uid.encode()
+    value = uid.encode("ascii")
     return value + b"\0" if len(value) & 1 else value

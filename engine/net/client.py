@@ -10,13 +10,13 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engine.dicom import uids
 from engine.dimse import messages
 from engine.dimse.assembly import ChunkPool, DataSet, fragment_bytes
 from engine.errors import AssociationFailed, MessageError
 from engine.net.connection import Connection, ConnectionLimits
 from engine.net.responses import Responses
 from engine.ul.association import Role
+from engine.ul.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from engine.ul.negotiation import Accepted, accepted_contexts
 from engine.ul.pdu import (
     AssociateAC,
@@ -170,8 +170,8 @@ async def open_association(
         presentation_contexts=tuple(contexts),
         user_information=UserInformation(
             maximum_length=address.maximum_length,
-            implementation_class_uid=uids.IMPLEMENTATION_CLASS_UID,
-            implementation_version_name=uids.IMPLEMENTATION_VERSION_NAME,
+            implementation_class_uid=IMPLEMENTATION_CLASS_UID,
+            implementation_version_name=IMPLEMENTATION_VERSION_NAME,
             asynchronous_operations_window=window,
         ),
     )

@@ -95,7 +95,7 @@ class Connection(asyncio.BufferedProtocol):
         )
         # The event loop looks these up on the protocol once, when the transport is made.
         self.get_buffer = self.receiver.get_buffer  # type: ignore[method-assign]
-        self.buffer_updated = self.receiver.buffer_updated  # type: ignore[method-assign]
+        self.buffer_updated = self.receiver.buffer_updated  # type: ignore[assignment, method-assign]
         self._transport: asyncio.Transport | None = None
         self._trace = trace
         self._pauses = 0

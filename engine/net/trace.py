@@ -11,7 +11,7 @@ import os
 import time
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import orjson
 
@@ -47,7 +47,7 @@ class Trace:
             content = pdu.decode(pdu_type, body)
             fields["pdu"] = type(content).__name__
             if is_dataclass(content) and not isinstance(content, type):
-                fields.update(asdict(content))
+                fields.update(_without_secrets(asdict(content)))
         except EngineError as error:
             fields.update(pdu_type=pdu_type, error=str(error))
         self._line(fields)
@@ -92,6 +92,14 @@ class Trace:
         self._file.write(
             orjson.dumps(line, default=_plain, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
         )
+
+
+def _without_secrets(fields: dict[str, Any]) -> dict[str, Any]:
+    """Passcodes and tokens of a user identity (PS3.7 D.3.3.7) stay out of the trace."""
+    identity = (fields.get("user_information") or {}).get("user_identity_rq")
+    if identity:
+        identity.update(primary_field="***", secondary_field="***")
+    return fields
 
 
 def _plain(value: object) -> object:

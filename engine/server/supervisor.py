@@ -106,7 +106,7 @@ class Supervisor:
             role="keeper",
             create=True,
             sync_interval_s=self._config.write_behind_sync_s,
-            on_keeper_failure=lambda error: self._loop.call_soon_threadsafe(self._fail, f"checkpoint: {error}"),
+            on_keeper_failure=self._keeper_failed,
             progress=progress,
         )
 
@@ -118,6 +118,10 @@ class Supervisor:
         )
         logger.info("ready", aet=self._config.aet, host=host, port=port, workers=self._config.workers)
         _notify_systemd("READY=1")
+
+    def _keeper_failed(self, error: EngineError) -> None:
+        """Called from the keeper's thread."""
+        self._loop.call_soon_threadsafe(self._fail, f"checkpoint: {error}")
 
     def _fail(self, why: str) -> None:
         logger.error("the archive failed, stopping", why=why)

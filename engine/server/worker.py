@@ -19,6 +19,7 @@ import uvloop
 from engine import log
 from engine.archive.archive import Archive, StorageOptions
 from engine.archive.ingestor import Ingestor
+from engine.archive.transcode import Transcoder
 from engine.config import Config
 from engine.dimse.assembly import ChunkPool
 from engine.errors import EngineError
@@ -58,7 +59,9 @@ class Worker:
             ),
         )
         self._ingestor = Ingestor(self._loop, store, self._storage_failed)
-        self._services = Services(self._loop, self._archive, self._ingestor, config, self._metrics, self._pool)
+        self._services = Services(
+            self._loop, self._archive, self._ingestor, config, self._metrics, self._pool, Transcoder()
+        )
 
     async def run(self) -> int:
         """Serves until the supervisor says drain, or goes away."""

@@ -52,11 +52,11 @@ def accept_policy(config: Config, calling_ae_title: str) -> AcceptPolicy:
         # C-GET needs storage contexts too, in which the asker is SCP.
         accept_storage=config.may(calling_ae_title, "store") or config.may(calling_ae_title, "retrieve"),
         promiscuous=config.promiscuous,
-        storage_preference=peer.transfer_syntaxes if peer else (),
         maximum_length=peer.pdu_length_max if peer and peer.pdu_length_max else config.limits.pdu_length_max,
         operations_performed_max=window,
         operations_invoked_max=peer.send_window if peer else 1,
         asynchronous=window > 1,
+        presentation_context_count_max=config.limits.presentation_contexts_max,
         implementation_class_uid=uids.IMPLEMENTATION_CLASS_UID,
         implementation_version_name=uids.IMPLEMENTATION_VERSION_NAME,
     )

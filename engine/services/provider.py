@@ -10,8 +10,9 @@ Store answers come by callback on the hot path; the other services run as one ta
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from engine import log
@@ -23,7 +24,7 @@ from engine.net.responses import Responses
 from engine.services import find_scp, retrieve_scp
 from engine.services.policy import accept_policy, refusal
 from engine.services.storage_scp import StorageProvider
-from engine.ul.negotiation import Accepted, AcceptedContext, negotiate
+from engine.ul.negotiation import LOCAL_LIMIT_EXCEEDED, Accepted, AcceptedContext, negotiate
 from engine.ul.pdu import AssociateAC, AssociateRJ, AssociateRQ
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class Services:
     metrics: Metrics
     pool: ChunkPool
     transcoder: Transcoder
+    associations: Counter[str] = field(default_factory=Counter)
+    """Open ones by calling AE title."""
 
 
 class ServiceProvider:
@@ -68,7 +71,7 @@ class ServiceProvider:
         """`refuse`: the server is full or stopping: any A-ASSOCIATE-RQ is rejected as transient."""
         self.services = services
         self.connection = connection
-        self.contexts: dict[int, AcceptedContext] = {}
+        self.contexts: Mapping[int, AcceptedContext] = {}
         self.accepted: Accepted | None = None
         self.calling_ae_title = ""
         self.called_ae_title = ""
@@ -105,6 +108,12 @@ class ServiceProvider:
         if not isinstance(answer, Accepted):
             logger.warning("association rejected", calling=self.calling_ae_title, host=self.connection.peer_host, rj=str(answer))
             return answer
+        counted = self.services.associations
+        ours = max(config.limits.associations_per_peer_max // config.workers, 1)
+        if counted[self.calling_ae_title] >= ours:
+            logger.warning("too many associations of one peer", calling=self.calling_ae_title, limit=ours)
+            return LOCAL_LIMIT_EXCEEDED
+        counted[self.calling_ae_title] += 1
         self.accepted = answer
         self.contexts = answer.contexts
         self.fragment = self._fragment(answer.peer_maximum_length)
@@ -212,6 +221,10 @@ class ServiceProvider:
         self.responses.fail(reason)
         self._storage.ended()
         if self.accepted is not None:
+            counted = self.services.associations
+            counted[self.calling_ae_title] -= 1
+            if not counted[self.calling_ae_title]:
+                del counted[self.calling_ae_title]
             logger.info("association ended", calling=self.calling_ae_title, host=self.connection.peer_host, reason=reason)
         else:
             self.services.metrics.counters["connections_without_association"] += 1

@@ -117,7 +117,8 @@ class StorageProvider:
 
     def _answer(self, presentation_context_id: int, rq: CStoreRQ, length: int, outcome: Outcome | EngineError) -> None:
         counters = self._services.metrics.counters
-        code, comment = StoreStatus.SUCCESS, ""
+        code: int = StoreStatus.SUCCESS
+        comment = ""
         if isinstance(outcome, EngineError):
             code, comment = status_of(outcome, Service.STORE), str(outcome)
             self._counters.failures += 1

@@ -1,4 +1,4 @@
-"""Storage Service Class, SCU: sends stored instances on an association, its own (C-MOVE, `send`) or the asker's (C-GET).
+"""Storage Service Class, SCU: sends stored instances on an association, its own (C-MOVE) or the asker's (C-GET).
 
 Does not choose instances and does not count them. A stored data set is read straight between the PDU headers of one
 frame, checked there against its checksum and sent with one write; while the peer thinks about one instance the next is
@@ -11,6 +11,7 @@ read. Only when the peer took no presentation context for the stored transfer sy
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ class Originator:
     """What sub-operations of a C-MOVE carry (PS3.7 9.1.1.1)."""
 
     ae_title: str = ""
-    message_id: int = 0
+    message_id: int | None = None
     priority: int = 0
 
 
@@ -87,7 +88,7 @@ def propose(kinds: Iterable[tuple[str, str]], preferred: tuple[str, ...] = ()) -
     for sop_class_uid, stored in kinds:
         syntaxes = by_class.setdefault(sop_class_uid, dict.fromkeys(preferred))
         syntaxes[stored] = None
-    proposals = [(uid, (syntax,)) for uid, syntaxes in by_class.items() for syntax in syntaxes]
+    proposals: list[tuple[str, tuple[str, ...]]] = [(uid, (syntax,)) for uid, syntaxes in by_class.items() for syntax in syntaxes]
     for uid, syntaxes in by_class.items():
         fallback = tuple(syntax for syntax in FALLBACK if syntax not in syntaxes)
         if fallback:
@@ -105,11 +106,11 @@ def in_contexts(instances: Iterable[Instance], preferred: tuple[str, ...] = ()) 
     contexts_count = 0
     for instance in instances:
         known = kinds.get(instance.sop_class_uid)
-        new = (1 + len(preferred) + 1 if known is None else 1) if not known or instance.transfer_syntax_uid not in known else 0
+        first_of_class = 2 + len(preferred)
+        new = first_of_class if known is None else int(instance.transfer_syntax_uid not in known)
         if not groups or contexts_count + new > CONTEXTS_MAX:
             groups.append([])
-            kinds, contexts_count, known = {}, 0, None
-            new = 2 + len(preferred)
+            kinds, contexts_count, new = {}, 0, first_of_class
         kinds.setdefault(instance.sop_class_uid, set()).add(instance.transfer_syntax_uid)
         contexts_count += new
         groups[-1].append(instance)
@@ -270,8 +271,7 @@ class InstanceSender:
             is_last = at + length == position.payload_length
             frame = self._frame(len(prefix), length)
             gaps = frame.layout(prefix, length, self._fragment, ready.context.presentation_context_id, is_last)
-            offset = at
-            await self._blocking(lambda gaps=gaps, offset=offset: self._archive.reader.read_scattered(position, gaps, offset))  # type: ignore[misc]
+            await self._blocking(functools.partial(self._archive.reader.read_scattered, position, gaps, at))
             crc = frame.crc(crc)
             if is_last:
                 self._archive.reader.check(position, crc)

@@ -203,6 +203,20 @@ class Files:
                 return max(offset, self.size(fd))
             return offset
 
+    def next_hole(self, fd: int, offset: int) -> int:
+        """Up to where what `next_data` found goes; the file's size if nothing but data follows."""
+        try:
+            return os.lseek(fd, offset, os.SEEK_HOLE)
+        except OSError:
+            return self.size(fd)
+
+    def expect_random(self, fd: int) -> None:
+        """Reads no further ahead than asked for: what is read of a preallocated file counts as data afterwards."""
+        try:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+        except OSError:
+            pass
+
     def rename(self, source: str, target: str) -> None:
         """Renames, replacing the target; durable after sync_directory."""
         try:

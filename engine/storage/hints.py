@@ -47,7 +47,23 @@ FOOTER_HEAD = FOOTER_MAGIC + bytes(8)
 FOOTER_BYTES_MIN = len(FOOTER_HEAD) + TRAILER_BYTES
 """What the footer takes beside the heads."""
 
-_TRAILER = struct.Struct("<8sIIQ16sQQQQQII36x")
+TRAILER_FIELDS = (
+    ("magic", "8s"),
+    ("format", "I"),
+    ("layout", "I"),
+    ("segment_id", "Q"),
+    ("archive_id", "16s"),
+    ("salt", "Q"),
+    ("tail", "Q"),
+    ("hint_end", "Q"),
+    ("record_count", "Q"),
+    ("payload_bytes", "Q"),
+    ("damage_count", "I"),
+    ("hint_crc", "I"),
+)
+"""Name and struct code of each field before the zeros and the checksum."""
+
+_TRAILER = struct.Struct("<" + "".join(code for _, code in TRAILER_FIELDS) + "36x")
 _DAMAGE = struct.Struct("<QQII")
 
 

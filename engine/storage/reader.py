@@ -69,9 +69,7 @@ class LogReader:
         """Fills `target` from the payload; not verified, see `check`. Raises CorruptRecord when it cannot be filled."""
         length = target.nbytes
         if payload_offset < 0 or payload_offset + length > position.payload_length:
-            raise StorageError(
-                f"bytes {payload_offset} to {payload_offset + length} of a payload of {position.payload_length}"
-            )
+            raise _outside(position, payload_offset, length)
         if length == 0:
             return
         segment = self._segment(position)
@@ -87,11 +85,14 @@ class LogReader:
     ) -> bool:
         """Fills `targets`, which lie end to end in the payload from `payload_offset`. Not verified, see `check`.
 
-        With `cached_only` never waits for the disk: False when not all of it is in the page cache. Raises CorruptRecord.
+        With `cached_only` never waits for the disk: False when not all of it is in the page cache.
+        Raises CorruptRecord.
         """
+        length = sum(map(len, targets))
+        if payload_offset < 0 or payload_offset + length > position.payload_length:
+            raise _outside(position, payload_offset, length)
         segment = self._segment(position)
         offset = position.payload_offset + payload_offset
-        length = sum(map(len, targets))
         try:
             if cached_only:
                 return self._files.preadv_cached(segment.fd, targets, offset) == length
@@ -207,6 +208,12 @@ def read_header_or_trailer(files: Files, fd: int, segment_id: int) -> SegmentHea
         if trailer is None:
             raise
         return trailer.header()
+
+
+def _outside(position: Position, payload_offset: int, length: int) -> StorageError:
+    return StorageError(
+        f"bytes {payload_offset} to {payload_offset + length} of a payload of {position.payload_length}"
+    )
 
 
 def _unreadable(error: OSError, position: Position) -> CorruptRecord:

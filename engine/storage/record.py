@@ -47,6 +47,7 @@ __all__ = [
     "ALIGNMENT",
     "FORMAT",
     "HEADER_BYTES",
+    "HEADER_FIELDS",
     "KEY_BYTES_MAX",
     "MAGIC",
     "META_BYTES_MAX",
@@ -70,7 +71,25 @@ KEY_BYTES_MAX = 0xFFFF
 META_BYTES_MAX = 1 << 20
 """A bound on what a damaged length can make a reader fetch; the metadata of one instance is some kilobytes."""
 
-_HEADER = struct.Struct("<4sBBHHHIQQQQQII")
+HEADER_FIELDS = (
+    ("magic", "4s"),
+    ("format", "B"),
+    ("kind", "B"),
+    ("flags", "H"),
+    ("key_length", "H"),
+    ("meta_unused", "H"),
+    ("meta_length", "I"),
+    ("payload_length", "Q"),
+    ("stamp", "Q"),
+    ("sequence", "Q"),
+    ("offset", "Q"),
+    ("synced_bytes", "Q"),
+    ("payload_crc", "I"),
+    ("head_crc", "I"),
+)
+"""Name and struct code of each field, for the codec below and for tools that explain bytes."""
+
+_HEADER = struct.Struct("<" + "".join(code for _, code in HEADER_FIELDS))
 _HEAD_CRC = struct.Struct("<I")
 _HEAD_CRC_OFFSET = HEADER_BYTES - 4
 

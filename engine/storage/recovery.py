@@ -150,12 +150,14 @@ def _without_header(
 
 def _holds_data(files: Files, fd: int) -> bool:
     """Whether anything but zeros lies behind the header block."""
+    files.expect_random(fd)
     size = files.size(fd)
     offset = FIRST_RECORD
     while offset < size:
         offset = max(offset, files.next_data(fd, offset))
+        length = min(1 << 20, max(files.next_hole(fd, offset) - offset, 1))
         try:
-            chunk = files.pread(fd, 1 << 20, offset)
+            chunk = files.pread(fd, length, offset)
         except OSError:
             return True
         if chunk.strip(b"\0"):

@@ -53,7 +53,19 @@ FIRST_RECORD = 4096
 FOOTER_MAGIC = b"FILMHINT"
 """What follows the last record of a sealed segment; see `storage.hints`."""
 
-_HEADER = struct.Struct("<8sIIQ16sQQ64p")
+SEGMENT_FIELDS = (
+    ("magic", "8s"),
+    ("format", "I"),
+    ("layout", "I"),
+    ("segment_id", "Q"),
+    ("archive_id", "16s"),
+    ("salt", "Q"),
+    ("created_ns", "Q"),
+    ("writer", "64p"),
+)
+"""Name and struct code of each field before the checksum."""
+
+_HEADER = struct.Struct("<" + "".join(code for _, code in SEGMENT_FIELDS))
 _SECOND_COPY = 2048
 _WRITER_BYTES_MAX = 63
 _NAME = re.compile(r"([0-9a-f]{16})\.seg")
@@ -201,6 +213,7 @@ class Walk:
         self._end = size if end is None else min(end, size)
         self._verify = verify_payload
         self._verify_from = verify_from
+        files.expect_random(fd)
         self._window = _Window(files, fd, self._end)
         self._sequence = -1
         self._payload_buffer: memoryview | None = None
@@ -285,7 +298,9 @@ class Walk:
         """Places that begin with a record's magic and name themselves; holes in the file are passed over."""
         while offset < self._end:
             offset = max(offset, self._files.next_data(self._fd, offset) & -8)
-            chunk = self._chunk(offset)
+            if offset >= self._end:
+                return
+            chunk = self._chunk(offset, self._files.next_hole(self._fd, offset))
             at = chunk.find(MAGIC)
             while at >= 0:
                 if at % 8 == 0:
@@ -295,14 +310,15 @@ class Walk:
                 at = chunk.find(MAGIC, at + 4)
             offset += max(len(chunk) & -8, 8)
 
-    def _chunk(self, offset: int) -> bytes:
-        """Bytes to search; zeros in place of a block that cannot be read."""
+    def _chunk(self, offset: int, hole: int) -> bytes:
+        """Bytes to search, up to a hole; zeros in place of a block that cannot be read."""
+        length = min(_CHUNK_BYTES, max(hole, offset + _BLOCK_BYTES) - offset, self._end - offset)
         try:
-            return self._files.pread(self._fd, min(_CHUNK_BYTES, self._end - offset), offset)
+            return self._files.pread(self._fd, length, offset)
         except OSError:
-            length = _BLOCK_BYTES - offset % _BLOCK_BYTES
+            length = min(length, _BLOCK_BYTES - offset % _BLOCK_BYTES)
         try:
-            return self._files.pread(self._fd, min(length, self._end - offset), offset)
+            return self._files.pread(self._fd, length, offset)
         except OSError:
             return bytes(length)
 

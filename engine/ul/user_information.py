@@ -213,7 +213,7 @@ def _decode_common_extended_negotiation(content: Fields) -> SopClassCommonExtend
     length = content.uint16("length of related general SOP class identification")
     start = content.advance(length, "related general SOP class identification")
     related = Fields(content.data, start, start + length)
-    uids = []
+    uids: list[str] = []
     while related.remaining:
         if len(uids) == ITEM_COUNT_MAX:
             raise malformed(f"more than {ITEM_COUNT_MAX} related general SOP classes", related.position)

@@ -307,6 +307,13 @@ def test_text_with_backslashes_is_one_value() -> None:
     assert query.value_of(tags.PatientComments, b"a\\b") == "a\\b"
 
 
+def test_numbers_and_sequences_of_a_match_are_shown() -> None:
+    assert query.value_of(tags.Rows, b"\x00\x02") == 512
+    assert query.text_of(tags.Rows, b"") == ""
+    assert query.text_of(tags.ImageType, b"ORIGINAL\\PRIMARY") == "ORIGINAL\\PRIMARY"
+    assert query.text_of(tags.ProcedureCodeSequence, b"\xfe\xff") == "(sequence)"
+
+
 def test_figures_are_readable() -> None:
     assert [output.bytes_text(n) for n in (0, 999, 1500, 2_500_000, 3e13)] == [
         "0 B",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pydicom.config
@@ -39,8 +41,15 @@ TOO_DEEP = {"syn-nested-3000.dcm", "syn-nested-100.dcm"}
 
 
 def convertible_files() -> list[foreign.ForeignFile]:
-    found = [foreign.read_file(path) for path in corpus_files() if path.name not in TOO_DEEP]
-    return [file for file in found if file and file.transfer_syntax.convertible]
+    """Of each folder of a series two, of the other folders all."""
+    of_folder: dict[Path, int] = Counter()
+    found = []
+    for path in corpus_files():
+        of_folder[path.parent] += "series" in path.parts
+        file = foreign.read_file(path) if of_folder[path.parent] <= 2 and path.name not in TOO_DEEP else None
+        if file and file.transfer_syntax.convertible:
+            found.append(file)
+    return found
 
 
 # against pydicom -------------------------------------------------------------------------------------------------

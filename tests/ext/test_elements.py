@@ -15,7 +15,8 @@ from engine.dicom import elements as door
 from engine.dicom import part10, tags, transfer_syntax
 from engine.errors import DataSetError
 from tests.corpus import corpus_files
-from tests.oracle import data_sets, elements as oracle
+from tests.oracle import data_sets
+from tests.oracle import elements as oracle
 from tests.oracle.data_sets import Item, Plain, text
 
 IMPLICIT, EXPLICIT, BIG = 0, 1, 3

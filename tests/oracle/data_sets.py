@@ -1,4 +1,4 @@
-"""Makes data sets by hand: plain values and items in, bytes in any encoding out. The judge of encoders, and bait for decoders."""
+"""Makes data sets by hand: plain values and items in, bytes in any encoding out. Judge of encoders, bait for decoders."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The slow, obvious twin of ext/elements.pyx: recursive, on bytes and lists, with no thought for speed.
 
-It follows the rules written in dicom.elements, ext/dataset.pxd and ext/reencode.pxd and shares no code with them but the
-dictionary and the tables of attributes. Broken means what Malformed means there.
+It follows the rules written in dicom.elements, ext/dataset.pxd and ext/reencode.pxd and shares no code with them but
+the dictionary and the tables of attributes. Broken means what Malformed means there.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from engine.dicom import part10, tags, transfer_syntax
 from engine.dicom.transfer_syntax import TransferSyntax
 from engine.errors import DataSetError
 
-
 SOP_CLASS_UID, SOP_INSTANCE_UID = "1.2.840.10008.5.1.4.1.1.7", "1.2.3"
 FILE_META = part10.write_file_meta(SOP_CLASS_UID, SOP_INSTANCE_UID, "")
 

@@ -44,7 +44,14 @@ def test_pwritev_writes_everything_however_short_the_writes(
 ) -> None:
     files.write_bytes_max = write_bytes_max
     fd = files.create(path)
-    buffers = [b"", b"abc", bytearray(b"defgh"), memoryview(b"i"), b"", memoryview(b"jklmnop")]
+    buffers: list[bytes | bytearray | memoryview] = [
+        b"",
+        b"abc",
+        bytearray(b"defgh"),
+        memoryview(b"i"),
+        b"",
+        memoryview(b"jklmnop"),
+    ]
     files.pwritev(fd, buffers, 10, 16)
     files.pwritev(fd, buffers, 30)
     assert files.pread(fd, 100, 0) == bytes(10) + b"abcdefghijklmnop" + bytes(4) + b"abcdefghijklmnop"

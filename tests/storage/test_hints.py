@@ -71,8 +71,8 @@ def test_the_trailer_is_exactly_these_bytes(bench: Bench) -> None:
         "01000000"  # format
         "01000000"  # layout
         "0700000000000000"  # segment_id
-        + b"archive-id-16-by".hex()
-        + "8877665544332211"  # salt
+        "617263686976652d69642d31362d6279"  # archive_id "archive-id-16-by"
+        "8877665544332211"  # salt
     )
     assert int.from_bytes(trailer[48:56], "little") == TAIL
     assert int.from_bytes(trailer[56:64], "little") == hint_end

@@ -69,6 +69,25 @@ def test_a_part_of_a_payload_is_read_and_nothing_outside_it(bench: Bench) -> Non
     for offset in (-1, len(payload) - 99, len(payload)):
         with pytest.raises(StorageError):
             bench.reader.read_into(position, memoryview(target), offset)
+        with pytest.raises(StorageError):
+            bench.reader.read_scattered(position, [memoryview(target)], offset)
+
+
+def test_a_payload_is_read_into_several_buffers_end_to_end(bench: Bench) -> None:
+    position, payload = bench.position, bench.payload
+    for cached_only in (False, True):
+        targets = [memoryview(bytearray(size)) for size in (10, 0, 300, 1)]
+        if bench.reader.read_scattered(position, targets, 20, cached_only=cached_only):
+            assert b"".join(targets) == payload[20:331]
+        else:
+            assert cached_only
+
+
+def test_what_is_not_in_the_page_cache_is_not_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    targets = [memoryview(bytearray(100))]
+    for cached in (0, 99):
+        monkeypatch.setattr(FaultyFiles, "preadv_cached", lambda self, fd, buffers, offset, cached=cached: cached)
+        assert not bench.reader.read_scattered(bench.position, targets, 0, cached_only=True)
 
 
 def test_no_more_files_are_open_than_allowed_and_the_oldest_goes_first(bench: Bench) -> None:

@@ -129,6 +129,19 @@ def test_payloads_that_the_index_has_are_not_read_again(bench: Bench) -> None:
     assert bench.files.calls["preadv"] == 0
 
 
+@pytest.mark.parametrize("header", [True, False])
+def test_what_was_never_written_is_not_read(bench: Bench, header: bool) -> None:
+    """A preallocated gigabyte must not be read from end to end after a crash."""
+    fd = os.open(bench.path + ".new", os.O_RDWR | os.O_CREAT)
+    os.pwrite(fd, bench.content[: bench.end] if header else bytes(FIRST_RECORD), 0)
+    bench.files.allocate(fd, 0, 256 << 20)
+    os.close(fd)
+    os.rename(bench.path + ".new", bench.path)
+    before = bench.files.calls["pread"]
+    assert places(bench.recover()) == (bench.positions if header else [])
+    assert bench.files.calls["pread"] - before < 40
+
+
 def test_recovery_is_durable(bench: Bench) -> None:
     bench.put(bench.content)
     before = bench.files.calls.copy()

@@ -40,15 +40,13 @@ class Bench:
 
     def add(self, payload: bytes, *, header: SegmentHeader = HEADER, key: bytes = b"key", meta: bytes = b"meta") -> int:
         offset = len(self.data)
-        head = encode_head(
-            header.seed, offset, 1, 0, 7, len(self.offsets), 0, key, meta, len(payload), crc32c(payload)
-        )
+        head = encode_head(header.seed, offset, 1, 0, 7, len(self.offsets), 0, key, meta, len(payload), crc32c(payload))
         self.data += head + payload
         self.data += bytes(-len(self.data) % 8)
         self.offsets.append(offset)
         return offset
 
-    def write(self, data: bytes | None = None) -> None:
+    def write(self, data: bytes | bytearray | None = None) -> None:
         self.files.truncate(self.fd, 0)
         self.files.pwritev(self.fd, [self.data if data is None else data], 0)
 
@@ -293,7 +291,7 @@ def test_a_streamed_segment_is_not_searched(bench: Bench) -> None:
     header = SegmentHeader(5, HEADER.archive_id, HEADER.salt, 99, "w", LAYOUT_STREAM)
     bench.data[:] = header.encode()
     bench.add(os.urandom(100_000), header=header)
-    bench.data[FIRST_RECORD:FIRST_RECORD + HEADER_BYTES] = bytes(HEADER_BYTES)
+    bench.data[FIRST_RECORD : FIRST_RECORD + HEADER_BYTES] = bytes(HEADER_BYTES)
     bench.write()
     before = bench.files.calls["pread"]
     records, damage, walk = bench.walk()

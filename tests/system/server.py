@@ -29,14 +29,14 @@ class Server:
     ) -> None:
         self.data = data
         data.mkdir(parents=True, exist_ok=True)
-        config_file = data.parent / f"{data.name}.toml"
-        config_file.write_text(config)
+        self.config_file = data.parent / f"{data.name}.toml"
+        self.config_file.write_text(config)
         self.process = subprocess.Popen(
             [
                 *prefix,
                 sys.executable,
                 *("-m", "engine", "serve", "--data", str(data), "--host", "127.0.0.1", "--dicom-port", "0"),
-                *("--workers", str(workers), "--config", str(config_file), "--log-format", "json"),
+                *("--workers", str(workers), "--config", str(self.config_file), "--log-format", "json"),
                 *arguments,
             ],
             cwd=ROOT,
@@ -66,6 +66,11 @@ class Server:
     def stats(self) -> dict[str, object]:
         """What the control socket says."""
         return control.request(self.data, {"command": "stats"})
+
+    def reload(self, config: str) -> None:
+        """Another configuration; it holds for every association that is requested afterwards."""
+        self.config_file.write_text(config)
+        control.request(self.data, {"command": "reload"})
 
     def worker_pids(self) -> list[int]:
         """The workers' process ids."""
@@ -113,4 +118,4 @@ def wait_for(condition: object, timeout_s: float = 20.0, what: str = "condition"
     deadline = time.monotonic() + timeout_s
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline, f"{what} not reached within {timeout_s} s"
-        time.sleep(0.02)
+        threading.Event().wait(0.02)

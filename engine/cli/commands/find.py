@@ -28,7 +28,7 @@ def command(
     """Query the archive.
 
     KEY is a keyword (PatientName) or a tag (0010,0010). VALUE matches as PS3.4 C.2.2.2 says: exactly, with * and ?,
-    as a range (20260101-20261231), or as a list of UIDs (1.2\\\\1.3). A KEY alone is returned.
+    as a range (20260101-20261231), or as a list of UIDs (1.2\\1.3). A KEY alone is returned.
 
     \b
       filmroom find PatientName='DOE*' StudyDate=20260101-
@@ -40,7 +40,7 @@ def command(
         for match in matches:
             output.write_json({query.name_of(tag): query.value_of(tag, match.get(tag, b"")) for tag in wanted.columns})
         return
-    rows = [[match.get(tag, b"") for tag in wanted.columns] for match in matches]
+    rows = [[query.text_of(tag, match.get(tag, b"")) for tag in wanted.columns] for match in matches]
     output.write_table([query.name_of(tag) for tag in wanted.columns], rows)
     if output.on_terminal():
         output.complain(f"matches: {len(rows)}")

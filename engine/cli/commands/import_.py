@@ -11,7 +11,7 @@ from engine.cli.options import Settings, existing_paths, json_option, with_setti
 @click.command("import")
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
 @click.option("-j", "--jobs", type=click.IntRange(1, 64), metavar="N", help="Files read in parallel.  [cores]")
-@with_settings("data", "durability")
+@with_settings("data")
 @json_option
 def command(paths: tuple[str, ...], jobs: int | None, settings: Settings, as_json: bool) -> int:
     """Store files, folders, zip archives and DICOMDIR media.

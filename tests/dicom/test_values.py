@@ -1,0 +1,133 @@
+"""dicom.values: the normal forms that matching compares."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.dicom.values import fold, normalise, parse_range, precision_range, split
+
+ALL_VRS = ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT")
+
+
+@pytest.mark.parametrize(
+    ("vr", "text", "normal"),
+    [
+        ("PN", "Müller^Jörg^^Dr.^", "muller^jorg^^dr."),
+        ("PN", "MULLER^JORG^^DR.^^", "muller^jorg^^dr."),
+        ("PN", "  Doe ^  John  Paul ", "doe^john paul"),
+        ("PN", "Yamada^Tarou=山田^太郎=やまだ^たろう", "yamada^tarou=山田^太郎=やまだ^たろう"),
+        ("PN", "ﾔﾏﾀﾞ^ﾀﾛｳ", "ヤマダ^タロウ"),
+        ("PN", "Strauß^==", "strauss"),
+        ("PN", "", ""),
+        ("PN", "^^^", ""),
+        ("UI", "1.2.3\0", "1.2.3"),
+        ("DA", "20260102", "20260102"),
+        ("DA", "2026.01.02", "20260102"),
+        ("DA", "not known", "not known"),
+        ("TM", "1030", "103000.000000"),
+        ("TM", "10", "100000.000000"),
+        ("TM", "10:30:15", "103015.000000"),
+        ("TM", "103015.5 ", "103015.500000"),
+        ("TM", "noon", "noon"),
+        ("DT", "2026", "20260101000000.000000"),
+        ("DT", "20260102103015.123456+0100", "20260102093015.123456"),
+        ("DT", "20260102103015-0500", "20260102153015.000000"),
+        ("DT", "00010101000000+1200", "00010101000000.000000"),
+        ("DT", "20261302103015+0100", "20261302103015.000000"),
+        ("IS", " +007 ", "7"),
+        ("IS", "-0", "0"),
+        ("IS", "seven", "seven"),
+        ("IS", "", ""),
+        ("DS", "1.50", "1.5"),
+        ("DS", "1e2", "100"),
+        ("DS", "-0.0", "0"),
+        ("DS", "NaN", "NaN"),
+        ("DS", "1e999999999", "1e999999999"),
+        ("DS", "one", "one"),
+        ("LO", "  Head CT  ", "Head CT"),
+        ("LO", "Cafe\u0301", "Café"),
+        ("LT", "  indented  ", "  indented"),
+        ("CS", "CT ", "CT"),
+    ],
+)
+def test_normal_forms(vr: str, text: str, normal: str) -> None:
+    assert normalise(vr, text) == normal
+
+
+@given(st.sampled_from(ALL_VRS), st.text(max_size=30))
+def test_a_normal_form_is_its_own_normal_form(vr: str, text: str) -> None:
+    if vr != "DT":  # an offset is worked in once
+        assert normalise(vr, normalise(vr, text)) == normalise(vr, text)
+
+
+@given(st.times(), st.times())
+def test_normal_times_order_as_times_do(one: object, other: object) -> None:
+    texts = [normalise("TM", f"{t:%H%M%S.%f}") for t in (one, other)]
+    assert (texts[0] < texts[1]) == (one < other)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("Müller", "MULLER"), ("Ångström", "angstrom"), ("Ñandú", "nandu"), ("ＡＢＣ", "abc"), ("ΆΛΦΑ", "αλφα")]
+)
+def test_folding_takes_away_case_accents_and_width(one: str, other: str) -> None:
+    assert fold(one) == fold(other)
+
+
+def test_folding_keeps_what_makes_another_letter() -> None:
+    assert fold("ガ") != fold("カ")
+    assert fold("कि") != fold("क")
+
+
+def test_values_are_split_where_the_vr_has_several() -> None:
+    assert split("CS", "A\\B") == ["A", "B"]
+    assert split("LT", "A\\B") == ["A\\B"]
+    assert split("CS", "") == []
+
+
+@pytest.mark.parametrize(
+    ("vr", "text", "expected"),
+    [
+        ("DA", "20260101-20260131", ("20260101", "20260131")),
+        ("DA", "20260101-", ("20260101", "\uffff")),
+        ("DA", "-20260131", ("", "20260131")),
+        ("DA", "2026.01.01-2026.01.31", ("20260101", "20260131")),
+        ("DA", "20260101", None),
+        ("DA", "-", None),
+        ("DA", "1-2-3", None),
+        ("TM", "10-11", ("100000.000000", "115959.999999")),
+        ("TM", "1030-", ("103000.000000", "\uffff")),
+        ("DT", "2026-2027", ("20260101000000.000000", "20271231235959.999999")),
+        ("DT", "20260102103015-0500", None),
+        ("DT", "20260102103015-0500-", ("20260102153015.000000", "\uffff")),
+        ("DT", "-20260102103015+0100", ("", "20260102093015.999999")),
+        ("DT", "2026-0500", None),
+        ("DT", "20260102-0500-20260103-0500", ("20260102050000.000000", "20260104045959.999999")),
+        ("LO", "A-B", None),
+        ("UI", "1.2-1.3", None),
+    ],
+)
+def test_ranges(vr: str, text: str, expected: tuple[str, str] | None) -> None:
+    assert parse_range(vr, text) == expected
+
+
+def test_a_moment_covers_what_its_precision_leaves_open() -> None:
+    assert precision_range("TM", "10:30") == ("103000.000000", "103059.999999")
+    assert precision_range("TM", "103015.25") == ("103015.250000", "103015.259999")
+    assert precision_range("DT", "202602") == ("20260201000000.000000", "20260231235959.999999")
+    assert precision_range("DA", "20260102") == ("20260102", "20260102")
+    assert precision_range("TM", "noon") == ("noon", "noon")
+
+
+@given(st.sampled_from(ALL_VRS), st.text(max_size=40))
+def test_any_text_has_a_normal_form_and_is_a_range_or_none(vr: str, text: str) -> None:
+    normalise(vr, text)
+    parse_range(vr, text)
+    precision_range(vr, text)
+
+
+@given(st.sampled_from(("DA", "TM", "DT")), st.from_regex(r"[0-9.:+\-]{0,30}", fullmatch=True))
+def test_anything_like_a_date_is_taken(vr: str, text: str) -> None:
+    normalise(vr, text)
+    parse_range(vr, text)

@@ -1,0 +1,133 @@
+"""Group commit: nobody is answered before the sync that covers him, and nobody after a failed one."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+from engine.errors import EngineError, StorageFailed
+from engine.storage.commit import GroupCommit
+
+
+class Disk:
+    """Notes what happens, in order; `gate` holds a sync back until the test lets it go."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.fail_from = 1 << 30
+        self.sync_count = 0
+
+    def sync(self) -> None:
+        self.sync_count += 1
+        self.entered.set()
+        self.gate.wait(10)
+        if self.sync_count >= self.fail_from:
+            raise StorageFailed("EIO")
+        self.events.append("sync")
+
+    def apply(self, batch: Sequence[str]) -> list[str]:
+        self.events.append("apply " + ",".join(batch))
+        return [item.upper() for item in batch]
+
+
+def test_an_answer_follows_sync_and_apply() -> None:
+    async def run() -> None:
+        disk = Disk()
+        commit: GroupCommit[str, str] = GroupCommit(
+            asyncio.get_running_loop(), disk.sync, disk.apply, disk.events.append
+        )  # type: ignore[arg-type]
+        commit.start()
+        answered = asyncio.get_running_loop().create_future()
+        commit.submit("a", answered.set_result)
+        assert await answered == "A"
+        assert disk.events == ["sync", "apply a"]
+        assert commit.depth == 0
+        commit.close()
+
+    asyncio.run(run())
+
+
+def test_what_arrives_during_a_sync_is_one_group_and_needs_a_sync_of_its_own() -> None:
+    async def run() -> None:
+        disk = Disk()
+        loop = asyncio.get_running_loop()
+        commit: GroupCommit[str, str] = GroupCommit(loop, disk.sync, disk.apply, disk.events.append)  # type: ignore[arg-type]
+        commit.start()
+        disk.gate.clear()
+        answers = [loop.create_future() for _ in range(4)]
+        commit.submit("a", answers[0].set_result)
+        await loop.run_in_executor(None, disk.entered.wait, 10)
+        for item, answer in zip("bcd", answers[1:], strict=True):
+            commit.submit(item, answer.set_result)
+        disk.gate.set()
+        assert await asyncio.gather(*answers) == ["A", "B", "C", "D"]
+        assert disk.events == ["sync", "apply a", "sync", "apply b,c,d"]
+        commit.close()
+
+    asyncio.run(run())
+
+
+def test_after_a_failed_sync_nothing_is_synced_applied_or_acknowledged_again() -> None:
+    async def run() -> None:
+        disk = Disk()
+        disk.fail_from = 2
+        loop = asyncio.get_running_loop()
+        failures: list[EngineError] = []
+        commit: GroupCommit[str, str] = GroupCommit(loop, disk.sync, disk.apply, failures.append)
+        commit.start()
+        answers: list[object] = []
+        for item in "abc":
+            answered = asyncio.Event()
+            commit.submit(item, lambda result, answered=answered: (answers.append(result), answered.set()))  # type: ignore[misc]
+            await answered.wait()
+        assert answers[0] == "A"
+        assert isinstance(answers[1], StorageFailed)
+        assert isinstance(answers[2], StorageFailed)
+        assert disk.events == ["sync", "apply a"]
+        assert disk.sync_count == 2
+        assert failures
+        unsynced: list[object] = []
+        commit.submit_unsynced("d", unsynced.append)
+        commit.close()
+        assert isinstance(unsynced[0], StorageFailed)
+
+    asyncio.run(run())
+
+
+def test_write_behind_answers_a_batch_without_a_sync() -> None:
+    async def run() -> None:
+        disk = Disk()
+        loop = asyncio.get_running_loop()
+        commit: GroupCommit[str, str] = GroupCommit(loop, disk.sync, disk.apply, disk.events.append)  # type: ignore[arg-type]
+        commit.start()
+        answers: list[object] = []
+        for item in "ab":
+            commit.submit_unsynced(item, answers.append)
+        assert answers == []
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert answers == ["A", "B"]
+        assert disk.events == ["apply a,b"]
+        commit.close()
+
+    asyncio.run(run())
+
+
+def test_close_commits_what_was_submitted() -> None:
+    async def run() -> None:
+        disk = Disk()
+        loop = asyncio.get_running_loop()
+        commit: GroupCommit[str, str] = GroupCommit(loop, disk.sync, disk.apply, disk.events.append)  # type: ignore[arg-type]
+        commit.start()
+        answers: list[object] = []
+        commit.submit("a", answers.append)
+        commit.submit_unsynced("b", answers.append)
+        commit.close()
+        await asyncio.sleep(0)
+        assert sorted(map(str, answers)) == ["A", "B"]
+
+    asyncio.run(run())
