@@ -5,6 +5,7 @@ then one blob a level written at its exact size. No Python object is made for an
 `read_element` the slow paths. The bytes' layout is in dataset.pxd, the writing of other encodings in reencode.pxd.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cursor cimport Cursor, holds, u32
 from dataset cimport (
@@ -79,6 +80,7 @@ class Malformed(ValueError):
         self.needed_bytes = needed_bytes
 
 
+@cython.auto_pickle(False)
 cdef class Head:
     """What ingest needs to know of a data set; the fields are described in dicom.elements."""
     cdef readonly bytes specific_character_set

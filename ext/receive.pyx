@@ -300,8 +300,21 @@ cdef class Receiver:
             self.on_events(events)
 
     def stop(self):
-        """Ignores all further input (Sta13, or an abort has been sent)."""
+        """Ignores all further input (Sta13, or an abort has been sent) and gives back what is half received.
+
+        Not left to the garbage collector: receiver and connection refer to each other.
+        """
+        cdef _Context context
+        cdef Chunk chunk
         self.stage = DEAD
+        for entry in self.contexts:
+            if entry is None:
+                continue
+            context = <_Context>entry
+            for chunk in context.chunks:
+                self.pool.give(chunk)
+            context.chunks = []
+            context.tail = None
 
     @property
     def mid_message(self):

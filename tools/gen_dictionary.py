@@ -230,9 +230,9 @@ def uids_module() -> str:
     return (
         UIDS_HEAD.format(version=pydicom.__version__)
         + "\n".join(constants)
-        + "\n\nSTORAGE_SOP_CLASSES: Final[frozenset[str]] = frozenset((\n"
+        + "\n\n# fmt: off\nSTORAGE_SOP_CLASSES: Final[frozenset[str]] = frozenset((\n"
         + "\n".join(storage)
-        + "\n))\n\n_NAMES: Final[dict[str, str]] = {\n"
+        + "\n))\n# fmt: on\n\n_NAMES: Final[dict[str, str]] = {\n"
         + "\n".join(names)
         + "\n}\n"
         + UIDS_TAIL

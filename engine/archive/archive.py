@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING
 from engine import log
 from engine.archive import layout as layouts
 from engine.archive.ingest import ReceivedInstance, make_entry
-from engine.archive.keeper import Keeper, Progress
+from engine.archive.keeper import Keeper, KeeperLock, Progress, sync_log
 from engine.archive.store import POLICIES, Store
-from engine.errors import ArchiveInUse, EngineError, InstanceRefused, StorageError
+from engine.errors import ArchiveInUse, EngineError, InstanceRefused, StorageFull
+from engine.index import rebuild
+from engine.index.checkpoint import Checkpointer
 from engine.index.entry import Entry
 from engine.index.search import search
 from engine.index.tables import Index
@@ -43,7 +45,6 @@ class StorageOptions:
 
     segment_bytes: int = 1 << 30
     disk_reserve_bytes: int = 0
-    early_write_back: bool = True
 
 
 class Archive:
@@ -54,7 +55,7 @@ class Archive:
         self.index = index
         self.keeper = keeper
         self.reader = LogReader(layout.segments, files)
-        self._files = files
+        self.files = files
         self._store: Store | None = None
         self._ingesting = threading.Lock()
 
@@ -89,14 +90,28 @@ class Archive:
             return archive
         return cls(layout, files, Index.open(layout.index), None)
 
+    @classmethod
+    def rebuild_index(cls, data: Path, *, progress: Progress | None = None) -> rebuild.Report:
+        """Throws the index of `data` away and makes it again from the log. Raises ArchiveInUse, StorageError."""
+        files = Files()
+        layout = layouts.open_layout(data, files, create=False)
+        with KeeperLock(layout):
+            index, report = rebuild.rebuild(layout.index, layout.segments, files, progress=progress)
+            reader = LogReader(layout.segments, files)
+            checkpointer = Checkpointer(index, layout.index, files, lambda: sync_log(index, reader))
+            checkpointer.close(clean=True)
+            reader.close()
+            index.close()
+        return report
+
     def _keeper_failed(self, error: EngineError) -> None:
         logger.error("checkpoint failed", error=str(error))
 
-    def recover_writer(self, label: str) -> None:
-        """Replays and seals the segments that a dead guest's writer of that label left. For the keeper."""
+    def recover_dead_writers(self) -> None:
+        """Replays and seals the segments that dead guests left. For the keeper."""
         if self.keeper is None:
             raise ArchiveInUse("only the keeper recovers segments")
-        self.keeper.recover_writer(label)
+        self.keeper.recover_dead_writers()
 
     # -- in -------------------------------------------------------------------------------------
 
@@ -106,15 +121,22 @@ class Archive:
             options = options or StorageOptions()
             segment_log = SegmentLog(
                 self.layout.segments,
-                self._files,
+                self.files,
                 self.layout.archive_id,
                 writer=label,
                 segment_bytes=options.segment_bytes,
                 reserve_bytes=options.disk_reserve_bytes,
-                early_write_back=options.early_write_back,
             )
             self._store = Store(self.index, segment_log, self.reader)
         return self._store
+
+    def prepare_writer(self) -> None:
+        """Creates this process's first segment ahead, so that the first instance need not wait. Blocks."""
+        if self._store is not None:
+            try:
+                self._store.log.prepare()
+            except StorageFull as error:
+                logger.warning("no segment could be prepared", error=str(error))
 
     def ingest_batch(
         self, items: Sequence[ReceivedInstance], *, policy: str = "keep-first"
@@ -260,5 +282,3 @@ class Archive:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-
-__all__ = ["Archive", "Callable", "StorageError", "StorageOptions"]

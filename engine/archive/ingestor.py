@@ -86,7 +86,9 @@ class Ingestor:
             entry = self._entry(data_set, request, complete=True)
             stored = self._store.same_instance(entry, data_set.length, data_set.crc)
             if stored is None:
-                self._store.append(entry, data_set.buffers, data_set.length, data_set.crc, request.policy)
+                self._store.append(
+                    entry, data_set.buffers, data_set.length, data_set.crc, request.policy, sync_soon=request.durable
+                )
         except EngineError as error:
             data_set.release()
             done(error)

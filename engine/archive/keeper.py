@@ -29,26 +29,38 @@ Progress = Callable[[str, int, int], None]
 """(what, done, total) while an archive is brought up."""
 
 
-def take_lock(layout: Layout) -> int | None:
-    """The lock's descriptor, or None when another process is the keeper."""
-    fd = os.open(layout.keeper_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    os.truncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-    return fd
+class KeeperLock:
+    """The lock itself: whoever holds it is the keeper, until `close` or its death."""
+
+    def __init__(self, layout: Layout) -> None:
+        """Takes the lock. Raises ArchiveInUse when another process has it."""
+        self._fd = os.open(layout.keeper_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip()
+            os.close(self._fd)
+            message = f"the archive {layout.data} is kept by another process (pid {pid}); stop it first"
+            raise ArchiveInUse(message) from None
+        os.truncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def close(self) -> None:
+        """Gives the lock up."""
+        os.close(self._fd)
+
+    def __enter__(self) -> KeeperLock:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
 
 
-def keeper_pid(layout: Layout) -> int | None:
-    """Who keeps the archive, as far as the lock file says."""
-    try:
-        with open(layout.keeper_lock, encoding="ascii") as file:
-            return int(file.read().strip() or 0) or None
-    except (OSError, ValueError):
-        return None
+def sync_log(index: Index, reader: LogReader) -> None:
+    """Makes durable whatever the index points to: syncs every segment that is not sealed."""
+    for segment_id, mark in index.segment_marks().items():
+        if not mark.sealed:
+            reader.sync(segment_id)
 
 
 class Keeper:
@@ -56,12 +68,7 @@ class Keeper:
 
     def __init__(self, layout: Layout, files: Files, progress: Progress | None = None) -> None:
         """Brings the archive up. Raises ArchiveInUse when another process keeps it."""
-        fd = take_lock(layout)
-        if fd is None:
-            raise ArchiveInUse(
-                f"the archive {layout.data} is kept by another process (pid {keeper_pid(layout)}); stop it first"
-            )
-        self._lock_fd = fd
+        self._lock = KeeperLock(layout)
         self._layout = layout
         self._files = files
         self._stop = threading.Event()
@@ -71,10 +78,10 @@ class Keeper:
         try:
             self.index = self._bring_up(progress)
             self._reader = LogReader(layout.segments, files)
-            self._checkpointer = checkpoint.Checkpointer(self.index, layout.index, files, self._sync_log)
+            self._checkpointer = checkpoint.Checkpointer(self.index, layout.index, files, lambda: sync_log(self.index, self._reader))
             self._checkpointer.checkpoint()
         except BaseException:
-            os.close(fd)
+            self._lock.close()
             raise
 
     def _bring_up(self, progress: Progress | None) -> Index:
@@ -83,15 +90,19 @@ class Keeper:
         index = Index.open(self._layout.index)
         report = rebuild.replay(index, self._layout.segments, self._files, progress=progress)
         logger.info("replayed", **report.summary())
-        for finding in report.findings:
-            logger.error("corrupt record", finding=str(finding))
+        self._log_findings(report)
         return index
 
-    def recover_writer(self, label: str) -> None:
-        """Replays and seals the segments that a dead writer of that label left."""
+    def _log_findings(self, report: rebuild.Report) -> None:
+        for finding in report.findings:
+            logger.error("damage in the log", finding=str(finding))
+
+    def recover_dead_writers(self) -> None:
+        """Replays and seals the segments that no living process writes any more."""
         self.index.reader_check()
-        report = rebuild.replay(self.index, self._layout.segments, self._files, writer=label)
-        logger.info("recovered", writer=label, **report.summary())
+        report = rebuild.replay(self.index, self._layout.segments, self._files)
+        self._log_findings(report)
+        logger.info("recovered", **report.summary())
 
     def start(self, interval_s: float, on_failure: Callable[[EngineError], None]) -> None:
         """Checkpoints in a thread every `interval_s`; `on_failure` is called from it, once, and ends it."""
@@ -114,11 +125,6 @@ class Keeper:
             if self._checkpointer.needs_checkpoint():
                 self._checkpointer.checkpoint()
 
-    def _sync_log(self) -> None:
-        for segment_id, mark in self.index.segment_marks().items():
-            if not mark.sealed:
-                self._reader.sync(segment_id)
-
     def close(self, *, clean: bool = True) -> None:
         """Last checkpoint, then gives the lock up."""
         self._stop.set()
@@ -128,4 +134,4 @@ class Keeper:
             self._checkpointer.close(clean=clean)
         self._reader.close()
         self.index.close()
-        os.close(self._lock_fd)
+        self._lock.close()

@@ -70,15 +70,27 @@ class Store:
         if durable:
             self.reader.sync(stored.position.segment_id)
 
-    def append(self, entry: Entry, payload: Sequence[Buffer], length: int, crc: int, policy: int) -> None:
+    def append(
+        self, entry: Entry, payload: Sequence[Buffer], length: int, crc: int, policy: int, *, sync_soon: bool = True
+    ) -> None:
         """Writes the record to the page cache and fills the entry's position, stamp and flags.
+
+        `sync_soon`: the caller syncs before it answers.
 
         Raises StorageFull or StorageFailed.
         """
         entry.stamp = self._clock.next(entry.stamp)
         entry.flags = policy
         entry.position = self.log.append(
-            Kind.INSTANCE, policy, entry.stamp, entry.sop_instance_uid, entry.pack_meta(), payload, length, crc
+            Kind.INSTANCE,
+            policy,
+            entry.stamp,
+            entry.sop_instance_uid,
+            entry.pack_meta(),
+            payload,
+            length,
+            crc,
+            write_back=sync_soon,
         )
 
     def stamp(self, entry: Entry, policy: int) -> None:

@@ -439,6 +439,7 @@ VideoPhotographicImageRealTimeCommunication = "1.2.840.10008.10.2"
 AudioWaveformRealTimeCommunication = "1.2.840.10008.10.3"
 RenditionSelectionDocumentRealTimeCommunication = "1.2.840.10008.10.4"
 
+# fmt: off
 STORAGE_SOP_CLASSES: Final[frozenset[str]] = frozenset((
     "1.2.840.10008.5.1.1.27",  # Stored Print Storage SOP Class
     "1.2.840.10008.5.1.1.29",  # Hardcopy Grayscale Image Storage SOP Class
@@ -649,6 +650,7 @@ STORAGE_SOP_CLASSES: Final[frozenset[str]] = frozenset((
     "1.2.840.10008.5.1.4.44.1",  # Implant Assembly Template Storage
     "1.2.840.10008.5.1.4.45.1",  # Implant Template Group Storage
 ))
+# fmt: on
 
 _NAMES: Final[dict[str, str]] = {
     "1.2.840.10008.1.1": "Verification SOP Class",

@@ -52,10 +52,6 @@ class Worker:
         self.started_at = time.monotonic()
         self.stats: dict[int, asyncio.Future[dict[str, Any]]] = {}
 
-    def label(self) -> str:
-        """How its segments name it."""
-        return f"worker-{self.number}-{self.process.pid}"
-
 
 class Supervisor:
     """See the module's head; `run` returns the exit code."""
@@ -186,7 +182,7 @@ class Supervisor:
         logger.error("worker died, its associations are lost", worker=worker.number, exit_code=code)
         assert self._archive is not None
         try:
-            await self._loop.run_in_executor(None, self._archive.recover_writer, worker.label())
+            await self._loop.run_in_executor(None, self._archive.recover_dead_writers)
         except EngineError as error:
             self._fail(f"what worker {worker.number} left cannot be recovered: {error}")
             return

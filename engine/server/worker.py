@@ -66,6 +66,7 @@ class Worker:
     async def run(self) -> int:
         """Serves until the supervisor says drain, or goes away."""
         self._loop.add_reader(self._channel.fileno(), self._on_channel)
+        await self._loop.run_in_executor(None, self._archive.prepare_writer)
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)

@@ -107,7 +107,6 @@ class SegmentLog:
         writer: str,
         segment_bytes: int = SEGMENT_BYTES,
         reserve_bytes: int = 0,
-        early_write_back: bool = True,
         allocate: bool = True,
         clock_ns: Callable[[], int] = time.time_ns,
         random_bytes: Callable[[int], bytes] = os.urandom,
@@ -121,7 +120,6 @@ class SegmentLog:
         self._writer = writer
         self._segment_bytes = segment_bytes
         self._reserve_bytes = reserve_bytes
-        self._early_write_back = early_write_back
         self._allocate = allocate
         self._clock_ns = clock_ns
         self._random_bytes = random_bytes
@@ -150,8 +148,12 @@ class SegmentLog:
         payload: Sequence[Buffer],
         payload_length: int,
         payload_crc: int,
+        *,
+        write_back: bool = False,
     ) -> Position:
         """Writes one record to the page cache; `sync` makes it durable. Raises StorageFull or StorageFailed.
+
+        `write_back`: a sync follows soon, so the disk may begin at once and the sync will find little left to do.
 
         StorageError when the arguments contradict each other: nothing is added.
         """
@@ -199,7 +201,7 @@ class SegmentLog:
         segment.payload_bytes += payload_length
         segment.sequence += 1
         segment.written = offset + record_bytes
-        if self._early_write_back:
+        if write_back:
             self._start_write_back(segment.fd, offset & _PAGE_MASK, offset + record_bytes)
         return Position(segment.segment_id, offset, key_length, meta_length, payload_length, payload_crc)
 

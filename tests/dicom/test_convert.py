@@ -1,4 +1,4 @@
-"""dicom.convert: there and back through every uncompressed transfer syntax, judged by pydicom and by a plain encoder."""
+"""dicom.convert: there and back through every uncompressed transfer syntax, judged by pydicom and a plain encoder."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_conversion_gives_what_a_plain_encoder_writes(plain_data_set: list[Plain
 
 
 @settings(max_examples=300)
-@given(plain_data_set=data_set(), source=st.sampled_from((0, 1, 3)), target=st.sampled_from((0, 1, 3)), rng=st.randoms())
+@given(data_set(), st.sampled_from((0, 1, 3)), st.sampled_from((0, 1, 3)), st.randoms())
 def test_mutated_data_sets_are_converted_or_refused(
     plain_data_set: list[Plain], source: int, target: int, rng: Any
 ) -> None:
@@ -242,8 +242,8 @@ def test_a_private_sequence_comes_back_as_a_sequence() -> None:
 @pytest.mark.parametrize(("representation", "vr"), [(0, "US"), (1, "SS")])
 def test_pixel_representation_decides_also_what_stands_before_it(representation: int, vr: str) -> None:
     mapped = Plain(tags.ZeroVelocityPixelValue, "US", b"\xff\xff")
-    data_set = [mapped, us(tags.PixelRepresentation, representation), Plain(tags.SmallestImagePixelValue, "US", b"\1\0")]
-    found = implicit_to_explicit(data_set)
+    smallest = Plain(tags.SmallestImagePixelValue, "US", b"\1\0")
+    found = implicit_to_explicit([mapped, us(tags.PixelRepresentation, representation), smallest])
     assert (found[tags.ZeroVelocityPixelValue], found[tags.SmallestImagePixelValue]) == (vr, vr)
 
 

@@ -88,7 +88,7 @@ def test_walk_finds_the_elements_that_pydicom_finds() -> None:
             continue
         encoding = elements.encoding_of(file.data, file.transfer_syntax)
         found = {element.tag: element for element in elements.walk(file.data, encoding)}
-        assert sorted(found) == sorted(int(tag) for tag in file.dataset.keys()), path
+        assert sorted(found) == sorted(int(tag) for tag in tuple(file.dataset.keys())), path
         for tag, element in found.items():
             raw = foreign.raw_value(file.dataset, tag)
             if raw is not None and not element.is_undefined_length:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.dicom import elements, tags, transfer_syntax
-from engine.dicom.identifier import NESTING_MAX, Identifier, decode_identifier, encode_identifier
+from engine.dicom.identifier import NESTING_MAX, Identifier, Value, decode_identifier, encode_identifier
 from engine.dicom.transfer_syntax import UNCOMPRESSED, TransferSyntax
 from engine.errors import DataSetError
 from tests.corpus import corpus_files
@@ -39,9 +39,9 @@ def test_values_come_back(syntax: TransferSyntax) -> None:
 
 @SYNTAXES
 def test_sequences_come_back(syntax: TransferSyntax) -> None:
-    code = {tags.CodeValue: b"CT1", tags.CodeMeaning: b"CT head"}
-    request = {tags.ScheduledProtocolCodeSequence: [code, {}], tags.RequestedProcedureID: b"RP1"}
-    items = {tags.RequestAttributesSequence: [request], tags.ReferencedStudySequence: []}
+    code: dict[int, Value] = {tags.CodeValue: b"CT1", tags.CodeMeaning: b"CT head"}
+    request: dict[int, Value] = {tags.ScheduledProtocolCodeSequence: [code, {}], tags.RequestedProcedureID: b"RP1"}
+    items: dict[int, Value] = {tags.RequestAttributesSequence: [request], tags.ReferencedStudySequence: []}
     decoded = decode_identifier(encode_identifier(items, syntax), syntax)
     (found,) = decoded.sequence(tags.RequestAttributesSequence)
     assert found.value(tags.RequestedProcedureID) == b"RP1"
@@ -52,7 +52,8 @@ def test_sequences_come_back(syntax: TransferSyntax) -> None:
 
 @SYNTAXES
 def test_pydicom_reads_what_is_written(syntax: TransferSyntax) -> None:
-    dataset = foreign.read_data_set(encode_identifier({**VALUES, tags.OtherPatientIDsSequence: [VALUES]}, syntax), syntax)
+    data = encode_identifier({**VALUES, tags.OtherPatientIDsSequence: [VALUES]}, syntax)
+    dataset = foreign.read_data_set(data, syntax)
     assert dataset.PatientName == "Doe*"
     assert dataset.Rows == 512
     assert dataset.SimpleFrameList == [1, 2]
@@ -158,7 +159,7 @@ def test_small_data_sets_of_the_corpus_hold_what_pydicom_finds() -> None:
         if file is None or file.transfer_syntax.deflated:
             continue
         decoded = decode_identifier(file.data, file.transfer_syntax)
-        assert set(decoded.items) == {int(t) for t in file.dataset.keys() if t.element and t != 0x00080005}, path
+        assert set(decoded.items) == {int(t) for t in tuple(file.dataset.keys()) if t.element and t != 0x00080005}, path
         for tag in decoded.items:
             if isinstance(decoded.items[tag], list):
                 assert len(decoded.sequence(tag)) == len(file.dataset[tag].value)

@@ -69,7 +69,8 @@ def test_normal_times_order_as_times_do(one: object, other: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("Müller", "MULLER"), ("Ångström", "angstrom"), ("Ñandú", "nandu"), ("ＡＢＣ", "abc"), ("ΆΛΦΑ", "αλφα")]
+    ("one", "other"),
+    [("Müller", "MULLER"), ("Ångström", "angstrom"), ("Ñandú", "nandu"), ("ＡＢＣ", "abc"), ("ΆΛΦΑ", "αλφα")],
 )
 def test_folding_takes_away_case_accents_and_width(one: str, other: str) -> None:
     assert fold(one) == fold(other)

@@ -1,4 +1,4 @@
-"""Makes data sets by hand: plain values and items in, bytes in any encoding out. Judge of encoders, bait for decoders."""
+"""Data sets by hand: plain values and items in, bytes in any encoding out. It judges encoders and baits decoders."""
 
 from __future__ import annotations
 

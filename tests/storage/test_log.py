@@ -38,12 +38,22 @@ class Bench:
         self.logs.append(log)
         return log
 
-    def append(self, payload: bytes = b"payload", log: SegmentLog | None = None) -> Position:
+    def append(
+        self, payload: bytes = b"payload", log: SegmentLog | None = None, *, write_back: bool = True
+    ) -> Position:
         self.count += 1
         key = b"1.2.3.%d" % self.count
         half = len(payload) // 2
         return (log or self.log).append(
-            Kind.INSTANCE, 1, self.count, key, b"meta", [payload[:half], payload[half:]], len(payload), crc32c(payload)
+            Kind.INSTANCE,
+            1,
+            self.count,
+            key,
+            b"meta",
+            [payload[:half], payload[half:]],
+            len(payload),
+            crc32c(payload),
+            write_back=write_back,
         )
 
     def records(self, segment_id: int = 0) -> list[Record]:
@@ -375,8 +385,7 @@ def test_appends_syncs_and_seals_at_once_lose_nothing(bench: Bench) -> None:
 def test_write_back_is_started_only_when_wanted(bench: Bench) -> None:
     bench.append()
     assert bench.files.calls["write_back"] == 1
-    quiet = bench.open(early_write_back=False)
-    bench.append(log=quiet)
+    bench.append(write_back=False)
     assert bench.files.calls["write_back"] == 1
 
 

@@ -152,8 +152,15 @@ def send(assoc: Association, stored: Stored, message_id: int = 1) -> C_STORE:
     rq.AffectedSOPInstanceUID = stored.sop_instance_uid
     rq.Priority = 0
     rq.DataSet = io.BytesIO(stored.data_set)
-    assoc.dimse.send_msg(rq, context_id(assoc, stored.sop_class_uid, stored.transfer_syntax_uid))
-    _, rsp = assoc.dimse.get_msg(block=True)
+    # As pynetdicom's send_c_store does: its own thread must not take the answer.
+    assoc._reactor_checkpoint.clear()
+    while not assoc._is_paused:
+        threading.Event().wait(0.001)
+    try:
+        assoc.dimse.send_msg(rq, context_id(assoc, stored.sop_class_uid, stored.transfer_syntax_uid))
+        _, rsp = assoc.dimse.get_msg(block=True)
+    finally:
+        assoc._reactor_checkpoint.set()
     assert rsp is not None, f"no answer to C-STORE of {stored.sop_instance_uid}"
     return rsp
 

@@ -59,11 +59,11 @@ def assert_healthy(server: Server) -> None:
         script.release()
     assert time.monotonic() - began < ECHO_S
 
-    def at_rest() -> bool:
+    def held() -> list[tuple[int, int, int]]:
         workers: list[dict[str, int]] = server.stats()["workers"]  # type: ignore[assignment]
-        return all(worker["associations"] == worker["chunks"] == worker["queue_depth"] == 0 for worker in workers)
+        return [(worker["associations"], worker["chunks"], worker["queue_depth"]) for worker in workers]
 
-    wait_for(at_rest, what="every association and data set let go")
+    wait_for(lambda: not any(map(any, held())), timeout_s=10, what="every association and data set let go")
 
 
 def resident_bytes(server: Server) -> int:
@@ -310,13 +310,13 @@ def test_a_command_in_the_middle_of_a_data_set_is_no_harm(server: Server) -> Non
     ("elements", "status"),
     [
         ({peer.COMMAND_FIELD: 0x0042, peer.MESSAGE_ID: 9, peer.DATA_SET_TYPE: 0x0101}, 0x0211),
-        ({peer.COMMAND_FIELD: 0x0030, peer.MESSAGE_ID: b"\1", peer.DATA_SET_TYPE: 0x0101}, None),
+        ({peer.COMMAND_FIELD: 0x0030, peer.MESSAGE_ID: b"\1\0\0\0", peer.DATA_SET_TYPE: 0x0101}, None),
         ({peer.COMMAND_FIELD: 0x0001, peer.MESSAGE_ID: 9, peer.DATA_SET_TYPE: 0x0101}, 0x0212),
         ({peer.COMMAND_FIELD: 0x0120, peer.MESSAGE_ID: 9, peer.DATA_SET_TYPE: 0x0101}, 0x0211),  # N-SET
         ({peer.MESSAGE_ID: 9}, None),
         ({}, None),
     ],
-    ids=["unknown", "odd-message-id", "store-without-uids", "n-set", "no-field", "empty"],
+    ids=["unknown", "long-message-id", "store-without-uids", "n-set", "no-field", "empty"],
 )
 def test_commands_that_are_none_are_answered_or_aborted(
     server: Server, elements: dict[int, int | str | bytes], status: int | None

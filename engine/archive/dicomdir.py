@@ -1,0 +1,338 @@
+"""DICOMDIR, the directory of a medium (PS3.3 Annex F, PS3.10 section 8): reads the file IDs in it, and writes one.
+
+Touches no file: `archive.media` follows the file IDs, `archive.exporter` lays the files out. Reading takes every
+directory record that is in use and refers to a file, wherever the offsets that link the records point, for they are
+what is most often wrong. Writing copies the keys of PS3.3 F.5 out of the data sets as they stand there, in their
+own character set; a required key that an instance lacks stands in its record with no value: nothing is invented.
+
+    group 0002 | File-set ID | offset of the first, of the last PATIENT record | consistency | Directory Record Sequence
+                                                                                                       |
+    PATIENT ──next──► PATIENT                        one item a record, in the order of a walk:  PATIENT STUDY SERIES
+       │lower                                        IMAGE IMAGE SERIES …; "next" and "lower" are offsets of items,
+     STUDY ──► STUDY     SERIES below it, then IMAGE  counted from the first byte of the file
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from engine.dicom import elements, part10, tags, transfer_syntax, uids
+from engine.dicom.transfer_syntax import EXPLICIT_VR, EXPLICIT_VR_LITTLE_ENDIAN, TransferSyntax
+from engine.errors import DataSetError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+NAME: Final = "DICOMDIR"
+
+HEAD_INFLATED_BYTES_MAX: Final = 4 << 20
+"""Of a deflated data set this much is searched for the keys of its record."""
+
+_IN_USE: Final = 0xFFFF
+_RECORD_FIXED = struct.Struct("<HH2sHI HH2sHH HH2sHI")
+"""(0004,1400) next, (0004,1410) in use, (0004,1420) lower: the first three elements of every record."""
+_ITEM = struct.Struct("<HHI")
+_OFFSETS_MAX: Final = 0xFFFFFFFF
+
+
+# Reading -----------------------------------------------------------------------------------------
+
+
+def file_ids(data: Buffer) -> Iterator[tuple[str, ...]]:
+    """The components of each Referenced File ID (0004,1500), in the order of the records. Raises DataSetError.
+
+    `data` is the whole file. Components are as they stand there: nothing says that they are safe names.
+    """
+    meta = part10.read_file_meta(data)
+    syntax = transfer_syntax.of(meta.transfer_syntax_uid)
+    if syntax.deflated or syntax.big_endian:
+        raise DataSetError(f"a DICOMDIR in {syntax.name} is against PS3.10 8.6 and not read")
+    view = memoryview(data)
+    encoding = elements.encoding_of(view[meta.data_set_offset :], syntax)
+    for element in elements.walk(view, encoding, meta.data_set_offset):
+        if element.tag == tags.DirectoryRecordSequence:
+            yield from _file_ids_of_records(view, element, encoding)
+            return
+    raise DataSetError("no Directory Record Sequence (0004,1220) in it")
+
+
+def _file_ids_of_records(view: memoryview, sequence: elements.Element, encoding: int) -> Iterator[tuple[str, ...]]:
+    end = sequence.value_offset + sequence.length
+    for item in elements.walk(view, encoding, sequence.value_offset, end):
+        within = elements.item_encoding(view, item, encoding)
+        in_use, file_id = _IN_USE, ""
+        for element in elements.walk(view, within, item.value_offset, item.value_offset + item.length):
+            value = bytes(view[element.value_offset : element.value_offset + element.length])
+            if element.tag == tags.RecordInUseFlag and len(value) == 2:
+                in_use = int.from_bytes(value, "little")
+            elif element.tag == tags.ReferencedFileID:
+                file_id = value.decode("latin-1").strip(" \0")
+                break
+        if in_use and file_id:
+            yield tuple(component.strip(" ") for component in file_id.split("\\"))
+
+
+# Writing -----------------------------------------------------------------------------------------
+
+_CHARACTER_SET: Final = tags.SpecificCharacterSet
+
+_PATIENT_KEYS: Final = (tags.PatientName, tags.PatientID)
+_STUDY_KEYS: Final = (
+    tags.StudyDate, tags.StudyTime, tags.AccessionNumber, tags.StudyDescription, tags.StudyInstanceUID, tags.StudyID,
+)  # fmt: skip
+_SERIES_KEYS: Final = (tags.Modality, tags.SeriesInstanceUID, tags.SeriesNumber)
+
+_CONTENT: Final = (tags.ContentDate, tags.ContentTime, tags.InstanceNumber)
+_LABELLED: Final = (
+    tags.ContentDate, tags.ContentTime, tags.InstanceNumber, tags.ContentLabel, tags.ContentDescription,
+    tags.ContentCreatorName,
+)  # fmt: skip
+
+_LEAF_KEYS: Final[dict[str, tuple[int, ...]]] = {
+    "IMAGE": (tags.InstanceNumber,),
+    "RT DOSE": (tags.InstanceNumber, tags.DoseSummationType),
+    "RT STRUCTURE SET": (
+        tags.InstanceNumber, tags.StructureSetLabel, tags.StructureSetDate, tags.StructureSetTime,
+    ),
+    "RT PLAN": (tags.InstanceNumber, tags.RTPlanLabel, tags.RTPlanDate, tags.RTPlanTime),
+    "RT TREAT RECORD": (tags.InstanceNumber, tags.TreatmentDate, tags.TreatmentTime),
+    "PRESENTATION": (
+        tags.InstanceNumber, tags.ContentLabel, tags.ContentDescription, tags.PresentationCreationDate,
+        tags.PresentationCreationTime, tags.ContentCreatorName, tags.ReferencedSeriesSequence, tags.BlendingSequence,
+    ),
+    "WAVEFORM": _CONTENT,
+    "SR DOCUMENT": (
+        *_CONTENT, tags.VerificationDateTime, tags.ConceptNameCodeSequence, tags.CompletionFlag, tags.VerificationFlag,
+    ),
+    "KEY OBJECT DOC": (*_CONTENT, tags.ConceptNameCodeSequence),
+    "SPECTROSCOPY": (
+        *_CONTENT, tags.ImageType, tags.ReferencedImageEvidenceSequence, tags.NumberOfFrames, tags.Rows, tags.Columns,
+        tags.DataPointRows, tags.DataPointColumns,
+    ),
+    "RAW DATA": _CONTENT,
+    "REGISTRATION": _LABELLED,
+    "FIDUCIAL": _LABELLED,
+    "ENCAP DOC": (
+        *_CONTENT, tags.DocumentTitle, tags.HL7InstanceIdentifier, tags.ConceptNameCodeSequence,
+        tags.MIMETypeOfEncapsulatedDocument,
+    ),
+    "VALUE MAP": _LABELLED,
+    "STEREOMETRIC": (),
+    "PLAN": (),
+    "MEASUREMENT": _LABELLED,
+    "SURFACE": _LABELLED,
+    "SURFACE SCAN": (tags.ContentDate, tags.ContentTime, tags.InstanceNumber),
+    "TRACT": _LABELLED,
+    "ASSESSMENT": (tags.InstanceCreationDate, tags.InstanceCreationTime, tags.InstanceNumber),
+    "RADIOTHERAPY": (tags.InstanceNumber, tags.UserContentLabel, tags.UserContentLongLabel, tags.ContentDescription,
+                     tags.ContentCreatorName),
+}  # fmt: skip
+"""Record type → keys beside those that all leaf records have (PS3.3 F.5)."""
+
+_STORAGE: Final = "1.2.840.10008.5.1.4.1.1."
+_LEAF_TYPES: Final = (
+    ("481.2", "RT DOSE"),
+    ("481.3", "RT STRUCTURE SET"),
+    ("481.5", "RT PLAN"),
+    ("481.8", "RT PLAN"),
+    ("481.4", "RT TREAT RECORD"),
+    ("481.6", "RT TREAT RECORD"),
+    ("481.7", "RT TREAT RECORD"),
+    ("481.9", "RT TREAT RECORD"),
+    ("481.1", "IMAGE"),
+    ("481.", "RADIOTHERAPY"),
+    ("11.", "PRESENTATION"),
+    ("131", "PRESENTATION"),
+    ("9.", "WAVEFORM"),
+    ("88.59", "KEY OBJECT DOC"),
+    ("88.", "SR DOCUMENT"),
+    ("78.6", "SR DOCUMENT"),
+    ("79.1", "SR DOCUMENT"),
+    ("104.", "ENCAP DOC"),
+    ("4.2", "SPECTROSCOPY"),
+    ("66", "RAW DATA"),
+    ("66.1", "REGISTRATION"),
+    ("66.3", "REGISTRATION"),
+    ("66.2", "FIDUCIAL"),
+    ("66.5", "SURFACE"),
+    ("66.6", "TRACT"),
+    ("67", "VALUE MAP"),
+    ("68.1", "SURFACE SCAN"),
+    ("68.2", "SURFACE SCAN"),
+    ("77.1.5.3", "STEREOMETRIC"),
+    ("78.", "MEASUREMENT"),
+    ("80.1", "MEASUREMENT"),
+    ("90.1", "ASSESSMENT"),
+    ("200.", "PLAN"),
+)
+"""What follows the root of the Storage SOP Classes → record type; a "." at the end stands for all below it."""
+
+_WANTED: Final = frozenset(
+    {_CHARACTER_SET, *_PATIENT_KEYS, *_STUDY_KEYS, *_SERIES_KEYS, *(key for keys in _LEAF_KEYS.values() for key in keys)}
+)
+_LAST_WANTED: Final = max(_WANTED)
+
+
+def record_type(sop_class_uid: str) -> str:
+    """The directory record type of an instance, IMAGE if nothing else fits."""
+    if sop_class_uid.startswith(_STORAGE):
+        rest = sop_class_uid.removeprefix(_STORAGE)
+        for form, kind in _LEAF_TYPES:
+            if rest == form or (form.endswith(".") and rest.startswith(form)):
+                return kind
+    return "IMAGE"
+
+
+def keys_of(head: Buffer, syntax: TransferSyntax) -> dict[int, bytes]:
+    """What the records of one instance say: tag → whole element in Explicit VR Little Endian.
+
+    `head` is the start of the data set, or all of it. What cannot be read is left out.
+    """
+    view = memoryview(head)
+    if syntax.deflated:
+        try:
+            view = memoryview(zlib.decompressobj(-zlib.MAX_WBITS).decompress(view, HEAD_INFLATED_BYTES_MAX))
+        except zlib.error:
+            return {}
+    encoding = elements.encoding_of(view, syntax)
+    found: dict[int, bytes] = {}
+    start = 0
+    try:
+        for element in elements.walk(view, encoding):
+            if element.tag > _LAST_WANTED:
+                break
+            end = element.value_offset + element.length + (8 if element.is_undefined_length else 0)
+            if element.tag in _WANTED:
+                found[element.tag] = elements.reencode(view[start:end], encoding, EXPLICIT_VR)
+            start = end
+    except DataSetError:
+        pass
+    return found
+
+
+@dataclass(slots=True)
+class _Record:
+    """One directory record: its item without offsets, and the records below it."""
+
+    body: bytes
+    """The elements after (0004,1420)."""
+    below: list[_Record] = field(default_factory=list)
+    known: dict[object, _Record] = field(default_factory=dict)
+    offset: int = 0
+
+    @property
+    def item_bytes(self) -> int:
+        """What the record takes in the sequence."""
+        return _ITEM.size + _RECORD_FIXED.size + len(self.body)
+
+
+class DirectoryBuilder:
+    """Gathers the records of a medium; some 300 bytes of memory an instance."""
+
+    def __init__(self, file_set_id: str = "") -> None:
+        self._file_set_id = file_set_id
+        self._root = _Record(b"")
+
+    def add(
+        self,
+        keys: dict[int, bytes],
+        file_id: Sequence[str],
+        *,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        transfer_syntax_uid: str,
+        study_instance_uid: str,
+        series_instance_uid: str,
+    ) -> None:
+        """One more instance, at `file_id`; `keys` are from `keys_of`."""
+        patient = self._child(
+            self._root, tuple(map(keys.get, _PATIENT_KEYS)), lambda: _body("PATIENT", keys, _PATIENT_KEYS)
+        )
+        study = self._child(patient, study_instance_uid, lambda: _body("STUDY", keys, _STUDY_KEYS))
+        series = self._child(study, series_instance_uid, lambda: _body("SERIES", keys, _SERIES_KEYS))
+        kind = record_type(sop_class_uid)
+        reference = {
+            tags.ReferencedFileID: _element(tags.ReferencedFileID, "\\".join(file_id)),
+            tags.ReferencedSOPClassUIDInFile: _element(tags.ReferencedSOPClassUIDInFile, sop_class_uid),
+            tags.ReferencedSOPInstanceUIDInFile: _element(tags.ReferencedSOPInstanceUIDInFile, sop_instance_uid),
+            tags.ReferencedTransferSyntaxUIDInFile: _element(
+                tags.ReferencedTransferSyntaxUIDInFile, transfer_syntax_uid
+            ),
+        }
+        series.below.append(_Record(_body(kind, keys, _LEAF_KEYS[kind], reference)))
+
+    def encode(self, sop_instance_uid: str) -> Iterator[bytes]:
+        """The file DICOMDIR, piece by piece. Raises DataSetError if it would pass 4 GiB."""
+        head = part10.write_file_meta(
+            uids.MediaStorageDirectoryStorage, sop_instance_uid, EXPLICIT_VR_LITTLE_ENDIAN.uid
+        )
+        head += _element(tags.FileSetID, self._file_set_id)
+        # Two offsets, the consistency flag, and the sequence's own header stand before the first item.
+        records = list(self._walk(self._root))
+        at = len(head) + 12 + 12 + 10 + 12
+        for record in records:
+            record.offset = at
+            at += record.item_bytes
+        if at > _OFFSETS_MAX:
+            raise DataSetError(f"a DICOMDIR of {len(records)} records would pass 4 GiB")
+        top = self._root.below
+        first, last = (top[0].offset, top[-1].offset) if top else (0, 0)
+        yield head + b"".join(
+            (
+                struct.pack("<HH2sHI", 0x0004, 0x1200, b"UL", 4, first),
+                struct.pack("<HH2sHI", 0x0004, 0x1202, b"UL", 4, last),
+                struct.pack("<HH2sHH", 0x0004, 0x1212, b"US", 2, 0),
+                struct.pack("<HH2sxxI", 0x0004, 0x1220, b"SQ", sum(record.item_bytes for record in records)),
+            )
+        )
+        yield from self._items(self._root)
+
+    @staticmethod
+    def _child(parent: _Record, key: object, body: Callable[[], bytes]) -> _Record:
+        record = parent.known.get(key)
+        if record is None:
+            record = parent.known[key] = _Record(body())
+            parent.below.append(record)
+        return record
+
+    def _walk(self, parent: _Record) -> Iterator[_Record]:
+        for record in parent.below:
+            yield record
+            yield from self._walk(record)
+
+    def _items(self, parent: _Record) -> Iterator[bytes]:
+        followers = [*parent.below[1:], None]
+        for record, follower in zip(parent.below, followers, strict=True):
+            fixed = _RECORD_FIXED.pack(
+                0x0004, 0x1400, b"UL", 4, follower.offset if follower else 0,
+                0x0004, 0x1410, b"US", 2, _IN_USE,
+                0x0004, 0x1420, b"UL", 4, record.below[0].offset if record.below else 0,
+            )  # fmt: skip
+            yield _ITEM.pack(0xFFFE, 0xE000, record.item_bytes - _ITEM.size) + fixed + record.body
+            yield from self._items(record)
+
+
+def _body(
+    kind: str, keys: dict[int, bytes], wanted: Sequence[int], reference: dict[int, bytes] | None = None
+) -> bytes:
+    """The elements of a record from its type on, in ascending order; a key that is not there gets no value."""
+    found = {tag: keys.get(tag) or _element(tag, "") for tag in wanted}
+    found[tags.DirectoryRecordType] = _element(tags.DirectoryRecordType, kind)
+    if _CHARACTER_SET in keys:
+        found[_CHARACTER_SET] = keys[_CHARACTER_SET]
+    found |= reference or {}
+    return b"".join(found[tag] for tag in sorted(found))
+
+
+def _element(tag: int, text: str) -> bytes:
+    """An element of ASCII text, padded as its VR has it; a sequence has no items."""
+    vr = tags.vr_of(tag)
+    if vr == "SQ":
+        return struct.pack("<HH2sxxI", tag >> 16, tag & 0xFFFF, b"SQ", 0)
+    value = text.encode("ascii", "replace")
+    value += (b"\0" if vr == "UI" else b" ") * (len(value) % 2)
+    return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr.encode(), len(value)) + value

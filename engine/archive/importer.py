@@ -1,0 +1,366 @@
+"""Stores what lies in folders, files, zip archives and DICOMDIR media: the `import` command.
+
+    media.sources ──► jobs threads: read, find the data set, crc32c ──► in order ──► batches ──► Archive.ingest_batch
+                                                                            └─ larger than a batch ──► ingest_stream
+
+Reading and checksums run beside each other because both let go of the interpreter lock; one thread, the caller's,
+writes, and each batch is synced once. What is read ahead is bounded by bytes. Items are stored in the order in which
+`media` gives them, so that `keep-first` means the same in every run.
+
+Started again it stores nothing twice: an instance with the same bytes is told by the archive to be a duplicate, and one
+too large for a batch is compared with what is stored before it is written. So an interrupted import is resumed by
+starting it again. The File Meta Information serves to find the transfer syntax and the data set, and is not kept;
+where its UIDs differ from the data set's, the data set is right.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, TypeAlias
+
+from engine.archive import media
+from engine.archive.ingest import ReceivedInstance
+from engine.archive.media import Refused, SourceItem
+from engine.dicom import elements, part10, tags, transfer_syntax, uids
+from engine.errors import CorruptRecord, DataSetError, EngineError, InstanceRefused
+from engine.index.types import Instance, Level, Outcome, Query
+from engine.storage.record import crc32c
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""(what, done, total); a total of 0 is not known yet."""
+
+WHOLE_BYTES_MAX: Final = 8 << 20
+"""A larger file is not read into memory but streamed into a segment of its own."""
+BATCH_BYTES: Final = 16 << 20
+BATCH_INSTANCES: Final = 256
+"""A batch is committed when it has so many bytes or instances: one sync costs as much as writing some 0.2 MB."""
+READ_AHEAD_BYTES: Final = 64 << 20
+"""Of files that are read and not yet stored, beside the batch."""
+PIECE_BYTES: Final = 1 << 20
+HEAD_BYTES_MAX: Final = 64 << 20
+"""The kept attributes of a streamed data set lie within so much of it: what precedes Pixel Data in the largest
+multi-frame objects is a tenth of that."""
+
+_ITEM_BYTES: Final = 4096
+"""What an item that is not read yet counts for in READ_AHEAD_BYTES: bounds their number."""
+
+
+class Target(Protocol):
+    """What of an Archive is needed here."""
+
+    def ingest_batch(
+        self, items: Sequence[ReceivedInstance], *, policy: str = ...
+    ) -> list[Outcome | EngineError]: ...
+    def ingest_stream(self, chunks: Iterator[Buffer], *, transfer_syntax_uid: str, policy: str = ...) -> Outcome: ...
+    def instances(self, query: Query) -> list[Instance]: ...
+    def buffers(self, instance: Instance) -> Iterator[memoryview]: ...
+
+
+@dataclass(slots=True)
+class ImportSummary:
+    """What became of everything under the paths; the counts and `refused` add up to the number of files."""
+
+    stored: int = 0
+    duplicates: int = 0
+    """Were there already, with the same bytes."""
+    kept_aside: int = 0
+    """Another instance has their SOP Instance UID and stays current."""
+    replaced: int = 0
+    """Took the place of another one of their SOP Instance UID."""
+    directories: int = 0
+    """DICOMDIR files: they describe a medium and are no instances."""
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    """(name, reason). A file that is no DICOM has a reason that begins with NOT_DICOM."""
+    bytes: int = 0
+    """Of the data sets that are in the archive now."""
+    seconds: float = 0.0
+
+
+NOT_DICOM: Final = "not DICOM"
+"""How the reason begins when a refused file is none of ours."""
+
+
+def import_paths(
+    archive: Target,
+    paths: Sequence[Path],
+    *,
+    jobs: int = 2,
+    progress: Progress | None = None,
+    policy: str = "keep-first",
+) -> ImportSummary:
+    """Stores everything that can be stored; what it reports as stored is durable and visible.
+
+    Raises StorageFull, StorageFailed or IndexError_ when the archive cannot go on; what was stored until then stays.
+    """
+    began = time.monotonic()
+    stop = threading.Event()
+    with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="import") as readers:
+        run = _Import(archive, readers, policy, progress)
+        try:
+            if progress is not None:
+                threading.Thread(target=run.count, args=(paths, stop), name="import-count", daemon=True).start()
+            for source in media.sources(paths):
+                run.take(source)
+            run.finish()
+        except BaseException:
+            readers.shutdown(wait=True, cancel_futures=True)
+            raise
+        finally:
+            stop.set()
+    run.summary.seconds = time.monotonic() - began
+    return run.summary
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A data set in memory."""
+
+    name: str
+    instance: ReceivedInstance
+
+
+@dataclass(frozen=True, slots=True)
+class _Large:
+    """A data set that is to be streamed."""
+
+    item: SourceItem
+    transfer_syntax_uid: str
+    data_set_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Directory:
+    """A DICOMDIR."""
+
+
+_Read: TypeAlias = _Whole | _Large | _Directory | Refused
+
+
+class _Import:
+    """One run: what is being read, the batch that gathers, and the summary."""
+
+    def __init__(
+        self, archive: Target, readers: ThreadPoolExecutor, policy: str, progress: Progress | None
+    ) -> None:
+        self.summary = ImportSummary()
+        self._archive = archive
+        self._readers = readers
+        self._policy = policy
+        self._progress = progress
+        self._reading: deque[tuple[Future[_Read] | Refused, int]] = deque()
+        self._reading_bytes = 0
+        self._batch: list[_Whole] = []
+        self._batch_bytes = 0
+        self._done = 0
+        self._total = 0
+
+    def count(self, paths: Sequence[Path], stop: threading.Event) -> None:
+        """Walks the sources once more, ahead of the import, so that the time left can be told."""
+        total = 0
+        for _ in media.sources(paths):
+            if stop.is_set():
+                return
+            total += 1
+        self._total = total
+
+    def take(self, source: media.Source) -> None:
+        """One more source: starts reading it, and stores what has been read."""
+        size = _ITEM_BYTES
+        if isinstance(source, SourceItem):
+            if source.size_bytes <= WHOLE_BYTES_MAX:
+                size += source.size_bytes
+            self._reading.append((self._readers.submit(_read, source), size))
+        else:
+            self._reading.append((source, size))
+        self._reading_bytes += size
+        while self._reading and (self._reading_bytes > READ_AHEAD_BYTES or self._is_ready()):
+            self._next()
+
+    def finish(self) -> None:
+        """Stores all that has been taken."""
+        while self._reading:
+            self._next()
+        self._commit()
+
+    def _is_ready(self) -> bool:
+        first = self._reading[0][0]
+        return not isinstance(first, Future) or first.done()
+
+    def _next(self) -> None:
+        """Brings the oldest source to its end, or into the batch."""
+        first, size = self._reading.popleft()
+        self._reading_bytes -= size
+        read = first.result() if isinstance(first, Future) else first
+        if isinstance(read, _Whole):
+            self._batch.append(read)
+            self._batch_bytes += read.instance.payload_length
+            if self._batch_bytes >= BATCH_BYTES or len(self._batch) >= BATCH_INSTANCES:
+                self._commit()
+            return
+        if isinstance(read, _Large):
+            self._commit()  # so that the order of the sources is the order of storing
+            self._note(read.item.name, *_store_large(self._archive, read, self._policy))
+        elif isinstance(read, Refused):
+            self.summary.refused.append((read.name, read.reason))
+        else:
+            self.summary.directories += 1
+        self._advance(1)
+
+    def _commit(self) -> None:
+        batch, self._batch, self._batch_bytes = self._batch, [], 0
+        if not batch:
+            return
+        answers = self._archive.ingest_batch([read.instance for read in batch], policy=self._policy)
+        for read, answer in zip(batch, answers, strict=True):
+            self._note(read.name, answer, read.instance.payload_length)
+        self._advance(len(batch))
+
+    def _note(self, name: str, answer: Outcome | EngineError, payload_length: int) -> None:
+        summary = self.summary
+        if isinstance(answer, EngineError):
+            summary.refused.append((name, str(answer)))
+            return
+        summary.bytes += payload_length
+        if answer is Outcome.STORED:
+            summary.stored += 1
+        elif answer is Outcome.DUPLICATE:
+            summary.duplicates += 1
+        elif answer is Outcome.KEPT_ASIDE:
+            summary.kept_aside += 1
+        else:
+            summary.replaced += 1
+
+    def _advance(self, count: int) -> None:
+        self._done += count
+        if self._progress is not None:
+            self._progress("importing", self._done, max(self._total, self._done) if self._total else 0)
+
+
+# Reading, in the threads -------------------------------------------------------------------------
+
+
+def _read(item: SourceItem) -> _Read:
+    """The data set of a file, or where it is, or why there is none."""
+    try:
+        with item.open() as stream:
+            if item.size_bytes > WHOLE_BYTES_MAX:
+                start = stream.read(part10.FILE_META_BYTES_MAX)
+                return _found(item, start, is_whole=False)
+            data = stream.read(item.size_bytes + 1)
+            if len(data) > item.size_bytes:
+                return Refused(item.name, "has become longer while it was read")
+            return _found(item, data, is_whole=True)
+    except media.READ_ERRORS as error:
+        return Refused(item.name, media.reason_of(error))
+
+
+def _found(item: SourceItem, data: bytes, *, is_whole: bool) -> _Read:
+    if not data:
+        return Refused(item.name, f"{NOT_DICOM}: it is empty")
+    try:
+        meta = part10.read_file_meta(data)
+    except DataSetError as error:
+        return Refused(item.name, f"{NOT_DICOM}: {error}")
+    if meta.media_storage_sop_class_uid == uids.MediaStorageDirectoryStorage:
+        return _Directory()
+    payload = memoryview(data)[meta.data_set_offset :]
+    if not payload:
+        return Refused(item.name, "there is no data set after its File Meta Information")
+    if not is_whole:
+        return _Large(item, meta.transfer_syntax_uid, meta.data_set_offset)
+    return _Whole(item.name, ReceivedInstance([payload], len(payload), crc32c(payload), meta.transfer_syntax_uid))
+
+
+# Objects larger than memory ----------------------------------------------------------------------
+
+
+def _store_large(archive: Target, large: _Large, policy: str) -> tuple[Outcome | EngineError, int]:
+    """Streams one object into the archive unless it is there; with its length."""
+    length = large.item.size_bytes - large.data_set_offset
+    try:
+        with large.item.open() as stream:
+            _skip(stream, large.data_set_offset)
+            head, is_all, sop_instance_uid = _head(stream, large.transfer_syntax_uid)
+            if is_all:
+                whole = ReceivedInstance([head], len(head), crc32c(head), large.transfer_syntax_uid)
+                return archive.ingest_batch([whole], policy=policy)[0], length
+            stored = _stored(archive, sop_instance_uid, large.transfer_syntax_uid, length)
+            if stored is None or not _is_same(archive, stored, large):
+                chunks = _chunks(head, stream)
+                syntax = large.transfer_syntax_uid
+                return archive.ingest_stream(chunks, transfer_syntax_uid=syntax, policy=policy), length
+            return Outcome.DUPLICATE, length
+    except (InstanceRefused, CorruptRecord) as error:
+        return error, length
+    except DataSetError as error:
+        return InstanceRefused(f"the data set cannot be read: {error}"), length
+    except media.READ_ERRORS as error:
+        return InstanceRefused(media.reason_of(error)), length
+
+
+def _skip(stream: BinaryIO, count: int) -> None:
+    while count > 0:
+        piece = stream.read(min(count, PIECE_BYTES))
+        if not piece:
+            raise EOFError
+        count -= len(piece)
+
+
+def _head(stream: BinaryIO, transfer_syntax_uid: str) -> tuple[bytearray, bool, bytes]:
+    """As much of a data set as holds the kept attributes, whether that is all of it, and its SOP Instance UID."""
+    syntax = transfer_syntax.of(transfer_syntax_uid)
+    head = bytearray()
+    wanted, is_all = PIECE_BYTES, False
+    while True:
+        while len(head) < wanted and not is_all:
+            piece = stream.read(min(PIECE_BYTES, wanted - len(head)))
+            head += piece
+            is_all = not piece
+        try:
+            return head, is_all, elements.extract(head, syntax, complete=is_all).sop_instance_uid
+        except elements.NeedMore as error:
+            if error.needed_bytes > HEAD_BYTES_MAX or len(head) >= HEAD_BYTES_MAX:
+                raise DataSetError(
+                    f"the kept attributes do not lie within its first {HEAD_BYTES_MAX} bytes ({error})"
+                ) from None
+            wanted = min(max(2 * len(head), error.needed_bytes), HEAD_BYTES_MAX)
+
+
+def _stored(archive: Target, sop_instance_uid: bytes, transfer_syntax_uid: str, length: int) -> Instance | None:
+    """The stored instance of that UID, if it may be the same one."""
+    if not sop_instance_uid:
+        return None
+    query = Query(Level.IMAGE, {tags.SOPInstanceUID: sop_instance_uid}, relational=True)
+    for instance in archive.instances(query):
+        if instance.position.payload_length == length and instance.transfer_syntax_uid == transfer_syntax_uid:
+            return instance
+    return None
+
+
+def _is_same(archive: Target, stored: Instance, large: _Large) -> bool:
+    """Compares a file with what is stored, piece by piece."""
+    with large.item.open() as stream:
+        _skip(stream, large.data_set_offset)
+        for piece in archive.buffers(stored):
+            at = 0
+            while at < len(piece):
+                read = stream.read(len(piece) - at)
+                if not read or piece[at : at + len(read)] != read:
+                    return False
+                at += len(read)
+        return not stream.read(1)
+
+
+def _chunks(head: bytearray, stream: BinaryIO) -> Iterator[Buffer]:
+    yield head
+    while piece := stream.read(PIECE_BYTES):
+        yield piece

@@ -1,0 +1,359 @@
+"""The LMDB environment: opens it, checks its format, hands out transactions, turns LMDB's errors into ours.
+
+Knows the names of the tables and nothing of what is in them. Rules that hold here and nowhere else:
+
+    one environment a process, opened after spawn; a forked child that touches it is refused
+    commits are not synced (`checkpoint` says how that survives a power cut); WRITEMAP never (SIGBUS on a full disk)
+    a write transaction begins and ends on one thread; a read transaction lasts for one page of answers
+    the map is huge from the start and grows when it is full: nobody outside sees MapFullError
+    whoever writes makes sure first that a checkpoint on disk stays true (`guard`, see `checkpoint`)
+
+Files in the index directory: data.mdb and lock.mdb (LMDB), checkpoint (`checkpoint`), users (an empty file; shared lock of
+every process that has the index open, exclusive while it is restored), pin (an empty file; lock of the live checkpointer).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import lmdb
+
+from engine.errors import EngineError, IndexError_, StorageFailed, StorageFull
+from engine.index import keys
+from engine.storage.files import Files
+
+MAP_BYTES = 1 << 40
+"""Address space, not memory and not disk."""
+READERS_MAX = 512
+"""Read transactions at once, of all processes."""
+FULL_BYTES = 1 << 20
+"""A write error while less than this is free is taken for a full disk: LMDB reports both as EIO."""
+
+TABLES = (
+    "instances",
+    "sop_uids",
+    "history",
+    "counts",
+    "series",
+    "series_uids",
+    "series_statements",
+    "studies",
+    "study_uids",
+    "study_statements",
+    "patients",
+    "patient_keys",
+    "patient_studies",
+    "search",
+    "names",
+    "segments",
+    "meta",
+)
+
+_LOCK = struct.Struct("hhqqi4x")
+
+
+def _lock_argument(kind: int) -> bytes:
+    return _LOCK.pack(kind, os.SEEK_SET, 0, 1, 0)
+
+
+def try_lock(fd: int, *, exclusive: bool) -> bool:
+    """Takes the lock of a file for this descriptor (not process); False if another one is in the way."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock_argument(fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno == errno.EACCES:
+            return False
+        raise
+    return True
+
+
+_PROBE = _lock_argument(fcntl.F_WRLCK)
+
+
+def is_locked(fd: int) -> bool:
+    """Whether another descriptor of this file holds a lock on it."""
+    return struct.unpack_from("h", fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _PROBE))[0] != fcntl.F_UNLCK
+
+
+def wait_shared(fd: int) -> None:
+    """Takes the lock for this descriptor together with others, after whoever has it alone."""
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _lock_argument(fcntl.F_RDLCK))
+
+
+class Reading:
+    """A read transaction as a context; a snapshot of the last commit."""
+
+    __slots__ = ("_environment", "_txn")
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+
+    def __enter__(self) -> Any:
+        self._txn = self._environment.begin_read()
+        return self._txn
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._environment.end_read(self._txn)
+        if isinstance(error, lmdb.Error):
+            raise IndexError_(f"the index cannot be read: {error}") from error
+
+
+class Environment:
+    """One process's handle; thread-safe."""
+
+    # The handles of the tables.
+    instances: Any
+    sop_uids: Any
+    history: Any
+    counts: Any
+    series: Any
+    series_uids: Any
+    series_statements: Any
+    studies: Any
+    study_uids: Any
+    study_statements: Any
+    patients: Any
+    patient_keys: Any
+    patient_studies: Any
+    search: Any
+    names: Any
+    segments: Any
+    meta: Any
+
+    def __init__(self, directory: str, files: Files, *, read_only: bool = False, map_bytes: int = MAP_BYTES) -> None:
+        """Opens the index and creates it if there is none. Raises IndexError_."""
+        self.directory = directory
+        self.files = files
+        self.read_only = read_only
+        self._pid = os.getpid()
+        self._gate = threading.Condition(threading.Lock())
+        self._readers = 0
+        self._write_lock = threading.Lock()
+        self.guard: Callable[[], None] | None = None
+        """Called within each write transaction, before its first write."""
+        self.before_grow: Callable[[], None] | None = None
+        self.after_grow: Callable[[], None] | None = None
+        """Growing the map ends every transaction of this process, the checkpointer's pin too."""
+        self._map_bytes = map_bytes
+        self._users_fd = -1
+        try:
+            if not read_only:
+                os.makedirs(directory, mode=0o750, exist_ok=True)
+            self._users_fd = os.open(
+                f"{directory}/users", os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT, 0o640
+            )
+            wait_shared(self._users_fd)
+            self._environment = lmdb.open(
+                directory,
+                map_size=map_bytes,
+                readonly=read_only,
+                metasync=False,
+                sync=False,
+                writemap=False,
+                readahead=False,
+                meminit=False,
+                max_dbs=len(TABLES),
+                max_readers=READERS_MAX,
+                max_spare_txns=8,
+                mode=0o640,
+            )
+        except (lmdb.Error, OSError) as error:
+            self._release_users()
+            raise IndexError_(f"the index in {directory} cannot be opened: {error}") from error
+        try:
+            self._open_tables()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_tables(self) -> None:
+        try:
+            missing = False
+            # Each in a transaction of its own, which commits: a handle that a read transaction opened ends with it.
+            for name in TABLES:
+                try:
+                    setattr(self, name, self._environment.open_db(name.encode(), create=False))
+                except lmdb.NotFoundError:
+                    missing = True
+            if not missing:
+                with self._environment.begin() as txn:
+                    self._check_format(txn)
+                return
+            if self.read_only:
+                raise IndexError_(f"there is no index in {self.directory}")
+            self._create_tables()
+        except lmdb.Error as error:
+            raise IndexError_(f"the index in {self.directory} cannot be opened: {error}") from error
+
+    def _create_tables(self) -> None:
+        with self._environment.begin(write=True) as txn:
+            for name in TABLES:
+                setattr(self, name, self._environment.open_db(name.encode(), txn=txn))
+            if txn.get(keys.META_FORMAT, db=self.meta) is None:
+                txn.put(keys.META_FORMAT, keys.U32.pack(keys.FORMAT), db=self.meta)
+        with self._environment.begin() as txn:
+            self._check_format(txn)
+
+    def _check_format(self, txn: Any) -> None:
+        found = txn.get(keys.META_FORMAT, db=self.meta)
+        if found != keys.U32.pack(keys.FORMAT):
+            number = keys.U32.unpack(found)[0] if found and len(found) == 4 else "none"
+            raise IndexError_(
+                f"the index in {self.directory} has format {number}, this engine has {keys.FORMAT}: rebuild it"
+            )
+
+    # -- reading --------------------------------------------------------------------------------
+
+    def reading(self) -> Reading:
+        """A context with a read transaction."""
+        return Reading(self)
+
+    def begin_read(self) -> Any:
+        """A read transaction; give it back with `end_read`."""
+        self._check_process()
+        while True:
+            with self._gate:
+                self._readers += 1
+            try:
+                return self._environment.begin()
+            except lmdb.MapResizedError:
+                self._leave()
+                self._resize(0)
+            except lmdb.Error as error:
+                self._leave()
+                raise IndexError_(f"the index cannot be read: {error}") from error
+
+    def end_read(self, txn: Any) -> None:
+        """Ends a read transaction."""
+        txn.abort()
+        self._leave()
+
+    def _leave(self) -> None:
+        with self._gate:
+            self._readers -= 1
+            if not self._readers:
+                self._gate.notify_all()
+
+    def begin_pin(self) -> Any:
+        """A read transaction that may last; opens no cursors and is lost when the map grows."""
+        self._check_process()
+        return self._environment.begin()
+
+    # -- writing --------------------------------------------------------------------------------
+
+    def write(self, work: Callable[[Any], Any], undo: Callable[[], None]) -> Any:
+        """Runs `work` in a write transaction and commits; on any failure nothing is written and `undo` is called.
+
+        Raises StorageFull, StorageFailed (final) or IndexError_.
+        """
+        self._check_process()
+        if self.read_only:
+            raise IndexError_("the index is open for reading only")
+        with self._write_lock:
+            while True:
+                try:
+                    return self._write(work, undo)
+                except lmdb.MapFullError:
+                    self._map_bytes *= 2
+                    self._resize(self._map_bytes)
+                except lmdb.MapResizedError:
+                    self._resize(0)
+                except lmdb.Error as error:
+                    raise self._translated(error) from error
+
+    def _write(self, work: Callable[[Any], Any], undo: Callable[[], None]) -> Any:
+        txn = self._environment.begin(write=True)
+        try:
+            if self.guard is not None:
+                self.guard()
+            result = work(txn)
+            txn.commit()
+        except BaseException:
+            txn.abort()
+            undo()
+            raise
+        return result
+
+    def holding_write_lock(self, work: Callable[[], Any]) -> Any:
+        """Runs `work` while nobody, in any process, can commit."""
+        self._check_process()
+        with self._write_lock:
+            try:
+                txn = self._environment.begin(write=True)
+                try:
+                    return work()
+                finally:
+                    txn.abort()
+            except lmdb.Error as error:
+                raise self._translated(error) from error
+
+    def _translated(self, error: Exception) -> EngineError:
+        """A failed write: out of room, a broken disk, or a broken index."""
+        if not isinstance(error, lmdb.DiskError | lmdb.PanicError) and "I/O error" not in str(error):
+            if "Input/output" not in str(error) and "No space" not in str(error):
+                return IndexError_(f"the index cannot be written: {error}")
+        try:
+            free_bytes = self.files.free_bytes(self.directory)
+        except OSError:
+            free_bytes = FULL_BYTES
+        if free_bytes < FULL_BYTES:
+            return StorageFull(f"the index cannot be written, {free_bytes} bytes are free: {error}")
+        return StorageFailed(f"the index cannot be written: {error}")
+
+    def _resize(self, map_bytes: int) -> None:
+        """Grows the map, or with 0 takes over the size that another process gave it."""
+        with self._gate:
+            while self._readers:
+                self._gate.wait()
+            if self.before_grow is not None:
+                self.before_grow()
+            try:
+                self._environment.set_mapsize(map_bytes)
+            except lmdb.Error as error:
+                raise IndexError_(f"the index cannot grow to {map_bytes} bytes: {error}") from error
+        if self.after_grow is not None:
+            self.after_grow()
+
+    # -- looking after --------------------------------------------------------------------------
+
+    def last_transaction_id(self) -> int:
+        """The number of the last commit, of any process."""
+        self._check_process()
+        return int(self._environment.info()["last_txnid"])
+
+    def page_bytes(self) -> int:
+        """The size of LMDB's pages."""
+        return int(self._environment.stat()["psize"])
+
+    def file_bytes(self) -> int:
+        """How far data.mdb has grown."""
+        return (int(self._environment.info()["last_pgno"]) + 1) * self.page_bytes()
+
+    def reader_check(self) -> int:
+        """Frees the reader slots of dead processes; only for the checkpointer's process (see `checkpoint`)."""
+        self._check_process()
+        return int(self._environment.reader_check())
+
+    def close(self) -> None:
+        """Ends every transaction of this handle and closes it."""
+        if self._pid == os.getpid():
+            self._environment.close()
+        self._release_users()
+
+    def _release_users(self) -> None:
+        if self._users_fd >= 0:
+            os.close(self._users_fd)
+            self._users_fd = -1
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise IndexError_(f"the index was opened by process {self._pid}, this is {os.getpid()}")

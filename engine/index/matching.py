@@ -1,0 +1,296 @@
+"""PS3.4 C.2.2.2 matching: a key of an identifier becomes a test of stored values, and where possible key ranges.
+
+Knows values and the layout of `search` keys; opens nothing. `search` decides which ranges to walk, and applies every test
+to every candidate, so that a range may be generous but never too narrow.
+
+    universal       empty, or only `*`                                  no condition at all
+    single value    the normal forms (`dicom.values`) are equal
+    list            values separated by `\\`, any of them; UIDs, and leniently every other VR that has multiplicity
+    wild card       `*` and `?`, in AE CS LO LT PN SH ST UC UR UT; case counts, but not in person names
+    range           DA, TM, DT with a hyphen, open at either end
+    sequence        some stored item meets every key of the one item asked for
+
+Person names match by group (alphabetic, ideographic, phonetic), folded: one group given matches any stored group, several
+match one by one. A stored element that is absent or empty meets no condition. Of several stored values any may match.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine.dicom import charset, elements, tags, values
+from engine.dicom.identifier import Identifier
+from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
+from engine.errors import DataSetError, QueryError
+from engine.index import keys
+from engine.index.types import KeyValue
+
+WILDCARD_VRS = frozenset(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"))
+_BINARY_VRS = frozenset(("AT", "FL", "FD", "OB", "OD", "OF", "OL", "OV", "OW", "SL", "SS", "SV", "UL", "UN", "US", "UV"))
+_RANGE_VRS = frozenset(("DA", "TM", "DT"))
+
+KEY_VALUES_MAX = 10_000
+"""Values in one list; a retrieval of a large study by instance names some thousands."""
+_NESTING_MAX = 32
+
+SEARCHED: tuple[int, ...] = (
+    tags.PatientID,
+    tags.AccessionNumber,
+    tags.StudyID,
+    tags.PatientName,
+    tags.OtherPatientIDs,
+    tags.PatientBirthDate,
+    tags.StudyDate,
+    tags.ReferringPhysicianName,
+    tags.StudyTime,
+    tags.PerformedProcedureStepStartDate,
+    tags.StudyDescription,
+    tags.Modality,
+)
+"""The attributes that have keys in `search`, the most selective ones first."""
+WORD = 1 << 31
+"""Added to the tag of a person name: the keys of its words."""
+
+_searched = frozenset(SEARCHED)
+_WORD_BREAK = re.compile(r"[\^= ]+")
+_EXPLICIT = EXPLICIT_VR_LITTLE_ENDIAN.encoding
+
+Range = tuple[bytes, bytes]
+"""Keys of `search` from the first, without the second."""
+
+
+# stored values ---------------------------------------------------------------------------------------
+
+
+def normal_values(tag: int, value: bytes) -> list[str]:
+    """The normal forms of a stored value, in UTF-8, without empty ones."""
+    vr = tags.vr_of(tag)
+    texts = values.split(vr, value.decode("utf-8", "replace"))
+    return [normal for normal in (values.normalise(vr, text) for text in texts) if normal]
+
+
+def search_keys(items: Mapping[int, bytes], owner: bytes) -> set[bytes]:
+    """The keys of `search` for an entity with these attributes."""
+    found = set()
+    for tag in _searched & items.keys():
+        is_name = tags.vr_of(tag) == "PN"
+        for normal in normal_values(tag, items[tag]):
+            if not is_name:
+                found.add(keys.search_key(tag, normal.encode("utf-8", "replace"), owner))
+                continue
+            for group in filter(None, normal.split("=")):
+                found.add(keys.search_key(tag, group.encode("utf-8", "replace"), owner))
+            for word in filter(None, _WORD_BREAK.split(normal)):
+                found.add(keys.search_key(tag | WORD, word.encode("utf-8", "replace"), owner))
+    return found
+
+
+# conditions ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What one key asks of one attribute."""
+
+    tag: int
+    matches: Callable[[bytes], bool]
+    """Whether a stored value, not empty, in UTF-8, meets it."""
+    ranges: Sequence[Range] | None = None
+    """Where in `search` all that may meet it stand; None: look at everything."""
+    uids: Sequence[bytes] = ()
+    """For a VR of UI: the values asked for."""
+
+    def met_by(self, items: Mapping[int, bytes]) -> bool:
+        """Whether an entity with these attributes meets it."""
+        value = items.get(self.tag)
+        return bool(value) and self.matches(value)  # type: ignore[arg-type]
+
+
+def condition(tag: int, value: KeyValue, character_set: bytes, *, wildcards: bool = True) -> Condition | None:
+    """The condition of a key, or None if it matches everything. Raises QueryError."""
+    vr = tags.vr_of(tag)
+    if not isinstance(value, bytes):
+        return _sequence_condition(tag, value, character_set, 1)
+    if vr == "SQ" or not value:
+        return None
+    if vr in _BINARY_VRS:
+        return Condition(tag, lambda stored: stored == value)
+    text = charset.decode(value, character_set, vr)
+    if not text.strip(" \0*") and (wildcards or not text.strip(" \0")):
+        return None
+    if vr in _RANGE_VRS and (ends := values.parse_range(vr, text)) is not None:
+        return _range_condition(tag, *ends)
+    wanted = [part for part in values.split(vr, text) if part.strip(" \0")]
+    if len(wanted) > KEY_VALUES_MAX:
+        raise QueryError(f"{tags.keyword_of(tag)} has {len(wanted)} values, the limit is {KEY_VALUES_MAX}")
+    if vr == "UI":
+        return _uid_condition(tag, wanted)
+    if wildcards and vr in WILDCARD_VRS and any(not part.strip(" \0*") for part in wanted):
+        return None
+    patterns = [_Pattern(tag, vr, part, wildcards and vr in WILDCARD_VRS) for part in wanted]
+    return _pattern_condition(tag, vr, patterns)
+
+
+def _uid_condition(tag: int, wanted: Sequence[str]) -> Condition:
+    uids = tuple(dict.fromkeys(values.normalise("UI", part).encode("utf-8") for part in wanted))
+    as_set = frozenset(uids)
+
+    def matches(stored: bytes) -> bool:
+        if stored in as_set:
+            return True
+        return any(part.strip(b" \0") in as_set for part in stored.split(b"\\"))
+
+    return Condition(tag, matches, uids=uids)
+
+
+def _range_condition(tag: int, low: str, high: str) -> Condition:
+    def matches(stored: bytes) -> bool:
+        return any(low <= normal <= high for normal in normal_values(tag, stored))
+
+    ranges = None
+    if tag in _searched:
+        start = keys.search_prefix(tag, low.encode())
+        end = keys.search_prefix(tag, b"") + b"\xff" if high == "\uffff" else keys.search_prefix(tag, high.encode()) + b"\x01"
+        ranges = [(start, end)] if start < end else []
+    return Condition(tag, matches, ranges)
+
+
+class _Pattern:
+    """One value asked for, as a test of one normal form."""
+
+    def __init__(self, tag: int, vr: str, text: str, wildcards: bool) -> None:
+        self._tag = tag
+        normal = values.normalise(vr, text)
+        self._groups = normal.split("=") if vr == "PN" else [normal]
+        self._has_wildcards = wildcards and ("*" in normal or "?" in normal)
+        self._tests = [self._test(group) for group in self._groups]
+        self._is_name = vr == "PN"
+
+    def _test(self, group: str) -> Callable[[str], bool]:
+        if not group or (self._has_wildcards and not group.strip("*")):
+            return lambda stored: True
+        if not self._has_wildcards:
+            return group.__eq__
+        translated = "".join(
+            ".*" if part == "*" else "." if part == "?" else re.escape(part) for part in _split_wildcards(group)
+        )
+        fullmatch = re.compile(translated, re.DOTALL).fullmatch
+        return lambda stored: fullmatch(stored) is not None
+
+    def matches(self, normal: str) -> bool:
+        """Whether a stored normal form is one of those asked for."""
+        if not self._is_name:
+            return self._tests[0](normal)
+        stored = normal.split("=")
+        if len(self._tests) == 1:
+            return any(self._tests[0](group) for group in stored if group)
+        stored += [""] * (len(self._tests) - len(stored))
+        return all(test(group) for test, group in zip(self._tests, stored, strict=False))
+
+    def range(self) -> Range | None:
+        """Where everything that matches stands in `search`; None if that is everywhere."""
+        group = next((group for group in self._groups if group.strip("*")), "")
+        if not self._has_wildcards:
+            return _exact(self._tag, group) if group else None
+        pieces = _split_wildcards(group)
+        if pieces and pieces[0] not in ("*", "?"):
+            if len(pieces) == 1:
+                return _exact(self._tag, pieces[0])
+            return _beginning(self._tag, pieces[0])
+        return self._word_range(pieces) if self._is_name else None
+
+    def _word_range(self, pieces: Sequence[str]) -> Range | None:
+        """A name pattern without a beginning may still begin a word: *^JOHN*."""
+        best = ""
+        for piece in pieces:
+            words = _WORD_BREAK.split(piece)
+            best = max(best, *words[1:], key=len) if len(words) > 1 else best
+        return _beginning(self._tag | WORD, best) if best else None
+
+
+def _split_wildcards(text: str) -> list[str]:
+    return [part for part in re.split(r"(\*|\?)", text) if part]
+
+
+def _exact(tag: int, normal: str) -> Range:
+    start = keys.search_prefix(tag, normal.encode("utf-8", "replace"))
+    return (start + b"\0", start + b"\x01")
+
+
+def _beginning(tag: int, normal: str) -> Range:
+    start = keys.search_prefix(tag, normal.encode("utf-8", "replace"))
+    return (start, start + b"\xff")
+
+
+def _pattern_condition(tag: int, vr: str, patterns: Sequence[_Pattern]) -> Condition:
+    tests = [pattern.matches for pattern in patterns]
+    single = tests[0] if len(tests) == 1 else None
+
+    def matches(stored: bytes) -> bool:
+        for normal in normal_values(tag, stored):
+            if single(normal) if single else any(test(normal) for test in tests):
+                return True
+        return False
+
+    ranges = None
+    if tag in _searched:
+        found = [pattern.range() for pattern in patterns]
+        if all(found):
+            ranges = [item for item in found if item is not None]
+    return Condition(tag, matches, ranges)
+
+
+# sequences -------------------------------------------------------------------------------------------
+
+
+def _sequence_condition(tag: int, items: Sequence[Any], character_set: bytes, depth: int) -> Condition | None:
+    if depth > _NESTING_MAX:
+        raise QueryError(f"{tags.keyword_of(tag)} nests more than {_NESTING_MAX} sequences")
+    alternatives = []
+    for item in items:
+        if isinstance(item, Identifier):
+            nested_set = item.character_set or character_set
+            content: Mapping[int, Any] = item.items
+        else:
+            nested_set = character_set
+            content = item
+        conditions = []
+        for nested_tag, value in content.items():
+            if isinstance(value, bytes):
+                nested = condition(nested_tag, value, nested_set)
+            else:
+                nested = _sequence_condition(nested_tag, value, nested_set, depth + 1)
+            if nested is not None:
+                conditions.append(nested)
+        if not conditions:
+            return None
+        alternatives.append(conditions)
+    if not alternatives:
+        return None
+
+    def matches(stored: bytes) -> bool:
+        return any(
+            all(nested.met_by(item) for nested in conditions)
+            for item in sequence_items(stored)
+            for conditions in alternatives
+        )
+
+    return Condition(tag, matches)
+
+
+def sequence_items(stored: bytes) -> list[dict[int, bytes]]:
+    """The items of a stored sequence, as tag → value; what cannot be read is no item."""
+    found = []
+    try:
+        for item in elements.walk(stored, _EXPLICIT):
+            content = {}
+            for element in elements.walk(stored, _EXPLICIT, item.value_offset, item.value_offset + item.length):
+                value = stored[element.value_offset : element.value_offset + element.length]
+                content[element.tag] = value if element.vr in _BINARY_VRS or element.vr == "SQ" else value.rstrip(b" \0")
+            found.append(content)
+    except DataSetError:
+        pass
+    return found

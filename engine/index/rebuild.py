@@ -1,0 +1,160 @@
+"""Brings the index up with the log: the tail after a stop, or everything from nothing.
+
+Reads records by way of `storage.recovery`, which also cuts torn tails and seals what a dead writer left; applies them by
+`Index.apply`, so that what comes out is what live writing would have made. Can be stopped and started again at any point.
+
+    segment's mark                       what happens
+    sealed                               not opened at all: a start costs what is unsealed, not what is stored
+    not sealed, or no mark               recovered from `indexed_bytes` on and applied: by its hints if it is sealed
+    a living writer has it               left to that writer
+    its file is gone, live records       reported; the index keeps saying where they were
+
+A record that cannot be read as an instance (another version, damage that its checksum does not show) is reported and the
+rest goes on: nothing is skipped in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from engine.errors import EngineError, IndexError_, StorageFailed
+from engine.index import checkpoint
+from engine.index.entry import Entry, Tombstone, unpack_record
+from engine.index.tables import Index
+from engine.index.types import SegmentMark
+from engine.storage.files import Files
+from engine.storage.record import Record
+from engine.storage.recovery import is_owned, recover_segment
+from engine.storage.segment import FIRST_RECORD, Damage, list_segments
+
+BATCH = 2000
+"""Records in one transaction: some 20 ms in which no other process can write."""
+
+Progress = Callable[[str, int, int], None]
+"""(what, done, total)."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What a replay did and found."""
+
+    segments: int = 0
+    """Opened."""
+    records: int = 0
+    """Applied; those that were there already included."""
+    torn: int = 0
+    """Segments whose tail was cut."""
+    owned: int = 0
+    """Segments left to a living writer."""
+    findings: list[Damage] = field(default_factory=list)
+    """What is not as it was written, or cannot be read."""
+
+    def summary(self) -> dict[str, int]:
+        """The numbers, for a log."""
+        return {
+            "segments": self.segments,
+            "records": self.records,
+            "torn": self.torn,
+            "owned": self.owned,
+            "findings": len(self.findings),
+        }
+
+
+def replay(
+    index: Index,
+    log_directory: str,
+    files: Files,
+    *,
+    progress: Progress | None = None,
+    only: Iterable[int] | None = None,
+    seal: bool = True,
+) -> Report:
+    """Applies what the log has beyond the marks; with `only`, of these segments.
+
+    Raises IndexError_, StorageFailed or StorageFull; damage in the log is reported, not raised.
+    """
+    marks = index.segment_marks()
+    present = list_segments(log_directory, files)
+    wanted = set(present) if only is None else set(only)
+    report = Report()
+    for segment_id in sorted(marks.keys() & wanted if only is not None else marks.keys()):
+        if segment_id not in present and marks[segment_id].live_count:
+            report.findings.append(Damage(segment_id, 0, marks[segment_id].indexed_bytes, "the segment file is gone"))
+    news = [
+        segment_id
+        for segment_id in present
+        if segment_id in wanted and not (segment_id in marks and marks[segment_id].sealed)
+    ]
+    for done, segment_id in enumerate(news):
+        if progress is not None:
+            progress("segments", done, len(news))
+        if is_owned(files, log_directory, segment_id):
+            report.owned += 1
+            continue
+        mark = marks.get(segment_id)
+        _replay_segment(index, log_directory, files, segment_id, mark, report, seal)
+    if progress is not None:
+        progress("segments", len(news), len(news))
+    return report
+
+
+def _replay_segment(
+    index: Index,
+    log_directory: str,
+    files: Files,
+    segment_id: int,
+    mark: SegmentMark | None,
+    report: Report,
+    seal: bool,
+) -> None:
+    start = mark.indexed_bytes if mark is not None else FIRST_RECORD
+    try:
+        found = recover_segment(files, log_directory, segment_id, start, seal=seal)
+    except StorageFailed:
+        raise
+    except EngineError as error:
+        report.findings.append(Damage(segment_id, start, 0, str(error)))
+        return
+    report.segments += 1
+    report.torn += bool(found.torn)
+    report.findings.extend(found.damage)
+    for at in range(0, len(found.records), BATCH):
+        _apply(index, found.records[at : at + BATCH], report)
+    if found.written_bytes:
+        marks = {segment_id: SegmentMark(found.written_bytes, True)} if found.sealed else {}
+        index.apply([], marks=marks, covered={segment_id: found.written_bytes})
+
+
+def _apply(index: Index, records: list[Record], report: Report) -> None:
+    entries: list[Entry] = []
+    tombstones: list[Tombstone] = []
+    for record in records:
+        try:
+            item = unpack_record(record)
+        except IndexError_ as error:
+            position = record.position
+            report.findings.append(Damage(position.segment_id, position.offset, position.record_bytes, str(error)))
+            continue
+        if isinstance(item, Entry):
+            entries.append(item)
+        else:
+            tombstones.append(item)
+    index.apply(entries, tombstones)
+    report.records += len(entries) + len(tombstones)
+
+
+def rebuild(
+    directory: str, log_directory: str, files: Files, *, progress: Progress | None = None
+) -> tuple[Index, Report]:
+    """Throws the index away and makes it again from the log. Returns it open.
+
+    Raises IndexError_ when it is in use, StorageFailed or StorageFull.
+    """
+    checkpoint.discard(directory, files)
+    index = Index.open(directory, files=files)
+    try:
+        return index, replay(index, log_directory, files, progress=progress)
+    except BaseException:
+        index.close()
+        raise

@@ -1,0 +1,124 @@
+"""What goes into the index and comes out of it, beside `entry.Entry`: levels, queries, matches, places, marks.
+
+Holds no behaviour beyond construction, so that every module of this layer may import it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from typing import TypeAlias
+
+from engine.dicom.identifier import Identifier
+from engine.errors import QueryError
+from engine.storage.record import Position
+
+KeyValue: TypeAlias = "bytes | Sequence[Identifier | Mapping[int, KeyValue]]"
+"""A key of an identifier: the value's bytes in the identifier's character set, or a sequence's items."""
+
+
+class Level(IntEnum):
+    """Query/Retrieve levels from the root down (PS3.4 C.6.1.1)."""
+
+    PATIENT = 0
+    STUDY = 1
+    SERIES = 2
+    IMAGE = 3
+
+    @classmethod
+    def of(cls, text: bytes | str) -> Level:
+        """The level that (0008,0052) names. Raises QueryError."""
+        name = text.decode("ascii", "replace") if isinstance(text, bytes) else text
+        try:
+            return cls[name.strip(" \0")]
+        except KeyError:
+            raise QueryError(f"Query/Retrieve Level (0008,0052) {name[:16]!r} is none of PATIENT, STUDY, SERIES, IMAGE") from None
+
+
+class Root(Enum):
+    """The information models of PS3.4 C.3, with the levels that each has."""
+
+    PATIENT = (Level.PATIENT, Level.STUDY, Level.SERIES, Level.IMAGE)
+    STUDY = (Level.STUDY, Level.SERIES, Level.IMAGE)
+    PATIENT_STUDY_ONLY = (Level.PATIENT, Level.STUDY)
+    """Retired, still asked for."""
+
+
+class Outcome(IntEnum):
+    """What became of an instance that was stored."""
+
+    STORED = 0
+    """It is the current one of its SOP Instance UID, and the first."""
+    DUPLICATE = 1
+    """The same bytes are there already."""
+    KEPT_ASIDE = 2
+    """Another one stays current; this one is among the versions."""
+    REPLACED = 3
+    """It took another one's place as the current one, or was itself replaced by a later one."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentMark:
+    """How far a segment is in the index, and how much of it is alive."""
+
+    indexed_bytes: int
+    """Every record that begins below this offset has been applied."""
+    sealed: bool
+    """The segment is sealed and all of it has been applied: a replay need not open it."""
+    live_count: int = 0
+    """Current instances and kept versions."""
+    live_bytes: int = 0
+    """Theirs, and those of tombstones; padding and headers included."""
+    dead_bytes: int = 0
+    """Of duplicates, replaced and deleted instances: what a compaction would win."""
+
+
+@dataclass(slots=True)
+class Instance:
+    """Where one instance lies, and what a retrieval needs to know before reading it."""
+
+    position: Position
+    stamp: int
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    pixel_data_offset: int
+    """-1 if the data set has no Pixel Data."""
+    calling_ae_title: str
+    received_ns: int
+    attributes: bytes
+    """The instance level's blob."""
+    character_set: bytes
+    """Of `attributes`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A question at one level. `keys` are the identifier's, without level and character set."""
+
+    level: Level
+    keys: Mapping[int, KeyValue]
+    root: Root = Root.STUDY
+    character_set: bytes = b""
+    """Specific Character Set of the keys; b"" is ASCII."""
+    limit: int | None = None
+    """Matches to give at most."""
+    offset: int = 0
+    """Matches to leave out at the start; the order is stable while nothing is stored or deleted."""
+    relational: bool = False
+    """Keys of any level may be combined, and the unique keys above the level may be missing (PS3.4 C.4.1.2.2.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One entity that a query found."""
+
+    level: Level
+    attributes: dict[int, bytes] = field(default_factory=dict)
+    """The requested keys that the index knows, computed ones included, in ascending order of tags: text in UTF-8,
+    numbers in little endian, a sequence as its items in Explicit VR Little Endian; b"" where there is no value."""
+    unsupported: bool = False
+    """Some requested key is not known here (status FF01)."""

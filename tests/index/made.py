@@ -1,0 +1,265 @@
+"""Entries, blobs and whole logs made up for the tests of the index, and what an index says in words that do not depend on ids."""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+from engine.dicom import charset, tags
+from engine.dicom.elements import blob_items
+from engine.index import keys
+from engine.index.entry import Entry, Tombstone
+from engine.index.statements import Facts, canonical
+from engine.index.tables import Index
+from engine.index.writer import read_history, read_name, scan_prefix, unpack_tail
+from engine.storage.record import HEADER_BYTES, Position, padded
+
+CT = b"1.2.840.10008.5.1.4.1.1.2"
+MR = b"1.2.840.10008.5.1.4.1.1.4"
+EXPLICIT = b"1.2.840.10008.1.2.1"
+ROOT = "1.2.826.0.1.3680043.10.1599.99"
+
+
+def blob(items: Mapping[int, bytes]) -> bytes:
+    return b"".join(struct.pack("<II", tag, len(items[tag])) + items[tag] for tag in sorted(items))
+
+
+class Tail:
+    """Where the next record of each segment goes."""
+
+    def __init__(self) -> None:
+        self.ends: dict[int, int] = {}
+        self.stamp = 1_000
+
+    def place(self, segment_id: int, payload_length: int, crc: int, key_length: int = 60) -> Position:
+        offset = self.ends.get(segment_id, 4096)
+        position = Position(segment_id, offset, key_length, 500, payload_length, crc)
+        self.ends[segment_id] = offset + padded(HEADER_BYTES + key_length + 500 + payload_length)
+        return position
+
+    def next_stamp(self) -> int:
+        self.stamp += 1
+        return self.stamp
+
+
+def entry(
+    tail: Tail,
+    *,
+    study: int = 1,
+    series: int = 1,
+    instance: int = 1,
+    segment_id: int = 1,
+    stamp: int | None = None,
+    flags: int = 0,
+    length: int = 1000,
+    crc: int | None = None,
+    patient: Mapping[int, bytes] | None = None,
+    study_items: Mapping[int, bytes] | None = None,
+    series_items: Mapping[int, bytes] | None = None,
+    instance_items: Mapping[int, bytes] | None = None,
+    sop_class: bytes = CT,
+    character_set: bytes = b"",
+    sop_instance_uid: bytes | None = None,
+) -> Entry:
+    uid = sop_instance_uid or f"{ROOT}.{study}.{series}.{instance}".encode()
+    return Entry(
+        position=tail.place(segment_id, length, instance * 7919 + study if crc is None else crc, len(uid)),
+        flags=flags,
+        stamp=tail.next_stamp() if stamp is None else stamp,
+        sop_class_uid=sop_class,
+        sop_instance_uid=uid,
+        transfer_syntax_uid=EXPLICIT,
+        calling_ae_title=b"MODALITY",
+        received_ns=1_700_000_000_000_000_000,
+        pixel_data_offset=800,
+        character_set=character_set,
+        patient=blob({tags.PatientName: b"Doe^John", tags.PatientID: b"P%d" % study, **(patient or {})}),
+        study=blob(
+            {
+                tags.StudyInstanceUID: f"{ROOT}.{study}".encode(),
+                tags.StudyDate: b"20240102",
+                tags.StudyTime: b"101500",
+                tags.AccessionNumber: b"A%d" % study,
+                tags.StudyID: b"S%d" % study,
+                **(study_items or {}),
+            }
+        ),
+        series=blob(
+            {
+                tags.SeriesInstanceUID: f"{ROOT}.{study}.{series}".encode(),
+                tags.Modality: b"CT",
+                tags.SeriesNumber: b"%d" % series,
+                **(series_items or {}),
+            }
+        ),
+        instance=blob(
+            {
+                tags.SOPClassUID: sop_class,
+                tags.SOPInstanceUID: uid,
+                tags.InstanceNumber: b"%d" % instance,
+                tags.Rows: struct.pack("<H", 512),
+                **(instance_items or {}),
+            }
+        ),
+    )
+
+
+def tombstone(tail: Tail, uid: bytes, *, segment_id: int = 1, stamp: int | None = None) -> Tombstone:
+    position = tail.place(segment_id, 0, 0, len(uid))
+    return Tombstone(position, tail.next_stamp() if stamp is None else stamp, uid)
+
+
+# random histories ----------------------------------------------------------------------------------
+
+_NAMES = [b"Doe^John", b"M\xc3\xbcller^J\xc3\xb6rg", b"Yamada^Tarou=\xe5\xb1\xb1\xe7\x94\xb0^\xe5\xa4\xaa\xe9\x83\x8e", b""]
+
+
+def random_history(rng: random.Random, count: int) -> list[Entry | Tombstone]:
+    """Records of several writers that send, send again, contradict themselves, move and delete."""
+    tail = Tail()
+    records: list[Entry | Tombstone] = []
+    for _ in range(count):
+        study = rng.randrange(5)
+        series = rng.randrange(3)
+        instance = rng.randrange(6)
+        uid = f"{ROOT}.{study}.{series}.{instance}".encode()
+        segment_id = rng.randrange(1, 4)
+        stamp = tail.stamp = tail.stamp + rng.choice((0, 1, 1, 5))
+        if rng.random() < 0.12:
+            records.append(tombstone(tail, uid, segment_id=segment_id, stamp=stamp + rng.randrange(3)))
+            continue
+        odd = rng.random()
+        patient = {tags.PatientID: b"P%d" % (study % 3)}
+        study_items: dict[int, bytes] = {}
+        series_items: dict[int, bytes] = {}
+        if odd < 0.15:
+            patient[tags.PatientName] = rng.choice(_NAMES)
+        elif odd < 0.25:
+            patient[tags.PatientID] = rng.choice((b"", b"P9"))
+        elif odd < 0.35:
+            study_items[tags.StudyDescription] = rng.choice((b"", b"Thorax", b"Abdomen"))
+        elif odd < 0.45:
+            series_items[tags.Modality] = rng.choice((b"", b"CT", b"MR"))
+        moved = study if rng.random() < 0.9 else rng.randrange(5)
+        records.append(
+            entry(
+                tail,
+                study=moved,
+                series=series,
+                instance=instance,
+                segment_id=segment_id,
+                stamp=stamp + rng.randrange(3),
+                flags=rng.randrange(3),
+                crc=rng.randrange(3),
+                patient=patient,
+                study_items=study_items,
+                series_items=series_items,
+                sop_class=rng.choice((CT, CT, MR)),
+                sop_instance_uid=uid,
+                character_set=b"ISO_IR 192",
+            )
+        )
+    return records
+
+
+def apply(index: Index, records: list[Entry | Tombstone]) -> None:
+    index.apply(
+        [record for record in records if isinstance(record, Entry)],
+        [record for record in records if isinstance(record, Tombstone)],
+    )
+
+
+# meaning -------------------------------------------------------------------------------------------
+
+
+def _facts(data: bytes) -> tuple[int, bytes, list[dict[int, bytes]], list[str], list[set[bytes]]]:
+    owner, statements, length = keys.UID_HEAD.unpack_from(data)
+    at = keys.UID_HEAD.size + length
+    facts = Facts.decode(data, at)
+    orders = [{order for order, _ in part.values()} for part in facts.parts]
+    conflicts = [tags.keyword_of(tag) for tag in sorted(facts.conflicts)]
+    values = [facts.values(part) for part in range(len(facts.parts))]
+    return owner, data[keys.UID_HEAD.size : at], [{"statements": statements, **v} for v in values], conflicts, orders  # type: ignore[dict-item]
+
+
+def meaning(index: Index) -> dict[str, Any]:
+    """Everything in the index with UIDs instead of ids."""
+    environment = index.environment
+    said: dict[str, Any] = {"marks": index.segment_marks()}
+    stats = index.stats()
+    said["stats"] = {name: value for name, value in stats.items() if name != "index_bytes"}
+    with environment.reading() as txn:
+
+        def rows(name: str) -> list[tuple[bytes, bytes]]:
+            return list(scan_prefix(txn, getattr(environment, name), b"")) if _any(name) else []
+
+        def _any(name: str) -> bool:
+            return bool(txn.stat(getattr(environment, name))["entries"])
+
+        patients = {}
+        for key, value in rows("patients"):
+            at = keys.KEY_HEAD.size + keys.KEY_HEAD.unpack_from(value)[0]
+            facts = Facts.decode(value, at)
+            patients[key] = value[keys.KEY_HEAD.size : at]
+            said.setdefault("patients", {})[patients[key]] = (facts.parts, facts.conflicts)
+        assert {key: number for number, key in patients.items()} == dict(rows("patient_keys"))
+        studies = {}
+        for key, value in rows("studies"):
+            owner, uid, values, conflicts, orders = _facts(value)
+            studies[key] = uid
+            said.setdefault("studies", {})[uid] = (patients[keys.ID.pack(owner)], values, conflicts, orders)
+        assert sorted(key + owner for key, owner in rows("study_uids")) == sorted(
+            keys.bounded(uid) + key for key, uid in studies.items()
+        )
+        said["patient_studies"] = sorted((patients[key[:4]], studies[key[4:]]) for key, _ in rows("patient_studies"))
+        series = {}
+        for key, value in rows("series"):
+            owner, uid, values, conflicts, orders = _facts(value)
+            series[key] = (studies[keys.ID.pack(owner)], uid)
+            said.setdefault("series", {})[series[key]] = (values, conflicts, orders)
+        assert len(rows("series_uids")) == len(series)
+        for key, value in rows("counts"):
+            count, _, payload_bytes = keys.COUNTS.unpack_from(value)
+            modality, class_ids = unpack_tail(value, keys.COUNTS.size)
+            classes = sorted(read_name(txn, environment, class_id) for class_id in class_ids)
+            said.setdefault("counts", {})[series[key[4:]]] = (count, payload_bytes, modality, classes)
+        said["search"] = sorted(
+            (key[:-4], studies.get(key[-4:]) if key[:4] != tags.Modality.to_bytes(4, "big") else series.get(key[-4:]))
+            for key, _ in rows("search")
+        )
+        for key, value in rows("study_statements"):
+            said.setdefault("study statements", {})[studies[key[:4]], key[4:]] = value
+        for key, value in rows("series_statements"):
+            said.setdefault("series statements", {})[series[key[:4]], key[4:]] = value
+        places = {}
+        for key, value in rows("instances"):
+            fields = keys.INSTANCE.unpack_from(value)
+            names = [read_name(txn, environment, number) for number in fields[10:13]]
+            set_ = read_name(txn, environment, fields[13])
+            content = canonical(value[keys.INSTANCE.size :], set_)
+            uid = blob_items(content)[tags.SOPInstanceUID]
+            places[key] = uid
+            said.setdefault("instances", {})[uid] = (series[key[:4]], fields[:10], names, fields[14], content)
+        said["current"] = sorted(uid for uid, where in rows("sop_uids") if where)
+        assert {where: uid for uid, where in rows("sop_uids") if where} == places
+        for sop_key, _ in rows("sop_uids"):
+            for told in read_history(txn, environment, sop_key):
+                record = told.entry(sop_key) if told.meta else None
+                blobs = record and [
+                    canonical(part, record.character_set)
+                    for part in (record.patient, record.study, record.series, record.instance)
+                ]
+                rest = record and (
+                    record.sop_class_uid,
+                    record.transfer_syntax_uid,
+                    record.calling_ae_title,
+                    record.received_ns,
+                    record.pixel_data_offset,
+                )
+                said.setdefault("history", {})[sop_key, told.order] = (told.state, told.kind, told.flags, blobs, rest)
+    return said
+
+
+UTF_8 = charset.UTF_8

@@ -1,0 +1,251 @@
+"""kill -9 of workers, supervisor and everything during ingest: what was acknowledged is there afterwards.
+
+The senders and their ledger live in the test's process, outside the server. The moment of each kill is a number of
+acknowledged instances, drawn from a seed. FILMROOM_CRASH_ROUNDS sets how often (CI: a few; 200 for the long run),
+FILMROOM_CRASH_SEED another history.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import peer
+from tests.peer import CT, EXPLICIT, IMPLICIT, VERIFICATION, Peer
+from tests.system import ingest
+from tests.system.server import ROOT, Server, running, wait_for
+
+ROUNDS = int(os.environ.get("FILMROOM_CRASH_ROUNDS", "4"))
+SEED = int(os.environ.get("FILMROOM_CRASH_SEED", "20260102"))
+READY_S = float(os.environ.get("FILMROOM_READY_S", "2.0"))
+"""From the start of the process to the line that says it is ready, after a kill."""
+
+SENDERS = 4
+
+
+class Countdown:
+    """Fires once so many more instances have been acknowledged."""
+
+    def __init__(self, ledger: ingest.Ledger, more: int) -> None:
+        self._limit = len(ledger.acknowledged) + more
+        self._reached = threading.Event()
+
+    def __call__(self, count: int) -> None:
+        if count >= self._limit:
+            self._reached.set()
+
+    def wait(self) -> None:
+        """Until then."""
+        assert self._reached.wait(60), "the senders do not get on"
+
+
+def started(data: Path, **options: object) -> tuple[Server, float]:
+    """A server and how long it took to be ready."""
+    began = time.monotonic()
+    server = Server(data, **options)  # type: ignore[arg-type]
+    return server, time.monotonic() - began
+
+
+def check(data: Path) -> None:
+    """`filmroom check`, payloads included, finds nothing."""
+    done = subprocess.run(
+        [sys.executable, "-m", "engine", "check", "--payloads", "--data", str(data)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("durability", ["durable", "write-behind"])
+def test_every_acknowledged_instance_survives_a_kill_of_everything(tmp_path: Path, durability: str) -> None:
+    rng = random.Random(SEED)
+    ledger = ingest.Ledger()
+    baseline_s: float | None = None
+    for number in range(ROUNDS):
+        server, ready_s = started(tmp_path / "data", config=f'durability = "{durability}"\n')
+        try:
+            baseline_s = ready_s if baseline_s is None else baseline_s
+            assert ready_s <= max(READY_S, baseline_s + 1.0), f"round {number}: ready after {ready_s:.2f} s"
+            ledger.verify(server.port, studies={ingest.study_number(number - 1)} & ledger.studies)
+            countdown = Countdown(ledger, rng.randint(5, 120))
+            senders = ingest.start_senders(server.port, ledger, ingest.study_number(number), SENDERS, countdown)
+            countdown.wait()
+            server.kill_all()
+            for sender in senders:
+                sender.join()
+        finally:
+            server.close()
+    with running(tmp_path / "data") as server:
+        ledger.verify(server.port)
+        assert not ledger.refused, f"seed {SEED}"
+    check(tmp_path / "data")
+
+
+def test_a_killed_worker_is_replaced_and_takes_nothing_along(tmp_path: Path) -> None:
+    rng = random.Random(SEED + 1)
+    ledger = ingest.Ledger()
+    with running(tmp_path / "data", workers=2) as server:
+        for number in range(max(ROUNDS // 2, 2)):
+            before = server.worker_pids()
+            countdown = Countdown(ledger, rng.randint(20, 80))
+            study = ingest.study_number(number)
+            senders = ingest.start_senders(server.port, ledger, study, SENDERS, countdown)
+            countdown.wait()
+            victim = rng.choice(before)
+            os.kill(victim, signal.SIGKILL)
+            wait_for(
+                lambda: sum(sender.lost for sender in senders) == SENDERS // 2, what="the victim's associations end"
+            )
+            later = Countdown(ledger, 30)
+            for sender in senders:
+                sender._on_answer = later
+            later.wait()  # the others go on
+            for sender in senders:
+                sender.stop()
+            for sender in senders:
+                sender.join()
+            assert sum(sender.lost for sender in senders) == SENDERS // 2, f"seed {SEED}, round {number}"
+            wait_for(lambda: workers_ready(server, 2, without=victim), what="a worker in its place")
+            ledger.verify(server.port, studies={study})
+        ledger.verify(server.port)
+        assert not ledger.refused
+    check(tmp_path / "data")
+
+
+def workers_ready(server: Server, count: int, *, without: int) -> bool:
+    """Whether so many workers answer, and that one is none of them."""
+    workers: list[dict[str, int]] = server.stats()["workers"]  # type: ignore[assignment]
+    pids = [worker["pid"] for worker in workers if "associations" in worker]
+    return len(pids) == count and without not in pids
+
+
+def test_another_server_takes_over_when_the_supervisor_is_killed(tmp_path: Path) -> None:
+    rng = random.Random(SEED + 2)
+    ledger = ingest.Ledger()
+    server, _ = started(tmp_path / "data")
+    try:
+        countdown = Countdown(ledger, rng.randint(20, 80))
+        senders = ingest.start_senders(server.port, ledger, ingest.study_number(0), SENDERS, countdown)
+        countdown.wait()
+        orphans = server.worker_pids()
+        server.process.kill()
+        server.process.wait()
+        for sender in senders:
+            sender.join()
+        assert all(sender.lost for sender in senders)
+        with running(tmp_path / "data") as successor:
+            ledger.verify(successor.port)
+            wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in orphans), what="the orphans' end")
+    finally:
+        server.close()
+    check(tmp_path / "data")
+
+
+def test_a_second_server_on_the_same_archive_is_refused(tmp_path: Path) -> None:
+    with running(tmp_path / "data", workers=1) as server:
+        second = subprocess.run(
+            [
+                *(sys.executable, "-m", "engine", "serve", "--data", str(server.data)),
+                *("--host", "127.0.0.1", "--dicom-port", "0"),
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert second.returncode == 4, second.stderr
+        assert "Traceback" not in second.stderr
+        with Peer(server.port) as script:
+            script.associate((1, VERIFICATION, [IMPLICIT]))
+            script.echo()
+
+
+# The orderly end ---------------------------------------------------------------------------------
+
+
+def refuses_connections(port: int) -> bool:
+    """Whether nobody listens there."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_sigterm_lets_running_associations_finish_and_takes_no_new_ones(tmp_path: Path) -> None:
+    made = ingest.Made(ingest.study_number(0), 1)
+    with running(tmp_path / "data") as server:
+        with Peer(server.port) as script:
+            script.associate((1, CT, [EXPLICIT]), (3, VERIFICATION, [IMPLICIT]))
+            pdus = peer.message_pdus(1, peer.c_store_rq(1, CT, made.uid), made.data_set(), fragment=200)
+            for pdu in pdus[:-1]:
+                script.send(pdu)
+            server.process.send_signal(signal.SIGTERM)
+            wait_for(lambda: refuses_connections(server.port), what="no new connections")
+            assert server.process.poll() is None
+            script.send(pdus[-1])
+            assert script.expect_message().status() == 0
+            script.echo(3)
+            script.release()
+        assert server.process.wait(20) == 0
+    with running(tmp_path / "data") as server:
+        assert ingest.get_study(server.port, made.study) == {made.uid: made.data_set()}
+
+
+def test_sigterm_waits_no_longer_than_the_limit(tmp_path: Path) -> None:
+    with running(tmp_path / "data", config="[limits]\ndrain_timeout_s = 0.5\n") as server, Peer(server.port) as script:
+        script.associate((1, VERIFICATION, [IMPLICIT]))
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert script.wait_closed() == [peer.ABORT]
+        assert server.process.wait(20) == 0
+        assert time.monotonic() - began < 5
+
+
+def test_a_stopped_worker_does_not_stop_the_others(tmp_path: Path) -> None:
+    with running(tmp_path / "data", workers=2) as server:
+        held = [Peer(server.port, timeout_s=20) for _ in range(4)]
+        stopped = server.worker_pids()[0]
+        try:
+            for script in held:
+                script.associate((1, CT, [EXPLICIT]), (3, VERIFICATION, [IMPLICIT]))
+            os.kill(stopped, signal.SIGSTOP)
+            for script in held:
+                script.send(peer.message(3, peer.c_echo_rq()))
+            served = [script for script in held if answers_within(script, 2.0)]
+            assert len(served) == 2
+            for number, script in enumerate(served):
+                made = ingest.Made(ingest.study_number(0), number)
+                script.send(peer.message(1, peer.c_store_rq(1, CT, made.uid), made.data_set()))
+                assert script.expect_message().status() == 0
+            os.kill(stopped, signal.SIGCONT)
+            for script in held:
+                if script not in served:
+                    assert script.expect_message().status() == 0
+                script.release()
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+            for script in held:
+                script.close()
+
+
+def answers_within(script: Peer, seconds: float) -> bool:
+    """Whether an answer comes in time; it is taken then."""
+    script.socket.settimeout(seconds)
+    try:
+        return script.expect_message().status() == 0
+    except TimeoutError:
+        return False
+    finally:
+        script.socket.settimeout(20)
