@@ -127,5 +127,9 @@ class ControlUnavailable(EngineError):
     """No server answers on the archive's control socket: none is running, or it runs elsewhere."""
 
 
+class ExportFailed(EngineError):
+    """The target of an export cannot be written to; the message says which and why. What is complete stays."""
+
+
 class TranscodeError(EngineError):
     """A data set that cannot be brought into the wanted transfer syntax; the message says why."""

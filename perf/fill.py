@@ -22,6 +22,12 @@ from perf.harness import PerfError, say
 from perf.population import StudyFacts
 
 
+EXPLICIT_LE = "1.2.840.10008.1.2.1"
+
+DIRECT_BATCH = 1000
+"""Instances a commit when filling directly."""
+
+
 @dataclass(frozen=True, slots=True)
 class FillResult:
     study_count: int
@@ -133,8 +139,40 @@ def instances(first_study: int, study_count: int) -> Iterator[tuple[bytes, bytes
 
 
 def fill_directly(data: Path, *, first_study: int, study_count: int) -> FillResult:
-    """Through engine.archive in this process, without a network: to be completed when that facade exists."""
-    raise PerfError(f"filling {data} directly is not built yet ({study_count} studies from {first_study}); use --port")
+    """Through the archive's own ingest in this process, without a network: some five times as fast as C-STORE."""
+    from engine.archive.archive import Archive
+    from engine.archive.ingest import ReceivedInstance
+    from engine.errors import EngineError
+    from engine.storage.record import crc32c
+
+    began = time.perf_counter()
+    instance_count = failed_count = 0
+    with Archive.open(data, role="auto", create=True) as archive:
+        batch: list[ReceivedInstance] = []
+
+        def store() -> int:
+            answers = archive.ingest_batch(batch)
+            batch.clear()
+            return sum(isinstance(answer, EngineError) for answer in answers)
+
+        for sop_class_uid, sop_instance_uid, data_set in instances(first_study, study_count):
+            batch.append(
+                ReceivedInstance(
+                    [data_set],
+                    len(data_set),
+                    crc32c(data_set),
+                    EXPLICIT_LE,
+                    "PERF",
+                    sop_class_uid.decode(),
+                    sop_instance_uid.decode(),
+                )
+            )
+            instance_count += 1
+            if len(batch) == DIRECT_BATCH:
+                failed_count += store()
+        failed_count += store()
+    elapsed_s = time.perf_counter() - began
+    return FillResult(study_count, instance_count, failed_count, elapsed_s, instance_count / elapsed_s)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -333,6 +333,12 @@ class Peer:
         received = self.receive()
         assert received is None, f"PDU type {received[0]:02X} {received[1][:40].hex()} instead of an end"
 
+    def last_word(self) -> int | None:
+        """The type of the PDU that comes next, then this side closes; None when the other side closes without one."""
+        received = self.receive()
+        self.socket.close()
+        return None if received is None else received[0]
+
     def wait_closed(self) -> list[int]:
         """Reads until the other side closes; the types of the PDUs that came."""
         types = []

@@ -53,7 +53,7 @@ def instance(
     ds.SamplesPerPixel = 1
     ds.PhotometricInterpretation = "MONOCHROME2"
     ds.Rows = 16
-    ds.Columns = len(pixels) // 32
+    ds.Columns = min(len(pixels) // 32, 65535)
     ds.BitsAllocated = 16
     ds.BitsStored = 12
     ds.HighBit = 11

@@ -18,6 +18,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Final
 
 from engine.dicom import elements, part10, tags, transfer_syntax, uids
@@ -172,7 +173,13 @@ _LEAF_TYPES: Final = (
 """What follows the root of the Storage SOP Classes → record type; a "." at the end stands for all below it."""
 
 _WANTED: Final = frozenset(
-    {_CHARACTER_SET, *_PATIENT_KEYS, *_STUDY_KEYS, *_SERIES_KEYS, *(key for keys in _LEAF_KEYS.values() for key in keys)}
+    {
+        _CHARACTER_SET,
+        *_PATIENT_KEYS,
+        *_STUDY_KEYS,
+        *_SERIES_KEYS,
+        *(key for keys in _LEAF_KEYS.values() for key in keys),
+    }
 )
 _LAST_WANTED: Final = max(_WANTED)
 
@@ -214,6 +221,11 @@ def keys_of(head: Buffer, syntax: TransferSyntax) -> dict[int, bytes]:
     return found
 
 
+def patient_of(keys: dict[int, bytes]) -> object:
+    """What instances of one patient have in common."""
+    return tuple(map(keys.get, _PATIENT_KEYS))
+
+
 @dataclass(slots=True)
 class _Record:
     """One directory record: its item without offsets, and the records below it."""
@@ -249,9 +261,7 @@ class DirectoryBuilder:
         series_instance_uid: str,
     ) -> None:
         """One more instance, at `file_id`; `keys` are from `keys_of`."""
-        patient = self._child(
-            self._root, tuple(map(keys.get, _PATIENT_KEYS)), lambda: _body("PATIENT", keys, _PATIENT_KEYS)
-        )
+        patient = self._child(self._root, patient_of(keys), lambda: _body("PATIENT", keys, _PATIENT_KEYS))
         study = self._child(patient, study_instance_uid, lambda: _body("STUDY", keys, _STUDY_KEYS))
         series = self._child(study, series_instance_uid, lambda: _body("SERIES", keys, _SERIES_KEYS))
         kind = record_type(sop_class_uid)
@@ -305,8 +315,7 @@ class DirectoryBuilder:
             yield from self._walk(record)
 
     def _items(self, parent: _Record) -> Iterator[bytes]:
-        followers = [*parent.below[1:], None]
-        for record, follower in zip(parent.below, followers, strict=True):
+        for record, follower in zip_longest(parent.below, parent.below[1:]):
             fixed = _RECORD_FIXED.pack(
                 0x0004, 0x1400, b"UL", 4, follower.offset if follower else 0,
                 0x0004, 0x1410, b"US", 2, _IN_USE,
@@ -316,9 +325,7 @@ class DirectoryBuilder:
             yield from self._items(record)
 
 
-def _body(
-    kind: str, keys: dict[int, bytes], wanted: Sequence[int], reference: dict[int, bytes] | None = None
-) -> bytes:
+def _body(kind: str, keys: dict[int, bytes], wanted: Sequence[int], reference: dict[int, bytes] | None = None) -> bytes:
     """The elements of a record from its type on, in ascending order; a key that is not there gets no value."""
     found = {tag: keys.get(tag) or _element(tag, "") for tag in wanted}
     found[tags.DirectoryRecordType] = _element(tags.DirectoryRecordType, kind)

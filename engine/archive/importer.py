@@ -57,9 +57,7 @@ _ITEM_BYTES: Final = 4096
 class Target(Protocol):
     """What of an Archive is needed here."""
 
-    def ingest_batch(
-        self, items: Sequence[ReceivedInstance], *, policy: str = ...
-    ) -> list[Outcome | EngineError]: ...
+    def ingest_batch(self, items: Sequence[ReceivedInstance], *, policy: str = ...) -> list[Outcome | EngineError]: ...
     def ingest_stream(self, chunks: Iterator[Buffer], *, transfer_syntax_uid: str, policy: str = ...) -> Outcome: ...
     def instances(self, query: Query) -> list[Instance]: ...
     def buffers(self, instance: Instance) -> Iterator[memoryview]: ...
@@ -148,9 +146,7 @@ _Read: TypeAlias = _Whole | _Large | _Directory | Refused
 class _Import:
     """One run: what is being read, the batch that gathers, and the summary."""
 
-    def __init__(
-        self, archive: Target, readers: ThreadPoolExecutor, policy: str, progress: Progress | None
-    ) -> None:
+    def __init__(self, archive: Target, readers: ThreadPoolExecutor, policy: str, progress: Progress | None) -> None:
         self.summary = ImportSummary()
         self._archive = archive
         self._readers = readers
@@ -269,7 +265,9 @@ def _found(item: SourceItem, data: bytes, *, is_whole: bool) -> _Read:
     try:
         meta = part10.read_file_meta(data)
     except DataSetError as error:
-        return Refused(item.name, f"{NOT_DICOM}: {error}")
+        if data[part10.PREAMBLE_BYTES :][:4] == part10.MAGIC:
+            return Refused(item.name, f"the File Meta Information cannot be read: {error}")
+        return Refused(item.name, f"{NOT_DICOM}: {str(error).removeprefix('no DICOM file: ')}")
     if meta.media_storage_sop_class_uid == uids.MediaStorageDirectoryStorage:
         return _Directory()
     payload = memoryview(data)[meta.data_set_offset :]

@@ -336,9 +336,7 @@ class _BoundedFile(io.FileIO):
 
     def read(self, size: int | None = -1) -> bytes:
         if size is not None and size > ZIP_DIRECTORY_BYTES_MAX:
-            raise zipfile.BadZipFile(
-                f"a central directory of {size} bytes, the limit is {ZIP_DIRECTORY_BYTES_MAX}"
-            )
+            raise zipfile.BadZipFile(f"a central directory of {size} bytes, the limit is {ZIP_DIRECTORY_BYTES_MAX}")
         return super().read(size) or b""
 
 
@@ -355,7 +353,7 @@ def _zip(path: Path) -> Iterator[Source]:
     weakref.finalize(archive, file.close)
     sharing = _sharing(archive.infolist())
     for member in archive.infolist():
-        if member.is_dir():
+        if member.filename.endswith("/"):
             continue
         member_name = f"{name}!{_printable(member.filename)}"
         reason = "shares its bytes with another member" if member in sharing else _unfit(member)

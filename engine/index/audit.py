@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from engine.index import keys
+from engine.index.fold import read_history
 from engine.index.search import read_instance
 from engine.index.tables import Index
 from engine.index.types import Instance
-from engine.index.writer import read_history
 from engine.storage.record import Record
 
 PAGE = 500

@@ -1,9 +1,9 @@
 """How an LMDB that never syncs survives a power cut: checkpoints, and the way back to the last one.
 
-Every transaction of the index commits without a sync. That survives kill -9, but a power cut may lose any of the pages
-written since, in any order, and LMDB has no checksums to notice. LMDB never changes a page that a reader may still see,
-so a state stays whole on the disk as long as a read transaction of it is open: the *pin*. A checkpoint is a state that has
-been synced while it was pinned, with the meta page that leads to it kept in a file of its own:
+Every transaction of the index commits without a sync. That survives kill -9, but a power cut may lose any of the
+pages written since, in any order, and LMDB has no checksums to notice. LMDB never changes a page that a reader may
+still see, so a state stays whole on the disk as long as a read transaction of it is open: the *pin*. A checkpoint is a
+state that has been synced while it was pinned, with the meta page that leads to it kept in a file of its own:
 
     1  while nobody can commit: open the next pin, copy its meta page
     2  sync the log: the index must not point to records that a power cut takes away
@@ -11,8 +11,8 @@ been synced while it was pinned, with the meta page that leads to it kept in a f
     4  write the file `checkpoint` (a new file, synced, renamed, directory synced)
     5  let the old pin go
 
-After a stop without a clean end `restore` writes that meta page into both of LMDB's meta slots. LMDB then opens the state
-of the checkpoint, whatever else is in the file, and the log is replayed from the watermarks in that state.
+After a stop without a clean end `restore` writes that meta page into both of LMDB's meta slots. LMDB then opens the
+state of the checkpoint, whatever else is in the file, and the log is replayed from the watermarks in that state.
 
     offset  bytes  field
     0       8      magic "FILMCKPT"
@@ -26,13 +26,14 @@ of the checkpoint, whatever else is in the file, and the log is replayed from th
 
 Who may write, so that the file never lies:
 
-    the checkpointer lives        it holds the lock of the file `pin`, and the pin with it
-    no checkpointer               nothing pins the checkpointed state any more: whoever writes first replaces the file by VOID.
-                                  Every write transaction looks (`Guard`) while no other can commit
-    index open elsewhere          `restore` leaves everything as it is: the page cache is whole, or those processes were dead
+    the checkpointer lives    it holds the lock of the file `pin`, and the pin with it
+    no checkpointer           nothing pins the checkpointed state any more: whoever writes first replaces the file by
+                              VOID. Every write transaction looks (`Guard`) while no other can commit
+    index open elsewhere      `restore` leaves everything as it is: a power cut would have ended those processes too
 
 A VOID file and another boot id, or no usable file: the index is thrown away and made again from the log.
-LMDB's meta pages (0.9): pages 0 and 1, of the size that LMDB chose; in each magic u32 at 16, version u32 at 20, transaction id u64 at 144.
+LMDB's meta pages (0.9): pages 0 and 1, of the size that LMDB chose; in each magic u32 at 16, version u32 at 20,
+transaction id u64 at 144.
 """
 
 from __future__ import annotations
@@ -342,7 +343,9 @@ class Checkpointer:
         """The meta page of a pinned state, while it is the newest."""
         page = _newest_meta_page(self._files.pread(self._data_fd, 2 * self._environment.page_bytes(), 0))
         if page is None or _transaction_of(page) != pin.id():
-            raise IndexError_(f"the meta pages of the index in {self._directory} are not as LMDB {pin.id()} writes them")
+            raise IndexError_(
+                f"the meta pages of the index in {self._directory} are not as LMDB {pin.id()} writes them"
+            )
         return page
 
     def needs_checkpoint(self) -> bool:

@@ -8,8 +8,9 @@ Knows the names of the tables and nothing of what is in them. Rules that hold he
     the map is huge from the start and grows when it is full: nobody outside sees MapFullError
     whoever writes makes sure first that a checkpoint on disk stays true (`guard`, see `checkpoint`)
 
-Files in the index directory: data.mdb and lock.mdb (LMDB), checkpoint (`checkpoint`), users (an empty file; shared lock of
-every process that has the index open, exclusive while it is restored), pin (an empty file; lock of the live checkpointer).
+Files in the index directory: data.mdb and lock.mdb (LMDB), checkpoint (`checkpoint`), users (an empty file; shared lock
+of every process that has the index open, exclusive while it is restored), pin (an empty file; lock of the live
+checkpointer).
 """
 
 from __future__ import annotations
@@ -77,11 +78,12 @@ def try_lock(fd: int, *, exclusive: bool) -> bool:
 
 
 _PROBE = _lock_argument(fcntl.F_WRLCK)
+_UNLOCKED = struct.pack("h", fcntl.F_UNLCK)
 
 
 def is_locked(fd: int) -> bool:
     """Whether another descriptor of this file holds a lock on it."""
-    return struct.unpack_from("h", fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _PROBE))[0] != fcntl.F_UNLCK
+    return fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _PROBE)[:2] != _UNLOCKED
 
 
 def wait_shared(fd: int) -> None:
@@ -96,13 +98,25 @@ class Reading:
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
+        self._txn: Any = None
 
     def __enter__(self) -> Any:
         self._txn = self._environment.begin_read()
         return self._txn
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._environment.end_read(self._txn)
+    def renew(self) -> Any:
+        """Ends the transaction and begins another: what has been written meanwhile is seen."""
+        txn, self._txn = self._txn, None
+        self._environment.end_read(txn)
+        self._txn = self._environment.begin_read()
+        return self._txn
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        txn, self._txn = self._txn, None
+        if txn is not None:
+            self._environment.end_read(txn)
         if isinstance(error, lmdb.Error):
             raise IndexError_(f"the index cannot be read: {error}") from error
 
@@ -135,7 +149,8 @@ class Environment:
         self.files = files
         self.read_only = read_only
         self._pid = os.getpid()
-        self._gate = threading.Condition(threading.Lock())
+        self._gate = threading.Lock()
+        self._no_readers = threading.Condition(self._gate)
         self._readers = 0
         self._write_lock = threading.Lock()
         self.guard: Callable[[], None] | None = None
@@ -148,9 +163,7 @@ class Environment:
         try:
             if not read_only:
                 os.makedirs(directory, mode=0o750, exist_ok=True)
-            self._users_fd = os.open(
-                f"{directory}/users", os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT, 0o640
-            )
+            self._users_fd = os.open(f"{directory}/users", os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT, 0o640)
             wait_shared(self._users_fd)
             self._environment = lmdb.open(
                 directory,
@@ -163,7 +176,7 @@ class Environment:
                 meminit=False,
                 max_dbs=len(TABLES),
                 max_readers=READERS_MAX,
-                max_spare_txns=8,
+                max_spare_txns=0,  # a spare keeps its reader slot until the last reference to it is gone
                 mode=0o640,
             )
         except (lmdb.Error, OSError) as error:
@@ -241,7 +254,7 @@ class Environment:
         with self._gate:
             self._readers -= 1
             if not self._readers:
-                self._gate.notify_all()
+                self._no_readers.notify_all()
 
     def begin_pin(self) -> Any:
         """A read transaction that may last; opens no cursors and is lost when the map grows."""
@@ -298,9 +311,9 @@ class Environment:
 
     def _translated(self, error: Exception) -> EngineError:
         """A failed write: out of room, a broken disk, or a broken index."""
-        if not isinstance(error, lmdb.DiskError | lmdb.PanicError) and "I/O error" not in str(error):
-            if "Input/output" not in str(error) and "No space" not in str(error):
-                return IndexError_(f"the index cannot be written: {error}")
+        # What LMDB has no code for is an error of the operating system, and comes as the bare class.
+        if type(error) is not lmdb.Error and not isinstance(error, lmdb.DiskError | lmdb.PanicError):
+            return IndexError_(f"the index cannot be written: {error}")
         try:
             free_bytes = self.files.free_bytes(self.directory)
         except OSError:
@@ -313,7 +326,7 @@ class Environment:
         """Grows the map, or with 0 takes over the size that another process gave it."""
         with self._gate:
             while self._readers:
-                self._gate.wait()
+                self._no_readers.wait()
             if self.before_grow is not None:
                 self.before_grow()
             try:

@@ -5,10 +5,10 @@ Ids are u32, in keys big endian so that key order is order of arrival, and are n
 Values are little endian. Named databases:
 
     instances           series id, instance id            INSTANCE, then the instance level's blob
-    sop_uids            SOP Instance UID                  series id, instance id; empty: no current instance, see history
-    history             SOP Instance UID, 0, order        HISTORY, then the record's meta block: every record of the UID but
-                                                          its current one; only of UIDs with more than one record
-    counts              study id, series id               COUNTS, Modality (length u8, text), name ids of its SOP classes u32
+    sop_uids            SOP Instance UID                  series id, instance id; empty: no current instance
+    history             SOP Instance UID, 0, order        HISTORY, then the record's meta block: every record of the UID
+                                                          but its current one
+    counts              study id, series id               COUNTS, Modality (length u8, text), SOP classes (name ids u32)
     series              series id                         study id, statements u32, uid length u16, uid, facts
     series_uids         Series Instance UID, 0, study id  series id
     series_statements   series id, digest                 order, digest of the study's statement, content
@@ -18,14 +18,14 @@ Values are little endian. Named databases:
     patients            patient id                        key length u16, patient key, facts
     patient_keys        patient key                       patient id
     patient_studies     patient id, study id              nothing
-    search              tag u32 big endian, normal form,  nothing. The id is a study's for the attributes of patient and study,
-                        0, id                             a series' for those of series
+    search              tag u32 big endian, normal form,  nothing. The id is a study's for the attributes of patient
+                        0, id                             and study, a series' for those of series
     names               0, u32 or 1, text                 text or u32: UIDs and titles that many instances share
     segments            segment id u64 big endian         SEGMENT, then pairs (start u64, end u64)
     meta                word                              see below
 
 Statement and facts: see `statements`. The content of a statement is left out where it is the only one of its study or
-series: the facts say the same. Everything else follows from the instances, so a change here is a new FORMAT and a rebuild.
+series: the facts say the same. All of it follows from the log, so a change here is a new FORMAT and a rebuild.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ UID_HEAD = struct.Struct("<IIH")
 KEY_HEAD = struct.Struct("<H")
 
 INSTANCE = struct.Struct("<QQQQqQIIHHIIII8s")
-"""stamp, segment id, offset, payload_length, pixel_data_offset, received_ns, payload_crc, meta_length, key_length, flags,
-name ids of SOP class, transfer syntax, calling AE title and character set, digest of the series statement."""
+"""stamp, segment id, offset, payload_length, pixel_data_offset, received_ns, payload_crc, meta_length, key_length,
+flags, name ids of SOP class, transfer syntax, calling AE title and character set, digest of the series statement."""
 COUNTS = struct.Struct("<IIQ")
 """instances, next instance id, bytes of payload."""
 HISTORY = struct.Struct("<BBHQIIH")

@@ -1,6 +1,6 @@
 """PS3.4 C.2.2.2 matching: a key of an identifier becomes a test of stored values, and where possible key ranges.
 
-Knows values and the layout of `search` keys; opens nothing. `search` decides which ranges to walk, and applies every test
+Knows values and the layout of `search` keys; opens nothing. `walk` decides which ranges to use, and applies every test
 to every candidate, so that a range may be generous but never too narrow.
 
     universal       empty, or only `*`                                  no condition at all
@@ -10,8 +10,9 @@ to every candidate, so that a range may be generous but never too narrow.
     range           DA, TM, DT with a hyphen, open at either end
     sequence        some stored item meets every key of the one item asked for
 
-Person names match by group (alphabetic, ideographic, phonetic), folded: one group given matches any stored group, several
-match one by one. A stored element that is absent or empty meets no condition. Of several stored values any may match.
+Person names match by group (alphabetic, ideographic, phonetic), folded: one group given matches any stored group,
+several match one by one. A stored element that is absent or empty meets no condition. Of several stored values any may
+match.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from engine.dicom import charset, elements, tags, values
@@ -29,7 +31,9 @@ from engine.index import keys
 from engine.index.types import KeyValue
 
 WILDCARD_VRS = frozenset(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"))
-_BINARY_VRS = frozenset(("AT", "FL", "FD", "OB", "OD", "OF", "OL", "OV", "OW", "SL", "SS", "SV", "UL", "UN", "US", "UV"))
+_BINARY_VRS = frozenset(
+    ("AT", "FL", "FD", "OB", "OD", "OF", "OL", "OV", "OW", "SL", "SS", "SV", "UL", "UN", "US", "UV")
+)
 _RANGE_VRS = frozenset(("DA", "TM", "DT"))
 
 KEY_VALUES_MAX = 10_000
@@ -65,9 +69,14 @@ Range = tuple[bytes, bytes]
 # stored values ---------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=4096)
+def _vr_of(tag: int) -> str:
+    return tags.vr_of(tag)
+
+
 def normal_values(tag: int, value: bytes) -> list[str]:
     """The normal forms of a stored value, in UTF-8, without empty ones."""
-    vr = tags.vr_of(tag)
+    vr = _vr_of(tag)
     texts = values.split(vr, value.decode("utf-8", "replace"))
     return [normal for normal in (values.normalise(vr, text) for text in texts) if normal]
 
@@ -76,7 +85,7 @@ def search_keys(items: Mapping[int, bytes], owner: bytes) -> set[bytes]:
     """The keys of `search` for an entity with these attributes."""
     found = set()
     for tag in _searched & items.keys():
-        is_name = tags.vr_of(tag) == "PN"
+        is_name = _vr_of(tag) == "PN"
         for normal in normal_values(tag, items[tag]):
             if not is_name:
                 found.add(keys.search_key(tag, normal.encode("utf-8", "replace"), owner))
@@ -102,6 +111,8 @@ class Condition:
     """Where in `search` all that may meet it stand; None: look at everything."""
     uids: Sequence[bytes] = ()
     """For a VR of UI: the values asked for."""
+    may_meet: Callable[[bytes], object] | None = None
+    """A quick look at a level blob, in any character set: false only if the attribute surely does not meet it."""
 
     def met_by(self, items: Mapping[int, bytes]) -> bool:
         """Whether an entity with these attributes meets it."""
@@ -124,6 +135,8 @@ def condition(tag: int, value: KeyValue, character_set: bytes, *, wildcards: boo
     if vr in _RANGE_VRS and (ends := values.parse_range(vr, text)) is not None:
         return _range_condition(tag, *ends)
     wanted = [part for part in values.split(vr, text) if part.strip(" \0")]
+    if not wanted:
+        return None
     if len(wanted) > KEY_VALUES_MAX:
         raise QueryError(f"{tags.keyword_of(tag)} has {len(wanted)} values, the limit is {KEY_VALUES_MAX}")
     if vr == "UI":
@@ -153,7 +166,11 @@ def _range_condition(tag: int, low: str, high: str) -> Condition:
     ranges = None
     if tag in _searched:
         start = keys.search_prefix(tag, low.encode())
-        end = keys.search_prefix(tag, b"") + b"\xff" if high == "\uffff" else keys.search_prefix(tag, high.encode()) + b"\x01"
+        end = (
+            keys.search_prefix(tag, b"") + b"\xff"
+            if high == "\uffff"
+            else keys.search_prefix(tag, high.encode()) + b"\x01"
+        )
         ranges = [(start, end)] if start < end else []
     return Condition(tag, matches, ranges)
 
@@ -189,6 +206,11 @@ class _Pattern:
             return any(self._tests[0](group) for group in stored if group)
         stored += [""] * (len(self._tests) - len(stored))
         return all(test(group) for test, group in zip(self._tests, stored, strict=False))
+
+    def number(self) -> bytes:
+        """The digits of an integer asked for; nothing if it is none."""
+        digits = self._groups[0].removeprefix("-")
+        return digits.encode() if digits.isascii() and digits.isdigit() else b""
 
     def range(self) -> Range | None:
         """Where everything that matches stands in `search`; None if that is everywhere."""
@@ -240,7 +262,15 @@ def _pattern_condition(tag: int, vr: str, patterns: Sequence[_Pattern]) -> Condi
         found = [pattern.range() for pattern in patterns]
         if all(found):
             ranges = [item for item in found if item is not None]
-    return Condition(tag, matches, ranges)
+    numbers = [pattern.number() for pattern in patterns] if vr == "IS" else [b""]
+    return Condition(tag, matches, ranges, may_meet=_integer_search(tag, numbers) if all(numbers) else None)
+
+
+def _integer_search(tag: int, numbers: Sequence[bytes]) -> Callable[[bytes], object]:
+    """Finds the tag and, among signs, zeros and other values, one of the numbers: most rows are passed over by this."""
+    mark = re.escape(tag.to_bytes(4, "little"))
+    before = rb"....(?:[-+ 0-9\\]*[-+ 0\\])?(?:"
+    return re.compile(mark + before + b"|".join(numbers) + b")", re.DOTALL).search
 
 
 # sequences -------------------------------------------------------------------------------------------
@@ -289,7 +319,9 @@ def sequence_items(stored: bytes) -> list[dict[int, bytes]]:
             content = {}
             for element in elements.walk(stored, _EXPLICIT, item.value_offset, item.value_offset + item.length):
                 value = stored[element.value_offset : element.value_offset + element.length]
-                content[element.tag] = value if element.vr in _BINARY_VRS or element.vr == "SQ" else value.rstrip(b" \0")
+                content[element.tag] = (
+                    value if element.vr in _BINARY_VRS or element.vr == "SQ" else value.rstrip(b" \0")
+                )
             found.append(content)
     except DataSetError:
         pass

@@ -1,7 +1,7 @@
 """Brings the index up with the log: the tail after a stop, or everything from nothing.
 
-Reads records by way of `storage.recovery`, which also cuts torn tails and seals what a dead writer left; applies them by
-`Index.apply`, so that what comes out is what live writing would have made. Can be stopped and started again at any point.
+Reads records by way of `storage.recovery`, which also cuts torn tails and seals what a dead writer left; applies them
+by `Index.apply`, so that what comes out is what live writing would have made. Can be stopped and started again.
 
     segment's mark                       what happens
     sealed                               not opened at all: a start costs what is unsealed, not what is stored
@@ -9,8 +9,8 @@ Reads records by way of `storage.recovery`, which also cuts torn tails and seals
     a living writer has it               left to that writer
     its file is gone, live records       reported; the index keeps saying where they were
 
-A record that cannot be read as an instance (another version, damage that its checksum does not show) is reported and the
-rest goes on: nothing is skipped in silence.
+A record that cannot be read as an instance (another version, damage that its checksum does not show) is reported and
+the rest goes on: nothing is skipped in silence.
 """
 
 from __future__ import annotations

@@ -13,23 +13,19 @@ Standard: PS3.4 C.4.1 (find), C.4.2 and C.4.3 (which instances a retrieval names
 
 from __future__ import annotations
 
-import struct
-from array import array
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from engine.dicom import charset, tags
+from engine.dicom import tags
 from engine.dicom.elements import blob_items
 from engine.errors import QueryError
 from engine.index import keys
+from engine.index import walk as walking
 from engine.index.environment import Environment
-from engine.index.matching import SEARCHED, Condition, Range, condition
-from engine.index.statements import LEVEL_OF, canonical, fact_values
+from engine.index.plan import UNIQUE, Plan, check_hierarchy, level_of
+from engine.index.rows import read_name
 from engine.index.types import Instance, Level, Match, Query, Root
-from engine.index.writer import read_name, scan_prefix, unpack_tail
+from engine.index.walk import Walk, collect_here, collect_in_steps
 from engine.storage.record import Position
 
 if TYPE_CHECKING:
@@ -38,82 +34,43 @@ if TYPE_CHECKING:
 FIRST_PAGE = 32
 """Matches in the first page: an early first answer."""
 PAGE = 500
-EXAMINED_MAX = 2000
-"""Candidates looked at in one read transaction, matching or not."""
-KEYS_MAX = 20_000
-"""Keys of `search` read in one read transaction."""
-_ESTIMATE_MAX = 256
-"""A range is counted up to here to find the shortest."""
-
-_ADDED_BY_THE_SERVICE = frozenset(
-    (
-        tags.SpecificCharacterSet,
-        tags.QueryRetrieveLevel,
-        tags.RetrieveAETitle,
-        tags.InstanceAvailability,
-        tags.StorageMediaFileSetID,
-        tags.StorageMediaFileSetUID,
-    )
-)
-
-_COMPUTED: dict[int, Level] = {
-    tags.NumberOfPatientRelatedStudies: Level.PATIENT,
-    tags.NumberOfPatientRelatedSeries: Level.PATIENT,
-    tags.NumberOfPatientRelatedInstances: Level.PATIENT,
-    tags.NumberOfStudyRelatedSeries: Level.STUDY,
-    tags.NumberOfStudyRelatedInstances: Level.STUDY,
-    tags.ModalitiesInStudy: Level.STUDY,
-    tags.SOPClassesInStudy: Level.STUDY,
-    tags.NumberOfSeriesRelatedInstances: Level.SERIES,
-}
-_COUNTS_OF_PATIENT = frozenset(tag for tag, level in _COMPUTED.items() if level == Level.PATIENT)
-
-_UNIQUE = {
-    Level.PATIENT: tags.PatientID,
-    Level.STUDY: tags.StudyInstanceUID,
-    Level.SERIES: tags.SeriesInstanceUID,
-    Level.IMAGE: tags.SOPInstanceUID,
-}
-
-
-def level_of(tag: int) -> Level | None:
-    """The level of an attribute that the index keeps or computes; None for any other."""
-    found = LEVEL_OF.get(tag)
-    return Level(found) if found is not None else _COMPUTED.get(tag)
 
 
 def search(index: Index, query: Query) -> Iterator[Match]:
     """The matches of a query in a stable order. Raises QueryError, at once and not at the first match."""
-    plan = _Plan.of(query)
-    _check_hierarchy(query, plan)
+    plan = Plan.of(query)
+    check_hierarchy(query, plan)
     return _paged(index.environment, query, plan)
 
 
 def select(environment: Environment, query: Query) -> list[Instance]:
     """The instances that a retrieval names by its unique keys, in one read transaction.
 
-    By study and series in their order, by Instance Number, by SOP Instance UID. Raises QueryError when the unique key of
-    the level is missing; those above the level may be, since UIDs need no context.
+    By study and series in their order, by Instance Number, by SOP Instance UID. Raises QueryError when the unique key
+    of the level is missing; those above the level may be, since UIDs need no context.
     """
-    own = _UNIQUE[query.level]
-    unique = {tag: query.keys[tag] for tag in _UNIQUE.values() if query.keys.get(tag)}
-    if own not in unique or query.level not in query.root.value:
-        raise QueryError(f"a retrieval at level {query.level.name} needs {tags.keyword_of(own)}")
+    own = UNIQUE[query.level]
+    unique = {tag: query.keys[tag] for tag in UNIQUE.values() if query.keys.get(tag)}
     wanted = Query(Level.IMAGE, unique, Root.PATIENT, query.character_set, relational=True)
-    plan = _Plan.of(wanted, wildcards=False)
+    plan = Plan.of(wanted, wildcards=False)
+    if query.level not in query.root.value or not any(asked.tag == own for asked in plan.conditions[query.level]):
+        raise QueryError(f"a retrieval at level {query.level.name} of this model needs {tags.keyword_of(own)}")
     found: list[tuple[bytes, int, bytes, Instance]] = []
     with environment.reading() as txn:
-        walk = _Walk(environment, wanted, plan)
+        walk = Walk(environment, wanted, plan)
         walk.txn = txn
-        walk.find_candidates(_collect_here)
+        walk.find_candidates(collect_here)
         for place in walk.places():
             if place is None:
                 continue
-            instance = read_instance(txn, environment, place.instance_key, place.instance_row)
+            study_uid = place.values[Level.STUDY].get(tags.StudyInstanceUID, b"")
+            series_uid = place.values[Level.SERIES].get(tags.SeriesInstanceUID, b"")
+            instance = _instance(place.instance_row, study_uid, series_uid, walk.names.__getitem__)
             items = blob_items(instance.attributes)
             number = _number(items.get(tags.InstanceNumber, b""))
             series = place.study_id + place.series_id
             found.append((series, number, items.get(tags.SOPInstanceUID, b""), instance))
+        walk.txn = None
     found.sort(key=lambda row: row[:3])
     return [row[3] for row in found]
 
@@ -127,24 +84,28 @@ def _number(text: bytes) -> int:
 
 def read_instance(txn: Any, environment: Environment, instance_key: bytes, row: bytes) -> Instance:
     """The instance of a row of `instances`."""
+    owner, series_uid = _owner_and_uid(txn.get(instance_key[:4], db=environment.series))
+    _, study_uid = _owner_and_uid(txn.get(keys.ID.pack(owner), db=environment.studies))
+    return _instance(row, study_uid, series_uid, lambda number: read_name(txn, environment, number))
+
+
+def _instance(row: bytes, study_uid: bytes, series_uid: bytes, name: Callable[[int], bytes]) -> Instance:
     (stamp, segment_id, offset, payload_length, pixel_data_offset, received_ns, payload_crc, meta_length,
      key_length, _, class_id, syntax_id, title_id, set_id, _) = keys.INSTANCE.unpack_from(row)  # fmt: skip
     blob = row[keys.INSTANCE.size :]
-    owner, series_uid = _owner_and_uid(txn.get(instance_key[:4], db=environment.series))
-    _, study_uid = _owner_and_uid(txn.get(keys.ID.pack(owner), db=environment.studies))
     return Instance(
         Position(segment_id, offset, key_length, meta_length, payload_length, payload_crc),
         stamp,
-        read_name(txn, environment, class_id).decode("utf-8", "replace"),
+        name(class_id).decode("utf-8", "replace"),
         blob_items(blob).get(tags.SOPInstanceUID, b"").decode("utf-8", "replace"),
-        read_name(txn, environment, syntax_id).decode("utf-8", "replace"),
+        name(syntax_id).decode("utf-8", "replace"),
         study_uid.decode("utf-8", "replace"),
         series_uid.decode("utf-8", "replace"),
         pixel_data_offset,
-        read_name(txn, environment, title_id).decode("utf-8", "replace"),
+        name(title_id).decode("utf-8", "replace"),
         received_ns,
         blob,
-        read_name(txn, environment, set_id),
+        name(set_id),
     )
 
 
@@ -153,522 +114,16 @@ def _owner_and_uid(row: bytes) -> tuple[int, bytes]:
     return owner, row[keys.UID_HEAD.size : keys.UID_HEAD.size + uid_length]
 
 
-# plan ------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Plan:
-    """A query taken apart: what is asked at each level, and what is to be given back."""
-
-    conditions: dict[Level, list[Condition]]
-    computed: list[Condition]
-    """On computed attributes, of the study."""
-    returned: list[tuple[int, Level, bool]]
-    """Tag, its level, whether it is computed; in ascending order of tags."""
-    unsupported: bool
-    uids: dict[Level, Sequence[bytes]] = field(default_factory=dict)
-    """The unique keys asked for, where they are UIDs."""
-
-    @classmethod
-    def of(cls, query: Query, *, wildcards: bool = True) -> _Plan:
-        """Raises QueryError."""
-        plan = cls({level: [] for level in Level}, [], [], False)
-        for tag in sorted(query.keys):
-            if tag in _ADDED_BY_THE_SERVICE or not tag & 0xFFFF:
-                continue
-            level = level_of(tag)
-            is_computed = tag in _COMPUTED
-            if level is None or (level > query.level and (is_computed or not query.relational)):
-                plan.unsupported = True
-                continue
-            if level <= query.level:
-                plan.returned.append((tag, level, is_computed))
-            plan._ask(tag, level, query, wildcards)
-        return plan
-
-    def _ask(self, tag: int, level: Level, query: Query, wildcards: bool) -> None:
-        asked = condition(tag, query.keys[tag], query.character_set, wildcards=wildcards)
-        if asked is None:
-            return
-        if tag in (tags.ModalitiesInStudy, tags.SOPClassesInStudy):
-            self.computed.append(asked)
-        elif tag not in _COMPUTED:
-            self.conditions[level].append(asked)
-            if asked.uids and tag == _UNIQUE[level]:
-                self.uids[level] = asked.uids
-
-    def reaches_below(self, level: Level) -> bool:
-        """Whether something is asked of the levels below."""
-        return any(self.conditions[lower] for lower in Level if lower > level)
-
-
-def _check_hierarchy(query: Query, plan: _Plan) -> None:
-    """PS3.4 C.4.1.2.2.1: a level of the model, and the unique key of each level above as one value."""
-    levels: tuple[Level, ...] = query.root.value
-    if query.level not in levels:
-        raise QueryError(f"the information model has no level {query.level.name}")
-    if query.relational:
-        return
-    for level in levels:
-        if level >= query.level:
-            return
-        tag = _UNIQUE[level]
-        value = query.keys.get(tag, b"")
-        text = charset.decode(value, query.character_set, tags.vr_of(tag)) if isinstance(value, bytes) else ""
-        if not text.strip(" \0"):
-            raise QueryError(
-                f"a query at level {query.level.name} without relational queries needs one value of {tags.keyword_of(tag)}"
-            )
-        if "\\" in text or (level == Level.PATIENT and ("*" in text or "?" in text)):
-            raise QueryError(f"{tags.keyword_of(tag)} must be a single value in a query at level {query.level.name}")
-
-
-# candidates ------------------------------------------------------------------------------------------
-
-
-class _Walk:
-    """Goes from the candidates down to the level; can be stopped and taken up again in another transaction."""
-
-    def __init__(self, environment: Environment, query: Query, plan: _Plan) -> None:
-        self.environment = environment
-        self.query = query
-        self.plan = plan
-        self.txn: Any = None
-        self.examined = 0
-        # Where to go on: the ids, as in keys, of the last study or patient, series and instance that are done.
-        self.top = b""
-        self.series = b""
-        self.instance = b""
-        self.is_within = False
-        """Whether `top` is not done yet."""
-        self.tops: array[int] | None = None
-        """Ids of patients or studies to look at, ascending; None: all."""
-        self.instances: dict[bytes, list[bytes]] | None = None
-        """Series id → keys in `instances`, where SOP Instance UIDs are asked for."""
-        self.totals: dict[int, tuple[int, int, int]] = {}
-
-    # -- which to look at
-
-    def find_candidates(self, collect: Callable[[_Walk, Sequence[Range]], set[int]]) -> None:
-        """Chooses the access; `collect` reads the owners of ranges."""
-        studies = self._studies_by_uid()
-        if studies is None:
-            studies = self._studies_by_range(collect)
-        if studies is None:
-            return
-        if self.query.level == Level.PATIENT:
-            rows = (self.txn.get(keys.ID.pack(study_id), db=self.environment.studies) for study_id in studies)
-            studies = {keys.UID_HEAD.unpack_from(row)[0] for row in rows if row is not None}
-        self.tops = array("I", sorted(studies))
-
-    def _studies_by_uid(self) -> set[int] | None:
-        """By the unique keys, the lowest level last: what it finds is the fewest."""
-        plan, txn, environment = self.plan, self.txn, self.environment
-        found: set[int] | None = None
-        if Level.IMAGE in plan.uids:
-            self.instances = self._instances_by_uid(plan.uids[Level.IMAGE])
-            rows = (txn.get(series_id, db=environment.series) for series_id in self.instances)
-            found = {keys.UID_HEAD.unpack_from(row)[0] for row in rows if row is not None}
-        elif Level.SERIES in plan.uids and Level.STUDY not in plan.uids:
-            found = set()
-            for uid in plan.uids[Level.SERIES]:
-                prefix = keys.bounded(uid) + b"\0"
-                found.update(
-                    keys.ID.unpack(key[-4:])[0] for key, _ in scan_prefix(txn, environment.series_uids, prefix)
-                )
-        if Level.STUDY in plan.uids:
-            ids = (txn.get(keys.bounded(uid), db=environment.study_uids) for uid in plan.uids[Level.STUDY])
-            by_study = {keys.ID.unpack(study_id)[0] for study_id in ids if study_id is not None}
-            found = by_study if found is None else found & by_study
-        return found
-
-    def _instances_by_uid(self, uids: Iterable[bytes]) -> dict[bytes, list[bytes]]:
-        found: dict[bytes, list[bytes]] = {}
-        for uid in uids:
-            where = self.txn.get(keys.bounded(uid), db=self.environment.sop_uids)
-            if where:
-                found.setdefault(where[:4], []).append(where)
-        for where_list in found.values():
-            where_list.sort()
-        return found
-
-    def _studies_by_range(self, collect: Callable[[_Walk, Sequence[Range]], set[int]]) -> set[int] | None:
-        """By the condition whose ranges hold the fewest keys; among long ones by the order of `SEARCHED`."""
-        best: tuple[int, Sequence[Range]] | None = None
-        best_count = _ESTIMATE_MAX + 1
-        for tag, ranges in self._ranged():
-            count = self._estimate(ranges)
-            if count < best_count:
-                best, best_count = (tag, ranges), count
-                if count <= 1:
-                    break
-        if best is None:
-            return None
-        tag, ranges = best
-        owners = collect(self, ranges)
-        if LEVEL_OF[tag] < Level.SERIES:
-            return owners
-        rows = (self.txn.get(keys.ID.pack(series_id), db=self.environment.series) for series_id in owners)
-        return {keys.UID_HEAD.unpack_from(row)[0] for row in rows if row is not None}
-
-    def _ranged(self) -> list[tuple[int, Sequence[Range]]]:
-        asked = [item for level in Level for item in self.plan.conditions[level]]
-        for item in self.plan.computed:
-            if item.tag == tags.ModalitiesInStudy:
-                value = self.query.keys[item.tag]
-                by_series = condition(tags.Modality, value, self.query.character_set)
-                if by_series is not None:
-                    asked.append(by_series)
-        ranged = [(item.tag, item.ranges) for item in asked if item.ranges is not None]
-        return sorted(ranged, key=lambda item: SEARCHED.index(item[0]))
-
-    def _estimate(self, ranges: Sequence[Range]) -> int:
-        """How many keys the ranges hold, _ESTIMATE_MAX for that many or more."""
-        count = 0
-        with self.txn.cursor(db=self.environment.search) as cursor:
-            for start, end in ranges:
-                if not cursor.set_range(start):
-                    continue
-                for key in cursor.iternext(keys=True, values=False):
-                    if key >= end:
-                        break
-                    count += 1
-                    if count >= _ESTIMATE_MAX:
-                        return count
-        return count
-
-    # -- walking down
-
-    def places(self) -> Iterator[_Place | None]:
-        """The places at the query's level that match, from where the last one ended; None where enough was looked at."""
-        at_patients = self.query.level == Level.PATIENT
-        for top in self._next_tops():
-            self.examined += 1
-            place = _Place(self)
-            if not (place.enter_patient(top) if at_patients else place.enter_study(top)):
-                self._top_done()
-            elif self.query.level <= Level.STUDY:
-                self._top_done()
-                if self._exists_below(place):
-                    yield place
-            else:
-                yield from self._series_places(place)
-                self._top_done()
-            if self.examined >= EXAMINED_MAX:
-                yield None
-
-    def _next_tops(self) -> Iterator[bytes]:
-        """Ids of patients or studies, the one first in which the walk was stopped."""
-        if self.is_within:
-            yield self.top
-        if self.tops is not None:
-            first = keys.ID.unpack(self.top)[0] + 1 if self.top else 0
-            for number in islice(self.tops, bisect_left(self.tops, first), None):
-                self._enter_top(keys.ID.pack(number))
-                yield self.top
-            return
-        table = self.environment.patients if self.query.level == Level.PATIENT else self.environment.studies
-        with self.txn.cursor(db=table) as cursor:
-            if cursor.set_range(self.top + b"\0"):
-                for key in cursor.iternext(keys=True, values=False):
-                    self._enter_top(key)
-                    yield key
-
-    def _enter_top(self, top: bytes) -> None:
-        self.top = top
-        self.is_within = True
-
-    def _top_done(self) -> None:
-        self.is_within = False
-        self.series = self.instance = b""
-
-    def _series_places(self, place: _Place) -> Iterator[_Place | None]:
-        for series_id, row in self._series_rows(place.study_id):
-            if series_id < self.series:
-                continue
-            if series_id > self.series:
-                self.series = series_id
-                self.instance = b""
-            elif self.query.level == Level.SERIES:
-                continue
-            self.examined += 1
-            if not place.enter_series(series_id, row):
-                continue
-            if self.query.level == Level.SERIES:
-                if self._exists_below(place):
-                    yield place
-                continue
-            for key, instance_row in self._instance_rows(series_id, self.instance):
-                self.examined += 1
-                self.instance = key
-                if place.enter_instance(key, instance_row):
-                    yield place
-                elif self.examined >= EXAMINED_MAX:
-                    yield None
-
-    def _series_rows(self, study_id: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Id and row of `counts` of a study's series that may be asked for."""
-        table = self.environment.counts
-        wanted: Iterable[bytes] | None = None
-        if self.instances is not None:
-            wanted = self.instances
-        elif Level.SERIES in self.plan.uids:
-            uids = self.plan.uids[Level.SERIES]
-            found = (self.txn.get(keys.bounded(uid) + b"\0" + study_id, db=self.environment.series_uids) for uid in uids)
-            wanted = [series_id for series_id in found if series_id is not None]
-        if wanted is None:
-            for key, row in scan_prefix(self.txn, table, study_id):
-                yield key[4:], row
-            return
-        for series_id in sorted(wanted):
-            row = self.txn.get(study_id + series_id, db=table)
-            if row is not None:
-                yield series_id, row
-
-    def _instance_rows(self, series_id: bytes, after: bytes) -> Iterator[tuple[bytes, bytes]]:
-        table = self.environment.instances
-        if self.instances is not None:
-            for key in self.instances.get(series_id, ()):
-                row = self.txn.get(key, db=table) if key > after else None
-                if row is not None:
-                    yield key, row
-            return
-        with self.txn.cursor(db=table) as cursor:
-            if cursor.set_range(after + b"\0" if after else series_id):
-                for key, row in cursor:
-                    if key[:4] != series_id:
-                        return
-                    yield key, row
-
-    def _exists_below(self, place: _Place) -> bool:
-        """Relational: whether something below the query's level meets what is asked there."""
-        if not self.plan.reaches_below(self.query.level):
-            return True
-        if self.query.level == Level.PATIENT:
-            studies = scan_prefix(self.txn, self.environment.patient_studies, place.patient_id)
-            return any(self._study_below(key[4:]) for key, _ in studies)
-        if self.query.level == Level.STUDY:
-            return self._series_below(place)
-        return self._instance_below(place, place.series_id)
-
-    def _study_below(self, study_id: bytes) -> bool:
-        place = _Place(self)
-        if not place.enter_study(study_id):
-            return False
-        if any(self.plan.conditions[level] for level in (Level.SERIES, Level.IMAGE)):
-            return self._series_below(place)
-        return True
-
-    def _series_below(self, place: _Place) -> bool:
-        below = _Place(self)
-        below.study_id = place.study_id
-        for series_id, row in self._series_rows(place.study_id):
-            self.examined += 1
-            if below.enter_series(series_id, row) and self._instance_below(below, series_id):
-                return True
-        return False
-
-    def _instance_below(self, place: _Place, series_id: bytes) -> bool:
-        if not self.plan.conditions[Level.IMAGE]:
-            return True
-        below = _Place(self)
-        for key, row in self._instance_rows(series_id, b""):
-            self.examined += 1
-            if below.enter_instance(key, row):
-                return True
-        return False
-
-    # -- computed
-
-    def patient_totals(self, patient_id: bytes) -> tuple[int, int, int]:
-        """Studies, series and instances of a patient."""
-        number = keys.ID.unpack(patient_id)[0]
-        if number not in self.totals:
-            study_count = series_count = instance_count = 0
-            for key, _ in scan_prefix(self.txn, self.environment.patient_studies, patient_id):
-                study_count += 1
-                for _, row in scan_prefix(self.txn, self.environment.counts, key[4:]):
-                    series_count += 1
-                    instance_count += keys.COUNTS.unpack_from(row)[0]
-            self.totals[number] = (study_count, series_count, instance_count)
-        return self.totals[number]
-
-
-def _collect_here(walk: _Walk, ranges: Sequence[Range]) -> set[int]:
-    """The owners of ranges, all in the walk's transaction: for what is done in one transaction anyway."""
-    owners: set[int] = set()
-    for start, end in ranges:
-        _collect_some(walk, start, end, owners, 1 << 62)
-    return owners
-
-
-def _collect_some(walk: _Walk, start: bytes, end: bytes, owners: set[int], count_max: int) -> bytes | None:
-    """Reads owners from `start`; returns where to go on, None at the end."""
-    unpack = struct.Struct(">I").unpack_from
-    with walk.txn.cursor(db=walk.environment.search) as cursor:
-        if not cursor.set_range(start):
-            return None
-        for key in cursor.iternext(keys=True, values=False):
-            if key >= end:
-                return None
-            owners.add(unpack(key, len(key) - 4)[0])
-            count_max -= 1
-            if not count_max:
-                return bytes(key) + b"\0"
-    return None
-
-
-def _collect_in_steps(walk: _Walk, ranges: Sequence[Range]) -> set[int]:
-    """The same with a fresh transaction every KEYS_MAX keys."""
-    owners: set[int] = set()
-    for start, end in ranges:
-        at: bytes | None = start
-        while at is not None:
-            at = _collect_some(walk, at, end, owners, KEYS_MAX)
-            if at is not None:
-                walk.environment.end_read(walk.txn)
-                walk.txn = walk.environment.begin_read()
-    return owners
-
-
-class _Place:
-    """One place of a walk: one patient, study, series or instance, and what is above it."""
-
-    def __init__(self, walk: _Walk) -> None:
-        self._walk = walk
-        self.patient_id = self.study_id = self.series_id = self.instance_key = b""
-        self.instance_row = b""
-        self.values: list[dict[int, bytes]] = [{}, {}, {}, {}]
-        self._counts_row = b""
-        self._instance_blob = b""
-
-    def enter_patient(self, patient_id: bytes) -> bool:
-        """Whether the patient is there and matches."""
-        row = self._walk.txn.get(patient_id, db=self._walk.environment.patients)
-        if row is None:
-            return False
-        self.patient_id = patient_id
-        at = keys.KEY_HEAD.size + keys.KEY_HEAD.unpack_from(row)[0]
-        self.values[Level.PATIENT] = fact_values(row, at)[0][0]
-        return self._meets(Level.PATIENT)
-
-    def enter_study(self, study_id: bytes) -> bool:
-        """Whether the study is there and matches, its patient attributes included."""
-        walk = self._walk
-        row = walk.txn.get(study_id, db=walk.environment.studies)
-        if row is None:
-            return False
-        self.study_id = study_id
-        owner, _, uid_length = keys.UID_HEAD.unpack_from(row)
-        self.patient_id = keys.ID.pack(owner)
-        parts = fact_values(row, keys.UID_HEAD.size + uid_length)[0]
-        self.values[Level.PATIENT], self.values[Level.STUDY] = parts
-        at_study = walk.query.level >= Level.STUDY
-        if (at_study and not self._meets(Level.PATIENT)) or not self._meets(Level.STUDY):
-            return False
-        return all(asked.met_by({asked.tag: self._computed(asked.tag)}) for asked in walk.plan.computed)
-
-    def enter_series(self, series_id: bytes, counts_row: bytes) -> bool:
-        """Whether the series matches."""
-        walk = self._walk
-        row = walk.txn.get(series_id, db=walk.environment.series)
-        if row is None:
-            return False
-        self.series_id = series_id
-        self._counts_row = counts_row
-        _, _, uid_length = keys.UID_HEAD.unpack_from(row)
-        self.values[Level.SERIES] = fact_values(row, keys.UID_HEAD.size + uid_length)[0][0]
-        return self._meets(Level.SERIES)
-
-    def enter_instance(self, key: bytes, row: bytes) -> bool:
-        """Whether the instance matches."""
-        self.instance_key = key
-        self.instance_row = row
-        asked = self._walk.plan.conditions[Level.IMAGE]
-        if not asked:
-            self._instance_blob = row[keys.INSTANCE.size :]
-            return True
-        blob = row[keys.INSTANCE.size :]
-        for item in asked:
-            if not _may_meet(blob, item):
-                return False
-        self._instance_blob = self._in_utf_8(blob, row)
-        self.values[Level.IMAGE] = blob_items(self._instance_blob)
-        return self._meets(Level.IMAGE)
-
-    def _in_utf_8(self, blob: bytes, row: bytes) -> bytes:
-        set_id = keys.INSTANCE.unpack_from(row)[13]
-        return canonical(blob, read_name(self._walk.txn, self._walk.environment, set_id))
-
-    def _meets(self, level: Level) -> bool:
-        items = self.values[level]
-        for asked in self._walk.plan.conditions[level]:
-            value = items.get(asked.tag)
-            if not value or not asked.matches(value):
-                return False
-        return True
-
-    def match(self) -> Match:
-        """What the query wants to know about where we stand."""
-        walk = self._walk
-        if walk.query.level == Level.IMAGE:
-            self.values[Level.IMAGE] = blob_items(self._in_utf_8(self.instance_row[keys.INSTANCE.size :], self.instance_row))
-        values_ = self.values
-        attributes = {
-            tag: self._computed(tag) if is_computed else values_[level].get(tag, b"")
-            for tag, level, is_computed in walk.plan.returned
-        }
-        return Match(walk.query.level, attributes, walk.plan.unsupported)
-
-    def _computed(self, tag: int) -> bytes:
-        walk = self._walk
-        if tag in _COUNTS_OF_PATIENT:
-            study_count, series_count, instance_count = walk.patient_totals(self.patient_id)
-            if tag == tags.NumberOfPatientRelatedStudies:
-                return b"%d" % study_count
-            return b"%d" % (series_count if tag == tags.NumberOfPatientRelatedSeries else instance_count)
-        if tag == tags.NumberOfSeriesRelatedInstances:
-            return b"%d" % keys.COUNTS.unpack_from(self._counts_row)[0]
-        rows = [row for _, row in scan_prefix(walk.txn, walk.environment.counts, self.study_id)]
-        if tag == tags.NumberOfStudyRelatedSeries:
-            return b"%d" % len(rows)
-        if tag == tags.NumberOfStudyRelatedInstances:
-            return b"%d" % sum(keys.COUNTS.unpack_from(row)[0] for row in rows)
-        tails = [unpack_tail(row, keys.COUNTS.size) for row in rows]
-        if tag == tags.ModalitiesInStudy:
-            return b"\\".join(sorted({modality for modality, _ in tails if modality}))
-        class_ids = {class_id for _, class_ids in tails for class_id in class_ids}
-        return b"\\".join(sorted(read_name(walk.txn, walk.environment, class_id) for class_id in class_ids))
-
-
-def _may_meet(blob: bytes, asked: Condition) -> bool:
-    """A quick look for one attribute in a level blob, without taking it apart; True when in doubt."""
-    mark = asked.tag.to_bytes(4, "little")
-    at = blob.find(mark)
-    if at < 0:
-        return False
-    length = int.from_bytes(blob[at + 4 : at + 8], "little")
-    value = blob[at + 8 : at + 8 + length]
-    if not value.isascii() or b"\x1b" in value or (value and asked.matches(value)):
-        return True
-    # The mark may be part of another value: only if it stands there once it is surely not met.
-    return blob.find(mark, at + 1) >= 0
-
-
-# pages -----------------------------------------------------------------------------------------------
-
-
-def _paged(environment: Environment, query: Query, plan: _Plan) -> Iterator[Match]:
+def _paged(environment: Environment, query: Query, plan: Plan) -> Iterator[Match]:
     """Matches page by page; see the module's head."""
-    walk = _Walk(environment, query, plan)
+    walk = Walk(environment, query, plan)
     _begin(walk)
     to_skip = query.offset
     left = query.limit if query.limit is not None else 1 << 62
     page = FIRST_PAGE
     while left > 0:
         matches: list[Match] = []
-        walk.txn = environment.begin_read()
-        try:
+        with environment.reading() as walk.txn:
             walk.examined = 0
             is_over = True
             for place in walk.places():
@@ -678,11 +133,10 @@ def _paged(environment: Environment, query: Query, plan: _Plan) -> Iterator[Matc
                     to_skip -= 1
                 else:
                     matches.append(place.match())
-                if len(matches) >= min(page, left) or walk.examined >= EXAMINED_MAX:
+                if len(matches) >= min(page, left) or walk.examined >= walking.EXAMINED_MAX:
                     is_over = False
                     break
-        finally:
-            environment.end_read(walk.txn)
+        walk.txn = None  # a finished transaction keeps its reader slot until the last reference to it is gone
         left -= len(matches)
         yield from matches
         if is_over:
@@ -690,12 +144,11 @@ def _paged(environment: Environment, query: Query, plan: _Plan) -> Iterator[Matc
         page = PAGE
 
 
-def _begin(walk: _Walk) -> None:
-    walk.txn = walk.environment.begin_read()
-    try:
-        walk.find_candidates(_collect_in_steps)
-    finally:
-        walk.environment.end_read(walk.txn)
+def _begin(walk: Walk) -> None:
+    reading = walk.environment.reading()
+    with reading as walk.txn:
+        walk.find_candidates(lambda walk, ranges: collect_in_steps(walk, ranges, reading.renew))
+    walk.txn = None
 
 
 __all__ = ["Level", "Match", "Query", "Root", "level_of", "search", "select"]

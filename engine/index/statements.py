@@ -15,8 +15,9 @@ Texts in statements and facts are UTF-8, decoded once, when the statement is new
     | orders  | parts   | conflicts   | the orders | tags, u32   | part lengths  | parts | providers  |
     +---------+---------+-------------+------------+-------------+---------------+-- … --+------------+
 
-orders: how many orders follow, 24 bytes each. conflicts: how many tags follow. A part is a level blob (`dicom.elements`).
-providers: for each value, in the order of the parts, which order it has, u8; left out if there is one order only.
+orders: how many orders follow, 24 bytes each. conflicts: how many tags follow. A part is a level blob of
+`dicom.elements`. providers: for each value, in the order of the parts, which order it has, u8; left out if there is one
+order only.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from engine.dicom import attributes, charset, elements, tags
 from engine.dicom.elements import blob_items
@@ -50,9 +52,14 @@ def blob_of(items: Mapping[int, bytes]) -> bytes:
     return b"".join([_ITEM.pack(tag, len(items[tag])) + items[tag] for tag in sorted(items)])
 
 
+@lru_cache(maxsize=4096)
+def _vr_of(tag: int) -> str:
+    return tags.vr_of(tag)
+
+
 def utf_8(tag: int, value: bytes, character_set: bytes) -> bytes:
     """A value of a blob with its text in UTF-8."""
-    vr = tags.vr_of(tag)
+    vr = _vr_of(tag)
     if vr in _BINARY_VRS:
         return value
     if vr == "SQ":
@@ -230,9 +237,7 @@ class Facts:
         values, at = fact_values(data, at - _HEAD.size)
         providers = iter(data[at:])
         single = orders[0] if order_count == 1 else b""
-        parts = [
-            {tag: (single or orders[next(providers)], value) for tag, value in part.items()} for part in values
-        ]
+        parts = [{tag: (single or orders[next(providers)], value) for tag, value in part.items()} for part in values]
         return cls(parts, conflicts)
 
 

@@ -1,20 +1,24 @@
 """Index: what the rest of the engine may ask of the index. One handle a process; the work is done in its neighbours.
 
-Derived from the log and disposable: everything in here can be made again by `rebuild`. Any number of processes read and
-write it at once, one writer at a time for tens of microseconds. Thread-safe. Open it after spawn: a forked child that uses
-it is refused.
+Derived from the log and disposable: everything in here can be made again by `rebuild`. Any number of processes read
+and write it at once, one writer at a time for tens of microseconds. Thread-safe. Open it after spawn: a forked child
+that uses it is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from engine.dicom import tags
+from engine.dicom.elements import blob_items
 from engine.index import checkpoint, keys
 from engine.index.entry import Entry, Tombstone
 from engine.index.environment import MAP_BYTES, Environment
-from engine.index.search import read_instance, select
-from engine.index.types import Instance, Outcome, Query, SegmentMark
-from engine.index.writer import State, Writer, decode_mark, read_count, read_history
+from engine.index.fold import State, read_history
+from engine.index.rows import decode_mark, read_count
+from engine.index.search import read_instance, search, select
+from engine.index.types import Instance, Match, Outcome, Query, SegmentMark
+from engine.index.writer import Writer
 from engine.storage.files import Files
 
 
@@ -69,6 +73,10 @@ class Index:
         """What a retrieval with these keys names: by series, Instance Number, UID. Raises QueryError."""
         return select(self.environment, query)
 
+    def search(self, query: Query) -> Iterator[Match]:
+        """The matches of a query in a stable order, page by page. Raises QueryError at once."""
+        return search(self, query)
+
     def versions(self, sop_instance_uid: bytes) -> list[Instance]:
         """The current instance of a UID and those kept aside, the oldest first."""
         environment = self.environment
@@ -117,9 +125,6 @@ class Index:
 
 
 def _instance_of(entry: Entry) -> Instance:
-    from engine.dicom import tags
-    from engine.dicom.elements import blob_items
-
     study = blob_items(entry.study).get(tags.StudyInstanceUID, b"")
     series = blob_items(entry.series).get(tags.SeriesInstanceUID, b"")
     return Instance(

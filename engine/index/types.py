@@ -33,7 +33,9 @@ class Level(IntEnum):
         try:
             return cls[name.strip(" \0")]
         except KeyError:
-            raise QueryError(f"Query/Retrieve Level (0008,0052) {name[:16]!r} is none of PATIENT, STUDY, SERIES, IMAGE") from None
+            raise QueryError(
+                f"Query/Retrieve Level (0008,0052) {name[:16]!r} is none of PATIENT, STUDY, SERIES, IMAGE"
+            ) from None
 
 
 class Root(Enum):

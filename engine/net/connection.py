@@ -103,6 +103,8 @@ class Connection(asyncio.BufferedProtocol):
         self._write_paused_at: float | None = None
         self._progress_bytes = -1
         self._progress_at = self._loop.time()
+        self._busy_at = 0.0
+        self._deaf = False
         self._end_reason: str | None = None
         self._ended = False
         self._tick: asyncio.TimerHandle | None = None
@@ -135,7 +137,7 @@ class Connection(asyncio.BufferedProtocol):
         """The TCP connection is gone, by whichever side."""
         if self._tick is not None:
             self._tick.cancel()
-        self.receiver.stop()
+        self._stop_receiving()
         self._dispatch(self._association.transport_closed(self._loop.time()))
         self._transport = None
         if self._resumed is not None and not self._resumed.done():
@@ -173,11 +175,15 @@ class Connection(asyncio.BufferedProtocol):
 
     def send_message(self, presentation_context_id: int, command: bytes, data_set: bytes | None, fragment: int) -> None:
         """Sends a small message: its command, and its data set if there is one, in fragments of `fragment` bytes."""
+        self.send(self.encoded(presentation_context_id, command, data_set, fragment))
+
+    def encoded(self, presentation_context_id: int, command: bytes, data_set: bytes | None, fragment: int) -> bytes:
+        """A small message as P-DATA-TF, for who sends several at once; whoever asks sends it."""
         self.trace_command(presentation_context_id, command)
         data = assembly.p_data_tf(presentation_context_id, True, command, fragment)
         if data_set is not None:
             data += assembly.p_data_tf(presentation_context_id, False, data_set, fragment)
-        self.send(data)
+        return data
 
     def trace_command(self, presentation_context_id: int, command: bytes) -> None:
         """Notes a command that is sent, when a wire trace is on."""
@@ -227,7 +233,7 @@ class Connection(asyncio.BufferedProtocol):
         except LocalProtocolError:
             self._transport.abort()  # there is nothing to abort yet, or the abort is already under way
             return
-        self.receiver.stop()
+        self._stop_receiving()
         self._flush()
 
     # -- inside ---------------------------------------------------------------------------------
@@ -235,7 +241,11 @@ class Connection(asyncio.BufferedProtocol):
     def _on_events(self, events: list[tuple[Any, ...]]) -> None:
         for event in events:
             kind = event[0]
-            if kind == assembly.COMMAND:
+            if self._deaf:
+                # Came in one piece with what ended the association.
+                if kind in (assembly.DATA_SET, assembly.DATA_SET_PART):
+                    event[2].release()
+            elif kind == assembly.COMMAND:
                 if self._trace is not None:
                     self._trace.command("in", event[1], event[2])
                 self.user.command_received(event[1], event[2], event[3])
@@ -251,6 +261,9 @@ class Connection(asyncio.BufferedProtocol):
                 self._dispatch(self._association.pdu_received(event[1], event[2], self._loop.time()))
             elif kind == assembly.ERROR:
                 self._protocol_error(RemoteProtocolError(event[2], 2, event[1]))
+            elif self._association.data_transfer_allowed:
+                # It is allowed by now, but came before our A-ASSOCIATE-AC went out (PS3.8 9.2.3, Sta3).
+                self._protocol_error(RemoteProtocolError("P-DATA-TF before A-ASSOCIATE-AC", 2, 2))
             else:
                 self._dispatch(self._association.data_received(self._loop.time()))
 
@@ -299,9 +312,13 @@ class Connection(asyncio.BufferedProtocol):
                 self._trace.sent(data)
             self._transport.write(data)
         if self._association.wants_close:
-            self.receiver.stop()
+            self._stop_receiving()
             if self._transport is not None:
                 self._transport.close()
+
+    def _stop_receiving(self) -> None:
+        self._deaf = True
+        self.receiver.stop()
 
     def _on_tick(self) -> None:
         self._tick = self._loop.call_later(TICK_S, self._on_tick)
@@ -313,14 +330,16 @@ class Connection(asyncio.BufferedProtocol):
         if self._write_paused_at is not None and now - self._write_paused_at > self._limits.message_timeout_s:
             self.abort(f"the peer took nothing for {self._limits.message_timeout_s:g} s")
             return
-        if self._progress_bytes != self.receiver.bytes_received or self._pauses or self.user.busy:
+        if self._progress_bytes != self.receiver.bytes_received or self._pauses:
             self._progress_bytes = self.receiver.bytes_received
             self._progress_at = now
             return
         silent_s = now - self._progress_at
         if self.receiver.mid_message and silent_s > self._limits.message_timeout_s:
             self.abort(f"the peer stopped in the middle of a message for {silent_s:.0f} s")
-        elif self.is_open and 0 < self._limits.idle_timeout_s < silent_s:
+        elif self.user.busy:
+            self._busy_at = now
+        elif self.is_open and 0 < self._limits.idle_timeout_s < now - max(self._progress_at, self._busy_at):
             self.abort(f"idle for {silent_s:.0f} s")
 
     def _end(self, reason: str) -> None:

@@ -68,6 +68,7 @@ class Supervisor:
         self._failed: str | None = None
         self._request = 0
         self._loop = asyncio.get_running_loop()
+        self._serving = False
         self._draining = False
         self._rejected_total = 0
 
@@ -82,9 +83,10 @@ class Supervisor:
         for number in range(self._config.workers):
             self._start_worker(number)
         await self._until_ready()
-        for listener in self._listeners:
-            self._loop.add_reader(listener.fileno(), self._accept, listener)
-        self._announce_ready()
+        if not self._stopping.is_set():
+            self._serving = True
+            self._open_doors()
+            self._announce_ready()
         await self._stopping.wait()
         await self._drain()
         control_server.close()
@@ -141,7 +143,7 @@ class Supervisor:
         self._loop.add_reader(channel.fileno(), self._from_worker, worker)
 
     async def _until_ready(self) -> None:
-        while not all(worker.ready for worker in self._workers) and not self._stopping.is_set():
+        while sum(worker.ready for worker in self._workers) < self._config.workers and not self._stopping.is_set():
             await asyncio.sleep(0.005)
 
     def _from_worker(self, worker: Worker) -> None:
@@ -155,6 +157,8 @@ class Supervisor:
         match message["kind"]:
             case "ready":
                 worker.ready = True
+                if self._serving and not self._draining:
+                    self._open_doors()
             case "closed":
                 worker.connections -= 1
             case "stats":
@@ -170,6 +174,8 @@ class Supervisor:
         self._loop.remove_reader(worker.channel.fileno())
         worker.channel.close()
         self._workers.remove(worker)
+        if not any(other.ready for other in self._workers):
+            self._close_doors()
         for future in worker.stats.values():
             future.cancel()
         self._loop.create_task(self._bury(worker))
@@ -186,12 +192,25 @@ class Supervisor:
         except EngineError as error:
             self._fail(f"what worker {worker.number} left cannot be recovered: {error}")
             return
+        if not self._serving:
+            self._fail(f"worker {worker.number} does not start")
+            return
         lived_s = time.monotonic() - worker.started_at
         await asyncio.sleep(RESTART_PAUSE_S if lived_s > RESTART_PAUSE_MAX_S else RESTART_PAUSE_MAX_S / 5)
         if not self._draining:
             self._start_worker(worker.number)
 
     # -- connections ----------------------------------------------------------------------------
+
+    def _open_doors(self) -> None:
+        for listener in self._listeners:
+            self._loop.add_reader(listener.fileno(), self._accept, listener)
+
+    def _close_doors(self) -> None:
+        """While there is no worker, connections wait in the backlog."""
+        for listener in self._listeners:
+            if listener.fileno() >= 0:
+                self._loop.remove_reader(listener.fileno())
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(64):
@@ -273,7 +292,10 @@ class Supervisor:
             self._request += 1
             future: asyncio.Future[dict[str, Any]] = self._loop.create_future()
             worker.stats[self._request] = future
-            worker.channel.send("stats", request=self._request)
+            try:
+                worker.channel.send("stats", request=self._request)
+            except ChannelClosed:
+                future.cancel()
             pending.append((worker, future))
         rows = []
         for worker, future in pending:
@@ -300,7 +322,10 @@ class Supervisor:
         fresh = self._reread()
         self._config, restart_needed = self._config.reloaded(fresh)
         for worker in self._workers:
-            worker.channel.send("reload", config=self._config.to_json().decode())
+            try:
+                worker.channel.send("reload", config=self._config.to_json().decode())
+            except ChannelClosed:
+                continue  # its successor starts with the new configuration
         logger.info("reloaded", restart_needed=restart_needed)
         return restart_needed
 
@@ -309,8 +334,8 @@ class Supervisor:
     async def _drain(self) -> None:
         self._draining = True
         _notify_systemd("STOPPING=1")
+        self._close_doors()
         for listener in self._listeners:
-            self._loop.remove_reader(listener.fileno())
             listener.close()
         limit_s = 0.0 if self._failed else self._config.limits.drain_timeout_s
         logger.info("draining", limit_s=limit_s, associations=sum(worker.connections for worker in self._workers))

@@ -31,6 +31,11 @@ SLICE_S = 0.005
 """How long answers are made before the loop may serve others; ingest never waits longer for a long query."""
 
 
+SEND_BYTES = 32 << 10
+"""Responses are sent together when they make so much, but the first one at once: a system call costs as much as a
+match."""
+
+
 async def find(provider: ServiceProvider, presentation_context_id: int, rq: CFindRQ, identifier: bytes) -> None:
     """Answers one C-FIND."""
     provider.services.metrics.counters["find"] += 1
@@ -67,21 +72,29 @@ async def _answer(
     syntax = transfer_syntax.of(provider.contexts[context_id].transfer_syntax)
     pending = _response(rq, FindStatus.PENDING, has_data_set=True).encode()
     incomplete = _response(rq, FindStatus.PENDING_OPTIONAL_KEYS_UNSUPPORTED, has_data_set=True).encode()
+    connection = provider.connection
     count = 0
+    gathered = bytearray()
     slice_ends = perf_counter() + SLICE_S
     for match in matches:
         if provider.cancelled(rq.message_id):
+            connection.send(bytes(gathered))
             return FindStatus.CANCEL, count
-        if not provider.connection.is_open:
+        if not connection.is_open:
             raise ConnectionResetError("the asker is gone")
         response = incomplete if match.unsupported else pending
         identifier = _identifier(provider, asked, match, syntax)
-        provider.connection.send_message(context_id, response, identifier, provider.fragment)
+        gathered += connection.encoded(context_id, response, identifier, provider.fragment)
         count += 1
-        if perf_counter() > slice_ends:
-            await provider.connection.drained()
+        is_late = perf_counter() > slice_ends
+        if is_late or count == 1 or len(gathered) >= SEND_BYTES:
+            connection.send(bytes(gathered))
+            gathered.clear()
+        if is_late:
+            await connection.drained()
             await asyncio.sleep(0)
             slice_ends = perf_counter() + SLICE_S
+    connection.send(bytes(gathered))
     return FindStatus.SUCCESS, count
 
 

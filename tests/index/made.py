@@ -1,4 +1,4 @@
-"""Entries, blobs and whole logs made up for the tests of the index, and what an index says in words that do not depend on ids."""
+"""Made-up entries and histories for the tests of the index, and what an index says, in words that depend on no ids."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from engine.dicom import charset, tags
 from engine.dicom.elements import blob_items
 from engine.index import keys
 from engine.index.entry import Entry, Tombstone
+from engine.index.fold import read_history
+from engine.index.rows import read_name, scan_prefix, unpack_tail
 from engine.index.statements import Facts, canonical
 from engine.index.tables import Index
-from engine.index.writer import read_history, read_name, scan_prefix, unpack_tail
 from engine.storage.record import HEADER_BYTES, Position, padded
 
 CT = b"1.2.840.10008.5.1.4.1.1.2"
@@ -113,7 +114,12 @@ def tombstone(tail: Tail, uid: bytes, *, segment_id: int = 1, stamp: int | None 
 
 # random histories ----------------------------------------------------------------------------------
 
-_NAMES = [b"Doe^John", b"M\xc3\xbcller^J\xc3\xb6rg", b"Yamada^Tarou=\xe5\xb1\xb1\xe7\x94\xb0^\xe5\xa4\xaa\xe9\x83\x8e", b""]
+_NAMES = [
+    b"Doe^John",
+    b"M\xc3\xbcller^J\xc3\xb6rg",
+    b"Yamada^Tarou=\xe5\xb1\xb1\xe7\x94\xb0^\xe5\xa4\xaa\xe9\x83\x8e",
+    b"",
+]
 
 
 def random_history(rng: random.Random, count: int) -> list[Entry | Tombstone]:

@@ -1,7 +1,7 @@
 """A slow, obvious matcher written from PS3.4 C.2.2.2 and C.4.1: the judge of `engine.index.search`.
 
-Works on a list of instances, each a dict tag → text, and looks at every one of them for every question. Shares no code with
-the engine beyond tag numbers.
+Works on a list of instances, each a dict tag → text, and looks at every one of them for every question. Shares no code
+with the engine beyond tag numbers.
 """
 
 from __future__ import annotations
@@ -163,11 +163,11 @@ def find(
     """Every match, in the order in which the entities first arrived."""
 
     def meets(entity: Mapping[int, str], of: int) -> bool:
-        return all(
-            matches(tag, key, entity.get(tag, "")) for tag, key in keys.items() if tag in LEVELS[of]
-        )
+        return all(matches(tag, key, entity.get(tag, "")) for tag, key in keys.items() if tag in LEVELS[of])
 
-    def answer(entity: Mapping[int, str], patient: list[list[Made]], study: list[Made], series: list[Made]) -> dict[int, str]:
+    def answer(
+        entity: Mapping[int, str], patient: list[list[Made]], study: list[Made], series: list[Made]
+    ) -> dict[int, str]:
         known = {tag for of in range(level + 1) for tag in LEVELS[of]}
         given = {tag: entity.get(tag, "") for tag in keys if tag in known}
         for tag in keys:

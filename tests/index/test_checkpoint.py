@@ -28,7 +28,7 @@ def _nothing() -> None:
 
 
 class Machine:
-    """A data directory whose power can be cut: it keeps every version of every sector of data.mdb since the last sync."""
+    """A data directory whose power can be cut: it keeps every version of data.mdb since the last sync."""
 
     def __init__(self, directory: Path, *, with_pin: bool = True) -> None:
         self.directory = str(directory)
@@ -226,7 +226,9 @@ def test_the_cut_may_come_right_after_a_clean_start(tmp_path: Path) -> None:
     again.close()
 
 
-def test_who_writes_without_a_checkpointer_voids_the_checkpoint_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_writes_without_a_checkpointer_voids_the_checkpoint_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     machine = Machine(tmp_path / "index")
     tail = Tail()
     machine.apply([entry(tail, instance=1)])

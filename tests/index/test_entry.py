@@ -11,7 +11,9 @@ from tests.index.made import Tail, entry
 
 
 def _record(of: Entry, kind: int = 1, meta: bytes | None = None) -> Record:
-    return Record(of.position, kind, of.flags, of.stamp, 0, 0, of.sop_instance_uid, of.pack_meta() if meta is None else meta)
+    return Record(
+        of.position, kind, of.flags, of.stamp, 0, 0, of.sop_instance_uid, of.pack_meta() if meta is None else meta
+    )
 
 
 def test_an_entry_comes_back_from_its_record() -> None:

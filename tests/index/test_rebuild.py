@@ -32,9 +32,7 @@ ARCHIVE_ID = bytes(range(16))
 
 
 def _log(directory: Path, writer: str, segment_bytes: int = 1 << 30) -> SegmentLog:
-    return SegmentLog(
-        str(directory), Files(), ARCHIVE_ID, writer=writer, segment_bytes=segment_bytes
-    )
+    return SegmentLog(str(directory), Files(), ARCHIVE_ID, writer=writer, segment_bytes=segment_bytes)
 
 
 def _append(log: SegmentLog, record: Entry | Tombstone) -> Entry | Tombstone:
@@ -104,11 +102,11 @@ def _answers(index: Index) -> list[Any]:
     """Answers of all levels, without their order: ids are given in the order of arrival."""
     found = []
     for level in Level:
-        keys = {tag: b"" for tag in (tags.PatientName, tags.PatientID, tags.NumberOfPatientRelatedInstances)}
+        keys = dict.fromkeys((tags.PatientName, tags.PatientID, tags.NumberOfPatientRelatedInstances), b"")
         if level >= Level.STUDY:
-            keys |= {tag: b"" for tag in (tags.StudyInstanceUID, tags.ModalitiesInStudy, tags.SOPClassesInStudy)}
+            keys |= dict.fromkeys((tags.StudyInstanceUID, tags.ModalitiesInStudy, tags.SOPClassesInStudy), b"")
         if level >= Level.SERIES:
-            keys |= {tag: b"" for tag in (tags.SeriesInstanceUID, tags.NumberOfSeriesRelatedInstances)}
+            keys |= dict.fromkeys((tags.SeriesInstanceUID, tags.NumberOfSeriesRelatedInstances), b"")
         if level == Level.IMAGE:
             keys[tags.SOPInstanceUID] = b""
         query = Query(level, keys, Root.PATIENT, relational=True)
@@ -348,5 +346,3 @@ def test_an_index_of_another_format_is_refused(archive: Path) -> None:
     with pytest.raises(IndexError_, match="format 99"):
         _open(archive)
     _rebuilt(archive, "index").close()
-
-

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from engine.dicom import tags
-from engine.dicom.identifier import Identifier
-from engine.dicom.identifier import encode_identifier
+from engine.dicom.identifier import Identifier, encode_identifier
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 from engine.errors import QueryError
 from engine.index import search as searching
+from engine.index import walk as walking
 from engine.index.entry import Entry
 from engine.index.search import search
 from engine.index.tables import Index
@@ -136,7 +136,9 @@ def _twisted(rng: random.Random, tag: int, value: str) -> str:
     if vr == "IS":
         return rng.choice(["1", "01", "2", "7", "1\\2"])
     if vr == "PN" and kind < 0.5:
-        value = rng.choice([value.upper(), value.lower(), value.replace("ü", "u").replace("ö", "o"), value.split("=")[-1]])
+        value = rng.choice(
+            [value.upper(), value.lower(), value.replace("ü", "u").replace("ö", "o"), value.split("=")[-1]]
+        )
     at = rng.randrange(len(value) + 1)
     return rng.choice(
         [
@@ -234,8 +236,8 @@ def test_every_answer_is_what_the_slow_matcher_says(tmp_path: Path, seed: int) -
 def test_pages_are_pieces_of_the_whole_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(searching, "FIRST_PAGE", 2)
     monkeypatch.setattr(searching, "PAGE", 3)
-    monkeypatch.setattr(searching, "EXAMINED_MAX", 4)
-    monkeypatch.setattr(searching, "KEYS_MAX", 5)
+    monkeypatch.setattr(walking, "EXAMINED_MAX", 4)
+    monkeypatch.setattr(walking, "KEYS_MAX", 5)
     rng = random.Random(2)
     instances = random_archive(rng, 30)
     index = filled(tmp_path / "index", instances)
@@ -347,7 +349,11 @@ def test_sequences_match_by_their_items(tmp_path: Path) -> None:
     uid = f"{ROOT}.1".encode()
 
     def found(*keys: dict[int, bytes]) -> list[bytes]:
-        asked: dict[int, Any] = {tags.StudyInstanceUID: uid, tags.SeriesNumber: b"", tags.RequestAttributesSequence: keys}
+        asked: dict[int, Any] = {
+            tags.StudyInstanceUID: uid,
+            tags.SeriesNumber: b"",
+            tags.RequestAttributesSequence: keys,
+        }
         return [match.attributes[tags.SeriesNumber] for match in search(index, Query(Level.SERIES, asked))]
 
     assert found({tags.RequestedProcedureID: b"R1"}) == [b"1"]

@@ -137,7 +137,7 @@ def test_the_first_value_stands_and_empty_ones_are_filled(index: Index) -> None:
             entry(tail, instance=3, study_items={tags.StudyDescription: b"Abdomen"}),
         ]
     )
-    patient, values, conflicts, _ = meaning(index)["studies"][f"{ROOT}.1".encode()]
+    _, values, conflicts, _ = meaning(index)["studies"][f"{ROOT}.1".encode()]
     assert values[1][tags.StudyDescription] == b"Thorax"
     assert conflicts == ["StudyDescription"]
     assert index.stats()["conflicts"] == 1

@@ -65,7 +65,10 @@ class Server:
 
     def stats(self) -> dict[str, object]:
         """What the control socket says."""
-        return control.request(self.data, {"command": "stats"})
+        try:
+            return control.request(self.data, {"command": "stats"})
+        except control.ControlUnavailable as error:
+            raise AssertionError(f"{error}\n" + "".join(self.log[-40:])) from error
 
     def reload(self, config: str) -> None:
         """Another configuration; it holds for every association that is requested afterwards."""

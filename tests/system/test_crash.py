@@ -36,8 +36,15 @@ class Countdown:
     """Fires once so many more instances have been acknowledged."""
 
     def __init__(self, ledger: ingest.Ledger, more: int) -> None:
-        self._limit = len(ledger.acknowledged) + more
+        self._ledger = ledger
         self._reached = threading.Event()
+        self._limit = 0
+        self.begin_again(more)
+
+    def begin_again(self, more: int) -> None:
+        """Counts from now on."""
+        self._reached.clear()
+        self._limit = len(self._ledger.acknowledged) + more
 
     def __call__(self, count: int) -> None:
         if count >= self._limit:
@@ -97,30 +104,33 @@ def test_a_killed_worker_is_replaced_and_takes_nothing_along(tmp_path: Path) -> 
     ledger = ingest.Ledger()
     with running(tmp_path / "data", workers=2) as server:
         for number in range(max(ROUNDS // 2, 2)):
-            before = server.worker_pids()
-            countdown = Countdown(ledger, rng.randint(20, 80))
-            study = ingest.study_number(number)
-            senders = ingest.start_senders(server.port, ledger, study, SENDERS, countdown)
-            countdown.wait()
-            victim = rng.choice(before)
-            os.kill(victim, signal.SIGKILL)
-            wait_for(
-                lambda: sum(sender.lost for sender in senders) == SENDERS // 2, what="the victim's associations end"
-            )
-            later = Countdown(ledger, 30)
-            for sender in senders:
-                sender._on_answer = later
-            later.wait()  # the others go on
-            for sender in senders:
-                sender.stop()
-            for sender in senders:
-                sender.join()
-            assert sum(sender.lost for sender in senders) == SENDERS // 2, f"seed {SEED}, round {number}"
-            wait_for(lambda: workers_ready(server, 2, without=victim), what="a worker in its place")
-            ledger.verify(server.port, studies={study})
+            kill_one_worker(server, rng, ledger, ingest.study_number(number))
         ledger.verify(server.port)
-        assert not ledger.refused
+        assert not ledger.refused, f"seed {SEED}"
     check(tmp_path / "data")
+
+
+def kill_one_worker(server: Server, rng: random.Random, ledger: ingest.Ledger, study: int) -> None:
+    """Kills one of two workers under load; its associations end, the others go on, another worker comes."""
+    victim = rng.choice(server.worker_pids())
+    countdown = Countdown(ledger, rng.randint(20, 80))
+    senders = ingest.start_senders(server.port, ledger, study, SENDERS, countdown)
+    countdown.wait()
+    os.kill(victim, signal.SIGKILL)
+
+    def lost_count() -> int:
+        return sum(sender.lost for sender in senders)
+
+    wait_for(lambda: lost_count() == SENDERS // 2, what="the end of the victim's associations")
+    countdown.begin_again(30)
+    countdown.wait()
+    for sender in senders:
+        sender.stop()
+    for sender in senders:
+        sender.join()
+    assert lost_count() == SENDERS // 2, f"seed {SEED}"
+    wait_for(lambda: workers_ready(server, 2, without=victim), what="a worker in its place")
+    ledger.verify(server.port, studies={study})
 
 
 def workers_ready(server: Server, count: int, *, without: int) -> bool:

@@ -133,7 +133,18 @@ def test_storescu_with_a_small_or_large_pdu_is_served(server: Server, tmp_path: 
 
 def test_findscu_finds_at_every_level(filled: Server) -> None:
     address = ("127.0.0.1", str(filled.port))
-    found = run("findscu", "-v", "-S", *address, "-k", "QueryRetrieveLevel=STUDY", "-k", "StudyInstanceUID", "-k", "PatientID=P2")
+    found = run(
+        "findscu",
+        "-v",
+        "-S",
+        *address,
+        "-k",
+        "QueryRetrieveLevel=STUDY",
+        "-k",
+        "StudyInstanceUID",
+        "-k",
+        "PatientID=P2",
+    )
     assert f"{samples.ROOT}.2" in found
     assert f"[{STUDY}" not in found
     series = ("-k", "QueryRetrieveLevel=SERIES", "-k", f"StudyInstanceUID={STUDY}", "-k", "SeriesInstanceUID")
@@ -168,7 +179,7 @@ def test_movescu_receives_itself_what_it_moved(filled: Server, folder: Path, tmp
     keys = ("-k", "QueryRetrieveLevel=SERIES", "-k", f"StudyInstanceUID={STUDY}", "-k", f"SeriesInstanceUID={STUDY}.2")
     run(
         *("movescu", "-S", "-aet", "MOVER", "-aem", "MOVER", "+P", str(port), "-od", str(tmp_path / "out"), "+B"),
-        *("+xa", "127.0.0.1", str(filled.port), *keys),
+        *("127.0.0.1", str(filled.port), *keys),
     )
     expected = {uid: data for uid, data in data_sets(folder).items() if uid.startswith(f"{STUDY}.2.")}
     assert data_sets(tmp_path / "out") == expected
@@ -204,7 +215,7 @@ def test_storescu_sends_real_series_as_they_are(server: Server, tmp_path: Path) 
         pytest.skip("the corpus is not here")
     uncompressed = (foreign.EXPLICIT, foreign.IMPLICIT, "1.2.840.10008.1.2.2")
     for path in files:
-        meta, data_set = foreign.read_file(path)
+        meta, _ = foreign.read_file(path)
         syntax = foreign.uid_of(meta, 0x0010)
         proposal = {
             "1.2.840.10008.1.2.5": "--propose-rle",

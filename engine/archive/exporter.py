@@ -1,0 +1,285 @@
+"""Writes instances out of the archive as Part 10 files: into a folder, a zip archive, or onto media with a DICOMDIR.
+
+Each file is File Meta Information and then the data set byte for byte as it is stored: nothing is parsed for a
+folder or a zip archive, nothing is transcoded for any, also where the General Purpose profiles of PS3.11 (STD-GEN)
+want Explicit VR Little Endian. What cannot be read, because its checksum is wrong, is left out and told.
+
+    folder     <Study Instance UID>/<Series Instance UID>/<SOP Instance UID>.dcm
+    zip        the same, stored without compression, ZIP64 where it must be
+    dicomdir   DICOMDIR and DICOM/PT000001/ST000001/SE000001/IM000001: 8 characters, no ending (PS3.10 8.5)
+
+A name is made from a UID only if it is one, digits and full stops; otherwise it is a running number. A file gets its
+name when it is whole: until then it is called .part, and so is a zip archive.
+
+Why not pydicom's FileSet: it encodes each data set anew and copies it twice, needs quadratic time, and refuses
+instances that lack what a directory record requires.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO, Final, Protocol, TypeAlias
+
+from engine.archive import dicomdir
+from engine.dicom import part10, transfer_syntax
+from engine.errors import CorruptRecord, DataSetError, ExportFailed
+from engine.index.types import Instance
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""(what, done, total)."""
+
+FORMS: Final = ("folder", "zip", "dicomdir")
+
+UID_BYTES_MAX: Final = 128
+"""For a name; the standard has 64, and file systems take 255."""
+
+_UID: Final = re.compile(r"[0-9]+(\.[0-9]+)*")
+_PART: Final = ".part"
+_ZIP_YEARS: Final = (1980, 2107)
+
+
+class Source(Protocol):
+    """What of an Archive is needed here."""
+
+    def buffers(self, instance: Instance) -> Iterator[memoryview]: ...
+
+
+@dataclass(slots=True)
+class ExportSummary:
+    """What has been written."""
+
+    written: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    """(SOP Instance UID, reason)."""
+    bytes: int = 0
+    """Of the files."""
+    seconds: float = 0.0
+
+
+def export(
+    archive: Source,
+    instances: Iterable[Instance],
+    target: Path,
+    *,
+    form: str = "folder",
+    progress: Progress | None = None,
+) -> ExportSummary:
+    """Writes instances to `target`, each once. A folder and a zip archive may exist and are written over.
+
+    Raises ExportFailed when the target cannot be written to; what is complete by then stays.
+    """
+    began = time.monotonic()
+    wanted = list({instance.sop_instance_uid: instance for instance in instances}.values())
+    summary = ExportSummary()
+    writers = {"folder": _folder, "zip": _zip, "dicomdir": _dicomdir}
+    try:
+        writers[form](archive, _reported(wanted, progress), target, summary)
+    except OSError as error:
+        raise ExportFailed(f"{error.filename or target} cannot be written: {error.strerror or error}") from error
+    summary.seconds = time.monotonic() - began
+    return summary
+
+
+def _reported(instances: list[Instance], progress: Progress | None) -> Iterator[Instance]:
+    for number, instance in enumerate(instances):
+        yield instance
+        if progress is not None:
+            progress("exporting", number + 1, len(instances))
+
+
+def _file_pieces(archive: Source, instance: Instance) -> Iterator[memoryview | bytes]:
+    """The Part 10 file piece by piece. Raises CorruptRecord before the last piece."""
+    yield part10.write_file_meta(
+        instance.sop_class_uid,
+        instance.sop_instance_uid,
+        instance.transfer_syntax_uid,
+        source_ae_title=instance.calling_ae_title,
+    )
+    yield from archive.buffers(instance)
+
+
+# Folder ------------------------------------------------------------------------------------------
+
+
+class _Names:
+    """Names for files and folders: a UID as it is, or a running number for what is none."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[str, str], str] = {}
+
+    def of(self, instance: Instance) -> tuple[str, str, str]:
+        """Study, series and instance."""
+        return (
+            self._name("study", instance.study_instance_uid),
+            self._name("series", instance.series_instance_uid),
+            self._name("instance", instance.sop_instance_uid) + ".dcm",
+        )
+
+    def _name(self, kind: str, uid: str) -> str:
+        if len(uid) <= UID_BYTES_MAX and _UID.fullmatch(uid):
+            return uid
+        return self._numbers.setdefault((kind, uid), f"{kind}-{len(self._numbers) + 1:06d}")
+
+
+def _folder(archive: Source, instances: Iterator[Instance], target: Path, summary: ExportSummary) -> None:
+    names = _Names()
+    target.mkdir(parents=True, exist_ok=True)
+    for instance in instances:
+        study, series, name = names.of(instance)
+        folder = target / study / series
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_file(archive, instance, folder / name, summary)
+
+
+def _write_file(archive: Source, instance: Instance, path: Path, summary: ExportSummary) -> bool:
+    """One file, whole or not at all; whether it is there."""
+    try:
+        with _named_when_whole(path) as file:
+            size = 0
+            for piece in _file_pieces(archive, instance):
+                file.write(piece)
+                size += len(piece)
+    except CorruptRecord as error:
+        summary.failed.append((instance.sop_instance_uid, str(error)))
+        return False
+    summary.written += 1
+    summary.bytes += size
+    return True
+
+
+@contextmanager
+def _named_when_whole(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path` when nothing was raised, and is gone otherwise."""
+    part = path.with_name(path.name + _PART)
+    part.unlink(missing_ok=True)
+    try:
+        with part.open("xb") as file:
+            yield file
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+# Zip archive -------------------------------------------------------------------------------------
+
+
+def _zip(archive: Source, instances: Iterator[Instance], target: Path, summary: ExportSummary) -> None:
+    names = _Names()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _named_when_whole(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archived:
+        for instance in instances:
+            try:
+                _write_member(archive, instance, "/".join(names.of(instance)), archived, summary)
+            except CorruptRecord as error:
+                summary.failed.append((instance.sop_instance_uid, str(error)))
+
+
+def _write_member(
+    archive: Source, instance: Instance, name: str, archived: zipfile.ZipFile, summary: ExportSummary
+) -> None:
+    # What has been written to an archive cannot be taken back, so that a data set of several pieces is checked first.
+    pieces = _file_pieces(archive, instance)
+    head, first = bytes(next(pieces)), bytes(next(pieces))
+    if len(first) < instance.position.payload_length:
+        for _ in pieces:
+            pass
+        pieces = _file_pieces(archive, instance)
+        head, first = bytes(next(pieces)), bytes(next(pieces))
+    size = len(head) + instance.position.payload_length
+    member = zipfile.ZipInfo(name, _zip_time(instance.received_ns))
+    member.external_attr = 0o640 << 16
+    member.file_size = size
+    try:
+        with archived.open(member, "w", force_zip64=size >= zipfile.ZIP64_LIMIT) as stream:
+            stream.write(head)
+            stream.write(first)
+            for piece in pieces:
+                stream.write(piece)
+    except CorruptRecord as error:
+        raise ExportFailed(f"{instance.sop_instance_uid} became unreadable while it was written: {error}") from error
+    summary.written += 1
+    summary.bytes += size
+
+
+def _zip_time(received_ns: int) -> tuple[int, int, int, int, int, int]:
+    received = datetime.fromtimestamp(received_ns / 1e9, UTC)
+    year = min(max(received.year, _ZIP_YEARS[0]), _ZIP_YEARS[1])
+    return year, received.month, received.day, received.hour, received.minute, received.second
+
+
+# DICOMDIR media ----------------------------------------------------------------------------------
+
+
+class _FileIds:
+    """File IDs of 8 characters (PS3.10 8.2, 8.5): two letters for the level, and a number within what is above."""
+
+    _LETTERS: Final = ("PT", "ST", "SE")
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[object, ...], int] = {}
+        self._counts: dict[tuple[object, ...], int] = {}
+
+    def next(self, patient: object, instance: Instance) -> tuple[str, ...]:
+        """The components for one more instance."""
+        path: tuple[object, ...] = (patient, instance.study_instance_uid, instance.series_instance_uid)
+        folders = [f"{letters}{self._number(path[: depth + 1]):06d}" for depth, letters in enumerate(self._LETTERS)]
+        self._counts[path] = self._counts.get(path, 0) + 1
+        return ("DICOM", *folders, f"IM{self._counts[path]:06d}")
+
+    def _number(self, path: tuple[object, ...]) -> int:
+        number = self._numbers.get(path)
+        if number is None:
+            above = path[:-1]
+            number = self._numbers[path] = self._counts.get(above, 0) + 1
+            self._counts[above] = number
+        return number
+
+
+def _dicomdir(archive: Source, instances: Iterator[Instance], target: Path, summary: ExportSummary) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    if any(target.iterdir()):
+        raise ExportFailed(f"{target} is not empty: media are written into a new or empty folder")
+    directory = dicomdir.DirectoryBuilder()
+    file_ids = _FileIds()
+    for instance in instances:
+        try:
+            keys = _keys(archive, instance)
+        except CorruptRecord as error:
+            summary.failed.append((instance.sop_instance_uid, str(error)))
+            continue
+        file_id = file_ids.next(dicomdir.patient_of(keys), instance)
+        path = target.joinpath(*file_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if _write_file(archive, instance, path, summary):
+            directory.add(
+                keys,
+                file_id,
+                sop_class_uid=instance.sop_class_uid,
+                sop_instance_uid=instance.sop_instance_uid,
+                transfer_syntax_uid=instance.transfer_syntax_uid,
+                study_instance_uid=instance.study_instance_uid,
+                series_instance_uid=instance.series_instance_uid,
+            )
+    with _named_when_whole(target / dicomdir.NAME) as file:
+        try:
+            for piece in directory.encode(f"2.25.{uuid.uuid4().int}"):
+                file.write(piece)
+                summary.bytes += len(piece)
+        except DataSetError as error:
+            raise ExportFailed(str(error)) from error
+
+
+def _keys(archive: Source, instance: Instance) -> dict[int, bytes]:
+    """What the directory records say, from the first piece of the data set."""
+    pieces = archive.buffers(instance)
+    first = next(pieces, memoryview(b""))
+    return dicomdir.keys_of(first, transfer_syntax.of(instance.transfer_syntax_uid))

@@ -1,0 +1,295 @@
+"""Decodes encapsulated Pixel Data frame by frame; the door to _ext.jpeg_lossless. Runs in `archive.decoder` only.
+
+Knows no data set: it is given the value of Pixel Data and the numbers of the Image Pixel Module, and gives native
+frames back, colour by pixel (Planar Configuration 0). Values stay what they are in the codestream, also in bits beyond
+Bits Stored; signed samples are extended to Bits Allocated. With the default installation:
+
+    transfer syntax                                    decoded by
+    RLE Lossless                                       pydicom + pylibjpeg-rle
+    JPEG Lossless, process 14 (.57, .70)               _ext.jpeg_lossless
+    JPEG-LS (.80, .81)                                 pydicom + pyjpegls
+    JPEG 2000 (.90, .91), HTJ2K (.201, .202, .203)     pydicom + pylibjpeg-openjpeg
+    JPEG, DCT of 8 bits (.50, .51, .53, .55)           Pillow
+    JPEG, DCT of 12 bits (.51)                         nothing; pydicom does when GDCM or pylibjpeg-libjpeg are there
+    Deflated Image Frame, Encapsulated Uncompressed    here
+
+pylibjpeg-libjpeg is under the GPL and for that reason no dependency. Nothing decodes JPEG XL, video, JPEG 2000 Part 2
+and hierarchical JPEG. What YCbCr becomes: DCT frames come out as RGB, as do JPEG 2000 ones with a component transform
+(YBR_RCT, YBR_ICT); in the lossless syntaxes YBR_FULL is kept, since bringing it to RGB would lose bits.
+Standard: PS3.5 section 8, PS3.3 C.7.6.3.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import numpy as np
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.pixels.decoders.base import get_decoder
+
+from engine._ext import jpeg_lossless
+from engine.errors import TranscodeError
+
+if TYPE_CHECKING:
+    Samples: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+RLE: Final = frozenset({"1.2.840.10008.1.2.5"})
+DCT: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53, 55))
+PROCESS_14: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (57, 70))
+JPEG_LS: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (80, 81))
+JPEG_2000: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203))
+DEFLATED_FRAME: Final = frozenset({"1.2.840.10008.1.2.8.1"})
+ENCAPSULATED_UNCOMPRESSED: Final = frozenset({"1.2.840.10008.1.2.1.98"})
+
+_PLUGINS: Final = {**dict.fromkeys(RLE | JPEG_2000, "pylibjpeg"), **dict.fromkeys(JPEG_LS, "pyjpegls")}
+
+_DCT_FRAME_HEADER: Final = re.compile(rb"\xff[\xc0-\xc2]\0.(.)", re.DOTALL)
+"""SOF0 to SOF2, whose length is below 256, and the sample precision."""
+
+_CONTAINER_BITS: Final = (8, 16, 32, 64)
+_YBR: Final = ("YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePixel:
+    """What of the Image Pixel Module decides how samples lie."""
+
+    number_of_frames: int
+    rows: int
+    columns: int
+    samples_per_pixel: int
+    bits_allocated: int
+    bits_stored: int
+    pixel_representation: int
+    photometric_interpretation: str
+    planar_configuration: int
+
+    @property
+    def frame_samples(self) -> int:
+        """How many samples one frame has."""
+        return self.rows * self.columns * self.samples_per_pixel
+
+    @property
+    def decoded_bytes(self) -> int:
+        """What all frames take, native; frames of single bits follow one another without padding (PS3.5 8.1.1)."""
+        return (self.number_of_frames * self.frame_samples * self.bits_allocated + 7) // 8
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Native Pixel Data."""
+
+    value: bytearray
+    photometric_interpretation: str
+    lossy_method: str
+    """Lossy Image Compression Method (0028,2114) that the first frame was coded with, "" if it lost nothing."""
+
+
+def decode(
+    encapsulated: bytes, transfer_syntax_uid: str, image: ImagePixel, extended_offsets: tuple[bytes, bytes] | None
+) -> Decoded:
+    """The native form of an encapsulated value. Raises TranscodeError."""
+    decoder = _DECODERS.get(transfer_syntax_uid)
+    if decoder is None:
+        raise TranscodeError(f"nothing here decodes transfer syntax {transfer_syntax_uid}")
+    if image.bits_allocated != 1 and image.bits_allocated not in _CONTAINER_BITS:
+        raise TranscodeError(f"Bits Allocated (0028,0100) is {image.bits_allocated}")
+    value = bytearray(image.decoded_bytes)
+    photometric = image.photometric_interpretation
+    lossy_method = ""
+    bit_frames: list[Samples] = []
+    count = 0
+    try:
+        frames = generate_frames(
+            encapsulated, number_of_frames=image.number_of_frames, extended_offsets=extended_offsets
+        )
+        for frame in islice(frames, image.number_of_frames):
+            samples, photometric = decoder(frame, transfer_syntax_uid, image)
+            if samples.size != image.frame_samples:
+                raise TranscodeError(f"it has {samples.size} samples, {image.frame_samples} are said")
+            if image.bits_allocated == 1:
+                bit_frames.append(samples.reshape(-1) != 0)
+            else:
+                _place(samples, image, value, count)
+            if count == 0:
+                lossy_method = _lossy_method(frame, transfer_syntax_uid)
+            count += 1
+    except TranscodeError as error:
+        raise TranscodeError(f"frame {count + 1}: {error}") from error
+    except Exception as error:  # whatever a decoder makes of hostile bytes: it runs in a process of its own
+        raise TranscodeError(f"frame {count + 1} cannot be decoded: {_sentence(error)}") from error
+    if count < image.number_of_frames:
+        raise TranscodeError(f"there are {count} frames, Number of Frames (0028,0008) says {image.number_of_frames}")
+    if bit_frames:
+        value[:] = np.packbits(np.concatenate(bit_frames), bitorder="little").tobytes()
+    return Decoded(value, photometric, lossy_method)
+
+
+def _lossy_method(frame: bytes, transfer_syntax_uid: str) -> str:
+    """What the codestream itself says: of what was done before it was coded nothing is known here."""
+    if transfer_syntax_uid in DCT:
+        return "ISO_10918_1"
+    if transfer_syntax_uid in JPEG_LS:
+        # T.87 C.2.3: the scan header ends with NEAR, the interleave mode and the point transform.
+        scan = frame.find(b"\xff\xda")
+        end = scan + 2 + int.from_bytes(frame[scan + 2 : scan + 4], "big")
+        return "ISO_14495_1" if scan >= 0 and frame[end - 3 : end - 2] > b"\0" else ""
+    if transfer_syntax_uid in JPEG_2000:
+        # T.800 A.6.1: byte 13 of COD is the wavelet transformation, 0 the irreversible one.
+        coding = frame.find(b"\xff\x52\0")
+        if coding < 0 or frame[coding + 13 : coding + 14] != b"\0":
+            return ""
+        return "ISO_15444_15" if ".4.20" in transfer_syntax_uid else "ISO_15444_1"
+    return ""
+
+
+def _sentence(error: Exception) -> str:
+    """The last line of what a decoder says, without line breaks: pydicom puts one line a plugin."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _place(samples: Samples, image: ImagePixel, value: bytearray, index: int) -> None:
+    """Puts one frame's samples into the container that Bits Allocated says."""
+    bits = samples.dtype.itemsize * 8
+    if bits > image.bits_allocated:
+        raise TranscodeError(f"its samples have {bits} bits, Bits Allocated (0028,0100) says {image.bits_allocated}")
+    container = np.dtype(f"<{'ui'[image.pixel_representation]}{image.bits_allocated // 8}")
+    target = np.frombuffer(value, container, image.frame_samples, index * image.frame_samples * container.itemsize)
+    target[:] = samples.reshape(-1).astype(container, casting="unsafe", copy=False)
+
+
+# One frame ---------------------------------------------------------------------------------------
+
+
+def _plugin(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[Samples, str]:
+    """By pydicom with the one plugin named above, so that the same bytes give the same pixels everywhere."""
+    options: dict[str, Any] = {
+        "decoding_plugin": _PLUGINS.get(transfer_syntax_uid, ""),
+        "number_of_frames": 1,
+        "rows": image.rows,
+        "columns": image.columns,
+        "samples_per_pixel": image.samples_per_pixel,
+        "bits_allocated": image.bits_allocated,
+        "bits_stored": image.bits_stored,
+        "pixel_representation": image.pixel_representation,
+        "photometric_interpretation": image.photometric_interpretation,
+    }
+    if image.samples_per_pixel > 1:
+        options["planar_configuration"] = image.planar_configuration
+    if transfer_syntax_uid in RLE:
+        options["correct_unused_bits"] = False  # overlays lie there in old data sets
+    source = encapsulate([frame], has_bot=False)
+    samples, found = next(get_decoder(transfer_syntax_uid).iter_array(source, raw=True, **options))
+    photometric = str(found["photometric_interpretation"])
+    # The samples are not subsampled any more.
+    return samples, "YBR_FULL" if photometric == "YBR_FULL_422" else photometric
+
+
+def _rle(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[Samples, str]:
+    """Single bits are coded as the bytes that hold them (PS3.5 G.2)."""
+    if image.bits_allocated > 1:
+        return _plugin(frame, transfer_syntax_uid, image)
+    packed_image = replace(
+        image, rows=1, columns=(image.frame_samples + 7) // 8, samples_per_pixel=1, bits_allocated=8, bits_stored=8
+    )
+    packed, photometric = _plugin(frame, transfer_syntax_uid, packed_image)
+    return np.unpackbits(packed.reshape(-1), bitorder="little")[: image.frame_samples], photometric
+
+
+def _dct(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[Samples, str]:
+    """By Pillow, which has libjpeg-turbo for 8 bits."""
+    from PIL import Image, UnidentifiedImageError
+
+    header = _DCT_FRAME_HEADER.search(frame)
+    if header and header[1] != b"\x08":
+        if _has_other_plugin(transfer_syntax_uid):
+            return _plugin(frame, transfer_syntax_uid, image)
+        raise TranscodeError(
+            f"its samples have {header[1][0]} bits; of DCT-coded ones only those of 8 bits are decoded"
+        )
+    try:
+        opened = Image.open(io.BytesIO(frame), formats=("JPEG",))
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise TranscodeError("it is no JPEG image") from error
+    with opened:
+        bands = len(opened.getbands())
+        if opened.size != (image.columns, image.rows) or bands != image.samples_per_pixel:
+            raise TranscodeError(
+                f"it has {opened.size[1]} rows, {opened.size[0]} columns and {bands} samples a pixel,"
+                f" {image.rows}, {image.columns} and {image.samples_per_pixel} are said"
+            )
+        if bands == 3:
+            # libjpeg takes components for YCbCr unless a marker or their names say otherwise. When the data set says
+            # RGB and no marker says YCbCr, they are asked for as they are.
+            is_marked = "adobe_transform" in opened.info or "jfif" in opened.info
+            is_named_rgb = [layer[0] for layer in getattr(opened, "layer", [])] == [ord(name) for name in "RGB"]
+            if image.photometric_interpretation not in _YBR and not is_marked and not is_named_rgb:
+                opened.draft("YCbCr", opened.size)
+        samples = np.frombuffer(opened.tobytes(), np.uint8)
+    return samples, "RGB" if bands == 3 else image.photometric_interpretation
+
+
+def _has_other_plugin(transfer_syntax_uid: str) -> bool:
+    """Whether pydicom has a plugin for a DCT syntax beside Pillow."""
+    try:
+        plugins = get_decoder(transfer_syntax_uid).available_plugins
+    except NotImplementedError:
+        return False
+    return any(name != "pillow" for name in plugins)
+
+
+def _process_14(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[Samples, str]:
+    buffer = bytearray(2 * image.frame_samples)
+    samples: Samples = np.frombuffer(buffer, np.uint16)
+    try:
+        target = memoryview(buffer).cast("H")
+        precision = jpeg_lossless.decode(frame, target, image.rows, image.columns, image.samples_per_pixel)
+    except ValueError as error:
+        raise TranscodeError(str(error)) from error
+    if image.pixel_representation == 1 and precision <= image.bits_stored <= 16:
+        unused = 16 - image.bits_stored
+        return (samples << unused).view(np.int16) >> unused, image.photometric_interpretation
+    if precision <= 8:
+        samples = samples.astype(np.uint8)
+    return samples, image.photometric_interpretation
+
+
+def _deflated(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[Samples, str]:
+    """One raw deflate stream a frame, native within (PS3.5 A.4.12)."""
+    wanted = (image.frame_samples * image.bits_allocated + 7) // 8
+    inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(frame, wanted + 1)
+    return _native(inflated, transfer_syntax_uid, image)
+
+
+def _native(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[Samples, str]:
+    photometric = image.photometric_interpretation
+    if image.bits_allocated == 1:
+        bits = np.unpackbits(np.frombuffer(frame, np.uint8), bitorder="little")
+        return bits[: image.frame_samples], photometric
+    container = np.dtype(f"<u{image.bits_allocated // 8}")
+    wanted = image.frame_samples * container.itemsize
+    if not wanted <= len(frame) <= wanted + 1:
+        raise TranscodeError(f"it has {len(frame)} bytes, {wanted} are said")
+    samples = np.frombuffer(frame, container, image.frame_samples)
+    if image.samples_per_pixel > 1 and image.planar_configuration == 1:
+        samples = samples.reshape(image.samples_per_pixel, -1).T
+    return samples, photometric
+
+
+_Decoder: TypeAlias = "Callable[[bytes, str, ImagePixel], tuple[Samples, str]]"
+
+_DECODERS: Final[dict[str, _Decoder]] = {
+    **dict.fromkeys(RLE, _rle),
+    **dict.fromkeys(JPEG_LS | JPEG_2000, _plugin),
+    **dict.fromkeys(DCT, _dct),
+    **dict.fromkeys(PROCESS_14, _process_14),
+    **dict.fromkeys(DEFLATED_FRAME, _deflated),
+    **dict.fromkeys(ENCAPSULATED_UNCOMPRESSED, _native),
+}

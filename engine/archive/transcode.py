@@ -1,0 +1,135 @@
+"""Which transfer syntax a data set can be brought into for a peer, and the processes in which that is done.
+
+Decides nothing about when: `services.storage_scu` asks only if the peer took no stored form. Among the uncompressed
+syntaxes `dicom.convert` does it, here, in a thread if it is much. Decompression runs in processes of its own
+(`archive.decoder_pool`), since a decoder may hold the interpreter lock, crash, or never come back, and none of that may
+touch an association. Nothing compresses.
+
+What can be decoded with the default installation is told in `archive.pixels`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final
+
+from engine.archive.decoder_pool import DecoderPool
+from engine.dicom import transfer_syntax
+from engine.dicom.convert import convert
+from engine.dicom.transfer_syntax import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+)
+from engine.errors import TranscodeError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+DECODABLE: Final = frozenset(
+    {
+        "1.2.840.10008.1.2.1.98",
+        "1.2.840.10008.1.2.4.50",
+        "1.2.840.10008.1.2.4.51",
+        "1.2.840.10008.1.2.4.53",
+        "1.2.840.10008.1.2.4.55",
+        "1.2.840.10008.1.2.4.57",
+        "1.2.840.10008.1.2.4.70",
+        "1.2.840.10008.1.2.4.80",
+        "1.2.840.10008.1.2.4.81",
+        "1.2.840.10008.1.2.4.90",
+        "1.2.840.10008.1.2.4.91",
+        "1.2.840.10008.1.2.4.201",
+        "1.2.840.10008.1.2.4.202",
+        "1.2.840.10008.1.2.4.203",
+        "1.2.840.10008.1.2.5",
+        "1.2.840.10008.1.2.8.1",
+    }
+)
+"""What `archive.pixels` decodes; listed here too, for that module brings numpy and the codecs with it."""
+
+PREFERENCE: Final = (
+    EXPLICIT_VR_LITTLE_ENDIAN.uid,
+    IMPLICIT_VR_LITTLE_ENDIAN.uid,
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN.uid,
+    EXPLICIT_VR_BIG_ENDIAN.uid,
+)
+"""What a data set is brought into, the first that the peer took: what keeps VRs first, what costs most last."""
+
+DECODED_BYTES_MAX: Final = 1 << 30
+"""Of one instance's native pixels (a 3D mammogram has 0.8 GB), and of a data set to be decoded. A decoder process may
+use five times as much and a little, then it is told that there is no more memory."""
+PROCESSES: Final = 2
+TIME_LIMIT_S: Final = 120.0
+"""For one instance. JPEG 2000 decodes at some 14 MB/s here, so 1 GB takes 75 s."""
+IDLE_S: Final = 60.0
+"""After that an unused process, of some 60 MB, is ended."""
+
+_INLINE_BYTES_MAX: Final = 256 << 10
+"""Conversions up to this are done on the caller's thread: they take less than handing them over."""
+
+
+def plan(source: str, accepted: Sequence[str]) -> str | None:
+    """The transfer syntax in which to send a data set stored in `source`; None if there is no way."""
+    if source in accepted:
+        return source
+    if source not in DECODABLE and not transfer_syntax.of(source).convertible:
+        return None
+    return next((uid for uid in PREFERENCE if uid in accepted), None)
+
+
+class Transcoder:
+    """Brings data sets into other transfer syntaxes. Starts no process before it has to decode."""
+
+    def __init__(
+        self,
+        *,
+        processes: int = PROCESSES,
+        time_limit_s: float = TIME_LIMIT_S,
+        decoded_bytes_max: int = DECODED_BYTES_MAX,
+        idle_s: float = IDLE_S,
+    ) -> None:
+        self._threads = ThreadPoolExecutor(max_workers=processes, thread_name_prefix="transcode")
+        self._pool = DecoderPool(time_limit_s, decoded_bytes_max, idle_s)
+        self._decoded_bytes_max = decoded_bytes_max
+        # Also when nobody calls close: processes end with the last reference.
+        self._end = weakref.finalize(self, _end, self._threads, self._pool)
+
+    async def transcode(self, data: Buffer, source: str, target: str) -> bytes:
+        """The data set in another transfer syntax. Raises TranscodeError with the reason."""
+        if source == target:
+            return bytes(data)
+        from_syntax, to_syntax = transfer_syntax.of(source), transfer_syntax.of(target)
+        if not to_syntax.convertible:
+            raise TranscodeError(f"nothing is compressed into {to_syntax.name}")
+        length = memoryview(data).nbytes
+        if from_syntax.convertible:
+            if length <= _INLINE_BYTES_MAX and not (from_syntax.deflated or to_syntax.deflated):
+                return convert(data, from_syntax, to_syntax)
+            return await self._in_thread(lambda: convert(data, from_syntax, to_syntax))
+        if source not in DECODABLE:
+            raise TranscodeError(f"nothing here decodes {from_syntax.name}")
+        if length > self._decoded_bytes_max:
+            raise TranscodeError(f"a data set of {length} bytes is not decoded, the limit is {self._decoded_bytes_max}")
+        pool = self._pool
+        return await self._in_thread(lambda: pool.run(data, source, target))
+
+    async def _in_thread(self, work: Callable[[], bytes]) -> bytes:
+        try:
+            future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except RuntimeError as error:  # the executor after close
+            raise TranscodeError("the transcoder is closed") from error
+        return await future
+
+    def close(self) -> None:
+        """Ends all processes, the working ones too."""
+        self._end()
+
+
+def _end(threads: ThreadPoolExecutor, pool: DecoderPool) -> None:
+    pool.close()
+    threads.shutdown(wait=False)

@@ -1,0 +1,120 @@
+"""A query taken apart: what it asks at each level, what it wants back, and whether the standard allows it.
+
+Opens nothing. Computed attributes (Number of … Related …, Modalities in Study, SOP Classes in Study) are known here by
+their tag and level only; `walk` counts. What the service adds itself (level, Retrieve AE Title, …) is passed over.
+Standard: PS3.4 C.4.1.2.2 (hierarchical and relational queries), C.6.1.1 and C.6.2.1 (keys by level).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from engine.dicom import charset, tags
+from engine.errors import QueryError
+from engine.index.matching import Condition, condition
+from engine.index.statements import LEVEL_OF
+from engine.index.types import Level, Query
+
+_ADDED_BY_THE_SERVICE = frozenset(
+    (
+        tags.SpecificCharacterSet,
+        tags.QueryRetrieveLevel,
+        tags.RetrieveAETitle,
+        tags.InstanceAvailability,
+        tags.StorageMediaFileSetID,
+        tags.StorageMediaFileSetUID,
+    )
+)
+
+COMPUTED: dict[int, Level] = {
+    tags.NumberOfPatientRelatedStudies: Level.PATIENT,
+    tags.NumberOfPatientRelatedSeries: Level.PATIENT,
+    tags.NumberOfPatientRelatedInstances: Level.PATIENT,
+    tags.NumberOfStudyRelatedSeries: Level.STUDY,
+    tags.NumberOfStudyRelatedInstances: Level.STUDY,
+    tags.ModalitiesInStudy: Level.STUDY,
+    tags.SOPClassesInStudy: Level.STUDY,
+    tags.NumberOfSeriesRelatedInstances: Level.SERIES,
+}
+COUNTS_OF_PATIENT = frozenset(tag for tag, level in COMPUTED.items() if level == Level.PATIENT)
+
+UNIQUE = {
+    Level.PATIENT: tags.PatientID,
+    Level.STUDY: tags.StudyInstanceUID,
+    Level.SERIES: tags.SeriesInstanceUID,
+    Level.IMAGE: tags.SOPInstanceUID,
+}
+
+
+def level_of(tag: int) -> Level | None:
+    """The level of an attribute that the index keeps or computes; None for any other."""
+    found = LEVEL_OF.get(tag)
+    return Level(found) if found is not None else COMPUTED.get(tag)
+
+
+@dataclass(slots=True)
+class Plan:
+    """A query taken apart: what is asked at each level, and what is to be given back."""
+
+    conditions: dict[Level, list[Condition]]
+    computed: list[Condition]
+    """On computed attributes, of the study."""
+    returned: list[tuple[int, Level, bool]]
+    """Tag, its level, whether it is computed; in ascending order of tags."""
+    unsupported: bool
+    uids: dict[Level, Sequence[bytes]] = field(default_factory=dict)
+    """The unique keys asked for, where they are UIDs."""
+
+    @classmethod
+    def of(cls, query: Query, *, wildcards: bool = True) -> Plan:
+        """Raises QueryError."""
+        plan = cls({level: [] for level in Level}, [], [], False)
+        for tag in sorted(query.keys):
+            if tag in _ADDED_BY_THE_SERVICE or not tag & 0xFFFF:
+                continue
+            level = level_of(tag)
+            is_computed = tag in COMPUTED
+            if level is None or (level > query.level and (is_computed or not query.relational)):
+                plan.unsupported = True
+                continue
+            if level <= query.level:
+                plan.returned.append((tag, level, is_computed))
+            plan._ask(tag, level, query, wildcards)
+        return plan
+
+    def _ask(self, tag: int, level: Level, query: Query, wildcards: bool) -> None:
+        asked = condition(tag, query.keys[tag], query.character_set, wildcards=wildcards)
+        if asked is None:
+            return
+        if tag in (tags.ModalitiesInStudy, tags.SOPClassesInStudy):
+            self.computed.append(asked)
+        elif tag not in COMPUTED:
+            self.conditions[level].append(asked)
+            if asked.uids and tag == UNIQUE[level]:
+                self.uids[level] = asked.uids
+
+    def reaches_below(self, level: Level) -> bool:
+        """Whether something is asked of the levels below."""
+        return any(self.conditions[lower] for lower in Level if lower > level)
+
+
+def check_hierarchy(query: Query, plan: Plan) -> None:
+    """PS3.4 C.4.1.2.2.1: a level of the model, and the unique key of each level above as one value."""
+    levels: tuple[Level, ...] = query.root.value
+    if query.level not in levels:
+        raise QueryError(f"the information model has no level {query.level.name}")
+    if query.relational:
+        return
+    for level in levels:
+        if level >= query.level:
+            return
+        tag = UNIQUE[level]
+        value = query.keys.get(tag, b"")
+        text = charset.decode(value, query.character_set, tags.vr_of(tag)) if isinstance(value, bytes) else ""
+        if not text.strip(" \0"):
+            raise QueryError(
+                f"a query at level {query.level.name} that is not relational needs one value of {tags.keyword_of(tag)}"
+            )
+        if "\\" in text or (level == Level.PATIENT and ("*" in text or "?" in text)):
+            raise QueryError(f"{tags.keyword_of(tag)} must be a single value in a query at level {query.level.name}")
