@@ -15,6 +15,7 @@ where its UIDs differ from the data set's, the data set is right.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import deque
@@ -49,6 +50,8 @@ PIECE_BYTES: Final = 1 << 20
 HEAD_BYTES_MAX: Final = 64 << 20
 """The kept attributes of a streamed data set lie within so much of it: what precedes Pixel Data in the largest
 multi-frame objects is a tenth of that."""
+
+_UID: Final = re.compile(r"[0-9.]{1,64}")
 
 _ITEM_BYTES: Final = 4096
 """What an item that is not read yet counts for in READ_AHEAD_BYTES: bounds their number."""
@@ -270,6 +273,8 @@ def _found(item: SourceItem, data: bytes, *, is_whole: bool) -> _Read:
         return Refused(item.name, f"{NOT_DICOM}: {str(error).removeprefix('no DICOM file: ')}")
     if meta.media_storage_sop_class_uid == uids.MediaStorageDirectoryStorage:
         return _Directory()
+    if not _UID.fullmatch(meta.transfer_syntax_uid):
+        return Refused(item.name, "Transfer Syntax UID (0002,0010) has characters that no UID may have")
     payload = memoryview(data)[meta.data_set_offset :]
     if not payload:
         return Refused(item.name, "there is no data set after its File Meta Information")

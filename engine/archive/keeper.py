@@ -1,4 +1,4 @@
-"""The one process that keeps an archive: brings the index up after a stop, checkpoints it, syncs what is written behind.
+"""The one process that keeps an archive: brings the index up, checkpoints it, syncs what is written behind.
 
 The keeper is whoever holds the flock on DATA/keeper.lock: a server's supervisor, or an import into a stopped archive.
 Everybody else is a guest and only appends, applies and reads.
@@ -75,34 +75,32 @@ class Keeper:
         self._thread: threading.Thread | None = None
         self._one_at_a_time = threading.Lock()
         self.failed: EngineError | None = None
+        self._reader = LogReader(layout.segments, files)
         try:
-            self.index = self._bring_up(progress)
-            self._reader = LogReader(layout.segments, files)
-            self._checkpointer = checkpoint.Checkpointer(self.index, layout.index, files, lambda: sync_log(self.index, self._reader))
+            restored = checkpoint.restore(layout.index, files)
+            logger.info("index opens", state=restored.name.lower())
+            self.index = Index.open(layout.index, files=files)
+            # Before anything is written: from here on a power cut costs no more than the replay again.
+            self._checkpointer = checkpoint.Checkpointer(
+                self.index, layout.index, files, lambda: sync_log(self.index, self._reader)
+            )
+            self._replay("replayed", progress)
             self._checkpointer.checkpoint()
         except BaseException:
             self._lock.close()
             raise
 
-    def _bring_up(self, progress: Progress | None) -> Index:
-        restored = checkpoint.restore(self._layout.index, self._files)
-        logger.info("index", state=str(restored))
-        index = Index.open(self._layout.index)
-        report = rebuild.replay(index, self._layout.segments, self._files, progress=progress)
-        logger.info("replayed", **report.summary())
-        self._log_findings(report)
-        return index
-
-    def _log_findings(self, report: rebuild.Report) -> None:
+    def _replay(self, event: str, progress: Progress | None = None) -> None:
+        report = rebuild.replay(self.index, self._layout.segments, self._files, progress=progress)
         for finding in report.findings:
             logger.error("damage in the log", finding=str(finding))
+        logger.info(event, **report.summary())
 
     def recover_dead_writers(self) -> None:
         """Replays and seals the segments that no living process writes any more."""
-        self.index.reader_check()
-        report = rebuild.replay(self.index, self._layout.segments, self._files)
-        self._log_findings(report)
-        logger.info("recovered", **report.summary())
+        with self._one_at_a_time:
+            self.index.reader_check()
+            self._replay("recovered")
 
     def start(self, interval_s: float, on_failure: Callable[[EngineError], None]) -> None:
         """Checkpoints in a thread every `interval_s`; `on_failure` is called from it, once, and ends it."""

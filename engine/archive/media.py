@@ -9,7 +9,7 @@ that says why. What lies on a medium is not trusted:
                 methods than stored and deflated, members that share bytes or are absurdly well compressed
     DICOMDIR    named itself: the files that its records refer to, looked for without regard to case, to a missing
                 ending or to a version number as ISO 9660 has it, and never outside of its own folder.
-                Met inside a folder: only asked for files that are missing, for the others are found anyway
+                Met inside a folder: a file like others, and asked for what is missing
 
 A zip archive inside a zip archive is not opened. Items come in a fixed order, by name within a folder.
 """
@@ -236,17 +236,16 @@ def _dicomdir(path: Path, size_bytes: int) -> Iterator[Source]:
 
 
 def _met_dicomdir(path: Path, size_bytes: int) -> Iterator[Source]:
-    """A DICOMDIR inside a folder that is read anyway: only what it names and is missing is of interest."""
+    """A DICOMDIR inside a folder that is read anyway: itself, and what it names and is missing."""
     try:
         with _open_file(path) as file:
             start = file.read(part10.FILE_META_BYTES_MAX)
     except OSError as error:
         yield Refused(_printable(path), _why(error))
         return
-    if not _is_dicomdir(start):
-        yield _file_item(path, size_bytes)
-        return
-    yield from (item for item in _dicomdir(path, size_bytes) if isinstance(item, Refused))
+    yield _file_item(path, size_bytes)
+    if _is_dicomdir(start):
+        yield from (item for item in _dicomdir(path, size_bytes) if isinstance(item, Refused))
 
 
 def _file_ids(path: Path, size_bytes: int) -> list[tuple[str, ...]]:

@@ -150,9 +150,11 @@ def _lossy_method(frame: bytes, transfer_syntax_uid: str) -> str:
 
 
 def _sentence(error: Exception) -> str:
-    """The last line of what a decoder says, without line breaks: pydicom puts one line a plugin."""
+    """The last line of what a decoder says, without line breaks: pydicom writes one line a plugin, after its name."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return f"{lines[-1]} no reason given, most likely too little memory" if lines[-1].endswith(":") else lines[-1]
 
 
 def _place(samples: Samples, image: ImagePixel, value: bytearray, index: int) -> None:

@@ -309,6 +309,9 @@ class Checkpointer:
         self._files = files
         self._sync_log = sync_log
         self._working = threading.Lock()
+        self._state = threading.Lock()
+        self._lost_count = 0
+        """How often the map has grown."""
         self._pin: Any = None
         self._checkpointed_id = -1
         try:
@@ -323,7 +326,6 @@ class Checkpointer:
             os.close(self._pin_fd)
             raise
         self._environment.before_grow = self._let_go
-        self._environment.after_grow = self._take_up
 
     def _start(self) -> None:
         """While nobody can commit: pins the present state, and takes the file over if it speaks of just that."""
@@ -361,36 +363,35 @@ class Checkpointer:
             self._checkpoint(Kind.OPEN)
 
     def _checkpoint(self, kind: Kind) -> None:
-        pin, page = self._environment.holding_write_lock(self._pin_newest)
+        pin, transaction_id, page, lost_count = self._environment.holding_write_lock(self._pin_newest)
         try:
             self._sync_log()
             self._files.fdatasync(self._data_fd)
-            transaction_id = pin.id()
-            write_file(self._directory, self._files, Checkpoint(kind, transaction_id, boot_id(), page))
-        except BaseException:
-            pin.abort()
-            raise
-        if self._pin is not None:
-            self._pin.abort()
-        self._pin = pin
-        self._checkpointed_id = transaction_id
+            with self._state:
+                if self._lost_count != lost_count:
+                    return
+                write_file(self._directory, self._files, Checkpoint(kind, transaction_id, boot_id(), page))
+                pin, self._pin = self._pin, pin
+                self._checkpointed_id = transaction_id
+        finally:
+            if pin is not None:
+                pin.abort()
 
-    def _pin_newest(self) -> tuple[Any, bytes]:
+    def _pin_newest(self) -> tuple[Any, int, bytes, int]:
         pin = self._environment.begin_pin()
         try:
-            return pin, self._meta_page_of(pin)
+            return pin, pin.id(), self._meta_page_of(pin), self._lost_count
         except BaseException:
             pin.abort()
             raise
 
     def _let_go(self) -> None:
-        """The map is about to grow, which ends the pin: until the next checkpoint there is none."""
-        _write_void(self._directory, self._files)
-        self._pin = None
-        self._checkpointed_id = -1
-
-    def _take_up(self) -> None:
-        self._pin = self._environment.begin_pin()
+        """The map is about to grow, which ends every pin: until the next checkpoint there is none."""
+        with self._state:
+            _write_void(self._directory, self._files)
+            self._lost_count += 1
+            self._pin = None
+            self._checkpointed_id = -1
 
     def close(self, *, clean: bool = True) -> None:
         """The last checkpoint, if it is to be a clean end; then the pin goes. Close the index right after."""
@@ -399,7 +400,7 @@ class Checkpointer:
                 if clean:
                     self._checkpoint(Kind.CLEAN)
             finally:
-                self._environment.before_grow = self._environment.after_grow = None
+                self._environment.before_grow = None
                 if self._pin is not None:
                     self._pin.abort()
                     self._pin = None

@@ -152,11 +152,11 @@ class Environment:
         self._gate = threading.Lock()
         self._no_readers = threading.Condition(self._gate)
         self._readers = 0
+        self._is_growing = False
         self._write_lock = threading.Lock()
         self.guard: Callable[[], None] | None = None
         """Called within each write transaction, before its first write."""
         self.before_grow: Callable[[], None] | None = None
-        self.after_grow: Callable[[], None] | None = None
         """Growing the map ends every transaction of this process, the checkpointer's pin too."""
         self._map_bytes = map_bytes
         self._users_fd = -1
@@ -235,6 +235,8 @@ class Environment:
         self._check_process()
         while True:
             with self._gate:
+                while self._is_growing:
+                    self._no_readers.wait()
                 self._readers += 1
             try:
                 return self._environment.begin()
@@ -271,10 +273,14 @@ class Environment:
         self._check_process()
         if self.read_only:
             raise IndexError_("the index is open for reading only")
+        return self._alone(lambda: self._write(work, undo))
+
+    def _alone(self, work: Callable[[], Any]) -> Any:
+        """Runs `work`, which begins a write transaction, again and again until the map is large enough."""
         with self._write_lock:
             while True:
                 try:
-                    return self._write(work, undo)
+                    return work()
                 except lmdb.MapFullError:
                     self._map_bytes *= 2
                     self._resize(self._map_bytes)
@@ -299,15 +305,15 @@ class Environment:
     def holding_write_lock(self, work: Callable[[], Any]) -> Any:
         """Runs `work` while nobody, in any process, can commit."""
         self._check_process()
-        with self._write_lock:
+
+        def hold() -> Any:
+            txn = self._environment.begin(write=True)
             try:
-                txn = self._environment.begin(write=True)
-                try:
-                    return work()
-                finally:
-                    txn.abort()
-            except lmdb.Error as error:
-                raise self._translated(error) from error
+                return work()
+            finally:
+                txn.abort()
+
+        return self._alone(hold)
 
     def _translated(self, error: Exception) -> EngineError:
         """A failed write: out of room, a broken disk, or a broken index."""
@@ -325,16 +331,20 @@ class Environment:
     def _resize(self, map_bytes: int) -> None:
         """Grows the map, or with 0 takes over the size that another process gave it."""
         with self._gate:
-            while self._readers:
+            while self._is_growing:
                 self._no_readers.wait()
-            if self.before_grow is not None:
-                self.before_grow()
+            self._is_growing = True
             try:
+                while self._readers:
+                    self._no_readers.wait()
+                if self.before_grow is not None:
+                    self.before_grow()
                 self._environment.set_mapsize(map_bytes)
             except lmdb.Error as error:
                 raise IndexError_(f"the index cannot grow to {map_bytes} bytes: {error}") from error
-        if self.after_grow is not None:
-            self.after_grow()
+            finally:
+                self._is_growing = False
+                self._no_readers.notify_all()
 
     # -- looking after --------------------------------------------------------------------------
 

@@ -242,9 +242,9 @@ class Writer:
     def _current(self, txn: Any, where: bytes) -> Told:
         """The current record of a UID, with all that it would take to bring it back."""
         environment = self._environment
-        value = txn.get(where, db=environment.instances)
+        row = txn.get(where, db=environment.instances)
         (stamp, segment_id, offset, payload_length, pixel_data_offset, received_ns, payload_crc, meta_length,
-         key_length, flags, class_id, syntax_id, title_id, set_id, digest) = keys.INSTANCE.unpack_from(value)  # fmt: skip
+         key_length, flags, class_id, syntax_id, title_id, set_id, digest) = keys.INSTANCE.unpack_from(row)  # fmt: skip
         position = Position(segment_id, offset, key_length, meta_length, payload_length, payload_crc)
         patient, study, series = self._entities.stated(txn, where[:4], digest)
         entry = Entry(
@@ -261,7 +261,7 @@ class Writer:
             patient,
             study,
             series,
-            canonical(value[keys.INSTANCE.size :], read_name(txn, environment, set_id)),
+            canonical(row[keys.INSTANCE.size :], read_name(txn, environment, set_id)),
         )
         return Told(
             _order(stamp, segment_id, offset),

@@ -117,7 +117,8 @@ def test_the_record_types_are_those_of_pydicom_where_it_has_one() -> None:
 
 def test_sequences_and_character_sets_come_along_from_any_encoding() -> None:
     ds = samples.instance(sop_class_uid=uids.EnhancedSRStorage, modality="SR", patient_name="山田^太郎")
-    ds.ContentDate, ds.ContentTime, ds.CompletionFlag, ds.VerificationFlag = "20260101", "1200", "COMPLETE", "UNVERIFIED"
+    ds.ContentDate, ds.ContentTime = "20260101", "1200"
+    ds.CompletionFlag, ds.VerificationFlag = "COMPLETE", "UNVERIFIED"
     code = pydicom.Dataset()
     code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "126000", "DCM", "Imaging Report"
     ds.ConceptNameCodeSequence = [code]

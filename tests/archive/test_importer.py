@@ -109,7 +109,10 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def large(number: int = 1, size: int = 40_000) -> samples.Dataset:
-    return samples.instance(1, 1, number, pixels=random.Random(SEED + number).randbytes(size))
+    ds = samples.instance(1, 1, number)
+    ds.Rows, ds.Columns = 1000, size // 2000
+    ds.PixelData = random.Random(SEED + number).randbytes(size)
+    return ds
 
 
 @pytest.mark.usefixtures("small_limits")
@@ -269,7 +272,7 @@ def test_what_is_imported_is_found_in_the_archive(tmp_path: Path) -> None:
     with Archive.open(tmp_path / "data", create=True) as archive:
         assert counts(import_paths(archive, [tmp_path / "in", archived])) == (6, 0, 0, 0)
         assert counts(import_paths(archive, [*paths, archived])) == (0, 6, 0, 0)
-        found = archive.instances(Query(Level.IMAGE, {0x0020000D: f"{samples.ROOT}.1".encode()}, relational=True))
+        found = archive.instances(Query(Level.STUDY, {0x0020000D: f"{samples.ROOT}.1".encode()}, relational=True))
         assert [archive.read(instance) for instance in found] == [
             samples.encoded(samples.instance(1, 1, number)) for number in range(1, 6)
         ]

@@ -1,3 +1,5 @@
+"""Power cuts on a directory that forgets, and every other way in which a checkpoint must not lie."""
+
 from __future__ import annotations
 
 import errno

@@ -1,3 +1,5 @@
+"""The meta block of a record: round trip, cut, mutated."""
+
 from __future__ import annotations
 
 import random

@@ -1,3 +1,5 @@
+"""Keys against stored values, one line each; a range must hold whatever its condition is met by."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,3 +1,5 @@
+"""The index from the log: as live writing left it, from any earlier state, and with damage on the way."""
+
 from __future__ import annotations
 
 import multiprocessing

@@ -1,3 +1,5 @@
+"""Queries at every level against the slow matcher of tests/index/oracle.py, paging, retrieval, what is refused."""
+
 from __future__ import annotations
 
 import random

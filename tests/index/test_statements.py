@@ -1,3 +1,5 @@
+"""Statements, facts and canonical blobs: the same whatever the order, and back from their bytes."""
+
 from __future__ import annotations
 
 import random
@@ -85,9 +87,8 @@ def test_sequences_become_utf_8_at_every_depth() -> None:
         return b"".join(struct.pack("<HHI", 0xFFFE, 0xE000, len(part)) + part for part in parts)
 
     inner = items({tags.SpecificCharacterSet: b"ISO_IR 101", tags.CodeMeaning: "Głowa".encode("iso8859_2")})
-    outer = items(
-        {tags.CodeMeaning: "Schädel".encode("latin-1"), tags.CodeValue: b"1", tags.ProcedureCodeSequence: inner}
-    )
+    meaning = "Schädel".encode("latin-1")
+    outer = items({tags.CodeMeaning: meaning, tags.CodeValue: b"1", tags.ProcedureCodeSequence: inner})
     once = canonical(blob({tags.ProcedureCodeSequence: outer}), b"ISO_IR 100")
     (item,) = sequence_items(blob_items(once)[tags.ProcedureCodeSequence])
     assert item[tags.CodeMeaning] == "Schädel".encode()

@@ -1,3 +1,5 @@
+"""Applying records: the fold rule, counts, facts, marks; in any order and any batches."""
+
 from __future__ import annotations
 
 import random

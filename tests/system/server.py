@@ -29,6 +29,7 @@ class Server:
     ) -> None:
         self.data = data
         data.mkdir(parents=True, exist_ok=True)
+        self.prefixed = bool(prefix)
         self.config_file = data.parent / f"{data.name}.toml"
         self.config_file.write_text(config)
         self.process = subprocess.Popen(
@@ -85,9 +86,12 @@ class Server:
         self.process.wait()
 
     def stop(self, timeout_s: float = 30.0) -> int:
-        """SIGTERM; the exit code."""
+        """SIGTERM, or the control socket's word where another program started the server; the exit code."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+            if self.prefixed:
+                control.request(self.data, {"command": "drain"})
+            else:
+                self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout_s)
 
     def close(self) -> None:

@@ -83,7 +83,8 @@ def test_every_acknowledged_instance_survives_a_kill_of_everything(tmp_path: Pat
         server, ready_s = started(tmp_path / "data", config=f'durability = "{durability}"\n')
         try:
             baseline_s = ready_s if baseline_s is None else baseline_s
-            assert ready_s <= max(READY_S, baseline_s + 1.0), f"round {number}: ready after {ready_s:.2f} s"
+            late = f"round {number}: ready after {ready_s:.2f} s\n" + "".join(server.log)
+            assert ready_s <= max(READY_S, baseline_s + 1.0), late
             ledger.verify(server.port, studies={ingest.study_number(number - 1)} & ledger.studies)
             countdown = Countdown(ledger, rng.randint(5, 120))
             senders = ingest.start_senders(server.port, ledger, ingest.study_number(number), SENDERS, countdown)

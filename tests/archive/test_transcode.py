@@ -1,0 +1,666 @@
+"""engine.archive.transcode and what it is made of: plans, decoded data sets, and processes that fail, hang or idle."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.encaps import encapsulate, encapsulate_extended
+
+from engine.archive import decoder_pool, pixels, transcode
+from engine.archive.decompress import decompress
+from engine.archive.transcode import Transcoder, plan
+from engine.dicom import part10, transfer_syntax
+from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN, UNCOMPRESSED
+from engine.errors import TranscodeError
+from tests import samples
+from tests.corpus import corpus_files, corpus_root
+from tests.oracle import jpeg_lossless as oracle
+
+EXPLICIT = "1.2.840.10008.1.2.1"
+IMPLICIT = "1.2.840.10008.1.2"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+BIG = "1.2.840.10008.1.2.2"
+RLE = "1.2.840.10008.1.2.5"
+LOSSLESS = "1.2.840.10008.1.2.4.70"
+BASELINE = "1.2.840.10008.1.2.4.50"
+J2K = "1.2.840.10008.1.2.4.90"
+DEFLATED_FRAME = "1.2.840.10008.1.2.8.1"
+ENCAPSULATED_UNCOMPRESSED = "1.2.840.10008.1.2.1.98"
+SEED = 20261124
+BYTES_MAX = 64 << 20
+
+needs_corpus = pytest.mark.skipif(corpus_root() is None, reason="no corpus")
+
+
+# Plans -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "accepted", "target"),
+    [
+        (J2K, [IMPLICIT, J2K], J2K),
+        (J2K, [IMPLICIT, EXPLICIT], EXPLICIT),
+        (J2K, [IMPLICIT], IMPLICIT),
+        (J2K, [BASELINE], None),
+        (J2K, [], None),
+        (EXPLICIT, [IMPLICIT], IMPLICIT),
+        (IMPLICIT, [BIG, DEFLATED], DEFLATED),
+        (DEFLATED, [BIG], BIG),
+        (EXPLICIT, [J2K], None),
+        ("1.2.840.10008.1.2.4.100", [EXPLICIT, IMPLICIT], None),
+        ("1.2.840.10008.1.2.4.110", [EXPLICIT, IMPLICIT], None),
+        ("1.2.840.10008.1.2.4.94", [EXPLICIT, IMPLICIT], None),
+        ("1.2.3.4", [EXPLICIT, IMPLICIT], None),
+        ("1.2.3.4", [EXPLICIT, "1.2.3.4"], "1.2.3.4"),
+    ],
+)
+def test_plans(source: str, accepted: list[str], target: str | None) -> None:
+    assert plan(source, accepted) == target
+
+
+def test_the_list_of_what_is_decodable_is_that_of_the_decoders() -> None:
+    assert frozenset(pixels._DECODERS) == transcode.DECODABLE
+
+
+def test_a_serving_process_loads_no_codec() -> None:
+    program = (
+        "import sys; from engine.archive import transcode; transcode.Transcoder();"
+        "heavy = {'numpy', 'pydicom', 'PIL', 'openjpeg'} & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
+
+
+# Data sets made here -----------------------------------------------------------------------------
+
+
+def compressed(ds: pydicom.Dataset, syntax: str, frames: list[bytes], *, has_bot: bool = False) -> bytes:
+    """The data set with these encoded frames, in its compressed transfer syntax."""
+    ds.PixelData = encapsulate(frames, has_bot=has_bot)
+    ds["PixelData"].VR = "OB"
+    ds["PixelData"].is_undefined_length = True
+    ds.file_meta.TransferSyntaxUID = syntax if syntax != DEFLATED_FRAME else J2K  # pydicom does not know it
+    return samples.encoded(ds)
+
+
+def native_bytes(ds: pydicom.Dataset) -> bytes:
+    return bytes(ds.PixelData)
+
+
+def read(data: bytes, syntax: str = EXPLICIT) -> pydicom.Dataset:
+    return pydicom.dcmread(io.BytesIO(part10.write_file_meta("1.2", "1.2.3", syntax) + data))
+
+
+def decompressed(data: bytes, source: str, target: str = EXPLICIT, bytes_max: int = BYTES_MAX) -> pydicom.Dataset:
+    syntaxes = transfer_syntax.of(source), transfer_syntax.of(target)
+    return read(decompress(data, *syntaxes, decoded_bytes_max=bytes_max), target)
+
+
+def picture(rows: int, columns: int, seed: int = SEED) -> list[int]:
+    rng = random.Random(seed)
+    return [rng.randrange(4096) for _ in range(rows * columns)]
+
+
+def lossless(frames: int = 1, *, rows: int = 9, columns: int = 7, **more: object) -> tuple[bytes, bytes]:
+    """A data set in JPEG Lossless, and its native pixels."""
+    pictures = [picture(rows, columns, SEED + frame) for frame in range(frames)]
+    ds = samples.instance(**more)
+    ds.Rows, ds.Columns = rows, columns
+    if frames > 1:
+        ds.NumberOfFrames = frames
+    encoded = [oracle.encode(values, rows, columns, precision=12) for values in pictures]
+    native = b"".join(struct.pack(f"<{len(values)}H", *values) for values in pictures)
+    return compressed(ds, LOSSLESS, encoded), native
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize("target", [syntax.uid for syntax in UNCOMPRESSED])
+def test_decoded_pixels_and_everything_else_as_it_was(frames: int, target: str) -> None:
+    data, native = lossless(frames, patient_name="Ärger^Ödön")
+    before, after = read(data, LOSSLESS), decompressed(data, LOSSLESS, target)
+    if target == BIG:
+        native = np.frombuffer(native, "<u2").astype(">u2").tobytes()
+    assert native_bytes(after) == native
+    assert after["PixelData"].VR == "OW"
+    assert [element.tag for element in after] == [element.tag for element in before]
+    assert all(after[element.tag] == element for element in before if element.keyword != "PixelData")
+
+
+def test_elements_that_are_not_touched_keep_their_very_bytes() -> None:
+    data, native = lossless()
+    header = struct.pack("<HH2sxxI", 0x7FE0, 0x0010, b"OW", len(native))
+    out = decompress(data, transfer_syntax.of(LOSSLESS), EXPLICIT_VR_LITTLE_ENDIAN, decoded_bytes_max=BYTES_MAX)
+    assert out == data[: data.index(b"\xe0\x7f\x10\x00")] + header + native
+
+
+def test_eight_bits_of_odd_length_are_padded_and_ob() -> None:
+    ds = samples.instance()
+    ds.Rows, ds.Columns, ds.BitsAllocated, ds.BitsStored, ds.HighBit = 3, 3, 8, 8, 7
+    after = decompressed(compressed(ds, LOSSLESS, [oracle.encode(list(range(9)), 3, 3, precision=8)]), LOSSLESS)
+    assert after["PixelData"].VR == "OB"
+    assert native_bytes(after) == bytes(range(9)) + b"\0"
+
+
+def test_signed_samples_are_extended_to_bits_allocated() -> None:
+    ds = samples.instance()
+    ds.Rows, ds.Columns, ds.PixelRepresentation = 2, 2, 1
+    values = [-2048, -1, 0, 2047]
+    frame = oracle.encode([value & 0xFFF for value in values], 2, 2, precision=12)
+    after = decompressed(compressed(ds, LOSSLESS, [frame]), LOSSLESS)
+    assert struct.unpack("<4h", native_bytes(after)) == tuple(values)
+
+
+@pytest.mark.parametrize("planar", [0, 1])
+def test_colours_come_by_pixel(planar: int) -> None:
+    ds = samples.instance()
+    ds.Rows, ds.Columns, ds.BitsAllocated, ds.BitsStored, ds.HighBit = 2, 3, 8, 8, 7
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", planar
+    values = list(range(18))
+    after = decompressed(compressed(ds, LOSSLESS, [oracle.encode(values, 2, 3, 3, precision=8)]), LOSSLESS)
+    assert native_bytes(after) == bytes(values)
+    assert after.PlanarConfiguration == 0
+    by_plane = bytes(values[0::3] + values[1::3] + values[2::3])
+    frame = by_plane if planar else bytes(values)
+    after = decompressed(compressed(ds, ENCAPSULATED_UNCOMPRESSED, [frame]), ENCAPSULATED_UNCOMPRESSED)
+    assert native_bytes(after) == bytes(values)
+    assert after.PlanarConfiguration == 0
+
+
+def test_rle_keeps_bits_beyond_bits_stored() -> None:
+    """Overlays lie there in data sets of old."""
+    ds = samples.instance()
+    ds.Rows, ds.Columns = 4, 4
+    native = struct.pack("<16H", *(0x8000 | value for value in range(16)))
+    ds.PixelData = native
+    from pydicom.pixels import compress
+
+    compress(ds, RLE, generate_instance_uid=False)
+    assert native_bytes(decompressed(samples.encoded(ds), RLE)) == native
+
+
+@pytest.mark.parametrize("rows", [8, 5])
+def test_single_bits_follow_one_another_across_frames(rows: int) -> None:
+    import zlib
+
+    rng = np.random.default_rng(SEED)
+    frames = rng.integers(0, 2, (3, rows, 5), dtype=np.uint8)
+    ds = samples.instance()
+    ds.Rows, ds.Columns, ds.NumberOfFrames = rows, 5, 3
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 1, 1, 0
+    packed = [np.packbits(frame, bitorder="little").tobytes() for frame in frames]
+    deflated = []
+    for frame in packed:
+        deflater = zlib.compressobj(wbits=-15)
+        stream = deflater.compress(frame) + deflater.flush()
+        deflated.append(stream + bytes(len(stream) % 2))
+    after = decompressed(compressed(ds, DEFLATED_FRAME, deflated), DEFLATED_FRAME)
+    assert (after.pixel_array == frames).all()
+    wanted = np.packbits(frames.reshape(-1), bitorder="little").tobytes()
+    assert native_bytes(after) == wanted + bytes(len(wanted) % 2)
+
+
+def test_offset_tables_and_group_lengths_go() -> None:
+    data, native = lossless(2)
+    ds = read(data, LOSSLESS)
+    frames = list(pydicom.encaps.generate_frames(ds.PixelData, number_of_frames=2))
+    value, offsets, lengths = encapsulate_extended(frames)
+    ds.PixelData, ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths = value, offsets, lengths
+    ds["PixelData"].VR, ds["PixelData"].is_undefined_length = "OB", True
+    ds.file_meta = pydicom.dataset.FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = LOSSLESS
+    group_lengths = b"\x28\0\0\0UL\4\0\xff\xff\0\0", b"\xe0\x7f\0\0UL\4\0\xff\xff\0\0"
+    out = samples.encoded(ds)
+    at = out.index(b"\x28\x00\x02\x00US")
+    out = out[:at] + group_lengths[0] + out[at:]
+    at = out.index(b"\xe0\x7f\x01\x00OV")
+    out = out[:at] + group_lengths[1] + out[at:]
+    after = decompressed(out, LOSSLESS)
+    assert native_bytes(after) == native
+    assert not {0x7FE00000, 0x7FE00001, 0x7FE00002, 0x00280000} & set(after.keys())
+
+
+def jpeg(colour: bool = True, **options: object) -> tuple[pydicom.Dataset, bytes]:
+    from PIL import Image
+
+    rng = np.random.default_rng(SEED)
+    shape = (16, 24, 3) if colour else (16, 24)
+    flat = np.full(shape, 128) + rng.integers(-20, 20, shape)
+    target = io.BytesIO()
+    Image.fromarray(flat.astype(np.uint8)).save(target, "JPEG", quality=95, **options)
+    ds = samples.instance()
+    ds.Rows, ds.Columns, ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 24, 8, 8, 7
+    if colour:
+        ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "YBR_FULL_422", 0
+    return ds, target.getvalue()
+
+
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}])
+def test_jpeg_becomes_rgb_and_is_said_to_be_lossy(options: dict[str, object]) -> None:
+    from PIL import Image
+
+    ds, frame = jpeg(**options)
+    after = decompressed(compressed(ds, BASELINE, [frame]), BASELINE)
+    assert after.PhotometricInterpretation == "RGB"
+    assert native_bytes(after) == Image.open(io.BytesIO(frame)).tobytes()
+    assert (after.LossyImageCompression, after.LossyImageCompressionMethod) == ("01", "ISO_10918_1")
+    assert float(after.LossyImageCompressionRatio) == pytest.approx(16 * 24 * 3 / len(after.PixelData), abs=9)
+    tags = [element.tag for element in after]
+    assert tags == sorted(tags)
+
+
+def test_what_is_said_of_lossy_compression_stays() -> None:
+    ds, frame = jpeg(colour=False)
+    ds.LossyImageCompression, ds.LossyImageCompressionRatio = "01", ["3.5", "10"]
+    after = decompressed(compressed(ds, BASELINE, [frame]), BASELINE)
+    assert after.LossyImageCompressionRatio == [3.5, 10]
+    assert after.PhotometricInterpretation == "MONOCHROME2"
+    lossless_after = decompressed(lossless()[0], LOSSLESS)
+    assert "LossyImageCompression" not in lossless_after
+
+
+@pytest.mark.parametrize(
+    ("syntax", "name", "method"),
+    [("1.2.840.10008.1.2.4.81", "near", "ISO_14495_1"), ("1.2.840.10008.1.2.4.91", "ratio", "ISO_15444_1")],
+)
+def test_lossy_and_lossless_codestreams_of_one_syntax_are_told_apart(syntax: str, name: str, method: str) -> None:
+    rng = np.random.default_rng(SEED)
+    image = (rng.integers(0, 64, (32, 32)) + 1000).astype(np.uint16)
+    if name == "near":
+        import jpeg_ls
+
+        frames = {lossy: jpeg_ls.encode_array(image, lossy_error=3 if lossy else 0) for lossy in (True, False)}
+    else:
+        from openjpeg.utils import encode_array
+
+        frames = {True: encode_array(image, compression_ratios=[4]), False: encode_array(image)}
+    for lossy, frame in frames.items():
+        ds = samples.instance()
+        ds.Rows = ds.Columns = 32
+        ds.BitsStored, ds.HighBit = 16, 15
+        after = decompressed(compressed(ds, syntax, [bytes(frame)]), syntax)
+        assert after.get("LossyImageCompressionMethod", "") == (method if lossy else "")
+
+
+def test_an_icon_is_decoded_or_left_out() -> None:
+    data, native = lossless()
+    for icon_data, is_kept in ((oracle.encode([1, 2, 3, 4], 2, 2, precision=8), True), (b"no image", False)):
+        ds = read(data, LOSSLESS)
+        icon = pydicom.Dataset()
+        icon.SamplesPerPixel, icon.PhotometricInterpretation, icon.Rows, icon.Columns = 1, "MONOCHROME2", 2, 2
+        icon.BitsAllocated, icon.BitsStored, icon.HighBit, icon.PixelRepresentation = 8, 8, 7, 0
+        icon.PixelData = encapsulate([icon_data])
+        icon["PixelData"].VR, icon["PixelData"].is_undefined_length = "OB", True
+        ds.IconImageSequence = [icon]
+        ds.file_meta = pydicom.dataset.FileMetaDataset()
+        ds.file_meta.TransferSyntaxUID = LOSSLESS
+        ds["PixelData"].is_undefined_length = True
+        for target in (EXPLICIT, IMPLICIT):
+            after = decompressed(samples.encoded(ds), LOSSLESS, target)
+            assert native_bytes(after) == native
+            assert ("IconImageSequence" in after) is is_kept
+            if is_kept:
+                assert after.IconImageSequence[0].PixelData == bytes([1, 2, 3, 4])
+
+
+def test_a_native_icon_stays_as_it_is() -> None:
+    data, _ = lossless()
+    ds = read(data, LOSSLESS)
+    icon = pydicom.Dataset()
+    icon.Rows = icon.Columns = 2
+    icon.PixelData = b"1234"
+    icon["PixelData"].VR = "OB"
+    ds.IconImageSequence = [icon]
+    ds.file_meta = pydicom.dataset.FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = LOSSLESS
+    assert decompressed(samples.encoded(ds), LOSSLESS).IconImageSequence[0].PixelData == b"1234"
+
+
+def test_a_data_set_without_pixels_only_changes_its_syntax() -> None:
+    ds = samples.instance(transfer_syntax=J2K)
+    del ds.PixelData
+    data = samples.encoded(ds)
+    assert decompress(data, transfer_syntax.of(J2K), EXPLICIT_VR_LITTLE_ENDIAN, decoded_bytes_max=9) == data
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "reason"),
+    [
+        ("Rows", 8, "other rows, columns or components"),
+        ("Rows", 0, "are no image"),
+        ("NumberOfFrames", 2, "there are 1 frames, Number of Frames (0028,0008) says 2"),
+        ("NumberOfFrames", 2**31 - 1, "are no image"),
+        ("BitsAllocated", 12, "Bits Allocated (0028,0100) is 12"),
+        ("BitsAllocated", 8, "makes no sense"),
+        ("BitsStored", 0, "makes no sense"),
+        ("PixelRepresentation", 2, "makes no sense"),
+        ("SamplesPerPixel", 5, "are no image"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(keyword: str, value: int, reason: str) -> None:
+    ds = read(lossless()[0], LOSSLESS)
+    setattr(ds, keyword, value)
+    ds.file_meta = pydicom.dataset.FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = LOSSLESS
+    with pytest.raises(TranscodeError) as caught:
+        decompressed(samples.encoded(ds), LOSSLESS)
+    assert reason in str(caught.value)
+
+
+def test_what_would_be_too_large_is_refused_before_it_is_decoded() -> None:
+    data, native = lossless(3)
+    assert native_bytes(decompressed(data, LOSSLESS, bytes_max=len(native))) == native
+    with pytest.raises(TranscodeError, match=f"would have {len(native)} bytes, the limit is {len(native) - 1}"):
+        decompressed(data, LOSSLESS, bytes_max=len(native) - 1)
+
+
+def test_pixel_data_that_is_not_encapsulated_is_refused() -> None:
+    ds = samples.instance()
+    with pytest.raises(TranscodeError, match="is not encapsulated"):
+        decompressed(samples.encoded(ds), J2K)
+
+
+def test_a_jpeg_of_twelve_bits_has_a_reason() -> None:
+    ds, frame = jpeg(colour=False)
+    at = frame.index(b"\xff\xc0")
+    twelve = frame[: at + 4] + b"\x0c" + frame[at + 5 :]
+    with pytest.raises(TranscodeError, match="have 12 bits"):
+        decompressed(compressed(ds, "1.2.840.10008.1.2.4.51", [twelve]), "1.2.840.10008.1.2.4.51")
+
+
+@pytest.mark.parametrize("syntax", sorted(transcode.DECODABLE))
+def test_mutated_data_sets_decode_or_are_refused(syntax: str) -> None:
+    data, _ = lossless(2)
+    for seed in range(SEED, SEED + 60):
+        rng = random.Random(seed)
+        changed = bytearray(data)
+        for _ in range(rng.randint(1, 8)):
+            changed[rng.randrange(len(changed) // 2, len(changed))] = rng.randrange(256)
+        try:
+            decompress(changed, transfer_syntax.of(syntax), EXPLICIT_VR_LITTLE_ENDIAN, decoded_bytes_max=1 << 20)
+        except TranscodeError as error:
+            assert str(error), f"seed {seed}"
+
+
+# The corpus --------------------------------------------------------------------------------------
+
+
+def compressed_corpus() -> Iterator[tuple[Path, str, bytes]]:
+    for path in corpus_files():
+        data = path.read_bytes()
+        try:
+            meta = part10.read_file_meta(data)
+        except Exception:
+            continue
+        if meta.transfer_syntax_uid in transcode.DECODABLE:
+            yield path, meta.transfer_syntax_uid, data[meta.data_set_offset :]
+
+
+@needs_corpus
+def test_one_siemens_image_in_nine_syntaxes_has_the_same_pixels() -> None:
+    async def work() -> set[bytes]:
+        transcoder = Transcoder()
+        found = set()
+        for path in corpus_files("series/mr-siemens-one-image-nine-syntaxes"):
+            data = path.read_bytes()
+            meta = part10.read_file_meta(data)
+            for target in (EXPLICIT, IMPLICIT):
+                out = await transcoder.transcode(data[meta.data_set_offset :], meta.transfer_syntax_uid, target)
+                found.add(native_bytes(read(out, target)))
+        transcoder.close()
+        return found
+
+    assert len(corpus_files("series/mr-siemens-one-image-nine-syntaxes")) == 9
+    assert len(asyncio.run(work())) == 1
+
+
+TWELVE_BITS = ("51.dcm", "JPGExtended.dcm", "JPEG-lossy.dcm", ".51.dcm", ".53.dcm", ".55.dcm")
+
+
+@needs_corpus
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_corpus_decodes_as_pydicom_decodes_it() -> None:
+    decoded = 0
+    for path, syntax, data in compressed_corpus():
+        try:
+            after = decompressed(data, syntax)
+        except TranscodeError as error:
+            assert path.parent.name == "odd" or path.name.endswith(TWELVE_BITS), f"{path.name}: {error}"
+            continue
+        if "PixelData" not in after:
+            continue
+        decoded += 1
+        pixels_found = after.pixel_array
+        try:
+            reference = pydicom.dcmread(path, force=True).pixel_array
+        except Exception:
+            continue  # pydicom has no decoder for it here
+        difference = np.abs(pixels_found.astype(int) - reference.astype(int)).max()
+        # Chroma is brought to full resolution and RGB by libjpeg here and by numpy there.
+        assert difference <= (60 if syntax == BASELINE or syntax.endswith(".51") else 0), path.name
+    assert decoded >= 60
+
+
+@needs_corpus
+def test_the_lossless_jpeg_of_the_corpus_is_decoded() -> None:
+    done = 0
+    for path, syntax, data in compressed_corpus():
+        if syntax.endswith((".57", ".70")) and path.parent.name != "odd":
+            assert decompressed(data, syntax).pixel_array.any(), path.name
+            done += 1
+    assert done >= 9
+
+
+# Processes ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def transcoder() -> Iterator[Transcoder]:
+    transcoder = Transcoder(processes=2, decoded_bytes_max=64 << 20)
+    yield transcoder
+    transcoder.close()
+
+
+def processes(transcoder: Transcoder) -> list[int]:
+    pool = transcoder._pool
+    return [process._process.pid for process in (*pool._idle, *pool._working)]
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def until(condition: object, seconds: float = 5) -> None:
+    end = time.monotonic() + seconds
+    event = threading.Event()
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end
+        event.wait(0.01)
+
+
+def test_no_process_is_started_for_what_is_not_compressed(transcoder: Transcoder) -> None:
+    data = samples.encoded(samples.instance())
+    big = samples.instance()
+    big.Rows, big.PixelData = 1000, random.Random(SEED).randbytes(600_000)
+
+    async def work() -> None:
+        for source in (data, samples.encoded(big)):
+            there = await transcoder.transcode(source, EXPLICIT, IMPLICIT)
+            assert await transcoder.transcode(there, IMPLICIT, EXPLICIT) == source
+            deflated = await transcoder.transcode(memoryview(source), EXPLICIT, DEFLATED)
+            assert await transcoder.transcode(deflated, DEFLATED, EXPLICIT) == source
+            assert await transcoder.transcode(source, EXPLICIT, EXPLICIT) == source
+
+    asyncio.run(work())
+    assert processes(transcoder) == []
+
+
+def test_jobs_share_few_processes(transcoder: Transcoder) -> None:
+    data, native = lossless()
+
+    async def work() -> list[bytes]:
+        return await asyncio.gather(*(transcoder.transcode(data, LOSSLESS, EXPLICIT) for _ in range(12)))
+
+    assert {native_bytes(read(out)) for out in asyncio.run(work())} == {native}
+    assert 1 <= len(processes(transcoder)) <= 2
+
+
+def test_a_refusal_names_the_reason_and_keeps_the_process(transcoder: Transcoder) -> None:
+    data, _ = lossless()
+
+    async def work() -> None:
+        with pytest.raises(TranscodeError, match="frame 1"):
+            await transcoder.transcode(data.replace(b"\xff\xc3", b"\xff\xc9"), LOSSLESS, EXPLICIT)
+        (pid,) = processes(transcoder)
+        await transcoder.transcode(data, LOSSLESS, EXPLICIT)
+        assert processes(transcoder) == [pid]
+
+    asyncio.run(work())
+
+
+def test_what_has_no_way_is_refused_at_once(transcoder: Transcoder) -> None:
+    async def work() -> None:
+        for source, target, reason in (
+            (EXPLICIT, J2K, "nothing is compressed into JPEG 2000"),
+            ("1.2.840.10008.1.2.4.100", EXPLICIT, "nothing here decodes MPEG2"),
+        ):
+            with pytest.raises(TranscodeError, match=reason):
+                await transcoder.transcode(b"", source, target)
+        small = Transcoder(decoded_bytes_max=10)
+        with pytest.raises(TranscodeError, match="a data set of 11 bytes is not decoded, the limit is 10"):
+            await small.transcode(bytes(11), J2K, EXPLICIT)
+
+    asyncio.run(work())
+    assert processes(transcoder) == []
+
+
+def test_a_process_that_dies_costs_its_job_only(transcoder: Transcoder) -> None:
+    data, native = lossless()
+
+    async def work() -> None:
+        await transcoder.transcode(data, LOSSLESS, EXPLICIT)
+        (pid,) = processes(transcoder)
+        os.kill(pid, signal.SIGSTOP)  # so that the job is in it when it dies
+        job = asyncio.ensure_future(transcoder.transcode(data, LOSSLESS, EXPLICIT))
+        while not transcoder._pool._working:
+            await asyncio.sleep(0)
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(TranscodeError, match=r"its process ended by signal 9"):
+            await job
+        assert native_bytes(read(await transcoder.transcode(data, LOSSLESS, EXPLICIT))) == native
+        assert is_gone(pid)
+
+    asyncio.run(work())
+
+
+def test_an_idle_process_that_died_is_replaced(transcoder: Transcoder) -> None:
+    data, native = lossless()
+
+    async def work() -> None:
+        await transcoder.transcode(data, LOSSLESS, EXPLICIT)
+        (pid,) = processes(transcoder)
+        (process,) = transcoder._pool._idle
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: not process.is_alive)
+        assert native_bytes(read(await transcoder.transcode(data, LOSSLESS, EXPLICIT))) == native
+
+    asyncio.run(work())
+
+
+def test_a_job_that_takes_too_long_is_ended() -> None:
+    data, _ = lossless()
+    transcoder = Transcoder(processes=1)
+
+    async def work() -> None:
+        await transcoder.transcode(data, LOSSLESS, EXPLICIT)
+        (pid,) = processes(transcoder)
+        transcoder._pool._time_limit_s = 0.05
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(TranscodeError, match=r"decoding transfer syntax .*\.70 took more than 0.05 s"):
+            await transcoder.transcode(data, LOSSLESS, EXPLICIT)
+        assert is_gone(pid)
+        transcoder._pool._time_limit_s = 60
+        await transcoder.transcode(data, LOSSLESS, EXPLICIT)
+
+    asyncio.run(work())
+    transcoder.close()
+
+
+def test_idle_processes_end() -> None:
+    transcoder = Transcoder(idle_s=0.01)
+    data, _ = lossless()
+    asyncio.run(transcoder.transcode(data, LOSSLESS, EXPLICIT))
+    until(lambda: not processes(transcoder))
+    transcoder.close()
+
+
+def test_processes_end_with_the_transcoder_and_with_its_last_reference() -> None:
+    data, _ = lossless()
+    for way in ("close", "forget"):
+        transcoder = Transcoder()
+        asyncio.run(transcoder.transcode(data, LOSSLESS, EXPLICIT))
+        (pid,) = processes(transcoder)
+        if way == "close":
+            transcoder.close()
+            with pytest.raises(TranscodeError, match="is closed"):
+                asyncio.run(transcoder.transcode(data, LOSSLESS, EXPLICIT))
+        del transcoder
+        until(lambda pid=pid: is_gone(pid))
+
+
+def test_closing_ends_the_job_under_way() -> None:
+    data, _ = lossless()
+    transcoder = Transcoder(processes=1)
+
+    async def work() -> None:
+        await transcoder.transcode(data, LOSSLESS, EXPLICIT)
+        os.kill(processes(transcoder)[0], signal.SIGSTOP)
+        job = asyncio.ensure_future(transcoder.transcode(data, LOSSLESS, EXPLICIT))
+        while not transcoder._pool._working:
+            await asyncio.sleep(0)
+        transcoder.close()
+        with pytest.raises(TranscodeError):
+            await job
+
+    asyncio.run(work())
+
+
+def test_an_image_larger_than_it_says_ends_in_an_answer() -> None:
+    """A JPEG 2000 codestream of 60000 by 60000 in a data set of 64 by 64: the address space is what stops it."""
+    from openjpeg.utils import encode_array
+
+    frame = bytearray(encode_array(np.zeros((64, 64), np.uint16)))
+    size = frame.index(b"\xff\x51")
+    for at in (8, 12, 24, 28):  # Xsiz, Ysiz, XTsiz, YTsiz
+        struct.pack_into(">I", frame, size + at - 2, 60000)
+    ds = samples.instance()
+    ds.Rows = ds.Columns = 64
+    data = compressed(ds, J2K, [bytes(frame) + bytes(len(frame) % 2)])
+    transcoder = Transcoder(decoded_bytes_max=1 << 20)
+    with pytest.raises(TranscodeError, match="frame 1 cannot be decoded"):
+        asyncio.run(transcoder.transcode(data, J2K, EXPLICIT))
+    transcoder.close()
+
+
+def test_an_answer_longer_than_it_can_be_is_not_believed() -> None:
+    process = decoder_pool._Process(100)
+    process._answer_bytes_max = -1000
+    with pytest.raises(TranscodeError, match="failed"):
+        process.run(lossless()[0][:10], LOSSLESS, EXPLICIT, 10)
+    process.end()
