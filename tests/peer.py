@@ -9,6 +9,7 @@ came instead of what was expected is in the failure.
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from collections.abc import Iterable, Mapping, Sequence
@@ -353,6 +354,10 @@ class Peer:
             return self.receive() is None or self.wait_closed() is not None
         except TimeoutError:
             return False
+
+    def socket_has_more(self, seconds: float) -> bool:
+        """Whether anything comes within that time; it stays to be read."""
+        return bool(self._pending or self._buffer or select.select([self.socket], [], [], seconds)[0])
 
     def expect_message(self) -> Message:
         """The next message, with its data set if it announces one."""

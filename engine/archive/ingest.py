@@ -92,7 +92,7 @@ def make_entry(
         stamp=0,
         sop_class_uid=found.sop_class_uid,
         sop_instance_uid=found.sop_instance_uid,
-        transfer_syntax_uid=transfer_syntax_uid.encode("ascii"),
+        transfer_syntax_uid=transfer_syntax_uid.encode("utf-8", "replace"),
         calling_ae_title=calling_ae_title.encode("utf-8"),
         received_ns=time.time_ns(),
         pixel_data_offset=found.pixel_data_offset,

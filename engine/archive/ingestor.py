@@ -151,7 +151,7 @@ class Ingestor:
             await self.blocking(lambda: self._store.confirm_same(stored, data_set.buffers, durable=durable))
         finally:
             data_set.release()
-        return Outcome.DUPLICATE
+        return Outcome.DUPLICATE if self._store.is_current(stored) else Outcome.KEPT_ASIDE
 
     def _spawn(self, work: Coroutine[Any, Any, Outcome], done: Done) -> None:
         task = self._loop.create_task(work)

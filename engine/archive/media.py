@@ -51,8 +51,10 @@ _ZIP_ENCRYPTED: Final = 0x1
 
 _ENDING: Final = re.compile(r"\.[a-z]{1,5}$")
 
-READ_ERRORS: Final = (OSError, EOFError, zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, ValueError)
-"""What reading an opened item can raise: a bad sector, a damaged or lying archive."""
+READ_ERRORS: Final = (
+    OSError, EOFError, DataSetError, zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, ValueError,
+)  # fmt: skip
+"""What opening and reading an item can raise: a bad sector, a damaged or lying archive, a file that was swapped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +122,8 @@ def _named_file(path: Path, size_bytes: int) -> Iterator[Source]:
     try:
         with _open_file(path, follow=True) as file:
             start = file.read(part10.FILE_META_BYTES_MAX)
-    except OSError as error:
-        yield Refused(name, _why(error))
+    except READ_ERRORS as error:
+        yield Refused(name, reason_of(error))
         return
     if _is_zip(start):
         yield from _zip(path)
@@ -154,7 +156,7 @@ def _open_file(path: str | Path, *, follow: bool = False) -> BinaryIO:
     fd = os.open(path, flags)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(None, "is no regular file any more")
+            raise DataSetError("it is no regular file any more")
         return cast(BinaryIO, io.FileIO(fd, "rb"))
     except BaseException:
         os.close(fd)
@@ -240,8 +242,8 @@ def _met_dicomdir(path: Path, size_bytes: int) -> Iterator[Source]:
     try:
         with _open_file(path) as file:
             start = file.read(part10.FILE_META_BYTES_MAX)
-    except OSError as error:
-        yield Refused(_printable(path), _why(error))
+    except READ_ERRORS as error:
+        yield Refused(_printable(path), reason_of(error))
         return
     yield _file_item(path, size_bytes)
     if _is_dicomdir(start):

@@ -1,4 +1,4 @@
-"""Decodes encapsulated Pixel Data frame by frame; the door to _ext.jpeg_lossless. Runs in `archive.decoder` only.
+"""Decodes encapsulated Pixel Data frame by frame. Runs in `archive.decoder` only.
 
 Knows no data set: it is given the value of Pixel Data and the numbers of the Image Pixel Module, and gives native
 frames back, colour by pixel (Planar Configuration 0). Values stay what they are in the codestream, also in bits beyond
@@ -6,11 +6,11 @@ Bits Stored; signed samples are extended to Bits Allocated. With the default ins
 
     transfer syntax                                    decoded by
     RLE Lossless                                       pydicom + pylibjpeg-rle
-    JPEG Lossless, process 14 (.57, .70)               _ext.jpeg_lossless
+    JPEG Lossless, process 14 (.57, .70)               imagecodecs (libjpeg-turbo)
     JPEG-LS (.80, .81)                                 pydicom + pyjpegls
     JPEG 2000 (.90, .91), HTJ2K (.201, .202, .203)     pydicom + pylibjpeg-openjpeg
     JPEG, DCT of 8 bits (.50, .51, .53, .55)           Pillow
-    JPEG, DCT of 12 bits (.51)                         nothing; pydicom does when GDCM or pylibjpeg-libjpeg are there
+    JPEG, DCT of 12 bits (.51, .53, .55)               imagecodecs (libjpeg-turbo)
     Deflated Image Frame, Encapsulated Uncompressed    here
 
 pylibjpeg-libjpeg is under the GPL and for that reason no dependency. Nothing decodes JPEG XL, video, JPEG 2000 Part 2
@@ -33,7 +33,6 @@ import numpy as np
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 
-from engine._ext import jpeg_lossless
 from engine.errors import TranscodeError
 
 if TYPE_CHECKING:
@@ -47,7 +46,10 @@ JPEG_2000: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (90, 
 DEFLATED_FRAME: Final = frozenset({"1.2.840.10008.1.2.8.1"})
 ENCAPSULATED_UNCOMPRESSED: Final = frozenset({"1.2.840.10008.1.2.1.98"})
 
-_PLUGINS: Final = {**dict.fromkeys(RLE | JPEG_2000, "pylibjpeg"), **dict.fromkeys(JPEG_LS, "pyjpegls")}
+_PLUGINS: Final = {
+    **dict.fromkeys(RLE | JPEG_2000, "pylibjpeg"),
+    **dict.fromkeys(JPEG_LS, "pyjpegls"),
+}
 
 _DCT_FRAME_HEADER: Final = re.compile(rb"\xff[\xc0-\xc2]\0.(.)", re.DOTALL)
 """SOF0 to SOF2, whose length is below 256, and the sample precision."""
@@ -211,11 +213,7 @@ def _dct(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[Sam
 
     header = _DCT_FRAME_HEADER.search(frame)
     if header and header[1] != b"\x08":
-        if _has_other_plugin(transfer_syntax_uid):
-            return _plugin(frame, transfer_syntax_uid, image)
-        raise TranscodeError(
-            f"its samples have {header[1][0]} bits; of DCT-coded ones only those of 8 bits are decoded"
-        )
+        return _libjpeg(frame, transfer_syntax_uid, image)
     try:
         opened = Image.open(io.BytesIO(frame), formats=("JPEG",))
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
@@ -238,29 +236,21 @@ def _dct(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[Sam
     return samples, "RGB" if bands == 3 else image.photometric_interpretation
 
 
-def _has_other_plugin(transfer_syntax_uid: str) -> bool:
-    """Whether pydicom has a plugin for a DCT syntax beside Pillow."""
-    try:
-        plugins = get_decoder(transfer_syntax_uid).available_plugins
-    except NotImplementedError:
-        return False
-    return any(name != "pillow" for name in plugins)
+def _libjpeg(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[Samples, str]:
+    """Lossless JPEG of any predictor, and DCT of 12 bits; colour components as they are coded."""
+    import imagecodecs
 
-
-def _process_14(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[Samples, str]:
-    buffer = bytearray(2 * image.frame_samples)
-    samples: Samples = np.frombuffer(buffer, np.uint16)
-    try:
-        target = memoryview(buffer).cast("H")
-        precision = jpeg_lossless.decode(frame, target, image.rows, image.columns, image.samples_per_pixel)
-    except ValueError as error:
-        raise TranscodeError(str(error)) from error
-    if image.pixel_representation == 1 and precision <= image.bits_stored <= 16:
+    samples: Samples = imagecodecs.jpeg8_decode(frame)
+    colours = (image.samples_per_pixel,) if image.samples_per_pixel > 1 else ()
+    if samples.shape != (image.rows, image.columns, *colours):
+        raise TranscodeError(
+            f"it has other rows, columns or components: {samples.shape}, "
+            f"{image.rows}, {image.columns} and {image.samples_per_pixel} are said"
+        )
+    if image.pixel_representation == 1 and samples.dtype == np.uint16 and image.bits_stored <= 16:
         unused = 16 - image.bits_stored
-        return (samples << unused).view(np.int16) >> unused, image.photometric_interpretation
-    if precision <= 8:
-        samples = samples.astype(np.uint8)
-    return samples, image.photometric_interpretation
+        samples = (samples << unused).view(np.int16) >> unused
+    return samples.reshape(-1), image.photometric_interpretation
 
 
 def _deflated(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[Samples, str]:
@@ -290,8 +280,8 @@ _Decoder: TypeAlias = "Callable[[bytes, str, ImagePixel], tuple[Samples, str]]"
 _DECODERS: Final[dict[str, _Decoder]] = {
     **dict.fromkeys(RLE, _rle),
     **dict.fromkeys(JPEG_LS | JPEG_2000, _plugin),
+    **dict.fromkeys(PROCESS_14, _libjpeg),
     **dict.fromkeys(DCT, _dct),
-    **dict.fromkeys(PROCESS_14, _process_14),
     **dict.fromkeys(DEFLATED_FRAME, _deflated),
     **dict.fromkeys(ENCAPSULATED_UNCOMPRESSED, _native),
 }

@@ -44,15 +44,19 @@ class Store:
         self._sealing = threading.Lock()
 
     def same_instance(self, entry: Entry, length: int, crc: int) -> Instance | None:
-        """The stored instance if it seems to be the same one: UID, transfer syntax, length and checksum agree."""
-        stored = self.index.locate(entry.sop_instance_uid)
-        if stored is None:
+        """The stored instance if it seems to be the same one: UID, transfer syntax, length and checksum agree.
+
+        Those that were kept aside count too: a sender that tries again must not fill the disk.
+        """
+        current = self.index.locate(entry.sop_instance_uid)
+        if current is None:
             return None
-        entry.stamp = stored.stamp
-        position = stored.position
-        if position.payload_length != length or position.payload_crc != crc:
-            return None
-        return stored if stored.transfer_syntax_uid.encode("ascii") == entry.transfer_syntax_uid else None
+        entry.stamp = current.stamp
+        if _is_same(current, entry, length, crc):
+            return current
+        return next(
+            (kept for kept in self.index.versions(entry.sop_instance_uid) if _is_same(kept, entry, length, crc)), None
+        )
 
     def confirm_same(self, stored: Instance, payload: Sequence[Buffer], *, durable: bool) -> None:
         """Compares the stored bytes with `payload`; with `durable` also syncs them. Blocks on the disk.
@@ -64,7 +68,8 @@ class Store:
         at = 0
         for buffer in payload:
             view = memoryview(buffer).cast("B")
-            if have[at : at + len(view)] != view:
+            # As bytes: memory views compare element by element, forty times as slowly.
+            if have[at : at + len(view)].tobytes() != view.tobytes():
                 raise InstanceRefused("another instance of this UID has the same length and checksum")
             at += len(view)
         if durable:
@@ -93,6 +98,11 @@ class Store:
             write_back=sync_soon,
         )
 
+    def is_current(self, stored: Instance) -> bool:
+        """Whether it is the current instance of its UID, and not one kept aside."""
+        current = self.index.locate(stored.sop_instance_uid.encode())
+        return current is not None and current.position == stored.position
+
     def stamp(self, entry: Entry, policy: int) -> None:
         """Gives a streamed entry, appended elsewhere, its stamp and flags."""
         stored = self.index.locate(entry.sop_instance_uid)
@@ -115,3 +125,12 @@ class Store:
         with self._sealing:
             for segment_id, length in self.log.close():
                 self.index.apply([], marks={segment_id: SegmentMark(indexed_bytes=length, sealed=True)})
+
+
+def _is_same(stored: Instance, entry: Entry, length: int, crc: int) -> bool:
+    position = stored.position
+    return (
+        position.payload_length == length
+        and position.payload_crc == crc
+        and stored.transfer_syntax_uid.encode() == entry.transfer_syntax_uid
+    )

@@ -75,6 +75,7 @@ class Worker:
         self._loop.remove_reader(self._channel.fileno())
         if self._exit_code == 0:
             self._ingestor.close()
+            self._services.transcoder.close()
             self._archive.close()
         return self._exit_code
 

@@ -312,7 +312,9 @@ class Walk:
 
     def _chunk(self, offset: int, hole: int) -> bytes:
         """Bytes to search, up to a hole; zeros in place of a block that cannot be read."""
-        length = min(_CHUNK_BYTES, max(hole, offset + _BLOCK_BYTES) - offset, self._end - offset)
+        # Not a byte of the next block: what has been read of a preallocated file counts as data from then on.
+        block_end = (offset // _BLOCK_BYTES + 1) * _BLOCK_BYTES
+        length = min(_CHUNK_BYTES, max(hole, block_end) - offset, self._end - offset)
         try:
             return self._files.pread(self._fd, length, offset)
         except OSError:

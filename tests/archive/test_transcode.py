@@ -372,11 +372,11 @@ def test_pixel_data_that_is_not_encapsulated_is_refused() -> None:
         decompressed(samples.encoded(ds), J2K)
 
 
-def test_a_jpeg_of_twelve_bits_has_a_reason() -> None:
+def test_a_jpeg_with_more_bits_than_the_data_set_says_is_refused() -> None:
     ds, frame = jpeg(colour=False)
     at = frame.index(b"\xff\xc0")
     twelve = frame[: at + 4] + b"\x0c" + frame[at + 5 :]
-    with pytest.raises(TranscodeError, match="have 12 bits"):
+    with pytest.raises(TranscodeError, match="Bits Allocated"):
         decompressed(compressed(ds, "1.2.840.10008.1.2.4.51", [twelve]), "1.2.840.10008.1.2.4.51")
 
 
@@ -426,9 +426,6 @@ def test_one_siemens_image_in_nine_syntaxes_has_the_same_pixels() -> None:
     assert len(asyncio.run(work())) == 1
 
 
-TWELVE_BITS = ("51.dcm", "JPGExtended.dcm", "JPEG-lossy.dcm", ".51.dcm", ".53.dcm", ".55.dcm")
-
-
 @needs_corpus
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_corpus_decodes_as_pydicom_decodes_it() -> None:
@@ -437,7 +434,7 @@ def test_the_corpus_decodes_as_pydicom_decodes_it() -> None:
         try:
             after = decompressed(data, syntax)
         except TranscodeError as error:
-            assert path.parent.name == "odd" or path.name.endswith(TWELVE_BITS), f"{path.name}: {error}"
+            assert path.parent.name == "odd", f"{path.name}: {error}"
             continue
         if "PixelData" not in after:
             continue

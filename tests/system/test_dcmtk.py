@@ -52,9 +52,9 @@ def filled(server: Server, folder: Path) -> Server:
     return server
 
 
-def run(*command: str, timeout_s: float = 60.0) -> str:
+def run(*command: str, timeout_s: float = 60.0, folder: Path | None = None) -> str:
     """A tool's output; it must succeed."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, cwd=folder)
     assert done.returncode == 0, f"{command[0]}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
     return done.stdout + done.stderr
 
@@ -177,10 +177,9 @@ def test_movescu_receives_itself_what_it_moved(filled: Server, folder: Path, tmp
     filled.reload(f'[[peer]]\naet = "MOVER"\nhost = "127.0.0.1"\nport = {port}\n')
     (tmp_path / "out").mkdir()
     keys = ("-k", "QueryRetrieveLevel=SERIES", "-k", f"StudyInstanceUID={STUDY}", "-k", f"SeriesInstanceUID={STUDY}.2")
-    run(
-        *("movescu", "-S", "-aet", "MOVER", "-aem", "MOVER", "+P", str(port), "-od", str(tmp_path / "out"), "+B"),
-        *("127.0.0.1", str(filled.port), *keys),
-    )
+    # With +B it does not look at -od (3.6.7).
+    mover = ("movescu", "-S", "-aet", "MOVER", "-aem", "MOVER", "+P", str(port), "+B")
+    run(*mover, "127.0.0.1", str(filled.port), *keys, folder=tmp_path / "out")
     expected = {uid: data for uid, data in data_sets(folder).items() if uid.startswith(f"{STUDY}.2.")}
     assert data_sets(tmp_path / "out") == expected
 
