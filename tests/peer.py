@@ -311,6 +311,13 @@ class Peer:
         assert body is not None, f"closed inside a PDU of type {pdu_type:02X}"
         return pdu_type, body
 
+    def next_type(self) -> int | None:
+        """The type of the next PDU, which stays to be read; None when the other side has closed."""
+        header = self._take(6)
+        if header is not None:
+            self._buffer[:0] = header
+        return None if header is None else header[0]
+
     def expect(self, pdu_type: int) -> bytes:
         """The body of the next PDU, which is of that type."""
         received = self.receive()

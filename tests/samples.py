@@ -73,8 +73,8 @@ def instance(
 
 def encoded(ds: Dataset) -> bytes:
     """The data set's bytes, without file meta."""
-    from pydicom.filewriter import write_dataset
     from pydicom.filebase import DicomBytesIO
+    from pydicom.filewriter import write_dataset
 
     syntax = ds.file_meta.TransferSyntaxUID
     out = DicomBytesIO()

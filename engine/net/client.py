@@ -117,7 +117,8 @@ class Requestor:
         data_set.release()
 
     def release_requested(self) -> bool:
-        """Peers may end an association that they were asked for."""
+        """Peers may end an association that they were asked for; what they have not answered they never will."""
+        self.responses.fail("released by the peer")
         return True
 
     def association_ended(self, reason: str) -> None:

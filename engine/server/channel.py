@@ -62,7 +62,9 @@ class Channel:
     def receive(self) -> tuple[dict[str, Any], int | None] | None:
         """The next message and its descriptor; None when there is none yet. Raises ChannelClosed."""
         try:
-            data, ancillary, _, _ = self._socket.recvmsg(MESSAGE_BYTES_MAX, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, _, _ = self._socket.recvmsg(
+                MESSAGE_BYTES_MAX, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC
+            )
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as error:

@@ -303,7 +303,8 @@ class Supervisor:
                 stats = await asyncio.wait_for(future, 2.0)
             except (TimeoutError, asyncio.CancelledError):
                 stats = {}
-            rows.append({"number": worker.number, "pid": worker.process.pid, "connections": worker.connections, **stats})
+            row = {"number": worker.number, "pid": worker.process.pid, "connections": worker.connections}
+            rows.append({**row, **stats})
         return {
             "pid": os.getpid(),
             "time": time.time(),

@@ -20,9 +20,9 @@ from engine.dicom import elements, part10, transfer_syntax
 from engine.dimse import status as statuses
 from engine.dimse.assembly import Frame, p_data_tf
 from engine.dimse.messages import CStoreRQ, CStoreRSP
-from engine.errors import AssociationFailed, DataSetError, EngineError, TranscodeError
-from engine.net.client import CONTEXTS_MAX, Address, Requestor, open_association
-from engine.services.storage_scu import FALLBACK, propose
+from engine.errors import AssociationFailed, DataSetError, EngineError
+from engine.net.client import Address, Requestor, open_association
+from engine.services.contexts import SendContexts, in_groups, propose
 
 if TYPE_CHECKING:
     from engine.config import Config, Peer
@@ -69,16 +69,16 @@ async def send_files(peer: Peer, config: Config, paths: list[Path], progress: Pr
     summary = SendSummary()
     heads = list(_heads(paths, summary, progress))
     done = 0
-    for group in _groups(heads, peer.transfer_syntaxes):
-        kinds = dict.fromkeys((head.sop_class_uid, head.transfer_syntax_uid) for head in group)
+    transcoder = transcode.Transcoder()
+    for group in in_groups(heads, peer.transfer_syntaxes):
         try:
-            requestor = await open_association(Address.of(peer, config), propose(kinds, peer.transfer_syntaxes))
+            requestor = await open_association(Address.of(peer, config), propose(group, peer.transfer_syntaxes))
         except AssociationFailed as error:
             if done == 0:
                 raise
             summary.failed += [(str(head.path), str(error)) for head in group]
             continue
-        sender = _FileSender(requestor, peer)
+        sender = _FileSender(requestor, peer, transcoder)
         for number, head in enumerate(group):
             try:
                 await sender.send(head)
@@ -93,24 +93,22 @@ async def send_files(peer: Peer, config: Config, paths: list[Path], progress: Pr
             progress("sending", done, len(heads))
         else:
             await requestor.release()
+    transcoder.close()
     return summary
 
 
 class _FileSender:
     """Sends files on one association."""
 
-    def __init__(self, requestor: Requestor, peer: Peer) -> None:
+    def __init__(self, requestor: Requestor, peer: Peer, transcoder: transcode.Transcoder) -> None:
         self._requestor = requestor
-        self._preferred = peer.transfer_syntaxes
-        self._transcoder = transcode.Transcoder()
-        self._contexts: dict[str, dict[str, AcceptedContext]] = {}
+        self._transcoder = transcoder
         accepted = requestor.accepted
-        for context in accepted.contexts.values() if accepted is not None else ():
-            self._contexts.setdefault(context.abstract_syntax, {}).setdefault(context.transfer_syntax, context)
+        self._contexts = SendContexts(accepted.contexts.values() if accepted else (), peer.transfer_syntaxes)
 
     async def send(self, head: FileHead) -> None:
         """Sends one file. Raises TranscodeError or DataSetError for this one, AssociationFailed when all is over."""
-        context, target = self._choose(head)
+        context, target = self._contexts.choose(head)
         message_id, response = self._requestor.responses.expect()
         try:
             command = CStoreRQ(message_id, head.sop_class_uid, head.sop_instance_uid).encode()
@@ -137,19 +135,6 @@ class _FileSender:
         if statuses.category(answer.status) not in (statuses.Category.SUCCESS, statuses.Category.WARNING):
             comment = f": {answer.error_comment}" if answer.error_comment else ""
             raise DataSetError(f"refused with status {answer.status:04X}{comment}")
-
-    def _choose(self, head: FileHead) -> tuple[AcceptedContext, str]:
-        accepted = self._contexts.get(head.sop_class_uid)
-        if not accepted:
-            raise TranscodeError(f"the peer took no presentation context for SOP class {head.sop_class_uid}")
-        stored = head.transfer_syntax_uid
-        for syntax in (*self._preferred, stored):
-            if syntax in accepted and (syntax == stored or transcode.plan(stored, [syntax]) is not None):
-                return accepted[syntax], syntax
-        target = transcode.plan(stored, list(accepted))
-        if target is None:
-            raise TranscodeError(f"the peer took no transfer syntax into which {stored} can be converted")
-        return accepted[target], target
 
     async def _transmit(self, fd: int, head: FileHead, context: AcceptedContext, prefix: bytes) -> None:
         """The stored data set, a piece at a time; a file that has become shorter meanwhile ends the association."""
@@ -213,11 +198,11 @@ def read_head(path: Path) -> FileHead:
     except OSError as error:
         raise DataSetError(f"cannot be read: {error.strerror}") from error
     meta = part10.read_file_meta(start)
-    sop_class_uid, sop_instance_uid = meta.media_storage_sop_class_uid, meta.media_storage_sop_instance_uid
-    if not (sop_class_uid and sop_instance_uid):
-        syntax = transfer_syntax.of(meta.transfer_syntax_uid)
-        head = elements.extract(memoryview(start)[meta.data_set_offset :], syntax, complete=len(start) == size)
-        sop_class_uid, sop_instance_uid = head.sop_class_uid.decode("ascii"), head.sop_instance_uid.decode("ascii")
+    # The data set's own UIDs first: receivers compare them with the command, and some files' meta information differs.
+    syntax = transfer_syntax.of(meta.transfer_syntax_uid)
+    head = elements.extract(memoryview(start)[meta.data_set_offset :], syntax, complete=len(start) == size)
+    sop_class_uid = head.sop_class_uid.decode("ascii", "replace") or meta.media_storage_sop_class_uid
+    sop_instance_uid = head.sop_instance_uid.decode("ascii", "replace") or meta.media_storage_sop_instance_uid
     if not (sop_class_uid and sop_instance_uid) or size <= meta.data_set_offset:
         raise DataSetError("no SOP class and instance UID, or no data set")
     return FileHead(
@@ -228,19 +213,3 @@ def read_head(path: Path) -> FileHead:
         meta.data_set_offset,
         size - meta.data_set_offset,
     )
-
-
-def _groups(heads: list[FileHead], preferred: tuple[str, ...]) -> Iterator[list[FileHead]]:
-    """Files, in their order, in groups whose kinds fit into the presentation contexts of one association."""
-    group: list[FileHead] = []
-    syntaxes: dict[str, set[str]] = {}
-    for head in heads:
-        wanted = {*syntaxes.get(head.sop_class_uid, {*preferred, *FALLBACK}), head.transfer_syntax_uid}
-        if sum(map(len, {**syntaxes, head.sop_class_uid: wanted}.values())) > CONTEXTS_MAX:
-            yield group
-            group, syntaxes = [], {}
-            wanted = {*preferred, *FALLBACK, head.transfer_syntax_uid}
-        syntaxes[head.sop_class_uid] = wanted
-        group.append(head)
-    if group:
-        yield group

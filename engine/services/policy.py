@@ -32,10 +32,9 @@ def refusal(config: Config, calling_ae_title: str, *, busy: bool) -> AssociateRJ
     """Why an association is rejected whatever it proposes; None when it is not."""
     if busy:
         return negotiation.LOCAL_LIMIT_EXCEEDED
-    if not any(config.may(calling_ae_title, permission) for permission in ("store", "query", "retrieve")):
-        # Without a [[peer]] and with unknown peers shut out; a mere destination may still verify us.
-        if config.peer(calling_ae_title) is None:
-            return negotiation.CALLING_AE_TITLE_NOT_RECOGNIZED
+    # A mere destination, which may do nothing of its own, may still verify us.
+    if config.peer(calling_ae_title) is None and not config.accept_unknown_peers:
+        return negotiation.CALLING_AE_TITLE_NOT_RECOGNIZED
     return None
 
 

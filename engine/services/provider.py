@@ -104,29 +104,29 @@ class ServiceProvider:
         answer: AssociateAC | AssociateRJ | Accepted | None = refusal(config, self.calling_ae_title, busy=self._refuse)
         if answer is None:
             answer = negotiate(rq, accept_policy(config, self.calling_ae_title))
-        self.services.metrics.counters["associations_rejected" if isinstance(answer, AssociateRJ) else "associations"] += 1
+        if isinstance(answer, Accepted) and self._too_many(config):
+            answer = LOCAL_LIMIT_EXCEEDED
         if not isinstance(answer, Accepted):
-            logger.warning("association rejected", calling=self.calling_ae_title, host=self.connection.peer_host, rj=str(answer))
+            self.services.metrics.counters["associations_rejected"] += 1
+            logger.warning("association rejected", **self._who(), rj=str(answer))
             return answer
-        counted = self.services.associations
-        ours = max(config.limits.associations_per_peer_max // config.workers, 1)
-        if counted[self.calling_ae_title] >= ours:
-            logger.warning("too many associations of one peer", calling=self.calling_ae_title, limit=ours)
-            return LOCAL_LIMIT_EXCEEDED
-        counted[self.calling_ae_title] += 1
+        self.services.metrics.counters["associations"] += 1
+        self.services.associations[self.calling_ae_title] += 1
         self.accepted = answer
         self.contexts = answer.contexts
         self.fragment = self._fragment(answer.peer_maximum_length)
         self.services.metrics.peer(self.calling_ae_title).associations += 1
         self._storage.prepare()
-        logger.info(
-            "association accepted",
-            calling=self.calling_ae_title,
-            called=self.called_ae_title,
-            host=self.connection.peer_host,
-            contexts=len(self.contexts),
-        )
+        logger.info("association accepted", **self._who(), called=self.called_ae_title, contexts=len(self.contexts))
         return answer.ac
+
+    def _too_many(self, config: Config) -> bool:
+        """Whether this calling AE title has its share of this worker already."""
+        share = max(config.limits.associations_per_peer_max // config.workers, 1)
+        return self.services.associations[self.calling_ae_title] >= share
+
+    def _who(self) -> dict[str, object]:
+        return {"calling": self.calling_ae_title, "host": self.connection.peer_host}
 
     def _fragment(self, peer_maximum_length: int) -> int:
         ours = self.peer.pdu_length_max if self.peer and self.peer.pdu_length_max else SENT_PDU_BYTES_MAX
@@ -158,7 +158,8 @@ class ServiceProvider:
                 self.responses.received(message)
             case messages.CEchoRQ():
                 self.services.metrics.counters["echo"] += 1
-                self.respond(presentation_context_id, messages.CEchoRSP(message.message_id, message.affected_sop_class_uid))
+                response = messages.CEchoRSP(message.message_id, message.affected_sop_class_uid)
+                self.respond(presentation_context_id, response)
             case messages.CCancelRQ():
                 self._cancelled.add(message.message_id_being_responded_to)
             case _:
@@ -225,7 +226,7 @@ class ServiceProvider:
             counted[self.calling_ae_title] -= 1
             if not counted[self.calling_ae_title]:
                 del counted[self.calling_ae_title]
-            logger.info("association ended", calling=self.calling_ae_title, host=self.connection.peer_host, reason=reason)
+            logger.info("association ended", **self._who(), reason=reason)
         else:
             self.services.metrics.counters["connections_without_association"] += 1
         self._on_end(self.connection)

@@ -19,8 +19,9 @@ from engine.dimse.status import Category, GeneralStatus, RetrieveStatus, Service
 from engine.errors import AssociationFailed, EngineError
 from engine.index.types import Instance
 from engine.net.client import Address, Requestor, open_association
+from engine.services.contexts import in_groups, propose
 from engine.services.query import retrieval_query
-from engine.services.storage_scu import InstanceSender, Originator, Sent, in_contexts, propose
+from engine.services.storage_scu import InstanceSender, Originator, Sent
 
 if TYPE_CHECKING:
     from engine.config import Peer
@@ -141,7 +142,7 @@ async def move(provider: ServiceProvider, presentation_context_id: int, rq: CMov
         return
     retrieval = Retrieval(provider, presentation_context_id, rq, instances)
     originator = Originator(provider.calling_ae_title, rq.message_id, rq.priority)
-    for group in in_contexts(instances, peer.transfer_syntaxes):
+    for group in in_groups(instances, peer.transfer_syntaxes):
         shares = [group[number :: peer.store_associations] for number in range(peer.store_associations)]
         await asyncio.gather(*(_move_share(retrieval, peer, share, originator) for share in shares if share))
         if retrieval.cancelled:
@@ -167,10 +168,8 @@ async def _move_share(retrieval: Retrieval, peer: Peer, share: list[Instance], o
 
 async def _open(retrieval: Retrieval, peer: Peer, instances: list[Instance]) -> Requestor:
     services = retrieval.provider.services
-    kinds = dict.fromkeys((instance.sop_class_uid, instance.transfer_syntax_uid) for instance in instances)
-    return await open_association(
-        Address.of(peer, services.config), propose(kinds, peer.transfer_syntaxes), services.pool
-    )
+    contexts = propose(instances, peer.transfer_syntaxes)
+    return await open_association(Address.of(peer, services.config), contexts, services.pool)
 
 
 async def _send_on(
@@ -196,15 +195,19 @@ async def _send_on(
         async for sent in sender.send_all(source, originator):
             source.ended(sent.instance)
             retrieval.note(sent)
+        await requestor.release()
     except AssociationFailed as error:
-        # What had been given to the peer may or may not have arrived: only an answer counts.
-        under_way = source.under_way()
-        retrieval.fail_all(under_way, str(error))
-        if "did not answer" in str(error) or "took nothing" in str(error):
-            retrieval.fail_all(source.left(), f"given up: {error}")
+        # What was sent may or may not have arrived: only an answer counts. What was only read ahead can go again.
+        retrieval.fail_all(sender.unanswered.values(), str(error))
+        read_ahead = [each for each in source.under_way() if each.sop_instance_uid not in sender.unanswered]
+        left = read_ahead + source.left()
+        if sender.gave_up and not retrieval.cancelled:
+            retrieval.fail_all(left, f"given up: {error}")
             return []
-        return source.left()
-    await requestor.release()
+        return left
+    except asyncio.CancelledError:
+        requestor.connection.abort("the asker is gone")
+        raise
     return []
 
 

@@ -19,13 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from engine import log
 from engine.archive import transcode
-from engine.dicom import transfer_syntax
 from engine.dimse.assembly import Frame, p_data_tf
 from engine.dimse.messages import CStoreRQ
-from engine.errors import AssociationFailed, CorruptRecord, EngineError, TranscodeError
+from engine.errors import AssociationFailed, CorruptRecord, EngineError
 from engine.index.types import Instance
-from engine.net.client import CONTEXTS_MAX
-from engine.ul.pdu import PresentationContextRQ
+from engine.services.contexts import SendContexts
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
@@ -39,11 +37,6 @@ WHOLE_BYTES_MAX = 8 << 20
 """A data set up to this length is sent as one frame; longer ones go piece by piece in bounded memory."""
 
 PIECE_BYTES = 1 << 20
-
-FALLBACK = (transfer_syntax.EXPLICIT_VR_LITTLE_ENDIAN.uid, transfer_syntax.IMPLICIT_VR_LITTLE_ENDIAN.uid)
-"""What is proposed for each SOP class besides the stored transfer syntaxes: every storage SCP takes one of them."""
-
-IMPLICIT = transfer_syntax.IMPLICIT_VR_LITTLE_ENDIAN.uid
 
 SENT_WITH_FAILURE = 0xA700
 """Not a status on the wire: what the sender notes for an instance that it could not send."""
@@ -79,44 +72,6 @@ class _Ready:
     context: AcceptedContext
 
 
-def propose(kinds: Iterable[tuple[str, str]], preferred: tuple[str, ...] = ()) -> list[PresentationContextRQ]:
-    """Presentation contexts for (SOP class, transfer syntax) pairs: one for each stored syntax, then the fallbacks.
-
-    One transfer syntax a context, so that the acceptor cannot choose away what needs no conversion. At most 128.
-    """
-    by_class: dict[str, dict[str, None]] = {}
-    for sop_class_uid, stored in kinds:
-        syntaxes = by_class.setdefault(sop_class_uid, dict.fromkeys(preferred))
-        syntaxes[stored] = None
-    proposals: list[tuple[str, tuple[str, ...]]] = [(uid, (syntax,)) for uid, syntaxes in by_class.items() for syntax in syntaxes]
-    for uid, syntaxes in by_class.items():
-        fallback = tuple(syntax for syntax in FALLBACK if syntax not in syntaxes)
-        if fallback:
-            proposals.append((uid, fallback))
-    return [
-        PresentationContextRQ(2 * number + 1, uid, syntaxes)
-        for number, (uid, syntaxes) in enumerate(proposals[:CONTEXTS_MAX])
-    ]
-
-
-def in_contexts(instances: Iterable[Instance], preferred: tuple[str, ...] = ()) -> list[list[Instance]]:
-    """Instances in groups whose SOP classes and transfer syntaxes fit into the contexts of one association."""
-    groups: list[list[Instance]] = []
-    kinds: dict[str, set[str]] = {}
-    contexts_count = 0
-    for instance in instances:
-        known = kinds.get(instance.sop_class_uid)
-        first_of_class = 2 + len(preferred)
-        new = first_of_class if known is None else int(instance.transfer_syntax_uid not in known)
-        if not groups or contexts_count + new > CONTEXTS_MAX:
-            groups.append([])
-            kinds, contexts_count, new = {}, 0, first_of_class
-        kinds.setdefault(instance.sop_class_uid, set()).add(instance.transfer_syntax_uid)
-        contexts_count += new
-        groups[-1].append(instance)
-    return groups
-
-
 class InstanceSender:
     """Sends instances on one association; `send_all` tells what became of each."""
 
@@ -141,12 +96,12 @@ class InstanceSender:
         self._fragment = fragment
         self._window = window
         self._timeout_s = response_timeout_s
-        self._preferred = preferred
-        self._contexts: dict[str, dict[str, AcceptedContext]] = {}
-        for context in contexts:
-            if context.we_are_scu:
-                self._contexts.setdefault(context.abstract_syntax, {}).setdefault(context.transfer_syntax, context)
+        self._contexts = SendContexts(contexts, preferred)
         self._frames: list[Frame] = []
+        self.unanswered: dict[str, Instance] = {}
+        """What has been sent, wholly or in part, and has no answer: it may or may not have arrived."""
+        self.gave_up = False
+        """Whether the association was ended because the peer was too slow."""
 
     async def send_all(
         self, instances: AsyncIterator[Instance], originator: Originator
@@ -177,22 +132,8 @@ class InstanceSender:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _choose(self, instance: Instance) -> tuple[AcceptedContext, str]:
-        """The context to send on and the transfer syntax to send in."""
-        accepted = self._contexts.get(instance.sop_class_uid)
-        if not accepted:
-            raise TranscodeError(f"the peer took no presentation context for {instance.sop_class_uid}")
-        stored = instance.transfer_syntax_uid
-        for syntax in (*self._preferred, stored):
-            if syntax in accepted and (syntax == stored or transcode.plan(stored, [syntax]) is not None):
-                return accepted[syntax], syntax
-        target = transcode.plan(stored, list(accepted))
-        if target is None:
-            raise TranscodeError(f"the peer took no transfer syntax into which {stored} can be converted")
-        return accepted[target], target
-
     async def _prepare(self, instance: Instance, originator: Originator) -> _Ready:
-        context, target = self._choose(instance)
+        context, target = self._contexts.choose(instance)
         data: bytes | None = None
         if target != instance.transfer_syntax_uid:
             stored = await self._blocking(lambda: self._archive.read(instance))
@@ -250,6 +191,7 @@ class InstanceSender:
         return frame
 
     async def _transmit(self, ready: _Ready) -> None:
+        self.unanswered[ready.instance.sop_instance_uid] = ready.instance
         if ready.frame is not None:
             self._connection.send(ready.frame)
             return
@@ -285,6 +227,7 @@ class InstanceSender:
             async with asyncio.timeout(self._timeout_s):
                 await self._connection.drained()
         except TimeoutError:
+            self.gave_up = True
             why = f"the peer took nothing for {self._timeout_s:g} s"
             self._connection.abort(why)
             raise AssociationFailed(why) from None
@@ -294,9 +237,11 @@ class InstanceSender:
             async with asyncio.timeout(self._timeout_s):
                 response = await ready.response
         except TimeoutError:
+            self.gave_up = True
             why = f"the peer did not answer C-STORE within {self._timeout_s:g} s"
             self._connection.abort(why)
             raise AssociationFailed(why) from None
+        del self.unanswered[ready.instance.sop_instance_uid]
         if ready.frame is not None:
             self._frames.append(ready.frame)
         return Sent(ready.instance, response.status)

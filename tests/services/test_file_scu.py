@@ -13,7 +13,7 @@ import pytest
 import uvloop
 from pydicom import Dataset, dcmwrite
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import CTImageStorage, MRImageStorage  # type: ignore[attr-defined]
 
@@ -149,16 +149,3 @@ def test_heads_without_uids_are_completed_from_the_data_set(tmp_path: Path) -> N
     assert (bare.data_set_offset, bare.data_set_bytes) == (0, len(data))
     with pytest.raises(DataSetError):
         file_scu.read_head(tmp_path)
-
-
-def test_more_kinds_than_contexts_go_in_several_associations(tmp_path: Path) -> None:
-    heads = [
-        file_scu.FileHead(tmp_path, f"1.2.{number % 60}", f"1.3.{number}", JPEGBaseline8Bit, 0, 1)
-        for number in range(600)
-    ]
-    groups = list(file_scu._groups(heads, ()))
-    assert [head for group in groups for head in group] == heads
-    assert len(groups) > 1
-    for group in groups:
-        kinds = {(head.sop_class_uid, head.transfer_syntax_uid) for head in group}
-        assert len(file_scu.propose(kinds)) <= 128

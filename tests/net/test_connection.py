@@ -1,0 +1,350 @@
+"""net.connection with a scripted peer on a real socket: timers, back-pressure, ends; each end is told exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import pytest
+import uvloop
+
+from engine.dimse import messages
+from engine.dimse.assembly import ChunkPool, DataSet
+from engine.errors import AssociationFailed
+from engine.net.client import Address, open_association
+from engine.net.connection import Connection, ConnectionLimits
+from engine.ul.association import Role
+from engine.ul.negotiation import Accepted, AcceptPolicy, negotiate
+from engine.ul.pdu import AssociateAC, AssociateRJ, AssociateRQ, PresentationContextRQ
+from tests import peer
+from tests.peer import CT, EXPLICIT, IMPLICIT, VERIFICATION, Listener, Peer
+
+LIMITS = ConnectionLimits(artim_timeout_s=0.5, message_timeout_s=1.0, idle_timeout_s=30.0)
+TICK_S = 1.0
+ECHO = (1, VERIFICATION, [IMPLICIT])
+STORE = (3, CT, [EXPLICIT])
+
+POLICY = AcceptPolicy(
+    is_storage=lambda uid: uid == CT,
+    storage_transfer_syntaxes=frozenset({EXPLICIT}),
+    services={VERIFICATION: (IMPLICIT,)},
+)
+
+
+@dataclass
+class User:
+    """Takes everything, answers C-ECHO, notes what it is told."""
+
+    pool: ChunkPool
+    answer_release: bool = True
+    busy: bool = False
+    on_command: Callable[[User], None] | None = None
+    connection: Connection | None = None
+    commands: list[bytes] = field(default_factory=list)
+    data_sets: list[bytes] = field(default_factory=list)
+    parts: list[bool] = field(default_factory=list)
+    ends: list[str] = field(default_factory=list)
+
+    def associate_requested(self, rq: AssociateRQ) -> AssociateAC | AssociateRJ:
+        answer = negotiate(rq, POLICY)
+        return answer.ac if isinstance(answer, Accepted) else answer
+
+    def associate_accepted(self, ac: AssociateAC) -> None:
+        raise AssertionError("an acceptor is not accepted")
+
+    associate_rejected = associate_accepted  # type: ignore[assignment]
+
+    def command_received(self, presentation_context_id: int, command: bytes, has_data_set: bool) -> None:
+        self.commands.append(command)
+        if self.on_command is not None:
+            self.on_command(self)
+        elif not has_data_set:
+            assert self.connection is not None
+            rq = messages.decode(command)
+            assert isinstance(rq, messages.CEchoRQ)
+            rsp = messages.CEchoRSP(rq.message_id).encode()
+            self.connection.send_message(presentation_context_id, rsp, None, 16378)
+
+    def data_set_received(self, presentation_context_id: int, data_set: DataSet, is_last: bool) -> None:
+        self.data_sets.append(data_set.to_bytes())
+        self.parts.append(is_last)
+        data_set.release()
+
+    def release_requested(self) -> bool:
+        return self.answer_release
+
+    def association_ended(self, reason: str) -> None:
+        self.ends.append(reason)
+
+
+def play(
+    script: Callable[[Peer, User], None],
+    *,
+    limits: ConnectionLimits = LIMITS,
+    timeout_s: float = 10.0,
+    **options: object,
+) -> User:
+    """Runs `script` in a thread against one accepted connection; the user, once the connection has ended."""
+
+    async def run() -> User:
+        loop = asyncio.get_running_loop()
+        pool = ChunkPool(4096, 4)
+        user = User(pool, **options)  # type: ignore[arg-type]
+
+        def factory(connection: Connection) -> User:
+            user.connection = connection
+            return user
+
+        server = await loop.create_server(lambda: Connection(factory, Role.ACCEPTOR, pool, limits), "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+
+        def act() -> None:
+            with Peer(port, timeout_s=timeout_s) as scripted:
+                script(scripted, user)
+
+        await loop.run_in_executor(None, act)
+        async with asyncio.timeout(timeout_s):
+            while not user.ends:
+                await asyncio.sleep(0.005)
+        server.close()
+        assert len(user.ends) == 1, user.ends
+        assert pool.outstanding == 0
+        return user
+
+    return uvloop.run(run())
+
+
+def test_an_association_is_accepted_used_and_released() -> None:
+    def script(scripted: Peer, user: User) -> None:
+        scripted.associate(ECHO)
+        scripted.echo()
+        scripted.release()
+
+    user = play(script)
+    assert user.ends == ["released by the peer"]
+    assert len(user.commands) == 1
+
+
+def test_a_data_set_longer_than_a_part_comes_in_parts() -> None:
+    data_set = bytes(range(256)) * 200
+
+    def script(scripted: Peer, user: User) -> None:
+        scripted.associate(STORE)
+        scripted.send(peer.message(3, peer.c_store_rq(1, CT, "1.2.3"), data_set, fragment=5000))
+        scripted.release()
+
+    user = play(script, limits=replace(LIMITS, part_bytes=8192))
+    assert b"".join(user.data_sets) == data_set
+    assert len(user.parts) > 3
+    assert user.parts == [False] * (len(user.parts) - 1) + [True]
+
+
+def test_a_connection_that_says_nothing_is_closed_by_artim() -> None:
+    began = time.monotonic()
+    user = play(lambda scripted, user: scripted.expect_closed())
+    assert user.ends == ["ARTIM timer expired"]
+    assert time.monotonic() - began < LIMITS.artim_timeout_s + 2 * TICK_S
+
+
+def test_a_peer_that_stops_inside_a_pdu_is_aborted_even_while_an_operation_is_under_way() -> None:
+    def script(scripted: Peer, user: User) -> None:
+        scripted.associate(STORE)
+        user.busy = True
+        scripted.send(peer.message(3, peer.c_store_rq(1, CT, "1.2.3"), bytes(1000))[:-1])
+        scripted.expect_abort()
+
+    user = play(script)
+    assert user.ends[0].startswith("the peer stopped in the middle of a message")
+
+
+def test_an_idle_association_is_aborted_but_not_while_an_operation_is_under_way() -> None:
+    def script(scripted: Peer, user: User) -> None:
+        scripted.associate(ECHO)
+        user.busy = True
+        assert not scripted.is_closed_within(2.5)
+        user.busy = False
+        scripted.socket.settimeout(10)
+        scripted.expect_abort()
+
+    user = play(script, limits=replace(LIMITS, idle_timeout_s=1.0))
+    assert user.ends[0].startswith("idle for")
+
+
+def test_a_peer_that_reads_nothing_is_aborted_and_let_go() -> None:
+    def flood(user: User) -> None:
+        assert user.connection is not None
+        user.connection.send(bytes(32 << 20))
+
+    def script(scripted: Peer, user: User) -> None:
+        scripted.associate(ECHO)
+        scripted.send(peer.message(1, peer.c_echo_rq()))
+        deadline = time.monotonic() + 8
+        while not user.ends and time.monotonic() < deadline:
+            scripted.socket_has_more(0.05)
+
+    user = play(script, on_command=flood)
+    assert user.ends[0].startswith("the peer took nothing")
+
+
+def test_nothing_that_comes_after_an_abort_of_ours_is_delivered() -> None:
+    def refuse(user: User) -> None:
+        assert user.connection is not None
+        user.connection.abort("not today", 2, 0)
+
+    def script(scripted: Peer, user: User) -> None:
+        scripted.associate(ECHO, STORE)
+        scripted.send(
+            peer.message(1, peer.c_echo_rq()) + peer.message(3, peer.c_store_rq(1, CT, "1.2.3"), bytes(100)) * 3
+        )
+        assert scripted.expect_abort() == (2, 0)
+
+    user = play(script, on_command=refuse)
+    assert user.ends == ["not today"]
+    assert len(user.commands) == 1
+    assert user.data_sets == []
+
+
+def test_one_protocol_error_is_answered_by_one_abort() -> None:
+    def script(scripted: Peer, user: User) -> None:
+        scripted.associate(ECHO)
+        scripted.send(peer.pdu(0x42, b"") + b"\xff" * 5000 + peer.pdu(0x43, b""))
+        assert scripted.wait_closed() == [peer.ABORT]
+
+    user = play(script)
+    assert user.ends[0].startswith("protocol error")
+
+
+def test_a_release_that_the_user_holds_back_is_answered_when_it_says_so() -> None:
+    def script(scripted: Peer, user: User) -> None:
+        scripted.associate(ECHO)
+        scripted.send(peer.pdu(peer.RELEASE_RQ, bytes(4)))
+        assert not scripted.socket_has_more(0.2)
+        assert user.connection is not None
+        user.connection._loop.call_soon_threadsafe(user.connection.respond_release)
+        scripted.expect(peer.RELEASE_RP)
+
+    user = play(script, answer_release=False)
+    assert user.ends == ["released by the peer"]
+
+
+def test_reading_pauses_as_often_as_it_was_asked_to() -> None:
+    def pause(user: User) -> None:
+        if len(user.commands) == 1:
+            assert user.connection is not None
+            user.connection.pause_reading()
+            user.connection.pause_reading()
+            user.connection._loop.call_later(0.05, user.connection.resume_reading)
+
+    def script(scripted: Peer, user: User) -> None:
+        scripted.associate(ECHO)
+        scripted.send(peer.message(1, peer.c_echo_rq()))
+        scripted.socket_has_more(0.2)
+        scripted.send(peer.message(1, peer.c_echo_rq()))
+        scripted.socket_has_more(0.2)
+        assert len(user.commands) == 1, "read while one pause was still due"
+        assert user.connection is not None
+        user.connection._loop.call_soon_threadsafe(user.connection.resume_reading)
+        scripted.send(peer.pdu(peer.RELEASE_RQ, bytes(4)))
+        scripted.expect(peer.RELEASE_RP)
+        assert len(user.commands) == 2
+
+    play(script, on_command=pause)
+
+
+# The requestor -----------------------------------------------------------------------------------
+
+
+def request(script: Callable[[Peer], None], *, timeout_s: float = 1.0) -> str:
+    """Requests an association and echoes, while a listener plays `script`; how it failed, or ""."""
+
+    async def run(listener: Listener) -> str:
+        address = Address("127.0.0.1", listener.port, "THEM", "US", connect_timeout_s=1.0, message_timeout_s=timeout_s)
+
+        def act() -> None:
+            with listener.accept() as scripted:
+                script(scripted)
+
+        playing = asyncio.get_running_loop().run_in_executor(None, act)
+        failed = ""
+        try:
+            requestor = await open_association(address, [PresentationContextRQ(1, VERIFICATION, (IMPLICIT,))])
+            await requestor.request_message(1, lambda message_id: messages.CEchoRQ(message_id))
+            await requestor.release()
+        except AssociationFailed as error:
+            failed = str(error)
+        await playing
+        return failed
+
+    with Listener() as listener:
+        return uvloop.run(run(listener))
+
+
+def answer_echo(scripted: Peer) -> None:
+    received = scripted.expect_message()
+    rsp = {
+        peer.SOP_CLASS: VERIFICATION,
+        peer.COMMAND_FIELD: peer.C_ECHO_RQ | peer.RESPONSE,
+        peer.RESPONDED_TO: peer.number(received.command, peer.MESSAGE_ID),
+        peer.DATA_SET_TYPE: peer.NO_DATA_SET,
+        peer.STATUS: 0,
+    }
+    scripted.send(peer.message(1, peer.command_set(rsp)))
+
+
+def test_a_requestor_echoes_and_releases() -> None:
+    def script(scripted: Peer) -> None:
+        scripted.accept()
+        answer_echo(scripted)
+        scripted.expect(peer.RELEASE_RQ)
+        scripted.send(peer.pdu(peer.RELEASE_RP, bytes(4)))
+        scripted.expect_closed()
+
+    assert request(script) == ""
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (peer.pdu(peer.ASSOCIATE_RJ, b"\0\1\1\7"), "rejected by the peer"),
+        (peer.pdu(peer.ABORT, b"\0\0\0\0"), "aborted by the peer"),
+        (peer.pdu(peer.RELEASE_RP, b"\0\0\0\0"), "aborted by us"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "protocol error"),
+        (b"", "closed by the peer"),
+    ],
+    ids=["reject", "abort", "release-rp", "http", "close"],
+)
+def test_a_requestor_says_why_it_got_no_association(answer: bytes, words: str) -> None:
+    def script(scripted: Peer) -> None:
+        scripted.expect(peer.ASSOCIATE_RQ)
+        scripted.send(answer)
+
+    failed = request(script)
+    assert words in failed
+    assert "THEM at 127.0.0.1" in failed
+
+
+def test_a_requestor_does_not_wait_for_ever() -> None:
+    def no_association(scripted: Peer) -> None:
+        scripted.wait_closed()
+
+    def no_response(scripted: Peer) -> None:
+        scripted.accept()
+        scripted.expect_message()
+        assert scripted.wait_closed() == [peer.ABORT]
+
+    assert "did not answer within 1 s" in request(no_association)
+    assert "did not answer within 0.3 s" in request(no_response, timeout_s=0.3)
+
+
+def test_a_release_by_the_peer_ends_the_wait_for_its_response() -> None:
+    def script(scripted: Peer) -> None:
+        scripted.accept()
+        scripted.expect_message()
+        scripted.send(peer.pdu(peer.RELEASE_RQ, bytes(4)))
+        scripted.expect(peer.RELEASE_RP)
+
+    began = time.monotonic()
+    assert "released by the peer" in request(script, timeout_s=8.0)
+    assert time.monotonic() - began < 4
