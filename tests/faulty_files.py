@@ -142,6 +142,10 @@ class FaultyFiles(Files):
         self._enter("allocate")
         super().allocate(fd, offset, length)
 
+    def write_zeros(self, path: str, offset: int, length: int) -> None:
+        self._enter("write_zeros")
+        super().write_zeros(path, offset, length)
+
     def truncate(self, fd: int, length: int) -> None:
         self._enter("truncate")
         super().truncate(fd, length)
@@ -360,6 +364,12 @@ class SimulatedDisk(Files):
             raise StorageFull("fallocate: simulated")
         if offset + length > len(file.now):
             self.truncate(fd, offset + length)
+
+    def write_zeros(self, path: str, offset: int, length: int) -> None:
+        fd = self.open(path, 0)
+        self.pwritev(fd, [bytes(length)], offset)
+        self.fdatasync(fd)
+        self.close(fd)
 
     def truncate(self, fd: int, length: int) -> None:
         whole = self._changing()

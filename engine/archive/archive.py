@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 logger = log.get("archive")
 
+PREPARE_S = 0.2
+"""How long a start may prewrite its first segment."""
+
 READ_BYTES = 1 << 20
 """How much `buffers` reads at a time."""
 
@@ -45,6 +48,7 @@ class StorageOptions:
 
     segment_bytes: int = 1 << 30
     disk_reserve_bytes: int = 0
+    prewrite_bytes: int = 0
 
 
 class Archive:
@@ -126,6 +130,7 @@ class Archive:
                 writer=label,
                 segment_bytes=options.segment_bytes,
                 reserve_bytes=options.disk_reserve_bytes,
+                prewrite_bytes=options.prewrite_bytes,
             )
             self._store = Store(self.index, segment_log, self.reader)
         return self._store
@@ -134,7 +139,7 @@ class Archive:
         """Creates this process's first segment ahead, so that the first instance need not wait. Blocks."""
         if self._store is not None:
             try:
-                self._store.log.prepare()
+                self._store.log.prepare(PREPARE_S)
             except StorageFull as error:
                 logger.warning("no segment could be prepared", error=str(error))
 

@@ -97,6 +97,11 @@ class Storage(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where a segment ends and the next begins: 2 000 CT instances; large enough that seals are rare, small enough
     to move, copy or compact one in seconds."""
 
+    prewrite_bytes: Annotated[int, Meta(ge=0, le=1024 * GIB)] = 512 * MIB
+    """How much of a segment that is prepared ahead is written with zeros, so that a durable burst of that length (a
+    study of 1 000 CT instances) needs no block allocation and no journal commit: measured a third faster. Costs each
+    such byte's disk write twice; 0: off."""
+
     verify_reads: bool = True
     """Whether each instance is compared with its checksum on its way out; some hundredths of a millisecond a CT."""
 

@@ -55,7 +55,9 @@ class Worker:
         store = self._archive.writer(
             f"worker-{number}-{os.getpid()}",
             StorageOptions(
-                segment_bytes=config.storage.segment_bytes, disk_reserve_bytes=config.limits.disk_reserve_bytes
+                segment_bytes=config.storage.segment_bytes,
+                disk_reserve_bytes=config.limits.disk_reserve_bytes,
+                prewrite_bytes=config.storage.prewrite_bytes,
             ),
         )
         self._ingestor = Ingestor(self._loop, store, self._storage_failed)

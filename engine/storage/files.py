@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 IOV_MAX = 1024
 """Buffers that one pwritev or preadv takes (Linux UIO_MAXIOV)."""
+
+ZEROS_BYTES = 1 << 20
+"""What `write_zeros` writes at a time."""
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ESPIPE})
@@ -182,6 +186,30 @@ class Files:
                 raise_write_error(error, "fallocate")
             if self.size(fd) < offset + length:
                 self.truncate(fd, offset + length)
+
+    def write_zeros(self, path: str, offset: int, length: int) -> None:
+        """Writes zeros over allocated blocks, past the page cache, and waits until the disk has them.
+
+        Overwriting such blocks later needs no block allocation and no journal commit. `offset` and `length` are
+        multiples of ZEROS_BYTES or of 4096.
+        """
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in _NOT_SUPPORTED:
+                return  # a file system without direct I/O gains nothing from this
+            raise_write_error(error, "open for direct writing")
+        try:
+            with mmap.mmap(-1, ZEROS_BYTES) as zeros, memoryview(zeros) as view:
+                end = offset + length
+                while offset < end:
+                    with view[: end - offset] as piece:
+                        offset += os.pwrite(fd, piece, offset)
+            os.fdatasync(fd)
+        except OSError as error:
+            raise_write_error(error, "write zeros")
+        finally:
+            os.close(fd)
 
     def truncate(self, fd: int, length: int) -> None:
         """Cuts the file, or lengthens it with zeros."""

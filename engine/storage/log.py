@@ -47,8 +47,12 @@ STREAM_WRITE_BACK_BYTES = 8 << 20
 FREE_SHARE = 4
 """A new segment takes at most this part (a quarter) of what is free, so that on a small disk every writer gets one."""
 
-_ZEROS = bytes(8)
-_PAGE_MASK = ~4095
+PREWRITE_STEP_BYTES = 16 << 20
+"""How much is written between two looks at the clock."""
+
+_PAGE_BYTES = 4096
+_PAGE_MASK = ~(_PAGE_BYTES - 1)
+_ZEROS = bytes(_PAGE_BYTES + 8)
 
 
 class _Segment:
@@ -64,6 +68,7 @@ class _Segment:
         "limit",
         "path",
         "payload_bytes",
+        "prewritten",
         "seed",
         "segment_id",
         "sequence",
@@ -79,6 +84,8 @@ class _Segment:
         self.fd = fd
         self.path = path
         self.limit = 0
+        self.prewritten = 0
+        """Below this offset the blocks have been written once: syncing over them costs no journal commit."""
         self.allocated = False
         self.written = FIRST_RECORD
         self.synced = 0
@@ -107,11 +114,16 @@ class SegmentLog:
         writer: str,
         segment_bytes: int = SEGMENT_BYTES,
         reserve_bytes: int = 0,
+        prewrite_bytes: int = 0,
         allocate: bool = True,
         clock_ns: Callable[[], int] = time.time_ns,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        """Creates nothing yet. `writer` is a label for people; `reserve_bytes` of the disk stay free."""
+        """Creates nothing yet. `writer` is a label for people; `reserve_bytes` of the disk stay free.
+
+        `prewrite_bytes` of each segment that is prepared ahead are written with zeros: twice the bytes on the disk for
+        twice the speed of durable bursts of that length.
+        """
         if len(archive_id) != 16:
             raise StorageError(f"an archive id has 16 bytes, this one {len(archive_id)}")
         self._directory = directory
@@ -120,6 +132,7 @@ class SegmentLog:
         self._writer = writer
         self._segment_bytes = segment_bytes
         self._reserve_bytes = reserve_bytes
+        self._prewrite_bytes = prewrite_bytes
         self._allocate = allocate
         self._clock_ns = clock_ns
         self._random_bytes = random_bytes
@@ -185,11 +198,14 @@ class SegmentLog:
             payload_crc,
         )
         padding = record_bytes - head_bytes - payload_length
+        if offset + record_bytes <= segment.prewritten:
+            # Whole pages over written blocks: else the kernel would have to read the rest of the last one first.
+            padding += -(offset + record_bytes) % _PAGE_BYTES
         buffers: list[Buffer] = [head, *payload]
         if padding:
             buffers.append(_ZEROS[:padding])
         try:
-            self._files.pwritev(segment.fd, buffers, offset, record_bytes)
+            self._files.pwritev(segment.fd, buffers, offset, head_bytes + payload_length + padding)
         except StorageFailed as error:
             self._fail(error)
             raise
@@ -264,16 +280,17 @@ class SegmentLog:
                 pass
         return sealed
 
-    def prepare(self) -> None:
-        """Creates and allocates the next segment ahead, if there is none yet. Thread-safe; blocks on the disk.
+    def prepare(self, patience_s: float = 60.0) -> None:
+        """Creates, allocates and prewrites the next segment ahead, if there is none yet. Thread-safe; blocks on the disk.
 
-        Raises StorageFull or StorageFailed.
+        Prewriting stops after `patience_s`. Raises StorageFull or StorageFailed.
         """
         with self._sealing:
             if self._spare is not None or self._failed is not None or self._closed:
                 return
             segment = self._create(FIRST_RECORD, LAYOUT_LOG)
             try:
+                self._prewrite(segment, patience_s)
                 self._files.fdatasync(segment.fd)
                 self._sync_names()
             except StorageError as error:
@@ -284,6 +301,17 @@ class SegmentLog:
             segment.synced = segment.written
             with self._state:
                 self._spare = segment
+
+    def _prewrite(self, segment: _Segment, patience_s: float) -> None:
+        """Writes zeros where records will lie, so that a burst of them finds blocks that need no allocation."""
+        end = min(self._prewrite_bytes, segment.limit) & _PAGE_MASK if segment.allocated else 0
+        give_up_ns = self._clock_ns() + int(patience_s * 1e9)
+        at = FIRST_RECORD
+        while at < end and self._clock_ns() < give_up_ns:
+            step = min(PREWRITE_STEP_BYTES, end - at)
+            self._files.write_zeros(segment.path, at, step)
+            at += step
+            segment.prewritten = at
 
     def close(self) -> list[tuple[int, int]]:
         """Syncs and seals everything; returns as `seal_rolled` does. After a failure it only lets the files go.

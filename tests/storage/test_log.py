@@ -675,3 +675,24 @@ def test_a_position_after_the_end_is_corrupt_and_not_a_crash(bench: Bench) -> No
     position = bench.append(b"payload")
     with pytest.raises(CorruptRecord):
         bench.reader.read(position._replace(offset=10 * SEGMENT_BYTES))
+
+
+def test_records_over_prewritten_blocks_are_found_again(bench: Bench) -> None:
+    log = bench.open(prewrite_bytes=1 << 20, segment_bytes=1 << 21)
+    log.prepare()
+    payloads = [os.urandom(size) for size in (0, 1, 4000, 4096, 5000, 100_000)]
+    positions = [bench.append(payload, log) for payload in payloads]
+    log.sync()
+    assert bench.files.calls["write_zeros"] >= 1
+    segment_id = positions[0].segment_id
+    assert [record.position for record in bench.records(segment_id)] == positions
+    assert [bench.reader.read(position) for position in positions] == payloads
+    log.close()
+    assert [bench.reader.read(position) for position in positions] == payloads
+
+
+def test_prewriting_ends_with_patience(bench: Bench) -> None:
+    log = bench.open(prewrite_bytes=1 << 20, segment_bytes=1 << 21)
+    log.prepare(patience_s=0)
+    assert bench.files.calls["write_zeros"] == 0
+    assert bench.reader.read(bench.append(b"payload", log)) == b"payload"

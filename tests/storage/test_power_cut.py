@@ -32,14 +32,19 @@ class Promised(NamedTuple):
     """By key: may be there, and if so then whole."""
 
 
-def work(disk: SimulatedDisk, seed: int, *, syncs: bool = True, allocate: bool = True) -> Promised:
+def work(
+    disk: SimulatedDisk, seed: int, *, syncs: bool = True, allocate: bool = True, prewrite: bool = False
+) -> Promised:
     """A writer's life until the power goes: appends, streams, syncs, rolls, seals and perhaps a clean close."""
     rng = random.Random(seed)
     promised = Promised({}, set(), {})
     unsynced: dict[Position, bytes] = {}
     options = {"segment_bytes": 12_000, "allocate": allocate, "clock_ns": lambda: 7, "random_bytes": rng.randbytes}
+    options["prewrite_bytes"] = 8192 if prewrite else 0
     log = SegmentLog(DIRECTORY, disk, ARCHIVE_ID, writer="w", **options)  # type: ignore[arg-type]
     try:
+        if prewrite:
+            log.prepare()
         for count in range(14):
             payload = rng.randbytes(rng.choice((0, 10, 600, 2500)))
             key = b"1.2.%d" % count
@@ -97,14 +102,14 @@ def call_count(seed: int, **options: bool) -> int:
     return disk.calls
 
 
-@pytest.mark.parametrize("allocate", [True, False])
+@pytest.mark.parametrize(("allocate", "prewrite"), [(True, False), (False, False), (True, True)])
 @pytest.mark.parametrize("seed", range(6))
-def test_a_power_cut_at_every_call_loses_nothing_that_was_synced(seed: int, allocate: bool) -> None:
-    for cut_at in range(1, call_count(seed, allocate=allocate) + 1):
+def test_a_power_cut_at_every_call_loses_nothing_that_was_synced(seed: int, allocate: bool, prewrite: bool) -> None:
+    for cut_at in range(1, call_count(seed, allocate=allocate, prewrite=prewrite) + 1):
         disk = SimulatedDisk(cut_at=cut_at)
-        promised = work(disk, seed, allocate=allocate)
+        promised = work(disk, seed, allocate=allocate, prewrite=prewrite)
         for state in range(6):
-            replay = f"seed {seed}, allocate {allocate}, cut at {cut_at}, state {state}"
+            replay = f"seed {seed}, allocate {allocate}, prewrite {prewrite}, cut at {cut_at}, state {state}"
             after = disk.after_power_cut(state)
             found, damage = recover(after)
             judge(after, promised, found, damage, replay)

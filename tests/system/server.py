@@ -41,6 +41,8 @@ class Server:
                 *arguments,
             ],
             cwd=ROOT,
+            # Half a gigabyte of zeros a worker and start would make the tests slow and the disk hot.
+            env={"FILMROOM_STORAGE_PREWRITE_BYTES": "0", **os.environ},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
