@@ -4,6 +4,7 @@
     {"command": "stats"}     {"ok": true, "workers": […], "archive": {…}}
     {"command": "reload"}    {"ok": true, "restart_needed": […]}
     {"command": "drain"}     {"ok": true}
+    anything that fails      {"ok": false, "error": "a sentence", "configuration": true where that is wrong}
 
 This is the client's side and the path; `server.supervisor` answers. Whoever may open the socket's folder may ask.
 """
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from engine.errors import ControlUnavailable, EngineError
+from engine.errors import ConfigError, ControlUnavailable, EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +38,10 @@ def short_path(data: Path) -> Iterator[str]:
 
 
 def request(data: Path, command: dict[str, object], *, timeout_s: float = 10.0) -> dict[str, Any]:
-    """Asks the server of data directory `data`. Raises ControlUnavailable; EngineError when the server says no."""
+    """Asks the server of data directory `data`. Raises ControlUnavailable; EngineError when the server says no.
+
+    ConfigError when it says no because the configuration that it was to read again is wrong.
+    """
     try:
         with short_path(data) as path, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(timeout_s)
@@ -51,5 +55,6 @@ def request(data: Path, command: dict[str, object], *, timeout_s: float = 10.0) 
         raise ControlUnavailable(f"the server of {data} closed the connection")
     answer: dict[str, Any] = orjson.loads(line)
     if not answer.get("ok"):
-        raise EngineError(str(answer.get("error", "the server refused the command")))
+        kind = ConfigError if answer.get("configuration") else EngineError
+        raise kind(str(answer.get("error", "the server refused the command")))
     return answer

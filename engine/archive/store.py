@@ -99,9 +99,18 @@ class Store:
         )
 
     def is_current(self, stored: Instance) -> bool:
-        """Whether it is the current instance of its UID, and not one kept aside."""
+        """Whether the current instance of its UID has the same bytes, so that it is not one kept aside.
+
+        Not whether it lies at the same place: a copy sent at the same time, with an earlier stamp, may have become
+        the current one meanwhile.
+        """
         current = self.index.locate(stored.sop_instance_uid.encode())
-        return current is not None and current.position == stored.position
+        return (
+            current is not None
+            and current.position.payload_length == stored.position.payload_length
+            and current.position.payload_crc == stored.position.payload_crc
+            and current.transfer_syntax_uid == stored.transfer_syntax_uid
+        )
 
     def stamp(self, entry: Entry, policy: int) -> None:
         """Gives a streamed entry, appended elsewhere, its stamp and flags."""

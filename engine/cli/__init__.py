@@ -1,7 +1,7 @@
 """The command line: `filmroom COMMAND`. One file a command in `commands`; nothing is decided here but what runs.
 
 A command's module is imported when that command is asked for, so that `filmroom version` need not load the engine.
-A command returns its exit code (`exit_codes`); errors of the engine become one sentence on standard error.
+A command returns its exit code (`exit_codes`); errors of the engine and of the system become a sentence.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from engine.cli import exit_codes
+from engine.cli import exit_codes, output
 from engine.errors import EngineError
 
 COMMANDS = {
@@ -68,8 +68,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         click.echo("interrupted", err=True)
         return exit_codes.INTERRUPTED
     except EngineError as error:
-        click.echo(f"filmroom: {error}", err=True)
+        output.complain(f"filmroom: {error}")
         return exit_codes.of(error)
+    except OSError as error:
+        # A file or folder that the commands reach for themselves: no permission, a read-only or a full disk.
+        where = f"{error.filename}: " if error.filename else ""
+        output.complain(f"filmroom: {where}{error.strerror or error}")
+        return exit_codes.UNAVAILABLE
     return code if isinstance(code, int) else exit_codes.OK
 
 

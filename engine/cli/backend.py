@@ -7,14 +7,18 @@ runs and as its guest when one does, so that they work either way.
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.cli import query
 from engine.cli.output import Progress
 from engine.config import Config, Peer
+from engine.errors import QueryError
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
@@ -22,10 +26,13 @@ if TYPE_CHECKING:
     from engine.archive.importer import ImportSummary
     from engine.archive.verify import CheckReport
     from engine.cli.options import Settings
-    from engine.index.types import Query
+    from engine.index.types import Instance, Query
     from engine.services.file_scu import SendSummary
 
 Result = TypeVar("Result")
+
+UIDS_AT_ONCE = 500
+"""Studies, series or instances whose instances are looked up in one read transaction."""
 
 
 # The server --------------------------------------------------------------------------------------
@@ -81,11 +88,20 @@ def archive_stats(config: Config) -> dict[str, int]:
 
 
 def import_paths(config: Config, paths: list[Path], jobs: int | None, progress: Progress) -> ImportSummary:
-    """Stores files, folders, zip archives and DICOMDIR media."""
+    """Stores files, folders, zip archives and DICOMDIR media, by the rules that hold for C-STORE too."""
     from engine.archive import importer
+    from engine.archive.archive import StorageOptions
 
     with opened(config, create=True, progress=progress) as archive:
-        return importer.import_paths(archive, paths, jobs=jobs or config.workers, progress=progress)
+        archive.writer(
+            f"import-{os.getpid()}",
+            StorageOptions(
+                segment_bytes=config.storage.segment_bytes, disk_reserve_bytes=config.limits.disk_reserve_bytes
+            ),
+        )
+        return importer.import_paths(
+            archive, paths, jobs=jobs or config.workers, progress=progress, policy=config.duplicates
+        )
 
 
 NOT_DICOM = "not DICOM"
@@ -104,10 +120,28 @@ def export(
     from engine.archive import exporter
 
     with opened(config) as archive:
-        instances = [instance for keys in wanted for instance in archive.instances(_query(keys, None))]
+        instances = _matching_instances(archive, wanted)
         if not instances:
             return None
         return exporter.export(archive, instances, target, form=form, progress=progress)
+
+
+def _matching_instances(archive: Archive, wanted: list[query.Keys]) -> list[Instance]:
+    """The instances of everything that matches, each once: the query gives the UIDs, these name the instances."""
+    from engine.index.plan import UNIQUE
+    from engine.index.types import Level
+
+    found: dict[str, Instance] = {}
+    for keys in wanted:
+        asked = _query(keys, None)
+        # PatientID alone does not tell patients apart; their studies do.
+        asked = replace(asked, level=max(asked.level, Level.STUDY))
+        unique = UNIQUE[asked.level]
+        matches = archive.find(replace(asked, keys={unique: b"", **asked.keys}))
+        while some := [match.attributes[unique] for match in itertools.islice(matches, UIDS_AT_ONCE)]:
+            named = replace(asked, keys={unique: b"\\".join(some)})
+            found |= {instance.sop_instance_uid: instance for instance in archive.instances(named)}
+    return list(found.values())
 
 
 def check(config: Config, payloads: bool, progress: Progress) -> CheckReport:
@@ -127,12 +161,19 @@ def rebuild_index(config: Config, progress: Progress) -> tuple[dict[str, Any], l
 
 
 def _query(wanted: query.Keys, limit: int | None) -> Query:
+    """Raises QueryError."""
+    from engine.index.plan import COMPUTED, level_of
     from engine.index.types import Level, Query, Root
 
+    level = Level["IMAGE" if wanted.level == "instance" else wanted.level.upper()]
+    for tag, value in wanted.values.items():
+        # C-FIND passes over such a key (PS3.4 C.2.2.1.3); who types it wants fewer matches, and exports fewer.
+        if value and (level_of(tag) is None or COMPUTED.get(tag, level) > level):
+            raise QueryError(f"{query.name_of(tag)} is not indexed at the {wanted.level} level: nothing matches it")
     return Query(
         # The root that has every level; the two give the same answers at the levels that both have.
         root=Root.PATIENT,
-        level=Level["IMAGE" if wanted.level == "instance" else wanted.level.upper()],
+        level=level,
         keys={tag: value.encode() for tag, value in wanted.values.items()},
         character_set=b"ISO_IR 192",
         limit=limit,

@@ -116,13 +116,15 @@ def show_once(answer: Answer) -> None:
     now = totals(answer)
     facts: dict[str, object] = {"workers": now.workers, "associations": now.associations}
     facts |= {"queue depth": now.queue_depth, "turned away": answer.get("turned_away", 0)}
-    facts |= {name.replace("_", " "): count for name, count in sorted(now.counters.items())}
+    facts |= {_COUNTER_NAMES.get(name, name.replace("_", " ")): count for name, count in sorted(now.counters.items())}
     for name, distribution in (("fdatasync", now.sync_latency_s), ("C-STORE", now.store_latency_s)):
         for fraction in (0.5, 0.99):
             facts[f"{name} p{round(fraction * 100)} ms, at most"] = _milliseconds(distribution, fraction)
     output.write_facts(facts, title="server")
     if now.peers:
-        output.write_table(_PEER_COLUMNS, _peer_rows(now, None))
+        # Rates need two answers: those two columns are for `watch`.
+        rows = [(row[0], *row[3:]) for row in _peer_rows(now, None)]
+        output.write_table((_PEER_COLUMNS[0], *_PEER_COLUMNS[3:]), rows)
 
 
 def watch(ask: Callable[[], dict[str, Any]], interval: float, count: int | None, *, as_json: bool) -> None:
@@ -152,6 +154,7 @@ def watch(ask: Callable[[], dict[str, Any]], interval: float, count: int | None,
 _PEER_COLUMNS = ("calling AE title", "instances/s", "MB/s", "instances", "MB", "failures", "associations")
 _PEER_KEYS = ("instances_per_s", "mb_per_s", "instances", "mb", "failures", "associations")
 _PEERS_SHOWN = 20
+_COUNTER_NAMES = {"associations": "associations since the start"}
 
 
 def _peer_rows(now: Totals, before: Totals | None) -> list[tuple[object, ...]]:
@@ -174,21 +177,19 @@ def _peer_rows(now: Totals, before: Totals | None) -> list[tuple[object, ...]]:
 
 
 def _view(now: Totals, before: Totals) -> RenderableType:
+    from rich import box
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     rate = rates(now, before)
-    head = Table.grid(padding=(0, 3))
-    head.add_row(
-        Text(f"{rate['instances_per_s']} instances/s", style="bold"),
-        Text(f"{rate['mb_per_s']} MB/s", style="bold"),
-        Text(f"{now.associations} associations"),
-        Text(f"queue {now.queue_depth}"),
-        Text(f"fdatasync p50 {_short(rate['sync_p50_ms'])}, p99 {_short(rate['sync_p99_ms'])}"),
-        Text(f"C-STORE p99 {_short(rate['store_p99_ms'])}"),
+    head = Text.assemble(
+        (f"{rate['instances_per_s']} instances/s   {rate['mb_per_s']} MB/s", "bold"),
+        f"   {now.associations} associations   queue {now.queue_depth}\n",
+        f"fdatasync p50 {_short(rate['sync_p50_ms'])}, p99 {_short(rate['sync_p99_ms'])}   ",
+        f"C-STORE p50 {_short(rate['store_p50_ms'])}, p99 {_short(rate['store_p99_ms'])}",
     )
-    table = Table(header_style="bold")
+    table = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in _PEER_COLUMNS:
         table.add_column(column, justify="left" if column == _PEER_COLUMNS[0] else "right")
     for row in _peer_rows(now, before):

@@ -60,7 +60,7 @@ _KEY_OPTIONS: dict[str, dict[str, Any]] = {
     },
     "log.format": {"type": click.Choice(get_args(configuration.LogFormat)), "help": "Form of the log."},
     "log.level": {"type": click.Choice(get_args(configuration.LogLevel)), "help": "Least severe level logged."},
-    "log.wire_trace": {"metavar": "FILE", "help": "Trace PDUs and messages into this file."},
+    "log.wire_trace": {"metavar": "DIR", "help": "Trace PDUs and messages, a file an association, in here."},
 }
 
 

@@ -119,8 +119,8 @@ class Log(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Whether names, identifiers and dates of patients are written as they are; otherwise as ***."""
 
     wire_trace: Path | None = None
-    """A file that gets the PDUs and messages of every association, decoded, a line of JSON each; unset: off. It costs
-    tens of microseconds a PDU; data sets and identifiers are not in it."""
+    """A folder that gets a file for each association with its PDUs and messages, decoded, a line of JSON each; unset:
+    off. It costs tens of microseconds a PDU; data sets and identifiers are not in it."""
 
 
 class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

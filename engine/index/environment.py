@@ -20,6 +20,7 @@ import fcntl
 import os
 import struct
 import threading
+import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -121,6 +122,18 @@ class Reading:
             raise IndexError_(f"the index cannot be read: {error}") from error
 
 
+_open_environments: weakref.WeakSet[Environment] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    # Asked at each transaction, getpid would cost as much as the transaction's start.
+    for environment in _open_environments:
+        environment._forked = True
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 class Environment:
     """One process's handle; thread-safe."""
 
@@ -149,6 +162,8 @@ class Environment:
         self.files = files
         self.read_only = read_only
         self._pid = os.getpid()
+        self._forked = False
+        _open_environments.add(self)
         self._gate = threading.Lock()
         self._no_readers = threading.Condition(self._gate)
         self._readers = 0
@@ -368,7 +383,7 @@ class Environment:
 
     def close(self) -> None:
         """Ends every transaction of this handle and closes it."""
-        if self._pid == os.getpid():
+        if not self._forked:
             self._environment.close()
         self._release_users()
 
@@ -378,5 +393,5 @@ class Environment:
             self._users_fd = -1
 
     def _check_process(self) -> None:
-        if os.getpid() != self._pid:
+        if self._forked:
             raise IndexError_(f"the index was opened by process {self._pid}, this is {os.getpid()}")

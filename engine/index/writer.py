@@ -203,7 +203,11 @@ class Writer:
         for record in told:
             self._account(txn, record, states[record.order])
         state = states[news.order]
-        return Outcome.REPLACED if state == State.CURRENT and where else OUTCOMES[state]
+        before = next((record for record in told if record.state == State.CURRENT), None)
+        if state != State.CURRENT or before is None:
+            return OUTCOMES[state]
+        # The same bytes with an earlier stamp, from another process: its place changes and nothing else.
+        return Outcome.DUPLICATE if news.same_bytes(before) else Outcome.REPLACED
 
     def _move(self, txn: Any, sop_key: bytes, where: bytes, told: Sequence[Told], states: dict[bytes, State]) -> None:
         """Brings tables from the states that the records have to those that they shall have."""

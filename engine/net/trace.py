@@ -15,22 +15,44 @@ from typing import IO, Any
 
 import orjson
 
+from engine import log
 from engine.dimse import messages
-from engine.errors import EngineError
+from engine.errors import ConfigError, EngineError
 from engine.ul import pdu
+
+logger = log.get("net.trace")
+
+
+def make_folder(folder: Path) -> None:
+    """Makes the folder unless it is there. Raises ConfigError when nothing can be written into it."""
+    try:
+        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"log.wire_trace: the folder {folder} cannot be made: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"log.wire_trace: the folder {folder} cannot be written to")
 
 
 class TraceFolder:
     """The folder that gets one file an association; file names are made of our own numbers only."""
 
     def __init__(self, folder: Path, worker: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._prefix = folder / f"{time.strftime('%Y%m%dT%H%M%S')}-{worker}-{os.getpid()}"
         self._numbers = itertools.count(1)
 
-    def association(self, peer: str) -> Trace:
-        """A trace for one association with the host `peer`."""
-        return Trace(open(f"{self._prefix}-{next(self._numbers)}.jsonl", "ab", buffering=0), peer)
+    def association(self, peer: str) -> Trace | None:
+        """A trace for one association with the host `peer`; None when its file cannot be made, which is logged."""
+        path = f"{self._prefix}-{next(self._numbers)}.jsonl"
+        try:
+            return Trace(open(path, "ab", buffering=0, opener=_private), peer)
+        except OSError as error:
+            logger.error("association is not traced", path=path, error=error.strerror)
+            return None
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o640)
 
 
 class Trace:
@@ -39,6 +61,7 @@ class Trace:
     def __init__(self, file: IO[bytes], peer: str) -> None:
         self._file = file
         self._peer = peer
+        self._failed = False
 
     def pdu(self, direction: str, pdu_type: int, body: bytes) -> None:
         """A PDU other than P-DATA-TF."""
@@ -47,7 +70,7 @@ class Trace:
             content = pdu.decode(pdu_type, body)
             fields["pdu"] = type(content).__name__
             if is_dataclass(content) and not isinstance(content, type):
-                fields.update(_without_secrets(asdict(content)))
+                fields.update(_readable(_without_secrets(asdict(content))))
         except EngineError as error:
             fields.update(pdu_type=pdu_type, error=str(error))
         self._line(fields)
@@ -88,10 +111,17 @@ class Trace:
         self._file.close()
 
     def _line(self, fields: dict[str, object]) -> None:
+        if self._failed:
+            return
         line = {"time": time.time(), "peer": self._peer, **fields}
-        self._file.write(
-            orjson.dumps(line, default=_plain, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
-        )
+        try:
+            self._file.write(
+                orjson.dumps(line, default=_plain, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
+            )
+        except OSError as error:
+            # The disk is full, most likely. Associations go on without a trace.
+            self._failed = True
+            logger.error("trace ends early", peer=self._peer, error=error.strerror)
 
 
 def _without_secrets(fields: dict[str, Any]) -> dict[str, Any]:
@@ -100,6 +130,15 @@ def _without_secrets(fields: dict[str, Any]) -> dict[str, Any]:
     if identity:
         identity.update(primary_field="***", secondary_field="***")
     return fields
+
+
+def _readable(fields: dict[str, Any]) -> dict[str, Any]:
+    """The titles that an A-ASSOCIATE-AC gives back (PS3.8 9.3.3), as an A-ASSOCIATE-RQ shows them."""
+    titles = fields.pop("titles", None)
+    if titles is None:
+        return fields
+    called, calling = (titles[at : at + 16].decode("latin-1").strip(" \0") for at in (0, 16))
+    return {"called_ae_title": called, "calling_ae_title": calling, **fields}
 
 
 def _plain(value: object) -> object:

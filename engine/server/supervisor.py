@@ -3,6 +3,7 @@
     accept → the worker with the fewest open connections gets the descriptor
     worker dies → what it appended is replayed and sealed, another is started
     SIGTERM → no new connections, workers drain, last checkpoint, exit 0        SIGHUP → peers and limits are read again
+    SIGTERM again → what is still running is aborted
 
 It serves no association itself. The listening socket outlives every worker, so nobody is refused while one is
 replaced; and few long-lived associations are spread evenly, which SO_REUSEPORT does not do (8 fall 6 to 2).
@@ -27,6 +28,7 @@ from engine import __version__, control, log
 from engine.archive.archive import Archive
 from engine.config import Config
 from engine.errors import ConfigError, EngineError
+from engine.net.trace import make_folder
 from engine.server.channel import Channel, ChannelClosed
 
 logger = log.get("server.supervisor")
@@ -75,9 +77,11 @@ class Supervisor:
     async def run(self) -> int:
         """Serves until SIGTERM or SIGINT, or until the archive fails."""
         self._listeners = listen(self._config.host, self._config.dicom_port)
+        if self._config.log.wire_trace is not None:
+            make_folder(self._config.log.wire_trace)
         self._archive = await self._loop.run_in_executor(None, self._open_archive)
         for signum in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(signum, self._stopping.set)
+            self._loop.add_signal_handler(signum, self._stop)
         self._loop.add_signal_handler(signal.SIGHUP, self._reload_logged)
         control_server = await self._open_control()
         for number in range(self._config.workers):
@@ -279,7 +283,7 @@ class Supervisor:
                 try:
                     return {"ok": True, "restart_needed": self._reload()}
                 except EngineError as error:
-                    return {"ok": False, "error": str(error)}
+                    return {"ok": False, "error": str(error), "configuration": isinstance(error, ConfigError)}
             case "drain":
                 self._stopping.set()
                 return {"ok": True}
@@ -332,6 +336,19 @@ class Supervisor:
 
     # -- the end --------------------------------------------------------------------------------
 
+    def _stop(self) -> None:
+        """SIGTERM or SIGINT: the first drains, a further one ends what is still running at once."""
+        if self._draining:
+            self._tell_drain(0.0)
+        self._stopping.set()
+
+    def _tell_drain(self, limit_s: float) -> None:
+        for worker in list(self._workers):
+            try:
+                worker.channel.send("drain", limit_s=limit_s)
+            except ChannelClosed:
+                continue
+
     async def _drain(self) -> None:
         self._draining = True
         _notify_systemd("STOPPING=1")
@@ -340,11 +357,7 @@ class Supervisor:
             listener.close()
         limit_s = 0.0 if self._failed else self._config.limits.drain_timeout_s
         logger.info("draining", limit_s=limit_s, associations=sum(worker.connections for worker in self._workers))
-        for worker in list(self._workers):
-            try:
-                worker.channel.send("drain", limit_s=limit_s)
-            except ChannelClosed:
-                continue
+        self._tell_drain(limit_s)
         deadline = self._loop.time() + limit_s + 10.0
         processes = [worker.process for worker in self._workers]
         while any(process.poll() is None for process in processes):

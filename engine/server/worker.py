@@ -46,7 +46,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         self._exit_code = 0
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, ServiceProvider] = {}
         self._draining = False
         self._metrics = Metrics()
         self._pool = ChunkPool()
@@ -121,12 +121,13 @@ class Worker:
 
     async def _connect(self, sock: socket.socket, host: str, busy: bool) -> None:
         def end(connection: Connection) -> None:
-            self._connections.discard(connection)
+            self._connections.pop(connection, None)
             self._tell_closed()
 
         def user(connection: Connection) -> ServiceProvider:
-            self._connections.add(connection)
-            return ServiceProvider(self._services, connection, refuse=busy, on_end=end)
+            provider = ServiceProvider(self._services, connection, refuse=busy, on_end=end)
+            self._connections[connection] = provider
+            return provider
 
         limits = self._config.limits
         try:
@@ -171,6 +172,9 @@ class Worker:
 
     async def _drain(self, limit_s: float) -> None:
         deadline = self._loop.time() + limit_s
+        for connection, provider in list(self._connections.items()):
+            if provider.accepted is None:
+                connection.abort("the server is stopping", 2, 0)
         while self._connections and self._loop.time() < deadline:
             await asyncio.sleep(0.02)
         for connection in list(self._connections):

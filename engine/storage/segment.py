@@ -73,6 +73,9 @@ _NAME = re.compile(r"([0-9a-f]{16})\.seg")
 _WINDOW_BYTES_MIN = 4096
 _WINDOW_BYTES_MAX = 256 << 10
 _CHUNK_BYTES = 256 << 10
+_ZERO_CHUNK = bytes(_CHUNK_BYTES)
+ZEROS_MAX = 32 << 20
+"""How many zeros a search for a record behind a bad one goes through."""
 _PAYLOAD_CHUNK_BYTES = 1 << 20
 _BLOCK_BYTES = 4096
 
@@ -295,8 +298,13 @@ class Walk:
         return None
 
     def _candidates(self, offset: int) -> Iterator[int]:
-        """Places that begin with a record's magic and name themselves; holes in the file are passed over."""
-        while offset < self._end:
+        """Places that begin with a record's magic and name themselves; holes in the file are passed over.
+
+        Gives up after ZEROS_MAX written zeros in a row: what follows so far behind was never synced either, since a
+        sync covers all that lies before, and a prewritten segment has half a gigabyte of them.
+        """
+        zeros = 0
+        while offset < self._end and zeros < ZEROS_MAX:
             offset = max(offset, self._files.next_data(self._fd, offset) & -8)
             if offset >= self._end:
                 return
@@ -308,6 +316,7 @@ class Walk:
                     if len(own_offset) < 8 or int.from_bytes(own_offset, "little") == offset + at:
                         yield offset + at
                 at = chunk.find(MAGIC, at + 4)
+            zeros = zeros + len(chunk) if chunk == _ZERO_CHUNK[: len(chunk)] else 0
             offset += max(len(chunk) & -8, 8)
 
     def _chunk(self, offset: int, hole: int) -> bytes:

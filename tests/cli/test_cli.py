@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -11,10 +12,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import engine
 from engine import __version__, cli, errors
-from engine.cli import backend, exit_codes, output, query
+from engine.cli import backend, exit_codes, live, output, query
 from engine.dicom import tags
 
 
@@ -176,7 +178,8 @@ def test_find_writes_a_table_or_json(capsys: pytest.CaptureFixture[str], monkeyp
 
 
 def import_summary(**changes: Any) -> SimpleNamespace:
-    values: dict[str, Any] = {"stored": 3, "duplicates": 1, "kept_aside": 0, "refused": [], "bytes": 9, "seconds": 0.5}
+    values: dict[str, Any] = {"stored": 3, "duplicates": 1, "kept_aside": 0, "replaced": 0, "directories": 0}
+    values |= {"refused": [], "bytes": 9, "seconds": 0.5}
     return SimpleNamespace(**{**values, **changes})
 
 
@@ -270,6 +273,42 @@ def test_stats_adds_the_workers_up(capsys: pytest.CaptureFixture[str], monkeypat
     assert "instances\t200\n" in out
     assert "stored\t200\n" in out
     assert "fdatasync p99 ms, at most\t1\n" in out
+
+
+def test_open_associations_and_those_since_the_start_are_two_figures(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = answer(10.0, 100, [5, 0, 0])
+    figures["workers"][0]["counters"]["associations"] = 40
+    stand_in(monkeypatch, "control", figures)
+    out = run(capsys, "stats")[1]
+    assert "associations\t2\n" in out
+    assert "associations since the start\t80\n" in out
+    assert "calling AE title\tinstances\tMB\tfailures\tassociations\n" in out
+
+
+def test_the_live_view_fits_a_small_terminal() -> None:
+    console = Console(width=80, file=io.StringIO(), force_terminal=False)
+    before, now = (live.totals(answer(at, at * 100, [5, 0, 0])) for at in (10, 11))
+    console.print(live._view(now, before))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert lines[0].split() == "200.0 instances/s 100.0 MB/s 2 associations queue 4".split()
+    assert lines[1].startswith("fdatasync p50")
+    assert "associations" in "".join(lines[2:])
+
+
+def test_an_error_of_the_system_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(monkeypatch, "find", PermissionError(13, "Permission denied", "d/keeper.lock"))
+    assert run(capsys, "find") == (exit_codes.UNAVAILABLE, "", "filmroom: d/keeper.lock: Permission denied\n")
+
+
+def test_a_reload_of_a_wrong_configuration_is_a_mistake_in_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(monkeypatch, "control", errors.ConfigError("f.toml: there is no key 'aett' here"))
+    assert run(capsys, "reload")[0] == exit_codes.CONFIGURATION
 
 
 def test_stats_of_a_stopped_archive_reads_the_archive(

@@ -9,8 +9,10 @@ from __future__ import annotations
 import random
 import select
 import struct
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -726,6 +728,28 @@ def test_a_sender_that_overruns_its_window_is_held_back_and_answered(server: Ser
         answered = sorted(script.expect_message().responded_to() for _ in made)
         assert answered == list(range(1, 61))
         script.release()
+
+
+def test_copies_of_an_instance_that_race_are_all_a_success_and_leave_one(server: Server) -> None:
+    """Eight senders on both workers: whichever record comes first in the order of the stamps, nobody hears B000."""
+    made = [instance(300_000 + number) for number in range(60)]
+    versions = server.stats()["archive"]["versions"]  # type: ignore[index]
+    together = threading.Barrier(8)
+
+    def send_all(_: int) -> set[int]:
+        statuses = set()
+        with Peer(server.port) as script:
+            script.associate(STORE)
+            for number, (uid, data_set) in enumerate(made, 1):
+                together.wait(20)
+                statuses.add(store(script, uid, data_set, number))
+            script.release()
+        return statuses
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set().union(*pool.map(send_all, range(8))) == {0}
+    assert {stored_count(server, uid) for uid, _ in made} == {1}
+    assert server.stats()["archive"]["versions"] == versions  # type: ignore[index]
 
 
 def test_a_release_in_answer_to_a_release_is_no_deadlock(server: Server) -> None:

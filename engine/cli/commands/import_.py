@@ -18,7 +18,7 @@ def command(paths: tuple[str, ...], jobs: int | None, settings: Settings, as_jso
 
     Running it again stores nothing twice, so an interrupted import is simply started once more. Every file that was
     refused is listed with the reason. Exit code 0: every DICOM file is in the archive; 1: one or more could not be
-    stored. Files that are not DICOM at all are listed too and change nothing.
+    stored. Files that are not DICOM at all are listed too and change nothing. A DICOMDIR counts as a directory.
     """
     config = settings.load()
     with output.progress_bar() as progress:
@@ -27,6 +27,8 @@ def command(paths: tuple[str, ...], jobs: int | None, settings: Settings, as_jso
         "stored": summary.stored,
         "already there": summary.duplicates,
         "kept aside": summary.kept_aside,
+        "replaced": summary.replaced,
+        "directories": summary.directories,
         "refused": len(summary.refused),
         "bytes": summary.bytes,
         "seconds": round(summary.seconds, 3),

@@ -1,0 +1,169 @@
+"""A whole server, started as a user starts it: readiness, reload, the end, and how it says no."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from engine import control
+from engine.cli import exit_codes
+from engine.errors import ConfigError, ControlUnavailable, EngineError
+from tests.peer import Closed, Peer, associate_rq
+from tests.system.server import ROOT, Server, running, wait_for
+
+ECHO = (1, "1.2.840.10008.1.1", ["1.2.840.10008.1.2"])
+
+
+def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`filmroom serve` where it is expected to end by itself."""
+    command = [sys.executable, "-m", "engine", "serve", "--host", "127.0.0.1", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+
+
+def associated(server: Server, calling: str = "SCRIPT") -> Peer:
+    peer = Peer(server.port)
+    peer.associate(ECHO, calling=calling)
+    return peer
+
+
+def test_draining_ends_with_the_last_association_and_takes_no_new_one(tmp_path: Path) -> None:
+    with running(tmp_path / "d") as server, associated(server) as peer, Peer(server.port) as silent:
+        wait_for(lambda: sum(w["connections"] for w in server.stats()["workers"]) == 2, what="both handed over")  # type: ignore[attr-defined]
+        server.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: server.events("draining"), what="draining")
+        with pytest.raises((Closed, ConnectionError)):
+            # Connected before, but an association that is asked for only now is a new one.
+            silent.send(associate_rq([ECHO]))
+            silent.expect(2)
+        with pytest.raises(OSError):
+            socket.create_connection(("127.0.0.1", server.port), timeout=5).close()
+        peer.echo()
+        assert server.process.poll() is None
+        peer.release()
+        assert server.process.wait(20) == 0
+    assert not (tmp_path / "d" / "control.sock").exists()
+
+
+def test_draining_has_a_limit(tmp_path: Path) -> None:
+    with running(tmp_path / "d", config="[limits]\ndrain_timeout_s = 0.2\n") as server, associated(server) as peer:
+        server.process.send_signal(signal.SIGTERM)
+        peer.expect_abort()
+        assert server.process.wait(20) == 0
+
+
+def test_a_second_signal_ends_what_the_first_lets_finish(tmp_path: Path) -> None:
+    with running(tmp_path / "d") as server, associated(server) as peer:
+        server.process.send_signal(signal.SIGINT)
+        wait_for(lambda: server.events("draining"), what="draining")
+        peer.echo()
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGINT)
+        peer.expect_abort()
+        assert server.process.wait(20) == 0
+        assert time.monotonic() - began < 15
+
+
+def test_sighup_reads_peers_and_limits_again_and_keeps_associations(tmp_path: Path) -> None:
+    with running(tmp_path / "d") as server, associated(server) as before:
+        server.config_file.write_text('accept_unknown_peers = false\naet = "LATER"\n[[peer]]\naet = "KNOWN"\n')
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: server.events("reloaded"), what="reloaded")
+        assert server.events("reloaded")[0]["restart_needed"] == ["aet"]
+        before.echo()
+        with Peer(server.port) as stranger:
+            stranger.send(associate_rq([ECHO], calling="STRANGER"))
+            assert stranger.expect_reject() == (1, 1, 3)
+        with associated(server, "KNOWN") as known:
+            known.echo()
+
+
+def test_a_wrong_configuration_is_not_taken_over(tmp_path: Path) -> None:
+    with running(tmp_path / "d") as server:
+        server.config_file.write_text("wrokers = 2\n")
+        with pytest.raises(ConfigError, match="did you mean 'workers'"):
+            control.request(server.data, {"command": "reload"})
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: server.events("reload refused, the running configuration stays"), what="refusal")
+        with associated(server) as peer:
+            peer.echo()
+
+
+def test_the_control_socket_says_no_in_words(tmp_path: Path) -> None:
+    with running(tmp_path / "d") as server:
+        with pytest.raises(EngineError, match="there is no command 'dance'"):
+            control.request(server.data, {"command": "dance"})
+        with pytest.raises(EngineError, match="a command is a JSON object"):
+            control.request(server.data, {"order": "stats"})
+        assert control.request(server.data, {"command": "ping"})["pid"] == server.process.pid
+        assert server.data.joinpath("control.sock").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(ControlUnavailable):
+        control.request(tmp_path / "d", {"command": "ping"})
+
+
+def test_a_data_directory_may_lie_deeper_than_a_socket_address_is_long(tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*["a folder with a long name"] * 6)
+    with running(deep / "d", workers=1) as server:
+        assert server.stats()["ok"]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_it_serves_with_any_number_of_workers(tmp_path: Path, workers: int) -> None:
+    with running(tmp_path / "d", workers=workers) as server:
+        peers = [associated(server) for _ in range(workers)]
+        for peer in peers:
+            peer.echo()
+        stats = server.stats()["workers"]
+        assert [worker["associations"] for worker in stats] == [1] * workers  # type: ignore[attr-defined]
+        for peer in peers:
+            peer.release()
+
+
+def test_systemd_hears_of_readiness_and_of_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        with running(tmp_path / "d", workers=1) as server:
+            assert systemd.recv(100) == b"READY=1"
+            assert server.stop() == 0
+            assert systemd.recv(100) == b"STOPPING=1"
+
+
+def test_a_taken_port_and_an_archive_in_use_are_sentences(tmp_path: Path) -> None:
+    with running(tmp_path / "d", workers=1) as server:
+        taken = serve("--data", str(tmp_path / "e"), "--dicom-port", str(server.port))
+        assert taken.returncode == exit_codes.CONFIGURATION
+        assert taken.stderr == f"filmroom: 127.0.0.1:{server.port} cannot be listened on: Address already in use\n"
+        in_use = serve("--data", str(server.data), "--dicom-port", "0")
+        assert in_use.returncode == exit_codes.UNAVAILABLE
+        assert f"kept by another process (pid {server.process.pid})" in in_use.stderr
+        with associated(server) as peer:
+            peer.echo()
+
+
+@pytest.mark.parametrize(
+    ("description", "told"),
+    [({"format": 99, "archive_id": "0" * 32}, "format 99"), ({"format": 1}, "archive_id"), ([], "cannot be used")],
+)
+def test_a_data_directory_of_another_format_is_left_alone(tmp_path: Path, description: object, told: str) -> None:
+    (tmp_path / "archive.json").write_text(json.dumps(description))
+    done = serve("--data", str(tmp_path), "--dicom-port", "0")
+    assert done.returncode == exit_codes.UNAVAILABLE
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["archive.json"]
+
+
+def test_a_trace_folder_that_cannot_be_made_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    done = serve("--data", str(tmp_path / "d"), "--dicom-port", "0", "--log-wire-trace", str(tmp_path / "file"))
+    assert done.returncode == exit_codes.CONFIGURATION
+    assert done.stderr.startswith("filmroom: log.wire_trace: the folder")
+    assert not (tmp_path / "d").exists()
