@@ -21,7 +21,6 @@ from perf.association import Association, Target
 from perf.harness import PerfError, say
 from perf.population import StudyFacts
 
-
 EXPLICIT_LE = "1.2.840.10008.1.2.1"
 
 DIRECT_BATCH = 1000

@@ -1,8 +1,8 @@
 """Archive: all that a front end may call. One object per process; the roles differ in who recovers and checkpoints.
 
-    keeper   the only one that recovers, checkpoints and syncs what is written behind (see `archive.keeper`)
-    guest    a process beside a running keeper: a worker, or an import into a running archive
-    auto     keeper if nobody is, else guest
+keeper   the only one that recovers, checkpoints and syncs what is written behind (see `archive.keeper`)
+guest    a process beside a running keeper: a worker, or an import into a running archive
+auto     keeper if nobody is, else guest
 """
 
 from __future__ import annotations
@@ -286,4 +286,3 @@ class Archive:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
-

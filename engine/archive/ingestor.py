@@ -233,4 +233,3 @@ class StreamIngest:
     async def abort(self) -> None:
         """Gives up: the half-written segment is removed."""
         await self._ingestor.blocking(self._appender.abort)
-

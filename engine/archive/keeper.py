@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from engine import log
 from engine.archive.layout import Layout
-from engine.errors import ArchiveInUse, EngineError
+from engine.errors import ArchiveInUse, EngineError, StorageError, StorageFull
 from engine.index import checkpoint, rebuild
 from engine.index.tables import Index
 from engine.storage.files import Files
@@ -33,8 +33,11 @@ class KeeperLock:
     """The lock itself: whoever holds it is the keeper, until `close` or its death."""
 
     def __init__(self, layout: Layout) -> None:
-        """Takes the lock. Raises ArchiveInUse when another process has it."""
-        self._fd = os.open(layout.keeper_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        """Takes the lock. Raises ArchiveInUse when another process has it, StorageError when it cannot be opened."""
+        try:
+            self._fd = os.open(layout.keeper_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        except OSError as error:
+            raise StorageError(f"{layout.keeper_lock} cannot be opened for writing: {error.strerror}") from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -85,7 +88,7 @@ class Keeper:
                 self.index, layout.index, files, lambda: sync_log(self.index, self._reader)
             )
             self._replay("replayed", progress)
-            self._checkpointer.checkpoint()
+            self._checkpoint_or_warn()
         except BaseException:
             self._lock.close()
             raise
@@ -95,6 +98,13 @@ class Keeper:
         for finding in report.findings:
             logger.error("damage in the log", finding=str(finding))
         logger.info(event, **report.summary())
+
+    def _checkpoint_or_warn(self) -> None:
+        """A full disk must not keep anybody from reading; the next checkpoint may find room."""
+        try:
+            self._checkpointer.checkpoint()
+        except StorageFull as error:
+            logger.warning("no checkpoint, the disk is full", error=str(error))
 
     def recover_dead_writers(self) -> None:
         """Replays and seals the segments that no living process writes any more."""
@@ -109,6 +119,8 @@ class Keeper:
             while not self._stop.wait(interval_s):
                 try:
                     self.checkpoint()
+                except StorageFull as error:
+                    logger.warning("no checkpoint, the disk is full", error=str(error))
                 except EngineError as error:
                     self.failed = error
                     on_failure(error)

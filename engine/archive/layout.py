@@ -68,7 +68,7 @@ def open_layout(data: Path, files: Files, *, create: bool) -> Layout:
         content = orjson.loads(description.read_bytes())
         archive_id = bytes.fromhex(content["archive_id"])
         if content["format"] != FORMAT or len(archive_id) != 16:
-            raise ValueError(f"format {content['format']}")
+            raise ValueError(f"it has format {content['format']}, this version reads format {FORMAT}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StorageError(f"{description} cannot be used: {error}") from error
     return Layout(data, archive_id)

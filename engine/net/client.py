@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.config import Config, Peer
+    from engine.net.trace import TraceFolder
 
 VERIFICATION = "1.2.840.10008.1.1"
 PLAIN = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
@@ -162,6 +163,7 @@ async def open_association(
     address: Address,
     contexts: Sequence[PresentationContextRQ],
     pool: ChunkPool | None = None,
+    trace: TraceFolder | None = None,
 ) -> Requestor:
     """Connects and negotiates. Raises AssociationFailed, with the reason in words."""
     window = AsynchronousOperationsWindow(address.window, 1) if address.window > 1 else None
@@ -184,7 +186,12 @@ async def open_association(
         async with asyncio.timeout(address.connect_timeout_s):
             _, connection = await loop.create_connection(
                 lambda: Connection(
-                    lambda connection: Requestor(connection, rq, address), Role.REQUESTOR, pool, limits, request=rq
+                    lambda connection: Requestor(connection, rq, address),
+                    Role.REQUESTOR,
+                    pool,
+                    limits,
+                    trace.association(address.host) if trace else None,
+                    request=rq,
                 ),
                 address.host,
                 address.port,

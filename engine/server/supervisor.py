@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,7 @@ import orjson
 from engine import __version__, control, log
 from engine.archive.archive import Archive
 from engine.config import Config
-from engine.errors import ConfigError, EngineError
+from engine.errors import ArchiveInUse, ConfigError, EngineError
 from engine.net.trace import make_folder
 from engine.server.channel import Channel, ChannelClosed
 
@@ -39,6 +40,9 @@ RESTART_PAUSE_S = 0.2
 RESTART_PAUSE_MAX_S = 5.0
 
 LISTEN_BACKLOG = 1024
+
+ARCHIVE_PATIENCE_S = 3.0
+"""How long a start waits for another process to let the archive go."""
 
 
 class Worker:
@@ -103,14 +107,22 @@ class Supervisor:
         def progress(what: str, done: int, total: int) -> None:
             logger.info("bringing the archive up", what=what, done=done, total=total)
 
-        return Archive.open(
-            self._config.data,
-            role="keeper",
-            create=True,
-            sync_interval_s=self._config.write_behind_sync_s,
-            on_keeper_failure=self._keeper_failed,
-            progress=progress,
-        )
+        give_up_at = time.monotonic() + ARCHIVE_PATIENCE_S
+        while True:
+            try:
+                return Archive.open(
+                    self._config.data,
+                    role="keeper",
+                    create=True,
+                    sync_interval_s=self._config.write_behind_sync_s,
+                    on_keeper_failure=self._keeper_failed,
+                    progress=progress,
+                )
+            except ArchiveInUse:
+                # A short command, find or stats, may just be looking into the stopped archive.
+                if time.monotonic() > give_up_at:
+                    raise
+                threading.Event().wait(0.1)
 
     def _announce_ready(self) -> None:
         host, port = self._listeners[0].getsockname()[:2]

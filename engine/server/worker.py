@@ -62,7 +62,7 @@ class Worker:
         )
         self._ingestor = Ingestor(self._loop, store, self._storage_failed)
         self._services = Services(
-            self._loop, self._archive, self._ingestor, config, self._metrics, self._pool, Transcoder()
+            self._loop, self._archive, self._ingestor, config, self._metrics, self._pool, Transcoder(), self._trace
         )
 
     async def run(self) -> int:

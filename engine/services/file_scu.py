@@ -68,33 +68,43 @@ async def send_files(peer: Peer, config: Config, paths: list[Path], progress: Pr
     """Sends files, and the files in folders. Raises AssociationFailed when not even the first association opens."""
     summary = SendSummary()
     heads = list(_heads(paths, summary, progress))
-    done = 0
     transcoder = transcode.Transcoder()
+    progress("sending", 0, len(heads))
     for group in in_groups(heads, peer.transfer_syntaxes):
-        try:
-            requestor = await open_association(Address.of(peer, config), propose(group, peer.transfer_syntaxes))
-        except AssociationFailed as error:
-            if done == 0:
-                raise
-            summary.failed += [(str(head.path), str(error)) for head in group]
-            continue
-        sender = _FileSender(requestor, peer, transcoder)
-        for number, head in enumerate(group):
+        left = group
+        while left:
             try:
-                await sender.send(head)
-                summary.sent += 1
-                summary.bytes += head.data_set_bytes
+                requestor = await open_association(Address.of(peer, config), propose(left, peer.transfer_syntaxes))
             except AssociationFailed as error:
-                summary.failed += [(str(left.path), str(error)) for left in group[number:]]
+                if not summary.sent:
+                    raise
+                summary.failed += [(str(head.path), str(error)) for head in left]
                 break
-            except EngineError as error:
-                summary.failed.append((str(head.path), str(error)))
-            done += 1
-            progress("sending", done, len(heads))
-        else:
-            await requestor.release()
+            left = await _send_on(_FileSender(requestor, peer, transcoder), left, summary, progress, len(heads))
     transcoder.close()
     return summary
+
+
+async def _send_on(
+    sender: _FileSender, heads: list[FileHead], summary: SendSummary, progress: Progress, total: int
+) -> list[FileHead]:
+    """Sends until all are through or the association is lost; what has not been tried then.
+
+    A receiver that aborts on one file gets the others on another association.
+    """
+    for number, head in enumerate(heads, 1):
+        try:
+            await sender.send(head)
+            summary.sent += 1
+            summary.bytes += head.data_set_bytes
+        except AssociationFailed as error:
+            summary.failed.append((str(head.path), str(error)))
+            return heads[number:]
+        except EngineError as error:
+            summary.failed.append((str(head.path), str(error)))
+        progress("sending", summary.sent + len(summary.failed), total)
+    await sender.release()
+    return []
 
 
 class _FileSender:
@@ -105,6 +115,10 @@ class _FileSender:
         self._transcoder = transcoder
         accepted = requestor.accepted
         self._contexts = SendContexts(accepted.contexts.values() if accepted else (), peer.transfer_syntaxes)
+
+    async def release(self) -> None:
+        """An orderly end."""
+        await self._requestor.release()
 
     async def send(self, head: FileHead) -> None:
         """Sends one file. Raises TranscodeError or DataSetError for this one, AssociationFailed when all is over."""

@@ -59,7 +59,7 @@ async def find(provider: ServiceProvider, presentation_context_id: int, rq: CFin
     logger.info(
         "query",
         calling=provider.calling_ae_title,
-        level=asked.query.level.name.lower(),
+        query_level=asked.query.level.name.lower(),
         matches=count,
         seconds=round(perf_counter() - began, 4),
     )

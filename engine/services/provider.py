@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from engine.archive.transcode import Transcoder
     from engine.config import Config, Peer
     from engine.metrics import Metrics
+    from engine.net.trace import TraceFolder
 
 logger = log.get("services")
 
@@ -58,6 +59,8 @@ class Services:
     metrics: Metrics
     pool: ChunkPool
     transcoder: Transcoder
+    trace: TraceFolder | None = None
+    """Where requested associations are traced too."""
     associations: Counter[str] = field(default_factory=Counter)
     """Open ones by calling AE title."""
 

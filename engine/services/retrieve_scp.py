@@ -169,7 +169,7 @@ async def _move_share(retrieval: Retrieval, peer: Peer, share: list[Instance], o
 async def _open(retrieval: Retrieval, peer: Peer, instances: list[Instance]) -> Requestor:
     services = retrieval.provider.services
     contexts = propose(instances, peer.transfer_syntaxes)
-    return await open_association(Address.of(peer, services.config), contexts, services.pool)
+    return await open_association(Address.of(peer, services.config), contexts, services.pool, services.trace)
 
 
 async def _send_on(

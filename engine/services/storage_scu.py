@@ -103,9 +103,7 @@ class InstanceSender:
         self.gave_up = False
         """Whether the association was ended because the peer was too slow."""
 
-    async def send_all(
-        self, instances: AsyncIterator[Instance], originator: Originator
-    ) -> AsyncIterator[Sent]:
+    async def send_all(self, instances: AsyncIterator[Instance], originator: Originator) -> AsyncIterator[Sent]:
         """Sends what `instances` yields, in order, reading one ahead. Raises AssociationFailed when the peer is lost.
 
         What could not be sent (no context, corrupt, not decodable) is reported, and the next one follows.
@@ -171,9 +169,7 @@ class InstanceSender:
     def _frame_of_bytes(self, ready: _Ready, data: bytes) -> Frame:
         frame = self._frame(len(ready.prefix), len(data))
         view, at = memoryview(data), 0
-        for gap in frame.layout(
-            ready.prefix, len(data), self._fragment, ready.context.presentation_context_id, True
-        ):
+        for gap in frame.layout(ready.prefix, len(data), self._fragment, ready.context.presentation_context_id, True):
             gap[:] = view[at : at + len(gap)]
             at += len(gap)
         return frame

@@ -19,7 +19,7 @@ from queue import Empty, SimpleQueue
 from time import perf_counter
 from typing import Generic, TypeVar
 
-from engine.errors import EngineError, StorageFailed
+from engine.errors import EngineError, StorageFailed, StorageFull
 from engine.metrics import Histogram
 
 Item = TypeVar("Item")
@@ -130,6 +130,8 @@ class GroupCommit(Generic[Item, Result]):
         self.group_sizes.observe(len(group))
         try:
             return self._apply([item for item, _ in group])
+        except StorageFull as error:
+            return error  # nothing became visible; the next group may find room
         except EngineError as error:
             self._failed = error
             return error
@@ -143,7 +145,8 @@ class GroupCommit(Generic[Item, Result]):
         if isinstance(outcome, EngineError):
             for _, done in group:
                 done(outcome)
-            self._on_failure(outcome)
+            if self._failed is not None:
+                self._on_failure(outcome)
             return
         for (_, done), result in zip(group, outcome, strict=True):
             done(result)

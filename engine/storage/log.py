@@ -281,7 +281,7 @@ class SegmentLog:
         return sealed
 
     def prepare(self, patience_s: float = 60.0) -> None:
-        """Creates, allocates and prewrites the next segment ahead, if there is none yet. Thread-safe; blocks on the disk.
+        """Creates, allocates and prewrites the next segment ahead, if there is none yet. Thread-safe; blocks.
 
         Prewriting stops after `patience_s`. Raises StorageFull or StorageFailed.
         """
@@ -396,9 +396,8 @@ class SegmentLog:
     def _check_reserve(self, wanted_bytes: int) -> None:
         free = self._free_bytes() - wanted_bytes
         if free < 0:
-            raise StorageFull(
-                f"{free + self._reserve_bytes} bytes would be free and {self._reserve_bytes} shall stay free"
-            )
+            left = free + self._reserve_bytes
+            raise StorageFull(f"only {left} bytes would be free and {self._reserve_bytes} shall stay free")
 
     def _free_bytes(self) -> int:
         """What is free beside the reserve."""
@@ -449,7 +448,10 @@ class SegmentLog:
         least_bytes += hints.FOOTER_BYTES_MIN
         free = self._free_bytes()
         if free < least_bytes:
-            raise StorageFull(f"{free} bytes are free beside the reserve, a new segment needs {least_bytes}")
+            raise StorageFull(
+                f"a new segment needs {least_bytes} bytes, {max(free, 0)} are free beside a reserve of"
+                f" {self._reserve_bytes}"
+            )
         segment = self._create_file(layout)
         try:
             self._files.pwritev(segment.fd, [segment.header.encode()], 0, FIRST_RECORD)

@@ -292,7 +292,7 @@ def test_the_live_view_fits_a_small_terminal() -> None:
     before, now = (live.totals(answer(at, at * 100, [5, 0, 0])) for at in (10, 11))
     console.print(live._view(now, before))
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    assert lines[0].split() == "200.0 instances/s 100.0 MB/s 2 associations queue 4".split()
+    assert lines[0].split() == ["200.0", "instances/s", "100.0", "MB/s", "2", "associations", "queue", "4"]
     assert lines[1].startswith("fdatasync p50")
     assert "associations" in "".join(lines[2:])
 
