@@ -16,7 +16,8 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 def corpus_root() -> Path | None:
     """The corpus folder, or None."""
     named = os.environ.get("FILMROOM_CORPUS")
-    root = Path(named) if named else CHECKOUT.parent / "shared" / "corpus"
+    # Resolved, as what the code under test reports is.
+    root = (Path(named) if named else CHECKOUT.parent / "shared" / "corpus").resolve()
     return root if root.is_dir() else None
 
 
