@@ -113,6 +113,8 @@ def test_a_killed_worker_is_replaced_and_takes_nothing_along(tmp_path: Path) -> 
 
 def kill_one_worker(server: Server, rng: random.Random, ledger: ingest.Ledger, study: int) -> None:
     """Kills one of two workers under load; its associations end, the others go on, another worker comes."""
+    # The workers share new associations evenly once they have none: those of the last round must be over.
+    wait_for(lambda: connection_counts(server) == [0, 0], what="the end of all earlier associations")
     victim = rng.choice(server.worker_pids())
     countdown = Countdown(ledger, rng.randint(20, 80))
     senders = ingest.start_senders(server.port, ledger, study, SENDERS, countdown)
@@ -132,6 +134,12 @@ def kill_one_worker(server: Server, rng: random.Random, ledger: ingest.Ledger, s
     assert lost_count() == SENDERS // 2, f"seed {SEED}"
     wait_for(lambda: workers_ready(server, 2, without=victim), what="a worker in its place")
     ledger.verify(server.port, studies={study})
+
+
+def connection_counts(server: Server) -> list[int]:
+    """How many connections each worker has, as the supervisor counts them."""
+    workers: list[dict[str, int]] = server.stats()["workers"]  # type: ignore[assignment]
+    return [worker["connections"] for worker in workers]
 
 
 def workers_ready(server: Server, count: int, *, without: int) -> bool:
