@@ -20,6 +20,7 @@ size costs bounded memory. crc32c is taken fragment by fragment, while the bytes
 No memory is ever taken on the word of a length field: chunks are taken as bytes arrive.
 """
 
+cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -57,12 +58,18 @@ cdef inline uint32_t little32(const uint8_t* p) noexcept nogil:
     return (<uint32_t>p[3] << 24) | (<uint32_t>p[2] << 16) | (<uint32_t>p[1] << 8) | p[0]
 
 
+cdef class ChunkPool
+
+
+@cython.no_gc
 cdef class Chunk:
     """`used` bytes of a data set, readable through the buffer protocol; belongs to its pool again after `give`."""
 
     cdef uint8_t* data
     cdef readonly Py_ssize_t capacity
     cdef readonly Py_ssize_t used
+    cdef ChunkPool taken_from
+    """The pool that counts it as outstanding; None while it lies there."""
 
     def __cinit__(self, Py_ssize_t capacity):
         self.data = <uint8_t*>malloc(capacity + SLACK)
@@ -72,6 +79,9 @@ cdef class Chunk:
         self.used = 0
 
     def __dealloc__(self):
+        # Whoever held it is gone without `give`, an exception's traceback for example: only the count matters.
+        if self.taken_from is not None:
+            self.taken_from.outstanding -= 1
         free(self.data)
 
     def __getbuffer__(self, Py_buffer* view, int flags):
@@ -100,17 +110,23 @@ cdef class ChunkPool:
 
     cdef Chunk take(self):
         cdef Chunk chunk
-        self.outstanding += 1
         if self.free_chunks:
             chunk = self.free_chunks.pop()
             chunk.used = 0
-            return chunk
-        return Chunk(self.chunk_bytes)
+        else:
+            chunk = Chunk(self.chunk_bytes)
+        chunk.taken_from = self
+        self.outstanding += 1
+        return chunk
 
-    cdef void give(self, Chunk chunk):
+    cdef int give(self, Chunk chunk) except -1:
+        if chunk.taken_from is not self:
+            return 0
+        chunk.taken_from = None
         self.outstanding -= 1
         if len(self.free_chunks) < self.keep:
             self.free_chunks.append(chunk)
+        return 0
 
 
 cdef class DataSet:
@@ -143,11 +159,6 @@ cdef class DataSet:
         for chunk in self.chunks:
             self.pool.give(chunk)
         self.chunks = []
-
-    def __dealloc__(self):
-        # An association that died half way: only the count matters, the chunks go with us.
-        if self.chunks is not None and self.pool is not None:
-            self.pool.outstanding -= len(self.chunks)
 
 
 cdef class _Context:
@@ -229,15 +240,6 @@ cdef class Receiver:
         self.part_bytes = part_bytes
         self.data_allowed = False
 
-    def __dealloc__(self):
-        cdef _Context context
-        if self.pool is None:
-            return
-        for entry in self.contexts or ():
-            if entry is not None:
-                context = <_Context>entry
-                self.pool.outstanding -= len(context.chunks or ())
-
     # -- the event loop's side ------------------------------------------------------------------
 
     def get_buffer(self, Py_ssize_t sizehint):
@@ -307,6 +309,11 @@ cdef class Receiver:
         cdef _Context context
         cdef Chunk chunk
         self.stage = DEAD
+        for event in self.events:
+            # A part that `get_buffer` had to hand over and for which no byte came any more.
+            if event[0] == DATA_SET_PART:
+                (<DataSet>event[2]).release()
+        self.events = []
         for entry in self.contexts:
             if entry is None:
                 continue
@@ -315,6 +322,7 @@ cdef class Receiver:
                 self.pool.give(chunk)
             context.chunks = []
             context.tail = None
+            context.part_length = 0
 
     @property
     def mid_message(self):

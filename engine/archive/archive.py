@@ -19,6 +19,7 @@ from engine.archive import layout as layouts
 from engine.archive.ingest import ReceivedInstance, make_entry
 from engine.archive.keeper import Keeper, KeeperLock, Progress, sync_log
 from engine.archive.store import POLICIES, Store
+from engine.dicom.elements import NeedMore
 from engine.errors import ArchiveInUse, CorruptRecord, EngineError, InstanceRefused, StorageFull
 from engine.index import rebuild
 from engine.index.checkpoint import Checkpointer
@@ -209,14 +210,17 @@ class Archive:
         with self._ingesting:
             store = self.writer(f"import-{os.getpid()}")
             first = memoryview(next(chunks, b"")).cast("B")
-            entry = make_entry(
-                first,
-                complete=False,
-                transfer_syntax_uid=transfer_syntax_uid,
-                calling_ae_title=calling_ae_title,
-                sop_class_uid=None,
-                sop_instance_uid=None,
-            )
+            try:
+                entry = make_entry(
+                    first,
+                    complete=False,
+                    transfer_syntax_uid=transfer_syntax_uid,
+                    calling_ae_title=calling_ae_title,
+                    sop_class_uid=None,
+                    sop_instance_uid=None,
+                )
+            except NeedMore as error:
+                raise InstanceRefused(f"the kept attributes do not lie in the first bytes: {error}") from error
             store.stamp(entry, POLICIES[policy])
             meta = entry.pack_meta()
             appender = store.log.begin_stream(

@@ -72,10 +72,13 @@ def make_entry(
 ) -> Entry:
     """The index entry of a data set whose first bytes are `head`; position and stamp are still open.
 
-    Raises InstanceRefused when the data set cannot be read or is not what the command says.
+    Raises InstanceRefused when the data set cannot be read or is not what the command says, NeedMore when it is not
+    complete and a kept attribute may follow.
     """
     try:
         found = elements.extract(head, transfer_syntax.of(transfer_syntax_uid), complete=complete)
+    except elements.NeedMore:
+        raise
     except DataSetError as error:
         raise InstanceRefused(f"the data set cannot be read: {error}") from error
     _check_uid("SOP Instance UID (0008,0018)", found.sop_instance_uid)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from engine.archive.ingest import make_entry
 from engine.archive.store import Store
 from engine.dicom.elements import NeedMore
-from engine.errors import EngineError, InstanceRefused, StorageError
+from engine.errors import EngineError, InstanceRefused, StorageError, StorageFailed
 from engine.index.entry import Entry
 from engine.index.types import Instance, Outcome
 from engine.storage.commit import GroupCommit
@@ -73,6 +73,7 @@ class Ingestor:
         self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="ingest")
         self.commit: GroupCommit[Entry, Outcome] = GroupCommit(loop, store.log.sync, store.apply, on_failure)
         self.commit.start()
+        self._closed = False
         self._sealing = False
 
     @property
@@ -91,6 +92,7 @@ class Ingestor:
                 )
         except EngineError as error:
             data_set.release()
+            self._note(error)
             done(error)
             return
         if stored is not None:
@@ -107,12 +109,14 @@ class Ingestor:
             entry = self._entry(first, request, complete=False)
             self._store.stamp(entry, request.policy)
             return StreamIngest(self, self._store, entry, request)
-        except EngineError:
+        except EngineError as error:
             first.release()
+            self._note(error)
             raise
 
     def close(self) -> None:
         """Commits what has been submitted and seals the log. Blocks."""
+        self._closed = True
         self.commit.close()
         self._executor.shutdown(wait=True)
         self._store.close()
@@ -121,14 +125,16 @@ class Ingestor:
 
     def _entry(self, data_set: ReceivedDataSet, request: StoreRequest, *, complete: bool) -> Entry:
         head = data_set.head
-        whole = complete and len(head) == data_set.length
         try:
-            return self._entry_of(head, request, whole)
-        except NeedMore as error:
+            try:
+                return self._entry_of(head, request, complete and len(head) == data_set.length)
+            except NeedMore:
+                if len(head) == data_set.length or data_set.length > HEAD_BYTES_MAX:
+                    raise
             # A head of more than one chunk: rare, and bounded by what has been received already.
-            if data_set.length > HEAD_BYTES_MAX and complete:
-                raise InstanceRefused(f"the kept attributes do not lie in the first bytes: {error}") from error
             return self._entry_of(memoryview(data_set.to_bytes()), request, complete)
+        except NeedMore as error:
+            raise InstanceRefused(f"the kept attributes do not lie in the first bytes: {error}") from error
 
     def _entry_of(self, head: memoryview, request: StoreRequest, complete: bool) -> Entry:
         return make_entry(
@@ -171,8 +177,19 @@ class Ingestor:
         task.add_done_callback(finished)
 
     async def blocking(self, work: Callable[[], object]) -> object:
-        """Runs `work` in a thread."""
-        return await self._loop.run_in_executor(self._executor, work)
+        """Runs `work` in a thread. Raises what it raises, StorageError after `close`."""
+        if self._closed:
+            raise StorageError("this writer is closed")
+        try:
+            return await self._loop.run_in_executor(self._executor, work)
+        except EngineError as error:
+            self._note(error)
+            raise
+
+    def _note(self, error: EngineError) -> None:
+        """A failed write or sync is final wherever it was seen; StorageFull and refusals are not."""
+        if isinstance(error, StorageFailed):
+            self.commit.fail(error)
 
     def _seal(self) -> None:
         if self._sealing:

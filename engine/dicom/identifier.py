@@ -154,7 +154,8 @@ def _encode(items: Mapping[int, Value], encoding: int, depth: int) -> bytes:
         elif len(value) <= 0xFFFF:
             parts += (start, len(value).to_bytes(2, "little"), value)
         else:
-            raise DataSetError(f"{tags.keyword_of(tag)} has {len(value)} bytes: too many for its VR")
+            # A list of a thousand failed UIDs has more bytes than the length field of UI holds (PS3.5 6.2.2).
+            parts += (start[:4], b"UN\0\0", len(value).to_bytes(4, "little"), value)
     return b"".join(parts)
 
 

@@ -31,6 +31,9 @@ TICK_S = 1.0
 """How often the timers are looked at: their precision, and 1 000 idle associations cost 1 000 cheap calls a second."""
 
 
+_DATA = frozenset({assembly.COMMAND, assembly.DATA_SET, assembly.DATA_SET_PART})
+
+
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
     """What one association may cost."""
@@ -100,7 +103,8 @@ class Connection(asyncio.BufferedProtocol):
         self._trace = trace
         self._pauses = 0
         self._resumed: asyncio.Future[None] | None = None
-        self._write_paused_at: float | None = None
+        self._write_stalled_at: float | None = None
+        self._unsent_before = 0
         self._progress_bytes = -1
         self._progress_at = self._loop.time()
         self._busy_at = 0.0
@@ -142,6 +146,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = None
         if self._resumed is not None and not self._resumed.done():
             self._resumed.set_exception(ConnectionResetError("the connection is closed"))
+            self._resumed.exception()  # nobody may be waiting
         self._end(self._end_reason or (f"connection lost: {exc}" if exc else "connection closed by the peer"))
 
     def eof_received(self) -> bool:
@@ -152,14 +157,15 @@ class Connection(asyncio.BufferedProtocol):
         """The peer reads more slowly than we write."""
         if self._resumed is None:
             self._resumed = self._loop.create_future()
-            self._write_paused_at = self._loop.time()
+            self._write_stalled_at = self._loop.time()
+            self._unsent_before = 0
 
     def resume_writing(self) -> None:
         """The peer has caught up."""
         if self._resumed is not None and not self._resumed.done():
             self._resumed.set_result(None)
         self._resumed = None
-        self._write_paused_at = None
+        self._write_stalled_at = None
 
     # -- the user's side ------------------------------------------------------------------------
 
@@ -168,10 +174,18 @@ class Connection(asyncio.BufferedProtocol):
         """Whether messages may be sent."""
         return self._transport is not None and self._association.sending_allowed
 
+    @property
+    def unsent_bytes(self) -> int:
+        """What the kernel has not taken yet. While it is not 0, no `Frame` that was sent may be changed.
+
+        An answer is no sign that it is: a peer may refuse a data set before it has read all of it.
+        """
+        return 0 if self._resumed is None or self._transport is None else self._transport.get_write_buffer_size()
+
     def send(self, data: Any) -> None:
-        """Sends whole P-DATA-TF; a `Frame` must not be changed before `drained` or its answer."""
-        if self._transport is not None:
-            self._transport.write(data)
+        """Sends whole P-DATA-TF; drops them when the association has ended or is about to."""
+        if self.is_open:
+            self._transport.write(data)  # type: ignore[union-attr]
 
     def send_message(self, presentation_context_id: int, command: bytes, data_set: bytes | None, fragment: int) -> None:
         """Sends a small message: its command, and its data set if there is one, in fragments of `fragment` bytes."""
@@ -245,6 +259,12 @@ class Connection(asyncio.BufferedProtocol):
                 # Came in one piece with what ended the association.
                 if kind in (assembly.DATA_SET, assembly.DATA_SET_PART):
                     event[2].release()
+            elif kind in _DATA and not self._association.data_transfer_allowed:
+                # Came in one piece with a PDU after which no more was due, A-RELEASE-RQ for example.
+                if kind != assembly.COMMAND:
+                    event[2].release()
+                self._stop_receiving()
+                self._dispatch(self._association.data_received(self._loop.time()))
             elif kind == assembly.COMMAND:
                 if self._trace is not None:
                     self._trace.command("in", event[1], event[2])
@@ -289,6 +309,7 @@ class Connection(asyncio.BufferedProtocol):
                 case ul_events.ReleaseConfirmed():
                     self._end_reason = "released"
                 case ul_events.Aborted():
+                    self._stop_receiving()
                     by = "the peer" if event.by_peer else "us"
                     self._end_reason = self._end_reason or (
                         f"aborted by {by} (source {event.source}, reason {event.reason})"
@@ -327,9 +348,14 @@ class Connection(asyncio.BufferedProtocol):
             self._end_reason = self._end_reason or "ARTIM timer expired"
             self._dispatch(self._association.timer_expired(now))
             return
-        if self._write_paused_at is not None and now - self._write_paused_at > self._limits.message_timeout_s:
-            self.abort(f"the peer took nothing for {self._limits.message_timeout_s:g} s")
-            return
+        if self._write_stalled_at is not None:
+            unsent = self.unsent_bytes
+            if unsent < self._unsent_before:
+                self._write_stalled_at = now
+            self._unsent_before = unsent
+            if now - self._write_stalled_at > self._limits.message_timeout_s:
+                self.abort(f"the peer took nothing for {self._limits.message_timeout_s:g} s")
+                return
         if self._progress_bytes != self.receiver.bytes_received or self._pauses:
             self._progress_bytes = self.receiver.bytes_received
             self._progress_at = now

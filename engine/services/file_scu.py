@@ -23,6 +23,7 @@ from engine.dimse.messages import CStoreRQ, CStoreRSP
 from engine.errors import AssociationFailed, DataSetError, EngineError
 from engine.net.client import Address, Requestor, open_association
 from engine.services.contexts import SendContexts, in_groups, propose
+from engine.services.storage_scu import GAPS_MAX
 
 if TYPE_CHECKING:
     from engine.config import Config, Peer
@@ -153,7 +154,7 @@ class _FileSender:
     async def _transmit(self, fd: int, head: FileHead, context: AcceptedContext, prefix: bytes) -> None:
         """The stored data set, a piece at a time; a file that has become shorter meanwhile ends the association."""
         connection, fragment = self._requestor.connection, self._requestor.fragment
-        piece_bytes = max(PIECE_BYTES // fragment, 1) * fragment
+        piece_bytes = max(min(PIECE_BYTES // fragment, GAPS_MAX), 1) * fragment
         at = 0
         while at < head.data_set_bytes:
             length = min(piece_bytes, head.data_set_bytes - at)

@@ -205,11 +205,11 @@ class ServiceProvider:
         data_set.release()
         match message:
             case messages.CFindRQ():
-                self._start(find_scp.find(self, presentation_context_id, message, identifier), message.message_id)
+                self._start(find_scp.find, presentation_context_id, message, identifier)
             case messages.CMoveRQ():
-                self._start(retrieve_scp.move(self, presentation_context_id, message, identifier), message.message_id)
+                self._start(retrieve_scp.move, presentation_context_id, message, identifier)
             case messages.CGetRQ():
-                self._start(retrieve_scp.get(self, presentation_context_id, message, identifier), message.message_id)
+                self._start(retrieve_scp.get, presentation_context_id, message, identifier)
             case _:
                 self.connection.abort(f"{type(message).__name__} is not served", 0, 0)
 
@@ -250,13 +250,19 @@ class ServiceProvider:
         if self._releasing and not self.busy:
             self.connection.respond_release()
 
-    def _start(self, operation: Coroutine[Any, Any, None], message_id: int) -> None:
+    def _start(
+        self,
+        serve: Callable[[ServiceProvider, int, Any, bytes], Coroutine[Any, Any, None]],
+        presentation_context_id: int,
+        message: Any,
+        identifier: bytes,
+    ) -> None:
         self.operations_count += 1
-        self._cancelled.discard(message_id)
+        self._cancelled.discard(message.message_id)
 
         async def run() -> None:
             try:
-                await operation
+                await serve(self, presentation_context_id, message, identifier)
             except (ConnectionError, EngineError) as error:
                 logger.warning("operation failed", calling=self.calling_ae_title, error=str(error))
                 self.connection.abort(f"operation failed: {error}", 2, 0)

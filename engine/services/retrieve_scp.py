@@ -44,7 +44,6 @@ class Retrieval:
         self.rq = rq
         self.completed = self.warned = 0
         self.failed: list[str] = []
-        self._todo = list(reversed(instances))
         self._total = len(instances)
         self._pending_at = 0.0
 
@@ -205,8 +204,9 @@ async def _send_on(
             retrieval.fail_all(left, f"given up: {error}")
             return []
         return left
-    except asyncio.CancelledError:
-        requestor.connection.abort("the asker is gone")
+    except BaseException:
+        # The asker is gone, or we have made a mistake: either way nobody else would end this association.
+        requestor.connection.abort("the retrieval was given up")
         raise
     return []
 

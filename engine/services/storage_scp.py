@@ -16,7 +16,7 @@ from engine.archive.store import POLICIES
 from engine.dimse.assembly import DataSet, p_data_tf
 from engine.dimse.messages import CStoreRQ, CStoreRSP
 from engine.dimse.status import Service, StoreStatus, status_of
-from engine.errors import EngineError, InstanceRefused, Refusal
+from engine.errors import EngineError, InstanceRefused, Refusal, StorageError
 from engine.index.types import Outcome
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class StorageProvider:
         self._policy = 0
         self._window = 1
         self._held_back = False
+        self._unanswered = 0
+        """Data sets that have come and whose answer has not gone out: each will call `_answer`."""
         self._streams: dict[int, _Stream] = {}
         self._chunks_max = 0
 
@@ -57,6 +59,7 @@ class StorageProvider:
     def receive(self, presentation_context_id: int, rq: CStoreRQ, data_set: DataSet) -> None:
         """A whole data set, or the last part of a large one."""
         began = perf_counter()
+        self._unanswered += 1
         length = data_set.offset + data_set.length
 
         def done(outcome: Outcome | EngineError) -> None:
@@ -108,14 +111,18 @@ class StorageProvider:
         )
 
     def _hold_back(self) -> None:
-        """Stops reading when this association has its window full, or all together hold too much memory."""
+        """Stops reading when this association has its window full, or all together hold too much memory.
+
+        Only while an answer is due, for it is an answer that lets reading go on.
+        """
         if not self._held_back and (
-            self._provider.operations_count > self._window or self._services.pool.outstanding > self._chunks_max
+            self._unanswered > self._window or (self._unanswered and self._services.pool.outstanding > self._chunks_max)
         ):
             self._held_back = True
             self._connection.pause_reading()
 
     def _answer(self, presentation_context_id: int, rq: CStoreRQ, length: int, outcome: Outcome | EngineError) -> None:
+        self._unanswered -= 1
         counters = self._services.metrics.counters
         code: int = StoreStatus.SUCCESS
         comment = ""
@@ -195,11 +202,13 @@ class _Stream:
             if self.error is None:
                 assert self._ingest is not None
                 await self._ingest.write(part)
-            else:
-                part.release()
         except EngineError as error:
             self.error = error
+        except Exception as error:
+            logger.error("storing a large object crashed", error=repr(error))
+            self.error = StorageError(f"the store failed: {error!r}")
         finally:
+            part.release()
             self._connection.resume_reading()  # type: ignore[attr-defined]
 
     def last(self, data_set: DataSet, done: object) -> None:
@@ -207,24 +216,32 @@ class _Stream:
         self._loop.create_task(self._finish(data_set, done))
 
     async def _finish(self, data_set: DataSet, done: object) -> None:
-        if self._previous is not None:
-            await self._previous
+        outcome: Outcome | EngineError
         try:
+            if self._previous is not None:
+                await self._previous
             if self.error is not None or self._ingest is None:
-                data_set.release()
-                await self._give_up()
-                outcome: Outcome | EngineError = self.error or InstanceRefused("nothing was stored")
+                outcome = self.error or InstanceRefused("nothing was stored")
             else:
                 outcome = await self._ingest.finish(data_set)
         except EngineError as error:
-            await self._give_up()
             outcome = error
+        except Exception as error:
+            logger.error("storing a large object crashed", error=repr(error))
+            outcome = StorageError(f"the store failed: {error!r}")
+        data_set.release()
+        if isinstance(outcome, EngineError):
+            await self._give_up()
         done(outcome)  # type: ignore[operator]
 
     async def _give_up(self) -> None:
-        if self._ingest is not None:
-            await self._ingest.abort()
-            self._ingest = None
+        ingest, self._ingest = self._ingest, None
+        if ingest is not None:
+            try:
+                await ingest.abort()
+            except EngineError as error:
+                # Recovery removes what is left of it.
+                logger.error("half a large object stays on the disk", error=str(error))
 
     def abort(self) -> None:
         """The sender is gone."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,9 @@ WHOLE_BYTES_MAX = 8 << 20
 """A data set up to this length is sent as one frame; longer ones go piece by piece in bounded memory."""
 
 PIECE_BYTES = 1 << 20
+
+GAPS_MAX = 4096
+"""Fragments of one frame. A peer may ask for PDUs of a few bytes: what it takes shall not multiply our memory."""
 
 SENT_WITH_FAILURE = 0xA700
 """Not a status on the wire: what the sender notes for an instance that it could not send."""
@@ -70,6 +73,13 @@ class _Ready:
     frame: Frame | None
     prefix: bytes
     context: AcceptedContext
+    data: bytes | None = None
+    """What is sent instead of the stored bytes: the data set in another transfer syntax."""
+
+    @property
+    def length(self) -> int:
+        """Bytes of the data set as it is sent."""
+        return self.instance.position.payload_length if self.data is None else len(self.data)
 
 
 class InstanceSender:
@@ -98,6 +108,7 @@ class InstanceSender:
         self._timeout_s = response_timeout_s
         self._contexts = SendContexts(contexts, preferred)
         self._frames: list[Frame] = []
+        """Frames that may be laid out again: the kernel has all of what was in them."""
         self.unanswered: dict[str, Instance] = {}
         """What has been sent, wholly or in part, and has no answer: it may or may not have arrived."""
         self.gave_up = False
@@ -148,11 +159,9 @@ class InstanceSender:
             ).encode()
             self._connection.trace_command(context.presentation_context_id, command)
             prefix = p_data_tf(context.presentation_context_id, True, command, self._fragment)
-            ready = _Ready(instance, message_id, response, None, prefix, context)
-            if data is not None:
-                ready.frame = self._frame_of_bytes(ready, data)
-            elif instance.position.payload_length <= WHOLE_BYTES_MAX:
-                ready.frame = await self._frame_of_record(ready)
+            ready = _Ready(instance, message_id, response, None, prefix, context, data)
+            if ready.length <= min(WHOLE_BYTES_MAX, GAPS_MAX * self._fragment):
+                ready.frame = await self._whole_frame(ready)
         except BaseException:
             response.cancel()
             raise
@@ -166,25 +175,25 @@ class InstanceSender:
         self._frames.clear()
         return Frame(room + room // 8)
 
-    def _frame_of_bytes(self, ready: _Ready, data: bytes) -> Frame:
-        frame = self._frame(len(ready.prefix), len(data))
-        view, at = memoryview(data), 0
-        for gap in frame.layout(ready.prefix, len(data), self._fragment, ready.context.presentation_context_id, True):
-            gap[:] = view[at : at + len(gap)]
-            at += len(gap)
+    async def _whole_frame(self, ready: _Ready) -> Frame:
+        frame = self._frame(len(ready.prefix), ready.length)
+        gaps = frame.layout(ready.prefix, ready.length, self._fragment, ready.context.presentation_context_id, True)
+        await self._fill(gaps, ready, 0)
+        if ready.data is None:
+            self._archive.reader.check(ready.instance.position, frame.crc())
         return frame
 
-    async def _frame_of_record(self, ready: _Ready) -> Frame:
-        position = ready.instance.position
-        frame = self._frame(len(ready.prefix), position.payload_length)
-        gaps = frame.layout(
-            ready.prefix, position.payload_length, self._fragment, ready.context.presentation_context_id, True
-        )
-        reader = self._archive.reader
-        if not reader.read_scattered(position, gaps, 0, cached_only=True):
-            await self._blocking(lambda: reader.read_scattered(position, gaps, 0))
-        self._archive.reader.check(position, frame.crc())
-        return frame
+    async def _fill(self, gaps: list[memoryview], ready: _Ready, at: int) -> None:
+        """Puts the data set from `at` into `gaps`."""
+        if ready.data is not None:
+            view = memoryview(ready.data)
+            for gap in gaps:
+                gap[:] = view[at : at + len(gap)]
+                at += len(gap)
+            return
+        reader, position = self._archive.reader, ready.instance.position
+        if not reader.read_scattered(position, gaps, at, cached_only=True):
+            await self._blocking(functools.partial(reader.read_scattered, position, gaps, at))
 
     async def _transmit(self, ready: _Ready) -> None:
         self.unanswered[ready.instance.sop_instance_uid] = ready.instance
@@ -202,45 +211,48 @@ class InstanceSender:
 
     async def _transmit_pieces(self, ready: _Ready) -> None:
         """Piece by piece; the last one goes out only after the checksum of the whole has been found right."""
-        position, prefix, at, crc = ready.instance.position, ready.prefix, 0, 0
-        piece_bytes = max(PIECE_BYTES // self._fragment, 1) * self._fragment
-        while at < position.payload_length:
-            length = min(piece_bytes, position.payload_length - at)
-            is_last = at + length == position.payload_length
+        prefix, at, crc = ready.prefix, 0, 0
+        piece_bytes = max(min(PIECE_BYTES // self._fragment, GAPS_MAX), 1) * self._fragment
+        while at < ready.length:
+            length = min(piece_bytes, ready.length - at)
+            is_last = at + length == ready.length
             frame = self._frame(len(prefix), length)
             gaps = frame.layout(prefix, length, self._fragment, ready.context.presentation_context_id, is_last)
-            await self._blocking(functools.partial(self._archive.reader.read_scattered, position, gaps, at))
+            await self._fill(gaps, ready, at)
             crc = frame.crc(crc)
-            if is_last:
-                self._archive.reader.check(position, crc)
+            if is_last and ready.data is None:
+                self._archive.reader.check(ready.instance.position, crc)
             self._connection.send(frame)
             await self._drained()
             self._frames.append(frame)
             prefix, at = b"", at + length
 
     async def _drained(self) -> None:
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._connection.drained()
-        except TimeoutError:
-            self.gave_up = True
-            why = f"the peer took nothing for {self._timeout_s:g} s"
-            self._connection.abort(why)
-            raise AssociationFailed(why) from None
+        await self._in_time(self._connection.drained, f"the peer took nothing for {self._timeout_s:g} s")
 
     async def _answer(self, ready: _Ready) -> Sent:
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                response = await ready.response
-        except TimeoutError:
-            self.gave_up = True
-            why = f"the peer did not answer C-STORE within {self._timeout_s:g} s"
-            self._connection.abort(why)
-            raise AssociationFailed(why) from None
+        response = await self._in_time(
+            lambda: asyncio.shield(ready.response), f"the peer did not answer C-STORE within {self._timeout_s:g} s"
+        )
         del self.unanswered[ready.instance.sop_instance_uid]
-        if ready.frame is not None:
+        if ready.frame is not None and not self._connection.unsent_bytes:
             self._frames.append(ready.frame)
         return Sent(ready.instance, response.status)
+
+    async def _in_time(self, wait: Callable[[], Awaitable[Any]], why: str) -> Any:
+        """What `wait` gives, or AssociationFailed. The limit is for silence: a slow peer may go on taking bytes."""
+        unsent = self._connection.unsent_bytes
+        while True:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    return await wait()
+            except TimeoutError:
+                before, unsent = unsent, self._connection.unsent_bytes
+                if unsent < before:
+                    continue
+                self.gave_up = True
+                self._connection.abort(why)
+                raise AssociationFailed(why) from None
 
     async def _blocking(self, work: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(None, work)

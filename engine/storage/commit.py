@@ -19,7 +19,7 @@ from queue import Empty, SimpleQueue
 from time import perf_counter
 from typing import Generic, TypeVar
 
-from engine.errors import EngineError, StorageFailed, StorageFull
+from engine.errors import EngineError, StorageError, StorageFailed, StorageFull
 from engine.metrics import Histogram
 
 Item = TypeVar("Item")
@@ -49,6 +49,8 @@ class GroupCommit(Generic[Item, Result]):
         self._queue: SimpleQueue[tuple[Item, Done[Result]] | None] = SimpleQueue()
         self._unsynced: list[tuple[Item, Done[Result]]] = []
         self._failed: EngineError | None = None
+        self._failure_told = False
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name="group-commit", daemon=True)
         self.depth = 0
         """Waiters that have not been answered yet."""
@@ -61,11 +63,17 @@ class GroupCommit(Generic[Item, Result]):
 
     def submit(self, item: Item, done: Done[Result]) -> None:
         """Answers `done` when `item` is on stable storage and visible."""
+        if self._closed:
+            self._refuse(done)
+            return
         self.depth += 1
         self._queue.put((item, done))
 
     def submit_unsynced(self, item: Item, done: Done[Result]) -> None:
         """Answers `done` when `item` is visible; the keeper syncs it later (write-behind)."""
+        if self._closed:
+            self._refuse(done)
+            return
         self.depth += 1
         self._unsynced.append((item, done))
         if len(self._unsynced) == 1:
@@ -75,14 +83,24 @@ class GroupCommit(Generic[Item, Result]):
         """Ends the writer from outside: an I/O error beside the commit path is as final as one on it."""
         if self._failed is None:
             self._failed = error
-            self._on_failure(error)
+        self._tell_failure()
 
     def close(self) -> None:
         """Commits what has been submitted, then ends the thread. Blocks."""
         self._flush_unsynced()
+        self._closed = True
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
+
+    def _tell_failure(self) -> None:
+        if self._failed is not None and not self._failure_told:
+            self._failure_told = True
+            self._on_failure(self._failed)
+
+    def _refuse(self, done: Done[Result]) -> None:
+        """For who has been busy elsewhere while this was closed."""
+        self._loop.call_soon(done, StorageError("this writer is closed"))
 
     def _flush_unsynced(self) -> None:
         group, self._unsynced = self._unsynced, []
@@ -145,8 +163,7 @@ class GroupCommit(Generic[Item, Result]):
         if isinstance(outcome, EngineError):
             for _, done in group:
                 done(outcome)
-            if self._failed is not None:
-                self._on_failure(outcome)
+            self._tell_failure()
             return
         for (_, done), result in zip(group, outcome, strict=True):
             done(result)

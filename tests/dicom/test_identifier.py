@@ -122,10 +122,17 @@ def test_nesting_is_limited_both_ways() -> None:
         decode_identifier(opening * 20_000 + closing * 20_000, EXPLICIT)
 
 
-def test_a_value_beyond_its_length_field_is_refused() -> None:
-    with pytest.raises(DataSetError, match="StudyInstanceUID has 70000 bytes"):
-        encode_identifier({tags.StudyInstanceUID: b"1" * 70_000}, EXPLICIT)
-    assert len(encode_identifier({tags.StudyInstanceUID: b"1" * 70_000}, IMPLICIT)) == 70_008
+def test_a_value_beyond_its_length_field_is_written_as_un() -> None:
+    uids = "\\".join(f"1.2.826.0.1.3680043.10.1599.99.{number}" for number in range(3000)).encode()
+    for syntax in (EXPLICIT, IMPLICIT, transfer_syntax.EXPLICIT_VR_BIG_ENDIAN):
+        data = encode_identifier({tags.FailedSOPInstanceUIDList: uids, tags.PatientID: b"1"}, syntax)
+        decoded = decode_identifier(data, syntax).items
+        assert decoded[tags.FailedSOPInstanceUIDList].rstrip(b"\0") == uids  # type: ignore[union-attr]
+        assert decoded[tags.PatientID] == b"1"
+    data = encode_identifier({tags.FailedSOPInstanceUIDList: uids}, EXPLICIT)
+    element = foreign.read_data_set(data, EXPLICIT)["FailedSOPInstanceUIDList"]
+    assert element.VR == "UN"
+    assert bytes(element.value).rstrip(b"\0") == uids
 
 
 def test_a_deflated_bomb_is_refused() -> None:

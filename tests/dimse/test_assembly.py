@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import struct
 from collections.abc import Iterator
@@ -180,6 +181,27 @@ def test_random_bytes_never_break_the_receiver(seed: int) -> None:
         damaged[rng.randrange(len(damaged))] = rng.randrange(256)
     feed(receiver, bytes(damaged), iter(lambda: rng.randrange(1, 300), None))
     assert sum(1 for e in events if e[0] in (assembly.ERROR, assembly.P_DATA_EARLY)) <= 1
+
+
+def test_a_part_that_was_to_be_handed_over_when_the_association_ended_is_given_back() -> None:
+    receiver, events, pool = collect(chunk_bytes=4096, part_bytes=4096)
+    feed(receiver, p_data(pdv(1, 3, command(True))) + p_data(pdv(1, 0, bytes(5000)))[: 12 + 4096], fixed(1 << 20))
+    receiver.get_buffer(-1)
+    assert pool.outstanding == 2
+    receiver.stop()
+    assert pool.outstanding == 0
+    assert [event[0] for event in events] == [assembly.COMMAND]
+
+
+def test_chunks_that_only_the_garbage_collector_finds_are_counted_as_back() -> None:
+    receiver, events, pool = collect()
+    whole = p_data(pdv(1, 3, command(True))) + p_data(pdv(1, 2, bytes(5000)))
+    feed(receiver, whole + p_data(pdv(3, 3, command(True)), pdv(3, 0, bytes(9000))), fixed(1 << 20))
+    assert pool.outstanding == 5
+    events.append((events, receiver))  # a cycle, as of a connection and its receiver, or of an exception's traceback
+    del receiver, events
+    gc.collect()
+    assert pool.outstanding == 0
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -214,6 +217,84 @@ def test_one_protocol_error_is_answered_by_one_abort() -> None:
 
     user = play(script)
     assert user.ends[0].startswith("protocol error")
+
+
+def test_data_in_one_piece_with_the_release_request_before_it_is_not_delivered() -> None:
+    def script(scripted: Peer, user: User) -> None:
+        scripted.associate(ECHO)
+        scripted.send(peer.pdu(peer.RELEASE_RQ, bytes(4)) + peer.message(1, peer.c_echo_rq()))
+        scripted.expect(peer.RELEASE_RP)
+        assert scripted.last_word() is None
+
+    user = play(script)
+    assert user.commands == []
+
+
+def test_data_in_one_piece_with_an_unexpected_pdu_before_it_is_not_delivered() -> None:
+    def script(scripted: Peer, user: User) -> None:
+        scripted.associate(STORE)
+        again = peer.associate_rq([STORE])
+        scripted.send(again + peer.message(3, peer.c_store_rq(1, CT, "1.2.3"), bytes(10_000)))
+        assert scripted.expect_abort() == (2, 2)
+
+    user = play(script)
+    assert user.commands == []
+    assert user.data_sets == []
+
+
+def test_a_peer_that_reads_slowly_is_not_taken_for_one_that_reads_nothing() -> None:
+    flood_bytes = 24 << 20
+
+    def flood(user: User) -> None:
+        assert user.connection is not None
+        user.connection.send(peer.p_data(peer.pdv(1, bytes(flood_bytes), command=False, last=True)))
+        assert user.connection.unsent_bytes > 0
+
+    def script(scripted: Peer, user: User) -> None:
+        scripted.associate(ECHO)
+        scripted.send(peer.message(1, peer.c_echo_rq()))
+        left, began = flood_bytes + 12, time.monotonic()
+        while left:
+            left -= len(scripted.socket.recv(min(left, 1 << 20), socket.MSG_WAITALL))
+            threading.Event().wait(0.15)
+        assert time.monotonic() - began > LIMITS.message_timeout_s + 2 * TICK_S
+        scripted.release()
+        assert user.connection is not None
+        assert user.connection.unsent_bytes == 0
+
+    user = play(script, on_command=flood, timeout_s=20.0)
+    assert user.ends == ["released by the peer"]
+
+
+def test_a_connection_lost_while_nobody_waits_for_it_leaves_no_error_behind(caplog: pytest.LogCaptureFixture) -> None:
+    def flood(user: User) -> None:
+        assert user.connection is not None
+        user.connection.send(bytes(24 << 20))
+
+    def script(scripted: Peer, user: User) -> None:
+        scripted.associate(ECHO)
+        scripted.send(peer.message(1, peer.c_echo_rq()))
+        scripted.receive()
+        scripted.cut()
+
+    play(script, on_command=flood)
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+
+
+def test_nothing_is_sent_after_the_abort() -> None:
+    def refuse(user: User) -> None:
+        assert user.connection is not None
+        user.connection.abort("enough")
+        user.connection.send_message(1, messages.CEchoRSP(1).encode(), None, 16378)
+
+    def script(scripted: Peer, user: User) -> None:
+        scripted.associate(ECHO)
+        scripted.send(peer.message(1, peer.c_echo_rq()))
+        scripted.expect_abort()
+        scripted.expect_closed()
+
+    assert play(script, on_command=refuse).ends == ["enough"]
 
 
 def test_a_release_that_the_user_holds_back_is_answered_when_it_says_so() -> None:

@@ -1,0 +1,105 @@
+"""A worker's services on a real socket in the test's process: archive, ingestor and pool are there to be looked at."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Callable
+from pathlib import Path
+
+import uvloop
+
+from engine.archive.archive import Archive
+from engine.archive.ingestor import Ingestor
+from engine.archive.transcode import Transcoder
+from engine.config import Config
+from engine.config.schema import Limits
+from engine.dimse.assembly import ChunkPool
+from engine.errors import EngineError
+from engine.metrics import Metrics
+from engine.net.connection import Connection, ConnectionLimits
+from engine.services.provider import ServiceProvider, Services
+from engine.storage.files import Files
+from engine.ul.association import Role
+from tests.peer import Peer
+
+CHUNK_BYTES = 64 << 10
+LIMITS = Limits(disk_reserve_bytes=0, dimse_timeout_s=5.0, stream_threshold_bytes=256 << 10)
+
+
+class Serving:
+    """What a script may look at."""
+
+    def __init__(self, services: Services, port: int) -> None:
+        self.services = services
+        self.port = port
+        self.providers: list[ServiceProvider] = []
+        """Of every connection so far."""
+        self.failures: list[EngineError] = []
+        """What the ingestor said of the storage."""
+        self.unhandled: list[str] = []
+        """What nobody caught, as the event loop tells it."""
+
+    @property
+    def archive(self) -> Archive:
+        return self.services.archive
+
+    def call(self, **options: float) -> Peer:
+        """A new connection."""
+        return Peer(self.port, **options)  # type: ignore[arg-type]
+
+
+def serve(
+    data: Path,
+    script: Callable[[Serving], None],
+    *,
+    files: Files | None = None,
+    config: Config | None = None,
+    crashes: bool = False,
+) -> Serving:
+    """Runs `script` in a thread while the services serve; checks that nothing is left behind.
+
+    `crashes`: the script brings about a mistake of ours, which the event loop is told of.
+    """
+
+    async def run() -> Serving:
+        loop = asyncio.get_running_loop()
+        archive = Archive.open(data, role="keeper", create=True, files=files)
+        settings = config or Config(data=data, limits=LIMITS)
+        failures: list[EngineError] = []
+        ingestor = Ingestor(loop, archive.writer("test"), failures.append)
+        pool = ChunkPool(CHUNK_BYTES, 4)
+        services = Services(loop, archive, ingestor, settings, Metrics(), pool, Transcoder())
+        ended = 0
+
+        def end(connection: Connection) -> None:
+            nonlocal ended
+            ended += 1
+
+        def user(connection: Connection) -> ServiceProvider:
+            provider = ServiceProvider(services, connection, refuse=False, on_end=end)
+            serving.providers.append(provider)
+            return provider
+
+        limits = ConnectionLimits(
+            part_bytes=settings.limits.stream_threshold_bytes, message_timeout_s=settings.limits.dimse_timeout_s
+        )
+        server = await loop.create_server(lambda: Connection(user, Role.ACCEPTOR, pool, limits), "127.0.0.1", 0)
+        serving = Serving(services, server.sockets[0].getsockname()[1])
+        serving.failures = failures
+        loop.set_exception_handler(lambda _, context: serving.unhandled.append(repr(context)))
+        await loop.run_in_executor(None, script, serving)
+        async with asyncio.timeout(10):
+            while ended < len(serving.providers) or ingestor.depth or pool.outstanding:
+                await asyncio.sleep(0.005)
+        server.close()
+        if not failures:
+            ingestor.close()
+            archive.close()
+        services.transcoder.close()
+        gc.collect()
+        await asyncio.sleep(0)
+        assert bool(serving.unhandled) == crashes, serving.unhandled
+        return serving
+
+    return uvloop.run(run())
