@@ -33,8 +33,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "services": LEAVES | {"archive", "dimse", "net", "ul", "dicom", "index"},
     "control": LEAVES,
     "server": LEAVES | {"control", "archive", "dimse", "net", "services", "ul"},
+    "doctor": LEAVES | {"control", "archive", "storage", "net"},
     "app": LEAVES | {"server", "control"},
-    "cli": LEAVES | {"app", "control", "archive", "index", "dicom", "net", "services"},
+    "cli": LEAVES | {"app", "doctor", "control", "archive", "index", "dicom", "net", "services"},
     "__main__": {"cli"},
     "_ext": set(),
 }

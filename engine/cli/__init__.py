@@ -26,6 +26,7 @@ COMMANDS = {
     "send": "Send files to a peer (C-STORE).",
     "check": "Compare the log with the index, both ways.",
     "rebuild-index": "Make the index anew from the log.",
+    "doctor": "Examine disk, machine, archive and peers, and say what to do.",
     "config": "Look at the configuration.",
     "reload": "Have the running server read peers and limits again.",
     "version": "Show the version.",

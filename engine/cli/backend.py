@@ -11,7 +11,7 @@ import itertools
 import os
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -158,6 +158,16 @@ def rebuild_index(config: Config, progress: Progress) -> tuple[dict[str, Any], l
 
     report = Archive.rebuild_index(config.data, progress=progress)
     return report.summary(), [str(finding) for finding in report.findings]
+
+
+def examine(config: Config, *, measure: bool, progress: Progress) -> list[dict[str, Any]]:
+    """What the doctor finds, each finding as plain data."""
+    from engine.doctor import examination
+
+    findings = examination.examine(
+        config, measure_bytes=examination.MEASURE_BYTES if measure else 0, progress=progress
+    )
+    return [{**asdict(finding), "verdict": finding.verdict.value} for finding in findings]
 
 
 def _query(wanted: query.Keys, limit: int | None) -> Query:

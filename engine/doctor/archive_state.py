@@ -1,0 +1,113 @@
+"""The archive itself: whether it opens, whether log and index agree on what there is, what a running server says.
+
+A quick look: heads of segments and rows of the index, never payloads (`filmroom check --payloads` and scrubbing read
+those). On a stopped archive opening it recovers what a crash left, as any command does.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+from engine import control
+from engine.archive.archive import Archive
+from engine.config import Config
+from engine.doctor.finding import Finding, fault, good, warning
+from engine.errors import ControlUnavailable, EngineError
+from engine.storage.log import list_segments
+from engine.storage.reader import read_header_or_trailer
+from engine.storage.segment import segment_path
+
+DEAD_SHARE_MAX = 0.5
+"""More than this of the log is dead: compaction does not keep up, or is off."""
+AHEAD_S = 60.0
+"""How far a segment may lie in the future before the clock is blamed."""
+
+
+def examine(config: Config) -> Iterator[Finding]:
+    """Log, index and, where one runs, the server."""
+    if not (config.data / "archive.json").exists():
+        yield good("archive", f"none in {config.data} yet: the first start makes it")
+        return
+    try:
+        archive = Archive.open(config.data)
+    except EngineError as error:
+        yield fault("archive", str(error), "see the sentence; filmroom rebuild-index makes a lost index anew")
+        return
+    try:
+        yield from _log(archive)
+        yield from _index(archive)
+    finally:
+        archive.close()
+    yield from _server(config)
+
+
+def _log(archive: Archive) -> Iterator[Finding]:
+    directory, files = archive.layout.segments, archive.files
+    segment_ids = list_segments(directory, files)
+    foreign, unreadable, newest_ns = [], [], 0
+    for segment_id in segment_ids:
+        try:
+            fd = files.open(segment_path(directory, segment_id), os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # compacted away meanwhile
+        try:
+            header = read_header_or_trailer(files, fd, segment_id)
+        except EngineError as error:
+            unreadable.append(str(error))
+            continue
+        finally:
+            files.close(fd)
+        newest_ns = max(newest_ns, header.created_ns)
+        if header.archive_id != archive.layout.archive_id:
+            foreign.append(f"{segment_id:016x}")
+    set_aside = [name for name in files.list_directory(directory) if name.endswith(".damaged")]
+    if foreign:
+        advice = "move them out: they were copied here from elsewhere"
+        yield fault("log", f"segments of another archive: {', '.join(foreign[:8])}", advice)
+    if unreadable or set_aside:
+        what = f"{len(unreadable)} segments without a readable header, {len(set_aside)} set aside as .damaged"
+        yield fault("log", what, "restore them from a backup (filmroom restore), then filmroom check")
+    if newest_ns > time.time_ns() + AHEAD_S * 1e9:
+        ahead_s = newest_ns / 1e9 - time.time()
+        yield warning(
+            "clock", f"a segment was made {ahead_s:.0f} s in the future", "look whether the clock was set back"
+        )
+    if not (foreign or unreadable or set_aside):
+        yield good("log", f"{len(segment_ids)} segments")
+
+
+def _index(archive: Archive) -> Iterator[Finding]:
+    stats = archive.stats()
+    marks = archive.index.segment_marks()
+    present = set(list_segments(archive.layout.segments, archive.files))
+    gone = [segment_id for segment_id, mark in marks.items() if mark.live_count and segment_id not in present]
+    if gone:
+        names = ", ".join(f"{segment_id:016x}" for segment_id in gone[:8])
+        yield fault("index", f"it knows instances in segments that are gone: {names}", "restore them from a backup")
+    else:
+        what = f"{stats['instances']} instances in {stats['studies']} studies, {stats['index_bytes'] / 1e6:.1f} MB"
+        yield good("index", what)
+    dead, live = stats["dead_bytes"], stats["live_bytes"]
+    if dead > DEAD_SHARE_MAX * max(dead + live, 1) and dead > 1 << 30:
+        what = f"{dead / 1e9:.1f} GB of {(dead + live) / 1e9:.1f} GB are deleted or replaced"
+        yield warning("space", what, "filmroom compact gives it back")
+
+
+def _server(config: Config) -> Iterator[Finding]:
+    try:
+        stats = control.request(config.data, {"command": "stats"})
+    except ControlUnavailable:
+        yield good("server", "none runs")
+        return
+    except EngineError as error:
+        yield fault("server", f"it does not answer: {error}", "look at its log")
+        return
+    workers = stats["workers"]
+    silent = [row["number"] for row in workers if "counters" not in row]
+    if silent or len(workers) < config.workers:
+        what = f"{len(workers)} of {config.workers} workers run, {len(silent)} of them do not answer"
+        yield fault("server", what, "look at its log; workers that die are replaced, what stops them is there")
+    else:
+        yield good("server", f"{len(workers)} workers, {sum(row['connections'] for row in workers)} connections")

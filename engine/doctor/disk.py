@@ -1,0 +1,225 @@
+"""The disk under the data directory: who may use it, what is free, and how fast it syncs, writes and reads.
+
+Measures as the log uses a disk: instances of half a megabyte appended to one preallocated file, one fdatasync a group
+of eight; then read back past the page cache. Compared with the hardware target of `[target]`. The measured file is
+removed; everything else in the directory is left alone.
+
+Not here: whether the archive in it is in order (`archive_state`).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from engine.config import Config
+from engine.config.schema import Target
+from engine.doctor.finding import Finding, fault, good, warning
+
+INSTANCE_BYTES = 512 << 10
+GROUP = 8
+"""Instances to one fdatasync: what eight associations come to."""
+SYNC_ROUNDS = 200
+"""Of little data, for the latency."""
+LITTLE_BYTES = 4096
+
+_MEMORY_ONLY = frozenset({"tmpfs", "ramfs"})
+_FAR = frozenset({"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p"})
+
+
+def examine(config: Config, *, measure_bytes: int) -> Iterator[Finding]:
+    """Directory, room, file system; with `measure_bytes` also its speed."""
+    data = config.data
+    folder = _existing(data)
+    if folder != data:
+        yield good("data directory", f"{data} will be made in {folder}")
+    yield from _permissions(data, folder)
+    yield _file_system(folder)
+    yield _room(config, folder)
+    yield _inodes(folder)
+    if measure_bytes and os.access(folder, os.W_OK):
+        try:
+            yield from _speed(folder, config.target, measure_bytes)
+        except OSError as error:
+            yield fault("disk", f"a test file in {folder} failed: {error.strerror}", "look at the kernel log (dmesg)")
+
+
+def _existing(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that is there."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _permissions(data: Path, folder: Path) -> Iterator[Finding]:
+    subject = "permissions"
+    who = f"user {os.geteuid()}"
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        yield fault(subject, f"{who} may not write to {folder}", f"chown it, or run as its owner ({folder.owner()})")
+        return
+    if os.geteuid() == 0:
+        yield warning(subject, "running as root", "run as a user of its own; no port below 1024 is needed")
+    status = folder.stat()
+    if folder == data and status.st_mode & 0o007:
+        yield warning(subject, f"{data} is open to every user (mode {status.st_mode & 0o777:o})", f"chmod o-rwx {data}")
+        return
+    if os.geteuid() != 0:
+        yield good(subject, f"{who} owns what it needs")
+
+
+def _file_system(folder: Path) -> Finding:
+    subject = "file system"
+    kind, options, where = _mount_of(folder)
+    if kind in _MEMORY_ONLY:
+        return fault(subject, f"{folder} is in memory ({kind})", "choose a folder on a disk: a restart loses all")
+    if "ro" in options:
+        return fault(subject, f"{where} is mounted for reading only", "mount it for writing, or look why it became so")
+    if kind in _FAR:
+        return warning(
+            subject,
+            f"{folder} is on a network file system ({kind})",
+            "locks and syncs depend on its server: use a disk",
+        )
+    if "nobarrier" in options or "barrier=0" in options:
+        return fault(
+            subject, f"{where} is mounted without barriers", "remount with barriers: a power cut loses what was synced"
+        )
+    return good(subject, f"{kind} at {where}")
+
+
+def _mount_of(folder: Path) -> tuple[str, list[str], str]:
+    """Type, options and place of the mount that a folder is in (proc(5), mountinfo)."""
+    device = os.stat(folder).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    best = ("unknown", list[str](), str(folder))
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            before, _, after = line.partition(" - ")
+            fields, kind = before.split(), after.split()
+            if fields[2] == wanted and _is_below(folder, fields[4]):
+                best = (kind[0], [*fields[5].split(","), *kind[2].split(",")], fields[4])
+    return best
+
+
+def _is_below(folder: Path, mount: str) -> bool:
+    return folder.resolve().is_relative_to(mount.replace("\\040", " "))
+
+
+def _room(config: Config, folder: Path) -> Finding:
+    status = os.statvfs(folder)
+    free = status.f_bavail * status.f_frsize
+    reserve = config.limits.disk_reserve_bytes
+    segments = config.storage.segment_bytes * (config.workers + 1)
+    what = f"{free / 1e9:.1f} GB free, of which {reserve / 1e9:.1f} GB are kept in reserve"
+    if free <= reserve:
+        return fault("room", what, "free some space: new instances are refused (A700)", free_bytes=free)
+    if free - reserve < 2 * segments:
+        advice = f"give it more: the next segments of {config.workers} workers take {segments / 1e9:.1f} GB"
+        return warning("room", what, advice, free_bytes=free)
+    return good("room", what, free_bytes=free)
+
+
+def _inodes(folder: Path) -> Finding:
+    status = os.statvfs(folder)
+    if status.f_files and status.f_favail < 1000:
+        return fault("inodes", f"{status.f_favail} left", "remove small files: segments cannot be created")
+    return good("inodes", f"{status.f_favail} left" if status.f_files else "not limited")
+
+
+def _speed(folder: Path, target: Target, measure_bytes: int) -> Iterator[Finding]:
+    descriptor, path = tempfile.mkstemp(prefix=".filmroom-doctor-", dir=folder)
+    try:
+        latencies_s = _sync_latencies_s(descriptor)
+        p50, p99 = latencies_s[len(latencies_s) // 2] * 1e3, latencies_s[len(latencies_s) * 99 // 100] * 1e3
+        what = f"fdatasync of {LITTLE_BYTES} bytes takes {p50:.2f} ms (p50), {p99:.2f} ms (p99)"
+        yield _against(
+            "sync latency",
+            what,
+            p99 <= target.sync_p99_ms_max,
+            f"the target is {target.sync_p99_ms_max:g} ms at p99: use a disk with power-loss protection, or "
+            "write-behind for senders that may send again",
+            sync_p50_ms=p50,
+            sync_p99_ms=p99,
+        )
+        if p50 < 0.01:
+            yield warning(
+                "sync latency",
+                "fdatasync returns faster than any disk can write",
+                "check that neither the file system nor the virtual disk ignores flushes: a power cut would show",
+            )
+        written = _write_mb_per_s(descriptor, measure_bytes)
+        what = f"{written:.0f} MB/s appended with one fdatasync every {GROUP} instances of {INSTANCE_BYTES >> 10} KiB"
+        yield _against(
+            "write rate",
+            what,
+            written >= target.write_mb_per_s_min,
+            f"the target is {target.write_mb_per_s_min:g} MB/s: nothing stores faster than its disk",
+            write_mb_per_s=written,
+        )
+        read = _read_mb_per_s(path, measure_bytes)
+        if read is not None:
+            yield _against(
+                "read rate",
+                f"{read:.0f} MB/s read back past the page cache",
+                read >= target.read_mb_per_s_min,
+                f"the target is {target.read_mb_per_s_min:g} MB/s: retrievals of older studies will be slower",
+                read_mb_per_s=read,
+            )
+    finally:
+        os.close(descriptor)
+        os.unlink(path)
+
+
+def _against(subject: str, what: str, reached: bool, advice: str, **figures: float) -> Finding:
+    return good(subject, what, **figures) if reached else warning(subject, what, advice, **figures)
+
+
+def _sync_latencies_s(descriptor: int) -> list[float]:
+    latencies = []
+    os.posix_fallocate(descriptor, 0, LITTLE_BYTES * SYNC_ROUNDS)
+    os.fsync(descriptor)
+    little = os.urandom(LITTLE_BYTES)
+    for number in range(SYNC_ROUNDS):
+        os.pwrite(descriptor, little, number * LITTLE_BYTES)
+        began = time.perf_counter()
+        os.fdatasync(descriptor)
+        latencies.append(time.perf_counter() - began)
+    return sorted(latencies)
+
+
+def _write_mb_per_s(descriptor: int, measure_bytes: int) -> float:
+    group = os.urandom(INSTANCE_BYTES) * GROUP
+    rounds = max(measure_bytes // len(group), 1)
+    os.posix_fallocate(descriptor, 0, rounds * len(group))
+    os.fsync(descriptor)
+    began = time.perf_counter()
+    for number in range(rounds):
+        os.pwrite(descriptor, group, number * len(group))
+        os.fdatasync(descriptor)
+    return rounds * len(group) / 1e6 / (time.perf_counter() - began)
+
+
+def _read_mb_per_s(path: str, measure_bytes: int) -> float | None:
+    """None where the file system has no direct reads."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        with mmap.mmap(-1, 4 << 20) as buffer:
+            began, done = time.perf_counter(), 0
+            while done < measure_bytes:
+                count = os.preadv(descriptor, [buffer], done)
+                if not count:
+                    break
+                done += count
+            return done / 1e6 / (time.perf_counter() - began) if done else None
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,103 @@
+"""The machine: memory, descriptors, processors, clock, the port.
+
+Reads what the kernel says; changes nothing and needs no privileges.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import socket
+from collections.abc import Iterator
+
+from engine import control
+from engine.config import Config
+from engine.doctor.finding import Finding, fault, good, warning
+from engine.errors import EngineError
+
+WORKER_BYTES = 100 << 20
+"""What a worker takes beside the data sets that are on their way in (measured with 64 associations)."""
+OPEN_SEGMENTS = 256
+_TIME_ERROR = 5
+"""adjtimex(2): the clock is not synchronized."""
+
+
+def examine(config: Config) -> Iterator[Finding]:
+    """Everything about the machine that a server meets."""
+    yield _memory(config)
+    yield _descriptors(config)
+    yield _workers(config)
+    yield _clock()
+    yield _port(config)
+
+
+def _memory(config: Config) -> Finding:
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    wanted = config.workers * (WORKER_BYTES + config.limits.ingest_bytes_max)
+    what = f"{total / 1e9:.1f} GB; {config.workers} workers take up to {wanted / 1e9:.1f} GB"
+    if wanted > total:
+        return fault("memory", what, "lower workers or limits.ingest_bytes_max")
+    if wanted > total // 2:
+        return warning("memory", what, "the page cache, which serves what was just stored, gets the smaller half")
+    return good("memory", what)
+
+
+def _descriptors(config: Config) -> Finding:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = config.limits.associations_max + OPEN_SEGMENTS + 64
+    what = f"a process may open {soft} files (at most {hard}), and {wanted} may be needed"
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return good("open files", what)
+    return warning("open files", what, f"raise the limit (LimitNOFILE={wanted} in a systemd unit, or ulimit -n)")
+
+
+def _workers(config: Config) -> Finding:
+    cores = len(os.sched_getaffinity(0))
+    what = f"{config.workers} workers on {cores} processors"
+    if config.workers > cores:
+        return warning("workers", what, "one a processor is enough: more wait for each other")
+    return good("workers", what)
+
+
+class _Timex(ctypes.Structure):
+    _fields_ = (("modes", ctypes.c_uint), ("rest", ctypes.c_char * 252))
+
+
+def _clock() -> Finding:
+    try:
+        state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(_Timex()))
+    except (OSError, AttributeError):
+        state = -1
+    if state == _TIME_ERROR:
+        return warning(
+            "clock", "not synchronized", "run chrony or systemd-timesyncd: times of arrival and audit depend on it"
+        )
+    if state < 0:
+        return warning("clock", "the kernel does not say whether it is synchronized", "look at timedatectl")
+    return good("clock", "synchronized")
+
+
+def _port(config: Config) -> Finding:
+    where = f"{config.host}:{config.dicom_port}"
+    try:
+        answer = control.request(config.data, {"command": "ping"}, timeout_s=5.0)
+    except EngineError:
+        pass
+    else:
+        return good("port", f"the server of this archive runs (process {answer.get('pid')})")
+    if config.dicom_port == 0:
+        return good("port", "any free one")
+    try:
+        address = socket.getaddrinfo(config.host, config.dicom_port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        return fault("port", f"{where}: {error.strerror}", "host must be an address of this machine")
+    family, kind, protocol, _, name = address[0]
+    with socket.socket(family, kind, protocol) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(name)
+        except OSError as error:
+            advice = "another program has it: stop that one or choose another dicom_port"
+            return fault("port", f"{where} cannot be bound: {error.strerror}", advice)
+    return good("port", f"{where} is free")

@@ -1,0 +1,49 @@
+"""The configured peers: each is called and verified (C-ECHO), all at once.
+
+Tells apart what an administrator mends in different places: no address, nobody there, a rejection with its reason, no
+answer in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import uvloop
+
+from engine.config import Config, Peer
+from engine.doctor.finding import Finding, fault, good, warning
+from engine.errors import AssociationFailed
+from engine.net import client
+
+
+def examine(config: Config) -> Iterator[Finding]:
+    """One finding a peer; and one when there are none."""
+    if not config.peers:
+        who = "everybody may store, query and retrieve" if config.accept_unknown_peers else "nobody may do anything"
+        yield warning("peers", f"none is configured: {who}", "name those that you know in [[peer]] tables")
+        return
+    if config.accept_unknown_peers:
+        advice = "set accept_unknown_peers = false once all are named"
+        yield warning("peers", f"{len(config.peers)} are named, and unknown ones are accepted too", advice)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        yield from runner.run(_examine_all(config))
+
+
+async def _examine_all(config: Config) -> list[Finding]:
+    return list(await asyncio.gather(*(_examine_one(config, peer) for peer in config.peers)))
+
+
+async def _examine_one(config: Config, peer: Peer) -> Finding:
+    subject = f"peer {peer.aet}"
+    if not peer.has_address:
+        if "destination" in peer.may and (peer.host or peer.port):
+            return fault(subject, "host or port is missing", "a destination needs both")
+        return good(subject, "has no address: it is never called")
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    try:
+        await client.echo(peer, config)
+    except AssociationFailed as error:
+        return fault(subject, str(error), "check host, port and AE titles on both sides, and the firewall between")
+    return good(subject, "answers C-ECHO", echo_ms=(loop.time() - began) * 1e3)
