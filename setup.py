@@ -15,7 +15,9 @@ DEBUG = os.environ.get("FILMROOM_DEBUG") == "1"
 SANITIZE = os.environ.get("FILMROOM_SANITIZE") == "1"
 ONLY = os.environ.get("FILMROOM_EXT", "*")
 
-compile_args = ["-O0", "-g"] if DEBUG else ["-O3", "-g1", "-fno-strict-aliasing"]
+# A sanitizer's report names lines that still exist at -O1, and compiles in a third of the time.
+optimised = ["-O1" if SANITIZE else "-O3", "-g1", "-fno-strict-aliasing"]
+compile_args = ["-O0", "-g"] if DEBUG else optimised
 link_args: list[str] = []
 if SANITIZE:
     sanitizers = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"]

@@ -5,6 +5,7 @@ One branch a layer. `dimse.status` maps these to statuses; nothing else does.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 
 
@@ -83,6 +84,10 @@ class CorruptRecord(StorageError):
         self.offset = offset
 
 
+class SegmentGone(CorruptRecord):
+    """The segment file of a position is no more: what lay in it was moved or deleted, and the index says which."""
+
+
 class StorageFull(StorageError):
     """The disk or its reserve is used up: new stores are refused, everything else goes on."""
 
@@ -96,6 +101,10 @@ class StorageFailed(StorageError):
 
 class IndexError_(EngineError):
     """The index is missing, of another version, or damaged; it can be rebuilt from the log."""
+
+
+class IndexOutdated(IndexError_):
+    """The index has the format of another version of this engine; the keeper makes it anew."""
 
 
 class QueryError(EngineError):
@@ -119,8 +128,42 @@ class InstanceRefused(EngineError):
         self.refusal = refusal
 
 
+class DeletionRefused(EngineError):
+    """Something of what was to be deleted is on legal hold; nothing was deleted."""
+
+    def __init__(self, message: str, study_instance_uids: Sequence[str]) -> None:
+        super().__init__(message)
+        self.study_instance_uids = list(study_instance_uids)
+        """Those on hold."""
+
+
+class InstanceQuarantined(InstanceRefused):
+    """A data set that cannot be kept as an instance; its bytes are in the quarantine."""
+
+
+class QuarantineError(EngineError):
+    """What is asked for is not in quarantine, or cannot be taken out of it; the message says why."""
+
+
 class ArchiveInUse(EngineError):
     """Another process keeps this archive and the wanted work needs it alone."""
+
+
+class ArchiveReadOnly(EngineError):
+    """This archive takes nothing in: it is a replica, or lies where nothing can be written."""
+
+
+class BackupError(EngineError):
+    """A backup that cannot be taken, read or restored; the message says what is wrong with it."""
+
+
+class ReplicationFailed(EngineError):
+    """A replica that cannot be brought up: it is gone, refuses, or has gone another way; the message says which."""
+
+    def __init__(self, message: str, *, is_final: bool = False) -> None:
+        super().__init__(message)
+        self.is_final = is_final
+        """Trying again does not help: somebody has to decide."""
 
 
 class ControlUnavailable(EngineError):

@@ -12,6 +12,7 @@ Not a tracer (that is log.wire_trace) and never called for each instance at info
 - One event is one line: control characters, also those of Unicode that move the cursor or turn the writing
   direction, are escaped, so that no peer can forge an event or a terminal sequence. Long values are cut.
 - One event is one write, so that lines of several processes in one file do not mix.
+- What one network address causes is bounded by the second (`Logger.about`); how much was left out is one line.
 
 What libraries and the interpreter say through `logging` comes out the same way at warning or above.
 """
@@ -48,6 +49,45 @@ class Settings(Protocol):
     def level(self) -> str: ...
     @property
     def patient_data(self) -> bool: ...
+    @property
+    def lines_per_peer_per_s_max(self) -> int: ...
+
+
+OTHER_PEERS = "(others)"
+
+PEERS_MAX = 1024
+"""Addresses counted apart in one second; what comes beyond shares one bound."""
+
+
+class _Throttle:
+    """How many lines each peer has caused in this second."""
+
+    def __init__(self) -> None:
+        self.begin(50)
+
+    def begin(self, lines_max: int) -> None:
+        self.lines_max = lines_max
+        self._second = 0
+        self._counts: dict[str, int] = {}
+
+    def passes(self, peer: str) -> bool:
+        """Whether one more line about `peer` is written."""
+        self.flush()
+        if peer not in self._counts and len(self._counts) >= PEERS_MAX:
+            peer = OTHER_PEERS
+        count = self._counts[peer] = self._counts.get(peer, 0) + 1
+        return count <= self.lines_max
+
+    def flush(self) -> None:
+        """When another second has begun: says how many lines were left out, and counts anew."""
+        second = int(_output.now())
+        if second == self._second:
+            return
+        counts, self._counts = self._counts, {}
+        self._second = second
+        for peer, count in counts.items():
+            if count > self.lines_max:
+                _emit(30, "log", "lines about a peer were suppressed", {"peer": peer, "count": count - self.lines_max})
 
 
 class _Output:
@@ -72,6 +112,7 @@ class _Output:
 
 
 _output = _Output()
+_throttle = _Throttle()
 
 
 def configure(
@@ -87,6 +128,7 @@ def configure(
     out.patient_data = settings.patient_data
     out.context = context
     out.now = now
+    _throttle.begin(settings.lines_per_peer_per_s_max)
     root = logging.getLogger()
     root.handlers[:] = [_Bridge()]
     root.setLevel(max(out.level, logging.WARNING))
@@ -97,6 +139,11 @@ def get(name: str) -> Logger:
     return Logger(name)
 
 
+def flush() -> None:
+    """Says what was left out in the second before; for whoever runs a timer anyway."""
+    _throttle.flush()
+
+
 def patient(value: object) -> object:
     """A value that belongs to a patient: as it is where the configuration asks for that, else ***."""
     return value if _output.patient_data else HIDDEN
@@ -105,15 +152,21 @@ def patient(value: object) -> object:
 class Logger:
     """Writes events under one name, with the fields bound to it."""
 
-    __slots__ = ("_fields", "_name")
+    __slots__ = ("_fields", "_name", "_peer")
 
-    def __init__(self, name: str, **fields: object) -> None:
+    def __init__(self, name: str, peer: str = "", /, **fields: object) -> None:
+        """`peer`: the network address whose lines are bounded, if any."""
         self._name = name
+        self._peer = peer
         self._fields = fields
 
     def bind(self, **fields: object) -> Logger:
         """This logger with fields that every event of it has, e.g. the association's number."""
-        return Logger(self._name, **{**self._fields, **fields})
+        return Logger(self._name, self._peer, **{**self._fields, **fields})
+
+    def about(self, peer: str) -> Logger:
+        """This logger for what a network address causes: not more lines a second than the configuration allows it."""
+        return Logger(self._name, peer, **self._fields)
 
     def enabled(self, level: str) -> bool:
         """Whether events of that level are written: for fields that cost something to make."""
@@ -121,22 +174,23 @@ class Logger:
 
     def debug(self, event: str, **fields: object) -> None:
         """What only a developer asks for."""
-        if _output.level <= 10:
+        if _output.level <= 10 and (not self._peer or _throttle.passes(self._peer)):
             _emit(10, self._name, event, {**self._fields, **fields})
 
     def info(self, event: str, **fields: object) -> None:
         """What happens in normal operation, some lines an association."""
-        if _output.level <= 20:
+        if _output.level <= 20 and (not self._peer or _throttle.passes(self._peer)):
             _emit(20, self._name, event, {**self._fields, **fields})
 
     def warning(self, event: str, **fields: object) -> None:
         """What a person should look at some day: a peer's fault, a limit reached."""
-        if _output.level <= 30:
+        if _output.level <= 30 and (not self._peer or _throttle.passes(self._peer)):
             _emit(30, self._name, event, {**self._fields, **fields})
 
     def error(self, event: str, **fields: object) -> None:
         """What a person should look at now: our fault, or the disk's."""
-        _emit(40, self._name, event, {**self._fields, **fields})
+        if not self._peer or _throttle.passes(self._peer):
+            _emit(40, self._name, event, {**self._fields, **fields})
 
 
 def _emit(level: int, name: str, event: str, fields: dict[str, object]) -> None:

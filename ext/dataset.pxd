@@ -33,6 +33,14 @@ cdef enum Status:
     TOO_DEEP = 3
     TOO_LONG = 4  # a length that its field cannot hold
     ENCAPSULATED = 5  # fragments where only native values can be
+    TOO_MANY = 6  # elements
+
+cdef enum:
+    # Sequences in sequences beyond which nothing here goes, whatever is configured. pydicom gives up at some 300.
+    NESTING_MAX = 512
+    # A sequence and an item for each.
+    CONTAINERS_MAX = 2 * NESTING_MAX
+    NO_END = -1
 
 cdef enum:
     # VRs as their two letters, the first in the high byte; 0 is no VR on the wire.
@@ -80,6 +88,20 @@ cdef struct Dictionary:
     Py_ssize_t count
 
 
+cdef struct Budget:
+    # What a walk may cost; counted down over everything that it meets, at every depth.
+    Py_ssize_t elements_left
+    Py_ssize_t nesting_max
+
+
+cdef struct Level:
+    # One open container of `probe`.
+    Py_ssize_t end  # the innermost defined one
+    int encoding
+    bint is_sequence
+    bint is_delimited
+
+
 cdef inline bint is_letters(uint8_t first, uint8_t second) noexcept nogil:
     return 0x41 <= first <= 0x5A and 0x41 <= second <= 0x5A
 
@@ -88,7 +110,7 @@ cdef inline bint is_long(uint16_t vr) noexcept nogil:
     """Whether a VR is followed by 2 reserved bytes and a length of 4 (PS3.5 Table 7.1-1)."""
     cdef int first = vr >> 8
     cdef int second = vr & 0xFF
-    if first == 0x4F:  # O?
+    if first == 0x4F:  # O?: those there are, and those that may come
         return True
     if first == 0x55:  # UC UN UR UT UV
         return second == 0x43 or second == 0x4E or second == 0x52 or second == 0x54 or second == 0x56
@@ -154,23 +176,104 @@ cdef inline int root_encoding(const Cursor *cursor, int encoding) noexcept nogil
     return encoding & ~EXPLICIT_VR
 
 
+cdef inline bint holds_items(const Cursor *cursor, const Header *header, int encoding) noexcept nogil:
+    """Whether a value of defined length may be a sequence that is not empty: by VR, where there is one, and first tag."""
+    cdef bint big_endian = (encoding & BIG_ENDIAN) != 0
+    if header.vr != VR_SQ and header.vr != VR_UN and header.vr != 0:
+        return False
+    if header.length < 8 or not holds(cursor, header.value_offset, 8):
+        return False
+    return u16(cursor, header.value_offset, big_endian) == 0xFFFE and u16(
+        cursor, header.value_offset + 2, big_endian
+    ) == 0xE000
+
+
+cdef inline int probe(
+    const Cursor *source, Py_ssize_t offset, Py_ssize_t end, int encoding, bint is_sequence, Py_ssize_t depth, Budget *budget
+) noexcept nogil:
+    """Looks into a value of defined length, which is otherwise stepped over, for TOO_DEEP and TOO_MANY alone.
+
+    `depth` counts containers as in skip_undefined, this one included. What else is wrong in there is nobody's business:
+    the length says where it ends, and the look ends with the first thing that makes no sense.
+    """
+    cdef Level open[CONTAINERS_MAX + 1]
+    cdef Level *top = &open[0]
+    cdef Cursor cursor = source[0]
+    cdef Py_ssize_t level = 0
+    cdef Py_ssize_t containers_max = 2 * min(budget.nesting_max, <Py_ssize_t>NESTING_MAX) - depth
+    cdef uint32_t delimiter
+    cdef bint is_delimited
+    cdef Header header
+    if containers_max < 0:
+        return TOO_DEEP
+    top.end = end
+    top.encoding = encoding
+    top.is_sequence = is_sequence
+    top.is_delimited = False
+    while True:
+        top = &open[level]
+        cursor.end = top.end
+        if offset >= top.end and not top.is_delimited:
+            if level == 0:
+                return OK
+            level -= 1
+            continue
+        if read_header(&cursor, offset, top.encoding, &header) != OK:
+            return OK
+        budget.elements_left -= 1
+        if budget.elements_left < 0:
+            return TOO_MANY
+        offset = header.value_offset
+        is_delimited = header.length == UNDEFINED_LENGTH
+        if header.tag >> 16 == 0xFFFE and header.tag != ITEM:
+            delimiter = SEQUENCE_DELIMITER if top.is_sequence else ITEM_DELIMITER
+            if header.tag != delimiter or not top.is_delimited:
+                return OK
+            level -= 1
+            continue
+        if top.is_sequence != (header.tag == ITEM) or not (is_delimited or holds(&cursor, offset, header.length)):
+            return OK
+        if not top.is_sequence and not is_delimited and not holds_items(&cursor, &header, top.encoding):
+            offset += header.length
+            continue
+        if header.vr == VR_OB or header.vr == VR_OW:
+            return OK  # fragments
+        level += 1
+        if level > containers_max:
+            return TOO_DEEP
+        open[level].end = top.end if is_delimited else offset + header.length
+        open[level].is_delimited = is_delimited
+        open[level].is_sequence = not top.is_sequence
+        open[level].encoding = top.encoding & ~EXPLICIT_VR if header.vr == VR_UN and not is_delimited else top.encoding
+        if top.is_sequence:
+            cursor.end = open[level].end
+            open[level].encoding = item_encoding(&cursor, offset, top.encoding)
+
+
 cdef inline int skip_undefined(
-    const Cursor *cursor, Py_ssize_t *offset, int encoding, Py_ssize_t depth
+    const Cursor *cursor, Py_ssize_t *offset, int encoding, Py_ssize_t depth, bint is_opaque, Budget *budget
 ) noexcept nogil:
     """Moves the offset from the first byte of a value of undefined length to the end of its delimiter.
 
     Depth 1 begins in a sequence, 2 in an item. Only containers of undefined length are entered, so they alternate and
-    the parity of the depth says which is open: nothing is stacked, and any depth costs the same. On failure the offset
-    is where it went wrong.
+    the parity of the depth says which is open: nothing is stacked. Opaque: its items are fragments. On failure the
+    offset is where it went wrong.
     """
     cdef Py_ssize_t last_depth = depth - 1
+    cdef Py_ssize_t containers_max = 2 * min(budget.nesting_max, <Py_ssize_t>NESTING_MAX)
     cdef Py_ssize_t implicit_depth = 0  # the item from which on everything is implicit VR
+    cdef Py_ssize_t opaque_depth = depth if is_opaque else 0  # the element whose items are fragments
     cdef int here = encoding
+    cdef int within
     cdef uint32_t delimiter
+    cdef Cursor inner
     cdef Header header
     while depth > last_depth:
         if read_header(cursor, offset[0], here, &header) != OK:
             return OVERRUN
+        budget.elements_left -= 1
+        if budget.elements_left < 0:
+            return TOO_MANY
         delimiter = SEQUENCE_DELIMITER if depth & 1 else ITEM_DELIMITER
         if header.tag == delimiter:
             offset[0] = header.value_offset
@@ -178,6 +281,8 @@ cdef inline int skip_undefined(
             if depth < implicit_depth:
                 implicit_depth = 0
                 here = encoding
+            if depth < opaque_depth:
+                opaque_depth = 0
         elif depth & 1 and header.tag != ITEM:
             return MISPLACED
         elif not depth & 1 and header.tag >> 16 == 0xFFFE and header.length == UNDEFINED_LENGTH:
@@ -185,11 +290,23 @@ cdef inline int skip_undefined(
         elif header.length == UNDEFINED_LENGTH:
             offset[0] = header.value_offset
             depth += 1
+            if depth > containers_max:
+                return TOO_DEEP
+            if depth & 1 and not opaque_depth and (header.vr == VR_OB or header.vr == VR_OW):
+                opaque_depth = depth
             if not depth & 1 and not implicit_depth and item_encoding(cursor, offset[0], here) != here:
                 here = here & ~EXPLICIT_VR
                 implicit_depth = depth
         elif holds(cursor, header.value_offset, header.length):
             offset[0] = header.value_offset + header.length
+            if not opaque_depth and header.length >= 8 and (depth & 1 or holds_items(cursor, &header, here)):
+                within = here & ~EXPLICIT_VR if header.vr == VR_UN else here
+                inner = cursor[0]
+                inner.end = offset[0]
+                if depth & 1:
+                    within = item_encoding(&inner, header.value_offset, within)
+                if probe(&inner, header.value_offset, inner.end, within, not depth & 1, depth + 1, budget) != OK:
+                    return TOO_DEEP if budget.elements_left >= 0 else TOO_MANY
         else:
             return OVERRUN
     return OK

@@ -9,9 +9,10 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cursor cimport Cursor, holds, u32
 from dataset cimport (
-    BIG_ENDIAN, ENCAPSULATED, EXPLICIT_VR, ITEM, ITEM_DELIMITER, MISPLACED, OB_OR_OW, OK, OVERRUN, OW_OR_NUMBERS,
-    TOO_DEEP, TOO_LONG, UNDEFINED_LENGTH, US_OR_SS, VR_OB, VR_OW, VR_SQ, VR_UI, VR_UN, VR_US,
-    Dictionary, Entry, Header, dictionary_vr, read_header, root_encoding, skip_undefined, swap_unit,
+    BIG_ENDIAN, ENCAPSULATED, EXPLICIT_VR, ITEM, ITEM_DELIMITER, MISPLACED, NESTING_MAX, OB_OR_OW, OK, OVERRUN,
+    OW_OR_NUMBERS, TOO_DEEP, TOO_LONG, TOO_MANY, UNDEFINED_LENGTH, US_OR_SS, VR_OB, VR_OW, VR_SQ, VR_UI, VR_UN, VR_US,
+    Budget, Dictionary, Entry, Header, dictionary_vr, holds_items, probe, read_header, root_encoding, skip_undefined,
+    swap_unit,
 )
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
@@ -48,6 +49,7 @@ cdef struct Scan:
     Py_ssize_t offset
     Py_ssize_t needed  # how many bytes of the data set would bring the scan on
     Py_ssize_t pixel_data_offset
+    Budget budget
     Found found[WANTED_MAX]
 
 cdef bytes dictionary_bytes = b""
@@ -67,6 +69,7 @@ REASONS = {
     TOO_DEEP: "nests sequences too deeply",
     TOO_LONG: "has a length that the target encoding cannot express",
     ENCAPSULATED: "has encapsulated Pixel Data where only native can be",
+    TOO_MANY: "has more elements than are taken",
 }
 
 
@@ -132,7 +135,7 @@ cdef int fail(int status, Py_ssize_t offset, Py_ssize_t needed) except -1:
 # extract ---------------------------------------------------------------------------------------------------------
 
 
-def extract(const uint8_t[::1] head, int encoding, bint is_complete):
+def extract(const uint8_t[::1] head, int encoding, bint is_complete, Py_ssize_t nesting_max, Py_ssize_t element_count_max):
     """The wanted attributes of the data set that begins with `head`; see dicom.elements.extract."""
     cdef Scan scan
     cdef int status
@@ -140,6 +143,8 @@ def extract(const uint8_t[::1] head, int encoding, bint is_complete):
     scan.source.end = head.shape[0]
     scan.encoding = root_encoding(&scan.source, encoding)
     scan.is_complete = is_complete
+    scan.budget.nesting_max = nesting_max
+    scan.budget.elements_left = element_count_max
     memset(scan.found, 0, wanted_count * sizeof(Found))
     status = find(&scan)
     if status != OK:
@@ -168,6 +173,8 @@ cdef int find(Scan *scan) noexcept nogil:
             status = pass_value(scan, &header, at)
         else:
             scan.needed = scan.offset + 12
+        if status == TOO_DEEP or status == TOO_MANY:
+            return status
         if status != OK:
             scan.needed = max(scan.needed, scan.source.end + 1)
             return OK if highest > last_wanted else status  # what is broken after them is not for us to refuse
@@ -195,14 +202,24 @@ cdef int pass_value(Scan *scan, const Header *header, Py_ssize_t at) noexcept no
     cdef Py_ssize_t length = header.length
     cdef Py_ssize_t after = header.value_offset
     cdef int status
+    scan.budget.elements_left -= 1
+    if scan.budget.elements_left < 0:
+        return TOO_MANY
     if header.length == UNDEFINED_LENGTH:
-        status = skip_undefined(&scan.source, &after, scan.encoding, 1)
+        status = skip_undefined(&scan.source, &after, scan.encoding, 1, is_opaque(header), &scan.budget)
         if status != OK:
             scan.offset = after
             return status
         length = after - 8 - header.value_offset
     elif holds(&scan.source, header.value_offset, length):
         after += length
+        if holds_items(&scan.source, header, scan.encoding):
+            status = probe(
+                &scan.source, header.value_offset, after,
+                scan.encoding & ~EXPLICIT_VR if header.vr == VR_UN else scan.encoding, True, 1, &scan.budget,
+            )
+            if status != OK:
+                return status
     else:
         scan.needed = header.value_offset + length
         return OVERRUN
@@ -213,6 +230,11 @@ cdef int pass_value(Scan *scan, const Header *header, Py_ssize_t at) noexcept no
         scan.found[at].is_present = is_fitting(wanted[at].kind, header)
     scan.offset = after
     return OK
+
+
+cdef bint is_opaque(const Header *header) noexcept nogil:
+    """Whether the items of an element of undefined length are fragments and no data sets."""
+    return header.vr == VR_OB or header.vr == VR_OW
 
 
 cdef bint is_fitting(Kind kind, const Header *header) noexcept nogil:
@@ -381,16 +403,20 @@ def read_element(const uint8_t[::1] data, Py_ssize_t offset, Py_ssize_t end, int
     """(tag, VR, value offset, value length, is undefined length, offset after it) of the element or item at an offset."""
     cdef Cursor cursor
     cdef Header header
+    cdef Budget budget
     cdef Py_ssize_t after
     cdef Py_ssize_t length
     cdef int status
+    budget.nesting_max = NESTING_MAX
+    budget.elements_left = data.shape[0]
     cursor.data = &data[0] if data.shape[0] else NULL
     cursor.end = min(end, data.shape[0])
     if read_header(&cursor, offset, encoding, &header) != OK:
         fail(OVERRUN, offset, offset + 12)
     after = header.value_offset
     if header.length == UNDEFINED_LENGTH:
-        status = skip_undefined(&cursor, &after, encoding, 2 if header.tag == ITEM else 1)
+        # Opaque: what it steps over is looked into when it is walked itself.
+        status = skip_undefined(&cursor, &after, encoding, 2 if header.tag == ITEM else 1, True, &budget)
         if status != OK:
             fail(status, after, after + 8)
         length = after - 8 - header.value_offset

@@ -14,9 +14,11 @@ The next header lands where fragment 3 will be written over it, once it has been
     P-DATA-TF   04 | 00 | length (4, big endian) | PDV item …
     PDV item    length (4, big endian) | presentation context id | control: 1 command, 2 last | fragment
 
-Everything else (commands, control PDUs) is small and is gathered in a control buffer. A data set is a list
-of chunks from a pool; when it outgrows `part_bytes` it is handed over in parts, so that an object of any
-size costs bounded memory. crc32c is taken fragment by fragment, while the bytes are still in the cache.
+Everything else (commands, control PDUs) is small and is read into a buffer that all receivers of a pool share;
+only what is incomplete when the kernel has no more is kept in one of our own, so that an idle association has
+none. A data set is a list of chunks from a pool; when it outgrows `part_bytes` it is handed over in parts, so
+that an object of any size costs bounded memory. crc32c is taken fragment by fragment, while the bytes are still
+in the cache.
 No memory is ever taken on the word of a length field: chunks are taken as bytes arrive.
 """
 
@@ -39,7 +41,8 @@ ERROR = 5             # (ERROR, reason, text): A-ABORT reason of PS3.8 Table 9-2
 P_DATA_EARLY = 6      # (P_DATA_EARLY,): a P-DATA-TF while `data_allowed` is False; input is ignored from here on
 
 DEF SLACK = 512       # room behind a chunk for what follows a fragment
-DEF CONTROL = 16384   # the control buffer's first size
+DEF CONTROL = 16384   # the shared control buffer
+DEF KEPT = 1024       # the least that is kept of what is incomplete
 
 cdef enum Stage:
     AT_PDU = 0        # wants a PDU header, 6 bytes
@@ -95,6 +98,8 @@ cdef class ChunkPool:
     """Chunks for all associations of a worker; keeps up to `keep` free ones so that their pages stay mapped."""
 
     cdef list free_chunks
+    cdef bytearray scratch
+    """Where receivers that have nothing left over read to; empty between two calls of theirs."""
     cdef readonly Py_ssize_t chunk_bytes
     cdef readonly Py_ssize_t keep
     cdef readonly Py_ssize_t outstanding
@@ -104,6 +109,7 @@ cdef class ChunkPool:
         if chunk_bytes < 4096:
             raise ValueError("chunk_bytes must be at least 4096")
         self.free_chunks = []
+        self.scratch = bytearray(CONTROL)
         self.chunk_bytes = chunk_bytes
         self.keep = keep
         self.outstanding = 0
@@ -196,6 +202,7 @@ cdef class Receiver:
     cdef object on_events
     cdef _Window window
     cdef bytearray control
+    """A control buffer of its own while something incomplete lies in it; None: the pool's serves."""
     cdef uint8_t* ctl
     cdef Py_ssize_t ctl_start
     cdef Py_ssize_t ctl_end
@@ -207,9 +214,11 @@ cdef class Receiver:
     cdef uint32_t pdv_left
     cdef uint8_t context_id
     cdef uint8_t pdv_control
+    cdef uint32_t pdv_count
     cdef _Context context
-    cdef list contexts
+    cdef dict contexts
     cdef list events
+    cdef uint32_t pdv_count_max
     cdef uint32_t p_data_length_max
     cdef uint32_t control_length_max
     cdef uint32_t command_length_max
@@ -220,24 +229,23 @@ cdef class Receiver:
 
     def __cinit__(self, ChunkPool pool not None, on_events, *, uint32_t p_data_length_max=1 << 24,
                   uint32_t control_length_max=1 << 20, uint32_t command_length_max=1 << 16,
-                  uint64_t part_bytes=4 << 20):
+                  uint64_t part_bytes=4 << 20, uint32_t pdv_count_max=1 << 15):
         """`on_events(list)` is called with what became whole; lengths in bytes.
 
-        A data set longer than `part_bytes` comes in parts.
+        A data set longer than `part_bytes` comes in parts; `pdv_count_max`: PDVs of one PDU.
         """
         self.pool = pool
         self.on_events = on_events
         self.window = _Window()
-        self.control = bytearray(CONTROL)
-        self.ctl = <uint8_t*>PyByteArray_AS_STRING(self.control)
-        self.ctl_size = CONTROL
+        self.share_control()
         self.stage = AT_PDU
-        self.contexts = [None] * 256
+        self.contexts = {}
         self.events = []
         self.p_data_length_max = p_data_length_max
         self.control_length_max = control_length_max
         self.command_length_max = command_length_max
         self.part_bytes = part_bytes
+        self.pdv_count_max = pdv_count_max
         self.data_allowed = False
 
     # -- the event loop's side ------------------------------------------------------------------
@@ -296,6 +304,10 @@ cdef class Receiver:
         else:
             self.ctl_end += count
         self.parse()
+        if self.ctl_start == self.ctl_end or self.stage == DEAD:
+            self.share_control()
+        elif self.control is None:
+            self.keep_rest()
         if self.events:
             events = self.events
             self.events = []
@@ -314,23 +326,33 @@ cdef class Receiver:
             if event[0] == DATA_SET_PART:
                 (<DataSet>event[2]).release()
         self.events = []
-        for entry in self.contexts:
-            if entry is None:
-                continue
+        self.share_control()
+        for entry in self.contexts.values():
             context = <_Context>entry
             for chunk in context.chunks:
                 self.pool.give(chunk)
             context.chunks = []
             context.tail = None
             context.part_length = 0
+        self.contexts.clear()
+
+    @property
+    def held_bytes(self):
+        """What has been received of incomplete messages and PDUs and is kept for them."""
+        cdef uint64_t held = self.ctl_end - self.ctl_start
+        for entry in self.contexts.values():
+            held += (<_Context>entry).part_length
+            if (<_Context>entry).command is not None:
+                held += <uint64_t>len((<_Context>entry).command)
+        return held
 
     @property
     def mid_message(self):
         """Whether a PDU, a command or a data set is incomplete."""
         if self.stage != AT_PDU or self.ctl_start != self.ctl_end:
             return True
-        for entry in self.contexts:
-            if entry is not None and ((<_Context>entry).awaits_data or (<_Context>entry).command is not None):
+        for entry in self.contexts.values():
+            if (<_Context>entry).awaits_data or (<_Context>entry).command is not None:
                 return True
         return False
 
@@ -382,6 +404,7 @@ cdef class Receiver:
                 self.fail(6, f"P-DATA-TF of {length} bytes, the limit is {self.p_data_length_max}")
             else:
                 self.pdu_left = length
+                self.pdv_count = 0
                 self.stage = AT_PDV if length else AT_PDU
         elif pdu_type == 0 or pdu_type > 7:
             self.fail(1, f"PDU type {pdu_type:#04x} is not known (PS3.8 9.3.1)")
@@ -403,10 +426,14 @@ cdef class Receiver:
         self.pdv_left = length - 2
         self.context_id = p[4]
         self.pdv_control = p[5]
+        self.pdv_count += 1
+        if self.pdv_count > self.pdv_count_max:
+            self.fail(6, f"a P-DATA-TF of more than {self.pdv_count_max} PDV items")
+            return 0
         if not self.context_id & 1:
             self.fail(6, f"presentation context id {self.context_id} is even")
             return 0
-        entry = self.contexts[self.context_id]
+        entry = self.contexts.get(self.context_id)
         if entry is None:
             entry = _Context()
             self.contexts[self.context_id] = entry
@@ -500,6 +527,26 @@ cdef class Receiver:
         context.tail = None
         context.part_length = 0
         return data_set
+
+    cdef int share_control(self) except -1:
+        """Nothing is left over: the pool's buffer serves."""
+        self.control = None
+        self.ctl = <uint8_t*>PyByteArray_AS_STRING(self.pool.scratch)
+        self.ctl_size = CONTROL
+        self.ctl_start = self.ctl_end = 0
+        return 0
+
+    cdef int keep_rest(self) except -1:
+        """Something is left over in the pool's buffer, which others are about to use."""
+        cdef Py_ssize_t have = self.ctl_end - self.ctl_start
+        cdef bytearray own = bytearray(max(KEPT, have * 2))
+        memcpy(PyByteArray_AS_STRING(own), self.ctl + self.ctl_start, have)
+        self.control = own
+        self.ctl = <uint8_t*>PyByteArray_AS_STRING(own)
+        self.ctl_size = len(own)
+        self.ctl_start = 0
+        self.ctl_end = have
+        return 0
 
     cdef int grow_control(self) except -1:
         """Twice the room for a control PDU that is longer than the buffer; bounded by control_length_max."""

@@ -10,18 +10,15 @@
 
 from cursor cimport Cursor, holds, u16, u32
 from dataset cimport (
-    BIG_ENDIAN, ENCAPSULATED, EXPLICIT_VR, ITEM, ITEM_DELIMITER, MISPLACED, OB_OR_OW, OK, OVERRUN, OW_OR_NUMBERS,
-    SEQUENCE_DELIMITER, TOO_DEEP, TOO_LONG, UNDEFINED_LENGTH, US_OR_SS, VR_OB, VR_OW, VR_SQ, VR_SS, VR_UN, VR_US,
-    Dictionary, Header, dictionary_vr, is_long, item_encoding, read_header, skip_undefined, swap_unit,
+    BIG_ENDIAN, CONTAINERS_MAX, ENCAPSULATED, EXPLICIT_VR, ITEM, ITEM_DELIMITER, MISPLACED, NESTING_MAX, NO_END,
+    OB_OR_OW, OK, OVERRUN, OW_OR_NUMBERS, SEQUENCE_DELIMITER, TOO_DEEP, TOO_LONG, UNDEFINED_LENGTH, US_OR_SS, VR_OB,
+    VR_OW, VR_SQ, VR_SS, VR_UN, VR_US, Budget, Dictionary, Header, dictionary_vr, is_long, item_encoding, read_header, skip_undefined, swap_unit,
 )
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
 
 cdef enum:
-    # Containers open at once: 512 sequences, each with an item. pydicom gives up at some 300, files have 10.
-    CONTAINERS_MAX = 1024
-    NO_END = -1
     NO_PATCH = -1
     TAG_BITS_ALLOCATED = 0x00280100
     TAG_PIXEL_REPRESENTATION = 0x00280103
@@ -54,7 +51,7 @@ cdef struct Walk:
     Py_ssize_t whole_size  # after the last item of the root that is complete
     Py_ssize_t whole_offset
     Py_ssize_t depth
-    Container open[CONTAINERS_MAX]
+    Container open[CONTAINERS_MAX + 1]  # and the root
 
 
 cdef inline void put(Walk *walk, const uint8_t *source, Py_ssize_t count) noexcept nogil:
@@ -128,7 +125,7 @@ cdef inline int open_container(
     """Enters a sequence or item whose target header ends at the present size."""
     cdef Container *parent = &walk.open[walk.depth - 1]
     cdef Container *child
-    if walk.depth == CONTAINERS_MAX:
+    if walk.depth > CONTAINERS_MAX:
         return TOO_DEEP
     child = &walk.open[walk.depth]
     child[0] = parent[0]
@@ -290,12 +287,15 @@ cdef inline void find_pixel_representation(Walk *walk, Container *data_set) noex
     """Looks ahead at the root, because elements before (0028,0103), and items in them, depend on it too."""
     cdef Py_ssize_t offset = walk.offset
     cdef Header header
+    cdef Budget budget
+    budget.elements_left = walk.source.end
+    budget.nesting_max = NESTING_MAX
     while read_header(&walk.source, offset, data_set.encoding, &header) == OK:
         if header.tag > TAG_PIXEL_REPRESENTATION:
             return
         offset = header.value_offset
         if header.length == UNDEFINED_LENGTH:
-            if skip_undefined(&walk.source, &offset, data_set.encoding, 1) != OK:
+            if skip_undefined(&walk.source, &offset, data_set.encoding, 1, True, &budget) != OK:
                 return
         elif holds(&walk.source, offset, header.length):
             remember(walk, data_set, &header)

@@ -7,17 +7,23 @@ SimulatedDisk   a disk in memory that forgets: nothing is durable before its syn
 
 What the simulated disk may lose or reorder, per file: each 512-byte sector written since the last fdatasync is there or
 not, on its own; a change of size is there or not, in order, and bytes after the size are gone. Per directory:
-creations, removals and renames since the last sync_directory are kept up to some point. What it does not do: damage
-bytes that were synced.
+creations, removals and renames since the last sync of this directory are kept up to some point, and what lies in a
+directory that is not kept is gone with it. A sync that fails is the kernel's (Rebello et al., ATC'20): some of the
+pages reach the platter, all are clean from then on, the cache shows what the platter has not, the next sync says OK.
+
+Faults by number: every call is counted; `fail_at` makes the n-th one fail, with EIO, ENOSPC (and from then on there is
+no room, until `make_room`), EMFILE, or after half of a write. What it does not do by itself: damage bytes that were
+synced (`flip` does).
 """
 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -34,7 +40,7 @@ SYNCING = ("fdatasync", "sync_directory", "write_back")
 READING = ("open", "pread", "preadv", "preadv_cached", "list_directory", "free_bytes")
 
 
-class PowerCut(Exception):
+class PowerCut(BaseException):
     """The machine is gone; not an error of the engine, so nothing may swallow it."""
 
 
@@ -118,13 +124,18 @@ class FaultyFiles(Files):
         self._enter("pread")
         if not self.read_bytes_max:
             return super().pread(fd, length, offset)
-        return super().pread(fd, min(length, self.read_bytes_max), offset)
+        pieces = range(offset, offset + length, self.read_bytes_max)
+        return b"".join(os.pread(fd, min(offset + length - at, self.read_bytes_max), at) for at in pieces)
 
     def preadv(self, fd: int, buffers: Sequence[memoryview], offset: int) -> int:
         self._enter("preadv")
         if not self.read_bytes_max:
             return super().preadv(fd, buffers, offset)
-        return os.preadv(fd, [buffers[0][: self.read_bytes_max]], offset)
+        done = 0
+        for buffer in buffers:
+            for at in range(0, buffer.nbytes, self.read_bytes_max):
+                done += os.preadv(fd, [buffer[at : at + self.read_bytes_max]], offset + done)
+        return done
 
     def preadv_cached(self, fd: int, buffers: Sequence[memoryview], offset: int) -> int:
         self._enter("preadv_cached")
@@ -174,21 +185,8 @@ class FaultyFiles(Files):
 # -- the disk that forgets ----------------------------------------------------------------------
 
 
-@dataclass
-class _File:
-    """One inode: what is on the platter, and what happened since its last sync."""
-
-    durable: bytearray = field(default_factory=bytearray)
-    now: bytearray = field(default_factory=bytearray)
-    pending: list[tuple[int, bytes] | int] = field(default_factory=list)
-    """In order: (offset, bytes of one sector or less), or a new size."""
-    links: int = 0
-    owner: int = 0
-    """The descriptor that has the lock, 0 for none."""
-
-    def sync(self) -> None:
-        self.durable[:] = self.now
-        self.pending.clear()
+_descriptors = itertools.count(1_000_000)
+"""Of all disks: what a dead process lets go late is nobody else's."""
 
 
 def _write(target: bytearray, offset: int, data: bytes) -> None:
@@ -204,66 +202,256 @@ def _resize(target: bytearray, size: int) -> None:
         target.extend(bytes(size - len(target)))
 
 
-class SimulatedDisk(Files):
-    """Files and directories in memory; one directory level is enough for us, so a path is a plain name."""
+Change = tuple[int, bytes] | int
+"""An offset and the bytes of one sector or less, or a new size."""
 
-    __slots__ = ("_fds", "_journal", "_names_durable", "_names_now", "_next_fd", "calls", "capacity_bytes", "cut_at")
+
+def _apply(target: bytearray, change: Change) -> None:
+    if isinstance(change, int):
+        _resize(target, change)
+    else:
+        _write(target, *change)
+
+
+@dataclass(eq=False)
+class SimulatedFile:
+    """One inode: what is on the platter, what the page cache shows, and what happened since the last sync, in order."""
+
+    durable: bytearray = field(default_factory=bytearray)
+    now: bytearray = field(default_factory=bytearray)
+    pending: list[Change] = field(default_factory=list)
+    links: int = 1
+    owner: int = 0
+    """The descriptor that has the lock, 0 for none."""
+    version: int = 0
+    """How often it has been changed."""
+    is_directory: bool = False
+    suspected_by: set[str] = field(default_factory=set)
+    """The processes that a failed sync of it was told to."""
+
+    def size(self) -> int:
+        return len(self.now)
+
+    def read(self, offset: int, length: int) -> bytes:
+        return bytes(self.now[offset : offset + length])
+
+    def write(self, offset: int, data: bytes) -> None:
+        self.version += 1
+        _write(self.now, offset, data)
+        self.note_written(offset, data)
+
+    def note_written(self, offset: int, data: bytes) -> None:
+        """Sector by sector: each may reach the platter alone."""
+        at = 0
+        while at < len(data):
+            length = min(SECTOR_BYTES - (offset + at) % SECTOR_BYTES, len(data) - at)
+            self.pending.append((offset + at, data[at : at + length]))
+            at += length
+
+    def resize(self, size: int) -> None:
+        self.version += 1
+        _resize(self.now, size)
+        self.pending.append(size)
+
+    def sync(self) -> None:
+        for change in self.pending:
+            _apply(self.durable, change)
+        self.pending.clear()
+
+    def sync_badly(self, rng: random.Random, kept_share: float) -> None:
+        """The disk failed: some of it is there, and the kernel takes all of it for written."""
+        for change in self.pending:
+            if rng.random() < kept_share:
+                _apply(self.durable, change)
+        self.pending.clear()
+
+    def drop_cache(self) -> None:
+        self.now[:] = self.durable
+        for change in self.pending:
+            _apply(self.now, change)
+
+    def survivor(self, rng: random.Random, kept_share: float) -> SimulatedFile:
+        """What is left of it after a power cut."""
+        left = SimulatedFile(is_directory=self.is_directory)
+        left.durable[:] = self.durable
+        resizes = [index for index, change in enumerate(self.pending) if isinstance(change, int)]
+        kept_resizes = set(resizes[: rng.randint(0, len(resizes))])
+        size = len(self.durable)
+        for index, change in enumerate(self.pending):
+            if isinstance(change, int):
+                if index in kept_resizes:
+                    _resize(left.durable, change)
+                    size = change
+            elif rng.random() < kept_share:
+                _write(left.durable, *change)
+        # Appending lengthens a file implicitly; without its new size on the platter the bytes are not reachable.
+        if rng.random() < 0.5:
+            size = max(size, len(left.durable))
+        _resize(left.durable, size)
+        left.now[:] = left.durable
+        return left
+
+
+@dataclass(frozen=True)
+class _Renaming:
+    """What one call did to the names of a directory; empty names for neither."""
+
+    removed: str
+    added: str = ""
+    file: SimulatedFile | None = None
+
+    def apply(self, names: dict[str, SimulatedFile]) -> None:
+        names.pop(self.removed, None)
+        if self.file is not None:
+            names[self.added] = self.file
+
+
+TAKES_ROOM = frozenset({"create", "allocate", "write_zeros", "link", "make_directory"})
+"""Calls that a full disk refuses; and pwritev, where the file grows."""
+TAKES_DESCRIPTOR = frozenset({"open", "create", "sync_directory", "list_directory", "write_zeros"})
+READS = frozenset({"open", "pread", "preadv", "preadv_cached", "list_directory", "free_bytes", "size"})
+CHANGES = TAKES_ROOM | {"pwritev", "fdatasync", "truncate", "rename", "unlink", "sync_directory"}
+
+
+class SimulatedDisk(Files):
+    """Files and directories in memory. A directory that nobody made with make_directory has always been there."""
+
+    __slots__ = (
+        "_directories",
+        "_fault_at",
+        "_fault_kind",
+        "_fault_method",
+        "_fault_name",
+        "_fds",
+        "_journals",
+        "_names_durable",
+        "_names_now",
+        "_rng",
+        "calls",
+        "calls_all",
+        "capacity_bytes",
+        "cut_at",
+        "fault_hit",
+        "is_full",
+        "kept_share_badly",
+        "loses_directories",
+        "loses_syncs",
+        "process",
+        "trace",
+        "violations",
+    )
 
     def __init__(self, *, capacity_bytes: int = 1 << 40, cut_at: int = 0) -> None:
         self.calls = 0
         """Calls that change something, so far."""
+        self.calls_all = 0
+        """Calls that could fail, so far."""
         self.cut_at = cut_at
-        """The power goes at this call: it may happen half, then it and all later ones raise PowerCut. 0: never."""
+        """The power goes at this changing call: it may happen half, then it and all later ones raise PowerCut.
+        0: never."""
         self.capacity_bytes = capacity_bytes
-        self._names_durable: dict[str, _File] = {}
-        self._names_now: dict[str, _File] = {}
-        self._journal: list[tuple[str, str, _File | None]] = []
-        # (name removed, name added, its file); empty for neither
-        self._fds: dict[int, _File] = {}
-        self._next_fd = 1000
+        self.is_full = False
+        self.fault_hit = ""
+        """The method that the fault of `fail_at` has hit."""
+        self.trace: list[tuple[str, str]] | None = None
+        """Method and name of each call, if somebody wants to know."""
+        self.violations: list[str] = []
+        """What no engine may do: a second sync after a failed one."""
+        self.process = ""
+        """Who is calling, where several processes share the disk."""
+        self.loses_syncs = False
+        """A control: fdatasync says OK and does nothing."""
+        self.loses_directories = False
+        """A control: sync_directory says OK and does nothing."""
+        self._fault_at = 0
+        self._fault_kind = ""
+        self._fault_method = ""
+        self._fault_name = ""
+        self.kept_share_badly = 0.5
+        """How much of what a failed sync was about reaches the platter."""
+        self._names_durable: dict[str, SimulatedFile] = {}
+        self._names_now: dict[str, SimulatedFile] = {}
+        self._journals: dict[str, list[_Renaming]] = {}
+        self._directories: set[str] = set()
+        self._fds: dict[int, SimulatedFile] = {}
+        self._rng = random.Random(0)
+
+    # -- faults ---------------------------------------------------------------------------------
+
+    def fail_at(self, number: int, kind: str) -> None:
+        """The call with this number (of `calls_all`) fails: EIO, ENOSPC, EMFILE, or "short" with half of it done.
+
+        A kind that cannot befall that call does nothing; `fault_hit` says whether it did.
+        """
+        self._fault_at = number
+        self._fault_kind = kind
+        self.fault_hit = ""
+
+    def fail_when(self, method: str, name: str, kind: str = "EIO") -> None:
+        """As `fail_at`, at the next call of this method on a file with this in its name."""
+        self._fault_method = method
+        self._fault_name = name
+        self._fault_kind = kind
+        self.fault_hit = ""
+
+    def make_room(self) -> None:
+        """The end of ENOSPC, and of every other fault."""
+        self.is_full = False
+        self._fault_method = ""
+        self._fault_at = 0
+
+    def flip(self, path: str, offset: int, bit: int) -> None:
+        """Damages a byte that lies on the platter."""
+        file = self._names_now[self._key(path)]
+        for target in (file.durable, file.now):
+            if offset < len(target):
+                target[offset] ^= 1 << bit
 
     def after_power_cut(self, seed: int) -> SimulatedDisk:
         """One of the states in which the next boot may find the disk."""
+        disk = SimulatedDisk(capacity_bytes=self.capacity_bytes)
+        self._cut_into(disk, seed)
+        return disk
+
+    def _cut_into(self, disk: SimulatedDisk, seed: int) -> None:
         rng = random.Random(seed)
         names = dict(self._names_durable)
-        for removed, added, renamed in self._journal[: rng.randint(0, len(self._journal))]:
-            self._apply_name(names, removed, added, renamed)
+        for directory in sorted(self._journals):
+            journal = self._journals[directory]
+            for renaming in journal[: rng.randint(0, len(journal))]:
+                renaming.apply(names)
         kept_share = rng.choice((0.0, 0.1, 0.5, 0.9, 1.0))
-        disk = SimulatedDisk(capacity_bytes=self.capacity_bytes)
         for path, file in names.items():
-            survivor = _File(links=1)
-            survivor.durable[:] = file.durable
-            resizes = [index for index, change in enumerate(file.pending) if isinstance(change, int)]
-            kept_resizes = set(resizes[: rng.randint(0, len(resizes))])
-            size = len(file.durable)
-            for index, change in enumerate(file.pending):
-                if isinstance(change, int):
-                    if index in kept_resizes:
-                        _resize(survivor.durable, change)
-                        size = change
-                elif rng.random() < kept_share:
-                    _write(survivor.durable, *change)
-            # Appending lengthens a file implicitly; without its new size on the platter the bytes are not reachable.
-            if rng.random() < 0.5:
-                size = max(size, len(survivor.durable))
-            _resize(survivor.durable, size)
-            survivor.now[:] = survivor.durable
-            disk._names_durable[path] = disk._names_now[path] = survivor
-        return disk
+            if all(parent not in self._directories or parent in names for parent in _parents(path)):
+                survivor = file.survivor(rng, kept_share)
+                disk._names_durable[path] = disk._names_now[path] = survivor
+        disk._directories = {path for path in self._directories if path in disk._names_now}
+        disk.loses_syncs, disk.loses_directories = self.loses_syncs, self.loses_directories
 
     def after_kill(self) -> SimulatedDisk:
         """The disk as the next process finds it when only this one was killed: nothing is lost, no lock is held."""
         disk = SimulatedDisk(capacity_bytes=self.capacity_bytes)
+        self._kill_into(disk)
+        return disk
+
+    def _kill_into(self, disk: SimulatedDisk) -> None:
         for file in self._names_now.values():
             file.owner = 0
+            file.suspected_by.clear()
         disk._names_durable = self._names_durable
         disk._names_now = self._names_now
-        disk._journal = self._journal
-        return disk
+        disk._journals = self._journals
+        disk._directories = self._directories
+        disk.loses_syncs, disk.loses_directories = self.loses_syncs, self.loses_directories
 
     def content(self, path: str) -> bytes:
         """What a reader sees now."""
-        return bytes(self._names_now[path].now)
+        file = self._names_now[self._key(path)]
+        return file.read(0, file.size())
+
+    def _key(self, path: str) -> str:
+        """The name under which a path is known."""
+        return path
 
     def _changing(self) -> bool:
         """Counts a call; False when the power goes during it."""
@@ -272,35 +460,105 @@ class SimulatedDisk(Files):
             raise PowerCut(f"call {self.calls}")
         return self.calls != self.cut_at
 
+    def enter(self, method: str, name: str, *, grows: bool = True) -> str:
+        """Counts a call and fails it if it is its turn; "short" when half of it shall be done first."""
+        if self.cut_at and self.calls >= self.cut_at:
+            raise PowerCut(f"{method} after call {self.calls}")
+        self.calls_all += 1
+        if self.trace is not None:
+            self.trace.append((method, name))
+        if self._fault_method == method and self._fault_name in name:
+            self._fault_method = ""
+            self._fault_at = self.calls_all
+        if self.calls_all == self._fault_at:
+            number = self._number_of(self._fault_kind, method)
+            if number:
+                self.fault_hit = f"{method} {name}"
+                self.is_full = self.is_full or number == errno.ENOSPC
+                if self._fault_kind == "short":
+                    return "short"
+                if method == "fdatasync":
+                    return "badly"
+                self._raise(number, method, name)
+        if self.is_full and (method in TAKES_ROOM or (method == "pwritev" and grows)):
+            self._raise(errno.ENOSPC, method, name)
+        return ""
+
     @staticmethod
-    def _apply_name(names: dict[str, _File], removed: str, added: str, file: _File | None) -> None:
-        names.pop(removed, None)
-        if file is not None:
-            names[added] = file
+    def _number_of(kind: str, method: str) -> int:
+        """The errno that this call can have for this kind of fault; 0 if it cannot."""
+        if kind == "short":
+            return errno.ENOSPC if method == "pwritev" else 0
+        if kind == "ENOSPC":
+            return errno.ENOSPC if method in TAKES_ROOM or method in ("pwritev", "commit") else 0
+        if kind == "EMFILE":
+            return errno.EMFILE if method in TAKES_DESCRIPTOR else 0
+        return errno.EIO
 
-    def _name(self, removed: str, added: str = "", file: _File | None = None) -> None:
-        self._journal.append((removed, added, file))
-        self._apply_name(self._names_now, removed, added, file)
+    def _raise(self, number: int, method: str, name: str) -> None:
+        error = OSError(number, os.strerror(number), name)
+        if method == "fdatasync" or (method == "sync_directory" and number != errno.EMFILE):
+            raise_sync_error(error, method)
+        if method in READS:
+            raise error
+        raise_write_error(error, f"{method} {name}")
 
-    def _use(self, fd: int) -> _File:
+    # -- names ----------------------------------------------------------------------------------
+
+    def _name(self, renaming: _Renaming) -> None:
+        directory = os.path.dirname(renaming.added or renaming.removed)
+        self._journals.setdefault(directory, []).append(renaming)
+        renaming.apply(self._names_now)
+
+    def _use(self, fd: int) -> SimulatedFile:
         return self._fds[fd]
 
-    def open(self, path: str, flags: int, mode: int = 0o640) -> int:
-        if path not in self._names_now:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        return self._open_file(self._names_now[path])
+    def durable(self, path: str) -> bytes:
+        """What lies on the platter."""
+        return bytes(self._names_now[self._key(path)].durable)
 
-    def _open_file(self, file: _File) -> int:
-        self._next_fd += 1
-        self._fds[self._next_fd] = file
-        return self._next_fd
+    def files(self) -> list[tuple[str, SimulatedFile]]:
+        """Every file that has a name now."""
+        return [(path, file) for path, file in self._names_now.items() if not file.is_directory]
+
+    @property
+    def fault_armed(self) -> bool:
+        """Whether something is to go wrong soon."""
+        return bool(self.cut_at or self._fault_at or self.is_full)
+
+    def name_of(self, file: SimulatedFile) -> str:
+        """A name of an inode, for people."""
+        return next((path for path, found in self._names_now.items() if found is file), "(no name)")
+
+    def open(self, path: str, flags: int, mode: int = 0o640) -> int:
+        key = self._key(path)
+        self.enter("open", key)
+        file = self._names_now.get(key)
+        if file is None:
+            if not flags & os.O_CREAT:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+            whole = self._changing()
+            file = SimulatedFile()
+            self._name(_Renaming("", key, file))
+            if not whole:
+                raise PowerCut("open")
+        elif flags & os.O_TRUNC:
+            file.resize(0)
+        return self._open_file(file)
+
+    def _open_file(self, file: SimulatedFile) -> int:
+        fd = next(_descriptors)
+        self._fds[fd] = file
+        return fd
 
     def create(self, path: str) -> int:
-        if path in self._names_now:
+        key = self._key(path)
+        self.enter("create", key)
+        if key in self._names_now:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
         whole = self._changing()
-        file = _File(links=1)
-        self._name("", path, file)
+        file = SimulatedFile()
+        self._name(_Renaming("", key, file))
         if not whole:
             raise PowerCut("create")
         return self._open_file(file)
@@ -320,29 +578,118 @@ class SimulatedDisk(Files):
     def is_linked(self, fd: int) -> bool:
         return self._use(fd).links > 0
 
-    def pwritev(self, fd: int, buffers: Sequence[Buffer], offset: int, length: int = -1) -> None:
+    def exists(self, path: str) -> bool:
+        key = self._key(path)
+        return key in self._names_now or (key not in self._directories and self._is_old(key))
+
+    def _is_old(self, key: str) -> bool:
+        """Whether something lies below a directory that nobody made."""
+        return any(name.startswith(key + "/") for name in self._names_now)
+
+    def identity(self, path: str) -> tuple[int, int] | None:
+        file = self._names_now.get(self._key(path))
+        return None if file is None else (id(file), file.version)
+
+    def make_directory(self, path: str) -> None:
+        key = self._key(path)
+        self.enter("make_directory", key)
+        if key in self._names_now:
+            return
         whole = self._changing()
+        self._directories.add(key)
+        self._name(_Renaming("", key, SimulatedFile(is_directory=True)))
+        if not whole:
+            raise PowerCut("make_directory")
+
+    def link(self, source: str, target: str) -> None:
+        key = self._key(target)
+        self.enter("link", key)
+        if key in self._names_now:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
+        whole = self._changing()
+        file = self._names_now[self._key(source)]
+        file.links += 1
+        self._name(_Renaming("", key, file))
+        if not whole:
+            raise PowerCut("link")
+
+    def rename(self, source: str, target: str) -> None:
+        key = self._key(target)
+        self.enter("rename", key)
+        whole = self._changing()
+        file = self._names_now[self._key(source)]
+        if key in self._names_now:
+            self._names_now[key].links -= 1
+        self._name(_Renaming(self._key(source), key, file))
+        if not whole:
+            raise PowerCut("rename")
+
+    def unlink(self, path: str) -> None:
+        key = self._key(path)
+        self.enter("unlink", key)
+        whole = self._changing()
+        if key in self._names_now:
+            file = self._names_now[key]
+            file.links -= 1
+            self._name(_Renaming(key))
+            if file.size():
+                self.is_full = False
+        if not whole:
+            raise PowerCut("unlink")
+
+    def sync_directory(self, path: str) -> None:
+        key = self._key(path)
+        self.enter("sync_directory", key)
+        if not self._changing():
+            raise PowerCut("sync_directory")
+        if not self.loses_directories:
+            for renaming in self._journals.pop(key, []):
+                renaming.apply(self._names_durable)
+
+    def list_directory(self, path: str) -> list[str]:
+        key = self._key(path)
+        self.enter("list_directory", key)
+        prefix = key.rstrip("/") + "/"
+        return [
+            name.removeprefix(prefix)
+            for name in self._names_now
+            if name.startswith(prefix) and "/" not in name.removeprefix(prefix)
+        ]
+
+    def free_bytes(self, path: str) -> int:
+        self.enter("free_bytes", "")
+        return 0 if self.is_full else self._free()
+
+    def _free(self) -> int:
+        return self.capacity_bytes - sum(file.size() for file in self._names_now.values())
+
+    # -- bytes ----------------------------------------------------------------------------------
+
+    def pwritev(self, fd: int, buffers: Sequence[Buffer], offset: int, length: int = -1) -> None:
         data = b"".join(buffers)
         file = self._use(fd)
-        grows = offset + len(data) - len(file.now)
-        if grows > 0 and grows > self.free_bytes(""):
+        grows = offset + len(data) - file.size()
+        how = self.enter("pwritev", self.name_of(file), grows=grows > 0)
+        whole = self._changing()
+        if grows > 0 and grows > self._free():
             raise StorageFull("pwritev: simulated")
-        _write(file.now, offset, data)
-        at = 0
-        while at < len(data):
-            size = min(SECTOR_BYTES - (offset + at) % SECTOR_BYTES, len(data) - at)
-            file.pending.append((offset + at, data[at : at + size]))
-            at += size
+        file.write(offset, data[: len(data) // 2] if how else data)
         if not whole:
             raise PowerCut("pwritev")
+        if how:
+            self._raise(errno.ENOSPC, "pwritev", self.name_of(file))
 
     def pread(self, fd: int, length: int, offset: int) -> bytes:
-        return bytes(self._use(fd).now[offset : offset + length])
+        file = self._use(fd)
+        self.enter("pread", self.name_of(file))
+        return file.read(offset, length)
 
     def preadv(self, fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        file = self._use(fd)
+        self.enter("preadv", self.name_of(file))
         done = 0
         for buffer in buffers:
-            data = self.pread(fd, buffer.nbytes, offset + done)
+            data = file.read(offset + done, buffer.nbytes)
             buffer[: len(data)] = data
             done += len(data)
         return done
@@ -351,36 +698,55 @@ class SimulatedDisk(Files):
         return self.preadv(fd, buffers, offset)
 
     def fdatasync(self, fd: int) -> None:
+        file = self._use(fd)
+        if self.process in file.suspected_by:
+            self.violations.append(f"{self.name_of(file)} is synced again after a sync that failed")
+        how = self.enter("fdatasync", self.name_of(file))
         if not self._changing():
             raise PowerCut("fdatasync")
-        self._use(fd).sync()
+        if how:
+            file.sync_badly(self._rng, self.kept_share_badly)
+            file.suspected_by.add(self.process)
+            self._raise(errno.EIO, "fdatasync", self.name_of(file))
+        if not self.loses_syncs:
+            file.sync()
+
+    def drop_cache(self, fd: int) -> None:
+        self._use(fd).drop_cache()
 
     def write_back(self, fd: int, offset: int, length: int) -> None:
         self._use(fd)
 
     def allocate(self, fd: int, offset: int, length: int) -> None:
         file = self._use(fd)
-        if offset + length - len(file.now) > self.free_bytes(""):
+        self.enter("allocate", self.name_of(file))
+        if offset + length - file.size() > self._free():
             raise StorageFull("fallocate: simulated")
-        if offset + length > len(file.now):
-            self.truncate(fd, offset + length)
+        if offset + length > file.size():
+            self._truncate(file, offset + length)
 
     def write_zeros(self, path: str, offset: int, length: int) -> None:
-        fd = self.open(path, 0)
-        self.pwritev(fd, [bytes(length)], offset)
-        self.fdatasync(fd)
-        self.close(fd)
+        self.enter("write_zeros", self._key(path))
+        file = self._names_now[self._key(path)]
+        whole = self._changing()
+        file.write(offset, bytes(length))
+        if not whole:
+            raise PowerCut("write_zeros")
+        file.sync()
 
     def truncate(self, fd: int, length: int) -> None:
-        whole = self._changing()
         file = self._use(fd)
-        _resize(file.now, length)
-        file.pending.append(length)
+        self.enter("truncate", self.name_of(file))
+        self._truncate(file, length)
+
+    def _truncate(self, file: SimulatedFile, length: int) -> None:
+        whole = self._changing()
+        file.resize(length)
         if not whole:
             raise PowerCut("truncate")
 
     def size(self, fd: int) -> int:
-        return len(self._use(fd).now)
+        return self._use(fd).size()
 
     def next_data(self, fd: int, offset: int) -> int:
         return offset
@@ -391,30 +757,8 @@ class SimulatedDisk(Files):
     def expect_random(self, fd: int) -> None:
         self._use(fd)
 
-    def rename(self, source: str, target: str) -> None:
-        whole = self._changing()
-        file = self._names_now[source]
-        self._name(source, target, file)
-        if not whole:
-            raise PowerCut("rename")
 
-    def unlink(self, path: str) -> None:
-        whole = self._changing()
-        if path in self._names_now:
-            self._names_now[path].links -= 1
-            self._name(path)
-        if not whole:
-            raise PowerCut("unlink")
-
-    def sync_directory(self, path: str) -> None:
-        if not self._changing():
-            raise PowerCut("sync_directory")
-        self._names_durable = dict(self._names_now)
-        self._journal.clear()
-
-    def list_directory(self, path: str) -> list[str]:
-        prefix = path.rstrip("/") + "/"
-        return [name.removeprefix(prefix) for name in self._names_now if name.startswith(prefix)]
-
-    def free_bytes(self, path: str) -> int:
-        return self.capacity_bytes - sum(len(file.now) for file in self._names_now.values())
+def _parents(path: str) -> Iterator[str]:
+    while "/" in path:
+        path = path.rpartition("/")[0]
+        yield path

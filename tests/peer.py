@@ -375,6 +375,23 @@ class Peer:
             assert data_context_id == context_id
         return received
 
+    def expect_command(self) -> dict[int, bytes]:
+        """The next message's command; what follows of the message is left."""
+        return decode_command(self._gather(is_command=True)[1])
+
+    def expect_data_set(self) -> bytes:
+        """What `expect_command` has left."""
+        return self._gather(is_command=False)[1]
+
+    def read_ahead(self, count: int) -> None:
+        """Takes so many bytes from the socket, for later."""
+        while count:
+            received = self.socket.recv(min(count, 1 << 16))
+            if not received:
+                raise Closed("closed by the other side")
+            self._buffer += received
+            count -= len(received)
+
     # associations
 
     def associate(self, *contexts: Context, **options: object) -> Negotiated:
@@ -470,6 +487,10 @@ class Listener:
 
     def __exit__(self, *exc_info: object) -> None:
         self._socket.close()
+
+    def close(self) -> None:
+        """Takes no more; who waits in `accept` gets an OSError."""
+        self._socket.shutdown(socket.SHUT_RDWR)
 
     def accept(self) -> Peer:
         """The next connection."""

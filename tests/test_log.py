@@ -136,6 +136,35 @@ def test_what_libraries_say_comes_out_in_our_form() -> None:
     assert "RuntimeError: x" in line["error"]
 
 
+def test_what_one_peer_causes_is_bounded_by_the_second_and_what_is_left_out_is_counted() -> None:
+    moment = [100.0]
+    stream = io.StringIO()
+    log.configure(Log(format="json", lines_per_peer_per_s_max=3), stream=stream, now=lambda: moment[0])
+    logger = log.get("net")
+    for number in range(10):
+        logger.about("10.0.0.1").warning("rejected", number=number)
+        logger.about("10.0.0.1").bind(x=1).error("refused", number=number)
+    logger.about("10.0.0.2").info("accepted")
+    logger.warning("our own")
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["event"] for line in lines] == ["rejected", "refused", "rejected", "accepted", "our own"]
+    moment[0] = 101.0
+    log.flush()
+    log.flush()
+    logger.about("10.0.0.1").warning("rejected")
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()][5:]
+    assert [line["event"] for line in lines] == ["lines about a peer were suppressed", "rejected"]
+    assert (lines[0]["peer"], lines[0]["count"]) == ("10.0.0.1", 17)
+
+
+def test_many_peers_share_one_bound_in_the_end() -> None:
+    stream = io.StringIO()
+    log.configure(Log(format="json", lines_per_peer_per_s_max=2), stream=stream, now=lambda: 7.0)
+    for number in range(log.PEERS_MAX + 500):
+        log.get("net").about(f"peer {number}").warning("rejected")
+    assert len(stream.getvalue().splitlines()) == log.PEERS_MAX + 2
+
+
 def test_a_closed_log_does_not_stop_anything() -> None:
     stream = opened()
     stream.close()

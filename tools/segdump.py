@@ -1,10 +1,11 @@
-"""Annotated dump of a segment file: header, records, damage, the end, and the footer; for people with a question.
+"""Annotated dump of a segment file: header, records and what they say, damage, the end, the footer.
 
     .venv/bin/python tools/segdump.py DATA/segments/0000000000000000.seg
     .venv/bin/python tools/segdump.py --verify --records 3 --payload 64 FILE
 
 Reads only, and may be used on a segment that is being written. What is wrong is shown and walked over; the exit code is
-1 then. The formats are drawn in engine/storage/segment.py, record.py and hints.py.
+1 then. The formats are drawn in engine/storage/segment.py, record.py and hints.py, and in
+engine/index/entry.py.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import os
 import struct
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.errors import CorruptRecord
+from engine.errors import CorruptRecord, IndexError_
+from engine.index.entry import unpack_record
 from engine.storage import hints
 from engine.storage.files import Files
 from engine.storage.reader import read_header_or_trailer
@@ -26,6 +29,7 @@ from engine.storage.record import HEADER_BYTES, HEADER_FIELDS, Kind, Record
 from engine.storage.segment import FIRST_RECORD, SEGMENT_FIELDS, Damage, SegmentHeader, Walk
 
 HEX_WIDTH = 16
+UIDS_SHOWN_MAX = 8
 
 
 def hex_lines(data: bytes, offset: int) -> Iterator[str]:
@@ -73,10 +77,28 @@ def record_lines(files: Files, fd: int, record: Record, head: bytes, payload_byt
     if record.meta:
         yield " meta"
         yield from hex_lines(record.meta, key_offset + position.key_length)
+    if record.kind in (Kind.TOMBSTONE, Kind.HOLD, Kind.QUARANTINED):
+        yield " says"
+        yield from said_lines(record)
     if payload_bytes and position.payload_length:
         yield f" payload, {min(payload_bytes, position.payload_length)} of {position.payload_length} bytes"
         data = files.pread(fd, min(payload_bytes, position.payload_length), position.payload_offset)
         yield from hex_lines(data, position.payload_offset)
+
+
+def said_lines(record: Record) -> Iterator[str]:
+    """What a tombstone, a hold or a quarantined record says, in words."""
+    try:
+        item = unpack_record(record)
+    except IndexError_ as error:
+        yield f"  {error}"
+        return
+    for field in fields(item):
+        value = getattr(item, field.name)
+        if isinstance(value, tuple) and field.name != "position":
+            yield f"  {field.name} = {len(value)}: {', '.join(map(shown, value[:UIDS_SHOWN_MAX]))}"
+        elif field.name not in ("position", "stamp"):
+            yield f"  {field.name} = {shown(value)}"
 
 
 def damage_line(damage: Damage) -> str:

@@ -2,34 +2,52 @@
 
 keeper   the only one that recovers, checkpoints and syncs what is written behind (see `archive.keeper`)
 guest    a process beside a running keeper: a worker, or an import into a running archive
-auto     keeper if nobody is, else guest
+auto     keeper if nobody is, else guest; where nothing can be written, reader
+reader   writes nothing at all (see `archive.readonly`)
+
+Of a replica (see `archive.layout`) everybody only reads; `writer` gives a store that refuses.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from engine import log
+from engine.archive import deletion, holds
 from engine.archive import layout as layouts
+from engine.archive.damage import note_damage
+from engine.archive.deletion import Deletion
 from engine.archive.ingest import ReceivedInstance, make_entry
 from engine.archive.keeper import Keeper, KeeperLock, Progress, sync_log
+from engine.archive.readonly import RefusingLog, RefusingStore, UnwrittenIndex, is_unwritable, refuse
 from engine.archive.store import POLICIES, Store
 from engine.dicom.elements import NeedMore
-from engine.errors import ArchiveInUse, CorruptRecord, EngineError, InstanceRefused, StorageFull
+from engine.errors import (
+    ArchiveInUse,
+    CorruptRecord,
+    EngineError,
+    InstanceRefused,
+    SegmentGone,
+    StorageError,
+    StorageFailed,
+    StorageFull,
+)
 from engine.index import rebuild
 from engine.index.checkpoint import Checkpointer
-from engine.index.entry import Entry
+from engine.index.entry import HEAL, Entry
 from engine.index.search import search
 from engine.index.tables import Index
-from engine.index.types import Instance, Match, Outcome, Query
+from engine.index.types import Instance, Level, Match, Named, Outcome, Query
 from engine.storage.files import Files
 from engine.storage.log import LogReader, SegmentLog
-from engine.storage.record import Kind, crc32c
+from engine.storage.reader import Pin as Pin
+from engine.storage.record import Kind, Position, crc32c
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -41,6 +59,11 @@ PREPARE_S = 0.2
 
 READ_BYTES = 1 << 20
 """How much `buffers` reads at a time."""
+
+LEDGER_SEGMENT_BYTES = 1 << 20
+"""A segment of tombstones and holds; each takes some hundred bytes, and 40 an instance."""
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +85,9 @@ class Archive:
         self.reader = LogReader(layout.segments, files)
         self.files = files
         self._store: Store | None = None
+        self._ledger: Store | None = None
         self._ingesting = threading.Lock()
+        self._unwritten: UnwrittenIndex | None = None
 
     @classmethod
     def open(
@@ -76,32 +101,52 @@ class Archive:
         on_keeper_failure: Callable[[EngineError], None] | None = None,
         progress: Progress | None = None,
     ) -> Archive:
-        """Opens `data` as "keeper", "guest" or "auto".
+        """Opens `data` as "keeper", "guest", "reader" or "auto".
 
         Raises StorageError when there is no archive and not `create`, ArchiveInUse when it must be keeper and is not.
         """
         files = files or Files()
         layout = layouts.open_layout(data, files, create=create)
         keeper: Keeper | None = None
+        if role == "reader":
+            return cls._read_only(layout, files, progress)
         if role != "guest":
             try:
                 keeper = Keeper(layout, files, progress)
             except ArchiveInUse:
                 if role == "keeper":
                     raise
+            except StorageError as error:
+                if role == "keeper" or not is_unwritable(error):
+                    raise
+                return cls._read_only(layout, files, progress)
         if keeper is not None:
             archive = cls(layout, files, keeper.index, keeper)
             keeper.start(sync_interval_s, on_keeper_failure or archive._keeper_failed)
             return archive
-        return cls(layout, files, Index.open(layout.index), None)
+        return cls(layout, files, Index.open(layout.index, files=files), None)
+
+    @classmethod
+    def _read_only(cls, layout: layouts.Layout, files: Files, progress: Progress | None) -> Archive:
+        unwritten = UnwrittenIndex(layout, files, progress)
+        archive = cls(layout, files, unwritten.index, None)
+        archive._unwritten = unwritten
+        return archive
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether it takes nothing in: no instance, no deletion, no compaction."""
+        return self._unwritten is not None or self.layout.role == layouts.REPLICA
 
     @classmethod
     def rebuild_index(cls, data: Path, *, progress: Progress | None = None) -> rebuild.Report:
         """Throws the index of `data` away and makes it again from the log. Raises ArchiveInUse, StorageError."""
         files = Files()
         layout = layouts.open_layout(data, files, create=False)
-        with KeeperLock(layout):
-            index, report = rebuild.rebuild(layout.index, layout.segments, files, progress=progress)
+        with KeeperLock(layout, files):
+            index, report = rebuild.rebuild(
+                layout.index, layout.segments, files, progress=progress, follow=layout.role == layouts.REPLICA
+            )
             reader = LogReader(layout.segments, files)
             checkpointer = Checkpointer(index, layout.index, files, lambda: sync_log(index, reader))
             checkpointer.close(clean=True)
@@ -111,6 +156,13 @@ class Archive:
 
     def _keeper_failed(self, error: EngineError) -> None:
         logger.error("checkpoint failed", error=str(error))
+        self._fail_stores(error)
+
+    def _fail_stores(self, error: EngineError) -> None:
+        """What is on the disk is unknown: this process stores and syncs no more."""
+        for store in (self._store, self._ledger):
+            if store is not None and isinstance(error, StorageFailed):
+                store.log.fail(error)
 
     def recover_dead_writers(self) -> None:
         """Replays and seals the segments that dead guests left. For the keeper."""
@@ -122,6 +174,8 @@ class Archive:
 
     def writer(self, label: str, options: StorageOptions | None = None) -> Store:
         """This process's store, opened at the first call; `label` names the writer in its segments' headers."""
+        if self._store is None and self.is_read_only:
+            self._store = RefusingStore(self.index, RefusingLog(self.layout, self.files), self.reader, self.layout)
         if self._store is None:
             options = options or StorageOptions()
             segment_log = SegmentLog(
@@ -135,6 +189,24 @@ class Archive:
             )
             self._store = Store(self.index, segment_log, self.reader)
         return self._store
+
+    def ledger(self) -> Store:
+        """This process's log of tombstones and holds, opened at the first call. Use it under `locks.ledger`.
+
+        Apart from the one that ingests: the reserve of the disk does not hold for it, and another thread may use it.
+        """
+        if self.is_read_only:
+            refuse(self.layout)
+        if self._ledger is None:
+            segment_log = SegmentLog(
+                self.layout.segments,
+                self.files,
+                self.layout.archive_id,
+                writer=f"ledger-{os.getpid()}",
+                segment_bytes=LEDGER_SEGMENT_BYTES,
+            )
+            self._ledger = Store(self.index, segment_log, self.reader)
+        return self._ledger
 
     def prepare_writer(self) -> None:
         """Creates this process's first segment ahead, so that the first instance need not wait. Blocks."""
@@ -166,22 +238,30 @@ class Archive:
                     answers.append(answer)
             if entries:
                 store.log.sync()
-                for where, outcome in zip(waiting, store.apply(entries), strict=True):
-                    answers[where] = outcome
+                for where, entry, outcome in zip(waiting, entries, store.apply(entries), strict=True):
+                    answers[where] = self._healed(store, entry, outcome) if entry.flags & HEAL else outcome
             store.seal_rolled()
             return answers
 
     def _place(self, store: Store, item: ReceivedInstance, policy: int) -> Entry | Outcome | EngineError:
         try:
             entry = self._entry(item)
-            stored = store.same_instance(entry, item.payload_length, item.payload_crc)
+            length, crc = item.payload_length, item.payload_crc
+            stored = store.same_instance(entry, length, crc)
             if stored is not None:
-                store.confirm_same(stored, item.payload, durable=True)
-                return Outcome.DUPLICATE if store.is_current(stored) else Outcome.KEPT_ASIDE
-            store.append(entry, item.payload, item.payload_length, item.payload_crc, policy)
+                same = store.confirm_same(entry, stored, item.payload, length, crc, durable=True)
+                if same is not None:
+                    return Outcome.DUPLICATE if store.is_current(same) else Outcome.KEPT_ASIDE
+                policy |= HEAL
+            store.append(entry, item.payload, length, crc, policy)
             return entry
         except (InstanceRefused, CorruptRecord) as error:
             return error
+
+    def _healed(self, store: Store, entry: Entry, outcome: Outcome) -> Outcome:
+        """What is said of a copy that took a damaged one's place."""
+        store.clear_healed(entry.sop_instance_uid)
+        return Outcome.KEPT_ASIDE if outcome is Outcome.KEPT_ASIDE else Outcome.STORED
 
     def _entry(self, item: ReceivedInstance) -> Entry:
         payload = item.payload
@@ -232,11 +312,14 @@ class Archive:
                 for chunk in chunks:
                     crc = crc32c(chunk, crc)
                     appender.write([chunk], len(memoryview(chunk).cast("B")))
-                entry.position = appender.finish(meta, crc)
+                if store.heals(entry, appender.payload_length, crc):
+                    entry.flags |= HEAL
+                entry.position = appender.finish(meta, crc, flags=entry.flags)
             except BaseException:
                 appender.abort()
                 raise
-            return store.apply([entry])[0]
+            outcome = store.apply([entry])[0]
+            return self._healed(store, entry, outcome) if entry.flags & HEAL else outcome
 
     # -- out ------------------------------------------------------------------------------------
 
@@ -248,28 +331,101 @@ class Archive:
         """Where the instances that a retrieval names lie, by series and instance number. Raises QueryError."""
         return self.index.instances(query)
 
+    def pin(self, instances: Sequence[Instance]) -> Pin:
+        """Keeps what these instances are made of readable until it is closed, though they are deleted meanwhile.
+
+        Of instances in more segments than can be pinned, those that are deleted and compacted away can be missing.
+        """
+        return self.reader.pin(instance.position.segment_id for instance in instances)
+
+    def follow(self, instance: Instance) -> None:
+        """Brings the position of an instance up to date when its segment is gone: a compaction has moved it.
+
+        Raises SegmentGone when it has been deleted, or replaced.
+        """
+        old = instance.position
+        for found in self.index.versions(instance.sop_instance_uid.encode()):
+            new = found.position
+            is_same = (new.payload_length, new.payload_crc) == (old.payload_length, old.payload_crc)
+            if is_same and found.transfer_syntax_uid == instance.transfer_syntax_uid and new[:2] != old[:2]:
+                instance.position = new
+                return
+        raise SegmentGone("it has been deleted, and its segment is gone", old.segment_id, old.offset)
+
+    def _following(self, instance: Instance, read: Callable[[Position], Result]) -> Result:
+        """What `read` makes of the position of an instance, wherever that is by now."""
+        try:
+            return read(instance.position)
+        except SegmentGone:
+            self.follow(instance)
+        return read(instance.position)
+
     def buffers(self, instance: Instance) -> Iterator[memoryview]:
         """The stored data set piece by piece, checked against its checksum before the last piece is given out.
 
         Raises CorruptRecord. The memory of a piece is used again for the next one.
         """
-        position = instance.position
-        buffer = memoryview(bytearray(min(READ_BYTES, max(position.payload_length, 1))))
+        length = instance.position.payload_length
+        buffer = memoryview(bytearray(min(READ_BYTES, max(length, 1))))
         at = crc = 0
-        while at < position.payload_length or at == 0:
-            piece = buffer[: min(len(buffer), position.payload_length - at)]
-            self.reader.read_into(position, piece, at)
-            crc = crc32c(piece, crc)
-            at += len(piece)
-            if at == position.payload_length:
-                self.reader.check(position, crc)
+        while at < length or at == 0:
+            piece = buffer[: min(len(buffer), length - at)]
+            try:
+                self._following(instance, functools.partial(self.reader.read_into, target=piece, payload_offset=at))
+                crc = crc32c(piece, crc)
+                at += len(piece)
+                if at == length:
+                    self.reader.check(instance.position, crc)
+            except CorruptRecord as error:
+                self.note_damage(instance, error)
+                raise
             yield piece
-            if position.payload_length == 0:
+            if length == 0:
                 return
 
     def read(self, instance: Instance) -> bytes:
         """The stored data set, whole and checked. Raises CorruptRecord."""
-        return self.reader.read(instance.position, verify=True)
+        try:
+            return self._following(instance, self.reader.read)
+        except CorruptRecord as error:
+            self.note_damage(instance, error)
+            raise
+
+    def check_damaged(self, instance: Instance) -> None:
+        """Reads an instance that is known to be damaged, and only such a one. Raises CorruptRecord when it still is."""
+        place = instance.position[:2]
+        if any((row.segment_id, row.offset) == place for row in self.index.damage()):
+            self.reader.verify_payload(instance.position)
+
+    def note_damage(self, instance: Instance, error: CorruptRecord) -> None:
+        """Names an instance that could not be read, so that everybody knows of it until a re-send has healed it."""
+        note_damage(self.index, instance, error)
+
+    # -- deleting -------------------------------------------------------------------------------
+
+    def delete(self, query: Query, *, by: str, reason: str, dry_run: bool = False) -> Deletion:
+        """Deletes what a retrieval with this query would name; gone for every process when it returns.
+
+        Raises QueryError, DeletionRefused (something is on legal hold: nothing is deleted), StorageFull, StorageFailed.
+        """
+        return deletion.delete(
+            self, lambda: self.index.names(query), level=query.level, by=by, reason=reason, dry_run=dry_run
+        )
+
+    def delete_instances(
+        self, instances: Sequence[Instance], *, level: Level, by: str, reason: str, dry_run: bool = False
+    ) -> Deletion:
+        """The same for instances that have been chosen already, as whole studies, whole series, or one by one."""
+        doomed = [Named.of(instance) for instance in instances]
+        return deletion.delete(self, lambda: doomed, level=level, by=by, reason=reason, dry_run=dry_run)
+
+    def set_holds(self, study_instance_uids: Sequence[str], *, by: str, reason: str) -> list[str]:
+        """Puts studies on legal hold, there or not; those that were not yet. See `holds`."""
+        return holds.change(self, study_instance_uids, is_set=True, by=by, reason=reason)
+
+    def release_holds(self, study_instance_uids: Sequence[str], *, by: str, reason: str) -> list[str]:
+        """Ends legal holds; those that were."""
+        return holds.change(self, study_instance_uids, is_set=False, by=by, reason=reason)
 
     def stats(self) -> dict[str, int]:
         """Counts of patients, studies, series, instances and bytes."""
@@ -277,11 +433,17 @@ class Archive:
 
     def close(self) -> None:
         """Seals this process's log; a keeper also checkpoints and gives its lock up."""
-        if self._store is not None:
-            self._store.close()
+        stores = [store for store in (self._store, self._ledger) if store is not None]
+        if self.keeper is not None and self.keeper.failed is not None:
+            self._fail_stores(self.keeper.failed)
+        for store in stores:
+            store.close()
         self.reader.close()
         if self.keeper is not None:
-            self.keeper.close()
+            # What a failed log has written is for the next start to judge: no checkpoint may say that it is safe.
+            self.keeper.close(clean=all(store.log.failed is None for store in stores))
+        elif self._unwritten is not None:
+            self._unwritten.close()
         else:
             self.index.close()
 

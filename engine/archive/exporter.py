@@ -142,7 +142,7 @@ def _folder(archive: Source, instances: Iterator[Instance], target: Path, summar
 def _write_file(archive: Source, instance: Instance, path: Path, summary: ExportSummary) -> bool:
     """One file, whole or not at all; whether it is there."""
     try:
-        with _named_when_whole(path) as file:
+        with named_when_whole(path) as file:
             size = 0
             for piece in _file_pieces(archive, instance):
                 file.write(piece)
@@ -156,7 +156,7 @@ def _write_file(archive: Source, instance: Instance, path: Path, summary: Export
 
 
 @contextmanager
-def _named_when_whole(path: Path) -> Iterator[BinaryIO]:
+def named_when_whole(path: Path) -> Iterator[BinaryIO]:
     """A new file that takes the place of `path` when nothing was raised, and is gone otherwise."""
     part = path.with_name(path.name + _PART)
     part.unlink(missing_ok=True)
@@ -175,7 +175,7 @@ def _named_when_whole(path: Path) -> Iterator[BinaryIO]:
 def _zip(archive: Source, instances: Iterator[Instance], target: Path, summary: ExportSummary) -> None:
     names = _Names()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _named_when_whole(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archived:
+    with named_when_whole(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archived:
         for instance in instances:
             try:
                 _write_member(archive, instance, "/".join(names.of(instance)), archived, summary)
@@ -269,7 +269,7 @@ def _dicomdir(archive: Source, instances: Iterator[Instance], target: Path, summ
                 study_instance_uid=instance.study_instance_uid,
                 series_instance_uid=instance.series_instance_uid,
             )
-    with _named_when_whole(target / dicomdir.NAME) as file:
+    with named_when_whole(target / dicomdir.NAME) as file:
         try:
             for piece in directory.encode(f"2.25.{uuid.uuid4().int}"):
                 file.write(piece)

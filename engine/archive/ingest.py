@@ -69,6 +69,7 @@ def make_entry(
     calling_ae_title: str,
     sop_class_uid: str | None,
     sop_instance_uid: str | None,
+    limits: elements.ScanLimits = elements.SCAN_LIMITS,
 ) -> Entry:
     """The index entry of a data set whose first bytes are `head`; position and stamp are still open.
 
@@ -76,7 +77,7 @@ def make_entry(
     complete and a kept attribute may follow.
     """
     try:
-        found = elements.extract(head, transfer_syntax.of(transfer_syntax_uid), complete=complete)
+        found = elements.extract(head, transfer_syntax.of(transfer_syntax_uid), complete=complete, limits=limits)
     except elements.NeedMore:
         raise
     except DataSetError as error:

@@ -10,26 +10,29 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from engine import log
 from engine.archive.ingest import make_entry
 from engine.archive.store import Store
-from engine.dicom.elements import NeedMore
-from engine.errors import EngineError, InstanceRefused, StorageError, StorageFailed
-from engine.index.entry import Entry
+from engine.archive.stream import StreamIngest, StreamQuarantine, claim_of
+from engine.archive.unparseable import REASONS, Unparseable
+from engine.dicom.elements import SCAN_LIMITS, NeedMore, ScanLimits
+from engine.errors import EngineError, InstanceQuarantined, InstanceRefused, StorageError, StorageFailed
+from engine.index.entry import HEAL, Entry, Quarantined
 from engine.index.types import Instance, Outcome
 from engine.storage.commit import GroupCommit
-from engine.storage.record import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from typing_extensions import Buffer
 
+Result = TypeVar("Result")
+
 Done = Callable[["Outcome | EngineError"], None]
 
-HEAD_BYTES_MAX = 8 << 20
-"""How far into a data set its kept attributes may lie; what lies further back is refused (bounds memory)."""
+logger = log.get("archive.ingestor")
 
 
 class ReceivedDataSet(Protocol):
@@ -60,16 +63,23 @@ class StoreRequest:
     durable: bool
     policy: int
     """POLICY_… of index.entry."""
+    limits: ScanLimits = SCAN_LIMITS
 
 
 class Ingestor:
     """One worker's ingest: `store` for what fits in memory, `begin_stream` for what does not."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, store: Store, on_failure: Callable[[EngineError], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        store: Store,
+        on_failure: Callable[[EngineError], None],
+        unparseable: Unparseable | None = None,
     ) -> None:
+        """With `unparseable`, what cannot be taken as an instance is put into quarantine before it is refused."""
         self._loop = loop
         self._store = store
+        self._unparseable = unparseable
         self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="ingest")
         self.commit: GroupCommit[Entry, Outcome] = GroupCommit(loop, store.log.sync, store.apply, on_failure)
         self.commit.start()
@@ -91,24 +101,32 @@ class Ingestor:
                     entry, data_set.buffers, data_set.length, data_set.crc, request.policy, sync_soon=request.durable
                 )
         except EngineError as error:
+            if isinstance(error, InstanceRefused) and self._unparseable is not None and error.refusal in REASONS:
+                self._spawn(self._quarantine(error, data_set, request, self._unparseable), done)
+                return
             data_set.release()
             self._note(error)
             done(error)
             return
         if stored is not None:
-            self._spawn(self._confirm(stored, data_set, request.durable), done)
+            self._spawn(self._confirm(entry, stored, data_set, request), done)
             return
         data_set.release()
         self._submit(entry, request.durable, done)
         if self._store.log.rolled:
             self._seal()
 
-    def begin_stream(self, first: ReceivedDataSet, request: StoreRequest) -> StreamIngest:
+    def begin_stream(self, first: ReceivedDataSet, request: StoreRequest) -> StreamIngest | StreamQuarantine:
         """Starts an object that comes in parts. Raises InstanceRefused or StorageFull; releases `first` then."""
         try:
-            entry = self._entry(first, request, complete=False)
+            try:
+                entry = self._entry(first, request, complete=False)
+            except InstanceRefused as error:
+                if self._unparseable is None or error.refusal not in REASONS or not self._unparseable.has_room(0):
+                    raise
+                return StreamQuarantine(self, self._store, self._unparseable, error, request)
             self._store.stamp(entry, request.policy)
-            return StreamIngest(self, self._store, entry, request)
+            return StreamIngest(self, self._store, entry)
         except EngineError as error:
             first.release()
             self._note(error)
@@ -129,7 +147,7 @@ class Ingestor:
             try:
                 return self._entry_of(head, request, complete and len(head) == data_set.length)
             except NeedMore:
-                if len(head) == data_set.length or data_set.length > HEAD_BYTES_MAX:
+                if len(head) == data_set.length or data_set.length > request.limits.header_bytes_max:
                     raise
             # A head of more than one chunk: rare, and bounded by what has been received already.
             return self._entry_of(memoryview(data_set.to_bytes()), request, complete)
@@ -144,6 +162,7 @@ class Ingestor:
             calling_ae_title=request.calling_ae_title,
             sop_class_uid=request.sop_class_uid,
             sop_instance_uid=request.sop_instance_uid,
+            limits=request.limits,
         )
 
     def _submit(self, entry: Entry, durable: bool, done: Done) -> None:
@@ -152,12 +171,81 @@ class Ingestor:
         else:
             self.commit.submit_unsynced(entry, done)
 
-    async def _confirm(self, stored: Instance, data_set: ReceivedDataSet, durable: bool) -> Outcome:
+    async def _confirm(
+        self, entry: Entry, stored: Instance, data_set: ReceivedDataSet, request: StoreRequest
+    ) -> Outcome:
+        """An instance that is there already: compared with the stored copy, and stored again when that is damaged."""
+        buffers, length, crc = data_set.buffers, data_set.length, data_set.crc
         try:
-            await self.blocking(lambda: self._store.confirm_same(stored, data_set.buffers, durable=durable))
+            same = await self.blocking(
+                lambda: self._store.confirm_same(entry, stored, buffers, length, crc, durable=request.durable)
+            )
+            if same is None:
+                self._append(entry, buffers, length, crc, request.policy | HEAL, request.durable)
         finally:
             data_set.release()
+        if same is None:
+            await self.committed(entry, request.durable)
+            await self.blocking(lambda: self._store.clear_healed(entry.sop_instance_uid))
+            return Outcome.STORED if self._store.is_current(stored) else Outcome.KEPT_ASIDE
         return Outcome.DUPLICATE if self._store.is_current(stored) else Outcome.KEPT_ASIDE
+
+    async def _quarantine(
+        self, error: InstanceRefused, data_set: ReceivedDataSet, request: StoreRequest, unparseable: Unparseable
+    ) -> Outcome:
+        """Keeps what cannot be taken, if there is room for it. Raises the refusal, whatever else happens."""
+        claim = claim_of(unparseable, error, request)
+        length, crc = data_set.length, data_set.crc
+        try:
+            wanted = await self.blocking(lambda: unparseable.wants(claim, length, crc))
+            if wanted:
+                self._store.quarantine(claim, data_set.buffers, length, crc)
+        except EngineError as failure:
+            self._note(failure)
+            logger.warning("nothing was put into quarantine", reason=str(failure))
+            wanted = False
+        finally:
+            data_set.release()
+        if self._store.log.rolled:
+            self._seal()
+        if not wanted:
+            raise error
+        raise await self.book(claim, unparseable, error)
+
+    async def book(self, claim: Quarantined, unparseable: Unparseable, error: InstanceRefused) -> InstanceRefused:
+        """Makes a quarantined record visible; the error that its sender is answered with."""
+        try:
+            await self.blocking(lambda: self._store.book_quarantined(claim))
+        except EngineError as failure:
+            logger.warning("nothing was put into quarantine", reason=str(failure))
+            return error
+        return InstanceQuarantined(str(error), error.refusal)
+
+    def _append(
+        self, entry: Entry, buffers: Sequence[Buffer], length: int, crc: int, policy: int, durable: bool
+    ) -> None:
+        try:
+            self._store.append(entry, buffers, length, crc, policy, sync_soon=durable)
+        except EngineError as error:
+            self._note(error)
+            raise
+        if self._store.log.rolled:
+            self._seal()
+
+    async def committed(self, entry: Entry, durable: bool) -> Outcome:
+        """Commits an appended entry with the next group; what became of it."""
+        answer: asyncio.Future[Outcome] = self._loop.create_future()
+
+        def done(outcome: Outcome | EngineError) -> None:
+            if answer.cancelled():
+                return
+            if isinstance(outcome, EngineError):
+                answer.set_exception(outcome)
+            else:
+                answer.set_result(outcome)
+
+        self._submit(entry, durable, done)
+        return await answer
 
     def _spawn(self, work: Coroutine[Any, Any, Outcome], done: Done) -> None:
         task = self._loop.create_task(work)
@@ -176,7 +264,7 @@ class Ingestor:
 
         task.add_done_callback(finished)
 
-    async def blocking(self, work: Callable[[], object]) -> object:
+    async def blocking(self, work: Callable[[], Result]) -> Result:
         """Runs `work` in a thread. Raises what it raises, StorageError after `close`."""
         if self._closed:
             raise StorageError("this writer is closed")
@@ -205,48 +293,3 @@ class Ingestor:
                 self.commit.fail(StorageError(f"sealing a segment failed: {error!r}"))
 
         self._loop.run_in_executor(self._executor, self._store.seal_rolled).add_done_callback(finished)
-
-
-class StreamIngest:
-    """One object larger than memory on its way into a segment of its own; its parts are written in threads."""
-
-    def __init__(self, ingestor: Ingestor, store: Store, entry: Entry, request: StoreRequest) -> None:
-        self._ingestor = ingestor
-        self._entry = entry
-        self._request = request
-        self._meta = entry.pack_meta()
-        self._appender = store.log.begin_stream(
-            Kind.INSTANCE, entry.flags, entry.stamp, entry.sop_instance_uid, len(self._meta)
-        )
-
-    async def write(self, part: ReceivedDataSet) -> None:
-        """Writes one part and releases it. Raises StorageFull or StorageFailed."""
-        try:
-            await self._ingestor.blocking(lambda: self._appender.write(part.buffers, part.length))
-        finally:
-            part.release()
-
-    async def finish(self, last: ReceivedDataSet) -> Outcome:
-        """Writes the last part and commits the object."""
-        crc = last.crc
-        await self.write(last)
-        self._entry.position = await self._ingestor.blocking(  # type: ignore[assignment]
-            lambda: self._appender.finish(self._meta, crc)
-        )
-        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-
-        def done(outcome: Outcome | EngineError) -> None:
-            if answer.cancelled():
-                return
-            if isinstance(outcome, EngineError):
-                answer.set_exception(outcome)
-            else:
-                answer.set_result(outcome)
-
-        # The appender has synced its segment in finish: the entry only needs to become visible.
-        self._ingestor.commit.submit_unsynced(self._entry, done)
-        return await answer
-
-    async def abort(self) -> None:
-        """Gives up: the half-written segment is removed."""
-        await self._ingestor.blocking(self._appender.abort)

@@ -5,23 +5,33 @@ Everybody else is a guest and only appends, applies and reads.
 
 At start, under the lock:    restore (after a power loss) → open → replay the tails of unsealed segments → checkpoint
 While it runs:               every `interval_s` with something new: checkpoint = sync the log, then the index
+                             an index that another version made is thrown away before, and the replay makes it anew
 A guest that died:           `recover_segments` replays and seals what it left
+Of a replica:                the log is somebody else's and only read; every `interval_s` the index follows it
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from engine import log
-from engine.archive.layout import Layout
-from engine.errors import ArchiveInUse, EngineError, StorageError, StorageFull
+from engine.archive.layout import REPLICA, Layout
+from engine.errors import (
+    ArchiveInUse,
+    EngineError,
+    IndexOutdated,
+    SegmentGone,
+    StorageError,
+    StorageFailed,
+    StorageFull,
+)
 from engine.index import checkpoint, rebuild
 from engine.index.tables import Index
 from engine.storage.files import Files
-from engine.storage.log import LogReader
+from engine.storage.log import LogReader, list_segments
 
 logger = log.get("archive.keeper")
 
@@ -32,25 +42,33 @@ Progress = Callable[[str, int, int], None]
 class KeeperLock:
     """The lock itself: whoever holds it is the keeper, until `close` or its death."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, files: Files) -> None:
         """Takes the lock. Raises ArchiveInUse when another process has it, StorageError when it cannot be opened."""
+        self._files = files
         try:
-            self._fd = os.open(layout.keeper_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            self._fd = files.open(layout.keeper_lock, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise StorageError(f"{layout.keeper_lock} cannot be opened for writing: {error.strerror}") from error
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip()
-            os.close(self._fd)
-            message = f"the archive {layout.data} is kept by another process (pid {pid}); stop it first"
-            raise ArchiveInUse(message) from None
-        os.truncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+            if not files.lock(self._fd):
+                pid = files.pread(self._fd, 32, 0).decode("ascii", "replace").strip()
+                raise ArchiveInUse(f"the archive {layout.data} is kept by another process (pid {pid}); stop it first")
+            self._note_pid()
+        except BaseException:
+            files.close(self._fd)
+            raise
+
+    def _note_pid(self) -> None:
+        """For people; on a full disk there is none."""
+        try:
+            self._files.truncate(self._fd, 0)
+            self._files.pwritev(self._fd, [f"{os.getpid()}\n".encode()], 0)
+        except StorageFull as error:
+            logger.warning("the keeper's lock file names no process", error=str(error))
 
     def close(self) -> None:
         """Gives the lock up."""
-        os.close(self._fd)
+        self._files.close(self._fd)
 
     def __enter__(self) -> KeeperLock:
         return self
@@ -63,7 +81,10 @@ def sync_log(index: Index, reader: LogReader) -> None:
     """Makes durable whatever the index points to: syncs every segment that is not sealed."""
     for segment_id, mark in index.segment_marks().items():
         if not mark.sealed:
-            reader.sync(segment_id)
+            try:
+                reader.sync(segment_id)
+            except SegmentGone:
+                continue  # the replay has reported it, and there is nothing to sync
 
 
 class Keeper:
@@ -71,9 +92,11 @@ class Keeper:
 
     def __init__(self, layout: Layout, files: Files, progress: Progress | None = None) -> None:
         """Brings the archive up. Raises ArchiveInUse when another process keeps it."""
-        self._lock = KeeperLock(layout)
+        self._lock = KeeperLock(layout, files)
         self._layout = layout
         self._files = files
+        self._follows = layout.role == REPLICA
+        self._reported: set[str] = set()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._one_at_a_time = threading.Lock()
@@ -82,22 +105,47 @@ class Keeper:
         try:
             restored = checkpoint.restore(layout.index, files)
             logger.info("index opens", state=restored.name.lower())
-            self.index = Index.open(layout.index, files=files)
-            # Before anything is written: from here on a power cut costs no more than the replay again.
-            self._checkpointer = checkpoint.Checkpointer(
-                self.index, layout.index, files, lambda: sync_log(self.index, self._reader)
-            )
-            self._replay("replayed", progress)
-            self._checkpoint_or_warn()
+            self.index = self._open_index()
+            self._bring_up(progress)
         except BaseException:
             self._lock.close()
             raise
 
+    def _open_index(self) -> Index:
+        """The index; one that another version of this engine has made is thrown away, for the replay to make anew."""
+        try:
+            return Index.open(self._layout.index, files=self._files)
+        except IndexOutdated as error:
+            logger.warning("the index is made anew", reason=str(error))
+            checkpoint.discard(self._layout.index, self._files)
+            return Index.open(self._layout.index, files=self._files)
+
+    def _bring_up(self, progress: Progress | None) -> None:
+        try:
+            # Before anything is written: from here on a power cut costs no more than the replay again.
+            self._checkpointer = checkpoint.Checkpointer(
+                self.index, self._layout.index, self._files, lambda: sync_log(self.index, self._reader)
+            )
+            try:
+                self._replay("replayed", progress)
+                self._checkpoint_or_warn()
+            except BaseException:
+                self._checkpointer.close(clean=False)
+                raise
+        except BaseException:
+            self.index.close()
+            raise
+
     def _replay(self, event: str, progress: Progress | None = None) -> None:
-        report = rebuild.replay(self.index, self._layout.segments, self._files, progress=progress)
-        for finding in report.findings:
-            logger.error("damage in the log", finding=str(finding))
-        logger.info(event, **report.summary())
+        report = rebuild.replay(self.index, self._layout.segments, self._files, progress=progress, follow=self._follows)
+        for finding in map(str, report.findings):
+            # Who follows a log comes by the same damage again and again.
+            if finding not in self._reported:
+                logger.error("damage in the log", finding=finding)
+            if self._follows:
+                self._reported.add(finding)
+        if report.records or not self._follows:
+            logger.info(event, **report.summary())
 
     def _checkpoint_or_warn(self) -> None:
         """A full disk must not keep anybody from reading; the next checkpoint may find room."""
@@ -108,9 +156,18 @@ class Keeper:
 
     def recover_dead_writers(self) -> None:
         """Replays and seals the segments that no living process writes any more."""
-        with self._one_at_a_time:
+        with self._one_at_a_time, self._final_failures():
             self.index.reader_check()
             self._replay("recovered")
+
+    @contextmanager
+    def _final_failures(self) -> Iterator[None]:
+        """After a failed write or sync this process syncs nothing any more, and its end is not a clean one."""
+        try:
+            yield
+        except StorageFailed as error:
+            self.failed = error
+            raise
 
     def start(self, interval_s: float, on_failure: Callable[[EngineError], None]) -> None:
         """Checkpoints in a thread every `interval_s`; `on_failure` is called from it, once, and ends it."""
@@ -118,6 +175,8 @@ class Keeper:
         def run() -> None:
             while not self._stop.wait(interval_s):
                 try:
+                    if self._follows:
+                        self.follow()
                     self.checkpoint()
                 except StorageFull as error:
                     logger.warning("no checkpoint, the disk is full", error=str(error))
@@ -129,9 +188,24 @@ class Keeper:
         self._thread = threading.Thread(target=run, name="keeper", daemon=True)
         self._thread.start()
 
+    def follow(self) -> None:
+        """Of a replica: applies what has come into its log."""
+        with self._one_at_a_time:
+            try:
+                self._replay("followed")
+                present = list_segments(self._layout.segments, self._files)
+            except OSError as error:
+                raise StorageError(f"the replica's log cannot be read: {error.strerror}") from error
+            for segment_id, mark in self.index.segment_marks().items():
+                # Compacted at the source: its records lie elsewhere by now.
+                if segment_id not in present and not mark.live_count:
+                    self.index.forget_segment(segment_id, [])
+                    self._reader.drop(segment_id)
+
     def checkpoint(self) -> None:
         """Makes everything written so far durable, if anything is new."""
-        with self._one_at_a_time:
+        with self._one_at_a_time, self._final_failures():
+            self._reader.sweep()
             if self._checkpointer.needs_checkpoint():
                 self._checkpointer.checkpoint()
 
@@ -140,8 +214,9 @@ class Keeper:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        if self.failed is None:
-            self._checkpointer.close(clean=clean)
-        self._reader.close()
-        self.index.close()
-        self._lock.close()
+        try:
+            self._checkpointer.close(clean=clean and self.failed is None)
+        finally:
+            self._reader.close()
+            self.index.close()
+            self._lock.close()

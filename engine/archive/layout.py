@@ -1,10 +1,18 @@
 """Where an archive's files lie in its data directory, and who the archive is.
 
-    DATA/archive.json         {"format": 1, "archive_id": "<32 hex digits>", "created": "<ISO 8601>"}
+    DATA/archive.json         {"format": 1, "archive_id": "<32 hex digits>", "created": "<ISO 8601>", and where it holds
+                               "role": "replica", "lineage": "<32 hex digits>"}
     DATA/keeper.lock          flock of the process that recovers and checkpoints (see `archive.keeper`)
+    DATA/caretaker.lock       flock of whoever compacts or scrubs (see `archive.locks`, and so the next)
+    DATA/ledger.lock          flock of whoever deletes, or sets or releases a hold
+    DATA/ballast              space that is given up when a deletion finds the disk full (see `archive.ballast`)
     DATA/control.sock         control socket of a running server
+    DATA/scrub.json           how far the scrub has come (see `archive.scrub_state`)
     DATA/segments/*.seg       the log: the truth
     DATA/index/               LMDB, derived from the log; may be deleted while nothing runs
+
+A replica (`archive.replica`) is an archive whose log somebody else writes: it is read, and takes nothing in. The
+lineage tells apart what has the same id but another history: a restored archive or a promoted replica gets a new one.
 
 No name in here is ever made from a UID, an AE title or anything else that a peer sent.
 """
@@ -23,6 +31,13 @@ from engine.errors import StorageError
 from engine.storage.files import Files
 
 FORMAT = 1
+DESCRIPTION_BYTES_MAX = 4096
+
+RESTORING = "restore.json"
+"""There while `archive.restore` is at work: what lies beside it is no archive yet."""
+
+ARCHIVE = "archive"
+REPLICA = "replica"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +47,10 @@ class Layout:
     data: Path
     archive_id: bytes
     """16 bytes, in every segment header: a segment of another archive is never taken for ours."""
+    role: str = ARCHIVE
+    """ARCHIVE or REPLICA."""
+    lineage: str = ""
+    """32 hex digits, or "" for an archive that has always been one."""
 
     @property
     def segments(self) -> str:
@@ -60,42 +79,95 @@ def open_layout(data: Path, files: Files, *, create: bool) -> Layout:
     Raises StorageError when the folder holds no archive, or one of another format.
     """
     description = data / "archive.json"
-    if not description.exists():
+    if not files.exists(str(description)):
+        if files.exists(str(data / RESTORING)):
+            raise StorageError(f"{data} holds half a restore: run `filmroom restore` once more, or remove it")
         if not create:
             raise StorageError(f"{data} holds no archive: start `filmroom serve --data {data}` or import into it first")
         _create(data, description, files)
     try:
-        content = orjson.loads(description.read_bytes())
+        content = orjson.loads(_read(str(description), files))
         archive_id = bytes.fromhex(content["archive_id"])
         if content["format"] != FORMAT or len(archive_id) != 16:
             raise ValueError(f"it has format {content['format']}, this version reads format {FORMAT}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        role, lineage = content.get("role", ARCHIVE), content.get("lineage", "")
+        if role not in (ARCHIVE, REPLICA) or not isinstance(lineage, str):
+            raise ValueError(f"it has the role {role!r}, which this version does not know")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StorageError(f"{description} cannot be used: {error}") from error
-    return Layout(data, archive_id)
+    return Layout(data, archive_id, role, lineage)
 
 
-def _create(data: Path, description: Path, files: Files) -> None:
-    """Makes the folders first and archive.json last, so that a half-made archive is made again."""
-    try:
-        for folder in (data, data / "segments", data / "index"):
-            folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"the data directory {data} cannot be made: {error.strerror}") from error
-    content = orjson.dumps(
-        {"format": FORMAT, "archive_id": uuid.uuid4().hex, "created": datetime.now(UTC).isoformat(timespec="seconds")}
-    )
+def existing(data: Path) -> Layout:
+    """The layout of an archive that is there. Raises StorageError."""
+    return open_layout(data, Files(), create=False)
+
+
+def describe(layout: Layout, files: Files) -> None:
+    """Writes archive.json anew, durably; the folders are there."""
+    content: dict[str, object] = {"format": FORMAT, "archive_id": layout.archive_id.hex(), "created": _now()}
+    if layout.role != ARCHIVE:
+        content["role"] = layout.role
+    if layout.lineage:
+        content["lineage"] = layout.lineage
+    description = str(layout.data / "archive.json")
     temporary = f"{description}.{os.getpid()}"
-    fd = files.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC)
+    _write(temporary, orjson.dumps(content), files)
+    files.rename(temporary, description)
+    files.sync_directory(str(layout.data))
+
+
+def new_lineage() -> str:
+    """For an archive that begins where another one was left."""
+    return uuid.uuid4().hex
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _write(path: str, content: bytes, files: Files) -> None:
+    try:
+        fd = files.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror}") from error
     try:
         files.pwritev(fd, [content], 0)
         files.fdatasync(fd)
     finally:
         files.close(fd)
+
+
+def _read(path: str, files: Files) -> bytes:
+    fd = files.open(path, os.O_RDONLY)
+    try:
+        return files.pread(fd, DESCRIPTION_BYTES_MAX, 0)
+    finally:
+        files.close(fd)
+
+
+def make_folders(data: Path, files: Files) -> None:
+    """Those of an archive, with every parent that is missing; each is durable before anything is put into it."""
+    try:
+        missing = [folder for folder in data.absolute().parents if not files.exists(str(folder))]
+        # The others may be there and not durable: a start that was killed.
+        for folder in (*reversed(missing), data, data / "segments", data / "index"):
+            files.make_directory(str(folder))
+            files.sync_directory(str(folder.parent))
+    except StorageError as error:
+        raise type(error)(f"the data directory {data} cannot be made: {error}") from error
+
+
+def _create(data: Path, description: Path, files: Files) -> None:
+    """Makes the folders first and archive.json last, so that a half-made archive is made again."""
+    make_folders(data, files)
+    content = orjson.dumps({"format": FORMAT, "archive_id": uuid.uuid4().hex, "created": _now()})
+    temporary = f"{description}.{os.getpid()}"
+    _write(temporary, content, files)
     # Two processes that start at once: the one that renames first wins, the other takes its archive.
     try:
-        os.link(temporary, description)
+        files.link(temporary, str(description))
     except FileExistsError:
         pass
     files.unlink(temporary)
-    for folder in (data, data.parent):
-        files.sync_directory(str(folder))
+    files.sync_directory(str(data))

@@ -6,21 +6,35 @@ for an import).
 A SOP Instance UID that is already there (PS3.4 leaves this to the archive):
     same bytes                       success, nothing is stored twice
     other bytes, keep-first          the stored one stays current, the new one is kept aside
-    other bytes, replace             the new one becomes current, the old one's space may be reclaimed
+    other bytes, replace             the new one becomes current, the old one's space may be reclaimed; on legal hold
+                                     the old one is kept aside
     other bytes, keep-both-versions  the new one becomes current, the old one is kept aside
 The rule travels in the record's flags and is applied by the index writer, in the order of the stamps, so that a
 rebuild comes to the same end, and so that eight senders of one UID at once leave one current instance.
+
+A stored copy that can no longer be read is no copy: the same bytes that come again are stored with the flag HEAL and
+take its place, and what had been noted as damaged is so no more.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from engine import log as logs
+from engine.archive.damage import note_damage
 from engine.archive.ingest import StampClock
-from engine.errors import InstanceRefused
-from engine.index.entry import POLICY_KEEP_BOTH, POLICY_KEEP_FIRST, POLICY_REPLACE, Entry
+from engine.errors import CorruptRecord, InstanceRefused, StorageFailed, StorageFull
+from engine.index.entry import (
+    POLICY_KEEP_BOTH,
+    POLICY_KEEP_FIRST,
+    POLICY_MASK,
+    POLICY_REPLACE,
+    Entry,
+    Quarantined,
+)
 from engine.index.tables import Index
 from engine.index.types import Instance, Outcome, SegmentMark
 from engine.storage.log import LogReader, SegmentLog
@@ -32,6 +46,11 @@ if TYPE_CHECKING:
 POLICIES = {"keep-first": POLICY_KEEP_FIRST, "replace": POLICY_REPLACE, "keep-both-versions": POLICY_KEEP_BOTH}
 """The configuration's words → the flag in the record."""
 
+CONFIRM_TRIES = 3
+"""How often a stored copy that is not where it was is looked for again: a compaction may be moving it."""
+
+logger = logs.get("archive.store")
+
 
 class Store:
     """One writing process's log and index."""
@@ -42,28 +61,71 @@ class Store:
         self.reader = reader
         self._clock = StampClock()
         self._sealing = threading.Lock()
+        self._sealed: dict[int, SegmentMark] = {}
+        """Sealed segments that the index has not been told of yet."""
 
     def same_instance(self, entry: Entry, length: int, crc: int) -> Instance | None:
         """The stored instance if it seems to be the same one: UID, transfer syntax, length and checksum agree.
 
         Those that were kept aside count too: a sender that tries again must not fill the disk.
         """
-        current = self.index.locate(entry.sop_instance_uid)
+        current, entry.stamp = self.index.known(entry.sop_instance_uid)
         if current is None:
             return None
-        entry.stamp = current.stamp
         if _is_same(current, entry, length, crc):
             return current
-        return next(
-            (kept for kept in self.index.versions(entry.sop_instance_uid) if _is_same(kept, entry, length, crc)), None
-        )
+        same = None
+        for kept in self.index.versions(entry.sop_instance_uid):
+            entry.stamp = max(entry.stamp, kept.stamp)
+            if same is None and _is_same(kept, entry, length, crc):
+                same = kept
+        return same
 
-    def confirm_same(self, stored: Instance, payload: Sequence[Buffer], *, durable: bool) -> None:
-        """Compares the stored bytes with `payload`; with `durable` also syncs them. Blocks on the disk.
+    def confirm_same(
+        self, entry: Entry, stored: Instance, payload: Sequence[Buffer], length: int, crc: int, *, durable: bool
+    ) -> Instance | None:
+        """The stored instance once its bytes are found to be those of `payload`, synced with `durable`. Blocks.
 
-        Raises InstanceRefused when lengths and checksums agree and the bytes do not, CorruptRecord when the
-        stored bytes are damaged.
+        None when no stored copy can be read any more: append the entry with HEAL. Raises InstanceRefused when lengths
+        and checksums agree and the bytes do not.
         """
+        for _ in range(CONFIRM_TRIES):
+            try:
+                self._compare(stored, payload, durable=durable)
+                return stored
+            except CorruptRecord as error:
+                again = self.same_instance(entry, length, crc)
+                if again is None or again.position == stored.position:
+                    note_damage(self.index, stored, error)
+                    return None
+                stored = again
+        return None
+
+    def is_whole(self, stored: Instance) -> bool:
+        """Whether a stored instance's bytes are what they were. Blocks for as long as reading them takes."""
+        try:
+            self.reader.verify(stored.position)
+        except CorruptRecord as error:
+            note_damage(self.index, stored, error)
+            return False
+        return True
+
+    def clear_healed(self, sop_instance_uid: bytes) -> None:
+        """Forgets the damage of those records of a UID that others have taken the place of."""
+        needed = {version.position[:2] for version in self.index.versions(sop_instance_uid)}
+        for row in self.index.damage():
+            if row.sop_instance_uid == sop_instance_uid and (row.segment_id, row.offset) not in needed:
+                self.index.clear_damage(row.segment_id, row.offset)
+                logger.warning(
+                    "a damaged instance was healed by a re-send",
+                    sop_instance_uid=sop_instance_uid.decode("ascii", "replace"),
+                    segment=f"{row.segment_id:016x}",
+                    offset=row.offset,
+                )
+
+    def _compare(self, stored: Instance, payload: Sequence[Buffer], *, durable: bool) -> None:
+        """Raises InstanceRefused when stored are other bytes, CorruptRecord when they or their head are damaged."""
+        self.reader.read_record(stored.position)
         have = memoryview(self.reader.read(stored.position, verify=True))
         at = 0
         for buffer in payload:
@@ -73,17 +135,29 @@ class Store:
                 raise InstanceRefused("another instance of this UID has the same length and checksum")
             at += len(view)
         if durable:
-            self.reader.sync(stored.position.segment_id)
+            with self._final_failures():
+                self.reader.sync(stored.position.segment_id)
+
+    @contextmanager
+    def _final_failures(self) -> Iterator[None]:
+        """A sync or a commit that failed beside the log ends this writer as one of the log's own does."""
+        try:
+            yield
+        except StorageFailed as error:
+            self.log.fail(error)
+            raise
 
     def append(
         self, entry: Entry, payload: Sequence[Buffer], length: int, crc: int, policy: int, *, sync_soon: bool = True
     ) -> None:
         """Writes the record to the page cache and fills the entry's position, stamp and flags.
 
-        `sync_soon`: the caller syncs before it answers.
+        `policy` may have HEAL in it. `sync_soon`: the caller syncs before it answers.
 
         Raises StorageFull or StorageFailed.
         """
+        if entry.stamp:
+            policy = self._sparing(entry, policy)
         entry.stamp = self._clock.next(entry.stamp)
         entry.flags = policy
         entry.position = self.log.append(
@@ -97,6 +171,15 @@ class Store:
             crc,
             write_back=sync_soon,
         )
+
+    def _sparing(self, entry: Entry, policy: int) -> int:
+        """The policy that holds for an entry: what is on legal hold is not replaced, it is kept beside the new one."""
+        if policy & POLICY_MASK != POLICY_REPLACE:
+            return policy
+        known = self.index.versions(entry.sop_instance_uid)
+        if any(self.index.is_held(version.study_instance_uid.encode()) for version in known):
+            return policy & ~POLICY_MASK | POLICY_KEEP_BOTH
+        return policy
 
     def is_current(self, stored: Instance) -> bool:
         """Whether the current instance of its UID has the same bytes, so that it is not one kept aside.
@@ -112,28 +195,65 @@ class Store:
             and current.transfer_syntax_uid == stored.transfer_syntax_uid
         )
 
+    def next_stamp(self, after: int = 0) -> int:
+        """A stamp above all that this store gave and above `after`."""
+        return self._clock.next(after)
+
     def stamp(self, entry: Entry, policy: int) -> None:
         """Gives a streamed entry, appended elsewhere, its stamp and flags."""
-        stored = self.index.locate(entry.sop_instance_uid)
-        entry.stamp = self._clock.next(stored.stamp if stored else 0)
-        entry.flags = policy
+        known = self.index.versions(entry.sop_instance_uid)
+        _, newest = self.index.known(entry.sop_instance_uid)
+        entry.stamp = self._clock.next(max([newest, *(version.stamp for version in known)]))
+        entry.flags = self._sparing(entry, policy)
+
+    def heals(self, entry: Entry, length: int, crc: int) -> bool:
+        """Whether a streamed entry that has come to its end takes the place of a copy that can't be read. Blocks."""
+        known = self.index.versions(entry.sop_instance_uid)
+        stored = next((version for version in known if _is_same(version, entry, length, crc)), None)
+        return stored is not None and not self.is_whole(stored)
+
+    def quarantine(self, kept: Quarantined, payload: Sequence[Buffer], length: int, crc: int) -> None:
+        """Writes what could not be taken as an instance to the page cache; `book_quarantined` makes it visible.
+
+        Raises StorageFull or StorageFailed.
+        """
+        kept.stamp = self._clock.next()
+        kept.position = self.log.append(
+            Kind.QUARANTINED, 0, kept.stamp, kept.sop_instance_uid, kept.pack_meta(), payload, length, crc
+        )
+
+    def book_quarantined(self, kept: Quarantined) -> None:
+        """Makes a quarantined record visible."""
+        self.index.apply([], quarantined=[kept])
 
     def apply(self, entries: Sequence[Entry]) -> list[Outcome]:
         """Makes appended entries visible, in one index transaction."""
-        return self.index.apply(entries)
+        with self._final_failures():
+            return self.index.apply(entries)
 
     def seal_rolled(self) -> None:
         """Seals segments that are full and tells the index. Blocks on the disk; call it off the loop."""
         with self._sealing:
-            for segment_id, length in self.log.seal_rolled():
-                self.index.apply([], marks={segment_id: SegmentMark(indexed_bytes=length, sealed=True)})
+            self._tell_sealed(self.log.seal_rolled())
 
     def close(self) -> None:
         """Syncs and seals the active segment."""
         self.seal_rolled()
         with self._sealing:
-            for segment_id, length in self.log.close():
-                self.index.apply([], marks={segment_id: SegmentMark(indexed_bytes=length, sealed=True)})
+            self._tell_sealed(self.log.close())
+
+    def _tell_sealed(self, segments: Sequence[tuple[int, int]]) -> None:
+        """On a full disk the index is told at the next call, or finds out at the next start."""
+        for segment_id, length in segments:
+            self._sealed[segment_id] = SegmentMark(indexed_bytes=length, sealed=True)
+        if not self._sealed:
+            return
+        try:
+            self.index.apply([], marks=self._sealed)
+        except StorageFull as error:
+            logger.warning("the index does not know of sealed segments yet", count=len(self._sealed), error=str(error))
+            return
+        self._sealed.clear()
 
 
 def _is_same(stored: Instance, entry: Entry, length: int, crc: int) -> bool:

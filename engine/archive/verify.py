@@ -1,9 +1,12 @@
 """The log against the index, both ways: what `filmroom check` says, and what every crash test asks.
 
     log → index    every record of a segment, as far as the index says it has it, is known to the index
-    index → log    every current instance's record is there, whole and the same; with `payloads` its bytes too
+    index → log    the record of every current instance, of every version kept aside and of all in quarantine is there,
+                   whole and the same; with `payloads` its bytes too
+    known damage   what a scrub or a reader has found and no re-send has healed
 
-Repairs nothing. Runs beside a server: what is stored meanwhile may or may not be looked at.
+What is damaged and needed by nobody is no finding. Repairs nothing. Runs beside a server: what is stored meanwhile may
+or may not be looked at.
 """
 
 from __future__ import annotations
@@ -13,12 +16,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from engine.errors import CorruptRecord, StorageError, TornTail
+from engine.errors import CorruptRecord, SegmentGone, StorageError
 from engine.index import audit
-from engine.index.types import SegmentMark
+from engine.index.types import Instance, SegmentMark
 from engine.storage import hints, segment
 from engine.storage.log import list_segments
-from engine.storage.record import Record
+from engine.storage.record import Position, Record
+from engine.storage.segment import Damage
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
@@ -45,14 +49,27 @@ class CheckReport:
     """What a check has looked at and found."""
 
     findings: list[Finding] = field(default_factory=list)
-    counts: dict[str, int] = field(default_factory=lambda: {"segments": 0, "records": 0, "instances": 0})
+    counts: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("segments", "records", "instances", "kept_aside", "quarantined"), 0)
+    )
+    _places: set[tuple[int, int]] = field(default_factory=set)
+
+    def add(self, finding: Finding) -> None:
+        """One more, unless the place has been named already."""
+        place = (finding.segment_id, finding.offset)
+        if place not in self._places:
+            self._places.add(place)
+            self.findings.append(finding)
 
 
 def check(archive: Archive, *, payloads: bool, progress: Progress | None = None) -> CheckReport:
     """Compares; `payloads` reads every stored byte."""
     report = CheckReport()
-    _check_log(archive, report, progress)
     _check_index(archive, report, payloads, progress)
+    for row in archive.index.damage():
+        uid = row.sop_instance_uid.decode("utf-8", "replace")
+        report.add(Finding(row.segment_id, row.offset, _named(row.what, uid)))
+    _check_log(archive, report, progress)
     return report
 
 
@@ -61,7 +78,7 @@ def _check_log(archive: Archive, report: CheckReport, progress: Progress | None)
     present = list_segments(archive.layout.segments, archive.files)
     for segment_id in marks.keys() - set(present):
         if marks[segment_id].live_count:
-            report.findings.append(Finding(segment_id, 0, "the segment file is gone"))
+            report.add(Finding(segment_id, 0, "the segment file is gone"))
     for done, segment_id in enumerate(present):
         if progress is not None:
             progress("segments", done, len(present))
@@ -71,39 +88,54 @@ def _check_log(archive: Archive, report: CheckReport, progress: Progress | None)
         report.counts["segments"] += 1
         try:
             _check_segment(archive, report, segment_id, mark)
-        except (CorruptRecord, TornTail) as error:
-            report.findings.append(Finding(error.segment_id, error.offset, str(error)))
+        except CorruptRecord as error:
+            report.add(Finding(error.segment_id, error.offset, str(error)))
         except (OSError, StorageError) as error:
-            report.findings.append(Finding(segment_id, 0, str(error)))
+            report.add(Finding(segment_id, 0, str(error)))
 
 
 def _check_segment(archive: Archive, report: CheckReport, segment_id: int, mark: SegmentMark) -> None:
     batch: list[Record] = []
-    for record in _records(archive, segment_id, mark):
+    gaps: list[Damage] = []
+    for item in _records(archive, segment_id, mark):
+        if isinstance(item, Damage):
+            gaps.append(item)
+            continue
         report.counts["records"] += 1
-        batch.append(record)
+        batch.append(item)
         if len(batch) == BATCH:
             _compare(archive, report, batch)
             batch = []
     _compare(archive, report, batch)
+    known = audit.tables_by_offset(archive.index, segment_id) if gaps else {}
+    for gap in gaps:
+        if known.get(gap.offset) != "history":
+            report.add(Finding(segment_id, gap.offset, gap.reason))
 
 
-def _records(archive: Archive, segment_id: int, mark: SegmentMark) -> Iterator[Record]:
-    fd = archive.files.open(segment.segment_path(archive.layout.segments, segment_id), os.O_RDONLY)
+def _records(archive: Archive, segment_id: int, mark: SegmentMark) -> Iterator[Record | Damage]:
+    """The records that the index should know, and what lies between them where there is no footer."""
+    files = archive.files
+    fd = files.open(segment.segment_path(archive.layout.segments, segment_id), os.O_RDONLY)
     try:
-        sealed = hints.read_hints(archive.files, fd, segment_id)
+        sealed = hints.read_hints(files, fd, segment_id)
         if sealed is not None:
-            yield from sealed
-        else:
-            yield from segment.scan(archive.files, fd, segment_id, segment.FIRST_RECORD, end=mark.indexed_bytes)
+            # What a writer could not apply, and told nobody that it is stored, waits for the next start.
+            yield from (record for record in sealed if record.position.offset < mark.indexed_bytes)
+            return
+        walk = segment.Walk(files, fd, segment.read_segment_header(files, fd, segment_id), end=mark.indexed_bytes)
+        yield from walk
+        if walk.tail < mark.indexed_bytes:
+            reason = walk.torn or "nothing where records were"
+            yield Damage(segment_id, walk.tail, mark.indexed_bytes - walk.tail, reason)
     finally:
-        archive.files.close(fd)
+        files.close(fd)
 
 
 def _compare(archive: Archive, report: CheckReport, records: list[Record]) -> None:
     for record in audit.unknown_records(archive.index, records):
         position = record.position
-        report.findings.append(Finding(position.segment_id, position.offset, "the index does not know this record"))
+        report.add(Finding(position.segment_id, position.offset, "the index does not know this record"))
 
 
 def _check_index(archive: Archive, report: CheckReport, payloads: bool, progress: Progress | None) -> None:
@@ -112,14 +144,43 @@ def _check_index(archive: Archive, report: CheckReport, payloads: bool, progress
         if progress is not None and done % 100 == 0:
             progress("instances", done, total)
         report.counts["instances"] += 1
+        _check_instance(archive, report, instance, payloads)
+    for version in archive.index.kept_aside():
+        report.counts["kept_aside"] += 1
+        _check_instance(archive, report, version, payloads)
+    for claimed in archive.index.quarantined():
+        report.counts["quarantined"] += 1
         try:
-            if payloads:
-                archive.reader.verify(instance.position)
-            else:
-                archive.reader.read_record(instance.position)
+            _read(archive, claimed.position, payloads)
+        except SegmentGone:
+            continue  # dropped or moved since it was listed: if not, the segment is a finding of its own
         except CorruptRecord as error:
-            report.findings.append(
-                Finding(error.segment_id, error.offset, f"{error} (SOP Instance UID {instance.sop_instance_uid})")
-            )
+            uid = claimed.sop_instance_uid.decode("utf-8", "replace")
+            report.add(Finding(error.segment_id, error.offset, _named(str(error), uid)))
     if progress is not None:
         progress("instances", total, total)
+
+
+def _check_instance(archive: Archive, report: CheckReport, instance: Instance, payloads: bool) -> None:
+    try:
+        try:
+            _read(archive, instance.position, payloads)
+        except SegmentGone:
+            archive.follow(instance)
+            _read(archive, instance.position, payloads)
+    except CorruptRecord as error:
+        known = archive.index.versions(instance.sop_instance_uid.encode())
+        if any(version.position[:2] == instance.position[:2] for version in known):
+            report.add(Finding(error.segment_id, error.offset, _named(str(error), instance.sop_instance_uid)))
+
+
+def _read(archive: Archive, position: Position, payloads: bool) -> None:
+    """Raises CorruptRecord."""
+    if payloads:
+        archive.reader.verify(position)
+    else:
+        archive.reader.read_record(position)
+
+
+def _named(what: str, sop_instance_uid: str) -> str:
+    return f"{what} (SOP Instance UID {sop_instance_uid})" if sop_instance_uid else what

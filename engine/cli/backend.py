@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -17,13 +18,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.cli import query
 from engine.cli.output import Progress
-from engine.config import Config, Peer
-from engine.errors import QueryError
+from engine.config import Config, Peer, Retention
+from engine.errors import ConfigError, QueryError
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
     from engine.archive.exporter import ExportSummary
     from engine.archive.importer import ImportSummary
+    from engine.archive.scrub import Scrubber
     from engine.archive.verify import CheckReport
     from engine.cli.options import Settings
     from engine.index.types import Instance, Query
@@ -164,10 +166,215 @@ def examine(config: Config, *, measure: bool, progress: Progress) -> list[dict[s
     """What the doctor finds, each finding as plain data."""
     from engine.doctor import examination
 
-    findings = examination.examine(
-        config, measure_bytes=examination.MEASURE_BYTES if measure else 0, progress=progress
-    )
+    findings = examination.examine(config, measure_bytes=examination.MEASURE_BYTES if measure else 0, progress=progress)
     return [{**asdict(finding), "verdict": finding.verdict.value} for finding in findings]
+
+
+# Deleting ----------------------------------------------------------------------------------------
+
+
+def delete(config: Config, wanted: list[query.Keys], *, reason: str, dry_run: bool) -> dict[str, Any]:
+    """Deletes what matches, or says what that would be. Raises DeletionRefused."""
+    from engine.index.types import Level
+
+    with opened(config) as archive:
+        chosen: dict[Level, dict[str, Instance]] = {}
+        for keys in wanted:
+            level = max(_query(keys, None).level, Level.STUDY)
+            found = {instance.sop_instance_uid: instance for instance in _matching_instances(archive, [keys])}
+            chosen.setdefault(level, {}).update(found)
+        everything: dict[str, Instance] = {}
+        for level in sorted(chosen):
+            chosen[level] = {uid: found for uid, found in chosen[level].items() if uid not in everything}
+            everything |= chosen[level]
+        whole = list(everything.values())
+        # First as a whole: nothing goes when something of it is held.
+        deletion = archive.delete_instances(whole, level=Level.IMAGE, by=_who(), reason=reason, dry_run=True)
+        if dry_run:
+            return asdict(deletion)
+        deletion.refuse_held()
+        began = time.perf_counter()
+        for level in sorted(chosen):
+            archive.delete_instances(list(chosen[level].values()), level=level, by=_who(), reason=reason)
+        deletion.dry_run = False
+        return {**asdict(deletion), "took_ms": round((time.perf_counter() - began) * 1000, 3)}
+
+
+def change_holds(
+    config: Config, studies: list[str], wanted: query.Keys | None, *, is_set: bool, reason: str
+) -> tuple[list[str], list[str]]:
+    """Sets or releases holds; the studies that are meant, and those that this changed."""
+    with opened(config) as archive:
+        named = dict.fromkeys(studies)
+        if wanted is not None:
+            named |= dict.fromkeys(instance.study_instance_uid for instance in _matching_instances(archive, [wanted]))
+        change = archive.set_holds if is_set else archive.release_holds
+        return list(named), change(list(named), by=_who(), reason=reason)
+
+
+def holds(config: Config) -> list[dict[str, Any]]:
+    """Every hold, and how many instances of its study are there."""
+    with opened(config) as archive:
+        return [
+            {
+                "study_instance_uid": (uid := hold.study_instance_uid.decode("utf-8", "replace")),
+                "since": _local_time(hold.set_ns),
+                "by": hold.by.decode("utf-8", "replace"),
+                "reason": hold.reason.decode("utf-8", "replace"),
+                "instances": len(_matching_instances(archive, [query.parse([f"StudyInstanceUID={uid}"])])),
+            }
+            for hold in archive.index.holds()
+        ]
+
+
+def _local_time(ns: int) -> str:
+    from datetime import datetime
+
+    return datetime.fromtimestamp(ns / 1e9).astimezone().isoformat(timespec="seconds")
+
+
+def retention_rules(config: Config, names: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """The rules as plain data."""
+    import msgspec
+
+    return [msgspec.structs.asdict(rule) for rule in _rules(config, names)]
+
+
+def _rules(config: Config, names: tuple[str, ...]) -> list[Retention]:
+    """The rules of these names, of all without any. Raises ConfigError."""
+    known = {rule.name: rule for rule in config.retention}
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"there is no [[retention]] rule {name!r}; there are: {', '.join(known) or 'none'}")
+    return [rule for rule in config.retention if not names or rule.name in names]
+
+
+def retention_due(config: Config, names: tuple[str, ...]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The studies that are due, and the sums of each rule."""
+    import time
+
+    from engine.archive import retention
+
+    rules = _rules(config, names)
+    sums: dict[str, dict[str, Any]]
+    sums = {rule.name: {"rule": rule.name, "studies": 0, "instances": 0, "bytes": 0, "held": 0} for rule in rules}
+    studies = []
+    with opened(config) as archive:
+        for due in retention.due(archive, rules, time.time_ns()):
+            row = sums[due.rule]
+            for name, count in (("studies", 1), ("instances", due.instances), ("bytes", due.bytes)):
+                row[name] += 0 if due.is_held else count
+            row["held"] += due.is_held
+            studies.append(
+                {
+                    "rule": due.rule,
+                    "study_instance_uid": due.study_instance_uid,
+                    "study_date": due.study_date,
+                    "modalities": list(due.modalities),
+                    "received": _local_time(due.last_received_ns),
+                    "instances": due.instances,
+                    "bytes": due.bytes,
+                    "held": due.is_held,
+                }
+            )
+    return studies, list(sums.values())
+
+
+def retention_apply(config: Config, names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Deletes what is due; what became of each rule's studies."""
+    import time
+
+    from engine.archive import retention
+
+    with opened(config) as archive:
+        now_ns = time.time_ns()
+        return [
+            {"rule": rule.name, **asdict(retention.apply(archive, rule, now_ns, by=_who()))}
+            for rule in _rules(config, names)
+        ]
+
+
+def compact(config: Config, everything: bool, progress: Progress) -> dict[str, Any]:
+    """Compacts until there is nothing left to do."""
+    from engine.archive.compaction import Compactor
+
+    with opened(config, progress=progress) as archive:
+        compactor = Compactor(
+            archive, config.compaction, segment_bytes=config.storage.segment_bytes, everything=everything
+        )
+        return compactor.run(progress).as_dict()
+
+
+# Scrub and quarantine ----------------------------------------------------------------------------
+
+
+def scrub_status(config: Config) -> dict[str, Any]:
+    """How far the scrub is, and what it has found."""
+    with opened(config) as archive:
+        return _scrubber(archive, config).status()
+
+
+def scrub_run(config: Config, rate_bytes_per_s: int, progress: Progress) -> tuple[list[str], dict[str, Any]]:
+    """One pass over everything; what it found that was not known, and where the scrub is afterwards."""
+    from engine.archive import scrub
+
+    with opened(config, progress=progress) as archive:
+        found = scrub.run_pass(archive, config.scrub, rate_bytes_per_s, progress)
+        return [str(damaged) for damaged in found], _scrubber(archive, config).status()
+
+
+def damage(config: Config) -> list[dict[str, Any]]:
+    """What is known to be damaged."""
+    with opened(config) as archive:
+        return [
+            {
+                "sop_instance_uid": row.sop_instance_uid.decode("utf-8", "replace"),
+                "segment": f"{row.segment_id:016x}",
+                "offset": row.offset,
+                "what": row.what,
+                "found_ns": row.found_ns,
+            }
+            for row in archive.index.damage()
+        ]
+
+
+def _scrubber(archive: Archive, config: Config) -> Scrubber:
+    from engine.archive.scrub import Scrubber
+
+    return Scrubber.of(archive, config.scrub)
+
+
+def quarantined(config: Config) -> list[dict[str, Any]]:
+    """What is in quarantine, without a word of what is in the data sets."""
+    from engine.archive import quarantine
+
+    with opened(config) as archive:
+        return [kept.facts() for kept in quarantine.listed(archive)]
+
+
+def quarantine_export(config: Config, identifier: str, folder: Path) -> Path:
+    """Writes one to a folder; the file."""
+    from engine.archive import quarantine
+
+    with opened(config) as archive:
+        return quarantine.export(archive, quarantine.find(archive, identifier), folder)
+
+
+def quarantine_readmit(config: Config, identifier: str) -> str:
+    """Takes one in; what became of it."""
+    from engine.archive import quarantine
+
+    with opened(config) as archive:
+        outcome = quarantine.readmit(archive, identifier, policy=config.duplicates, by=_who())
+        return outcome.name.lower()
+
+
+def quarantine_drop(config: Config, identifier: str, reason: str) -> dict[str, Any]:
+    """Deletes one; what it was."""
+    from engine.archive import quarantine
+
+    with opened(config) as archive:
+        return quarantine.drop(archive, identifier, by=_who(), reason=reason).facts()
 
 
 def _query(wanted: query.Keys, limit: int | None) -> Query:
@@ -189,6 +396,16 @@ def _query(wanted: query.Keys, limit: int | None) -> Query:
         limit=limit,
         relational=True,
     )
+
+
+def _who() -> str:
+    """Who works on the archive: recorded, and shown in lists."""
+    import getpass
+
+    try:
+        return f"cli:{getpass.getuser()}"
+    except (KeyError, OSError):
+        return f"cli:uid {os.getuid()}"
 
 
 # Peers -------------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ class Totals:
 def totals(answer: Answer) -> Totals:
     """Adds the workers of one answer up."""
     workers: Sequence[Answer] = answer.get("workers", [])
-    counters: Counter[str] = Counter()
+    counters: Counter[str] = Counter(answer.get("counters", {}))
     peers: dict[str, Counter[str]] = {}
     sync, store = Distribution(), Distribution()
     for worker in workers:
@@ -115,16 +115,45 @@ def show_once(answer: Answer) -> None:
     """The server since its start."""
     now = totals(answer)
     facts: dict[str, object] = {"workers": now.workers, "associations": now.associations}
-    facts |= {"queue depth": now.queue_depth, "turned away": answer.get("turned_away", 0)}
+    facts |= {"queue depth": now.queue_depth, "new instances": _admission(answer)}
+    facts |= {"connections without association": answer.get("waiting", 0), "turned away": answer.get("turned_away", 0)}
     facts |= {_COUNTER_NAMES.get(name, name.replace("_", " ")): count for name, count in sorted(now.counters.items())}
     for name, distribution in (("fdatasync", now.sync_latency_s), ("C-STORE", now.store_latency_s)):
         for fraction in (0.5, 0.99):
             facts[f"{name} p{round(fraction * 100)} ms, at most"] = _milliseconds(distribution, fraction)
     output.write_facts(facts, title="server")
+    if caretaker := answer.get("caretaker"):
+        output.write_facts(_caretaker_facts(caretaker), title="caretaker")
     if now.peers:
         # Rates need two answers: those two columns are for `watch`.
         rows = [(row[0], *row[3:]) for row in _peer_rows(now, None)]
         output.write_table((_PEER_COLUMNS[0], *_PEER_COLUMNS[3:]), rows)
+
+
+def _caretaker_facts(caretaker: Answer) -> dict[str, object]:
+    """What runs in the background, duty by duty."""
+    facts: dict[str, object] = {}
+    for name, value in caretaker.items():
+        if isinstance(value, Mapping):
+            facts |= {f"{name} {key.replace('_', ' ')}": inner for key, inner in value.items()}
+        else:
+            facts[f"caretaker {name}"] = value
+    return facts
+
+
+def _admission(answer: Answer) -> str:
+    """Whether new instances are taken; on which workers not, and why."""
+    refusing = [
+        f"worker {worker['number']}: {worker['admission']['reason']}"
+        for worker in answer.get("workers", [])
+        if worker.get("admission", {}).get("reason")
+    ]
+    silent = [
+        f"worker {worker['number']}: does not answer"
+        for worker in answer.get("workers", [])
+        if "counters" not in worker
+    ]
+    return f"refused ({', '.join(refusing + silent)})" if refusing + silent else "taken"
 
 
 def watch(ask: Callable[[], dict[str, Any]], interval: float, count: int | None, *, as_json: bool) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -22,6 +23,23 @@ from engine.config import Config
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON, also to a terminal.")
+
+rate_option = click.option(
+    "--rate", type=click.IntRange(min=0), default=0, metavar="BYTES", help="Bytes a second at most.  [no limit]"
+)
+
+
+def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
+    """A time in ISO 8601; without a zone the machine's."""
+    if value is None:
+        return None
+    try:
+        return datetime.fromisoformat(value).astimezone()
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no time; write 2026-11-24T18:00 or 2026-11-24T18:00:00Z") from None
+
+
+at_option = click.option("--at", callback=_moment, metavar="TIME", help="The newest state that is not after TIME.")
 
 
 class Settings:

@@ -75,6 +75,17 @@ def parse(texts: Iterable[str], returned: Iterable[str] = (), level: str | None 
     return Keys(level, values, tuple(dict.fromkeys(columns)))
 
 
+def named(
+    keys: Iterable[str], studies: Iterable[str] = (), series: Iterable[str] = (), instances: Iterable[str] = ()
+) -> list[Keys]:
+    """The queries that --study, --series and --instance UID and KEY=VALUE together stand for."""
+    queries = [parse([f"StudyInstanceUID={uid}"]) for uid in studies]
+    queries += [parse([f"SeriesInstanceUID={uid}"], level="series") for uid in series]
+    queries += [parse([f"SOPInstanceUID={uid}"], level="instance") for uid in instances]
+    keys = list(keys)
+    return [*queries, parse(keys)] if keys else queries
+
+
 def tag_of(name: str) -> int:
     """The tag of a keyword or of gggg,eeee."""
     name = name.strip()

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from engine.config.reader import DEFAULT_FILE, environment_variable, find_file, load, origins, parse_peer
 from engine.config.schema import (
+    Compaction,
     Config,
     Duplicates,
     Durability,
@@ -31,11 +32,15 @@ from engine.config.schema import (
     Origin,
     Peer,
     Permission,
+    Quarantine,
+    Retention,
+    Scrub,
     Storage,
 )
 
 __all__ = [
     "DEFAULT_FILE",
+    "Compaction",
     "Config",
     "Duplicates",
     "Durability",
@@ -46,6 +51,9 @@ __all__ = [
     "Origin",
     "Peer",
     "Permission",
+    "Quarantine",
+    "Retention",
+    "Scrub",
     "Storage",
     "environment_variable",
     "find_file",

@@ -13,6 +13,7 @@ import msgspec
 
 from engine.config.schema import (
     TABLES,
+    AgeBy,
     Config,
     Duplicates,
     Durability,
@@ -21,6 +22,7 @@ from engine.config.schema import (
     Origin,
     Peer,
     Permission,
+    Retention,
     keys,
     to_path,
 )
@@ -116,6 +118,10 @@ def _read(path: Path) -> dict[str, Any]:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"{path} nests brackets more deeply than any configuration") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise ConfigError(f"{path} has a value that cannot be read: {error}") from error
     _check_keys(values, path)
     for key in ("data", "log.wire_trace"):
         value = _get(values, key)
@@ -140,6 +146,12 @@ def _check_keys(values: dict[str, Any], path: Path) -> None:
         where = f"{path}: [[peer]] {_peer_name(peer, number)}"
         _check_table(peer, names, where)
         _check_address(peer, where)
+    rules = values.get("retention", [])
+    if not (isinstance(rules, list) and all(isinstance(rule, dict) for rule in rules)):
+        raise ConfigError(f"{path}: retention rules are a list of tables, each written [[retention]]")
+    names = [field.name for field in msgspec.structs.fields(Retention)]
+    for number, rule in enumerate(rules, 1):
+        _check_table(rule, names, f"{path}: [[retention]] {_name_of(rule, 'name', number)}")
 
 
 def _check_table(table: dict[str, Any], names: list[str], where: str) -> None:
@@ -193,6 +205,10 @@ def _build(values: dict[str, Any], found: Mapping[str, Origin], path: Path | Non
         if peer.aet in seen:
             raise ConfigError(f"{path}: there are two [[peer]] with aet {peer.aet!r}")
         seen.add(peer.aet)
+    names = [rule.name for rule in config.retention]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{path}: there are {names.count(name)} [[retention]] with name {name!r}")
     if config.limits.pdu_length_accept_max < config.limits.pdu_length_max:
         raise ConfigError("limits.pdu_length_accept_max is less than limits.pdu_length_max, which we announce")
     if config.storage.segment_bytes < config.limits.stream_threshold_bytes:
@@ -213,6 +229,11 @@ def _explain(message: str, values: dict[str, Any], found: Mapping[str, Origin], 
     if match:
         number = int(match[1])
         where = f"[[peer]] {_peer_name(values['peer'][number], number + 1)}: {match[2]}".rstrip(": ")
+    match = re.match(r"retention\[(\d+)\]\.?(.*)", where)
+    if match:
+        number = int(match[1])
+        rule = _name_of(values["retention"][number], "name", number + 1)
+        where = f"[[retention]] {rule}: {match[2]}".rstrip(": ")
     if found.get(where) == "flag":
         return f"--{where.replace('.', '-').replace('_', '-')}: {_reason(where, reason, value)}"
     return f"{path}: {where}: {_reason(where, reason, value)}"
@@ -239,6 +260,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "may": get_args(Permission),
     "format": get_args(LogFormat),
     "level": get_args(LogLevel),
+    "age_by": get_args(AgeBy),
 }
 
 
@@ -253,8 +275,13 @@ def _place(key: str) -> str:
 
 
 def _peer_name(peer: dict[str, Any], number: int) -> str:
-    aet = peer.get("aet")
-    return f"{aet!r}" if isinstance(aet, str) else f"number {number}"
+    return _name_of(peer, "aet", number)
+
+
+def _name_of(table: dict[str, Any], key: str, number: int) -> str:
+    """How a message names one table of a list."""
+    name = table.get(key)
+    return f"{name!r}" if isinstance(name, str) else f"number {number}"
 
 
 def _get(values: Mapping[str, Any], key: str) -> object:

@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 Durability = Literal["durable", "write-behind"]
 Duplicates = Literal["keep-first", "replace", "keep-both-versions"]
 Permission = Literal["store", "query", "retrieve", "destination"]
+AgeBy = Literal["received", "study-date"]
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 Origin = Literal["flag", "environment", "file", "default"]
@@ -45,12 +46,27 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     presentation_contexts_max: Annotated[int, Meta(ge=1, le=128)] = 128
     """Presentation contexts that we accept on one association; the odd numbers 1 to 255 allow 128 (PS3.8 9.3.2.2)."""
 
-    associations_max: Annotated[int, Meta(ge=1, le=100_000)] = 1000
-    """Associations open at once on the whole server; more are rejected as transient, local limit exceeded
-    (PS3.8 Table 9-21)."""
+    pdvs_per_pdu_max: Annotated[int, Meta(ge=1, le=1 << 24)] = 32_768
+    """Presentation data values in one P-DATA-TF; more end the association. Peers send one or two; a PDU of the length
+    that we announce has 18 724 of one byte each. Bounds the time of ours that a megabyte of theirs costs."""
+
+    associations_max: Annotated[int, Meta(ge=1, le=100_000)] = 2000
+    """Associations open at once on the whole server, counted across its workers; more are rejected as transient, local
+    limit exceeded (PS3.8 Table 9-21). Some 20 KiB each while idle: twice the busiest archive, so that a thousand that
+    do nothing keep nobody out."""
 
     associations_per_peer_max: Annotated[int, Meta(ge=1, le=100_000)] = 256
-    """Associations open at once from one calling AE title, so that one broken sender leaves room for others."""
+    """Associations open at once from one calling AE title, counted across workers, so that one broken sender leaves
+    room for others; a [[peer]] may have an associations_max of its own. Titles are what peers say they are: this
+    bounds mistakes, and connections_waiting_max bounds malice."""
+
+    connections_waiting_max: Annotated[int, Meta(ge=1, le=100_000)] = 1024
+    """Connections that have not said their whole A-ASSOCIATE-RQ yet. When there are more, the one that has waited
+    longest is closed, of the address that has the most: those who say nothing make room for those who do. A peer's
+    request follows its connection within milliseconds."""
+
+    connections_waiting_per_address_max: Annotated[int, Meta(ge=1, le=100_000)] = 128
+    """Of these, how many one network address may have; its oldest is closed when there are more."""
 
     artim_timeout_s: Seconds = 10.0
     """The ARTIM timer (PS3.8 9.1.5): how long a connection may take to say A-ASSOCIATE-RQ, or to close."""
@@ -65,6 +81,11 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     dimse_timeout_s: Seconds = 30.0
     """How long a peer may pause inside a PDU or message, stop reading, or take to answer one of ours."""
 
+    transfer_rate_bytes_per_s_min: Annotated[int, Meta(ge=0, le=1 << 30)] = 256
+    """Bytes a second that a peer inside a PDU or message must send on average over each dimse_timeout_s, so that one
+    byte now and then keeps nothing open: such a peer is ended after dimse_timeout_s. A tenth of a modem's speed;
+    time in which we do not read is not counted; 0: off."""
+
     drain_timeout_s: Annotated[float, Meta(ge=0, le=86400)] = 30.0
     """How long associations may go on after SIGTERM before they are aborted. systemd kills after 90 s."""
 
@@ -74,6 +95,29 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     ingest_bytes_max: Annotated[int, Meta(ge=8 * MIB, le=64 * GIB)] = 64 * MIB
     """Bytes of data sets that one worker holds in memory on their way in; above it, peers are made to wait."""
+
+    ingest_share_max: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    """The part of ingest_bytes_max that one calling AE title may hold, so that one that sends on a hundred
+    associations at once leaves the others room."""
+
+    ingest_during_retrieval_bytes_per_s_max: Annotated[int, Meta(ge=0, le=64 * GIB)] = 64 * MIB
+    """Bytes a second that a worker takes in while a retrieval on it sends as fast as it can: somebody waits for what is
+    retrieved, nobody for what is stored. Half of what a gigabit link brings, 120 CT instances a second; 0: no
+    priority."""
+
+    memory_bytes_max: Annotated[int, Meta(ge=64 * MIB, le=1024 * GIB)] = 1 * GIB
+    """Resident memory of one worker, mapped files not counted, above which new stores are refused (A700). A worker
+    takes 60 MiB, ingest_bytes_max and some 16 MiB for each retrieval; what is far above is a mistake that ingest
+    must not make worse."""
+
+    sync_latency_s_max: Annotated[float, Meta(gt=0, le=3600)] = 5.0
+    """The time that a group of instances waits for its sync, averaged over some seconds, above which the disk is
+    overrun: new associations that only store are rejected as transient and new instances refused (A700). Modalities
+    give up after 10 to 30 s, and an answer that comes too late is sent again."""
+
+    worker_silence_s_max: Annotated[float, Meta(ge=0, le=86400)] = 30.0
+    """How long a worker may not answer before it is killed and replaced; 0: never. It gets no new connections after
+    1 s. A disk that stalls may hold a worker up for seconds."""
 
     query_results_max: Annotated[int, Meta(ge=0)] = 100_000
     """Matches that one C-FIND answers, then it ends with a warning in the log; 0: all. Matches are read in pages,
@@ -85,6 +129,18 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     data_set_bytes_max: Annotated[int, Meta(ge=1 * MIB)] = 64 * GIB
     """A longer data set is refused (A700). Whole-slide and multi-frame instances reach some 10 GiB."""
+
+    header_bytes_max: Annotated[int, Meta(ge=64 * KIB, le=64 * MIB)] = 8 * MIB
+    """Bytes of a data set's head that are kept whole in memory to look for the attributes of the index; one whose
+    attributes lie further back is refused (C000). Multi-frame instances reach some 4 MiB before Pixel Data."""
+
+    nesting_depth_max: Annotated[int, Meta(ge=8, le=512)] = 128
+    """Sequences within sequences in a data set's head; a deeper one is refused (C000): it fells viewers that recurse.
+    Structured reports and radiotherapy plans reach some 20; pydicom gives up at 300."""
+
+    element_count_max: Annotated[int, Meta(ge=10_000, le=100_000_000)] = 1 << 20
+    """Elements and items in a data set's head, at all depths; one with more is refused (C000). Bounds the time that it
+    holds up its worker, 10 ms; a multi-frame instance of 10 000 frames has some 500 000."""
 
     disk_reserve_bytes: Annotated[int, Meta(ge=0)] = 1 * GIB
     """Free space below which new stores are refused (A700), so that index, seals and checkpoints never lack any."""
@@ -124,6 +180,86 @@ class Target(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     and some of what they ask for is in memory."""
 
 
+class Compaction(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the space of what was deleted, replaced or sent twice comes back, in the background."""
+
+    enabled: bool = True
+    """Whether a running server compacts by itself; `filmroom compact` does it at any time."""
+
+    interval_s: Seconds = 60.0
+    """How long it waits after it has found nothing to do. What is to be done is read from the index in milliseconds."""
+
+    dead_share_min: Annotated[float, Meta(gt=0, le=1)] = 0.25
+    """A segment is rewritten when this part of its records is dead. A quarter: at most three bytes are copied to win
+    one, and at most a quarter of the space is dead for long."""
+
+    small_segments_min: Annotated[int, Meta(ge=2, le=100_000)] = 16
+    """So many segments that are not a sixteenth full are joined. Each import, deletion and restart leaves one."""
+
+    bytes_per_s: Annotated[int, Meta(ge=0, le=1024 * GIB)] = 32 * MIB
+    """Bytes a second that are copied, which is read and written once each; 0: as fast as it goes. A tenth of what the
+    target hardware writes: ingest does not feel it, and a terabyte that is half dead takes five hours."""
+
+
+class Scrub(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How all stored bytes are read and verified again and again, in the background."""
+
+    cycle_days: Annotated[float, Meta(ge=0, le=3650)] = 30.0
+    """Days in which every stored byte is read once; 0: a running server does not scrub by itself. A month finds a dying
+    disk before its mirror dies too, and reads ten terabytes at 4 MB/s."""
+
+    rate_bytes_per_s_max: Annotated[int, Meta(ge=64 * KIB, le=1024 * GIB)] = 32 * MIB
+    """Bytes a second that are read at most, also when the cycle would need more (`filmroom scrub status` says so): a
+    tenth of what the target hardware reads. Eighty terabytes in thirty days."""
+
+
+class Quarantine(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What becomes of data sets that cannot be taken as instances. Their senders get a failure status either way."""
+
+    unparseable: bool = True
+    """Whether the bytes are kept for `filmroom quarantine`, where they can be looked at, exported and tried again: the
+    modality may have deleted its copy by the time that somebody reads the log."""
+
+    bytes_max: Annotated[int, Meta(ge=0, le=1024 * GIB)] = 1 * GIB
+    """Bytes that the archive holds in quarantine at most, versions kept aside not counted; what comes then is refused
+    and not kept. A day of one device that has been set up wrongly, and nothing that fills a disk."""
+
+    count_max: Annotated[int, Meta(ge=0, le=1_000_000)] = 10_000
+    """Data sets in quarantine at most, so that many small ones do not fill the index."""
+
+
+class Retention(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One rule that says which studies are deleted when they are old enough.
+
+    A study goes as a whole, and only when all of its instances meet all conditions; one on legal hold never goes."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=64)]
+    """Shown by `filmroom retention` and written into the deletion's reason."""
+
+    older_than_days: Annotated[float, Meta(ge=0, le=365_000)]
+    """Days; there is no default, since no law or habit is the same everywhere."""
+
+    age_by: AgeBy = "received"
+    """From when the days count: since each instance arrived here; or since the Study Date, and a study without one
+    stays. received is safe against wrong dates and counts anew for what was imported late."""
+
+    modalities: tuple[str, ...] = ()
+    """Only studies all of whose series are of these (0008,0060); empty: of any."""
+
+    aets: tuple[AETitle, ...] = ()
+    """Only studies all of whose instances were sent by these calling AE titles; empty: by any."""
+
+    action: Literal["delete"] = "delete"
+    """What becomes of the studies. Deleting is the only action there is."""
+
+    enabled: bool = False
+    """Whether a running server applies the rule; otherwise only `filmroom retention apply` does. Off, so that a rule
+    is tried with `filmroom retention dry-run` first."""
+
+    every_hours: Annotated[float, Meta(gt=0, le=8784)] = 24.0
+    """How often the server applies it: it looks at every study that is old enough."""
+
+
 class Log(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What the server says of itself."""
 
@@ -132,6 +268,10 @@ class Log(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     level: LogLevel = "info"
     """The least severe level that is written. At info there are a few lines an association, none an instance."""
+
+    lines_per_peer_per_s_max: Annotated[int, Meta(ge=1, le=100_000)] = 50
+    """Lines a second that one network address can cause in one process; how many were left out is said in one. Enough
+    for a busy modality, too few to fill a disk."""
 
     patient_data: bool = False
     """Whether names, identifiers and dates of patients are written as they are; otherwise as ***."""
@@ -178,6 +318,13 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     timeout_s: Seconds | None = None
     """For it instead of limits.dimse_timeout_s."""
+
+    associations_max: Annotated[int, Meta(ge=1, le=100_000)] | None = None
+    """Associations that it may have open at once, for it instead of limits.associations_per_peer_max."""
+
+    bandwidth_bytes_per_s_max: Annotated[int, Meta(ge=64 * KIB, le=64 * GIB)] | None = None
+    """Bytes a second that we take from it, all its associations together: a transfer of old studies in the background
+    leaves the modalities their share. Unset: as many as it sends."""
 
     @property
     def has_address(self) -> bool:
@@ -240,7 +387,12 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     storage: Storage = Storage()
     log: Log = Log()
     target: Target = Target()
+    compaction: Compaction = Compaction()
+    scrub: Scrub = Scrub()
+    quarantine: Quarantine = Quarantine()
     peers: tuple[Peer, ...] = msgspec.field(default=(), name="peer")
+    retention: tuple[Retention, ...] = ()
+    """Rules by which old studies are deleted, in the order in which they are applied; written [[retention]]."""
 
     def peer(self, aet: str) -> Peer | None:
         """The [[peer]] of an AE title; None when there is none."""
@@ -265,6 +417,11 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         """What becomes of a duplicate from that calling AE title."""
         peer = self.peer(aet)
         return (peer.duplicates if peer else None) or self.duplicates
+
+    def associations_max_of(self, aet: str) -> int:
+        """Associations that that calling AE title may have open at once."""
+        peer = self.peer(aet)
+        return (peer.associations_max if peer else None) or self.limits.associations_per_peer_max
 
     def receive_window_of(self, aet: str) -> int:
         """Operations that that calling AE title may have outstanding with us."""
@@ -294,6 +451,12 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 for field in msgspec.structs.fields(peer)
                 if field.name != "aet"
             ]
+        for rule in self.retention:
+            rows += [
+                (f"retention.{rule.name}.{field.name}", getattr(rule, field.name))
+                for field in msgspec.structs.fields(rule)
+                if field.name != "name"
+            ]
         return rows
 
     def to_json(self) -> bytes:
@@ -306,19 +469,40 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return msgspec.json.decode(data, type=cls, dec_hook=to_path)
 
 
-RELOADABLE = ("limits", "peers", "accept_unknown_peers", "promiscuous", "called_ae_title_check")
+RELOADABLE = (
+    "limits",
+    "peers",
+    "accept_unknown_peers",
+    "promiscuous",
+    "called_ae_title_check",
+    "compaction",
+    "scrub",
+    "retention",
+)
 """What SIGHUP and `filmroom reload` take over; the rest is fixed when the processes start."""
 
-TABLES: dict[str, type[Struct]] = {"limits": Limits, "storage": Storage, "target": Target, "log": Log}
+TABLES: dict[str, type[Struct]] = {
+    "limits": Limits,
+    "storage": Storage,
+    "compaction": Compaction,
+    "scrub": Scrub,
+    "quarantine": Quarantine,
+    "target": Target,
+    "log": Log,
+}
+
+
+LISTS = ("peers", "retention")
+"""Lists of tables: their keys are in the file only."""
 
 
 def keys() -> Iterator[tuple[str, Any]]:
-    """Every key but those of peers: dotted name and type."""
+    """Every key but those of peers and rules: dotted name and type."""
     for field in msgspec.structs.fields(Config):
         if field.name in TABLES:
             for inner in msgspec.structs.fields(TABLES[field.name]):
                 yield f"{field.name}.{inner.name}", inner.type
-        elif field.name != "peers":
+        elif field.name not in LISTS:
             yield field.name, field.type
 
 

@@ -192,6 +192,8 @@ def _encode_piece(piece: str, plan: _Plan) -> bytes:
             encoded = _encode_single_bytes(piece) if codec == "shift_jis" else piece.encode(codec)
         except UnicodeEncodeError:
             continue
+        if b"\x1b(J" in encoded:
+            continue  # the yen sign and overline of JIS X 0201, which everybody reads as backslash and tilde
         if codec == plan.first_codec or codec in _TWO_BYTE_G0:
             return encoded
         return b"\x1b" + next(escape for escape, name in _G1_ESCAPES.items() if name == codec) + encoded

@@ -18,9 +18,16 @@ from .transfer_syntax import TransferSyntax
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-INFLATED_BYTES_MAX: Final = 2 << 30
-"""Of a deflated data set: what 32-bit offsets allow one native image to be, and far below what a bomb would give."""
+INFLATED_BYTES_MAX: Final = 1 << 30
+"""Of a deflated data set, when it is worth it: see the next two."""
+INFLATED_FREELY_BYTES: Final = 32 << 20
+"""So much may come out of however little."""
+INFLATED_RATIO_MAX: Final = 20
+"""What comes out beyond that may be so many times what went in. Images give 2 to 4, masks and text 10; deflate reaches
+1 032, so half a megabyte could stand for half a gigabyte, which is what bombs are made of."""
 
+_STEP_BYTES: Final = 64 << 10
+_PIECE_BYTES: Final = 1 << 20
 _DEFLATE_LEVEL: Final = 6
 
 
@@ -43,16 +50,29 @@ def convert(
 
 
 def _inflated(data: Buffer, bytes_max: int) -> bytes:
+    """In small steps on both sides, so that no more comes out than is allowed and nothing is copied again and again."""
+    view = memoryview(data).cast("B")
+    bytes_max = min(bytes_max, max(INFLATED_FREELY_BYTES, INFLATED_RATIO_MAX * len(view)))
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    pieces: list[bytes] = []
+    length = 0
     try:
-        inflated = inflater.decompress(data, bytes_max)
+        for at in range(0, len(view), _STEP_BYTES):
+            rest: Buffer = view[at : at + _STEP_BYTES]
+            is_full = False
+            # A full piece may leave output behind though it took all input.
+            while (rest or is_full) and not inflater.eof:
+                pieces.append(inflater.decompress(rest, _PIECE_BYTES))
+                is_full = len(pieces[-1]) == _PIECE_BYTES
+                length += len(pieces[-1])
+                if length > bytes_max:
+                    raise TranscodeError(f"the deflated data set has more than {bytes_max} bytes")
+                rest = inflater.unconsumed_tail
     except zlib.error as error:
         raise TranscodeError(f"the deflated data set cannot be inflated: {error}") from None
-    if inflater.unconsumed_tail:
-        raise TranscodeError(f"the deflated data set has more than {bytes_max} bytes")
     if not inflater.eof:
         raise TranscodeError("the deflated data set ends early")
-    return inflated
+    return b"".join(pieces)
 
 
 def _deflated(data: Buffer) -> bytes:

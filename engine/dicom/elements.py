@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from engine._ext import elements as _ext
@@ -50,6 +51,23 @@ _ext.configure(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class ScanLimits:
+    """What the head of a data set may cost, and do to its later readers; counted up to Pixel Data, at all depths."""
+
+    nesting_depth_max: int = 128
+    """Sequences within sequences. Structured reports and radiotherapy plans reach some 20; pydicom gives up at 300."""
+    element_count_max: int = 1 << 20
+    """Elements and items. As many as 8 MiB of them hold at all; a multi-frame instance of 10 000 frames has some
+    500 000, and a million are passed over in less than 10 ms."""
+    header_bytes_max: int = 8 << 20
+    """How far into a data set the kept attributes may lie: so much of it is joined in memory to look for them. For
+    callers that hold a data set in pieces; `extract` sees what it is given."""
+
+
+SCAN_LIMITS: Final = ScanLimits()
+
+
 class NeedMore(DataSetError):
     """The wanted part of a data set runs over the end of the bytes given."""
 
@@ -71,17 +89,20 @@ class Element(NamedTuple):
     is_undefined_length: bool
 
 
-def extract(head: Buffer, transfer_syntax: TransferSyntax, *, complete: bool) -> Head:
+def extract(head: Buffer, transfer_syntax: TransferSyntax, *, complete: bool, limits: ScanLimits = SCAN_LIMITS) -> Head:
     """What the index keeps of an instance, from the first bytes of its data set or from the whole of it.
 
     `Head.pixel_data_offset` is the offset of the tag of (Float, Double Float) Pixel Data at the top level, counted in
     the inflated data set if it is deflated; -1 if there is none in the bytes given. UIDs are b"" where absent.
-    Raises NeedMore if not complete and a wanted attribute may follow, DataSetError if the bytes are no data set.
+    Raises NeedMore if not complete and a wanted attribute may follow, DataSetError if the bytes are no data set or go
+    beyond the limits.
     """
     try:
         if transfer_syntax.deflated:
-            return _extract_deflated(head, transfer_syntax, complete)
-        return _ext.extract(head, transfer_syntax.encoding, complete)
+            return _extract_deflated(head, transfer_syntax, complete, limits)
+        return _ext.extract(
+            head, transfer_syntax.encoding, complete, limits.nesting_depth_max, limits.element_count_max
+        )
     except _ext.Malformed as error:
         raise _translated(error, complete) from None
 
@@ -92,7 +113,7 @@ def _translated(error: _ext.Malformed, complete: bool) -> DataSetError:
     return DataSetError(str(error))
 
 
-def _extract_deflated(head: Buffer, transfer_syntax: TransferSyntax, complete: bool) -> Head:
+def _extract_deflated(head: Buffer, transfer_syntax: TransferSyntax, complete: bool, limits: ScanLimits) -> Head:
     """Inflates a little and tries, then twice as much, up to the limit."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     inflated = bytearray()
@@ -100,17 +121,21 @@ def _extract_deflated(head: Buffer, transfer_syntax: TransferSyntax, complete: b
     step = _INFLATED_STEP_BYTES
     while True:
         try:
-            inflated += inflater.decompress(rest, step)
+            piece = inflater.decompress(rest, step)
         except zlib.error as error:
             raise DataSetError(f"the deflated data set cannot be inflated: {error}") from None
+        inflated += piece
         rest = inflater.unconsumed_tail
-        is_whole = inflater.eof or (complete and not rest)
+        is_used_up = not rest and len(piece) < step  # a full piece may leave output behind though it took all input
+        is_whole = inflater.eof or (complete and is_used_up)
         try:
-            return _ext.extract(inflated, transfer_syntax.encoding, is_whole)
+            return _ext.extract(
+                inflated, transfer_syntax.encoding, is_whole, limits.nesting_depth_max, limits.element_count_max
+            )
         except _ext.Malformed as error:
             if is_whole or not error.ends_early:
                 raise DataSetError(f"{error} of the inflated bytes") from None
-        if not rest:
+        if is_used_up:
             raise NeedMore("the deflated data set ends early; more of it is needed", len(memoryview(head)) + 1)
         if len(inflated) >= INFLATED_HEAD_BYTES_MAX:
             raise DataSetError(f"no Pixel Data within the first {len(inflated)} inflated bytes")

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 NESTING_MAX: Final = 32
 """Sequences within sequences; the deepest identifier in PS3.4 (UPS) has 4."""
+ELEMENT_COUNT_MAX: Final = 4096
+"""Elements and items at all depths; a C-FIND with every key of PS3.4 has some 100. Each becomes an object, and a MiB of
+empty ones would be 131 072."""
 INFLATED_BYTES_MAX: Final = 4 << 20
 """Of a deflated identifier."""
 
@@ -67,7 +70,7 @@ def decode_identifier(data: Buffer, transfer_syntax: TransferSyntax) -> Identifi
     """Reads a whole data set into values; DataSetError if it is none."""
     view = memoryview(_inflated(data) if transfer_syntax.deflated else data)
     encoding = elements.encoding_of(view, transfer_syntax)
-    return _decode(view, 0, len(view), encoding, b"", 0)
+    return _Decoder(view).data_set(0, len(view), encoding, b"", 0)
 
 
 def _inflated(data: Buffer) -> bytes:
@@ -81,34 +84,54 @@ def _inflated(data: Buffer) -> bytes:
     return inflated
 
 
-def _decode(view: memoryview, start: int, end: int, encoding: int, character_set: bytes, depth: int) -> Identifier:
-    items: dict[int, bytes | list[Identifier]] = {}
-    for element in elements.walk(view, encoding, start, end):
-        if not element.tag & 0xFFFF or element.tag >> 16 == 0xFFFE:
-            continue
-        if element.vr == "SQ":
-            items[element.tag] = _decode_items(view, element, encoding, character_set, depth + 1)
-        else:
-            raw = view[element.value_offset : element.value_offset + element.length]
-            items[element.tag] = _value(raw, element.vr, encoding)
-        if element.tag == tags.SpecificCharacterSet:
-            declared = items.pop(element.tag)
-            character_set = declared if isinstance(declared, bytes) else character_set
-    return Identifier(items, character_set)
+class _Decoder:
+    """One identifier being read."""
 
+    __slots__ = ("_count", "_view")
 
-def _decode_items(
-    view: memoryview, sequence: elements.Element, encoding: int, character_set: bytes, depth: int
-) -> list[Identifier]:
-    if depth > NESTING_MAX:
-        raise DataSetError(f"the identifier nests more than {NESTING_MAX} sequences at offset {sequence.value_offset}")
-    found = []
-    for item in elements.walk(view, encoding, sequence.value_offset, sequence.value_offset + sequence.length):
-        if item.tag != tags.Item:
-            raise DataSetError(f"the identifier has no item where one must stand, before offset {item.value_offset}")
-        within = elements.item_encoding(view, item, encoding)
-        found.append(_decode(view, item.value_offset, item.value_offset + item.length, within, character_set, depth))
-    return found
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+        self._count = 0
+
+    def data_set(self, start: int, end: int, encoding: int, character_set: bytes, depth: int) -> Identifier:
+        """The identifier, or an item in it."""
+        items: dict[int, bytes | list[Identifier]] = {}
+        for element in elements.walk(self._view, encoding, start, end):
+            self._counted()
+            if not element.tag & 0xFFFF or element.tag >> 16 == 0xFFFE:
+                continue
+            if element.vr == "SQ":
+                items[element.tag] = self._items(element, encoding, character_set, depth + 1)
+            elif element.length and tags.vr_of(element.tag) == "SQ":
+                continue  # says that it is no sequence: of no use as the key that its tag names
+            else:
+                raw = self._view[element.value_offset : element.value_offset + element.length]
+                items[element.tag] = _value(raw, element.vr, encoding)
+            if element.tag == tags.SpecificCharacterSet:
+                declared = items.pop(element.tag)
+                character_set = declared if isinstance(declared, bytes) else character_set
+        return Identifier(items, character_set)
+
+    def _items(self, sequence: elements.Element, encoding: int, character_set: bytes, depth: int) -> list[Identifier]:
+        start = sequence.value_offset
+        if depth > NESTING_MAX:
+            raise DataSetError(f"the identifier nests more than {NESTING_MAX} sequences at offset {start}")
+        found = []
+        for item in elements.walk(self._view, encoding, start, start + sequence.length):
+            self._counted()
+            if item.tag != tags.Item:
+                raise DataSetError(
+                    f"the identifier has no item where one must stand, before offset {item.value_offset}"
+                )
+            within = elements.item_encoding(self._view, item, encoding)
+            end = item.value_offset + item.length
+            found.append(self.data_set(item.value_offset, end, within, character_set, depth))
+        return found
+
+    def _counted(self) -> None:
+        self._count += 1
+        if self._count > ELEMENT_COUNT_MAX:
+            raise DataSetError(f"the identifier has more than {ELEMENT_COUNT_MAX} elements")
 
 
 def _value(raw: memoryview, vr: str, encoding: int) -> bytes:

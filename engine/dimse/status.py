@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Final
 
 from engine.errors import (
+    ArchiveReadOnly,
     AssociationFailed,
     DataSetError,
     IndexError_,
@@ -147,6 +148,7 @@ _RETRIEVE: Final[Mapping[type[Exception], int]] = {
 ERROR_STATUS: Final[Mapping[Service, Mapping[type[Exception], int]]] = MappingProxyType(
     {
         Service.STORE: {
+            ArchiveReadOnly: GeneralStatus.NOT_AUTHORIZED,
             # StorageError other than StorageFull means an ill disk; both want the sender to come back later.
             StorageError: StoreStatus.OUT_OF_RESOURCES,
             IndexError_: StoreStatus.OUT_OF_RESOURCES,

@@ -93,6 +93,12 @@ def _index(archive: Archive) -> Iterator[Finding]:
     if dead > DEAD_SHARE_MAX * max(dead + live, 1) and dead > 1 << 30:
         what = f"{dead / 1e9:.1f} GB of {(dead + live) / 1e9:.1f} GB are deleted or replaced"
         yield warning("space", what, "filmroom compact gives it back")
+    damaged = archive.index.damage()
+    if damaged:
+        advice = "filmroom scrub findings names them; sending them again heals"
+        yield fault("stored instances", f"{len(damaged)} records are damaged", advice)
+    else:
+        yield good("stored instances", "no damage is known")
 
 
 def _server(config: Config) -> Iterator[Finding]:

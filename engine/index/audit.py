@@ -6,13 +6,15 @@ Reads only, page by page, and keeps no read transaction between pages. Judges no
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from engine.index import keys
-from engine.index.fold import read_history
+from engine.index.environment import Environment
+from engine.index.relocation import rows_in, rows_of
 from engine.index.search import read_instance
 from engine.index.tables import Index
 from engine.index.types import Instance
-from engine.storage.record import Record
+from engine.storage.record import Kind, Record
 
 PAGE = 500
 
@@ -36,17 +38,24 @@ def current_instances(index: Index) -> Iterator[Instance]:
 
 def unknown_records(index: Index, records: Sequence[Record]) -> list[Record]:
     """Those of `records` that the index has never been told of, at their positions."""
-    environment = index.environment
-    unknown = []
-    with environment.reading() as txn:
-        for record in records:
-            sop_key = keys.bounded(record.key)
-            where = txn.get(sop_key, db=environment.sop_uids)
-            if where:
-                row = txn.get(where, db=environment.instances)
-                if row is not None and read_instance(txn, environment, where, row).position == record.position:
-                    continue
-            if any(told.position[:2] == record.position[:2] for told in read_history(txn, environment, sop_key)):
-                continue
-            unknown.append(record)
-    return unknown
+    with index.environment.reading() as txn:
+        return [record for record in records if not _is_known(txn, index.environment, record)]
+
+
+def tables_by_offset(index: Index, segment_id: int) -> dict[int, str]:
+    """Where records of a segment begin that are no current instances, and the table that knows each; reads all rows."""
+    places = ((key[-keys.PLACE.size :], table) for table, key in rows_in(index.environment, segment_id))
+    return {keys.PLACE.unpack(place)[1]: table for place, table in places}
+
+
+def _is_known(txn: Any, environment: Environment, record: Record) -> bool:
+    if record.kind == Kind.INSTANCE:
+        where = txn.get(keys.bounded(record.key), db=environment.sop_uids)
+        row = txn.get(where, db=environment.instances) if where else None
+        if row is not None and keys.INSTANCE.unpack_from(row)[1:3] == record.position[:2]:
+            return True
+    rows = rows_of([record])
+    if not rows:
+        return False
+    table, key = rows[0]
+    return txn.get(key, db=getattr(environment, table)) is not None

@@ -31,7 +31,8 @@ Who may write, so that the file never lies:
                               VOID. Every write transaction looks (`Guard`) while no other can commit
     index open elsewhere      `restore` leaves everything as it is: a power cut would have ended those processes too
 
-A VOID file and another boot id, or no usable file: the index is thrown away and made again from the log.
+A VOID file and another boot id (or none: a checkpoint failed), or no usable file: the index is thrown away and made
+again from the log.
 LMDB's meta pages (0.9): pages 0 and 1, of the size that LMDB chose; in each magic u32 at 16, version u32 at 20,
 transaction id u64 at 144.
 """
@@ -46,7 +47,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import IndexError_
+from engine.errors import IndexError_, StorageError, StorageFailed
 from engine.index.environment import is_locked, try_lock
 from engine.storage.files import Files
 from engine.storage.record import crc32c
@@ -195,29 +196,48 @@ class Guard:
         self._directory = directory
         self._files = files
         self._path = f"{directory}/checkpoint"
+        self._pin_fd = -1
         self._pin_fd = os.open(f"{directory}/pin", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         self._void: tuple[int, int] | None = None
 
     def __call__(self) -> None:
         if is_locked(self._pin_fd):
             return
-        identity = self._identity()
+        identity = self._files.identity(self._path)
         if identity is not None and identity == self._void:
             return
         found = read_file(self._directory, self._files)
         if found is None or found.kind != Kind.VOID or found.boot_id != boot_id():
             _write_void(self._directory, self._files)
-        self._void = self._identity()
-
-    def _identity(self) -> tuple[int, int] | None:
-        try:
-            found = os.stat(self._path)
-        except OSError:
-            return None
-        return found.st_ino, found.st_mtime_ns
+        self._void = self._files.identity(self._path)
 
     def __del__(self) -> None:
-        os.close(self._pin_fd)
+        if self._pin_fd >= 0:
+            os.close(self._pin_fd)
+
+
+def is_clean(directory: str, files: Files) -> bool:
+    """Whether the index was closed cleanly and nobody has it open: what lies there can be read without being changed.
+
+    For who must not write: a medium, a foreign archive. False also when that cannot be told.
+    """
+    found = read_file(directory, files)
+    if found is None or found.kind != Kind.CLEAN:
+        return False
+    try:
+        users_fd = files.open(f"{directory}/users", os.O_RDONLY)
+        try:
+            if is_locked(users_fd):
+                return False
+        finally:
+            files.close(users_fd)
+        data_fd = files.open(f"{directory}/data.mdb", os.O_RDONLY)
+        try:
+            return _newest_meta_page(files.pread(data_fd, 2 * len(found.meta_page), 0)) == found.meta_page
+        finally:
+            files.close(data_fd)
+    except OSError:
+        return False
 
 
 # restore -------------------------------------------------------------------------------------------
@@ -314,6 +334,7 @@ class Checkpointer:
         """How often the map has grown."""
         self._pin: Any = None
         self._checkpointed_id = -1
+        self._failed: StorageFailed | None = None
         try:
             self._data_fd = files.open(f"{directory}/data.mdb", os.O_RDWR)
             self._pin_fd = os.open(f"{directory}/pin", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
@@ -343,7 +364,11 @@ class Checkpointer:
 
     def _meta_page_of(self, pin: Any) -> bytes:
         """The meta page of a pinned state, while it is the newest."""
-        page = _newest_meta_page(self._files.pread(self._data_fd, 2 * self._environment.page_bytes(), 0))
+        try:
+            data = self._files.pread(self._data_fd, 2 * self._environment.page_bytes(), 0)
+        except OSError as error:
+            raise IndexError_(f"the index in {self._directory} cannot be read: {error.strerror}") from error
+        page = _newest_meta_page(data)
         if page is None or _transaction_of(page) != pin.id():
             raise IndexError_(
                 f"the meta pages of the index in {self._directory} are not as LMDB {pin.id()} writes them"
@@ -363,6 +388,25 @@ class Checkpointer:
             self._checkpoint(Kind.OPEN)
 
     def _checkpoint(self, kind: Kind) -> None:
+        if self._failed is not None:
+            raise StorageFailed(f"a checkpoint has failed before: {self._failed}") from self._failed
+        try:
+            self._take(kind)
+        except StorageFailed as error:
+            self._failed = error
+            self._distrust(error)
+            raise
+
+    def _distrust(self, failure: StorageFailed) -> None:
+        """Without a checkpoint to go back to, the next start would take what the page cache shows for what is there."""
+        if self._checkpointed_id != -1:
+            return
+        try:
+            write_file(self._directory, self._files, Checkpoint(Kind.VOID, 0, "", b""))
+        except StorageError as error:
+            failure.add_note(f"nor can the index be marked as lost: {error}")
+
+    def _take(self, kind: Kind) -> None:
         pin, transaction_id, page, lost_count = self._environment.holding_write_lock(self._pin_newest)
         try:
             self._sync_log()
@@ -397,7 +441,7 @@ class Checkpointer:
         """The last checkpoint, if it is to be a clean end; then the pin goes. Close the index right after."""
         with self._working:
             try:
-                if clean:
+                if clean and self._failed is None:
                     self._checkpoint(Kind.CLEAN)
             finally:
                 self._environment.before_grow = None

@@ -29,6 +29,9 @@ from engine.index.statements import (
     unpack_content,
 )
 
+REMEMBERED_STUDIES_MAX = 1024
+"""A process remembers so many studies: some 200 KiB."""
+
 
 class Remembered:
     """What this process knows of a series and one statement in it."""
@@ -53,29 +56,51 @@ class Entities:
         self._environment = environment
         self.counts: dict[bytes, Counts] = {}
         """Rows of `counts` that the batch has loaded, by key; written at its end."""
+        self._next_ids: dict[str, int] = {}
+        """The same of the next ids in `meta`."""
+        self._studies: dict[tuple[bytes, bytes], tuple[bytes, bytes]] = {}
+        """Study Instance UID and digest of a statement → study id, and an order: that of the statement is no later."""
         self._dirty_series: dict[bytes, bytes] = {}
         self._dirty_studies: set[bytes] = set()
         self._dirty_patients: set[bytes] = set()
 
-    def forget(self) -> None:
-        """Ends a batch, however it went."""
+    def begin(self) -> None:
+        """Begins a batch."""
         self.counts.clear()
+        self._next_ids.clear()
+
+    def write(self, txn: Any) -> None:
+        """Ends a batch."""
+        environment = self._environment
+        for counts_key, row in self.counts.items():
+            txn.put(counts_key, row.encode(), db=environment.counts)
+        for what, number in self._next_ids.items():
+            txn.put(keys.META_NEXT[what], keys.U32.pack(number), db=environment.meta)
+
+    def forget(self) -> None:
+        """Ends a batch that has failed."""
+        self.begin()
+        self.forget_studies()
         self._dirty_series.clear()
         self._dirty_studies.clear()
         self._dirty_patients.clear()
+
+    def forget_studies(self) -> None:
+        """Forgets what it knows of studies: the epoch has changed."""
+        self._studies.clear()
 
     @property
     def needs_refresh(self) -> bool:
         """Whether something has lost an instance."""
         return bool(self._dirty_series or self._dirty_patients)
 
-    def lost_instance(self, txn: Any, series_id: bytes, payload_length: int) -> None:
-        """Notes that an instance is taken out of a series."""
+    def lost_instances(self, txn: Any, series_id: bytes, count: int, payload_bytes: int) -> None:
+        """Notes that instances are taken out of a series."""
         row = txn.get(series_id, db=self._environment.series)
         study_id = keys.ID.pack(keys.U32.unpack_from(row)[0])
         counts = self.load_counts(txn, study_id + series_id)
-        counts.count -= 1
-        counts.bytes -= payload_length
+        counts.count -= count
+        counts.bytes -= payload_bytes
         self._dirty_series[series_id] = study_id
 
     def stated(self, txn: Any, series_id: bytes, digest: bytes) -> tuple[bytes, bytes, bytes]:
@@ -100,7 +125,9 @@ class Entities:
         """Makes sure that patient, study, series and both statements of an instance are there."""
         environment = self._environment
         stated = Statement.of(entry)
-        study_id = self._settle_study(txn, stated, order)
+        study_id, first = self._studies.get((stated.study_instance_uid, stated.study_digest), (b"", b""))
+        if not study_id or order < first:
+            study_id = self._settle_study(txn, stated, order)
         series_key = keys.bounded(stated.series_instance_uid) + b"\0" + study_id
         series_id = txn.get(series_key, db=environment.series_uids)
         if series_id is None:
@@ -143,6 +170,9 @@ class Entities:
             txn.put(study_id, row.encode(), db=environment.studies)
             self._search_changed(txn, study_id, before, _study_values(row.facts))
             self.count(txn, keys.META_CONFLICTS, len(row.facts.conflicts) - conflicts)
+        if len(self._studies) >= REMEMBERED_STUDIES_MAX:
+            self._studies.clear()
+        self._studies[stated.study_instance_uid, stated.study_digest] = study_id, order
         return bytes(study_id)
 
     def _state(
@@ -243,6 +273,7 @@ class Entities:
         self._dirty_series.clear()
         self._dirty_studies.clear()
         self._dirty_patients.clear()
+        self.forget_studies()
         self.count(txn, keys.META_EPOCH, 1)
 
     def _refresh_series(self, txn: Any, series_id: bytes, study_id: bytes) -> None:
@@ -251,7 +282,7 @@ class Entities:
         class_ids = set()
         for _, value in scan_prefix(txn, environment.instances, series_id):
             fields = keys.INSTANCE.unpack_from(value)
-            order = keys.ORDER.pack(*fields[:3])
+            order = keys.ORDER.pack(fields[0], keys.tie_of(fields[3], fields[6]))
             digest = fields[14]
             if digest not in firsts or order < firsts[digest]:
                 firsts[digest] = order
@@ -362,13 +393,13 @@ class Entities:
             txn.put(word, keys.U64.pack(read_count(txn, self._environment, word) + change), db=table)
 
     def next_id(self, txn: Any, what: str) -> bytes:
-        word = keys.META_NEXT[what]
-        table = self._environment.meta
-        data = txn.get(word, db=table)
-        number = keys.U32.unpack(data)[0] if data else 1
+        number = self._next_ids.get(what)
+        if number is None:
+            data = txn.get(keys.META_NEXT[what], db=self._environment.meta)
+            number = keys.U32.unpack(data)[0] if data else 1
         if number == 0xFFFFFFFF:
             raise IndexError_(f"the index has given out every id of its kind ({what}): rebuild it")
-        txn.put(word, keys.U32.pack(number + 1), db=table)
+        self._next_ids[what] = number + 1
         return keys.ID.pack(number)
 
 

@@ -1,6 +1,10 @@
-"""One instance, or one deletion, as the index is told about it, and how a record of the log carries it.
+"""What the records of the log say, one class a kind, and how a record carries it.
 
-The record has position, kind, flags and stamp; its key is the SOP Instance UID; everything else is in its meta block:
+A record has position, kind, flags and stamp; everything else is in its key and its meta block, so that a rebuild from
+hints never reads a payload. Little endian. The record's checksum covers all of it. These numbers are on customers'
+disks: a change is a new version beside this one.
+
+INSTANCE (`Entry`): key: SOP Instance UID; payload: the data set; flags: policy (2 bits) and HEAL
 
     0       1       2       4       6       8       10      12           20              28
     +-------+-------+-------+-------+-------+-------+-------+------------+---------------+
@@ -13,17 +17,41 @@ The record has position, kind, flags and stamp; its key is the SOP Instance UID;
 
 class, transfer syntax, calling AE title, Specific Character Set: lengths, u16. received: u64 nanoseconds. pixel data:
 i64, offset of the Pixel Data tag in the data set, -1 for none. patient to instance: u32 lengths of the level blobs of
-`dicom.elements`, in the data set's own character set. Little endian. The record's checksum covers all of it.
-These numbers are on customers' disks: a change is a new version beside this one.
+`dicom.elements`, in the data set's own character set.
+
+TOMBSTONE: key: the UID of what was deleted; no payload; no flags
+
+    0       1       2       4         8              16           24      26      28
+    +-------+-------+-------+---------+--------------+------------+-------+-------+-- … --------------------------+
+    | ver 1 | level | zero  | count n | target stamp | deleted ns | by    | reason| n lengths, by, reason, n UIDs |
+    +-------+-------+-------+---------+--------------+------------+-------+-------+-- … --------------------------+
+
+level: 0 patient to 3 instance. The UIDs are SOP Instance UIDs. Lengths are u16; by and reason are UTF-8.
+
+HOLD: key: Study Instance UID; no payload; no flags
+
+    0       1         2       4            12      14      16
+    +-------+---------+-------+------------+-------+-------+-- … --+-- … --+
+    | ver 1 | set 0/1 | zero  | set ns     | by    | reason| by    | reason|
+    +-------+---------+-------+------------+-------+-------+-- … --+-- … --+
+
+QUARANTINED: key: SOP Instance UID as claimed, "-" if there is none; payload: the data set as it came; no flags
+
+    0       1       2       4       6       8            16      18      20
+    +-------+-------+-------+-------+-------+------------+-------+-------+-- … ---------------------------+
+    | ver 1 | zero  | class | t. s. | AE    | received   | reason| zero  | class, t. s., AE title, reason |
+    +-------+-------+-------+-------+-------+------------+-------+-------+-- … ---------------------------+
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import TypeAlias
 
 from engine.errors import IndexError_
-from engine.storage.record import Kind, Position, Record
+from engine.storage.record import META_BYTES_MAX, Kind, Position, Record
 
 # The low two bits of a record's flags: what happens when its SOP Instance UID is there already with other bytes.
 POLICY_KEEP_FIRST = 0
@@ -33,10 +61,20 @@ POLICY_REPLACE = 1
 POLICY_KEEP_BOTH = 2
 """The new one becomes current, the stored one is kept aside."""
 POLICY_MASK = 3
+HEAL = 4
+"""Flag of a record that takes the place of one with the same bytes, which can no longer be read."""
+
+NO_UID = b"-"
+"""The key of a quarantined record that claims no SOP Instance UID."""
 
 META_VERSION = 1
 _META = struct.Struct("<BxHHHHxxQqIIII")
 _pack_meta = _META.pack
+_TOMBSTONE = struct.Struct("<BBxxIQQHH")
+_HOLD = struct.Struct("<BBxxQHH")
+_QUARANTINED = struct.Struct("<BxHHHQHxx")
+_TEXT_BYTES_MAX = 4096
+"""Who and why are cut here."""
 
 
 @dataclass(slots=True)
@@ -141,22 +179,164 @@ class Entry:
 
 @dataclass(slots=True)
 class Tombstone:
-    """The deletion of a SOP Instance UID: everything of it with a smaller stamp is dead."""
+    """The deletion of SOP Instance UIDs: every record of theirs with a smaller stamp is dead.
+
+    With a `target_stamp` only the one record of the UID that has just this stamp is: a version kept aside, or a
+    quarantined record.
+    """
+
+    position: Position
+    stamp: int
+    level: int
+    """Of what was deleted: 0 patient, 1 study, 2 series, 3 instance."""
+    uid: bytes
+    """Its UID (of a patient: the key it is known by)."""
+    sop_instance_uids: tuple[bytes, ...]
+    target_stamp: int = 0
+    deleted_ns: int = 0
+    by: bytes = b""
+    """Who deleted it, and why: UTF-8."""
+    reason: bytes = b""
+
+    def pack_meta(self) -> bytes:
+        """The record's meta block. Raises IndexError_ when it is too large: make it several, of the same stamp."""
+        uids = self.sop_instance_uids
+        by = self.by[:_TEXT_BYTES_MAX]
+        reason = self.reason[:_TEXT_BYTES_MAX]
+        lengths = struct.pack(f"<{len(uids)}H", *map(len, uids))
+        head = _TOMBSTONE.pack(
+            META_VERSION, self.level, len(uids), self.target_stamp, self.deleted_ns, len(by), len(reason)
+        )
+        meta = b"".join((head, lengths, by, reason, *uids))
+        if len(meta) > META_BYTES_MAX:
+            raise IndexError_(f"a tombstone of {len(uids)} UIDs takes {len(meta)} bytes, the limit is {META_BYTES_MAX}")
+        return meta
+
+    @classmethod
+    def unpack(cls, record: Record) -> Tombstone:
+        """The tombstone of a TOMBSTONE record. Raises IndexError_ when the meta block is of another version."""
+        meta = record.meta
+        version, level, count, target_stamp, deleted_ns, by_length, reason_length = _unpack_head(_TOMBSTONE, record)
+        _check_version(version, record)
+        at = _TOMBSTONE.size + 2 * count
+        if at > len(meta):
+            raise _too_short(record)
+        lengths = struct.unpack_from(f"<{count}H", meta, _TOMBSTONE.size)
+        if at + by_length + reason_length + sum(lengths) > len(meta):
+            raise _too_short(record)
+        by = meta[at : at + by_length]
+        reason = meta[at + by_length : at + by_length + reason_length]
+        ends = list(accumulate(lengths, initial=at + by_length + reason_length))
+        uids = tuple([meta[start:end] for start, end in pairwise(ends)])
+        return cls(record.position, record.stamp, level, record.key, uids, target_stamp, deleted_ns, by, reason)
+
+
+@dataclass(slots=True)
+class Hold:
+    """A study may not be deleted, or may again: of several the one with the latest stamp counts."""
+
+    position: Position
+    stamp: int
+    study_instance_uid: bytes
+    is_set: bool
+    set_ns: int
+    by: bytes
+    """Who, and why: UTF-8."""
+    reason: bytes
+
+    def pack_meta(self) -> bytes:
+        """The record's meta block."""
+        by = self.by[:_TEXT_BYTES_MAX]
+        reason = self.reason[:_TEXT_BYTES_MAX]
+        return _HOLD.pack(META_VERSION, self.is_set, self.set_ns, len(by), len(reason)) + by + reason
+
+    @classmethod
+    def unpack(cls, record: Record) -> Hold:
+        """The hold of a HOLD record. Raises IndexError_ when the meta block is of another version."""
+        version, is_set, set_ns, by_length, reason_length = _unpack_head(_HOLD, record)
+        _check_version(version, record)
+        by, reason = _texts(record, _HOLD.size, by_length, reason_length)
+        return cls(record.position, record.stamp, record.key, bool(is_set), set_ns, by, reason)
+
+
+@dataclass(slots=True)
+class Quarantined:
+    """Bytes that came as an instance and could not be taken as one."""
 
     position: Position
     stamp: int
     sop_instance_uid: bytes
+    """As claimed; `NO_UID` if there is none."""
+    sop_class_uid: bytes
+    transfer_syntax_uid: bytes
+    calling_ae_title: bytes
+    received_ns: int
+    reason: bytes
+    """UTF-8."""
+
+    def pack_meta(self) -> bytes:
+        """The record's meta block."""
+        reason = self.reason[:_TEXT_BYTES_MAX]
+        texts = (self.sop_class_uid, self.transfer_syntax_uid, self.calling_ae_title, reason)
+        class_length, syntax_length, title_length, reason_length = map(len, texts)
+        head = _QUARANTINED.pack(
+            META_VERSION, class_length, syntax_length, title_length, self.received_ns, reason_length
+        )
+        return head + b"".join(texts)
 
     @classmethod
-    def unpack(cls, record: Record) -> Tombstone:
-        """The tombstone that a TOMBSTONE record is."""
-        return cls(record.position, record.stamp, record.key)
+    def unpack(cls, record: Record) -> Quarantined:
+        """What a QUARANTINED record says. Raises IndexError_ when the meta block is of another version."""
+        version, class_length, syntax_length, title_length, received_ns, reason_length = _unpack_head(
+            _QUARANTINED, record
+        )
+        _check_version(version, record)
+        sop_class_uid, syntax, title, reason = _texts(
+            record, _QUARANTINED.size, class_length, syntax_length, title_length, reason_length
+        )
+        return cls(record.position, record.stamp, record.key, sop_class_uid, syntax, title, received_ns, reason)
 
 
-def unpack_record(record: Record) -> Entry | Tombstone:
+Item: TypeAlias = Entry | Tombstone | Hold | Quarantined
+
+
+def unpack_record(record: Record) -> Item:
     """What a record says, by its kind. Raises IndexError_ when it is of a kind that this engine does not know."""
     if record.kind == Kind.INSTANCE:
         return Entry.unpack(record)
     if record.kind == Kind.TOMBSTONE:
         return Tombstone.unpack(record)
+    if record.kind == Kind.HOLD:
+        return Hold.unpack(record)
+    if record.kind == Kind.QUARANTINED:
+        return Quarantined.unpack(record)
     raise IndexError_(f"{record.position} is a record of kind {record.kind}, which this engine does not know")
+
+
+def _unpack_head(fields: struct.Struct, record: Record) -> tuple[int, ...]:
+    try:
+        return fields.unpack_from(record.meta)
+    except struct.error as error:
+        raise _too_short(record) from error
+
+
+def _check_version(version: int, record: Record) -> None:
+    if version != META_VERSION:
+        raise IndexError_(
+            f"the meta block of {record.position} has version {version}; this engine reads {META_VERSION}"
+        )
+
+
+def _too_short(record: Record) -> IndexError_:
+    return IndexError_(f"the meta block of {record.position} is too short")
+
+
+def _texts(record: Record, at: int, *lengths: int) -> list[bytes]:
+    """The values of a meta block end to end from `at` on."""
+    texts = []
+    for length in lengths:
+        texts.append(record.meta[at : at + length])
+        at += length
+    if at > len(record.meta):
+        raise _too_short(record)
+    return texts

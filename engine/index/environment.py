@@ -27,7 +27,7 @@ from typing import Any
 
 import lmdb
 
-from engine.errors import EngineError, IndexError_, StorageFailed, StorageFull
+from engine.errors import EngineError, IndexError_, IndexOutdated, StorageFailed, StorageFull
 from engine.index import keys
 from engine.storage.files import Files
 
@@ -42,6 +42,12 @@ TABLES = (
     "instances",
     "sop_uids",
     "history",
+    "versions",
+    "drops",
+    "tombstones",
+    "holds",
+    "quarantine",
+    "damage",
     "counts",
     "series",
     "series_uids",
@@ -141,6 +147,12 @@ class Environment:
     instances: Any
     sop_uids: Any
     history: Any
+    versions: Any
+    drops: Any
+    tombstones: Any
+    holds: Any
+    quarantine: Any
+    damage: Any
     counts: Any
     series: Any
     series_uids: Any
@@ -157,7 +169,7 @@ class Environment:
     meta: Any
 
     def __init__(self, directory: str, files: Files, *, read_only: bool = False, map_bytes: int = MAP_BYTES) -> None:
-        """Opens the index and creates it if there is none. Raises IndexError_."""
+        """Opens the index and creates it if there is none. Raises IndexError_; IndexOutdated: make it anew."""
         self.directory = directory
         self.files = files
         self.read_only = read_only
@@ -212,9 +224,10 @@ class Environment:
                     setattr(self, name, self._environment.open_db(name.encode(), create=False))
                 except lmdb.NotFoundError:
                     missing = True
-            if not missing:
+            if hasattr(self, "meta"):
                 with self._environment.begin() as txn:
                     self._check_format(txn)
+            if not missing:
                 return
             if self.read_only:
                 raise IndexError_(f"there is no index in {self.directory}")
@@ -235,7 +248,7 @@ class Environment:
         found = txn.get(keys.META_FORMAT, db=self.meta)
         if found != keys.U32.pack(keys.FORMAT):
             number = keys.U32.unpack(found)[0] if found and len(found) == 4 else "none"
-            raise IndexError_(
+            raise IndexOutdated(
                 f"the index in {self.directory} has format {number}, this engine has {keys.FORMAT}: rebuild it"
             )
 
@@ -383,6 +396,7 @@ class Environment:
 
     def close(self) -> None:
         """Ends every transaction of this handle and closes it."""
+        self.guard = None
         if not self._forked:
             self._environment.close()
         self._release_users()

@@ -1,13 +1,26 @@
 """The format of every key and value in LMDB. Pure: bytes in, bytes out.
 
-Ids are u32, in keys big endian so that key order is order of arrival, and are never given twice. `order` is
-(stamp, segment id, offset), 3 x u64 big endian: which of two records comes first. `digest` is 8 bytes of blake2b.
+Ids are u32, in keys big endian so that key order is order of arrival, and are never given twice. `digest` is 8 bytes
+of blake2b. `order` says which of two records comes first and `place` where one lies, both in big endian:
+
+    order    stamp u64, tie u64: the checksum and length of the payload. It names no place, so that a record that is
+             copied to another segment has the order that it had
+    place    segment id u64, offset u64
+
 Values are little endian. Named databases:
 
     instances           series id, instance id            INSTANCE, then the instance level's blob
     sop_uids            SOP Instance UID                  series id, instance id; empty: no current instance
-    history             SOP Instance UID, 0, order        HISTORY, then the record's meta block: every record of the UID
-                                                          but its current one
+    history             SOP Instance UID, 0, order, place HISTORY, then the record's meta block unless it is deleted:
+                                                          every record of the UID but its current one
+    versions            as in history                     nothing: those of history that are kept aside
+    drops               SOP Instance UID, 0, target stamp nothing: tombstones with a target
+                        u64, stamp u64, place
+    tombstones          stamp u64, digest, place          TOMBSTONE, once a record
+    holds               Study Instance UID, 0, order,     APART, then key and meta block
+                        place
+    quarantine          SOP Instance UID, 0, order, place APART, then key and meta block
+    damage              place                             DAMAGE, then SOP Instance UID and what is wrong
     counts              study id, series id               COUNTS, Modality (length u8, text), SOP classes (name ids u32)
     series              series id                         study id, statements u32, uid length u16, uid, facts
     series_uids         Series Instance UID, 0, study id  series id
@@ -25,7 +38,8 @@ Values are little endian. Named databases:
     meta                word                              see below
 
 Statement and facts: see `statements`. The content of a statement is left out where it is the only one of its study or
-series: the facts say the same. All of it follows from the log, so a change here is a new FORMAT and a rebuild.
+series: the facts say the same. All of it follows from the log (but for `damage`, which the next scrub finds again), so
+a change here is a new FORMAT and a rebuild.
 """
 
 from __future__ import annotations
@@ -33,7 +47,7 @@ from __future__ import annotations
 import struct
 from hashlib import blake2b
 
-FORMAT = 1
+FORMAT = 2
 
 # meta
 META_FORMAT = b"format"
@@ -44,13 +58,25 @@ META_VERSIONS = b"versions"
 """u64; versions kept aside."""
 META_CONFLICTS = b"conflicts"
 """u64; attributes of studies on which their instances disagree."""
+META_DELETED = b"deleted"
+"""u64; records that a tombstone killed and that are still in their segments."""
+META_HELD = b"held"
+"""u64; studies on hold."""
+META_QUARANTINED = b"quarantined"
+"""u64; records in quarantine."""
+META_QUARANTINED_BYTES = b"quarantined bytes"
+"""u64; what they take."""
 META_NEXT = {"patient": b"next patient", "study": b"next study", "series": b"next series", "name": b"next name"}
 """u32; the next free id."""
 
 PAIR = struct.Struct(">II")
 ID = struct.Struct(">I")
-ORDER = struct.Struct(">QQQ")
+ORDER = struct.Struct(">QQ")
 ORDER_BYTES = ORDER.size
+PLACE = struct.Struct(">QQ")
+TOLD = struct.Struct(">QQQQ")
+"""Order and place together: which record it is, and how the key of its row in `history` ends."""
+TOMBSTONE_KEY = struct.Struct(">Q8sQQ")
 DIGEST_BYTES = 8
 U64_KEY = struct.Struct(">Q")
 U32 = struct.Struct("<I")
@@ -62,10 +88,18 @@ KEY_HEAD = struct.Struct("<H")
 INSTANCE = struct.Struct("<QQQQqQIIHHIIII8s")
 """stamp, segment id, offset, payload_length, pixel_data_offset, received_ns, payload_crc, meta_length, key_length,
 flags, name ids of SOP class, transfer syntax, calling AE title and character set, digest of the series statement."""
+INSTANCE_END = struct.Struct("<IIII8s")
+"""How INSTANCE ends: what all instances of a series statement, sender and SOP class have in common."""
 COUNTS = struct.Struct("<IIQ")
 """instances, next instance id, bytes of payload."""
 HISTORY = struct.Struct("<BBHQIIH")
 """state, kind, flags, payload_length, payload_crc, meta_length, key_length."""
+TOMBSTONE = struct.Struct("<BIHI")
+"""1 alive, 0 a copy of one that is; meta_length, key_length, SOP Instance UIDs."""
+APART = struct.Struct("<BQIIH")
+"""state (of a hold: 1 it counts, 0 a later one does), payload_length, payload_crc, meta_length, key_length."""
+DAMAGE = struct.Struct("<QH")
+"""found_ns, length of the SOP Instance UID."""
 SEGMENT = struct.Struct("<QQQQQ")
 """indexed_bytes, end (of the records once sealed, else 0), live_count, live_bytes, dead_bytes."""
 EXTENT = struct.Struct("<QQ")
@@ -75,6 +109,11 @@ _KEY_BYTES_MAX = 400
 """LMDB's limit is 511; prefix and suffix need room too."""
 SEARCH_BYTES_MAX = 200
 """A normal form is cut here in `search`: matches are always checked against the whole value."""
+
+
+def tie_of(payload_length: int, payload_crc: int) -> int:
+    """The second part of an order: the same for every copy of a record."""
+    return payload_crc << 32 | payload_length & 0xFFFFFFFF
 
 
 def bounded(text: bytes) -> bytes:

@@ -39,6 +39,8 @@ _RANGE_VRS = frozenset(("DA", "TM", "DT"))
 KEY_VALUES_MAX = 10_000
 """Values in one list; a retrieval of a large study by instance names some thousands."""
 _NESTING_MAX = 32
+_CACHED_BYTES_MAX = 128
+"""Longer values are rare, and seldom the same."""
 
 SEARCHED: tuple[int, ...] = (
     tags.PatientID,
@@ -85,16 +87,26 @@ def search_keys(items: Mapping[int, bytes], owner: bytes) -> set[bytes]:
     """The keys of `search` for an entity with these attributes."""
     found = set()
     for tag in _searched & items.keys():
-        is_name = _vr_of(tag) == "PN"
-        for normal in normal_values(tag, items[tag]):
-            if not is_name:
-                found.add(keys.search_key(tag, normal.encode("utf-8", "replace"), owner))
-                continue
-            for group in filter(None, normal.split("=")):
-                found.add(keys.search_key(tag, group.encode("utf-8", "replace"), owner))
-            for word in filter(None, _WORD_BREAK.split(normal)):
-                found.add(keys.search_key(tag | WORD, word.encode("utf-8", "replace"), owner))
+        value = items[tag]
+        starts = _key_starts(tag, value) if len(value) <= _CACHED_BYTES_MAX else _key_starts.__wrapped__(tag, value)
+        found.update([start + owner for start in starts])
     return found
+
+
+@lru_cache(maxsize=8192)
+def _key_starts(tag: int, value: bytes) -> frozenset[bytes]:
+    """The keys of `search` for an attribute, without their owner."""
+    found = set()
+    is_name = _vr_of(tag) == "PN"
+    for normal in normal_values(tag, value):
+        if not is_name:
+            found.add(keys.search_key(tag, normal.encode("utf-8", "replace"), b""))
+            continue
+        for group in filter(None, normal.split("=")):
+            found.add(keys.search_key(tag, group.encode("utf-8", "replace"), b""))
+        for word in filter(None, _WORD_BREAK.split(normal)):
+            found.add(keys.search_key(tag | WORD, word.encode("utf-8", "replace"), b""))
+    return frozenset(found)
 
 
 # conditions ------------------------------------------------------------------------------------------

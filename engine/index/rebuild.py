@@ -9,24 +9,29 @@ by `Index.apply`, so that what comes out is what live writing would have made. C
     a living writer has it               left to that writer
     its file is gone, live records       reported; the index keeps saying where they were
 
+With `follow` the log is somebody else's, a replica's or one that cannot be written: it is only read, by
+`recovery.read_segment`, again and again. What a compaction over there has moved moves here too: the last copy counts.
+
 A record that cannot be read as an instance (another version, damage that its checksum does not show) is reported and
 the rest goes on: nothing is skipped in silence.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from engine.errors import EngineError, IndexError_, StorageFailed
+from engine.errors import CorruptRecord, EngineError, IndexError_, StorageFailed, StorageFull
 from engine.index import checkpoint
-from engine.index.entry import Entry, Tombstone, unpack_record
+from engine.index.entry import Entry, Hold, Quarantined, Tombstone, unpack_record
 from engine.index.tables import Index
 from engine.index.types import SegmentMark
 from engine.storage.files import Files
+from engine.storage.hints import read_heads
 from engine.storage.record import Record
-from engine.storage.recovery import is_owned, recover_segment
-from engine.storage.segment import FIRST_RECORD, Damage, list_segments
+from engine.storage.recovery import is_owned, read_segment, recover_segment
+from engine.storage.segment import FIRST_RECORD, Damage, list_segments, segment_path
 
 BATCH = 2000
 """Records in one transaction: some 20 ms in which no other process can write."""
@@ -69,6 +74,7 @@ def replay(
     progress: Progress | None = None,
     only: Iterable[int] | None = None,
     seal: bool = True,
+    follow: bool = False,
 ) -> Report:
     """Applies what the log has beyond the marks; with `only`, of these segments.
 
@@ -89,10 +95,10 @@ def replay(
     for done, segment_id in enumerate(news):
         if progress is not None:
             progress("segments", done, len(news))
-        if is_owned(files, log_directory, segment_id):
-            report.owned += 1
-            continue
         mark = marks.get(segment_id)
+        if follow:
+            _follow_segment(index, log_directory, files, segment_id, mark, report)
+            continue
         _replay_segment(index, log_directory, files, segment_id, mark, report, seal)
     if progress is not None:
         progress("segments", len(news), len(news))
@@ -110,8 +116,14 @@ def _replay_segment(
 ) -> None:
     start = mark.indexed_bytes if mark is not None else FIRST_RECORD
     try:
+        if is_owned(files, log_directory, segment_id):
+            report.owned += 1
+            return
+        if _load(index, log_directory, files, segment_id, start, report):
+            report.segments += 1
+            return
         found = recover_segment(files, log_directory, segment_id, start, seal=seal)
-    except StorageFailed:
+    except (StorageFailed, StorageFull, IndexError_):
         raise
     except EngineError as error:
         report.findings.append(Damage(segment_id, start, 0, str(error)))
@@ -119,6 +131,8 @@ def _replay_segment(
     report.segments += 1
     report.torn += bool(found.torn)
     report.findings.extend(found.damage)
+    if found.sealed and len(found.records) > BATCH and _load(index, log_directory, files, segment_id, start, report):
+        return
     for at in range(0, len(found.records), BATCH):
         _apply(index, found.records[at : at + BATCH], report)
     if found.written_bytes:
@@ -126,9 +140,51 @@ def _replay_segment(
         index.apply([], marks=marks, covered={segment_id: found.written_bytes})
 
 
+def _load(index: Index, directory: str, files: Files, segment_id: int, start: int, report: Report) -> bool:
+    """Applies a segment that is sealed and as it should be; False when `recover_segment` has to look at it."""
+    try:
+        fd = files.open(segment_path(directory, segment_id), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        files.drop_cache(fd)
+        heads = read_heads(files, fd, segment_id)
+        if heads is None or heads.trailer.damage_count:
+            return False
+        loaded = index.load(heads, start)
+    except CorruptRecord:
+        return False
+    finally:
+        files.close(fd)
+    report.records += loaded.records
+    report.findings += loaded.findings
+    return True
+
+
+def _follow_segment(
+    index: Index, log_directory: str, files: Files, segment_id: int, mark: SegmentMark | None, report: Report
+) -> None:
+    start = mark.indexed_bytes if mark is not None else FIRST_RECORD
+    try:
+        found = read_segment(files, log_directory, segment_id, start)
+    except EngineError as error:
+        report.findings.append(Damage(segment_id, start, 0, str(error)))
+        return
+    report.segments += 1
+    report.findings.extend(found.damage)
+    if not found.sealed and found.written_bytes <= start:
+        return
+    for at in range(0, len(found.records), BATCH):
+        _apply(index, found.records[at : at + BATCH], report)
+    marks = {segment_id: SegmentMark(found.written_bytes, True)} if found.sealed else {}
+    index.apply([], marks=marks, covered={segment_id: found.written_bytes})
+
+
 def _apply(index: Index, records: list[Record], report: Report) -> None:
     entries: list[Entry] = []
     tombstones: list[Tombstone] = []
+    holds: list[Hold] = []
+    quarantined: list[Quarantined] = []
     for record in records:
         try:
             item = unpack_record(record)
@@ -138,23 +194,27 @@ def _apply(index: Index, records: list[Record], report: Report) -> None:
             continue
         if isinstance(item, Entry):
             entries.append(item)
-        else:
+        elif isinstance(item, Tombstone):
             tombstones.append(item)
-    index.apply(entries, tombstones)
-    report.records += len(entries) + len(tombstones)
+        elif isinstance(item, Hold):
+            holds.append(item)
+        else:
+            quarantined.append(item)
+    index.apply(entries, tombstones, holds=holds, quarantined=quarantined)
+    report.records += len(entries) + len(tombstones) + len(holds) + len(quarantined)
 
 
 def rebuild(
-    directory: str, log_directory: str, files: Files, *, progress: Progress | None = None
+    directory: str, log_directory: str, files: Files, *, progress: Progress | None = None, follow: bool = False
 ) -> tuple[Index, Report]:
-    """Throws the index away and makes it again from the log. Returns it open.
+    """Throws the index away and makes it again from the log, which `follow` leaves as it is. Returns it open.
 
     Raises IndexError_ when it is in use, StorageFailed or StorageFull.
     """
     checkpoint.discard(directory, files)
     index = Index.open(directory, files=files)
     try:
-        return index, replay(index, log_directory, files, progress=progress)
+        return index, replay(index, log_directory, files, progress=progress, follow=follow)
     except BaseException:
         index.close()
         raise

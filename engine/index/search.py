@@ -24,8 +24,8 @@ from engine.index import walk as walking
 from engine.index.environment import Environment
 from engine.index.plan import UNIQUE, Plan, check_hierarchy, level_of
 from engine.index.rows import read_name
-from engine.index.types import Instance, Level, Match, Query, Root
-from engine.index.walk import Walk, collect_here, collect_in_steps
+from engine.index.types import Instance, Level, Match, Named, Query, Root
+from engine.index.walk import Place, Walk, collect_here, collect_in_steps
 from engine.storage.record import Position
 
 if TYPE_CHECKING:
@@ -49,30 +49,53 @@ def select(environment: Environment, query: Query) -> list[Instance]:
     By study and series in their order, by Instance Number, by SOP Instance UID. Raises QueryError when the unique key
     of the level is missing; those above the level may be, since UIDs need no context.
     """
+    found: list[tuple[bytes, int, bytes, Instance]] = []
+    for place in _named_places(environment, query):
+        study_uid = place.values[Level.STUDY].get(tags.StudyInstanceUID, b"")
+        series_uid = place.values[Level.SERIES].get(tags.SeriesInstanceUID, b"")
+        instance = _instance(place.instance_row, study_uid, series_uid, place.name_of)
+        items = blob_items(instance.attributes)
+        number = _number(items.get(tags.InstanceNumber, b""))
+        series = place.study_id + place.series_id
+        found.append((series, number, items.get(tags.SOPInstanceUID, b""), instance))
+    found.sort(key=lambda row: row[:3])
+    return [row[3] for row in found]
+
+
+def select_names(environment: Environment, query: Query) -> list[Named]:
+    """The same instances by their UIDs alone, in no order: a fifth of the time. Raises QueryError."""
+    unpack = keys.INSTANCE.unpack_from
+    blob_at = keys.INSTANCE.size
+    found = []
+    series_id, study_uid, series_uid = b"", "", ""
+    for place in _named_places(environment, query):
+        if place.series_id != series_id:
+            series_id = place.series_id
+            study_uid = place.values[Level.STUDY].get(tags.StudyInstanceUID, b"").decode("utf-8", "replace")
+            series_uid = place.values[Level.SERIES].get(tags.SeriesInstanceUID, b"").decode("utf-8", "replace")
+        row = place.instance_row
+        fields = unpack(row)
+        uid = blob_items(row[blob_at:]).get(tags.SOPInstanceUID, b"")
+        found.append(Named(uid, series_uid, study_uid, fields[0], fields[3]))
+    return found
+
+
+def _named_places(environment: Environment, query: Query) -> Iterator[Place]:
+    """The instances that unique keys name, one after the other, in one read transaction. Raises QueryError."""
     own = UNIQUE[query.level]
     unique = {tag: query.keys[tag] for tag in UNIQUE.values() if query.keys.get(tag)}
     wanted = Query(Level.IMAGE, unique, Root.PATIENT, query.character_set, relational=True)
     plan = Plan.of(wanted, wildcards=False)
     if query.level not in query.root.value or not any(asked.tag == own for asked in plan.conditions[query.level]):
         raise QueryError(f"a retrieval at level {query.level.name} of this model needs {tags.keyword_of(own)}")
-    found: list[tuple[bytes, int, bytes, Instance]] = []
     with environment.reading() as txn:
         walk = Walk(environment, wanted, plan)
         walk.txn = txn
         walk.find_candidates(collect_here)
         for place in walk.places():
-            if place is None:
-                continue
-            study_uid = place.values[Level.STUDY].get(tags.StudyInstanceUID, b"")
-            series_uid = place.values[Level.SERIES].get(tags.SeriesInstanceUID, b"")
-            instance = _instance(place.instance_row, study_uid, series_uid, walk.names.__getitem__)
-            items = blob_items(instance.attributes)
-            number = _number(items.get(tags.InstanceNumber, b""))
-            series = place.study_id + place.series_id
-            found.append((series, number, items.get(tags.SOPInstanceUID, b""), instance))
+            if place is not None:
+                yield place
         walk.txn = None
-    found.sort(key=lambda row: row[:3])
-    return [row[3] for row in found]
 
 
 def _number(text: bytes) -> int:

@@ -15,7 +15,7 @@ Texts in statements and facts are UTF-8, decoded once, when the statement is new
     | orders  | parts   | conflicts   | the orders | tags, u32   | part lengths  | parts | providers  |
     +---------+---------+-------------+------------+-------------+---------------+-- … --+------------+
 
-orders: how many orders follow, 24 bytes each. conflicts: how many tags follow. A part is a level blob of
+orders: how many orders follow, 16 bytes each. conflicts: how many tags follow. A part is a level blob of
 `dicom.elements`. providers: for each value, in the order of the parts, which order it has, u8; left out if there is one
 order only.
 """
@@ -74,7 +74,16 @@ def utf_8(tag: int, value: bytes, character_set: bytes) -> bytes:
 
 def canonical(blob: bytes, character_set: bytes) -> bytes:
     """A level blob with its texts in UTF-8. Canonical blobs stay as they are when given `charset.UTF_8`."""
-    return blob_of({tag: utf_8(tag, value, character_set) for tag, value in blob_items(blob).items()})
+    items = blob_items(blob)
+    plain_bytes = 0
+    before = -1
+    for tag, value in items.items():
+        text = utf_8(tag, value, character_set)
+        if text is value and tag > before:
+            plain_bytes += _ITEM.size + len(value)
+        items[tag] = text
+        before = tag
+    return blob if plain_bytes == len(blob) else blob_of(items)
 
 
 def _items_in_utf_8(data: bytes, start: int, end: int, character_set: bytes) -> bytes:
@@ -129,12 +138,10 @@ class Statement:
     @classmethod
     def of(cls, entry: Entry) -> Statement:
         """The statement of an instance."""
-        patient = canonical(entry.patient, entry.character_set)
-        study = canonical(entry.study, entry.character_set)
+        patient, study, study_digest, study_uid = _of_study(entry.patient, entry.study, entry.character_set)
         series = canonical(entry.series, entry.character_set)
-        study_digest = keys.digest_of(patient, study)
         return cls(
-            blob_items(study).get(tags.StudyInstanceUID, b""),
+            study_uid,
             blob_items(series).get(tags.SeriesInstanceUID, b""),
             patient,
             study,
@@ -142,6 +149,14 @@ class Statement:
             study_digest,
             keys.digest_of(study_digest, series),
         )
+
+
+@lru_cache(maxsize=256)
+def _of_study(patient: bytes, study: bytes, character_set: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    """Both blobs in canonical form, their digest, the Study Instance UID; the series of a study arrive together."""
+    patient = canonical(patient, character_set)
+    study = canonical(study, character_set)
+    return patient, study, keys.digest_of(patient, study), blob_items(study).get(tags.StudyInstanceUID, b"")
 
 
 def pack_content(*parts: bytes) -> bytes:
@@ -200,7 +215,8 @@ class Facts:
         known_order, known_value = known
         if value and known_value and value != known_value:
             self.conflicts.add(tag)
-        if (not value, order) < (not known_value, known_order):
+        # By value last: two records of one instant have one order.
+        if (not value, order, value) < (not known_value, known_order, known_value):
             part[tag] = (order, value)
 
     def values(self, part: int) -> dict[int, bytes]:

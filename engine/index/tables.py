@@ -7,19 +7,24 @@ that uses it is refused.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
 
-from engine.dicom import tags
-from engine.dicom.elements import blob_items
-from engine.index import checkpoint, keys
-from engine.index.entry import Entry, Tombstone
+from engine.errors import IndexError_
+from engine.index import bulk, checkpoint, keys, listing, relocation, survival
+from engine.index.entry import Entry, Hold, Quarantined, Tombstone
 from engine.index.environment import MAP_BYTES, Environment
 from engine.index.fold import State, read_history
-from engine.index.rows import decode_mark, read_count
-from engine.index.search import read_instance, search, select
-from engine.index.types import Instance, Match, Outcome, Query, SegmentMark
+from engine.index.listing import instance_of
+from engine.index.rows import decode_mark, read_count, scan_prefix
+from engine.index.search import read_instance, search, select, select_names
+from engine.index.types import DamageRow, Instance, Match, Named, Outcome, Query, SegmentMark
 from engine.index.writer import Writer
 from engine.storage.files import Files
+from engine.storage.hints import Heads
+from engine.storage.record import Position, Record
 
 
 class Index:
@@ -41,7 +46,11 @@ class Index:
         files = files or Files()
         environment = Environment(directory, files, read_only=read_only, map_bytes=map_bytes)
         if not read_only:
-            environment.guard = checkpoint.Guard(directory, files)
+            try:
+                environment.guard = checkpoint.Guard(directory, files)
+            except OSError as error:
+                environment.close()
+                raise IndexError_(f"the index in {directory} cannot be opened: {error}") from error
         return cls(environment)
 
     def apply(
@@ -50,6 +59,9 @@ class Index:
         tombstones: Sequence[Tombstone] = (),
         marks: Mapping[int, SegmentMark] | None = None,
         covered: Mapping[int, int] | None = None,
+        *,
+        holds: Sequence[Hold] = (),
+        quarantined: Sequence[Quarantined] = (),
     ) -> list[Outcome]:
         """Makes records of the log visible, all or none, in one transaction; one outcome an entry, in order.
 
@@ -57,7 +69,14 @@ class Index:
         segment end (`indexed_bytes`); `covered` that everything below an offset has been applied or is not there.
         Raises StorageFull, StorageFailed (final) or IndexError_.
         """
-        return self._writer.apply(entries, tombstones, marks, covered)
+        return self._writer.apply(entries, tombstones, marks, covered, holds, quarantined)
+
+    def load(self, heads: Heads, start_offset: int) -> bulk.Loaded:
+        """Applies a sealed segment from an offset on, some thousand records a transaction: see `bulk`.
+
+        Raises as `apply` does, and CorruptRecord when the footer has not the heads that it says.
+        """
+        return bulk.load(self._writer, heads, start_offset)
 
     def locate(self, sop_instance_uid: bytes) -> Instance | None:
         """Where the current instance of a UID lies."""
@@ -69,9 +88,30 @@ class Index:
                 return None
             return read_instance(txn, environment, where, txn.get(where, db=environment.instances))
 
+    def known(self, sop_instance_uid: bytes) -> tuple[Instance | None, int]:
+        """The current instance of a UID, and the stamp that a new record of it must be above to count.
+
+        The stamp is not that of the current instance where there is none and there was one: a deletion from before the
+        clock was set back would kill what is stored now.
+        """
+        environment = self.environment
+        sop_key = keys.bounded(sop_instance_uid)
+        with environment.reading() as txn:
+            where = txn.get(sop_key, db=environment.sop_uids)
+            if where is None:
+                return None, 0
+            if not where:
+                return None, listing.newest_stamp(txn, environment.history, sop_key + b"\0")
+            current = read_instance(txn, environment, where, txn.get(where, db=environment.instances))
+            return current, current.stamp
+
     def instances(self, query: Query) -> list[Instance]:
         """What a retrieval with these keys names: by series, Instance Number, UID. Raises QueryError."""
         return select(self.environment, query)
+
+    def names(self, query: Query) -> list[Named]:
+        """The same instances as a deletion needs to know them, in no order. Raises QueryError."""
+        return select_names(self.environment, query)
 
     def search(self, query: Query) -> Iterator[Match]:
         """The matches of a query in a stable order, page by page. Raises QueryError at once."""
@@ -88,8 +128,94 @@ class Index:
                 found.append(read_instance(txn, environment, where, txn.get(where, db=environment.instances)))
             for told in read_history(txn, environment, sop_key):
                 if told.state == State.VERSION:
-                    found.append(_instance_of(told.entry(sop_instance_uid)))
+                    found.append(instance_of(told.entry(sop_instance_uid)))
         return sorted(found, key=lambda item: (item.stamp, item.position))
+
+    # -- what is no current instance --------------------------------------------------------------
+
+    def kept_aside(self) -> Iterator[Instance]:
+        """Every version that is kept aside, page by page."""
+        return listing.read_kept_aside(self.environment)
+
+    def version_count(self) -> int:
+        """How many versions are kept aside."""
+        return self._count(keys.META_VERSIONS)
+
+    def holds(self) -> list[Hold]:
+        """The studies on legal hold, whether or not anything of them is stored."""
+        return listing.read_holds(self.environment)
+
+    def is_held(self, study_instance_uid: bytes) -> bool:
+        """Whether a study is on legal hold."""
+        return listing.is_held(self.environment, study_instance_uid)
+
+    def hold_stamp(self, study_instance_uid: bytes) -> int:
+        """The stamp that a new hold of a study, or its release, must be above to count."""
+        environment = self.environment
+        with environment.reading() as txn:
+            return listing.newest_stamp(txn, environment.holds, keys.bounded(study_instance_uid) + b"\0")
+
+    def quarantined(self) -> Iterator[Quarantined]:
+        """What is in quarantine, page by page."""
+        return listing.read_quarantined(self.environment)
+
+    def quarantined_bytes(self) -> int:
+        """What the quarantine takes in the log."""
+        return self._count(keys.META_QUARANTINED_BYTES)
+
+    def note_damage(self, segment_id: int, offset: int, sop_instance_uid: bytes, what: str, found_ns: int) -> None:
+        """Keeps that a place in the log is not as it was written; a place has one note, the last."""
+        uid = sop_instance_uid[:0xFFFF]
+        row = keys.DAMAGE.pack(found_ns, len(uid)) + uid + what.encode("utf-8", "replace")
+        table = self.environment.damage
+        self.environment.write(lambda txn: txn.put(keys.PLACE.pack(segment_id, offset), row, db=table), _nothing)
+
+    def damage(self) -> list[DamageRow]:
+        """Known damage, by place."""
+        return listing.read_damage(self.environment)
+
+    def clear_damage(self, segment_id: int, offset: int) -> None:
+        """Takes a note back."""
+        table = self.environment.damage
+        self.environment.write(lambda txn: txn.delete(keys.PLACE.pack(segment_id, offset), db=table), _nothing)
+
+    # -- compaction -------------------------------------------------------------------------------
+
+    def alive(self, segment_id: int, records: Sequence[Record], *, now_ns: int | None = None) -> list[bool]:
+        """Which of these records, all of one segment, must survive its compaction: see `survival`."""
+        if any(record.position.segment_id != segment_id for record in records):
+            raise IndexError_(f"not all of these records lie in segment {segment_id:016x}")
+        with self.environment.reading() as txn:
+            return survival.alive(txn, self.environment, records, time.time_ns() if now_ns is None else now_ns)
+
+    def relocate(self, moves: Sequence[tuple[Record, Position]]) -> int:
+        """Tells that records have been copied: each counts where it lies now. Returns how many of them are news.
+
+        Call it when the copies are durable, with some thousand at a time: it is one transaction. Idempotent. Raises as
+        `apply` does.
+        """
+        return self._writer.batch(lambda txn: relocation.relocate(self._writer, txn, moves))
+
+    def forget_segment(self, segment_id: int, records: Sequence[Record]) -> None:
+        """Removes the mark of a segment whose file is gone, known damage in it, and the rows of its records.
+
+        Without `records` (nobody can read them any more) all rows are looked at. Can be stopped and done again. Raises
+        IndexError_ when something of it is alive.
+        """
+        environment = self.environment
+        relocation.check_dead(environment, segment_id)
+        rows = relocation.rows_of(records) if records else relocation.rows_in(environment, segment_id)
+        for at in range(0, len(rows), relocation.PAGE):
+            self._writer.batch(partial(relocation.forget_rows, self._writer, rows[at : at + relocation.PAGE]))
+
+        def end(txn: Any) -> None:
+            for key, _ in list(scan_prefix(txn, environment.damage, keys.U64_KEY.pack(segment_id))):
+                txn.delete(key, db=environment.damage)
+            txn.delete(keys.U64_KEY.pack(segment_id), db=environment.segments)
+
+        environment.write(end, _nothing)
+
+    # -- looking after ----------------------------------------------------------------------------
 
     def segment_marks(self) -> dict[int, SegmentMark]:
         """How far each segment is in the index, and how much of it is alive."""
@@ -109,11 +235,19 @@ class Index:
                 "instances": txn.stat(environment.instances)["entries"],
                 "versions": read_count(txn, environment, keys.META_VERSIONS),
                 "conflicts": read_count(txn, environment, keys.META_CONFLICTS),
+                "deleted": read_count(txn, environment, keys.META_DELETED),
+                "held_studies": read_count(txn, environment, keys.META_HELD),
+                "quarantined": read_count(txn, environment, keys.META_QUARANTINED),
+                "damaged": txn.stat(environment.damage)["entries"],
                 "segments": txn.stat(environment.segments)["entries"],
                 "live_bytes": sum(mark.live_bytes for mark in marks),
                 "dead_bytes": sum(mark.dead_bytes for mark in marks),
                 "index_bytes": environment.file_bytes(),
             }
+
+    def _count(self, word: bytes) -> int:
+        with self.environment.reading() as txn:
+            return read_count(txn, self.environment, word)
 
     def reader_check(self) -> int:
         """Frees what dead processes hold; returns how many readers they were. For the keeper."""
@@ -124,20 +258,5 @@ class Index:
         self.environment.close()
 
 
-def _instance_of(entry: Entry) -> Instance:
-    study = blob_items(entry.study).get(tags.StudyInstanceUID, b"")
-    series = blob_items(entry.series).get(tags.SeriesInstanceUID, b"")
-    return Instance(
-        entry.position,
-        entry.stamp,
-        entry.sop_class_uid.decode("utf-8", "replace"),
-        entry.sop_instance_uid.decode("utf-8", "replace"),
-        entry.transfer_syntax_uid.decode("utf-8", "replace"),
-        study.decode("utf-8", "replace"),
-        series.decode("utf-8", "replace"),
-        entry.pixel_data_offset,
-        entry.calling_ae_title.decode("utf-8", "replace"),
-        entry.received_ns,
-        entry.instance,
-        entry.character_set,
-    )
+def _nothing() -> None:
+    """After a failed transaction of one row there is nothing to forget."""

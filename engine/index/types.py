@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from engine.dicom.identifier import Identifier
 from engine.errors import QueryError
@@ -69,11 +69,23 @@ class SegmentMark:
     sealed: bool
     """The segment is sealed and all of it has been applied: a replay need not open it."""
     live_count: int = 0
-    """Current instances and kept versions."""
+    """Current instances, kept versions, quarantined records, and the hold that counts of each study."""
     live_bytes: int = 0
     """Theirs, and those of tombstones; padding and headers included."""
     dead_bytes: int = 0
     """Of duplicates, replaced and deleted instances: what a compaction would win."""
+
+
+@dataclass(frozen=True, slots=True)
+class DamageRow:
+    """A place in the log that is not as it was written, as a scrub or a reader found it."""
+
+    segment_id: int
+    offset: int
+    sop_instance_uid: bytes
+    """Empty if nobody knows."""
+    what: str
+    found_ns: int
 
 
 @dataclass(slots=True)
@@ -95,6 +107,28 @@ class Instance:
     """The instance level's blob."""
     character_set: bytes
     """Of `attributes`."""
+
+
+class Named(NamedTuple):
+    """One instance as a deletion needs to know it."""
+
+    sop_instance_uid: bytes
+    series_instance_uid: str
+    study_instance_uid: str
+    stamp: int
+    payload_length: int
+    """Bytes."""
+
+    @classmethod
+    def of(cls, instance: Instance) -> Named:
+        """The same of an instance."""
+        return cls(
+            instance.sop_instance_uid.encode(),
+            instance.series_instance_uid,
+            instance.study_instance_uid,
+            instance.stamp,
+            instance.position.payload_length,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -367,6 +367,10 @@ class Place:
         self.values: list[dict[int, bytes]] = [{}, {}, {}, {}]
         self._counts_row = b""
 
+    def name_of(self, number: int) -> bytes:
+        """The text that a name id stands for."""
+        return self._walk.names[number]
+
     def enter_patient(self, patient_id: bytes) -> bool:
         """Whether the patient is there and matches."""
         row = self._walk.txn.get(patient_id, db=self._walk.environment.patients)

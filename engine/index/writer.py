@@ -1,8 +1,9 @@
-"""Applies what the log says to the index: instances, tombstones and how far each segment has come, a batch at a time.
+"""Applies what the log says to the index: records of all kinds and how far each segment has come, a batch at a time.
 
 Two ways through here. Steady: the UID is new and its series has been seen by this process with the same statement; four
-puts. Everything else goes by way of `fold` (a UID that is there already) or `entities` (a series that is new or states
-something new). What a process remembers of a series stays true until the epoch changes; every removal changes it.
+puts. Everything else goes by way of `fold` (a UID that is there already), `entities` (a series that is new or states
+something new), `burial` (tombstones), `apart` (holds, the quarantine) or `relocation` (copies). What a process
+remembers of a series stays true until the epoch changes; every removal of an instance changes it.
 
 Not here: the format of the tables (`keys`), and when the log is synced (nobody calls `apply` for a durable instance
 before that).
@@ -11,16 +12,29 @@ before that).
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from engine.dicom import charset
 from engine.index import keys
+from engine.index.accounts import Accounts
+from engine.index.apart import Apart
+from engine.index.burial import Burial
 from engine.index.entities import Entities, Remembered
-from engine.index.entry import Entry, Tombstone
+from engine.index.entry import Entry, Hold, Quarantined, Tombstone
 from engine.index.environment import Environment
-from engine.index.fold import LIVE, OUTCOMES, State, Told, fold, pack_history, read_history, told_of
-from engine.index.rows import Counts, Segment, pack_tail, read_name, unpack_tail
+from engine.index.fold import (
+    OUTCOMES,
+    State,
+    Told,
+    fold,
+    in_order,
+    pack_history,
+    read_history,
+    told_key,
+    told_of,
+)
+from engine.index.rows import Counts, pack_tail, read_name, unpack_tail
 from engine.index.statements import canonical
 from engine.index.types import Outcome, SegmentMark
 from engine.storage.record import HEADER_BYTES, Kind, Position
@@ -34,97 +48,106 @@ _pair = keys.PAIR.pack
 _order = keys.ORDER.pack
 _instance = keys.INSTANCE.pack
 
+Result = TypeVar("Result")
+
 
 class Writer:
     """Applies batches; one per process, any thread."""
 
     def __init__(self, environment: Environment) -> None:
-        self._environment = environment
-        self._entities = Entities(environment)
+        self.environment = environment
+        self.entities = Entities(environment)
+        self.accounts = Accounts(environment)
+        self.apart = Apart(environment, self.accounts)
+        self.burial = Burial(environment, self.entities, self.accounts, self.apart, self.tell)
         self._lock = threading.Lock()
         self._series: dict[tuple[bytes, bytes, bytes, bytes], Remembered] = {}
         self._names: dict[bytes, int] = {}
         self._epoch: bytes | None = None
-        self._segments: dict[int, Segment] = {}
-        """Rows of `segments` that the running batch has loaded."""
 
     def apply(
         self,
         entries: Sequence[Entry],
-        tombstones: Sequence[Tombstone] = (),
-        marks: Mapping[int, SegmentMark] | None = None,
-        covered: Mapping[int, int] | None = None,
+        tombstones: Sequence[Tombstone],
+        marks: Mapping[int, SegmentMark] | None,
+        covered: Mapping[int, int] | None,
+        holds: Sequence[Hold],
+        quarantined: Sequence[Quarantined],
     ) -> list[Outcome]:
         """See `Index.apply`."""
-        with self._lock:
-            outcomes: list[Outcome] = self._environment.write(
-                lambda txn: self._apply(txn, entries, tombstones, marks, covered), self._forget
-            )
+
+        def work(txn: Any) -> list[Outcome]:
+            outcomes = [self.add(txn, entry) for entry in entries]
+            if tombstones:
+                self.burial.bury(txn, tombstones)
+            for hold in holds:
+                self.apart.hold(txn, hold)
+            for one in quarantined:
+                self.apart.quarantine(txn, one)
+            accounts = self.accounts
+            for segment_id, end in (covered or {}).items():
+                accounts.segment(txn, segment_id).cover(FIRST_RECORD, end)
+            for segment_id, mark in (marks or {}).items():
+                if mark.sealed:
+                    accounts.segment(txn, segment_id).end = mark.indexed_bytes
             return outcomes
+
+        return self.batch(work)
+
+    def batch(self, work: Callable[[Any], Result]) -> Result:
+        """Runs `work` in a write transaction, all or nothing, with what goes before and after every batch."""
+        with self._lock:
+            result: Result = self.environment.write(lambda txn: self._batch(txn, work), self._forget)
+            return result
+
+    def _batch(self, txn: Any, work: Callable[[Any], Result]) -> Result:
+        environment = self.environment
+        epoch = txn.get(keys.META_EPOCH, db=environment.meta)
+        if epoch != self._epoch:
+            self._series.clear()
+            self.entities.forget_studies()
+            self._epoch = epoch
+        self.accounts.begin()
+        self.entities.begin()
+        result = work(txn)
+        if self.entities.needs_refresh:
+            self.entities.refresh(txn)
+            self._series.clear()
+        self.entities.write(txn)
+        self.accounts.write(txn)
+        return result
 
     def _forget(self) -> None:
         """After a failed transaction nothing that it told this process is true."""
         self._series.clear()
         self._names.clear()
         self._epoch = None
-        self._entities.forget()
-
-    def _apply(
-        self,
-        txn: Any,
-        entries: Sequence[Entry],
-        tombstones: Sequence[Tombstone],
-        marks: Mapping[int, SegmentMark] | None,
-        covered: Mapping[int, int] | None,
-    ) -> list[Outcome]:
-        environment = self._environment
-        epoch = txn.get(keys.META_EPOCH, db=environment.meta)
-        if epoch != self._epoch:
-            self._series.clear()
-            self._epoch = epoch
-        segments = self._segments
-        segments.clear()
-        self._entities.counts.clear()
-        outcomes = [self._add(txn, entry) for entry in entries]
-        for tombstone in tombstones:
-            self._bury(txn, tombstone)
-        if self._entities.needs_refresh:
-            self._entities.refresh(txn)
-            self._series.clear()
-        for counts_key, row in self._entities.counts.items():
-            txn.put(counts_key, row.encode(), db=environment.counts)
-        for segment_id, end in (covered or {}).items():
-            self._segment(txn, segment_id).cover(FIRST_RECORD, end)
-        for segment_id, mark in (marks or {}).items():
-            if mark.sealed:
-                self._segment(txn, segment_id).end = mark.indexed_bytes
-        for segment_id, segment in segments.items():
-            txn.put(keys.U64_KEY.pack(segment_id), segment.encode(), db=environment.segments)
-        return outcomes
+        self.entities.forget()
 
     # -- one record -----------------------------------------------------------------------------
 
-    def _add(self, txn: Any, entry: Entry) -> Outcome:
-        environment = self._environment
+    def add(self, txn: Any, entry: Entry) -> Outcome:
+        """Applies an instance."""
+        environment = self.environment
         position = entry.position
-        segment_id, offset, key_length, meta_length, payload_length, _ = position
-        order = _order(entry.stamp, segment_id, offset)
+        segment_id, offset, key_length, meta_length, payload_length, payload_crc = position
+        order = _order(entry.stamp, payload_crc << 32 | payload_length & 0xFFFFFFFF)
         sop_key = entry.sop_instance_uid
         if not 0 < len(sop_key) <= 128 or b"\0" in sop_key:
             sop_key = keys.bounded(sop_key)
         known = self._series.get((entry.character_set, entry.patient, entry.study, entry.series))
         if known is None or order < known.first:
             if txn.get(sop_key, db=environment.sop_uids) is not None:
-                return self._tell(txn, sop_key, told_of(entry, order))
+                return self.tell(txn, sop_key, told_of(entry))
             known = self._settle(txn, entry, order)
-        row = self._entities.counts.get(known.counts_key) or self._entities.load_counts(txn, known.counts_key)
+        row = self.entities.counts.get(known.counts_key) or self.entities.load_counts(txn, known.counts_key)
         where = _pair(known.series_id, row.next)
         if not txn.put(sop_key, where, overwrite=False, db=environment.sop_uids):
-            return self._tell(txn, sop_key, told_of(entry, order))
+            return self.tell(txn, sop_key, told_of(entry))
         self._insert(txn, entry, known, row, where)
-        segment = self._segments.get(segment_id)
+        segment = self.accounts.segments.get(segment_id)
         if segment is None:
-            segment = self._segment(txn, segment_id)
+            segment = self.accounts.segment(txn, segment_id)
         record_bytes = (HEADER_BYTES + key_length + meta_length + payload_length + 7) & ~7
         segment.cover(offset, offset + record_bytes)
         segment.live_count += 1
@@ -133,7 +156,7 @@ class Writer:
 
     def _settle(self, txn: Any, entry: Entry, order: bytes) -> Remembered:
         """Makes sure that the entry's series is there, and remembers it."""
-        known = self._entities.settle(txn, entry, order)
+        known = self.entities.settle(txn, entry, order)
         if len(self._series) >= REMEMBERED_SERIES_MAX:
             del self._series[next(iter(self._series))]
         self._series[(entry.character_set, entry.patient, entry.study, entry.series)] = known
@@ -164,10 +187,14 @@ class Writer:
             set_id,
             known.digest,
         )
-        txn.put(where, value + entry.instance, db=self._environment.instances)
+        txn.put(where, value + entry.instance, db=self.environment.instances)
         row.count += 1
         row.next += 1
         row.bytes += payload_length
+        self._note_class(known, row, class_id)
+
+    def _note_class(self, known: Remembered, row: Counts, class_id: int) -> None:
+        """Makes sure that the series' row names the SOP class."""
         if row.tail != known.tail:
             known.tail = row.tail
             known.classes = frozenset(unpack_tail(row.tail, 0)[1])
@@ -176,81 +203,120 @@ class Writer:
             known.classes = frozenset((*class_ids, class_id))
             row.tail = known.tail = pack_tail(modality, known.classes)
 
-    def _bury(self, txn: Any, tombstone: Tombstone) -> None:
-        position = tombstone.position
-        order = _order(tombstone.stamp, position.segment_id, position.offset)
-        told = Told(order, None, Kind.TOMBSTONE, 0, position, b"", b"")
-        self._tell(txn, keys.bounded(tombstone.sop_instance_uid), told)
+    # -- for `bulk`, which makes the rows of many instances itself ------------------------------
+
+    def place_for(self, txn: Any, entry: Entry) -> tuple[Remembered, Counts, bytes]:
+        """Sees to the series of an instance that is new: what is known of it, its row in `counts`, and how all rows of
+        `instances` end that have the same texts."""
+        order = _order(entry.stamp, keys.tie_of(entry.position.payload_length, entry.position.payload_crc))
+        known = self._series.get((entry.character_set, entry.patient, entry.study, entry.series))
+        if known is None or order < known.first:
+            known = self._settle(txn, entry, order)
+        row = self.entities.load_counts(txn, known.counts_key)
+        texts = (entry.sop_class_uid, entry.transfer_syntax_uid, entry.calling_ae_title, entry.character_set)
+        ids = [self._names.get(text) or self._name(txn, text) for text in texts]
+        self._note_class(known, row, ids[0])
+        return known, row, keys.INSTANCE_END.pack(*ids, known.digest)
 
     # -- several records of one UID -------------------------------------------------------------
 
-    def _tell(self, txn: Any, sop_key: bytes, news: Told) -> Outcome:
-        """Applies the fold rule to all that is known of a UID and to `news`."""
-        environment = self._environment
+    def tell(self, txn: Any, sop_key: bytes, news: Told | None) -> Outcome:
+        """Applies the fold rule to all that is known of a UID and to `news`, if there is any."""
+        environment = self.environment
         where = txn.get(sop_key, db=environment.sop_uids)
-        told = list(read_history(txn, environment, sop_key))
+        told = read_history(txn, environment, sop_key)
         if where:
             told.append(self._current(txn, where))
-        if any(record.order == news.order for record in told):
-            state = next(record.state for record in told if record.order == news.order)
-            self._cover(txn, news.position)
-            return OUTCOMES[state or State.CURRENT]
-        told.append(news)
-        told.sort(key=lambda record: record.order)
+        before = next((record for record in told if record.state == State.CURRENT), None)
+        if news is not None:
+            self.accounts.cover(txn, news.position)
+            known = next((record for record in told if record.key == news.key and record.kind == news.kind), None)
+            if known is not None:
+                return OUTCOMES[known.state or State.CURRENT]
+            told.append(news)
+        told = in_order(told)
         states = fold(told)
         self._move(txn, sop_key, where or b"", told, states)
-        self._cover(txn, news.position)
         for record in told:
-            self._account(txn, record, states[record.order])
-        state = states[news.order]
-        before = next((record for record in told if record.state == State.CURRENT), None)
+            if record.kind != Kind.TOMBSTONE:
+                self.accounts.change(txn, record.position, record.state, states[record.key])
+        if news is None:
+            return Outcome.STORED
+        state = states[news.key]
         if state != State.CURRENT or before is None:
             return OUTCOMES[state]
         # The same bytes with an earlier stamp, from another process: its place changes and nothing else.
         return Outcome.DUPLICATE if news.same_bytes(before) else Outcome.REPLACED
 
+    def tell_copy(self, txn: Any, sop_key: bytes, news: Told) -> bool:
+        """The same for a copy of a record; whether it is news and alive."""
+        row_key = sop_key + b"\0" + news.key
+        if txn.get(row_key, db=self.environment.history) is not None:
+            return False
+        where = txn.get(sop_key, db=self.environment.sop_uids)
+        row = txn.get(where, db=self.environment.instances) if where else None
+        if row is not None and keys.INSTANCE.unpack_from(row)[1:3] == news.position[:2]:
+            return False
+        self.tell(txn, sop_key, news)
+        value = txn.get(row_key, db=self.environment.history)
+        return value is None or value[0] == State.VERSION
+
     def _move(self, txn: Any, sop_key: bytes, where: bytes, told: Sequence[Told], states: dict[bytes, State]) -> None:
         """Brings tables from the states that the records have to those that they shall have."""
-        environment = self._environment
+        environment = self.environment
+        current = next((record for record in told if states[record.key] == State.CURRENT), None)
         for record in told:
-            if record.state == State.CURRENT and states[record.order] != State.CURRENT:
+            if record.state == State.CURRENT and record is not current:
                 self._remove(txn, where)
                 where = b""
         for record in told:
-            state = states[record.order]
-            if state == record.state:
-                continue
-            history_key = sop_key + b"\0" + record.order
-            if state == State.CURRENT:
+            state = states[record.key]
+            history_key = sop_key + b"\0" + record.key
+            if record is current:
                 txn.delete(history_key, db=environment.history)
-                where = self._promote(txn, record.entry(sop_key))
-            else:
+                txn.delete(history_key, db=environment.versions)
+                where = where or self._promote(txn, record.entry(sop_key))
+            elif state != record.state:
                 txn.put(history_key, pack_history(record, state), db=environment.history)
+                if state == State.VERSION:
+                    txn.put(history_key, b"", db=environment.versions)
+                elif record.state == State.VERSION:
+                    txn.delete(history_key, db=environment.versions)
         txn.put(sop_key, where, db=environment.sop_uids)
 
+    def relocate_current(self, txn: Any, where: bytes, position: Position) -> None:
+        """Gives a current instance the place of a copy of its record."""
+        environment = self.environment
+        row = txn.get(where, db=environment.instances)
+        fields = list(keys.INSTANCE.unpack_from(row))
+        fields[1:3] = position.segment_id, position.offset
+        fields[7:9] = position.meta_length, position.key_length
+        txn.put(where, _instance(*fields) + row[keys.INSTANCE.size :], db=environment.instances)
+
     def _promote(self, txn: Any, entry: Entry) -> bytes:
-        order = _order(entry.stamp, entry.position.segment_id, entry.position.offset)
+        position = entry.position
+        order = _order(entry.stamp, keys.tie_of(position.payload_length, position.payload_crc))
         known = self._settle(txn, entry, order)
-        row = self._entities.load_counts(txn, known.counts_key)
+        row = self.entities.load_counts(txn, known.counts_key)
         where = _pair(known.series_id, row.next)
         self._insert(txn, entry, known, row, where)
         return where
 
     def _remove(self, txn: Any, where: bytes) -> None:
         """Takes an instance out of its series; `Entities.refresh` sees to the rest."""
-        environment = self._environment
+        environment = self.environment
         value = txn.get(where, db=environment.instances)
-        self._entities.lost_instance(txn, where[:4], keys.INSTANCE.unpack_from(value)[3])
+        self.entities.lost_instances(txn, where[:4], 1, keys.INSTANCE.unpack_from(value)[3])
         txn.delete(where, db=environment.instances)
 
     def _current(self, txn: Any, where: bytes) -> Told:
         """The current record of a UID, with all that it would take to bring it back."""
-        environment = self._environment
+        environment = self.environment
         row = txn.get(where, db=environment.instances)
         (stamp, segment_id, offset, payload_length, pixel_data_offset, received_ns, payload_crc, meta_length,
          key_length, flags, class_id, syntax_id, title_id, set_id, digest) = keys.INSTANCE.unpack_from(row)  # fmt: skip
         position = Position(segment_id, offset, key_length, meta_length, payload_length, payload_crc)
-        patient, study, series = self._entities.stated(txn, where[:4], digest)
+        patient, study, series = self.entities.stated(txn, where[:4], digest)
         entry = Entry(
             position,
             flags,
@@ -268,7 +334,7 @@ class Writer:
             canonical(row[keys.INSTANCE.size :], read_name(txn, environment, set_id)),
         )
         return Told(
-            _order(stamp, segment_id, offset),
+            told_key(stamp, position),
             State.CURRENT,
             Kind.INSTANCE,
             flags,
@@ -279,43 +345,13 @@ class Writer:
 
     # -- small rows -----------------------------------------------------------------------------
 
-    def _segment(self, txn: Any, segment_id: int) -> Segment:
-        segment = self._segments.get(segment_id)
-        if segment is None:
-            segment = Segment(txn.get(keys.U64_KEY.pack(segment_id), db=self._environment.segments))
-            self._segments[segment_id] = segment
-        return segment
-
-    def _cover(self, txn: Any, position: Position) -> None:
-        self._segment(txn, position.segment_id).cover(position.offset, position.offset + position.record_bytes)
-
-    def _account(self, txn: Any, record: Told, state: State) -> None:
-        """Books the record's bytes as alive or dead, and counts versions."""
-        before = record.state
-        if before == state:
-            return
-        segment = self._segment(txn, record.position.segment_id)
-        record_bytes = record.position.record_bytes
-        if before is not None:
-            segment.live_count -= before in LIVE
-            if before in LIVE:
-                segment.live_bytes -= record_bytes
-            else:
-                segment.dead_bytes -= record_bytes
-        segment.live_count += state in LIVE
-        if state in LIVE or state == State.TOMBSTONE:
-            segment.live_bytes += record_bytes
-        else:
-            segment.dead_bytes += record_bytes
-        self._entities.count(txn, keys.META_VERSIONS, (state == State.VERSION) - (before == State.VERSION))
-
     def _name(self, txn: Any, text: bytes) -> int:
         """The id that stands for a text; a new one if the text is new."""
-        table = self._environment.names
+        table = self.environment.names
         key = b"\x01" + keys.bounded(text)
         data = txn.get(key, db=table)
         if data is None:
-            number = keys.ID.unpack(self._entities.next_id(txn, "name"))[0]
+            number = keys.ID.unpack(self.entities.next_id(txn, "name"))[0]
             txn.put(key, keys.U32.pack(number), db=table)
             txn.put(b"\0" + keys.U32.pack(number), text, db=table)
         else:

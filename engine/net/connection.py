@@ -6,13 +6,14 @@ Does not know what a message means: whole commands and data sets go to its user,
     user → send / accept / release / abort → Association → transport
 
 The receiver's own methods are the transport's callbacks, so a fragment costs no Python call of ours. One timer
-tick a second watches ARTIM, idle peers, stalled messages and stalled writes.
+tick a second watches ARTIM, idle peers, stalled and dripping messages and stalled writes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -31,6 +32,9 @@ TICK_S = 1.0
 """How often the timers are looked at: their precision, and 1 000 idle associations cost 1 000 cheap calls a second."""
 
 
+_BYTES_ACKED = struct.Struct("=120xQ")
+"""Where struct tcp_info of Linux has tcpi_bytes_acked (RFC 4898 tcpEStatsAppHCThruOctetsAcked)."""
+
 _DATA = frozenset({assembly.COMMAND, assembly.DATA_SET, assembly.DATA_SET_PART})
 
 
@@ -44,9 +48,13 @@ class ConnectionLimits:
     """Bytes of any other received PDU: 128 contexts with dozens of syntaxes take about 200 KiB."""
     part_bytes: int = 8 << 20
     """A received data set longer than this is handed on in parts."""
+    pdv_count_max: int = 1 << 15
+    """PDVs in one P-DATA-TF."""
     artim_timeout_s: float = 10.0
     message_timeout_s: float = 30.0
     """A begun PDU or message, or a write, that makes no progress for so long ends the association."""
+    rate_bytes_per_s_min: int = 0
+    """What must come of a begun PDU or message on average over each `message_timeout_s`; 0: one byte is progress."""
     idle_timeout_s: float = 300.0
     """An association on which nothing is under way is ended after so long without a byte; 0: never."""
 
@@ -95,6 +103,7 @@ class Connection(asyncio.BufferedProtocol):
             p_data_length_max=limits.p_data_length_max,
             control_length_max=limits.control_length_max,
             part_bytes=limits.part_bytes,
+            pdv_count_max=limits.pdv_count_max,
         )
         # The event loop looks these up on the protocol once, when the transport is made.
         self.get_buffer = self.receiver.get_buffer  # type: ignore[method-assign]
@@ -104,9 +113,13 @@ class Connection(asyncio.BufferedProtocol):
         self._pauses = 0
         self._resumed: asyncio.Future[None] | None = None
         self._write_stalled_at: float | None = None
-        self._unsent_before = 0
+        self._delivered_before = 0
         self._progress_bytes = -1
         self._progress_at = self._loop.time()
+        self._measured_at: float | None = None
+        """Since when the rate of the message under way is measured."""
+        self._measured_from = 0
+        self._log = logger
         self._busy_at = 0.0
         self._deaf = False
         self._end_reason: str | None = None
@@ -124,6 +137,7 @@ class Connection(asyncio.BufferedProtocol):
         peername = transport.get_extra_info("peername")
         if peername:
             self.peer_host, self.peer_port = str(peername[0]), int(peername[1])
+            self._log = logger.about(self.peer_host)
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             # An answer in the Nagle buffer costs a lone sender 40 ms an instance.
@@ -158,7 +172,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._resumed is None:
             self._resumed = self._loop.create_future()
             self._write_stalled_at = self._loop.time()
-            self._unsent_before = 0
+            self._delivered_before = 0
 
     def resume_writing(self) -> None:
         """The peer has caught up."""
@@ -175,12 +189,38 @@ class Connection(asyncio.BufferedProtocol):
         return self._transport is not None and self._association.sending_allowed
 
     @property
+    def held_bytes(self) -> int:
+        """What is kept of PDUs and messages that are incomplete."""
+        return self.receiver.held_bytes
+
+    @property
+    def received_bytes(self) -> int:
+        """Everything that has come from the peer."""
+        return self.receiver.bytes_received
+
+    @property
     def unsent_bytes(self) -> int:
         """What the kernel has not taken yet. While it is not 0, no `Frame` that was sent may be changed.
 
         An answer is no sign that it is: a peer may refuse a data set before it has read all of it.
         """
         return 0 if self._resumed is None or self._transport is None else self._transport.get_write_buffer_size()
+
+    @property
+    def delivered_bytes(self) -> int:
+        """What the peer's system has acknowledged since the connection was made: it grows while a slow peer reads.
+
+        The kernel holds megabytes for a slow line, so that what it takes from us says little about the peer.
+        """
+        sock = None if self._transport is None else self._transport.get_extra_info("socket")
+        if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+            return -self.unsent_bytes
+        try:
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size)
+        except OSError:
+            return 0  # it is being closed
+        acknowledged: int = _BYTES_ACKED.unpack(info)[0]
+        return acknowledged
 
     def send(self, data: Any) -> None:
         """Sends whole P-DATA-TF; drops them when the association has ended or is about to."""
@@ -288,7 +328,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._dispatch(self._association.data_received(self._loop.time()))
 
     def _protocol_error(self, error: RemoteProtocolError) -> None:
-        logger.warning("protocol error", peer=self.peer_host, error=str(error), reason=error.reason)
+        self._log.warning("protocol error", peer=self.peer_host, error=str(error), reason=error.reason)
         self._end_reason = self._end_reason or f"protocol error: {error}"
         self._dispatch(self._association.protocol_error(error, self._loop.time()))
 
@@ -349,13 +389,18 @@ class Connection(asyncio.BufferedProtocol):
             self._dispatch(self._association.timer_expired(now))
             return
         if self._write_stalled_at is not None:
-            unsent = self.unsent_bytes
-            if unsent < self._unsent_before:
+            delivered = self.delivered_bytes
+            if delivered > self._delivered_before:
                 self._write_stalled_at = now
-            self._unsent_before = unsent
+            self._delivered_before = delivered
             if now - self._write_stalled_at > self._limits.message_timeout_s:
                 self.abort(f"the peer took nothing for {self._limits.message_timeout_s:g} s")
                 return
+        if self._drips(now):
+            self.abort(
+                f"the peer sent less than {self._limits.rate_bytes_per_s_min} bytes a second in the middle of a message"
+            )
+            return
         if self._progress_bytes != self.receiver.bytes_received or self._pauses:
             self._progress_bytes = self.receiver.bytes_received
             self._progress_at = now
@@ -367,6 +412,19 @@ class Connection(asyncio.BufferedProtocol):
             self._busy_at = now
         elif self.is_open and 0 < self._limits.idle_timeout_s < now - max(self._progress_at, self._busy_at):
             self.abort(f"idle for {silent_s:.0f} s")
+
+    def _drips(self, now: float) -> bool:
+        """Whether the message under way came too slowly in the last `message_timeout_s`."""
+        received = self.receiver.bytes_received
+        if not self._limits.rate_bytes_per_s_min or self._pauses or self._deaf or not self.receiver.mid_message:
+            self._measured_at = None
+        elif self._measured_at is None:
+            self._measured_at, self._measured_from = now, received
+        elif (measured_s := now - self._measured_at) >= self._limits.message_timeout_s:
+            if received - self._measured_from < self._limits.rate_bytes_per_s_min * measured_s:
+                return True
+            self._measured_at, self._measured_from = now, received
+        return False
 
     def _end(self, reason: str) -> None:
         if not self._ended:

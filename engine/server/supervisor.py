@@ -1,7 +1,9 @@
 """The supervisor: owns the listening socket, keeps the archive, starts workers and hands connections to them.
 
-    accept → the worker with the fewest open connections gets the descriptor
+    accept → the lobby, until an association is asked for → the worker with the fewest open connections gets it
+    worker is silent → what it has not taken goes to another, and so do new connections; after a time it is killed
     worker dies → what it appended is replayed and sealed, another is started
+    caretaker dies → the same, a little later (see `caretaker_process`)
     SIGTERM → no new connections, workers drain, last checkpoint, exit 0        SIGHUP → peers and limits are read again
     SIGTERM again → what is still running is aborted
 
@@ -12,7 +14,9 @@ replaced; and few long-lived associations are spread evenly, which SO_REUSEPORT 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -29,8 +33,12 @@ from engine import __version__, control, log
 from engine.archive.archive import Archive
 from engine.config import Config
 from engine.errors import ArchiveInUse, ConfigError, EngineError
+from engine.metrics import Metrics
 from engine.net.trace import make_folder
+from engine.server.caretaker_process import CaretakerProcess
 from engine.server.channel import Channel, ChannelClosed
+from engine.server.lobby import Lobby
+from engine.services.ledger import Ledger
 
 logger = log.get("server.supervisor")
 
@@ -40,6 +48,12 @@ RESTART_PAUSE_S = 0.2
 RESTART_PAUSE_MAX_S = 5.0
 
 LISTEN_BACKLOG = 1024
+
+LOOK_S = 0.25
+"""How often workers and waiting connections are looked at."""
+
+SILENT_S = 1.0
+"""A worker that has not been heard of for so long gets no new connections."""
 
 ARCHIVE_PATIENCE_S = 3.0
 """How long a start waits for another process to let the archive go."""
@@ -55,6 +69,9 @@ class Worker:
         self.connections = 0
         self.ready = False
         self.drained = False
+        self.is_silent = False
+        self.handed: dict[int, tuple[socket.socket, str]] = {}
+        """Connections that it has been given and has not taken yet, by serial number."""
         self.started_at = time.monotonic()
         self.stats: dict[int, asyncio.Future[dict[str, Any]]] = {}
 
@@ -76,7 +93,17 @@ class Supervisor:
         self._loop = asyncio.get_running_loop()
         self._serving = False
         self._draining = False
-        self._rejected_total = 0
+        self._metrics = Metrics()
+        self._ledger, self._ledger_fd = Ledger.create(config.workers)
+        _raise_descriptor_limit()
+        self._lobby = Lobby(self._loop, lambda: self._config, self._metrics, self._hand_over)
+        self._parked: list[tuple[socket.socket, str]] = []
+        """Asked for an association while there was no worker."""
+        self._serial = 0
+        self._looked_at = self._loop.time()
+        self._spare_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        """Closed for a moment when there are no descriptors left, so that a connection can be accepted and closed."""
+        self._caretaker = CaretakerProcess(config, _spawn, self._recover)
 
     async def run(self) -> int:
         """Serves until SIGTERM or SIGINT, or until the archive fails."""
@@ -94,6 +121,9 @@ class Supervisor:
         if not self._stopping.is_set():
             self._serving = True
             self._open_doors()
+            self._look_after()
+            if not self._archive.is_read_only:
+                self._caretaker.start()
             self._announce_ready()
         await self._stopping.wait()
         await self._drain()
@@ -145,17 +175,10 @@ class Supervisor:
     # -- workers --------------------------------------------------------------------------------
 
     def _start_worker(self, number: int) -> None:
-        channel, theirs = Channel.pair()
-        with theirs:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "engine.server.worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())},
-            )
+        process, channel = _spawn("engine.server.worker")
         worker = Worker(number, process, channel)
         self._workers.append(worker)
-        channel.send("config", number=number, config=self._config.to_json().decode())
+        channel.send("config", fd=self._ledger_fd, number=number, config=self._config.to_json().decode())
         self._loop.add_reader(channel.fileno(), self._from_worker, worker)
 
     async def _until_ready(self) -> None:
@@ -175,6 +198,16 @@ class Supervisor:
                 worker.ready = True
                 if self._serving and not self._draining:
                     self._open_doors()
+                    self._unpark()
+            case "taken":
+                handed = worker.handed.pop(message["serial"], None)
+                if handed is not None:
+                    handed[0].close()
+            case "full":
+                handed = worker.handed.pop(message["serial"], None)
+                if handed is not None:
+                    worker.connections -= 1
+                    handed[0].close()
             case "closed":
                 worker.connections -= 1
             case "stats":
@@ -194,19 +227,20 @@ class Supervisor:
             self._close_doors()
         for future in worker.stats.values():
             future.cancel()
+        handed, worker.handed = worker.handed, {}
+        for sock, host in handed.values():
+            self._hand_over(sock, host)
         self._loop.create_task(self._bury(worker))
 
     async def _bury(self, worker: Worker) -> None:
         """Waits for a lost worker's end, takes over what it left in the log, and replaces it."""
         code = await self._loop.run_in_executor(None, worker.process.wait)
+        self._ledger.clear(worker.number)
         if self._draining:
             return
         logger.error("worker died, its associations are lost", worker=worker.number, exit_code=code)
-        assert self._archive is not None
-        try:
-            await self._loop.run_in_executor(None, self._archive.recover_dead_writers)
-        except EngineError as error:
-            self._fail(f"what worker {worker.number} left cannot be recovered: {error}")
+        await self._recover()
+        if self._failed is not None:
             return
         if not self._serving:
             self._fail(f"worker {worker.number} does not start")
@@ -215,6 +249,14 @@ class Supervisor:
         await asyncio.sleep(RESTART_PAUSE_S if lived_s > RESTART_PAUSE_MAX_S else RESTART_PAUSE_MAX_S / 5)
         if not self._draining:
             self._start_worker(worker.number)
+
+    async def _recover(self) -> None:
+        """Takes over what dead processes left in the log; when that fails, the server ends."""
+        assert self._archive is not None
+        try:
+            await self._loop.run_in_executor(None, self._archive.recover_dead_writers)
+        except EngineError as error:
+            self._fail(f"what a dead process left cannot be recovered: {error}")
 
     # -- connections ----------------------------------------------------------------------------
 
@@ -235,27 +277,94 @@ class Supervisor:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
-                # Out of descriptors, most likely: the connection stays in the backlog until one is free.
-                logger.error("accept failed", error=error.strerror)
-                return
-            with sock:
-                self._hand_over(sock, str(address[0]))
+                logger.about("accept").error("accept failed", error=error.strerror)
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._find_descriptor(listener):
+                    return
+                continue
+            sock.setblocking(False)
+            self._lobby.enter(sock, str(address[0]))
+
+    def _find_descriptor(self, listener: socket.socket) -> bool:
+        """Out of descriptors: makes one free, or turns one connection away, so that the loop does not spin on it."""
+        self._metrics.counters["out_of_descriptors"] += 1
+        if self._lobby.make_room():
+            return True
+        if self._spare_fd >= 0:
+            os.close(self._spare_fd)
+        try:
+            listener.accept()[0].close()
+        except OSError:
+            pass  # it is gone, or another thread was quicker to take the descriptor
+        try:
+            self._spare_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._spare_fd = -1  # the next time the loop turns there may be one again
+        return False
 
     def _hand_over(self, sock: socket.socket, host: str) -> None:
-        total = sum(worker.connections for worker in self._workers)
-        busy = total >= self._config.limits.associations_max
-        if total >= self._config.limits.associations_max * 2:
-            self._rejected_total += 1
-            return  # not even a rejection: the answer would cost a descriptor and a timer in a worker
-        for worker in sorted(self._workers, key=lambda candidate: candidate.connections):
-            if not worker.ready:
-                continue
+        """Gives a connection to a worker; it stays open here until the worker says that it has taken it."""
+        ready = [worker for worker in self._workers if worker.ready]
+        for worker in sorted(ready, key=lambda candidate: (candidate.is_silent, candidate.connections)):
+            self._serial += 1
             try:
-                worker.channel.send("accept", fd=sock.fileno(), host=host, busy=busy)
+                worker.channel.send("accept", fd=sock.fileno(), host=host, serial=self._serial)
             except ChannelClosed:
                 continue
             worker.connections += 1
+            worker.handed[self._serial] = sock, host
             return
+        if self._draining or len(self._parked) >= self._config.limits.connections_waiting_max:
+            sock.close()
+        else:
+            self._parked.append((sock, host))
+
+    def _unpark(self) -> None:
+        parked, self._parked = self._parked, []
+        for sock, host in parked:
+            self._hand_over(sock, host)
+
+    def _look_after(self) -> None:
+        """Once in LOOK_S: connections that say nothing, workers that say nothing, lines that were left out."""
+        if self._draining:
+            return
+        self._loop.call_later(LOOK_S, self._look_after)
+        now = self._loop.time()
+        late_s, self._looked_at = now - self._looked_at - LOOK_S, now
+        self._lobby.sweep()
+        log.flush()
+        if late_s > SILENT_S:
+            return  # it was we who did not run, and so most likely the workers did not either
+        for worker in list(self._workers):
+            if worker.ready:
+                self._listen_for(worker)
+
+    def _listen_for(self, worker: Worker) -> None:
+        silent_s = self._ledger.silent_s(worker.number)
+        if silent_s < SILENT_S:
+            if worker.is_silent:
+                logger.info("worker runs again", worker=worker.number)
+                worker.is_silent = False
+            return
+        if not worker.is_silent:
+            worker.is_silent = True
+            self._metrics.counters["workers_silent"] += 1
+            logger.warning("worker does not answer, new connections go to others", worker=worker.number)
+        limit_s = self._config.limits.worker_silence_s_max
+        if limit_s and silent_s > limit_s:
+            logger.error("worker did not answer for too long and is replaced", worker=worker.number, silent_s=silent_s)
+            self._metrics.counters["workers_replaced"] += 1
+            worker.process.kill()
+        elif worker.handed and any(other.ready and not other.is_silent for other in self._workers):
+            self._take_back(worker)
+
+    def _take_back(self, worker: Worker) -> None:
+        """Gives what a silent worker has not taken to others: first says so where it looks, then hears what it said."""
+        self._ledger.revoke(worker.number, max(worker.handed))
+        self._from_worker(worker)
+        handed, worker.handed = worker.handed, {}
+        for sock, host in handed.values():
+            worker.connections -= 1
+            self._hand_over(sock, host)
 
     # -- control --------------------------------------------------------------------------------
 
@@ -324,8 +433,15 @@ class Supervisor:
         return {
             "pid": os.getpid(),
             "time": time.time(),
-            "turned_away": self._rejected_total,
+            "turned_away": sum(
+                count
+                for name, count in self._metrics.counters.items()
+                if name.startswith(("not_dicom_", "connections_"))
+            ),
+            "counters": dict(self._metrics.counters),
+            "waiting": len(self._lobby),
             "workers": rows,
+            "caretaker": await self._caretaker.stats(),
             "archive": self._archive.stats(),
         }
 
@@ -343,6 +459,7 @@ class Supervisor:
                 worker.channel.send("reload", config=self._config.to_json().decode())
             except ChannelClosed:
                 continue  # its successor starts with the new configuration
+        self._caretaker.reload(self._config)
         logger.info("reloaded", restart_needed=restart_needed)
         return restart_needed
 
@@ -367,11 +484,17 @@ class Supervisor:
         self._close_doors()
         for listener in self._listeners:
             listener.close()
+        self._lobby.close()
+        for sock, _ in self._parked:
+            sock.close()
         limit_s = 0.0 if self._failed else self._config.limits.drain_timeout_s
         logger.info("draining", limit_s=limit_s, associations=sum(worker.connections for worker in self._workers))
         self._tell_drain(limit_s)
+        self._caretaker.drain()
         deadline = self._loop.time() + limit_s + 10.0
         processes = [worker.process for worker in self._workers]
+        if self._caretaker.process is not None:
+            processes.append(self._caretaker.process)
         while any(process.poll() is None for process in processes):
             if self._loop.time() > deadline:
                 for process in processes:
@@ -399,6 +522,29 @@ def listen(host: str, port: int) -> list[socket.socket]:
         sock.setblocking(False)
         sockets.append(sock)
     return sockets
+
+
+def _raise_descriptor_limit() -> None:
+    """Takes what the system allows: the limit that shells set, 1024, is older than servers of a thousand peers."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError) as error:
+            logger.warning("the limit of open files stays", soft=soft, hard=hard, error=str(error))
+
+
+def _spawn(module: str) -> tuple[subprocess.Popen[bytes], Channel]:
+    """Starts a module of ours as a process of its own, with the other end of a channel."""
+    channel, theirs = Channel.pair()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())},
+        )
+    return process, channel
 
 
 def _import_path() -> list[str]:

@@ -20,6 +20,7 @@ from engine import log
 from engine.archive.archive import Archive, StorageOptions
 from engine.archive.ingestor import Ingestor
 from engine.archive.transcode import Transcoder
+from engine.archive.unparseable import Limits, Unparseable
 from engine.config import Config
 from engine.dimse.assembly import ChunkPool
 from engine.errors import EngineError
@@ -27,19 +28,26 @@ from engine.metrics import Metrics
 from engine.net.connection import Connection, ConnectionLimits
 from engine.net.trace import TraceFolder
 from engine.server.channel import Channel, ChannelClosed
+from engine.services.ledger import Ledger
 from engine.services.provider import ServiceProvider, Services
 from engine.ul.association import Role
 
 logger = log.get("server.worker")
 
+SWEEP_INTERVAL_S = 2.0
+"""How often the files of segments that a compaction has removed are let go: until then their space is not free."""
+
 EXIT_STORAGE_FAILED = 3
 """The log or the index failed: what was acknowledged is safe, the supervisor recovers and starts another worker."""
+
+BEAT_S = 0.1
+"""How often the ledger learns that the loop runs; the supervisor takes a second of silence for a sign."""
 
 
 class Worker:
     """See the module's head."""
 
-    def __init__(self, channel: Channel, number: int, config: Config) -> None:
+    def __init__(self, channel: Channel, number: int, config: Config, ledger: Ledger) -> None:
         self._channel = channel
         self._number = number
         self._config = config
@@ -52,7 +60,7 @@ class Worker:
         self._pool = ChunkPool()
         self._trace = TraceFolder(config.log.wire_trace, number) if config.log.wire_trace else None
         self._archive = Archive.open(config.data, role="guest")
-        store = self._archive.writer(
+        self._store = store = self._archive.writer(
             f"worker-{number}-{os.getpid()}",
             StorageOptions(
                 segment_bytes=config.storage.segment_bytes,
@@ -60,10 +68,25 @@ class Worker:
                 prewrite_bytes=config.storage.prewrite_bytes,
             ),
         )
-        self._ingestor = Ingestor(self._loop, store, self._storage_failed)
+        self._ingestor = Ingestor(self._loop, store, self._storage_failed, self._quarantine(config))
+        self._ledger = ledger
         self._services = Services(
-            self._loop, self._archive, self._ingestor, config, self._metrics, self._pool, Transcoder(), self._trace
+            self._loop,
+            self._archive,
+            self._ingestor,
+            config,
+            self._metrics,
+            self._pool,
+            Transcoder(),
+            self._trace,
+            ledger,
         )
+
+    def _quarantine(self, config: Config) -> Unparseable | None:
+        kept = config.quarantine
+        if not kept.unparseable:
+            return None
+        return Unparseable(self._archive.index, Limits(kept.bytes_max, kept.count_max), self._metrics.counters)
 
     async def run(self) -> int:
         """Serves until the supervisor says drain, or goes away."""
@@ -72,7 +95,9 @@ class Worker:
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)
+        self._beat()
         self._channel.send("ready")
+        self._sweep()
         await self._ended.wait()
         self._loop.remove_reader(self._channel.fileno())
         if self._exit_code == 0:
@@ -80,6 +105,16 @@ class Worker:
             self._services.transcoder.close()
             self._archive.close()
         return self._exit_code
+
+    def _sweep(self) -> None:
+        self._archive.reader.sweep()
+        self._loop.call_later(SWEEP_INTERVAL_S, self._sweep)
+
+    def _beat(self) -> None:
+        self._ledger.beat()
+        self._services.admission.look()
+        log.flush()
+        self._loop.call_later(BEAT_S, self._beat)
 
     def _storage_failed(self, error: EngineError) -> None:
         """Final: nothing is acknowledged any more, and this process must not write again."""
@@ -106,18 +141,44 @@ class Worker:
 
     def _handle(self, message: dict[str, Any], fd: int | None) -> None:
         match message["kind"]:
-            case "accept" if fd is not None:
-                sock = socket.socket(fileno=fd)
-                sock.setblocking(False)
-                self._loop.create_task(self._connect(sock, message["host"], message["busy"] or self._draining))
+            case "accept":
+                self._accept(message["host"], message["serial"], fd)
             case "reload":
                 self._config = Config.from_json(message["config"].encode())
                 self._services.config = self._config
+                self._store.log.keep_free(self._config.limits.disk_reserve_bytes)
             case "stats":
                 self._channel.send("stats", request=message["request"], stats=self._stats())
             case "drain":
                 self._draining = True
                 self._loop.create_task(self._drain(message["limit_s"]))
+
+    def _accept(self, host: str, serial: int, fd: int | None) -> None:
+        if fd is None:
+            # The kernel drops a descriptor for which we have no number left.
+            logger.about(host).error("out of file descriptors, a connection was not taken", peer=host)
+            self._metrics.counters["out_of_descriptors"] += 1
+            self._tell("full", serial)
+            return
+        if self._ledger.is_revoked(serial):
+            os.close(fd)
+            return
+        self._tell("taken", serial)
+        sock = socket.socket(fileno=fd)
+        sock.setblocking(False)
+        self._make_room()
+        self._loop.create_task(self._connect(sock, host, self._draining))
+
+    def _make_room(self) -> None:
+        """Ends the oldest of those that have no association, when there are too many of them."""
+        limit = self._config.limits.connections_waiting_max
+        if len(self._connections) - self._services.associations_count < limit:
+            return
+        for connection, provider in list(self._connections.items()):
+            if provider.accepted is None:
+                self._metrics.counters["connections_evicted"] += 1
+                connection.abort("made room for others", 2, 0)
+                return
 
     async def _connect(self, sock: socket.socket, host: str, busy: bool) -> None:
         def end(connection: Connection) -> None:
@@ -142,6 +203,8 @@ class Worker:
                         part_bytes=limits.stream_threshold_bytes,
                         artim_timeout_s=limits.artim_timeout_s,
                         message_timeout_s=limits.dimse_timeout_s,
+                        rate_bytes_per_s_min=limits.transfer_rate_bytes_per_s_min,
+                        pdv_count_max=limits.pdvs_per_pdu_max,
                         idle_timeout_s=limits.idle_timeout_s,
                     ),
                     self._trace.association(host) if self._trace else None,
@@ -155,15 +218,20 @@ class Worker:
             self._tell_closed()
 
     def _tell_closed(self) -> None:
+        self._tell("closed")
+
+    def _tell(self, kind: str, serial: int = 0) -> None:
         try:
-            self._channel.send("closed")
+            self._channel.send(kind, serial=serial)
         except ChannelClosed:
             pass  # _on_channel sees it too and ends the worker
 
     def _stats(self) -> dict[str, object]:
         return {
             **self._metrics.snapshot(),
-            "associations": len(self._connections),
+            "associations": self._services.associations_count,
+            "waiting": self._services.traffic.waiting_count,
+            "admission": self._services.admission.snapshot(),
             "queue_depth": self._ingestor.depth,
             "chunks": self._pool.outstanding,
             "group_size": self._ingestor.commit.group_sizes.snapshot(),
@@ -196,11 +264,13 @@ def main(fd: int) -> int:
     assert received is not None
     channel.set_blocking(False)
     message = received[0]
+    assert received[1] is not None
     config = Config.from_json(message["config"].encode())
     log.configure(config.log, worker=message["number"])
+    ledger = Ledger.inherited(received[1], message["number"])
 
     async def run() -> int:
-        return await Worker(channel, message["number"], config).run()
+        return await Worker(channel, message["number"], config, ledger).run()
 
     try:
         return uvloop.run(run())

@@ -98,6 +98,11 @@ async def _answer(
     return FindStatus.SUCCESS, count
 
 
+def refuse(provider: ServiceProvider, presentation_context_id: int, rq: CFindRQ, comment: str) -> None:
+    """Answers one C-FIND for which there is no room at the moment."""
+    provider.respond(presentation_context_id, _response(rq, FindStatus.OUT_OF_RESOURCES, comment=comment))
+
+
 def _response(rq: CFindRQ, code: int, *, has_data_set: bool = False, comment: str = "") -> CFindRSP:
     return CFindRSP(rq.message_id, rq.affected_sop_class_uid, code, has_data_set, comment[:64])
 

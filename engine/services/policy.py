@@ -15,6 +15,7 @@ from engine.ul.pdu import AssociateRJ
 
 if TYPE_CHECKING:
     from engine.config import Config
+    from engine.ul.negotiation import Accepted
 
 PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY = 1, 2, 3
 """The information models, by the arc that tells their SOP classes apart (PS3.4 C.5)."""
@@ -36,6 +37,14 @@ def refusal(config: Config, calling_ae_title: str, *, busy: bool) -> AssociateRJ
     if config.peer(calling_ae_title) is None and not config.accept_unknown_peers:
         return negotiation.CALLING_AE_TITLE_NOT_RECOGNIZED
     return None
+
+
+def only_stores(accepted: Accepted) -> bool:
+    """Whether nothing but storage was negotiated: no Verification, query or retrieval."""
+    return bool(accepted.contexts) and not any(
+        context.abstract_syntax == negotiation.VERIFICATION or context.abstract_syntax.startswith(_QUERY_RETRIEVE)
+        for context in accepted.contexts.values()
+    )
 
 
 @lru_cache(maxsize=1024)

@@ -10,7 +10,6 @@ Store answers come by callback on the hot path; the other services run as one ta
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,8 +21,11 @@ from engine.errors import EngineError, MessageError
 from engine.net.connection import Connection
 from engine.net.responses import Responses
 from engine.services import find_scp, retrieve_scp
-from engine.services.policy import accept_policy, refusal
+from engine.services.admission import Admission
+from engine.services.ledger import Ledger
+from engine.services.policy import accept_policy, only_stores, refusal
 from engine.services.storage_scp import StorageProvider
+from engine.services.traffic import Traffic
 from engine.ul.negotiation import LOCAL_LIMIT_EXCEEDED, Accepted, AcceptedContext, negotiate
 from engine.ul.pdu import AssociateAC, AssociateRJ, AssociateRQ
 
@@ -61,8 +63,30 @@ class Services:
     transcoder: Transcoder
     trace: TraceFolder | None = None
     """Where requested associations are traced too."""
-    associations: Counter[str] = field(default_factory=Counter)
-    """Open ones by calling AE title."""
+    ledger: Ledger = field(default_factory=Ledger.alone)
+    """Open associations by calling AE title, on all workers."""
+    associations_count: int = 0
+    """Open ones on this worker."""
+    admission: Admission = field(init=False)
+    traffic: Traffic = field(init=False)
+
+    def __post_init__(self) -> None:
+        files, segments = self.archive.files, str(self.archive.layout.segments)
+        self.admission = Admission(
+            lambda: self.config,
+            self.metrics,
+            free_bytes=lambda: files.free_bytes(segments),
+            sync_latency_s=self.ingestor.commit.sync_latency_s,
+            waiting_count=lambda: self.ingestor.depth,
+            now=self.loop.time,
+        )
+        self.traffic = Traffic(
+            lambda: self.config,
+            self.metrics,
+            chunks_bytes=lambda: self.pool.outstanding * self.pool.chunk_bytes,
+            share=self.ledger.share,
+            call_later=self.loop.call_later,
+        )
 
 
 class ServiceProvider:
@@ -86,7 +110,10 @@ class ServiceProvider:
         self._refuse = refuse
         self._on_end = on_end
         self._awaiting: dict[int, Any] = {}
+        self._running: set[int] = set()
+        """Message ids of the operations that run as tasks."""
         self._cancelled: set[int] = set()
+        self._log = logger
         self._tasks: set[asyncio.Task[None]] = set()
         self._storage = StorageProvider(self)
         self._releasing = False
@@ -101,32 +128,43 @@ class ServiceProvider:
     def associate_requested(self, rq: AssociateRQ) -> AssociateAC | AssociateRJ:
         """Answers an A-ASSOCIATE-RQ."""
         config = self.services.config
+        self._log = logger.about(self.connection.peer_host)
         self.calling_ae_title = rq.calling_ae_title.strip()
         self.called_ae_title = rq.called_ae_title.strip()
         self.peer = config.peer(self.calling_ae_title)
         answer: AssociateAC | AssociateRJ | Accepted | None = refusal(config, self.calling_ae_title, busy=self._refuse)
         if answer is None:
             answer = negotiate(rq, accept_policy(config, self.calling_ae_title))
-        if isinstance(answer, Accepted) and self._too_many(config):
-            answer = LOCAL_LIMIT_EXCEEDED
+        why = ""
+        if isinstance(answer, Accepted):
+            why = self._no_room(config, answer)
+            answer = LOCAL_LIMIT_EXCEEDED if why else answer
         if not isinstance(answer, Accepted):
             self.services.metrics.counters["associations_rejected"] += 1
-            logger.warning("association rejected", **self._who(), rj=str(answer))
+            self._log.warning("association rejected", **self._who(), rj=str(answer), why=why)
             return answer
         self.services.metrics.counters["associations"] += 1
-        self.services.associations[self.calling_ae_title] += 1
+        self.services.associations_count += 1
         self.accepted = answer
         self.contexts = answer.contexts
         self.fragment = self._fragment(answer.peer_maximum_length)
         self.services.metrics.peer(self.calling_ae_title).associations += 1
         self._storage.prepare()
-        logger.info("association accepted", **self._who(), called=self.called_ae_title, contexts=len(self.contexts))
+        self._log.info("association accepted", **self._who(), called=self.called_ae_title, contexts=len(self.contexts))
         return answer.ac
 
-    def _too_many(self, config: Config) -> bool:
-        """Whether this calling AE title has its share of this worker already."""
-        share = max(config.limits.associations_per_peer_max // config.workers, 1)
-        return self.services.associations[self.calling_ae_title] >= share
+    def _no_room(self, config: Config, accepted: Accepted) -> str:
+        """Why this association is one too many at the moment; "" when it is not, and then it is counted."""
+        if only_stores(accepted) and self.services.admission.rejects():
+            return "new instances are refused"
+        if self.services.ledger.enter(
+            self.calling_ae_title,
+            total_max=config.limits.associations_max,
+            title_max=config.associations_max_of(self.calling_ae_title),
+        ):
+            return ""
+        self.services.metrics.counters["associations_rejected_for_number"] += 1
+        return "too many associations"
 
     def _who(self) -> dict[str, object]:
         return {"calling": self.calling_ae_title, "host": self.connection.peer_host}
@@ -155,6 +193,7 @@ class ServiceProvider:
             self._awaiting[presentation_context_id] = message
             if isinstance(message, messages.CStoreRQ):
                 self.operations_count += 1
+                self.services.traffic.wake()
             return
         match message:
             case messages.CStoreRSP():
@@ -164,14 +203,15 @@ class ServiceProvider:
                 response = messages.CEchoRSP(message.message_id, message.affected_sop_class_uid)
                 self.respond(presentation_context_id, response)
             case messages.CCancelRQ():
-                self._cancelled.add(message.message_id_being_responded_to)
+                if message.message_id_being_responded_to in self._running:
+                    self._cancelled.add(message.message_id_being_responded_to)
             case _:
                 # A request whose data set is missing (C-STORE, C-FIND, …), or a response that nobody asked for.
                 self.connection.abort(f"{type(message).__name__} without its data set or out of place", 0, 0)
 
     def _not_understood(self, context_id: int, command: bytes, has_data_set: bool, error: MessageError) -> None:
         """Answers a request that breaks PS3.7 with its status; what cannot be answered ends the association."""
-        logger.warning("command not understood", calling=self.calling_ae_title, error=str(error))
+        self._log.warning("command not understood", calling=self.calling_ae_title, error=str(error))
         self.services.metrics.counters["messages_not_understood"] += 1
         response = messages.failure_response(command, error)
         if response is None:
@@ -225,11 +265,9 @@ class ServiceProvider:
         self.responses.fail(reason)
         self._storage.ended()
         if self.accepted is not None:
-            counted = self.services.associations
-            counted[self.calling_ae_title] -= 1
-            if not counted[self.calling_ae_title]:
-                del counted[self.calling_ae_title]
-            logger.info("association ended", **self._who(), reason=reason)
+            self.services.ledger.leave(self.calling_ae_title)
+            self.services.associations_count -= 1
+            self._log.info("association ended", **self._who(), reason=reason)
         else:
             self.services.metrics.counters["connections_without_association"] += 1
         self._on_end(self.connection)
@@ -257,22 +295,37 @@ class ServiceProvider:
         message: Any,
         identifier: bytes,
     ) -> None:
+        config = self.services.config
+        outstanding_max = max(config.limits.asynchronous_window, config.receive_window_of(self.calling_ae_title))
+        if len(self._running) >= outstanding_max or message.message_id in self._running:
+            self._decline(presentation_context_id, message, outstanding_max)
+            return
         self.operations_count += 1
-        self._cancelled.discard(message.message_id)
+        self._running.add(message.message_id)
 
         async def run() -> None:
             try:
                 await serve(self, presentation_context_id, message, identifier)
             except (ConnectionError, EngineError) as error:
-                logger.warning("operation failed", calling=self.calling_ae_title, error=str(error))
+                self._log.warning("operation failed", calling=self.calling_ae_title, error=str(error))
                 self.connection.abort(f"operation failed: {error}", 2, 0)
             except Exception as error:
-                logger.error("operation crashed", calling=self.calling_ae_title, error=repr(error))
+                self._log.error("operation crashed", calling=self.calling_ae_title, error=repr(error))
                 self.connection.abort("internal error", 2, 0)
                 raise
             finally:
+                self._running.discard(message.message_id)
+                self._cancelled.discard(message.message_id)
                 self.operation_ended()
 
         task = self.services.loop.create_task(run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _decline(self, presentation_context_id: int, message: Any, outstanding_max: int) -> None:
+        """A C-FIND, C-MOVE or C-GET more than may be outstanding, or a second one of a message id."""
+        self.services.metrics.counters["operations_refused"] += 1
+        comment = f"out of resources: {outstanding_max} operations at a time, each with its own message id"
+        self._log.warning("operation refused", calling=self.calling_ae_title, why=comment)
+        serve = find_scp.refuse if isinstance(message, messages.CFindRQ) else retrieve_scp.refuse
+        serve(self, presentation_context_id, message, comment)

@@ -2,7 +2,8 @@
 
 Does not send instances itself (`storage_scu`) and does not search (`archive`): it counts, answers and goes on. Each
 instance ends in exactly one of completed, warning and failed, whatever happens to the destination, and the final
-response names the failed ones (0008,0058).
+response names the failed ones (0008,0058). What is deleted while a retrieval is under way is still sent: its segments
+are pinned from the answer of the index on.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from engine.services.query import retrieval_query
 from engine.services.storage_scu import InstanceSender, Originator, Sent
 
 if TYPE_CHECKING:
+    from engine.archive.archive import Pin
     from engine.config import Peer
     from engine.services.provider import ServiceProvider
 
@@ -59,6 +61,8 @@ class Retrieval:
 
     def note(self, sent: Sent) -> None:
         """One sub-operation has ended."""
+        if sent.error is None:
+            self.provider.services.traffic.sent(sent.instance.position.payload_length)
         outcome = category(sent.status) if sent.error is None else Category.FAILURE
         if outcome is Category.SUCCESS:
             self.completed += 1
@@ -127,6 +131,11 @@ def _refuse(provider: ServiceProvider, context_id: int, rq: CMoveRQ | CGetRQ, co
     provider.respond(context_id, response)
 
 
+def refuse(provider: ServiceProvider, presentation_context_id: int, rq: CMoveRQ | CGetRQ, comment: str) -> None:
+    """Answers one C-MOVE or C-GET for which there is no room at the moment."""
+    _refuse(provider, presentation_context_id, rq, RetrieveStatus.CANNOT_PERFORM_SUBOPERATIONS, comment)
+
+
 async def move(provider: ServiceProvider, presentation_context_id: int, rq: CMoveRQ, identifier: bytes) -> None:
     """Answers one C-MOVE."""
     provider.services.metrics.counters["move"] += 1
@@ -141,11 +150,12 @@ async def move(provider: ServiceProvider, presentation_context_id: int, rq: CMov
         return
     retrieval = Retrieval(provider, presentation_context_id, rq, instances)
     originator = Originator(provider.calling_ae_title, rq.message_id, rq.priority)
-    for group in in_groups(instances, peer.transfer_syntaxes):
-        shares = [group[number :: peer.store_associations] for number in range(peer.store_associations)]
-        await asyncio.gather(*(_move_share(retrieval, peer, share, originator) for share in shares if share))
-        if retrieval.cancelled:
-            break
+    with await _pinned(provider, instances):
+        for group in in_groups(instances, peer.transfer_syntaxes):
+            shares = [group[number :: peer.store_associations] for number in range(peer.store_associations)]
+            await asyncio.gather(*(_move_share(retrieval, peer, share, originator) for share in shares if share))
+            if retrieval.cancelled:
+                break
     retrieval.finish()
 
 
@@ -232,9 +242,10 @@ async def get(provider: ServiceProvider, presentation_context_id: int, rq: CGetR
         preferred=provider.peer.transfer_syntaxes if provider.peer else (),
     )
     source = _Source(retrieval, instances)
-    async for sent in sender.send_all(source, Originator(priority=rq.priority)):
-        source.ended(sent.instance)
-        retrieval.note(sent)
+    with await _pinned(provider, instances):
+        async for sent in sender.send_all(source, Originator(priority=rq.priority)):
+            source.ended(sent.instance)
+            retrieval.note(sent)
     retrieval.finish()
 
 
@@ -267,6 +278,11 @@ class _Source:
     def left(self) -> list[Instance]:
         """Not given out yet, in order."""
         return list(reversed(self._todo))
+
+
+async def _pinned(provider: ServiceProvider, instances: list[Instance]) -> Pin:
+    """Keeps the instances readable to the end of their retrieval, though somebody deletes them meanwhile."""
+    return await provider.services.loop.run_in_executor(None, provider.services.archive.pin, instances)
 
 
 async def _instances(

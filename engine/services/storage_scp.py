@@ -11,13 +11,16 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from engine import log
-from engine.archive.ingestor import StoreRequest, StreamIngest
+from engine.archive.ingestor import StoreRequest
 from engine.archive.store import POLICIES
+from engine.archive.stream import StreamIngest, StreamQuarantine
+from engine.dicom.elements import SCAN_LIMITS, ScanLimits
 from engine.dimse.assembly import DataSet, p_data_tf
 from engine.dimse.messages import CStoreRQ, CStoreRSP
 from engine.dimse.status import Service, StoreStatus, status_of
-from engine.errors import EngineError, InstanceRefused, Refusal, StorageError
+from engine.errors import EngineError, InstanceQuarantined, InstanceRefused, Refusal, StorageError, StorageFull
 from engine.index.types import Outcome
+from engine.services.admission import full_comment
 
 if TYPE_CHECKING:
     import asyncio
@@ -39,6 +42,7 @@ class StorageProvider:
         self._allowed = False
         self._durable = True
         self._policy = 0
+        self._limits = SCAN_LIMITS
         self._window = 1
         self._held_back = False
         self._unanswered = 0
@@ -52,9 +56,14 @@ class StorageProvider:
         self._allowed = config.may(aet, "store")
         self._durable = config.durability_of(aet) == "durable"
         self._policy = POLICIES[config.duplicates_of(aet)]
+        limits = config.limits
+        self._limits = ScanLimits(limits.nesting_depth_max, limits.element_count_max, limits.header_bytes_max)
         self._window = max(config.receive_window_of(aet), 1)
         self._chunks_max = max(1, config.limits.ingest_bytes_max // self._services.pool.chunk_bytes)
         self._counters = self._services.metrics.peer(aet)
+        self._log = logger.about(self._connection.peer_host)
+        if self._allowed:
+            self._services.traffic.began(self._connection, aet)
 
     def receive(self, presentation_context_id: int, rq: CStoreRQ, data_set: DataSet) -> None:
         """A whole data set, or the last part of a large one."""
@@ -74,6 +83,12 @@ class StorageProvider:
             data_set.release()
             self._refuse(presentation_context_id, rq)
             return
+        self._services.traffic.received(self._connection, data_set.length)
+        refusal = self._services.admission.refusal() or self._too_long(length)
+        if refusal is not None:
+            data_set.release()
+            self._answer(presentation_context_id, rq, 0, refusal)
+            return
         self._services.ingestor.store(data_set, self._request(presentation_context_id, rq), done)
         self._hold_back()
 
@@ -83,17 +98,22 @@ class StorageProvider:
         if stream is None:
             stream = _Stream(self._services.loop, self._connection)
             self._streams[presentation_context_id] = stream
+            refusal = self._services.admission.refusal()
             if not self._allowed:
                 stream.error = InstanceRefused("not allowed to store", Refusal.NOT_AUTHORIZED)
+            elif refusal is not None:
+                # What is still to come is read and dropped.
+                stream.error = refusal
             else:
                 request = self._request(presentation_context_id, rq)
                 stream.begin(self._services.ingestor.begin_stream, part, request)
-        if part.offset + part.length > self._services.config.limits.data_set_bytes_max:
-            stream.error = stream.error or InstanceRefused("the data set is too long", Refusal.OUT_OF_RESOURCES)
+        stream.error = stream.error or self._too_long(part.offset + part.length)
+        self._services.traffic.received(self._connection, part.length)
         stream.part(part)
 
     def ended(self) -> None:
         """The association is gone: half-received objects are given up."""
+        self._services.traffic.ended(self._connection)
         for stream in self._streams.values():
             stream.abort()
         self._streams.clear()
@@ -108,7 +128,13 @@ class StorageProvider:
             rq.affected_sop_instance_uid,
             self._durable,
             self._policy,
+            self._limits,
         )
+
+    def _too_long(self, length: int) -> InstanceRefused | None:
+        if length <= self._services.config.limits.data_set_bytes_max:
+            return None
+        return InstanceRefused("out of resources: the data set is too long", Refusal.OUT_OF_RESOURCES)
 
     def _hold_back(self) -> None:
         """Stops reading when this association has its window full, or all together hold too much memory.
@@ -130,13 +156,17 @@ class StorageProvider:
             code, comment = status_of(outcome, Service.STORE), str(outcome)
             self._counters.failures += 1
             counters["instances_refused"] += 1
-            logger.warning(
+            counters["instances_quarantined"] += isinstance(outcome, InstanceQuarantined)
+            self._log.warning(
                 "instance refused",
                 calling=self._provider.calling_ae_title,
                 sop_instance_uid=rq.affected_sop_instance_uid,
                 status=f"{code:04X}",
                 reason=comment,
             )
+            if isinstance(outcome, StorageFull):
+                comment = full_comment(outcome)
+                counters["stores_refused_storage_full"] += 1
         else:
             self._counters.instances += 1
             self._counters.bytes += length
@@ -156,7 +186,7 @@ class StorageProvider:
         self._services.metrics.counters[f"instances_{outcome.name.lower()}"] += 1
         if outcome is Outcome.DUPLICATE:
             return StoreStatus.SUCCESS, ""
-        logger.warning(
+        self._log.warning(
             "other content for a known SOP Instance UID",
             calling=self._provider.calling_ae_title,
             sop_instance_uid=rq.affected_sop_instance_uid,
@@ -176,7 +206,7 @@ class _Stream:
     def __init__(self, loop: asyncio.AbstractEventLoop, connection: object) -> None:
         self._loop = loop
         self._connection = connection
-        self._ingest: StreamIngest | None = None
+        self._ingest: StreamIngest | StreamQuarantine | None = None
         self._previous: asyncio.Task[None] | None = None
         self.error: EngineError | None = None
 

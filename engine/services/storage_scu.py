@@ -21,7 +21,7 @@ from engine import log
 from engine.archive import transcode
 from engine.dimse.assembly import Frame, p_data_tf
 from engine.dimse.messages import CStoreRQ
-from engine.errors import AssociationFailed, CorruptRecord, EngineError
+from engine.errors import AssociationFailed, CorruptRecord, EngineError, SegmentGone
 from engine.index.types import Instance
 from engine.services.contexts import SendContexts
 
@@ -40,6 +40,9 @@ PIECE_BYTES = 1 << 20
 
 GAPS_MAX = 4096
 """Fragments of one frame. A peer may ask for PDUs of a few bytes: what it takes shall not multiply our memory."""
+
+PROGRESS_S = 1.0
+"""How often a peer that takes its time is looked at: by so much silence may last longer than its limit."""
 
 SENT_WITH_FAILURE = 0xA700
 """Not a status on the wire: what the sender notes for an instance that it could not send."""
@@ -127,6 +130,8 @@ class InstanceSender:
                 except AssociationFailed:
                     raise
                 except EngineError as error:
+                    if isinstance(error, CorruptRecord):
+                        await self._blocking(functools.partial(self._archive.note_damage, instance, error))
                     yield Sent(instance, SENT_WITH_FAILURE, error)
                     continue
                 while len(outstanding) >= self._window:
@@ -162,6 +167,9 @@ class InstanceSender:
             ready = _Ready(instance, message_id, response, None, prefix, context, data)
             if ready.length <= min(WHOLE_BYTES_MAX, GAPS_MAX * self._fragment):
                 ready.frame = await self._whole_frame(ready)
+            elif data is None:
+                # Found corrupt in the middle it would cost the association, and everything else on it.
+                await self._blocking(functools.partial(self._archive.check_damaged, instance))
         except BaseException:
             response.cancel()
             raise
@@ -191,7 +199,15 @@ class InstanceSender:
                 gap[:] = view[at : at + len(gap)]
                 at += len(gap)
             return
-        reader, position = self._archive.reader, ready.instance.position
+        try:
+            await self._read(ready.instance, gaps, at)
+        except SegmentGone:
+            # Not pinned, and moved by a compaction since the retrieval began.
+            await self._blocking(functools.partial(self._archive.follow, ready.instance))
+            await self._read(ready.instance, gaps, at)
+
+    async def _read(self, instance: Instance, gaps: list[memoryview], at: int) -> None:
+        reader, position = self._archive.reader, instance.position
         if not reader.read_scattered(position, gaps, at, cached_only=True):
             await self._blocking(functools.partial(reader.read_scattered, position, gaps, at))
 
@@ -205,6 +221,7 @@ class InstanceSender:
         except CorruptRecord as error:
             # Half of the object is at the peer already: only an abort keeps it from being taken for whole.
             self._connection.abort(f"stored object is corrupt: {error}", 2, 0)
+            await self._blocking(functools.partial(self._archive.note_damage, ready.instance, error))
             raise AssociationFailed(f"aborted, stored object is corrupt: {error}") from error
         except ConnectionError as error:
             raise AssociationFailed(str(error)) from error
@@ -240,15 +257,20 @@ class InstanceSender:
         return Sent(ready.instance, response.status)
 
     async def _in_time(self, wait: Callable[[], Awaitable[Any]], why: str) -> Any:
-        """What `wait` gives, or AssociationFailed. The limit is for silence: a slow peer may go on taking bytes."""
-        unsent = self._connection.unsent_bytes
+        """What `wait` gives, or AssociationFailed. The limit is for silence: a slow peer may go on taking bytes.
+
+        Looked at once a second, so that silence that begins late is not waited for twice as long.
+        """
+        step_s = min(PROGRESS_S, self._timeout_s / 4)
+        delivered, silent_s = -1, 0.0
         while True:
             try:
-                async with asyncio.timeout(self._timeout_s):
+                async with asyncio.timeout(step_s):
                     return await wait()
             except TimeoutError:
-                before, unsent = unsent, self._connection.unsent_bytes
-                if unsent < before:
+                before, delivered = delivered, self._connection.delivered_bytes
+                silent_s = silent_s + step_s if delivered == before else step_s
+                if silent_s < self._timeout_s:
                     continue
                 self.gave_up = True
                 self._connection.abort(why)

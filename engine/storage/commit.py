@@ -136,6 +136,8 @@ class GroupCommit(Generic[Item, Result]):
         began = perf_counter()
         try:
             self._sync()
+        except StorageFull as error:
+            return error  # no descriptor for the directory: nothing has failed, and the next group may find one
         except EngineError as error:
             self._failed = error
             return error

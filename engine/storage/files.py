@@ -1,6 +1,7 @@
-"""The few file-system calls of the log and of the index checkpoint, as one object that a test can replace.
+"""The few file-system calls of the archive, as one object that a test can replace.
 
-Nothing else in storage touches the file system, so that tests/faulty_files.py can fail the n-th call, tear a write,
+Nothing else in storage, index and archive touches an archive's files, but for LMDB itself and for the lock files beside
+it, so that tests/faulty_files.py can fail the n-th call, tear a write,
 or lose what was not synced. It keeps no state and knows no format.
 
 What an OSError becomes:
@@ -10,7 +11,7 @@ What an OSError becomes:
     fdatasync, fsync, write_back                StorageFailed always: after a failed sync the kernel marks the pages
                                                 clean, and the next sync says OK and lies (Rebello et al., ATC'20)
     open, pread, preadv, list_directory, …      the OSError itself: the caller knows what it was reading
-    create on an existing path                  FileExistsError: the caller tries another name
+    create, link on an existing path            FileExistsError: the caller tries another name
 """
 
 from __future__ import annotations
@@ -34,13 +35,15 @@ IOV_MAX = 1024
 ZEROS_BYTES = 1 << 20
 """What `write_zeros` writes at a time."""
 
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Of disk, descriptors or memory: it may come back."""
+_DONT_NEED = os.POSIX_FADV_DONTNEED
 _NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ESPIPE})
 
 
 def raise_write_error(error: OSError, doing: str) -> NoReturn:
     """What a failed writing call raises."""
-    kind = StorageFull if error.errno in _NO_ROOM else StorageFailed
+    kind = StorageFull if error.errno in NO_ROOM else StorageFailed
     raise kind(f"{doing}: {error.strerror}") from error
 
 
@@ -242,6 +245,54 @@ class Files:
         """Reads no further ahead than asked for: what is read of a preallocated file counts as data afterwards."""
         try:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+        except OSError:
+            pass
+
+    def drop_cache(self, fd: int) -> None:
+        """Forgets what the page cache has of this file and the disk has too: the next read comes from the disk.
+
+        After a failed sync the cache may hold what the disk does not, as if it did. What is not written yet stays.
+        """
+        try:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        except OSError:
+            pass
+
+    def identity(self, path: str) -> tuple[int, int] | None:
+        """Changes when the name leads to another file or its content changes; None if there is none."""
+        try:
+            found = os.stat(path)
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a file or directory of this name."""
+        return os.path.exists(path)
+
+    def make_directory(self, path: str) -> None:
+        """A new directory, durable after sync_directory of the one that it lies in; no error if there is one."""
+        try:
+            os.mkdir(path, 0o750)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise_write_error(error, f"mkdir {path}")
+
+    def link(self, source: str, target: str) -> None:
+        """Another name for a file; FileExistsError if the name is taken."""
+        try:
+            os.link(source, target)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise_write_error(error, f"link {target}")
+
+    def drop_cache_range(self, fd: int, offset: int, length: int) -> None:
+        """Forgets the pages of these bytes that the disk has too: the next read comes from the disk. A hint."""
+        start = offset & -mmap.PAGESIZE
+        try:
+            os.posix_fadvise(fd, start, -(-(offset + length - start) // mmap.PAGESIZE) * mmap.PAGESIZE, _DONT_NEED)
         except OSError:
             pass
 

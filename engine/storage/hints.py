@@ -137,14 +137,14 @@ def _encode_damage(damage: Damage) -> bytes:
 
 
 def read_trailer(files: Files, fd: int, segment_id: int) -> Trailer | None:
-    """The trailer of an open segment; None when it is not sealed."""
+    """The trailer of an open segment; None when it is not sealed. Raises CorruptRecord when that cannot be read."""
     size = files.size(fd)
     if size < TRAILER_BYTES:
         return None
     try:
         data = files.pread(fd, TRAILER_BYTES, size - TRAILER_BYTES)
-    except OSError:
-        return None
+    except OSError as error:
+        raise CorruptRecord(f"the trailer cannot be read: {error.strerror}", segment_id, size) from error
     if len(data) < TRAILER_BYTES or not data.startswith(TRAILER_MAGIC):
         return None
     (_, format_, layout, own_id, archive_id, salt, tail, hint_end,
@@ -158,8 +158,18 @@ def read_trailer(files: Files, fd: int, segment_id: int) -> Trailer | None:
     )
 
 
-def read_summary(files: Files, fd: int, segment_id: int) -> Summary | None:
-    """Everything in the footer; None when the segment is not sealed.
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """The record heads of a sealed segment as they lie in its footer, checked, one after another."""
+
+    trailer: Trailer
+    data: bytes
+    start: int = len(FOOTER_HEAD)
+    """Where the first one begins in `data`; they end where the damage entries begin."""
+
+
+def read_heads(files: Files, fd: int, segment_id: int) -> Heads | None:
+    """The heads in the footer, for who reads millions; None when the segment is not sealed.
 
     Raises CorruptRecord when it is sealed and the footer is damaged: walk over the segment instead.
     """
@@ -174,6 +184,18 @@ def read_summary(files: Files, fd: int, segment_id: int) -> Summary | None:
     found = crc32c(hints)
     if found != trailer.hint_crc or not hints.startswith(FOOTER_HEAD):
         raise CorruptRecord(f"footer: checksum {found:08x}, expected {trailer.hint_crc:08x}", segment_id, tail)
+    return Heads(trailer, hints)
+
+
+def read_summary(files: Files, fd: int, segment_id: int) -> Summary | None:
+    """Everything in the footer; None when the segment is not sealed.
+
+    Raises CorruptRecord when it is sealed and the footer is damaged: walk over the segment instead.
+    """
+    heads = read_heads(files, fd, segment_id)
+    if heads is None:
+        return None
+    trailer, hints = heads.trailer, heads.data
     at = len(FOOTER_HEAD)
     records: list[Record] = []
     try:
@@ -188,7 +210,7 @@ def read_summary(files: Files, fd: int, segment_id: int) -> Summary | None:
             reason = hints[at - text_length : at].decode("utf-8", "replace")
             damage.append(Damage(segment_id, offset, length_bytes, reason, bool(flags & 1)))
     except struct.error as error:
-        raise CorruptRecord("the footer ends too early", segment_id, tail) from error
+        raise CorruptRecord("the footer ends too early", segment_id, trailer.tail) from error
     return Summary(trailer, records, damage)
 
 

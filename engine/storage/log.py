@@ -221,6 +221,10 @@ class SegmentLog:
             self._start_write_back(segment.fd, offset & _PAGE_MASK, offset + record_bytes)
         return Position(segment.segment_id, offset, key_length, meta_length, payload_length, payload_crc)
 
+    def keep_free(self, reserve_bytes: int) -> None:
+        """From now on so many bytes of the disk stay free."""
+        self._reserve_bytes = reserve_bytes
+
     def begin_stream(self, kind: int, flags: int, stamp: int, key: bytes, meta_max: int) -> StreamAppender:
         """Starts a record of unknown length in a segment of its own; its meta has at most `meta_max` bytes.
 
@@ -346,6 +350,28 @@ class SegmentLog:
                 self._discard(spare)
         return sealed
 
+    def abandon(self) -> None:
+        """Removes what this log has written and not sealed, and closes it: nobody was told of any of it.
+
+        The files go while they are still locked, so that no recovery takes them for a dead writer's. What cannot be
+        removed is left to one. No other call may be running.
+        """
+        self._closed = True
+        with self._sealing, self._state:
+            left = [*self._rolled, *filter(None, (self._active, self._spare))]
+            self._rolled = []
+            self._active = self._spare = None
+        failure: StorageError | None = None
+        for segment in left:
+            try:
+                self._files.unlink(segment.path)
+            except StorageError as error:
+                failure = failure or error
+            finally:
+                self._let_go(segment)
+        if failure is not None:
+            raise failure
+
     # -- looking --------------------------------------------------------------------------------
 
     @property
@@ -364,6 +390,10 @@ class SegmentLog:
     def failed(self) -> StorageFailed | None:
         """The I/O error that ended this log."""
         return self._failed
+
+    def fail(self, error: StorageFailed) -> None:
+        """Ends this log because of a failure that its owner has met elsewhere: no append and no sync any more."""
+        self._fail(error)
 
     # -- inside: failing ------------------------------------------------------------------------
 
@@ -482,10 +512,7 @@ class SegmentLog:
 
     def _create_file(self, layout: int) -> _Segment:
         """A file under the next free id, locked by us. Several processes do this at once."""
-        try:
-            present = list_segments(self._directory, self._files)
-        except OSError as error:
-            raise_write_error(error, f"list {self._directory}")
+        present = list_segments(self._directory, self._files)
         segment_id = max(self._highest_id, present[-1] if present else -1) + 1
         while True:
             path = segment_path(self._directory, segment_id)
@@ -603,8 +630,11 @@ class StreamAppender:
             self._log._start_write_back(segment.fd, self._write_back_offset, end)
             self._write_back_offset = end & _PAGE_MASK
 
-    def finish(self, meta: bytes, payload_crc: int) -> Position:
-        """Writes the head and the footer; the record is on stable storage when this returns. Blocks on the disk."""
+    def finish(self, meta: bytes, payload_crc: int, *, flags: int | None = None) -> Position:
+        """Writes the head and the footer; the record is on stable storage when this returns. Blocks on the disk.
+
+        `flags`: in place of those that it began with.
+        """
         if len(meta) > self._meta_max:
             raise StorageError(f"{len(meta)} bytes of meta, {self._meta_max} were announced")
         segment = self._open_segment()
@@ -613,7 +643,7 @@ class StreamAppender:
             segment.seed,
             FIRST_RECORD,
             self._kind,
-            self._flags,
+            self._flags if flags is None else flags,
             self._stamp,
             0,
             0,

@@ -3,8 +3,15 @@
 Knows no index and follows no records: `segment.Walk` does that. Keeps a bounded number of segment files open.
 
 A position whose bytes are not what was written raises CorruptRecord with segment and offset, whether they are damaged,
-cut off, unreadable (EIO) or their segment is gone. What is wrong with us and not with them (no descriptors left)
-raises StorageError.
+cut off or unreadable (EIO). What is wrong with us and not with them (no descriptors left) raises StorageError.
+
+A compaction removes segments while we read. SegmentGone then says that the file is no more: what lay in it lies
+elsewhere or was deleted, and the index knows. Who must come to an end with what was there when it began pins the
+segments first; a descriptor keeps the bytes of a removed file, and their blocks on the disk, so `sweep` lets those go
+that nobody has pinned.
+
+    not open ──read, pin──► open, at most OPEN_SEGMENTS_MAX ──evicted, dropped, swept──► closed after the last read
+                            pinned, at most PINNED_SEGMENTS_MAX ──last pin closed──► as above
 """
 
 from __future__ import annotations
@@ -13,16 +20,19 @@ import errno
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from engine.errors import CorruptRecord, StorageError
+from engine.errors import CorruptRecord, SegmentGone, StorageError, StorageFull
 from engine.storage import hints
-from engine.storage.files import Files
+from engine.storage.files import NO_ROOM, Files
 from engine.storage.record import HEADER_BYTES, Position, Record, crc32c, decode_head
 from engine.storage.segment import SegmentHeader, read_segment_header, segment_path
 
 OPEN_SEGMENTS_MAX = 256
 """Descriptors kept open; an archive of a terabyte has a thousand segments, a few of them busy."""
+
+PINNED_SEGMENTS_MAX = 256
+"""Descriptors that pins keep open beside those; a retrieval of more segments looks the rest up again if they move."""
 
 _CHUNK_BYTES = 1 << 20
 
@@ -42,15 +52,53 @@ class _OpenSegment:
         self.files.close(self.fd)
 
 
+class Pin:
+    """Segments whose bytes stay readable until `close`, whatever happens to their files; also a context."""
+
+    def __init__(self, reader: LogReader, segments: dict[int, _OpenSegment]) -> None:
+        self._reader = reader
+        self._segments = segments
+
+    @property
+    def segment_ids(self) -> frozenset[int]:
+        """What is pinned."""
+        return frozenset(self._segments)
+
+    def close(self) -> None:
+        """Lets the segments go; no error if that has been done."""
+        segments, self._segments = self._segments, {}
+        self._reader._unpin(segments)
+
+    def __enter__(self) -> Pin:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # One that was made for somebody who went away meanwhile.
+        self.close()
+
+
 class LogReader:
     """Reads records by position. Thread-safe."""
 
-    def __init__(self, directory: str, files: Files, *, open_segments_max: int = OPEN_SEGMENTS_MAX) -> None:
+    def __init__(
+        self,
+        directory: str,
+        files: Files,
+        *,
+        open_segments_max: int = OPEN_SEGMENTS_MAX,
+        pinned_segments_max: int = PINNED_SEGMENTS_MAX,
+    ) -> None:
         self._directory = directory
         self._files = files
         self._open_segments_max = open_segments_max
+        self._pinned_segments_max = pinned_segments_max
         self._lock = threading.Lock()
         self._segments: OrderedDict[int, _OpenSegment] = OrderedDict()
+        self._pinned: dict[int, tuple[_OpenSegment, int]] = {}
+        """Segment and by how many pins it is held."""
 
     def read(self, position: Position, *, verify: bool = True) -> bytes:
         """The whole payload. Raises CorruptRecord."""
@@ -115,6 +163,11 @@ class LogReader:
     def verify(self, position: Position) -> Record:
         """Reads the whole record piece by piece and checks head and payload. Raises CorruptRecord."""
         record = self.read_record(position)
+        self.verify_payload(position)
+        return record
+
+    def verify_payload(self, position: Position) -> None:
+        """Reads the payload piece by piece and compares its checksum. Raises CorruptRecord."""
         buffer = memoryview(bytearray(min(_CHUNK_BYTES, position.payload_length)))
         at = crc = 0
         while at < position.payload_length:
@@ -123,7 +176,6 @@ class LogReader:
             crc = crc32c(piece, crc)
             at += len(piece)
         self.check(position, crc)
-        return record
 
     def read_record(self, position: Position) -> Record:
         """The record's head, checked, and the same as `position` says. Raises CorruptRecord."""
@@ -160,8 +212,44 @@ class LogReader:
             dropped = self._segments.pop(segment_id, None)
         del dropped
 
+    def pin(self, segment_ids: Iterable[int]) -> Pin:
+        """Holds these segments open, as many as the limit allows; what is gone already is left out."""
+        pinned: dict[int, _OpenSegment] = {}
+        for segment_id in dict.fromkeys(segment_ids):
+            try:
+                segment = self._segment(Position(segment_id, 0, 0, 0, 0, 0))
+            except StorageError:
+                continue  # whoever reads from it learns why
+            with self._lock:
+                held, count = self._pinned.get(segment_id, (segment, 0))
+                if not count and len(self._pinned) >= self._pinned_segments_max:
+                    break
+                self._pinned[segment_id] = (held, count + 1)
+            pinned[segment_id] = held
+        return Pin(self, pinned)
+
+    def _unpin(self, segments: dict[int, _OpenSegment]) -> None:
+        with self._lock:
+            for segment_id in segments:
+                held, count = self._pinned.pop(segment_id)
+                if count > 1:
+                    self._pinned[segment_id] = (held, count - 1)
+
+    def sweep(self) -> list[int]:
+        """Lets go of files that have been removed, so that their space comes free, but for those that are pinned.
+
+        Returns their segments. Call it every few seconds in a process that stays.
+        """
+        with self._lock:
+            gone = [
+                segment_id for segment_id, segment in self._segments.items() if not self._files.is_linked(segment.fd)
+            ]
+            dropped = [self._segments.pop(segment_id) for segment_id in gone]
+        dropped.clear()
+        return gone
+
     def close(self) -> None:
-        """Lets all files go. Reading opens them again."""
+        """Lets all files go but the pinned ones. Reading opens them again."""
         with self._lock:
             dropped, self._segments = self._segments, OrderedDict()
         dropped.clear()
@@ -173,6 +261,8 @@ class LogReader:
             if segment is not None:
                 self._segments.move_to_end(segment_id)
                 return segment
+            if segment_id in self._pinned:
+                return self._pinned[segment_id][0]
         opened = self._open(position)
         evicted: list[_OpenSegment] = []
         with self._lock:
@@ -187,11 +277,13 @@ class LogReader:
         try:
             return _OpenSegment(self._files, self._files.open(path, os.O_RDONLY))
         except FileNotFoundError as error:
-            raise CorruptRecord("the segment file is gone", position.segment_id, position.offset) from error
+            raise SegmentGone("the segment file is gone", position.segment_id, position.offset) from error
         except OSError as error:
             if error.errno == errno.EIO:
                 raise _unreadable(error, position) from error
-            raise StorageError(f"segment {position.segment_id:016x} cannot be opened: {error.strerror}") from error
+            what = f"segment {position.segment_id:016x} cannot be opened: {error.strerror}"
+            # Out of descriptors or memory: nothing is wrong with the segment, and it may open in a moment.
+            raise (StorageFull if error.errno in NO_ROOM else StorageError)(what) from error
 
     def _header(self, segment: _OpenSegment, segment_id: int) -> SegmentHeader:
         if segment.header is None:

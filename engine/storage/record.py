@@ -100,7 +100,11 @@ class Kind(IntEnum):
     INSTANCE = 1
     """The payload is the key's data set."""
     TOMBSTONE = 2
-    """Whatever the key had before this stamp is deleted."""
+    """What the meta block names is deleted; the key is the UID of the study, series or instance that was."""
+    HOLD = 3
+    """The key's study is held, or no longer."""
+    QUARANTINED = 4
+    """The payload came as the key's data set and could not be taken as an instance."""
 
 
 class Position(NamedTuple):

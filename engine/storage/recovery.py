@@ -6,23 +6,26 @@ whoever keeps the archive; run twice it does the same again.
     its writer is alive (it holds the file's lock)      left alone, StorageError
     sealed                                              left as it is; its records come from the hints
     no record and no damage                             the file is removed: a spare, or a stream that was cut off
-    no readable header, and something written           set aside as <name>.damaged, reported
+    the disk does not read a part of it                 left as it is, reported; what could be read is told
+    no valid header, and something written              set aside as <name>.damaged, reported
     anything else                                       cut after the last whole record, sealed
 
-Payloads are verified from `start_offset` on: what the index has was synced before. Never cut: a place before
-`start_offset`, and anything that a whole record follows. Those are damage; whether it is a hole left by a power cut in
-writes that were never synced, or the loss of bytes that were safe, the `synced_bytes` of the later records tell.
+Payloads are verified from `start_offset` on: what the index has was synced before. They are read from the disk: after a
+sync that failed the page cache shows what the disk has not, as if it had (Rebello et al., ATC'20). Never cut: a place
+before `start_offset`, and anything that a whole record follows. Those are damage; whether it is a hole left by a power
+cut in writes that were never synced, or the loss of bytes that were safe, the `synced_bytes` of the later records tell.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import NamedTuple
 
 from engine.errors import CorruptRecord, StorageError, StorageFull
 from engine.storage import hints
-from engine.storage.files import Files
-from engine.storage.record import Record, padded
+from engine.storage.files import Files, raise_write_error
+from engine.storage.record import MAGIC, Record, padded
 from engine.storage.segment import (
     FIRST_RECORD,
     Damage,
@@ -39,7 +42,7 @@ class Recovery(NamedTuple):
     records: list[Record]
     """The whole records at `start_offset` and after."""
     written_bytes: int
-    """Where the records end now; 0 when the file was removed or set aside."""
+    """Where the records end now; 0 when the file was removed, set aside or left as it is."""
     damage: tuple[Damage, ...] = ()
     """Everything in the segment that is neither record nor torn tail."""
     torn: str = ""
@@ -49,9 +52,9 @@ class Recovery(NamedTuple):
 
 
 def is_owned(files: Files, directory: str, segment_id: int) -> bool:
-    """Whether a living writer holds this segment; False too if it is gone."""
+    """Whether a living writer holds this segment; False too if it is gone. Raises StorageError, StorageFull."""
     try:
-        fd = files.open(segment_path(directory, segment_id), os.O_RDWR)
+        fd = _open(files, directory, segment_id)
     except FileNotFoundError:
         return False
     try:
@@ -60,26 +63,40 @@ def is_owned(files: Files, directory: str, segment_id: int) -> bool:
         files.close(fd)
 
 
+def _open(files: Files, directory: str, segment_id: int) -> int:
+    """Raises FileNotFoundError; StorageFull when it is us who lack something, StorageError for other reasons."""
+    try:
+        return files.open(segment_path(directory, segment_id), os.O_RDWR)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        doing = f"segment {segment_id:016x} cannot be opened"
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise_write_error(error, doing)
+        raise StorageError(f"{doing}: {error.strerror}") from error
+
+
 def recover_segment(files: Files, directory: str, segment_id: int, start_offset: int, *, seal: bool = True) -> Recovery:
     """Brings one segment into order; see the module's table.
 
-    Raises StorageError when a living writer holds it, StorageFailed when the disk does.
+    Raises StorageError when a living writer holds it or the disk does not read it, StorageFull or StorageFailed.
     """
     path = segment_path(directory, segment_id)
     try:
-        fd = files.open(path, os.O_RDWR)
+        fd = _open(files, directory, segment_id)
     except FileNotFoundError:
         lost = start_offset > FIRST_RECORD
         damage = (Damage(segment_id, 0, start_offset, "the segment file is gone"),) if lost else ()
         return Recovery([], 0, damage, sealed=False)
-    except OSError as error:
-        raise StorageError(f"segment {segment_id:016x} cannot be opened: {error.strerror}") from error
     try:
         if not files.lock(fd):
             raise StorageError(f"segment {segment_id:016x} has a living writer")
+        # After a sync that failed the page cache shows clean pages that the disk has not got: the disk is asked.
+        files.drop_cache(fd)
         try:
             summary = hints.read_summary(files, fd, segment_id)
-        except CorruptRecord:
+        except CorruptRecord as error:
+            _raise_unreadable(error)
             return _reseal(files, fd, segment_id, start_offset)
         if summary is not None:
             records = [record for record in summary.records if record.position.offset >= start_offset]
@@ -87,10 +104,61 @@ def recover_segment(files: Files, directory: str, segment_id: int, start_offset:
         try:
             header = read_segment_header(files, fd, segment_id)
         except CorruptRecord as error:
+            _raise_unreadable(error)
             return _without_header(files, fd, directory, path, error, start_offset)
         return _recover(files, fd, directory, path, header, start_offset, seal=seal)
     finally:
         files.close(fd)
+
+
+def read_segment(files: Files, directory: str, segment_id: int, start_offset: int) -> Recovery:
+    """What is whole in a segment from `start_offset` on, for who only reads this log: nothing is written or removed.
+
+    Takes no lock. What follows the last whole record may be on its way still, and is not judged.
+    """
+    try:
+        fd = files.open(segment_path(directory, segment_id), os.O_RDONLY)
+    except FileNotFoundError:
+        return Recovery([], 0, sealed=False)
+    except OSError as error:
+        raise StorageError(f"segment {segment_id:016x} cannot be opened: {error.strerror}") from error
+    try:
+        trailer = hints.read_trailer(files, fd, segment_id)
+        if trailer is None:
+            return _read_unsealed(files, fd, segment_id, start_offset)
+        try:
+            summary = hints.read_summary(files, fd, segment_id)
+        except CorruptRecord:
+            summary = None
+        if summary is not None:
+            records = [record for record in summary.records if record.position.offset >= start_offset]
+            return Recovery(records, summary.trailer.tail, tuple(summary.damage))
+        return _read_records(files, fd, trailer.header(), start_offset, trailer.tail)._replace(sealed=True)
+    finally:
+        files.close(fd)
+
+
+def _read_unsealed(files: Files, fd: int, segment_id: int, start_offset: int) -> Recovery:
+    try:
+        start = files.pread(fd, len(MAGIC), start_offset)
+        if start != MAGIC and not start.strip(b"\0"):
+            return Recovery([], start_offset, sealed=False)  # nothing new; not worth a look at the zeros behind
+        header = read_segment_header(files, fd, segment_id)
+        return _read_records(files, fd, header, start_offset, files.size(fd))
+    except OSError as error:
+        raise StorageError(f"segment {segment_id:016x} cannot be read: {error.strerror}") from error
+
+
+def _read_records(files: Files, fd: int, header: SegmentHeader, start_offset: int, end: int) -> Recovery:
+    walk = Walk(files, fd, header, start_offset, end=end, verify_payload=True)
+    records: list[Record] = []
+    damage: list[Damage] = []
+    for item in walk:
+        if isinstance(item, Damage):
+            damage.append(item)
+        else:
+            records.append(item)
+    return Recovery(records, walk.tail, tuple(damage), sealed=False)
 
 
 def _recover(
@@ -98,10 +166,13 @@ def _recover(
 ) -> Recovery:
     """An unsealed segment with a good header."""
     found = _survey(files, fd, header, start_offset, files.size(fd))
+    if found.unreadable:
+        return found.left_alone(header.segment_id, start_offset)
     if not found.heads and not found.damage:
         files.unlink(path)
         files.sync_directory(directory)
         return Recovery([], 0, torn=found.torn)
+    _mend_header(files, fd, header)
     files.fdatasync(fd)
     sealed = seal and _seal(files, fd, header, found)
     if not sealed:
@@ -109,6 +180,18 @@ def _recover(
         files.fdatasync(fd)
     files.sync_directory(directory)
     return Recovery(found.news(start_offset), found.tail, tuple(found.damage), found.torn, sealed)
+
+
+def _mend_header(files: Files, fd: int, header: SegmentHeader) -> None:
+    """Writes the copy of the header anew that a power cut has torn; the other one is left alone."""
+    try:
+        found = files.pread(fd, FIRST_RECORD, 0)
+    except OSError as error:
+        raise StorageError(f"segment {header.segment_id:016x} is left as it is: {error.strerror}") from error
+    half = FIRST_RECORD // 2
+    good = header.encode()[:half]
+    if found[:half] != found[half:] and good in (found[:half], found[half:]):
+        files.pwritev(fd, [good], half if found[:half] == good else 0)
 
 
 def _reseal(files: Files, fd: int, segment_id: int, start_offset: int) -> Recovery:
@@ -121,6 +204,8 @@ def _reseal(files: Files, fd: int, segment_id: int, start_offset: int) -> Recove
     except CorruptRecord:
         header = trailer.header()
     found = _survey(files, fd, header, max(start_offset, trailer.tail), trailer.tail)
+    if found.unreadable:
+        return found.left_alone(segment_id, start_offset)
     sealed = _seal(files, fd, header, found)
     return Recovery(found.news(start_offset), found.tail, tuple(found.damage), sealed=sealed)
 
@@ -132,6 +217,12 @@ def _seal(files: Files, fd: int, header: SegmentHeader, found: _Survey) -> bool:
     except StorageFull:
         return False
     return True
+
+
+def _raise_unreadable(error: CorruptRecord) -> None:
+    """What the disk does not read now may be whole: nothing is decided about it."""
+    if isinstance(error.__cause__, OSError):
+        raise StorageError(f"segment {error.segment_id:016x} is left as it is: {error}") from error
 
 
 def _without_header(
@@ -175,9 +266,15 @@ class _Survey(NamedTuple):
     tail: int
     torn: str
     payload_bytes: int
+    unreadable: str
 
     def news(self, start_offset: int) -> list[Record]:
         return [record for record in self.records if record.position.offset >= start_offset]
+
+    def left_alone(self, segment_id: int, start_offset: int) -> Recovery:
+        """What could be read; the rest is neither cut nor sealed, and tried again another time."""
+        damage = (*self.damage, Damage(segment_id, self.tail, 0, self.unreadable))
+        return Recovery(self.news(start_offset), 0, damage, sealed=False)
 
 
 def _survey(files: Files, fd: int, header: SegmentHeader, start_offset: int, end: int) -> _Survey:
@@ -207,4 +304,4 @@ def _survey(files: Files, fd: int, header: SegmentHeader, start_offset: int, end
         for found in damage
     ]
     payload_bytes = sum(record.position.payload_length for record in records)
-    return _Survey(records, heads, damage, tail, torn, payload_bytes)
+    return _Survey(records, heads, damage, tail, torn, payload_bytes, walk.unreadable)

@@ -40,7 +40,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from engine.errors import CorruptRecord, TornTail
-from engine.storage.files import Files
+from engine.storage.files import Files, raise_write_error
 from engine.storage.record import HEADER_BYTES, MAGIC, Record, crc32c, decode_head, head_length
 
 # These constants are part of the format.
@@ -136,8 +136,15 @@ def segment_path(directory: str, segment_id: int) -> str:
 
 
 def list_segments(directory: str, files: Files) -> list[int]:
-    """The ids of all segments in a directory, ascending; other files are passed over."""
-    matches = map(_NAME.fullmatch, files.list_directory(directory))
+    """The ids of all segments in a directory, ascending; other files are passed over.
+
+    Raises StorageFull when it is us who lack something, else StorageFailed.
+    """
+    try:
+        names = files.list_directory(directory)
+    except OSError as error:
+        raise_write_error(error, f"list {directory}")
+    matches = map(_NAME.fullmatch, names)
     return sorted(int(match[1], 16) for match in matches if match)
 
 
@@ -224,6 +231,8 @@ class Walk:
         """Where the last whole record ends, once the walk is over."""
         self.torn = ""
         """What is wrong with the bytes at the tail; empty at a clean end."""
+        self.unreadable = ""
+        """What the disk would not read, if anything: it may be whole, and another time readable."""
         self.head = b""
         """Header, key and meta of the record that was given last, as they are in the file."""
 
@@ -250,7 +259,8 @@ class Walk:
         except CorruptRecord as error:
             return None, str(error), offset + 8
         except OSError as error:
-            return None, f"a record head cannot be read: {error.strerror}", offset + 8
+            self.unreadable = f"a record head cannot be read: {error.strerror}"
+            return None, self.unreadable, offset + 8
         if record.sequence <= self._sequence:
             return None, f"record number {record.sequence} after {self._sequence}", offset + 8
         position = record.position
@@ -276,7 +286,8 @@ class Walk:
             try:
                 count = self._files.preadv(self._fd, [piece], at)
             except OSError as error:
-                return f"a payload cannot be read: {error.strerror}"
+                self.unreadable = f"a payload cannot be read: {error.strerror}"
+                return self.unreadable
             if count < len(piece):
                 return "the file ends inside a payload"
             crc = crc32c(piece, crc)
@@ -330,13 +341,15 @@ class Walk:
             length = min(length, _BLOCK_BYTES - offset % _BLOCK_BYTES)
         try:
             return self._files.pread(self._fd, length, offset)
-        except OSError:
+        except OSError as error:
+            self.unreadable = f"a block cannot be read: {error.strerror}"
             return bytes(length)
 
     def _is_clean_end(self, offset: int) -> bool:
         try:
             start = self._window.read(offset, HEADER_BYTES)
-        except OSError:
+        except OSError as error:
+            self.unreadable = f"the end cannot be read: {error.strerror}"
             return False
         if len(start) < HEADER_BYTES:
             return not start.strip(b"\0")

@@ -75,6 +75,7 @@ def test_what_a_set_has_not_is_not_encoded() -> None:
     for character_set in (b"", b"ISO_IR 6", b"ISO_IR 100", b"\\ISO 2022 IR 149", b"ISO_IR 13"):
         assert encode("Ж山م", character_set) is None
     assert encode("山", b"ISO_IR 13") is None
+    assert encode("¥", b"\\ISO 2022 IR 87") is None
     assert encode("plain", b"") == b"plain"
 
 

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.dicom import elements, tags, transfer_syntax
-from engine.dicom.identifier import NESTING_MAX, Identifier, Value, decode_identifier, encode_identifier
+from engine.dicom.identifier import (
+    ELEMENT_COUNT_MAX,
+    NESTING_MAX,
+    Identifier,
+    Value,
+    decode_identifier,
+    encode_identifier,
+)
 from engine.dicom.transfer_syntax import UNCOMPRESSED, TransferSyntax
 from engine.errors import DataSetError
 from tests.corpus import corpus_files
@@ -119,7 +126,27 @@ def test_nesting_is_limited_both_ways() -> None:
     opening = b"\x40\0\x30\xa7SQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff"
     closing = b"\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0"
     with pytest.raises(DataSetError, match="nests more than"):
+        decode_identifier(opening * 33 + closing * 33, EXPLICIT)
+    with pytest.raises(DataSetError, match="nests sequences too deeply"):
         decode_identifier(opening * 20_000 + closing * 20_000, EXPLICIT)
+
+
+def test_elements_are_counted_at_every_depth() -> None:
+    empty = b"\x10\0\x20\0LO\0\0"
+    decode_identifier(empty * ELEMENT_COUNT_MAX, EXPLICIT)
+    item = b"\xfe\xff\0\xe0" + (8 * 100).to_bytes(4, "little") + empty * 100
+    sequence = b"\x40\0\x30\xa7SQ\0\0" + (len(item) * 50).to_bytes(4, "little") + item * 50
+    for data in (empty * (ELEMENT_COUNT_MAX + 1), sequence):
+        with pytest.raises(DataSetError, match=f"more than {ELEMENT_COUNT_MAX} elements"):
+            decode_identifier(data, EXPLICIT)
+
+
+def test_a_key_that_says_it_is_no_sequence_though_its_tag_names_one_is_left_out() -> None:
+    """What the fuzzer found: (0008,0305), a sequence, as CS; written again it was taken for items."""
+    data = data_sets.encode([Plain(0x00080305, "CS", b"ISO_IR 100"), Plain(tags.PatientID, "LO", b"12")], 1)
+    found = decode_identifier(data, EXPLICIT)
+    assert found.items == {tags.PatientID: b"12"}
+    assert decode_identifier(encode_identifier(found.items, EXPLICIT), EXPLICIT) == found
 
 
 def test_a_value_beyond_its_length_field_is_written_as_un() -> None:

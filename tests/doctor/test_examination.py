@@ -18,8 +18,10 @@ from engine.archive.archive import Archive
 from engine.archive.ingest import ReceivedInstance
 from engine.config import Config
 from engine.config.schema import Limits, Peer, Storage, Target
+from engine.dicom import tags
 from engine.doctor import disk, examination, host
 from engine.doctor.finding import Finding, Verdict
+from engine.index.types import Level, Query
 from engine.storage.record import crc32c
 from tests import samples
 from tests.peer import (
@@ -82,6 +84,10 @@ def c_echo_rsp(rq: Mapping[int, bytes]) -> bytes:
             0x0900: 0,
         }
     )
+
+
+def every_instance() -> Query:
+    return Query(level=Level.STUDY, keys={tags.StudyInstanceUID: f"{samples.ROOT}.1".encode()})
 
 
 def faults(found: dict[str, list[Finding]]) -> list[str]:
@@ -221,6 +227,15 @@ def test_what_is_wrong_with_the_log_is_a_fault(data: Path, harm: Callable[[Path]
     fill(data)
     expected = harm(data)
     assert any(expected in each for each in faults(examine(config_of(data)))), expected
+
+
+def test_damage_that_is_known_is_a_fault_until_it_is_healed(data: Path) -> None:
+    fill(data)
+    with Archive.open(data) as archive:
+        instance = next(iter(archive.index.instances(every_instance())))
+        uid = instance.sop_instance_uid.encode()
+        archive.index.note_damage(instance.position.segment_id, instance.position.offset, uid, "a turned byte", 1)
+    assert any("1 records are damaged" in each for each in faults(examine(config_of(data))))
 
 
 def test_an_archive_that_does_not_open_is_a_fault(data: Path) -> None:

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from engine._ext import elements as ext
 from engine.dicom import elements as door
 from engine.dicom import part10, tags, transfer_syntax
+from engine.dicom.elements import SCAN_LIMITS
 from engine.errors import DataSetError
 from tests.corpus import corpus_files
+from tests.fuzz import targets
 from tests.oracle import data_sets
 from tests.oracle import elements as oracle
 from tests.oracle.data_sets import Item, Plain, text
@@ -23,9 +25,13 @@ IMPLICIT, EXPLICIT, BIG = 0, 1, 3
 ENCODINGS = (IMPLICIT, EXPLICIT, BIG)
 
 
+def extract(data: bytes, encoding: int, complete: bool) -> ext.Head:
+    return ext.extract(data, encoding, complete, SCAN_LIMITS.nesting_depth_max, SCAN_LIMITS.element_count_max)
+
+
 def head_by_ext(data: bytes, encoding: int, complete: bool) -> oracle.Head | str:
     try:
-        head = ext.extract(data, encoding, complete)
+        head = extract(data, encoding, complete)
     except ext.Malformed as error:
         return "early" if error.ends_early else "misplaced"
     return oracle.Head(
@@ -150,25 +156,102 @@ def nested(levels: int) -> bytes:
     return opening * levels + closing * levels
 
 
-def test_nesting_of_20_000_levels_is_passed_over_without_a_stack() -> None:
-    name = data_sets.encode([text(tags.PatientName, "Deep^Er")], EXPLICIT)
-    head = ext.extract(nested(20_000) + name, EXPLICIT, True)
-    assert ext.blob_items(head.patient) == {tags.PatientName: b"Deep^Er"}
-
-
 def test_nesting_beyond_the_limit_is_refused_by_the_reencoder() -> None:
-    assert len(ext.reencode(nested(511), EXPLICIT, IMPLICIT)) > 0
+    assert len(ext.reencode(nested(512), EXPLICIT, IMPLICIT)) > 0
     with pytest.raises(ext.Malformed, match="too deeply"):
-        ext.reencode(nested(512), EXPLICIT, IMPLICIT)
+        ext.reencode(nested(513), EXPLICIT, IMPLICIT)
     with pytest.raises(ext.Malformed, match="too deeply"):
         ext.reencode(nested(20_000), EXPLICIT, IMPLICIT)
 
 
-def test_a_wanted_sequence_that_nests_too_deeply_is_left_out_of_the_blob() -> None:
+def test_a_wanted_sequence_is_kept_as_deep_as_its_room_goes_and_refused_beyond_the_limit() -> None:
     code = b"\x08\x00\x32\x10SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
     end = b"\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0"
-    head = ext.extract(code + nested(20_000) + end, EXPLICIT, True)
-    assert head.study == b""
+    assert extract(code + nested(99) + end, EXPLICIT, True).study != b""
+    assert extract(code + nested(127) + end, EXPLICIT, True).study == b""
+    with pytest.raises(ext.Malformed, match="too deeply"):
+        extract(code + nested(128) + end, EXPLICIT, True)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("undefined", [False, True], ids=["defined", "undefined"])
+def test_nesting_is_counted_whatever_says_where_the_sequences_end(encoding: int, undefined: bool) -> None:
+    name = data_sets.encode([text(tags.PatientName, "Deep^Er")], encoding)
+    last = data_sets.encode([text(tags.PatientID, "4711")], encoding)
+    limit = SCAN_LIMITS.nesting_depth_max
+    for depth, is_taken in ((limit, True), (limit + 1, False), (20_000, False)):
+        data = name + targets.nested(depth, encoding=encoding, undefined=undefined) + last
+        if is_taken:
+            head = extract(data, encoding, True)
+            assert ext.blob_items(head.patient)[tags.PatientName] == b"Deep^Er"
+        else:
+            with pytest.raises(ext.Malformed, match="too deeply"):
+                extract(data, encoding, True)
+
+
+def mixed(depth: int) -> bytes:
+    """Undefined within defined within undefined, and a UN with implicit items between."""
+    data = b""
+    for level in range(depth):
+        undefined = level % 3 == 0
+        encoding = IMPLICIT if level < depth // 2 else EXPLICIT
+        item = data_sets.header(data_sets.ITEM, "", 0xFFFFFFFF if level % 2 else len(data), encoding) + data
+        item += data_sets.header(data_sets.ITEM_END, "", 0, encoding) if level % 2 else b""
+        if level == depth // 2 - 1:
+            data = data_sets.header(0x00091001, "UN", len(item), EXPLICIT) + item
+            continue
+        data = data_sets.header(0x00091001, "SQ", 0xFFFFFFFF if undefined else len(item), encoding) + item
+        data += data_sets.header(data_sets.SEQUENCE_END, "", 0, encoding) if undefined else b""
+    return data
+
+
+def test_nesting_is_counted_through_every_mixture() -> None:
+    limit = SCAN_LIMITS.nesting_depth_max
+    extract(mixed(limit), EXPLICIT, True)
+    with pytest.raises(ext.Malformed, match="too deeply"):
+        extract(mixed(limit + 2), EXPLICIT, True)
+
+
+def test_what_makes_no_sense_inside_a_defined_length_is_not_for_us_to_refuse() -> None:
+    name = data_sets.encode([text(tags.PatientName, "Doe^John")], EXPLICIT)
+    for value in (b"\xfe\xff\x00\xe0\xff\xff\xff\x7f" + bytes(40), b"\xfe\xff\x00\xe0" + b"\xff" * 44):
+        data = data_sets.header(0x00091001, "SQ", len(value), EXPLICIT) + value
+        assert ext.blob_items(extract(data + name, EXPLICIT, True).patient) == {tags.PatientName: b"Doe^John"}
+
+
+def test_fragments_are_not_taken_for_data_sets() -> None:
+    """Zeros in an icon's fragments would be a million empty elements."""
+    fragment = data_sets.header(data_sets.ITEM, "", 9 << 20, EXPLICIT) + bytes(9 << 20)
+    end = data_sets.header(data_sets.SEQUENCE_END, "", 0, EXPLICIT)
+    pixels = data_sets.header(tags.PixelData, "OB", 0xFFFFFFFF, EXPLICIT) + fragment + end
+    item = data_sets.header(data_sets.ITEM, "", 0xFFFFFFFF, EXPLICIT) + pixels
+    item += data_sets.header(data_sets.ITEM_END, "", 0, EXPLICIT)
+    for undefined in (True, False):
+        length = 0xFFFFFFFF if undefined else len(item)
+        data = data_sets.header(tags.IconImageSequence, "SQ", length, EXPLICIT) + item + (end if undefined else b"")
+        assert extract(data, EXPLICIT, True).pixel_data_offset == -1
+
+
+@pytest.mark.parametrize("form", ["elements", "items", "in a defined sequence"])
+def test_elements_are_counted_wherever_they_are(form: str) -> None:
+    limit = 10_000
+    empty = b"\x09\x00\x02\x10LO\0\0"
+    item = b"\xfe\xff\x00\xe0\0\0\0\0"
+
+    def data(count: int) -> bytes:
+        if form == "elements":
+            return empty * count
+        if form == "items":
+            return (
+                data_sets.header(0x00091001, "SQ", 0xFFFFFFFF, EXPLICIT)
+                + item * (count - 2)
+                + (data_sets.header(data_sets.SEQUENCE_END, "", 0, EXPLICIT))
+            )
+        return data_sets.header(0x00091001, "SQ", 8 * (count - 1), EXPLICIT) + item * (count - 1)
+
+    ext.extract(data(limit), EXPLICIT, True, 128, limit)
+    with pytest.raises(ext.Malformed, match="more elements"):
+        ext.extract(data(limit + 1), EXPLICIT, True, 128, limit)
 
 
 @pytest.mark.parametrize("length", [0xFFFFFFFE, 0x7FFFFFFF, 0x80000000])
@@ -180,7 +263,7 @@ def test_a_claim_of_gigabytes_allocates_nothing(length: int) -> None:
         b"\x08\x00\x32\x10SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0" + claim + b"abcd",
     ):
         with pytest.raises(ext.Malformed) as caught:
-            ext.extract(data, EXPLICIT, False)
+            extract(data, EXPLICIT, False)
         assert caught.value.ends_early
         with pytest.raises(ext.Malformed):
             ext.reencode(data, EXPLICIT, IMPLICIT)
@@ -189,7 +272,7 @@ def test_a_claim_of_gigabytes_allocates_nothing(length: int) -> None:
 def test_needed_bytes_say_how_far_the_value_in_the_way_reaches() -> None:
     data = b"\x09\x00\x02\x10OB\0\0\x00\x00\x10\x00" + bytes(100)
     with pytest.raises(ext.Malformed) as caught:
-        ext.extract(data, EXPLICIT, False)
+        extract(data, EXPLICIT, False)
     assert caught.value.needed_bytes == 12 + 0x100000
 
 
@@ -197,7 +280,7 @@ def test_a_megabyte_of_tiny_items_is_walked_in_one_pass() -> None:
     items = b"\xfe\xff\x00\xe0\0\0\0\0" * 131_072
     data = b"\x08\x00\x32\x10SQ\0\0\xff\xff\xff\xff" + items + b"\xfe\xff\xdd\xe0\0\0\0\0"
     started = time.perf_counter()
-    head = ext.extract(data, EXPLICIT, True)
+    head = extract(data, EXPLICIT, True)
     assert time.perf_counter() - started < 0.5
     assert len(ext.blob_items(head.study)[tags.ProcedureCodeSequence]) == 4096
 
@@ -206,15 +289,15 @@ def test_a_sequence_is_cut_to_the_whole_items_that_fit() -> None:
     item = Item([text(tags.CodeMeaning, "x" * 1000)], undefined=True)
     for undefined in (False, True):
         data = data_sets.encode([Plain(tags.ProcedureCodeSequence, "SQ", [item] * 9, undefined)], EXPLICIT)
-        kept = ext.blob_items(ext.extract(data, EXPLICIT, True).study)[tags.ProcedureCodeSequence]
+        kept = ext.blob_items(extract(data, EXPLICIT, True).study)[tags.ProcedureCodeSequence]
         assert kept == data_sets.encode_item(item, EXPLICIT) * 4
     whole = Item([text(tags.CodeMeaning, "x" * 4000)])
     data = data_sets.encode([Plain(tags.ProcedureCodeSequence, "SQ", [whole] * 2)], EXPLICIT)
-    assert ext.blob_items(ext.extract(data, EXPLICIT, True).study) == {
+    assert ext.blob_items(extract(data, EXPLICIT, True).study) == {
         tags.ProcedureCodeSequence: data_sets.encode_item(whole, EXPLICIT)
     }
     large = Plain(tags.ProcedureCodeSequence, "SQ", [Item([text(tags.CodeMeaning, "x" * 5000)])])
-    assert ext.extract(data_sets.encode([large], EXPLICIT), EXPLICIT, True).study == b""
+    assert extract(data_sets.encode([large], EXPLICIT), EXPLICIT, True).study == b""
 
 
 @given(st.binary(max_size=60))

@@ -27,6 +27,7 @@ LIMITS = (
     Limits(part=5000),
     Limits(p_data=3000, control=200, command=300),
     Limits(control=20_000),
+    Limits(pdvs=3),
 )
 
 
@@ -115,11 +116,15 @@ def mangle(rng: random.Random, data: bytearray) -> None:
             del data[at:]
 
 
-def mangled(rng: random.Random) -> bytes:
-    data = bytearray(stream(rng))
+def mangle_all(rng: random.Random, whole: bytes) -> bytes:
+    data = bytearray(whole)
     for _ in range(rng.choice([0, 1, 1, 2, 4])):
         mangle(rng, data)
     return bytes(data)
+
+
+def mangled(rng: random.Random) -> bytes:
+    return mangle_all(rng, stream(rng))
 
 
 # Comparison --------------------------------------------------------------------------------------
@@ -163,6 +168,7 @@ class Seen:
             control_length_max=limits.control,
             command_length_max=limits.command,
             part_bytes=limits.part,
+            pdv_count_max=limits.pdvs,
         )
         self.receiver.data_allowed = data_allowed
         self._checksums: dict[int, int] = {}

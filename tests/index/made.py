@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from engine.dicom import charset, tags
+from engine.dicom import tags
 from engine.dicom.elements import blob_items
 from engine.index import keys
-from engine.index.entry import Entry, Tombstone
-from engine.index.fold import read_history
+from engine.index.entry import HEAL, Entry, Hold, Item, Quarantined, Tombstone
+from engine.index.fold import State, read_history
 from engine.index.rows import read_name, scan_prefix, unpack_tail
 from engine.index.statements import Facts, canonical
 from engine.index.tables import Index
-from engine.storage.record import HEADER_BYTES, Position, padded
+from engine.storage.record import HEADER_BYTES, Kind, Position, Record, padded
 
 CT = b"1.2.840.10008.5.1.4.1.1.2"
 MR = b"1.2.840.10008.5.1.4.1.1.4"
@@ -107,9 +107,24 @@ def entry(
     )
 
 
-def tombstone(tail: Tail, uid: bytes, *, segment_id: int = 1, stamp: int | None = None) -> Tombstone:
-    position = tail.place(segment_id, 0, 0, len(uid))
-    return Tombstone(position, tail.next_stamp() if stamp is None else stamp, uid)
+def tombstone(
+    tail: Tail, *uids: bytes, segment_id: int = 1, stamp: int | None = None, target: int = 0, deleted_ns: int = 1
+) -> Tombstone:
+    position = tail.place(segment_id, 0, 0, len(uids[0]))
+    stamp = tail.next_stamp() if stamp is None else stamp
+    return Tombstone(position, stamp, 3, uids[0], uids, target, deleted_ns, b"operator", b"asked for")
+
+
+def hold(tail: Tail, study: int, is_set: bool, *, segment_id: int = 1, stamp: int | None = None) -> Hold:
+    uid = f"{ROOT}.{study}".encode()
+    stamp = tail.next_stamp() if stamp is None else stamp
+    return Hold(tail.place(segment_id, 0, 0, len(uid)), stamp, uid, is_set, stamp, b"operator", b"court order")
+
+
+def quarantined(tail: Tail, uid: bytes, *, segment_id: int = 1, stamp: int | None = None, crc: int = 5) -> Quarantined:
+    stamp = tail.next_stamp() if stamp is None else stamp
+    position = tail.place(segment_id, 300, crc, len(uid))
+    return Quarantined(position, stamp, uid, CT, EXPLICIT, b"MODALITY", stamp, b"no Study Instance UID")
 
 
 # random histories ----------------------------------------------------------------------------------
@@ -122,19 +137,40 @@ _NAMES = [
 ]
 
 
-def random_history(rng: random.Random, count: int) -> list[Entry | Tombstone]:
-    """Records of several writers that send, send again, contradict themselves, move and delete."""
+def random_history(rng: random.Random, count: int, *, ties: bool = True) -> list[Item]:
+    """Records of several writers that send, send again, contradict themselves, move, delete, hold and heal.
+
+    Without `ties` no two have one stamp, as it is but for copies: those are the same in everything.
+    """
     tail = Tail()
-    records: list[Entry | Tombstone] = []
+    records: list[Item] = []
     for _ in range(count):
         study = rng.randrange(5)
         series = rng.randrange(3)
         instance = rng.randrange(6)
         uid = f"{ROOT}.{study}.{series}.{instance}".encode()
         segment_id = rng.randrange(1, 4)
-        stamp = tail.stamp = tail.stamp + rng.choice((0, 1, 1, 5))
-        if rng.random() < 0.12:
-            records.append(tombstone(tail, uid, segment_id=segment_id, stamp=stamp + rng.randrange(3)))
+        tail.stamp += rng.choice((0, 1, 1, 5))
+        stamp = tail.stamp if ties else 1000 * (tail.stamp + rng.randrange(3)) + len(records)
+        other = rng.random()
+        if other < 0.16:
+            uids = [f"{ROOT}.{study}.{series}.{i}".encode() for i in rng.sample(range(6), rng.choice((1, 1, 3, 6)))]
+            records.append(tombstone(tail, *uids, segment_id=segment_id, stamp=stamp + ties * rng.randrange(3)))
+            continue
+        if other < 0.20 and records:
+            aimed = rng.choice(records)
+            if isinstance(aimed, Entry | Quarantined):
+                aim = aimed.sop_instance_uid
+                records.append(tombstone(tail, aim, segment_id=segment_id, stamp=stamp + 3, target=aimed.stamp))
+            continue
+        if other < 0.23:
+            records.append(
+                hold(tail, study, rng.random() < 0.5, segment_id=segment_id, stamp=stamp + ties * rng.randrange(3))
+            )
+            continue
+        if other < 0.26:
+            claimed = rng.choice((uid, b"-"))
+            records.append(quarantined(tail, claimed, segment_id=segment_id, stamp=stamp, crc=len(records)))
             continue
         odd = rng.random()
         patient = {tags.PatientID: b"P%d" % (study % 3)}
@@ -156,8 +192,8 @@ def random_history(rng: random.Random, count: int) -> list[Entry | Tombstone]:
                 series=series,
                 instance=instance,
                 segment_id=segment_id,
-                stamp=stamp + rng.randrange(3),
-                flags=rng.randrange(3),
+                stamp=stamp + ties * rng.randrange(3),
+                flags=rng.randrange(3) | rng.choice((0, 0, HEAL)),
                 crc=rng.randrange(3),
                 patient=patient,
                 study_items=study_items,
@@ -170,10 +206,12 @@ def random_history(rng: random.Random, count: int) -> list[Entry | Tombstone]:
     return records
 
 
-def apply(index: Index, records: list[Entry | Tombstone]) -> None:
+def apply(index: Index, records: list[Item]) -> None:
     index.apply(
         [record for record in records if isinstance(record, Entry)],
         [record for record in records if isinstance(record, Tombstone)],
+        holds=[record for record in records if isinstance(record, Hold)],
+        quarantined=[record for record in records if isinstance(record, Quarantined)],
     )
 
 
@@ -246,7 +284,7 @@ def meaning(index: Index) -> dict[str, Any]:
             set_ = read_name(txn, environment, fields[13])
             content = canonical(value[keys.INSTANCE.size :], set_)
             uid = blob_items(content)[tags.SOPInstanceUID]
-            places[key] = uid
+            places[key] = keys.bounded(uid)
             said.setdefault("instances", {})[uid] = (series[key[:4]], fields[:10], names, fields[14], content)
         said["current"] = sorted(uid for uid, where in rows("sop_uids") if where)
         assert {where: uid for uid, where in rows("sop_uids") if where} == places
@@ -264,8 +302,62 @@ def meaning(index: Index) -> dict[str, Any]:
                     record.received_ns,
                     record.pixel_data_offset,
                 )
-                said.setdefault("history", {})[sop_key, told.order] = (told.state, told.kind, told.flags, blobs, rest)
+                key = (sop_key, told.key, told.target_stamp)
+                said.setdefault("history", {})[key] = (told.state, told.kind, told.flags, blobs, rest)
+        for table in ("versions", "drops", "tombstones", "holds", "quarantine", "damage"):
+            said[table] = rows(table)
     return said
 
 
-UTF_8 = charset.UTF_8
+def record_of(item: Item) -> Record:
+    """The record of the log that carries it."""
+    if isinstance(item, Entry):
+        kind, flags, key = Kind.INSTANCE, item.flags, item.sop_instance_uid
+    elif isinstance(item, Tombstone):
+        kind, flags, key = Kind.TOMBSTONE, 0, item.uid
+    elif isinstance(item, Hold):
+        kind, flags, key = Kind.HOLD, 0, item.study_instance_uid
+    else:
+        kind, flags, key = Kind.QUARANTINED, 0, item.sop_instance_uid
+    return Record(item.position, kind, flags, item.stamp, 0, 0, key, item.pack_meta())
+
+
+def recount(index: Index, items: Iterable[Item]) -> dict[int, tuple[int, int, int]]:
+    """Segment → live_count, live_bytes, dead_bytes, from the states of these items, which are all there are."""
+    environment = index.environment
+    counts: dict[int, tuple[int, int, int]] = {}
+    with environment.reading() as txn:
+
+        def place(key: bytes) -> tuple[int, int]:
+            return keys.PLACE.unpack(key[-keys.PLACE.size :])
+
+        def states(table: Any) -> dict[tuple[int, int], int]:
+            return {place(key): value[0] for key, value in scan_prefix(txn, table, b"")}
+
+        current = {keys.INSTANCE.unpack_from(value)[1:3] for _, value in scan_prefix(txn, environment.instances, b"")}
+        kept = {place(key) for key, _ in scan_prefix(txn, environment.versions, b"")}
+        in_quarantine = states(environment.quarantine)
+        holds = states(environment.holds)
+        tombstones = states(environment.tombstones)
+    for item in items:
+        where = item.position[:2]
+        if isinstance(item, Entry):
+            live = where in current or where in kept
+        elif isinstance(item, Quarantined):
+            live = in_quarantine[where] == State.QUARANTINED
+        else:
+            live = bool((holds if isinstance(item, Hold) else tombstones)[where])
+        count, live_bytes, dead_bytes = counts.get(where[0], (0, 0, 0))
+        record_bytes = item.position.record_bytes
+        counts[where[0]] = (
+            count + (live and not isinstance(item, Tombstone)),
+            live_bytes + live * record_bytes,
+            dead_bytes + (not live) * record_bytes,
+        )
+    return counts
+
+
+def booked(index: Index) -> dict[int, tuple[int, int, int]]:
+    """The same as the index has it."""
+    marks = index.segment_marks().items()
+    return {segment_id: (mark.live_count, mark.live_bytes, mark.dead_bytes) for segment_id, mark in marks}

@@ -7,8 +7,8 @@ import random
 import pytest
 
 from engine.errors import IndexError_
-from engine.index.entry import Entry, Tombstone, unpack_record
-from engine.storage.record import Position, Record
+from engine.index.entry import NO_UID, Entry, Hold, Quarantined, Tombstone, unpack_record
+from engine.storage.record import Kind, Position, Record
 from tests.index.made import Tail, entry
 
 
@@ -55,9 +55,69 @@ def test_mutated_meta_blocks_parse_or_are_refused() -> None:
             pass
 
 
+TOMBSTONES = [
+    Tombstone(Position(1, 4096, 3, 99, 0, 0), 7, 1, b"1.2", (b"1.2.3", b"1.2.34"), 0, 99, b"me", "für mich".encode()),
+    Tombstone(Position(1, 4096, 3, 99, 0, 0), 7, 3, b"1.2", (b"1.2",), 1 << 63, 99),
+    Tombstone(Position(1, 4096, 3, 99, 0, 0), 7, 0, b"", ()),
+]
+HOLDS = [Hold(Position(1, 4096, 3, 99, 0, 0), 7, b"1.2", is_set, 99, b"me", b"court") for is_set in (True, False)]
+QUARANTINED = [
+    Quarantined(Position(1, 4096, 3, 99, 10, 5), 7, NO_UID, b"1.3", b"1.4", b"AE", 99, b"why"),
+    Quarantined(Position(1, 4096, 3, 99, 10, 5), 7, b"1.2", b"", b"", b"", 0, b""),
+]
+
+
+def _other(item: Tombstone | Hold | Quarantined, meta: bytes | None = None) -> Record:
+    if isinstance(item, Tombstone):
+        kind, key = Kind.TOMBSTONE, item.uid
+    elif isinstance(item, Hold):
+        kind, key = Kind.HOLD, item.study_instance_uid
+    else:
+        kind, key = Kind.QUARANTINED, item.sop_instance_uid
+    return Record(item.position, kind, 0, item.stamp, 0, 0, key, item.pack_meta() if meta is None else meta)
+
+
+@pytest.mark.parametrize("item", [*TOMBSTONES, *HOLDS, *QUARANTINED], ids=lambda item: type(item).__name__)
+def test_other_kinds_come_back_from_their_records_and_nothing_cut_or_new_does(
+    item: Tombstone | Hold | Quarantined,
+) -> None:
+    assert unpack_record(_other(item)) == item
+    meta = item.pack_meta()
+    for length in range(len(meta)):
+        with pytest.raises(IndexError_, match="too short"):
+            unpack_record(_other(item, meta[:length]))
+    with pytest.raises(IndexError_, match="version 9"):
+        unpack_record(_other(item, b"\x09" + meta[1:]))
+
+
+def test_mutated_meta_blocks_of_other_kinds_parse_or_are_refused() -> None:
+    rng = random.Random(7)
+    for item in (*TOMBSTONES, *HOLDS, *QUARANTINED):
+        for _ in range(200):
+            mutated = bytearray(item.pack_meta())
+            mutated[rng.randrange(min(len(mutated), 28))] = rng.randrange(256)
+            try:
+                unpack_record(_other(item, bytes(mutated)))
+            except IndexError_:
+                pass
+
+
+def test_a_tombstone_that_no_record_can_carry_is_refused() -> None:
+    position = Position(1, 4096, 3, 99, 0, 0)
+    uids = tuple(b"1.2.%060d" % number for number in range(16_000))
+    assert Tombstone(position, 7, 1, b"1.2", uids[:15_000]).pack_meta()
+    with pytest.raises(IndexError_, match="16000 UIDs"):
+        Tombstone(position, 7, 1, b"1.2", uids).pack_meta()
+
+
+def test_long_reasons_are_cut() -> None:
+    position = Position(1, 4096, 3, 99, 0, 0)
+    made = Hold(position, 7, b"1.2", True, 99, b"m" * 70_000, b"r" * 70_000)
+    assert unpack_record(_other(made)) == Hold(position, 7, b"1.2", True, 99, b"m" * 4096, b"r" * 4096)
+
+
 def test_a_record_is_read_by_its_kind() -> None:
     made = entry(Tail())
     assert unpack_record(_record(made)) == made
-    assert unpack_record(_record(made, kind=2, meta=b"")) == Tombstone(made.position, made.stamp, made.sop_instance_uid)
-    with pytest.raises(IndexError_, match="kind 3"):
-        unpack_record(_record(made, kind=3))
+    with pytest.raises(IndexError_, match="kind 9"):
+        unpack_record(_record(made, kind=9))

@@ -21,7 +21,7 @@ UTF_8 = b"ISO_IR 192"
 
 
 def _order(number: int) -> bytes:
-    return keys.ORDER.pack(number, 1, 4096)
+    return keys.ORDER.pack(number, 4096)
 
 
 def test_facts_do_not_depend_on_the_order_of_statements() -> None:

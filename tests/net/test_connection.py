@@ -162,6 +162,83 @@ def test_a_peer_that_stops_inside_a_pdu_is_aborted_even_while_an_operation_is_un
     assert user.ends[0].startswith("the peer stopped in the middle of a message")
 
 
+def test_a_peer_that_drips_inside_a_message_is_aborted_in_time() -> None:
+    """Each byte is progress, but all together are not enough."""
+    message = peer.message(3, peer.c_store_rq(1, CT, "1.2.3"), bytes(100_000))
+
+    def script(scripted: Peer, user: User) -> None:
+        scripted.associate(STORE)
+        scripted.send(message[:2000])
+        began = time.monotonic()
+        for at in range(2000, 3000):
+            scripted.send_until_closed(message[at : at + 1])
+            if scripted.socket_has_more(0.1):
+                break
+        scripted.expect_abort()
+        assert time.monotonic() - began < 2 * LIMITS.message_timeout_s + 3 * TICK_S
+
+    user = play(script, limits=replace(LIMITS, rate_bytes_per_s_min=256))
+    assert user.ends[0].startswith("the peer sent less than 256 bytes a second")
+
+
+def test_a_peer_on_a_slow_line_that_sends_enough_is_not_taken_for_one_that_drips() -> None:
+    message = peer.message(3, peer.c_store_rq(1, CT, "1.2.3"), bytes(1500))
+    step = len(message) // 40 + 1
+
+    def script(scripted: Peer, user: User) -> None:
+        scripted.associate(STORE)
+        began = time.monotonic()
+        for at in range(0, len(message), step):
+            scripted.send(message[at : at + step])
+            threading.Event().wait(0.1)
+        assert time.monotonic() - began > 3 * LIMITS.message_timeout_s
+        scripted.release()
+
+    user = play(script, limits=replace(LIMITS, rate_bytes_per_s_min=256))
+    assert user.ends == ["released by the peer"]
+    assert len(user.data_sets) == 1
+
+
+def test_time_in_which_we_do_not_read_does_not_make_a_peer_slow() -> None:
+    def pause(user: User) -> None:
+        assert user.connection is not None
+        user.connection.pause_reading()
+
+    def script(scripted: Peer, user: User) -> None:
+        scripted.associate(STORE)
+        scripted.send(peer.message(3, peer.c_store_rq(1, CT, "1.2.3"), bytes(100)))
+        assert not scripted.is_closed_within(3 * LIMITS.message_timeout_s)
+        assert user.connection is not None
+        user.connection._loop.call_soon_threadsafe(user.connection.resume_reading)
+        scripted.socket.settimeout(10)
+        scripted.release()
+
+    user = play(script, limits=replace(LIMITS, rate_bytes_per_s_min=256), on_command=pause)
+    assert len(user.data_sets) == 1
+
+
+def test_a_pdu_of_more_presentation_data_values_than_allowed_is_aborted() -> None:
+    command = peer.c_echo_rq()
+    values = [
+        peer.pdv(1, command[at : at + 1], command=True, last=at + 1 == len(command)) for at in range(len(command))
+    ]
+
+    def too_many(scripted: Peer, user: User) -> None:
+        scripted.associate(ECHO)
+        scripted.send(peer.p_data(*values))
+        assert scripted.expect_abort() == (2, 6)
+
+    def just_as_many(scripted: Peer, user: User) -> None:
+        scripted.associate(ECHO)
+        for _ in range(2):
+            scripted.send(peer.p_data(*values))
+            scripted.expect_message()
+        scripted.release()
+
+    play(too_many, limits=replace(LIMITS, pdv_count_max=len(values) - 1))
+    assert len(play(just_as_many, limits=replace(LIMITS, pdv_count_max=len(values))).commands) == 2
+
+
 def test_an_idle_association_is_aborted_but_not_while_an_operation_is_under_way() -> None:
     def script(scripted: Peer, user: User) -> None:
         scripted.associate(ECHO)

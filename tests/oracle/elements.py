@@ -46,6 +46,11 @@ class Head:
     pixel_data_offset: int = -1
 
 
+def is_long(vr: str) -> bool:
+    """Whether a length of four bytes follows; also of a VR that begins with O and is not there yet."""
+    return vr in LONG or vr[0] == "O"
+
+
 def number(data: bytes, encoding: int) -> int:
     return int.from_bytes(data, "big" if encoding & BIG_ENDIAN else "little")
 
@@ -58,7 +63,7 @@ def header_at(data: bytes, offset: int, end: int, encoding: int) -> Header:
     if not encoding & EXPLICIT_VR or not set(letters) <= LETTERS or tag >> 16 == 0xFFFE:
         return Header(tag, "", number(data[offset + 4 : offset + 8], encoding), offset + 8)
     vr = letters.decode()
-    if vr not in LONG:
+    if not is_long(vr):
         return Header(tag, vr, number(data[offset + 6 : offset + 8], encoding), offset + 8)
     if end - offset < 12:
         raise Broken(True)
@@ -273,8 +278,8 @@ def wrap(tag: int, vr: str, value: bytes, undefined: bool) -> bytes:
     length = UNDEFINED if undefined else len(value)
     if not vr:
         return start + length.to_bytes(4, "little") + value
-    if vr not in LONG and length > 0xFFFF:
+    if not is_long(vr) and length > 0xFFFF:
         vr = "UN"
-    if vr in LONG:
+    if is_long(vr):
         return start + vr.encode() + b"\0\0" + length.to_bytes(4, "little") + value
     return start + vr.encode() + length.to_bytes(2, "little") + value

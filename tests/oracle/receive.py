@@ -22,6 +22,8 @@ class Limits:
     p_data: int = 1 << 24
     control: int = 1 << 20
     command: int = 1 << 16
+    pdvs: int = 1 << 15
+    """PDV items of a P-DATA-TF."""
 
 
 @dataclass
@@ -100,9 +102,10 @@ class _Walk:
                 raise _Broken
             if length > self.limits.p_data:
                 self.broken(6)
-            left = length
+            left, pdvs = length, 0
             while left:
-                left -= self.pdv(left)
+                pdvs += 1
+                left -= self.pdv(left, pdvs)
         elif not 1 <= pdu_type <= 7:
             self.broken(1)
         elif length > self.limits.control:
@@ -110,13 +113,13 @@ class _Walk:
         else:
             self.tell(PDU, pdu_type, self.take(length))
 
-    def pdv(self, left: int) -> int:
+    def pdv(self, left: int, number: int) -> int:
         """One PDV item in the last `left` bytes of a PDU; its length with its header."""
         if left < 6:
             self.broken(6)
         header = self.take(6)
         length, context_id, control = int.from_bytes(header[:4], "big"), header[4], header[5]
-        if length < 2 or length + 4 > left or context_id % 2 == 0:
+        if length < 2 or length + 4 > left or context_id % 2 == 0 or number > self.limits.pdvs:
             self.broken(6)
         context = self.contexts.setdefault(context_id, _Context())
         is_command, is_last = bool(control & 1), bool(control & 2)

@@ -35,7 +35,7 @@ def associated(server: Server, calling: str = "SCRIPT") -> Peer:
 
 def test_draining_ends_with_the_last_association_and_takes_no_new_one(tmp_path: Path) -> None:
     with running(tmp_path / "d") as server, associated(server) as peer, Peer(server.port) as silent:
-        wait_for(lambda: sum(w["connections"] for w in server.stats()["workers"]) == 2, what="both handed over")  # type: ignore[attr-defined]
+        wait_for(lambda: server.stats()["waiting"] == 1, what="the silent one accepted")
         server.process.send_signal(signal.SIGTERM)
         wait_for(lambda: server.events("draining"), what="draining")
         with pytest.raises((Closed, ConnectionError)):

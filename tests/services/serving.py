@@ -12,6 +12,8 @@ import uvloop
 from engine.archive.archive import Archive
 from engine.archive.ingestor import Ingestor
 from engine.archive.transcode import Transcoder
+from engine.archive.unparseable import Limits as UnparseableLimits
+from engine.archive.unparseable import Unparseable
 from engine.config import Config
 from engine.config.schema import Limits
 from engine.dimse.assembly import ChunkPool
@@ -67,9 +69,12 @@ def serve(
         archive = Archive.open(data, role="keeper", create=True, files=files)
         settings = config or Config(data=data, limits=LIMITS)
         failures: list[EngineError] = []
-        ingestor = Ingestor(loop, archive.writer("test"), failures.append)
+        metrics = Metrics()
+        kept = settings.quarantine
+        unparseable = Unparseable(archive.index, UnparseableLimits(kept.bytes_max, kept.count_max), metrics.counters)
+        ingestor = Ingestor(loop, archive.writer("test"), failures.append, unparseable if kept.unparseable else None)
         pool = ChunkPool(CHUNK_BYTES, 4)
-        services = Services(loop, archive, ingestor, settings, Metrics(), pool, Transcoder())
+        services = Services(loop, archive, ingestor, settings, metrics, pool, Transcoder())
         ended = 0
 
         def end(connection: Connection) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.config import Config
-from engine.config.schema import Limits
+from engine.config.schema import Limits, Quarantine
 from engine.config.schema import Peer as KnownPeer
 from tests import peer, samples
 from tests.faulty_files import FaultyFiles
@@ -66,7 +66,11 @@ def test_an_association_may_be_lost_at_any_point_of_a_c_store(tmp_path: Path, si
 
 
 def test_a_refused_instance_does_not_stop_the_association_while_others_hold_memory(tmp_path: Path) -> None:
-    config = Config(data=tmp_path / "data", limits=Limits(disk_reserve_bytes=0, ingest_bytes_max=8 << 20))
+    config = Config(
+        data=tmp_path / "data",
+        limits=Limits(disk_reserve_bytes=0, ingest_bytes_max=8 << 20),
+        quarantine=Quarantine(unparseable=False),
+    )
     half = request(1, 7 << 20)[: 5 << 20]
 
     def script(serving: Serving) -> None:
@@ -90,9 +94,7 @@ def test_a_refused_instance_does_not_stop_the_association_while_others_hold_memo
 
 
 def test_the_window_counts_what_is_to_be_answered_and_not_what_is_still_coming(tmp_path: Path) -> None:
-    config = Config(
-        data=tmp_path / "data", limits=LIMITS, peers=(KnownPeer(aet="SCRIPT", asynchronous_window=1),)
-    )
+    config = Config(data=tmp_path / "data", limits=LIMITS, peers=(KnownPeer(aet="SCRIPT", asynchronous_window=1),))
 
     def script(serving: Serving) -> None:
         with serving.call() as scripted:

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Sequence
 
-from engine.errors import EngineError, StorageFailed
+from engine.errors import EngineError, StorageFailed, StorageFull
 from engine.storage.commit import GroupCommit
 
 
@@ -129,5 +129,31 @@ def test_close_commits_what_was_submitted() -> None:
         commit.close()
         await asyncio.sleep(0)
         assert sorted(map(str, answers)) == ["A", "B"]
+
+    asyncio.run(run())
+
+
+def test_want_of_room_at_a_sync_is_not_final() -> None:
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        failures: list[EngineError] = []
+        outcomes = iter([StorageFull("no descriptor"), None])
+
+        def sync() -> None:
+            error = next(outcomes)
+            if error is not None:
+                raise error
+
+        commit: GroupCommit[str, str] = GroupCommit(loop, sync, Disk().apply, failures.append)
+        commit.start()
+        answers: list[object] = []
+        for item in "ab":
+            answered = asyncio.Event()
+            commit.submit(item, lambda result, answered=answered: (answers.append(result), answered.set()))  # type: ignore[misc]
+            await answered.wait()
+        commit.close()
+        assert isinstance(answers[0], StorageFull)
+        assert answers[1] == "B"
+        assert failures == []
 
     asyncio.run(run())

@@ -196,3 +196,42 @@ def test_a_full_disk_at_a_sync_is_final(files: FaultyFiles, path: str) -> None:
     with pytest.raises(StorageFailed):
         files.fdatasync(fd)
     files.close(fd)
+
+
+def test_directories_and_links_are_made_once(tmp_path: Path) -> None:
+    files = Files()
+    folder = str(tmp_path / "folder")
+    assert not files.exists(folder)
+    files.make_directory(folder)
+    files.make_directory(folder)
+    assert files.exists(folder)
+    with pytest.raises(StorageFailed):
+        files.make_directory(str(tmp_path / "missing" / "folder"))
+    first, second = f"{folder}/first", f"{folder}/second"
+    files.close(files.create(first))
+    files.link(first, second)
+    with pytest.raises(FileExistsError):
+        files.link(first, second)
+    with pytest.raises(StorageFailed):
+        files.link(f"{folder}/missing", f"{folder}/third")
+    assert files.identity(first) == files.identity(second)
+    assert files.identity(f"{folder}/missing") is None
+
+
+def test_another_content_is_another_identity(tmp_path: Path) -> None:
+    files = Files()
+    path, other = str(tmp_path / "file"), str(tmp_path / "other")
+    for name in (path, other):
+        files.close(files.create(name))
+    before = files.identity(path)
+    files.rename(other, path)
+    assert files.identity(path) != before
+
+
+def test_the_cache_is_dropped_and_what_is_not_written_yet_stays(tmp_path: Path) -> None:
+    files = Files()
+    fd = files.create(str(tmp_path / "file"))
+    files.pwritev(fd, [b"x" * 9000], 0)
+    files.drop_cache(fd)
+    assert files.pread(fd, 9000, 0) == b"x" * 9000
+    files.close(fd)

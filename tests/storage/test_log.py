@@ -228,6 +228,42 @@ def test_sealing_prepares_the_next_segment(bench: Bench) -> None:
     assert bench.segments() == [0, 1]
 
 
+def test_what_is_abandoned_is_gone_before_its_lock_is(bench: Bench) -> None:
+    while len(bench.log.active_segments) < 3:
+        bench.append(b"x" * 9000)
+    bench.log.prepare()
+    present = bench.segments()
+    assert len(present) == 4
+    owned: list[bool] = []
+
+    def look(method: str) -> None:
+        if method == "unlink":
+            bench.files.before = None
+            owned.extend(is_owned(bench.files, bench.directory, segment_id) for segment_id in bench.segments())
+            bench.files.before = look
+
+    bench.files.before = look
+    bench.log.abandon()
+    bench.files.before = None
+    assert len(owned) == 4 + 3 + 2 + 1
+    assert all(owned)
+    assert bench.segments() == []
+    with pytest.raises(StorageError):
+        bench.append()
+    assert bench.log.close() == []
+
+
+def test_what_cannot_be_removed_on_abandoning_is_left_to_recovery(bench: Bench) -> None:
+    while len(bench.log.active_segments) < 2:
+        bench.append(b"x" * 9000)
+    bench.files.fail("unlink", errno.EIO)
+    with pytest.raises(StorageFailed):
+        bench.log.abandon()
+    (left,) = bench.segments()
+    assert not is_owned(bench.files, bench.directory, left)
+    assert recover_segment(bench.files, bench.directory, left, 0).records
+
+
 def test_close_seals_everything_and_says_where_records_end(bench: Bench) -> None:
     ends: dict[int, int] = {}
     for _ in range(12):

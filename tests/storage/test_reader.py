@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import CorruptRecord, StorageError, StorageFailed
+from engine.errors import CorruptRecord, SegmentGone, StorageError, StorageFailed
 from engine.storage.log import LogReader, SegmentLog
 from engine.storage.record import Position, crc32c
 from engine.storage.segment import segment_path
@@ -122,6 +122,77 @@ def test_a_running_read_ends_undisturbed_when_its_segment_is_dropped(bench: Benc
 
     bench.files.before = drop
     assert bench.reader.read(bench.position) == bench.payload
+
+
+def open_descriptors(bench: Bench) -> int:
+    """Of segment files, of this process."""
+    count = 0
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            count += os.readlink(f"/proc/self/fd/{fd}").startswith(bench.directory)
+        except FileNotFoundError:
+            continue
+    return count
+
+
+def unlink_all(bench: Bench) -> None:
+    for segment_id in {position.segment_id for position in bench.payloads}:
+        os.unlink(segment_path(bench.directory, segment_id))
+
+
+def test_what_is_pinned_is_read_though_its_file_is_gone(bench: Bench) -> None:
+    with bench.reader.pin([position.segment_id for position in bench.payloads]) as pin:
+        assert pin.segment_ids == {position.segment_id for position in bench.payloads}
+        unlink_all(bench)
+        bench.reader.sweep()
+        bench.reader.close()
+        for position, payload in bench.payloads.items():
+            assert bench.reader.read(position) == payload
+        assert open_descriptors(bench) == len(pin.segment_ids)
+    assert open_descriptors(bench) == 0
+    for position in bench.payloads:
+        with pytest.raises(SegmentGone) as caught:
+            bench.reader.read(position)
+        assert (caught.value.segment_id, caught.value.offset) == position[:2]
+
+
+def test_a_segment_stays_pinned_until_the_last_pin_is_closed_or_forgotten(bench: Bench) -> None:
+    segment_id = bench.position.segment_id
+    first, second = bench.reader.pin([segment_id, segment_id]), bench.reader.pin([segment_id])
+    unlink_all(bench)
+    first.close()
+    first.close()
+    bench.reader.sweep()
+    assert bench.reader.read(bench.position) == bench.payload
+    del second
+    with pytest.raises(SegmentGone):
+        bench.reader.read(bench.position)
+    assert open_descriptors(bench) == 0
+
+
+def test_pins_are_bounded_and_leave_out_what_is_gone(bench: Bench) -> None:
+    ids = sorted({position.segment_id for position in bench.payloads})
+    reader = LogReader(bench.directory, bench.files, open_segments_max=1, pinned_segments_max=3)
+    os.unlink(segment_path(bench.directory, ids[0]))
+    with reader.pin(ids) as pin, reader.pin(ids[1:3]) as same:
+        assert pin.segment_ids == set(ids[1:4])
+        assert same.segment_ids == set(ids[1:3])
+        assert reader.pin(ids[5:]).segment_ids == frozenset()
+    with reader.pin(ids[5:]) as later:
+        assert len(later.segment_ids) == 3
+    reader.close()
+
+
+def test_a_sweep_lets_go_of_removed_files_and_of_no_others(bench: Bench) -> None:
+    ids = sorted({position.segment_id for position in bench.payloads})
+    for position in bench.payloads:
+        if position.segment_id in ids[:3]:
+            bench.reader.read(position)
+    assert bench.reader.sweep() == []
+    assert open_descriptors(bench) == 3
+    os.unlink(segment_path(bench.directory, ids[1]))
+    assert bench.reader.sweep() == [ids[1]]
+    assert open_descriptors(bench) == 2
 
 
 def test_a_flipped_bit_in_a_payload_is_found_when_verified(bench: Bench) -> None:

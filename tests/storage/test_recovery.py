@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import StorageError
+from engine.errors import StorageError, StorageFull
 from engine.storage import hints
 from engine.storage.log import LogReader, Recovery, SegmentLog, is_owned, list_segments, recover_segment
 from engine.storage.record import HEADER_BYTES, Position, crc32c
@@ -347,3 +347,73 @@ def test_a_copied_segment_recovers_elsewhere(bench: Bench, tmp_path: Path) -> No
     shutil.copy(bench.path, tmp_path / "copy")
     recovery = recover_segment(bench.files, str(tmp_path / "copy"), 0, 0)
     assert places(recovery) == bench.positions
+
+
+# -- what the disk does not read now, and what we lack ------------------------------------------
+
+
+def _call_that_reads(bench: Bench, at: int) -> int:
+    """Which pread of a recovery is the first one that reads at this offset or after."""
+    calls: list[int] = []
+
+    class Watched(FaultyFiles):
+        def pread(self, fd: int, length: int, offset: int) -> bytes:
+            calls.append(offset + length)
+            return super().pread(fd, length, offset)
+
+    recover_segment(Watched(), bench.directory, 0, 0)
+    return next(number for number, end in enumerate(calls, 1) if end > at)
+
+
+@pytest.mark.parametrize("method", ["pread", "preadv"])
+def test_what_cannot_be_read_is_neither_cut_nor_sealed(bench: Bench, method: str) -> None:
+    """Each read of a recovery fails once: whatever it was for, the next recovery finds everything."""
+    bench.put(bench.content)
+    bench.recover()
+    count = bench.files.calls[method]
+    assert count >= 3
+    for at in range(1, count + 1):
+        bench.put(bench.content)
+        bench.files.fail(method, errno.EIO, at=at)
+        try:
+            found = bench.recover()
+            if bench.hints() is None:
+                assert found.damage
+                assert found.written_bytes == 0
+        except StorageError as error:
+            assert "left as it is" in str(error)
+            assert Path(bench.path).read_bytes() == bench.content
+        bench.files.heal()
+        assert places(bench.recover()) == bench.positions, at
+        assert bench.hints() == bench.positions
+
+
+def test_a_failing_read_of_the_header_does_not_set_the_segment_aside(bench: Bench) -> None:
+    bench.put(bench.content)
+    bench.files.fail("pread", errno.EIO, at=_call_that_reads(bench, 0))
+    bench.put(bench.content)
+    with pytest.raises(StorageError, match="left as it is"):
+        bench.recover()
+    assert os.listdir(bench.directory) == [os.path.basename(bench.path)]
+
+
+def test_the_copy_of_the_header_that_a_power_cut_tore_is_mended(bench: Bench) -> None:
+    for at in (0, FIRST_RECORD // 2):
+        torn = bytearray(bench.content)
+        torn[at : at + 512] = bytes(512)
+        bench.put(torn)
+        assert places(bench.recover()) == bench.positions
+        assert Path(bench.path).read_bytes()[:FIRST_RECORD] == bench.content[:FIRST_RECORD]
+
+
+def test_want_of_descriptors_is_no_damage(bench: Bench) -> None:
+    bench.put(bench.content)
+    bench.files.fail("open", errno.EMFILE)
+    with pytest.raises(StorageFull):
+        bench.recover()
+    bench.files.fail("open", errno.EMFILE)
+    with pytest.raises(StorageFull):
+        is_owned(bench.files, bench.directory, 0)
+    bench.files.fail("open", errno.EIO)
+    with pytest.raises(StorageError, match="cannot be opened"):
+        is_owned(bench.files, bench.directory, 0)

@@ -9,6 +9,7 @@ import pytest
 from engine.storage.files import Files
 from engine.storage.log import SegmentLog
 from engine.storage.record import crc32c
+from tests.index.made import Tail, hold, quarantined, record_of, tombstone
 from tools import segdump
 
 EXPECTED = """\
@@ -72,6 +73,29 @@ def test_a_dump_names_every_field(segment: Path, capsys: pytest.CaptureFixture[s
     assert found[: len(expected)] == expected
     assert "record_count = 2" in output
     assert "payload_bytes = 29 (0x1d)" in output
+
+
+def test_what_other_kinds_say_is_written_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tail = Tail()
+    made = [tombstone(tail, b"1.2.3", b"1.2.4"), hold(tail, 1, True), quarantined(tail, b"-")]
+    log = SegmentLog(str(tmp_path), Files(), bytes(16), writer="w", segment_bytes=20_000)
+    for item in made:
+        record = record_of(item)
+        log.append(record.kind, 0, record.stamp, record.key, record.meta, [], 0, 0)
+    log.append(2, 0, 1, b"1.2", b"\x63" + bytes(40), [], 0, 0)
+    log.close()
+    assert segdump.main([str(tmp_path / "0000000000000000.seg")]) == 0
+    output = capsys.readouterr().out
+    for line in (
+        "  sop_instance_uids = 2: '1.2.3', '1.2.4'",
+        "  level = 3",
+        "  reason = 'asked for'",
+        "  is_set = True",
+        "  reason = 'court order'",
+        "  reason = 'no Study Instance UID'",
+    ):
+        assert line in output, line
+    assert "version 99" in output
 
 
 def test_damage_and_a_torn_tail_are_shown_and_counted(segment: Path, capsys: pytest.CaptureFixture[str]) -> None:

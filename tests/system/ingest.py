@@ -69,6 +69,10 @@ class Ledger:
     """SOP Instance UID → sha256 of the data set."""
     studies: set[int] = field(default_factory=set)
     refused: list[tuple[str, int]] = field(default_factory=list)
+    deleting: set[int] = field(default_factory=set)
+    """Studies whose deletion was asked for: their instances may be there or not."""
+    deleted: set[int] = field(default_factory=set)
+    """Studies whose deletion was confirmed: nothing of them is there."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def note_sent(self, made: Made) -> None:
@@ -92,6 +96,10 @@ class Ledger:
             prefix = f"{samples.ROOT}.{study}."
             expected = {uid: digest for uid, digest in self.acknowledged.items() if uid.startswith(prefix)}
             listed = find_instances(port, study)
+            if study in self.deleted:
+                assert not listed, f"deleted, and {len(listed)} are found: {sorted(listed)[:3]}"
+            if study in self.deleting:
+                expected = {}
             missing = expected.keys() - listed
             assert not missing, f"{len(missing)} of {len(expected)} acknowledged are not found: {sorted(missing)[:3]}"
             assert listed <= self.sent, f"found what was never sent: {sorted(listed - self.sent)[:3]}"

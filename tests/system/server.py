@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,12 +26,22 @@ class Server:
     """`filmroom serve` on a free loopback port."""
 
     def __init__(
-        self, data: Path, *arguments: str, config: str = "", prefix: tuple[str, ...] = (), workers: int = 2
+        self,
+        data: Path,
+        *arguments: str,
+        config: str = "",
+        prefix: tuple[str, ...] = (),
+        workers: int = 2,
+        config_file: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        await_ready: bool = True,
     ) -> None:
+        """`prefix`: the words of a program that runs the server; without `await_ready` say `wait_ready` yourself."""
         self.data = data
-        data.mkdir(parents=True, exist_ok=True)
+        if config_file is None:
+            data.mkdir(parents=True, exist_ok=True)
         self.prefixed = bool(prefix)
-        self.config_file = data.parent / f"{data.name}.toml"
+        self.config_file = config_file or data.parent / f"{data.name}.toml"
         self.config_file.write_text(config)
         self.process = subprocess.Popen(
             [
@@ -41,8 +52,7 @@ class Server:
                 *arguments,
             ],
             cwd=ROOT,
-            # Half a gigabyte of zeros a worker and start would make the tests slow and the disk hot.
-            env={"FILMROOM_STORAGE_PREWRITE_BYTES": "0", **os.environ},
+            env={**self._prewrite(config), **os.environ, **(environment or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -50,11 +60,30 @@ class Server:
         )
         self.log: list[str] = []
         threading.Thread(target=self._read_log, daemon=True).start()
+        self.ready_line = ""
+        self.port = 0
+        if await_ready:
+            self.wait_ready()
+
+    @staticmethod
+    def _prewrite(config: str) -> dict[str, str]:
+        """Half a gigabyte of zeros a worker and start would make the tests slow and the disk hot."""
+        return {} if "prewrite_bytes" in config else {"FILMROOM_STORAGE_PREWRITE_BYTES": "0"}
+
+    def wait_ready(self, timeout_s: float = 60.0) -> None:
+        """Until it has said that it is ready."""
+        if not self.is_ready_within(timeout_s):
+            self.kill_all()
+            raise AssertionError(f"not ready: {self.ready_line!r}\n" + "".join(self.log[-40:]))
+
+    def is_ready_within(self, seconds: float) -> bool:
+        """Whether it says in that time that it is ready; false too when it has ended."""
         assert self.process.stdout is not None
-        self.ready_line = self.process.stdout.readline()
+        if not self.ready_line and select.select([self.process.stdout], [], [], seconds)[0]:
+            self.ready_line = self.process.stdout.readline()
         found = re.search(r" on \S+:(\d+)", self.ready_line)
-        assert found, f"not ready: {self.ready_line!r}\n" + "".join(self.log[-40:])
-        self.port = int(found[1])
+        self.port = int(found[1]) if found else 0
+        return found is not None
 
     def _read_log(self) -> None:
         assert self.process.stderr is not None
@@ -84,16 +113,23 @@ class Server:
 
     def kill_all(self) -> None:
         """kill -9 of supervisor and workers at once."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it has ended by itself, and its workers with it
         self.process.wait()
 
+    def ask_to_stop(self) -> None:
+        """SIGTERM, or the control socket's word where another program started the server."""
+        if self.prefixed:
+            control.request(self.data, {"command": "drain"})
+        else:
+            self.process.send_signal(signal.SIGTERM)
+
     def stop(self, timeout_s: float = 30.0) -> int:
-        """SIGTERM, or the control socket's word where another program started the server; the exit code."""
+        """Asks it to stop; its exit code."""
         if self.process.poll() is None:
-            if self.prefixed:
-                control.request(self.data, {"command": "drain"})
-            else:
-                self.process.send_signal(signal.SIGTERM)
+            self.ask_to_stop()
         return self.process.wait(timeout_s)
 
     def close(self) -> None:

@@ -172,6 +172,41 @@ def test_another_server_takes_over_when_the_supervisor_is_killed(tmp_path: Path)
     check(tmp_path / "data")
 
 
+def test_whoever_is_killed_at_whatever_moment_the_next_start_works(tmp_path: Path) -> None:
+    rng = random.Random(SEED + 3)
+    ledger = ingest.Ledger()
+    for number in range(max(ROUNDS // 2, 3)):
+        victim = rng.choice(("everybody in the start", "everybody", "the supervisor", "a worker, then everybody"))
+        server = Server(tmp_path / "data", await_ready=False)
+        try:
+            if victim == "everybody in the start":
+                server.is_ready_within(rng.uniform(0.0, 1.5))
+                server.kill_all()
+                continue
+            server.wait_ready()
+            countdown = Countdown(ledger, rng.randint(1, 60))
+            senders = ingest.start_senders(server.port, ledger, ingest.study_number(number), SENDERS, countdown)
+            countdown.wait()
+            if victim == "the supervisor":
+                server.process.kill()
+                server.process.wait()
+            elif victim == "everybody":
+                server.kill_all()
+            else:
+                os.kill(rng.choice(server.worker_pids()), signal.SIGKILL)
+                threading.Event().wait(rng.uniform(0.0, 0.3))
+                server.kill_all()
+            for sender in senders:
+                sender.join()
+        finally:
+            if victim != "the supervisor":  # its workers end by themselves, while the next one starts
+                server.kill_all()
+    with running(tmp_path / "data") as server:
+        ledger.verify(server.port)
+        assert not ledger.refused, f"seed {SEED}"
+    check(tmp_path / "data")
+
+
 def test_a_second_server_on_the_same_archive_is_refused(tmp_path: Path) -> None:
     with running(tmp_path / "data", workers=1) as server:
         second = subprocess.run(

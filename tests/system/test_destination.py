@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -30,7 +32,12 @@ from tests.system.server import Server, running, wait_for
 
 COUNT = 10
 TIMEOUT_S = 1.5
-CONFIG = f"[limits]\ndimse_timeout_s = {TIMEOUT_S}\nconnect_timeout_s = {TIMEOUT_S}\n"
+CONFIG = f"""
+[limits]
+dimse_timeout_s = {TIMEOUT_S}
+connect_timeout_s = {TIMEOUT_S}
+artim_timeout_s = {TIMEOUT_S}
+"""
 UIDS = [f"{samples.ROOT}.1.1.{number}" for number in range(1, COUNT + 1)]
 
 
@@ -42,9 +49,15 @@ def running_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
         yield started
 
 
+@pytest.fixture(scope="module")
+def sockets_at_rest(running_server: Server) -> int:
+    """How many sockets the workers have when nobody is connected."""
+    return socket_count(running_server)
+
+
 @pytest.fixture
-def server(running_server: Server) -> Iterator[Server]:
-    """The server; every test must leave it without associations."""
+def server(running_server: Server, sockets_at_rest: int) -> Iterator[Server]:
+    """The server; every test must leave it without associations and without a socket more."""
     yield running_server
 
     def at_rest() -> bool:
@@ -52,6 +65,17 @@ def server(running_server: Server) -> Iterator[Server]:
         return all(worker["associations"] == worker["chunks"] == 0 for worker in workers)
 
     wait_for(at_rest, timeout_s=10, what="every association ended")
+    wait_for(lambda: socket_count(running_server) <= sockets_at_rest, timeout_s=10, what="every socket closed")
+
+
+def socket_count(server: Server) -> int:
+    """Open sockets of all workers."""
+    count = 0
+    for pid in server.worker_pids():
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                count += str(fd.readlink()).startswith("socket:")
+    return count
 
 
 @dataclass
@@ -254,6 +278,105 @@ def test_a_destination_that_releases_by_itself_gets_the_rest_on_another_associat
     with Listener() as listener:
         moved = move(server, listener, play)
     assert moved.counts() == (COUNT - 1, 1, 0)
+
+
+@dataclass
+class Saboteur:
+    """A destination that takes two instances on each association and fails at a given point of the third."""
+
+    point: str
+    ending: str
+    answered: list[str] = field(default_factory=list)
+    """Whose Success has been sent whole."""
+
+    def play(self, listener: Listener) -> None:
+        """Every association until the listener is closed."""
+        while True:
+            try:
+                destination = listener.accept()
+            except OSError:
+                return
+            with destination:
+                try:
+                    self._play(destination)
+                except (AssertionError, OSError):
+                    pass  # the server has given it up before it came so far
+
+    def _play(self, destination: Peer) -> None:
+        if self.point == "connected":
+            self._end(destination)
+            return
+        if self.point == "requested":
+            destination.expect(peer.ASSOCIATE_RQ)
+            self._end(destination)
+            return
+        destination.accept()
+        if self.point == "accepted":
+            self._end(destination)
+            return
+        for _ in range(2):
+            self._answer(destination, destination.expect_message())
+        if self.point == "command":
+            destination.expect_command()
+        elif self.point == "data":
+            destination.expect_command()
+            destination.read_ahead(300)
+        elif self.point in ("stored", "answer"):
+            received = destination.expect_message()
+            if self.point == "answer":
+                answer = peer.message(received.context_id, peer.c_store_rsp(received.command))
+                destination.send(answer[: len(answer) // 2])
+        else:
+            while destination.next_type() == peer.P_DATA:
+                self._answer(destination, destination.expect_message())
+            destination.expect(peer.RELEASE_RQ)
+        self._end(destination)
+
+    def _answer(self, destination: Peer, received: Message) -> None:
+        destination.send(peer.message(received.context_id, peer.c_store_rsp(received.command)))
+        self.answered.append(peer.text(received.command, peer.SOP_INSTANCE))
+
+    def _end(self, destination: Peer) -> None:
+        if self.ending == "abort":
+            destination.send(peer.pdu(peer.ABORT, bytes(4)))
+        elif self.ending == "reset":
+            destination.cut()
+        elif self.ending == "stall":
+            while destination.socket.recv(1 << 16):
+                pass
+        elif self.ending == "drip":
+            for byte in peer.pdu(peer.P_DATA, bytes(1000)):
+                destination.send(bytes([byte]))
+                if destination.socket_has_more(0.2):
+                    return  # it has been given up
+
+
+POINTS = ("connected", "requested", "accepted", "command", "data", "stored", "answer", "released")
+SLOW = [(point, "stall") for point in ("requested", "data", "released")] + [("requested", "drip"), ("answer", "drip")]
+"""Each costs a timeout."""
+
+
+@pytest.mark.parametrize(
+    ("point", "ending"), [*((point, ending) for point in POINTS for ending in ("abort", "reset", "close")), *SLOW]
+)
+def test_wherever_a_destination_fails_the_counts_say_what_it_has_got(server: Server, point: str, ending: str) -> None:
+    with Listener() as listener:
+        saboteur = Saboteur(point, ending)
+        configure(server, listener)
+        with ThreadPoolExecutor(1) as pool, Peer(server.port, timeout_s=31) as script:
+            playing = pool.submit(saboteur.play, listener)
+            script.associate((1, STUDY_ROOT_MOVE, [IMPLICIT]))
+            ask(script, peer.C_MOVE_RQ, STUDY_ROOT_MOVE)
+            moved = finish(script)
+            script.release()
+            listener.close()
+            playing.result(20)
+    completed, failed, warned = moved.counts()
+    assert completed + failed == COUNT
+    assert warned == 0
+    assert completed == len(saboteur.answered)
+    assert sorted(moved.failed_uids()) == sorted(set(UIDS) - set(saboteur.answered))
+    assert moved.final.status() == (0 if not failed else 0xB000 if completed else 0xA702)
 
 
 @pytest.mark.parametrize("maximum_length", [0, 8, 500, 1 << 20])

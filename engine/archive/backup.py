@@ -1,0 +1,405 @@
+"""Copies what is new in the log to another place: online, incremental, and each time one consistent state.
+
+The format is `archive.manifest`'s, checking it `archive.backup_check`'s, the way back `archive.restore`'s. Works on
+the log alone: beside a server, without one, on an archive that crashed. It takes no role in the archive and no lock.
+
+    1  list the segments; look how far each can be copied (`archive.extent`): that is the moment of the backup
+    2  for each with something new: sync it at its source, copy, hash, sync the copy, note the range in DEST/progress
+    3  a segment has vanished in the meantime (compaction): back to 1, what is copied stays copied
+    4  write the manifest, begin DEST/progress anew
+
+    killed in 2 or 3    the next run finds the ranges in DEST/progress and goes on behind them
+    killed in 4         there is a manifest or there is none; never half of one
+
+A copy is only ever lengthened. Before that its last bytes are compared with the source's: when they differ, the source
+has another history now (it was restored) and the segment is copied anew under another name, beside the old one that
+older manifests name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from hashlib import blake2b
+from pathlib import Path
+
+from engine import log
+from engine.archive import extent
+from engine.archive.extent import Extent
+from engine.archive.journal import Journal
+from engine.archive.layout import Layout
+from engine.archive.manifest import DIGEST_BYTES, BackupFolder, Manifest, Range, SegmentCopy
+from engine.archive.pace import Pace
+from engine.errors import ArchiveInUse, BackupError, CorruptRecord, StorageError
+from engine.storage.files import Files
+from engine.storage.segment import segment_path
+
+logger = log.get("archive.backup")
+
+RANGE_BYTES = 64 << 20
+"""What is hashed as one, and what a killed backup copies again at most."""
+PIECE_BYTES = 1 << 20
+BLOCK_BYTES = 4096
+"""What is given up of a source that cannot be read."""
+JOIN_BYTES = 4096
+"""How much of a copy's end is compared with the source before it is lengthened."""
+ATTEMPTS_MAX = 100
+"""How often a backup begins again because segments vanish; each time less is left to copy."""
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(slots=True)
+class BackupReport:
+    """What a backup did."""
+
+    manifest: str = ""
+    segments: int = 0
+    total_bytes: int = 0
+    """Of the state that the manifest names."""
+    copied_bytes: int = 0
+    findings: list[str] = field(default_factory=list)
+    """What could not be copied, or is not as it should be."""
+    removed_manifests: int = 0
+    removed_segments: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """One segment of the state to come."""
+
+    segment_id: int
+    found: Extent
+    copy: SegmentCopy
+    """What there is of it already."""
+
+    @property
+    def missing_bytes(self) -> int:
+        return self.found.end - self.copy.length
+
+
+class _Vanished(Exception):
+    """A segment is gone: not an error, the list is old."""
+
+
+def back_up(
+    layout: Layout,
+    destination: Path,
+    *,
+    files: Files | None = None,
+    keep: int | None = None,
+    bytes_per_s: int = 0,
+    progress: Progress | None = None,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    pace: Pace | None = None,
+) -> BackupReport:
+    """Brings the backup in `destination` up to now. With `keep`, only so many manifests stay, and what they name.
+
+    Raises BackupError, ArchiveInUse when another backup writes there, StorageFull or StorageFailed.
+    """
+    folder = BackupFolder(destination, files or Files())
+    try:
+        folder.prepare(layout)
+        lock = _Lock(folder)
+        try:
+            backup = _Backup(layout, folder, pace or Pace(bytes_per_s), progress, now)
+            backup.take()
+            if keep is not None:
+                prune(folder, keep, backup.report)
+            return backup.report
+        finally:
+            lock.close()
+    except OSError as error:
+        raise BackupError(f"the backup in {destination} cannot be read: {error.strerror}") from error
+
+
+class _Lock:
+    """DEST/lock: one backup writes at a time."""
+
+    def __init__(self, folder: BackupFolder) -> None:
+        self._files = folder.files
+        path = f"{folder.path}/lock"
+        try:
+            self._fd = self._files.create(path)
+        except FileExistsError:
+            self._fd = self._files.open(path, os.O_RDWR)
+        try:
+            if not self._files.lock(self._fd):
+                raise ArchiveInUse(f"another backup is being written to {folder.path}")
+        except BaseException:
+            self._files.close(self._fd)
+            raise
+
+    def close(self) -> None:
+        self._files.close(self._fd)
+
+
+class _Backup:
+    """One run."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        folder: BackupFolder,
+        pace: Pace,
+        progress: Progress | None,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._layout = layout
+        self._folder = folder
+        self._files = folder.files
+        self._pace = pace
+        self._progress = progress
+        self._now = now
+        self.report = BackupReport()
+        self._known: dict[tuple[int, int], SegmentCopy] = {}
+        """What DEST has, by id and salt."""
+        self._ends: dict[tuple[int, int], int] = {}
+        """Where whole records are known to end, by id and salt. Not where a copy ends: that may be inside a record."""
+        self._by_id: dict[int, SegmentCopy] = {}
+        """What the last manifest says, by id."""
+        self._lasting: list[str] = []
+        """Findings that stay when the list of segments is made anew."""
+
+    def take(self) -> None:
+        """See the module's head."""
+        self._read_manifest()
+        journal = Journal(self._folder.progress, self._files)
+        try:
+            self._read_progress(journal)
+            for _ in range(ATTEMPTS_MAX):
+                try:
+                    moment = self._folder.moment(self._now())
+                    plan = self._plan()
+                    copies = self._copy_all(plan, journal)
+                    break
+                except _Vanished:
+                    logger.info("a segment has vanished, the backup begins again")
+            else:
+                raise BackupError("segments vanish faster than they can be copied")
+            self._files.sync_directory(self._folder.segments)
+            manifest = Manifest(self._layout.archive_id, self._layout.lineage, moment, tuple(copies))
+            self._folder.write(manifest)
+            journal.replace([])
+        finally:
+            journal.close()
+        self.report.manifest = manifest.file_name
+        self.report.segments = len(copies)
+        self.report.total_bytes = manifest.total_bytes
+
+    # -- what there is --------------------------------------------------------------------------
+
+    def _read_manifest(self) -> None:
+        for name in reversed(self._folder.names()):
+            try:
+                manifest = self._folder.read(name)
+            except BackupError as error:
+                self._lasting.append(str(error))
+                continue
+            self._by_id = {copy.segment_id: copy for copy in manifest.segments}
+            self._known = {(copy.segment_id, copy.salt): copy for copy in manifest.segments}
+            self._ends = {key: copy.length for key, copy in self._known.items()}
+            return
+
+    def _read_progress(self, journal: Journal) -> None:
+        for note in journal.notes:
+            try:
+                segment_id, salt, number, start, end, digest = note
+                key = int(segment_id), int(salt)  # type: ignore[call-overload]
+                item = int(start), int(end), str(digest)  # type: ignore[call-overload]
+                copy = self._known.get(key)
+                if copy is None or copy.copy != number:
+                    copy = SegmentCopy(*key, int(number), False, (0, 0), ())  # type: ignore[call-overload]
+            except (TypeError, ValueError):
+                continue
+            if item[0] == copy.length < item[1]:
+                self._known[key] = replace(copy, ranges=(*copy.ranges, item), is_sealed=False)
+
+    # -- what is wanted -------------------------------------------------------------------------
+
+    def _plan(self) -> list[_Planned]:
+        try:
+            present = extent.stable_segments(self._layout.segments, self._files)
+        except OSError as error:
+            raise StorageError(f"{self._layout.segments} cannot be read: {error.strerror}") from error
+        self.report.findings = list(self._lasting)
+        planned = (self._look(segment_id) for segment_id in present)
+        return [item for item in planned if item is not None]
+
+    def _look(self, segment_id: int) -> _Planned | None:
+        """What there is to do for one segment; None when it holds nothing."""
+        path = segment_path(self._layout.segments, segment_id)
+        source = self._files.identity(path)
+        if source is None:
+            raise _Vanished
+        known = self._by_id.get(segment_id)
+        if known is not None and known.is_sealed and known.source == source and self._is_there(known):
+            return _Planned(segment_id, Extent(known.salt, known.length, True), known)
+        fd = self._open(segment_id)
+        try:
+            return self._look_into(fd, segment_id, source)
+        except (CorruptRecord, OSError) as error:
+            self.report.findings.append(f"segment {segment_id:016x} cannot be copied: {error}")
+            # What was copied while it could be read is better than nothing.
+            if known is None or not self._is_there(known):
+                return None
+            return _Planned(segment_id, Extent(known.salt, known.length, known.is_sealed), known)
+        finally:
+            self._files.close(fd)
+
+    def _look_into(self, fd: int, segment_id: int, source: tuple[int, int]) -> _Planned | None:
+        found = extent.look(self._files, fd, segment_id, lambda salt: self._ends.get((segment_id, salt), 0))
+        if found is None or found.is_empty:
+            return None
+        self._ends[segment_id, found.salt] = found.end
+        copy = self._known.get((segment_id, found.salt))
+        if copy is None:
+            copy = SegmentCopy(segment_id, found.salt, 0, False, source, ())
+        elif not self._is_there(copy):
+            copy = replace(copy, ranges=(), is_sealed=False)
+        elif not self._continues(fd, copy, found):
+            copy = SegmentCopy(segment_id, found.salt, self._free_number(copy), False, source, ())
+            found = extent.look(self._files, fd, segment_id) or found
+            self._ends[segment_id, found.salt] = found.end
+        return _Planned(segment_id, found, replace(copy, source=source))
+
+    def _is_there(self, copy: SegmentCopy) -> bool:
+        return self._folder.size(copy) >= copy.length
+
+    def _continues(self, fd: int, copy: SegmentCopy, found: Extent) -> bool:
+        """Whether the source still has what was copied from it, and may have more."""
+        if copy.length > found.end or (copy.is_sealed and not (found.is_sealed and found.end == copy.length)):
+            return False
+        start = max(0, copy.length - JOIN_BYTES)
+        target = self._files.open(self._folder.segment(copy), os.O_RDONLY)
+        try:
+            ours = self._files.pread(target, copy.length - start, start)
+        finally:
+            self._files.close(target)
+        return ours == self._files.pread(fd, copy.length - start, start)
+
+    def _free_number(self, copy: SegmentCopy) -> int:
+        while self._files.exists(self._folder.segment(copy)):
+            copy = replace(copy, copy=copy.copy + 1)
+        return copy.copy
+
+    def _open(self, segment_id: int) -> int:
+        try:
+            return self._files.open(segment_path(self._layout.segments, segment_id), os.O_RDONLY)
+        except FileNotFoundError:
+            raise _Vanished from None
+        except OSError as error:
+            raise StorageError(f"segment {segment_id:016x} cannot be opened: {error.strerror}") from error
+
+    # -- copying --------------------------------------------------------------------------------
+
+    def _copy_all(self, plan: list[_Planned], journal: Journal) -> list[SegmentCopy]:
+        total = sum(planned.missing_bytes for planned in plan)
+        done = self.report.copied_bytes
+        total += done
+        copies = []
+        for planned in plan:
+            copy = planned.copy
+            if planned.missing_bytes:
+                copy = self._copy(planned, journal, total)
+            if planned.found.is_sealed and copy.length == planned.found.end:
+                copy = replace(copy, is_sealed=True)
+            copies.append(copy)
+        if self._progress is not None:
+            self._progress("bytes", self.report.copied_bytes, total)
+        return copies
+
+    def _copy(self, planned: _Planned, journal: Journal, total: int) -> SegmentCopy:
+        source = self._open(planned.segment_id)
+        try:
+            # Nothing is ever in a backup that the source can still lose.
+            self._files.fdatasync(source)
+            target = self._open_target(planned.copy)
+            try:
+                return self._copy_ranges(planned, source, target, journal, total)
+            finally:
+                self._files.close(target)
+        finally:
+            self._files.close(source)
+
+    def _open_target(self, copy: SegmentCopy) -> int:
+        path = self._folder.segment(copy)
+        try:
+            return self._files.create(path)
+        except FileExistsError:
+            return self._files.open(path, os.O_RDWR)
+
+    def _copy_ranges(self, planned: _Planned, source: int, target: int, journal: Journal, total: int) -> SegmentCopy:
+        copy = planned.copy
+        key = (copy.segment_id, copy.salt)
+        while copy.length < planned.found.end:
+            end = min(copy.length + RANGE_BYTES, planned.found.end)
+            item = self._copy_range(source, target, copy.segment_id, copy.length, end)
+            journal.append([(copy.segment_id, copy.salt, copy.copy, *item)])
+            copy = replace(copy, ranges=(*copy.ranges, item), is_sealed=False)
+            self._known[key] = copy
+            if self._progress is not None:
+                self._progress("bytes", self.report.copied_bytes, total)
+        return copy
+
+    def _copy_range(self, source: int, target: int, segment_id: int, start: int, end: int) -> Range:
+        digest = blake2b(digest_size=DIGEST_BYTES)
+        at = start
+        while at < end:
+            piece = self._read(source, segment_id, self._pace.piece(min(PIECE_BYTES, end - at)), at)
+            digest.update(piece)
+            self._files.pwritev(target, [piece], at, len(piece))
+            at += len(piece)
+            self.report.copied_bytes += len(piece)
+            self._pace.spent(len(piece))
+        self._files.fdatasync(target)
+        return start, end, digest.hexdigest()
+
+    def _read(self, source: int, segment_id: int, length: int, at: int) -> bytes:
+        try:
+            piece = self._files.pread(source, length, at)
+        except OSError as error:
+            if length <= BLOCK_BYTES:
+                # The rest of the archive must not stay without a backup for the sake of one bad block.
+                what = f"cannot be read: {error.strerror}; copied as zeros"
+                finding = f"segment {segment_id:016x} offset {at}: {length} bytes {what}"
+                self._lasting.append(finding)
+                self.report.findings.append(finding)
+                return bytes(length)
+            starts = range(at, at + length, BLOCK_BYTES)
+            end = at + length
+            return b"".join(self._read(source, segment_id, min(BLOCK_BYTES, end - start), start) for start in starts)
+        if len(piece) != length:
+            raise _Vanished  # cut while it was read: a recovery; it has another end now
+        return piece
+
+
+# what is not wanted any more -----------------------------------------------------------------------
+
+
+def prune(folder: BackupFolder, keep: int, report: BackupReport) -> None:
+    """Removes all manifests but the newest `keep`, then the segments that none of them names."""
+    files = folder.files
+    whole: list[tuple[str, Manifest]] = []
+    damaged = False
+    for name in folder.names():
+        try:
+            whole.append((name, folder.read(name)))
+        except BackupError as error:
+            logger.error("not pruned: a manifest cannot be read, what it names is not known", error=str(error))
+            damaged = True
+    if damaged:
+        return
+    kept = whole[-keep:]
+    for name, _ in whole[:-keep]:
+        files.unlink(f"{folder.manifests}/{name}")
+        report.removed_manifests += 1
+    files.sync_directory(folder.manifests)
+    named = {copy.file_name for _, manifest in kept for copy in manifest.segments}
+    for name in files.list_directory(folder.segments):
+        if name.endswith(".seg") and name not in named:
+            files.unlink(f"{folder.segments}/{name}")
+            report.removed_segments += 1
+    files.sync_directory(folder.segments)

@@ -1,0 +1,184 @@
+"""Reads a backup again, every byte: `filmroom verify-backup`, and what a restore does not find out by itself.
+
+    manifests    each whole, of this archive; what several say of one file agrees
+    files        there, long enough; the hash of every range as the manifests say
+    segments     walked over: every head and every payload has its checksum, or the damage was in the source already
+
+Changes nothing. Says what is damaged, by file and place, and the UID of each record whose payload is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import blake2b
+from pathlib import Path
+
+from engine.archive import extent
+from engine.archive.manifest import DIGEST_BYTES, BackupFolder, Manifest, SegmentCopy
+from engine.archive.pace import Pace
+from engine.errors import BackupError, CorruptRecord, StorageError
+from engine.storage import hints
+from engine.storage.files import Files
+from engine.storage.reader import read_header_or_trailer
+from engine.storage.segment import Damage, SegmentHeader, Walk
+
+PIECE_BYTES = 1 << 20
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(slots=True)
+class BackupCheckReport:
+    """What has been looked at and found."""
+
+    findings: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(
+        default_factory=lambda: {"manifests": 0, "segments": 0, "ranges": 0, "records": 0, "bytes": 0}
+    )
+
+
+def verify_backup(
+    source: Path,
+    *,
+    files: Files | None = None,
+    at: datetime | None = None,
+    bytes_per_s: int = 0,
+    progress: Progress | None = None,
+) -> BackupCheckReport:
+    """Checks all of a backup, or with `at` the state that a restore to that time would take.
+
+    Raises BackupError when there is none.
+    """
+    folder = BackupFolder(source, files or Files())
+    archive_id = folder.archive_id()
+    check = _Check(folder, Pace(bytes_per_s), progress)
+    manifests = [folder.choose(at)] if at is not None else check.manifests()
+    if not manifests and not check.report.findings:
+        raise BackupError(f"{source} holds no backup")
+    check.agree(manifests, archive_id)
+    check.read(manifests)
+    return check.report
+
+
+class _Check:
+    """One run."""
+
+    def __init__(self, folder: BackupFolder, pace: Pace, progress: Progress | None) -> None:
+        self._folder = folder
+        self._files = folder.files
+        self._pace = pace
+        self._progress = progress
+        self.report = BackupCheckReport()
+
+    def manifests(self) -> list[Manifest]:
+        """All that can be read; the others are findings."""
+        found = []
+        for name in self._folder.names():
+            try:
+                found.append(self._folder.read(name))
+            except BackupError as error:
+                self.report.findings.append(str(error))
+        return found
+
+    def agree(self, manifests: list[Manifest], archive_id: bytes) -> None:
+        """Whose they are, and whether none names a segment twice."""
+        for manifest in manifests:
+            self.report.counts["manifests"] += 1
+            if manifest.archive_id != archive_id:
+                self.report.findings.append(f"manifest {manifest.file_name} is of another archive")
+            ids = [copy.segment_id for copy in manifest.segments]
+            if len(ids) != len(set(ids)):
+                self.report.findings.append(f"manifest {manifest.file_name} names a segment twice")
+
+    def read(self, manifests: list[Manifest]) -> None:
+        """Every file once, by the longest that any manifest says of it; other partitions of it are read as well."""
+        wanted: dict[str, list[SegmentCopy]] = {}
+        for manifest in manifests:
+            for copy in manifest.segments:
+                others = wanted.setdefault(copy.file_name, [])
+                # One is the beginning of the other: the longer one's hashes stand for both.
+                others[:] = [other for other in others if not _covers(copy, other)]
+                if not any(_covers(other, copy) for other in others):
+                    others.append(copy)
+        total = sum(copy.length for copies in wanted.values() for copy in copies)
+        for name in sorted(wanted):
+            self.report.counts["segments"] += 1
+            for copy in wanted[name]:
+                self._read_copy(copy, total)
+            self._walk(max(wanted[name], key=lambda copy: copy.length))
+
+    def _read_copy(self, copy: SegmentCopy, total: int) -> None:
+        try:
+            fd = self._files.open(self._folder.segment(copy), os.O_RDONLY)
+        except OSError as error:
+            self.report.findings.append(f"{copy.file_name}: {error.strerror}")
+            return
+        try:
+            for start, end, digest in copy.ranges:
+                self.report.counts["ranges"] += 1
+                try:
+                    found = self._hash(fd, start, end)
+                except OSError as error:
+                    self.report.findings.append(f"{copy.file_name} bytes {start} to {end}: {error.strerror}")
+                    continue
+                if found != digest:
+                    what = "ends before" if self._files.size(fd) < end else "has other bytes than were copied at"
+                    self.report.findings.append(f"{copy.file_name} {what} {start} to {end}")
+                if self._progress is not None:
+                    self._progress("bytes", self.report.counts["bytes"], total)
+        finally:
+            self._files.close(fd)
+
+    def _hash(self, fd: int, start: int, end: int) -> str:
+        digest = blake2b(digest_size=DIGEST_BYTES)
+        for at in range(start, end, PIECE_BYTES):
+            piece = self._files.pread(fd, min(PIECE_BYTES, end - at), at)
+            digest.update(piece)
+            self.report.counts["bytes"] += len(piece)
+            self._pace.spent(len(piece))
+        return digest.hexdigest()
+
+    def _walk(self, copy: SegmentCopy) -> None:
+        """Right after it was hashed: its pages are in the cache still."""
+        name = copy.file_name
+        try:
+            fd = self._files.open(self._folder.segment(copy), os.O_RDONLY)
+        except OSError:
+            return  # a finding already
+        try:
+            end = copy.length
+            if copy.is_sealed:
+                summary = hints.read_summary(self._files, fd, copy.segment_id)
+                if summary is None:
+                    self.report.findings.append(f"{name}: sealed, and without its footer")
+                else:
+                    end = summary.trailer.tail
+            header = read_header_or_trailer(self._files, fd, copy.segment_id)
+            if header.salt != copy.salt:
+                self.report.findings.append(f"{name}: holds another segment of the same id")
+            walk = Walk(self._files, fd, header, end=end, verify_payload=True)
+            for item in walk:
+                if isinstance(item, Damage):
+                    self.report.findings.append(
+                        f"{name} offset {item.offset}: {item.reason}{self._lost(fd, header, item)}"
+                    )
+                else:
+                    self.report.counts["records"] += 1
+            if walk.torn or walk.tail < end:
+                self.report.findings.append(f"{name} offset {walk.tail}: {walk.torn or 'no record'}")
+        except (CorruptRecord, OSError, StorageError) as error:
+            self.report.findings.append(f"{name}: {error}")
+        finally:
+            self._files.close(fd)
+
+    def _lost(self, fd: int, header: SegmentHeader, damage: Damage) -> str:
+        """Whose payload it is that is damaged, where its head can be read."""
+        record = extent.record_at(self._files, fd, header, damage.offset)
+        return f" ({record.key.decode('utf-8', 'replace')})" if record is not None else ""
+
+
+def _covers(longer: SegmentCopy, shorter: SegmentCopy) -> bool:
+    return longer.ranges[: len(shorter.ranges)] == shorter.ranges and longer.is_sealed >= shorter.is_sealed

@@ -1,0 +1,453 @@
+"""Compaction: what is alive in a segment is copied into a new one, and the old file is removed.
+
+    which           sealed segments with nothing alive; with a share of dead bytes; many small ones, to be joined
+    streamed ones   hold one record: removed when it is dead, never copied
+
+One step, and what a crash after each line leaves behind:
+
+    copy what is alive, checksums compared      a new segment that nobody points to: its records are duplicates, dead
+    sync and seal it                            the same
+    relocate, some records a transaction        what is left in the old segment is alive there: the next pass
+    wait for a checkpoint that has this         an old segment with nothing alive: the next pass removes it
+    remove the old file, sync the directory     a mark without a file and with nothing alive: the next pass forgets it
+    forget it                                   nothing
+
+A power cut restores an index that is older than the last transaction: the wait makes sure that it never points into a
+file that is gone. Whether a record is alive is asked twice, before it is copied and, under `locks.ledger`, before its
+old file goes. A record that does not verify is never dropped: its segment stays as it is, and the damage is noted. The
+newest sealed segment stays too, whatever is in it, so that its number is never given to another file.
+
+Runs under `locks.caretaker`, a step at a time, in any process that has the archive open. Ingest and readers never wait
+for it: it shares no lock with them but the index's, for RELOCATE_MAX records at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from engine import log
+from engine.archive import ballast, locks, readonly
+from engine.archive.pace import Pace
+from engine.errors import ArchiveInUse, CorruptRecord, StorageError, StorageFull
+from engine.index import checkpoint, rebuild
+from engine.index.types import SegmentMark
+from engine.storage import hints, segment
+from engine.storage.log import SegmentLog, list_segments
+from engine.storage.record import HEADER_BYTES, Position, Record
+
+if TYPE_CHECKING:
+    from engine.archive.archive import Archive
+    from engine.config import Compaction
+
+logger = log.get("archive.compaction")
+
+RELOCATE_MAX = 256
+"""Records in one index transaction: some milliseconds in which no other process can write."""
+
+SMALL_SHARE = 16
+"""A segment is small when less than this part (a sixteenth) of a full one is alive in it."""
+
+ALIVE_AT_ONCE = 2000
+"""Records whose state is asked for in one read transaction."""
+
+CHECKPOINT_PATIENCE_S = 60.0
+"""How long a step waits for the keeper; without it the old files stay until another pass."""
+
+_CHECKPOINT_POLL_S = 0.05
+_IN_USE_POLL_S = 0.2
+
+Progress = Callable[[str, int, int], None]
+
+
+class _LeftAlone(Exception):
+    """A source cannot be compacted; the group goes on without it."""
+
+    def __init__(self, segment_id: int) -> None:
+        super().__init__(segment_id)
+        self.segment_id = segment_id
+
+
+class _Stopped(Exception):
+    """Somebody wants this process to end: what was copied is thrown away."""
+
+
+@dataclass(slots=True)
+class Totals:
+    """What a compactor has done."""
+
+    segments_removed: int = 0
+    segments_written: int = 0
+    records_copied: int = 0
+    bytes_copied: int = 0
+    bytes_reclaimed: int = 0
+    """File bytes removed less file bytes written."""
+    left_alone: int = 0
+    """Segments with a record that does not verify."""
+
+    def as_dict(self) -> dict[str, int]:
+        """For statistics."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(slots=True)
+class _Source:
+    """One segment on its way out."""
+
+    segment_id: int
+    records: Sequence[Record]
+    alive: Sequence[Record]
+    file_bytes: int
+
+
+@dataclass(slots=True)
+class Plan:
+    """What there is to do, by segment, in the order in which it should be done."""
+
+    dead: list[int] = field(default_factory=list)
+    """Nothing alive by the marks."""
+    groups: list[list[int]] = field(default_factory=list)
+    """To be copied together into one new segment."""
+    bytes: int = 0
+    """To be copied."""
+
+    def __bool__(self) -> bool:
+        return bool(self.dead or self.groups)
+
+
+class Compactor:
+    """Compacts one archive step by step, and remembers what it had to leave alone."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        options: Compaction,
+        *,
+        segment_bytes: int,
+        stopping: threading.Event | None = None,
+        everything: bool = False,
+    ) -> None:
+        """`segment_bytes` of a full segment; `everything`: whatever has a dead byte, as fast as it goes.
+
+        Raises ArchiveReadOnly.
+        """
+        if archive.is_read_only:
+            readonly.refuse(archive.layout)
+        self._archive = archive
+        self._segment_bytes = segment_bytes
+        self._stopping = stopping or threading.Event()
+        self._everything = everything
+        self._left_alone: dict[int, SegmentMark] = {}
+        """Segments with nothing to win, or with damage, and what the index said of them then."""
+        self._streams: set[int] = set()
+        self._layouts_known: set[int] = set()
+        self.totals = Totals()
+        self.configure(options)
+
+    def configure(self, options: Compaction) -> None:
+        """Takes new options over."""
+        self._options = options
+        self._pace = Pace(0 if self._everything else options.bytes_per_s, wait=self._stopping.wait)
+
+    def run(self, progress: Progress | None = None) -> Totals:
+        """Steps until nothing is left to do, in turn with whoever else is at it. Raises as `step` does."""
+        total = self.plan().bytes
+        while self._step_in_turn() and not self._stopping.is_set():
+            if progress is not None:
+                progress("compacted", self.totals.bytes_copied, max(total, self.totals.bytes_copied))
+        ballast.make(self._archive.layout, self._archive.files)
+        return self.totals
+
+    def _step_in_turn(self) -> bool:
+        while True:
+            try:
+                return self.step()
+            except ArchiveInUse:
+                if self._stopping.wait(_IN_USE_POLL_S):
+                    return False
+
+    def step(self) -> bool:
+        """Does one group, or removes all that is dead; whether there was anything to do.
+
+        Raises ArchiveInUse when another process is at it, StorageFull, StorageFailed or IndexError_.
+        """
+        archive = self._archive
+        with locks.caretaker(archive.layout, archive.files):
+            self._tidy()
+            plan = self.plan()
+            if plan.dead:
+                sources = [source for segment_id in plan.dead if (source := self._source(segment_id)) is not None]
+                done = self._remove([source for source in sources if not source.alive])
+                if done or not plan.groups:
+                    return done
+            if not plan.groups:
+                return False
+            return self._rewrite(plan.groups[0], archive.index.segment_marks())
+
+    def plan(self) -> Plan:
+        """What the next steps would do."""
+        marks = self._archive.index.segment_marks()
+        present = list_segments(self._archive.layout.segments, self._archive.files)
+        sealed = [segment_id for segment_id in present if segment_id in marks and marks[segment_id].sealed]
+        plan = Plan()
+        small: list[int] = []
+        rewrite: list[int] = []
+        for segment_id in sealed[:-1]:
+            mark = marks[segment_id]
+            if self._left_alone.get(segment_id) == mark:
+                continue
+            if mark.live_bytes == 0:
+                plan.dead.append(segment_id)
+            elif segment_id in self._streams:
+                continue
+            elif self._is_worth_it(mark):
+                rewrite.append(segment_id)
+            elif mark.live_bytes < self._segment_bytes // SMALL_SHARE and not self._is_stream(segment_id):
+                small.append(segment_id)
+        if len(small) >= (2 if self._everything else self._options.small_segments_min):
+            rewrite += small
+        plan.groups = self._grouped(sorted(rewrite), marks)
+        plan.bytes = sum(marks[segment_id].live_bytes for group in plan.groups for segment_id in group)
+        return plan
+
+    def _is_worth_it(self, mark: SegmentMark) -> bool:
+        if self._everything:
+            return mark.dead_bytes > 0
+        return mark.dead_bytes >= self._options.dead_share_min * (mark.live_bytes + mark.dead_bytes)
+
+    def _grouped(self, segment_ids: Iterable[int], marks: dict[int, SegmentMark]) -> list[list[int]]:
+        """As many sources together as fill one segment, in their order."""
+        groups: list[list[int]] = []
+        filled = 0
+        for segment_id in segment_ids:
+            live_bytes = marks[segment_id].live_bytes
+            if not groups or filled + live_bytes > self._segment_bytes:
+                groups.append([])
+                filled = 0
+            groups[-1].append(segment_id)
+            filled += live_bytes
+        return groups
+
+    # -- sources --------------------------------------------------------------------------------
+
+    def _is_stream(self, segment_id: int) -> bool:
+        if segment_id not in self._layouts_known:
+            fd = self._open(segment_id)
+            try:
+                trailer = hints.read_trailer(self._archive.files, fd, segment_id)
+            finally:
+                self._archive.files.close(fd)
+            self._layouts_known.add(segment_id)
+            if trailer is not None and trailer.layout == segment.LAYOUT_STREAM:
+                self._streams.add(segment_id)
+        return segment_id in self._streams
+
+    def _open(self, segment_id: int) -> int:
+        path = segment.segment_path(self._archive.layout.segments, segment_id)
+        try:
+            return self._archive.files.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise StorageError(f"segment {segment_id:016x} cannot be opened: {error.strerror}") from error
+
+    def _source(self, segment_id: int) -> _Source | None:
+        """What is in a segment; None when it is to be left alone."""
+        archive = self._archive
+        fd = self._open(segment_id)
+        try:
+            summary = hints.read_summary(archive.files, fd, segment_id)
+            file_bytes = archive.files.size(fd)
+        except CorruptRecord as error:
+            self._leave_alone(segment_id, error.offset, b"", str(error))
+            return None
+        finally:
+            archive.files.close(fd)
+        if summary is None:
+            self._leave_alone(segment_id, 0, b"", "the footer of a sealed segment is gone")
+            return None
+        lost = next((damage for damage in summary.damage if damage.was_synced), None)
+        if lost is not None:
+            self._leave_alone(segment_id, lost.offset, b"", lost.reason)
+            return None
+        alive = self._alive(segment_id, summary.records)
+        if summary.trailer.layout == segment.LAYOUT_STREAM:
+            self._streams.add(segment_id)
+            self._layouts_known.add(segment_id)
+        return _Source(segment_id, summary.records, alive, file_bytes)
+
+    def _alive(self, segment_id: int, records: Sequence[Record]) -> list[Record]:
+        alive: list[Record] = []
+        for at in range(0, len(records), ALIVE_AT_ONCE):
+            some = records[at : at + ALIVE_AT_ONCE]
+            flags = self._archive.index.alive(segment_id, some)
+            alive += [record for record, flag in zip(some, flags, strict=True) if flag]
+        return alive
+
+    def _leave_alone(self, segment_id: int, offset: int, key: bytes, what: str) -> None:
+        """Notes damage; the segment is tried again when something in it has died."""
+        self._archive.index.note_damage(segment_id, offset, key, what, time.time_ns())
+        self._left_alone[segment_id] = self._archive.index.segment_marks()[segment_id]
+        self.totals.left_alone += 1
+        logger.error("segment cannot be compacted", segment=f"{segment_id:016x}", offset=offset, damage=what)
+
+    # -- one group ------------------------------------------------------------------------------
+
+    def _wins(self, source: _Source, mark: SegmentMark, is_joined: bool) -> bool:
+        """Whether copying is of use. Some records are dead and must stay all the same: see `index.survival`."""
+        if not source.alive:
+            return True
+        if source.segment_id in self._streams:
+            return False
+        if is_joined and mark.live_bytes < self._segment_bytes // SMALL_SHARE:
+            return True
+        kept_bytes = sum(record.position.record_bytes for record in source.alive)
+        total_bytes = sum(record.position.record_bytes for record in source.records)
+        if self._is_worth_it(SegmentMark(0, True, 0, kept_bytes, total_bytes - kept_bytes)):
+            return True
+        self._left_alone[source.segment_id] = mark
+        return False
+
+    def _rewrite(self, segment_ids: Sequence[int], marks: dict[int, SegmentMark]) -> bool:
+        found = [self._source(segment_id) for segment_id in segment_ids]
+        sources = [source for source in found if source and not (source.alive and source.segment_id in self._streams)]
+        if not sources:
+            return bool(segment_ids)
+        try:
+            self._copy(sources)
+        except _LeftAlone:
+            return True
+        except _Stopped:
+            return False
+        return self._remove(sources)
+
+    def _copy(self, sources: Sequence[_Source]) -> None:
+        """Copies what is alive, makes it durable, and tells the index where it is now."""
+        alive = [record for source in sources for record in source.alive]
+        if not alive:
+            return
+        archive = self._archive
+        heads_bytes = sum(HEADER_BYTES + len(record.key) + len(record.meta) for record in alive)
+        needed = sum(record.position.record_bytes for record in alive) + heads_bytes
+        copy = SegmentLog(
+            archive.layout.segments,
+            archive.files,
+            archive.layout.archive_id,
+            writer=f"compaction-{os.getpid()}",
+            segment_bytes=segment.FIRST_RECORD + needed + hints.FOOTER_BYTES_MIN,
+        )
+        moves: list[tuple[Record, Position]] = []
+        try:
+            for record in alive:
+                moves.append((record, self._copy_record(copy, record)))
+        except BaseException:
+            self._abandon(copy)
+            raise
+        sealed = copy.close()
+        if {position.segment_id for _, position in moves} != {segment_id for segment_id, _ in sealed}:
+            raise StorageFull("there is no room to end the new segment")
+        for at in range(0, len(moves), RELOCATE_MAX):
+            archive.index.relocate(moves[at : at + RELOCATE_MAX])
+        archive.index.apply(
+            [],
+            marks={segment_id: SegmentMark(end, True) for segment_id, end in sealed},
+            covered=dict(sealed),
+        )
+        self.totals.segments_written += len(sealed)
+        self.totals.records_copied += len(moves)
+        self.totals.bytes_reclaimed -= sum(self._file_bytes(segment_id) for segment_id, _ in sealed)
+
+    def _copy_record(self, copy: SegmentLog, record: Record) -> Position:
+        if self._stopping.is_set():
+            raise _Stopped
+        position = record.position
+        try:
+            payload = self._archive.reader.read(position, verify=True)
+        except CorruptRecord as error:
+            self._leave_alone(position.segment_id, position.offset, record.key, str(error))
+            raise _LeftAlone(position.segment_id) from error
+        moved = copy.append(
+            record.kind,
+            record.flags,
+            record.stamp,
+            record.key,
+            record.meta,
+            [payload],
+            position.payload_length,
+            position.payload_crc,
+            write_back=True,
+        )
+        self.totals.bytes_copied += position.record_bytes
+        self._pace.spent(position.record_bytes)
+        return moved
+
+    def _abandon(self, copy: SegmentLog) -> None:
+        """Removes what was written for nothing. What cannot be removed counts as a copy once it is recovered."""
+        try:
+            copy.abandon()
+        except StorageError as error:
+            logger.warning("a half-made segment stays", error=str(error))
+
+    def _file_bytes(self, segment_id: int) -> int:
+        fd = self._open(segment_id)
+        try:
+            return self._archive.files.size(fd)
+        finally:
+            self._archive.files.close(fd)
+
+    # -- removing -------------------------------------------------------------------------------
+
+    def _remove(self, sources: Sequence[_Source]) -> bool:
+        """Removes the files of segments with nothing alive in them, once a power cut cannot bring their use back."""
+        if not sources:
+            return False
+        archive = self._archive
+        if not self._checkpointed(archive.index.environment.last_transaction_id()):
+            return False
+        with locks.ledger(archive.layout, archive.files):
+            gone = [source for source in sources if not self._alive(source.segment_id, source.records)]
+            for source in gone:
+                archive.files.unlink(segment.segment_path(archive.layout.segments, source.segment_id))
+                archive.reader.drop(source.segment_id)
+            archive.files.sync_directory(archive.layout.segments)
+            for source in gone:
+                archive.index.forget_segment(source.segment_id, source.records)
+        for source in gone:
+            self.totals.segments_removed += 1
+            self.totals.bytes_reclaimed += source.file_bytes
+            self._streams.discard(source.segment_id)
+            self._layouts_known.discard(source.segment_id)
+            self._left_alone.pop(source.segment_id, None)
+        logger.info("segments removed", count=len(gone), bytes=sum(source.file_bytes for source in gone))
+        return bool(gone)
+
+    def _checkpointed(self, transaction_id: int) -> bool:
+        """Waits until a state that has this transaction survives a power cut; False when that takes too long."""
+        archive = self._archive
+        if archive.keeper is not None:
+            archive.keeper.checkpoint()
+        give_up_at = time.monotonic() + CHECKPOINT_PATIENCE_S
+        while True:
+            found = checkpoint.read_file(archive.layout.index, archive.files)
+            if found is not None and found.kind != checkpoint.Kind.VOID and found.transaction_id >= transaction_id:
+                return True
+            if time.monotonic() > give_up_at or self._stopping.wait(_CHECKPOINT_POLL_S):
+                logger.warning("no checkpoint in time, removed files stay for now", transaction=transaction_id)
+                return False
+
+    def _tidy(self) -> None:
+        """Ends what a pass before this one, or a copy in another process, has left half done."""
+        archive = self._archive
+        marks = archive.index.segment_marks()
+        present = list_segments(archive.layout.segments, archive.files)
+        unknown = set(present) - marks.keys()
+        if unknown:
+            # Copies that nobody relocated, and segments that living writers are about to use: those are left alone.
+            report = rebuild.replay(archive.index, archive.layout.segments, archive.files, only=unknown)
+            for finding in report.findings:
+                logger.warning("damage in a segment that was left behind", finding=str(finding))
+        for segment_id in marks.keys() - set(present):
+            if marks[segment_id].sealed and not marks[segment_id].live_count:
+                archive.index.forget_segment(segment_id, [])

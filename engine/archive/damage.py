@@ -1,0 +1,204 @@
+"""Which damage matters, and what it is called: faults in the log become rows of the index, by SOP Instance UID.
+
+    who finds it     what is done
+    a reader         `note_damage`: the instance it could not read, unless that lies elsewhere by now
+    a scrub          `SegmentDamage`: every fault of one segment, but for those that nobody would miss, and those that
+                     `storage.repair` puts right: headers, footers, heads of tombstones and holds
+
+A row stays until a re-send has healed the instance (`store`), or a scrub finds the place whole or needed no more. When
+it is new it is one line in the log: UID, segment, offset, and never a word of what is in the data set.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine import log
+from engine.errors import CorruptRecord, EngineError
+from engine.index import audit
+from engine.index.tables import Index
+from engine.index.types import Instance
+from engine.storage import repair
+from engine.storage.inspection import Fault, Part
+from engine.storage.record import Kind, Position, Record
+
+if TYPE_CHECKING:
+    from engine.archive.archive import Archive
+    from engine.index.types import DamageRow
+
+logger = log.get("archive.damage")
+
+_UID = re.compile(rb"[0-9]+(\.[0-9]+)*")
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """One thing that is not as it was written."""
+
+    sop_instance_uid: str
+    """Empty: it lies in no record, or nothing tells in which."""
+    segment_id: int
+    offset: int
+    what: str
+
+    def __str__(self) -> str:
+        name = f" (SOP Instance UID {self.sop_instance_uid})" if self.sop_instance_uid else ""
+        return f"segment {self.segment_id:016x} offset {self.offset}: {self.what}{name}"
+
+    def log(self) -> None:
+        """One line, at the level of an error."""
+        logger.error(
+            "stored bytes are damaged",
+            sop_instance_uid=self.sop_instance_uid,
+            segment=f"{self.segment_id:016x}",
+            offset=self.offset,
+            reason=self.what,
+        )
+
+
+def note_damage(index: Index, stored: Instance, error: CorruptRecord) -> None:
+    """Names a stored instance that could not be read, once; unless it lies elsewhere by now."""
+    uid = stored.sop_instance_uid.encode()
+    segment_id, offset = stored.position[:2]
+    try:
+        is_known = any((row.segment_id, row.offset) == (segment_id, offset) for row in index.damage())
+        if is_known or not _lies_at(index, uid, stored.position):
+            return
+        index.note_damage(segment_id, offset, uid, str(error), time.time_ns())
+    except EngineError as failure:
+        # What is damaged stays damaged, and whoever reads it next will say so again.
+        logger.error("damage could not be noted", reason=str(failure))
+    Damaged(stored.sop_instance_uid, segment_id, offset, str(error)).log()
+
+
+class SegmentDamage:
+    """What a scrub makes of one segment's faults."""
+
+    def __init__(self, archive: Archive, segment_id: int, *, start_offset: int, clock_ns: Callable[[], int]) -> None:
+        self.new: list[Damaged] = []
+        """What was not known before; whoever has told of it empties the list."""
+        self.damaged = 0
+        """Places that are damaged and needed, those that were known before included."""
+        self.dead = 0
+        """Damaged records that nobody would miss: duplicates, replaced, healed and deleted ones."""
+        self.repaired = 0
+        """Parts that were damaged and have been made again from what the segment says elsewhere."""
+        self._index = archive.index
+        self._files = archive.files
+        self._directory = archive.layout.segments
+        self._segment_id = segment_id
+        self._start_offset = start_offset
+        self._clock_ns = clock_ns
+        self._known: dict[int, DamageRow] = {
+            row.offset: row for row in archive.index.damage() if row.segment_id == segment_id
+        }
+        self._seen: set[int] = set()
+        self._gaps: list[Fault] = []
+
+    def take(self, fault: Fault) -> None:
+        """Judges one fault; gaps are named by `name_gaps`."""
+        if fault.part is Part.PADDING:
+            logger.warning("stored padding is not zero", segment=f"{self._segment_id:016x}", offset=fault.offset)
+        elif fault.part is Part.GAP:
+            self._gaps.append(fault)
+        elif self._is_repaired(fault):
+            self.repaired += 1
+            logger.warning(
+                "repaired what a segment says twice",
+                segment=f"{self._segment_id:016x}",
+                offset=fault.offset,
+                part=fault.part.value,
+                reason=fault.what,
+            )
+        elif fault.record is None:
+            self._note(fault.offset, b"", fault.what)
+        elif self._is_needed(fault.record):
+            self._note(fault.offset, fault.record.key, fault.what)
+        else:
+            self.dead += 1
+
+    def _is_repaired(self, fault: Fault) -> bool:
+        """Puts right what no re-send can: all but instances and the quarantine."""
+        files, directory = self._files, self._directory
+        if fault.part is Part.HEADER:
+            return repair.repair_header(files, directory, self._segment_id)
+        if fault.part is Part.FOOTER:
+            return repair.repair_footer(files, directory, self._segment_id, fault.offset)
+        is_bare = fault.record is not None and fault.record.kind not in (Kind.INSTANCE, Kind.QUARANTINED)
+        return is_bare and fault.record is not None and repair.repair_head(files, directory, fault.record)
+
+    def name_gaps(self) -> None:
+        """Says what lay where no record can be read any more: the index tells, all of which is gone through once."""
+        gaps, self._gaps = self._gaps, []
+        if not gaps:
+            return
+        named: set[int] = set()
+        for key, position in self._placed():
+            if position.segment_id != self._segment_id:
+                continue
+            for gap in gaps:
+                if gap.offset <= position.offset < gap.offset + gap.length_bytes:
+                    named.add(gap.offset)
+                    self._note(position.offset, key, gap.what)
+        nameless = [gap for gap in gaps if gap.offset not in named]
+        known = audit.tables_by_offset(self._index, self._segment_id) if nameless else {}
+        for gap in nameless:
+            table = known.get(gap.offset, "")
+            if table == "history" or (not table and self._is_healed(gap)):
+                self.dead += 1
+                continue
+            key = gap.key if gap.record is not None or _UID.fullmatch(gap.key) else b""
+            self._note(gap.offset, key, f"{gap.what} ({table})" if table else gap.what)
+
+    def finish(self) -> None:
+        """At the end of the segment: clears what is whole again or needed no more."""
+        self.name_gaps()
+        for offset, row in self._known.items():
+            if offset >= self._start_offset and offset not in self._seen:
+                self._index.clear_damage(self._segment_id, offset)
+                logger.info(
+                    "damage is gone or matters no more",
+                    sop_instance_uid=row.sop_instance_uid.decode("ascii", "replace"),
+                    segment=f"{self._segment_id:016x}",
+                    offset=offset,
+                )
+
+    def _note(self, offset: int, key: bytes, what: str) -> None:
+        self._seen.add(offset)
+        self.damaged += 1
+        known = self._known.get(offset)
+        if known is not None and known.sop_instance_uid == key:
+            return
+        self._index.note_damage(self._segment_id, offset, key, what, self._clock_ns())
+        damaged = Damaged(key.decode("ascii", "replace"), self._segment_id, offset, what)
+        damaged.log()
+        self.new.append(damaged)
+
+    def _is_needed(self, record: Record) -> bool:
+        if record.kind == Kind.INSTANCE:
+            return _lies_at(self._index, record.key, record.position)
+        return self._index.alive(record.position.segment_id, [record])[0]
+
+    def _placed(self) -> Iterator[tuple[bytes, Position]]:
+        """Key and position of all that is needed."""
+        index = self._index
+        return itertools.chain(
+            ((each.sop_instance_uid.encode(), each.position) for each in audit.current_instances(index)),
+            ((each.sop_instance_uid.encode(), each.position) for each in index.kept_aside()),
+            ((each.sop_instance_uid, each.position) for each in index.quarantined()),
+        )
+
+    def _is_healed(self, gap: Fault) -> bool:
+        """Whether nobody misses a gap that the index knows nothing of: its instance lies elsewhere."""
+        is_instance = gap.record is None or gap.record.kind == Kind.INSTANCE
+        return is_instance and bool(gap.key) and self._index.locate(gap.key) is not None
+
+
+def _lies_at(index: Index, sop_instance_uid: bytes, position: Position) -> bool:
+    """Whether the current instance of a UID, or a version kept aside, is the record at this place."""
+    return any(version.position[:2] == position[:2] for version in index.versions(sop_instance_uid))

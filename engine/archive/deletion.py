@@ -1,0 +1,207 @@
+"""Deleting studies, series and instances: one tombstone for each, durable and visible to everybody when it is answered.
+
+    which instances      what the query names at this moment; what arrives later stays
+    is any of it held?   all or nothing: DeletionRefused says how many studies are on legal hold
+    append → sync → apply in one index transaction: from here on no process finds them
+    retrievals under way finish from the segments that they have pinned
+
+The bytes stay in their segments until a compaction. A tombstone carries who deleted, when and why, and the UIDs that
+were there: a rebuild from the log comes to the same, and an audit can be made from it. Everything that was stored under
+those SOP Instance UIDs goes, versions kept aside included. Under `locks.ledger`, so that no hold is set in between. On
+a full disk the ballast makes room.
+
+Not here: who may delete (the front end asks), and which studies are due (`retention`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from engine import log
+from engine.archive import ballast, locks
+from engine.archive.ingest import UNPLACED
+from engine.errors import DeletionRefused, StorageFull
+from engine.index.entry import Tombstone
+from engine.index.types import Instance, Level, Named
+from engine.storage.record import META_BYTES_MAX, Kind
+
+if TYPE_CHECKING:
+    from engine.archive.archive import Archive
+
+logger = log.get("archive.deletion")
+
+Result = TypeVar("Result")
+
+TEXT_BYTES_MAX = 1024
+"""Of `by` and of `reason`, each."""
+
+UIDS_BYTES_MAX = META_BYTES_MAX - 8 * TEXT_BYTES_MAX
+"""UIDs in one tombstone, with four bytes for the length of each; more take several tombstones of one stamp."""
+
+
+@dataclass(slots=True)
+class Deletion:
+    """What was deleted, or with `dry_run` would be."""
+
+    studies: int = 0
+    """Of which something went."""
+    series: int = 0
+    instances: int = 0
+    bytes: int = 0
+    """Of their data sets: what compaction gives back, roughly."""
+    held: list[str] = field(default_factory=list)
+    """Study Instance UIDs on legal hold; only a dry run returns any."""
+    dry_run: bool = False
+
+    def refuse_held(self) -> None:
+        """Raises DeletionRefused when something of it is on legal hold."""
+        if not self.held:
+            return
+        some = ", ".join(self.held[:3]) + (", …" if len(self.held) > 3 else "")
+        raise DeletionRefused(
+            f"{len(self.held)} of {max(self.studies, len(self.held))} studies are on legal hold: {some};"
+            " nothing was deleted",
+            self.held,
+        )
+
+    @classmethod
+    def of(cls, doomed: Sequence[Named], *, dry_run: bool = False) -> Deletion:
+        """The counts of these instances."""
+        return cls(
+            len({named.study_instance_uid for named in doomed}),
+            len({(named.study_instance_uid, named.series_instance_uid) for named in doomed}),
+            len(doomed),
+            sum([named.payload_length for named in doomed]),
+            dry_run=dry_run,
+        )
+
+
+def delete(
+    archive: Archive,
+    choose: Callable[[], Sequence[Named]],
+    *,
+    level: Level,
+    by: str,
+    reason: str,
+    dry_run: bool = False,
+) -> Deletion:
+    """Deletes what `choose` gives, asked while nobody else deletes or sets a hold; it may be nothing.
+
+    `level` is what was asked for: one tombstone a study, series or instance (a patient's studies for PATIENT).
+    Raises DeletionRefused when something of it is on hold: nothing is deleted then. After StorageFull, StorageFailed,
+    IndexError_ or the death of the process the tombstones may be in the log, and hold from the next start on.
+    """
+
+    def work() -> Deletion:
+        with locks.ledger(archive.layout, archive.files):
+            return _delete(archive, choose(), level, by, reason, dry_run)
+
+    return with_ballast(archive, work)
+
+
+def with_ballast(archive: Archive, work: Callable[[], Result]) -> Result:
+    """Does `work`; when the disk is full, once more without the ballast. Raises what `work` raises."""
+    try:
+        return work()
+    except StorageFull as error:
+        if not ballast.release(archive.layout, archive.files):
+            raise
+        logger.warning("the disk is full: ballast given up", error=str(error))
+    return work()
+
+
+def _delete(archive: Archive, doomed: Sequence[Named], level: Level, by: str, reason: str, dry_run: bool) -> Deletion:
+    deletion = Deletion.of(doomed, dry_run=dry_run)
+    others = [Named.of(version) for version in kept_aside_with(archive, [named.sop_instance_uid for named in doomed])]
+    studies = {named.study_instance_uid for named in (*doomed, *others)}
+    held = {hold.study_instance_uid.decode("utf-8", "replace") for hold in archive.index.holds()}
+    deletion.held = sorted(studies & held)
+    if dry_run:
+        return deletion
+    deletion.refuse_held()
+    if not doomed:
+        return deletion
+    after = max([named.stamp for named in (*doomed, *others)])
+    write_tombstones(archive, _grouped(doomed, level), level, after=after, by=by, reason=reason)
+    logger.info(
+        "deleted",
+        level=level.name.lower(),
+        studies=deletion.studies,
+        instances=deletion.instances,
+        bytes=deletion.bytes,
+        by=by,
+    )
+    return deletion
+
+
+def kept_aside_with(archive: Archive, sop_instance_uids: Sequence[bytes]) -> list[Instance]:
+    """The versions that are kept aside under these UIDs: they go with them."""
+    index = archive.index
+    count = index.version_count()
+    if not count:
+        return []
+    if count <= len(sop_instance_uids):
+        wanted = set(sop_instance_uids)
+        return [version for version in index.kept_aside() if version.sop_instance_uid.encode() in wanted]
+    return [version for uid in sop_instance_uids for version in index.versions(uid)]
+
+
+def write_tombstones(
+    archive: Archive,
+    groups: Iterable[tuple[bytes, Sequence[bytes]]],
+    level: Level,
+    *,
+    after: int,
+    by: str,
+    reason: str,
+    target_stamp: int = 0,
+) -> None:
+    """Appends a tombstone for each (UID, SOP Instance UIDs), makes them durable, then visible; hold `locks.ledger`.
+
+    `after`: the highest stamp that is to die. Raises StorageFull, StorageFailed or IndexError_.
+    """
+    store = archive.ledger()
+    stamp = store.next_stamp(after)
+    deleted_ns = time.time_ns()
+    tombstones = []
+    for uid, sop_instance_uids in groups:
+        for part in _parts(sop_instance_uids):
+            tombstone = Tombstone(
+                UNPLACED, stamp, level, uid, part, target_stamp, deleted_ns, bounded(by), bounded(reason)
+            )
+            tombstone.position = store.log.append(Kind.TOMBSTONE, 0, stamp, uid, tombstone.pack_meta(), [], 0, 0)
+            tombstones.append(tombstone)
+    store.log.sync()
+    archive.index.apply([], tombstones)
+    store.seal_rolled()
+
+
+def bounded(text: str) -> bytes:
+    """What a record keeps of a free text: whole characters, TEXT_BYTES_MAX at most."""
+    return text.encode("utf-8", "replace")[:TEXT_BYTES_MAX].decode("utf-8", "ignore").encode()
+
+
+def _grouped(doomed: Sequence[Named], level: Level) -> list[tuple[bytes, list[bytes]]]:
+    if level == Level.IMAGE:
+        return [(named.sop_instance_uid, [named.sop_instance_uid]) for named in doomed]
+    groups: dict[str, list[bytes]] = {}
+    for named in doomed:
+        uid = named.series_instance_uid if level == Level.SERIES else named.study_instance_uid
+        groups.setdefault(uid, []).append(named.sop_instance_uid)
+    return [(uid.encode(), uids) for uid, uids in groups.items()]
+
+
+def _parts(uids: Sequence[bytes]) -> Iterable[tuple[bytes, ...]]:
+    """As many at a time as one record takes."""
+    part: list[bytes] = []
+    length = 0
+    for uid in uids:
+        if length + len(uid) + 4 > UIDS_BYTES_MAX:
+            yield tuple(part)
+            part, length = [], 0
+        part.append(uid)
+        length += len(uid) + 4
+    yield tuple(part)

@@ -1,0 +1,143 @@
+"""How far the bytes of a segment can be copied while its writer is at work: what backups and replicas ship.
+
+Needs no index and no lock, and so no role in the archive: the log alone says what is whole. Everything that has been
+acknowledged is a whole record of some segment, in both durabilities; what is being written is not there yet.
+
+    sealed                    all of the file
+    streamed, not sealed      its one record, once the head is there: it is written last
+    anything else             from a known end on, head after head; the last record's payload is compared with its
+                              checksum, for a reader may see a record's head before the rest of it
+
+Zeros where a head should be are taken for the end, without a look at what follows: behind the zeros of a preallocated
+segment lies nothing that was ever acknowledged, and what a power cut has left there is for the keeper to judge.
+Bytes that are neither zeros nor a head are walked over if a whole record follows, as everywhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from engine.errors import CorruptRecord
+from engine.storage import hints
+from engine.storage.files import Files
+from engine.storage.reader import read_header_or_trailer
+from engine.storage.record import HEADER_BYTES, Record, crc32c, decode_head, head_length
+from engine.storage.segment import (
+    FIRST_RECORD,
+    FOOTER_MAGIC,
+    LAYOUT_STREAM,
+    Damage,
+    SegmentHeader,
+    Walk,
+    list_segments,
+)
+
+LOOK_BYTES = 4096
+"""What is read to find a head: most fit."""
+PIECE_BYTES = 1 << 20
+
+
+class Extent(NamedTuple):
+    """What can be copied of one segment."""
+
+    salt: int
+    """With the id it names the segment: ids come again when the newest segment has been removed."""
+    end: int
+    """The bytes before it will not change any more."""
+    is_sealed: bool
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no record in it."""
+        return self.end <= FIRST_RECORD
+
+
+def look(
+    files: Files, fd: int, segment_id: int, known_end: Callable[[int], int] = lambda salt: FIRST_RECORD
+) -> Extent | None:
+    """The extent of an open segment; `known_end` says, by its salt, up to where its whole records are known.
+
+    None when its header is not written yet. Raises CorruptRecord when there is none that can be read, OSError.
+    """
+    files.expect_random(fd)
+    trailer = hints.read_trailer(files, fd, segment_id)
+    if trailer is not None:
+        return Extent(trailer.salt, files.size(fd), True)
+    try:
+        header = read_header_or_trailer(files, fd, segment_id)
+    except CorruptRecord:
+        if not files.pread(fd, FIRST_RECORD, 0).strip(b"\0"):
+            return None
+        raise
+    return Extent(header.salt, _whole_end(files, fd, header, max(known_end(header.salt), FIRST_RECORD)), False)
+
+
+def stable_segments(directory: str, files: Files) -> list[int]:
+    """The ids of a directory's segments, listed until two lists in a row agree.
+
+    A compaction makes new segments before it removes old ones: one list alone may have missed both.
+    """
+    before = list_segments(directory, files)
+    while True:
+        now = list_segments(directory, files)
+        if now == before:
+            return now
+        before = now
+
+
+def _whole_end(files: Files, fd: int, header: SegmentHeader, start: int) -> int:
+    """Where the whole records from `start` on end."""
+    size = files.size(fd)
+    last: Record | None = None
+    offset = start
+    while offset < size:
+        record = record_at(files, fd, header, offset)
+        if record is None or record.position.end > size:
+            if _is_clean_end(files, fd, offset):
+                break
+            followed = _behind_damage(files, fd, header, offset)
+            if followed is None:
+                break
+            record = followed
+        last = record
+        offset = record.position.end
+        if header.layout == LAYOUT_STREAM:
+            return offset
+    if last is not None and not _is_whole(files, fd, last):
+        return last.position.offset
+    return offset
+
+
+def record_at(files: Files, fd: int, header: SegmentHeader, offset: int) -> Record | None:
+    """The record whose head lies whole at a place; its payload may be anything."""
+    try:
+        head = files.pread(fd, LOOK_BYTES, offset)
+        length = head_length(head[:HEADER_BYTES], header.segment_id, offset)
+        if length > len(head):
+            head = files.pread(fd, length, offset)
+        return decode_head(head, header.seed, header.segment_id, offset)
+    except CorruptRecord:
+        return None
+
+
+def _is_clean_end(files: Files, fd: int, offset: int) -> bool:
+    return files.pread(fd, len(FOOTER_MAGIC), offset).startswith((b"\0\0\0\0", FOOTER_MAGIC))
+
+
+def _behind_damage(files: Files, fd: int, header: SegmentHeader, offset: int) -> Record | None:
+    """The first whole record behind bytes that are none; None when they are a torn tail, or being written."""
+    return next((item for item in Walk(files, fd, header, offset) if not isinstance(item, Damage)), None)
+
+
+def _is_whole(files: Files, fd: int, record: Record) -> bool:
+    position = record.position
+    crc = 0
+    at, end = position.payload_offset, position.payload_offset + position.payload_length
+    while at < end:
+        piece = files.pread(fd, min(PIECE_BYTES, end - at), at)
+        if not piece:
+            return False
+        crc = crc32c(piece, crc)
+        at += len(piece)
+    return crc == position.payload_crc

@@ -1,0 +1,92 @@
+"""A file of small notes that are durable one by one: what a backup or a replica has got so far.
+
+    <crc32c, 8 hex digits> <JSON>\\n        one note a line
+
+What follows the last whole line is a note that was being written when the power went; the next one takes its place.
+Knows nothing of what the notes say.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import orjson
+
+from engine.storage.files import Files
+from engine.storage.record import crc32c
+
+
+class Journal:
+    """One file, opened and read; for one process and thread."""
+
+    def __init__(self, path: str, files: Files) -> None:
+        """Opens the file, creates it if there is none. Raises StorageError or OSError."""
+        self._path = path
+        self._files = files
+        try:
+            self._fd = files.create(path)
+        except FileExistsError:
+            self._fd = files.open(path, os.O_RDWR)
+        self.notes: list[list[object]] = []
+        """What the file held when it was opened."""
+        self._end = 0
+        try:
+            files.sync_directory(os.path.dirname(path))
+            self._read()
+        except BaseException:
+            files.close(self._fd)
+            raise
+
+    def _read(self) -> None:
+        files = self._files
+        for line in files.pread(self._fd, files.size(self._fd), 0).split(b"\n")[:-1]:
+            note = _decode(line)
+            if note is None:
+                break
+            self.notes.append(note)
+            self._end += len(line) + 1
+
+    def append(self, notes: Sequence[Sequence[object]]) -> None:
+        """Durable when it returns. Raises StorageFull or StorageFailed."""
+        data = b"".join(map(_encode, notes))
+        self._files.pwritev(self._fd, [data], self._end)
+        self._files.fdatasync(self._fd)
+        self._end += len(data)
+
+    def replace(self, notes: Sequence[Sequence[object]]) -> None:
+        """Begins the file anew with these notes, all or none of it."""
+        temporary = f"{self._path}.new"
+        self._files.unlink(temporary)
+        fd = self._files.create(temporary)
+        data = b"".join(map(_encode, notes))
+        try:
+            self._files.pwritev(fd, [data], 0)
+            self._files.fdatasync(fd)
+            self._files.rename(temporary, self._path)
+            self._files.sync_directory(os.path.dirname(self._path))
+        except BaseException:
+            self._files.close(fd)
+            raise
+        self._files.close(self._fd)
+        self._fd = fd
+        self._end = len(data)
+
+    def close(self) -> None:
+        """Lets the file go."""
+        self._files.close(self._fd)
+
+
+def _encode(note: Sequence[object]) -> bytes:
+    text = orjson.dumps(list(note))
+    return b"%08x %b\n" % (crc32c(text), text)
+
+
+def _decode(line: bytes) -> list[object] | None:
+    try:
+        if int(line[:8], 16) != crc32c(line[9:]):
+            return None
+        note = orjson.loads(line[9:])
+    except ValueError:
+        return None
+    return note if isinstance(note, list) else None

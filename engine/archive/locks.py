@@ -1,0 +1,61 @@
+"""Locks between processes that look after an archive: one caretaker at a time, one change of the ledger at a time.
+
+    DATA/caretaker.lock    held for a pass of compaction, scrubbing or retention; who finds it taken comes back later
+    DATA/ledger.lock       held while a deletion or a hold is decided and written, and while a segment is removed: so
+                           that no study is deleted between the question whether it is held and the answer
+
+Both are flocks: they end with the process that has them. Not here: who keeps the archive (`keeper`), and the locks of
+single segments (`storage.files`).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from engine.errors import ArchiveInUse
+from engine.storage.files import Files, raise_write_error
+
+if TYPE_CHECKING:
+    from engine.archive.layout import Layout
+
+LEDGER_PATIENCE_S = 30.0
+"""Decisions take milliseconds; a lock that is held for so long is held by a process that hangs."""
+
+_POLL_S = 0.005
+
+
+@contextmanager
+def caretaker(layout: Layout, files: Files) -> Iterator[None]:
+    """The right to compact, scrub or apply rules. Raises ArchiveInUse when another process has it."""
+    with _held(str(layout.data / "caretaker.lock"), files, 0.0, "another process compacts or scrubs this archive"):
+        yield
+
+
+@contextmanager
+def ledger(layout: Layout, files: Files) -> Iterator[None]:
+    """The right to decide on a deletion or a hold. Waits for others; raises ArchiveInUse when that takes too long."""
+    what = f"another process has been deleting from this archive for {LEDGER_PATIENCE_S:g} s"
+    with _held(str(layout.data / "ledger.lock"), files, LEDGER_PATIENCE_S, what):
+        yield
+
+
+@contextmanager
+def _held(path: str, files: Files, patience_s: float, why_not: str) -> Iterator[None]:
+    try:
+        fd = files.open(path, os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise_write_error(error, f"open {path}")
+    try:
+        left_s = patience_s
+        while not files.lock(fd):
+            if left_s <= 0:
+                raise ArchiveInUse(why_not)
+            threading.Event().wait(_POLL_S)
+            left_s -= _POLL_S
+        yield
+    finally:
+        files.close(fd)

@@ -1,0 +1,303 @@
+"""The manifests of a backup: each names, range by range, the bytes that make one state of the archive.
+
+    DEST/backup.json                     {"format": 1, "archive_id": "<32 hex digits>"}
+    DEST/manifests/<UTC time>.json       {"manifest": {…}, "blake2b": "<of the manifest as it is written here>"}
+    DEST/segments/<id>-<salt>-<n>.seg    a prefix of a segment; grows, is never changed, several manifests share it
+    DEST/progress                        ranges that are in a file and in no manifest yet (`archive.journal`)
+    DEST/lock                            flock of whoever writes
+
+    manifest    {"format": 1, "archive_id", "lineage", "created": "<ISO 8601>", "segments": [segment, …]}
+    segment     {"id", "salt", "copy": n, "length", "sealed", "source": [inode, mtime_ns], "ranges": [range, …]}
+    range       [start, end, "<blake2b, 32 bytes, of these bytes>"]; the first starts at 0, each where the last ended
+
+Everything that was acknowledged before `created` is in it. id and salt together name a segment: an id alone may come
+again. n counts copies that had to begin anew because the source, restored meanwhile, has other bytes. File names are
+made from these three numbers and from nothing that is read as text. `source` lets a sealed segment be passed over
+unopened.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from engine.archive.layout import Layout
+from engine.errors import BackupError
+from engine.storage.files import Files
+
+FORMAT = 1
+DIGEST_BYTES = 32
+MANIFEST_BYTES_MAX = 1 << 30
+"""A bound on what is read: ten million ranges."""
+DESCRIPTION_BYTES_MAX = 4096
+
+_NAME = re.compile(r"(\d{8}T\d{6}\.\d{6})Z\.json")
+_NAME_TIME = "%Y%m%dT%H%M%S.%f"
+
+Range = tuple[int, int, str]
+"""Start, end, and the hex digits of the hash."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentCopy:
+    """What a manifest says of one segment."""
+
+    segment_id: int
+    salt: int
+    copy: int
+    is_sealed: bool
+    source: tuple[int, int]
+    """Inode and modification time of the segment file, as it was copied."""
+    ranges: tuple[Range, ...]
+
+    @property
+    def length(self) -> int:
+        """How much of the segment there is."""
+        return self.ranges[-1][1] if self.ranges else 0
+
+    @property
+    def file_name(self) -> str:
+        """Of its file in DEST/segments."""
+        return f"{self.segment_id:016x}-{self.salt:016x}-{self.copy}.seg"
+
+    def encode(self) -> dict[str, object]:
+        """See the module's head."""
+        return {
+            "id": f"{self.segment_id:016x}",
+            "salt": f"{self.salt:016x}",
+            "copy": self.copy,
+            "length": self.length,
+            "sealed": self.is_sealed,
+            "source": list(self.source),
+            "ranges": [list(item) for item in self.ranges],
+        }
+
+    @classmethod
+    def decode(cls, value: dict[str, Any]) -> SegmentCopy:
+        """Raises ValueError, KeyError or TypeError."""
+        ranges: list[Range] = []
+        at = 0
+        for start, end, digest in value["ranges"]:
+            if start != at or not start < end or len(bytes.fromhex(digest)) != DIGEST_BYTES:
+                raise ValueError(f"segment {value['id']}: the ranges do not follow one another")
+            ranges.append((start, end, digest))
+            at = end
+        inode, mtime_ns = value["source"]
+        copy = cls(
+            _number(value["id"]),
+            _number(value["salt"]),
+            _count(value["copy"]),
+            bool(value["sealed"]),
+            (int(inode), int(mtime_ns)),
+            tuple(ranges),
+        )
+        if copy.length != value["length"]:
+            raise ValueError(f"segment {value['id']}: the ranges end at {copy.length}, not at {value['length']}")
+        return copy
+
+
+def _number(text: str) -> int:
+    """Of 16 hex digits; nothing else may become part of a name."""
+    if not re.fullmatch("[0-9a-f]{16}", text):
+        raise ValueError(f"{text!r} is no id")
+    return int(text, 16)
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or not 0 <= value < 1 << 32:
+        raise ValueError(f"{value!r} is no count")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One state of an archive."""
+
+    archive_id: bytes
+    lineage: str
+    created: datetime
+    segments: tuple[SegmentCopy, ...]
+
+    @property
+    def file_name(self) -> str:
+        """Of the manifest, in DEST/manifests."""
+        return f"{self.created.astimezone(UTC).strftime(_NAME_TIME)}Z.json"
+
+    @property
+    def total_bytes(self) -> int:
+        """Of all segments."""
+        return sum(segment.length for segment in self.segments)
+
+    def encode(self) -> bytes:
+        """See the module's head."""
+        body = {
+            "format": FORMAT,
+            "archive_id": self.archive_id.hex(),
+            "lineage": self.lineage,
+            "created": self.created.astimezone(UTC).isoformat(timespec="microseconds"),
+            "segments": [segment.encode() for segment in self.segments],
+        }
+        return orjson.dumps({"manifest": body, "blake2b": _digest(orjson.dumps(body))})
+
+    @classmethod
+    def decode(cls, data: bytes) -> Manifest:
+        """Raises BackupError for anything that is not whole."""
+        try:
+            outer = orjson.loads(data)
+            body = outer["manifest"]
+            if _digest(orjson.dumps(body)) != outer["blake2b"]:
+                raise ValueError("wrong checksum")
+            if body["format"] != FORMAT:
+                raise ValueError(f"it has format {body['format']}, this version reads format {FORMAT}")
+            manifest = cls(
+                bytes.fromhex(body["archive_id"]),
+                str(body["lineage"]),
+                datetime.fromisoformat(body["created"]),
+                tuple(SegmentCopy.decode(segment) for segment in body["segments"]),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BackupError(f"no whole manifest: {error}") from error
+        if manifest.created.tzinfo is None:
+            raise BackupError("no whole manifest: its time has no zone")
+        return manifest
+
+
+def _digest(data: bytes) -> str:
+    return blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
+
+
+class BackupFolder:
+    """DEST: its parts, and what is in it. Makes nothing but what `prepare` is asked for."""
+
+    def __init__(self, path: Path, files: Files) -> None:
+        self.path = path
+        self.files = files
+        self.segments = str(path / "segments")
+        self.manifests = str(path / "manifests")
+        self.progress = str(path / "progress")
+        self._description = str(path / "backup.json")
+
+    def archive_id(self) -> bytes:
+        """Whose backup this is. Raises BackupError when it is none."""
+        try:
+            content = orjson.loads(read_whole(self.files, self._description, DESCRIPTION_BYTES_MAX))
+            archive_id = bytes.fromhex(content["archive_id"])
+            if content["format"] != FORMAT or len(archive_id) != 16:
+                raise ValueError(f"it has format {content['format']}, this version reads format {FORMAT}")
+        except FileNotFoundError as error:
+            raise BackupError(f"{self.path} holds no backup") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BackupError(f"{self._description} cannot be used: {error}") from error
+        return archive_id
+
+    def prepare(self, layout: Layout) -> None:
+        """Makes DEST where it is missing or empty. Raises BackupError when it is not for backups of this archive."""
+        path, data = self.path.resolve(), layout.data.resolve()
+        if path.is_relative_to(data):
+            raise BackupError(f"{self.path} lies in the data directory: what destroys that destroys the backup too")
+        files = self.files
+        if files.exists(self._description):
+            if self.archive_id() != layout.archive_id:
+                raise BackupError(f"{self.path} holds the backup of another archive")
+            return
+        if not files.exists(str(self.path.absolute().parent)):
+            raise BackupError(f"{self.path.absolute().parent} does not exist; is the disk mounted?")
+        if files.exists(str(self.path)):
+            others = set(files.list_directory(str(self.path))) - {"segments", "manifests", "lost+found", "lock"}
+            others = {name for name in others if not name.startswith("backup.json.")}
+            if others:
+                raise BackupError(f"{self.path} is not empty and holds no backup")
+        for folder in (str(self.path), self.segments, self.manifests):
+            files.make_directory(folder)
+        files.sync_directory(str(self.path.absolute().parent))
+        write_whole(files, self._description, orjson.dumps({"format": FORMAT, "archive_id": layout.archive_id.hex()}))
+
+    def names(self) -> list[str]:
+        """The names of all manifests, the oldest first."""
+        try:
+            found = self.files.list_directory(self.manifests)
+        except OSError as error:
+            raise BackupError(f"{self.manifests} cannot be read: {error.strerror}") from error
+        return sorted(name for name in found if _NAME.fullmatch(name))
+
+    def read(self, name: str) -> Manifest:
+        """One manifest. Raises BackupError."""
+        try:
+            manifest = Manifest.decode(read_whole(self.files, f"{self.manifests}/{name}", MANIFEST_BYTES_MAX))
+        except OSError as error:
+            raise BackupError(f"manifest {name} cannot be read: {error.strerror}") from error
+        except BackupError as error:
+            raise BackupError(f"manifest {name}: {error}") from error
+        if manifest.file_name != name:
+            raise BackupError(f"manifest {name} says that it is {manifest.file_name}")
+        return manifest
+
+    def choose(self, at: datetime | None) -> Manifest:
+        """The newest manifest, or the newest that is not after `at`. Raises BackupError when there is none."""
+        names = self.names()
+        if at is not None:
+            limit = at.astimezone(UTC).strftime(_NAME_TIME)
+            names = [name for name in names if name.removesuffix("Z.json") <= limit]
+        if not names:
+            raise BackupError(f"{self.path} holds no backup" + (f" from {at.isoformat()} or before" if at else ""))
+        return self.read(names[-1])
+
+    def write(self, manifest: Manifest) -> None:
+        """Durable when it returns; the ranges that it names must be so already."""
+        write_whole(self.files, f"{self.manifests}/{manifest.file_name}", manifest.encode())
+
+    def moment(self, now: datetime) -> datetime:
+        """A time for a new manifest: now, and after that of every other one."""
+        names = self.names()
+        if names:
+            newest = datetime.strptime(names[-1].removesuffix("Z.json"), _NAME_TIME).replace(tzinfo=UTC)
+            now = max(now, newest + timedelta(microseconds=1))
+        return now
+
+    def segment(self, copy: SegmentCopy) -> str:
+        """Where a segment's copy lies."""
+        return f"{self.segments}/{copy.file_name}"
+
+    def size(self, copy: SegmentCopy) -> int:
+        """How long that file is; -1 if it is not there."""
+        try:
+            fd = self.files.open(self.segment(copy), os.O_RDONLY)
+        except FileNotFoundError:
+            return -1
+        try:
+            return self.files.size(fd)
+        finally:
+            self.files.close(fd)
+
+
+def read_whole(files: Files, path: str, length_max: int) -> bytes:
+    """A small file. Raises OSError, ValueError when it is longer than that."""
+    fd = files.open(path, os.O_RDONLY)
+    try:
+        size = files.size(fd)
+        if size > length_max:
+            raise ValueError(f"{size} bytes, more than the {length_max} that it may have")
+        return files.pread(fd, size, 0)
+    finally:
+        files.close(fd)
+
+
+def write_whole(files: Files, path: str, content: bytes) -> None:
+    """Replaces a small file, durably: a new one, synced, renamed, its directory synced."""
+    temporary = f"{path}.{os.getpid()}"
+    files.unlink(temporary)
+    fd = files.create(temporary)
+    try:
+        files.pwritev(fd, [content], 0)
+        files.fdatasync(fd)
+    finally:
+        files.close(fd)
+    files.rename(temporary, path)
+    files.sync_directory(os.path.dirname(path))

@@ -1,0 +1,292 @@
+"""What is stored and stands apart: versions kept aside, and bytes that could not be taken as instances.
+
+    kind           came in by                                      readmit                        drop
+    kept-aside     other bytes under a known SOP Instance UID      becomes the current one; the   its space comes
+                   (`archive.store`)                               one before is kept aside       back by compaction
+    unparseable    a C-STORE that was refused                      tried again, under the UIDs    the same
+                   (`archive.unparseable`)                         that the data set itself has
+
+An id names one record wherever it lies: its stamp and a checksum of its UID. Nothing here shows what is in a data set:
+no name, no patient. A readmitted instance is a new record with the same bytes; the old one gets a tombstone. Works on a
+stopped archive and beside a running server. Legal holds: what belongs to a study on hold, as far as can be told, is not
+dropped.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from engine import log
+from engine.archive import deletion, locks
+from engine.archive.exporter import named_when_whole
+from engine.archive.ingest import ReceivedInstance, make_entry
+from engine.dicom import part10, tags
+from engine.dicom.elements import NeedMore, blob_items
+from engine.errors import CorruptRecord, DeletionRefused, EngineError, ExportFailed, InstanceRefused, QuarantineError
+from engine.index.entry import POLICY_KEEP_BOTH, Entry, Quarantined
+from engine.index.types import Instance, Level, Outcome
+from engine.storage.record import Kind, crc32c
+
+if TYPE_CHECKING:
+    from engine.archive.archive import Archive
+    from engine.archive.store import Store
+
+logger = log.get("archive.quarantine")
+
+KEPT_ASIDE: Final = "kept-aside"
+UNPARSEABLE: Final = "unparseable"
+
+WHOLE_BYTES_MAX: Final = 8 << 20
+"""A data set up to this length is read whole; longer ones go in pieces of this length."""
+
+_UID: Final = re.compile(r"[0-9]+(\.[0-9]+)+")
+_ASIDE_REASON: Final = "another instance of this SOP Instance UID is current"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One thing in quarantine."""
+
+    kind: str
+    """KEPT_ASIDE or UNPARSEABLE."""
+    reason: str
+    instance: Instance
+    """Of unparseable ones the UIDs are what the sender claimed, and there is no study."""
+
+    @property
+    def id(self) -> str:
+        """Names it for `export`, `readmit` and `drop`."""
+        return f"{self.instance.stamp:016x}{crc32c(self.instance.sop_instance_uid.encode()):08x}"
+
+    def facts(self) -> dict[str, object]:
+        """What may be shown of it."""
+        instance = self.instance
+        return {
+            "id": self.id,
+            "kind": self.kind,
+            "received_ns": instance.received_ns,
+            "calling_ae_title": instance.calling_ae_title,
+            "bytes": instance.position.payload_length,
+            "sop_instance_uid": instance.sop_instance_uid,
+            "transfer_syntax_uid": instance.transfer_syntax_uid,
+            "reason": self.reason,
+        }
+
+
+def listed(archive: Archive) -> Iterator[Kept]:
+    """All of it: versions kept aside, then what is unparseable, each in the index's order."""
+    for version in archive.index.kept_aside():
+        yield Kept(KEPT_ASIDE, _ASIDE_REASON, version)
+    for claimed in archive.index.quarantined():
+        yield Kept(UNPARSEABLE, claimed.reason.decode("utf-8", "replace"), _instance_of(claimed))
+
+
+def find(archive: Archive, identifier: str) -> Kept:
+    """The one of that id. Raises QuarantineError."""
+    wanted = identifier.strip().lower()
+    for kept in listed(archive):
+        if kept.id == wanted:
+            return kept
+    raise QuarantineError("nothing in quarantine has this id; `filmroom quarantine list` shows what there is")
+
+
+def export(archive: Archive, kept: Kept, folder: Path) -> Path:
+    """Writes it to `folder`: a Part 10 file ID.dcm, or ID.raw where the claimed UIDs make no file meta information.
+
+    Raises CorruptRecord, ExportFailed.
+    """
+    instance = kept.instance
+    uids = (instance.sop_class_uid, instance.sop_instance_uid, instance.transfer_syntax_uid)
+    has_meta = all(len(uid) <= 64 and _UID.fullmatch(uid) for uid in uids)
+    path = folder / f"{kept.id}.{'dcm' if has_meta else 'raw'}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with named_when_whole(path) as file:
+            os.fchmod(file.fileno(), 0o640)
+            if has_meta:
+                file.write(part10.write_file_meta(*uids, source_ae_title=instance.calling_ae_title))
+            for piece in archive.buffers(instance):
+                file.write(piece)
+    except OSError as error:
+        raise ExportFailed(f"{error.filename or path} cannot be written: {error.strerror or error}") from error
+    return path
+
+
+def readmit(archive: Archive, identifier: str, *, policy: str, by: str) -> Outcome:
+    """Takes it out of quarantine and into the archive; durable and visible when it returns.
+
+    A version kept aside becomes the current one. What was unparseable is tried again; `policy` says what holds when its
+    UID is there by now. Raises QuarantineError, InstanceRefused (it stays unparseable), CorruptRecord, StorageFull.
+    """
+    kept = find(archive, identifier)
+    if kept.kind == KEPT_ASIDE:
+        outcome = _readmit_version(archive, kept, by)
+    else:
+        outcome = _try_again(archive, kept.instance, policy)
+        with locks.ledger(archive.layout, archive.files):
+            _bury(archive, kept, by, f"readmitted: {outcome.name.lower()}")
+    logger.info(
+        "readmitted from quarantine",
+        sop_instance_uid=kept.instance.sop_instance_uid,
+        kind=kept.kind,
+        outcome=outcome.name.lower(),
+        by=by,
+    )
+    return outcome
+
+
+def drop(archive: Archive, identifier: str, *, by: str, reason: str) -> Kept:
+    """Deletes it, durably. Raises QuarantineError, DeletionRefused (its study is on legal hold), StorageFull."""
+
+    def work() -> Kept:
+        with locks.ledger(archive.layout, archive.files):
+            kept = find(archive, identifier)
+            held = sorted(uid for uid in _studies_of(archive, kept) if archive.index.is_held(uid.encode()))
+            if held:
+                raise DeletionRefused(f"the study {held[0]} is on legal hold; nothing was dropped", held)
+            _bury(archive, kept, by, reason)
+            return kept
+
+    kept = deletion.with_ballast(archive, work)
+    logger.info("dropped from quarantine", sop_instance_uid=kept.instance.sop_instance_uid, kind=kept.kind, by=by)
+    return kept
+
+
+# Inside ------------------------------------------------------------------------------------------
+
+
+def _instance_of(claimed: Quarantined) -> Instance:
+    """An unparseable one in the form that reading and exporting want."""
+    return Instance(
+        claimed.position,
+        claimed.stamp,
+        claimed.sop_class_uid.decode("utf-8", "replace"),
+        claimed.sop_instance_uid.decode("utf-8", "replace"),
+        claimed.transfer_syntax_uid.decode("utf-8", "replace"),
+        "",
+        "",
+        -1,
+        claimed.calling_ae_title.decode("utf-8", "replace"),
+        claimed.received_ns,
+        b"",
+        b"",
+    )
+
+
+def _bury(archive: Archive, kept: Kept, by: str, reason: str) -> None:
+    """A tombstone for this one record; hold `locks.ledger`."""
+    instance = kept.instance
+    uid = instance.sop_instance_uid.encode()
+    deletion.write_tombstones(
+        archive, [(uid, [uid])], Level.IMAGE, after=instance.stamp, by=by, reason=reason, target_stamp=instance.stamp
+    )
+
+
+def _studies_of(archive: Archive, kept: Kept) -> set[str]:
+    """The studies that it may belong to: its own, that of the instance whose UID it claims, what its data set says."""
+    instance = kept.instance
+    studies = {instance.study_instance_uid}
+    current = archive.index.locate(instance.sop_instance_uid.encode())
+    if current is not None:
+        studies.add(current.study_instance_uid)
+    if kept.kind == UNPARSEABLE:
+        try:
+            entry = _entry_of(_first_piece(archive, instance), instance)
+            studies.add(blob_items(entry.study).get(tags.StudyInstanceUID, b"").decode("utf-8", "replace"))
+        except (InstanceRefused, CorruptRecord, NeedMore):
+            pass  # it says nothing that can be understood
+    return studies - {""}
+
+
+def _readmit_version(archive: Archive, kept: Kept, by: str) -> Outcome:
+    """Stores the version's bytes once more as the current instance, then buries the copy that was kept aside."""
+
+    def work() -> Outcome:
+        with locks.ledger(archive.layout, archive.files):
+            version = find(archive, kept.id).instance
+            entry = Entry.unpack(archive.reader.read_record(version.position))
+            store = archive.ledger()
+            known = archive.index.versions(entry.sop_instance_uid)
+            entry.stamp = store.next_stamp(max(each.stamp for each in known))
+            entry.flags = POLICY_KEEP_BOTH
+            _copy(archive, store, entry, version)
+            outcome = store.apply([entry])[0]
+            store.seal_rolled()
+            _bury(archive, kept, by, "readmitted")
+            return outcome
+
+    return deletion.with_ballast(archive, work)
+
+
+def _copy(archive: Archive, store: Store, entry: Entry, version: Instance) -> None:
+    """Appends the entry with the bytes of `version`, and makes it durable."""
+    length, crc = version.position.payload_length, version.position.payload_crc
+    meta = entry.pack_meta()
+    if length <= WHOLE_BYTES_MAX:
+        payload = archive.read(version)
+        entry.position = store.log.append(
+            Kind.INSTANCE, entry.flags, entry.stamp, entry.sop_instance_uid, meta, [payload], length, crc
+        )
+        store.log.sync()
+        return
+    appender = store.log.begin_stream(Kind.INSTANCE, entry.flags, entry.stamp, entry.sop_instance_uid, len(meta))
+    try:
+        for piece in archive.buffers(version):
+            appender.write([piece], len(piece))
+        entry.position = appender.finish(meta, crc)
+    except BaseException:
+        appender.abort()
+        raise
+
+
+def _try_again(archive: Archive, instance: Instance, policy: str) -> Outcome:
+    """Stores what was unparseable as if it came now. Raises what it is refused for."""
+    if instance.position.payload_length > WHOLE_BYTES_MAX:
+        return archive.ingest_stream(
+            _large_pieces(archive, instance),
+            transfer_syntax_uid=instance.transfer_syntax_uid,
+            calling_ae_title=instance.calling_ae_title,
+            policy=policy,
+        )
+    payload = archive.read(instance)
+    item = ReceivedInstance(
+        [payload], len(payload), crc32c(payload), instance.transfer_syntax_uid, instance.calling_ae_title
+    )
+    answer = archive.ingest_batch([item], policy=policy)[0]
+    if isinstance(answer, EngineError):
+        raise answer
+    return answer
+
+
+def _large_pieces(archive: Archive, instance: Instance) -> Iterator[bytes]:
+    """The data set in pieces that are large enough for the attributes that the index keeps."""
+    gathered: list[bytes] = []
+    size = 0
+    for piece in archive.buffers(instance):
+        gathered.append(bytes(piece))
+        size += len(piece)
+        if size >= WHOLE_BYTES_MAX:
+            yield b"".join(gathered)
+            gathered, size = [], 0
+    if gathered:
+        yield b"".join(gathered)
+
+
+def _first_piece(archive: Archive, instance: Instance) -> bytes:
+    return next(_large_pieces(archive, instance), b"")
+
+
+def _entry_of(head: bytes, instance: Instance) -> Entry:
+    return make_entry(
+        head,
+        complete=len(head) == instance.position.payload_length,
+        transfer_syntax_uid=instance.transfer_syntax_uid,
+        calling_ae_title=instance.calling_ae_title,
+        sop_class_uid=None,
+        sop_instance_uid=None,
+    )

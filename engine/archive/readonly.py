@@ -1,0 +1,116 @@
+"""What is different about an archive that takes nothing in: a replica, or one where nothing can be written.
+
+    replica                   its keeper follows the log (`keeper`); index and lock files are written as everywhere
+    nothing can be written    a read-only file system, no permission: nobody keeps it; the index is used as it lies
+                              there if it was closed cleanly and no process has it open, else one is made from the log
+                              in a temporary directory, and thrown away at the end
+
+`RefusingStore` stands where a writing process has its store: everything that would write raises ArchiveReadOnly.
+Not here: how the log is read without being changed (`index.rebuild`, follow).
+"""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from engine import log as logs
+from engine.archive.layout import REPLICA, Layout
+from engine.archive.store import Store
+from engine.errors import ArchiveReadOnly, IndexError_, StorageError
+from engine.index import checkpoint, rebuild
+from engine.index.entry import Entry
+from engine.index.tables import Index
+from engine.index.types import Instance
+from engine.storage.files import Files
+from engine.storage.log import LogReader, SegmentLog
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from engine.archive.keeper import Progress
+
+logger = logs.get("archive.readonly")
+
+_UNWRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+
+
+def is_unwritable(error: StorageError) -> bool:
+    """Whether this error, of an attempt to keep an archive, says that nothing can be written there."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in _UNWRITABLE
+
+
+def refuse(layout: Layout) -> NoReturn:
+    """Raises ArchiveReadOnly."""
+    if layout.role == REPLICA:
+        raise ArchiveReadOnly(f"{layout.data} is a replica and takes nothing; `filmroom promote` makes it an archive")
+    raise ArchiveReadOnly(f"{layout.data} cannot be written to: the archive is open for reading only")
+
+
+class UnwrittenIndex:
+    """The index of an archive where nothing can be written."""
+
+    def __init__(self, layout: Layout, files: Files, progress: Progress | None = None) -> None:
+        """Opens it, or makes one elsewhere. Raises IndexError_, StorageFull or StorageFailed."""
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        if checkpoint.is_clean(layout.index, files):
+            try:
+                self.index = Index.open(layout.index, read_only=True, files=files)
+                return
+            except IndexError_ as error:
+                logger.info("the index cannot be used as it is", reason=str(error))
+        self._folder = tempfile.TemporaryDirectory(prefix="filmroom-index-")
+        try:
+            self.index = Index.open(self._folder.name)
+            report = rebuild.replay(self.index, layout.segments, files, progress=progress, follow=True)
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        for finding in report.findings:
+            logger.error("damage in the log", finding=str(finding))
+
+    def close(self) -> None:
+        """Throws away what was made for this process."""
+        self.index.close()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+
+class RefusingStore(Store):
+    """A store that takes nothing."""
+
+    def __init__(self, index: Index, log: SegmentLog, reader: LogReader, layout: Layout) -> None:
+        super().__init__(index, log, reader)
+        self._layout = layout
+
+    def same_instance(self, entry: Entry, length: int, crc: int) -> Instance | None:
+        """Raises ArchiveReadOnly: not even what is there already is acknowledged."""
+        refuse(self._layout)
+
+    def append(
+        self, entry: Entry, payload: Sequence[Buffer], length: int, crc: int, policy: int, *, sync_soon: bool = True
+    ) -> None:
+        """Raises ArchiveReadOnly."""
+        refuse(self._layout)
+
+
+class RefusingLog(SegmentLog):
+    """A log that nobody appends to; it has no segment, so there is nothing to sync and to seal."""
+
+    def __init__(self, layout: Layout, files: Files) -> None:
+        super().__init__(layout.segments, files, layout.archive_id, writer="nobody")
+        self._layout = layout
+
+    def append(self, *arguments: object, **options: object) -> NoReturn:
+        """Raises ArchiveReadOnly."""
+        refuse(self._layout)
+
+    def begin_stream(self, *arguments: object, **options: object) -> NoReturn:
+        """Raises ArchiveReadOnly."""
+        refuse(self._layout)
+
+    def prepare(self, patience_s: float = 0.0) -> None:
+        """Does nothing."""

@@ -1,0 +1,306 @@
+"""A replica: an archive whose log is written by a replication, and read by everybody else. Its end that writes.
+
+    DATA/archive.json        as every archive's, with "role": "replica" and the lineage of its source
+    DATA/segments/*.seg      as at the source, as far as they have come; not preallocated; grow at the end
+    DATA/replica.journal     [id, salt, length, sealed] for each that was made durable; the last note of an id holds,
+                             length -1: removed (`archive.journal`)
+    DATA/replica.lock        flock of whoever writes the log
+    DATA/replica.json        what the source last said of itself and of its lag; for people
+
+What was written and not committed is written again after a stop: a length counts from the note on. A reader that was
+quicker has read the same bytes. Nothing that the source has not got is ever thrown away here: a source with another
+history is refused (`replication` compares).
+
+Readers open it as any archive (`Archive.open`): their keeper follows the log. `promote` makes it an archive.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import orjson
+
+from engine import log
+from engine.archive import layout as layouts
+from engine.archive.journal import Journal
+from engine.archive.keeper import Keeper, Progress
+from engine.archive.layout import ARCHIVE, REPLICA, RESTORING, Layout
+from engine.archive.manifest import read_whole
+from engine.errors import ArchiveInUse, ReplicationFailed, StorageError
+from engine.storage.files import Files
+from engine.storage.record import crc32c
+from engine.storage.segment import list_segments, segment_path
+
+logger = log.get("archive.replica")
+
+JOIN_BYTES = 4096
+"""How much of a segment's end is compared before it is lengthened."""
+STATUS_BYTES_MAX = 1 << 16
+NOTES_MAX_FACTOR = 4
+"""A journal with so many times more notes than segments is begun anew."""
+
+
+class Held(NamedTuple):
+    """What a replica has of a segment."""
+
+    salt: int
+    length: int
+    is_sealed: bool
+    tail_crc: int = 0
+    """crc32c of its last JOIN_BYTES, or fewer."""
+
+
+class Shipped(NamedTuple):
+    """A segment that has come so far."""
+
+    segment_id: int
+    salt: int
+    length: int
+    is_sealed: bool
+
+
+class Destination(Protocol):
+    """Where a replication writes: a directory, or another Filmroom."""
+
+    def held(self) -> dict[int, Held]: ...
+    def write(self, segment_id: int, salt: int, offset: int, data: bytes) -> None: ...
+    def commit(self, shipped: Sequence[Shipped]) -> None: ...
+    def remove(self, segment_ids: Sequence[int]) -> None: ...
+    def tell(self, status: Mapping[str, object]) -> None: ...
+    def close(self) -> None: ...
+
+
+class ReplicaLock:
+    """DATA/replica.lock: the right to write the log of a replica."""
+
+    def __init__(self, data: Path, files: Files) -> None:
+        """Raises ArchiveInUse when a replication has it."""
+        self._files = files
+        try:
+            self._fd = files.open(str(data / "replica.lock"), os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            raise StorageError(f"{data}/replica.lock cannot be opened: {error.strerror}") from error
+        try:
+            if not files.lock(self._fd):
+                raise ArchiveInUse(f"a replication is writing to {data}; stop it first")
+        except BaseException:
+            files.close(self._fd)
+            raise
+
+    def close(self) -> None:
+        """Gives the right up."""
+        self._files.close(self._fd)
+
+
+class Replica:
+    """The writing end. For one thread; closed and opened again after any error."""
+
+    def __init__(
+        self, data: Path, archive_id: bytes, lineage: str, files: Files | None = None, *, create: bool = True
+    ) -> None:
+        """Opens the replica in `data`; with `create` makes one where it is missing or empty.
+
+        Raises ReplicationFailed when what lies there is no replica of this archive, ArchiveInUse, StorageError.
+        """
+        self._files = files = files or Files()
+        self.layout = _open(data, archive_id, lineage, files, create=create)
+        self._lock = ReplicaLock(data, files)
+        try:
+            self._journal = Journal(str(data / "replica.journal"), files)
+            try:
+                self._held = self._read_journal()
+            except BaseException:
+                self._journal.close()
+                raise
+        except BaseException:
+            self._lock.close()
+            raise
+        self._written: dict[int, int] = {}
+        """How far the open segments have been written."""
+        self._fds: dict[int, int] = {}
+        self._has_new_names = False
+
+    def _read_journal(self) -> dict[int, Held]:
+        held: dict[int, Held] = {}
+        for note in self._journal.notes:
+            match note:
+                case [int(segment_id), int(salt), int(length), bool(is_sealed)]:
+                    held[segment_id] = Held(salt, length, is_sealed)
+        present = list_segments(self.layout.segments, self._files)
+        held = {
+            segment_id: item
+            for segment_id, item in held.items()
+            if segment_id in present and 0 < item.length <= self._size(segment_id)
+        }
+        if len(self._journal.notes) > NOTES_MAX_FACTOR * (len(held) + 1):
+            self._journal.replace([(segment_id, *item[:3]) for segment_id, item in held.items()])
+        # Begun and never committed: the source may have it, and then it is written from the start.
+        return {segment_id: held.get(segment_id, Held(0, 0, False)) for segment_id in present}
+
+    def _size(self, segment_id: int) -> int:
+        fd = self._files.open(segment_path(self.layout.segments, segment_id), os.O_RDONLY)
+        try:
+            return self._files.size(fd)
+        finally:
+            self._files.close(fd)
+
+    def held(self) -> dict[int, Held]:
+        """What is there and durable."""
+        return {segment_id: self._with_tail(segment_id, item) for segment_id, item in self._held.items()}
+
+    def _with_tail(self, segment_id: int, item: Held) -> Held:
+        fd = self._files.open(segment_path(self.layout.segments, segment_id), os.O_RDONLY)
+        try:
+            start = max(0, item.length - JOIN_BYTES)
+            return item._replace(tail_crc=crc32c(self._files.pread(fd, item.length - start, start)))
+        finally:
+            self._files.close(fd)
+
+    def write(self, segment_id: int, salt: int, offset: int, data: bytes) -> None:
+        """Lengthens a segment; readers see it at once. It may begin again at the end that was committed last.
+
+        Raises ReplicationFailed when `offset` is neither.
+        """
+        held = self._held.get(segment_id)
+        if held is not None and held.length and held.salt != salt:
+            raise ReplicationFailed(f"segment {segment_id:016x} is another one here", is_final=True)
+        if held is not None and held.is_sealed:
+            raise ReplicationFailed(f"segment {segment_id:016x} is whole here already", is_final=True)
+        if segment_id not in self._fds:
+            self._open_segment(segment_id, held)
+        if offset not in (self._written[segment_id], held.length if held is not None else 0):
+            what = f"segment {segment_id:016x} ends at {self._written[segment_id]} here"
+            raise ReplicationFailed(f"{what}, not at {offset}", is_final=True)
+        self._files.pwritev(self._fds[segment_id], [data], offset, len(data))
+        self._written[segment_id] = offset + len(data)
+
+    def _open_segment(self, segment_id: int, held: Held | None) -> None:
+        path = segment_path(self.layout.segments, segment_id)
+        try:
+            fd = self._files.create(path)
+            self._has_new_names = True
+        except FileExistsError:
+            fd = self._files.open(path, os.O_RDWR)
+            if held is None or not held.length:
+                self._files.truncate(fd, 0)
+                self._has_new_names = True
+        self._fds[segment_id] = fd
+        self._written[segment_id] = held.length if held is not None else 0
+
+    def commit(self, shipped: Sequence[Shipped]) -> None:
+        """Makes durable what was written of these segments; they count as replicated when this returns."""
+        for item in shipped:
+            if self._written.get(item.segment_id) != item.length:
+                raise ReplicationFailed(f"segment {item.segment_id:016x} has not come whole", is_final=True)
+            fd = self._fds[item.segment_id]
+            if item.is_sealed and self._files.size(fd) != item.length:
+                self._files.truncate(fd, item.length)
+            self._files.fdatasync(fd)
+        if self._has_new_names:
+            self._files.sync_directory(self.layout.segments)
+            self._has_new_names = False
+        self._journal.append(shipped)
+        for item in shipped:
+            self._held[item.segment_id] = Held(item.salt, item.length, item.is_sealed)
+            self._files.close(self._fds.pop(item.segment_id))
+            del self._written[item.segment_id]
+
+    def remove(self, segment_ids: Sequence[int]) -> None:
+        """Removes what the source has compacted away; what took its place must have been committed."""
+        for segment_id in segment_ids:
+            if segment_id in self._fds:
+                self._files.close(self._fds.pop(segment_id))
+                del self._written[segment_id]
+            self._files.unlink(segment_path(self.layout.segments, segment_id))
+            self._held.pop(segment_id, None)
+        self._files.sync_directory(self.layout.segments)
+        self._journal.append([(segment_id, 0, -1, False) for segment_id in segment_ids])
+
+    def tell(self, status: Mapping[str, object]) -> None:
+        """Keeps what the source says of itself, for `filmroom replicate --status`; not durable."""
+        write_status(str(self.layout.data / "replica.json"), status, self._files)
+
+    def close(self) -> None:
+        """Lets the replica go; what was not committed is written again next time."""
+        for fd in self._fds.values():
+            self._files.close(fd)
+        self._fds.clear()
+        self._journal.close()
+        self._lock.close()
+
+
+def _open(data: Path, archive_id: bytes, lineage: str, files: Files, *, create: bool) -> Layout:
+    if files.exists(str(data / "archive.json")):
+        layout = layouts.open_layout(data, files, create=False)
+        if layout.role != REPLICA:
+            raise ReplicationFailed(f"{data} is an archive of its own and no replica", is_final=True)
+        if layout.archive_id != archive_id:
+            raise ReplicationFailed(f"{data} is the replica of another archive", is_final=True)
+        if layout.lineage != lineage:
+            what = "the source has been restored or promoted since"
+            raise ReplicationFailed(f"{data} replicates another history: {what}; begin a new replica", is_final=True)
+        return layout
+    if not create:
+        raise ReplicationFailed(f"the replica in {data} is gone; is the disk mounted?")
+    if files.exists(str(data)):
+        others = set(files.list_directory(str(data))) - {"segments", "index", "lost+found"}
+        if {name for name in others if not name.startswith("archive.json.")} or files.exists(str(data / RESTORING)):
+            raise ReplicationFailed(f"{data} is not empty and holds no replica", is_final=True)
+    elif not files.exists(str(data.absolute().parent)):
+        raise ReplicationFailed(f"{data.absolute().parent} does not exist; is the disk mounted?")
+    layout = Layout(data, archive_id, REPLICA, lineage)
+    layouts.make_folders(data, files)
+    if list_segments(layout.segments, files):
+        raise ReplicationFailed(f"{data} holds segments and is no replica", is_final=True)
+    layouts.describe(layout, files)
+    return layout
+
+
+def promote(data: Path, *, files: Files | None = None, progress: Progress | None = None) -> Layout:
+    """Makes a replica an archive that takes instances: with a lineage of its own, recovered and sealed.
+
+    Raises ReplicationFailed when it is none, ArchiveInUse while a replication writes to it or a process keeps it.
+    """
+    files = files or Files()
+    layout = layouts.open_layout(data, files, create=False)
+    if layout.role != REPLICA:
+        raise ReplicationFailed(f"{data} is no replica", is_final=True)
+    lock = ReplicaLock(data, files)
+    try:
+        promoted = replace(layout, role=ARCHIVE, lineage=layouts.new_lineage())
+        # Whoever keeps it must have let it go first, for it goes by the old role.
+        Keeper(layout, files, progress).close()
+        layouts.describe(promoted, files)
+        # From here on it is an archive, whatever happens: the next to open it does the rest.
+        Keeper(promoted, files, progress).close()
+        for name in ("replica.journal", "replica.json"):
+            files.unlink(str(data / name))
+    finally:
+        lock.close()
+    logger.info("promoted", data=str(data), lineage=promoted.lineage)
+    return promoted
+
+
+def write_status(path: str, status: Mapping[str, object], files: Files) -> None:
+    """Replaces a status file; it need not survive a power cut."""
+    temporary = f"{path}.{os.getpid()}"
+    files.unlink(temporary)
+    fd = files.create(temporary)
+    try:
+        files.pwritev(fd, [orjson.dumps(dict(status))], 0)
+    finally:
+        files.close(fd)
+    files.rename(temporary, path)
+
+
+def read_status(path: str) -> dict[str, object] | None:
+    """What a status file says; None when there is none that can be read."""
+    try:
+        content = orjson.loads(read_whole(Files(), path, STATUS_BYTES_MAX))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None

@@ -1,0 +1,407 @@
+"""Ships the log to a replica as it grows, for as long as it runs: `filmroom replicate`, the source's end.
+
+    pass   list the segments → look how far each is whole (`archive.extent`) → sync what is new at its source → ship it
+           → commit (the destination syncs) → remove there what a compaction has removed here → wait, again
+
+Only what is durable here is shipped, and only what is durable there counts as replicated. It takes no role in the
+archive and no lock, and opens no index; it may run beside a server, or without one.
+
+    segment here, and there                             what happens
+    longer here                                         the new bytes follow, after a look at where they join
+    gone here, for REMOVE_AFTER_S, and a pass since     removed there: what took its place is there already
+    another of the same id here                         the old one is removed once all others are there, then shipped
+    shorter here, or other bytes                        ReplicationFailed: this source has another history (restored?),
+                                                        and nothing it has not got is thrown away
+
+    state       catching up ⇄ caught up;  either ─ destination lost ─► waiting ─ opened again ─► catching up
+
+A replica follows deletions. It is no backup.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from engine import log
+from engine.archive import extent
+from engine.archive import layout as layouts
+from engine.archive.extent import Extent
+from engine.archive.layout import Layout
+from engine.archive.pace import Pace
+from engine.archive.replica import JOIN_BYTES, Destination, Held, Shipped, write_status
+from engine.errors import CorruptRecord, EngineError, ReplicationFailed, StorageError
+from engine.storage.files import Files
+from engine.storage.record import crc32c
+from engine.storage.segment import segment_path
+
+logger = log.get("archive.replication")
+
+PIECE_BYTES = 1 << 20
+COMMIT_BYTES = 64 << 20
+"""What is shipped between two syncs of the destination: what an outage costs again at most."""
+COMMIT_SEGMENTS = 32
+COMMIT_EVERY_S = 10.0
+"""The same over a slow line, or with a low rate."""
+REMOVE_AFTER_S = 60.0
+"""How long a compacted segment stays at the destination, so that its readers come to know where its records lie now."""
+PAUSE_S = (1.0, 30.0)
+"""Between two attempts to reach a destination that is lost: at first, and at most."""
+STATUS_EVERY_S = 1.0
+
+
+@dataclass(slots=True)
+class Status:
+    """How far the replication is."""
+
+    destination: str
+    state: str = "catching up"
+    error: str = ""
+    lag_bytes: int = 0
+    """What the source had and the destination had not, at `updated`."""
+    caught_up_s: float = 0.0
+    """Unix time as of which the destination has everything; 0: not known."""
+    shipped_bytes: int = 0
+    """By this process."""
+    segments: int = 0
+    findings: list[str] = field(default_factory=list)
+    """What cannot be read at the source."""
+    updated_s: float = 0.0
+
+    def describe(self, now_s: float) -> dict[str, object]:
+        """As it is shown and kept."""
+        known = self.caught_up_s > 0
+        return {
+            "destination": self.destination,
+            "state": self.state,
+            "error": self.error,
+            "lag_bytes": self.lag_bytes,
+            "lag_s": round(max(0.0, now_s - self.caught_up_s), 1) if known else None,
+            "caught_up": datetime.fromtimestamp(self.caught_up_s, UTC).isoformat() if known else None,
+            "shipped_bytes": self.shipped_bytes,
+            "segments": self.segments,
+            "findings": self.findings[:100],
+            "updated": datetime.fromtimestamp(self.updated_s, UTC).isoformat(),
+            "pid": os.getpid(),
+        }
+
+
+class _Wanted(NamedTuple):
+    """A segment of which something is missing there."""
+
+    segment_id: int
+    found: Extent
+    start: int
+    is_another: bool
+
+
+class _Vanished(Exception):
+    """A segment is gone since it was listed."""
+
+
+class Replication:
+    """One source and one destination; `run` in one thread."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        connect: Callable[[], Destination],
+        status: Status,
+        *,
+        files: Files | None = None,
+        pace: Pace | None = None,
+        status_path: str = "",
+        on_status: Callable[[Status], None] = lambda status: None,
+        remove_after_s: float = REMOVE_AFTER_S,
+        clock_s: Callable[[], float] = time.time,
+    ) -> None:
+        """`connect` opens the destination, again after each outage; `on_status` is told of every step."""
+        self._layout = layout
+        self._connect = connect
+        self.status = status
+        self._files = files or Files()
+        self._pace = pace or Pace(0)
+        self._status_path = status_path
+        self._on_status = on_status
+        self._remove_after_s = remove_after_s
+        self._clock_s = clock_s
+        self._destination: Destination | None = None
+        self._held: dict[int, Held] = {}
+        self._joined: set[int] = set()
+        """Segments whose ends have been compared since the destination was opened."""
+        self._ends: dict[tuple[int, int], int] = {}
+        """Where whole records are known to end, by id and salt."""
+        self._sealed: dict[int, tuple[tuple[int, int], Extent]] = {}
+        """Sealed segments as they were looked at: they do not change."""
+        self._gone_s: dict[int, float] = {}
+        """Since when segments are gone here."""
+        self._told_s = 0.0
+
+    def run(self, stop: threading.Event, interval_s: float = 1.0) -> None:
+        """Replicates until `stop`. Raises what trying again does not help against: ReplicationFailed."""
+        pause_s = PAUSE_S[0]
+        try:
+            while not stop.is_set():
+                try:
+                    self.run_once()
+                    pause_s = PAUSE_S[0]
+                    stop.wait(interval_s)
+                except (EngineError, OSError) as error:
+                    if isinstance(error, ReplicationFailed) and error.is_final:
+                        raise
+                    self._lost(error)
+                    stop.wait(pause_s)
+                    pause_s = min(2 * pause_s, PAUSE_S[1])
+        finally:
+            self.close()
+
+    def run_once(self) -> bool:
+        """One pass; True when everything that was there at its beginning is there now. Raises as `run`, and more."""
+        self._check_source()
+        if self._destination is None:
+            self._open()
+        assert self._destination is not None
+        began_s = self._clock_s()
+        present = extent.stable_segments(self._layout.segments, self._files)
+        wanted, whole = self._wanted(present)
+        self.status.lag_bytes = sum(item.found.end - item.start for item in wanted)
+        self.status.segments = len(self._held)
+        if wanted:
+            self._tell("catching up")
+        whole &= self._ship_all(self._destination, wanted)
+        if whole:
+            self._remove(self._destination, present)
+            self.status.caught_up_s = began_s
+            self.status.lag_bytes = 0
+        self.status.segments = len(self._held)
+        self._tell("caught up" if whole else "catching up", at_once=True)
+        return whole
+
+    def close(self) -> None:
+        """Lets the destination go."""
+        destination, self._destination = self._destination, None
+        if destination is not None:
+            destination.close()
+
+    # -- the two ends ---------------------------------------------------------------------------
+
+    def _check_source(self) -> None:
+        """The data directory is still the archive that it was, and not the empty place where it was mounted."""
+        found = layouts.open_layout(self._layout.data, self._files, create=False)
+        if (found.archive_id, found.lineage) != (self._layout.archive_id, self._layout.lineage):
+            raise ReplicationFailed(f"{self._layout.data} holds another archive now", is_final=True)
+
+    def _open(self) -> None:
+        self._destination = self._connect()
+        self._held = self._destination.held()
+        self._joined.clear()
+        self._gone_s.clear()
+
+    def _lost(self, error: Exception) -> None:
+        """The destination, or the way there, or the source fails: later once more, from what was committed."""
+        logger.warning("replication waits", destination=self.status.destination, error=str(error))
+        try:
+            self.close()
+        except (EngineError, OSError) as failure:
+            logger.warning("the destination could not be closed", error=str(failure))
+        self.status.error = str(error)
+        try:
+            wanted, _ = self._wanted(extent.stable_segments(self._layout.segments, self._files))
+            self.status.lag_bytes = sum(item.found.end - item.start for item in wanted)
+        except (EngineError, OSError) as failure:
+            logger.warning("the lag cannot be measured", error=str(failure))
+        self._tell("waiting", at_once=True)
+
+    def _tell(self, state: str, *, at_once: bool = False) -> None:
+        now_s = self._clock_s()
+        if state != "waiting":
+            self.status.error = ""
+        changed = state != self.status.state
+        self.status.state = state
+        self.status.updated_s = now_s
+        if not (changed or at_once) and now_s - self._told_s < STATUS_EVERY_S:
+            return
+        self._told_s = now_s
+        described = self.status.describe(now_s)
+        if self._status_path:
+            try:
+                write_status(self._status_path, described, self._files)
+            except StorageError as error:
+                logger.warning("the status cannot be kept", error=str(error))
+        if self._destination is not None:
+            self._destination.tell(described)
+        self._on_status(self.status)
+
+    # -- what is missing ------------------------------------------------------------------------
+
+    def _wanted(self, present: list[int]) -> tuple[list[_Wanted], bool]:
+        """What is missing there, those last that take another's id; False when not every segment could be looked at."""
+        wanted: list[_Wanted] = []
+        whole = True
+        self.status.findings = []
+        for segment_id in present:
+            try:
+                item = self._look(segment_id)
+            except _Vanished:
+                whole = False
+            except CorruptRecord as error:
+                self.status.findings.append(f"segment {segment_id:016x} cannot be shipped: {error}")
+                whole = False
+            else:
+                if item is not None:
+                    wanted.append(item)
+        return sorted(wanted, key=lambda item: (item.is_another, item.segment_id)), whole
+
+    def _look(self, segment_id: int) -> _Wanted | None:
+        identity = self._files.identity(segment_path(self._layout.segments, segment_id))
+        if identity is None:
+            raise _Vanished
+        held = self._held.get(segment_id)
+        known = self._sealed.get(segment_id)
+        if known is not None and known[0] == identity:
+            found: Extent | None = known[1]
+        else:
+            found = self._look_into(segment_id)
+            if found is not None and found.is_sealed:
+                self._sealed[segment_id] = identity, found
+        if found is None or found.is_empty:
+            return None
+        return self._compare(segment_id, found, held)
+
+    def _look_into(self, segment_id: int) -> Extent | None:
+        fd = self._open_source(segment_id)
+        try:
+            found = extent.look(self._files, fd, segment_id, lambda salt: self._ends.get((segment_id, salt), 0))
+            if found is not None:
+                self._ends[segment_id, found.salt] = found.end
+            return found
+        except OSError as error:
+            raise CorruptRecord(f"cannot be read: {error.strerror}", segment_id, 0) from error
+        finally:
+            self._files.close(fd)
+
+    def _compare(self, segment_id: int, found: Extent, held: Held | None) -> _Wanted | None:
+        if held is None or not held.length:
+            return _Wanted(segment_id, found, 0, False)
+        if held.salt != found.salt:
+            return _Wanted(segment_id, found, 0, True)
+        if held.length > found.end or (held.is_sealed and not (found.is_sealed and held.length == found.end)):
+            raise _diverged(segment_id, f"{held.length} bytes there and {found.end} here")
+        if segment_id not in self._joined:
+            self._join(segment_id, held)
+        if held.length == found.end and held.is_sealed == found.is_sealed:
+            return None
+        return _Wanted(segment_id, found, held.length, False)
+
+    def _join(self, segment_id: int, held: Held) -> None:
+        fd = self._open_source(segment_id)
+        try:
+            start = max(0, held.length - JOIN_BYTES)
+            ours = self._files.pread(fd, held.length - start, start)
+        except OSError as error:
+            raise CorruptRecord(f"cannot be read: {error.strerror}", segment_id, held.length) from error
+        finally:
+            self._files.close(fd)
+        if crc32c(ours) != held.tail_crc:
+            raise _diverged(segment_id, f"other bytes before {held.length}")
+        self._joined.add(segment_id)
+
+    def _open_source(self, segment_id: int) -> int:
+        try:
+            return self._files.open(segment_path(self._layout.segments, segment_id), os.O_RDONLY)
+        except FileNotFoundError:
+            raise _Vanished from None
+
+    # -- shipping -------------------------------------------------------------------------------
+
+    def _ship_all(self, destination: Destination, wanted: list[_Wanted]) -> bool:
+        """Ships and commits; False when something is gone or cannot be read."""
+        whole = True
+        shipped: list[Shipped] = []
+        committed = self.status.shipped_bytes, self._clock_s()
+        for item in wanted:
+            if item.is_another:
+                if not whole:
+                    break
+                self._commit(destination, shipped)
+                destination.remove([item.segment_id])
+                del self._held[item.segment_id]
+            try:
+                for done in self._ship(destination, item):
+                    is_much = self.status.shipped_bytes - committed[0] >= COMMIT_BYTES
+                    is_long = self._clock_s() - committed[1] >= COMMIT_EVERY_S
+                    if is_much or is_long or len(shipped) >= COMMIT_SEGMENTS:
+                        self._commit(destination, [*shipped, done])
+                        shipped, committed = [], (self.status.shipped_bytes, self._clock_s())
+                        self._tell("catching up")
+                    elif done.length == item.found.end:
+                        shipped.append(done)
+            except _Vanished:
+                whole = False
+            except CorruptRecord as error:
+                self.status.findings.append(f"segment {item.segment_id:016x} cannot be shipped: {error}")
+                whole = False
+        self._commit(destination, shipped)
+        return whole
+
+    def _ship(self, destination: Destination, item: _Wanted) -> Iterator[Shipped]:
+        """Piece by piece; after each, how far it has come."""
+        segment_id, found, at, _ = item
+        fd = self._open_source(segment_id)
+        try:
+            self._files.fdatasync(fd)
+            while at < found.end:
+                try:
+                    data = self._files.pread(fd, self._pace.piece(min(PIECE_BYTES, found.end - at)), at)
+                except OSError as error:
+                    raise CorruptRecord(f"cannot be read: {error.strerror}", segment_id, at) from error
+                if not data:
+                    raise _Vanished
+                destination.write(segment_id, found.salt, at, data)
+                at += len(data)
+                self.status.shipped_bytes += len(data)
+                self.status.lag_bytes = max(0, self.status.lag_bytes - len(data))
+                self._pace.spent(len(data))
+                yield Shipped(segment_id, found.salt, at, found.is_sealed and at == found.end)
+        finally:
+            self._files.close(fd)
+
+    def _commit(self, destination: Destination, shipped: list[Shipped]) -> None:
+        if not shipped:
+            return
+        destination.commit(shipped)
+        for item in shipped:
+            self._held[item.segment_id] = Held(item.salt, item.length, item.is_sealed)
+            self._joined.add(item.segment_id)
+
+    def _remove(self, destination: Destination, present: list[int]) -> None:
+        """What has been gone here for long enough; called when all that is here is there."""
+        now_s = self._clock_s()
+        gone = self._held.keys() - set(present)
+        for segment_id in self._gone_s.keys() - gone:
+            del self._gone_s[segment_id]
+        due = [
+            segment_id
+            for segment_id in sorted(gone)
+            if now_s - self._gone_s.setdefault(segment_id, now_s) >= self._remove_after_s
+        ]
+        if due and present:
+            destination.remove(due)
+            for segment_id in due:
+                del self._held[segment_id]
+                self._sealed.pop(segment_id, None)
+                self._ends = {key: end for key, end in self._ends.items() if key[0] != segment_id}
+                del self._gone_s[segment_id]
+
+
+def _diverged(segment_id: int, what: str) -> ReplicationFailed:
+    return ReplicationFailed(
+        f"the replica has gone another way: segment {segment_id:016x} has {what}; if the source was restored from a"
+        " backup, begin a new replica",
+        is_final=True,
+    )

@@ -1,0 +1,214 @@
+"""An archive from a backup: a state of it as one of the manifests says, in a new data directory.
+
+    DATA/restore.json      written first: {"manifest": "<name>", "archive_id": …}; nobody takes DATA for an archive
+    DATA/segments/*.part   being copied; every range is compared with its hash on the way
+    DATA/segments/*.seg    whole, synced, renamed
+    recovery, index, check as a start does after a crash
+    DATA/archive.json      written last; then restore.json goes
+
+    killed                 run it again: whole segments stay, the rest is copied anew
+    a range is damaged     BackupError, named; or with `salvage` it is copied as it is, and recovery and check say what
+                           of it is no record any more
+
+The restored archive has the id of the backed up one and a lineage of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import blake2b
+from pathlib import Path
+
+import orjson
+
+from engine import log
+from engine.archive import layout as layouts
+from engine.archive import verify
+from engine.archive.archive import Archive
+from engine.archive.keeper import Keeper
+from engine.archive.layout import Layout
+from engine.archive.manifest import DIGEST_BYTES, BackupFolder, Manifest, SegmentCopy, read_whole, write_whole
+from engine.archive.pace import Pace
+from engine.errors import BackupError
+from engine.storage.files import Files
+from engine.storage.segment import segment_path
+
+logger = log.get("archive.restore")
+
+PIECE_BYTES = 1 << 20
+MARKER_BYTES_MAX = 4096
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(slots=True)
+class RestoreReport:
+    """What was restored."""
+
+    manifest: str = ""
+    created: str = ""
+    """The moment that the archive is as of."""
+    segments: int = 0
+    copied_bytes: int = 0
+    instances: int = 0
+    findings: list[str] = field(default_factory=list)
+
+
+def restore(
+    source: Path,
+    data: Path,
+    *,
+    files: Files | None = None,
+    at: datetime | None = None,
+    salvage: bool = False,
+    bytes_per_s: int = 0,
+    progress: Progress | None = None,
+) -> RestoreReport:
+    """Makes an archive in `data`, which is missing, empty, or holds half of this same restore.
+
+    As of the newest manifest, or the newest that is not after `at`. Raises BackupError, StorageFull or StorageFailed.
+    """
+    files = files or Files()
+    folder = BackupFolder(source, files)
+    archive_id = folder.archive_id()
+    manifest = folder.choose(at)
+    if manifest.archive_id != archive_id:
+        raise BackupError(f"manifest {manifest.file_name} is of another archive")
+    report = RestoreReport(manifest.file_name, manifest.created.isoformat())
+    layout = Layout(data, archive_id, lineage=layouts.new_lineage())
+    if _begin(layout, manifest, files):
+        return report
+    _Copying(folder, layout, Pace(bytes_per_s), salvage, progress, report).run(manifest)
+    _bring_up(layout, files, report, progress)
+    layouts.describe(layout, files)
+    files.unlink(str(data / layouts.RESTORING))
+    files.sync_directory(str(data))
+    return report
+
+
+def _begin(layout: Layout, manifest: Manifest, files: Files) -> bool:
+    """Takes the directory, or goes on where this same restore was killed; True when nothing was left to do."""
+    marker = str(layout.data / layouts.RESTORING)
+    content = {"manifest": manifest.file_name, "archive_id": layout.archive_id.hex()}
+    if files.exists(marker):
+        try:
+            found = orjson.loads(read_whole(files, marker, MARKER_BYTES_MAX))
+        except (OSError, ValueError) as error:
+            raise BackupError(f"{marker} cannot be read: {error}") from error
+        if found != content:
+            raise BackupError(f"{layout.data} holds half of another restore: remove it first")
+        if files.exists(str(layout.data / "archive.json")):
+            files.unlink(marker)
+            files.sync_directory(str(layout.data))
+            return True
+    elif files.exists(str(layout.data)) and any(map(_is_foreign, files.list_directory(str(layout.data)))):
+        raise BackupError(f"{layout.data} is not empty: a restore needs a directory of its own")
+    else:
+        if not files.exists(str(layout.data)):
+            files.make_directory(str(layout.data))
+            files.sync_directory(str(layout.data.absolute().parent))
+        write_whole(files, marker, orjson.dumps(content))
+    layouts.make_folders(layout.data, files)
+    return False
+
+
+def _is_foreign(name: str) -> bool:
+    """Whether something lies there that is neither a new file system's nor the marker of a restore just begun."""
+    return name != "lost+found" and not name.startswith(f"{layouts.RESTORING}.")
+
+
+class _Copying:
+    """The segments of a manifest, on their way into the new archive."""
+
+    def __init__(
+        self,
+        folder: BackupFolder,
+        layout: Layout,
+        pace: Pace,
+        salvage: bool,
+        progress: Progress | None,
+        report: RestoreReport,
+    ) -> None:
+        self._folder = folder
+        self._files = folder.files
+        self._segments = layout.segments
+        self._pace = pace
+        self._salvage = salvage
+        self._progress = progress
+        self._report = report
+        self._done_bytes = 0
+
+    def run(self, manifest: Manifest) -> None:
+        """Copies what is not there yet."""
+        present = set(self._files.list_directory(self._segments))
+        for name in present:
+            if name.endswith(".part"):
+                self._files.unlink(f"{self._segments}/{name}")
+        damaged: list[str] = []
+        for copy in manifest.segments:
+            target = segment_path(self._segments, copy.segment_id)
+            if os.path.basename(target) not in present:
+                damaged += self._copy(copy, target, manifest.total_bytes)
+            else:
+                self._done_bytes += copy.length
+            self._report.segments += 1
+        self._files.sync_directory(self._segments)
+        self._report.findings += damaged
+
+    def _copy(self, copy: SegmentCopy, target: str, total: int) -> list[str]:
+        part = f"{target}.part"
+        try:
+            source = self._files.open(self._folder.segment(copy), os.O_RDONLY)
+        except OSError as error:
+            return self._damaged(f"{copy.file_name}: {error.strerror}")
+        try:
+            fd = self._files.create(part)
+            try:
+                findings = self._copy_ranges(copy, source, fd, total)
+                self._files.fdatasync(fd)
+            finally:
+                self._files.close(fd)
+        finally:
+            self._files.close(source)
+        self._files.rename(part, target)
+        return findings
+
+    def _copy_ranges(self, copy: SegmentCopy, source: int, fd: int, total: int) -> list[str]:
+        findings: list[str] = []
+        for start, end, expected in copy.ranges:
+            digest = blake2b(digest_size=DIGEST_BYTES)
+            for at in range(start, end, PIECE_BYTES):
+                try:
+                    piece = self._files.pread(source, min(PIECE_BYTES, end - at), at)
+                except OSError:
+                    piece = b""  # the hash tells
+                digest.update(piece)
+                self._files.pwritev(fd, [piece], at)
+                self._done_bytes += len(piece)
+                self._report.copied_bytes += len(piece)
+                self._pace.spent(len(piece))
+                if self._progress is not None:
+                    self._progress("bytes", self._done_bytes, total)
+            if digest.hexdigest() != expected:
+                findings += self._damaged(f"{copy.file_name} bytes {start} to {end} are not what was copied")
+        return findings
+
+    def _damaged(self, finding: str) -> list[str]:
+        if not self._salvage:
+            raise BackupError(f"the backup is damaged: {finding}; verify-backup names all, --salvage takes the rest")
+        return [finding]
+
+
+def _bring_up(layout: Layout, files: Files, report: RestoreReport, progress: Progress | None) -> None:
+    """Recovery, index and check, as after a crash."""
+    keeper = Keeper(layout, files, progress)
+    archive = Archive(layout, files, keeper.index, keeper)
+    try:
+        found = verify.check(archive, payloads=False, progress=progress)
+        report.instances = archive.stats()["instances"]
+        report.findings += [str(finding) for finding in found.findings]
+    finally:
+        archive.close()

@@ -1,0 +1,170 @@
+"""Retention: which studies each rule of the configuration would delete now, and deleting them.
+
+A study goes as a whole: every instance of it, versions kept aside included, meets every condition of the rule, or none
+goes. Rules are taken in their order; a study that two of them name counts for the first. A study on legal hold is
+listed as held and stays.
+
+    age        since each instance was received; or since the Study Date: a study without one stays
+    modality   of every series (0008,0060)
+    AE title   that called when each instance was sent
+
+Reads the index study by study and holds no read transaction in between: an archive of millions takes a minute of a
+process that has nothing else to do. Not here: when rules run (`server.caretaker`), and how deleting works (`deletion`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from engine import log
+from engine.archive.deletion import kept_aside_with
+from engine.dicom import tags
+from engine.errors import DeletionRefused
+from engine.index.types import Instance, Level, Query, Root
+
+if TYPE_CHECKING:
+    from engine.archive.archive import Archive
+    from engine.config import Retention
+
+logger = log.get("archive.retention")
+
+DAY_NS = 86_400 * 10**9
+
+_COLUMNS = (tags.StudyInstanceUID, tags.StudyDate, tags.ModalitiesInStudy)
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """One study that a rule names."""
+
+    rule: str
+    study_instance_uid: str
+    study_date: str
+    modalities: tuple[str, ...]
+    last_received_ns: int
+    """When the latest of its instances came."""
+    instances: int
+    bytes: int
+    """Of their data sets."""
+    is_held: bool
+    """On legal hold: it stays."""
+
+
+@dataclass(slots=True)
+class Applied:
+    """What became of the studies that a rule named."""
+
+    studies: int = 0
+    instances: int = 0
+    bytes: int = 0
+    held: int = 0
+    """Studies that stay because they are on legal hold."""
+
+
+def due(archive: Archive, rules: Sequence[Retention], now_ns: int) -> Iterator[Due]:
+    """The studies that are due at `now_ns`, rule by rule. Raises IndexError_."""
+    seen: set[str] = set()
+    for rule in rules:
+        for found, _ in _due_by(archive, rule, now_ns):
+            if found.study_instance_uid not in seen:
+                seen.add(found.study_instance_uid)
+                yield found
+
+
+def apply(
+    archive: Archive,
+    rule: Retention,
+    now_ns: int,
+    *,
+    by: str,
+    stopped: Callable[[], bool] = lambda: False,
+    on_study: Callable[[Due], None] = lambda found: None,
+) -> Applied:
+    """Deletes what a rule names, study by study. Raises StorageFull, StorageFailed or IndexError_."""
+    applied = Applied()
+    for found, instances in _due_by(archive, rule, now_ns):
+        if stopped():
+            break
+        if found.is_held:
+            applied.held += 1
+            continue
+        try:
+            # These instances and no others: what has arrived since did not meet the conditions.
+            deletion = archive.delete_instances(
+                instances, level=Level.STUDY, by=by, reason=f"retention rule {rule.name}"
+            )
+        except DeletionRefused:
+            applied.held += 1
+            continue
+        applied.studies += 1
+        applied.instances += deletion.instances
+        applied.bytes += deletion.bytes
+        on_study(found)
+    if applied.studies or applied.held:
+        logger.info("retention applied", rule=rule.name, studies=applied.studies, held=applied.held)
+    return applied
+
+
+def _due_by(archive: Archive, rule: Retention, now_ns: int) -> Iterator[tuple[Due, list[Instance]]]:
+    held = {hold.study_instance_uid.decode("utf-8", "replace") for hold in archive.index.holds()}
+    limit_ns = now_ns - round(rule.older_than_days * DAY_NS)
+    limit_date = _date(now_ns, rule.older_than_days)
+    for match in archive.find(_query(rule, limit_date)):
+        study_uid = match.attributes.get(tags.StudyInstanceUID, b"")
+        study_date = match.attributes.get(tags.StudyDate, b"").decode("ascii", "replace").strip(" \0")
+        modalities = _values(match.attributes.get(tags.ModalitiesInStudy, b""))
+        if rule.modalities and not (modalities and set(modalities) <= set(rule.modalities)):
+            continue
+        if rule.age_by == "study-date" and not _is_before(study_date, limit_date):
+            continue
+        named = {tags.StudyInstanceUID: study_uid}
+        instances = archive.instances(Query(Level.STUDY, named, Root.STUDY, b"ISO_IR 192"))
+        uids = [instance.sop_instance_uid.encode() for instance in instances]
+        everything = [*instances, *kept_aside_with(archive, uids)]
+        if not instances or not all(_meets(rule, instance, limit_ns) for instance in everything):
+            continue
+        uid = study_uid.decode("utf-8", "replace")
+        yield (
+            Due(
+                rule.name,
+                uid,
+                study_date,
+                modalities,
+                max(instance.received_ns for instance in everything),
+                len(instances),
+                sum(instance.position.payload_length for instance in instances),
+                uid in held,
+            ),
+            instances,
+        )
+
+
+def _query(rule: Retention, limit_date: str) -> Query:
+    """All studies that can be due by what a query can ask for."""
+    keys: dict[int, bytes] = dict.fromkeys(_COLUMNS, b"")
+    if rule.age_by == "study-date":
+        keys[tags.StudyDate] = b"-" + limit_date.encode()
+    return Query(Level.STUDY, keys, Root.STUDY)
+
+
+def _meets(rule: Retention, instance: Instance, limit_ns: int) -> bool:
+    if rule.aets and instance.calling_ae_title not in rule.aets:
+        return False
+    return rule.age_by != "received" or instance.received_ns <= limit_ns
+
+
+def _date(now_ns: int, days: float) -> str:
+    """The last Study Date that is old enough, in local time as study dates are."""
+    return (datetime.fromtimestamp(now_ns / 1e9).astimezone() - timedelta(days=days)).strftime("%Y%m%d")
+
+
+def _is_before(date: str, limit: str) -> bool:
+    """Whether a DA value is a date, and not after the limit."""
+    return len(date) == 8 and date.isdigit() and date <= limit
+
+
+def _values(value: bytes) -> tuple[str, ...]:
+    return tuple(part.strip(" \0") for part in value.decode("utf-8", "replace").split("\\") if part.strip(" \0"))

@@ -1,0 +1,372 @@
+"""Scrubbing: every byte of the log is read from the disk and verified once in a cycle, a little at a time.
+
+A pass goes over the segments in the order of their ids, so that what is stored meanwhile comes later in the same pass.
+What is damaged and still needed is named (`damage`), until a re-send has healed it or it is found whole. Verifying is
+`storage.inspection`'s, remembering `scrub_state`'s, the speed `scrub_pace`'s. One process at a time: `tick` takes the
+caretaker's lock, who calls `step` must have it.
+
+    nothing due ──► pass: segment by segment, record by record ──► ended: findings that are gone are cleared
+         ▲                                                              │
+         └──────────────── until a cycle after the pass began ◄─────────┘
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from engine import log
+from engine.archive import locks, scrub_state
+from engine.archive.damage import Damaged, SegmentDamage
+from engine.archive.pace import Pace
+from engine.archive.scrub_pace import Allowance
+from engine.archive.scrub_state import Passed, ScrubState
+from engine.errors import ArchiveInUse, StorageError, StorageFull
+from engine.storage.inspection import Fault, Inspection, Part, Step
+from engine.storage.segment import FIRST_RECORD
+
+if TYPE_CHECKING:
+    from engine.archive.archive import Archive
+    from engine.config import Scrub
+    from engine.index.types import SegmentMark
+
+logger = log.get("archive.scrub")
+
+MARKS_AGE_S = 10.0
+"""How old the sizes may be that the speed follows from."""
+
+STEP_BYTES = 16 << 20
+"""What `run_pass` reads before it lets others have the lock."""
+
+IN_USE_PAUSE_S = 0.05
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(slots=True)
+class ScrubStep:
+    """What one step did."""
+
+    read_bytes: int = 0
+    damaged: list[Damaged] = field(default_factory=list)
+    """Found by this step and not known before."""
+    repaired: int = 0
+    """Headers, footers and heads that were damaged and are not any more."""
+    pass_ended: bool = False
+
+
+class Scrubber:
+    """Scrubs one archive; see the module's head. One thread at a time."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        *,
+        cycle_s: float,
+        rate_bytes_per_s_max: int,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._archive = archive
+        self._index = archive.index
+        self._files = archive.files
+        self._segments = archive.layout.segments
+        self._path = scrub_state.path_of(archive.layout.data)
+        self._cycle_s = cycle_s
+        self._clock_ns = clock_ns
+        self._state = scrub_state.load(self._path, self._files)
+        self._inspection: Inspection | None = None
+        self._steps: Iterator[Step] = iter(())
+        self._damage: SegmentDamage | None = None
+        """Of the segment under inspection."""
+        self._marks: dict[int, SegmentMark] = {}
+        self._marks_at_ns = 0
+        self._allowance = Allowance(rate_bytes_per_s_max)
+        self.counters = dict.fromkeys(("bytes", "records", "damaged", "repaired", "passes"), 0)
+        """What this process has done."""
+
+    @classmethod
+    def of(cls, archive: Archive, options: Scrub) -> Scrubber:
+        """As the configuration says; a cycle of 0 is for passes that somebody asks for."""
+        return cls(archive, cycle_s=options.cycle_days * 86400, rate_bytes_per_s_max=options.rate_bytes_per_s_max)
+
+    # -- working --------------------------------------------------------------------------------
+
+    def tick(self, now_s: float) -> ScrubStep:
+        """Does what is due at `now_s`, of a clock that only goes forward; often nothing.
+
+        Raises ArchiveInUse when another process scrubs or compacts, and as `step` does.
+        """
+        budget_bytes = self._due(now_s)
+        if not budget_bytes:
+            return ScrubStep()
+        with locks.caretaker(self._archive.layout, self._files):
+            done = self.step(budget_bytes)
+        self._allowance.spent(done.read_bytes)
+        return done
+
+    def begin_pass(self) -> None:
+        """Starts a pass now, from the first segment; what the one under way has found stays."""
+        self._leave_segment()
+        before = scrub_state.load(self._path, self._files)
+        number = before.number + (before.began_ns > 0)
+        self._state = ScrubState(number=number, began_ns=self._clock_ns(), last=before.last)
+        self._save()
+
+    def step(self, budget_bytes: int) -> ScrubStep:
+        """Reads some `budget_bytes` more, if a pass is under way or due, and saves how far it has come.
+
+        Raises StorageFailed and IndexError_; what is wrong with the stored bytes is found, not raised.
+        """
+        done = ScrubStep()
+        self._take_over()
+        if not self.is_due:
+            return done
+        self._state.began_ns = self._state.began_ns or self._clock_ns()
+        while done.read_bytes < budget_bytes and not done.pass_ended:
+            step = self._next_step(done)
+            if step is None:
+                self._end_pass(done)
+            else:
+                self._take(step, done)
+        if self._damage is not None:
+            # Before the place is saved: after a restart nobody would look there again.
+            self._damage.name_gaps()
+            self._collect(self._damage, done)
+        self._save()
+        return done
+
+    def close(self) -> None:
+        """Lets the segment under inspection go. The scrub can go on afterwards, here or in another process."""
+        self._leave_segment()
+
+    # -- telling --------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Whether a pass is under way."""
+        return self._state.began_ns > 0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a pass is under way or should begin."""
+        return self.running or self._clock_ns() >= self._due_ns(self._state)
+
+    def progress(self) -> tuple[int, int]:
+        """Bytes of the log that the pass has gone through, and in all."""
+        done_bytes, total_bytes = self._progress(self._state)
+        return (done_bytes, total_bytes) if self.running else (total_bytes, total_bytes)
+
+    def status(self) -> dict[str, object]:
+        """Progress, speed and findings, for people and for statistics."""
+        state = scrub_state.load(self._path, self._files) if self._inspection is None else self._state
+        done_bytes, total_bytes = self._progress(state)
+        now_ns = self._clock_ns()
+        running = state.began_ns > 0
+        last = state.last
+        return {
+            "pass": state.number,
+            "running": running,
+            "began_ns": state.began_ns if running else None,
+            "next_pass_ns": None if running else max(self._due_ns(state), now_ns),
+            "done_bytes": done_bytes,
+            "total_bytes": total_bytes,
+            "progress": round(done_bytes / total_bytes, 4) if total_bytes else 1.0,
+            "read_bytes": state.read_bytes,
+            "records": state.records,
+            "bytes_per_s": round(state.read_bytes / max((now_ns - state.began_ns) / 1e9, 1.0)) if running else 0,
+            "bytes_per_s_max": self._allowance.bytes_per_s_max,
+            "in_time": not self._cycle_s or total_bytes <= self._allowance.bytes_per_s_max * self._cycle_s,
+            "damaged_in_pass": state.damaged,
+            "damaged": len(self._index.damage()),
+            "last_pass": None
+            if last is None
+            else {
+                "number": last.number,
+                "began_ns": last.began_ns,
+                "ended_ns": last.ended_ns,
+                "read_bytes": last.read_bytes,
+                "damaged": last.damaged,
+            },
+        }
+
+    # -- inside: speed --------------------------------------------------------------------------
+
+    def _due(self, now_s: float) -> int:
+        """How many bytes should be read now; 0 when it is too little to begin with."""
+        state = self._state
+        now_ns = self._clock_ns()
+        if not self.is_due:
+            return self._allowance.due(now_s, 0.0, 0)
+        done_bytes, total_bytes = self._progress(state)
+        left_bytes = max(total_bytes - done_bytes, 0)
+        left_s = self._cycle_s - (now_ns - (state.began_ns or now_ns)) / 1e9
+        return self._allowance.due(now_s, self._allowance.rate(left_bytes, left_s), left_bytes)
+
+    def _due_ns(self, state: ScrubState) -> int:
+        """When the pass after the last one should begin: so early that its end is within a cycle."""
+        if state.last is None:
+            return 0
+        needed_s = self._allowance.needed_s(self._progress(state)[1])
+        return state.last.began_ns + int(max(self._cycle_s - needed_s, 0.0) * 1e9)
+
+    def _progress(self, state: ScrubState) -> tuple[int, int]:
+        """Bytes of the log before the place that the pass has come to, and in all."""
+        if not self._marks or self._clock_ns() - self._marks_at_ns > MARKS_AGE_S * 1e9:
+            self._marks = self._index.segment_marks()
+            self._marks_at_ns = self._clock_ns()
+        total_bytes = sum(mark.indexed_bytes for mark in self._marks.values())
+        done_bytes = sum(mark.indexed_bytes for number, mark in self._marks.items() if number < state.segment_id)
+        if state.segment_id in self._marks:
+            done_bytes += min(state.offset, self._marks[state.segment_id].indexed_bytes)
+        return done_bytes, total_bytes
+
+    # -- inside: going on -----------------------------------------------------------------------
+
+    def _take_over(self) -> None:
+        """Another process may have gone on meanwhile: its place counts."""
+        saved = scrub_state.load(self._path, self._files)
+        if saved != self._state:
+            self._leave_segment()
+            self._state = saved
+
+    def _save(self) -> None:
+        try:
+            scrub_state.save(self._path, self._state, self._files)
+        except StorageFull as error:
+            # Only the place is lost: after a restart some of the pass is read again.
+            logger.warning("the state of the scrub cannot be saved", error=str(error))
+
+    def _next_step(self, done: ScrubStep) -> Step | None:
+        """The next piece of this segment or of one that follows; None at the end of the log."""
+        while True:
+            if self._inspection is None and not self._enter_segment(done):
+                return None
+            inspection, damage = self._inspection, self._damage
+            assert inspection is not None
+            assert damage is not None
+            is_gone = inspection.is_gone()
+            step = None if is_gone else next(self._steps, None)
+            if step is not None:
+                return step
+            if not is_gone:
+                damage.finish()
+                self._collect(damage, done)
+            self._leave_segment()
+            self._state.segment_id, self._state.offset = inspection.segment_id + 1, 0
+
+    def _take(self, step: Step, done: ScrubStep) -> None:
+        state = self._state
+        state.offset = step.offset
+        state.records += step.record_count
+        state.read_bytes += step.read_bytes
+        done.read_bytes += step.read_bytes
+        self.counters["records"] += step.record_count
+        self.counters["bytes"] += step.read_bytes
+        assert self._damage is not None
+        for fault in step.faults:
+            self._damage.take(fault)
+
+    def _collect(self, damage: SegmentDamage, done: ScrubStep) -> None:
+        """Adds to the books what has been found since it was asked last."""
+        self._state.damaged += damage.damaged
+        self._state.dead += damage.dead
+        self.counters["damaged"] += len(damage.new)
+        self.counters["repaired"] += damage.repaired
+        done.damaged += damage.new
+        done.repaired += damage.repaired
+        damage.damaged = damage.dead = damage.repaired = 0
+        damage.new = []
+
+    def _enter_segment(self, done: ScrubStep) -> bool:
+        """Begins with the next segment that the index knows; False when there is none."""
+        self._marks = self._index.segment_marks()
+        self._marks_at_ns = self._clock_ns()
+        state = self._state
+        for segment_id in sorted(number for number in self._marks if number >= state.segment_id):
+            mark = self._marks[segment_id]
+            start_offset = state.offset if segment_id == state.segment_id else 0
+            state.segment_id, state.offset = segment_id, start_offset
+            self._damage = SegmentDamage(self._archive, segment_id, start_offset=start_offset, clock_ns=self._clock_ns)
+            try:
+                self._inspection = Inspection(
+                    self._files,
+                    self._segments,
+                    segment_id,
+                    start_offset=start_offset,
+                    mark_bytes=mark.indexed_bytes,
+                    is_sealed=mark.sealed,
+                )
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.EIO):
+                    raise StorageError(f"segment {segment_id:016x} cannot be opened: {error.strerror}") from error
+                self._lost_segment(segment_id, error, self._damage, done)
+                continue
+            self._steps = self._inspection.steps()
+            return True
+        return False
+
+    def _leave_segment(self) -> None:
+        if self._inspection is not None:
+            self._inspection.close()
+        self._inspection = self._damage = None
+        self._steps = iter(())
+
+    def _lost_segment(self, segment_id: int, error: OSError, damage: SegmentDamage, done: ScrubStep) -> None:
+        """A segment that cannot be opened: damage, if anything in it is still needed."""
+        # A compaction moves what is alive before it removes the file.
+        mark = self._index.segment_marks().get(segment_id)
+        if mark is not None and mark.live_count:
+            what = "the segment file is gone" if isinstance(error, FileNotFoundError) else f"{error.strerror}"
+            damage.take(Fault(Part.GAP, FIRST_RECORD, max(mark.indexed_bytes - FIRST_RECORD, 0), what))
+            damage.finish()
+            self._collect(damage, done)
+        self._leave_segment()
+
+    def _end_pass(self, done: ScrubStep) -> None:
+        state = self._state
+        for row in self._index.damage():
+            if row.segment_id not in self._marks:
+                self._index.clear_damage(row.segment_id, row.offset)
+        passed = Passed(state.number, state.began_ns, self._clock_ns(), state.read_bytes, state.records, state.damaged)
+        self._state = ScrubState(number=state.number + 1, last=passed)
+        self.counters["passes"] += 1
+        done.pass_ended = True
+        logger.info(
+            "scrub: pass ended", number=passed.number, bytes=passed.read_bytes, damaged=passed.damaged, dead=state.dead
+        )
+
+
+def run_pass(
+    archive: Archive, options: Scrub, rate_bytes_per_s: int, progress: Progress | None = None
+) -> list[Damaged]:
+    """One pass from the beginning, now, at that rate (0: as fast as it goes); what it found that was not known.
+
+    A server's caretaker may take steps of it meanwhile; what it finds is in the index only.
+    """
+    scrubber = Scrubber.of(archive, options)
+    pace = Pace(rate_bytes_per_s)
+    found: list[Damaged] = []
+    is_begun = is_ended = False
+    try:
+        while not is_ended:
+            try:
+                with locks.caretaker(archive.layout, archive.files):
+                    if not is_begun:
+                        scrubber.begin_pass()
+                        is_begun = True
+                    done = scrubber.step(min(STEP_BYTES, rate_bytes_per_s or STEP_BYTES))
+            except ArchiveInUse:
+                threading.Event().wait(IN_USE_PAUSE_S)
+                continue
+            found += done.damaged
+            is_ended = done.pass_ended or not scrubber.running
+            if progress is not None:
+                progress("scrubbing", *scrubber.progress())
+            pace.spent(done.read_bytes)
+    finally:
+        scrubber.close()
+    return found

@@ -1,0 +1,104 @@
+"""How far a scrub has come: DATA/scrub.json, so that it goes on where it was after a restart.
+
+    {"crc32c": <of the bytes of state>, "state": {"number": …, "segment_id": …, "offset": …, …}}
+
+Written to a temporary name, synced, renamed. What is missing, damaged or of another version costs a pass from its
+start, nothing else: the findings lie in the index.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from engine import log
+from engine.storage.files import Files, raise_write_error
+from engine.storage.record import crc32c
+
+logger = log.get("archive.scrub")
+
+FORMAT = 1
+STATE_BYTES_MAX = 64 << 10
+
+
+class Passed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A pass that has ended."""
+
+    number: int
+    began_ns: int
+    ended_ns: int
+    read_bytes: int
+    records: int
+    damaged: int
+    """Records and parts of segments that were found damaged, those that were known before included."""
+
+
+class ScrubState(msgspec.Struct, forbid_unknown_fields=True):
+    """The pass under way, and the one before it."""
+
+    format: int = FORMAT
+    number: int = 1
+    began_ns: int = 0
+    """0: has not begun; it begins when it is due."""
+    segment_id: int = 0
+    offset: int = 0
+    """Everything before this place has been read."""
+    read_bytes: int = 0
+    records: int = 0
+    damaged: int = 0
+    dead: int = 0
+    """Damaged records that nobody needs any more: duplicates, replaced, healed or deleted ones."""
+    last: Passed | None = None
+
+
+class _Checked(msgspec.Struct):
+    crc32c: int
+    state: msgspec.Raw
+
+
+def path_of(data: Path) -> str:
+    """Where the state of an archive's scrub lies."""
+    return str(data / "scrub.json")
+
+
+def load(path: str, files: Files) -> ScrubState:
+    """The state that was saved last; a fresh one when there is none that can be trusted."""
+    try:
+        fd = files.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return ScrubState()
+    except OSError as error:
+        logger.warning("the state of the scrub cannot be read, it begins anew", reason=str(error.strerror))
+        return ScrubState()
+    try:
+        checked = msgspec.json.decode(files.pread(fd, STATE_BYTES_MAX, 0), type=_Checked)
+        if crc32c(bytes(checked.state)) != checked.crc32c:
+            raise msgspec.ValidationError("wrong checksum")
+        state = msgspec.json.decode(checked.state, type=ScrubState)
+        if state.format != FORMAT or min(state.segment_id, state.offset, state.began_ns) < 0:
+            raise msgspec.ValidationError(f"format {state.format}")
+    except (OSError, msgspec.DecodeError) as error:
+        logger.warning("the state of the scrub cannot be used, it begins anew", reason=str(error))
+        return ScrubState()
+    finally:
+        files.close(fd)
+    return state
+
+
+def save(path: str, state: ScrubState, files: Files) -> None:
+    """Replaces what was saved before, as a whole. Raises StorageFull or StorageFailed."""
+    content = msgspec.json.encode(state)
+    temporary = f"{path}.{os.getpid()}"
+    try:
+        fd = files.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    except OSError as error:
+        raise_write_error(error, f"open {temporary}")
+    try:
+        files.pwritev(fd, [msgspec.json.encode(_Checked(crc32c(content), msgspec.Raw(content)))], 0)
+        files.fdatasync(fd)
+    finally:
+        files.close(fd)
+    files.rename(temporary, path)
+    files.sync_directory(str(Path(path).parent))

@@ -1,0 +1,106 @@
+"""What a server does with data sets that cannot be taken as instances: keeps the bytes, in bounds, and still refuses.
+
+The sender gets its failure status either way. What is kept waits in quarantine (`archive.quarantine`) until somebody
+looks at it. Bounds, so that a sender of rubbish fills no disk: bytes and number over the whole archive, and the same
+bytes under the same UID are kept once, however often a device tries.
+
+Runs only where an instance has been refused; an instance that is taken never comes by here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from typing import Final
+
+from engine import log
+from engine.archive.ingest import UID_LENGTH_MAX, UNPLACED
+from engine.errors import InstanceRefused, Refusal
+from engine.index.entry import NO_UID, Quarantined
+from engine.index.tables import Index
+
+logger = log.get("archive.quarantine")
+
+REASONS: Final = frozenset({Refusal.CANNOT_UNDERSTAND, Refusal.MISMATCH})
+"""What is kept: not what the sender was not allowed to send, or what there was no room for."""
+
+KNOWN_AGE_S = 60.0
+"""How long a process relies on what it knows of the quarantine; others add to it too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much the quarantine may hold; see the configuration's [quarantine]."""
+
+    bytes_max: int
+    count_max: int
+
+
+class Unparseable:
+    """One process's way into the quarantine. Thread-safe as far as its index is: decisions may be made twice."""
+
+    def __init__(self, index: Index, limits: Limits, counters: MutableMapping[str, int] | None = None) -> None:
+        """Counts what it does in `counters`."""
+        self._index = index
+        self._limits = limits
+        self._known: set[tuple[bytes, int, int]] = set()
+        """Key, length and checksum of what is in quarantine."""
+        self._known_at_s = -KNOWN_AGE_S
+        self.counters: MutableMapping[str, int] = Counter() if counters is None else counters
+
+    def claim(
+        self,
+        error: InstanceRefused,
+        *,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        transfer_syntax_uid: str,
+        calling_ae_title: str,
+    ) -> Quarantined:
+        """What is written beside the bytes; position and stamp are still open."""
+        return Quarantined(
+            UNPLACED,
+            0,
+            _uid(sop_instance_uid) or NO_UID,
+            _uid(sop_class_uid),
+            _uid(transfer_syntax_uid),
+            calling_ae_title.encode("utf-8", "replace"),
+            time.time_ns(),
+            str(error).encode("utf-8", "replace"),
+        )
+
+    def wants(self, claim: Quarantined, length: int, crc: int) -> bool:
+        """Whether these bytes shall be kept. Reads the index, and now and then all of the quarantine."""
+        if time.monotonic() - self._known_at_s > KNOWN_AGE_S:
+            self._known = {
+                (kept.sop_instance_uid, kept.position.payload_length, kept.position.payload_crc)
+                for kept in self._index.quarantined()
+            }
+            self._known_at_s = time.monotonic()
+        what = (claim.sop_instance_uid, length, crc)
+        if what in self._known:
+            self.counters["quarantine_known"] += 1
+            return False
+        if not self.has_room(length):
+            return False
+        self._known.add(what)
+        return True
+
+    def has_room(self, length: int) -> bool:
+        """Whether so many bytes more are within the bounds."""
+        within = (
+            self._index.quarantined_bytes() + length <= self._limits.bytes_max
+            and len(self._known) < self._limits.count_max
+        )
+        if not within:
+            self.counters["quarantine_full"] += 1
+            logger.warning("the quarantine is full, what cannot be parsed is dropped", bytes=length)
+        return within
+
+
+def _uid(text: str) -> bytes:
+    """A claimed UID as a record may carry it; empty when it is too long for one."""
+    uid = text.encode("ascii", "replace")
+    return uid if len(uid) <= UID_LENGTH_MAX and b"\0" not in uid else b""

@@ -1,0 +1,36 @@
+"""`filmroom backup`: what is new in the log to another place, the server running or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from engine.cli import copies, exit_codes, output
+from engine.cli.options import Settings, json_option, rate_option, with_settings
+
+
+@click.command("backup")
+@click.argument("dest", metavar="DEST", type=click.Path(file_okay=False))
+@click.option("--keep", type=click.IntRange(min=1), metavar="N", help="Remove all states but the newest N afterwards.")
+@rate_option
+@with_settings("data")
+@json_option
+def command(dest: str, keep: int | None, rate: int, settings: Settings, as_json: bool) -> int:
+    """Bring the backup in the folder DEST up to now; every run adds a state that can be restored.
+
+    Everything acknowledged before it began is in it. Only what is new is copied, so it costs what was stored since the
+    last time. Interrupted, it goes on where it was when it is run again. DEST belongs on another disk or machine.
+    Exit code 1: the state was written, and something of the archive could not be read; it is named.
+    """
+    config = settings.load()
+    with output.progress_bar("bytes") as progress:
+        report = copies.backup(config, Path(dest), keep, rate, progress)
+    findings = report["findings"]
+    if as_json:
+        output.write_json(report)
+    else:
+        for finding in findings:
+            output.complain(finding)
+        output.write_facts({**report, "findings": len(findings)})
+    return exit_codes.FAILED if findings else exit_codes.OK

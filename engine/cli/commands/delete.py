@@ -1,0 +1,69 @@
+"""`filmroom delete`: studies, series and instances out of the archive, the server running or not."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from engine.cli import backend, exit_codes, output, query
+from engine.cli.options import Settings, json_option, with_settings
+
+
+@click.command("delete")
+@click.argument("keys", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--study", "studies", metavar="UID", multiple=True, help="Study Instance UID.")
+@click.option("--series", metavar="UID", multiple=True, help="Series Instance UID.")
+@click.option("--instance", "instances", metavar="UID", multiple=True, help="SOP Instance UID.")
+@click.option("--reason", metavar="TEXT", help="Why; it is recorded, with who you are.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@with_settings("data")
+@json_option
+def command(
+    keys: tuple[str, ...],
+    studies: tuple[str, ...],
+    series: tuple[str, ...],
+    instances: tuple[str, ...],
+    reason: str | None,
+    dry_run: bool,
+    yes: bool,
+    settings: Settings,
+    as_json: bool,
+) -> int:
+    """Delete the studies, series or instances that are named, or that match KEY=VALUE as on find.
+
+    They are gone at once for every query and retrieval that begins afterwards; compaction gives their space back.
+    Nothing is deleted when a study among them is on legal hold. Exit code 1: nothing matches, or something is held.
+    """
+    wanted = query.named(keys, studies, series, instances)
+    if not wanted:
+        raise click.UsageError("say what to delete: --study, --series or --instance UID, or KEY=VALUE")
+    if not reason and not dry_run:
+        raise click.UsageError("say why: --reason TEXT is recorded with the deletion")
+    config = settings.load()
+    if dry_run or not yes:
+        facts = backend.delete(config, wanted, reason="", dry_run=True)
+        if dry_run:
+            _show(facts, as_json)
+            return exit_codes.FAILED if facts["held"] or not facts["instances"] else exit_codes.OK
+        if facts["instances"] and not facts["held"]:
+            _ask(f"Delete {facts['instances']} instances of {facts['studies']} studies ({facts['bytes']} bytes)?")
+    facts = backend.delete(config, wanted, reason=reason or "", dry_run=False)
+    _show(facts, as_json)
+    return exit_codes.OK if facts["instances"] else exit_codes.FAILED
+
+
+def _ask(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise click.UsageError("--yes is missing: this deletes, and nobody is there to ask")
+    click.confirm(question, abort=True, err=True)
+
+
+def _show(facts: dict[str, object], as_json: bool) -> None:
+    if as_json:
+        output.write_json(facts)
+        return
+    if not facts["instances"]:
+        output.complain("nothing matches")
+    output.write_facts(facts)

@@ -1,0 +1,37 @@
+"""`filmroom restore`: an archive from a backup."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import click
+
+from engine.cli import copies, exit_codes, output
+from engine.cli.options import Settings, at_option, json_option, rate_option, with_settings
+
+
+@click.command("restore")
+@click.argument("dest", metavar="DEST", type=click.Path(file_okay=False))
+@at_option
+@click.option("--salvage", is_flag=True, help="Take what can be had of a damaged backup.")
+@rate_option
+@with_settings("data")
+@json_option
+def command(dest: str, at: datetime | None, salvage: bool, rate: int, settings: Settings, as_json: bool) -> int:
+    """Make an archive in --data from the backup in DEST: its newest state, or the newest not after --at.
+
+    --data must be missing or empty. Every byte is compared with its hash on the way; then the archive is recovered,
+    indexed and checked. Interrupted, run it again. Exit code 1: restored, with findings that are named.
+    """
+    config = settings.load()
+    with output.progress_bar("bytes") as progress:
+        report = copies.restore(Path(dest), config.data, at, salvage=salvage, bytes_per_s=rate, progress=progress)
+    findings = report["findings"]
+    if as_json:
+        output.write_json(report)
+    else:
+        for finding in findings:
+            output.complain(finding)
+        output.write_facts({**report, "findings": len(findings)})
+    return exit_codes.FAILED if findings else exit_codes.OK

@@ -1,0 +1,33 @@
+"""`filmroom verify-backup`: every byte of a backup read again."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import click
+
+from engine.cli import copies, exit_codes, output
+from engine.cli.options import at_option, json_option, rate_option
+
+
+@click.command("verify-backup")
+@click.argument("dest", metavar="DEST", type=click.Path(file_okay=False))
+@at_option
+@rate_option
+@json_option
+def command(dest: str, at: datetime | None, rate: int, as_json: bool) -> int:
+    """Read all of a backup, or the state that --at names, and compare every hash and every checksum.
+
+    Exit code 1: something is damaged; it is named.
+    """
+    with output.progress_bar("bytes") as progress:
+        report = copies.verify_backup(Path(dest), at, rate, progress)
+    findings = report["findings"]
+    if as_json:
+        output.write_json(report)
+    else:
+        for finding in findings:
+            output.complain(finding)
+        output.write_facts({**report["counts"], "findings": len(findings)})
+    return exit_codes.FAILED if findings else exit_codes.OK

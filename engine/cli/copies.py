@@ -1,0 +1,206 @@
+"""Where the commands about backups and replicas reach the engine; the same as `backend` for them.
+
+Nothing here writes to the terminal. A backup and a replication take no role in the archive: they read its log.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.cli.output import Progress
+from engine.config import Config
+from engine.errors import ReplicationFailed
+
+if TYPE_CHECKING:
+    from engine.archive.layout import Layout
+    from engine.archive.replica import Destination
+    from engine.archive.replication import Status
+
+REMOTE = re.compile(r"tcp://(?P<host>\[[0-9a-fA-F:]+\]|[^\[\]:/@]+):(?P<port>[0-9]{1,5})/?")
+
+
+def backup(config: Config, target: Path, keep: int | None, bytes_per_s: int, progress: Progress) -> dict[str, Any]:
+    """Brings a backup up to now. Raises BackupError."""
+    from engine.archive import backup as backups
+
+    report = backups.back_up(_layout(config), target, keep=keep, bytes_per_s=bytes_per_s, progress=progress)
+    return asdict(report)
+
+
+def verify_backup(source: Path, at: datetime | None, bytes_per_s: int, progress: Progress) -> dict[str, Any]:
+    """Reads a backup again; what it holds and what is damaged. Raises BackupError."""
+    from engine.archive import backup_check
+
+    return asdict(backup_check.verify_backup(source, at=at, bytes_per_s=bytes_per_s, progress=progress))
+
+
+def restore(
+    source: Path, data: Path, at: datetime | None, *, salvage: bool, bytes_per_s: int, progress: Progress
+) -> dict[str, Any]:
+    """Makes an archive from a backup. Raises BackupError."""
+    from engine.archive import restore as restores
+
+    report = restores.restore(source, data, at=at, salvage=salvage, bytes_per_s=bytes_per_s, progress=progress)
+    return asdict(report)
+
+
+def promote(config: Config, progress: Progress) -> dict[str, Any]:
+    """Makes a replica an archive. Raises ReplicationFailed, ArchiveInUse."""
+    from engine.archive import replica
+
+    layout = replica.promote(config.data, progress=progress)
+    return {"data": str(layout.data), "archive_id": layout.archive_id.hex(), "lineage": layout.lineage}
+
+
+def replicate(
+    config: Config,
+    target: str,
+    *,
+    secret: Path | None,
+    bytes_per_s: int,
+    interval_s: float,
+    once: bool,
+    anew: bool,
+    show: Callable[[dict[str, Any]], None],
+) -> None:
+    """Replicates until SIGTERM or Ctrl-C, or with `once` until everything there is now has gone.
+
+    `show` is told how far it is. Raises ReplicationFailed.
+    """
+    from engine.archive.pace import Pace
+    from engine.archive.replication import REMOVE_AFTER_S, Replication, Status
+
+    layout = _layout(config)
+    status_path = _status_path(layout.data, target)
+    status = Status(target)
+
+    def on_status(status: Status) -> None:
+        show(status.describe(status.updated_s))
+
+    connect = _connector(layout, target, secret, anew or not os.path.exists(status_path))
+    replication = Replication(
+        layout,
+        connect,
+        status,
+        pace=Pace(bytes_per_s),
+        status_path=status_path,
+        on_status=on_status,
+        # Who runs it now and then waits for nobody's reader.
+        remove_after_s=0.0 if once else REMOVE_AFTER_S,
+    )
+    if once:
+        try:
+            while not replication.run_once():
+                if status.findings:
+                    raise ReplicationFailed("; ".join(status.findings), is_final=True)
+        finally:
+            replication.close()
+        return
+    with _until_told() as stop:
+        replication.run(stop, interval_s)
+
+
+def _connector(layout: Layout, target: str, secret: Path | None, create: bool) -> Callable[[], Destination]:
+    """Opens the destination; a directory is made at the first time only, lest an empty mount point be filled."""
+    remote = REMOTE.fullmatch(target)
+    opened = False
+
+    def to_directory() -> Destination:
+        from engine.archive.replica import Replica
+
+        nonlocal opened
+        path = Path(target)
+        if path.resolve().is_relative_to(layout.data.resolve()):
+            raise ReplicationFailed(f"{target} lies in the data directory", is_final=True)
+        replica = Replica(path, layout.archive_id, layout.lineage, create=create and not opened)
+        opened = True
+        return replica
+
+    if remote is None:
+        if "://" in target:
+            raise ReplicationFailed(f"{target} is neither a folder nor tcp://HOST:PORT", is_final=True)
+        return to_directory
+    from engine.archive import replica_link
+
+    if secret is None:
+        raise ReplicationFailed("a replica over the network needs --secret FILE, the same at both ends", is_final=True)
+    shared = replica_link.read_secret(secret)
+    host, port = remote["host"].strip("[]"), int(remote["port"])
+    return lambda: replica_link.RemoteReplica(host, port, shared, layout.archive_id, layout.lineage)
+
+
+def listen(config: Config, host: str, port: int, secret: Path, show: Callable[[str], None]) -> None:
+    """Takes a replication from another Filmroom into the data directory, until SIGTERM or Ctrl-C."""
+    from engine.archive import replica_link
+
+    listener = replica_link.Listener(host, port, config.data, replica_link.read_secret(secret))
+    show(f"filmroom replicate: listening on {host}:{listener.port}, replica in {config.data}; not encrypted")
+    with _until_told(listener.close) as stop:
+        listener.run(stop, show)
+
+
+def replication_status(config: Config, target: str | None) -> list[dict[str, Any]]:
+    """What the replications of an archive, or of a replica its source, last said; with their lag as it is now."""
+    import time
+
+    from engine.archive.replica import read_status
+
+    layout = _layout(config)
+    if target is not None:
+        paths = [_status_path(layout.data, target)]
+    else:
+        names = sorted(os.listdir(layout.data))
+        paths = [str(layout.data / name) for name in names if re.fullmatch(r"replica(tion-[0-9a-f]{16})?\.json", name)]
+    found = []
+    for path in paths:
+        status = read_status(path)
+        if status is None:
+            continue
+        caught_up = status.get("caught_up")
+        if isinstance(caught_up, str):
+            status["lag_s"] = round(max(0.0, time.time() - datetime.fromisoformat(caught_up).timestamp()), 1)
+        status["running"] = path.endswith("replica.json") or _is_alive(status.get("pid"))
+        found.append(status)
+    return found
+
+
+def _is_alive(pid: object) -> bool:
+    return isinstance(pid, int) and os.path.exists(f"/proc/{pid}")
+
+
+def _status_path(data: Path, target: str) -> str:
+    """A file for each destination, named by its hash: a destination is not a file name."""
+    return str(data / f"replication-{blake2b(target.encode(), digest_size=8).hexdigest()}.json")
+
+
+def _layout(config: Config) -> Layout:
+    from engine.archive import layout
+
+    return layout.existing(config.data)
+
+
+@contextmanager
+def _until_told(wake: Callable[[], None] = lambda: None) -> Iterator[threading.Event]:
+    """An event that SIGTERM and Ctrl-C set; what is being written then is ended in order."""
+    stop = threading.Event()
+
+    def told(signum: int, frame: object) -> None:
+        stop.set()
+        wake()
+
+    before = {signum: signal.signal(signum, told) for signum in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

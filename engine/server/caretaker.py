@@ -1,0 +1,175 @@
+"""The caretaker process: compaction, retention and scrubbing beside the workers, politely.
+
+Started as `python -m engine.server.caretaker FD` by the supervisor and replaced when it dies; FD is its end of the
+channel. A guest of the archive as workers are, at the lowest priority, without connections. One thread does the duties
+(`duties`), one step after the other; the other one listens to the supervisor.
+
+    a step has something left to do       the duty whose turn it is goes on
+    nothing to do                         it sleeps until the first duty is due
+    another process compacts or scrubs    later
+    a step fails                          said, and tried again after a pause that doubles up to FAILURE_PAUSE_MAX_S
+    StorageFailed                         final, as for every writer: the process ends, a successor starts from the disk
+    reload                                every duty takes the new configuration over, and is due
+    drain, or the supervisor is gone      what is being copied is thrown away, and it ends
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+from engine import log
+from engine.archive import ballast
+from engine.archive.archive import Archive
+from engine.config import Config
+from engine.errors import ArchiveInUse, EngineError, StorageFailed
+from engine.server.channel import Channel, ChannelClosed
+from engine.server.duties import DUTIES, READ_ONLY_DUTIES, Duty
+
+logger = log.get("server.caretaker")
+
+NICENESS = 19
+"""It takes only processor time that nobody else wants."""
+
+IN_USE_PAUSE_S = 5.0
+FAILURE_PAUSE_S = 5.0
+FAILURE_PAUSE_MAX_S = 600.0
+
+WAIT_MAX_S = 1.0
+"""How long the duties' thread sleeps at a time: a reload is noticed then."""
+
+EXIT_STORAGE_FAILED = 3
+
+
+class Caretaker:
+    """See the module's head; `run` returns the exit code."""
+
+    def __init__(self, channel: Channel, config: Config) -> None:
+        self._channel = channel
+        self._stopping = threading.Event()
+        self._ended_read, self._ended_write = os.pipe()
+        self._archive = Archive.open(config.data, role="guest")
+        makers = READ_ONLY_DUTIES if self._archive.is_read_only else DUTIES
+        self._duties: list[Duty] = [make(self._archive, config, self._stopping) for make in makers]
+        self._due_s = dict.fromkeys((duty.name for duty in self._duties), 0.0)
+        self._failures: dict[str, int] = {}
+        self._errors: dict[str, str] = {}
+        self._exit_code = 1
+
+    def run(self) -> int:
+        """Works until the supervisor says drain, or goes away."""
+        thread = threading.Thread(target=self._work, name="duties", daemon=True)
+        thread.start()
+        try:
+            self._channel.send("ready")
+            self._listen()
+        except ChannelClosed:
+            self._stopping.set()
+        thread.join()
+        if self._exit_code == 0:
+            self._archive.close()
+        return self._exit_code
+
+    # -- the duties' thread ---------------------------------------------------------------------
+
+    def _work(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                duty = min(self._duties, key=lambda duty: self._due_s[duty.name])
+                wait_s = self._due_s[duty.name] - time.monotonic()
+                if wait_s > 0:
+                    self._stopping.wait(min(wait_s, WAIT_MAX_S))
+                    continue
+                self._due_s[duty.name] = math.inf
+                ballast.make(self._archive.layout, self._archive.files)
+                pause_s = self._step(duty)
+                # A reload in between has made it due.
+                self._due_s[duty.name] = min(self._due_s[duty.name], time.monotonic() + pause_s)
+                self._archive.reader.sweep()
+            self._exit_code = 0
+        except StorageFailed as error:
+            logger.error("storage failed, the caretaker ends", error=str(error))
+            self._exit_code = EXIT_STORAGE_FAILED
+        finally:
+            os.write(self._ended_write, b"x")
+
+    def _step(self, duty: Duty) -> float:
+        """One step; how long the duty pauses. Raises StorageFailed."""
+        pause_s: float
+        try:
+            pause_s = duty.step()
+        except ArchiveInUse:
+            return IN_USE_PAUSE_S
+        except StorageFailed:
+            raise
+        except EngineError as error:
+            count = self._failures.get(duty.name, 0)
+            self._failures[duty.name] = count + 1
+            self._errors[duty.name] = str(error)
+            pause_s = min(FAILURE_PAUSE_S * 2 ** min(count, 20), FAILURE_PAUSE_MAX_S)
+            logger.warning("background work failed", duty=duty.name, error=str(error), pause_s=pause_s)
+            return pause_s
+        self._failures.pop(duty.name, None)
+        return pause_s
+
+    # -- the supervisor's messages --------------------------------------------------------------
+
+    def _listen(self) -> None:
+        poll = select.poll()
+        poll.register(self._channel.fileno(), select.POLLIN)
+        poll.register(self._ended_read, select.POLLIN)
+        while not self._stopping.is_set():
+            ready = {fd for fd, _ in poll.poll()}
+            if self._ended_read in ready:
+                return
+            while (received := self._channel.receive()) is not None:
+                self._handle(received[0])
+
+    def _handle(self, message: dict[str, Any]) -> None:
+        match message["kind"]:
+            case "stats":
+                self._channel.send("stats", request=message["request"], stats=self._stats())
+            case "reload":
+                config = Config.from_json(message["config"].encode())
+                for duty in self._duties:
+                    duty.configure(config)
+                    self._due_s[duty.name] = 0.0
+            case "drain":
+                self._stopping.set()
+
+    def _stats(self) -> dict[str, object]:
+        stats: dict[str, object] = {duty.name: duty.stats() for duty in self._duties}
+        return {**stats, "failing": {name: self._errors[name] for name in list(self._failures)}}
+
+
+def main(fd: int) -> int:
+    """The caretaker's whole life; the exit code."""
+    # The terminal's Ctrl-C goes to the whole process group: the supervisor decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.nice(NICENESS)
+    channel = Channel.inherited(fd)
+    channel.set_blocking(True)
+    try:
+        received = channel.receive()
+    except ChannelClosed:
+        return 1
+    assert received is not None
+    channel.set_blocking(False)
+    config = Config.from_json(received[0]["config"].encode())
+    log.configure(config.log, process="caretaker")
+    try:
+        return Caretaker(channel, config).run()
+    except EngineError as error:
+        logger.error("caretaker cannot start", error=str(error))
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

@@ -1,0 +1,171 @@
+"""What a caretaker does in the background, a step at a time: compaction, the rules of retention, scrubbing.
+
+A duty says after each step how long it can wait for the next one, and tells what it has done in numbers. It raises what
+goes wrong; `caretaker` decides what follows from that. A new duty is a class like these and a line in `DUTIES`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Protocol
+
+from engine import log
+from engine.archive import retention
+from engine.archive.archive import Archive
+from engine.archive.compaction import Compactor
+from engine.archive.scrub import Scrubber
+from engine.config import Config, Retention
+
+logger = log.get("server.duties")
+
+BETWEEN_STEPS_S = 0.05
+"""Between two steps of one duty others get their turn."""
+
+NOTHING_TO_DO_S = 3600.0
+
+SCRUB_TICK_S = 0.5
+"""Between two pieces of a scrub."""
+
+SCRUB_REST_S = 10.0
+"""How long it waits while no pass is due."""
+
+
+class Duty(Protocol):
+    """One kind of background work on one archive; used by one thread."""
+
+    name: str
+
+    def configure(self, config: Config) -> None:
+        """Takes a new configuration over; called from another thread."""
+        ...
+
+    def step(self) -> float:
+        """Does some of what is due, and returns in how many seconds there may be more. Raises EngineError."""
+        ...
+
+    def stats(self) -> dict[str, object]:
+        """What it has done; called from another thread."""
+        ...
+
+
+class CompactionDuty:
+    """Gives the space of dead records back."""
+
+    name = "compaction"
+
+    def __init__(self, archive: Archive, config: Config, stopping: threading.Event) -> None:
+        self._options = config.compaction
+        self._compactor = Compactor(
+            archive, config.compaction, segment_bytes=config.storage.segment_bytes, stopping=stopping
+        )
+
+    def configure(self, config: Config) -> None:
+        """From the next step on."""
+        self._options = config.compaction
+        self._compactor.configure(config.compaction)
+
+    def step(self) -> float:
+        """One group of segments."""
+        if not self._options.enabled:
+            return NOTHING_TO_DO_S
+        return BETWEEN_STEPS_S if self._compactor.step() else self._options.interval_s
+
+    def stats(self) -> dict[str, object]:
+        """Segments, records and bytes since the start."""
+        return {"enabled": self._options.enabled, **self._compactor.totals.as_dict()}
+
+
+class RetentionDuty:
+    """Applies the rules that are enabled, each as often as it says."""
+
+    name = "retention"
+
+    def __init__(self, archive: Archive, config: Config, stopping: threading.Event) -> None:
+        self._archive = archive
+        self._stopping = stopping
+        self._rules: list[Retention] = []
+        self._applied_s: dict[Retention, float] = {}
+        self._deleted = {"studies_deleted": 0, "instances_deleted": 0, "bytes_deleted": 0}
+        self._held: dict[str, int] = {}
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """A rule that is new or has changed is due at once."""
+        self._rules = [rule for rule in config.retention if rule.enabled]
+
+    def step(self) -> float:
+        """The rule that is due next, wholly."""
+        rules = self._rules
+        if not rules:
+            return NOTHING_TO_DO_S
+        now_s = time.monotonic()
+        rule = min(rules, key=lambda rule: self._due_s(rule, now_s))
+        if self._due_s(rule, now_s) <= now_s:
+            self._apply(rule)
+            self._applied_s[rule] = now_s
+        now_s = time.monotonic()
+        return max(min(self._due_s(rule, now_s) for rule in rules) - now_s, BETWEEN_STEPS_S)
+
+    def _due_s(self, rule: Retention, now_s: float) -> float:
+        applied_s = self._applied_s.get(rule)
+        return now_s if applied_s is None else applied_s + rule.every_hours * 3600
+
+    def _apply(self, rule: Retention) -> None:
+        applied = retention.apply(self._archive, rule, time.time_ns(), by="retention", stopped=self._stopping.is_set)
+        self._held[rule.name] = applied.held
+        self._deleted["studies_deleted"] += applied.studies
+        self._deleted["instances_deleted"] += applied.instances
+        self._deleted["bytes_deleted"] += applied.bytes
+
+    def stats(self) -> dict[str, object]:
+        """What was deleted since the start, and how many studies were on hold at the last look."""
+        return {"rules": len(self._rules), **self._deleted, "studies_held": sum(self._held.values())}
+
+
+class ScrubDuty:
+    """Reads and verifies what is stored, as fast as the cycle needs it."""
+
+    name = "scrub"
+
+    def __init__(self, archive: Archive, config: Config, stopping: threading.Event) -> None:
+        self._archive = archive
+        self._options = config.scrub
+        self._scrubber = Scrubber.of(archive, config.scrub)
+
+    def configure(self, config: Config) -> None:
+        """From the next step on; the pass under way goes on, since it is remembered on the disk."""
+        if config.scrub != self._options:
+            self._options = config.scrub
+            self._scrubber = Scrubber.of(self._archive, config.scrub)
+
+    def step(self) -> float:
+        """What is due since the last step."""
+        if not self._options.cycle_days:
+            return NOTHING_TO_DO_S
+        self._scrubber.tick(time.monotonic())
+        return SCRUB_TICK_S if self._scrubber.is_due else SCRUB_REST_S
+
+    def stats(self) -> dict[str, object]:
+        """The pass under way, the one before it, and counters since the start."""
+        status = self._scrubber.status()
+        last = status.pop("last_pass")
+        del status["began_ns"], status["next_pass_ns"]
+        told = {"enabled": self._options.cycle_days > 0, **status}
+        if isinstance(last, dict):
+            ended = datetime.fromtimestamp(last["ended_ns"] / 1e9, UTC)
+            told |= {"last_pass_ended": ended.isoformat(timespec="seconds"), "last_pass_damaged": last["damaged"]}
+        return told | {f"{name}_since_start": count for name, count in self._scrubber.counters.items()}
+
+
+DUTIES: tuple[Callable[[Archive, Config, threading.Event], Duty], ...] = (
+    CompactionDuty,
+    RetentionDuty,
+    ScrubDuty,
+)
+"""What every caretaker does."""
+
+READ_ONLY_DUTIES: tuple[Callable[[Archive, Config, threading.Event], Duty], ...] = (ScrubDuty,)
+"""What the caretaker of a replica does: its log is somebody else's."""

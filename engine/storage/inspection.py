@@ -1,0 +1,266 @@
+"""Every byte of one segment against its checksums, in pieces: what a scrub does to a segment.
+
+Finds and tells; repairs nothing, knows no index, and does not know whether a record is still wanted.
+
+    bytes                        verified by                                           when they are wrong
+    header block                 both copies: checksum, and equal; zeros between        Part.HEADER
+    head of a record             head_crc, and equal to the footer's copy               Part.RECORD
+    payload                      payload_crc                                            Part.RECORD
+    up to the next multiple of 8 zeros                                                  Part.PADDING: harms nobody
+    between whole records        nothing can: what a recovery, or this walk, passed by  Part.GAP
+    footer and trailer           hint_crc, the trailer's checksum                       Part.FOOTER
+
+The records of a sealed segment are those of its footer, so that a record whose head is damaged still has its name. Of a
+segment without a footer, and where the footer is damaged, they are what a walk finds up to the index's mark.
+
+Each piece is read from the disk, not from the page cache; what was not cached before is not cached afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from enum import Enum
+from typing import NamedTuple
+
+from engine.errors import CorruptRecord
+from engine.storage import hints
+from engine.storage.files import Files
+from engine.storage.record import HEADER_BYTES, Record, crc32c, decode_head
+from engine.storage.segment import FIRST_RECORD, Damage, SegmentHeader, Walk, read_segment_header, segment_path
+
+PIECE_BYTES = 2 << 20
+"""What is read at a time; the longest head, 1 MiB and some, fits."""
+
+_HEADER_COPY_BYTES = FIRST_RECORD // 2
+_CHECKED_BYTES = 124
+_KEY_LENGTH = slice(8, 10)
+"""Where a record's header says how long its key is."""
+
+
+class Part(Enum):
+    """Which part of a segment a fault is in."""
+
+    HEADER = "segment header"
+    RECORD = "record"
+    PADDING = "padding"
+    GAP = "gap"
+    FOOTER = "footer"
+
+
+class Fault(NamedTuple):
+    """Something that is not as it was written."""
+
+    part: Part
+    offset: int
+    length_bytes: int
+    what: str
+    record: Record | None = None
+    """The record that lies, or lay, there; None where nothing tells."""
+    key: bytes = b""
+    """The record's key as far as anything tells: not checked when there is no `record`."""
+
+
+class Step(NamedTuple):
+    """One piece of work."""
+
+    offset: int
+    """Everything before this has been looked at; a place to begin again."""
+    read_bytes: int
+    faults: tuple[Fault, ...] = ()
+    record_count: int = 0
+    """Records that this step has come to the end of: 1 or 0."""
+
+
+class Inspection:
+    """One segment under inspection: take steps until there are no more, then close."""
+
+    def __init__(
+        self, files: Files, directory: str, segment_id: int, *, start_offset: int, mark_bytes: int, is_sealed: bool
+    ) -> None:
+        """`mark_bytes` and `is_sealed` are what the index says of the segment. Raises OSError."""
+        self._fd = -1
+        self.segment_id = segment_id
+        self.start_offset = start_offset
+        self._files = files
+        self._fd = files.open(segment_path(directory, segment_id), os.O_RDONLY)
+        self._mark_bytes = mark_bytes
+        self._is_sealed = is_sealed
+        self._from_disk = False
+        """Whether pieces are read past the page cache: not while a writer's pages are still dirty."""
+        self._seed = 0
+        self._buffer = memoryview(bytearray(PIECE_BYTES))
+
+    def is_gone(self) -> bool:
+        """Whether the file has been removed meanwhile."""
+        return not self._files.is_linked(self._fd)
+
+    def close(self) -> None:
+        """Lets the file go."""
+        if self._fd >= 0:
+            self._files.close(self._fd)
+            self._fd = -1
+
+    def __del__(self) -> None:
+        self.close()
+
+    def steps(self) -> Iterator[Step]:
+        """Piece after piece; at the end everything from `start_offset` on has been looked at."""
+        trailer = self._trailer()
+        self._from_disk = trailer is not None or self._is_sealed
+        faults: list[Fault] = []
+        header, read_bytes = self._header(trailer, faults)
+        if header is None:
+            yield Step(self._mark_bytes, read_bytes, tuple(faults))
+            return
+        self._seed = header.seed
+        records, gaps = self._plan(trailer, header, faults)
+        if trailer is not None:
+            read_bytes += trailer.hint_end + hints.TRAILER_BYTES - trailer.tail
+        yield Step(max(self.start_offset, FIRST_RECORD), read_bytes, tuple(faults))
+        items: list[tuple[int, Record | Damage]] = [(record.position.offset, record) for record in records]
+        items += [(gap.offset, gap) for gap in gaps]
+        items.sort(key=lambda item: item[0])
+        for offset, item in items:
+            if offset < self.start_offset:
+                continue
+            if isinstance(item, Damage):
+                yield Step(offset + item.length_bytes, 0, (self._gap(item),))
+            else:
+                yield from self._record(item)
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _trailer(self) -> hints.Trailer | None:
+        """None when there is none, and when it cannot be read: what is sealed and has none is a fault."""
+        try:
+            return hints.read_trailer(self._files, self._fd, self.segment_id)
+        except CorruptRecord:
+            return None
+
+    def _header(self, trailer: hints.Trailer | None, faults: list[Fault]) -> tuple[SegmentHeader | None, int]:
+        """The header, from wherever it can be had; None when nothing has it any more."""
+        header: SegmentHeader | None = None
+        try:
+            block = bytes(self._read(0, FIRST_RECORD))
+            header = read_segment_header(self._files, self._fd, self.segment_id)
+            first, second = block[:_HEADER_COPY_BYTES], block[_HEADER_COPY_BYTES:]
+            if first != second or first[_CHECKED_BYTES:].strip(b"\0"):
+                faults.append(
+                    Fault(Part.HEADER, 0, FIRST_RECORD, "one of the two copies of the segment header is damaged")
+                )
+        except (CorruptRecord, OSError) as error:
+            faults.append(Fault(Part.HEADER, 0, FIRST_RECORD, _reason(error)))
+        if header is None and trailer is not None:
+            header = trailer.header()
+        if header is None:
+            length = max(self._mark_bytes - FIRST_RECORD, 0)
+            faults.append(Fault(Part.GAP, FIRST_RECORD, length, "no record can be read without the segment header"))
+        return header, FIRST_RECORD
+
+    def _plan(
+        self, trailer: hints.Trailer | None, header: SegmentHeader, faults: list[Fault]
+    ) -> tuple[list[Record], list[Damage]]:
+        """The records to verify, and the gaps between them."""
+        if trailer is None:
+            if self._is_sealed:
+                faults.append(Fault(Part.FOOTER, self._mark_bytes, 0, "the trailer of the segment cannot be read"))
+            return self._walk(header, self._mark_bytes)
+        self._files.drop_cache_range(self._fd, trailer.tail, trailer.hint_end + hints.TRAILER_BYTES - trailer.tail)
+        try:
+            summary = hints.read_summary(self._files, self._fd, self.segment_id)
+        except CorruptRecord as error:
+            faults.append(Fault(Part.FOOTER, trailer.tail, trailer.hint_end - trailer.tail, str(error)))
+            return self._walk(header, trailer.tail)
+        if summary is None:
+            faults.append(Fault(Part.FOOTER, trailer.tail, 0, "the trailer of the segment changes"))
+            return self._walk(header, trailer.tail)
+        return summary.records, [gap for gap in summary.damage if gap.was_synced]
+
+    def _walk(self, header: SegmentHeader, end: int) -> tuple[list[Record], list[Damage]]:
+        walk = Walk(self._files, self._fd, header, end=end)
+        records: list[Record] = []
+        gaps: list[Damage] = []
+        for item in walk:
+            if isinstance(item, Damage):
+                gaps.append(item)
+            else:
+                records.append(item)
+        if walk.tail < end:
+            reason = walk.torn or "nothing where records were"
+            gaps.append(Damage(self.segment_id, walk.tail, end - walk.tail, reason))
+        return records, gaps
+
+    def _gap(self, gap: Damage) -> Fault:
+        """A gap, with what its first bytes still say of the record that began there."""
+        try:
+            head = self._files.pread(self._fd, min(PIECE_BYTES, gap.length_bytes), gap.offset)
+        except OSError:
+            return Fault(Part.GAP, gap.offset, gap.length_bytes, gap.reason)
+        try:
+            record = decode_head(head, self._seed, self.segment_id, gap.offset)
+        except CorruptRecord:
+            key_length = int.from_bytes(head[_KEY_LENGTH], "little")
+            return Fault(
+                Part.GAP, gap.offset, gap.length_bytes, gap.reason, key=head[HEADER_BYTES : HEADER_BYTES + key_length]
+            )
+        return Fault(Part.GAP, gap.offset, gap.length_bytes, gap.reason, record, record.key)
+
+    def _record(self, record: Record) -> Iterator[Step]:
+        """Head, payload and padding of one record."""
+        position = record.position
+        head_bytes = HEADER_BYTES + position.key_length + position.meta_length
+        payload_end = head_bytes + position.payload_length
+        at = crc = 0
+        reasons: list[str] = []
+        padding = b""
+        while at < position.record_bytes:
+            length = min(position.record_bytes - at, PIECE_BYTES)
+            try:
+                piece = self._read(position.offset + at, length)
+            except (CorruptRecord, OSError) as error:
+                fault = Fault(Part.RECORD, position.offset, position.record_bytes, _reason(error), record, record.key)
+                yield Step(position.end, length, (fault,), 1)
+                return
+            if at == 0:
+                reasons += self._head_fault(bytes(piece[:head_bytes]), record)
+            crc = crc32c(piece[max(head_bytes - at, 0) : max(payload_end - at, 0)], crc)
+            padding += bytes(piece[max(payload_end - at, 0) :])
+            at += length
+            if at < position.record_bytes:
+                yield Step(position.offset, length)
+        if crc != position.payload_crc:
+            reasons.append(f"payload: checksum {crc:08x}, expected {position.payload_crc:08x}")
+        faults: tuple[Fault, ...] = ()
+        if reasons:
+            what = "; ".join(reasons)
+            faults = (Fault(Part.RECORD, position.offset, position.record_bytes, what, record, record.key),)
+        elif padding.strip(b"\0"):
+            what = "padding that is not zero"
+            faults = (Fault(Part.PADDING, position.offset, position.record_bytes, what, record, record.key),)
+        yield Step(position.end, length, faults, 1)
+
+    def _head_fault(self, head: bytes, record: Record) -> list[str]:
+        try:
+            found = decode_head(head, self._seed, self.segment_id, record.position.offset)
+        except CorruptRecord as error:
+            return [str(error)]
+        return [] if found == record else ["the head is not the one that the footer has"]
+
+    def _read(self, offset: int, length: int) -> memoryview:
+        """These bytes as the disk has them, in memory that the next call uses again. Raises OSError, CorruptRecord."""
+        files, fd = self._files, self._fd
+        piece = self._buffer[:length]
+        was_cached = not self._from_disk or files.preadv_cached(fd, [piece], offset) == length
+        if self._from_disk:
+            files.drop_cache_range(fd, offset, length)
+        count = files.preadv(fd, [piece], offset)
+        if not was_cached:
+            files.drop_cache_range(fd, offset, length)
+        if count != length:
+            raise CorruptRecord(f"the file ends after {count} of {length} bytes", self.segment_id, offset)
+        return piece
+
+
+def _reason(error: CorruptRecord | OSError) -> str:
+    return str(error) if isinstance(error, CorruptRecord) else f"cannot be read: {error.strerror}"

@@ -1,0 +1,116 @@
+"""The commands about backups and replicas: what they answer, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from engine import cli
+from engine.cli import exit_codes
+from tests import samples
+
+
+@pytest.fixture(autouse=True)
+def _archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder with an archive of two instances in `filmroom-data`."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("FILMROOM_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("FILMROOM_LIMITS_DISK_RESERVE_BYTES", "0")
+    samples.write(tmp_path / "files", samples.instance(1, 1, 1), samples.instance(1, 1, 2))
+    assert run(capsys, "import", "files")[0] == exit_codes.OK
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = cli.run(arguments)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_a_backup_goes_out_comes_back_and_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "backup", "safe", "--json")
+    assert code == exit_codes.OK
+    first = json.loads(out)
+    assert first["segments"] == 1 and first["copied_bytes"] == first["total_bytes"]
+    assert json.loads(run(capsys, "backup", "safe", "--keep", "1", "--json")[1])["removed_manifests"] == 1
+    code, out, _ = run(capsys, "verify-backup", "safe", "--json")
+    assert code == exit_codes.OK
+    assert json.loads(out)["counts"]["records"] == 2
+    code, out, _ = run(capsys, "restore", "safe", "--data", "new", "--json")
+    assert code == exit_codes.OK
+    assert json.loads(out)["instances"] == 2
+    assert run(capsys, "check", "--payloads", "--data", "new")[0] == exit_codes.OK
+
+
+def test_damage_in_a_backup_is_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "backup", "safe")
+    (copy,) = (tmp_path / "safe" / "segments").iterdir()
+    content = bytearray(copy.read_bytes())
+    content[5000] ^= 1
+    copy.write_bytes(content)
+    code, _, err = run(capsys, "verify-backup", "safe")
+    assert code == exit_codes.FAILED and copy.name in err
+    code, _, err = run(capsys, "restore", "safe", "--data", "new")
+    assert code == exit_codes.FAILED and "--salvage" in err
+    code, out, _ = run(capsys, "find", "StudyInstanceUID=*", "--data", "new")
+    assert (code, out) == (exit_codes.UNAVAILABLE, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["backup", "filmroom-data/x"], exit_codes.FAILED, "data directory"),
+        (["backup", "safe", "--keep", "0"], exit_codes.USAGE, "keep"),
+        (["restore", "safe", "--at", "yesterday"], exit_codes.USAGE, "is no time"),
+        (["restore", "nowhere", "--data", "new"], exit_codes.FAILED, "holds no backup"),
+        (["verify-backup", "nowhere"], exit_codes.FAILED, "holds no backup"),
+        (["replicate"], exit_codes.USAGE, "say where to"),
+        (["replicate", "--listen", "1234", "--secret", "s"], exit_codes.USAGE, "HOST:PORT"),
+        (["replicate", "--listen", "127.0.0.1:0"], exit_codes.USAGE, "--secret"),
+        (["replicate", "tcp://127.0.0.1:1", "--once"], exit_codes.UNAVAILABLE, "--secret"),
+        (["replicate", "ftp://127.0.0.1", "--once"], exit_codes.UNAVAILABLE, "neither a folder"),
+        (["replicate", "filmroom-data/x", "--once"], exit_codes.UNAVAILABLE, "data directory"),
+        (["replicate", "--status"], exit_codes.UNAVAILABLE, "nothing is replicated"),
+        (["promote"], exit_codes.UNAVAILABLE, "no replica"),
+        (["backup", "safe", "--data", "nothing"], exit_codes.UNAVAILABLE, "no archive"),
+    ],
+)
+def test_mistakes_are_named(capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, words: str) -> None:
+    found, _, err = run(capsys, *arguments)
+    assert (found, words in err) == (code, True), err
+
+
+def test_a_replica_is_made_shown_read_and_promoted(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "replicate", "copy", "--once", "--json")
+    assert code == exit_codes.OK
+    assert json.loads(out.splitlines()[-1])["state"] == "caught up"
+    for data in ("filmroom-data", "copy"):
+        (row,) = json.loads(run(capsys, "replicate", "--status", "--data", data, "--json")[1])
+        assert (row["destination"], row["lag_bytes"], row["segments"]) == ("copy", 0, 1)
+    assert json.loads(run(capsys, "stats", "--data", "copy", "--json")[1])["archive"]["instances"] == 2
+    code, out, _ = run(capsys, "export", "out.zip", "StudyInstanceUID=*", "--data", "copy", "--json")
+    assert (code, json.loads(out)["written"]) == (exit_codes.OK, 2)
+    code, _, err = run(capsys, "delete", "StudyInstanceUID=*", "--data", "copy", "--reason", "no", "--yes")
+    assert code == exit_codes.UNAVAILABLE and "is a replica" in err
+    code, _, err = run(capsys, "import", "files", "--data", "copy")
+    assert code == exit_codes.UNAVAILABLE and "filmroom promote" in err
+    assert run(capsys, "promote", "--data", "copy")[0] == exit_codes.OK
+    samples.write(Path("more"), samples.instance(2, 1, 1))
+    assert run(capsys, "import", "more", "--data", "copy")[0] == exit_codes.OK
+    assert run(capsys, "check", "--payloads", "--data", "copy")[0] == exit_codes.OK
+
+
+def test_a_replica_that_was_there_is_not_begun_anew_at_an_empty_mount_point(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "disk").mkdir()
+    assert run(capsys, "replicate", "disk", "--once")[0] == exit_codes.OK
+    (tmp_path / "disk").rename(tmp_path / "unplugged")
+    (tmp_path / "disk").mkdir()
+    code, _, err = run(capsys, "replicate", "disk", "--once")
+    assert code == exit_codes.UNAVAILABLE and "is the disk mounted" in err
+    assert list((tmp_path / "disk").iterdir()) == []
+    assert run(capsys, "replicate", "disk", "--once", "--new")[0] == exit_codes.OK

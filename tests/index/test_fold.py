@@ -1,0 +1,100 @@
+"""The fold rule itself: on one UID, without an index."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from itertools import chain, combinations
+
+import pytest
+
+from engine.index.entry import HEAL, POLICY_KEEP_BOTH, POLICY_KEEP_FIRST, POLICY_REPLACE
+from engine.index.fold import LIVE, State, Told, fold, in_order, is_needed, told_key
+from engine.storage.record import Kind, Position
+
+
+def _told(
+    stamp: int, segment_id: int = 1, *, crc: int = 0, flags: int = 0, kind: int = Kind.INSTANCE, target: int = 0
+) -> Told:
+    position = Position(segment_id, stamp * 1000, 10, 10, 0 if kind == Kind.TOMBSTONE else 100, crc)
+    return Told(told_key(stamp, position), None, kind, flags, position, b"syntax", b"meta", target)
+
+
+def _states(*told: Told) -> list[State]:
+    states = fold(in_order(told))
+    return [states[one.key] for one in told]
+
+
+def test_copies_count_where_they_lie_last() -> None:
+    first, copy = _told(5, 1, crc=7), _told(5, 9, crc=7)
+    assert _states(first, copy) == [State.DUPLICATE, State.CURRENT]
+    other = _told(6, 2, crc=8)
+    assert _states(first, other, copy) == [State.DUPLICATE, State.VERSION, State.CURRENT]
+
+
+@pytest.mark.parametrize("policy", [POLICY_KEEP_FIRST, POLICY_REPLACE, POLICY_KEEP_BOTH])
+def test_a_copy_of_what_healed_is_no_second_healing(policy: int) -> None:
+    damaged, healer = _told(5, 1, crc=7), _told(6, 2, crc=7, flags=policy | HEAL)
+    copy = _told(6, 3, crc=7, flags=policy | HEAL)
+    assert _states(damaged, healer) == [State.SUPERSEDED, State.CURRENT]
+    assert _states(damaged, healer, copy) == [State.SUPERSEDED, State.DUPLICATE, State.CURRENT]
+
+
+def test_a_tombstone_of_the_same_moment_kills_nothing() -> None:
+    grave, stored = _told(5, 9, kind=Kind.TOMBSTONE), _told(5, 1, crc=7)
+    assert _states(grave, stored) == [State.TOMBSTONE, State.CURRENT]
+
+
+def test_a_target_takes_copies_and_duplicates_of_its_stamp_with_it() -> None:
+    first, kept, copy = _told(5, 1, crc=1), _told(6, 1, crc=2), _told(6, 2, crc=2)
+    again = _told(7, 1, crc=2)
+    grave = _told(8, 1, kind=Kind.TOMBSTONE, target=6)
+    assert _states(first, kept, copy, again, grave) == [
+        State.CURRENT,
+        State.DROPPED,
+        State.DROPPED,
+        State.DUPLICATE,
+        State.TOMBSTONE,
+    ]
+    assert _states(first, kept, grave, _told(9, 1, crc=2))[-1] == State.VERSION
+
+
+def _random_group(rng: random.Random) -> list[Told]:
+    told: list[Told] = []
+    for stamp in range(1, rng.randrange(3, 11)):
+        segment_id = rng.randrange(1, 5)
+        if rng.random() < 0.1:
+            told.append(_told(stamp, segment_id, kind=Kind.TOMBSTONE))
+        elif rng.random() < 0.12 and told:
+            told.append(_told(stamp, segment_id, kind=Kind.TOMBSTONE, target=rng.choice(told).stamp))
+        else:
+            flags = rng.randrange(3) | rng.choice((0, 0, HEAL))
+            told.append(_told(stamp, segment_id, crc=rng.randrange(3), flags=flags))
+            if rng.random() < 0.2:
+                told.append(_told(stamp, segment_id + 4, crc=told[-1].position.payload_crc, flags=flags))
+    states = fold(in_order(told))
+    return in_order([replace(one, state=states[one.key]) for one in told])
+
+
+def _living(told: list[Told]) -> set[tuple[bytes, State]]:
+    return {(key, state) for key, state in fold(told).items() if state in LIVE}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_not_needed_may_go_in_any_combination(seed: int) -> None:
+    rng = random.Random(seed)
+    dropped = needed = 0
+    for _ in range(150):
+        told = _random_group(rng)
+        segment_ids = sorted({one.position.segment_id for one in told})
+        free = [segment_id for segment_id in segment_ids if not is_needed(told, segment_id)]
+        needed += len(segment_ids) - len(free)
+        for gone in chain.from_iterable(combinations(free, count) for count in range(len(free) + 1)):
+            left = [
+                one
+                for one in told
+                if one.position.segment_id not in gone or one.state in LIVE or one.state == State.TOMBSTONE
+            ]
+            dropped += len(told) - len(left)
+            assert _living(left) == _living(told), f"seed {seed}: without {gone} of {told}"
+    assert dropped > 100 and needed > 10

@@ -1,0 +1,299 @@
+"""The caretaker process and its duties: priority, turns, failures, restarts, the end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from engine.archive import locks
+from engine.archive.archive import Archive
+from engine.archive.layout import open_layout
+from engine.config import Compaction, Config, Retention, Storage
+from engine.errors import ArchiveInUse, EngineError, IndexError_, StorageFailed
+from engine.server import caretaker, caretaker_process
+from engine.server.caretaker import Caretaker
+from engine.server.channel import Channel, ChannelClosed
+from engine.server.duties import CompactionDuty, RetentionDuty
+from engine.storage.files import Files
+from tests.archive.filled import all_instances, opened, payload_of, store, study_query, uid
+from tests.system.server import Server, running, wait_for
+
+
+def caretaker_of(server: Server) -> dict[str, object]:
+    return server.stats()["caretaker"]  # type: ignore[return-value]
+
+
+def pid_of(server: Server) -> int | None:
+    return caretaker_of(server)["pid"]  # type: ignore[return-value]
+
+
+# Its life ----------------------------------------------------------------------------------------
+
+
+def test_it_runs_at_the_lowest_priority_takes_reloads_and_ends_with_the_server(tmp_path: Path) -> None:
+    with running(tmp_path / "d", workers=1, config="[compaction]\nenabled = false\n") as server:
+        wait_for(lambda: "compaction" in caretaker_of(server), what="statistics of the caretaker")
+        pid = pid_of(server)
+        assert pid is not None
+        assert os.getpriority(os.PRIO_PROCESS, pid) == caretaker.NICENESS
+        assert pid not in server.worker_pids()
+        assert caretaker_of(server)["compaction"]["enabled"] is False  # type: ignore[index]
+        server.reload('[[retention]]\nname = "a"\nolder_than_days = 1000\nenabled = true\n')
+        wait_for(lambda: caretaker_of(server)["retention"]["rules"] == 1, what="the new rule")  # type: ignore[index]
+        assert caretaker_of(server)["compaction"]["enabled"] is True  # type: ignore[index]
+        assert server.stop() == 0
+        assert not Path(f"/proc/{pid}").exists()
+
+
+def test_one_that_dies_is_replaced_and_one_without_a_supervisor_ends(tmp_path: Path) -> None:
+    with running(tmp_path / "d", workers=1) as server:
+        wait_for(lambda: "compaction" in caretaker_of(server), what="statistics of the caretaker")
+        first, workers = pid_of(server), server.worker_pids()
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: caretaker_of(server)["restarts"] == 1 and "compaction" in caretaker_of(server), what="restart")
+        second = pid_of(server)
+        assert second not in (None, first)
+        assert server.worker_pids() == workers
+        assert server.events("caretaker died")[0]["exit_code"] == -signal.SIGKILL
+        os.kill(server.process.pid, signal.SIGKILL)
+        server.process.wait()
+        wait_for(lambda: not Path(f"/proc/{second}").exists(), what="end of the caretaker")
+
+
+# Its loop, in this process -----------------------------------------------------------------------
+
+
+class Told:
+    """The supervisor's end of a caretaker that runs in a thread here."""
+
+    def __init__(self, data: Path, config: Config) -> None:
+        self.channel, theirs = Channel.pair()
+        # Duplicated: the socket object and the caretaker's channel must not close each other's descriptor.
+        inherited = Channel.inherited(os.dup(theirs.fileno()))
+        theirs.close()
+        inherited.set_blocking(False)
+        self.caretaker = Caretaker(inherited, config)
+        self.code: int | None = None
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        self.code = self.caretaker.run()
+
+    def stats(self) -> dict[str, object]:
+        self.channel.send("stats", request=7)
+        self.channel.set_blocking(True)
+        while True:
+            received = self.channel.receive()
+            assert received is not None
+            if received[0]["kind"] == "stats":
+                return received[0]["stats"]  # type: ignore[no-any-return]
+
+    def end(self) -> int | None:
+        try:
+            self.channel.send("drain")
+        except ChannelClosed:
+            pass  # it has ended by itself
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+        return self.code
+
+
+class Scripted:
+    """A duty that raises or returns what a test says."""
+
+    name = "scripted"
+
+    def __init__(self) -> None:
+        self.steps: list[EngineError | float] = []
+        self.done: list[float] = []
+        self.configured: list[Config] = []
+
+    def configure(self, config: Config) -> None:
+        self.configured.append(config)
+
+    def step(self) -> float:
+        self.done.append(time.monotonic())
+        what = self.steps.pop(0) if self.steps else 3600.0
+        if isinstance(what, EngineError):
+            raise what
+        return what
+
+    def stats(self) -> dict[str, object]:
+        return {"done": len(self.done)}
+
+
+@pytest.fixture
+def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
+    with opened(tmp_path / "d"):
+        pass
+    duty = Scripted()
+    monkeypatch.setattr(caretaker, "DUTIES", (lambda archive, config, stopping: duty,))
+    monkeypatch.setattr(caretaker, "FAILURE_PAUSE_S", 0.01)
+    monkeypatch.setattr(caretaker, "IN_USE_PAUSE_S", 0.01)
+    yield duty
+
+
+def test_a_step_that_fails_is_said_and_tried_again_later_and_later(tmp_path: Path, scripted: Scripted) -> None:
+    scripted.steps = [IndexError_("once"), IndexError_("twice"), ArchiveInUse("busy"), IndexError_("thrice")]
+    told = Told(tmp_path / "d", Config(data=tmp_path / "d"))
+    wait_for(lambda: len(scripted.done) == 4, what="four steps")
+    wait_for(lambda: told.stats()["failing"] == {"scripted": "thrice"}, what="the failure being told")
+    pauses = [after - before for before, after in pairwise(scripted.done)]
+    assert pauses[0] >= 0.01
+    assert pauses[1] >= 0.02
+    wait_for(lambda: len(scripted.done) == 5, what="a good step")
+    wait_for(lambda: told.stats()["failing"] == {}, what="the failure being forgotten")
+    assert told.end() == 0
+
+
+def test_a_failed_disk_ends_it(tmp_path: Path, scripted: Scripted) -> None:
+    scripted.steps = [StorageFailed("EIO")]
+    told = Told(tmp_path / "d", Config(data=tmp_path / "d"))
+    told.thread.join(20)
+    assert told.end() == caretaker.EXIT_STORAGE_FAILED
+    told.caretaker._archive.close()
+
+
+def test_a_reload_reaches_every_duty_and_makes_it_due(tmp_path: Path, scripted: Scripted) -> None:
+    told = Told(tmp_path / "d", Config(data=tmp_path / "d"))
+    wait_for(lambda: len(scripted.done) == 1, what="a step")
+    fresh = Config(data=tmp_path / "d", aet="OTHER")
+    told.channel.send("reload", config=fresh.to_json().decode())
+    wait_for(lambda: len(scripted.done) == 2, what="another step")
+    assert [config.aet for config in scripted.configured] == ["OTHER"]
+    assert told.end() == 0
+
+
+def test_the_ballast_is_made_when_there_is_none(tmp_path: Path, scripted: Scripted) -> None:
+    told = Told(tmp_path / "d", Config(data=tmp_path / "d"))
+    wait_for((tmp_path / "d" / "ballast").exists, what="the ballast")
+    assert told.end() == 0
+
+
+def test_the_caretaker_of_a_replica_only_scrubs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(tmp_path / "d"):
+        pass
+    monkeypatch.setattr(Archive, "is_read_only", property(lambda self: True))
+    told = Told(tmp_path / "d", Config(data=tmp_path / "d"))
+    assert set(told.stats()) == {"scrub", "failing"}
+    assert told.end() == 0
+
+
+# Its duties --------------------------------------------------------------------------------------
+
+
+def test_the_duty_of_compaction_rests_when_nothing_is_left_to_do(tmp_path: Path) -> None:
+    config = Config(
+        data=tmp_path,
+        compaction=Compaction(interval_s=77, bytes_per_s=0),
+        storage=Storage(segment_bytes=1 << 20),
+    )
+    with opened(tmp_path) as archive:
+        store(archive, payload_of(1, 1, 1))
+    with opened(tmp_path) as archive:
+        archive.delete(study_query(1), by="", reason="")
+    with opened(tmp_path) as archive:
+        duty = CompactionDuty(archive, config, threading.Event())
+        assert duty.step() < 1
+        assert duty.step() == 77
+        assert duty.stats()["segments_removed"] == 1
+        duty.configure(Config(data=tmp_path, compaction=Compaction(enabled=False)))
+        assert duty.step() > 77
+
+
+def test_the_duty_of_retention_applies_each_enabled_rule_as_often_as_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = (
+        Retention(name="a", older_than_days=0, enabled=True, modalities=("CT",), every_hours=1),
+        Retention(name="b", older_than_days=0, enabled=True, modalities=("MR",), every_hours=2),
+        Retention(name="off", older_than_days=0),
+    )
+    now_s = [time.monotonic()]
+    monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
+
+    def fill(archive: Archive) -> None:
+        store(archive, payload_of(1, 1, 1), payload_of(2, 1, 1, modality="MR"), payload_of(3, 1, 1, modality="DX"))
+
+    def left(archive: Archive) -> set[str]:
+        return {one.study_instance_uid for one in all_instances(archive)}
+
+    with opened(tmp_path) as archive:
+        fill(archive)
+        duty = RetentionDuty(archive, Config(data=tmp_path, retention=rules), threading.Event())
+        assert duty.step() < 1
+        duty.step()
+        assert left(archive) == {uid(3)}
+        fill(archive)
+        assert 3500 < duty.step() <= 3600
+        assert left(archive) == {uid(1), uid(2), uid(3)}
+        now_s[0] += 3601
+        duty.step()
+        assert left(archive) == {uid(2), uid(3)}
+        assert duty.stats() == {
+            "rules": 2,
+            "studies_deleted": 3,
+            "instances_deleted": 3,
+            "bytes_deleted": duty.stats()["bytes_deleted"],
+            "studies_held": 0,
+        }
+
+
+def test_a_caretaker_waits_while_another_process_has_the_lock(tmp_path: Path) -> None:
+    with opened(tmp_path):
+        pass
+    files = Files()
+    layout = open_layout(tmp_path, files, create=False)
+    with locks.caretaker(layout, files), pytest.raises(ArchiveInUse), locks.caretaker(layout, files):
+        pass
+    with locks.caretaker(layout, files):
+        pass
+
+
+# The supervisor's side ---------------------------------------------------------------------------
+
+
+def test_restarts_come_later_and_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caretaker_process, "RESTART_PAUSE_S", 0.02)
+    started: list[float] = []
+    recovered: list[float] = []
+
+    async def run() -> dict[str, object]:
+        loop = asyncio.get_running_loop()
+
+        def spawn(module: str) -> tuple[subprocess.Popen[bytes], Channel]:
+            assert module == "engine.server.caretaker"
+            started.append(loop.time())
+            channel, theirs = Channel.pair()
+            process = subprocess.Popen(["true"], pass_fds=[theirs.fileno()])
+            theirs.close()
+            return process, channel
+
+        async def recover() -> None:
+            recovered.append(loop.time())
+
+        process = caretaker_process.CaretakerProcess(Config(), spawn, recover)
+        process.start()
+        while len(started) < 4:
+            await asyncio.sleep(0.005)
+        stats = await process.stats()
+        process.drain()
+        return stats
+
+    assert asyncio.run(run())["restarts"] == 3
+    gaps = [after - before for before, after in pairwise(started)]
+    assert gaps[0] >= 0.02
+    assert gaps[1] >= 0.04
+    assert gaps[2] >= 0.08
+    assert len(recovered) >= 3

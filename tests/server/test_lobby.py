@@ -1,0 +1,285 @@
+"""Connections before they ask for an association: who is handed over, who is turned away, who makes room for whom."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable
+
+import pytest
+import uvloop
+
+from engine.config import Config
+from engine.config.schema import Limits
+from engine.metrics import Metrics
+from engine.server import lobby
+from engine.server.lobby import Lobby, judge
+from tests import peer
+from tests.peer import IMPLICIT, VERIFICATION, Peer
+from tests.system.server import wait_for
+
+ECHO = (1, VERIFICATION, [IMPLICIT])
+REQUEST = peer.associate_rq([ECHO])
+LIMIT = 1 << 20
+
+
+class Host:
+    """A lobby on a listening socket, and what it handed over."""
+
+    def __init__(self, **limits: float) -> None:
+        self.limits = Limits(**limits)  # type: ignore[arg-type]
+        self.metrics = Metrics()
+        self.handed: list[socket.socket] = []
+        self.lobby: Lobby | None = None
+        self.port = 0
+        self.hosts: list[str] = []
+        """Addresses to pretend, for the connections in their order."""
+
+    @property
+    def waiting(self) -> int:
+        assert self.lobby is not None
+        return len(self.lobby)
+
+    def call(self) -> Peer:
+        before = self.entered
+        scripted = Peer(self.port)
+        wait_for(lambda: self.entered > before, what="the connection accepted")
+        return scripted
+
+    entered = 0
+
+    def run(self, script: Callable[[], None]) -> None:
+        async def serve() -> None:
+            loop = asyncio.get_running_loop()
+            config = Config(limits=self.limits)
+            self.lobby = Lobby(loop, lambda: config, self.metrics, lambda sock, host: self.handed.append(sock))
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                listener.setblocking(False)
+                self.port = listener.getsockname()[1]
+                loop.add_reader(listener.fileno(), self._accept, listener)
+                sweeping = loop.create_task(self._sweep())
+                await loop.run_in_executor(None, script)
+                sweeping.cancel()
+                loop.remove_reader(listener.fileno())
+            self.lobby.close()
+            for sock in self.handed:
+                sock.close()
+
+        uvloop.run(serve())
+
+    def _accept(self, listener: socket.socket) -> None:
+        assert self.lobby is not None
+        sock, address = listener.accept()
+        sock.setblocking(False)
+        self.lobby.enter(sock, self.hosts.pop(0) if self.hosts else address[0])
+        self.entered += 1
+
+    async def _sweep(self) -> None:
+        assert self.lobby is not None
+        while True:
+            self.lobby.sweep()
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("head", "what", "reason"),
+    [
+        (b"\x16\x03\x01\x00\xc8\x01", "TLS hello", 0),
+        (b"GET / HTTP/1.1\r\n", "HTTP request", 0),
+        (b"PRI * HTTP/2.0\r\n", "HTTP request", 0),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "SSH banner", 0),
+        (b"\r\n", "unknown bytes", 1),
+        (b"\x00", "unknown bytes", 1),
+        (b"\xff\xff", "unknown bytes", 1),
+        (b"GO AWAY", "unknown bytes", 1),
+        (b"\x16\x02", "unknown bytes", 1),
+        (b"\x04\x00\x00\x00\x00\x10", "a PDU out of turn", 2),
+        (b"\x05", "a PDU out of turn", 2),
+        (b"\x07\x00\x00", "A-ABORT", 0),
+        (b"\x01\x00\xff\xff\xff\xff", "an A-ASSOCIATE-RQ of an absurd length", 6),
+        (b"\x01\x00\x00\x10\x00\x01", "an A-ASSOCIATE-RQ of an absurd length", 6),
+    ],
+)
+def test_what_is_no_request_is_recognised_by_its_first_bytes(head: bytes, what: str, reason: int) -> None:
+    verdict = judge(head, LIMIT)
+    assert (verdict.what, verdict.abort_reason) == (what, reason)
+
+
+@pytest.mark.parametrize(
+    ("head", "wanted"),
+    [
+        (b"G", 2),
+        (b"POS", 4),
+        (b"\x16", 2),
+        (b"\x01", 6),
+        (b"\x01\x00\x00\x00\x00", 6),
+        (b"\x01\x00\x00\x00\x00\x00", 6),
+        (b"\x01\x00\x00\x00\x01\x00", 262),
+        (b"\x01\x00\x00\x10\x00\x00", lobby.ENOUGH_BYTES),
+    ],
+)
+def test_what_may_still_become_one_is_waited_for(head: bytes, wanted: int) -> None:
+    verdict = judge(head, LIMIT)
+    assert (verdict.what, verdict.wanted_bytes) == ("", wanted)
+
+
+@pytest.mark.parametrize("pieces", [0, 1, 7, 100])
+def test_a_request_is_handed_over_when_it_is_whole_and_not_a_byte_of_it_is_read(pieces: int) -> None:
+    host = Host()
+
+    def script() -> None:
+        with host.call() as scripted:
+            scripted.send(REQUEST[:-1], pieces=pieces)
+            assert host.handed == []
+            scripted.send(REQUEST[-1:])
+            wait_for(lambda: host.handed, what="handed over")
+            assert host.waiting == 0
+            (sock,) = host.handed
+            sock.setblocking(True)
+            assert sock.recv(len(REQUEST) + 1) == REQUEST
+            scripted.send(b"\x05")
+            assert sock.recv(10) == b"\x05", "a low-water mark was left behind"
+
+    host.run(script)
+
+
+def test_a_long_request_is_handed_over_before_it_is_whole() -> None:
+    host = Host()
+    contexts = [(number * 2 + 1, VERIFICATION, [IMPLICIT] * 20) for number in range(128)]
+    request = peer.associate_rq(contexts)
+    assert len(request) > lobby.ENOUGH_BYTES + 1000
+
+    def script() -> None:
+        with host.call() as scripted:
+            scripted.send(request[: lobby.ENOUGH_BYTES - 1])
+            assert not scripted.socket_has_more(0.1)
+            assert host.handed == []
+            scripted.send(request[lobby.ENOUGH_BYTES - 1 : lobby.ENOUGH_BYTES + 1])
+            wait_for(lambda: host.handed, what="handed over")
+
+    host.run(script)
+
+
+@pytest.mark.parametrize(
+    ("hello", "last_word"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: pacs\r\n\r\n", None),
+        (b"\x16\x03\x01\x00\xc8" + bytes(200), None),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", None),
+        (b"\xff" * 100_000, (2, 1)),
+        (peer.message(1, peer.c_echo_rq()), (2, 2)),
+        (peer.pdu(peer.ASSOCIATE_RQ, length=0xFFFFFFFF), (2, 6)),
+        (peer.pdu(peer.ABORT, bytes(4)), None),
+    ],
+    ids=["http", "tls", "ssh", "ones", "p-data", "length", "abort"],
+)
+def test_what_is_turned_away_is_closed_at_once_and_counted(hello: bytes, last_word: tuple[int, int] | None) -> None:
+    host = Host()
+
+    def script() -> None:
+        with host.call() as scripted:
+            scripted.send_until_closed(hello)
+            if last_word is not None:
+                assert scripted.expect_abort() == last_word
+            scripted.expect_closed()
+        assert (host.waiting, host.handed) == (0, [])
+
+    host.run(script)
+    assert sum(host.metrics.counters.values()) == 1
+    assert next(iter(host.metrics.counters)).startswith("not_dicom_")
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x01\x00", REQUEST[:-1]], ids=["nothing", "two-bytes", "all-but-one"])
+@pytest.mark.parametrize("ending", [Peer.close, Peer.cut], ids=["close", "cut"])
+def test_a_port_scan_leaves_nothing_behind(sent: bytes, ending: Callable[[Peer], None]) -> None:
+    host = Host()
+
+    def script() -> None:
+        scripted = host.call()
+        scripted.send(sent)
+        ending(scripted)
+        wait_for(lambda: host.waiting == 0, timeout_s=5, what="let go")
+
+    host.run(script)
+    assert dict(host.metrics.counters) == {"connections_closed_without_a_word": 1}
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x01", REQUEST[:-1]], ids=["nothing", "a-byte", "all-but-one"])
+def test_who_does_not_ask_in_time_is_closed(sent: bytes) -> None:
+    host = Host(artim_timeout_s=0.2)
+
+    def script() -> None:
+        with host.call() as scripted:
+            scripted.send(sent)
+            scripted.expect_closed()
+
+    host.run(script)
+    assert dict(host.metrics.counters) == {"connections_silent": 1}
+
+
+def test_one_address_makes_room_for_itself_the_oldest_first() -> None:
+    host = Host(connections_waiting_per_address_max=3)
+
+    def script() -> None:
+        called = [host.call() for _ in range(5)]
+        for scripted in called[:2]:
+            scripted.expect_closed()
+        for scripted in called[2:]:
+            scripted.send(REQUEST)
+        wait_for(lambda: len(host.handed) == 3, what="the last three handed over")
+        for scripted in called:
+            scripted.close()
+
+    host.run(script)
+    assert dict(host.metrics.counters) == {"connections_evicted": 2}
+
+
+def test_in_a_crowd_the_address_that_has_most_makes_room() -> None:
+    host = Host(connections_waiting_max=6, connections_waiting_per_address_max=100)
+    host.hosts = ["modality", *["crowd"] * 5, "workstation", *["crowd"] * 3]
+
+    def script() -> None:
+        called = [host.call() for _ in range(10)]
+        for number in (1, 2, 3, 4):
+            called[number].expect_closed()
+        for number in (0, 6):
+            called[number].send(REQUEST)
+        wait_for(lambda: len(host.handed) == 2, what="those who asked handed over")
+        assert host.waiting == 4
+        for scripted in called:
+            scripted.close()
+
+    host.run(script)
+
+
+def test_room_can_be_made_until_nobody_is_left() -> None:
+    host = Host()
+    made: list[bool] = []
+
+    def script() -> None:
+        called = [host.call() for _ in range(2)]
+        assert host.lobby is not None
+        loop = host.lobby._loop
+        for _ in range(3):
+            loop.call_soon_threadsafe(lambda: made.append(host.lobby.make_room()))  # type: ignore[union-attr]
+        for scripted in called:
+            scripted.expect_closed()
+        wait_for(lambda: len(made) == 3)
+
+    host.run(script)
+    assert made == [True, True, False]
+
+
+def test_a_peer_that_resets_at_any_moment_is_let_go() -> None:
+    host = Host()
+
+    def script() -> None:
+        for count in range(12):
+            scripted = host.call()
+            scripted.send(REQUEST[:count])
+            scripted.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            scripted.socket.close()
+        wait_for(lambda: host.waiting == 0, timeout_s=5, what="let go")
+
+    host.run(script)
