@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from engine import log
-from engine.archive import deletion, holds
 from engine.archive import layout as layouts
-from engine.archive.damage import note_damage
-from engine.archive.deletion import Deletion
+from engine.archive.care import deletion, holds
+from engine.archive.care.damage import note_damage
+from engine.archive.care.deletion import Deletion
 from engine.archive.ingest import ReceivedInstance, make_entry
 from engine.archive.keeper import Keeper, KeeperLock, Progress, sync_log
 from engine.archive.readonly import RefusingLog, RefusingStore, UnwrittenIndex, is_unwritable, refuse

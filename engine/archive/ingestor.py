@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from engine import log
+from engine.archive.care.unparseable import REASONS, Unparseable
 from engine.archive.ingest import make_entry
 from engine.archive.store import Store
 from engine.archive.stream import StreamIngest, StreamQuarantine, claim_of
-from engine.archive.unparseable import REASONS, Unparseable
 from engine.dicom.elements import SCAN_LIMITS, NeedMore, ScanLimits
 from engine.errors import EngineError, InstanceQuarantined, InstanceRefused, StorageError, StorageFailed
 from engine.index.entry import HEAL, Entry, Quarantined

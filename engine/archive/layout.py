@@ -5,13 +5,13 @@
     DATA/keeper.lock          flock of the process that recovers and checkpoints (see `archive.keeper`)
     DATA/caretaker.lock       flock of whoever compacts or scrubs (see `archive.locks`, and so the next)
     DATA/ledger.lock          flock of whoever deletes, or sets or releases a hold
-    DATA/ballast              space that is given up when a deletion finds the disk full (see `archive.ballast`)
+    DATA/ballast              space that is given up when a deletion finds the disk full (see `archive.care.ballast`)
     DATA/control.sock         control socket of a running server
-    DATA/scrub.json           how far the scrub has come (see `archive.scrub_state`)
+    DATA/scrub.json           how far the scrub has come (see `archive.care.scrub_state`)
     DATA/segments/*.seg       the log: the truth
     DATA/index/               LMDB, derived from the log; may be deleted while nothing runs
 
-A replica (`archive.replica`) is an archive whose log somebody else writes: it is read, and takes nothing in. The
+A replica (`archive.copies.replica`) is an archive whose log somebody else writes: it is read, and takes nothing in. The
 lineage tells apart what has the same id but another history: a restored archive or a promoted replica gets a new one.
 
 No name in here is ever made from a UID, an AE title or anything else that a peer sent.
@@ -34,7 +34,7 @@ FORMAT = 1
 DESCRIPTION_BYTES_MAX = 4096
 
 RESTORING = "restore.json"
-"""There while `archive.restore` is at work: what lies beside it is no archive yet."""
+"""There while `archive.copies.restore` is at work: what lies beside it is no archive yet."""
 
 ARCHIVE = "archive"
 REPLICA = "replica"

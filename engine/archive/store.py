@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from engine import log as logs
-from engine.archive.damage import note_damage
+from engine.archive.care.damage import note_damage
 from engine.archive.ingest import StampClock
 from engine.errors import CorruptRecord, InstanceRefused, StorageFailed, StorageFull
 from engine.index.entry import (

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from engine.archive.care.unparseable import Unparseable
     from engine.archive.ingestor import Ingestor, ReceivedDataSet, StoreRequest
     from engine.archive.store import Store
-    from engine.archive.unparseable import Unparseable
 
 logger = log.get("archive.ingestor")
 

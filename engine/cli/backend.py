@@ -23,9 +23,9 @@ from engine.errors import ConfigError, QueryError
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
-    from engine.archive.exporter import ExportSummary
-    from engine.archive.importer import ImportSummary
-    from engine.archive.scrub import Scrubber
+    from engine.archive.care.scrub import Scrubber
+    from engine.archive.interchange.exporter import ExportSummary
+    from engine.archive.interchange.importer import ImportSummary
     from engine.archive.verify import CheckReport
     from engine.cli.options import Settings
     from engine.index.types import Instance, Query
@@ -91,8 +91,8 @@ def archive_stats(config: Config) -> dict[str, int]:
 
 def import_paths(config: Config, paths: list[Path], jobs: int | None, progress: Progress) -> ImportSummary:
     """Stores files, folders, zip archives and DICOMDIR media, by the rules that hold for C-STORE too."""
-    from engine.archive import importer
     from engine.archive.archive import StorageOptions
+    from engine.archive.interchange import importer
 
     with opened(config, create=True, progress=progress) as archive:
         archive.writer(
@@ -119,7 +119,7 @@ def export(
     config: Config, wanted: list[query.Keys], target: Path, form: str, progress: Progress
 ) -> ExportSummary | None:
     """Writes what matches; None when nothing does."""
-    from engine.archive import exporter
+    from engine.archive.interchange import exporter
 
     with opened(config) as archive:
         instances = _matching_instances(archive, wanted)
@@ -253,7 +253,7 @@ def retention_due(config: Config, names: tuple[str, ...]) -> tuple[list[dict[str
     """The studies that are due, and the sums of each rule."""
     import time
 
-    from engine.archive import retention
+    from engine.archive.care import retention
 
     rules = _rules(config, names)
     sums: dict[str, dict[str, Any]]
@@ -284,7 +284,7 @@ def retention_apply(config: Config, names: tuple[str, ...]) -> list[dict[str, An
     """Deletes what is due; what became of each rule's studies."""
     import time
 
-    from engine.archive import retention
+    from engine.archive.care import retention
 
     with opened(config) as archive:
         now_ns = time.time_ns()
@@ -296,7 +296,7 @@ def retention_apply(config: Config, names: tuple[str, ...]) -> list[dict[str, An
 
 def compact(config: Config, everything: bool, progress: Progress) -> dict[str, Any]:
     """Compacts until there is nothing left to do."""
-    from engine.archive.compaction import Compactor
+    from engine.archive.care.compaction import Compactor
 
     with opened(config, progress=progress) as archive:
         compactor = Compactor(
@@ -316,7 +316,7 @@ def scrub_status(config: Config) -> dict[str, Any]:
 
 def scrub_run(config: Config, rate_bytes_per_s: int, progress: Progress) -> tuple[list[str], dict[str, Any]]:
     """One pass over everything; what it found that was not known, and where the scrub is afterwards."""
-    from engine.archive import scrub
+    from engine.archive.care import scrub
 
     with opened(config, progress=progress) as archive:
         found = scrub.run_pass(archive, config.scrub, rate_bytes_per_s, progress)
@@ -339,14 +339,14 @@ def damage(config: Config) -> list[dict[str, Any]]:
 
 
 def _scrubber(archive: Archive, config: Config) -> Scrubber:
-    from engine.archive.scrub import Scrubber
+    from engine.archive.care.scrub import Scrubber
 
     return Scrubber.of(archive, config.scrub)
 
 
 def quarantined(config: Config) -> list[dict[str, Any]]:
     """What is in quarantine, without a word of what is in the data sets."""
-    from engine.archive import quarantine
+    from engine.archive.care import quarantine
 
     with opened(config) as archive:
         return [kept.facts() for kept in quarantine.listed(archive)]
@@ -354,7 +354,7 @@ def quarantined(config: Config) -> list[dict[str, Any]]:
 
 def quarantine_export(config: Config, identifier: str, folder: Path) -> Path:
     """Writes one to a folder; the file."""
-    from engine.archive import quarantine
+    from engine.archive.care import quarantine
 
     with opened(config) as archive:
         return quarantine.export(archive, quarantine.find(archive, identifier), folder)
@@ -362,7 +362,7 @@ def quarantine_export(config: Config, identifier: str, folder: Path) -> Path:
 
 def quarantine_readmit(config: Config, identifier: str) -> str:
     """Takes one in; what became of it."""
-    from engine.archive import quarantine
+    from engine.archive.care import quarantine
 
     with opened(config) as archive:
         outcome = quarantine.readmit(archive, identifier, policy=config.duplicates, by=_who())
@@ -371,7 +371,7 @@ def quarantine_readmit(config: Config, identifier: str) -> str:
 
 def quarantine_drop(config: Config, identifier: str, reason: str) -> dict[str, Any]:
     """Deletes one; what it was."""
-    from engine.archive import quarantine
+    from engine.archive.care import quarantine
 
     with opened(config) as archive:
         return quarantine.drop(archive, identifier, by=_who(), reason=reason).facts()

@@ -22,16 +22,16 @@ from engine.config import Config
 from engine.errors import ReplicationFailed
 
 if TYPE_CHECKING:
+    from engine.archive.copies.replica import Destination
+    from engine.archive.copies.replication import Status
     from engine.archive.layout import Layout
-    from engine.archive.replica import Destination
-    from engine.archive.replication import Status
 
 REMOTE = re.compile(r"tcp://(?P<host>\[[0-9a-fA-F:]+\]|[^\[\]:/@]+):(?P<port>[0-9]{1,5})/?")
 
 
 def backup(config: Config, target: Path, keep: int | None, bytes_per_s: int, progress: Progress) -> dict[str, Any]:
     """Brings a backup up to now. Raises BackupError."""
-    from engine.archive import backup as backups
+    from engine.archive.copies import backup as backups
 
     report = backups.back_up(_layout(config), target, keep=keep, bytes_per_s=bytes_per_s, progress=progress)
     return asdict(report)
@@ -39,7 +39,7 @@ def backup(config: Config, target: Path, keep: int | None, bytes_per_s: int, pro
 
 def verify_backup(source: Path, at: datetime | None, bytes_per_s: int, progress: Progress) -> dict[str, Any]:
     """Reads a backup again; what it holds and what is damaged. Raises BackupError."""
-    from engine.archive import backup_check
+    from engine.archive.copies import backup_check
 
     return asdict(backup_check.verify_backup(source, at=at, bytes_per_s=bytes_per_s, progress=progress))
 
@@ -48,7 +48,7 @@ def restore(
     source: Path, data: Path, at: datetime | None, *, salvage: bool, bytes_per_s: int, progress: Progress
 ) -> dict[str, Any]:
     """Makes an archive from a backup. Raises BackupError."""
-    from engine.archive import restore as restores
+    from engine.archive.copies import restore as restores
 
     report = restores.restore(source, data, at=at, salvage=salvage, bytes_per_s=bytes_per_s, progress=progress)
     return asdict(report)
@@ -56,7 +56,7 @@ def restore(
 
 def promote(config: Config, progress: Progress) -> dict[str, Any]:
     """Makes a replica an archive. Raises ReplicationFailed, ArchiveInUse."""
-    from engine.archive import replica
+    from engine.archive.copies import replica
 
     layout = replica.promote(config.data, progress=progress)
     return {"data": str(layout.data), "archive_id": layout.archive_id.hex(), "lineage": layout.lineage}
@@ -77,8 +77,8 @@ def replicate(
 
     `show` is told how far it is. Raises ReplicationFailed.
     """
+    from engine.archive.copies.replication import REMOVE_AFTER_S, Replication, Status
     from engine.archive.pace import Pace
-    from engine.archive.replication import REMOVE_AFTER_S, Replication, Status
 
     layout = _layout(config)
     status_path = _status_path(layout.data, target)
@@ -116,7 +116,7 @@ def _connector(layout: Layout, target: str, secret: Path | None, create: bool) -
     opened = False
 
     def to_directory() -> Destination:
-        from engine.archive.replica import Replica
+        from engine.archive.copies.replica import Replica
 
         nonlocal opened
         path = Path(target)
@@ -130,7 +130,7 @@ def _connector(layout: Layout, target: str, secret: Path | None, create: bool) -
         if "://" in target:
             raise ReplicationFailed(f"{target} is neither a folder nor tcp://HOST:PORT", is_final=True)
         return to_directory
-    from engine.archive import replica_link
+    from engine.archive.copies import replica_link
 
     if secret is None:
         raise ReplicationFailed("a replica over the network needs --secret FILE, the same at both ends", is_final=True)
@@ -141,7 +141,7 @@ def _connector(layout: Layout, target: str, secret: Path | None, create: bool) -
 
 def listen(config: Config, host: str, port: int, secret: Path, show: Callable[[str], None]) -> None:
     """Takes a replication from another Filmroom into the data directory, until SIGTERM or Ctrl-C."""
-    from engine.archive import replica_link
+    from engine.archive.copies import replica_link
 
     listener = replica_link.Listener(host, port, config.data, replica_link.read_secret(secret))
     show(f"filmroom replicate: listening on {host}:{listener.port}, replica in {config.data}; not encrypted")
@@ -153,7 +153,7 @@ def replication_status(config: Config, target: str | None) -> list[dict[str, Any
     """What the replications of an archive, or of a replica its source, last said; with their lag as it is now."""
     import time
 
-    from engine.archive.replica import read_status
+    from engine.archive.copies.replica import read_status
 
     layout = _layout(config)
     if target is not None:

@@ -25,8 +25,8 @@ import time
 from typing import Any
 
 from engine import log
-from engine.archive import ballast
 from engine.archive.archive import Archive
+from engine.archive.care import ballast
 from engine.config import Config
 from engine.errors import ArchiveInUse, EngineError, StorageFailed
 from engine.server.channel import Channel, ChannelClosed

@@ -1,6 +1,6 @@
 """Messages between supervisor and worker: one JSON object a datagram on a SOCK_SEQPACKET pair, at most one descriptor.
 
-supervisor → worker   config {config, number} + the ledger's descriptor   accept {host, serial} + descriptor
+supervisor → worker   config {config, number} + the roster's descriptor   accept {host, serial} + descriptor
                       reload {config}   stats {request}   drain {limit_s}
 worker → supervisor   ready   taken {serial}   full {serial}   closed   stats {request, stats}   failed {error}
                       drained

@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from engine import log
-from engine.archive import retention
 from engine.archive.archive import Archive
-from engine.archive.compaction import Compactor
-from engine.archive.scrub import Scrubber
+from engine.archive.care import retention
+from engine.archive.care.compaction import Compactor
+from engine.archive.care.scrub import Scrubber
 from engine.config import Config, Retention
 
 logger = log.get("server.duties")

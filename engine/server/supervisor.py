@@ -38,7 +38,7 @@ from engine.net.trace import make_folder
 from engine.server.caretaker_process import CaretakerProcess
 from engine.server.channel import Channel, ChannelClosed
 from engine.server.lobby import Lobby
-from engine.services.ledger import Ledger
+from engine.services.roster import Roster
 
 logger = log.get("server.supervisor")
 
@@ -94,7 +94,7 @@ class Supervisor:
         self._serving = False
         self._draining = False
         self._metrics = Metrics()
-        self._ledger, self._ledger_fd = Ledger.create(config.workers)
+        self._roster, self._roster_fd = Roster.create(config.workers)
         _raise_descriptor_limit()
         self._lobby = Lobby(self._loop, lambda: self._config, self._metrics, self._hand_over)
         self._parked: list[tuple[socket.socket, str]] = []
@@ -178,7 +178,7 @@ class Supervisor:
         process, channel = _spawn("engine.server.worker")
         worker = Worker(number, process, channel)
         self._workers.append(worker)
-        channel.send("config", fd=self._ledger_fd, number=number, config=self._config.to_json().decode())
+        channel.send("config", fd=self._roster_fd, number=number, config=self._config.to_json().decode())
         self._loop.add_reader(channel.fileno(), self._from_worker, worker)
 
     async def _until_ready(self) -> None:
@@ -235,7 +235,7 @@ class Supervisor:
     async def _bury(self, worker: Worker) -> None:
         """Waits for a lost worker's end, takes over what it left in the log, and replaces it."""
         code = await self._loop.run_in_executor(None, worker.process.wait)
-        self._ledger.clear(worker.number)
+        self._roster.clear(worker.number)
         if self._draining:
             return
         logger.error("worker died, its associations are lost", worker=worker.number, exit_code=code)
@@ -339,7 +339,7 @@ class Supervisor:
                 self._listen_for(worker)
 
     def _listen_for(self, worker: Worker) -> None:
-        silent_s = self._ledger.silent_s(worker.number)
+        silent_s = self._roster.silent_s(worker.number)
         if silent_s < SILENT_S:
             if worker.is_silent:
                 logger.info("worker runs again", worker=worker.number)
@@ -359,7 +359,7 @@ class Supervisor:
 
     def _take_back(self, worker: Worker) -> None:
         """Gives what a silent worker has not taken to others: first says so where it looks, then hears what it said."""
-        self._ledger.revoke(worker.number, max(worker.handed))
+        self._roster.revoke(worker.number, max(worker.handed))
         self._from_worker(worker)
         handed, worker.handed = worker.handed, {}
         for sock, host in handed.values():

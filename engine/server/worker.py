@@ -18,9 +18,9 @@ import uvloop
 
 from engine import log
 from engine.archive.archive import Archive, StorageOptions
+from engine.archive.care.unparseable import Limits, Unparseable
 from engine.archive.ingestor import Ingestor
-from engine.archive.transcode import Transcoder
-from engine.archive.unparseable import Limits, Unparseable
+from engine.archive.transcoding.transcode import Transcoder
 from engine.config import Config
 from engine.dimse.assembly import ChunkPool
 from engine.errors import EngineError
@@ -28,8 +28,8 @@ from engine.metrics import Metrics
 from engine.net.connection import Connection, ConnectionLimits
 from engine.net.trace import TraceFolder
 from engine.server.channel import Channel, ChannelClosed
-from engine.services.ledger import Ledger
 from engine.services.provider import ServiceProvider, Services
+from engine.services.roster import Roster
 from engine.ul.association import Role
 
 logger = log.get("server.worker")
@@ -41,13 +41,13 @@ EXIT_STORAGE_FAILED = 3
 """The log or the index failed: what was acknowledged is safe, the supervisor recovers and starts another worker."""
 
 BEAT_S = 0.1
-"""How often the ledger learns that the loop runs; the supervisor takes a second of silence for a sign."""
+"""How often the roster learns that the loop runs; the supervisor takes a second of silence for a sign."""
 
 
 class Worker:
     """See the module's head."""
 
-    def __init__(self, channel: Channel, number: int, config: Config, ledger: Ledger) -> None:
+    def __init__(self, channel: Channel, number: int, config: Config, roster: Roster) -> None:
         self._channel = channel
         self._number = number
         self._config = config
@@ -69,7 +69,7 @@ class Worker:
             ),
         )
         self._ingestor = Ingestor(self._loop, store, self._storage_failed, self._quarantine(config))
-        self._ledger = ledger
+        self._roster = roster
         self._services = Services(
             self._loop,
             self._archive,
@@ -79,7 +79,7 @@ class Worker:
             self._pool,
             Transcoder(),
             self._trace,
-            ledger,
+            roster,
         )
 
     def _quarantine(self, config: Config) -> Unparseable | None:
@@ -111,7 +111,7 @@ class Worker:
         self._loop.call_later(SWEEP_INTERVAL_S, self._sweep)
 
     def _beat(self) -> None:
-        self._ledger.beat()
+        self._roster.beat()
         self._services.admission.look()
         log.flush()
         self._loop.call_later(BEAT_S, self._beat)
@@ -160,7 +160,7 @@ class Worker:
             self._metrics.counters["out_of_descriptors"] += 1
             self._tell("full", serial)
             return
-        if self._ledger.is_revoked(serial):
+        if self._roster.is_revoked(serial):
             os.close(fd)
             return
         self._tell("taken", serial)
@@ -267,10 +267,10 @@ def main(fd: int) -> int:
     assert received[1] is not None
     config = Config.from_json(message["config"].encode())
     log.configure(config.log, worker=message["number"])
-    ledger = Ledger.inherited(received[1], message["number"])
+    roster = Roster.inherited(received[1], message["number"])
 
     async def run() -> int:
-        return await Worker(channel, message["number"], config, ledger).run()
+        return await Worker(channel, message["number"], config, roster).run()
 
     try:
         return uvloop.run(run())

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from engine.archive import transcode
+from engine.archive.transcoding import transcode
 from engine.dicom import transfer_syntax
 from engine.errors import TranscodeError
 from engine.net.client import CONTEXTS_MAX

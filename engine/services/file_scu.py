@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.archive import transcode
+from engine.archive.transcoding import transcode
 from engine.dicom import elements, part10, transfer_syntax
 from engine.dimse import status as statuses
 from engine.dimse.assembly import Frame, p_data_tf

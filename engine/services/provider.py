@@ -22,8 +22,8 @@ from engine.net.connection import Connection
 from engine.net.responses import Responses
 from engine.services import find_scp, retrieve_scp
 from engine.services.admission import Admission
-from engine.services.ledger import Ledger
 from engine.services.policy import accept_policy, only_stores, refusal
+from engine.services.roster import Roster
 from engine.services.storage_scp import StorageProvider
 from engine.services.traffic import Traffic
 from engine.ul.negotiation import LOCAL_LIMIT_EXCEEDED, Accepted, AcceptedContext, negotiate
@@ -32,7 +32,7 @@ from engine.ul.pdu import AssociateAC, AssociateRJ, AssociateRQ
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
     from engine.archive.ingestor import Ingestor
-    from engine.archive.transcode import Transcoder
+    from engine.archive.transcoding.transcode import Transcoder
     from engine.config import Config, Peer
     from engine.metrics import Metrics
     from engine.net.trace import TraceFolder
@@ -63,7 +63,7 @@ class Services:
     transcoder: Transcoder
     trace: TraceFolder | None = None
     """Where requested associations are traced too."""
-    ledger: Ledger = field(default_factory=Ledger.alone)
+    roster: Roster = field(default_factory=Roster.alone)
     """Open associations by calling AE title, on all workers."""
     associations_count: int = 0
     """Open ones on this worker."""
@@ -84,7 +84,7 @@ class Services:
             lambda: self.config,
             self.metrics,
             chunks_bytes=lambda: self.pool.outstanding * self.pool.chunk_bytes,
-            share=self.ledger.share,
+            share=self.roster.share,
             call_later=self.loop.call_later,
         )
 
@@ -157,7 +157,7 @@ class ServiceProvider:
         """Why this association is one too many at the moment; "" when it is not, and then it is counted."""
         if only_stores(accepted) and self.services.admission.rejects():
             return "new instances are refused"
-        if self.services.ledger.enter(
+        if self.services.roster.enter(
             self.calling_ae_title,
             total_max=config.limits.associations_max,
             title_max=config.associations_max_of(self.calling_ae_title),
@@ -265,7 +265,7 @@ class ServiceProvider:
         self.responses.fail(reason)
         self._storage.ended()
         if self.accepted is not None:
-            self.services.ledger.leave(self.calling_ae_title)
+            self.services.roster.leave(self.calling_ae_title)
             self.services.associations_count -= 1
             self._log.info("association ended", **self._who(), reason=reason)
         else:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine import log
-from engine.archive import transcode
+from engine.archive.transcoding import transcode
 from engine.dimse.assembly import Frame, p_data_tf
 from engine.dimse.messages import CStoreRQ
 from engine.errors import AssociationFailed, CorruptRecord, EngineError, SegmentGone

@@ -1,4 +1,4 @@
-"""engine.archive.backup, backup_check and restore: complete, incremental, never half, never silently damaged."""
+"""engine.archive.copies.backup, backup_check and restore: complete, incremental, never half, never silently damaged."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 import orjson
 import pytest
 
-from engine.archive import backup as backups
 from engine.archive import layout as layouts
 from engine.archive.archive import Archive, StorageOptions
-from engine.archive.backup import BackupReport, back_up
-from engine.archive.backup_check import verify_backup
-from engine.archive.compaction import Compactor
-from engine.archive.journal import Journal
-from engine.archive.manifest import BackupFolder
+from engine.archive.care.compaction import Compactor
+from engine.archive.copies import backup as backups
+from engine.archive.copies.backup import BackupReport, back_up
+from engine.archive.copies.backup_check import verify_backup
+from engine.archive.copies.journal import Journal
+from engine.archive.copies.manifest import BackupFolder
+from engine.archive.copies.restore import restore
 from engine.archive.pace import Pace
-from engine.archive.restore import restore
 from engine.archive.store import POLICIES
 from engine.config import Compaction
 from engine.errors import ArchiveInUse, BackupError, EngineError, StorageError
@@ -566,7 +566,7 @@ def test_a_manifest_that_was_tampered_with_names_no_path(tmp_path: Path, key: st
     (path,) = (tmp_path / "backup" / "manifests").iterdir()
     body = orjson.loads(path.read_bytes())["manifest"]
     body["segments"][0][key] = "../../../../etc/x"
-    from engine.archive.manifest import _digest
+    from engine.archive.copies.manifest import _digest
 
     path.write_bytes(orjson.dumps({"manifest": body, "blake2b": _digest(orjson.dumps(body))}))
     with pytest.raises(BackupError, match="no whole manifest"):

@@ -1,4 +1,4 @@
-"""engine.archive.deletion, holds, ballast: gone at once and for good, all or nothing, refused when held."""
+"""engine.archive.care.deletion, holds, ballast: gone at once and for good, all or nothing, refused when held."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.archive import ballast, deletion, holds, locks
+from engine.archive import locks
 from engine.archive.archive import Archive
+from engine.archive.care import ballast, deletion, holds
 from engine.errors import ArchiveInUse, DeletionRefused, QueryError, StorageFailed, StorageFull
 from engine.index.entry import Tombstone
 from engine.index.types import Level, Named, Outcome, Query

@@ -1,4 +1,4 @@
-"""engine.archive.dicomdir: what it writes, as pydicom reads it; which record an instance gets."""
+"""engine.archive.interchange.dicomdir: what it writes, as pydicom reads it; which record an instance gets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pydicom
 import pytest
 from pydicom.fileset import FileSet
 
-from engine.archive import dicomdir
+from engine.archive.interchange import dicomdir
 from engine.dicom import tags, transfer_syntax, uids
 from tests import samples
 

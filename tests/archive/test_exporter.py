@@ -1,4 +1,4 @@
-"""engine.archive.exporter: the bytes as they are stored, names that lead nowhere, and nothing half-written."""
+"""archive.interchange.exporter: the bytes as they are stored, names that lead nowhere, and nothing half-written."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pydicom
 import pytest
 from pydicom.fileset import FileSet, is_conformant_file_id
 
-from engine.archive import exporter, media
 from engine.archive.archive import Archive
-from engine.archive.exporter import ExportSummary, export
-from engine.archive.importer import import_paths
+from engine.archive.interchange import exporter, media
+from engine.archive.interchange.exporter import ExportSummary, export
+from engine.archive.interchange.importer import import_paths
 from engine.dicom.part10 import read_file_meta
 from engine.errors import ExportFailed
 from engine.index.types import Instance, Level, Query

@@ -1,4 +1,4 @@
-"""engine.archive.importer: everything ends as stored, duplicate, kept aside or refused with a reason, in every run."""
+"""interchange.importer: everything ends as stored, duplicate, kept aside or refused with a reason, in every run."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.archive import importer, media
 from engine.archive.archive import Archive
-from engine.archive.importer import NOT_DICOM, ImportSummary, import_paths
+from engine.archive.interchange import importer, media
+from engine.archive.interchange.importer import NOT_DICOM, ImportSummary, import_paths
 from engine.errors import CorruptRecord, StorageFull
 from engine.index.types import Level, Query
 from tests import samples
@@ -90,7 +90,7 @@ def test_the_data_set_is_right_when_the_file_meta_information_has_other_uids(tmp
 
 
 def test_a_dicomdir_is_no_instance_and_no_failure(tmp_path: Path) -> None:
-    from engine.archive import dicomdir
+    from engine.archive.interchange import dicomdir
 
     (tmp_path / "index").write_bytes(b"".join(dicomdir.DirectoryBuilder().encode("1.2.3")))
     summary = import_paths(ArchiveInMemory(), [tmp_path])

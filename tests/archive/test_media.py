@@ -1,4 +1,4 @@
-"""engine.archive.media: what is found where, and that nothing on a medium leads anywhere else."""
+"""engine.archive.interchange.media: what is found where, and that nothing on a medium leads anywhere else."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.archive import dicomdir, media
-from engine.archive.media import Refused, SourceItem
+from engine.archive.interchange import dicomdir, media
+from engine.archive.interchange.media import Refused, SourceItem
 from engine.dicom import tags, uids
 from engine.dicom.part10 import write_file_meta
 from tests import samples

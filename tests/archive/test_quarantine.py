@@ -1,4 +1,4 @@
-"""engine.archive.quarantine and unparseable: what stands apart is listed, exported, taken in and dropped, in bounds."""
+"""archive.care.quarantine and unparseable: what stands apart is listed, exported, taken in and dropped, in bounds."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from engine.archive import quarantine, verify
+from engine.archive import verify
 from engine.archive.archive import Archive
+from engine.archive.care import quarantine
+from engine.archive.care.unparseable import Limits, Unparseable
 from engine.archive.ingestor import Ingestor, StoreRequest
-from engine.archive.unparseable import Limits, Unparseable
 from engine.errors import (
     DeletionRefused,
     EngineError,

@@ -1,4 +1,4 @@
-"""engine.archive.replica, replication, replica_link, readonly: a second copy that follows, is read, and takes over."""
+"""archive.copies.replica, replication, replica_link, readonly: a second copy that follows, is read, and takes over."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from pathlib import Path
 
 import pytest
 
-from engine.archive import extent, replica_link, replication
 from engine.archive import layout as layouts
 from engine.archive.archive import Archive, StorageOptions
-from engine.archive.backup import back_up
-from engine.archive.compaction import Compactor
+from engine.archive.care.compaction import Compactor
+from engine.archive.copies import extent, replica_link, replication
+from engine.archive.copies.backup import back_up
+from engine.archive.copies.replica import Destination, Held, Replica, Shipped, promote, read_status
+from engine.archive.copies.replica_link import Frame, Listener, RemoteReplica
+from engine.archive.copies.replication import Replication, Status
+from engine.archive.copies.restore import restore
 from engine.archive.layout import Layout
-from engine.archive.replica import Destination, Held, Replica, Shipped, promote, read_status
-from engine.archive.replica_link import Frame, Listener, RemoteReplica
-from engine.archive.replication import Replication, Status
-from engine.archive.restore import restore
 from engine.config import Compaction
 from engine.dimse.status import Service, status_of
 from engine.errors import ArchiveInUse, ArchiveReadOnly, EngineError, ReplicationFailed, StorageError

@@ -1,4 +1,4 @@
-"""engine.archive.retention: which studies a rule names, as a whole or not at all, and that a hold is stronger."""
+"""engine.archive.care.retention: which studies a rule names, as a whole or not at all, and that a hold is stronger."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.archive import retention
 from engine.archive.archive import Archive
-from engine.archive.retention import DAY_NS, Due
+from engine.archive.care import retention
+from engine.archive.care.retention import DAY_NS, Due
 from engine.config import Retention
 from engine.index.types import Outcome
 from tests.archive.filled import all_instances, findings, opened, payload_of, store, uid

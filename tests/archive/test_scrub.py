@@ -1,4 +1,4 @@
-"""engine.archive.scrub: whatever byte turns is named, nothing wrong is served, and a re-send heals it."""
+"""engine.archive.care.scrub: whatever byte turns is named, nothing wrong is served, and a re-send heals it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from engine import log
-from engine.archive import locks, scrub_state, verify
+from engine.archive import locks, verify
 from engine.archive.archive import Archive
-from engine.archive.scrub import Scrubber, ScrubStep
-from engine.archive.scrub_pace import RATE_BYTES_PER_S_MIN, TICK_BYTES_MIN, Allowance
-from engine.archive.scrub_state import ScrubState
+from engine.archive.care import scrub_state
+from engine.archive.care.scrub import Scrubber, ScrubStep
+from engine.archive.care.scrub_pace import RATE_BYTES_PER_S_MIN, TICK_BYTES_MIN, Allowance
+from engine.archive.care.scrub_state import ScrubState
 from engine.config import Log
 from engine.errors import ArchiveInUse, CorruptRecord
 from engine.index.types import Outcome

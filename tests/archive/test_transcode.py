@@ -1,4 +1,4 @@
-"""engine.archive.transcode and what it is made of: plans, decoded data sets, and processes that fail, hang or idle."""
+"""transcoding.transcode and what it is made of: plans, decoded data sets, and processes that fail, hang or idle."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ import pydicom
 import pytest
 from pydicom.encaps import encapsulate, encapsulate_extended
 
-from engine.archive import decoder_pool, pixels, transcode
-from engine.archive.decompress import decompress
-from engine.archive.transcode import Transcoder, plan
+from engine.archive.transcoding import decoder_pool, pixels, transcode
+from engine.archive.transcoding.decompress import decompress
+from engine.archive.transcoding.transcode import Transcoder, plan
 from engine.dicom import part10, transfer_syntax
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN, UNCOMPRESSED
 from engine.errors import TranscodeError
@@ -78,7 +78,7 @@ def test_the_list_of_what_is_decodable_is_that_of_the_decoders() -> None:
 
 def test_a_serving_process_loads_no_codec() -> None:
     program = (
-        "import sys; from engine.archive import transcode; transcode.Transcoder();"
+        "import sys; from engine.archive.transcoding import transcode; transcode.Transcoder();"
         "heavy = {'numpy', 'pydicom', 'PIL', 'openjpeg'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])

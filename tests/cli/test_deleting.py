@@ -78,6 +78,7 @@ def test_delete_takes_away_what_is_named_and_says_how_much(
     assert (would["dry_run"], would["instances"], would["studies"]) == (True, len(gone), studies)
     assert left(capsys) == ALL
     (did,) = rows(capsys, "delete", *arguments, "--reason", "test", "--yes")
+    assert did.pop("took_ms") > 0
     assert did == {**would, "dry_run": False}
     assert left(capsys) == ALL - gone
     assert run(capsys, "check")[0] == exit_codes.OK

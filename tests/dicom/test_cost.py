@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.archive import dicomdir
+from engine.archive.interchange import dicomdir
 from engine.dicom import elements, part10, tags
 from engine.dicom.convert import convert
 from engine.dicom.identifier import decode_identifier

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
-from engine.archive import ballast
 from engine.archive.archive import Archive
-from engine.archive.backup import back_up
-from engine.archive.compaction import Compactor
-from engine.archive.restore import restore
-from engine.archive.scrub import Scrubber
+from engine.archive.care import ballast
+from engine.archive.care.compaction import Compactor
+from engine.archive.care.scrub import Scrubber
+from engine.archive.copies.backup import back_up
+from engine.archive.copies.restore import restore
 from engine.config import Compaction
 from engine.dicom import tags
 from engine.errors import DeletionRefused

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from engine.archive.compaction import Compactor
+from engine.archive.care.compaction import Compactor
 from engine.index import checkpoint
 from engine.index.checkpoint import Checkpoint, Checkpointer, Kind, boot_id, write_file
 from engine.storage.log import SegmentLog

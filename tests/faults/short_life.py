@@ -24,7 +24,7 @@ from typing import Protocol
 import orjson
 
 from engine.archive.archive import Archive, StorageOptions
-from engine.archive.compaction import Compactor
+from engine.archive.care.compaction import Compactor
 from engine.archive.ingestor import Ingestor, StoreRequest
 from engine.config.schema import Compaction
 from engine.errors import EngineError

@@ -19,8 +19,8 @@ from pydicom.encaps import encapsulate
 from pynetdicom.tests import encoded_dimse_msg as golden_messages
 from pynetdicom.tests import encoded_pdu_items as golden_pdus
 
-from engine.archive import dicomdir
-from engine.archive.decompress import decompress
+from engine.archive.interchange import dicomdir
+from engine.archive.transcoding.decompress import decompress
 from engine.config import reader
 from engine.dicom import elements, identifier, part10, tags, transfer_syntax, values
 from engine.dicom.convert import convert

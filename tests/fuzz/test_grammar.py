@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.encaps import encapsulate
 
-from engine.archive.decompress import decompress
+from engine.archive.transcoding.decompress import decompress
 from engine.config.schema import keys
 from engine.dicom import part10, tags, transfer_syntax
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN

@@ -10,10 +10,10 @@ from pathlib import Path
 import uvloop
 
 from engine.archive.archive import Archive
+from engine.archive.care.unparseable import Limits as UnparseableLimits
+from engine.archive.care.unparseable import Unparseable
 from engine.archive.ingestor import Ingestor
-from engine.archive.transcode import Transcoder
-from engine.archive.unparseable import Limits as UnparseableLimits
-from engine.archive.unparseable import Unparseable
+from engine.archive.transcoding.transcode import Transcoder
 from engine.config import Config
 from engine.config.schema import Limits
 from engine.dimse.assembly import ChunkPool

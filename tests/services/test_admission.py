@@ -14,9 +14,9 @@ from engine.config import Config, Peer
 from engine.config.schema import Limits
 from engine.errors import StorageFull
 from engine.metrics import Histogram, Metrics
-from engine.services import admission, ledger, traffic
+from engine.services import admission, roster, traffic
 from engine.services.admission import Admission, Reason, full_comment
-from engine.services.ledger import Ledger
+from engine.services.roster import Roster
 from engine.services.traffic import Traffic
 from engine.storage.files import Files
 from tests import peer, samples
@@ -30,16 +30,16 @@ ECHO = (5, VERIFICATION, [IMPLICIT])
 RESERVE = 1 << 30
 
 
-# The ledger --------------------------------------------------------------------------------------
+# The roster --------------------------------------------------------------------------------------
 
 
-def ledgers(count: int) -> list[Ledger]:
-    _, fd = Ledger.create(count)
-    return [Ledger.inherited(fd, number) for number in range(count)]
+def rosters(count: int) -> list[Roster]:
+    _, fd = Roster.create(count)
+    return [Roster.inherited(fd, number) for number in range(count)]
 
 
 def test_associations_are_counted_across_workers_and_not_divided_among_them() -> None:
-    first, second = ledgers(2)
+    first, second = rosters(2)
     assert [first.enter("A", total_max=100, title_max=3) for _ in range(3)] == [True, True, True]
     assert not second.enter("A", total_max=100, title_max=3)
     assert second.enter("B", total_max=4, title_max=3)
@@ -52,8 +52,8 @@ def test_associations_are_counted_across_workers_and_not_divided_among_them() ->
 
 
 def test_a_worker_that_is_gone_holds_no_associations() -> None:
-    supervisor, fd = Ledger.create(2)
-    first, second = (Ledger.inherited(fd, number) for number in range(2))
+    supervisor, fd = Roster.create(2)
+    first, second = (Roster.inherited(fd, number) for number in range(2))
     for _ in range(3):
         first.enter("A", total_max=9, title_max=9)
     second.enter("A", total_max=9, title_max=9)
@@ -62,12 +62,12 @@ def test_a_worker_that_is_gone_holds_no_associations() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_ledger_counts_as_a_table_would(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_roster_counts_as_a_table_would(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when there are more titles than rows: those count together, and never less than they are."""
-    monkeypatch.setattr(ledger, "OTHERS", 6)
+    monkeypatch.setattr(roster, "OTHERS", 6)
     rng = random.Random(seed)
-    workers = ledgers(3)
-    open_: list[tuple[Ledger, str]] = []
+    workers = rosters(3)
+    open_: list[tuple[Roster, str]] = []
     for _ in range(3000):
         if open_ and rng.random() < 0.5:
             worker, title = open_.pop(rng.randrange(len(open_)))
@@ -88,7 +88,7 @@ def test_the_ledger_counts_as_a_table_would(seed: int, monkeypatch: pytest.Monke
 
 
 def test_titles_that_contain_each_other_are_told_apart() -> None:
-    (alone,) = ledgers(1)
+    (alone,) = rosters(1)
     titles = ["A", "AA", "A A", "A" * 16, "\xe9" * 16, "", "B" * 8 + "A" * 8]
     for number, title in enumerate(titles, 1):
         for _ in range(number):
@@ -97,8 +97,8 @@ def test_titles_that_contain_each_other_are_told_apart() -> None:
 
 
 def test_a_worker_is_silent_from_its_last_beat_on() -> None:
-    supervisor, fd = Ledger.create(1)
-    worker = Ledger.inherited(fd, 0)
+    supervisor, fd = Roster.create(1)
+    worker = Roster.inherited(fd, 0)
     assert supervisor.silent_s(0) == 0
     worker.beat()
     assert supervisor.silent_s(0) < 60
@@ -333,7 +333,7 @@ def test_a_peer_has_the_number_of_associations_that_it_was_given(tmp_path: Path)
             assert third.expect_reject() == (2, 3, 2)
             other.associate(ECHO, calling="ONE")
             first.release()
-            wait_for(lambda: serving.services.ledger.count("TWO") == 1, what="its end")
+            wait_for(lambda: serving.services.roster.count("TWO") == 1, what="its end")
             with serving.call() as again:
                 again.associate(ECHO, calling="TWO")
                 again.release()
@@ -342,7 +342,7 @@ def test_a_peer_has_the_number_of_associations_that_it_was_given(tmp_path: Path)
         assert serving.services.metrics.counters["associations_rejected_for_number"] == 1
 
     serving = serve(tmp_path / "data", script, config=config)
-    assert serving.services.ledger.total() == 0
+    assert serving.services.roster.total() == 0
     assert serving.services.associations_count == 0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.archive.compaction import Compactor
+from engine.archive.care.compaction import Compactor
 from engine.config import Compaction
 from tests import peer
 from tests.archive.filled import instance_query, opened, payload_of, store, uid

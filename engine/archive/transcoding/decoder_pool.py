@@ -1,6 +1,6 @@
 """The decoder processes: few, started when first needed, ended when idle, killed when late. Knows no DICOM.
 
-One process does one job at a time for the thread that took it. `archive.decoder` is what runs in it.
+One process does one job at a time for the thread that took it. `archive.transcoding.decoder` is what runs in it.
 
     run ─► an idle process, or a new one ─► job ─► answer ─► idle again ─► after `idle_s`: ended
                                              └─ late, dead or nonsense: killed, TranscodeError; the next job: a new one
@@ -141,7 +141,7 @@ class _Process:
         }
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "engine.archive.decoder", str(decoded_bytes_max)],
+                [sys.executable, "-m", "engine.archive.transcoding.decoder", str(decoded_bytes_max)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

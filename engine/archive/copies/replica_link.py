@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, NoReturn
 import orjson
 
 from engine import log
-from engine.archive.replica import STATUS_BYTES_MAX, Held, Replica, Shipped
+from engine.archive.copies.replica import STATUS_BYTES_MAX, Held, Replica, Shipped
 from engine.errors import EngineError, ReplicationFailed
 from engine.storage.files import Files
 from engine.storage.record import crc32c

@@ -4,7 +4,7 @@
     kept-aside     other bytes under a known SOP Instance UID      becomes the current one; the   its space comes
                    (`archive.store`)                               one before is kept aside       back by compaction
     unparseable    a C-STORE that was refused                      tried again, under the UIDs    the same
-                   (`archive.unparseable`)                         that the data set itself has
+                   (`archive.care.unparseable`)                         that the data set itself has
 
 An id names one record wherever it lies: its stamp and a checksum of its UID. Nothing here shows what is in a data set:
 no name, no patient. A readmitted instance is a new record with the same bytes; the old one gets a tombstone. Works on a
@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from engine import log
-from engine.archive import deletion, locks
-from engine.archive.exporter import named_when_whole
+from engine.archive import locks
+from engine.archive.care import deletion
 from engine.archive.ingest import ReceivedInstance, make_entry
+from engine.archive.interchange.exporter import named_when_whole
 from engine.dicom import part10, tags
 from engine.dicom.elements import NeedMore, blob_items
 from engine.errors import CorruptRecord, DeletionRefused, EngineError, ExportFailed, InstanceRefused, QuarantineError

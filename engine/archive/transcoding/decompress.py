@@ -1,6 +1,6 @@
-"""Brings a data set with encapsulated Pixel Data into an uncompressed transfer syntax. Runs in `archive.decoder` only.
+"""Brings a data set with encapsulated Pixel Data into an uncompressed transfer syntax. Runs in `decoder` only.
 
-Decodes nothing itself (`archive.pixels`) and rewrites nothing that need not be: elements but these keep their bytes.
+Decodes nothing itself (`pixels`) and rewrites nothing that need not be: elements but these keep their bytes.
 
     (0028,0004) Photometric Interpretation   what the decoded samples are
     (0028,0006) Planar Configuration         0, if there is more than one sample a pixel
@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from engine.archive import pixels
+from engine.archive.transcoding import pixels
 from engine.dicom import elements, tags, transfer_syntax
 from engine.dicom.convert import convert
 from engine.dicom.transfer_syntax import EXPLICIT_VR, TransferSyntax

@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from engine import log
-from engine.archive import ballast, locks
+from engine.archive import locks
+from engine.archive.care import ballast
 from engine.archive.ingest import UNPLACED
 from engine.errors import DeletionRefused, StorageFull
 from engine.index.entry import Tombstone

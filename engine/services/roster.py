@@ -36,7 +36,7 @@ _COUNTS = _TITLES + ROWS * _TITLE_BYTES
 PART_BYTES = -(-(_COUNTS + ROWS * _COUNT.size) // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-class Ledger:
+class Roster:
     """One process's view; `number` is the part that it writes."""
 
     def __init__(self, memory: mmap.mmap, number: int) -> None:
@@ -48,19 +48,19 @@ class Ledger:
         self._free = list(range(OTHERS - 1, -1, -1))
 
     @classmethod
-    def alone(cls) -> Ledger:
+    def alone(cls) -> Roster:
         """For a process that serves by itself."""
         return cls(mmap.mmap(-1, PART_BYTES), 0)
 
     @classmethod
-    def create(cls, workers: int) -> tuple[Ledger, int]:
+    def create(cls, workers: int) -> tuple[Roster, int]:
         """The supervisor's, and the descriptor that its workers inherit. The supervisor counts nothing of its own."""
-        fd = os.memfd_create("filmroom-ledger", os.MFD_CLOEXEC)
+        fd = os.memfd_create("filmroom-roster", os.MFD_CLOEXEC)
         os.ftruncate(fd, workers * PART_BYTES)
         return cls(mmap.mmap(fd, workers * PART_BYTES), 0), fd
 
     @classmethod
-    def inherited(cls, fd: int, number: int) -> Ledger:
+    def inherited(cls, fd: int, number: int) -> Roster:
         """A worker's."""
         length = os.fstat(fd).st_size
         return cls(mmap.mmap(fd, length), number)

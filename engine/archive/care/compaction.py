@@ -31,7 +31,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engine import log
-from engine.archive import ballast, locks, readonly
+from engine.archive import locks, readonly
+from engine.archive.care import ballast
 from engine.archive.pace import Pace
 from engine.errors import ArchiveInUse, CorruptRecord, StorageError, StorageFull
 from engine.index import checkpoint, rebuild

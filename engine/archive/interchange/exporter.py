@@ -28,7 +28,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol, TypeAlias
 
-from engine.archive import dicomdir
+from engine.archive.interchange import dicomdir
 from engine.dicom import part10, transfer_syntax
 from engine.errors import CorruptRecord, DataSetError, ExportFailed
 from engine.index.types import Instance

@@ -20,11 +20,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engine import log
-from engine.archive import locks, scrub_state
-from engine.archive.damage import Damaged, SegmentDamage
+from engine.archive import locks
+from engine.archive.care import scrub_state
+from engine.archive.care.damage import Damaged, SegmentDamage
+from engine.archive.care.scrub_pace import Allowance
+from engine.archive.care.scrub_state import Passed, ScrubState
 from engine.archive.pace import Pace
-from engine.archive.scrub_pace import Allowance
-from engine.archive.scrub_state import Passed, ScrubState
 from engine.errors import ArchiveInUse, StorageError, StorageFull
 from engine.storage.inspection import Fault, Inspection, Part, Step
 from engine.storage.segment import FIRST_RECORD

@@ -1,4 +1,4 @@
-"""Decodes encapsulated Pixel Data frame by frame. Runs in `archive.decoder` only.
+"""Decodes encapsulated Pixel Data frame by frame. Runs in `archive.transcoding.decoder` only.
 
 Knows no data set: it is given the value of Pixel Data and the numbers of the Image Pixel Module, and gives native
 frames back, colour by pixel (Planar Configuration 0). Values stay what they are in the codestream, also in bits beyond

@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from engine import log
-from engine.archive.deletion import kept_aside_with
+from engine.archive.care.deletion import kept_aside_with
 from engine.dicom import tags
 from engine.errors import DeletionRefused
 from engine.index.types import Instance, Level, Query, Root

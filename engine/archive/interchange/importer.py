@@ -25,9 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, TypeAlias
 
-from engine.archive import media
 from engine.archive.ingest import ReceivedInstance
-from engine.archive.media import Refused, SourceItem
+from engine.archive.interchange import media
+from engine.archive.interchange.media import Refused, SourceItem
 from engine.dicom import elements, part10, tags, transfer_syntax, uids
 from engine.errors import CorruptRecord, DataSetError, EngineError, InstanceRefused
 from engine.index.types import Instance, Level, Outcome, Query

@@ -1,8 +1,8 @@
-"""The process in which pixels are decoded, started by `archive.decoder_pool`. Argument: bytes decoded at most.
+"""The process in which pixels are decoded, started by `decoder_pool`. Argument: bytes decoded at most.
 
 Decoders read hostile bytes, some hold the interpreter lock for seconds and some can crash, so they run here and never
 in a process that serves. Knows no archive and opens no file; one job after the other comes in on standard input and
-goes out on standard output, until that is closed. The format of both is in `archive.decoder_pool`.
+goes out on standard output, until that is closed. The format of both is in `archive.transcoding.decoder_pool`.
 
 The address space is limited, so that an image that is larger than it says ends in an answer, or in the end of this
 process, and not in the machine's memory.
@@ -18,8 +18,8 @@ import sys
 import warnings
 from typing import Final
 
-from engine.archive.decoder_pool import ANSWER, DONE, JOB, NOT_POSSIBLE, read_exactly, write_all
-from engine.archive.decompress import decompress
+from engine.archive.transcoding.decoder_pool import ANSWER, DONE, JOB, NOT_POSSIBLE, read_exactly, write_all
+from engine.archive.transcoding.decompress import decompress
 from engine.dicom import transfer_syntax
 from engine.errors import TranscodeError
 

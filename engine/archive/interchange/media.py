@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, TypeAlias, cast
 
-from engine.archive import dicomdir
+from engine.archive.interchange import dicomdir
 from engine.dicom import part10, uids
 from engine.errors import DataSetError
 

@@ -1,6 +1,6 @@
 """DICOMDIR, the directory of a medium (PS3.3 Annex F, PS3.10 section 8): reads the file IDs in it, and writes one.
 
-Touches no file: `archive.media` follows the file IDs, `archive.exporter` lays the files out. Reading takes every
+Touches no file: `media` follows the file IDs, `exporter` lays the files out. Reading takes every
 directory record that is in use and refers to a file, wherever the offsets that link the records point, for they are
 what is most often wrong. Writing copies the keys of PS3.3 F.5 out of the data sets as they stand there, in their
 own character set; a required key that an instance lacks stands in its record with no value: nothing is invented.

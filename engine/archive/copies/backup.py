@@ -1,9 +1,9 @@
 """Copies what is new in the log to another place: online, incremental, and each time one consistent state.
 
-The format is `archive.manifest`'s, checking it `archive.backup_check`'s, the way back `archive.restore`'s. Works on
+The format is `copies.manifest`'s, checking it `copies.backup_check`'s, the way back `copies.restore`'s. Works on
 the log alone: beside a server, without one, on an archive that crashed. It takes no role in the archive and no lock.
 
-    1  list the segments; look how far each can be copied (`archive.extent`): that is the moment of the backup
+    1  list the segments; look how far each can be copied (`archive.copies.extent`): that is the moment of the backup
     2  for each with something new: sync it at its source, copy, hash, sync the copy, note the range in DEST/progress
     3  a segment has vanished in the meantime (compaction): back to 1, what is copied stays copied
     4  write the manifest, begin DEST/progress anew
@@ -26,11 +26,11 @@ from hashlib import blake2b
 from pathlib import Path
 
 from engine import log
-from engine.archive import extent
-from engine.archive.extent import Extent
-from engine.archive.journal import Journal
+from engine.archive.copies import extent
+from engine.archive.copies.extent import Extent
+from engine.archive.copies.journal import Journal
+from engine.archive.copies.manifest import DIGEST_BYTES, BackupFolder, Manifest, Range, SegmentCopy
 from engine.archive.layout import Layout
-from engine.archive.manifest import DIGEST_BYTES, BackupFolder, Manifest, Range, SegmentCopy
 from engine.archive.pace import Pace
 from engine.errors import ArchiveInUse, BackupError, CorruptRecord, StorageError
 from engine.storage.files import Files

@@ -16,8 +16,8 @@ from datetime import datetime
 from hashlib import blake2b
 from pathlib import Path
 
-from engine.archive import extent
-from engine.archive.manifest import DIGEST_BYTES, BackupFolder, Manifest, SegmentCopy
+from engine.archive.copies import extent
+from engine.archive.copies.manifest import DIGEST_BYTES, BackupFolder, Manifest, SegmentCopy
 from engine.archive.pace import Pace
 from engine.errors import BackupError, CorruptRecord, StorageError
 from engine.storage import hints

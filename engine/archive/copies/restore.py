@@ -28,9 +28,9 @@ from engine import log
 from engine.archive import layout as layouts
 from engine.archive import verify
 from engine.archive.archive import Archive
+from engine.archive.copies.manifest import DIGEST_BYTES, BackupFolder, Manifest, SegmentCopy, read_whole, write_whole
 from engine.archive.keeper import Keeper
 from engine.archive.layout import Layout
-from engine.archive.manifest import DIGEST_BYTES, BackupFolder, Manifest, SegmentCopy, read_whole, write_whole
 from engine.archive.pace import Pace
 from engine.errors import BackupError
 from engine.storage.files import Files

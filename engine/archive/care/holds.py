@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from engine import log
 from engine.archive import locks
-from engine.archive.deletion import bounded, with_ballast
+from engine.archive.care.deletion import bounded, with_ballast
 from engine.archive.ingest import UNPLACED
 from engine.index.entry import Hold
 from engine.storage.record import Kind

@@ -1,6 +1,6 @@
 """Ships the log to a replica as it grows, for as long as it runs: `filmroom replicate`, the source's end.
 
-    pass   list the segments → look how far each is whole (`archive.extent`) → sync what is new at its source → ship it
+    pass   list the segments → look how far each is whole (`copies.extent`) → sync what is new at its source → ship it
            → commit (the destination syncs) → remove there what a compaction has removed here → wait, again
 
 Only what is durable here is shipped, and only what is durable there counts as replicated. It takes no role in the
@@ -29,12 +29,12 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from engine import log
-from engine.archive import extent
 from engine.archive import layout as layouts
-from engine.archive.extent import Extent
+from engine.archive.copies import extent
+from engine.archive.copies.extent import Extent
+from engine.archive.copies.replica import JOIN_BYTES, Destination, Held, Shipped, write_status
 from engine.archive.layout import Layout
 from engine.archive.pace import Pace
-from engine.archive.replica import JOIN_BYTES, Destination, Held, Shipped, write_status
 from engine.errors import CorruptRecord, EngineError, ReplicationFailed, StorageError
 from engine.storage.files import Files
 from engine.storage.record import crc32c

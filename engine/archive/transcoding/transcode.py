@@ -2,10 +2,10 @@
 
 Decides nothing about when: `services.storage_scu` asks only if the peer took no stored form. Among the uncompressed
 syntaxes `dicom.convert` does it, here, in a thread if it is much. Decompression runs in processes of its own
-(`archive.decoder_pool`), since a decoder may hold the interpreter lock, crash, or never come back, and none of that may
+(`decoder_pool`), since a decoder may hold the interpreter lock, crash, or never come back, and none of that may
 touch an association. Nothing compresses.
 
-What can be decoded with the default installation is told in `archive.pixels`.
+What can be decoded with the default installation is told in `archive.transcoding.pixels`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
-from engine.archive.decoder_pool import DecoderPool
+from engine.archive.transcoding.decoder_pool import DecoderPool
 from engine.dicom import transfer_syntax
 from engine.dicom.convert import convert
 from engine.dicom.transfer_syntax import (
@@ -50,7 +50,7 @@ DECODABLE: Final = frozenset(
         "1.2.840.10008.1.2.8.1",
     }
 )
-"""What `archive.pixels` decodes; listed here too, for that module brings numpy and the codecs with it."""
+"""What `archive.transcoding.pixels` decodes; listed here too, for that module brings numpy and the codecs with it."""
 
 PREFERENCE: Final = (
     EXPLICIT_VR_LITTLE_ENDIAN.uid,

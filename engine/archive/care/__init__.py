@@ -1,0 +1,1 @@
+"""The life of what is stored: deletion, holds, retention, compaction, scrubbing, quarantine."""

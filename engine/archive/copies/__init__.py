@@ -1,0 +1,1 @@
+"""Copies of the log elsewhere: backup and restore, replicas."""

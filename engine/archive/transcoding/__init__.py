@@ -1,0 +1,1 @@
+"""Other transfer syntaxes on the way out: decoding, in processes of its own."""
