@@ -6,7 +6,7 @@ One server, driven as an administrator would, from its command line. CT instance
 
     backup     a full one, one per cent more instances, an incremental one: bytes copied of the second and the first
     deletion   every second study, one command each; and one study of 5 000 small instances: time of the deletion itself
-    ingest     the same load before and during compaction, in turns
+    ingest     the same load alone and beside a compaction, in turns
     compaction of what is left half empty: bytes of segments before and after
 """
 
@@ -54,7 +54,7 @@ class LifeResult:
     ingest_during: list[float] = field(default_factory=list)
     ingest_ratio: float = 0.0
     compactions: int = 0
-    """How many passes ran while the load did."""
+    """In how many rounds compaction was still at work when the load ended."""
 
 
 def filmroom(peer: Peer, *arguments: str) -> dict[str, object]:
@@ -104,7 +104,9 @@ def store(peer: Peer, first_study: int, instance_count: int, *, template: str = 
     return result.instances_per_s
 
 
-def run(peer: Peer, backup: Path, *, instance_count: int, small_count: int, round_count: int) -> LifeResult:
+def run(
+    peer: Peer, backup: Path, *, instance_count: int, small_count: int, load_count: int, round_count: int
+) -> LifeResult:
     """The whole life; the server is empty at the beginning."""
     result = LifeResult(small_count=small_count)
     say(f"storing {instance_count} CT instances")
@@ -112,7 +114,7 @@ def run(peer: Peer, backup: Path, *, instance_count: int, small_count: int, roun
     _back_up(peer, backup, result, instance_count)
     _delete(peer, result, instance_count, small_count)
     result.segment_bytes_before = settled_bytes(peer)
-    _compact(peer, result, instance_count, round_count)
+    _compact(peer, result, load_count, round_count)
     return result
 
 
@@ -146,37 +148,37 @@ def _delete(peer: Peer, result: LifeResult, instance_count: int, small_count: in
 _WHY = ("--reason", "perf.life", "--yes")
 
 
-def _compact(peer: Peer, result: LifeResult, instance_count: int, round_count: int) -> None:
-    load_count = max(instance_count // 8, 16)
+def _compact(peer: Peer, result: LifeResult, load_count: int, round_count: int) -> None:
+    """In turns: the load alone, the load beside a compaction at its usual rate; then the rest of it at full speed."""
     for turn in range(round_count):
-        result.ingest_alone.append(store(peer, LOAD_STUDY + turn * 1000, load_count))
-    stop = threading.Event()
-    passes: list[dict[str, object]] = []
-    troubles: list[PerfError] = []
-
-    def compact() -> None:
-        try:
-            while not stop.is_set():
-                passes.append(filmroom(peer, "compact"))
-        except PerfError as error:
-            troubles.append(error)
-
-    thread = threading.Thread(target=compact, daemon=True)
-    thread.start()
-    for turn in range(round_count):
-        result.ingest_during.append(store(peer, LOAD_STUDY + (round_count + turn) * 1000, load_count))
-    stop.set()
-    thread.join()
-    if troubles:
-        raise troubles[0]
-    result.compactions = len(passes)
+        first_study = LOAD_STUDY + turn * 2000
+        result.ingest_alone.append(store(peer, first_study, load_count))
+        with subprocess.Popen(
+            [sys.executable, "-m", "engine", "compact", "--data", str(peer.data), "--json"],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as compaction:
+            _until_copying(peer, compaction)
+            result.ingest_during.append(store(peer, first_study + 1000, load_count))
+            result.compactions += compaction.poll() is None
+            compaction.terminate()
     filmroom(peer, "compact", "--all")
     # What the loads have stored since is not what compaction should give back.
-    stored_bytes = 2 * round_count * load_count * len(corpus.template("ct").data_set)
+    stored_bytes = 2 * round_count * (load_count // 8) * 8 * len(corpus.template("ct").data_set)
     result.segment_bytes_after = settled_bytes(peer) - stored_bytes
     result.given_back = 1 - result.segment_bytes_after / result.segment_bytes_before
-    result.ingest_ratio = median(result.ingest_during) / median(result.ingest_alone)
+    pairs = zip(result.ingest_during, result.ingest_alone, strict=True)
+    result.ingest_ratio = median([during / alone for during, alone in pairs])
     say(f"compaction: {result.given_back:.1%} given back; ingest at {result.ingest_ratio:.1%} meanwhile")
+
+
+def _until_copying(peer: Peer, compaction: subprocess.Popen[bytes]) -> None:
+    """Until it has a segment of its own, or has nothing to do."""
+    before = set((peer.data / "segments").iterdir())
+    pause = threading.Event()
+    while compaction.poll() is None and set((peer.data / "segments").iterdir()) <= before:
+        pause.wait(0.01)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -184,10 +186,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()), help="on the disk meant")
     parser.add_argument("--instances", type=int, default=4000, help="CT instances to begin with")
     parser.add_argument("--small", type=int, default=5000, help="instances of the study that is deleted at once")
-    parser.add_argument("--rounds", type=int, default=3, help="loads before and during compaction")
+    parser.add_argument("--load", type=int, default=2000, help="instances of a load beside compaction")
+    parser.add_argument("--rounds", type=int, default=5, help="loads alone and beside compaction")
     options = parser.parse_args(arguments)
     if options.smoke:
-        options.instances, options.small, options.rounds = 160, 50, 1
+        options.instances, options.small, options.load, options.rounds = 160, 50, 16, 1
     backup = Path(tempfile.mkdtemp(prefix="perf-backup-", dir=options.directory))
     config = f"[storage]\nsegment_bytes = {SEGMENT_BYTES}\nprewrite_bytes = 0\n[compaction]\nenabled = false\n"
     try:
@@ -197,6 +200,7 @@ def main(arguments: list[str] | None = None) -> int:
                 backup / "to",
                 instance_count=options.instances,
                 small_count=options.small,
+                load_count=options.load,
                 round_count=options.rounds,
             )
     finally:

@@ -10,7 +10,7 @@ Within a batch of the writer; `Entities.refresh` sees to series, studies and pat
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from engine.index import keys
 from engine.index.accounts import Accounts
@@ -24,6 +24,9 @@ from engine.storage.record import HEADER_BYTES, Kind
 _unpack_instance = keys.INSTANCE.unpack_from
 _history = keys.HISTORY.pack
 _told = keys.TOLD.pack
+
+_Fields: TypeAlias = tuple[Any, ...]
+"""A row of `instances`, unpacked."""
 
 
 class Burial:
@@ -73,14 +76,16 @@ class Burial:
             current = {sop_key: where for sop_key, where in cursor.getmulti(plain) if where}
         wheres = sorted(current.values())
         with txn.cursor(db=environment.instances) as cursor:
-            instances = dict(cursor.getmulti(wheres))
+            instances = {where: _unpack_instance(row) for where, row in cursor.getmulti(wheres)}
         rows: list[tuple[bytes, bytes]] = []
         late: list[bytes] = []
+        # A tombstone's UIDs share one Told: its stamp is asked for once.
+        stamps = {told.key[:8]: told.stamp for told in {id(told): told for told in plain.values()}.values()}
         for sop_key, history in self._histories(txn, plain):
             told = plain[sop_key]
             where = current.get(sop_key)
             stamp = told.key[:8]
-            if (where is not None and _unpack_instance(instances[where])[0] >= told.stamp) or any(
+            if (where is not None and instances[where][0] >= stamps[stamp]) or any(
                 value[1] == Kind.INSTANCE and key[:8] >= stamp for key, value in history
             ):
                 late.append(sop_key)
@@ -132,24 +137,22 @@ class Burial:
             self._accounts.change(txn, record.position, record.state, State.DELETED)
 
     def _bury_current(
-        self, current: dict[bytes, bytes], instances: dict[bytes, bytes], rows: list[tuple[bytes, bytes]]
+        self, current: dict[bytes, bytes], instances: dict[bytes, _Fields], rows: list[tuple[bytes, bytes]]
     ) -> None:
         """The rows of `history` of what was current."""
         for sop_key, where in current.items():
             (stamp, segment_id, offset, payload_length, _, _, payload_crc, meta_length, key_length, flags,
-             _, _, _, _, _) = _unpack_instance(instances[where])  # fmt: skip
+             _, _, _, _, _) = instances[where]  # fmt: skip
             order_and_place = _told(stamp, payload_crc << 32 | payload_length & 0xFFFFFFFF, segment_id, offset)
             head = _history(State.DELETED, Kind.INSTANCE, flags, payload_length, payload_crc, meta_length, key_length)
             rows.append((sop_key + b"\0" + order_and_place, head))
 
-    def _remove(self, txn: Any, instances: dict[bytes, bytes]) -> None:
+    def _remove(self, txn: Any, instances: dict[bytes, _Fields]) -> None:
         """Takes instances out of their series, and books their bytes as dead."""
         by_series: dict[bytes, list[int]] = {}
         by_segment: dict[int, list[int]] = {}
-        for where, value in instances.items():
-            (_, segment_id, _, payload_length, _, _, _, meta_length, key_length, _, _, _, _, _, _) = _unpack_instance(
-                value
-            )
+        for where, fields in instances.items():
+            _, segment_id, _, payload_length, _, _, _, meta_length, key_length = fields[:9]
             by_series.setdefault(where[:4], []).append(payload_length)
             record_bytes = (HEADER_BYTES + key_length + meta_length + payload_length + 7) & ~7
             by_segment.setdefault(segment_id, []).append(record_bytes)

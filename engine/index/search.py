@@ -63,28 +63,28 @@ def select(environment: Environment, query: Query) -> list[Instance]:
 
 
 def select_names(environment: Environment, query: Query) -> list[Named]:
-    """The same instances by their UIDs alone, in no order: a fifth of the time. Raises QueryError."""
+    """The same instances by their UIDs alone, in no order: a tenth of the time. Raises QueryError."""
     unpack = keys.INSTANCE.unpack_from
     blob_at = keys.INSTANCE.size
-    found = []
-    series_id, study_uid, series_uid = b"", "", ""
-    for place in _named_places(environment, query):
-        if place.series_id != series_id:
-            series_id = place.series_id
-            study_uid = place.values[Level.STUDY].get(tags.StudyInstanceUID, b"").decode("utf-8", "replace")
-            series_uid = place.values[Level.SERIES].get(tags.SeriesInstanceUID, b"").decode("utf-8", "replace")
-        row = place.instance_row
-        fields = unpack(row)
-        uid = blob_items(row[blob_at:]).get(tags.SOPInstanceUID, b"")
-        found.append(Named(uid, series_uid, study_uid, fields[0], fields[3]))
+    wanted = tags.SOPInstanceUID
+    found: list[Named] = []
+    # Without a SOP Instance UID the walk ends at the series, whose instances lie one after the other.
+    level = Level.IMAGE if query.keys.get(wanted) else Level.SERIES
+    for place in _named_places(environment, query, level):
+        study_uid = place.values[Level.STUDY].get(tags.StudyInstanceUID, b"").decode("utf-8", "replace")
+        series_uid = place.values[Level.SERIES].get(tags.SeriesInstanceUID, b"").decode("utf-8", "replace")
+        for row in [place.instance_row] if level == Level.IMAGE else place.instance_rows():
+            fields = unpack(row)
+            uid = blob_items(row[blob_at:]).get(wanted, b"")
+            found.append(Named(uid, series_uid, study_uid, fields[0], fields[3]))
     return found
 
 
-def _named_places(environment: Environment, query: Query) -> Iterator[Place]:
-    """The instances that unique keys name, one after the other, in one read transaction. Raises QueryError."""
+def _named_places(environment: Environment, query: Query, level: Level = Level.IMAGE) -> Iterator[Place]:
+    """The instances that unique keys name, or their series, in one read transaction. Raises QueryError."""
     own = UNIQUE[query.level]
     unique = {tag: query.keys[tag] for tag in UNIQUE.values() if query.keys.get(tag)}
-    wanted = Query(Level.IMAGE, unique, Root.PATIENT, query.character_set, relational=True)
+    wanted = Query(level, unique, Root.PATIENT, query.character_set, relational=True)
     plan = Plan.of(wanted, wildcards=False)
     if query.level not in query.root.value or not any(asked.tag == own for asked in plan.conditions[query.level]):
         raise QueryError(f"a retrieval at level {query.level.name} of this model needs {tags.keyword_of(own)}")

@@ -371,6 +371,16 @@ class Place:
         """The text that a name id stands for."""
         return self._walk.names[number]
 
+    def instance_rows(self) -> Iterator[bytes]:
+        """The row of every instance of the series, whatever is asked of instances."""
+        with self._walk.txn.cursor(db=self._walk.environment.instances) as cursor:
+            if cursor.set_range(self.series_id):
+                last = self.series_id + b"\xff\xff\xff\xff"
+                for key, row in cursor:
+                    if key > last:
+                        return
+                    yield row
+
     def enter_patient(self, patient_id: bytes) -> bool:
         """Whether the patient is there and matches."""
         row = self._walk.txn.get(patient_id, db=self._walk.environment.patients)
