@@ -50,6 +50,14 @@ class CaretakerProcess:
         self._restarts_total = 0
         self.process: subprocess.Popen[bytes] | None = None
 
+    def start_later(self, pause_s: float) -> None:
+        """Starts the first caretaker after a pause: whoever waits for the server needs the processors more."""
+        self._loop.call_later(pause_s, self._start_unless_ending)
+
+    def _start_unless_ending(self) -> None:
+        if not self._ending:
+            self.start()
+
     def start(self) -> None:
         """Starts a caretaker."""
         self.process, self._channel = self._spawn("engine.server.caretaker")
