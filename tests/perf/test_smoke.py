@@ -105,6 +105,15 @@ def test_scale_runs() -> None:
     assert "filled against empty" in run_program("scale", "--smoke")
 
 
+def test_life_runs(tmp_path: Path) -> None:
+    result = tmp_path / "life.json"
+    run_program("life", "--smoke", "--json", str(result))
+    life = json.loads(result.read_text())["life"]
+    assert life["deleted_studies"] > 0
+    assert 0 < life["backup_more_bytes"] < life["backup_full_bytes"]
+    assert life["given_back"] > 0
+
+
 def test_disk_loop_and_sink_run() -> None:
     assert "append" in run_program("disk_loop", "--smoke")
     assert "sink ready" in run_program("sink", "--smoke")
