@@ -44,12 +44,15 @@ def _memory(config: Config) -> Finding:
 
 
 def _descriptors(config: Config) -> Finding:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # The server raises its own limit to the hard one when it starts.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     wanted = config.limits.associations_max + OPEN_SEGMENTS + 64
-    what = f"a process may open {soft} files (at most {hard}), and {wanted} may be needed"
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
+    if hard == resource.RLIM_INFINITY:
+        return good("open files", "not limited")
+    what = f"a process may open {hard} files, and {wanted} may be needed"
+    if hard >= wanted:
         return good("open files", what)
-    return warning("open files", what, f"raise the limit (LimitNOFILE={wanted} in a systemd unit, or ulimit -n)")
+    return warning("open files", what, f"raise the hard limit (LimitNOFILE={wanted} in a systemd unit, or ulimit -Hn)")
 
 
 def _workers(config: Config) -> Finding:
