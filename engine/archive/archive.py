@@ -145,7 +145,12 @@ class Archive:
         layout = layouts.open_layout(data, files, create=False)
         with KeeperLock(layout, files):
             index, report = rebuild.rebuild(
-                layout.index, layout.segments, files, progress=progress, follow=layout.role == layouts.REPLICA
+                layout.index,
+                layout.segments,
+                files,
+                progress=progress,
+                follow=layout.role == layouts.REPLICA,
+                archive_id=layout.archive_id,
             )
             reader = LogReader(layout.segments, files)
             checkpointer = Checkpointer(index, layout.index, files, lambda: sync_log(index, reader))

@@ -137,7 +137,14 @@ class Keeper:
             raise
 
     def _replay(self, event: str, progress: Progress | None = None) -> None:
-        report = rebuild.replay(self.index, self._layout.segments, self._files, progress=progress, follow=self._follows)
+        report = rebuild.replay(
+            self.index,
+            self._layout.segments,
+            self._files,
+            progress=progress,
+            follow=self._follows,
+            archive_id=self._layout.archive_id,
+        )
         for finding in map(str, report.findings):
             # Who follows a log comes by the same damage again and again.
             if finding not in self._reported:

@@ -65,7 +65,9 @@ class UnwrittenIndex:
         self._folder = tempfile.TemporaryDirectory(prefix="filmroom-index-")
         try:
             self.index = Index.open(self._folder.name)
-            report = rebuild.replay(self.index, layout.segments, files, progress=progress, follow=True)
+            report = rebuild.replay(
+                self.index, layout.segments, files, progress=progress, follow=True, archive_id=layout.archive_id
+            )
         except BaseException:
             self._folder.cleanup()
             raise

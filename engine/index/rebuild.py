@@ -29,6 +29,7 @@ from engine.index.tables import Index
 from engine.index.types import SegmentMark
 from engine.storage.files import Files
 from engine.storage.hints import read_heads
+from engine.storage.reader import read_header_or_trailer
 from engine.storage.record import Record
 from engine.storage.recovery import is_owned, read_segment, recover_segment
 from engine.storage.segment import FIRST_RECORD, Damage, list_segments, segment_path
@@ -75,10 +76,12 @@ def replay(
     only: Iterable[int] | None = None,
     seal: bool = True,
     follow: bool = False,
+    archive_id: bytes = b"",
 ) -> Report:
     """Applies what the log has beyond the marks; with `only`, of these segments.
 
-    Raises IndexError_, StorageFailed or StorageFull; damage in the log is reported, not raised.
+    With an `archive_id`, a segment that says it belongs to another archive is reported and left as it is. Raises
+    IndexError_, StorageFailed or StorageFull; damage in the log is reported, not raised.
     """
     marks = index.segment_marks()
     present = list_segments(log_directory, files)
@@ -96,6 +99,9 @@ def replay(
         if progress is not None:
             progress("segments", done, len(news))
         mark = marks.get(segment_id)
+        if archive_id and mark is None and _is_foreign(log_directory, files, segment_id, archive_id):
+            report.findings.append(Damage(segment_id, 0, 0, "the segment belongs to another archive"))
+            continue
         if follow:
             _follow_segment(index, log_directory, files, segment_id, mark, report)
             continue
@@ -103,6 +109,20 @@ def replay(
     if progress is not None:
         progress("segments", len(news), len(news))
     return report
+
+
+def _is_foreign(directory: str, files: Files, segment_id: int, archive_id: bytes) -> bool:
+    """Whether a segment names another archive; one that names none is for recovery to judge."""
+    try:
+        fd = files.open(segment_path(directory, segment_id), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return read_header_or_trailer(files, fd, segment_id).archive_id != archive_id
+    except (CorruptRecord, OSError):
+        return False
+    finally:
+        files.close(fd)
 
 
 def _replay_segment(
@@ -205,7 +225,13 @@ def _apply(index: Index, records: list[Record], report: Report) -> None:
 
 
 def rebuild(
-    directory: str, log_directory: str, files: Files, *, progress: Progress | None = None, follow: bool = False
+    directory: str,
+    log_directory: str,
+    files: Files,
+    *,
+    progress: Progress | None = None,
+    follow: bool = False,
+    archive_id: bytes = b"",
 ) -> tuple[Index, Report]:
     """Throws the index away and makes it again from the log, which `follow` leaves as it is. Returns it open.
 
@@ -214,7 +240,7 @@ def rebuild(
     checkpoint.discard(directory, files)
     index = Index.open(directory, files=files)
     try:
-        return index, replay(index, log_directory, files, progress=progress, follow=follow)
+        return index, replay(index, log_directory, files, progress=progress, follow=follow, archive_id=archive_id)
     except BaseException:
         index.close()
         raise

@@ -237,6 +237,20 @@ def test_damage_that_is_known_is_a_fault_until_it_is_healed(data: Path) -> None:
     assert any("1 records are damaged" in each for each in faults(examine(config_of(data))))
 
 
+def test_segments_of_another_archive_are_not_taken_for_ours(data: Path) -> None:
+    fill(data)
+    ours = set((data / "segments").glob("*.seg"))
+    _mix(data)
+    (foreign,) = set((data / "segments").glob("*.seg")) - ours
+    before = foreign.read_bytes()
+    for again in (lambda: None, lambda: Archive.rebuild_index(data)):
+        again()
+        with Archive.open(data) as archive:
+            assert archive.stats()["instances"] == 3
+            assert int(foreign.stem, 16) not in archive.index.segment_marks()
+    assert foreign.read_bytes() == before
+
+
 def test_an_archive_that_does_not_open_is_a_fault(data: Path) -> None:
     fill(data)
     (data / "archive.json").write_text("{}")

@@ -405,11 +405,10 @@ def test_an_index_that_lacks_tables_of_this_format_is_refused_and_left_as_it_is(
 
 def test_the_keeper_makes_an_index_of_another_format_anew(tmp_path: Path) -> None:
     with Archive.open(tmp_path / "data", create=True) as opened:
-        log = _log(tmp_path / "data" / "segments", "writer")
+        layout = opened.layout
+        log = SegmentLog(layout.segments, Files(), layout.archive_id, writer="writer", segment_bytes=1 << 20)
         record = _append(log, entry(Tail()))
         log.close()
-        layout = opened.layout
-    assert str(tmp_path / "data" / "segments") == layout.segments
     _age(Path(layout.index).parent)
     with Archive.open(tmp_path / "data") as opened:
         assert isinstance(record, Entry)
