@@ -383,6 +383,10 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     write_behind_sync_s: Annotated[float, Meta(gt=0, le=60)] = 1.0
     """The longest time between a Success and its sync in write-behind: what a power cut may cost."""
 
+    caretaker_pause_s: Annotated[float, Meta(ge=0, le=86400)] = 15.0
+    """From ready to the start of the process that compacts, scrubs and applies retention rules: it takes a third of a
+    second of processor time, which after a restart those who have waited for the server need more."""
+
     limits: Limits = Limits()
     storage: Storage = Storage()
     log: Log = Log()

@@ -49,9 +49,6 @@ RESTART_PAUSE_MAX_S = 5.0
 
 LISTEN_BACKLOG = 1024
 
-CARETAKER_PAUSE_S = 3.0
-"""From ready to the caretaker's start, which takes a third of a second of processor time."""
-
 LOOK_S = 0.25
 """How often workers and waiting connections are looked at."""
 
@@ -126,7 +123,7 @@ class Supervisor:
             self._open_doors()
             self._look_after()
             if not self._archive.is_read_only:
-                self._caretaker.start_later(CARETAKER_PAUSE_S)
+                self._caretaker.start_later(self._config.caretaker_pause_s)
             self._announce_ready()
         await self._stopping.wait()
         await self._drain()

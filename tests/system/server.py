@@ -52,7 +52,7 @@ class Server:
                 *arguments,
             ],
             cwd=ROOT,
-            env={**self._prewrite(config), **os.environ, **(environment or {})},
+            env={**self._unhurried(config), **os.environ, **(environment or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -66,9 +66,11 @@ class Server:
             self.wait_ready()
 
     @staticmethod
-    def _prewrite(config: str) -> dict[str, str]:
-        """Half a gigabyte of zeros a worker and start would make the tests slow and the disk hot."""
-        return {} if "prewrite_bytes" in config else {"FILMROOM_STORAGE_PREWRITE_BYTES": "0"}
+    def _unhurried(config: str) -> dict[str, str]:
+        """Half a gigabyte of zeros a worker and start would make the tests slow and the disk hot; nobody is in a hurry
+        beside the caretaker."""
+        settings = {"FILMROOM_CARETAKER_PAUSE_S": "0"}
+        return settings if "prewrite_bytes" in config else {**settings, "FILMROOM_STORAGE_PREWRITE_BYTES": "0"}
 
     def wait_ready(self, timeout_s: float = 60.0) -> None:
         """Until it has said that it is ready."""
