@@ -33,7 +33,7 @@ _FAR = frozenset({"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p"})
 
 def examine(config: Config, *, measure_bytes: int) -> Iterator[Finding]:
     """Directory, room, file system; with `measure_bytes` also its speed."""
-    data = config.data
+    data = config.data.absolute()
     folder = _existing(data)
     if folder != data:
         yield good("data directory", f"{data} will be made in {folder}")
@@ -49,8 +49,7 @@ def examine(config: Config, *, measure_bytes: int) -> Iterator[Finding]:
 
 
 def _existing(path: Path) -> Path:
-    """The path itself, or the nearest folder above it that is there."""
-    path = path.absolute()
+    """An absolute path itself, or the nearest folder above it that is there."""
     while not path.exists():
         path = path.parent
     return path

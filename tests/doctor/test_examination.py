@@ -118,6 +118,15 @@ def test_before_the_first_start_nothing_is_made(data: Path) -> None:
     assert "none in" in found["archive"][0].what
 
 
+def test_a_relative_data_directory_is_the_same_folder(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data.mkdir(mode=0o777)
+    data.chmod(0o777)
+    monkeypatch.chdir(data.parent)
+    found = examine(config_of(Path(data.name)))
+    assert "data directory" not in found
+    assert any("open to every user" in each.what for each in found["permissions"])
+
+
 def test_a_disk_below_the_target_is_named_with_its_figures(data: Path) -> None:
     fill(data)
     target = Target(sync_p99_ms_max=1e-6, write_mb_per_s_min=1e6, read_mb_per_s_min=1e6)
