@@ -2,6 +2,7 @@
 
     python -m perf.fill --port 11112 --studies 100000            1 million instances by C-STORE
     python -m perf.fill --peer filmroom --studies 1000 --associations 4
+    python -m perf.fill --direct DATA --studies 100000 --shape long        10 million instances, without a network
 
 Studies are those of `perf.population`, so `perf.load_find` knows what to ask for. Studies are dealt out to the
 associations in turn, one context a modality on each.
@@ -39,8 +40,8 @@ class FillResult:
 class _Progress:
     """Studies to do and counts done, shared by the threads."""
 
-    def __init__(self, first_study: int, study_count: int) -> None:
-        self._facts = population.studies(first_study, study_count)
+    def __init__(self, first_study: int, study_count: int, shape: str) -> None:
+        self._facts = population.studies(first_study, study_count, shape)
         self._lock = threading.Lock()
         self.instance_count = 0
         self.failed_count = 0
@@ -60,9 +61,16 @@ class _Progress:
             self.failed_count += failed_count
 
 
-def run(target: Target, *, first_study: int = 1, study_count: int = 1000, association_count: int = 4) -> FillResult:
+def run(
+    target: Target,
+    *,
+    first_study: int = 1,
+    study_count: int = 1000,
+    association_count: int = 4,
+    shape: str = "short",
+) -> FillResult:
     """By C-STORE; the studies may be there already (the server then answers success without storing twice)."""
-    progress = _Progress(first_study, study_count)
+    progress = _Progress(first_study, study_count, shape)
     threads = [threading.Thread(target=_fill, args=(target, progress), daemon=True) for _ in range(association_count)]
     started = time.perf_counter()
     for thread in threads:
@@ -120,13 +128,13 @@ def contexts() -> list[wire.Context]:
     ]
 
 
-def instances(first_study: int, study_count: int) -> Iterator[tuple[bytes, bytes, bytes]]:
+def instances(first_study: int, study_count: int, shape: str = "short") -> Iterator[tuple[bytes, bytes, bytes]]:
     """(SOP Class UID, SOP Instance UID, data set) of the same population, for a writer that is not a network peer."""
     messages = {
         modality: wire.StoreMessage(corpus.template(f"tiny-{modality.lower()}"), 1, 0)
         for modality in population.MODALITIES
     }
-    for facts in population.studies(first_study, study_count):
+    for facts in population.studies(first_study, study_count, shape):
         message = messages[facts.modality]
         message.set_study(facts)
         for series_index, instance_count in enumerate(facts.series_instance_counts, start=1):
@@ -137,7 +145,7 @@ def instances(first_study: int, study_count: int) -> Iterator[tuple[bytes, bytes
                 yield corpus.SOP_CLASS_OF_MODALITY[facts.modality], uid, message.data_set()
 
 
-def fill_directly(data: Path, *, first_study: int, study_count: int) -> FillResult:
+def fill_directly(data: Path, *, first_study: int, study_count: int, shape: str = "short") -> FillResult:
     """Through the archive's own ingest in this process, without a network: some five times as fast as C-STORE."""
     from engine.archive.archive import Archive
     from engine.archive.ingest import ReceivedInstance
@@ -154,7 +162,7 @@ def fill_directly(data: Path, *, first_study: int, study_count: int) -> FillResu
             batch.clear()
             return sum(isinstance(answer, EngineError) for answer in answers)
 
-        for sop_class_uid, sop_instance_uid, data_set in instances(first_study, study_count):
+        for sop_class_uid, sop_instance_uid, data_set in instances(first_study, study_count, shape):
             batch.append(
                 ReceivedInstance(
                     [data_set],
@@ -177,7 +185,8 @@ def fill_directly(data: Path, *, first_study: int, study_count: int) -> FillResu
 def main(arguments: list[str] | None = None) -> int:
     parser = harness.parser(__doc__)
     harness.target_options(parser)
-    parser.add_argument("--studies", type=int, default=1000, help="ten instances each on average")
+    parser.add_argument("--studies", type=int, default=1000, help="of the shape's number of instances each")
+    parser.add_argument("--shape", choices=population.SHAPES, default="short", help="10, 100 or 1 instance a study")
     parser.add_argument("--first-study", type=int, default=1)
     parser.add_argument("--associations", type=int, default=4)
     parser.add_argument("--direct", type=Path, metavar="DATA", help="write into this data folder, without a server")
@@ -185,7 +194,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.smoke:
         options.studies, options.associations = 20, 2
     if options.direct:
-        result = fill_directly(options.direct, first_study=options.first_study, study_count=options.studies)
+        result = fill_directly(
+            options.direct, first_study=options.first_study, study_count=options.studies, shape=options.shape
+        )
         return _report(options, result)
 
     def measure(target: Target, server_pid: int) -> int:
@@ -197,6 +208,7 @@ def main(arguments: list[str] | None = None) -> int:
                 first_study=options.first_study,
                 study_count=options.studies,
                 association_count=options.associations,
+                shape=options.shape,
             ),
         )
 

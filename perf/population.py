@@ -1,7 +1,8 @@
 """Who is in the archive: deterministic patients and studies, each computed from its number alone.
 
-A filler stores study n, a query program asks for study n years later; nothing is kept in between. Ten studies in a
-row have 100 instances in 28 series, so 100 000 studies are 1 000 000 instances. A patient has three studies on average.
+A filler stores study n, a query program asks for study n years later; nothing is kept in between. In the `short` shape
+ten studies in a row have 100 instances in 28 series, so 100 000 studies are 1 000 000 instances; in the `long` one each
+series has ten times as many; in the `single` one a study is one instance. A patient has three studies on average.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ MODALITIES = ("CT", "MR", "US", "CR", "DX", "MG", "PT", "NM")
 MODALITY_WEIGHTS = (34, 22, 12, 10, 14, 4, 2, 2)
 
 # Instances of each series of ten studies in a row: 100 instances in 28 series.
-SHAPES = (
+_SHORT = (
     (1,),
     (1, 1),
     (2,),
@@ -28,6 +29,11 @@ SHAPES = (
     (6, 6, 4, 3, 1),
     (10, 10, 5, 3, 1, 1),
 )
+SHAPES = {
+    "short": _SHORT,
+    "long": tuple(tuple(10 * count for count in series) for series in _SHORT),
+    "single": ((1,),),
+}
 
 _SYLLABLES = (
     "an", "ber", "da", "el", "fa", "gar", "ho", "is", "ju", "ka", "lo", "mar", "ne", "ol", "pe", "ri", "so", "tu",
@@ -67,8 +73,8 @@ class StudyFacts:
         return sum(self.series_instance_counts)
 
 
-def study(number: int) -> StudyFacts:
-    """Study `number` of the realistic population."""
+def study(number: int, shape: str = "short") -> StudyFacts:
+    """Study `number` of the realistic population, in one of SHAPES."""
     rng = random.Random(number * 2_654_435_761)
     patient = _patient_of(number)
     person = random.Random(patient * 40_503 + 7)
@@ -90,7 +96,7 @@ def study(number: int) -> StudyFacts:
         description=f"{modality} {rng.choice(_REGIONS)} {rng.choice('ABC')}".encode(),
         referring_physician=f"{rng.choice(_SYLLABLES).capitalize()}{rng.choice(_SYLLABLES)}^Dr".encode(),
         modality=modality,
-        series_instance_counts=SHAPES[number % len(SHAPES)],
+        series_instance_counts=SHAPES[shape][number % len(SHAPES[shape])],
     )
 
 
@@ -100,8 +106,8 @@ def _patient_of(number: int) -> int:
     return block * 100 + place % 100
 
 
-def studies(first: int, count: int) -> Iterator[StudyFacts]:
-    return (study(number) for number in range(first, first + count))
+def studies(first: int, count: int, shape: str = "short") -> Iterator[StudyFacts]:
+    return (study(number, shape) for number in range(first, first + count))
 
 
 def plain_study(number: int, modality: str, series_instance_counts: tuple[int, ...]) -> StudyFacts:
