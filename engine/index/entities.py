@@ -15,7 +15,7 @@ from typing import Any
 
 from engine.dicom import tags
 from engine.errors import IndexError_
-from engine.index import keys, matching
+from engine.index import keys, terms
 from engine.index.entry import Entry
 from engine.index.environment import Environment
 from engine.index.rows import Counts, PatientRow, UidRow, pack_tail, read_count, scan_prefix, unpack_tail
@@ -252,8 +252,8 @@ class Entities:
     def _search_changed(self, txn: Any, owner: bytes, before: Mapping[int, bytes], after: Mapping[int, bytes]) -> None:
         """Brings the keys of `search` from one set of facts to another."""
         table = self._environment.search
-        old = matching.search_keys(before, owner)
-        new = matching.search_keys(after, owner)
+        old = terms.search_keys(before, owner)
+        new = terms.search_keys(after, owner)
         for key in old - new:
             txn.delete(key, db=table)
         for key in new - old:

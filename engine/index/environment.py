@@ -59,6 +59,9 @@ TABLES = (
     "patient_keys",
     "patient_studies",
     "search",
+    "texts",
+    "corrections",
+    "amended",
     "names",
     "segments",
     "meta",
@@ -164,6 +167,9 @@ class Environment:
     patient_keys: Any
     patient_studies: Any
     search: Any
+    texts: Any
+    corrections: Any
+    amended: Any
     names: Any
     segments: Any
     meta: Any

@@ -47,7 +47,7 @@ from __future__ import annotations
 import struct
 from hashlib import blake2b
 
-FORMAT = 2
+FORMAT = 3
 
 # meta
 META_FORMAT = b"format"

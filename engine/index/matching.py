@@ -1,7 +1,7 @@
 """PS3.4 C.2.2.2 matching: a key of an identifier becomes a test of stored values, and where possible key ranges.
 
-Knows values and the layout of `search` keys; opens nothing. `walk` decides which ranges to use, and applies every test
-to every candidate, so that a range may be generous but never too narrow.
+Knows values; opens nothing. Where in `search` to look is `terms`. `access` decides which ranges to use, and `walk`
+applies every test to every candidate, so that a range may be generous but never too narrow.
 
     universal       empty, or only `*`                                  no condition at all
     single value    the normal forms (`dicom.values`) are equal
@@ -20,14 +20,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from engine.dicom import charset, elements, tags, values
 from engine.dicom.identifier import Identifier
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 from engine.errors import DataSetError, QueryError
-from engine.index import keys
+from engine.index.terms import Range, normal_values, ranges_between, ranges_of_patterns, split_wildcards
 from engine.index.types import KeyValue
 
 WILDCARD_VRS = frozenset(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"))
@@ -39,74 +38,8 @@ _RANGE_VRS = frozenset(("DA", "TM", "DT"))
 KEY_VALUES_MAX = 10_000
 """Values in one list; a retrieval of a large study by instance names some thousands."""
 _NESTING_MAX = 32
-_CACHED_BYTES_MAX = 128
-"""Longer values are rare, and seldom the same."""
 
-SEARCHED: tuple[int, ...] = (
-    tags.PatientID,
-    tags.AccessionNumber,
-    tags.StudyID,
-    tags.PatientName,
-    tags.OtherPatientIDs,
-    tags.PatientBirthDate,
-    tags.StudyDate,
-    tags.ReferringPhysicianName,
-    tags.StudyTime,
-    tags.PerformedProcedureStepStartDate,
-    tags.StudyDescription,
-    tags.Modality,
-)
-"""The attributes that have keys in `search`, the most selective ones first."""
-WORD = 1 << 31
-"""Added to the tag of a person name: the keys of its words."""
-
-_searched = frozenset(SEARCHED)
-_WORD_BREAK = re.compile(r"[\^= ]+")
 _EXPLICIT = EXPLICIT_VR_LITTLE_ENDIAN.encoding
-
-Range = tuple[bytes, bytes]
-"""Keys of `search` from the first, without the second."""
-
-
-# stored values ---------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=4096)
-def _vr_of(tag: int) -> str:
-    return tags.vr_of(tag)
-
-
-def normal_values(tag: int, value: bytes) -> list[str]:
-    """The normal forms of a stored value, in UTF-8, without empty ones."""
-    vr = _vr_of(tag)
-    texts = values.split(vr, value.decode("utf-8", "replace"))
-    return [normal for normal in (values.normalise(vr, text) for text in texts) if normal]
-
-
-def search_keys(items: Mapping[int, bytes], owner: bytes) -> set[bytes]:
-    """The keys of `search` for an entity with these attributes."""
-    found = set()
-    for tag in _searched & items.keys():
-        value = items[tag]
-        starts = _key_starts(tag, value) if len(value) <= _CACHED_BYTES_MAX else _key_starts.__wrapped__(tag, value)
-        found.update([start + owner for start in starts])
-    return found
-
-
-@lru_cache(maxsize=8192)
-def _key_starts(tag: int, value: bytes) -> frozenset[bytes]:
-    """The keys of `search` for an attribute, without their owner."""
-    found = set()
-    is_name = _vr_of(tag) == "PN"
-    for normal in normal_values(tag, value):
-        if not is_name:
-            found.add(keys.search_key(tag, normal.encode("utf-8", "replace"), b""))
-            continue
-        for group in filter(None, normal.split("=")):
-            found.add(keys.search_key(tag, group.encode("utf-8", "replace"), b""))
-        for word in filter(None, _WORD_BREAK.split(normal)):
-            found.add(keys.search_key(tag | WORD, word.encode("utf-8", "replace"), b""))
-    return frozenset(found)
 
 
 # conditions ------------------------------------------------------------------------------------------
@@ -175,16 +108,7 @@ def _range_condition(tag: int, low: str, high: str) -> Condition:
     def matches(stored: bytes) -> bool:
         return any(low <= normal <= high for normal in normal_values(tag, stored))
 
-    ranges = None
-    if tag in _searched:
-        start = keys.search_prefix(tag, low.encode())
-        end = (
-            keys.search_prefix(tag, b"") + b"\xff"
-            if high == "\uffff"
-            else keys.search_prefix(tag, high.encode()) + b"\x01"
-        )
-        ranges = [(start, end)] if start < end else []
-    return Condition(tag, matches, ranges)
+    return Condition(tag, matches, ranges_between(tag, low, high))
 
 
 class _Pattern:
@@ -193,18 +117,18 @@ class _Pattern:
     def __init__(self, tag: int, vr: str, text: str, wildcards: bool) -> None:
         self._tag = tag
         normal = values.normalise(vr, text)
-        self._groups = normal.split("=") if vr == "PN" else [normal]
-        self._has_wildcards = wildcards and ("*" in normal or "?" in normal)
-        self._tests = [self._test(group) for group in self._groups]
+        self.groups = normal.split("=") if vr == "PN" else [normal]
+        self.has_wildcards = wildcards and ("*" in normal or "?" in normal)
+        self._tests = [self._test(group) for group in self.groups]
         self._is_name = vr == "PN"
 
     def _test(self, group: str) -> Callable[[str], bool]:
-        if not group or (self._has_wildcards and not group.strip("*")):
+        if not group or (self.has_wildcards and not group.strip("*")):
             return lambda stored: True
-        if not self._has_wildcards:
+        if not self.has_wildcards:
             return group.__eq__
         translated = "".join(
-            ".*" if part == "*" else "." if part == "?" else re.escape(part) for part in _split_wildcards(group)
+            ".*" if part == "*" else "." if part == "?" else re.escape(part) for part in split_wildcards(group)
         )
         fullmatch = re.compile(translated, re.DOTALL).fullmatch
         return lambda stored: fullmatch(stored) is not None
@@ -221,42 +145,8 @@ class _Pattern:
 
     def number(self) -> bytes:
         """The digits of an integer asked for; nothing if it is none."""
-        digits = self._groups[0].removeprefix("-")
+        digits = self.groups[0].removeprefix("-")
         return digits.encode() if digits.isascii() and digits.isdigit() else b""
-
-    def range(self) -> Range | None:
-        """Where everything that matches stands in `search`; None if that is everywhere."""
-        group = next((group for group in self._groups if group.strip("*")), "")
-        if not self._has_wildcards:
-            return _exact(self._tag, group) if group else None
-        pieces = _split_wildcards(group)
-        if pieces and pieces[0] not in ("*", "?"):
-            if len(pieces) == 1:
-                return _exact(self._tag, pieces[0])
-            return _beginning(self._tag, pieces[0])
-        return self._word_range(pieces) if self._is_name else None
-
-    def _word_range(self, pieces: Sequence[str]) -> Range | None:
-        """A name pattern without a beginning may still begin a word: *^JOHN*."""
-        best = ""
-        for piece in pieces:
-            words = _WORD_BREAK.split(piece)
-            best = max(best, *words[1:], key=len) if len(words) > 1 else best
-        return _beginning(self._tag | WORD, best) if best else None
-
-
-def _split_wildcards(text: str) -> list[str]:
-    return [part for part in re.split(r"(\*|\?)", text) if part]
-
-
-def _exact(tag: int, normal: str) -> Range:
-    start = keys.search_prefix(tag, normal.encode("utf-8", "replace"))
-    return (start + b"\0", start + b"\x01")
-
-
-def _beginning(tag: int, normal: str) -> Range:
-    start = keys.search_prefix(tag, normal.encode("utf-8", "replace"))
-    return (start, start + b"\xff")
 
 
 def _pattern_condition(tag: int, vr: str, patterns: Sequence[_Pattern]) -> Condition:
@@ -269,11 +159,8 @@ def _pattern_condition(tag: int, vr: str, patterns: Sequence[_Pattern]) -> Condi
                 return True
         return False
 
-    ranges = None
-    if tag in _searched:
-        found = [pattern.range() for pattern in patterns]
-        if all(found):
-            ranges = [item for item in found if item is not None]
+    has_wildcards = any(pattern.has_wildcards for pattern in patterns)
+    ranges = ranges_of_patterns(tag, [pattern.groups for pattern in patterns], wildcards=has_wildcards)
     numbers = [pattern.number() for pattern in patterns] if vr == "IS" else [b""]
     return Condition(tag, matches, ranges, may_meet=_integer_search(tag, numbers) if all(numbers) else None)
 

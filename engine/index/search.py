@@ -21,11 +21,12 @@ from engine.dicom.elements import blob_items
 from engine.errors import QueryError
 from engine.index import keys
 from engine.index import walk as walking
+from engine.index.access import collect_here, collect_in_steps, find_candidates
 from engine.index.environment import Environment
 from engine.index.plan import UNIQUE, Plan, check_hierarchy, level_of
 from engine.index.rows import read_name
 from engine.index.types import Instance, Level, Match, Named, Query, Root
-from engine.index.walk import Place, Walk, collect_here, collect_in_steps
+from engine.index.walk import Place, Walk
 from engine.storage.record import Position
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def _named_places(environment: Environment, query: Query, level: Level = Level.I
     with environment.reading() as txn:
         walk = Walk(environment, wanted, plan)
         walk.txn = txn
-        walk.find_candidates(collect_here)
+        find_candidates(walk, collect_here)
         for place in walk.places():
             if place is not None:
                 yield place
@@ -170,7 +171,7 @@ def _paged(environment: Environment, query: Query, plan: Plan) -> Iterator[Match
 def _begin(walk: Walk) -> None:
     reading = walk.environment.reading()
     with reading as walk.txn:
-        walk.find_candidates(lambda walk, ranges: collect_in_steps(walk, ranges, reading.renew))
+        find_candidates(walk, lambda walk, ranges: collect_in_steps(walk, ranges, reading.renew))
     walk.txn = None
 
 

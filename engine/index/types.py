@@ -146,6 +146,16 @@ class Query:
     """Matches to leave out at the start; the order is stable while nothing is stored or deleted."""
     relational: bool = False
     """Keys of any level may be combined, and the unique keys above the level may be missing (PS3.4 C.4.1.2.2.2)."""
+    date_time: bool = False
+    """A date and its time, each a range, are one range of moments (PS3.4 C.2.2.2.5)."""
+    fuzzy: bool = False
+    """Person names match by sound, whatever the order of their words (PS3.4 C.2.2.2.1.1)."""
+    timezone: bool = False
+    """Dates and times asked for are in the zone of the key Timezone Offset From UTC (PS3.4 C.4.1.2.2.4)."""
+    empty_values: bool = False
+    """Two quotation marks ask for an attribute without a value (PS3.4 C.2.2.2.7)."""
+    multiple_values: bool = False
+    """Several values of a key that is no UID: any of them may match (PS3.4 C.2.2.2.8)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,19 +1,18 @@
-"""From a plan to the places that match: candidates by the most selective access, then down the levels.
+"""From the candidates to the places that match, down the levels.
 
 Works in a transaction that the caller gives and may replace between two places; keeps where it is as ids, and no cursor
 beyond a place. Candidates are ids in the order of arrival, which is the order of the places too.
 
-    candidates   unique keys, else the shortest ranges of `search`, else every patient or study
+    candidates   what `access` has found, else every patient or study
     down         patient or study → series → instance, every condition tested at its level; keys below the query's level
                  (relational) ask whether anything below meets them
 """
 
 from __future__ import annotations
 
-import struct
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -21,18 +20,13 @@ from engine.dicom import tags
 from engine.dicom.elements import blob_items
 from engine.index import keys
 from engine.index.environment import Environment
-from engine.index.matching import SEARCHED, Range, condition
 from engine.index.plan import COUNTS_OF_PATIENT, Plan
 from engine.index.rows import read_name, scan_prefix, unpack_tail
-from engine.index.statements import LEVEL_OF, canonical, fact_values
+from engine.index.statements import canonical, fact_values
 from engine.index.types import Level, Match, Query
 
 EXAMINED_MAX = 2000
 """Candidates looked at in one read transaction, matching or not."""
-KEYS_MAX = 20_000
-"""Keys of `search` read in one read transaction."""
-_ESTIMATE_MAX = 256
-"""A range is counted up to here to find the shortest."""
 
 
 class Names(dict[int, bytes]):
@@ -68,96 +62,6 @@ class Walk:
         """Series id → keys in `instances`, where SOP Instance UIDs are asked for."""
         self.totals: dict[int, tuple[int, int, int]] = {}
         self.names = Names(self)
-
-    # -- which to look at
-
-    def find_candidates(self, collect: Callable[[Walk, Sequence[Range]], set[int]]) -> None:
-        """Chooses the access; `collect` reads the owners of ranges."""
-        studies = self._studies_by_uid()
-        if studies is None:
-            studies = self._studies_by_range(collect)
-        if studies is None:
-            return
-        if self.query.level == Level.PATIENT:
-            rows = (self.txn.get(keys.ID.pack(study_id), db=self.environment.studies) for study_id in studies)
-            studies = {keys.UID_HEAD.unpack_from(row)[0] for row in rows if row is not None}
-        self.tops = array("I", sorted(studies))
-
-    def _studies_by_uid(self) -> set[int] | None:
-        """By the unique keys, the lowest level last: what it finds is the fewest."""
-        plan, txn, environment = self.plan, self.txn, self.environment
-        found: set[int] | None = None
-        if Level.IMAGE in plan.uids:
-            self.instances = self._instances_by_uid(plan.uids[Level.IMAGE])
-            rows = (txn.get(series_id, db=environment.series) for series_id in self.instances)
-            found = {keys.UID_HEAD.unpack_from(row)[0] for row in rows if row is not None}
-        elif Level.SERIES in plan.uids and Level.STUDY not in plan.uids:
-            found = set()
-            for uid in plan.uids[Level.SERIES]:
-                prefix = keys.bounded(uid) + b"\0"
-                found.update(
-                    keys.ID.unpack(key[-4:])[0] for key, _ in scan_prefix(txn, environment.series_uids, prefix)
-                )
-        if Level.STUDY in plan.uids:
-            ids = (txn.get(keys.bounded(uid), db=environment.study_uids) for uid in plan.uids[Level.STUDY])
-            by_study = {keys.ID.unpack(study_id)[0] for study_id in ids if study_id is not None}
-            found = by_study if found is None else found & by_study
-        return found
-
-    def _instances_by_uid(self, uids: Iterable[bytes]) -> dict[bytes, list[bytes]]:
-        found: dict[bytes, list[bytes]] = {}
-        for uid in uids:
-            where = self.txn.get(keys.bounded(uid), db=self.environment.sop_uids)
-            if where:
-                found.setdefault(where[:4], []).append(where)
-        for where_list in found.values():
-            where_list.sort()
-        return found
-
-    def _studies_by_range(self, collect: Callable[[Walk, Sequence[Range]], set[int]]) -> set[int] | None:
-        """By the condition whose ranges hold the fewest keys; among long ones by the order of `SEARCHED`."""
-        best: tuple[int, Sequence[Range]] | None = None
-        best_count = _ESTIMATE_MAX + 1
-        for tag, ranges in self._ranged():
-            count = self._estimate(ranges)
-            if count < best_count:
-                best, best_count = (tag, ranges), count
-                if count <= 1:
-                    break
-        if best is None:
-            return None
-        tag, ranges = best
-        owners = collect(self, ranges)
-        if LEVEL_OF[tag] < Level.SERIES:
-            return owners
-        rows = (self.txn.get(keys.ID.pack(series_id), db=self.environment.series) for series_id in owners)
-        return {keys.UID_HEAD.unpack_from(row)[0] for row in rows if row is not None}
-
-    def _ranged(self) -> list[tuple[int, Sequence[Range]]]:
-        asked = [item for level in Level for item in self.plan.conditions[level]]
-        for item in self.plan.computed:
-            if item.tag == tags.ModalitiesInStudy:
-                value = self.query.keys[item.tag]
-                by_series = condition(tags.Modality, value, self.query.character_set)
-                if by_series is not None:
-                    asked.append(by_series)
-        ranged = [(item.tag, item.ranges) for item in asked if item.ranges is not None]
-        return sorted(ranged, key=lambda item: SEARCHED.index(item[0]))
-
-    def _estimate(self, ranges: Sequence[Range]) -> int:
-        """How many keys the ranges hold, _ESTIMATE_MAX for that many or more."""
-        count = 0
-        with self.txn.cursor(db=self.environment.search) as cursor:
-            for start, end in ranges:
-                if not cursor.set_range(start):
-                    continue
-                for key in cursor.iternext(keys=True, values=False):
-                    if key >= end:
-                        break
-                    count += 1
-                    if count >= _ESTIMATE_MAX:
-                        return count
-        return count
 
     # -- walking down
 
@@ -319,42 +223,6 @@ class Walk:
                     instance_count += keys.COUNTS.unpack_from(row)[0]
             self.totals[number] = (study_count, series_count, instance_count)
         return self.totals[number]
-
-
-def collect_here(walk: Walk, ranges: Sequence[Range]) -> set[int]:
-    """The owners of ranges, all in the walk's transaction: for what is done in one transaction anyway."""
-    owners: set[int] = set()
-    for start, end in ranges:
-        _collect_some(walk, start, end, owners, 1 << 62)
-    return owners
-
-
-def _collect_some(walk: Walk, start: bytes, end: bytes, owners: set[int], count_max: int) -> bytes | None:
-    """Reads owners from `start`; returns where to go on, None at the end."""
-    unpack = struct.Struct(">I").unpack_from
-    with walk.txn.cursor(db=walk.environment.search) as cursor:
-        if not cursor.set_range(start):
-            return None
-        for key in cursor.iternext(keys=True, values=False):
-            if key >= end:
-                return None
-            owners.add(unpack(key, len(key) - 4)[0])
-            count_max -= 1
-            if not count_max:
-                return bytes(key) + b"\0"
-    return None
-
-
-def collect_in_steps(walk: Walk, ranges: Sequence[Range], renew: Callable[[], Any]) -> set[int]:
-    """The same with a fresh transaction every KEYS_MAX keys."""
-    owners: set[int] = set()
-    for start, end in ranges:
-        at: bytes | None = start
-        while at is not None:
-            at = _collect_some(walk, at, end, owners, KEYS_MAX)
-            if at is not None:
-                walk.txn = renew()
-    return owners
 
 
 class Place:

@@ -9,7 +9,8 @@ import pytest
 from engine.dicom import tags
 from engine.errors import QueryError
 from engine.index import matching
-from engine.index.matching import Condition, condition, search_keys
+from engine.index.matching import Condition, condition
+from engine.index.terms import search_keys
 
 
 def met(tag: int, key: str, stored: str, character_set: bytes = b"ISO_IR 192") -> bool:

@@ -14,6 +14,7 @@ from engine.dicom import tags
 from engine.dicom.identifier import Identifier, encode_identifier
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 from engine.errors import QueryError
+from engine.index import access
 from engine.index import search as searching
 from engine.index import walk as walking
 from engine.index.entry import Entry
@@ -239,7 +240,7 @@ def test_pages_are_pieces_of_the_whole_answer(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(searching, "FIRST_PAGE", 2)
     monkeypatch.setattr(searching, "PAGE", 3)
     monkeypatch.setattr(walking, "EXAMINED_MAX", 4)
-    monkeypatch.setattr(walking, "KEYS_MAX", 5)
+    monkeypatch.setattr(access, "KEYS_MAX", 5)
     rng = random.Random(2)
     instances = random_archive(rng, 30)
     index = filled(tmp_path / "index", instances)
