@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Sequence
+import time
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from perf import wire
@@ -177,8 +178,21 @@ class Connection:
             raise PerfError("more than one answer at once on a window of one")
         return wire.status_of(reply)
 
-    def _receive_some(self) -> bytes:
-        data = self.sock.recv(4096)
+    def read_responses(self, pending: Container[int]) -> tuple[int, int, int]:
+        """(pending responses, when the first one was here by perf_counter_ns, final status); nothing is decoded."""
+        data, count, first_ns = b"", 0, 0
+        while True:
+            data += self._receive_some(1 << 18)
+            statuses, used = wire.statuses(data)
+            if statuses and not first_ns:
+                first_ns = time.perf_counter_ns()
+            data = data[used:]
+            count += len(statuses)
+            if statuses and statuses[-1] not in pending:
+                return count - 1, first_ns, statuses[-1]
+
+    def _receive_some(self, length: int = 4096) -> bytes:
+        data = self.sock.recv(length)
         if not data:
             raise PerfError("the peer closed the connection within an answer")
         return data

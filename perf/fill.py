@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -40,8 +40,8 @@ class FillResult:
 class _Progress:
     """Studies to do and counts done, shared by the threads."""
 
-    def __init__(self, first_study: int, study_count: int, shape: str) -> None:
-        self._facts = population.studies(first_study, study_count, shape)
+    def __init__(self, facts: Iterable[StudyFacts]) -> None:
+        self._facts = iter(facts)
         self._lock = threading.Lock()
         self.instance_count = 0
         self.failed_count = 0
@@ -68,9 +68,10 @@ def run(
     study_count: int = 1000,
     association_count: int = 4,
     shape: str = "short",
+    long_series_count: int = 0,
 ) -> FillResult:
     """By C-STORE; the studies may be there already (the server then answers success without storing twice)."""
-    progress = _Progress(first_study, study_count, shape)
+    progress = _Progress(_studies(first_study, study_count, shape, long_series_count))
     threads = [threading.Thread(target=_fill, args=(target, progress), daemon=True) for _ in range(association_count)]
     started = time.perf_counter()
     for thread in threads:
@@ -128,13 +129,20 @@ def contexts() -> list[wire.Context]:
     ]
 
 
-def instances(first_study: int, study_count: int, shape: str = "short") -> Iterator[tuple[bytes, bytes, bytes]]:
+def _studies(first_study: int, study_count: int, shape: str, long_series_count: int) -> Iterator[StudyFacts]:
+    """Those of the population, then one of a single long series if there shall be one."""
+    yield from population.studies(first_study, study_count, shape)
+    if long_series_count:
+        yield population.long_study(long_series_count)
+
+
+def instances(studies: Iterable[StudyFacts]) -> Iterator[tuple[bytes, bytes, bytes]]:
     """(SOP Class UID, SOP Instance UID, data set) of the same population, for a writer that is not a network peer."""
     messages = {
         modality: wire.StoreMessage(corpus.template(f"tiny-{modality.lower()}"), 1, 0)
         for modality in population.MODALITIES
     }
-    for facts in population.studies(first_study, study_count, shape):
+    for facts in studies:
         message = messages[facts.modality]
         message.set_study(facts)
         for series_index, instance_count in enumerate(facts.series_instance_counts, start=1):
@@ -145,7 +153,9 @@ def instances(first_study: int, study_count: int, shape: str = "short") -> Itera
                 yield corpus.SOP_CLASS_OF_MODALITY[facts.modality], uid, message.data_set()
 
 
-def fill_directly(data: Path, *, first_study: int, study_count: int, shape: str = "short") -> FillResult:
+def fill_directly(
+    data: Path, *, first_study: int, study_count: int, shape: str = "short", long_series_count: int = 0
+) -> FillResult:
     """Through the archive's own ingest in this process, without a network: some five times as fast as C-STORE."""
     from engine.archive.archive import Archive
     from engine.archive.ingest import ReceivedInstance
@@ -162,7 +172,9 @@ def fill_directly(data: Path, *, first_study: int, study_count: int, shape: str 
             batch.clear()
             return sum(isinstance(answer, EngineError) for answer in answers)
 
-        for sop_class_uid, sop_instance_uid, data_set in instances(first_study, study_count, shape):
+        for sop_class_uid, sop_instance_uid, data_set in instances(
+            _studies(first_study, study_count, shape, long_series_count)
+        ):
             batch.append(
                 ReceivedInstance(
                     [data_set],
@@ -188,6 +200,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--studies", type=int, default=1000, help="of the shape's number of instances each")
     parser.add_argument("--shape", choices=population.SHAPES, default="short", help="10, 100 or 1 instance a study")
     parser.add_argument("--first-study", type=int, default=1)
+    parser.add_argument(
+        "--long-series", type=int, default=0, metavar="N", help="one more study, a series of N instances"
+    )
     parser.add_argument("--associations", type=int, default=4)
     parser.add_argument("--direct", type=Path, metavar="DATA", help="write into this data folder, without a server")
     options = parser.parse_args(arguments)
@@ -209,6 +224,7 @@ def main(arguments: list[str] | None = None) -> int:
                 study_count=options.studies,
                 association_count=options.associations,
                 shape=options.shape,
+                long_series_count=options.long_series,
             ),
         )
 

@@ -5,6 +5,7 @@
 
 A query's clock runs from the request to the final response, all matches read. Values come from `perf.population`, so
 each query has at least one match; the counts of matches are printed, for an answer that finds nothing is quick.
+Server CPU is that of all its processes; a response of a query with hundreds of them says what one costs.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from pathlib import Path
 
 from perf import corpus, fill, harness, peers, population, wire
 from perf.association import Association, Target
-from perf.harness import Latencies, PerfError, say
+from perf.harness import Latencies, say
 from perf.population import StudyFacts
 
 PATIENT_CONTEXT_ID, STUDY_CONTEXT_ID = 1, 3
+FUZZY = b"\0\0\1"
+"""PS3.4 Table C.5-2: the third byte asks for fuzzy matching of names."""
 PENDING = (0xFF00, 0xFF01)
 
 LEVEL, SOP_UID, DATE, TIME = 0x00080052, 0x00080018, 0x00080020, 0x00080030
@@ -50,6 +53,8 @@ QUERIES: dict[str, Callable[[StudyFacts], Keys]] = {
     "PatientID": _study(lambda facts: {ID: facts.patient_id}),
     "PatientName": _study(lambda facts: {NAME: facts.patient_name}),
     "PatientName prefix*": _study(lambda facts: {NAME: facts.patient_name.partition(b"^")[0][:7] + b"*"}),
+    "PatientName *infix*": _study(lambda facts: {NAME: b"*" + facts.patient_name.partition(b"^")[0][2:7] + b"*"}),
+    "PatientName fuzzy": _study(lambda facts: {NAME: b" ".join(reversed(facts.patient_name.lower().split(b"^")))}),
     "AccessionNumber": _study(lambda facts: {ACCESSION: facts.accession_number}),
     "StudyID": _study(lambda facts: {STUDY_ID: facts.study_id}),
     "StudyDate day": _study(lambda facts: {DATE: facts.study_date}),
@@ -79,15 +84,30 @@ QUERIES: dict[str, Callable[[StudyFacts], Keys]] = {
         SOP_UID: corpus.instance_uid(facts.number, 1, 1),
         INSTANCE_NUMBER: b"",
     },
+    "image: a series": lambda facts: {
+        LEVEL: b"IMAGE",
+        STUDY: facts.study_uid,
+        SERIES: corpus.series_uid(facts.number, 1),
+        SOP_UID: b"",
+        INSTANCE_NUMBER: b"",
+    },
 }
+LONG_SERIES = "image: the long series"
+"""What `perf.fill --long-series` stores."""
 
 
 @dataclass(frozen=True, slots=True)
 class FindResult:
     query: str
     latency: Latencies
+    first: Latencies
+    """To the first response, the final one where there is no other."""
     queries_per_s: float
     matches_mean: float
+    responses_per_s: float
+    server_cpu_ms: float
+    """A query."""
+    responses_per_cpu_s: float
     empty_count: int
     """Queries without a match: there should be none."""
     failures: dict[str, int]
@@ -103,61 +123,55 @@ class FindLoad:
     seed: int = 7
 
 
-def run(target: Target, load: FindLoad) -> list[FindResult]:
-    association = Association(
-        target,
-        [
-            wire.Context(PATIENT_CONTEXT_ID, wire.PATIENT_ROOT_FIND),
-            wire.Context(STUDY_CONTEXT_ID, wire.STUDY_ROOT_FIND),
-        ],
-    )
+def run(target: Target, load: FindLoad, server_pid: int = 0) -> list[FindResult]:
+    """Raises PerfError. Without `server_pid` no CPU is measured."""
+    return [_measure(target, name, load, server_pid) for name in load.names]
+
+
+def _measure(target: Target, name: str, load: FindLoad, server_pid: int) -> FindResult:
+    rng = random.Random(f"{load.seed} {name}")
+    is_of_patients = name.startswith("patient")
+    context_id = PATIENT_CONTEXT_ID if is_of_patients else STUDY_CONTEXT_ID
+    sop_class_uid = wire.PATIENT_ROOT_FIND if is_of_patients else wire.STUDY_ROOT_FIND
+    options = FUZZY if "fuzzy" in name else b""
+    association = Association(target, [wire.Context(context_id, sop_class_uid, options=options)])
     try:
-        return [_measure(association, name, load) for name in load.names]
+        syntax = association.accepted.transfer_syntaxes[context_id]
+        command = wire.find_rq(sop_class_uid, 1)
+        keys = QUERIES["image: a series" if name == LONG_SERIES else name]
+        identifiers = []
+        for _ in range(load.query_count):
+            number = rng.randrange(load.first_study, load.first_study + load.study_count)
+            facts = population.long_study(1) if name == LONG_SERIES else population.study(number)
+            identifiers.append(wire.identifier(keys(facts), syntax, VRS))
+        latencies_ns, firsts_ns, matches, empty, failures = [], [], 0, 0, dict[str, int]()
+        cpu_s = harness.cpu_s(server_pid) if server_pid else 0.0
+        for identifier in identifiers:
+            started_ns = time.perf_counter_ns()
+            association.send_message(context_id, command, identifier)
+            found, first_ns, status = association.read_responses(PENDING)
+            latencies_ns.append(time.perf_counter_ns() - started_ns)
+            firsts_ns.append(first_ns - started_ns)
+            matches += found
+            empty += found == 0
+            if status:
+                failures[f"status {status:04X}"] = failures.get(f"status {status:04X}", 0) + 1
+        cpu_s = harness.cpu_s(server_pid) - cpu_s if server_pid else 0.0
     finally:
         association.release()
-
-
-def _measure(association: Association, name: str, load: FindLoad) -> FindResult:
-    rng = random.Random(f"{load.seed} {name}")
-    context_id = PATIENT_CONTEXT_ID if name.startswith("patient") else STUDY_CONTEXT_ID
-    sop_class_uid = wire.PATIENT_ROOT_FIND if context_id == PATIENT_CONTEXT_ID else wire.STUDY_ROOT_FIND
-    syntax = association.accepted.transfer_syntaxes.get(context_id)
-    if syntax is None:
-        raise PerfError(f"the peer accepted no context for {name}")
-    command = wire.find_rq(sop_class_uid, 1)
-    numbers = [rng.randrange(load.first_study, load.first_study + load.study_count) for _ in range(load.query_count)]
-    identifiers = [wire.identifier(QUERIES[name](population.study(each)), syntax, VRS) for each in numbers]
-    latencies_ns, matches, empty, failures = [], 0, 0, dict[str, int]()
-    for identifier in identifiers:
-        started_ns = time.perf_counter_ns()
-        association.send_message(context_id, command, identifier)
-        found, status = _read_matches(association)
-        latencies_ns.append(time.perf_counter_ns() - started_ns)
-        matches += found
-        empty += found == 0
-        if status:
-            failures[f"status {status:04X}"] = failures.get(f"status {status:04X}", 0) + 1
+    elapsed_s = sum(latencies_ns) / 1e9
     return FindResult(
         query=name,
         latency=Latencies.of(latencies_ns),
-        queries_per_s=round(len(latencies_ns) / (sum(latencies_ns) / 1e9), 1),
+        first=Latencies.of(firsts_ns),
+        queries_per_s=round(len(latencies_ns) / elapsed_s, 1),
         matches_mean=round(matches / len(latencies_ns), 2),
+        responses_per_s=round(matches / elapsed_s, 1),
+        server_cpu_ms=round(cpu_s / len(latencies_ns) * 1e3, 4),
+        responses_per_cpu_s=round(matches / cpu_s, 1) if cpu_s else 0.0,
         empty_count=empty,
         failures=failures,
     )
-
-
-def _read_matches(association: Association) -> tuple[int, int]:
-    found = 0
-    while True:
-        message = association.read_message()
-        if message is None:
-            raise PerfError("the peer released the association instead of answering")
-        if message.has_data_set:
-            association.discard_data_set()
-        if message.status not in PENDING:
-            return found, message.status
-        found += 1
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -167,6 +181,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--first-study", type=int, default=1)
     parser.add_argument("--queries", type=int, default=100, help="of each kind")
     parser.add_argument("--only", action="append", metavar="NAME", help=f"one of: {', '.join(QUERIES)}")
+    parser.add_argument("--long-series", action="store_true", help="also ask for the series of perf.fill --long-series")
     parser.add_argument("--fill", action="store_true", help="store the studies first")
     options = parser.parse_args(arguments)
     if options.smoke:
@@ -175,14 +190,19 @@ def main(arguments: list[str] | None = None) -> int:
         first_study=options.first_study,
         study_count=options.studies,
         query_count=options.queries,
-        names=tuple(options.only or QUERIES),
+        names=(*(options.only or QUERIES), *([LONG_SERIES] if options.long_series else [])),
     )
 
     def measure(target: Target, server_pid: int) -> int:
-        del server_pid
         if options.fill:
-            fill.run(target, first_study=load.first_study, study_count=load.study_count, association_count=1)
-        return _report(options, run(target, load))
+            fill.run(
+                target,
+                first_study=load.first_study,
+                study_count=load.study_count,
+                association_count=1,
+                long_series_count=1000 if options.long_series else 0,
+            )
+        return _report(options, run(target, load, server_pid))
 
     return peers.with_target(options, measure)
 
@@ -194,7 +214,11 @@ def rows_of(results: list[FindResult]) -> list[list[object]]:
             f"{result.queries_per_s:.0f}",
             f"{result.latency.p50_ms:.2f}",
             f"{result.latency.p99_ms:.2f}",
+            f"{result.first.p50_ms:.2f}",
             f"{result.matches_mean:.1f}",
+            f"{result.responses_per_s:.0f}",
+            f"{result.server_cpu_ms:.2f}",
+            f"{result.responses_per_cpu_s:.0f}",
             result.empty_count,
             result.failures or "",
         ]
@@ -202,7 +226,10 @@ def rows_of(results: list[FindResult]) -> list[list[object]]:
     ]
 
 
-HEADER = ("C-FIND by", "queries/s", "p50 ms", "p99 ms", "matches", "empty", "failures")
+HEADER = (
+    "C-FIND by", "queries/s", "p50 ms", "p99 ms", "first ms", "matches", "responses/s", "CPU ms", "responses/CPU s",
+    "empty", "failures",
+)  # fmt: skip
 
 
 def _report(options: argparse.Namespace, results: list[FindResult]) -> int:

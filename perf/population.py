@@ -110,6 +110,15 @@ def studies(first: int, count: int, shape: str = "short") -> Iterator[StudyFacts
     return (study(number, shape) for number in range(first, first + count))
 
 
+LONG_STUDY = 900_000_000
+"""The number of the study that is one long series."""
+
+
+def long_study(instance_count: int) -> StudyFacts:
+    """A study of one series."""
+    return plain_study(LONG_STUDY, "CT", (instance_count,))
+
+
 def plain_study(number: int, modality: str, series_instance_counts: tuple[int, ...]) -> StudyFacts:
     """One study of a load: of a wanted shape, its patient its own."""
     return StudyFacts(

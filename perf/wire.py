@@ -54,6 +54,8 @@ class Context:
     transfer_syntaxes: tuple[bytes, ...] = (EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN)
     scp_role: bool = False
     """Also propose to be the SCP of it, as a C-GET requestor must."""
+    options: bytes = b""
+    """SOP class extended negotiation: the service class application information."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +78,16 @@ def pdu(kind: int, body: bytes) -> bytes:
     return struct.pack(">BBI", kind, 0, len(body)) + body
 
 
-def _user_information(pdu_length_max: int, window: int, roles: Sequence[bytes]) -> bytes:
+def _user_information(pdu_length_max: int, window: int, contexts: Sequence[Context]) -> bytes:
     value = _item(0x51, struct.pack(">I", pdu_length_max)) + _item(0x52, _IMPLEMENTATION_CLASS_UID)
     if window != 1:
         value += _item(0x53, struct.pack(">HH", window, 1))
-    for abstract_syntax in roles:
-        value += _item(0x54, struct.pack(">H", len(abstract_syntax)) + abstract_syntax + b"\x01\x01")
+    for context in contexts:
+        named = struct.pack(">H", len(context.abstract_syntax)) + context.abstract_syntax
+        if context.scp_role:
+            value += _item(0x54, named + b"\x01\x01")
+        if context.options:
+            value += _item(0x56, named + context.options)
     return _item(0x50, value + _item(0x55, b"FILMROOM_PERF"))
 
 
@@ -93,7 +99,7 @@ def associate_rq(
         body = struct.pack(">BBBB", context.context_id, 0, 0, 0) + _item(0x30, context.abstract_syntax)
         body += b"".join(_item(0x40, syntax) for syntax in context.transfer_syntaxes)
         items += _item(0x20, body)
-    items += _user_information(pdu_length_max, window, [c.abstract_syntax for c in contexts if c.scp_role])
+    items += _user_information(pdu_length_max, window, contexts)
     fixed = struct.pack(">HH16s16s32x", 1, 0, called_aet.encode().ljust(16), calling_aet.encode().ljust(16))
     return pdu(ASSOCIATE_RQ, fixed + items)
 
@@ -242,6 +248,28 @@ def status_of(reply: bytes) -> int:
 
 
 # identifiers -------------------------------------------------------------------------------------
+
+
+def statuses(data: bytes) -> tuple[list[int], int]:
+    """The statuses of the responses whose whole PDUs `data` holds, and how many bytes those take.
+
+    For streams of small responses: only commands in one fragment are looked at, which is how everybody sends them.
+    """
+    found, at, end = [], 0, len(data)
+    while end - at >= 12:
+        after = at + 6 + int.from_bytes(data[at + 2 : at + 6], "big")
+        if after > end:
+            break
+        if data[at] != P_DATA_TF:
+            raise PerfError(f"PDU type {data[at]} among responses")
+        while at + 6 < after:
+            pdv_end = at + 10 + int.from_bytes(data[at + 6 : at + 10], "big")
+            if data[at + 11] & 1:
+                where = data.index(_STATUS_TAG, at, pdv_end) + len(_STATUS_TAG)
+                found.append(int.from_bytes(data[where : where + 2], "little"))
+            at = pdv_end - 6
+        at = after
+    return found, at
 
 
 def identifier(keys: Mapping[int, bytes], transfer_syntax: bytes, vr_of: Mapping[int, bytes]) -> bytes:

@@ -1,15 +1,22 @@
 r"""Specific Character Set: bytes of a data set to text and back (PS3.3 C.12.1.1.2, PS3.5 section 6.1).
 
-Does not know which VRs hold text beyond one set of names, and never fails on reading: what cannot be decoded in the
-declared set is tried as UTF-8, then decoded with replacement characters. The original bytes stay with the caller.
+Does not know which VRs hold text beyond one set of names, and never fails on reading: what the declared set has not is
+tried in others (below), then decoded with replacement characters. The original bytes stay with the caller. Writing does
+fail, by None: an answer is then given in another set.
 
 Three kinds of declaration:
     none or ISO_IR 6          ASCII; anything beyond is tried as UTF-8, else taken for Latin-1
     UTF-8, GB18030, GBK       the whole value in one encoding, no escapes
     ISO_IR n, ISO 2022 IR n\… the first set where a value begins and after each delimiter, others behind escapes
 
-With code extensions a value has two active sets: G0 for bytes below 0x80, G1 for those above. `^ = \` and control
-characters bring back the first set; within a two-byte G0 set they are halves of characters and do not.
+With code extensions a value has two active sets: G0 for bytes below 0x80, G1 for those above. Delimiters bring back
+the first set (PS3.5 6.1.2.5.3): control characters, `\` where a VR has several values, `^` and `=` in person names;
+within a two-byte G0 set they are halves of characters and do not. An escape for G1 ends a two-byte G0 set: those who
+write it so know no G0.
+
+Where bytes do not fit the declaration, the first of these counts that they fit: the declared set (UTF-8 if that is said
+anywhere); GB18030, GBK or a two-byte G1 set, declared but used without its escape; UTF-8; the vendors' superset of a
+two-byte set; Latin-1 for what is said to be ASCII or UTF-8.
 """
 
 from __future__ import annotations
@@ -64,14 +71,19 @@ _G1_ESCAPES = {
     b"$)C": "euc_kr",
     b"$)A": "gb2312",
 }
+_ESCAPE_OF = {codec: b"\x1b" + escape for escape, codec in _G1_ESCAPES.items()}
 # And of G0; the two-byte ones are Python codecs that want to see their escape.
 _G0_ESCAPES = {b"(B": "", b"(J": "", b"$B": "iso2022_jp", b"$@": "iso2022_jp", b"$(D": "iso2022_jp_1"}
 
-_TWO_BYTE_G0 = frozenset(("iso2022_jp", "iso2022_jp_1"))
+_TWO_BYTE_G0 = {"iso2022_jp": b"\x1b$B", "iso2022_jp_1": b"\x1b$(D"}
+_TWO_BYTE_G1 = frozenset(("euc_kr", "gb2312"))
+_SUPERSETS = {"euc_kr": "cp949", "gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932"}
 _ESCAPE = re.compile(rb"\x1b(\$\)[AC]|\$\(D|\$[B@]|[()\-][A-Za-z])")
-_DELIMITER = re.compile(rb"[\\^=\r\n\f\t]")
-_TEXT_DELIMITER = re.compile(rb"[\\\r\n\f\t]")
-_PIECE = re.compile(r"([\\^=\r\n\f\t])")
+_SINGLE_VALUE_VRS = frozenset(("LT", "ST", "UT"))
+_DELIMITERS = dict.fromkeys(TEXT_VRS, r"\\\r\n\f\t") | dict.fromkeys(_SINGLE_VALUE_VRS, r"\r\n\f\t")
+_DELIMITERS["PN"] = r"\\^=\r\n\f\t"
+_DELIMITER = {vr: re.compile(f"[{which}]".encode()) for vr, which in _DELIMITERS.items()}
+_PIECE = {vr: re.compile(f"([{which}])") for vr, which in _DELIMITERS.items()}
 _REGISTRATION = re.compile(r"ISO[ _-]?(?:2022)?[ _-]*(?:IR)?[ _-]*(\d+)")
 
 
@@ -79,6 +91,8 @@ _REGISTRATION = re.compile(r"ISO[ _-]?(?:2022)?[ _-]*(?:IR)?[ _-]*(\d+)")
 class _Plan:
     """A parsed declaration."""
 
+    tried_codecs: tuple[str, ...]
+    """Of a value without escapes, in this order."""
     whole_codec: str
     """Of the whole value; "" with code extensions."""
     first_codec: str
@@ -90,12 +104,24 @@ class _Plan:
 @lru_cache(maxsize=64)
 def _plan(specific_character_set: bytes) -> _Plan:
     terms = [term.strip(" \0").upper() for term in specific_character_set.decode("ascii", "replace").split("\\")]
-    for term in terms:
-        if term in _WHOLE_VALUE:
-            return _Plan(_WHOLE_VALUE[term], "", ())
-    codecs = [_codec_of(term) for term in terms]
+    if terms[0] in _WHOLE_VALUE:
+        codec = _WHOLE_VALUE[terms[0]]
+        return _Plan(_tried(codec), codec, "", ())
+    codecs = [_codec_of(term) for term in terms if term not in _WHOLE_VALUE]
     first = codecs[0] if codecs[0] not in _TWO_BYTE_G0 else "ascii"
-    return _Plan("", first, tuple(codecs[1:] if first == codecs[0] else codecs))
+    others = tuple(dict.fromkeys(codec for codec in codecs[first == codecs[0] :] if codec != "ascii"))
+    unescaped = [_WHOLE_VALUE[term] for term in terms if term in _WHOLE_VALUE]
+    unescaped += [codec for codec in others if codec in _TWO_BYTE_G1]
+    return _Plan(_tried(first, *unescaped), "", first, others)
+
+
+@lru_cache(maxsize=64)
+def _tried(codec: str, *declared: str) -> tuple[str, ...]:
+    """What to try for bytes that should be in `codec`; see the module's head."""
+    last = "latin_1" if codec in ("ascii", "utf_8") else codec
+    candidates = ["utf_8"] if "utf_8" in declared else []
+    candidates += [codec, *declared, "utf_8", _SUPERSETS.get(codec, codec), last]
+    return tuple(dict.fromkeys(candidate for candidate in candidates if candidate != "ascii"))
 
 
 def _codec_of(term: str) -> str:
@@ -104,53 +130,51 @@ def _codec_of(term: str) -> str:
     return _BY_REGISTRATION.get(int(found[1]), "ascii") if found else "ascii"
 
 
+# reading -----------------------------------------------------------------------------------------------------------
+
+
 def decode(value: bytes, specific_character_set: bytes, vr: str = "LO") -> str:
     """A value as text, its backslashes and delimiters kept. Never fails; see the module's head."""
     has_escape = b"\x1b" in value
     if value.isascii() and not has_escape:
         return value.decode("ascii")
+    if vr not in TEXT_VRS:
+        return _decode_in_one_of(value, _tried("ascii"))
     plan = _plan(specific_character_set)
-    if vr not in TEXT_VRS or (plan.first_codec == "ascii" and not has_escape):
-        return _guess(value)
     if plan.whole_codec or not has_escape:
-        return _decode_or_guess(value, plan.whole_codec or plan.first_codec)
-    return _decode_escapes(value, plan, _DELIMITER if vr == "PN" else _TEXT_DELIMITER)
+        return _decode_in_one_of(value, plan.tried_codecs)
+    return _decode_escapes(value, plan.first_codec, _DELIMITER[vr])
 
 
-def _guess(value: bytes) -> str:
-    try:
-        return value.decode("utf_8")
-    except UnicodeDecodeError:
-        return value.decode("latin_1")
-
-
-def _decode_or_guess(value: bytes, codec: str) -> str:
-    try:
-        return value.decode(codec)
-    except UnicodeDecodeError:
+def _decode_in_one_of(value: bytes, codecs: tuple[str, ...]) -> str:
+    for codec in codecs:
         try:
-            return value.decode("utf_8")
-        except UnicodeDecodeError:
-            return value.decode(codec, "replace")
+            return value.decode(codec)
+        except UnicodeDecodeError as error:
+            # A value that was cut within a character is UTF-8 still, if it has others.
+            is_cut = error.reason == "unexpected end of data" and not value[: error.start].isascii()
+            if codec == "utf_8" and is_cut:
+                return value.decode("utf_8", "replace")
+    return value.decode(codecs[0], "replace")
 
 
-def _decode_escapes(value: bytes, plan: _Plan, delimiter: re.Pattern[bytes]) -> str:
+def _decode_escapes(value: bytes, first_codec: str, delimiter: re.Pattern[bytes]) -> str:
     """Runs between escapes, each in the sets that are active there."""
     text: list[str] = []
-    g0, g1 = b"", plan.first_codec
+    g0, g1 = b"", first_codec
     position = 0
     for escape in _ESCAPE.finditer(value):
         run = value[position : escape.start()]
-        text.append(_decode_run(run, g0, g1, plan.first_codec, delimiter))
+        text.append(_decode_run(run, g0, g1, first_codec, delimiter))
         if not g0 and delimiter.search(run):
-            g1 = plan.first_codec
+            g1 = first_codec
         sequence = escape[1]
         if sequence in _G0_ESCAPES:
             g0 = escape[0] if _G0_ESCAPES[sequence] else b""
-        else:
-            g1 = _G1_ESCAPES.get(sequence, g1)
+        elif sequence in _G1_ESCAPES:
+            g0, g1 = b"", _G1_ESCAPES[sequence]
         position = escape.end()
-    text.append(_decode_run(value[position:], g0, g1, plan.first_codec, delimiter))
+    text.append(_decode_run(value[position:], g0, g1, first_codec, delimiter))
     return "".join(text)
 
 
@@ -160,49 +184,95 @@ def _decode_run(run: bytes, g0: bytes, g1: str, first_codec: str, delimiter: re.
         codec = _G0_ESCAPES[g0[1:]]
         parts = re.split(rb"([\x80-\xff]+)", run)
         return "".join(
-            part.decode(g1, "replace") if i % 2 else (g0 + part).decode(codec, "replace")
+            _decode_in_one_of(part, _tried(g1)) if i % 2 else (g0 + part).decode(codec, "replace")
             for i, part in enumerate(parts)
             if part
         )
     reset = delimiter.search(run)
     if reset is None:
-        return run.decode(g1, "replace")
-    return run[: reset.start()].decode(g1, "replace") + run[reset.start() :].decode(first_codec, "replace")
+        return _decode_in_one_of(run, _tried(g1))
+    before, after = run[: reset.start()], run[reset.start() :]
+    return _decode_in_one_of(before, _tried(g1)) + _decode_in_one_of(after, _tried(first_codec))
 
 
-def encode(text: str, specific_character_set: bytes) -> bytes | None:
-    """Text in a character set, escapes and all; None if the set has not every character of it."""
-    if text.isascii():
+# writing -----------------------------------------------------------------------------------------------------------
+
+
+def encode(text: str, specific_character_set: bytes, vr: str) -> bytes | None:
+    """Text in a character set, escapes and all; None if the set has not every character of it.
+
+    UTF-8 carries everything, and so does a VR that has no character set: what stands there beyond ASCII is UTF-8, as
+    `decode` takes it.
+    """
+    if text.isascii() and "\x1b" not in text:
         return text.encode("ascii")
+    if vr not in TEXT_VRS:
+        return text.encode("utf_8", "replace")
     plan = _plan(specific_character_set)
+    if plan.whole_codec == "utf_8":
+        return text.encode("utf_8", "replace")
+    if "\x1b" in text:
+        return None  # it would be read as an escape of ours
     try:
         if plan.whole_codec:
             return text.encode(plan.whole_codec)
-        return b"".join(_encode_piece(piece, plan) for piece in _PIECE.split(text))
+        return b"".join([_encode_piece(piece, plan) for piece in _PIECE[vr].split(text)])
     except UnicodeEncodeError:
         return None
 
 
 def _encode_piece(piece: str, plan: _Plan) -> bytes:
-    """What stands between two delimiters, in the first of the declared sets that holds all of it."""
+    """What stands between two delimiters: begins and ends with the first set in G0 (PS3.5 6.1.2.5.3).
+
+    Each change of set is written out, back to the first one too, so that readers understand it that take an escape for
+    the set of all that follows.
+    """
     if piece.isascii():
         return piece.encode("ascii")
-    for codec in (plan.first_codec, *plan.other_codecs):
-        try:
-            encoded = _encode_single_bytes(piece) if codec == "shift_jis" else piece.encode(codec)
-        except UnicodeEncodeError:
+    back = b"\x1b(J" if plan.first_codec == "shift_jis" else b"\x1b(B"
+    active = plan.first_codec if plan.first_codec not in _TWO_BYTE_G1 else ""
+    parts: list[bytes] = []
+    for character in piece:
+        if character.isascii():
+            if active in _TWO_BYTE_G0:
+                parts.append(back)
+                active = ""
+            parts.append(character.encode("ascii"))
             continue
-        if b"\x1b(J" in encoded:
-            continue  # the yen sign and overline of JIS X 0201, which everybody reads as backslash and tilde
-        if codec == plan.first_codec or codec in _TWO_BYTE_G0:
-            return encoded
-        return b"\x1b" + next(escape for escape, name in _G1_ESCAPES.items() if name == codec) + encoded
-    raise UnicodeEncodeError("dicom", piece, 0, len(piece), "in none of the declared character sets")
+        codec, code = _encode_character(character, active, plan)
+        if codec != active:
+            if active in _TWO_BYTE_G0:
+                parts.append(back)
+            parts.append(_TWO_BYTE_G0.get(codec) or _ESCAPE_OF[codec])
+            active = codec
+        parts.append(code)
+    if active in _TWO_BYTE_G0:
+        parts.append(back)
+    return b"".join(parts)
 
 
-def _encode_single_bytes(piece: str) -> bytes:
-    """JIS X 0201, which is that part of Shift JIS that takes one byte."""
-    encoded = piece.encode("shift_jis")
-    if len(encoded) != len(piece):
-        raise UnicodeEncodeError("jis_x_0201", piece, 0, len(piece), "not a half-width character")
-    return encoded
+def _encode_character(character: str, active: str, plan: _Plan) -> tuple[str, bytes]:
+    """The set to write a character in, the active one if it can, and its bytes there."""
+    for codec in (active, plan.first_codec, *plan.other_codecs):
+        code = _code(character, codec) if codec and codec != "ascii" else b""
+        if code:
+            return codec, code
+    raise UnicodeEncodeError("dicom", character, 0, 1, "in none of the declared character sets")
+
+
+@lru_cache(maxsize=4096)
+def _code(character: str, codec: str) -> bytes:
+    """A character beyond ASCII in a set proper, without what Python's codec has beyond it; nothing if it is not there.
+
+    JIS X 0201 has half-width katakana only: its yen sign and overline are read as backslash and tilde by everybody.
+    """
+    try:
+        code = character.encode(codec)
+    except UnicodeEncodeError:
+        return b""
+    if codec in _TWO_BYTE_G0:
+        escape = _TWO_BYTE_G0[codec]
+        return code[len(escape) : len(escape) + 2] if code.startswith(escape) else b""
+    if codec in _TWO_BYTE_G1:
+        return code if len(code) == 2 else b""
+    return code if len(code) == 1 and code[0] >= 0x80 else b""

@@ -1,11 +1,15 @@
-r"""dicom.charset: the examples of PS3.5 Annexes H to K, the corpus as pydicom decodes it, what is misdeclared."""
+r"""dicom.charset: the examples of PS3.5 Annexes H to K, pydicom as a twin both ways, what is misdeclared."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydicom.charset import convert_encodings, decode_bytes
+from pydicom import config
+from pydicom.charset import convert_encodings, decode_bytes, encode_string
 from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
 
 from engine.dicom import elements, tags
@@ -58,25 +62,160 @@ def test_examples_are_decoded(character_set: bytes, value: bytes, text: str) -> 
 
 @pytest.mark.parametrize(("character_set", "value", "text"), EXAMPLES)
 def test_examples_come_back_through_encoding(character_set: bytes, value: bytes, text: str) -> None:
-    encoded = encode(text, character_set)
+    encoded = encode(text, character_set, "PN")
     assert encoded is not None
     assert decode(encoded, character_set, "PN") == text
 
 
-@given(st.text(max_size=30), st.sampled_from([example[0] for example in EXAMPLES]))
-def test_what_can_be_encoded_decodes_to_the_same(text: str, character_set: bytes) -> None:
-    text = text.replace("\x1b", "")
-    encoded = encode(text, character_set)
-    if encoded is not None and not any(0x7F <= ord(character) < 0xA0 for character in text):
-        assert decode(encoded, character_set, "PN") == text
+@pytest.mark.parametrize(("character_set", "value", "text"), EXAMPLES)
+def test_examples_are_encoded_as_the_annexes_have_them(character_set: bytes, value: bytes, text: str) -> None:
+    assert encode(text, character_set, "PN") == value
+
+
+@given(st.text(max_size=30), st.sampled_from([example[0] for example in EXAMPLES]), st.sampled_from(("PN", "LO", "LT")))
+def test_what_can_be_encoded_decodes_to_the_same(text: str, character_set: bytes, vr: str) -> None:
+    encoded = encode(text, character_set, vr)
+    if encoded is not None:
+        assert decode(encoded, character_set, vr) == text
 
 
 def test_what_a_set_has_not_is_not_encoded() -> None:
     for character_set in (b"", b"ISO_IR 6", b"ISO_IR 100", b"\\ISO 2022 IR 149", b"ISO_IR 13"):
-        assert encode("Ж山م", character_set) is None
-    assert encode("山", b"ISO_IR 13") is None
-    assert encode("¥", b"\\ISO 2022 IR 87") is None
-    assert encode("plain", b"") == b"plain"
+        assert encode("Ж山م", character_set, "LO") is None
+    assert encode("山", b"ISO_IR 13", "LO") is None
+    assert encode("plain", b"", "LO") == b"plain"
+
+
+def test_a_yen_sign_is_not_written_as_the_backslash_that_it_would_be_read_as() -> None:
+    for character_set in (b"ISO_IR 13", b"\\ISO 2022 IR 87", b"ISO 2022 IR 13\\ISO 2022 IR 87"):
+        assert encode("¥", character_set, "LO") is None
+        assert encode("‾", character_set, "LO") is None
+    assert decode(b"\xd4\\\xcf", b"ISO_IR 13").split("\\") == ["ﾔ", "ﾏ"]
+
+
+def test_a_text_with_an_escape_is_written_in_utf8_only() -> None:
+    assert encode("a\x1b-Ab", b"ISO 2022 IR 100\\ISO 2022 IR 144", "LO") is None
+    assert encode("a\x1b-Ab", b"ISO_IR 192", "LO") == b"a\x1b-Ab"
+
+
+def test_vrs_without_a_character_set_are_written_as_they_are_read() -> None:
+    for character_set in (b"", b"ISO_IR 100", b"GB18030"):
+        encoded = encode("é", character_set, "CS")
+        assert encoded is not None and decode(encoded, character_set, "CS") == "é"
+
+
+# pydicom as a twin ----------------------------------------------------------------------------------
+
+ALPHABETS = {
+    "100": "éüßÿ",
+    "101": "łšŐž",
+    "109": "ħĉĜŭ",
+    "110": "ĸŗŲž",
+    "144": "ЖИвџ",
+    "126": "ΩάΔς",
+    "127": "قبنء",
+    "138": "שרןב",
+    "148": "ğİşü",
+    "166": "นามสก",
+    "13": "ﾔﾏﾀﾞｱ｡ｿ",
+    "87": "山田表秋ヤ、",
+    "159": "丂丄侂ĉ",
+    "149": "洪吉洞홍길가",
+    "58": "张小东王啊",
+}
+TWINS = [
+    *(f"ISO_IR {number}" for number in ("100", "101", "109", "110", "144", "126", "127", "138", "148", "166", "13")),
+    "ISO 2022 IR 100\\ISO 2022 IR 144",
+    "ISO 2022 IR 101\\ISO 2022 IR 126\\ISO 2022 IR 87",
+    "\\ISO 2022 IR 127\\ISO 2022 IR 138",
+    "\\ISO 2022 IR 87",
+    "ISO 2022 IR 6\\ISO 2022 IR 87\\ISO 2022 IR 159",
+    "ISO 2022 IR 13\\ISO 2022 IR 87",
+    "ISO 2022 IR 13\\ISO 2022 IR 87\\ISO 2022 IR 159",
+    "\\ISO 2022 IR 149",
+    "ISO 2022 IR 149",
+    "\\ISO 2022 IR 58",
+    "\\ISO 2022 IR 100\\ISO 2022 IR 149\\ISO 2022 IR 58",
+    "ISO_IR 192",
+    "GB18030",
+    "GBK",
+]
+
+
+def letters_of(terms: str) -> str:
+    """Letters that the declaration has, and some that it may not have."""
+    found = "".join(letters for number, letters in ALPHABETS.items() if re.search(rf"IR {number}\b", terms))
+    return found or "山张é王"
+
+
+@st.composite
+def twins(draw: st.DrawFn) -> tuple[str, list[str]]:
+    terms = draw(st.sampled_from(TWINS))
+    letters = "Ab .,-" + letters_of(terms) * 3
+    return terms, draw(st.lists(st.text(letters, max_size=6), min_size=1, max_size=5))
+
+
+def decoded_by_pydicom(value: bytes, terms: str, delimiters: set[int]) -> str:
+    """It leaves the escape of GB 2312 in the text."""
+    return decode_bytes(value, convert_encodings(terms.split("\\")), delimiters).replace("\x1b$)A", "")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def strict_pydicom() -> Iterator[None]:
+    before = config.settings.reading_validation_mode, config.settings.writing_validation_mode
+    config.settings.reading_validation_mode = config.settings.writing_validation_mode = config.RAISE
+    yield
+    config.settings.reading_validation_mode, config.settings.writing_validation_mode = before
+
+
+@given(twins(), st.sampled_from("^="))
+def test_pydicom_reads_the_person_names_that_we_write(twin: tuple[str, list[str]], delimiter: str) -> None:
+    terms, pieces = twin
+    text = delimiter.join(pieces)
+    encoded = encode(text, terms.encode(), "PN")
+    assert encoded is not None, "every letter is in some declared set"
+    assert decoded_by_pydicom(encoded, terms, PN_DELIMS | {ord("=")}) == text
+    assert decode(encoded, terms.encode(), "PN") == text
+
+
+@given(twins(), st.sampled_from(["\r\n", "\t", "\f", "^", "="]), st.sampled_from(["LO", "LT"]))
+def test_pydicom_reads_the_texts_that_we_write(twin: tuple[str, list[str]], delimiter: str, vr: str) -> None:
+    terms, pieces = twin
+    text = delimiter.join(pieces)
+    encoded = encode(text, terms.encode(), vr)
+    assert encoded is not None
+    assert decoded_by_pydicom(encoded, terms, TEXT_VR_DELIMS) == text
+    assert decode(encoded, terms.encode(), vr) == text
+
+
+@given(twins())
+def test_we_read_what_pydicom_writes(twin: tuple[str, list[str]]) -> None:
+    terms, pieces = twin
+    if "IR 149" in terms and "IR 58" in terms:
+        return  # it writes GB 2312 without its escape
+    encodings = convert_encodings(terms.split("\\"))
+    try:
+        encoded = [encode_string(piece, encodings) if piece else b"" for piece in pieces]
+    except UnicodeError:
+        return
+    if b"?" in b"".join(encoded):
+        return  # its replacement
+    for delimiter in ("^", "="):
+        assert decode(delimiter.encode().join(encoded), terms.encode(), "PN") == delimiter.join(pieces)
+    assert decode(b"\\".join(encoded), terms.encode(), "LO") == "\\".join(pieces)
+
+
+@given(st.binary(max_size=12), st.sampled_from(TWINS[:11]))
+def test_single_byte_sets_are_read_as_pydicom_reads_them(value: bytes, terms: str) -> None:
+    value = value.replace(b"\x1b", b"")
+    try:
+        expected = decoded_by_pydicom(value, terms, TEXT_VR_DELIMS)
+    except UnicodeError:
+        return
+    assert decode(value, terms.encode()) == expected
+
+
+# declarations ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -94,9 +233,32 @@ def test_undeclared_bytes_are_tried_as_utf8_then_taken_for_latin1() -> None:
 
 
 def test_bytes_that_the_declared_set_has_not_are_replaced_not_refused() -> None:
-    assert decode(b"ab\xff\xfe", b"ISO_IR 192") == "ab\ufffd\ufffd"
+    assert decode(b"ab\xff\xfe", b"GB18030") == "ab\ufffd\ufffd"
     assert decode("é".encode(), b"ISO_IR 13") != ""
+
+
+def test_bytes_that_the_declared_set_has_not_are_tried_as_utf8() -> None:
     assert decode("é".encode(), b"ISO_IR 109") == "é"
+    assert decode("山田".encode(), b"\\ISO 2022 IR 87") == "山田"
+    assert decode("Ж".encode(), b"ISO_IR 100\\ISO_IR 192") == "Ж"
+
+
+def test_what_is_said_to_be_utf8_and_is_not_is_taken_for_latin1() -> None:
+    assert decode(b"M\xfcller^J\xf6rg", b"ISO_IR 192") == "Müller^Jörg"
+    assert decode(b"Andr\xe9", b"ISO_IR 192") == "André"
+
+
+def test_utf8_that_was_cut_within_a_character_stays_utf8() -> None:
+    for character_set in (b"", b"ISO_IR 192"):
+        assert decode("éé山".encode()[:-1], character_set) == "éé\ufffd"
+
+
+def test_sets_without_their_escape_are_tried() -> None:
+    assert decode("홍길동".encode("euc_kr"), b"\\ISO 2022 IR 149") == "홍길동"
+    assert decode("张小东".encode("gbk"), b"\\ISO 2022 GBK") == "张小东"
+    assert decode("똠".encode("cp949"), b"\\ISO 2022 IR 149\\ISO_IR 192") != "똠"  # no set that is declared has it
+    assert decode("똠".encode("cp949"), b"ISO 2022 IR 149") == "똠"
+    assert decode("镕".encode("gbk"), b"ISO 2022 IR 58") == "镕"
 
 
 def test_vrs_without_a_character_set_are_not_decoded_by_it() -> None:

@@ -1,0 +1,267 @@
+"""Writes other attribute values into a data set on its way out (PS3.4 B.4.1.3, attribute coercion).
+
+Works on the head of a data set, up to Pixel Data, never on what follows: that is sent as it is stored. Does not know
+why a value is another one: `services.coercion` does. What was changed stands in an item of Original Attributes
+Sequence (0400,0561) with the values as they were (PS3.3 C.12.1.1.9).
+
+A new value is written in the character set of the data set. Where that cannot carry it, all text of the head is
+brought into UTF-8 first, and (0008,0005) says so.
+
+    head        elements up to Pixel Data, tags ascending: changed, added, left out; group lengths (gggg,0000) dropped
+    the rest    from `Coerced.rest_offset` of the data set on, byte for byte
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from engine.errors import ConfigError, DataSetError
+
+from . import attributes, charset, elements, tags
+from .identifier import LONG_VRS, Value, encode_identifier
+from .transfer_syntax import (
+    BIG_ENDIAN,
+    EXPLICIT_VR,
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    TransferSyntax,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_BY_ENCODING: Final = {
+    syntax.encoding: syntax for syntax in (IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN)
+}
+_NESTING_MAX: Final = 32
+_NOT_WRITTEN: Final = LONG_VRS - {"UC", "UR", "UT"} | {"AT", "FD", "FL", "SL", "SS", "UI", "UL", "US"}
+"""VRs that a configuration gives no value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What is to be written into data sets, and what is to be said about it."""
+
+    values: Mapping[int, bytes | None]
+    """Tag → value in UTF-8, numbers in little endian, sequences as items in Explicit VR Little Endian; b"" leaves the
+    attribute without a value, None takes it out."""
+    system: str = "FILMROOM"
+    """Modifying System (0400,0563)."""
+    reason: str = "COERCE"
+    """Reason for the Attribute Modification (0400,0565): COERCE or CORRECT."""
+    moment: str = ""
+    """Attribute Modification DateTime (0400,0562), VR DT."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coerced:
+    """A data set with other values: `head`, then what is stored from `rest_offset` on."""
+
+    head: bytes
+    rest_offset: int
+
+
+def values_of(written: Iterable[str], removed: Iterable[str]) -> dict[int, bytes | None]:
+    """The values of `KEYWORD=VALUE` and of keywords to leave out. Raises ConfigError."""
+    found: dict[int, bytes | None] = {}
+    for text in written:
+        keyword, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"coercion: {text!r} is not KEYWORD=VALUE")
+        found[_changeable(keyword.strip())] = value.encode()
+    return found | {_changeable(keyword): None for keyword in removed}
+
+
+def _changeable(keyword: str) -> int:
+    tag = tags.tag_of(keyword)
+    if tag is None:
+        raise ConfigError(f"coercion: {keyword!r} is no DICOM keyword")
+    if tags.vr_of(tag) in _NOT_WRITTEN or tag == tags.SpecificCharacterSet:
+        raise ConfigError(f"coercion: {keyword} has VR {tags.vr_of(tag)}: UIDs, numbers and sequences stay as they are")
+    return tag
+
+
+class _Piece(NamedTuple):
+    """An element of the head as it lies there."""
+
+    tag: int
+    start: int
+    end: int
+    element: elements.Element
+
+
+def coerce(head: Buffer, transfer_syntax: TransferSyntax, changes: Changes) -> Coerced:
+    """The head of a data set with other values. `head`: its bytes up to Pixel Data at least, or all of it.
+
+    Not for deflated data sets: inflate first. Raises DataSetError when the head cannot be read.
+    """
+    view = memoryview(head).cast("B")
+    encoding = elements.encoding_of(view, transfer_syntax)
+    pieces = _pieces(view, encoding)
+    end = pieces[-1].end if pieces else 0
+    kept = [piece for piece in pieces if piece.tag & 0xFFFF]
+    declared = next((_value(view, piece) for piece in kept if piece.tag == tags.SpecificCharacterSet), b"")
+    values = _encoded(changes.values, declared)
+    parts: dict[int, bytes] = {}
+    for piece in kept:
+        parts[piece.tag] = bytes(view[piece.start : piece.end])  # of a double one the last counts
+    if values is None:
+        parts = {piece.tag: _in_utf_8(view, piece, encoding, declared) for piece in kept}
+        parts[tags.SpecificCharacterSet] = _element(tags.SpecificCharacterSet, charset.UTF_8, encoding)
+        values = dict(changes.values)
+    _change(parts, values, changes, encoding)
+    return Coerced(b"".join([parts[tag] for tag in sorted(parts)]), end)
+
+
+def _pieces(view: memoryview, encoding: int) -> list[_Piece]:
+    """The elements before Pixel Data."""
+    pieces: list[_Piece] = []
+    start = 0
+    for element in elements.walk(view, encoding):
+        if element.tag in attributes.PIXEL_DATA:
+            break
+        end = element.value_offset + element.length + (8 if element.is_undefined_length else 0)
+        pieces.append(_Piece(element.tag, start, end, element))
+        start = end
+    return pieces
+
+
+def _value(view: memoryview, piece: _Piece) -> bytes:
+    at = piece.element.value_offset
+    return bytes(view[at : at + piece.element.length]).rstrip(b" \0")
+
+
+def _encoded(values: Mapping[int, bytes | None], declared: bytes) -> dict[int, bytes | None] | None:
+    """The new values in the data set's character set; None if it cannot carry one of them."""
+    found: dict[int, bytes | None] = {}
+    for tag, value in values.items():
+        if value is not None and not value.isascii():
+            vr = tags.vr_of(tag)
+            if vr == "SQ":
+                return None
+            if vr in charset.TEXT_VRS:
+                encoded = charset.encode(value.decode("utf-8", "replace"), declared, vr)
+                if encoded is None:
+                    return None
+                value = encoded
+        found[tag] = value
+    return found
+
+
+def _change(parts: dict[int, bytes], values: Mapping[int, bytes | None], changes: Changes, encoding: int) -> None:
+    """Puts the values into the elements, and what they were into Original Attributes Sequence."""
+    before = []
+    for tag in sorted(values):
+        value = values[tag]
+        old = parts.get(tag, b"")
+        new = b"" if value is None else _element(tag, value, encoding)
+        if old == new:
+            continue
+        before.append(old or _element(tag, b"", encoding))
+        if value is None:
+            parts.pop(tag, None)
+        else:
+            parts[tag] = new
+    if not before:
+        return
+    said: dict[int, Value] = {
+        tags.AttributeModificationDateTime: changes.moment.encode("ascii"),
+        tags.ModifyingSystem: changes.system.encode("ascii"),
+        tags.SourceOfPreviousValues: b"",
+        tags.ReasonForTheAttributeModification: changes.reason.encode("ascii"),
+    }
+    modified = _sequence(tags.ModifiedAttributesSequence, [b"".join(before)], encoding)
+    item = {tags.ModifiedAttributesSequence: modified}
+    item |= {tag: _element(tag, value, encoding) for tag, value in said.items()}
+    content = b"".join([item[tag] for tag in sorted(item)])
+    tag = tags.OriginalAttributesSequence
+    parts[tag] = _sequence(tag, [*_items_of(parts.get(tag, b""), encoding), content], encoding)
+
+
+def _items_of(element: bytes, encoding: int) -> list[bytes]:
+    """The contents of the items of an encoded sequence."""
+    for found in elements.walk(element, encoding):
+        end = found.value_offset + found.length
+        items = elements.walk(element, encoding, found.value_offset, end)
+        return [element[item.value_offset : item.value_offset + item.length] for item in items]
+    return []
+
+
+def _element(tag: int, value: Value, encoding: int) -> bytes:
+    return encode_identifier({tag: value}, _BY_ENCODING[encoding])
+
+
+def _order(encoding: int) -> str:
+    return ">" if encoding & BIG_ENDIAN else "<"
+
+
+def _sequence(tag: int, items: list[bytes], encoding: int) -> bytes:
+    """A sequence of items that are encoded already."""
+    order = _order(encoding)
+    content = b"".join([struct.pack(f"{order}HHI", 0xFFFE, 0xE000, len(item)) + item for item in items])
+    return _header(tag, "SQ", len(content), encoding) + content
+
+
+def _header(tag: int, vr: str, length: int, encoding: int) -> bytes:
+    order = _order(encoding)
+    start = struct.pack(f"{order}HH", tag >> 16, tag & 0xFFFF)
+    if not encoding & EXPLICIT_VR:
+        return start + struct.pack(f"{order}I", length)
+    if vr in LONG_VRS:
+        return start + vr.encode() + struct.pack(f"{order}xxI", length)
+    if length > 0xFFFF:
+        return start + b"UN" + struct.pack(f"{order}xxI", length)
+    return start + vr.encode() + struct.pack(f"{order}H", length)
+
+
+# into UTF-8 ------------------------------------------------------------------------------------------
+
+
+def _in_utf_8(view: memoryview, piece: _Piece, encoding: int, declared: bytes) -> bytes:
+    """An element of the head with its text in UTF-8."""
+    return _converted(view, piece.element, piece.start, piece.end, encoding, declared, 0)
+
+
+def _converted(
+    view: memoryview, element: elements.Element, start: int, end: int, encoding: int, declared: bytes, depth: int
+) -> bytes:
+    value_offset, value_end = element.value_offset, element.value_offset + element.length
+    if element.vr == "SQ":
+        if depth >= _NESTING_MAX:
+            raise DataSetError(f"sequences nest more than {_NESTING_MAX} deep, before offset {value_offset}")
+        items = [
+            _item_in_utf_8(view, item, encoding, declared, depth + 1)
+            for item in elements.walk(view, encoding, value_offset, value_end)
+        ]
+        return _sequence(element.tag, items, encoding)
+    raw = bytes(view[value_offset:value_end])
+    if element.vr not in charset.TEXT_VRS or (raw.isascii() and b"\x1b" not in raw):
+        return bytes(view[start:end])
+    value = charset.decode(raw, declared, element.vr).encode("utf-8", "replace")
+    value += b" " * (len(value) & 1)
+    return _header(element.tag, element.vr, len(value), encoding) + value
+
+
+def _item_in_utf_8(view: memoryview, item: elements.Element, encoding: int, declared: bytes, depth: int) -> bytes:
+    within = elements.item_encoding(view, item, encoding)
+    start, end = item.value_offset, item.value_offset + item.length
+    found = []
+    for element in elements.walk(view, within, start, end):
+        after = element.value_offset + element.length + (8 if element.is_undefined_length else 0)
+        found.append((element, start, after))
+        start = after
+    for element, _, _ in found:
+        if element.tag == tags.SpecificCharacterSet:
+            declared = bytes(view[element.value_offset : element.value_offset + element.length]).rstrip(b" \0")
+    return b"".join(
+        [
+            _converted(view, element, begin, after, within, declared, depth)
+            for element, begin, after in found
+            # One declaration for the whole data set; group lengths would no longer be true.
+            if element.tag & 0xFFFF and element.tag != tags.SpecificCharacterSet
+        ]
+    )
