@@ -110,6 +110,11 @@ class IndexOutdated(IndexError_):
 class QueryError(EngineError):
     """An identifier that PS3.4 Annex C does not allow (status A900); the message says which key."""
 
+    def __init__(self, message: str, *offending_elements: int) -> None:
+        super().__init__(message)
+        self.offending_elements = offending_elements
+        """The tags of the keys at fault, for the response (0000,0901)."""
+
 
 class Refusal(Enum):
     """Why an instance is not kept; `dimse.status` maps each to the C-STORE status of PS3.4 B.2.3."""
@@ -137,12 +142,20 @@ class DeletionRefused(EngineError):
         """Those on hold."""
 
 
+class CorrectionRefused(EngineError):
+    """A correction, merge, move or undo that cannot be; nothing was changed. The message says why, and names nobody."""
+
+
 class InstanceQuarantined(InstanceRefused):
     """A data set that cannot be kept as an instance; its bytes are in the quarantine."""
 
 
 class QuarantineError(EngineError):
     """What is asked for is not in quarantine, or cannot be taken out of it; the message says why."""
+
+
+class CommitmentError(EngineError):
+    """A storage commitment that is not there, is being reported, or cannot be read; the message says which."""
 
 
 class ArchiveInUse(EngineError):

@@ -15,13 +15,15 @@ from dataset cimport (
     swap_unit,
 )
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 from reencode cimport Walk, reencode as reencode_walk
 
 cdef enum:
     LEVELS = 4
     CHARACTER_SET_LEVEL = 4  # kept beside the blobs
-    WANTED_MAX = 160
+    WANTED_MAX = 192
+    PRIVATE_MAX = 64
+    CREATOR_BYTES_MAX = 64
     PIXEL_TAGS_MAX = 4
     ENTRY_BYTES = 8  # of a blob: tag and length before each value
 
@@ -33,7 +35,16 @@ cdef enum Kind:
 cdef struct Wanted:
     uint32_t tag
     int level
+    uint16_t vr
     Kind kind
+
+cdef struct Private:
+    # A wanted private attribute: its place in `wanted`, and how the data set's own tag for it is found.
+    Py_ssize_t at
+    uint16_t group
+    uint8_t element  # the low byte
+    Py_ssize_t creator_length
+    uint8_t creator[CREATOR_BYTES_MAX]
 
 cdef struct Found:
     Py_ssize_t offset
@@ -51,11 +62,15 @@ cdef struct Scan:
     Py_ssize_t pixel_data_offset
     Budget budget
     Found found[WANTED_MAX]
+    uint8_t blocks[PRIVATE_MAX]  # of each private attribute: the block that its creator has reserved, 0 for none
 
 cdef bytes dictionary_bytes = b""
 cdef Dictionary dictionary
 cdef Wanted wanted[WANTED_MAX]
 cdef Py_ssize_t wanted_count = 0
+cdef Private privates[PRIVATE_MAX]
+cdef Py_ssize_t private_count = 0
+cdef uint32_t last_wanted = 0  # nothing wanted has a higher tag
 cdef uint32_t pixel_tags[PIXEL_TAGS_MAX]
 cdef Py_ssize_t pixel_tag_count = 0
 cdef Py_ssize_t value_bytes_max = 0
@@ -98,28 +113,57 @@ cdef class Head:
     cdef readonly Py_ssize_t pixel_data_offset
 
 
-def configure(levels, character_set, uids, pixel_data, bytes dictionary_, limits):
-    """Takes the tables of dicom.attributes and dicom.tags, once, on import of dicom.elements."""
+def configure(levels, character_set, uids, pixel_data, bytes dictionary_, limits, extras=()):
+    """Takes the tables of dicom.attributes and dicom.tags, on import of dicom.elements and when the extra ones change.
+
+    `extras`: (tag, level, VR, creator) each; the creator is b"" for one that is not private. No thread may extract
+    meanwhile.
+    """
     global dictionary_bytes, wanted_count, pixel_tag_count, value_bytes_max, sequence_bytes_max
-    global sop_class_at, sop_instance_at, study_at, series_at, character_set_at
-    rows = sorted([(tag, level) for level, tags in enumerate(levels) for tag in tags] + [(character_set, LEVELS)])
-    if len(rows) > WANTED_MAX or len(pixel_data) > PIXEL_TAGS_MAX or len(levels) != LEVELS:
+    global sop_class_at, sop_instance_at, study_at, series_at, character_set_at, private_count, last_wanted
+    more = {tag: (VR, creator) for tag, _, VR, creator in extras}
+    rows = sorted(
+        [(tag, level) for level, tags in enumerate(levels) for tag in tags]
+        + [(tag, level) for tag, level, _, _ in extras]
+        + [(character_set, LEVELS)]
+    )
+    if len(rows) > WANTED_MAX or len(pixel_data) > PIXEL_TAGS_MAX or len(levels) != LEVELS or len(more) > PRIVATE_MAX:
         raise ValueError("more attributes than the tables of ext/elements.pyx hold")
+    if any(len(creator) > CREATOR_BYTES_MAX for _, creator in more.values()):
+        raise ValueError("a private creator is longer than the tables of ext/elements.pyx hold")
     dictionary_bytes = dictionary_
     dictionary.entries = <const Entry *>PyBytes_AS_STRING(dictionary_bytes)
     dictionary.count = len(dictionary_bytes) // sizeof(Entry)
     value_bytes_max, sequence_bytes_max = limits
     wanted_count = len(rows)
+    private_count = 0
+    last_wanted = 0
     for i, (tag, level) in enumerate(rows):
         wanted[i].tag = tag
         wanted[i].level = level
-        wanted[i].kind = kind_of(dictionary_vr(&dictionary, tag))
+        VR, creator = more.get(tag, ("", b""))
+        wanted[i].vr = ord(VR[0]) << 8 | ord(VR[1]) if VR else dictionary_vr(&dictionary, tag)
+        wanted[i].kind = kind_of(wanted[i].vr)
+        last_wanted = max(last_wanted, tag | 0xFFFF if creator else tag)
+        if creator:
+            add_private(i, tag, creator)
     pixel_tag_count = len(pixel_data)
     for i, tag in enumerate(pixel_data):
         pixel_tags[i] = tag
     order = [tag for tag, _ in rows]
     sop_class_at, sop_instance_at, study_at, series_at = [order.index(tag) for tag in uids]
     character_set_at = order.index(character_set)
+
+
+cdef void add_private(Py_ssize_t at, uint32_t tag, bytes creator):
+    global private_count
+    cdef Private *one = &privates[private_count]
+    one.at = at
+    one.group = tag >> 16
+    one.element = tag & 0xFF
+    one.creator_length = len(creator)
+    memcpy(one.creator, PyBytes_AS_STRING(creator), len(creator))
+    private_count += 1
 
 
 cdef Kind kind_of(uint16_t vr) noexcept nogil:
@@ -146,6 +190,7 @@ def extract(const uint8_t[::1] head, int encoding, bint is_complete, Py_ssize_t 
     scan.budget.nesting_max = nesting_max
     scan.budget.elements_left = element_count_max
     memset(scan.found, 0, wanted_count * sizeof(Found))
+    memset(scan.blocks, 0, private_count)
     status = find(&scan)
     if status != OK:
         fail(status, scan.offset, scan.needed)
@@ -156,7 +201,7 @@ cdef int find(Scan *scan) noexcept nogil:
     """Notes where the wanted values lie, up to Pixel Data, the end, or what is given of it."""
     cdef Header header
     cdef Py_ssize_t at = 0
-    cdef uint32_t last_wanted = wanted[wanted_count - 1].tag
+    cdef Py_ssize_t place
     cdef uint32_t tag_before = 0
     cdef uint32_t highest = 0
     cdef int status
@@ -170,7 +215,10 @@ cdef int find(Scan *scan) noexcept nogil:
             at = next_wanted(at if header.tag >= tag_before else 0, header.tag)
             tag_before = header.tag
             highest = max(highest, tag_before)
-            status = pass_value(scan, &header, at)
+            place = at if at < wanted_count and wanted[at].tag == header.tag else -1
+            if header.tag & 0x10000:
+                place = private_place(scan, &header) if private_count else -1
+            status = pass_value(scan, &header, place)
         else:
             scan.needed = scan.offset + 12
         if status == TOO_DEEP or status == TOO_MANY:
@@ -197,8 +245,32 @@ cdef Py_ssize_t next_wanted(Py_ssize_t at, uint32_t tag) noexcept nogil:
     return at
 
 
+cdef Py_ssize_t private_place(Scan *scan, const Header *header) noexcept nogil:
+    """Where in `wanted` an element of an odd group stands, -1 for nowhere; takes note of private creators."""
+    cdef uint32_t element = header.tag & 0xFFFF
+    cdef Py_ssize_t i
+    cdef Py_ssize_t length
+    if element < 0x10:
+        return -1
+    for i in range(private_count):
+        if privates[i].group != header.tag >> 16:
+            continue
+        if element > 0xFF:
+            if element >> 8 == scan.blocks[i] and element & 0xFF == privates[i].element:
+                return privates[i].at
+        elif not scan.blocks[i] and header.length != UNDEFINED_LENGTH and holds(
+            &scan.source, header.value_offset, header.length
+        ):
+            length = stripped(scan.source.data + header.value_offset, header.length)
+            if length == privates[i].creator_length and memcmp(
+                scan.source.data + header.value_offset, privates[i].creator, length
+            ) == 0:
+                scan.blocks[i] = <uint8_t>element
+    return -1
+
+
 cdef int pass_value(Scan *scan, const Header *header, Py_ssize_t at) noexcept nogil:
-    """Notes a wanted value and goes to the next element."""
+    """Goes to the next element; notes the value if it is wanted: `at` is its place in `wanted`, or -1."""
     cdef Py_ssize_t length = header.length
     cdef Py_ssize_t after = header.value_offset
     cdef int status
@@ -223,7 +295,7 @@ cdef int pass_value(Scan *scan, const Header *header, Py_ssize_t at) noexcept no
     else:
         scan.needed = header.value_offset + length
         return OVERRUN
-    if at < wanted_count and wanted[at].tag == header.tag:
+    if at >= 0:
         scan.found[at].offset = header.value_offset
         scan.found[at].length = length
         scan.found[at].vr = header.vr
@@ -329,7 +401,7 @@ cdef void put_found(Scan *scan, const Found *found, const Wanted *attribute, uin
         return
     memcpy(target, value, found.blob_length)
     if attribute.kind == NUMBERS and scan.encoding & BIG_ENDIAN:
-        unit = swap_unit(found.vr if found.vr != 0 and found.vr != VR_UN else dictionary_vr(&dictionary, attribute.tag))
+        unit = swap_unit(found.vr if found.vr != 0 and found.vr != VR_UN else attribute.vr)
         for i in range(found.blob_length - found.blob_length % unit):
             target[i] = value[i - i % unit + unit - 1 - i % unit]
 

@@ -210,7 +210,11 @@ def main(arguments: list[str] | None = None) -> int:
         options.studies, options.associations = 20, 2
     if options.direct:
         result = fill_directly(
-            options.direct, first_study=options.first_study, study_count=options.studies, shape=options.shape
+            options.direct,
+            first_study=options.first_study,
+            study_count=options.studies,
+            shape=options.shape,
+            long_series_count=options.long_series,
         )
         return _report(options, result)
 

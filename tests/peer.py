@@ -63,8 +63,15 @@ def associate_rq(
     user_items: bytes = b"",
     application_context: str = APPLICATION_CONTEXT,
     protocol_version: int = 1,
+    relational: bool = True,
 ) -> bytes:
-    """An A-ASSOCIATE-RQ; `user_items` are more sub-items of the user information."""
+    """An A-ASSOCIATE-RQ; `user_items` are more sub-items of the user information.
+
+    `relational`: where C-FIND is proposed, queries that need no unique keys of the levels above are negotiated.
+    """
+    contexts = list(contexts)
+    if relational and any(abstract_syntax == STUDY_ROOT_FIND for _, abstract_syntax, _ in contexts):
+        user_items = extended_negotiation(STUDY_ROOT_FIND, b"\1") + user_items
     body = struct.pack(">HH", protocol_version, 0)
     body += called.encode().ljust(16) + calling.encode().ljust(16) + bytes(32)
     body += item(0x10, application_context.encode())
@@ -84,6 +91,12 @@ def role(sop_class_uid: str, *, scu: bool, scp: bool) -> bytes:
     """The sub-item of PS3.7 D.3.3.4."""
     uid = sop_class_uid.encode()
     return item(0x54, struct.pack(">H", len(uid)) + uid + bytes([scu, scp]))
+
+
+def extended_negotiation(sop_class_uid: str, application_information: bytes) -> bytes:
+    """The sub-item of PS3.7 D.3.3.5."""
+    uid = sop_class_uid.encode()
+    return item(0x56, struct.pack(">H", len(uid)) + uid + application_information)
 
 
 def pdv(context_id: int, fragment: bytes, *, command: bool, last: bool) -> bytes:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from engine import config as configuration
-from engine.config import Config, Peer, environment_variable, load
+from engine.config import Attribute, Config, Peer, environment_variable, load
 from engine.config.schema import TABLES
 from engine.errors import ConfigError
 
@@ -88,6 +88,9 @@ def test_environment_of_tables_and_booleans_is_read() -> None:
         ('[[peer]]\nhost = "h"\nport = 1', "[[peer]] number 1: object missing required field `aet`"),
         ('[[peer]]\naet = "A"\nmay = ["stor"]', "'stor' is none of store, query, retrieve, destination"),
         ('[[peer]]\naet = "A"\ntransfer_syntaxes = ["jpeg"]', "'jpeg' is no UID"),
+        ('[query]\noptions = ["relationl"]', "query.options[0]: 'relationl' is none of relational, date-time, fuzzy"),
+        (PEER + 'query_options = ["fuzy"]', "[[peer]] 'STORE1': query_options[0]: 'fuzy' is none of"),
+        ("[query]\nslow = 3", "[query]: there is no key 'slow' here; did you mean 'slow_s'?"),
         (PEER + PEER, "there are two [[peer]] with aet 'STORE1'"),
         ("[limits]\npdu_length_accept_max = 65536", "pdu_length_accept_max is less than limits.pdu_length_max"),
         ("[storage]\nsegment_bytes = 1048576", "less than limits.stream_threshold_bytes"),
@@ -97,6 +100,14 @@ def test_a_mistake_is_told_in_the_words_of_the_file(tmp_path: Path, text: str, e
     told = message(tmp_path, text)
     assert expected in told
     assert "filmroom.toml" in told or "less than" in expected
+
+
+def test_a_list_in_the_environment_is_separated_by_commas_or_spaces() -> None:
+    for text in ("relational,fuzzy", "relational fuzzy", "relational, fuzzy"):
+        assert load(None, {"FILMROOM_QUERY_OPTIONS": text}, {}).query.options == ("relational", "fuzzy")
+    assert load(None, {"FILMROOM_QUERY_OPTIONS": ""}, {}).query.options == ()
+    with pytest.raises(ConfigError, match=r"^FILMROOM_QUERY_OPTIONS: .*is none of relational"):
+        load(None, {"FILMROOM_QUERY_OPTIONS": "relational,fuzy"}, {})
 
 
 def test_mistakes_in_flags_and_environment_name_them() -> None:
@@ -160,6 +171,17 @@ def test_a_peer_overrides_what_holds_for_everybody(tmp_path: Path) -> None:
     assert Peer(aet="A").send_window == 1
 
 
+def test_queries_of_a_peer_have_its_own_options_and_limit(tmp_path: Path) -> None:
+    text = '[query]\noptions = ["relational"]\n[limits]\nquery_results_max = 50\n'
+    text += PEER + 'query_options = ["fuzzy"]\nquery_results_max = 0\n'
+    text += '[[peer]]\naet = "STRICT"\nquery_options = []\n'
+    config = load(written(tmp_path, text), {}, {})
+    assert [config.query_options_of(aet) for aet in ("STORE1", "STRICT", "X")] == [("fuzzy",), (), ("relational",)]
+    assert [config.query_results_max_of(aet) for aet in ("STORE1", "STRICT", "X")] == [0, 50, 50]
+    merged, restart = load(None, {}, {}).reloaded(config)
+    assert (merged.query_options_of("X"), restart) == (("relational",), [])
+
+
 def test_reload_takes_peers_and_limits_and_names_the_rest(tmp_path: Path) -> None:
     before = load(None, {}, {})
     fresh = load(written(tmp_path, f'aet = "NEW"\n{PEER}[limits]\nassociations_max = 5\n'), {}, {})
@@ -202,3 +224,34 @@ def test_every_key_is_documented_with_its_reason() -> None:
                 continue
             after = source.split(f"\n    {field.name}: ", 1)[1]
             assert after.split("\n    ")[1].startswith('"""'), f"{section.__name__}.{field.name} has no docstring"
+
+
+ATTRIBUTE = '[[attribute]]\ntag = "StudyStatusID"\nlevel = "study"\n'
+
+
+def test_extra_attributes_are_tables_of_the_file_and_a_file_without_any_says_that_there_are_none(
+    tmp_path: Path,
+) -> None:
+    assert load(None, {}, {}).attributes is None
+    assert load(written(tmp_path, ""), {}, {}).attributes == ()
+    config = load(written(tmp_path, ATTRIBUTE + "indexed = true\n"), {}, {})
+    assert config.attributes == (Attribute(tag="StudyStatusID", level="study", indexed=True),)
+    assert ("attribute.StudyStatusID.indexed", True) in config.describe()
+    assert Config.from_json(config.to_json()) == config
+    _, needing = config.reloaded(load(written(tmp_path, ATTRIBUTE), {}, {}))
+    assert needing == ["attribute.StudyStatusID.indexed"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('[attribute]\ntag = "StudyStatusID"\n', "each written [[attribute]]"),
+        ('[[attribute]]\nlevel = "study"\n', "[[attribute]] number 1: tag is missing"),
+        ('[[attribute]]\ntag = "StudyStatusID"\n', "[[attribute]] 'StudyStatusID': level is missing"),
+        (ATTRIBUTE.replace('"study"', '"stdy"'), "level: 'stdy' is none of patient, study, series, instance"),
+        (ATTRIBUTE + "index = true\n", "there is no key 'index' here; did you mean 'indexed'?"),
+        (ATTRIBUTE + "indexed = 1\n", "[[attribute]] 'StudyStatusID': indexed: "),
+    ],
+)
+def test_what_is_wrong_with_a_table_of_an_attribute_is_said(tmp_path: Path, text: str, reason: str) -> None:
+    assert reason in message(tmp_path, text)

@@ -72,6 +72,10 @@ from typing import Final
 
 TAGS_TAIL = '''
 
+UNLISTED_VRS: dict[int, str] = {}
+"""VRs of elements that PS3.6 does not list; `extra` knows some."""
+
+
 def _base_group(tag: int) -> int:
     """The first of the repeating groups 50xx and 60xx for a member of them, else the tag itself (PS3.5 7.6)."""
     if (tag >> 24) in (0x50, 0x60) and not tag & 0x00010000:
@@ -88,7 +92,7 @@ def dictionary_vr(tag: int) -> str:
         return "UL"
     if tag & 0x00010000 and 0x10 <= tag & 0xFFFF <= 0xFF:
         return "LO"
-    return "UN"
+    return UNLISTED_VRS.get(tag, "UN")
 
 
 def vr_of(tag: int) -> str:
@@ -188,6 +192,13 @@ def all_tags() -> dict[int, tuple[str, str]]:
     return {tag: found[tag] for tag in sorted(found) if found[tag][0] != "NONE"}
 
 
+def several_valued() -> list[str]:
+    """What multiple value matching is for: VRs of words with a VM of more than one."""
+    vrs = {"AE", "AS", "AT", "CS", "LO", "PN", "SH", "UC"}
+    found = [tag for tag, entry in DicomDictionary.items() if entry[0] in vrs and entry[1] != "1"]
+    return [f"0x{tag:08X}" for tag in sorted(found)]
+
+
 def tags_module() -> str:
     """The whole text of tags.py."""
     by_vr: dict[str, list[str]] = defaultdict(list)
@@ -205,7 +216,10 @@ def tags_module() -> str:
         + "\n".join(constants)
         + "\n\n# fmt: off\n_TAGS_BY_VR: Final[dict[str, tuple[int, ...]]] = {\n"
         + "\n".join(tables)
-        + "\n}\n# fmt: on\n_VR_BY_TAG: Final = {tag: vr for vr, tags in _TAGS_BY_VR.items() for tag in tags}\n"
+        + "\n}\n"
+        + wrapped("SEVERAL_VALUED: Final = frozenset((", several_valued(), "))")
+        + '\n"""Of the VRs that multiple value matching is for (PS3.4 C.2.2.2.8), those with a VM above 1."""\n'
+        + "# fmt: on\n_VR_BY_TAG: Final = {tag: vr for vr, tags in _TAGS_BY_VR.items() for tag in tags}\n"
         + TAGS_TAIL
     )
 

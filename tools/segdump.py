@@ -77,7 +77,7 @@ def record_lines(files: Files, fd: int, record: Record, head: bytes, payload_byt
     if record.meta:
         yield " meta"
         yield from hex_lines(record.meta, key_offset + position.key_length)
-    if record.kind in (Kind.TOMBSTONE, Kind.HOLD, Kind.QUARANTINED):
+    if record.kind in (Kind.TOMBSTONE, Kind.HOLD, Kind.QUARANTINED, Kind.CORRECTION):
         yield " says"
         yield from said_lines(record)
     if payload_bytes and position.payload_length:
@@ -87,7 +87,7 @@ def record_lines(files: Files, fd: int, record: Record, head: bytes, payload_byt
 
 
 def said_lines(record: Record) -> Iterator[str]:
-    """What a tombstone, a hold or a quarantined record says, in words."""
+    """What a tombstone, a hold, a quarantined record or a correction says, in words."""
     try:
         item = unpack_record(record)
     except IndexError_ as error:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from engine import log
+from engine.archive import extras
 from engine.archive import layout as layouts
 from engine.archive.care import deletion, holds
 from engine.archive.care.damage import note_damage
@@ -28,6 +29,7 @@ from engine.archive.keeper import Keeper, KeeperLock, Progress, sync_log
 from engine.archive.readonly import RefusingLog, RefusingStore, UnwrittenIndex, is_unwritable, refuse
 from engine.archive.store import POLICIES, Store
 from engine.dicom.elements import NeedMore
+from engine.dicom.extra import ExtraSet
 from engine.errors import (
     ArchiveInUse,
     CorruptRecord,
@@ -41,7 +43,8 @@ from engine.errors import (
 from engine.index import rebuild
 from engine.index.checkpoint import Checkpointer
 from engine.index.entry import HEAL, Entry
-from engine.index.search import search
+from engine.index.explanation import Explanation
+from engine.index.search import search, search_steps
 from engine.index.tables import Index
 from engine.index.types import Instance, Level, Match, Named, Outcome, Query
 from engine.storage.files import Files
@@ -61,7 +64,7 @@ READ_BYTES = 1 << 20
 """How much `buffers` reads at a time."""
 
 LEDGER_SEGMENT_BYTES = 1 << 20
-"""A segment of tombstones and holds; each takes some hundred bytes, and 40 an instance."""
+"""A segment of tombstones, holds and corrections; each takes some hundred bytes, and 40 an instance or study."""
 
 Result = TypeVar("Result")
 
@@ -100,13 +103,16 @@ class Archive:
         sync_interval_s: float = 1.0,
         on_keeper_failure: Callable[[EngineError], None] | None = None,
         progress: Progress | None = None,
+        extra_attributes: ExtraSet | None = None,
     ) -> Archive:
         """Opens `data` as "keeper", "guest", "reader" or "auto".
 
+        The keeper may put other extra attributes in effect; all others, and it too without, take those of the archive.
         Raises StorageError when there is no archive and not `create`, ArchiveInUse when it must be keeper and is not.
         """
         files = files or Files()
         layout = layouts.open_layout(data, files, create=create)
+        chosen = extras.take_over(layout, files, extra_attributes)
         keeper: Keeper | None = None
         if role == "reader":
             return cls._read_only(layout, files, progress)
@@ -120,6 +126,13 @@ class Archive:
                 if role == "keeper" or not is_unwritable(error):
                     raise
                 return cls._read_only(layout, files, progress)
+        if extra_attributes is not None:
+            try:
+                extras.settle(layout, files, chosen, is_keeper=keeper is not None)
+            except EngineError:
+                if keeper is not None:
+                    keeper.close()
+                raise
         if keeper is not None:
             archive = cls(layout, files, keeper.index, keeper)
             keeper.start(sync_interval_s, on_keeper_failure or archive._keeper_failed)
@@ -143,6 +156,7 @@ class Archive:
         """Throws the index of `data` away and makes it again from the log. Raises ArchiveInUse, StorageError."""
         files = Files()
         layout = layouts.open_layout(data, files, create=False)
+        extras.take_over(layout, files, None)
         with KeeperLock(layout, files):
             index, report = rebuild.rebuild(
                 layout.index,
@@ -196,7 +210,7 @@ class Archive:
         return self._store
 
     def ledger(self) -> Store:
-        """This process's log of tombstones and holds, opened at the first call. Use it under `locks.ledger`.
+        """This process's log of tombstones, holds and corrections, opened at first. Use it under `locks.ledger`.
 
         Apart from the one that ingests: the reserve of the disk does not hold for it, and another thread may use it.
         """
@@ -328,13 +342,25 @@ class Archive:
 
     # -- out ------------------------------------------------------------------------------------
 
-    def find(self, query: Query) -> Iterator[Match]:
+    def find(self, query: Query, explanation: Explanation | None = None) -> Iterator[Match]:
         """Matches in a stable order. Holds no read transaction between pages. Raises QueryError."""
-        return search(self.index, query)
+        return search(self.index, query, explanation)
+
+    def find_steps(self, query: Query, explanation: Explanation | None = None) -> Iterator[Match | None]:
+        """As `find`, with a None where the search may be left for a while: for who has others to serve."""
+        return search_steps(self.index, query, explanation)
 
     def instances(self, query: Query) -> list[Instance]:
         """Where the instances that a retrieval names lie, by series and instance number. Raises QueryError."""
         return self.index.instances(query)
+
+    def corrected(self, study_instance_uid: str, series_instance_uid: str) -> dict[int, bytes]:
+        """What corrections set of a study and one of its series: tag → value in UTF-8, sequences in Explicit VR LE.
+
+        b"": it is to have no value. Of attributes of patient, study and series only; empty, and quick, where nothing
+        is corrected.
+        """
+        return self.index.corrected(study_instance_uid.encode(), series_instance_uid.encode())
 
     def pin(self, instances: Sequence[Instance]) -> Pin:
         """Keeps what these instances are made of readable until it is closed, though they are deleted meanwhile.

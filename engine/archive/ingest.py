@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engine.dicom import elements, transfer_syntax
+from engine.dicom import elements, extra, transfer_syntax
 from engine.errors import DataSetError, InstanceRefused, Refusal
 from engine.index.entry import Entry
 from engine.storage.record import Position
@@ -105,6 +105,7 @@ def make_entry(
         study=found.study,
         series=found.series,
         instance=found.instance,
+        mark=extra.in_effect().mark,
     )
 
 

@@ -28,7 +28,7 @@ from engine.errors import (
     StorageFailed,
     StorageFull,
 )
-from engine.index import checkpoint, rebuild
+from engine.index import checkpoint, lifetime, rebuild
 from engine.index.tables import Index
 from engine.storage.files import Files
 from engine.storage.log import LogReader, list_segments
@@ -106,7 +106,7 @@ class Keeper:
             restored = checkpoint.restore(layout.index, files)
             logger.info("index opens", state=restored.name.lower())
             self.index = self._open_index()
-            self._bring_up(progress)
+            self._bring_up(restored, progress)
         except BaseException:
             self._lock.close()
             raise
@@ -120,8 +120,18 @@ class Keeper:
             checkpoint.discard(self._layout.index, self._files)
             return Index.open(self._layout.index, files=self._files)
 
-    def _bring_up(self, progress: Progress | None) -> None:
+    def _renew_lifetime(self, restored: checkpoint.Restored) -> None:
+        """Ids that were given away mean nothing any more when what is replayed may get others."""
+        directory = self._layout.index
+        if restored is checkpoint.Restored.CHECKPOINT or not lifetime.read(directory, self._files):
+            try:
+                lifetime.renew(directory, self._files)
+            except StorageFull as error:
+                logger.warning("long queries cannot be continued, the disk is full", error=str(error))
+
+    def _bring_up(self, restored: checkpoint.Restored, progress: Progress | None) -> None:
         try:
+            self._renew_lifetime(restored)
             # Before anything is written: from here on a power cut costs no more than the replay again.
             self._checkpointer = checkpoint.Checkpointer(
                 self.index, self._layout.index, self._files, lambda: sync_log(self.index, self._reader)

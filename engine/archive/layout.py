@@ -5,8 +5,11 @@
     DATA/keeper.lock          flock of the process that recovers and checkpoints (see `archive.keeper`)
     DATA/caretaker.lock       flock of whoever compacts or scrubs (see `archive.locks`, and so the next)
     DATA/ledger.lock          flock of whoever deletes, or sets or releases a hold
+    DATA/commitments.lock     flock of whoever sends the storage commitment reports that are left
+    DATA/commitments/         those reports (see `archive.commitment.transactions`)
     DATA/ballast              space that is given up when a deletion finds the disk full (see `archive.care.ballast`)
     DATA/control.sock         control socket of a running server
+    DATA/attributes.json      the extra attributes in effect (see `archive.extras`)
     DATA/scrub.json           how far the scrub has come (see `archive.care.scrub_state`)
     DATA/segments/*.seg       the log: the truth
     DATA/index/               LMDB, derived from the log; may be deleted while nothing runs

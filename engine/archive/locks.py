@@ -1,10 +1,11 @@
 """Locks between processes that look after an archive: one caretaker at a time, one change of the ledger at a time.
 
     DATA/caretaker.lock    held for a pass of compaction, scrubbing or retention; who finds it taken comes back later
-    DATA/ledger.lock       held while a deletion or a hold is decided and written, and while a segment is removed: so
-                           that no study is deleted between the question whether it is held and the answer
+    DATA/ledger.lock       held while a deletion, a hold or a correction is decided and written, and while a segment is
+                           removed: so that no study is deleted between the question whether it is held and the answer
+    DATA/commitments.lock  held for its lifetime by the worker that sends the storage commitment reports that are left
 
-Both are flocks: they end with the process that has them. Not here: who keeps the archive (`keeper`), and the locks of
+All are flocks: they end with the process that has them. Not here: who keeps the archive (`keeper`), and the locks of
 single segments (`storage.files`).
 """
 
@@ -37,9 +38,19 @@ def caretaker(layout: Layout, files: Files) -> Iterator[None]:
 
 @contextmanager
 def ledger(layout: Layout, files: Files) -> Iterator[None]:
-    """The right to decide on a deletion or a hold. Waits for others; raises ArchiveInUse when that takes too long."""
-    what = f"another process has been deleting from this archive for {LEDGER_PATIENCE_S:g} s"
+    """The right to decide on a deletion, a hold or a correction.
+
+    Waits for others; raises ArchiveInUse when that takes too long.
+    """
+    what = f"another process has been deleting from this archive, or correcting it, for {LEDGER_PATIENCE_S:g} s"
     with _held(str(layout.data / "ledger.lock"), files, LEDGER_PATIENCE_S, what):
+        yield
+
+
+@contextmanager
+def commitments(layout: Layout, files: Files) -> Iterator[None]:
+    """The right to send the reports that are left. Raises ArchiveInUse when another process has it."""
+    with _held(str(layout.data / "commitments.lock"), files, 0.0, "another process reports storage commitments"):
         yield
 
 

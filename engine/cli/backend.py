@@ -24,11 +24,12 @@ from engine.errors import ConfigError, QueryError
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
     from engine.archive.care.scrub import Scrubber
+    from engine.archive.commitment.transactions import Transactions
     from engine.archive.interchange.exporter import ExportSummary
     from engine.archive.interchange.importer import ImportSummary
     from engine.archive.verify import CheckReport
     from engine.cli.options import Settings
-    from engine.index.types import Instance, Query
+    from engine.index.types import Instance, KeyValue, Query
     from engine.services.file_scu import SendSummary
 
 Result = TypeVar("Result")
@@ -66,21 +67,38 @@ def needs_restart(answer: dict[str, Any]) -> list[str]:
 def opened(
     config: Config, *, role: str = "auto", create: bool = False, progress: Progress | None = None
 ) -> Iterator[Archive]:
-    """The archive of a configuration, closed at the end."""
+    """The archive of a configuration, closed at the end; one that is made here gets the extra attributes of that."""
+    from engine.archive import extras
     from engine.archive.archive import Archive
 
-    archive = Archive.open(config.data, role=role, create=create, progress=progress)
+    wanted = extras.configured(config) if create and not (config.data / "archive.json").exists() else None
+    archive = Archive.open(config.data, role=role, create=create, progress=progress, extra_attributes=wanted)
     try:
         yield archive
     finally:
         archive.close()
 
 
-def find(config: Config, wanted: query.Keys, limit: int | None) -> Iterator[dict[int, bytes]]:
+def find(config: Config, wanted: query.Keys, limit: int | None, offset: int = 0) -> Iterator[dict[int, bytes]]:
     """The matches, each as tag → UTF-8 text."""
     with opened(config) as archive:
-        for match in archive.find(_query(wanted, limit)):
+        for match in archive.find(replace(_query(wanted, limit), offset=offset)):
             yield match.attributes
+
+
+def explain(
+    config: Config, wanted: query.Keys, limit: int | None, offset: int = 0
+) -> tuple[list[dict[int, bytes]], dict[str, Any]]:
+    """The same, all at once, and how they were found: the access, what was read for it, the time."""
+    from engine.index.explanation import Explanation
+
+    explanation = Explanation()
+    with opened(config) as archive:
+        began = time.perf_counter()
+        matches = archive.find(replace(_query(wanted, limit), offset=offset), explanation)
+        found = [match.attributes for match in matches]
+        took_ms = (time.perf_counter() - began) * 1000
+    return found, {**explanation.summary(), "took_ms": round(took_ms, 3)}
 
 
 def archive_stats(config: Config) -> dict[str, int]:
@@ -162,6 +180,36 @@ def rebuild_index(config: Config, progress: Progress) -> tuple[dict[str, Any], l
     return report.summary(), [str(finding) for finding in report.findings]
 
 
+def reindex(config: Config, progress: Progress) -> dict[str, int]:
+    """Brings everything under the extra attributes of the configuration; what was done."""
+    from engine.archive import extras
+    from engine.archive.archive import Archive
+    from engine.archive.care import reindex as reindexing
+
+    with Archive.open(config.data, progress=progress, extra_attributes=extras.configured(config)) as archive:
+        return reindexing.run(archive, progress)
+
+
+def reindex_status(config: Config) -> dict[str, Any]:
+    """How far that is."""
+    from engine.archive.care.reindex import Reindexer
+
+    with opened(config) as archive:
+        return Reindexer(archive, bytes_per_s=0).status()
+
+
+def is_reindexing(config: Config, wanted: query.Keys) -> bool:
+    """Whether a query asks for an extra attribute that what is stored has not been looked through for yet."""
+    from engine.archive.care.reindex import Reindexer
+    from engine.dicom import extra
+
+    if all(map(extra.is_kept_by_all, wanted.values)):
+        return False
+    with opened(config) as archive:
+        asks = any(tag in extra.LEVEL_OF and not extra.is_kept_by_all(tag) for tag in wanted.values)
+        return asks and bool(Reindexer(archive, bytes_per_s=0).lacking())
+
+
 def examine(config: Config, *, measure: bool, progress: Progress) -> list[dict[str, Any]]:
     """What the doctor finds, each finding as plain data."""
     from engine.doctor import examination
@@ -189,13 +237,13 @@ def delete(config: Config, wanted: list[query.Keys], *, reason: str, dry_run: bo
             everything |= chosen[level]
         whole = list(everything.values())
         # First as a whole: nothing goes when something of it is held.
-        deletion = archive.delete_instances(whole, level=Level.IMAGE, by=_who(), reason=reason, dry_run=True)
+        deletion = archive.delete_instances(whole, level=Level.IMAGE, by=who(), reason=reason, dry_run=True)
         if dry_run:
             return asdict(deletion)
         deletion.refuse_held()
         began = time.perf_counter()
         for level in sorted(chosen):
-            archive.delete_instances(list(chosen[level].values()), level=level, by=_who(), reason=reason)
+            archive.delete_instances(list(chosen[level].values()), level=level, by=who(), reason=reason)
         deletion.dry_run = False
         return {**asdict(deletion), "took_ms": round((time.perf_counter() - began) * 1000, 3)}
 
@@ -209,7 +257,7 @@ def change_holds(
         if wanted is not None:
             named |= dict.fromkeys(instance.study_instance_uid for instance in _matching_instances(archive, [wanted]))
         change = archive.set_holds if is_set else archive.release_holds
-        return list(named), change(list(named), by=_who(), reason=reason)
+        return list(named), change(list(named), by=who(), reason=reason)
 
 
 def holds(config: Config) -> list[dict[str, Any]]:
@@ -218,7 +266,7 @@ def holds(config: Config) -> list[dict[str, Any]]:
         return [
             {
                 "study_instance_uid": (uid := hold.study_instance_uid.decode("utf-8", "replace")),
-                "since": _local_time(hold.set_ns),
+                "since": local_time(hold.set_ns),
                 "by": hold.by.decode("utf-8", "replace"),
                 "reason": hold.reason.decode("utf-8", "replace"),
                 "instances": len(_matching_instances(archive, [query.parse([f"StudyInstanceUID={uid}"])])),
@@ -227,7 +275,8 @@ def holds(config: Config) -> list[dict[str, Any]]:
         ]
 
 
-def _local_time(ns: int) -> str:
+def local_time(ns: int) -> str:
+    """A moment as a list shows it."""
     from datetime import datetime
 
     return datetime.fromtimestamp(ns / 1e9).astimezone().isoformat(timespec="seconds")
@@ -271,7 +320,7 @@ def retention_due(config: Config, names: tuple[str, ...]) -> tuple[list[dict[str
                     "study_instance_uid": due.study_instance_uid,
                     "study_date": due.study_date,
                     "modalities": list(due.modalities),
-                    "received": _local_time(due.last_received_ns),
+                    "received": local_time(due.last_received_ns),
                     "instances": due.instances,
                     "bytes": due.bytes,
                     "held": due.is_held,
@@ -289,7 +338,7 @@ def retention_apply(config: Config, names: tuple[str, ...]) -> list[dict[str, An
     with opened(config) as archive:
         now_ns = time.time_ns()
         return [
-            {"rule": rule.name, **asdict(retention.apply(archive, rule, now_ns, by=_who()))}
+            {"rule": rule.name, **asdict(retention.apply(archive, rule, now_ns, by=who()))}
             for rule in _rules(config, names)
         ]
 
@@ -365,7 +414,7 @@ def quarantine_readmit(config: Config, identifier: str) -> str:
     from engine.archive.care import quarantine
 
     with opened(config) as archive:
-        outcome = quarantine.readmit(archive, identifier, policy=config.duplicates, by=_who())
+        outcome = quarantine.readmit(archive, identifier, policy=config.duplicates, by=who())
         return outcome.name.lower()
 
 
@@ -374,31 +423,106 @@ def quarantine_drop(config: Config, identifier: str, reason: str) -> dict[str, A
     from engine.archive.care import quarantine
 
     with opened(config) as archive:
-        return quarantine.drop(archive, identifier, by=_who(), reason=reason).facts()
+        return quarantine.drop(archive, identifier, by=who(), reason=reason).facts()
+
+
+# Storage commitment ------------------------------------------------------------------------------
+
+
+def commitments(config: Config) -> list[dict[str, Any]]:
+    """The requests whose reports nobody has taken yet, the oldest first. Needs no index, so it disturbs nobody."""
+    from engine.archive.commitment.transactions import Attempts
+
+    transactions = _transactions(config)
+    attempts = transactions.load_attempts()
+    rows: list[dict[str, Any]] = []
+    for heading in transactions.headings().values():
+        tried = attempts.get(heading.identifier) or Attempts()
+        rows.append(
+            {
+                "id": heading.identifier,
+                "calling_ae_title": heading.calling_ae_title,
+                "transaction_uid": heading.transaction_uid,
+                "instances": heading.instance_count,
+                "received": local_time(heading.received_ns),
+                "attempts": tried.count,
+                "next_attempt": local_time(tried.due_ns) if tried.due_ns else None,
+                "error": "its file is damaged: it can only be dropped" if heading.is_damaged else tried.error,
+            }
+        )
+    return rows
+
+
+def commitments_retry(config: Config, identifiers: list[str]) -> int:
+    """Has these, or all, reported as soon as a server looks; how many. Raises CommitmentError."""
+    transactions = _transactions(config)
+    chosen = identifiers or list(transactions.headings())
+    for identifier in chosen:
+        transactions.ask_retry(identifier)
+    return len(chosen)
+
+
+def commitment_drop(config: Config, identifier: str) -> None:
+    """Forgets one: its peer gets no report. Raises CommitmentError."""
+    _transactions(config).drop(identifier)
+
+
+def _transactions(config: Config) -> Transactions:
+    from engine.archive.commitment.transactions import Transactions
+
+    return Transactions.existing(config.data)
 
 
 def _query(wanted: query.Keys, limit: int | None) -> Query:
     """Raises QueryError."""
-    from engine.index.plan import COMPUTED, level_of
+    from engine.index.plan import COMPUTED
     from engine.index.types import Level, Query, Root
 
     level = Level["IMAGE" if wanted.level == "instance" else wanted.level.upper()]
     for tag, value in wanted.values.items():
+        if query.is_creator(tag) or query.matches_all(value):
+            continue
         # C-FIND passes over such a key (PS3.4 C.2.2.1.3); who types it wants fewer matches, and exports fewer.
-        if value and (level_of(tag) is None or COMPUTED.get(tag, level) > level):
+        if not _is_kept(tag, wanted) or COMPUTED.get(tag, level) > level:
             raise QueryError(f"{query.name_of(tag)} is not indexed at the {wanted.level} level: nothing matches it")
     return Query(
         # The root that has every level; the two give the same answers at the levels that both have.
         root=Root.PATIENT,
         level=level,
-        keys={tag: value.encode() for tag, value in wanted.values.items()},
+        keys={tag: _key_value(tag, value) for tag, value in wanted.values.items()},
         character_set=b"ISO_IR 192",
         limit=limit,
         relational=True,
+        # Without another meaning, so nobody has to ask for them.
+        empty_values=True,
+        multiple_values=True,
+        date_time="date_time" in wanted.options,
+        fuzzy="fuzzy" in wanted.options,
+        timezone="timezone" in wanted.options,
     )
 
 
-def _who() -> str:
+def _is_kept(tag: int, wanted: query.Keys) -> bool:
+    """Whether the index keeps an attribute; a private one in the block that a creator among the keys reserves."""
+    from engine.dicom import extra
+    from engine.index.plan import level_of
+
+    creator = wanted.values.get(query.creator_of(tag)) if query.is_private(tag) else None
+    if not isinstance(creator, str):
+        return level_of(tag) is not None
+    return extra.in_effect().find_private(tag >> 16, creator.strip(), tag & 0xFF) is not None
+
+
+def _key_value(tag: int, value: query.Value) -> KeyValue:
+    if not isinstance(value, str):
+        return [{inner: _key_value(inner, text) for inner, text in item.items()} for item in value]
+    try:
+        return value.encode()
+    except UnicodeEncodeError:
+        raise QueryError(f"the value of {query.name_of(tag)} is not UTF-8") from None
+
+
+def who() -> str:
     """Who works on the archive: recorded, and shown in lists."""
     import getpass
 

@@ -35,6 +35,7 @@ _BY_ERROR: tuple[tuple[type[errors.EngineError], int], ...] = (
     (errors.ReplicationFailed, UNAVAILABLE),
     (errors.ControlUnavailable, UNAVAILABLE),
     (errors.QuarantineError, USAGE),
+    (errors.CommitmentError, USAGE),
     (errors.CorruptRecord, FAILED),
     (errors.StorageError, UNAVAILABLE),
     (errors.IndexError_, UNAVAILABLE),

@@ -19,10 +19,13 @@ import msgspec
 from engine import config as configuration
 from engine import log
 from engine.config import Config
+from engine.errors import ConfigError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON, also to a terminal.")
+
+reason_option = click.option("--reason", metavar="TEXT", required=True, help="Why; recorded, with who you are.")
 
 rate_option = click.option(
     "--rate", type=click.IntRange(min=0), default=0, metavar="BYTES", help="Bytes a second at most.  [no limit]"
@@ -58,7 +61,17 @@ class Settings:
 
     def read(self) -> Config:
         """The configuration, read anew. Raises ConfigError."""
-        return configuration.load(self.path, os.environ, self.flags)
+        config = configuration.load(self.path, os.environ, self.flags)
+        if config.attributes or config.coercion:
+            from engine.dicom import coercion, extra
+
+            try:
+                extra.of(config.attributes or ())
+                for rule in config.coercion:
+                    coercion.values_of(rule.values, rule.remove)
+            except ConfigError as error:
+                raise ConfigError(f"{self.path}: {error}") from error
+        return config
 
     def origins(self) -> dict[str, configuration.Origin]:
         """Where each key has its value from."""

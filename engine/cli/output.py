@@ -60,6 +60,15 @@ def write_facts(facts: Mapping[str, object], *, title: str | None = None) -> Non
         click.echo(f"{name:<{width}}  {to_text(value)}" if on_terminal() else f"{name}\t{to_text(value)}")
 
 
+def write_aside(facts: Mapping[str, object], *, as_json: bool) -> None:
+    """What there is to say about a result beside it: names and their values on standard error."""
+    if as_json:
+        click.echo(escape(orjson.dumps(facts, default=_plain).decode()), err=True)
+        return
+    for name, value in facts.items():
+        complain(f"{name.replace('_', ' ')}: {to_text(value)}")
+
+
 def complain(sentence: str) -> None:
     """One line on standard error."""
     click.echo(escape(sentence), err=True)

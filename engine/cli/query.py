@@ -1,7 +1,9 @@
-"""Query keys as they stand on a command line, in the forms that findscu takes.
+"""Query keys as they stand on a command line, in the forms that findscu takes, and how what matches is shown.
 
-    PatientName=DOE*      by keyword          0010,0010=DOE*      by tag; (0010,0010) too
+    PatientName=DOE*      by keyword          0010,0010=DOE*      by tag; (0010,0010) and 00100010 too
     StudyDate=20260101-   a range             Modality            no value: only to be returned
+    RequestAttributesSequence[0].ScheduledProcedureStepID=7       within a sequence; [0] may be left out
+    0019,xxA3=7           a private attribute of the configuration; 0019,0010=ACME names its creator, as in a data set
 
 QueryRetrieveLevel=STUDY sets the level, as on findscu. What a value means is PS3.4 C.2.2.2 and not looked at here.
 """
@@ -12,11 +14,14 @@ import difflib
 import re
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
+from typing import TypeAlias
 
 from engine.dicom import tags
-from engine.errors import QueryError
+from engine.dicom.identifier import Identifier, decode_identifier
+from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
+from engine.errors import DataSetError, QueryError
 
 LEVELS = ("patient", "study", "series", "instance")
 
@@ -49,30 +54,46 @@ _NUMBERS = {"US": "<H", "SS": "<h", "UL": "<I", "SL": "<i", "FL": "<f", "FD": "<
 _LEVEL_NAMES = {"PATIENT": "patient", "STUDY": "study", "SERIES": "series", "IMAGE": "instance"}
 
 
+Value: TypeAlias = "str | list[dict[int, Value]]"
+"""Of one key: text, "" matches everything; of a sequence its only item."""
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The keys of one query: tag → value ("" matches everything), and the order in which they were named."""
+    """The keys of one query: tag → value, and the order in which they were named."""
 
     level: str
-    values: dict[int, str]
+    values: dict[int, Value]
     columns: tuple[int, ...]
+    options: frozenset[str] = field(default=frozenset())
+    """Flags of `index.types.Query` beyond those that every query here has."""
 
 
 def parse(texts: Iterable[str], returned: Iterable[str] = (), level: str | None = None) -> Keys:
     """The keys of a command line; raises QueryError that names the nearest keyword."""
-    values: dict[int, str] = {}
+    values: dict[int, Value] = {}
     for text in texts:
         name, _, value = text.partition("=")
         if name.strip() == "QueryRetrieveLevel" or _by_number(name) == tags.QueryRetrieveLevel:
             level = level or _level(value)
             continue
-        values[tag_of(name)] = value
+        _put(values, _path(name), value)
     level = level or "study"
-    asked = [tag_of(name) for name in returned] + [tag for tag, value in values.items() if value == ""]
+    asked = [tag for tag, value in values.items() if matches_all(value)]
+    for name in returned:
+        path = _path(name)
+        asked.append(path[0])
+        if len(path) > 1 or path[0] not in values:
+            _put(values, path, "")
     columns = [*values, *(asked or [tag_of(name) for name in RETURNED[level]])]
     for tag in columns:
         values.setdefault(tag, "")
     return Keys(level, values, tuple(dict.fromkeys(columns)))
+
+
+def matches_all(value: Value) -> bool:
+    """Whether a key is only to be returned (universal matching)."""
+    return not value if isinstance(value, str) else all(matches_all(inner) for item in value for inner in item.values())
 
 
 def named(
@@ -86,6 +107,21 @@ def named(
     return [*queries, parse(keys)] if keys else queries
 
 
+def is_private(tag: int) -> bool:
+    """Whether it is an attribute of a manufacturer (PS3.5 7.8)."""
+    return tags.is_private(tag)
+
+
+def is_creator(tag: int) -> bool:
+    """Whether it is a private creator element, which matches nothing by itself (PS3.5 7.8.1)."""
+    return tags.is_private(tag) and 0x10 <= tag & 0xFFFF <= 0xFF
+
+
+def creator_of(tag: int) -> int:
+    """The element that names the creator of a private one's block (PS3.5 7.8.1)."""
+    return tag & 0xFFFF0000 | tag >> 8 & 0xFF
+
+
 def tag_of(name: str) -> int:
     """The tag of a keyword or of gggg,eeee."""
     name = name.strip()
@@ -94,8 +130,6 @@ def tag_of(name: str) -> int:
         return number
     tag = tags.tag_of(name)
     if tag is None:
-        if "." in name or "[" in name:
-            raise QueryError(f"{name}: keys inside sequences are not supported on the command line")
         near = difflib.get_close_matches(name, _keywords(), n=1, cutoff=0.6)
         raise QueryError(f"{name!r} is no DICOM keyword" + (f"; did you mean {near[0]}?" if near else ""))
     return tag
@@ -110,7 +144,11 @@ def value_of(tag: int, value: bytes) -> object:
     """An attribute of a match as JSON has it: text, a number, or a list when there are several values."""
     vr = tags.vr_of(tag)
     if vr == "SQ":
-        return None if not value else "(sequence)"
+        items = _items(tag, value)
+        return [_item(item) for item in items] if items else "(sequence)" if value else None
+    if vr == "AT":
+        named = [name_of(group << 16 | element) for group, element in _pairs(value)]
+        return named if len(named) > 1 else named[0] if named else None
     form = _NUMBERS.get(vr)
     if form is not None:
         numbers = [
@@ -124,13 +162,70 @@ def value_of(tag: int, value: bytes) -> object:
 
 def text_of(tag: int, value: bytes) -> str:
     """An attribute of a match as DICOM writes it: several values with backslashes between them."""
-    shown = value_of(tag, value)
-    return "\\".join(map(str, shown)) if isinstance(shown, list) else "" if shown is None else str(shown)
+    return _text(value_of(tag, value))
+
+
+def _text(shown: object) -> str:
+    if isinstance(shown, dict):
+        return "[" + ", ".join(f"{name}={_text(value)}" for name, value in shown.items()) + "]"
+    if isinstance(shown, list):
+        return ("" if shown and isinstance(shown[0], dict) else "\\").join(map(_text, shown))
+    return "" if shown is None else str(shown)
+
+
+def _items(tag: int, value: bytes) -> list[Identifier]:
+    """The items of a sequence of a match; none if they cannot be read."""
+    header = struct.pack("<HH2s2xI", tag >> 16, tag & 0xFFFF, b"SQ", len(value))
+    try:
+        return decode_identifier(header + value, EXPLICIT_VR_LITTLE_ENDIAN).sequence(tag)
+    except DataSetError:
+        return []
+
+
+def _item(item: Identifier) -> dict[str, object]:
+    return {
+        name_of(tag): value_of(tag, value) if isinstance(value, bytes) else [_item(inner) for inner in value] or None
+        for tag, value in item.items.items()
+    }
+
+
+def _pairs(value: bytes) -> list[tuple[int, int]]:
+    return list(struct.iter_unpack("<HH", value[: len(value) // 4 * 4]))
+
+
+def _path(name: str) -> list[int]:
+    """The tags that lead to an attribute, through sequences."""
+    path = []
+    steps = name.strip().split(".")
+    for number, step in enumerate(steps):
+        match = re.fullmatch(r"(.*?)(?:\[(.*)\])?", step)
+        tag = tag_of(match[1] if match else step)
+        if match and match[2] is not None and match[2].strip() != "0":
+            raise QueryError(f"{name}: a sequence is matched by one item, which is {match[1]}[0] (PS3.4 C.2.2.2.6)")
+        is_entered = number < len(steps) - 1 or (match is not None and match[2] is not None)
+        if is_entered and tags.vr_of(tag) not in ("SQ", "UN"):
+            raise QueryError(f"{name}: {name_of(tag)} is no sequence")
+        path.append(tag)
+    return path
+
+
+def _put(values: dict[int, Value], path: list[int], value: str) -> None:
+    tag, *inner = path
+    if inner:
+        items = values.get(tag)
+        if not isinstance(items, list):
+            items = values[tag] = [{}]
+        _put(items[0], inner, value)
+    elif value and tags.vr_of(tag) == "SQ":
+        raise QueryError(f"{name_of(tag)} is a sequence: {name_of(tag)}.ATTRIBUTE=VALUE asks for what is in it")
+    else:
+        values[tag] = value
 
 
 def _by_number(name: str) -> int | None:
-    match = re.fullmatch(r"\(?([0-9a-fA-F]{4}),\s*([0-9a-fA-F]{4})\)?", name.strip())
-    return int(match[1] + match[2], 16) if match else None
+    match = re.fullmatch(r"\(?([0-9a-fA-F]{4}),?\s*((?:[0-9a-fA-F]{2}|[xX]{2})[0-9a-fA-F]{2})\)?", name.strip())
+    # xx: a private attribute in whichever block; the index has it in the first one.
+    return int(match[1] + re.sub("[xX]{2}", "10", match[2]), 16) if match else None
 
 
 def _level(value: str) -> str:

@@ -21,6 +21,8 @@ from __future__ import annotations
 
 from engine.config.reader import DEFAULT_FILE, environment_variable, find_file, load, origins, parse_peer
 from engine.config.schema import (
+    Attribute,
+    Coercion,
     Compaction,
     Config,
     Duplicates,
@@ -33,6 +35,9 @@ from engine.config.schema import (
     Peer,
     Permission,
     Quarantine,
+    Queries,
+    QueryOption,
+    Reindex,
     Retention,
     Scrub,
     Storage,
@@ -40,6 +45,8 @@ from engine.config.schema import (
 
 __all__ = [
     "DEFAULT_FILE",
+    "Attribute",
+    "Coercion",
     "Compaction",
     "Config",
     "Duplicates",
@@ -52,6 +59,9 @@ __all__ = [
     "Peer",
     "Permission",
     "Quarantine",
+    "Queries",
+    "QueryOption",
+    "Reindex",
     "Retention",
     "Scrub",
     "Storage",

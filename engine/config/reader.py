@@ -7,13 +7,16 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast, get_args, get_origin
 
 import msgspec
 
 from engine.config.schema import (
     TABLES,
     AgeBy,
+    Attribute,
+    AttributeLevel,
+    Coercion,
     Config,
     Duplicates,
     Durability,
@@ -22,6 +25,7 @@ from engine.config.schema import (
     Origin,
     Peer,
     Permission,
+    QueryOption,
     Retention,
     keys,
     to_path,
@@ -152,6 +156,26 @@ def _check_keys(values: dict[str, Any], path: Path) -> None:
     names = [field.name for field in msgspec.structs.fields(Retention)]
     for number, rule in enumerate(rules, 1):
         _check_table(rule, names, f"{path}: [[retention]] {_name_of(rule, 'name', number)}")
+    rules = values.get("coercion", [])
+    if not (isinstance(rules, list) and all(isinstance(rule, dict) for rule in rules)):
+        raise ConfigError(f"{path}: coercion rules are a list of tables, each written [[coercion]]")
+    names = [field.name for field in msgspec.structs.fields(Coercion)]
+    for number, rule in enumerate(rules, 1):
+        _check_table(rule, names, f"{path}: [[coercion]] number {number}")
+    extras = values.setdefault("attribute", [])
+    if not (isinstance(extras, list) and all(isinstance(extra, dict) for extra in extras)):
+        raise ConfigError(f"{path}: attributes are a list of tables, each written [[attribute]]")
+    names = [field.name for field in msgspec.structs.fields(Attribute)]
+    for number, extra in enumerate(extras, 1):
+        where = f"{path}: [[attribute]] {_name_of(extra, 'tag', number)}"
+        _check_table(extra, names, where)
+        for needed in ("tag", "level"):
+            if needed not in extra:
+                raise ConfigError(f"{where}: {needed} is missing")
+        if extra["level"] not in get_args(AttributeLevel):
+            choices = get_args(AttributeLevel)
+            hint = _nearest(str(extra["level"]), choices)
+            raise ConfigError(f"{where}: level: {extra['level']!r} is none of {', '.join(choices)}{hint}")
 
 
 def _check_table(table: dict[str, Any], names: list[str], where: str) -> None:
@@ -189,8 +213,9 @@ def _from_environment(env: Mapping[str, str]) -> dict[str, str]:
 def _from_text(key: str, text: str, type_: Any) -> object:
     if key == "log.wire_trace":
         return text or None
+    value = re.findall(r"[\w.-]+", text) if get_origin(type_) is tuple else text
     try:
-        return msgspec.convert(text, type_, strict=False, dec_hook=to_path)
+        return msgspec.convert(value, type_, strict=False, dec_hook=to_path)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{environment_variable(key)}: {_reason(key, str(error), text)}") from error
 
@@ -234,6 +259,14 @@ def _explain(message: str, values: dict[str, Any], found: Mapping[str, Origin], 
         number = int(match[1])
         rule = _name_of(values["retention"][number], "name", number + 1)
         where = f"[[retention]] {rule}: {match[2]}".rstrip(": ")
+    match = re.match(r"coercion\[(\d+)\]\.?(.*)", where)
+    if match:
+        where = f"[[coercion]] number {int(match[1]) + 1}: {match[2]}".rstrip(": ")
+    match = re.match(r"attribute\[(\d+)\]\.?(.*)", where)
+    if match:
+        number = int(match[1])
+        name = _name_of(values["attribute"][number], "tag", number + 1)
+        where = f"[[attribute]] {name}: {match[2]}".rstrip(": ")
     if found.get(where) == "flag":
         return f"--{where.replace('.', '-').replace('_', '-')}: {_reason(where, reason, value)}"
     return f"{path}: {where}: {_reason(where, reason, value)}"
@@ -261,6 +294,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "format": get_args(LogFormat),
     "level": get_args(LogLevel),
     "age_by": get_args(AgeBy),
+    "options": get_args(QueryOption),
+    "query_options": get_args(QueryOption),
 }
 
 

@@ -17,6 +17,9 @@ Durability = Literal["durable", "write-behind"]
 Duplicates = Literal["keep-first", "replace", "keep-both-versions"]
 Permission = Literal["store", "query", "retrieve", "destination"]
 AgeBy = Literal["received", "study-date"]
+QueryOption = Literal["relational", "date-time", "fuzzy", "timezone", "empty-values", "multiple-values"]
+AttributeLevel = Literal["patient", "study", "series", "instance"]
+Verify = Literal["index", "read", "disk"]
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 Origin = Literal["flag", "environment", "file", "default"]
@@ -120,8 +123,9 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     1 s. A disk that stalls may hold a worker up for seconds."""
 
     query_results_max: Annotated[int, Meta(ge=0)] = 100_000
-    """Matches that one C-FIND answers, then it ends with a warning in the log; 0: all. Matches are read in pages,
-    so this protects the asker and the time of everybody, not our memory."""
+    """Matches that one C-FIND answers; 0: all. If there are more, it ends with A700 (out of resources) and a comment
+    that says so, not with Success, which would say that these are all (PS3.4 C.4.1.3.1); what was sent is good. Matches
+    are read in pages, so this protects the asker and the time of everybody, not our memory."""
 
     stream_threshold_bytes: Annotated[int, Meta(ge=64 * KIB, le=1 * GIB)] = 8 * MIB
     """A data set longer than this streams into a segment of its own and is never whole in memory. All CT, MR and
@@ -213,6 +217,14 @@ class Scrub(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     tenth of what the target hardware reads. Eighty terabytes in thirty days."""
 
 
+class Reindex(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How what is stored is looked through again after a change of the [[attribute]] tables, in the background."""
+
+    bytes_per_s: Annotated[int, Meta(ge=0, le=1024 * GIB)] = 32 * MIB
+    """Bytes a second that are read, 16 KiB an instance as a rule; 0: as fast as it goes. A tenth of what the target
+    hardware reads: ten million instances in an hour and a half."""
+
+
 class Quarantine(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What becomes of data sets that cannot be taken as instances. Their senders get a failure status either way."""
 
@@ -226,6 +238,63 @@ class Quarantine(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     count_max: Annotated[int, Meta(ge=0, le=1_000_000)] = 10_000
     """Data sets in quarantine at most, so that many small ones do not fill the index."""
+
+
+class Queries(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a C-FIND may ask beyond the baseline, and which ones the log tells of."""
+
+    options: tuple[QueryOption, ...] = ()
+    """Options of PS3.4 C.5.1.1 that hold for everybody, negotiated or not; what a requestor negotiates it gets anyway.
+    relational: unique keys of the levels above may be missing and keys of all levels be combined; date-time: a date
+    and its time are one range; fuzzy: names match by sound; timezone: times are in the zone of the key Timezone Offset
+    From UTC; empty-values: two quotation marks ask for what has no value; multiple-values: any value of a list may
+    match. None by default: each changes what an identifier means, and who did not ask for it means the other thing."""
+
+    slow_s: Annotated[float, Meta(ge=0, le=86400)] = 1.0
+    """Seconds after which the log says of a C-FIND that it was slow, and by which keys, access and candidates: never
+    by which values; 0: of none. A second is what people notice; an indexed query takes milliseconds. Time in which the
+    asker does not read our answers is not counted."""
+
+
+class Commitment(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Storage commitment (PS3.4 Annex J): who may store may ask whether what it stored is safe."""
+
+    verify: Verify = "read"
+    """What an instance must pass beside being durable. read: its record is read back and its checksums are right, as a
+    retrieval would read it. disk: the same past the page cache, so that the disk itself gives the answer; what has just
+    been stored is then no longer in memory for the first workstation that asks. index: the index knows it, nothing is
+    read. read, since a modality deletes its copy on our word; the scrub reads everything past the cache anyway."""
+
+    verify_bytes_per_s: Annotated[int, Meta(ge=0, le=1024 * GIB)] = 128 * MIB
+    """Bytes a second that a worker reads for it; 0: as fast as it goes. A study of 1 000 CT instances in four seconds,
+    at a tenth of a core and a quarter of what the target disk reads."""
+
+    same_association: bool = True
+    """Whether the report goes out on the association of the request while that is open. Off, for peers that expect it
+    on a new one and trip over the other: always a new association to the [[peer]] of that AE title."""
+
+    delay_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0
+    """How long after our N-ACTION response the report goes out on the same association. At once; some seconds for peers
+    that take a request that follows a response too closely for a mistake."""
+
+    references_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 20_000
+    """Instances in one request; more are refused (0213H). Peers ask for a study at a time, and few studies have ten
+    thousand instances."""
+
+    transactions_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    """Requests whose report nobody has taken yet; further ones are refused (0213H). Two weeks of a busy archive's
+    studies; each is a file of 70 KB for a thousand instances."""
+
+    retry_s: Annotated[float, Meta(gt=0, le=86400)] = 60.0
+    """How long after a failed report the next attempt follows; twice as long each time. A workstation that restarts is
+    back within a minute or two."""
+
+    retry_s_max: Annotated[float, Meta(gt=0, le=86400)] = 3600.0
+    """The longest pause between two attempts: a peer that was off over night has its reports within the hour."""
+
+    retry_days: Annotated[float, Meta(gt=0, le=3650)] = 7.0
+    """Days after which a report that nobody takes is given up, with a warning in the log. Modalities ask again or raise
+    an alarm within days; a week outlasts holidays."""
 
 
 class Retention(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -258,6 +327,51 @@ class Retention(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     every_hours: Annotated[float, Meta(gt=0, le=8784)] = 24.0
     """How often the server applies it: it looks at every study that is old enough."""
+
+
+class Coercion(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How what is sent differs from what is stored: the first rule that names the receiver holds for it.
+
+    Receiver is the destination of a C-MOVE, or who asks by C-GET. Without a rule everything is sent as it came."""
+
+    aets: tuple[AETitle, ...] = ()
+    """The receivers; empty: all that no rule before this one names."""
+
+    corrections: bool = True
+    """Whether what `filmroom correct`, `merge`, `move` and `split` have set is written into what is sent."""
+
+    values: tuple[str, ...] = ()
+    """More values to write, each KEYWORD=VALUE; KEYWORD= leaves the attribute without a value. Not for UIDs, numbers
+    and sequences."""
+
+    remove: tuple[str, ...] = ()
+    """Keywords of attributes to leave out."""
+
+
+class Attribute(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One more attribute that the index keeps, beside those of PS3.4 C.6 that it always keeps.
+
+    Taken over when a server starts, or by `filmroom reindex`; what is stored already is then looked through again in
+    the background. 64 at most."""
+
+    tag: str
+    """A keyword of PS3.6, or gggg,eeee. A private one in any block of its group: 0019,10A3 or 0019,xxA3; that is what
+    it is called in queries too that name no creator."""
+
+    level: AttributeLevel
+    """The level that it is an attribute of. There is no default, since one at the wrong level is found wrongly: of a
+    study the first instance that has a value decides."""
+
+    creator: str = ""
+    """The private creator (gggg,00bb), word for word; needed for an odd group."""
+
+    vr: str = ""
+    """Its value representation; needed where no dictionary has it, so for private ones. Bulk data (OB, OW, UN, …) are
+    not kept, and of a text the first kilobyte."""
+
+    indexed: bool = False
+    """Whether it gets keys by which it is found without looking at every study: some 40 bytes a study or series. Not
+    for numbers, long texts, sequences and the instance level. Without it, it is kept, returned and matched."""
 
 
 class Log(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -326,6 +440,12 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Bytes a second that we take from it, all its associations together: a transfer of old studies in the background
     leaves the modalities their share. Unset: as many as it sends."""
 
+    query_options: tuple[QueryOption, ...] | None = None
+    """Options of its queries that it cannot negotiate, instead of query.options."""
+
+    query_results_max: Annotated[int, Meta(ge=0)] | None = None
+    """Matches that a C-FIND of it answers, instead of limits.query_results_max; 0: all."""
+
     @property
     def has_address(self) -> bool:
         """Whether we can connect to it."""
@@ -390,13 +510,21 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     limits: Limits = Limits()
     storage: Storage = Storage()
     log: Log = Log()
+    query: Queries = Queries()
     target: Target = Target()
     compaction: Compaction = Compaction()
     scrub: Scrub = Scrub()
+    reindex: Reindex = Reindex()
     quarantine: Quarantine = Quarantine()
+    commitment: Commitment = Commitment()
     peers: tuple[Peer, ...] = msgspec.field(default=(), name="peer")
     retention: tuple[Retention, ...] = ()
     """Rules by which old studies are deleted, in the order in which they are applied; written [[retention]]."""
+    attributes: tuple[Attribute, ...] | None = msgspec.field(default=None, name="attribute")
+    """What the index keeps beside what it always keeps; written [[attribute]]. None: there is no file that could say,
+    and what the archive has in effect stays so."""
+    coercion: tuple[Coercion, ...] = ()
+    """What is changed on the way out, the first rule that names a receiver; written [[coercion]]."""
 
     def peer(self, aet: str) -> Peer | None:
         """The [[peer]] of an AE title; None when there is none."""
@@ -434,6 +562,22 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             return self.limits.asynchronous_window
         return max(1, peer.asynchronous_window)
 
+    def coercion_of(self, aet: str) -> Coercion | None:
+        """What is changed in what that AE title is sent; None: nothing."""
+        return next((rule for rule in self.coercion if not rule.aets or aet in rule.aets), None)
+
+    def query_options_of(self, aet: str) -> tuple[QueryOption, ...]:
+        """Options that queries of that calling AE title have without negotiating them."""
+        peer = self.peer(aet)
+        return self.query.options if peer is None or peer.query_options is None else peer.query_options
+
+    def query_results_max_of(self, aet: str) -> int:
+        """Matches that a C-FIND of that calling AE title answers; 0: all."""
+        peer = self.peer(aet)
+        if peer is None or peer.query_results_max is None:
+            return self.limits.query_results_max
+        return peer.query_results_max
+
     def reloaded(self, fresh: Config) -> tuple[Config, list[str]]:
         """This configuration with the peers and limits of `fresh`; and the keys that would need a restart."""
         taken = {name: getattr(fresh, name) for name in RELOADABLE}
@@ -461,6 +605,17 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 for field in msgspec.structs.fields(rule)
                 if field.name != "name"
             ]
+        for number, coercion in enumerate(self.coercion, 1):
+            rows += [
+                (f"coercion.{number}.{field.name}", getattr(coercion, field.name))
+                for field in msgspec.structs.fields(coercion)
+            ]
+        for extra in self.attributes or ():
+            rows += [
+                (f"attribute.{extra.tag}.{field.name}", getattr(extra, field.name))
+                for field in msgspec.structs.fields(extra)
+                if field.name != "tag"
+            ]
         return rows
 
     def to_json(self) -> bytes:
@@ -479,29 +634,36 @@ RELOADABLE = (
     "accept_unknown_peers",
     "promiscuous",
     "called_ae_title_check",
+    "query",
     "compaction",
     "scrub",
+    "reindex",
+    "commitment",
     "retention",
+    "coercion",
 )
 """What SIGHUP and `filmroom reload` take over; the rest is fixed when the processes start."""
 
 TABLES: dict[str, type[Struct]] = {
     "limits": Limits,
+    "query": Queries,
     "storage": Storage,
     "compaction": Compaction,
     "scrub": Scrub,
+    "reindex": Reindex,
     "quarantine": Quarantine,
+    "commitment": Commitment,
     "target": Target,
     "log": Log,
 }
 
 
-LISTS = ("peers", "retention")
+LISTS = ("peers", "retention", "attributes", "coercion")
 """Lists of tables: their keys are in the file only."""
 
 
 def keys() -> Iterator[tuple[str, Any]]:
-    """Every key but those of peers and rules: dotted name and type."""
+    """Every key but those of peers, rules and attributes: dotted name and type."""
     for field in msgspec.structs.fields(Config):
         if field.name in TABLES:
             for inner in msgspec.structs.fields(TABLES[field.name]):

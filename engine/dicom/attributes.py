@@ -2,8 +2,10 @@
 
 Only names: `dicom.elements` extracts them. A blob of a level holds these and no others.
 The order within a table is free; blobs are in ascending order of tags.
-Adding a tag changes what new instances bring along; instances stored before keep the old set until a rebuild.
-Standard: PS3.4 C.6.1.1 and C.6.2.1 (required and unique keys, and the optional ones that peers ask for).
+Adding a tag changes what new instances bring along; what is stored keeps what it had: a site that needs more names it
+in its configuration (`extra`), and that is looked for in what is stored too.
+Standard: PS3.4 C.6.1.1 and C.6.2.1: the unique and required keys, the optional ones of Tables C.6-1 to C.6-4 that are
+attributes of instances, and of "all others" what peers ask for.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ PATIENT: Final[tuple[int, ...]] = (
     tags.PatientName,
     tags.PatientID,
     tags.IssuerOfPatientID,
+    tags.IssuerOfPatientIDQualifiersSequence,
     tags.PatientBirthDate,
     tags.PatientBirthTime,
     tags.PatientSex,
@@ -24,12 +27,14 @@ PATIENT: Final[tuple[int, ...]] = (
     tags.OtherPatientIDsSequence,
     tags.EthnicGroup,
     tags.PatientComments,
+    tags.ReferencedPatientSequence,
 )
 
 STUDY: Final[tuple[int, ...]] = (
     tags.StudyDate,
     tags.StudyTime,
     tags.AccessionNumber,
+    tags.IssuerOfAccessionNumberSequence,
     tags.ReferringPhysicianName,
     tags.TimezoneOffsetFromUTC,
     tags.StudyDescription,
@@ -44,6 +49,10 @@ STUDY: Final[tuple[int, ...]] = (
     tags.AdditionalPatientHistory,
     tags.StudyInstanceUID,
     tags.StudyID,
+    tags.OtherStudyNumbers,
+    tags.RequestingPhysician,
+    tags.RequestingService,
+    tags.RequestedProcedureDescription,
 )
 
 SERIES: Final[tuple[int, ...]] = (
@@ -54,6 +63,7 @@ SERIES: Final[tuple[int, ...]] = (
     tags.InstitutionName,
     tags.StationName,
     tags.SeriesDescription,
+    tags.ReferencedPerformedProcedureStepSequence,
     tags.InstitutionalDepartmentName,
     tags.PerformingPhysicianName,
     tags.OperatorsName,
@@ -78,6 +88,7 @@ INSTANCE: Final[tuple[int, ...]] = (
     tags.InstanceCreationTime,
     tags.SOPClassUID,
     tags.SOPInstanceUID,
+    tags.RelatedGeneralSOPClassUID,
     tags.ContentDate,
     tags.ContentTime,
     tags.AcquisitionNumber,
@@ -88,10 +99,14 @@ INSTANCE: Final[tuple[int, ...]] = (
     tags.Columns,
     tags.BitsAllocated,
     tags.ConceptNameCodeSequence,
+    tags.ContentTemplateSequence,
+    tags.AlternateRepresentationSequence,
+    tags.ContainerIdentifier,
     tags.CompletionFlag,
     tags.VerificationFlag,
     tags.ContentLabel,
     tags.ContentDescription,
+    tags.ContentCreatorName,
 )
 
 LEVELS: Final = (PATIENT, STUDY, SERIES, INSTANCE)

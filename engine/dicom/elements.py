@@ -23,7 +23,7 @@ at the end, anything at all once a tag beyond the last wanted one has been passe
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -41,14 +41,28 @@ INFLATED_HEAD_BYTES_MAX: Final = 16 << 20
 """Of a deflated data set this much is inflated in search of the wanted attributes (a zip bomb inflates 1000-fold)."""
 _INFLATED_STEP_BYTES: Final = 64 << 10
 
-_ext.configure(
-    attributes.LEVELS,
-    tags.SpecificCharacterSet,
-    (tags.SOPClassUID, tags.SOPInstanceUID, tags.StudyInstanceUID, tags.SeriesInstanceUID),
-    attributes.PIXEL_DATA,
-    tags.packed(),
-    (attributes.VALUE_BYTES_MAX, attributes.SEQUENCE_BYTES_MAX),
-)
+
+def take_out(extras: Sequence[tuple[int, int, str, bytes]]) -> None:
+    """Has `extract` take these out beside the tables of `attributes`: tag, level, VR, private creator or b"".
+
+    For `extra`, which knows what they mean; no other thread may extract meanwhile.
+    """
+    _ext.configure(
+        attributes.LEVELS,
+        tags.SpecificCharacterSet,
+        (tags.SOPClassUID, tags.SOPInstanceUID, tags.StudyInstanceUID, tags.SeriesInstanceUID),
+        attributes.PIXEL_DATA,
+        tags.packed(),
+        (attributes.VALUE_BYTES_MAX, attributes.SEQUENCE_BYTES_MAX),
+        extras,
+    )
+
+
+take_out(())
+
+
+OWNERS: Final = (tags.StudyInstanceUID, tags.SeriesInstanceUID)
+"""Whose values say where an instance belongs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ NUMBER_BYTES: Final = {
     **dict.fromkeys(("UL", "SL", "FL", "OF", "OL"), 4),
     **dict.fromkeys(("FD", "OD", "OV", "SV", "UV"), 8),
 }
-_BINARY_VRS = frozenset((*NUMBER_BYTES, "OB", "UN"))
+BINARY_VRS: Final = frozenset((*NUMBER_BYTES, "OB", "UN"))
 
 Value: TypeAlias = "bytes | Sequence[Identifier | Mapping[int, Value]]"
 """What `encode_identifier` takes for one tag."""
@@ -135,7 +135,7 @@ class _Decoder:
 
 
 def _value(raw: memoryview, vr: str, encoding: int) -> bytes:
-    if vr not in _BINARY_VRS:
+    if vr not in BINARY_VRS:
         return bytes(raw).rstrip(b" \0")
     unit = NUMBER_BYTES.get(vr, 1)
     if encoding & BIG_ENDIAN and unit > 1:
@@ -149,10 +149,19 @@ def encode_identifier(items: Mapping[int, Value], transfer_syntax: TransferSynta
     A sequence is given as its items, or as the bytes of its items in Explicit VR Little Endian (as level blobs have
     them). Sequences get defined lengths. (0008,0005) is written only where the values hold it.
     """
+    return finished(_encode(items, working_encoding(transfer_syntax), 0), transfer_syntax)
+
+
+def working_encoding(transfer_syntax: TransferSyntax) -> int:
+    """The encoding of the elements that `finished` takes: little endian, and not deflated."""
     encoding = transfer_syntax.encoding
-    if encoding & BIG_ENDIAN:
-        return elements.reencode(_encode(items, EXPLICIT_VR, 0), EXPLICIT_VR, encoding)
-    data = _encode(items, encoding, 0)
+    return EXPLICIT_VR if encoding & BIG_ENDIAN else encoding
+
+
+def finished(data: bytes, transfer_syntax: TransferSyntax) -> bytes:
+    """A data set in a transfer syntax, whose elements stand one after the other in `working_encoding`."""
+    if transfer_syntax.encoding & BIG_ENDIAN:
+        return elements.reencode(data, EXPLICIT_VR, transfer_syntax.encoding)
     if transfer_syntax.deflated:
         deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
         data = deflater.compress(data) + deflater.flush()
@@ -160,39 +169,58 @@ def encode_identifier(items: Mapping[int, Value], transfer_syntax: TransferSynta
     return data
 
 
+class Form:
+    """How the elements of a tag are written in a `working_encoding`, but for their values (PS3.5 7.1)."""
+
+    __slots__ = ("_length_bytes", "_padding", "_start", "is_foreign", "vr")
+
+    def __init__(self, tag: int, vr: str, encoding: int) -> None:
+        self.vr = vr
+        self._start = struct.pack("<HH", tag >> 16, tag & 0xFFFF)
+        self._length_bytes = 4
+        self._padding = b"\0" if vr == "UI" or vr in BINARY_VRS else b" "
+        self.is_foreign = vr == "SQ" and not encoding & EXPLICIT_VR
+        """Whether the items of a level blob have another encoding than this."""
+        if encoding & EXPLICIT_VR:
+            self._start += vr.encode()
+            if vr in LONG_VRS:
+                self._start += b"\0\0"
+            else:
+                self._length_bytes = 2
+
+    def element(self, value: bytes) -> bytes:
+        """The element with a value, of a sequence in the encoding of the rest."""
+        if len(value) & 1:
+            value += self._padding
+        length = len(value)
+        if self._length_bytes == 4:
+            return b"%b%b%b" % (self._start, length.to_bytes(4, "little"), value)
+        if length <= 0xFFFF:
+            return b"%b%b%b" % (self._start, length.to_bytes(2, "little"), value)
+        # A list of a thousand failed UIDs has more bytes than the length field of UI holds (PS3.5 6.2.2).
+        return b"%bUN\0\0%b%b" % (self._start[:4], length.to_bytes(4, "little"), value)
+
+    def element_of_blob(self, value: bytes) -> bytes:
+        """The same; of a sequence as a level blob has it."""
+        if not self.is_foreign or not value:
+            return self.element(value)
+        element = b"%bSQ\0\0%b%b" % (self._start, len(value).to_bytes(4, "little"), value)
+        return elements.reencode(element, EXPLICIT_VR_LITTLE_ENDIAN.encoding, 0)
+
+
+form_of = lru_cache(maxsize=1024)(Form)
+
+
 def _encode(items: Mapping[int, Value], encoding: int, depth: int) -> bytes:
     parts: list[bytes] = []
     for tag in sorted(items):
         value = items[tag]
-        start, is_long, padding = _header_start(tag, encoding)
-        if not isinstance(value, bytes):
-            value = _encode_items(value, encoding, depth + 1)
-        elif tags.vr_of(tag) == "SQ" and value and not encoding & EXPLICIT_VR:
-            parts.append(_implicit_sequence(tag, value))
-            continue
-        if len(value) & 1:
-            value += padding
-        if is_long:
-            parts += (start, len(value).to_bytes(4, "little"), value)
-        elif len(value) <= 0xFFFF:
-            parts += (start, len(value).to_bytes(2, "little"), value)
+        form = form_of(tag, tags.vr_of(tag), encoding)
+        if isinstance(value, bytes):
+            parts.append(form.element_of_blob(value))
         else:
-            # A list of a thousand failed UIDs has more bytes than the length field of UI holds (PS3.5 6.2.2).
-            parts += (start[:4], b"UN\0\0", len(value).to_bytes(4, "little"), value)
+            parts.append(form.element(_encode_items(value, encoding, depth + 1)))
     return b"".join(parts)
-
-
-@lru_cache(maxsize=1024)
-def _header_start(tag: int, encoding: int) -> tuple[bytes, bool, bytes]:
-    """A header up to its length, whether the length has 4 bytes, and what pads an odd value (PS3.5 6.2)."""
-    vr = tags.vr_of(tag)
-    padding = b"\0" if vr == "UI" or vr in _BINARY_VRS else b" "
-    start = struct.pack("<HH", tag >> 16, tag & 0xFFFF)
-    if not encoding & EXPLICIT_VR:
-        return start, True, padding
-    if vr in LONG_VRS:
-        return start + vr.encode() + b"\0\0", True, padding
-    return start + vr.encode(), False, padding
 
 
 def _encode_items(items: Sequence[Identifier | Mapping[int, Value]], encoding: int, depth: int) -> bytes:
@@ -203,10 +231,3 @@ def _encode_items(items: Sequence[Identifier | Mapping[int, Value]], encoding: i
         data = _encode(item.items if isinstance(item, Identifier) else item, encoding, depth)
         parts.append(struct.pack("<HHI", 0xFFFE, 0xE000, len(data)) + data)
     return b"".join(parts)
-
-
-def _implicit_sequence(tag: int, value: bytes) -> bytes:
-    """An element whose items are given in Explicit VR Little Endian."""
-    start, _, _ = _header_start(tag, EXPLICIT_VR)
-    element = start + len(value).to_bytes(4, "little") + value
-    return elements.reencode(element, EXPLICIT_VR_LITTLE_ENDIAN.encoding, 0)

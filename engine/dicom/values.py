@@ -5,31 +5,43 @@ C.2.2.2 wants to match have the same normal form, and normal forms of dates, tim
 
     PN  accents and case folded, groups and components kept in order, empty ones at the end dropped
     DA  YYYYMMDD            TM  HHMMSS.FFFFFF          DT  YYYYMMDDHHMMSS.FFFFFF (in UTC if it names an offset)
-    IS  as an integer       DS  shortest decimal       UI  without padding      others  NFC, insignificant spaces gone
+    IS  as an integer       DS  shortest decimal       UI  without padding
+    CS  in capitals, which is what it may have (PS3.5 6.2)      others  NFC, insignificant spaces gone
 
 What is no date, time or number stays as it is, stripped: it can still be found by the same text.
+
+A date or time of lesser precision is a `Span`: its normal form is the first moment of it. Two date-times are compared
+in UTC where both have an offset, else as what the clocks said (`Instant`).
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from datetime import UTC, datetime, timedelta, timezone
-from decimal import Decimal, InvalidOperation
-from typing import Final
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Final, NamedTuple
 
 SINGLE_VALUE_VRS: Final = frozenset(("LT", "ST", "UR", "UT"))
 """In these a backslash is a character (PS3.5 6.2)."""
 _LEADING_SPACES_COUNT: Final = frozenset(("LT", "ST", "UC", "UT"))
 
-_DATE = re.compile(r"(\d{4})\.?(\d{2})\.?(\d{2})")
-_TIME = re.compile(r"(\d{2}):?(?:(\d{2}):?(?:(\d{2})(?:\.(\d{1,6}))?)?)?")
+_DATE = re.compile(r"(\d{4})\.?(\d{2})\.?(\d{2})", re.ASCII)
+_TIME = re.compile(r"\d{2}:?(?:\d{2}:?(?:\d{2}(?:\.\d{1,6})?)?)?", re.ASCII)
+_PART_OF_DATE = re.compile(r"\d{4}(?:\d{2})?", re.ASCII)
 # Offsets reach from -1200 to +1400 (PS3.5 6.2), which is what tells "2026-0500" from the range "2026-2027".
 _OFFSET = r"[+-](?:0\d|1[0-4])[0-5]\d"
-_DATE_TIME = re.compile(rf"(\d{{4}})(\d{{2}})?(\d{{2}})?(\d{{2}})?(\d{{2}})?(\d{{2}})?(?:\.(\d{{1,6}}))?({_OFFSET})?")
+_DATE_TIME = re.compile(rf"(\d{{4}}(?:\d{{2}}){{0,4}}|\d{{14}}(?:\.\d{{1,6}})?)({_OFFSET})?", re.ASCII)
 _MOMENT = rf"\d{{4,14}}(?:\.\d{{1,6}})?(?:{_OFFSET})?"
-_DATE_TIME_RANGE = re.compile(rf"({_MOMENT})-({_MOMENT})|({_MOMENT})-|-({_MOMENT})")
-_INTEGER = re.compile(r"[+-]?\d{1,12}")
+_DATE_TIME_RANGE = re.compile(rf"({_MOMENT})? *- *({_MOMENT})?", re.ASCII)
+_OFFSET_ONLY = re.compile(_OFFSET, re.ASCII)
+_INTEGER = re.compile(r"([+-]?\d{1,12})(?:\.0*)?", re.ASCII)
+_DECIMAL = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,2})?", re.ASCII)
+
+# Letters whose stroke, or missing dot, Unicode takes for a part of them: people type them without.
+_BARE_LETTERS = str.maketrans("đðħıłøŧς", "ddhilotσ")
+_SPELT_OUT = str.maketrans({"þ": "th", "æ": "ae", "œ": "oe"})
 
 
 def split(vr: str, text: str) -> list[str]:
@@ -58,9 +70,11 @@ def normalise(vr: str, text: str) -> str:
     if vr == "DT":
         return normal_date_time(text)
     if vr == "IS":
-        return str(int(text)) if _INTEGER.fullmatch(text) else text
+        return str(int(found[1])) if (found := _INTEGER.fullmatch(text)) else text
     if vr == "DS":
         return _normal_decimal(text)
+    if vr == "CS":
+        text = text.upper()
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
@@ -70,7 +84,16 @@ def fold(text: str) -> str:
         return text.casefold()
     decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
     bare = "".join(character for character in decomposed if not _is_accent(character))
-    return unicodedata.normalize("NFC", bare)
+    return unicodedata.normalize("NFC", bare.translate(_BARE_LETTERS).translate(_SPELT_OUT))
+
+
+def fold_by_letter(text: str) -> str:
+    """The same with each letter one letter still, so that `?` can stand for it: ß, not ss."""
+    if text.isascii():
+        return text.casefold()
+    decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).lower())
+    bare = "".join(character for character in decomposed if not _is_accent(character))
+    return unicodedata.normalize("NFC", bare.translate(_BARE_LETTERS))
 
 
 def _is_accent(character: str) -> bool:
@@ -78,7 +101,7 @@ def _is_accent(character: str) -> bool:
     return "\u0300" <= character <= "\u036f"
 
 
-def fold_person_name(text: str) -> str:
+def fold_person_name(text: str, fold: Callable[[str], str] = fold) -> str:
     """A person name for matching: 'Müller^Jörg^^Dr.^=' and 'MULLER^JORG^^DR.' are one."""
     groups = []
     for group in fold(text).split("="):
@@ -95,81 +118,135 @@ def normal_date(text: str) -> str:
 
 def normal_time(text: str) -> str:
     """HHMMSS.FFFFFF; what is left out counts as 0."""
-    found = _TIME.fullmatch(text)
-    if not found:
-        return text
-    hours, minutes, seconds, fraction = found.groups(default="")
-    return f"{hours}{minutes or '00'}{seconds or '00'}.{fraction.ljust(6, '0')}"
+    found = _time_span(text)
+    return found.low if found else text
 
 
 def normal_date_time(text: str) -> str:
     """YYYYMMDDHHMMSS.FFFFFF, missing parts at their lowest, brought to UTC if the text says its offset."""
-    found = _DATE_TIME.fullmatch(text)
-    if not found:
-        return text
-    year, month, day, hours, minutes, seconds, fraction, offset = found.groups(default="")
-    digits = f"{year}{month or '01'}{day or '01'}{hours or '00'}{minutes or '00'}{seconds or '00'}"
-    normal = f"{digits}.{fraction.ljust(6, '0')}"
-    return _in_utc(normal, offset) if offset else normal
-
-
-def _in_utc(normal: str, offset: str) -> str:
-    sign = -1 if offset[0] == "-" else 1
-    try:
-        zone = timezone(sign * timedelta(hours=int(offset[1:3]), minutes=int(offset[3:5])))
-        moment = datetime.strptime(normal, "%Y%m%d%H%M%S.%f").replace(tzinfo=zone).astimezone(UTC)
-    except (ValueError, OverflowError):
-        return normal
-    return moment.strftime("%Y%m%d%H%M%S.%f").rjust(21, "0")
+    found = _date_time_span(text)
+    return text if found is None else instant(found.low, found.offset).normal()
 
 
 def _normal_decimal(text: str) -> str:
-    try:
-        number = Decimal(text)
-    except InvalidOperation:
+    if len(text) > 16 or not _DECIMAL.fullmatch(text):
         return text
-    if not number.is_finite() or len(text) > 16 or abs(number.adjusted()) > 32:
-        return text
-    return format(number.normalize() + 0, "f")
+    number = Decimal(text)
+    return text if abs(number.adjusted()) > 32 else format(number.normalize() + 0, "f")
 
 
-# ranges ----------------------------------------------------------------------------------------------------------
+# precision and ranges --------------------------------------------------------------------------------------------
 
 
-def parse_range(vr: str, text: str) -> tuple[str, str] | None:
-    """A DA, TM or DT key as its lowest and highest normal form; None if the key is no range.
+class Span(NamedTuple):
+    """The first and the last moment that a date or time may mean, as the clocks say them."""
 
-    An open end is "" or the highest possible string. A single value of lesser precision is no range here, but see
-    `precision_range`. The hyphen of a DT offset ("-0500") ends no range (PS3.4 C.2.2.2.5).
+    low: str
+    high: str
+    offset: str = ""
+    """From UTC, of a DT that says it: +0100."""
+
+
+def precision_range(vr: str, text: str) -> Span | None:
+    """What a value of any precision covers: '10' is 100000.000000 to 105959.999999. None if it is no date or time."""
+    text = text.strip(" \0")
+    if vr == "TM":
+        return _time_span(text)
+    if vr == "DT":
+        return _date_time_span(text)
+    date = normal_date(text)
+    return Span(date, date) if _DATE.fullmatch(date) else None
+
+
+def _time_span(text: str) -> Span | None:
+    if not _TIME.fullmatch(text):
+        return None
+    digits, _, fraction = text.replace(":", "").partition(".")
+    return Span(
+        f"{digits}{'000000'[len(digits) :]}.{fraction.ljust(6, '0')}",
+        f"{digits}{'235959'[len(digits) :]}.{fraction.ljust(6, '9')}",
+    )
+
+
+def _date_time_span(text: str) -> Span | None:
+    found = _DATE_TIME.fullmatch(text)
+    if found is None:
+        return None
+    digits, _, fraction = found[1].partition(".")
+    return Span(
+        f"{digits}{'00000101000000'[len(digits) :]}.{fraction.ljust(6, '0')}",
+        f"{digits}{'99991231235959'[len(digits) :]}.{fraction.ljust(6, '9')}",
+        found[2] or "",
+    )
+
+
+def parse_range(vr: str, text: str) -> tuple[Span | None, Span | None] | None:
+    """The two ends of a DA, TM or DT key, None for an open one; None if the key is no range.
+
+    The hyphen of a DT offset ("-0500") ends no range (PS3.4 C.2.2.2.5.3). A date may lack its day and month here.
     """
     text = text.strip(" \0")
-    if vr not in ("DA", "TM", "DT") or "-" not in text:
+    if "-" not in text:
         return None
-    ends = _split_date_times(text) if vr == "DT" else tuple(text.split("-"))
-    if len(ends) != 2 or not any(ends):
+    if vr == "DT":
+        found = None if _DATE_TIME.fullmatch(text) else _DATE_TIME_RANGE.fullmatch(text)
+        ends = (found[1] or "", found[2] or "") if found else ("", "")
+    elif vr in ("DA", "TM") and text.count("-") == 1:
+        low, _, high = text.partition("-")
+        ends = (low.strip(), high.strip())
+    else:
         return None
-    low, high = ends[0].strip(), ends[1].strip()
-    return (normalise(vr, low) if low else "", precision_range(vr, high)[1] if high else "\uffff")
+    spans = [_end(vr, end) if end else None for end in ends]
+    if not any(ends) or any(end and span is None for end, span in zip(ends, spans, strict=True)):
+        return None
+    return spans[0], spans[1]
 
 
-def _split_date_times(text: str) -> tuple[str, ...]:
-    """The two ends of a DT range, whose hyphens may belong to offsets."""
-    found = None if _DATE_TIME.fullmatch(text) else _DATE_TIME_RANGE.fullmatch(text)
-    if found is None:
-        return ()
-    return (found[1] or found[3] or "", found[2] or found[4] or "")
+def _end(vr: str, text: str) -> Span | None:
+    if vr == "DA" and _PART_OF_DATE.fullmatch(text):
+        return Span(text + "0101"[len(text) - 4 :], text + "1231"[len(text) - 4 :])
+    return precision_range(vr, text)
 
 
-def precision_range(vr: str, text: str) -> tuple[str, str]:
-    """The lowest and highest moment that a value of any precision covers: '10' is 100000.000000 to 105959.999999."""
-    low = normalise(vr, text)
-    text = text.strip(" \0").replace(":", "")
-    if vr == "TM" and _TIME.fullmatch(text):
-        digits, _, fraction = text.partition(".")
-        return low, f"{digits}{'235959'[len(digits) :]}.{fraction.ljust(6, '9')}"
-    if vr == "DT" and (found := _DATE_TIME.fullmatch(text)):
-        offset = found[8] or ""
-        digits, _, fraction = text.removesuffix(offset).partition(".")
-        high = f"{digits}{'99991231235959'[len(digits) :]}.{fraction.ljust(6, '9')}"
-        return low, _in_utc(high, offset) if offset else high
-    return low, low
+# zones -----------------------------------------------------------------------------------------------------------
+
+
+class Instant(NamedTuple):
+    """A moment: what the clock said, and the same in UTC if its offset is known, else ""."""
+
+    wall: str
+    utc: str
+
+    def normal(self) -> str:
+        """The normal form of a DT."""
+        return self.utc or self.wall
+
+    def is_before(self, other: Instant) -> bool:
+        """Whether it is earlier: in UTC if both know it, else by the clocks."""
+        return self.utc < other.utc if self.utc and other.utc else self.wall < other.wall
+
+
+def instant(wall: str, offset: str) -> Instant:
+    """A normal form and the offset of its zone, "" if that is unknown."""
+    minutes = offset_minutes(offset)
+    return Instant(wall, "" if minutes is None else moved(wall, -minutes))
+
+
+def offset_minutes(offset: str) -> int | None:
+    """Minutes east of UTC from '+0100'; None if it is no offset."""
+    offset = offset.strip(" \0")
+    if not _OFFSET_ONLY.fullmatch(offset):
+        return None
+    minutes = int(offset[1:3]) * 60 + int(offset[3:5])
+    return -minutes if offset[0] == "-" else minutes
+
+
+def moved(normal: str, minutes: int) -> str:
+    """The normal form of a DT, or of a DA, so many minutes later; what is no date stays as it is."""
+    try:
+        start = datetime.strptime(normal[:14], "%Y%m%d%H%M%S" if len(normal) > 8 else "%Y%m%d")
+        later = start + timedelta(minutes=minutes)
+    except (ValueError, OverflowError):
+        return normal
+    digits = f"{later.year:04}{later:%m%d%H%M%S}"
+    return digits + normal[14:] if len(normal) > 8 else digits[:8]

@@ -76,7 +76,9 @@ class FindStatus(IntEnum):
 
     SUCCESS = 0x0000
     OUT_OF_RESOURCES = 0xA700
+    INVALID_PRIOR_RECORD_KEY = 0xA710  # Repository Query
     IDENTIFIER_DOES_NOT_MATCH = 0xA900
+    RESPONSE_LIMIT_REACHED = 0xB001  # Repository Query; warning: a further request may ask for more matches
     UNABLE_TO_PROCESS = 0xC000
     CANCEL = 0xFE00
     PENDING = 0xFF00

@@ -1,67 +1,156 @@
 """Which patients or studies a query has to look at: by the most selective access that its keys allow.
 
     unique keys      the UIDs asked for, the lowest level last
-    search           the shortest ranges of keys; among long ones by the order of `terms.SEARCHED`
-    neither          every patient or study, in the order of arrival
+    search           the shortest ranges of keys, and what others have in common with them where reading those costs
+                     less than testing what they rule out
+    texts            bytes that a value must hold, looked for block by block in the order of arrival
+    every            nothing rules out much: all patients or studies, in the order of arrival, tested one by one
 
-What is found may be too much, never too little: `walk` tests everything. Works in the walk's transaction.
+What is found may be too much, never too little: `walk` tests everything. Works in the walk's transaction, and gives way
+now and then: then the walk may have another one. A wide access (texts, every) finds its candidates while the walk goes
+on, so that the first answers do not wait for all of them.
 """
 
 from __future__ import annotations
 
-import struct
 from array import array
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from bisect import bisect_right
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Protocol
 
 from engine.dicom import tags
-from engine.index import keys
-from engine.index.matching import condition
+from engine.index import keys, terms
 from engine.index.rows import scan_prefix
 from engine.index.statements import LEVEL_OF
-from engine.index.terms import SEARCHED, Range
+from engine.index.terms import Range
+from engine.index.texts import TEXTS, Scan, Sieve
 from engine.index.types import Level
 
 if TYPE_CHECKING:
+    from engine.index.condition import Condition
     from engine.index.walk import Walk
 
 KEYS_MAX = 20_000
-"""Keys of `search` read in one read transaction."""
-_ESTIMATE_MAX = 256
-"""A range is counted up to here to find the shortest."""
+"""Ids of `search` read in one read transaction, give or take one key's."""
+_CHUNK = 256
+"""Keys of which the ids are read with one call."""
+_COUNTED_MAX = (32, 4096)
+"""Keys of a condition that are counted at first, and when no condition has turned out to be short."""
+_FEW = 32
+"""A condition with so few ids is the access: looking for a better one costs more."""
+_SHORT = 1024
+"""With a condition of so many ids long ones are not counted to their end."""
+_WIDE_SHARE = 8
+"""More than every eighth study is too wide a condition: the next match is near when all are tested in turn."""
+_TEST_IDS = 40
+"""Testing one study costs as much as reading so many ids of `search`."""
+_SERIES_IDS = 8
+"""Finding the study of one series costs as much as reading so many ids."""
+_TEST_ROWS = 5
+"""Testing one patient costs as much as reading so many rows of `texts`."""
+_SIEVED_MIN = 128
+"""So many studies at least have their texts looked at before they are tested."""
 
 
-def find_candidates(walk: Walk, collect: Callable[[Walk, Sequence[Range]], set[int]]) -> None:
-    """Chooses the access; `collect` reads the owners of ranges."""
+class Candidates(Protocol):
+    """Patients or studies to look at, in the order of arrival."""
+
+    def after(self, walk: Walk, number: int) -> Iterator[int]:
+        """Their ids above `number`, ascending; negative: there are none up to there, a place to stop at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Candidates that are known one by one."""
+
+    ids: array[int]
+    """Ascending."""
+
+    def after(self, walk: Walk, number: int) -> Iterator[int]:
+        """Their ids above `number`."""
+        return islice(self.ids, bisect_right(self.ids, number), None)
+
+
+def find_candidates(walk: Walk) -> Iterator[None]:
+    """Chooses the access and fills `walk.tops`; gives way every KEYS_MAX keys, after which the walk may have another
+    transaction."""
     studies = _studies_by_uid(walk)
-    if studies is None:
-        studies = _studies_by_range(walk, collect)
-    if studies is None:
+    if studies is not None:
+        walk.tops = _listed(_tops(walk, studies))
         return
-    if walk.query.level == Level.PATIENT:
-        rows = (walk.txn.get(keys.ID.pack(study_id), db=walk.environment.studies) for study_id in studies)
-        studies = {keys.UID_HEAD.unpack_from(row)[0] for row in rows if row is not None}
-    walk.tops = array("I", sorted(studies))
+    tops = yield from _tops_by_range(walk)
+    text = _text_condition(walk)
+    if text is not None and (tops is None or _is_worth_looking(walk, tops)):
+        _say(walk, f"texts: {tags.keyword_of(text.tag)}", tops)
+        if walk.query.level != Level.PATIENT:
+            walk.tops = _looked_for(walk, text, tops)
+            return
+        patients = _tops(walk, (yield from _scanned(walk, Scan(text.tag, text.infix))))
+        tops = patients if tops is None else patients & tops
+    if tops is not None:
+        walk.tops = _listed(tops)
+    else:
+        _say(walk, f"every {'patient' if walk.query.level == Level.PATIENT else 'study'}", None)
+
+
+def _say(walk: Walk, words: str, tops: set[int] | None) -> None:
+    walk.explanation.access = words if tops is None else f"{walk.explanation.access} and {words}"
+
+
+def _ascending(found: set[int]) -> array[int]:
+    return array("I", sorted(found))
+
+
+def _listed(found: set[int]) -> Listed:
+    return Listed(_ascending(found))
+
+
+def _tops(walk: Walk, studies: set[int]) -> set[int]:
+    """At the patient level the patients of studies, else the studies themselves."""
+    if walk.query.level != Level.PATIENT:
+        return studies
+    rows = (walk.txn.get(keys.ID.pack(study_id), db=walk.environment.studies) for study_id in studies)
+    return {keys.UID_HEAD.unpack_from(row)[0] for row in rows if row is not None}
+
+
+# unique keys -----------------------------------------------------------------------------------------
 
 
 def _studies_by_uid(walk: Walk) -> set[int] | None:
     """By the unique keys, the lowest level last: what it finds is the fewest."""
     plan, txn, environment = walk.plan, walk.txn, walk.environment
     found: set[int] | None = None
+    used = []
     if Level.IMAGE in plan.uids:
+        used.append("SOP Instance UID")
         walk.instances = _instances_by_uid(walk, plan.uids[Level.IMAGE])
-        rows = (txn.get(series_id, db=environment.series) for series_id in walk.instances)
-        found = {keys.UID_HEAD.unpack_from(row)[0] for row in rows if row is not None}
-    elif Level.SERIES in plan.uids and Level.STUDY not in plan.uids:
-        found = set()
-        for uid in plan.uids[Level.SERIES]:
-            prefix = keys.bounded(uid) + b"\0"
-            found.update(keys.ID.unpack(key[-4:])[0] for key, _ in scan_prefix(txn, environment.series_uids, prefix))
+        found = _narrow(walk, walk.instances)
+    elif Level.SERIES in plan.uids:
+        used.append("Series Instance UID")
+        rows = (scan_prefix(txn, environment.series_uids, keys.bounded(uid) + b"\0") for uid in plan.uids[Level.SERIES])
+        found = _narrow(walk, [series_id for of_uid in rows for _, series_id in of_uid])
     if Level.STUDY in plan.uids:
+        used.append("Study Instance UID")
         ids = (txn.get(keys.bounded(uid), db=environment.study_uids) for uid in plan.uids[Level.STUDY])
         by_study = {keys.ID.unpack(study_id)[0] for study_id in ids if study_id is not None}
         found = by_study if found is None else found & by_study
+    walk.explanation.access = " and ".join(used)
     return found
+
+
+def _narrow(walk: Walk, series_ids: Iterable[bytes]) -> set[int]:
+    """Has the walk look at these series only; returns their studies."""
+    walk.series_of = {}
+    studies = set()
+    for series_id in sorted(series_ids):
+        row = walk.txn.get(series_id, db=walk.environment.series)
+        if row is not None:
+            study = keys.UID_HEAD.unpack_from(row)[0]
+            studies.add(study)
+            walk.series_of.setdefault(keys.ID.pack(study), []).append(series_id)
+    return studies
 
 
 def _instances_by_uid(walk: Walk, uids: Iterable[bytes]) -> dict[bytes, list[bytes]]:
@@ -75,85 +164,209 @@ def _instances_by_uid(walk: Walk, uids: Iterable[bytes]) -> dict[bytes, list[byt
     return found
 
 
-def _studies_by_range(walk: Walk, collect: Callable[[Walk, Sequence[Range]], set[int]]) -> set[int] | None:
-    """By the condition whose ranges hold the fewest keys; among long ones by the order of `SEARCHED`."""
-    best: tuple[int, Sequence[Range]] | None = None
-    best_count = _ESTIMATE_MAX + 1
-    for tag, ranges in _ranged(walk):
-        count = _estimate(walk, ranges)
-        if count < best_count:
-            best, best_count = (tag, ranges), count
-            if count <= 1:
-                break
-    if best is None:
+# search ----------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Asked:
+    """The ranges of one condition."""
+
+    ranges: Sequence[Range]
+    is_of_series: bool = False
+    """A series that meets all that is asked is among their owners."""
+    count: int = 0
+    """Ids in them, or the first of these."""
+    is_whole: bool = False
+    """All have been counted."""
+
+    @property
+    def weight(self) -> int:
+        """What an id costs: of a series the study has to be looked up."""
+        return _SERIES_IDS if _is_owned_by_series(self.ranges) else 1
+
+
+def _tops_by_range(walk: Walk) -> Generator[None, None, set[int] | None]:
+    """What the shortest ranges have in common; None: all are too wide."""
+    study_count = walk.txn.stat(walk.environment.studies)["entries"]
+    wide = max(study_count // _WIDE_SHARE, _SHORT)
+    found: set[int] | None = None
+    used = []
+    by_count = _by_count(walk)
+    if _is_near(walk, by_count, study_count):
         return None
-    tag, ranges = best
-    owners = collect(walk, ranges)
-    if LEVEL_OF[tag] < Level.SERIES:
-        return owners
-    rows = (walk.txn.get(keys.ID.pack(series_id), db=walk.environment.series) for series_id in owners)
-    return {keys.UID_HEAD.unpack_from(row)[0] for row in rows if row is not None}
+    for asked in by_count:
+        if asked.count > wide:
+            break
+        if found is not None and (len(found) <= _FEW or asked.count * asked.weight > _TEST_IDS * len(found)):
+            break
+        owners = yield from _owners(walk, asked.ranges, wide if found is None else _TEST_IDS * len(found))
+        if owners is None:
+            continue
+        tops = _tops(walk, _studies_of(walk, asked, owners))
+        found = tops if found is None else found & tops
+        used.append(terms.describe(asked.ranges))
+    if found is not None:
+        words = " and ".join(dict.fromkeys(used))
+        walk.explanation.access = f"search: {words}"
+    return found
 
 
-def _ranged(walk: Walk) -> list[tuple[int, Sequence[Range]]]:
-    asked = [item for level in Level for item in walk.plan.conditions[level]]
-    for item in walk.plan.computed:
-        if item.tag == tags.ModalitiesInStudy:
-            value = walk.query.keys[item.tag]
-            by_series = condition(tags.Modality, value, walk.query.character_set)
-            if by_series is not None:
-                asked.append(by_series)
-    ranged = [(item.tag, item.ranges) for item in asked if item.ranges is not None]
-    return sorted(ranged, key=lambda item: SEARCHED.index(item[0]))
+def _is_near(walk: Walk, asked: Sequence[_Asked], study_count: int) -> bool:
+    """Whether the few matches that are wanted are found sooner by testing all in turn than by reading the ids."""
+    query = walk.query
+    if query.limit is None or len(asked) != 1 or asked[0].count <= _SHORT or len(list(_conditions(walk))) != 1:
+        return False
+    return (query.offset + query.limit) * study_count // asked[0].count * _TEST_IDS < asked[0].count * asked[0].weight
 
 
-def _estimate(walk: Walk, ranges: Sequence[Range]) -> int:
-    """How many keys the ranges hold, _ESTIMATE_MAX for that many or more."""
+def _by_count(walk: Walk) -> list[_Asked]:
+    """Every condition that has ranges, the shortest first; one alone if it is short enough."""
+    asked = []
+    for item in _conditions(walk):
+        if item.ranges is not None:
+            is_of_series = item.tag == _tag_of(item.ranges) and LEVEL_OF.get(item.tag) == Level.SERIES
+            asked += [_Asked(ranges, is_of_series) for ranges in (item.ranges, *item.also)]
+    asked.sort(key=lambda one: terms.rank(_tag_of(one.ranges)))
+    for keys_max in _COUNTED_MAX if len(asked) > 1 or walk.query.limit is not None else _COUNTED_MAX[:1]:
+        for one in asked:
+            if not one.is_whole:
+                one.count, one.is_whole = _count(walk, one.ranges, keys_max)
+            if one.is_whole and one.count <= _FEW:
+                return [one]
+        if any(one.is_whole and one.count <= _SHORT for one in asked):
+            break
+    return sorted(asked, key=lambda one: one.count)
+
+
+def _is_owned_by_series(ranges: Sequence[Range]) -> bool:
+    """Whether the ids are those of series, not of studies."""
+    return LEVEL_OF.get(_tag_of(ranges), Level.STUDY) >= Level.SERIES
+
+
+def _tag_of(ranges: Sequence[Range]) -> int:
+    return int.from_bytes(ranges[0][0][:4], "big") if ranges else 0
+
+
+def _conditions(walk: Walk) -> Iterator[Condition]:
+    for level in Level:
+        yield from walk.plan.conditions[level]
+    yield from walk.plan.computed
+
+
+def _count(walk: Walk, ranges: Sequence[Range], keys_max: int) -> tuple[int, bool]:
+    """How many ids the ranges hold, and whether these are all: not if they have more than `keys_max` keys."""
     count = 0
     with walk.txn.cursor(db=walk.environment.search) as cursor:
         for start, end in ranges:
-            if not cursor.set_range(start):
-                continue
-            for key in cursor.iternext(keys=True, values=False):
-                if key >= end:
-                    break
-                count += 1
-                if count >= _ESTIMATE_MAX:
-                    return count
-    return count
+            there = cursor.set_range(start)
+            while there and cursor.key() < end:
+                if not keys_max:
+                    return count, False
+                keys_max -= 1
+                count += cursor.count()
+                there = cursor.next_nodup()
+    return count, True
 
 
-def collect_here(walk: Walk, ranges: Sequence[Range]) -> set[int]:
-    """The owners of ranges, all in the walk's transaction: for what is done in one transaction anyway."""
-    owners: set[int] = set()
-    for start, end in ranges:
-        _collect_some(walk, start, end, owners, 1 << 62)
-    return owners
-
-
-def _collect_some(walk: Walk, start: bytes, end: bytes, owners: set[int], count_max: int) -> bytes | None:
-    """Reads owners from `start`; returns where to go on, None at the end."""
-    unpack = struct.Struct(">I").unpack_from
-    with walk.txn.cursor(db=walk.environment.search) as cursor:
-        if not cursor.set_range(start):
-            return None
-        for key in cursor.iternext(keys=True, values=False):
-            if key >= end:
-                return None
-            owners.add(unpack(key, len(key) - 4)[0])
-            count_max -= 1
-            if not count_max:
-                return bytes(key) + b"\0"
-    return None
-
-
-def collect_in_steps(walk: Walk, ranges: Sequence[Range], renew: Callable[[], Any]) -> set[int]:
-    """The same with a fresh transaction every KEYS_MAX keys."""
-    owners: set[int] = set()
+def _owners(walk: Walk, ranges: Sequence[Range], count_max: int) -> Generator[None, None, set[int] | None]:
+    """The ids in the ranges, None if there are more than `count_max`; gives way every KEYS_MAX ids."""
+    data = bytearray()
+    left = KEYS_MAX
     for start, end in ranges:
         at: bytes | None = start
         while at is not None:
-            at = _collect_some(walk, at, end, owners, KEYS_MAX)
-            if at is not None:
-                walk.txn = renew()
-    return owners
+            before = len(data)
+            at = _read_some(walk, at, end, data)
+            read = (len(data) - before) // 4
+            walk.explanation.keys_read += read
+            if len(data) > 4 * count_max:
+                return None
+            left -= max(read, 1)
+            if left <= 0:
+                yield
+                left = KEYS_MAX
+    ids = array("I", bytes(data))
+    ids.byteswap()
+    return set(ids)
+
+
+def _read_some(walk: Walk, start: bytes, end: bytes, data: bytearray) -> bytes | None:
+    """Reads the ids of some keys from `start` on; returns where to go on, None at the end."""
+    by_length: dict[int, list[bytes]] = {}
+    following: bytes | None = None
+    with walk.txn.cursor(db=walk.environment.search) as cursor:
+        if not cursor.set_range(start):
+            return None
+        left = _CHUNK
+        for key in cursor.iternext_nodup(keys=True, values=False):
+            if key >= end:
+                break
+            if not left:
+                following = key
+                break
+            left -= 1
+            by_length.setdefault(len(key), []).append(key)
+        for length, group in by_length.items():
+            rows = bytes(cursor.getmulti(group, dupdata=True, dupfixed_bytes=4, keyfixed=True))
+            # Keys and ids lie end to end: every id byte is one step from the same one of the next id.
+            ids = bytearray(len(rows) // (length + 4) * 4)
+            for place in range(4):
+                ids[place::4] = rows[length + place :: length + 4]
+            data += ids
+    return following
+
+
+def _studies_of(walk: Walk, asked: _Asked, owners: set[int]) -> set[int]:
+    """The studies of what ranges belong to: studies or series."""
+    if not _is_owned_by_series(asked.ranges):
+        return owners
+    series_ids = map(keys.ID.pack, owners)
+    if asked.is_of_series and walk.series_of is None:
+        return _narrow(walk, series_ids)
+    rows = (walk.txn.get(series_id, db=walk.environment.series) for series_id in series_ids)
+    return {keys.UID_HEAD.unpack_from(row)[0] for row in rows if row is not None}
+
+
+# texts -----------------------------------------------------------------------------------------------
+
+
+def _text_condition(walk: Walk) -> Condition | None:
+    """The condition that says most about the bytes of a text."""
+    able = [item for item in _conditions(walk) if item.infix and item.tag in TEXTS]
+    return max(able, key=lambda item: min(map(len, item.infix)), default=None)
+
+
+def _is_worth_looking(walk: Walk, tops: set[int]) -> bool:
+    """Whether testing these costs more than looking at texts."""
+    if walk.query.level != Level.PATIENT:
+        return len(tops) >= _SIEVED_MIN
+    return len(tops) * _TEST_ROWS > _row_count(walk)
+
+
+def _row_count(walk: Walk) -> int:
+    """Rows of one attribute in `texts`."""
+    entries: int = walk.txn.stat(walk.environment.texts)["entries"]
+    return entries // len(TEXTS)
+
+
+def _looked_for(walk: Walk, text: Condition, tops: set[int] | None) -> Candidates:
+    """Looks at all texts, or at those of some studies, whichever is less work."""
+    if tops is not None and len(tops) < _row_count(walk):
+        return Sieve(text.tag, text.infix, _ascending(tops))
+    return Scan(text.tag, text.infix, tops)
+
+
+def _scanned(walk: Walk, scan: Scan) -> Generator[None, None, set[int]]:
+    """All that a scan finds."""
+    found: set[int] = set()
+    at: int | None = 0
+    while at is not None:
+        start, at = at, None
+        for number in scan.after(walk, start):
+            if number < 0:
+                at = -number
+                break
+            found.add(number)
+        if at is not None:
+            yield
+    return found

@@ -8,14 +8,16 @@ is in. Comes to the same as applying the records one after another.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from engine._ext.heads import Counter, Gatherer, Known, texts_of
 from engine.errors import CorruptRecord, IndexError_
 from engine.index import keys
-from engine.index.entry import Entry, Hold, Quarantined, Tombstone, unpack_record
+from engine.index.entry import Correction, Entry, Hold, Quarantined, Tombstone, unpack_record
 from engine.index.rows import Counts
 from engine.storage.hints import Heads
 from engine.storage.record import HEADER_BYTES, Record, unpack_head
@@ -45,12 +47,25 @@ def load(writer: Writer, heads: Heads, start_offset: int) -> Loaded:
     at, count = _skip(heads, start_offset)
     while count:
         batch = _Batch(writer, heads, at, count)
-        writer.batch(batch.run)
+        with _without_collection():
+            writer.batch(batch.run)
         loaded.records += count - batch.count - len(batch.findings)
         loaded.findings += batch.findings
         at, count = batch.at, batch.count
     writer.batch(lambda txn: _end(writer, txn, trailer.segment_id, trailer.tail))
     return loaded
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Keeps the garbage collector from looking through a batch's rows again and again: no cycle is among them."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _skip(heads: Heads, start_offset: int) -> tuple[int, int]:
@@ -100,7 +115,7 @@ class _Batch:
         self._gatherer = Gatherer()
         self._counters: dict[bytes, tuple[Counter, Counts]] = {}
         self._late: list[Entry] = []
-        self._others: list[Tombstone | Hold | Quarantined] = []
+        self._others: list[Tombstone | Hold | Quarantined | Correction] = []
         self.findings = []
         self._gather(txn)
         self._write(txn)
@@ -205,3 +220,5 @@ class _Batch:
                 writer.apart.hold(txn, item)
             elif isinstance(item, Quarantined):
                 writer.apart.quarantine(txn, item)
+            elif isinstance(item, Correction):
+                writer.corrections.apply(txn, item)

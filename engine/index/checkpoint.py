@@ -48,6 +48,7 @@ from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import IndexError_, StorageError, StorageFailed
+from engine.index import lifetime
 from engine.index.environment import is_locked, try_lock
 from engine.storage.files import Files
 from engine.storage.record import crc32c
@@ -296,7 +297,7 @@ def _write_metas(files: Files, fd: int, checkpoint: Checkpoint) -> None:
 
 def _discard(directory: str, files: Files) -> None:
     """Removes the index; its lock files stay."""
-    for name in ("data.mdb", "lock.mdb", "checkpoint"):
+    for name in ("data.mdb", "lock.mdb", "checkpoint", lifetime.NAME):
         files.unlink(f"{directory}/{name}")
     files.sync_directory(directory)
 

@@ -5,12 +5,15 @@ writer and its transaction: `settle` for what is new, `refresh` once at the end 
 
     settle     finds or makes study, series and the two statements; brings facts, search keys and patient up with them
     refresh    makes facts, orders, Modality and SOP classes anew from the instances that are left, from the series up,
-               and ends what all processes remember (the epoch)
+               and ends what all processes remember (the epoch); also of what is corrected otherwise than before
+    correct    what corrections set (`overlay`) is laid over the facts whenever these change
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from engine.dicom import tags
@@ -18,6 +21,7 @@ from engine.errors import IndexError_
 from engine.index import keys, terms
 from engine.index.entry import Entry
 from engine.index.environment import Environment
+from engine.index.overlay import Overlay, Part, key_of_patient
 from engine.index.rows import Counts, PatientRow, UidRow, pack_tail, read_count, scan_prefix, unpack_tail
 from engine.index.statements import (
     PART_COUNT_PATIENT,
@@ -25,9 +29,14 @@ from engine.index.statements import (
     PART_COUNT_STUDY,
     Facts,
     Statement,
+    facts_of,
     pack_content,
+    repeats,
     unpack_content,
 )
+from engine.index.texts import Texts
+
+_first = itemgetter(0)
 
 REMEMBERED_STUDIES_MAX = 1024
 """A process remembers so many studies: some 200 KiB."""
@@ -56,10 +65,16 @@ class Entities:
         self._environment = environment
         self.counts: dict[bytes, Counts] = {}
         """Rows of `counts` that the batch has loaded, by key; written at its end."""
+        self._texts = Texts(environment)
+        self.overlay = Overlay(environment)
+        self._new_keys: list[tuple[bytes, bytes]] = []
+        """Keys of `search` and their owners that the batch has not put yet."""
         self._next_ids: dict[str, int] = {}
         """The same of the next ids in `meta`."""
         self._studies: dict[tuple[bytes, bytes], tuple[bytes, bytes]] = {}
         """Study Instance UID and digest of a statement → study id, and an order: that of the statement is no later."""
+        self.puts_all_keys = False
+        """Whether keys of `search` are put though they should be there already: see `restating`."""
         self._dirty_series: dict[bytes, bytes] = {}
         self._dirty_studies: set[bytes] = set()
         self._dirty_patients: set[bytes] = set()
@@ -67,6 +82,8 @@ class Entities:
     def begin(self) -> None:
         """Begins a batch."""
         self.counts.clear()
+        self._texts.begin()
+        self._new_keys.clear()
         self._next_ids.clear()
 
     def write(self, txn: Any) -> None:
@@ -74,6 +91,8 @@ class Entities:
         environment = self._environment
         for counts_key, row in self.counts.items():
             txn.put(counts_key, row.encode(), db=environment.counts)
+        self._texts.write(txn)
+        self._put_new_keys(txn)
         for what, number in self._next_ids.items():
             txn.put(keys.META_NEXT[what], keys.U32.pack(number), db=environment.meta)
 
@@ -91,8 +110,8 @@ class Entities:
 
     @property
     def needs_refresh(self) -> bool:
-        """Whether something has lost an instance."""
-        return bool(self._dirty_series or self._dirty_patients)
+        """Whether something has lost an instance, or is corrected otherwise."""
+        return bool(self._dirty_series or self._dirty_studies or self._dirty_patients)
 
     def lost_instances(self, txn: Any, series_id: bytes, count: int, payload_bytes: int) -> None:
         """Notes that instances are taken out of a series."""
@@ -101,6 +120,14 @@ class Entities:
         counts = self.load_counts(txn, study_id + series_id)
         counts.count -= count
         counts.bytes -= payload_bytes
+        self._dirty_series[series_id] = study_id
+
+    def touch_study(self, study_id: bytes) -> None:
+        """Notes that a study is corrected otherwise than before."""
+        self._dirty_studies.add(study_id)
+
+    def touch_series(self, series_id: bytes, study_id: bytes) -> None:
+        """The same of a series."""
         self._dirty_series[series_id] = study_id
 
     def stated(self, txn: Any, series_id: bytes, digest: bytes) -> tuple[bytes, bytes, bytes]:
@@ -130,6 +157,9 @@ class Entities:
             study_id = self._settle_study(txn, stated, order)
         series_key = keys.bounded(stated.series_instance_uid) + b"\0" + study_id
         series_id = txn.get(series_key, db=environment.series_uids)
+        if series_id is None and self.overlay.is_empty:
+            series_id = self._add_series(txn, series_key, study_id, stated, order)
+            return Remembered(study_id, series_id, stated.series_digest, order)
         if series_id is None:
             series_id = self.next_id(txn, "series")
             txn.put(series_key, series_id, db=environment.series_uids)
@@ -148,14 +178,66 @@ class Entities:
             stated.study_digest,
             [stated.series],
         ):
+            if not self.overlay.is_empty:
+                over = partial(self.overlay.of_series, txn, stated.study_instance_uid, row.uid)
+                self._correct(txn, environment.series_statements, series_id, row, keys.DIGEST_BYTES, over)
             txn.put(series_id, row.encode(), db=environment.series)
             self._series_changed(txn, study_id, series_id, before, row.facts.values(0))
         return Remembered(study_id, series_id, stated.series_digest, order)
+
+    def _add_series(self, txn: Any, series_key: bytes, study_id: bytes, stated: Statement, order: bytes) -> bytes:
+        """What most series are: new, and nothing corrected. Comes to the same as all steps one by one."""
+        environment = self._environment
+        series_id = self.next_id(txn, "series")
+        txn.put(series_key, series_id, db=environment.series_uids)
+        txn.put(series_id + stated.series_digest, order + stated.study_digest, db=environment.series_statements)
+        uid = stated.series_instance_uid[:0xFFFF]
+        head = keys.UID_HEAD.pack(keys.ID.unpack(study_id)[0], 1, len(uid))
+        txn.put(series_id, head + uid + facts_of(order, stated.series), db=environment.series)
+        items = stated.items[2]
+        self.counts[study_id + series_id] = Counts(0, 1, 0, pack_tail(items.get(tags.Modality, b""), ()))
+        self._new_keys += [(key, series_id) for key in terms.search_keys(items)]
+        return series_id
+
+    def _add_study(self, txn: Any, study_key: bytes, stated: Statement, order: bytes) -> bytes:
+        """The same of a study, and of its patient if that is new or says nothing else."""
+        environment = self._environment
+        study_id = self.next_id(txn, "study")
+        txn.put(study_key, study_id, db=environment.study_uids)
+        txn.put(study_id + stated.study_digest, order, db=environment.study_statements)
+        key = key_of_patient(stated.items[0], stated.study_instance_uid)
+        patient_id = txn.get(key, db=environment.patient_keys)
+        head = keys.KEY_HEAD.pack(len(key)) + key
+        after = head + facts_of(order, stated.patient)
+        if patient_id is None:
+            patient_id = self.next_id(txn, "patient")
+            txn.put(key, patient_id, db=environment.patient_keys)
+            txn.put(patient_id, after, db=environment.patients)
+        else:
+            before = txn.get(patient_id, db=environment.patients)
+            if not repeats(before, after, len(head)):
+                patient = PatientRow.decode(before)
+                facts = Facts.empty(PART_COUNT_PATIENT)
+                facts.observe(order, [stated.patient])
+                patient.facts.observe_facts(facts)
+                txn.put(patient_id, patient.encode(), db=environment.patients)
+        txn.put(patient_id + study_id, b"", db=environment.patient_studies)
+        uid = stated.study_instance_uid[:0xFFFF]
+        head = keys.UID_HEAD.pack(keys.ID.unpack(patient_id)[0], 1, len(uid))
+        txn.put(study_id, head + uid + facts_of(order, stated.patient, stated.study), db=environment.studies)
+        items = stated.items[0] | stated.items[1]
+        self._new_keys += [(key, study_id) for key in terms.search_keys(items)]
+        self._texts.add(txn, study_id, items)
+        return study_id
 
     def _settle_study(self, txn: Any, stated: Statement, order: bytes) -> bytes:
         environment = self._environment
         study_key = keys.bounded(stated.study_instance_uid)
         study_id = txn.get(study_key, db=environment.study_uids)
+        if study_id is None and self.overlay.is_empty:
+            study_id = self._add_study(txn, study_key, stated, order)
+            self._remember_study(stated, study_id, order)
+            return study_id
         if study_id is None:
             study_id = self.next_id(txn, "study")
             txn.put(study_key, study_id, db=environment.study_uids)
@@ -166,14 +248,21 @@ class Entities:
         conflicts = len(row.facts.conflicts)
         content = [stated.patient, stated.study]
         if self._state(txn, environment.study_statements, study_id, stated.study_digest, row, order, b"", content):
+            if not self.overlay.is_empty:
+                over = partial(self.overlay.of_study, txn, row.uid)
+                if self._correct(txn, environment.study_statements, study_id, row, 0, over) and row.owner:
+                    self._dirty_patients.add(keys.ID.pack(row.owner))
             self._link_patient(txn, study_id, row)
             txn.put(study_id, row.encode(), db=environment.studies)
-            self._search_changed(txn, study_id, before, _study_values(row.facts))
+            self._study_changed(txn, study_id, before, _study_values(row.facts))
             self.count(txn, keys.META_CONFLICTS, len(row.facts.conflicts) - conflicts)
+        self._remember_study(stated, study_id, order)
+        return bytes(study_id)
+
+    def _remember_study(self, stated: Statement, study_id: bytes, order: bytes) -> None:
         if len(self._studies) >= REMEMBERED_STUDIES_MAX:
             self._studies.clear()
         self._studies[stated.study_instance_uid, stated.study_digest] = study_id, order
-        return bytes(study_id)
 
     def _state(
         self,
@@ -202,18 +291,45 @@ class Entities:
         return True
 
     def _write_out(self, txn: Any, table: Any, owner: bytes, above_bytes: int, facts: Facts) -> None:
-        """Gives the only statement its content, before it is no longer the only one."""
+        """Gives the only statement its content, before there are more, or the facts say something else."""
         for key, value in scan_prefix(txn, table, owner):
+            if len(value) > keys.ORDER_BYTES + above_bytes:
+                return
             txn.put(key, value[: keys.ORDER_BYTES + above_bytes] + pack_content(*facts.blobs()), db=table)
             return
+
+    def _correct(
+        self,
+        txn: Any,
+        table: Any,
+        owner: bytes,
+        row: UidRow,
+        above_bytes: int,
+        overlay_of: Callable[[Facts], Sequence[Part]],
+    ) -> bool:
+        """Lays what corrections say over the facts of an entity that has a new statement; whether they say anything.
+
+        What is corrected has its only statement's content written out too: the facts do not say the same.
+        """
+        facts = row.facts
+        head_bytes = keys.ORDER_BYTES + above_bytes
+        was_corrected = facts.is_corrected
+        if was_corrected:
+            facts = Facts.empty(len(facts.parts))
+            for _, value in scan_prefix(txn, table, owner):
+                facts.observe(value[: keys.ORDER_BYTES], unpack_content(value[head_bytes:]))
+        overlay = overlay_of(facts)
+        is_corrected = any(overlay)
+        if is_corrected and row.statements == 1:
+            self._write_out(txn, table, owner, above_bytes, facts)
+        facts.correct(overlay)
+        row.facts = facts
+        return is_corrected or was_corrected
 
     def _link_patient(self, txn: Any, study_id: bytes, row: UidRow) -> None:
         """Puts the study under the patient that its facts name, and tells the patient what they say."""
         environment = self._environment
-        values = row.facts.values(0)
-        key = keys.patient_key(
-            values.get(tags.PatientID, b"").strip(b" "), values.get(tags.IssuerOfPatientID, b"").strip(b" "), row.uid
-        )
+        key = key_of_patient(row.facts.values(0), row.uid)
         patient_id = txn.get(key, db=environment.patient_keys)
         if patient_id is None:
             patient_id = self.next_id(txn, "patient")
@@ -249,15 +365,29 @@ class Entities:
         if modality[:255] != known:
             row.tail = pack_tail(modality, class_ids)
 
+    def _study_changed(
+        self, txn: Any, study_id: bytes, before: Mapping[int, bytes], after: Mapping[int, bytes]
+    ) -> None:
+        self._search_changed(txn, study_id, before, after)
+        self._texts.change(txn, study_id, before, after)
+
     def _search_changed(self, txn: Any, owner: bytes, before: Mapping[int, bytes], after: Mapping[int, bytes]) -> None:
         """Brings the keys of `search` from one set of facts to another."""
         table = self._environment.search
-        old = terms.search_keys(before, owner)
-        new = terms.search_keys(after, owner)
-        for key in old - new:
-            txn.delete(key, db=table)
-        for key in new - old:
-            txn.put(key, b"", db=table)
+        old = terms.search_keys(before)
+        new = terms.search_keys(after)
+        if gone := old - new:
+            self._put_new_keys(txn)
+            for key in gone:
+                txn.delete(key, owner, db=table)
+        self._new_keys += [(key, owner) for key in (new if self.puts_all_keys else new - old)]
+
+    def _put_new_keys(self, txn: Any) -> None:
+        """Puts the new keys of `search`, in order: neighbours lie on one page."""
+        if self._new_keys:
+            with txn.cursor(db=self._environment.search) as cursor:
+                cursor.putmulti(sorted(self._new_keys, key=_first))
+            self._new_keys.clear()
 
     # -- what is left after a removal -----------------------------------------------------------
 
@@ -297,7 +427,11 @@ class Entities:
             txn.delete(study_id + series_id, db=environment.counts)
             self.counts.pop(study_id + series_id, None)
             return
-        self._restate(txn, environment.series_statements, series_id, row, firsts, keys.DIGEST_BYTES)
+        over: Callable[[Facts], Sequence[Part]] | None = None
+        if not self.overlay.is_empty:
+            study = UidRow.decode(txn.get(study_id, db=environment.studies), PART_COUNT_STUDY)
+            over = partial(self.overlay.of_series, txn, study.uid, row.uid)
+        self._restate(txn, environment.series_statements, series_id, row, firsts, keys.DIGEST_BYTES, over)
         txn.put(series_id, row.encode(), db=environment.series)
         counts = self.load_counts(txn, study_id + series_id)
         counts.tail = pack_tail(before.get(tags.Modality, b""), class_ids)
@@ -317,17 +451,18 @@ class Entities:
                     firsts[digest] = order
         if not firsts:
             self._drop_prefix(txn, environment.study_statements, study_id)
-            self._search_changed(txn, study_id, before, {})
+            self._study_changed(txn, study_id, before, {})
             self._unlink_patient(txn, study_id, row.owner)
             txn.delete(keys.bounded(row.uid), db=environment.study_uids)
             txn.delete(study_id, db=environment.studies)
             self.count(txn, keys.META_CONFLICTS, -conflicts)
             return
-        self._restate(txn, environment.study_statements, study_id, row, firsts, 0)
+        over = None if self.overlay.is_empty else partial(self.overlay.of_study, txn, row.uid)
+        self._restate(txn, environment.study_statements, study_id, row, firsts, 0, over)
         self._dirty_patients.add(keys.ID.pack(row.owner))
         self._link_patient(txn, study_id, row)
         txn.put(study_id, row.encode(), db=environment.studies)
-        self._search_changed(txn, study_id, before, _study_values(row.facts))
+        self._study_changed(txn, study_id, before, _study_values(row.facts))
         self.count(txn, keys.META_CONFLICTS, len(row.facts.conflicts) - conflicts)
 
     def _series_of(self, txn: Any, study_id: bytes) -> list[bytes]:
@@ -337,14 +472,22 @@ class Entities:
         return sorted(found)
 
     def _restate(
-        self, txn: Any, table: Any, owner: bytes, row: UidRow, firsts: Mapping[bytes, bytes], above_bytes: int
+        self,
+        txn: Any,
+        table: Any,
+        owner: bytes,
+        row: UidRow,
+        firsts: Mapping[bytes, bytes],
+        above_bytes: int,
+        overlay_of: Callable[[Facts], Sequence[Part]] | None,
     ) -> None:
-        """Leaves the statements of `firsts`, with their orders, and makes the facts from them."""
+        """Leaves the statements of `firsts`, with their orders, and makes the facts from them and from corrections."""
         head_bytes = keys.ORDER_BYTES + above_bytes
         part_count = len(row.facts.parts)
         only = row.facts.blobs()
         statements = list(scan_prefix(txn, table, owner))
         facts = Facts.empty(part_count)
+        kept = []
         for key, value in statements:
             digest = key[len(owner) :]
             if digest not in firsts:
@@ -352,8 +495,13 @@ class Entities:
                 continue
             content = unpack_content(value[head_bytes:]) if len(value) > head_bytes else only
             facts.observe(firsts[digest], content)
-            kept = b"" if len(firsts) == 1 else pack_content(*content)
-            txn.put(key, firsts[digest] + value[keys.ORDER_BYTES : head_bytes] + kept, db=table)
+            kept.append((key, firsts[digest] + value[keys.ORDER_BYTES : head_bytes], content))
+        overlay = overlay_of(facts) if overlay_of is not None else ()
+        if any(overlay):
+            facts.correct(overlay)
+        is_said_by_facts = len(firsts) == 1 and not any(overlay)
+        for key, head, content in kept:
+            txn.put(key, head if is_said_by_facts else head + pack_content(*content), db=table)
         row.statements = len(firsts)
         row.facts = facts
 

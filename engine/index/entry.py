@@ -8,15 +8,16 @@ INSTANCE (`Entry`): key: SOP Instance UID; payload: the data set; flags: policy 
 
     0       1       2       4       6       8       10      12           20              28
     +-------+-------+-------+-------+-------+-------+-------+------------+---------------+
-    | ver 1 | zero  | class | t. s. | AE    | set   | zero  | received   | pixel data    |
+    | ver 1 | zero  | class | t. s. | AE    | set   | mark  | received   | pixel data    |
     +-------+-------+-------+-------+-------+-------+-------+------------+---------------+
     28         32         36         40          44
     +----------+----------+----------+-----------+-- … ------------------------------------------------+
     | patient  | study    | series   | instance  | the eight values end to end, in the order of lengths |
     +----------+----------+----------+-----------+-- … ------------------------------------------------+
 
-class, transfer syntax, calling AE title, Specific Character Set: lengths, u16. received: u64 nanoseconds. pixel data:
-i64, offset of the Pixel Data tag in the data set, -1 for none. patient to instance: u32 lengths of the level blobs of
+class, transfer syntax, calling AE title, Specific Character Set: lengths, u16. mark: u16, of the set of extra
+attributes (`dicom.extra`) under which the blobs were made, 0 for none. received: u64 nanoseconds. pixel data: i64,
+offset of the Pixel Data tag in the data set, -1 for none. patient to instance: u32 lengths of the level blobs of
 `dicom.elements`, in the data set's own character set.
 
 TOMBSTONE: key: the UID of what was deleted; no payload; no flags
@@ -41,12 +42,26 @@ QUARANTINED: key: SOP Instance UID as claimed, "-" if there is none; payload: th
     +-------+-------+-------+-------+-------+------------+-------+-------+-- … ---------------------------+
     | ver 1 | zero  | class | t. s. | AE    | received   | reason| zero  | class, t. s., AE title, reason |
     +-------+-------+-------+-------+-------+------------+-------+-------+-- … ---------------------------+
+
+CORRECTION: key: the first of its names, "-" of an UNDO; no payload; no flags
+
+    0       1       2       3       4         8         12           20        28      30      32
+    +-------+-------+-------+-------+---------+---------+------------+---------+-------+-------+-- … -----------------+
+    | ver 1 | op    | level | zero  | count n | items   | made ns    | undoes  | by    | reason| n lengths, by, reason|
+    +-------+-------+-------+-------+---------+---------+------------+---------+-------+-------+-- … -----------------+
+    | n names, items |
+    +----------------+
+
+op: an `Operation`. level: what the names are. 0: Patient ID and issuer of one patient; 1: Study Instance UIDs; 2: Study
+and Series Instance UID of one series. items: u32, length of the attributes that are set, a level blob in UTF-8 (a move
+or a merge says with them who the patient is). undoes: u64, the stamp of the correction that no longer counts.
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from enum import IntEnum
 from itertools import accumulate, pairwise
 from typing import TypeAlias
 
@@ -68,9 +83,10 @@ NO_UID = b"-"
 """The key of a quarantined record that claims no SOP Instance UID."""
 
 META_VERSION = 1
-_META = struct.Struct("<BxHHHHxxQqIIII")
+_META = struct.Struct("<BxHHHHHQqIIII")
 _pack_meta = _META.pack
 _TOMBSTONE = struct.Struct("<BBxxIQQHH")
+_CORRECTION = struct.Struct("<BBBxIIQQHH")
 _HOLD = struct.Struct("<BBxxQHH")
 _QUARANTINED = struct.Struct("<BxHHHQHxx")
 _TEXT_BYTES_MAX = 4096
@@ -97,6 +113,8 @@ class Entry:
     study: bytes
     series: bytes
     instance: bytes
+    mark: int = 0
+    """Of the set of extra attributes under which the blobs were made."""
 
     def pack_meta(self) -> bytes:
         """The record's meta block."""
@@ -116,6 +134,7 @@ class Entry:
                     len(transfer_syntax_uid),
                     len(calling_ae_title),
                     len(character_set),
+                    self.mark,
                     self.received_ns,
                     self.pixel_data_offset,
                     len(patient),
@@ -143,7 +162,7 @@ class Entry:
     def unpack_meta(cls, position: Position, flags: int, stamp: int, key: bytes, meta: bytes) -> Entry:
         """The same from the parts of a record."""
         try:
-            (version, class_length, syntax_length, title_length, set_length, received_ns, pixel_data_offset,
+            (version, class_length, syntax_length, title_length, set_length, mark, received_ns, pixel_data_offset,
              patient_length, study_length, series_length, instance_length) = _META.unpack_from(meta)  # fmt: skip
         except struct.error as error:
             raise IndexError_(f"the meta block of {position} is too short") from error
@@ -174,6 +193,7 @@ class Entry:
             meta[study_at:series_at],
             meta[series_at:instance_at],
             meta[instance_at:end],
+            mark,
         )
 
 
@@ -297,7 +317,82 @@ class Quarantined:
         return cls(record.position, record.stamp, record.key, sop_class_uid, syntax, title, received_ns, reason)
 
 
-Item: TypeAlias = Entry | Tombstone | Hold | Quarantined
+class Operation(IntEnum):
+    """What a correction does."""
+
+    CORRECT = 1
+    """Its items are the attributes of what it names: a patient with all studies, a study, or a series."""
+    MERGE = 2
+    """The studies of the patient that it names, those to come too, are another patient's."""
+    MOVE = 3
+    """The studies that it names are another patient's."""
+    UNDO = 4
+    """Another correction no longer counts."""
+
+
+@dataclass(slots=True)
+class Correction:
+    """What is to be seen of a patient, study or series, whatever its instances say; their bytes stay as they are."""
+
+    position: Position
+    stamp: int
+    """Its number, given once: the later one counts."""
+    operation: int
+    """An `Operation`."""
+    level: int
+    """Of what it names: 0 patient, 1 study, 2 series."""
+    names: tuple[bytes, ...]
+    items: bytes = b""
+    """A level blob in UTF-8; an attribute without a value is to be seen as one without a value."""
+    undoes: int = 0
+    made_ns: int = 0
+    by: bytes = b""
+    """Who, and why: UTF-8."""
+    reason: bytes = b""
+
+    @property
+    def key(self) -> bytes:
+        """The record's key."""
+        return (self.names[0] if self.names else b"") or NO_UID
+
+    def pack_meta(self) -> bytes:
+        """The record's meta block. Raises IndexError_ when it is too large."""
+        by = self.by[:_TEXT_BYTES_MAX]
+        reason = self.reason[:_TEXT_BYTES_MAX]
+        names = self.names
+        head = _CORRECTION.pack(
+            META_VERSION,
+            self.operation,
+            self.level,
+            len(names),
+            len(self.items),
+            self.made_ns,
+            self.undoes,
+            len(by),
+            len(reason),
+        )
+        lengths = struct.pack(f"<{len(names)}H", *map(len, names))
+        meta = b"".join((head, lengths, by, reason, *names, self.items))
+        if len(meta) > META_BYTES_MAX:
+            raise IndexError_(f"a correction takes {len(meta)} bytes, the limit is {META_BYTES_MAX}")
+        return meta
+
+    @classmethod
+    def unpack(cls, record: Record) -> Correction:
+        """The correction of a CORRECTION record. Raises IndexError_ when the meta block is of another version."""
+        version, operation, level, count, items_length, made_ns, undoes, by_length, reason_length = _unpack_head(
+            _CORRECTION, record
+        )
+        _check_version(version, record)
+        at = _CORRECTION.size + 2 * count
+        if at > len(record.meta):
+            raise _too_short(record)
+        lengths = struct.unpack_from(f"<{count}H", record.meta, _CORRECTION.size)
+        by, reason, *names, items = _texts(record, at, by_length, reason_length, *lengths, items_length)
+        return cls(record.position, record.stamp, operation, level, tuple(names), items, undoes, made_ns, by, reason)
+
+
+Item: TypeAlias = Entry | Tombstone | Hold | Quarantined | Correction
 
 
 def unpack_record(record: Record) -> Item:
@@ -310,6 +405,8 @@ def unpack_record(record: Record) -> Item:
         return Hold.unpack(record)
     if record.kind == Kind.QUARANTINED:
         return Quarantined.unpack(record)
+    if record.kind == Kind.CORRECTION:
+        return Correction.unpack(record)
     raise IndexError_(f"{record.position} is a record of kind {record.kind}, which this engine does not know")
 
 

@@ -67,6 +67,9 @@ TABLES = (
     "meta",
 )
 
+_SEVERAL = frozenset(("search",))
+"""Tables with several values a key, all ids of four bytes: `dupsort` and `dupfixed`."""
+
 _LOCK = struct.Struct("hhqqi4x")
 
 
@@ -227,7 +230,9 @@ class Environment:
             # Each in a transaction of its own, which commits: a handle that a read transaction opened ends with it.
             for name in TABLES:
                 try:
-                    setattr(self, name, self._environment.open_db(name.encode(), create=False))
+                    several = name in _SEVERAL
+                    handle = self._environment.open_db(name.encode(), create=False, dupsort=several, dupfixed=several)
+                    setattr(self, name, handle)
                 except lmdb.NotFoundError:
                     missing = True
             if hasattr(self, "meta"):
@@ -244,7 +249,9 @@ class Environment:
     def _create_tables(self) -> None:
         with self._environment.begin(write=True) as txn:
             for name in TABLES:
-                setattr(self, name, self._environment.open_db(name.encode(), txn=txn))
+                several = name in _SEVERAL
+                handle = self._environment.open_db(name.encode(), txn=txn, dupsort=several, dupfixed=several)
+                setattr(self, name, handle)
             if txn.get(keys.META_FORMAT, db=self.meta) is None:
                 txn.put(keys.META_FORMAT, keys.U32.pack(keys.FORMAT), db=self.meta)
         with self._environment.begin() as txn:

@@ -20,6 +20,13 @@ Values are little endian. Named databases:
     holds               Study Instance UID, 0, order,     APART, then key and meta block
                         place
     quarantine          SOP Instance UID, 0, order, place APART, then key and meta block
+    corrections         0, stamp u64, digest, place       APART, then key and meta block: every record; the last of its
+                                                          copies has the state 1
+                        1, stamp u64 undone, stamp u64,   nothing: every undo
+                        digest
+                        2, level u8, name, 0, stamp u64,  operation u8, items: those in force, by each name they have.
+                        digest                            Name: patient key; Study Instance UID; Series Instance UID,
+                                                          "/", Study Instance UID
     damage              place                             DAMAGE, then SOP Instance UID and what is wrong
     counts              study id, series id               COUNTS, Modality (length u8, text), SOP classes (name ids u32)
     series              series id                         study id, statements u32, uid length u16, uid, facts
@@ -31,8 +38,12 @@ Values are little endian. Named databases:
     patients            patient id                        key length u16, patient key, facts
     patient_keys        patient key                       patient id
     patient_studies     patient id, study id              nothing
-    search              tag u32 big endian, normal form,  nothing. The id is a study's for the attributes of patient
-                        0, id                             and study, a series' for those of series
+    search              tag u32 big endian, kind u8,      ids, several a key (dupsort), big endian: a study's for the
+                        normal form                       attributes of patient and study, a series' for those of
+                                                          series and instance. Kinds: see `terms`
+    texts               tag u32, block u32: the study's   for the studies of a block, in their order, each text: 0xFF,
+                        id >> 6; both big endian          0x80 | the low six bits of the id, normal form. See `texts`
+    amended             segment id u64 big endian         AMENDED: how far under which set of extra attributes
     names               0, u32 or 1, text                 text or u32: UIDs and titles that many instances share
     segments            segment id u64 big endian         SEGMENT, then pairs (start u64, end u64)
     meta                word                              see below
@@ -62,6 +73,8 @@ META_DELETED = b"deleted"
 """u64; records that a tombstone killed and that are still in their segments."""
 META_HELD = b"held"
 """u64; studies on hold."""
+META_CORRECTIONS = b"corrections"
+"""u64; corrections in force."""
 META_QUARANTINED = b"quarantined"
 """u64; records in quarantine."""
 META_QUARANTINED_BYTES = b"quarantined bytes"
@@ -77,6 +90,13 @@ PLACE = struct.Struct(">QQ")
 TOLD = struct.Struct(">QQQQ")
 """Order and place together: which record it is, and how the key of its row in `history` ends."""
 TOMBSTONE_KEY = struct.Struct(">Q8sQQ")
+CORRECTION_END = struct.Struct(">Q8s")
+"""stamp, digest: which correction it is."""
+CORRECTION_RECORD = b"\0"
+CORRECTION_UNDO = b"\1"
+CORRECTION_NAME = b"\2"
+FIRST_STATED = ORDER.pack(1, 0)
+"""Orders below are those of corrections: stamps of records begin with 1."""
 DIGEST_BYTES = 8
 U64_KEY = struct.Struct(">Q")
 U32 = struct.Struct("<I")
@@ -102,6 +122,8 @@ DAMAGE = struct.Struct("<QH")
 """found_ns, length of the SOP Instance UID."""
 SEGMENT = struct.Struct("<QQQQQ")
 """indexed_bytes, end (of the records once sealed, else 0), live_count, live_bytes, dead_bytes."""
+AMENDED = struct.Struct("<8sQ")
+"""digest of the set (`dicom.extra`), offset before which all records of the segment are under it."""
 EXTENT = struct.Struct("<QQ")
 """A part beyond indexed_bytes that has been applied already."""
 
@@ -133,20 +155,22 @@ def patient_key(patient_id: bytes, issuer: bytes, study_uid: bytes) -> bytes:
     return joined if len(joined) <= _KEY_BYTES_MAX else b"\x01" + bounded(joined)
 
 
-def search_prefix(tag: int, normal: bytes) -> bytes:
-    """Where the keys of `search` begin whose normal form begins so."""
-    return tag.to_bytes(4, "big") + normal[:SEARCH_BYTES_MAX].replace(b"\0", b"\x01")
+def correction_order(stamp: int) -> bytes:
+    """The order of what a correction says: before everything that is stated, the latest first."""
+    return ORDER.pack(0, (1 << 64) - 1 - stamp)
 
 
-def search_key(tag: int, normal: bytes, owner: bytes) -> bytes:
-    """The key of `search` for a study or series; `owner` is its id in key form."""
-    return search_prefix(tag, normal) + b"\0" + owner
+def correction_prefix(level: int, name: bytes) -> bytes:
+    """Where the rows of `corrections` begin that are in force for a patient, study or series."""
+    return CORRECTION_NAME + bytes((level,)) + name + b"\0"
+
+
+def search_key(tag: int, normal: bytes, kind: bytes = b"\0") -> bytes:
+    """The key of `search` for a normal form, with which those of all longer ones begin."""
+    return tag.to_bytes(4, "big") + kind + normal[:SEARCH_BYTES_MAX].replace(b"\0", b"\x01")
 
 
 def digest_of(*parts: bytes) -> bytes:
     """The digest that stands for these parts, and no others."""
-    hashed = blake2b(digest_size=DIGEST_BYTES)
-    for part in parts:
-        hashed.update(len(part).to_bytes(4, "little"))
-        hashed.update(part)
-    return hashed.digest()
+    data = b"".join([piece for part in parts for piece in (len(part).to_bytes(4, "little"), part)])
+    return blake2b(data, digest_size=DIGEST_BYTES).digest()

@@ -24,15 +24,20 @@ PAGE = 500
 Row = TypeVar("Row")
 
 
-def _rows(environment: Environment, table: Any, read: Callable[[Any, bytes, bytes], Row | None]) -> Iterator[Row]:
-    """What `read` makes of each row of a table, given the transaction, key and value; None is left out."""
+def read_rows(
+    environment: Environment, table: Any, read: Callable[[Any, bytes, bytes], Row | None], prefix: bytes = b""
+) -> Iterator[Row]:
+    """What `read` makes of each row of a table, given the transaction, key and value; None is left out.
+
+    With a prefix, of the rows whose key begins so.
+    """
     after = b""
     while True:
         page: list[tuple[bytes, bytes]] = []
         with environment.reading() as txn:
             with txn.cursor(db=table) as cursor:
-                found = cursor.set_range(after + b"\0") if after else cursor.first()
-                while found and len(page) < PAGE:
+                found = cursor.set_range(after + b"\0" if after else prefix)
+                while found and len(page) < PAGE and cursor.key().startswith(prefix):
                     page.append((cursor.key(), cursor.value()))
                     found = cursor.next()
             rows = [read(txn, key, value) for key, value in page]
@@ -50,7 +55,7 @@ def read_holds(environment: Environment) -> list[Hold]:
         counts, position, uid, meta = unpack_apart(key, value)
         return Hold.unpack(_record(Kind.HOLD, key, position, uid, meta)) if counts and is_set(key) else None
 
-    return list(_rows(environment, environment.holds, read))
+    return list(read_rows(environment, environment.holds, read))
 
 
 def is_held(environment: Environment, study_instance_uid: bytes) -> bool:
@@ -75,7 +80,7 @@ def read_quarantined(environment: Environment) -> Iterator[Quarantined]:
             return None
         return Quarantined.unpack(_record(Kind.QUARANTINED, key, position, uid, meta))
 
-    return _rows(environment, environment.quarantine, read)
+    return read_rows(environment, environment.quarantine, read)
 
 
 def read_kept_aside(environment: Environment) -> Iterator[Instance]:
@@ -86,7 +91,7 @@ def read_kept_aside(environment: Environment) -> Iterator[Instance]:
         told = unpack_history(key[-keys.TOLD.size :], txn.get(key, db=environment.history))
         return instance_of(told.entry(b""))
 
-    return _rows(environment, environment.versions, read)
+    return read_rows(environment, environment.versions, read)
 
 
 def read_damage(environment: Environment) -> list[DamageRow]:
@@ -100,7 +105,7 @@ def read_damage(environment: Environment) -> list[DamageRow]:
         segment_id, offset = keys.PLACE.unpack(key)
         return DamageRow(segment_id, offset, value[keys.DAMAGE.size : end], what, found_ns)
 
-    return list(_rows(environment, environment.damage, read))
+    return list(read_rows(environment, environment.damage, read))
 
 
 def _record(kind: int, row_key: bytes, position: Position, key: bytes, meta: bytes) -> Record:

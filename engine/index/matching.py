@@ -1,95 +1,151 @@
-"""PS3.4 C.2.2.2 matching: a key of an identifier becomes a test of stored values, and where possible key ranges.
+"""PS3.4 C.2.2.2 matching: the keys of an identifier become tests of stored values, and where possible key ranges.
 
 Knows values; opens nothing. Where in `search` to look is `terms`. `access` decides which ranges to use, and `walk`
 applies every test to every candidate, so that a range may be generous but never too narrow.
 
     universal       empty, or only `*`                                  no condition at all
     single value    the normal forms (`dicom.values`) are equal
-    list            values separated by `\\`, any of them; UIDs, and leniently every other VR that has multiplicity
+    list of UID     any of them
     wild card       `*` and `?`, in AE CS LO LT PN SH ST UC UR UT; case counts, but not in person names
-    range           DA, TM, DT with a hyphen, open at either end
-    sequence        some stored item meets every key of the one item asked for
+    moments         DA, TM, DT: single values, ranges, both together: `moments`
+    sequence        some stored item meets every key of the one item asked for; nested alike
+    by negotiation  `""` asks for an attribute without a value; person names by sound
 
 Person names match by group (alphabetic, ideographic, phonetic), folded: one group given matches any stored group,
-several match one by one. A stored element that is absent or empty meets no condition. Of several stored values any may
-match.
+several match one by one; components count from the left, empty ones at the end do not; a `?` is one letter, be it ß.
+By sound (fuzzy), every word asked for must be met by some stored word of one value, whatever its group, component and
+order: by a code in common (`dicom.phonetic`), as it is, or, where it has wild cards, by those.
+
+Several values: with multiple value matching each must be met by a stored one, where PS3.6 lets the attribute have
+several. Else, and where it lets it have one, PS3.4 leaves it open (C.2.2.2.8) and any of them may be met: a backslash
+cannot be part of a value there. In LT, ST, UR and UT it can, and they have one value.
+
+A stored element that is absent or empty meets no key but `""`; PS3.4 C.2.2.1 would have it meet all, but who looks for
+one patient does not want everybody whose name is unknown. Of several stored values any may match. Timezone Offset From
+UTC, as a key, says in which zone the others are, and is never matched.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from engine.dicom import charset, elements, tags, values
-from engine.dicom.identifier import Identifier
-from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
+from engine.dicom import charset, items, phonetic, tags, values
+from engine.dicom.identifier import BINARY_VRS, Identifier
 from engine.errors import DataSetError, QueryError
-from engine.index.terms import Range, normal_values, ranges_between, ranges_of_patterns, split_wildcards
+from engine.index.condition import BASELINE, Condition, Rules
+from engine.index.moments import MOMENT_VRS, moment_condition, pair_condition, pair_of
+from engine.index.terms import (
+    Range,
+    normal_values,
+    pieces_of_patterns,
+    ranges_of_patterns,
+    ranges_of_words,
+    split_wildcards,
+    words_of,
+)
 from engine.index.types import KeyValue
 
 WILDCARD_VRS = frozenset(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"))
-_BINARY_VRS = frozenset(
-    ("AT", "FL", "FD", "OB", "OD", "OF", "OL", "OV", "OW", "SL", "SS", "SV", "UL", "UN", "US", "UV")
-)
-_RANGE_VRS = frozenset(("DA", "TM", "DT"))
+EMPTY_VALUE = '""'
+"""Asks for an attribute without a value, where that is negotiated (PS3.4 C.2.2.2.7)."""
+
+_NUMBER_BYTES = {"US": 2, "SS": 2, "AT": 4, "FL": 4, "SL": 4, "UL": 4, "FD": 8, "SV": 8, "UV": 8}
 
 KEY_VALUES_MAX = 10_000
 """Values in one list; a retrieval of a large study by instance names some thousands."""
 _NESTING_MAX = 32
 
-_EXPLICIT = EXPLICIT_VR_LITTLE_ENDIAN.encoding
+
+def conditions(keys: Mapping[int, KeyValue], character_set: bytes, rules: Rules = BASELINE) -> list[Condition]:
+    """The conditions of keys that stand side by side, at one level or in one item. Raises QueryError."""
+    return _conditions(keys, character_set, rules, 1)
 
 
-# conditions ------------------------------------------------------------------------------------------
+def condition(tag: int, value: KeyValue, character_set: bytes, rules: Rules = BASELINE) -> Condition | None:
+    """The condition of a single key, or None if it matches everything. Raises QueryError."""
+    return next(iter(conditions({tag: value}, character_set, rules)), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """What one key asks of one attribute."""
+def _conditions(keys: Mapping[int, KeyValue], character_set: bytes, rules: Rules, depth: int) -> list[Condition]:
+    found: list[Condition | None] = []
+    paired: set[int] = set()
+    for tag in sorted(keys):
+        value = keys[tag]
+        if tag in paired or tag == tags.TimezoneOffsetFromUTC:
+            continue
+        if not isinstance(value, bytes):
+            found.append(_sequence_condition(tag, value, character_set, rules, depth))
+            continue
+        pair = pair_of(tag) if rules.date_time or rules.zone else None
+        together = _together(pair, keys, character_set, rules) if pair else None
+        if pair and together:
+            found.append(together)
+            paired.update(pair)
+        else:
+            found.append(_value_condition(tag, value, character_set, rules))
+    return [one for one in found if one is not None]
 
-    tag: int
-    matches: Callable[[bytes], bool]
-    """Whether a stored value, not empty, in UTF-8, meets it."""
-    ranges: Sequence[Range] | None = None
-    """Where in `search` all that may meet it stand; None: look at everything."""
-    uids: Sequence[bytes] = ()
-    """For a VR of UI: the values asked for."""
-    may_meet: Callable[[bytes], object] | None = None
-    """A quick look at a level blob, in any character set: false only if the attribute surely does not meet it."""
 
-    def met_by(self, items: Mapping[int, bytes]) -> bool:
-        """Whether an entity with these attributes meets it."""
-        value = items.get(self.tag)
-        return bool(value) and self.matches(value)  # type: ignore[arg-type]
+def _together(
+    pair: tuple[int, int], keys: Mapping[int, KeyValue], character_set: bytes, rules: Rules
+) -> Condition | None:
+    asked = []
+    for tag in pair:
+        value = keys.get(tag, b"")
+        texts = _texts(tag, value, character_set, rules) if isinstance(value, bytes) else []
+        if texts == [EMPTY_VALUE] and rules.empty_values:
+            return None
+        asked.append(texts)
+    return pair_condition(pair, asked[0], asked[1], rules) if any(asked) else None
 
 
-def condition(tag: int, value: KeyValue, character_set: bytes, *, wildcards: bool = True) -> Condition | None:
-    """The condition of a key, or None if it matches everything. Raises QueryError."""
+def _texts(tag: int, value: bytes, character_set: bytes, rules: Rules) -> list[str]:
+    """The values asked for, without empty ones; none if the key matches everything."""
     vr = tags.vr_of(tag)
-    if not isinstance(value, bytes):
-        return _sequence_condition(tag, value, character_set, 1)
+    text = charset.decode(value, character_set, vr)
+    padding = " \0*" if rules.wildcards else " \0"
+    if not text.strip(padding):
+        return []
+    wanted = [part for part in values.split(vr, text) if part.strip(" \0")]
+    if len(wanted) > KEY_VALUES_MAX:
+        raise QueryError(f"{tags.keyword_of(tag)} has {len(wanted)} values, the limit is {KEY_VALUES_MAX}", tag)
+    if vr in WILDCARD_VRS and any(not part.strip(padding) for part in wanted):
+        return []
+    return wanted
+
+
+def _value_condition(tag: int, value: bytes, character_set: bytes, rules: Rules) -> Condition | None:
+    vr = tags.vr_of(tag)
     if vr == "SQ" or not value:
         return None
-    if vr in _BINARY_VRS:
-        return Condition(tag, lambda stored: stored == value)
-    text = charset.decode(value, character_set, vr)
-    if not text.strip(" \0*") and (wildcards or not text.strip(" \0")):
-        return None
-    if vr in _RANGE_VRS and (ends := values.parse_range(vr, text)) is not None:
-        return _range_condition(tag, *ends)
-    wanted = [part for part in values.split(vr, text) if part.strip(" \0")]
+    if vr in BINARY_VRS:
+        return _number_condition(tag, value, _NUMBER_BYTES.get(vr, len(value)))
+    wanted = _texts(tag, value, character_set, rules)
     if not wanted:
         return None
-    if len(wanted) > KEY_VALUES_MAX:
-        raise QueryError(f"{tags.keyword_of(tag)} has {len(wanted)} values, the limit is {KEY_VALUES_MAX}")
+    if rules.empty_values and len(wanted) == 1 and values.strip(vr, wanted[0]) == EMPTY_VALUE:
+        return Condition(tag, lambda stored: not normal_values(tag, stored), meets_absent=True)
     if vr == "UI":
         return _uid_condition(tag, wanted)
-    if wildcards and vr in WILDCARD_VRS and any(not part.strip(" \0*") for part in wanted):
-        return None
-    patterns = [_Pattern(tag, vr, part, wildcards and vr in WILDCARD_VRS) for part in wanted]
-    return _pattern_condition(tag, vr, patterns)
+    if vr in MOMENT_VRS:
+        return moment_condition(tag, vr, wanted, rules)
+    needs_all = rules.multiple_values and len(wanted) > 1 and tag in tags.SEVERAL_VALUED
+    if vr == "PN" and rules.fuzzy:
+        return _sound_condition(tag, wanted, needs_all)
+    patterns = [_Pattern(vr, part, rules.wildcards and vr in WILDCARD_VRS) for part in wanted]
+    return _pattern_condition(tag, vr, patterns, needs_all)
+
+
+def _number_condition(tag: int, value: bytes, unit_bytes: int) -> Condition:
+    """Numbers as they are encoded, in little endian: one of those asked for is among those stored."""
+    wanted = {value[at : at + unit_bytes] for at in range(0, len(value), unit_bytes)}
+
+    def matches(stored: bytes) -> bool:
+        return any(stored[at : at + unit_bytes] in wanted for at in range(0, len(stored), unit_bytes))
+
+    return Condition(tag, matches)
 
 
 def _uid_condition(tag: int, wanted: Sequence[str]) -> Condition:
@@ -104,37 +160,53 @@ def _uid_condition(tag: int, wanted: Sequence[str]) -> Condition:
     return Condition(tag, matches, uids=uids)
 
 
-def _range_condition(tag: int, low: str, high: str) -> Condition:
-    def matches(stored: bytes) -> bool:
-        return any(low <= normal <= high for normal in normal_values(tag, stored))
+def _values_test(
+    tag: int,
+    tests: Sequence[Callable[[str], bool]],
+    needs_all: bool,
+    values_of: Callable[[int, bytes], Sequence[str]] = normal_values,
+) -> Callable[[bytes], bool]:
+    """A test of a stored value: that any of its values meets any of some tests, or that each test is met."""
+    if len(tests) == 1:
+        test = tests[0]
 
-    return Condition(tag, matches, ranges_between(tag, low, high))
+        def matches_one(stored: bytes) -> bool:
+            return any(test(value) for value in values_of(tag, stored))
+
+        return matches_one
+
+    def matches(stored: bytes) -> bool:
+        there = values_of(tag, stored)
+        met = (any(test(value) for value in there) for test in tests)
+        return all(met) if needs_all else any(met)
+
+    return matches
+
+
+# patterns --------------------------------------------------------------------------------------------
 
 
 class _Pattern:
     """One value asked for, as a test of one normal form."""
 
-    def __init__(self, tag: int, vr: str, text: str, wildcards: bool) -> None:
-        self._tag = tag
-        normal = values.normalise(vr, text)
-        self.groups = normal.split("=") if vr == "PN" else [normal]
+    def __init__(self, vr: str, text: str, wildcards: bool, fold: Callable[[str], str] = values.fold) -> None:
+        self._is_name = vr == "PN"
+        normal = values.fold_person_name(text, fold) if self._is_name else values.normalise(vr, text)
+        self.groups = normal.split("=") if self._is_name else [normal]
         self.has_wildcards = wildcards and ("*" in normal or "?" in normal)
         self._tests = [self._test(group) for group in self.groups]
-        self._is_name = vr == "PN"
+        self.by_letter: _Pattern | None = None
+        """Of a name with `?`: the same pattern where ß is one letter."""
+        if self._is_name and wildcards and "?" in normal and fold == values.fold:
+            self.by_letter = _Pattern(vr, text, wildcards, values.fold_by_letter)
 
     def _test(self, group: str) -> Callable[[str], bool]:
         if not group or (self.has_wildcards and not group.strip("*")):
             return lambda stored: True
-        if not self.has_wildcards:
-            return group.__eq__
-        translated = "".join(
-            ".*" if part == "*" else "." if part == "?" else re.escape(part) for part in split_wildcards(group)
-        )
-        fullmatch = re.compile(translated, re.DOTALL).fullmatch
-        return lambda stored: fullmatch(stored) is not None
+        return _wildcard_test(group) if self.has_wildcards else group.__eq__
 
     def matches(self, normal: str) -> bool:
-        """Whether a stored normal form is one of those asked for."""
+        """Whether a stored normal form is the one asked for."""
         if not self._is_name:
             return self._tests[0](normal)
         stored = normal.split("=")
@@ -143,85 +215,140 @@ class _Pattern:
         stored += [""] * (len(self._tests) - len(stored))
         return all(test(group) for test, group in zip(self._tests, stored, strict=False))
 
+    def matches_name(self, text: str) -> bool:
+        """The same of a person name as it is stored."""
+        if self.matches(values.fold_person_name(text)):
+            return True
+        return self.by_letter is not None and self.by_letter.matches(
+            values.fold_person_name(text, values.fold_by_letter)
+        )
+
     def number(self) -> bytes:
         """The digits of an integer asked for; nothing if it is none."""
         digits = self.groups[0].removeprefix("-")
         return digits.encode() if digits.isascii() and digits.isdigit() else b""
 
 
-def _pattern_condition(tag: int, vr: str, patterns: Sequence[_Pattern]) -> Condition:
-    tests = [pattern.matches for pattern in patterns]
-    single = tests[0] if len(tests) == 1 else None
+def _wildcard_test(pattern: str) -> Callable[[str], bool]:
+    translated = "".join(
+        ".*" if part == "*" else "." if part == "?" else re.escape(part) for part in split_wildcards(pattern)
+    )
+    fullmatch = re.compile(translated, re.DOTALL).fullmatch
+    return lambda stored: fullmatch(stored) is not None
 
-    def matches(stored: bytes) -> bool:
-        for normal in normal_values(tag, stored):
-            if single(normal) if single else any(test(normal) for test in tests):
-                return True
-        return False
 
+def _pattern_condition(tag: int, vr: str, patterns: Sequence[_Pattern], needs_all: bool) -> Condition:
+    if any(pattern.by_letter for pattern in patterns):
+        matches = _values_test(tag, [pattern.matches_name for pattern in patterns], needs_all, _names)
+    else:
+        matches = _values_test(tag, [pattern.matches for pattern in patterns], needs_all)
     has_wildcards = any(pattern.has_wildcards for pattern in patterns)
-    ranges = ranges_of_patterns(tag, [pattern.groups for pattern in patterns], wildcards=has_wildcards)
+    groups = [pattern.groups for pattern in patterns]
+    if needs_all:
+        each = [ranges_of_patterns(tag, [one], wildcards=has_wildcards) for one in groups]
+        known = [ranges for ranges in each if ranges is not None]
+        return Condition(tag, matches, known[0] if known else None, also=known[1:])
+    ranges = ranges_of_patterns(tag, groups, wildcards=has_wildcards)
+    infix = pieces_of_patterns(tag, groups) if has_wildcards else ()
     numbers = [pattern.number() for pattern in patterns] if vr == "IS" else [b""]
-    return Condition(tag, matches, ranges, may_meet=_integer_search(tag, numbers) if all(numbers) else None)
+    may_meet = _integer_search(tag, numbers) if all(numbers) else None
+    return Condition(tag, matches, ranges, infix=infix, may_meet=may_meet)
+
+
+def _names(tag: int, stored: bytes) -> list[str]:
+    """The person names of a stored value as they are."""
+    return [text for text in stored.decode("utf-8", "replace").split("\\") if text.strip(" \0^=")]
 
 
 def _integer_search(tag: int, numbers: Sequence[bytes]) -> Callable[[bytes], object]:
     """Finds the tag and, among signs, zeros and other values, one of the numbers: most rows are passed over by this."""
     mark = re.escape(tag.to_bytes(4, "little"))
-    before = rb"....(?:[-+ 0-9\\]*[-+ 0\\])?(?:"
+    before = rb"....(?:[-+ 0-9.\\\0]*[-+ 0\\\0])?(?:"
     return re.compile(mark + before + b"|".join(numbers) + b")", re.DOTALL).search
+
+
+# sounds ----------------------------------------------------------------------------------------------
+
+
+class _Word:
+    """One word of a person name asked for by its sound."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        literal = re.split(r"[*?]", text, maxsplit=1)[0]
+        self.is_wild = literal != text
+        self.key = (literal, self.is_wild)
+        """What it begins with, and whether more may follow."""
+        self._test = _wildcard_test(text) if self.is_wild else None
+        self._codes = frozenset[str]() if self.is_wild else phonetic.codes(text)
+
+    def is_in(self, words: Sequence[str]) -> bool:
+        """Whether one of the words meets it."""
+        if self._test:
+            return any(self._test(word) for word in words)
+        return self._text in words or any(not self._codes.isdisjoint(phonetic.codes(word)) for word in words)
+
+
+def _sound_condition(tag: int, wanted: Sequence[str], needs_all: bool) -> Condition | None:
+    names = [[_Word(word) for word in words_of(values.fold_person_name(part)) if word.strip("*")] for part in wanted]
+    if not all(names):
+        return None
+
+    def test_of(name: Sequence[_Word]) -> Callable[[str], bool]:
+        def test(normal: str) -> bool:
+            there = words_of(normal)
+            return all(word.is_in(there) for word in name)
+
+        return test
+
+    matches = _values_test(tag, [test_of(name) for name in names], needs_all)
+    each = [ranges_of_words(tag, [word.key for word in name if word.key[0]]) for name in names]
+    if needs_all or len(names) == 1:
+        flat = [ranges for lists in each for ranges in lists]
+        return Condition(tag, matches, flat[0] if flat else None, also=flat[1:])
+    union: list[Range] | None = [one for lists in each for one in lists[0]] if all(each) else None
+    return Condition(tag, matches, union)
 
 
 # sequences -------------------------------------------------------------------------------------------
 
 
-def _sequence_condition(tag: int, items: Sequence[Any], character_set: bytes, depth: int) -> Condition | None:
+def _sequence_condition(
+    tag: int, asked_items: Sequence[Any], character_set: bytes, rules: Rules, depth: int
+) -> Condition | None:
     if depth > _NESTING_MAX:
-        raise QueryError(f"{tags.keyword_of(tag)} nests more than {_NESTING_MAX} sequences")
+        raise QueryError(f"{tags.keyword_of(tag)} nests more than {_NESTING_MAX} sequences", tag)
     alternatives = []
-    for item in items:
+    for item in asked_items:
         if isinstance(item, Identifier):
-            nested_set = item.character_set or character_set
-            content: Mapping[int, Any] = item.items
+            asked = _conditions(item.items, item.character_set or character_set, rules, depth + 1)
         else:
-            nested_set = character_set
-            content = item
-        conditions = []
-        for nested_tag, value in content.items():
-            if isinstance(value, bytes):
-                nested = condition(nested_tag, value, nested_set)
-            else:
-                nested = _sequence_condition(nested_tag, value, nested_set, depth + 1)
-            if nested is not None:
-                conditions.append(nested)
-        if not conditions:
+            asked = _conditions(item, character_set, rules, depth + 1)
+        if not asked:
             return None
-        alternatives.append(conditions)
+        alternatives.append(asked)
     if not alternatives:
         return None
 
-    def matches(stored: bytes) -> bool:
+    def test(stored: bytes, zone: bytes) -> bool:
         return any(
-            all(nested.met_by(item) for nested in conditions)
+            all(nested.met_by(item, zone) for nested in asked)
             for item in sequence_items(stored)
-            for conditions in alternatives
+            for asked in alternatives
         )
 
-    return Condition(tag, matches)
+    def together(there: Mapping[int, bytes], zone: bytes) -> bool:
+        return test(there.get(tag, b""), zone)
+
+    return Condition(tag, lambda stored: test(stored, b""), together=together if rules.zone else None)
 
 
 def sequence_items(stored: bytes) -> list[dict[int, bytes]]:
-    """The items of a stored sequence, as tag → value; what cannot be read is no item."""
-    found = []
+    """The items of a stored sequence, as tag → value; a sequence that cannot be read has none."""
     try:
-        for item in elements.walk(stored, _EXPLICIT):
-            content = {}
-            for element in elements.walk(stored, _EXPLICIT, item.value_offset, item.value_offset + item.length):
-                value = stored[element.value_offset : element.value_offset + element.length]
-                content[element.tag] = (
-                    value if element.vr in _BINARY_VRS or element.vr == "SQ" else value.rstrip(b" \0")
-                )
-            found.append(content)
+        return [
+            {tag: value if vr in BINARY_VRS or vr == "SQ" else value.rstrip(b" \0") for tag, vr, value in item}
+            for item in items.contents(stored)
+        ]
     except DataSetError:
-        pass
-    return found
+        return []

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from engine.dicom import charset, tags
+from engine.dicom import charset, tags, values
 from engine.errors import QueryError
-from engine.index.matching import Condition, condition
+from engine.index.condition import Condition, Rules
+from engine.index.matching import conditions
+from engine.index.picking import Pick, pick_of
 from engine.index.statements import LEVEL_OF
-from engine.index.types import Level, Query
+from engine.index.types import KeyValue, Level, Query
 
 _ADDED_BY_THE_SERVICE = frozenset(
     (
@@ -37,7 +39,7 @@ COMPUTED: dict[int, Level] = {
     tags.SOPClassesInStudy: Level.STUDY,
     tags.NumberOfSeriesRelatedInstances: Level.SERIES,
 }
-COUNTS_OF_PATIENT = frozenset(tag for tag, level in COMPUTED.items() if level == Level.PATIENT)
+_MATCHED_COMPUTED = frozenset((tags.ModalitiesInStudy, tags.SOPClassesInStudy))
 
 UNIQUE = {
     Level.PATIENT: tags.PatientID,
@@ -65,11 +67,14 @@ class Plan:
     unsupported: bool
     uids: dict[Level, Sequence[bytes]] = field(default_factory=dict)
     """The unique keys asked for, where they are UIDs."""
+    picks: dict[int, Pick] = field(default_factory=dict)
+    """Of sequences of which only a part is given back: which."""
 
     @classmethod
     def of(cls, query: Query, *, wildcards: bool = True) -> Plan:
         """Raises QueryError."""
         plan = cls({level: [] for level in Level}, [], [], False)
+        asked: dict[Level, dict[int, KeyValue]] = {level: {} for level in Level}
         for tag in sorted(query.keys):
             if tag in _ADDED_BY_THE_SERVICE or not tag & 0xFFFF:
                 continue
@@ -80,18 +85,24 @@ class Plan:
                 continue
             if level <= query.level:
                 plan.returned.append((tag, level, is_computed))
-            plan._ask(tag, level, query, wildcards)
+            if not is_computed or tag in _MATCHED_COMPUTED:
+                asked[level][tag] = query.keys[tag]
+        rules = Rules.of(query, _zone(query), wildcards=wildcards)
+        for level, keys in asked.items():
+            plan._ask(level, conditions(keys, query.character_set, rules))
+        for tag, _, _ in plan.returned:
+            pick = pick_of(query.keys[tag], query.character_set, rules)
+            if pick is not None:
+                plan.picks[tag] = pick
         return plan
 
-    def _ask(self, tag: int, level: Level, query: Query, wildcards: bool) -> None:
-        asked = condition(tag, query.keys[tag], query.character_set, wildcards=wildcards)
-        if asked is None:
-            return
-        if tag in (tags.ModalitiesInStudy, tags.SOPClassesInStudy):
-            self.computed.append(asked)
-        elif tag not in COMPUTED:
+    def _ask(self, level: Level, found: Sequence[Condition]) -> None:
+        for asked in found:
+            if asked.tag in COMPUTED:
+                self.computed.append(asked)
+                continue
             self.conditions[level].append(asked)
-            if asked.uids and tag == UNIQUE[level]:
+            if asked.uids and asked.tag == UNIQUE[level]:
                 self.uids[level] = asked.uids
 
     def reaches_below(self, level: Level) -> bool:
@@ -99,11 +110,18 @@ class Plan:
         return any(self.conditions[lower] for lower in Level if lower > level)
 
 
+def _zone(query: Query) -> str:
+    """The zone of the dates and times asked for; "" if it is not said."""
+    value = query.keys.get(tags.TimezoneOffsetFromUTC, b"")
+    text = value.decode("ascii", "replace").strip(" \0") if isinstance(value, bytes) else ""
+    return text if values.offset_minutes(text) is not None else ""
+
+
 def check_hierarchy(query: Query, plan: Plan) -> None:
     """PS3.4 C.4.1.2.2.1: a level of the model, and the unique key of each level above as one value."""
     levels: tuple[Level, ...] = query.root.value
     if query.level not in levels:
-        raise QueryError(f"the information model has no level {query.level.name}")
+        raise QueryError(f"the information model has no level {query.level.name}", tags.QueryRetrieveLevel)
     if query.relational:
         return
     for level in levels:
@@ -112,9 +130,5 @@ def check_hierarchy(query: Query, plan: Plan) -> None:
         tag = UNIQUE[level]
         value = query.keys.get(tag, b"")
         text = charset.decode(value, query.character_set, tags.vr_of(tag)) if isinstance(value, bytes) else ""
-        if not text.strip(" \0"):
-            raise QueryError(
-                f"a query at level {query.level.name} that is not relational needs one value of {tags.keyword_of(tag)}"
-            )
-        if "\\" in text or (level == Level.PATIENT and ("*" in text or "?" in text)):
-            raise QueryError(f"{tags.keyword_of(tag)} must be a single value in a query at level {query.level.name}")
+        if not text.strip(" \0") or any(character in text for character in "\\*?"):
+            raise QueryError(f"{query.level.name} level needs a single {tags.keyword_of(tag)} (not relational)", tag)

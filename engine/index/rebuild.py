@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 
 from engine.errors import CorruptRecord, EngineError, IndexError_, StorageFailed, StorageFull
 from engine.index import checkpoint
-from engine.index.entry import Entry, Hold, Quarantined, Tombstone, unpack_record
+from engine.index.entry import Correction, Entry, Hold, Quarantined, Tombstone, unpack_record
 from engine.index.tables import Index
 from engine.index.types import SegmentMark
 from engine.storage.files import Files
@@ -205,6 +205,7 @@ def _apply(index: Index, records: list[Record], report: Report) -> None:
     tombstones: list[Tombstone] = []
     holds: list[Hold] = []
     quarantined: list[Quarantined] = []
+    corrections: list[Correction] = []
     for record in records:
         try:
             item = unpack_record(record)
@@ -218,10 +219,12 @@ def _apply(index: Index, records: list[Record], report: Report) -> None:
             tombstones.append(item)
         elif isinstance(item, Hold):
             holds.append(item)
-        else:
+        elif isinstance(item, Quarantined):
             quarantined.append(item)
-    index.apply(entries, tombstones, holds=holds, quarantined=quarantined)
-    report.records += len(entries) + len(tombstones) + len(holds) + len(quarantined)
+        else:
+            corrections.append(item)
+    index.apply(entries, tombstones, holds=holds, quarantined=quarantined, corrected=corrections)
+    report.records += len(entries) + len(tombstones) + len(holds) + len(quarantined) + len(corrections)
 
 
 def rebuild(

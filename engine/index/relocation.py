@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import IndexError_
 from engine.index import keys
 from engine.index.apart import drop_key, hold_key, quarantine_key, tombstone_key
-from engine.index.entry import Entry, Hold, Quarantined, Tombstone, unpack_record
+from engine.index.corrections import correction_key
+from engine.index.entry import Correction, Entry, Hold, Quarantined, Tombstone, unpack_record
 from engine.index.environment import Environment
 from engine.index.fold import KILLED, State, Told, pack_history, told_key, told_of, told_of_tombstone
 from engine.index.rows import Segment, scan_prefix
@@ -52,6 +53,8 @@ def relocate(writer: Writer, txn: Any, moves: Sequence[tuple[Record, Position]])
             writer.apart.hold(txn, item)
         elif isinstance(item, Quarantined):
             writer.apart.quarantine(txn, item)
+        elif isinstance(item, Correction):
+            writer.corrections.apply(txn, item)
         count += 1
     writer.burial.bury(txn, tombstones)
     return count
@@ -107,6 +110,8 @@ def rows_of(records: Iterable[Record]) -> list[Row]:
             rows.append(("holds", hold_key(item)))
         elif isinstance(item, Quarantined):
             rows.append(("quarantine", quarantine_key(item)))
+        elif isinstance(item, Correction):
+            rows.append(("corrections", correction_key(item)))
         elif isinstance(item, Tombstone):
             last.append(("tombstones", tombstone_key(item)))
             for uid in item.sop_instance_uids:
@@ -123,7 +128,7 @@ def rows_in(environment: Environment, segment_id: int) -> list[Row]:
     rows: list[Row] = []
     last: list[Row] = []
     ends = segment_id.to_bytes(8, "big")
-    for table in ("history", "holds", "quarantine", "tombstones", "drops"):
+    for table in ("history", "holds", "quarantine", "corrections", "tombstones", "drops"):
         after = b""
         while True:
             with environment.reading() as txn, txn.cursor(db=getattr(environment, table)) as cursor:
@@ -132,6 +137,9 @@ def rows_in(environment: Environment, segment_id: int) -> list[Row]:
                     if not found:
                         break
                     after = cursor.key()
+                    if table == "corrections" and not after.startswith(keys.CORRECTION_RECORD):
+                        found = False
+                        break  # the rest names no places
                     if after[-keys.PLACE.size : -8] == ends:
                         is_killer = table in ("tombstones", "drops") or (
                             table == "history" and cursor.value()[1] == Kind.TOMBSTONE
@@ -157,6 +165,8 @@ def forget_rows(writer: Writer, rows: Sequence[Row], txn: Any) -> None:
             if len(others) > 1 or not killed_by(txn, environment, sop_key, stamp, target_stamp):
                 txn.delete(key, db=environment.drops)
             touched.setdefault(sop_key, False)
+        elif table == "corrections":
+            writer.corrections.forget(txn, key)
         else:
             value = txn.pop(key, db=getattr(environment, table))
             if table == "tombstones":

@@ -4,7 +4,8 @@
                     only, in their order, which is the order of arrival and the order of the answers
     2  walk         patient or study → series → instance down to the level, every condition tested at its level; keys
                     below the level (relational) ask whether anything below meets them
-    3  page         some matches are made in one read transaction; none is open while a caller has one of them
+    3  page         some matches are made in one read transaction, some milliseconds long; none is open while a caller
+                    has one of them, and between two of them a caller who has others to serve may do so
 
 What is stored or deleted between two pages may or may not be seen; what was there all the time is seen once.
 Not here: what a key means (`matching`), Query/Retrieve Level, Retrieve AE Title and the like (the service adds them).
@@ -19,14 +20,16 @@ from typing import TYPE_CHECKING, Any
 from engine.dicom import tags
 from engine.dicom.elements import blob_items
 from engine.errors import QueryError
-from engine.index import keys
+from engine.index import keys, private
 from engine.index import walk as walking
-from engine.index.access import collect_here, collect_in_steps, find_candidates
+from engine.index.access import find_candidates
 from engine.index.environment import Environment
+from engine.index.explanation import Explanation
+from engine.index.place import Place
 from engine.index.plan import UNIQUE, Plan, check_hierarchy, level_of
 from engine.index.rows import read_name
 from engine.index.types import Instance, Level, Match, Named, Query, Root
-from engine.index.walk import Place, Walk
+from engine.index.walk import Walk
 from engine.storage.record import Position
 
 if TYPE_CHECKING:
@@ -34,14 +37,33 @@ if TYPE_CHECKING:
 
 FIRST_PAGE = 32
 """Matches in the first page: an early first answer."""
-PAGE = 500
+PAGE = 200
+"""In the others: some milliseconds."""
 
 
-def search(index: Index, query: Query) -> Iterator[Match]:
-    """The matches of a query in a stable order. Raises QueryError, at once and not at the first match."""
+def search(index: Index, query: Query, explanation: Explanation | None = None) -> Iterator[Match]:
+    """The matches of a query in a stable order. Raises QueryError, at once and not at the first match.
+
+    `explanation` is filled in on the way.
+    """
+    return (match for match in search_steps(index, query, explanation) if match is not None)
+
+
+def search_steps(index: Index, query: Query, explanation: Explanation | None = None) -> Iterator[Match | None]:
+    """The same with a None between two read transactions, so that whoever asks can look around while nothing matches.
+
+    At most `walk.EXAMINED_MAX` candidates are looked at, or `access.KEYS_MAX` keys read, between two values.
+    """
+    asked = private.of(query)
+    if asked is not None:
+        query = asked.query
     plan = Plan.of(query)
     check_hierarchy(query, plan)
-    return _paged(index.environment, query, plan)
+    walk = Walk(index.environment, query, plan)
+    walk.go_on(query.after)
+    walk.explanation = explanation or walk.explanation
+    steps = _steps(walk)
+    return steps if asked is None else (match and asked.restored(match) for match in steps)
 
 
 def select(environment: Environment, query: Query) -> list[Instance]:
@@ -84,7 +106,7 @@ def select_names(environment: Environment, query: Query) -> list[Named]:
 def _named_places(environment: Environment, query: Query, level: Level = Level.IMAGE) -> Iterator[Place]:
     """The instances that unique keys name, or their series, in one read transaction. Raises QueryError."""
     own = UNIQUE[query.level]
-    unique = {tag: query.keys[tag] for tag in UNIQUE.values() if query.keys.get(tag)}
+    unique = {tag: query.keys[tag] for tag in (*UNIQUE.values(), *_also_unique(query)) if query.keys.get(tag)}
     wanted = Query(level, unique, Root.PATIENT, query.character_set, relational=True)
     plan = Plan.of(wanted, wildcards=False)
     if query.level not in query.root.value or not any(asked.tag == own for asked in plan.conditions[query.level]):
@@ -92,11 +114,17 @@ def _named_places(environment: Environment, query: Query, level: Level = Level.I
     with environment.reading() as txn:
         walk = Walk(environment, wanted, plan)
         walk.txn = txn
-        find_candidates(walk, collect_here)
+        for _ in find_candidates(walk):
+            pass  # what unique keys name is found in one transaction anyway
         for place in walk.places():
             if place is not None:
                 yield place
         walk.txn = None
+
+
+def _also_unique(query: Query) -> tuple[int, ...]:
+    """Of two patients of one ID, whose issuers differ, a retrieval may name the one that it means."""
+    return (tags.IssuerOfPatientID,) if query.level == Level.PATIENT else ()
 
 
 def _number(text: bytes) -> int:
@@ -138,10 +166,16 @@ def _owner_and_uid(row: bytes) -> tuple[int, bytes]:
     return owner, row[keys.UID_HEAD.size : keys.UID_HEAD.size + uid_length]
 
 
-def _paged(environment: Environment, query: Query, plan: Plan) -> Iterator[Match]:
+def _steps(walk: Walk) -> Iterator[Match | None]:
     """Matches page by page; see the module's head."""
-    walk = Walk(environment, query, plan)
-    _begin(walk)
+    environment, query, explanation = walk.environment, walk.query, walk.explanation
+    finding = find_candidates(walk)
+    is_found = False
+    while not is_found:
+        with environment.reading() as walk.txn:
+            is_found = next(finding, True) is not None
+        walk.txn = None  # a finished transaction keeps its reader slot until the last reference to it is gone
+        yield None
     to_skip = query.offset
     left = query.limit if query.limit is not None else 1 << 62
     page = FIRST_PAGE
@@ -152,27 +186,25 @@ def _paged(environment: Environment, query: Query, plan: Plan) -> Iterator[Match
             is_over = True
             for place in walk.places():
                 if place is None:
-                    pass
-                elif to_skip > 0:
+                    is_over = False
+                    break
+                if to_skip > 0:
                     to_skip -= 1
                 else:
                     matches.append(place.match())
                 if len(matches) >= min(page, left) or walk.examined >= walking.EXAMINED_MAX:
                     is_over = False
                     break
-        walk.txn = None  # a finished transaction keeps its reader slot until the last reference to it is gone
+        walk.txn = None
+        explanation.pages += 1
+        explanation.examined += walk.examined
+        explanation.matches += len(matches)
         left -= len(matches)
         yield from matches
         if is_over:
             return
+        yield None
         page = PAGE
 
 
-def _begin(walk: Walk) -> None:
-    reading = walk.environment.reading()
-    with reading as walk.txn:
-        find_candidates(walk, lambda walk, ranges: collect_in_steps(walk, ranges, reading.renew))
-    walk.txn = None
-
-
-__all__ = ["Level", "Match", "Query", "Root", "level_of", "search", "select"]
+__all__ = ["Level", "Match", "Query", "Root", "level_of", "search", "search_steps", "select"]

@@ -7,6 +7,7 @@ series blob (a series statement). Its order is that of the first record among it
 *Facts* are the attributes that a study, series or patient is found by and shown with. Rule: for each attribute the
 earliest statement with a value for it counts; an empty one never hides a later value; where values differ the attribute
 is a conflict. This does not depend on the order in which records reach the index, so a rebuild ends at the same facts.
+What a correction sets is laid over it (`overlay`): its order is before every statement's, and it is no conflict.
 
 Texts in statements and facts are UTF-8, decoded once, when the statement is new. Format of facts:
 
@@ -27,7 +28,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from engine.dicom import attributes, charset, elements, tags
+from engine.dicom import charset, elements, extra, tags
 from engine.dicom.elements import blob_items
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 from engine.errors import DataSetError
@@ -57,6 +58,9 @@ def _vr_of(tag: int) -> str:
     return tags.vr_of(tag)
 
 
+extra.when_changed(_vr_of.cache_clear)
+
+
 def utf_8(tag: int, value: bytes, character_set: bytes) -> bytes:
     """A value of a blob with its text in UTF-8."""
     vr = _vr_of(tag)
@@ -74,7 +78,18 @@ def utf_8(tag: int, value: bytes, character_set: bytes) -> bytes:
 
 def canonical(blob: bytes, character_set: bytes) -> bytes:
     """A level blob with its texts in UTF-8. Canonical blobs stay as they are when given `charset.UTF_8`."""
+    return _canonical(blob, character_set)[0]
+
+
+def _canonical(blob: bytes, character_set: bytes) -> tuple[bytes, dict[int, bytes]]:
+    """The same and its items."""
     items = blob_items(blob)
+    texts = b"".join(items.values())
+    # Nearly all blobs. An item of a sequence begins with a byte that is not ASCII.
+    if texts.isascii() and b"\x1b" not in texts and len(texts) + _ITEM.size * len(items) == len(blob):
+        in_order = list(items)
+        if in_order == sorted(in_order):
+            return blob, items
     plain_bytes = 0
     before = -1
     for tag, value in items.items():
@@ -83,7 +98,7 @@ def canonical(blob: bytes, character_set: bytes) -> bytes:
             plain_bytes += _ITEM.size + len(value)
         items[tag] = text
         before = tag
-    return blob if plain_bytes == len(blob) else blob_of(items)
+    return (blob if plain_bytes == len(blob) else blob_of(items)), items
 
 
 def _items_in_utf_8(data: bytes, start: int, end: int, character_set: bytes) -> bytes:
@@ -123,12 +138,14 @@ def _explicit_header(tag: int, vr: str, length: int) -> bytes:
 # statements ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Statement:
     """What one instance says about the levels above it, in canonical form."""
 
     study_instance_uid: bytes
     series_instance_uid: bytes
+    items: tuple[dict[int, bytes], dict[int, bytes], dict[int, bytes]]
+    """Of patient, study and series; not to be changed."""
     patient: bytes
     study: bytes
     series: bytes
@@ -138,11 +155,12 @@ class Statement:
     @classmethod
     def of(cls, entry: Entry) -> Statement:
         """The statement of an instance."""
-        patient, study, study_digest, study_uid = _of_study(entry.patient, entry.study, entry.character_set)
-        series = canonical(entry.series, entry.character_set)
+        patient, study, study_digest, of_patient, of_study = _of_study(entry.patient, entry.study, entry.character_set)
+        series, of_series = _canonical(entry.series, entry.character_set)
         return cls(
-            study_uid,
-            blob_items(series).get(tags.SeriesInstanceUID, b""),
+            of_study.get(tags.StudyInstanceUID, b""),
+            of_series.get(tags.SeriesInstanceUID, b""),
+            (of_patient, of_study, of_series),
             patient,
             study,
             series,
@@ -152,11 +170,13 @@ class Statement:
 
 
 @lru_cache(maxsize=256)
-def _of_study(patient: bytes, study: bytes, character_set: bytes) -> tuple[bytes, bytes, bytes, bytes]:
-    """Both blobs in canonical form, their digest, the Study Instance UID; the series of a study arrive together."""
-    patient = canonical(patient, character_set)
-    study = canonical(study, character_set)
-    return patient, study, keys.digest_of(patient, study), blob_items(study).get(tags.StudyInstanceUID, b"")
+def _of_study(
+    patient: bytes, study: bytes, character_set: bytes
+) -> tuple[bytes, bytes, bytes, dict[int, bytes], dict[int, bytes]]:
+    """Both blobs in canonical form, their digest, their items; the series of a study arrive together."""
+    patient, of_patient = _canonical(patient, character_set)
+    study, of_study = _canonical(study, character_set)
+    return patient, study, keys.digest_of(patient, study), of_patient, of_study
 
 
 def pack_content(*parts: bytes) -> bytes:
@@ -198,7 +218,8 @@ class Facts:
         """Takes in a statement."""
         for part, blob in zip(self.parts, blobs, strict=True):
             for tag, value in blob_items(blob).items():
-                self._observe(part, tag, order, value)
+                if tag not in part or part[tag][0] >= keys.FIRST_STATED:
+                    self._observe(part, tag, order, value)
 
     def observe_facts(self, other: Facts) -> None:
         """Takes in the first part of another's facts: what a patient learns from a study."""
@@ -206,6 +227,17 @@ class Facts:
         for tag, (order, value) in other.parts[0].items():
             self._observe(part, tag, order, value)
         self.conflicts |= other.conflicts & set(other.parts[0])
+
+    @property
+    def is_corrected(self) -> bool:
+        """Whether a correction has set any of it."""
+        return any(order < keys.FIRST_STATED for part in self.parts for order, _ in part.values())
+
+    def correct(self, overlay: Sequence[Mapping[int, tuple[bytes, bytes]]]) -> None:
+        """Lays what corrections set over it, part by part."""
+        for part, over in zip(self.parts, overlay, strict=True):
+            part.update(over)
+            self.conflicts -= over.keys()
 
     def _observe(self, part: dict[int, tuple[bytes, bytes]], tag: int, order: bytes, value: bytes) -> None:
         known = part.get(tag)
@@ -257,6 +289,28 @@ class Facts:
         return cls(parts, conflicts)
 
 
+def facts_of(order: bytes, *blobs: bytes) -> bytes:
+    """The encoded facts of an entity whose only statement this is, in canonical form."""
+    orders = order if any(blobs) else b""
+    lengths = [_U32.pack(len(blob)) for blob in blobs]
+    return b"".join((_HEAD.pack(len(orders) // keys.ORDER_BYTES, len(blobs), 0), orders, *lengths, *blobs))
+
+
+def repeats(known: bytes, news: bytes, at: int) -> bool:
+    """Whether the facts that end `known` say just what those of `news` do, all of one order that is no later.
+
+    Both rows are the same up to `at`, and `news` is of one statement.
+    """
+    orders_at = at + _HEAD.size
+    end = orders_at + keys.ORDER_BYTES
+    return (
+        len(known) == len(news)
+        and known[at:orders_at] == news[at:orders_at]
+        and known[orders_at:end] <= news[orders_at:end]
+        and known[end:] == news[end:]
+    )
+
+
 def fact_values(data: bytes, at: int) -> tuple[list[dict[int, bytes]], int]:
     """Only the attributes of encoded facts, part by part, and where the providers begin: the way of every read."""
     order_count, part_count, conflict_count = _HEAD.unpack_from(data, at)
@@ -275,5 +329,4 @@ PART_COUNT_STUDY = 2
 PART_COUNT_SERIES = 1
 PART_COUNT_PATIENT = 1
 
-LEVEL_OF: dict[int, int] = {tag: level for level, table in enumerate(attributes.LEVELS) for tag in table}
-"""Tag → the level that keeps it."""
+LEVEL_OF = extra.LEVEL_OF

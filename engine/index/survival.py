@@ -5,6 +5,7 @@
     tombstone     as long as a record that it killed lies in another segment, and for TOMBSTONE_KEEP_S in any case
     hold          the one that counts, of each study
     quarantined   until a tombstone names it
+    correction    for good, undone or not: it is what tells who did what
     unknown       everything that the index has not been told of
 
 Of copies of one record only the last survives: what has been copied and relocated is not needed at its old place. An
@@ -20,7 +21,8 @@ from typing import Any
 from engine.errors import IndexError_
 from engine.index import keys
 from engine.index.apart import hold_key, quarantine_key, tombstone_key, unpack_apart
-from engine.index.entry import Hold, Quarantined, Tombstone
+from engine.index.corrections import correction_key
+from engine.index.entry import Correction, Hold, Quarantined, Tombstone
 from engine.index.environment import Environment
 from engine.index.fold import State, Told, in_order, is_needed, read_history, told_key
 from engine.index.rows import read_name, scan_prefix
@@ -50,6 +52,9 @@ def _is_alive(txn: Any, environment: Environment, record: Record, now_ns: int) -
             row_key = quarantine_key(Quarantined.unpack(record))
             value = txn.get(row_key, db=environment.quarantine)
             return value is None or unpack_apart(row_key, value)[0] == State.QUARANTINED
+        if record.kind == Kind.CORRECTION:
+            value = txn.get(correction_key(Correction.unpack(record)), db=environment.corrections)
+            return value is None or bool(value[0])
     except IndexError_:
         return True  # of a later version of this engine
     return True

@@ -13,8 +13,20 @@ from functools import partial
 from typing import Any
 
 from engine.errors import IndexError_
-from engine.index import bulk, checkpoint, keys, listing, relocation, survival
-from engine.index.entry import Entry, Hold, Quarantined, Tombstone
+from engine.index import (
+    bulk,
+    checkpoint,
+    conflicts,
+    corrections,
+    keys,
+    lifetime,
+    listing,
+    overlay,
+    relocation,
+    restating,
+    survival,
+)
+from engine.index.entry import Correction, Entry, Hold, Quarantined, Tombstone
 from engine.index.environment import MAP_BYTES, Environment
 from engine.index.fold import State, read_history
 from engine.index.listing import instance_of
@@ -62,6 +74,7 @@ class Index:
         *,
         holds: Sequence[Hold] = (),
         quarantined: Sequence[Quarantined] = (),
+        corrected: Sequence[Correction] = (),
     ) -> list[Outcome]:
         """Makes records of the log visible, all or none, in one transaction; one outcome an entry, in order.
 
@@ -69,7 +82,7 @@ class Index:
         segment end (`indexed_bytes`); `covered` that everything below an offset has been applied or is not there.
         Raises StorageFull, StorageFailed (final) or IndexError_.
         """
-        return self._writer.apply(entries, tombstones, marks, covered, holds, quarantined)
+        return self._writer.apply(entries, tombstones, marks, covered, holds, quarantined, corrected)
 
     def load(self, heads: Heads, start_offset: int) -> bulk.Loaded:
         """Applies a sealed segment from an offset on, some thousand records a transaction: see `bulk`.
@@ -155,6 +168,22 @@ class Index:
         with environment.reading() as txn:
             return listing.newest_stamp(txn, environment.holds, keys.bounded(study_instance_uid) + b"\0")
 
+    def corrections(self) -> Iterator[corrections.Listed]:
+        """Every correction and every undo, the earliest first, page by page."""
+        return corrections.read_corrections(self.environment)
+
+    def corrected(self, study_instance_uid: bytes, series_instance_uid: bytes) -> dict[int, bytes]:
+        """What corrections set of a study and one of its series, in UTF-8; b"" where there is to be no value."""
+        environment = self.environment
+        with environment.reading() as txn:
+            if not txn.stat(environment.corrections)["entries"]:
+                return {}
+            return overlay.corrected(txn, environment, study_instance_uid, series_instance_uid)
+
+    def conflicts(self) -> Iterator[conflicts.Conflicting]:
+        """The studies and series whose instances disagree, and on what; page by page."""
+        return conflicts.read_conflicts(self.environment)
+
     def quarantined(self) -> Iterator[Quarantined]:
         """What is in quarantine, page by page."""
         return listing.read_quarantined(self.environment)
@@ -211,9 +240,33 @@ class Index:
         def end(txn: Any) -> None:
             for key, _ in list(scan_prefix(txn, environment.damage, keys.U64_KEY.pack(segment_id))):
                 txn.delete(key, db=environment.damage)
+            txn.delete(keys.U64_KEY.pack(segment_id), db=environment.amended)
             txn.delete(keys.U64_KEY.pack(segment_id), db=environment.segments)
 
         environment.write(end, _nothing)
+
+    # -- attributes extracted anew ----------------------------------------------------------------
+
+    def restate(self, entries: Sequence[Entry], segment_id: int, digest: bytes, amended_bytes: int) -> int:
+        """Gives records of a segment the attributes that have been extracted anew (see `restating`), and notes that
+        everything before an offset is under the set of that digest. Returns how many of them said something else.
+
+        One transaction: some hundred at a time. Idempotent. Raises as `apply` does.
+        """
+
+        def work(txn: Any) -> int:
+            restating.note(self.environment, txn, segment_id, digest, amended_bytes)
+            return restating.restate(self._writer, txn, entries)
+
+        return self._writer.batch(work)
+
+    def amended(self) -> dict[int, tuple[bytes, int]]:
+        """For each segment the digest of the set of extra attributes that its records are under, and up to where."""
+        return restating.read_notes(self.environment)
+
+    def drop_unsearched(self, count_max: int) -> bool:
+        """Removes keys of attributes that are not searched any more; whether there may be more of them."""
+        return self._writer.batch(lambda txn: restating.drop_unsearched(self.environment, txn, count_max))
 
     # -- looking after ----------------------------------------------------------------------------
 
@@ -237,6 +290,7 @@ class Index:
                 "conflicts": read_count(txn, environment, keys.META_CONFLICTS),
                 "deleted": read_count(txn, environment, keys.META_DELETED),
                 "held_studies": read_count(txn, environment, keys.META_HELD),
+                "corrections": read_count(txn, environment, keys.META_CORRECTIONS),
                 "quarantined": read_count(txn, environment, keys.META_QUARANTINED),
                 "damaged": txn.stat(environment.damage)["entries"],
                 "segments": txn.stat(environment.segments)["entries"],
@@ -252,6 +306,10 @@ class Index:
     def reader_check(self) -> int:
         """Frees what dead processes hold; returns how many readers they were. For the keeper."""
         return self.environment.reader_check()
+
+    def lifetime(self) -> bytes:
+        """What tells ids of this index from those of another, or of another time; b"" when nothing does."""
+        return lifetime.read(self.environment.directory, self.environment.files)
 
     def close(self) -> None:
         """Ends all use by this process."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import NamedTuple, TypeAlias
 
+from engine.dicom import tags
 from engine.dicom.identifier import Identifier
 from engine.errors import QueryError
 from engine.storage.record import Position
@@ -34,7 +35,7 @@ class Level(IntEnum):
             return cls[name.strip(" \0")]
         except KeyError:
             raise QueryError(
-                f"Query/Retrieve Level (0008,0052) {name[:16]!r} is none of PATIENT, STUDY, SERIES, IMAGE"
+                f"(0008,0052) {name[:9]!r} is none of PATIENT, STUDY, SERIES, IMAGE", tags.QueryRetrieveLevel
             ) from None
 
 
@@ -155,10 +156,14 @@ class Query:
     empty_values: bool = False
     """Two quotation marks ask for an attribute without a value (PS3.4 C.2.2.2.7)."""
     multiple_values: bool = False
-    """Several values of a key that is no UID: any of them may match (PS3.4 C.2.2.2.8)."""
+    """Several values of a key that is no UID: each of them must match some stored value (PS3.4 C.2.2.2.8)."""
+    is_keyed: bool = False
+    """Each match tells in Record Key (0008,041B) where it stands: ids, for `after`. See `lifetime`."""
+    after: bytes = b""
+    """Only what stands behind this Record Key, of the same level."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Match:
     """One entity that a query found."""
 

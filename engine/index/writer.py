@@ -2,8 +2,8 @@
 
 Two ways through here. Steady: the UID is new and its series has been seen by this process with the same statement; four
 puts. Everything else goes by way of `fold` (a UID that is there already), `entities` (a series that is new or states
-something new), `burial` (tombstones), `apart` (holds, the quarantine) or `relocation` (copies). What a process
-remembers of a series stays true until the epoch changes; every removal of an instance changes it.
+something new), `burial` (tombstones), `apart` (holds, the quarantine), `corrections` or `relocation` (copies). What a
+process remembers of a series stays true until the epoch changes; every removal of an instance changes it.
 
 Not here: the format of the tables (`keys`), and when the log is synced (nobody calls `apply` for a durable instance
 before that).
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from engine.dicom import charset
@@ -20,8 +21,9 @@ from engine.index import keys
 from engine.index.accounts import Accounts
 from engine.index.apart import Apart
 from engine.index.burial import Burial
+from engine.index.corrections import Corrections
 from engine.index.entities import Entities, Remembered
-from engine.index.entry import Entry, Hold, Quarantined, Tombstone
+from engine.index.entry import Correction, Entry, Hold, Quarantined, Tombstone
 from engine.index.environment import Environment
 from engine.index.fold import (
     OUTCOMES,
@@ -51,6 +53,14 @@ _instance = keys.INSTANCE.pack
 Result = TypeVar("Result")
 
 
+@lru_cache(maxsize=1024)
+def _with_class(tail: bytes, class_id: int) -> tuple[bytes, frozenset[int]]:
+    """The end of a row of `counts` with one more SOP class, and all that it names; few series differ in these."""
+    modality, class_ids = unpack_tail(tail, 0)
+    classes = frozenset((*class_ids, class_id))
+    return pack_tail(modality, classes), classes
+
+
 class Writer:
     """Applies batches; one per process, any thread."""
 
@@ -59,6 +69,7 @@ class Writer:
         self.entities = Entities(environment)
         self.accounts = Accounts(environment)
         self.apart = Apart(environment, self.accounts)
+        self.corrections = Corrections(environment, self.accounts, self.entities)
         self.burial = Burial(environment, self.entities, self.accounts, self.apart, self.tell)
         self._lock = threading.Lock()
         self._series: dict[tuple[bytes, bytes, bytes, bytes], Remembered] = {}
@@ -73,6 +84,7 @@ class Writer:
         covered: Mapping[int, int] | None,
         holds: Sequence[Hold],
         quarantined: Sequence[Quarantined],
+        corrections: Sequence[Correction],
     ) -> list[Outcome]:
         """See `Index.apply`."""
 
@@ -84,6 +96,8 @@ class Writer:
                 self.apart.hold(txn, hold)
             for one in quarantined:
                 self.apart.quarantine(txn, one)
+            for correction in corrections:
+                self.corrections.apply(txn, correction)
             accounts = self.accounts
             for segment_id, end in (covered or {}).items():
                 accounts.segment(txn, segment_id).cover(FIRST_RECORD, end)
@@ -109,6 +123,7 @@ class Writer:
             self._epoch = epoch
         self.accounts.begin()
         self.entities.begin()
+        self.entities.overlay.begin(txn)
         result = work(txn)
         if self.entities.needs_refresh:
             self.entities.refresh(txn)
@@ -195,13 +210,9 @@ class Writer:
 
     def _note_class(self, known: Remembered, row: Counts, class_id: int) -> None:
         """Makes sure that the series' row names the SOP class."""
-        if row.tail != known.tail:
+        if row.tail != known.tail or class_id not in known.classes:
+            row.tail, known.classes = _with_class(row.tail, class_id)
             known.tail = row.tail
-            known.classes = frozenset(unpack_tail(row.tail, 0)[1])
-        if class_id not in known.classes:
-            modality, class_ids = unpack_tail(row.tail, 0)
-            known.classes = frozenset((*class_ids, class_id))
-            row.tail = known.tail = pack_tail(modality, known.classes)
 
     # -- for `bulk`, which makes the rows of many instances itself ------------------------------
 

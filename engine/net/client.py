@@ -24,6 +24,7 @@ from engine.ul.pdu import (
     AssociateRQ,
     AsynchronousOperationsWindow,
     PresentationContextRQ,
+    RoleSelection,
     UserInformation,
 )
 
@@ -164,6 +165,7 @@ async def open_association(
     contexts: Sequence[PresentationContextRQ],
     pool: ChunkPool | None = None,
     trace: TraceFolder | None = None,
+    roles: Sequence[RoleSelection] = (),
 ) -> Requestor:
     """Connects and negotiates. Raises AssociationFailed, with the reason in words."""
     window = AsynchronousOperationsWindow(address.window, 1) if address.window > 1 else None
@@ -176,6 +178,7 @@ async def open_association(
             implementation_class_uid=IMPLEMENTATION_CLASS_UID,
             implementation_version_name=IMPLEMENTATION_VERSION_NAME,
             asynchronous_operations_window=window,
+            role_selections=tuple(roles),
         ),
     )
     loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""What a caretaker does in the background, a step at a time: compaction, the rules of retention, scrubbing.
+"""What a caretaker does in the background, a step at a time: compaction, retention, scrubbing, re-indexing.
 
 A duty says after each step how long it can wait for the next one, and tells what it has done in numbers. It raises what
 goes wrong; `caretaker` decides what follows from that. A new duty is a class like these and a line in `DUTIES`.
@@ -16,6 +16,7 @@ from engine import log
 from engine.archive.archive import Archive
 from engine.archive.care import retention
 from engine.archive.care.compaction import Compactor
+from engine.archive.care.reindex import Reindexer
 from engine.archive.care.scrub import Scrubber
 from engine.config import Config, Retention
 
@@ -31,6 +32,10 @@ SCRUB_TICK_S = 0.5
 
 SCRUB_REST_S = 10.0
 """How long it waits while no pass is due."""
+
+
+REINDEX_REST_S = 10.0
+"""How long it waits until it asks again whether a segment has been sealed."""
 
 
 class Duty(Protocol):
@@ -160,12 +165,35 @@ class ScrubDuty:
         return told | {f"{name}_since_start": count for name, count in self._scrubber.counters.items()}
 
 
+class ReindexDuty:
+    """Looks through what is stored again when the extra attributes have changed."""
+
+    name = "reindex"
+
+    def __init__(self, archive: Archive, config: Config, stopping: threading.Event) -> None:
+        self._reindexer = Reindexer(archive, bytes_per_s=config.reindex.bytes_per_s, stopping=stopping)
+
+    def configure(self, config: Config) -> None:
+        """The speed; the attributes are taken over at a start."""
+        self._reindexer.configure(config.reindex.bytes_per_s)
+
+    def step(self) -> float:
+        """One batch."""
+        return BETWEEN_STEPS_S if self._reindexer.step() else REINDEX_REST_S
+
+    def stats(self) -> dict[str, object]:
+        """How far it is, and counters since the start."""
+        counters = {f"{name}_since_start": count for name, count in self._reindexer.counters.items()}
+        return {**self._reindexer.status(), **counters}
+
+
 DUTIES: tuple[Callable[[Archive, Config, threading.Event], Duty], ...] = (
     CompactionDuty,
     RetentionDuty,
     ScrubDuty,
+    ReindexDuty,
 )
 """What every caretaker does."""
 
-READ_ONLY_DUTIES: tuple[Callable[[Archive, Config, threading.Event], Duty], ...] = (ScrubDuty,)
-"""What the caretaker of a replica does: its log is somebody else's."""
+READ_ONLY_DUTIES: tuple[Callable[[Archive, Config, threading.Event], Duty], ...] = (ScrubDuty, ReindexDuty)
+"""What the caretaker of a replica does: its log is somebody else's, its index is its own."""

@@ -30,6 +30,7 @@ from typing import Any
 import orjson
 
 from engine import __version__, control, log
+from engine.archive import extras
 from engine.archive.archive import Archive
 from engine.config import Config
 from engine.errors import ArchiveInUse, ConfigError, EngineError
@@ -147,6 +148,7 @@ class Supervisor:
                     sync_interval_s=self._config.write_behind_sync_s,
                     on_keeper_failure=self._keeper_failed,
                     progress=progress,
+                    extra_attributes=extras.configured(self._config),
                 )
             except ArchiveInUse:
                 # A short command, find or stats, may just be looking into the stopped archive.

@@ -28,6 +28,7 @@ from engine.metrics import Metrics
 from engine.net.connection import Connection, ConnectionLimits
 from engine.net.trace import TraceFolder
 from engine.server.channel import Channel, ChannelClosed
+from engine.services.commitment_reporter import Reporter
 from engine.services.provider import ServiceProvider, Services
 from engine.services.roster import Roster
 from engine.ul.association import Role
@@ -96,11 +97,13 @@ class Worker:
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)
         self._beat()
+        Reporter(self._services.commitments, self._trace).start()
         self._channel.send("ready")
         self._sweep()
         await self._ended.wait()
         self._loop.remove_reader(self._channel.fileno())
         if self._exit_code == 0:
+            self._services.commitments.close()
             self._ingestor.close()
             self._services.transcoder.close()
             self._archive.close()

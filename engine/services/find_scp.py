@@ -1,35 +1,47 @@
 """Query Service Class, C-FIND SCP (PS3.4 C.4.1).
 
 Does not match (`index.search` does) and does not choose keys: it turns an identifier into a query, and each match into
-a pending response with the keys that were asked for, until the last one, C-CANCEL or the limit.
+a pending response with the keys that were asked for.
+
+    request ──► pending, pending, …  ──► 0000  all matches were sent
+                                         A700  there are more matches than this peer may have: comment, none offending
+                                         FE00  C-CANCEL came
+                                         A900  the identifier breaks PS3.4: comment and offending elements
+                                         C000  it cannot be read, or the index cannot
+                                         0124  this peer may not query
+
+The search goes in steps, on the loop: after SLICE_S at most, others are served, and a C-CANCEL or a lost connection
+ends it, whether anything has matched or not. A key that the index does not have comes back empty, and says so by FF01.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from engine import log
-from engine.dicom import tags, transfer_syntax
-from engine.dicom.identifier import encode_identifier
 from engine.dimse.messages import CFindRQ, CFindRSP
 from engine.dimse.status import FindStatus, GeneralStatus, Service, status_of
-from engine.errors import EngineError
-from engine.services.query import Asked, find_query
+from engine.errors import EngineError, QueryError
+from engine.index.explanation import Explanation
+from engine.services.answers import Answers
+from engine.services.policy import query_options
+from engine.services.query import Asked, described, find_query
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from engine.dicom.transfer_syntax import TransferSyntax
-    from engine.index.types import Match
+    from engine.config import QueryOption
+    from engine.index.types import Match, Query
     from engine.services.provider import ServiceProvider
 
 logger = log.get("services.find_scp")
 
 SLICE_S = 0.005
-"""How long answers are made before the loop may serve others; ingest never waits longer for a long query."""
-
+"""How long answers are made before the loop may serve others, all queries of a worker together: ingest waits no longer,
+however many of them are long."""
+SLICE_S_MIN = 0.0005
+"""Of one query; below that the change of turns would cost more than a twentieth of it."""
 
 SEND_BYTES = 32 << 10
 """Responses are sent together when they make so much, but the first one at once: a system call costs as much as a
@@ -38,64 +50,17 @@ match."""
 
 async def find(provider: ServiceProvider, presentation_context_id: int, rq: CFindRQ, identifier: bytes) -> None:
     """Answers one C-FIND."""
-    provider.services.metrics.counters["find"] += 1
-    began = perf_counter()
-    if not provider.services.config.may(provider.calling_ae_title, "query"):
-        provider.respond(presentation_context_id, _response(rq, GeneralStatus.NOT_AUTHORIZED))
-        return
-    limit = provider.services.config.limits.query_results_max
+    await run(Finding(provider, presentation_context_id, rq), provider, identifier)
+
+
+async def run(finding: Finding, provider: ServiceProvider, identifier: bytes) -> None:
+    """One C-FIND from its identifier to its final response and its line in the log."""
+    provider.services.finding_count += 1
     try:
-        asked = find_query(provider.contexts[presentation_context_id], identifier, limit)
-        matches = provider.services.archive.find(asked.query)
-        code, count = await _answer(provider, presentation_context_id, rq, asked, matches)
-    except EngineError as error:
-        code, count = status_of(error, Service.FIND), 0
-        logger.warning("query refused", calling=provider.calling_ae_title, status=f"{code:04X}", error=str(error))
-        provider.respond(presentation_context_id, _response(rq, code, comment=str(error)))
-        return
-    provider.respond(presentation_context_id, _response(rq, code))
-    if limit and count == limit:
-        logger.warning("query cut at the limit", calling=provider.calling_ae_title, limit=limit)
-    logger.info(
-        "query",
-        calling=provider.calling_ae_title,
-        query_level=asked.query.level.name.lower(),
-        matches=count,
-        seconds=round(perf_counter() - began, 4),
-    )
-
-
-async def _answer(
-    provider: ServiceProvider, context_id: int, rq: CFindRQ, asked: Asked, matches: Iterator[Match]
-) -> tuple[int, int]:
-    """Sends the pending responses; the final status and how many there were."""
-    syntax = transfer_syntax.of(provider.contexts[context_id].transfer_syntax)
-    pending = _response(rq, FindStatus.PENDING, has_data_set=True).encode()
-    incomplete = _response(rq, FindStatus.PENDING_OPTIONAL_KEYS_UNSUPPORTED, has_data_set=True).encode()
-    connection = provider.connection
-    count = 0
-    gathered = bytearray()
-    slice_ends = perf_counter() + SLICE_S
-    for match in matches:
-        if provider.cancelled(rq.message_id):
-            connection.send(bytes(gathered))
-            return FindStatus.CANCEL, count
-        if not connection.is_open:
-            raise ConnectionResetError("the asker is gone")
-        response = incomplete if match.unsupported else pending
-        identifier = _identifier(provider, asked, match, syntax)
-        gathered += connection.encoded(context_id, response, identifier, provider.fragment)
-        count += 1
-        is_late = perf_counter() > slice_ends
-        if is_late or count == 1 or len(gathered) >= SEND_BYTES:
-            connection.send(bytes(gathered))
-            gathered.clear()
-        if is_late:
-            await connection.drained()
-            await asyncio.sleep(0)
-            slice_ends = perf_counter() + SLICE_S
-    connection.send(bytes(gathered))
-    return FindStatus.SUCCESS, count
+        await finding.run(identifier)
+    finally:
+        provider.services.finding_count -= 1
+        finding.tell()
 
 
 def refuse(provider: ServiceProvider, presentation_context_id: int, rq: CFindRQ, comment: str) -> None:
@@ -103,19 +68,140 @@ def refuse(provider: ServiceProvider, presentation_context_id: int, rq: CFindRQ,
     provider.respond(presentation_context_id, _response(rq, FindStatus.OUT_OF_RESOURCES, comment=comment))
 
 
-def _response(rq: CFindRQ, code: int, *, has_data_set: bool = False, comment: str = "") -> CFindRSP:
-    return CFindRSP(rq.message_id, rq.affected_sop_class_uid, code, has_data_set, comment[:64])
+class Finding:
+    """One C-FIND under way, and what there is to say of it afterwards."""
+
+    def __init__(self, provider: ServiceProvider, presentation_context_id: int, rq: CFindRQ) -> None:
+        self._provider = provider
+        self._context_id = presentation_context_id
+        self._rq = rq
+        self._log = logger.about(provider.connection.peer_host)
+        self._asked: Asked | None = None
+        self._options: frozenset[QueryOption] = frozenset()
+        self._explanation = Explanation()
+        self._began = perf_counter()
+        self._waited_s = 0.0
+        """For the asker to read what it was sent."""
+        self._count = 0
+        self._status: int | None = None
+        """Of the final response; None: there was nobody left to send one to."""
+        self._is_refused = False
+
+    async def run(self, identifier: bytes) -> None:
+        """To the final response."""
+        provider = self._provider
+        provider.services.metrics.counters["find"] += 1
+        config, title = provider.services.config, provider.calling_ae_title
+        if not config.may(title, "query"):
+            self._refuse(GeneralStatus.NOT_AUTHORIZED, "")
+            return
+        limit = config.query_results_max_of(title)
+        try:
+            self._asked = self._ask(identifier, limit)
+            status = await self._answer(self._asked, limit)
+        except EngineError as error:
+            offending = error.offending_elements if isinstance(error, QueryError) else ()
+            self._refuse(status_of(error, Service.FIND), str(error), offending)
+            return
+        if status == FindStatus.OUT_OF_RESOURCES:
+            self._log.warning("query cut at the limit", calling=title, limit=limit)
+            self._end(status, f"more than {limit} matches: narrow the query")
+        else:
+            self._end(status)
+
+    def _ask(self, identifier: bytes, limit: int) -> Asked:
+        provider = self._provider
+        context = provider.contexts[self._context_id]
+        agreed = provider.accepted.options.get(context.abstract_syntax, b"") if provider.accepted else b""
+        self._options = query_options(provider.services.config, provider.calling_ae_title, agreed)
+        # One more than will be sent tells whether there are more.
+        return find_query(context, identifier, limit + 1 if limit else 0, self._options)
+
+    async def _answer(self, asked: Asked, limit: int) -> FindStatus:
+        """Sends the pending responses; the final status."""
+        provider, rq = self._provider, self._rq
+        connection = provider.connection
+        answers = Answers(provider, self._context_id, rq, asked)
+        steps = self._steps(asked.query)
+        if provider.cancelled(rq.message_id):
+            return FindStatus.CANCEL
+        gathered = bytearray()
+        slice_ends = self._slice_ends()
+        for match in steps:
+            if match is not None:
+                if self._count == limit and limit:
+                    connection.send(bytes(gathered))
+                    return FindStatus.OUT_OF_RESOURCES
+                gathered += answers.encoded(match)
+                self._count += 1
+            is_late = perf_counter() >= slice_ends
+            if gathered and (is_late or self._count == 1 or len(gathered) >= SEND_BYTES):
+                connection.send(bytes(gathered))
+                gathered.clear()
+            if is_late:
+                if await self._is_cancelled():
+                    return FindStatus.CANCEL
+                slice_ends = self._slice_ends()
+        connection.send(bytes(gathered))
+        return FindStatus.SUCCESS
+
+    def _slice_ends(self) -> float:
+        return perf_counter() + max(SLICE_S / self._provider.services.finding_count, SLICE_S_MIN)
+
+    def _steps(self, query: Query) -> Iterator[Match | None]:
+        return self._provider.services.archive.find_steps(query, self._explanation)
+
+    async def _is_cancelled(self) -> bool:
+        """Lets others have their turn, and the asker read; whether it has asked us to stop meanwhile."""
+        connection = self._provider.connection
+        began = perf_counter()
+        await connection.drained()
+        self._waited_s += perf_counter() - began
+        await asyncio.sleep(0)
+        if not connection.is_open:
+            raise ConnectionResetError("the asker is gone")
+        return self._provider.cancelled(self._rq.message_id)
+
+    def _refuse(self, code: int, why: str, offending: tuple[int, ...] = ()) -> None:
+        self._is_refused = True
+        self._log.warning("query refused", calling=self._provider.calling_ae_title, status=f"{code:04X}", error=why)
+        self._end(code, why, offending)
+
+    def _end(self, code: int, comment: str = "", offending: tuple[int, ...] = ()) -> None:
+        self._status = code
+        self._provider.respond(self._context_id, _response(self._rq, code, comment=comment, offending=offending))
+
+    def tell(self) -> None:
+        """Counts it and logs it, however it ended; no value of a key is in what is logged."""
+        provider, asked = self._provider, self._asked
+        counters = provider.services.metrics.counters
+        counters["find_matches"] += self._count
+        if self._is_refused:
+            counters["find_refused"] += 1
+        elif self._status == FindStatus.CANCEL:
+            counters["find_cancelled"] += 1
+        elif self._status == FindStatus.OUT_OF_RESOURCES:
+            counters["find_truncated"] += 1
+        if asked is None:
+            return
+        seconds = perf_counter() - self._began - self._waited_s
+        told: dict[str, object] = {
+            "calling": provider.calling_ae_title,
+            "query_level": asked.query.level.name.lower(),
+            "options": sorted(self._options),
+            "matches": self._count,
+            "status": "lost" if self._status is None else f"{self._status:04X}",
+            "seconds": round(seconds, 4),
+        }
+        slow_s = provider.services.config.query.slow_s
+        if slow_s and seconds >= slow_s:
+            counters["find_slow"] += 1
+            more = {name: value for name, value in self._explanation.summary().items() if name not in told}
+            waited_s = round(self._waited_s, 4)
+            self._log.warning("slow query", **told, waited_s=waited_s, keys=described(asked.query), **more)
+        elif not self._is_refused:
+            self._log.info("query", **told)
 
 
-def _identifier(provider: ServiceProvider, asked: Asked, match: Match, syntax: TransferSyntax) -> bytes:
-    found = match.attributes
-    answer = {tag: found.get(tag, b"") for tag in asked.returned}
-    answer[tags.QueryRetrieveLevel] = asked.level_name
-    answer[tags.RetrieveAETitle] = provider.services.config.aet.encode("ascii")
-    if tags.InstanceAvailability in asked.returned:
-        answer[tags.InstanceAvailability] = b"ONLINE"
-    if not all(value.isascii() for value in answer.values()):
-        answer[tags.SpecificCharacterSet] = b"ISO_IR 192"
-    elif tags.SpecificCharacterSet in answer:
-        answer[tags.SpecificCharacterSet] = b""
-    return encode_identifier(answer, syntax)
+def _response(rq: CFindRQ, code: int, *, comment: str = "", offending: tuple[int, ...] = ()) -> CFindRSP:
+    return CFindRSP(rq.message_id, rq.affected_sop_class_uid, code, False, comment[:64], offending)

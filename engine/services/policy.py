@@ -1,10 +1,17 @@
 """What one calling AE title may negotiate: configuration in, `ul.negotiation.AcceptPolicy` out.
 
-The one place that says which SOP classes are served, in which transfer syntaxes.
+The one place that says which SOP classes are served, in which transfer syntaxes, and which options a query has.
+
+    C-FIND          baseline unless an option was negotiated for the SOP class of its context (PS3.4 Table C.5-2), or
+                    holds for the peer by configuration ([query] options, [[peer]] query_options)
+    C-MOVE, C-GET   unique keys above the level may be missing, whether relational retrieval was negotiated or not: a
+                    UID needs no context, users retrieve by the UIDs that they have, and nothing else can be meant
+    nobody          enhanced multi-frame image conversion: answered 0
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -14,7 +21,7 @@ from engine.ul.negotiation import AcceptPolicy
 from engine.ul.pdu import AssociateRJ
 
 if TYPE_CHECKING:
-    from engine.config import Config
+    from engine.config import Config, QueryOption
     from engine.ul.negotiation import Accepted
 
 PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY = 1, 2, 3
@@ -24,8 +31,21 @@ _QUERY_RETRIEVE = "1.2.840.10008.5.1.4.1.2"
 _FIND, _MOVE, _GET = 1, 2, 3
 
 
+_FIND_BYTES: Mapping[int, QueryOption] = {
+    0: "relational",
+    1: "date-time",
+    2: "fuzzy",
+    3: "timezone",
+    5: "empty-values",
+    6: "multiple-values",
+}
+"""Which byte of the negotiated item means which option (PS3.4 Table C.5-2)."""
+
+
 def information_model(sop_class_uid: str) -> int:
     """PATIENT_ROOT, STUDY_ROOT or PATIENT_STUDY_ONLY of a query/retrieve SOP class that we serve."""
+    if sop_class_uid == uids.RepositoryQuery:
+        return STUDY_ROOT  # PS3.4 C.6.4
     return int(sop_class_uid.removeprefix(_QUERY_RETRIEVE + ".").partition(".")[0])
 
 
@@ -40,11 +60,18 @@ def refusal(config: Config, calling_ae_title: str, *, busy: bool) -> AssociateRJ
 
 
 def only_stores(accepted: Accepted) -> bool:
-    """Whether nothing but storage was negotiated: no Verification, query or retrieval."""
+    """Whether nothing but storage was negotiated: no Verification, Storage Commitment, query or retrieval."""
     return bool(accepted.contexts) and not any(
-        context.abstract_syntax == negotiation.VERIFICATION or context.abstract_syntax.startswith(_QUERY_RETRIEVE)
+        context.abstract_syntax in (negotiation.VERIFICATION, uids.StorageCommitmentPushModel, uids.RepositoryQuery)
+        or context.abstract_syntax.startswith(_QUERY_RETRIEVE)
         for context in accepted.contexts.values()
     )
+
+
+def query_options(config: Config, calling_ae_title: str, agreed: bytes) -> frozenset[QueryOption]:
+    """The options of a C-FIND: what was agreed in extended negotiation of its SOP class, and what holds anyway."""
+    negotiated = [option for number, option in _FIND_BYTES.items() if agreed[number : number + 1] == b"\1"]
+    return frozenset(negotiated).union(config.query_options_of(calling_ae_title))
 
 
 @lru_cache(maxsize=1024)
@@ -79,4 +106,9 @@ def _services(config: Config, calling_ae_title: str) -> dict[str, tuple[str, ...
         for model in (PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY)
         for operation in operations
     }
+    if config.may(calling_ae_title, "query"):
+        served[uids.RepositoryQuery] = negotiation.PLAIN_TRANSFER_SYNTAXES
+    if config.may(calling_ae_title, "store"):
+        # Who may store may ask whether it is safe.
+        served[uids.StorageCommitmentPushModel] = negotiation.PLAIN_TRANSFER_SYNTAXES
     return {negotiation.VERIFICATION: negotiation.PLAIN_TRANSFER_SYNTAXES, **served}

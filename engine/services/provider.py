@@ -1,8 +1,10 @@
 """The acceptor's side of one association: negotiates, routes each message to its service, keeps what they share.
 
     C-ECHO  answered here        C-STORE  storage_scp        C-FIND  find_scp        C-MOVE, C-GET  retrieve_scp
+                                                             and repository_query
     C-CANCEL  sets a flag that the running operation looks at between two steps
-    C-STORE-RSP  (during C-GET)  goes to whoever waits for it
+    C-STORE-RSP  (during C-GET)  goes to whoever waits for it, and so does N-EVENT-REPORT-RSP
+    N-ACTION  commitment_scp; its N-EVENT-REPORT-RQ may go out on the same association
 
 Store answers come by callback on the hot path; the other services run as one task an operation.
 """
@@ -15,13 +17,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from engine import log
+from engine.dicom.uids import RepositoryQuery
 from engine.dimse import messages
 from engine.dimse.assembly import ChunkPool, DataSet, fragment_bytes
 from engine.errors import EngineError, MessageError
 from engine.net.connection import Connection
 from engine.net.responses import Responses
-from engine.services import find_scp, retrieve_scp
+from engine.services import commitment_scp, find_scp, repository_query, retrieve_scp
 from engine.services.admission import Admission
+from engine.services.commitments import Commitments
 from engine.services.policy import accept_policy, only_stores, refusal
 from engine.services.roster import Roster
 from engine.services.storage_scp import StorageProvider
@@ -45,6 +49,8 @@ SENT_PDU_BYTES_MAX = 128 << 10
 IDENTIFIER_BYTES_MAX = 1 << 20
 """A C-FIND, C-MOVE or C-GET identifier: ten thousand UIDs in a list take 650 KB."""
 
+ACTION_BYTES_MAX = 4 << 20
+"""Action information of an N-ACTION: a reference takes some 130 bytes, so thirty thousand instances."""
 
 _DROPPED = object()
 """Stands for a request that has been answered already: its data set is read and dropped."""
@@ -67,8 +73,11 @@ class Services:
     """Open associations by calling AE title, on all workers."""
     associations_count: int = 0
     """Open ones on this worker."""
+    finding_count: int = 0
+    """C-FINDs under way on this worker."""
     admission: Admission = field(init=False)
     traffic: Traffic = field(init=False)
+    commitments: Commitments = field(init=False)
 
     def __post_init__(self) -> None:
         files, segments = self.archive.files, str(self.archive.layout.segments)
@@ -86,6 +95,9 @@ class Services:
             chunks_bytes=lambda: self.pool.outstanding * self.pool.chunk_bytes,
             share=self.roster.share,
             call_later=self.loop.call_later,
+        )
+        self.commitments = Commitments(
+            self.archive, lambda: self.config, self.metrics.counters, self.ingestor.commit.fail
         )
 
 
@@ -110,6 +122,8 @@ class ServiceProvider:
         self._refuse = refuse
         self._on_end = on_end
         self._awaiting: dict[int, Any] = {}
+        self._parts: dict[int, bytes] = {}
+        """Of identifiers that come in parts."""
         self._running: set[int] = set()
         """Message ids of the operations that run as tasks."""
         self._cancelled: set[int] = set()
@@ -124,6 +138,11 @@ class ServiceProvider:
     def busy(self) -> bool:
         """Whether an operation is under way."""
         return self.operations_count > 0
+
+    @property
+    def releasing(self) -> bool:
+        """Whether the peer has asked for an orderly end."""
+        return self._releasing
 
     def associate_requested(self, rq: AssociateRQ) -> AssociateAC | AssociateRJ:
         """Answers an A-ASSOCIATE-RQ."""
@@ -196,8 +215,10 @@ class ServiceProvider:
                 self.services.traffic.wake()
             return
         match message:
-            case messages.CStoreRSP():
+            case messages.CStoreRSP() | messages.NEventReportRSP():
                 self.responses.received(message)
+            case messages.NActionRQ():
+                self._start(commitment_scp.act, presentation_context_id, message, b"")
             case messages.CEchoRQ():
                 self.services.metrics.counters["echo"] += 1
                 response = messages.CEchoRSP(message.message_id, message.affected_sop_class_uid)
@@ -236,16 +257,26 @@ class ServiceProvider:
             if is_last:
                 del self._awaiting[presentation_context_id]
             return
-        if not is_last or data_set.length > IDENTIFIER_BYTES_MAX:
+        bytes_max = ACTION_BYTES_MAX if isinstance(message, messages.NActionRQ) else IDENTIFIER_BYTES_MAX
+        if data_set.offset + data_set.length > bytes_max:
             data_set.release()
-            self.connection.abort(f"an identifier of more than {IDENTIFIER_BYTES_MAX} bytes", 0, 0)
+            self.connection.abort(f"an identifier of more than {bytes_max} bytes", 0, 0)
+            return
+        identifier = self._parts.pop(presentation_context_id, b"") + data_set.to_bytes()
+        data_set.release()
+        if not is_last:
+            self._parts[presentation_context_id] = identifier
             return
         self._awaiting.pop(presentation_context_id, None)
-        identifier = data_set.to_bytes()
-        data_set.release()
         match message:
+            case messages.NActionRQ():
+                self._start(commitment_scp.act, presentation_context_id, message, identifier)
+            case messages.NEventReportRSP():
+                self.responses.received(message)  # an Event Reply has nothing for us
             case messages.CFindRQ():
-                self._start(find_scp.find, presentation_context_id, message, identifier)
+                is_repository = self.contexts[presentation_context_id].abstract_syntax == RepositoryQuery
+                serve = repository_query.find if is_repository else find_scp.find
+                self._start(serve, presentation_context_id, message, identifier)
             case messages.CMoveRQ():
                 self._start(retrieve_scp.move, presentation_context_id, message, identifier)
             case messages.CGetRQ():
@@ -323,9 +354,14 @@ class ServiceProvider:
         task.add_done_callback(self._tasks.discard)
 
     def _decline(self, presentation_context_id: int, message: Any, outstanding_max: int) -> None:
-        """A C-FIND, C-MOVE or C-GET more than may be outstanding, or a second one of a message id."""
+        """A C-FIND, C-MOVE, C-GET or N-ACTION more than may be outstanding, or a second one of a message id."""
         self.services.metrics.counters["operations_refused"] += 1
         comment = f"out of resources: {outstanding_max} operations at a time, each with its own message id"
         self._log.warning("operation refused", calling=self.calling_ae_title, why=comment)
-        serve = find_scp.refuse if isinstance(message, messages.CFindRQ) else retrieve_scp.refuse
-        serve(self, presentation_context_id, message, comment)
+        match message:
+            case messages.CFindRQ():
+                find_scp.refuse(self, presentation_context_id, message, comment)
+            case messages.NActionRQ():
+                commitment_scp.refuse(self, presentation_context_id, message, comment)
+            case _:
+                retrieve_scp.refuse(self, presentation_context_id, message, comment)

@@ -6,16 +6,18 @@ those that describe where an answer comes from.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engine.dicom import tags, transfer_syntax
+from engine.dicom import charset, tags, transfer_syntax
 from engine.dicom.identifier import Identifier, decode_identifier
 from engine.errors import QueryError
-from engine.index.types import Level, Query, Root
+from engine.index.types import KeyValue, Level, Query, Root
 from engine.services.policy import PATIENT_ROOT, PATIENT_STUDY_ONLY, STUDY_ROOT, information_model
 
 if TYPE_CHECKING:
+    from engine.config import QueryOption
     from engine.ul.negotiation import AcceptedContext
 
 ROOTS = {PATIENT_ROOT: Root.PATIENT, STUDY_ROOT: Root.STUDY, PATIENT_STUDY_ONLY: Root.PATIENT_STUDY_ONLY}
@@ -28,9 +30,19 @@ UNIQUE_KEYS = {
 }
 
 ANSWERED_HERE = frozenset(
-    {tags.QueryRetrieveLevel, tags.RetrieveAETitle, tags.InstanceAvailability, tags.SpecificCharacterSet}
+    {
+        tags.QueryRetrieveLevel,
+        tags.RetrieveAETitle,
+        tags.InstanceAvailability,
+        tags.SpecificCharacterSet,
+        tags.StorageMediaFileSetID,
+        tags.StorageMediaFileSetUID,
+    }
 )
 """Keys that a service fills in, whatever matches."""
+
+DESCRIBED_MAX = 20
+"""Keys that `described` names; an identifier may have thousands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +55,9 @@ class Asked:
     level_name: bytes
 
 
-def find_query(context: AcceptedContext, identifier: bytes, limit: int) -> Asked:
+def find_query(
+    context: AcceptedContext, identifier: bytes, limit: int = 0, options: Collection[QueryOption] = ()
+) -> Asked:
     """The query of a C-FIND; `limit` matches at most, 0 for all. Raises DataSetError or QueryError."""
     decoded, level = _decode(context, identifier)
     query = Query(
@@ -52,8 +66,12 @@ def find_query(context: AcceptedContext, identifier: bytes, limit: int) -> Asked
         root=_root(context),
         character_set=decoded.character_set,
         limit=limit or None,
-        # Negotiated or not: an archive that can answer does; the standard's baseline is a subset.
-        relational=True,
+        relational="relational" in options,
+        date_time="date-time" in options,
+        fuzzy="fuzzy" in options,
+        timezone="timezone" in options,
+        empty_values="empty-values" in options,
+        multiple_values="multiple-values" in options,
     )
     return Asked(query, tuple(sorted(decoded.items)), level.name.encode("ascii"))
 
@@ -71,19 +89,50 @@ def retrieval_query(context: AcceptedContext, identifier: bytes) -> Query:
     }
     own = UNIQUE_KEYS[level]
     if own not in keys:
-        raise QueryError(f"{tags.keyword_of(own)} is missing at level {level.name}")
-    if any(wildcard in decoded.value(tag) for tag in keys for wildcard in (b"*", b"?")):
-        raise QueryError("a retrieval takes no wildcards")
+        raise QueryError(f"{tags.keyword_of(own)} is missing at level {level.name}", own)
+    wild = [tag for tag in keys if any(wildcard in decoded.value(tag) for wildcard in (b"*", b"?"))]
+    if wild:
+        raise QueryError("a retrieval takes no wildcards", *wild)
     return Query(level=level, keys=keys, root=_root(context), character_set=decoded.character_set, relational=True)
+
+
+def described(query: Query) -> str:
+    """Which keys a query matches and how (PS3.4 C.2.2.2), without any value."""
+    kinds = [(tags.keyword_of(tag), _kind(tag, query.keys[tag], query)) for tag in sorted(query.keys)]
+    shown = [f"{keyword} {kind}" for keyword, kind in kinds if kind]
+    left_out = len(shown) - DESCRIBED_MAX
+    return ", ".join(shown[:DESCRIBED_MAX]) + (f" and {left_out} more" if left_out > 0 else "")
+
+
+def _kind(tag: int, value: KeyValue, query: Query) -> str:
+    """The kind of matching; "" for universal matching."""
+    if not isinstance(value, bytes):
+        items = [item.items if isinstance(item, Identifier) else item for item in value]
+        return "sequence" if any(_kind(key, nested, query) for item in items for key, nested in item.items()) else ""
+    vr = tags.vr_of(tag)
+    text = charset.decode(value, query.character_set, vr).strip(" \0")
+    if not text.strip("*"):
+        return ""
+    if query.empty_values and text == '""':
+        return "empty value"
+    if vr == "UI":
+        return "list of UID" if "\\" in text else "single value"
+    if vr in ("DA", "TM", "DT") and "-" in text:
+        return "range"
+    if "*" in text or "?" in text:
+        return "wild card"
+    if vr == "PN" and query.fuzzy:
+        return "fuzzy"
+    return "multiple values" if query.multiple_values and "\\" in text else "single value"
 
 
 def _decode(context: AcceptedContext, identifier: bytes) -> tuple[Identifier, Level]:
     decoded = decode_identifier(identifier, transfer_syntax.of(context.transfer_syntax))
     if not decoded.value(tags.QueryRetrieveLevel).strip(b" \0"):
-        raise QueryError("Query/Retrieve Level (0008,0052) is missing")
+        raise QueryError("Query/Retrieve Level (0008,0052) is missing", tags.QueryRetrieveLevel)
     level = Level.of(decoded.value(tags.QueryRetrieveLevel))
     if level not in _root(context).value:
-        raise QueryError(f"the information model has no level {level.name}")
+        raise QueryError(f"the information model has no level {level.name}", tags.QueryRetrieveLevel)
     return decoded, level
 
 

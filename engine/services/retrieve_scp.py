@@ -17,9 +17,10 @@ from engine.dicom import tags, transfer_syntax
 from engine.dicom.identifier import encode_identifier
 from engine.dimse.messages import CGetRQ, CGetRSP, CMoveRQ, CMoveRSP
 from engine.dimse.status import Category, GeneralStatus, RetrieveStatus, Service, category, status_of
-from engine.errors import AssociationFailed, EngineError
+from engine.errors import AssociationFailed, EngineError, QueryError
 from engine.index.types import Instance
 from engine.net.client import Address, Requestor, open_association
+from engine.services.coercion import Coercer
 from engine.services.contexts import in_groups, propose
 from engine.services.query import retrieval_query
 from engine.services.storage_scu import InstanceSender, Originator, Sent
@@ -126,8 +127,17 @@ def _response_type(rq: CMoveRQ | CGetRQ) -> type[CMoveRSP] | type[CGetRSP]:
     return CMoveRSP if isinstance(rq, CMoveRQ) else CGetRSP
 
 
-def _refuse(provider: ServiceProvider, context_id: int, rq: CMoveRQ | CGetRQ, code: int, comment: str = "") -> None:
-    response = _response_type(rq)(rq.message_id, rq.affected_sop_class_uid, code, error_comment=comment[:64])
+def _refuse(
+    provider: ServiceProvider,
+    context_id: int,
+    rq: CMoveRQ | CGetRQ,
+    code: int,
+    comment: str = "",
+    offending: tuple[int, ...] = (),
+) -> None:
+    response = _response_type(rq)(
+        rq.message_id, rq.affected_sop_class_uid, code, error_comment=comment, offending_elements=offending
+    )
     provider.respond(context_id, response)
 
 
@@ -198,6 +208,7 @@ async def _send_on(
         window=max(accepted.operations_invoked_max or peer.send_window, 1),
         response_timeout_s=requestor.address.message_timeout_s,
         preferred=peer.transfer_syntaxes,
+        coercer=Coercer(services.archive, services.config, peer.aet),
     )
     source = _Source(retrieval, share)
     try:
@@ -240,6 +251,7 @@ async def get(provider: ServiceProvider, presentation_context_id: int, rq: CGetR
         window=max(accepted.operations_invoked_max or 1, 1),
         response_timeout_s=provider.services.config.limits.dimse_timeout_s,
         preferred=provider.peer.transfer_syntaxes if provider.peer else (),
+        coercer=Coercer(provider.services.archive, provider.services.config, provider.calling_ae_title),
     )
     source = _Source(retrieval, instances)
     with await _pinned(provider, instances):
@@ -299,5 +311,6 @@ async def _instances(
     except EngineError as error:
         code = status_of(error, Service.MOVE if isinstance(rq, CMoveRQ) else Service.GET)
         logger.warning("retrieval refused", calling=provider.calling_ae_title, status=f"{code:04X}", error=str(error))
-        _refuse(provider, presentation_context_id, rq, code, str(error))
+        offending = error.offending_elements if isinstance(error, QueryError) else ()
+        _refuse(provider, presentation_context_id, rq, code, str(error), offending)
     return None

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from engine.archive.archive import Archive
     from engine.net.connection import Connection
     from engine.net.responses import Responses
+    from engine.services.coercion import Coercer
     from engine.ul.negotiation import AcceptedContext
 
 logger = log.get("services.storage_scu")
@@ -77,12 +78,17 @@ class _Ready:
     prefix: bytes
     context: AcceptedContext
     data: bytes | None = None
-    """What is sent instead of the stored bytes: the data set in another transfer syntax."""
+    """What is sent instead of the stored bytes: the data set in another transfer syntax, or with other attributes."""
+    rest_offset: int = -1
+    """Where in the stored bytes to go on after `data`; -1: nowhere."""
 
     @property
     def length(self) -> int:
         """Bytes of the data set as it is sent."""
-        return self.instance.position.payload_length if self.data is None else len(self.data)
+        if self.data is None:
+            return self.instance.position.payload_length
+        rest = self.instance.position.payload_length - self.rest_offset if self.rest_offset >= 0 else 0
+        return len(self.data) + rest
 
 
 class InstanceSender:
@@ -100,8 +106,10 @@ class InstanceSender:
         window: int,
         response_timeout_s: float,
         preferred: tuple[str, ...] = (),
+        coercer: Coercer | None = None,
     ) -> None:
         """`contexts`: those on which we are SCU; `fragment` in bytes; `window` ≥ 1 answers outstanding."""
+        self._coercer = coercer
         self._archive = archive
         self._transcoder = transcoder
         self._connection = connection
@@ -152,6 +160,11 @@ class InstanceSender:
         if target != instance.transfer_syntax_uid:
             stored = await self._blocking(lambda: self._archive.read(instance))
             data = await self._transcoder.transcode(stored, instance.transfer_syntax_uid, target)
+        rest_offset = -1
+        changes = self._coercer.changes(instance) if self._coercer is not None else None
+        if self._coercer is not None and changes is not None:
+            replaced = await self._coercer.replaced(instance, changes, data, target)
+            data, rest_offset = replaced.data, replaced.rest_offset
         message_id, response = self._responses.expect()
         try:
             command = CStoreRQ(
@@ -164,7 +177,7 @@ class InstanceSender:
             ).encode()
             self._connection.trace_command(context.presentation_context_id, command)
             prefix = p_data_tf(context.presentation_context_id, True, command, self._fragment)
-            ready = _Ready(instance, message_id, response, None, prefix, context, data)
+            ready = _Ready(instance, message_id, response, None, prefix, context, data, rest_offset)
             if ready.length <= min(WHOLE_BYTES_MAX, GAPS_MAX * self._fragment):
                 ready.frame = await self._whole_frame(ready)
             elif data is None:
@@ -194,11 +207,10 @@ class InstanceSender:
     async def _fill(self, gaps: list[memoryview], ready: _Ready, at: int) -> None:
         """Puts the data set from `at` into `gaps`."""
         if ready.data is not None:
-            view = memoryview(ready.data)
-            for gap in gaps:
-                gap[:] = view[at : at + len(gap)]
-                at += len(gap)
-            return
+            gaps, at = _fill_from(ready.data, gaps, at)
+            if not gaps:
+                return
+            at += ready.rest_offset
         try:
             await self._read(ready.instance, gaps, at)
         except SegmentGone:
@@ -278,3 +290,15 @@ class InstanceSender:
 
     async def _blocking(self, work: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(None, work)
+
+
+def _fill_from(data: bytes, gaps: list[memoryview], at: int) -> tuple[list[memoryview], int]:
+    """Puts `data` from `at` into gaps; the gaps that are left, and how far behind the end of `data` they begin."""
+    view = memoryview(data)
+    for number, gap in enumerate(gaps):
+        piece = view[at : at + len(gap)]
+        gap[: len(piece)] = piece
+        at += len(gap)
+        if len(piece) < len(gap):
+            return [gap[len(piece) :], *gaps[number + 1 :]], max(at - len(gap) - len(data), 0)
+    return [], 0

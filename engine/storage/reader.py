@@ -166,6 +166,11 @@ class LogReader:
         self.verify_payload(position)
         return record
 
+    def forget(self, position: Position) -> None:
+        """The next read of this record comes from the disk, if it has been written there. A hint. Raises as `read`."""
+        length = HEADER_BYTES + position.key_length + position.meta_length + position.payload_length
+        self._files.drop_cache_range(self._segment(position).fd, position.offset, length)
+
     def verify_payload(self, position: Position) -> None:
         """Reads the payload piece by piece and compares its checksum. Raises CorruptRecord."""
         buffer = memoryview(bytearray(min(_CHUNK_BYTES, position.payload_length)))

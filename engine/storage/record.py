@@ -105,6 +105,8 @@ class Kind(IntEnum):
     """The key's study is held, or no longer."""
     QUARANTINED = 4
     """The payload came as the key's data set and could not be taken as an instance."""
+    CORRECTION = 5
+    """What the key's patient, study or series is called is to be seen otherwise than its instances say."""
 
 
 class Position(NamedTuple):

@@ -90,7 +90,7 @@ GET_SOP_CLASSES: Final = frozenset(
     }
 )
 
-FIND_OPTIONS: Final = b"\1\0\0\0\0\0\0"
+FIND_OPTIONS: Final = b"\1\1\1\1\0\1\1"
 """PS3.4 Table C.5-2: relational queries, date-time matching, fuzzy names, timezone, enhanced multi-frame
 conversion, empty value matching, multiple value matching."""
 
@@ -103,8 +103,10 @@ QUERY_RETRIEVE_OPTIONS: Final[Mapping[str, bytes]] = MappingProxyType(
         for root in (1, 2, 3)
         for operation in (1, 2, 3)
     }
+    | {"1.2.840.10008.5.1.4.1.1.201.6": FIND_OPTIONS}
 )
-"""What we can do of the options of Patient Root, Study Root and Patient/Study Only FIND, MOVE and GET."""
+"""What we can do of the options of Patient Root, Study Root and Patient/Study Only FIND, MOVE and GET, and of
+Repository Query, which is a FIND."""
 
 STORAGE_OPTIONS: Final = b"\2\0\3\0\0\0"
 """PS3.4 Table B.3-2: level of support 2 (full), reserved, digital signatures 3 (every byte is kept), reserved,
@@ -305,11 +307,11 @@ def _storage_classes(rq: AssociateRQ, policy: AcceptPolicy) -> frozenset[str]:
         uid
         for uid in {context.abstract_syntax for context in rq.presentation_contexts}
         if uid not in policy.services
-        and (policy.is_storage(uid) or (_is_uid(uid) and (uid in declared or (policy.promiscuous and _may_store(uid)))))
+        and (policy.is_storage(uid) or (_is_uid(uid) and (uid in declared or (policy.promiscuous and may_store(uid)))))
     )
 
 
-def _may_store(uid: str) -> bool:
+def may_store(uid: str) -> bool:
     """Whether an unknown SOP class may be one of storage."""
     if uid.startswith(_STANDARD_STORAGE_ROOT):
         return uid not in _NO_STORAGE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ import engine
 from engine import __version__, cli, errors
 from engine.cli import backend, exit_codes, live, output, query
 from engine.dicom import tags
+from engine.dicom.identifier import encode_identifier
+from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 
 
 @pytest.fixture(autouse=True)
@@ -166,8 +169,8 @@ def test_find_writes_a_table_or_json(capsys: pytest.CaptureFixture[str], monkeyp
     code, out, _ = run(capsys, *arguments)
     assert code == 0
     assert out == "PatientName\tStudyDate\tModalitiesInStudy\nDOE^J\\u001b[2J\t20260101\tCT\\MR\n"
-    _, wanted, limit = calls[0]
-    assert (wanted.level, limit) == ("study", 5)
+    _, wanted, limit, offset = calls[0]
+    assert (wanted.level, limit, offset) == ("study", 5, 0)
     assert wanted.values == {tags.PatientName: "DOE*", tags.StudyDate: "20260101-", tags.ModalitiesInStudy: ""}
     _, out, _ = run(capsys, *arguments, "--json")
     assert json.loads(out) == {
@@ -175,6 +178,35 @@ def test_find_writes_a_table_or_json(capsys: pytest.CaptureFixture[str], monkeyp
         "StudyDate": "20260101",
         "ModalitiesInStudy": ["CT", "MR"],
     }
+
+
+def test_find_says_beside_its_matches_how_they_were_found(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = {"access": "search: PatientName prefix", "keys_read": 3, "took_ms": 0.25}
+    calls = stand_in(monkeypatch, "explain", ([{tags.PatientID: b"P1"}], facts))
+    arguments = ("find", "PatientName=DOE*", "-r", "PatientID", "--explain", "--offset", "7")
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (0, "PatientName\tPatientID\n\tP1\n")
+    assert err == "access: search: PatientName prefix\nkeys read: 3\ntook ms: 0.25\n"
+    assert calls[0][2:] == (None, 7)
+    _, out, err = run(capsys, *arguments, "--json")
+    assert json.loads(out) == {"PatientName": "", "PatientID": "P1"}
+    assert json.loads(err) == facts
+
+
+def test_the_options_of_a_query_are_flags(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = stand_in(monkeypatch, "find", [])
+    assert run(capsys, "find", "PatientName=Mueller")[0] == 0
+    assert run(capsys, "find", "PatientName=Mueller", "--fuzzy", "--date-time", "--timezone", "+0130")[0] == 0
+    plain, all_of_them = (call[1] for call in calls)
+    assert plain.options == frozenset()
+    assert all_of_them.options == {"fuzzy", "date_time", "timezone"}
+    assert all_of_them.values[tags.TimezoneOffsetFromUTC] == "+0130"
+    assert tags.TimezoneOffsetFromUTC not in all_of_them.columns
+    code, _, err = run(capsys, "find", "--timezone", "CET")
+    assert code == exit_codes.USAGE
+    assert "write +0130 or -0800" in err
 
 
 def import_summary(**changes: Any) -> SimpleNamespace:
@@ -339,6 +371,82 @@ def test_keys_take_the_forms_of_findscu() -> None:
     assert query.parse(["0008,0052=IMAGE"]).level == "instance"
     assert set(query.parse(["PatientID=1"]).columns) >= {tags.PatientID, tags.StudyInstanceUID}
     assert query.name_of(0x00091001) == "00091001"
+    # The first block stands for any, and a creator is a key like another.
+    private = query.parse(["0009,xx01=7", "(0009,0010)=ACME", "00100020=1"])
+    assert private.values == {0x00091001: "7", 0x00090010: "ACME", tags.PatientID: "1"} | dict.fromkeys(
+        (tag for tag in private.columns if tag not in (0x00091001, 0x00090010, tags.PatientID)), ""
+    )
+
+
+REQUEST = tags.RequestAttributesSequence
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "RequestAttributesSequence[0].ScheduledProcedureStepID=S 7",
+        "RequestAttributesSequence.ScheduledProcedureStepID=S 7",
+        "(0040,0275)[0].(0040,0009)=S 7",
+        "00400275.00400009=S 7",
+    ],
+)
+def test_a_key_within_a_sequence_has_a_path(key: str) -> None:
+    keys = query.parse([key, "RequestAttributesSequence.RequestedProcedureID"], level="series")
+    item = {tags.ScheduledProcedureStepID: "S 7", tags.RequestedProcedureID: ""}
+    assert keys.values[REQUEST] == [item]
+    assert keys.columns[0] == REQUEST
+    assert tags.SeriesInstanceUID in keys.columns, "nothing was asked for by name"
+
+
+def test_a_sequence_without_values_is_only_returned() -> None:
+    for names in (["RequestAttributesSequence"], ["RequestAttributesSequence[0]"], ["ProcedureCodeSequence.CodeValue"]):
+        keys = query.parse(names)
+        assert keys.columns == tuple(keys.values)
+        assert all(map(query.matches_all, keys.values.values()))
+    deep = query.parse(
+        ["RequestAttributesSequence.RequestedProcedureCodeSequence.CodeValue=7"], ["RequestAttributesSequence"]
+    )
+    assert deep.values == {REQUEST: [{tags.RequestedProcedureCodeSequence: [{tags.CodeValue: "7"}]}]}
+    assert not query.matches_all(deep.values[REQUEST])
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("RequestAttributesSequence[1].ScheduledProcedureStepID=7", "matched by one item"),
+        ("RequestAttributesSequence=7", "RequestAttributesSequence.ATTRIBUTE=VALUE"),
+        ("PatientName[0].PatientID=7", "PatientName is no sequence"),
+        ("PatientName.PatientID=7", "PatientName is no sequence"),
+        ("RequestAttributeSequence.RequestedProcedureID=7", "did you mean RequestAttributesSequence?"),
+        ("RequestAttributesSequence.RequestedProcedurID=7", "did you mean RequestedProcedureID?"),
+        ("RequestAttributesSequence.=7", "is no DICOM keyword"),
+    ],
+)
+def test_a_wrong_path_is_told(key: str, told: str) -> None:
+    with pytest.raises(errors.QueryError, match=re.escape(told)):
+        query.parse([key])
+
+
+def test_sequences_of_a_match_are_nested() -> None:
+    code = {tags.CodeValue: b"7", tags.CodeMeaning: "Schädel".encode()}
+    item = {
+        tags.RequestedProcedureID: b"R1",
+        tags.RequestedProcedureCodeSequence: [code],
+        tags.ReferencedFrameNumber: b"",
+    }
+    stored = encode_identifier({REQUEST: [item, {tags.RequestedProcedureID: b"R2"}]}, EXPLICIT_VR_LITTLE_ENDIAN)[12:]
+    assert query.value_of(REQUEST, stored) == [
+        {
+            "ReferencedFrameNumber": "",
+            "RequestedProcedureCodeSequence": [{"CodeValue": "7", "CodeMeaning": "Schädel"}],
+            "RequestedProcedureID": "R1",
+        },
+        {"RequestedProcedureID": "R2"},
+    ]
+    assert query.text_of(REQUEST, stored[-18:]) == "[RequestedProcedureID=R2]"
+    assert query.value_of(REQUEST, b"") is None
+    assert query.text_of(REQUEST, b"") == ""
+    assert query.value_of(tags.FrameIncrementPointer, b"\x18\x00\x63\x10") == "FrameTime"
 
 
 def test_text_with_backslashes_is_one_value() -> None:

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.dicom.values import fold, normalise, parse_range, precision_range, split
+from engine.dicom.values import (
+    Span,
+    fold,
+    instant,
+    moved,
+    normalise,
+    offset_minutes,
+    parse_range,
+    precision_range,
+    split,
+)
 
 ALL_VRS = ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT")
 
@@ -50,6 +60,13 @@ ALL_VRS = ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST
         ("LO", "Cafe\u0301", "Café"),
         ("LT", "  indented  ", "  indented"),
         ("CS", "CT ", "CT"),
+        ("CS", "ct", "CT"),
+        ("AE", " Modality1 ", "Modality1"),
+        ("IS", "7.0", "7"),
+        ("IS", "7.5", "7.5"),
+        ("DS", " .5", "0.5"),
+        ("DS", "1_0", "1_0"),
+        ("LO", "Head  CT", "Head  CT"),
     ],
 )
 def test_normal_forms(vr: str, text: str, normal: str) -> None:
@@ -70,7 +87,18 @@ def test_normal_times_order_as_times_do(one: object, other: object) -> None:
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("Müller", "MULLER"), ("Ångström", "angstrom"), ("Ñandú", "nandu"), ("ＡＢＣ", "abc"), ("ΆΛΦΑ", "αλφα")],
+    [
+        ("Müller", "MULLER"),
+        ("Ångström", "angstrom"),
+        ("Ñandú", "nandu"),
+        ("ＡＢＣ", "abc"),
+        ("ΆΛΦΑ", "αλφα"),
+        ("Łukasik", "LUKASIK"),
+        ("Sørensen", "Sorensen"),
+        ("Yıldız", "YILDIZ"),
+        ("İnönü", "Inonu"),
+        ("Kjær", "Kjaer"),
+    ],
 )
 def test_folding_takes_away_case_accents_and_width(one: str, other: str) -> None:
     assert fold(one) == fold(other)
@@ -88,37 +116,87 @@ def test_values_are_split_where_the_vr_has_several() -> None:
 
 
 @pytest.mark.parametrize(
-    ("vr", "text", "expected"),
+    ("vr", "text", "low", "high"),
     [
-        ("DA", "20260101-20260131", ("20260101", "20260131")),
-        ("DA", "20260101-", ("20260101", "\uffff")),
-        ("DA", "-20260131", ("", "20260131")),
-        ("DA", "2026.01.01-2026.01.31", ("20260101", "20260131")),
-        ("DA", "20260101", None),
-        ("DA", "-", None),
-        ("DA", "1-2-3", None),
-        ("TM", "10-11", ("100000.000000", "115959.999999")),
-        ("TM", "1030-", ("103000.000000", "\uffff")),
-        ("DT", "2026-2027", ("20260101000000.000000", "20271231235959.999999")),
-        ("DT", "20260102103015-0500", None),
-        ("DT", "20260102103015-0500-", ("20260102153015.000000", "\uffff")),
-        ("DT", "-20260102103015+0100", ("", "20260102093015.999999")),
-        ("DT", "2026-0500", None),
-        ("DT", "20260102-0500-20260103-0500", ("20260102050000.000000", "20260104045959.999999")),
-        ("LO", "A-B", None),
-        ("UI", "1.2-1.3", None),
+        ("DA", "20260101-20260131", "20260101", "20260131"),
+        ("DA", "20260101-", "20260101", None),
+        ("DA", "-20260131", None, "20260131"),
+        ("DA", " 20260101 - 20260131 ", "20260101", "20260131"),
+        ("DA", "2026.01.01-2026.01.31", "20260101", "20260131"),
+        ("DA", "2025-202602", "20250101", "20260231"),
+        ("TM", "10-11", "100000.000000", "115959.999999"),
+        ("TM", "1030-", "103000.000000", None),
+        ("TM", "-10:30", None, "103059.999999"),
+        ("DT", "2026-2027", "20260101000000.000000", "20271231235959.999999"),
+        ("DT", "20260102103015-0500-", "20260102103015.000000", None),
+        ("DT", "-20260102103015+0100", None, "20260102103015.999999"),
+        ("DT", "20260102-0500-20260103-0500", "20260102000000.000000", "20260103235959.999999"),
     ],
 )
-def test_ranges(vr: str, text: str, expected: tuple[str, str] | None) -> None:
-    assert parse_range(vr, text) == expected
+def test_ranges(vr: str, text: str, low: str | None, high: str | None) -> None:
+    ends = parse_range(vr, text)
+    assert ends is not None
+    assert (ends[0].low if ends[0] else None, ends[1].high if ends[1] else None) == (low, high)
+
+
+@pytest.mark.parametrize(
+    ("vr", "text"),
+    [
+        ("DA", "20260101"),
+        ("DA", "-"),
+        ("DA", "1-2-3"),
+        ("DA", "2026-01-02"),
+        ("DA", "from-to"),
+        ("TM", "10-noon"),
+        ("DT", "20260102103015-0500"),
+        ("DT", "2026-0500"),
+        ("DT", "20260-2027"),
+        ("LO", "A-B"),
+        ("UI", "1.2-1.3"),
+    ],
+)
+def test_what_is_no_range(vr: str, text: str) -> None:
+    assert parse_range(vr, text) is None
+
+
+def test_the_ends_of_a_range_keep_their_own_offsets() -> None:
+    ends = parse_range("DT", "20260102-0500-20260103+0100")
+    assert ends is not None and ends[0] is not None and ends[1] is not None
+    assert (ends[0].offset, ends[1].offset) == ("-0500", "+0100")
 
 
 def test_a_moment_covers_what_its_precision_leaves_open() -> None:
-    assert precision_range("TM", "10:30") == ("103000.000000", "103059.999999")
-    assert precision_range("TM", "103015.25") == ("103015.250000", "103015.259999")
-    assert precision_range("DT", "202602") == ("20260201000000.000000", "20260231235959.999999")
-    assert precision_range("DA", "20260102") == ("20260102", "20260102")
-    assert precision_range("TM", "noon") == ("noon", "noon")
+    assert precision_range("TM", "10:30") == Span("103000.000000", "103059.999999")
+    assert precision_range("TM", "103015.25") == Span("103015.250000", "103015.259999")
+    assert precision_range("DT", "202602") == Span("20260201000000.000000", "20260231235959.999999")
+    assert precision_range("DT", "2026010210+0100") == Span("20260102100000.000000", "20260102105959.999999", "+0100")
+    assert precision_range("DA", "20260102") == Span("20260102", "20260102")
+    assert precision_range("TM", "noon") is None
+
+
+def test_offsets() -> None:
+    assert [offset_minutes(text) for text in ("+0100", "-0530", " +1400 ", "+1500", "0100", "")] == [
+        60,
+        -330,
+        840,
+        None,
+        None,
+        None,
+    ]
+
+
+def test_date_times_are_moved_across_midnight_and_what_is_none_is_not() -> None:
+    assert moved("20251231233000.250000", 45) == "20260101001500.250000"
+    assert moved("20260301", -24 * 60) == "20260228"
+    assert moved("20261302103000.000000", 60) == "20261302103000.000000"
+    assert moved("00010101", -1) == "00010101"
+
+
+def test_moments_are_compared_in_utc_if_both_know_it_else_by_the_clock() -> None:
+    berlin, london = instant("20260102103000.000000", "+0100"), instant("20260102100000.000000", "+0000")
+    somewhere = instant("20260102101500.000000", "")
+    assert berlin.is_before(london) and not london.is_before(berlin)
+    assert somewhere.is_before(berlin) and london.is_before(somewhere)
 
 
 @given(st.sampled_from(ALL_VRS), st.text(max_size=40))

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 from engine.archive.archive import Archive
-from engine.archive.care import ballast
+from engine.archive.care import ballast, correction
 from engine.archive.care.compaction import Compactor
+from engine.archive.care.patients import Patient
 from engine.archive.care.scrub import Scrubber
 from engine.archive.copies.backup import back_up
 from engine.archive.copies.restore import restore
@@ -110,6 +111,31 @@ class Hold(Operation):
             model.held.add(study)
         if not doubt:
             model.held_in_doubt.discard(study)
+
+
+class Correct(Operation):
+    """A patient is merged into another one, or a merge that was acknowledged is undone."""
+
+    weight = 2
+
+    def run(self, scene: Scene) -> None:
+        model = scene.model
+        archive = scene.world.keeper
+        merged = sorted(name for name, is_undone in model.merged.items() if not is_undone)
+        if merged and scene.rng.random() < 0.3:
+            name = scene.rng.choice(merged)
+            number = next(row["number"] for row in correction.listed(archive) if row["names"] == [name])
+            model.merges_in_doubt.add(name)
+            correction.undo(archive, number, by=BY, reason="two persons")
+            model.merged[name] = True
+        else:
+            model.merge_count += 1
+            name = f"gone{model.merge_count}"
+            model.merges_in_doubt.add(name)
+            patients = (Patient(name), Patient("stays"))
+            correction.merge(archive, *patients, in_advance=True, by=BY, reason="one person")
+            model.merged[name] = False
+        model.merges_in_doubt.discard(name)
 
 
 class Compact(Operation):

@@ -26,6 +26,7 @@ from pathlib import Path
 import orjson
 
 from engine.archive import verify
+from engine.archive.care import correction
 from engine.errors import CorruptRecord, EngineError, StorageFailed, TornTail
 from engine.index import rebuild
 from engine.index.entry import Tombstone
@@ -336,6 +337,7 @@ def settle(scene: Scene, *, lost_power: bool) -> dict[str, Shown]:
         raise Broken(f"on hold are {held}, should be {model.held} but for {model.held_in_doubt}")
     model.held = held
     model.held_in_doubt = set()
+    _settle_merges(scene)
     found = listed(scene.world)
     there = {uid for uid, what in shown.items() if what.current is not None}
     if found - model.damaged != there:
@@ -344,6 +346,22 @@ def settle(scene: Scene, *, lost_power: bool) -> dict[str, Shown]:
     if count != len(found):
         raise Broken(f"{count} instances are counted and {len(found)} listed")
     return shown
+
+
+def _settle_merges(scene: Scene) -> None:
+    model = scene.model
+    rows = [row for row in correction.listed(scene.world.keeper) if row["operation"] == "merge"]
+    merged = {row["names"][0]: bool(row["undone_by"]) for row in rows}
+    doubt = model.merges_in_doubt
+    if {one for one in merged.items() if one[0] not in doubt} != {
+        one for one in model.merged.items() if one[0] not in doubt
+    }:
+        raise Broken(f"merged are {merged}, should be {model.merged} but for {doubt}")
+    in_force = scene.world.keeper.stats()["corrections"]
+    if in_force != sum(not is_undone for is_undone in merged.values()):
+        raise Broken(f"{in_force} corrections are counted, and listed are {merged}")
+    model.merged = merged
+    model.merges_in_doubt = set()
 
 
 def _must_not_be_wrong(scene: Scene, uid: str) -> None:

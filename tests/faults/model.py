@@ -99,6 +99,11 @@ class Model:
     """Study Instance UIDs on legal hold."""
     held_in_doubt: set[str] = field(default_factory=set)
     """Studies whose hold was being set or released when something failed."""
+    merge_count: int = 0
+    merged: dict[str, bool] = field(default_factory=dict)
+    """Patient IDs that were merged away → whether that was undone."""
+    merges_in_doubt: set[str] = field(default_factory=set)
+    """Those that were being merged, or set free, when something failed."""
 
     def tried(
         self, uid: str, data: bytes | None, policy: str = "", writer: str = "", *, is_recorded: bool = False

@@ -47,6 +47,7 @@ LIFE: tuple[type[Operation] | str, ...] = (
     ops.Stream,
     ops.Receive,
     admin.Hold,
+    admin.Correct,
     ops.Receive,
     ops.Checkpoint,
     admin.BackUp,

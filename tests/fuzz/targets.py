@@ -19,6 +19,7 @@ from pydicom.encaps import encapsulate
 from pynetdicom.tests import encoded_dimse_msg as golden_messages
 from pynetdicom.tests import encoded_pdu_items as golden_pdus
 
+from engine.archive.commitment.judge import Verdict
 from engine.archive.interchange import dicomdir
 from engine.archive.transcoding.decompress import decompress
 from engine.config import reader
@@ -31,8 +32,10 @@ from engine.errors import (
     LocalProtocolError,
     MessageError,
     RemoteProtocolError,
+    StorageFull,
     TranscodeError,
 )
+from engine.services.commitment_information import decode_action, encode_event
 from engine.ul import pdu
 from tests import samples
 from tests.oracle import data_sets
@@ -144,6 +147,17 @@ def _identifier_seeds() -> list[bytes]:
     return [
         bytes((number,)) + identifier.encode_identifier(keys, syntax) for number, syntax in enumerate(SYNTAXES[:4])
     ] + list(_transfer_seeds())
+
+
+def _commitment_seeds() -> list[bytes]:
+    items = [
+        {tags.ReferencedSOPClassUID: samples.CT.encode(), tags.ReferencedSOPInstanceUID: b"1.2.%d" % number}
+        for number in range(3)
+    ]
+    asked = {tags.TransactionUID: b"1.9.9", tags.ReferencedSOPSequence: items}
+    return [
+        bytes((number,)) + identifier.encode_identifier(asked, syntax) for number, syntax in enumerate(SYNTAXES[:4])
+    ]
 
 
 def _frame_seeds() -> list[bytes]:
@@ -356,6 +370,24 @@ def _identifier(data: bytes) -> None:
     assert set(again.items) == set(found.items) - {tags.SpecificCharacterSet}
 
 
+def _commitment(data: bytes) -> None:
+    """Action information of a request for storage commitment."""
+    choice, data = data[0] if data else 0, data[1:]
+    try:
+        transaction_uid, references = decode_action(data, SYNTAXES[choice % 4], 100)
+    except (DataSetError, MessageError, StorageFull):
+        return
+    assert 0 < len(references) <= 100
+    verdicts = [Verdict.COMMITTED if number % 2 else Verdict.ABSENT for number in range(len(references))]
+    for syntax in SYNTAXES[:4]:
+        said = encode_event(transaction_uid, references, verdicts, retrieve_ae_title="A", transfer_syntax=syntax)
+        report = identifier.decode_identifier(said, syntax)
+        assert report.value(tags.TransactionUID).decode() == transaction_uid
+        items = [*report.sequence(tags.ReferencedSOPSequence), *report.sequence(tags.FailedSOPSequence)]
+        told = [(item.value(tags.ReferencedSOPClassUID), item.value(tags.ReferencedSOPInstanceUID)) for item in items]
+        assert sorted(told) == sorted((one.encode(), other.encode()) for one, other in references)
+
+
 def _frames(data: bytes) -> None:
     choice, data = data[0] if data else 0, data[1:]
     source = transfer_syntax.of(FRAME_SYNTAXES[choice % len(FRAME_SYNTAXES)])
@@ -439,6 +471,7 @@ TARGETS: dict[str, Target] = {
     "convert": Target(_convert, lambda: list(_transfer_seeds())),
     "part10": Target(_part10, _file_seeds),
     "identifier": Target(_identifier, _identifier_seeds),
+    "commitment": Target(_commitment, _commitment_seeds),
     "frames": Target(_frames, _frame_seeds),
     "dicomdir": Target(_dicomdir, _dicomdir_seeds),
     "text": Target(_text, _text_seeds),

@@ -5,16 +5,18 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from engine.dicom import tags
 from engine.dicom.elements import blob_items
 from engine.index import keys
-from engine.index.entry import HEAL, Entry, Hold, Item, Quarantined, Tombstone
+from engine.index.entry import HEAL, Correction, Entry, Hold, Item, Operation, Quarantined, Tombstone
 from engine.index.fold import State, read_history
 from engine.index.rows import read_name, scan_prefix, unpack_tail
-from engine.index.statements import Facts, canonical
+from engine.index.statements import LEVEL_OF, Facts, canonical
 from engine.index.tables import Index
+from engine.index.types import Level
 from engine.storage.record import HEADER_BYTES, Kind, Position, Record, padded
 
 CT = b"1.2.840.10008.5.1.4.1.1.2"
@@ -127,6 +129,23 @@ def quarantined(tail: Tail, uid: bytes, *, segment_id: int = 1, stamp: int | Non
     return Quarantined(position, stamp, uid, CT, EXPLICIT, b"MODALITY", stamp, b"no Study Instance UID")
 
 
+def correction(
+    tail: Tail,
+    operation: Operation,
+    *names: bytes,
+    level: int = 0,
+    items: Mapping[int, bytes] | None = None,
+    undoes: int = 0,
+    segment_id: int = 1,
+    stamp: int | None = None,
+) -> Correction:
+    stamp = tail.next_stamp() if stamp is None else stamp
+    made = Correction(
+        tail.place(segment_id, 0, 0, 9), stamp, operation, level, names, blob(items or {}), undoes, stamp, b"me", b"why"
+    )
+    return replace(made, position=made.position._replace(key_length=len(made.key), meta_length=len(made.pack_meta())))
+
+
 # random histories ----------------------------------------------------------------------------------
 
 _NAMES = [
@@ -172,6 +191,9 @@ def random_history(rng: random.Random, count: int, *, ties: bool = True) -> list
             claimed = rng.choice((uid, b"-"))
             records.append(quarantined(tail, claimed, segment_id=segment_id, stamp=stamp, crc=len(records)))
             continue
+        if other < 0.32:
+            records.append(random_correction(rng, tail, records, segment_id, stamp))
+            continue
         odd = rng.random()
         patient = {tags.PatientID: b"P%d" % (study % 3)}
         study_items: dict[int, bytes] = {}
@@ -206,12 +228,52 @@ def random_history(rng: random.Random, count: int, *, ties: bool = True) -> list
     return records
 
 
+def random_correction(
+    rng: random.Random, tail: Tail, records: Iterable[Item], segment_id: int, stamp: int
+) -> Correction:
+    """Of whatever a random history has, without sense: circles of merges, patients and series that are not there."""
+
+    def patient() -> tuple[bytes, bytes]:
+        return rng.choice((b"P0", b"P1", b"P2", b"P9", b"N1")), rng.choice((b"", b"", b"", b"HERE"))
+
+    def called(rich: bool) -> dict[int, bytes]:
+        patient_id, issuer = patient()
+        found = {tags.PatientID: patient_id, tags.IssuerOfPatientID: issuer}
+        return (
+            {**found, tags.PatientName: rng.choice(_NAMES), tags.PatientSex: rng.choice((b"", b"F"))} if rich else found
+        )
+
+    study = rng.randrange(5)
+    study_uid = f"{ROOT}.{study}".encode()
+    known = [record.stamp for record in records if isinstance(record, Correction)]
+    what = rng.random()
+    names: tuple[bytes, ...]
+    if known and what < 0.3:
+        return correction(tail, Operation.UNDO, undoes=rng.choice(known), segment_id=segment_id, stamp=stamp)
+    if what < 0.5:
+        operation, level, names, items = Operation.MERGE, 0, patient(), called(rng.random() < 0.5)
+    elif what < 0.65:
+        uids = (study_uid, *([f"{ROOT}.{(study + 1) % 5}".encode()] if rng.random() < 0.3 else []))
+        operation, level, names, items = Operation.MOVE, 1, uids, called(rng.random() < 0.5)
+    elif what < 0.8:
+        operation, level, names = Operation.CORRECT, 0, patient()
+        items = {tags.PatientName: rng.choice(_NAMES), tags.PatientSex: rng.choice((b"", b"M", b"O"))}
+    elif what < 0.9:
+        operation, level, names = Operation.CORRECT, 1, (study_uid,)
+        items = {rng.choice((tags.StudyDescription, tags.PatientName)): rng.choice((b"", b"Corrected"))}
+    else:
+        operation, level, names = Operation.CORRECT, 2, (study_uid, f"{ROOT}.{study}.{rng.randrange(3)}".encode())
+        items = {tags.Modality: rng.choice((b"", b"US")), tags.SeriesDescription: b"Corrected"}
+    return correction(tail, operation, *names, level=level, items=items, segment_id=segment_id, stamp=stamp)
+
+
 def apply(index: Index, records: list[Item]) -> None:
     index.apply(
         [record for record in records if isinstance(record, Entry)],
         [record for record in records if isinstance(record, Tombstone)],
         holds=[record for record in records if isinstance(record, Hold)],
         quarantined=[record for record in records if isinstance(record, Quarantined)],
+        corrected=[record for record in records if isinstance(record, Correction)],
     )
 
 
@@ -270,8 +332,13 @@ def meaning(index: Index) -> dict[str, Any]:
             classes = sorted(read_name(txn, environment, class_id) for class_id in class_ids)
             said.setdefault("counts", {})[series[key[4:]]] = (count, payload_bytes, modality, classes)
         said["search"] = sorted(
-            (key[:-4], studies.get(key[-4:]) if key[:4] != tags.Modality.to_bytes(4, "big") else series.get(key[-4:]))
-            for key, _ in rows("search")
+            (key, (studies if LEVEL_OF[int.from_bytes(key[:4], "big")] < Level.SERIES else series).get(owner))
+            for key, owner in rows("search")
+        )
+        said["texts"] = sorted(
+            (key[:4], studies[keys.ID.pack(keys.PAIR.unpack(key)[1] << 6 | entry[0] & 63)], entry[1:])
+            for key, row in rows("texts")
+            for entry in row.split(b"\xff")[1:]
         )
         for key, value in rows("study_statements"):
             said.setdefault("study statements", {})[studies[key[:4]], key[4:]] = value
@@ -304,7 +371,7 @@ def meaning(index: Index) -> dict[str, Any]:
                 )
                 key = (sop_key, told.key, told.target_stamp)
                 said.setdefault("history", {})[key] = (told.state, told.kind, told.flags, blobs, rest)
-        for table in ("versions", "drops", "tombstones", "holds", "quarantine", "damage"):
+        for table in ("versions", "drops", "tombstones", "holds", "quarantine", "corrections", "damage"):
             said[table] = rows(table)
     return said
 
@@ -317,6 +384,8 @@ def record_of(item: Item) -> Record:
         kind, flags, key = Kind.TOMBSTONE, 0, item.uid
     elif isinstance(item, Hold):
         kind, flags, key = Kind.HOLD, 0, item.study_instance_uid
+    elif isinstance(item, Correction):
+        kind, flags, key = Kind.CORRECTION, 0, item.key
     else:
         kind, flags, key = Kind.QUARANTINED, 0, item.sop_instance_uid
     return Record(item.position, kind, flags, item.stamp, 0, 0, key, item.pack_meta())
@@ -332,19 +401,22 @@ def recount(index: Index, items: Iterable[Item]) -> dict[int, tuple[int, int, in
             return keys.PLACE.unpack(key[-keys.PLACE.size :])
 
         def states(table: Any) -> dict[tuple[int, int], int]:
-            return {place(key): value[0] for key, value in scan_prefix(txn, table, b"")}
+            return {place(key): value[0] for key, value in scan_prefix(txn, table, b"") if value}
 
         current = {keys.INSTANCE.unpack_from(value)[1:3] for _, value in scan_prefix(txn, environment.instances, b"")}
         kept = {place(key) for key, _ in scan_prefix(txn, environment.versions, b"")}
         in_quarantine = states(environment.quarantine)
         holds = states(environment.holds)
         tombstones = states(environment.tombstones)
+        corrections = states(environment.corrections)
     for item in items:
         where = item.position[:2]
         if isinstance(item, Entry):
             live = where in current or where in kept
         elif isinstance(item, Quarantined):
             live = in_quarantine[where] == State.QUARANTINED
+        elif isinstance(item, Correction):
+            live = bool(corrections[where])
         else:
             live = bool((holds if isinstance(item, Hold) else tombstones)[where])
         count, live_bytes, dead_bytes = counts.get(where[0], (0, 0, 0))

@@ -6,10 +6,11 @@ import random
 
 import pytest
 
+from engine.dicom import tags
 from engine.errors import IndexError_
-from engine.index.entry import NO_UID, Entry, Hold, Quarantined, Tombstone, unpack_record
+from engine.index.entry import NO_UID, Correction, Entry, Hold, Operation, Quarantined, Tombstone, unpack_record
 from engine.storage.record import Kind, Position, Record
-from tests.index.made import Tail, entry
+from tests.index.made import Tail, blob, entry
 
 
 def _record(of: Entry, kind: int = 1, meta: bytes | None = None) -> Record:
@@ -65,21 +66,41 @@ QUARANTINED = [
     Quarantined(Position(1, 4096, 3, 99, 10, 5), 7, NO_UID, b"1.3", b"1.4", b"AE", 99, b"why"),
     Quarantined(Position(1, 4096, 3, 99, 10, 5), 7, b"1.2", b"", b"", b"", 0, b""),
 ]
+CORRECTIONS = [
+    Correction(
+        Position(1, 4096, 3, 99, 0, 0),
+        7,
+        Operation.MERGE,
+        0,
+        (b"4711", b"WEST"),
+        blob({tags.PatientID: b"0815", tags.PatientSex: b""}),
+        0,
+        99,
+        b"me",
+        b"one person",
+    ),
+    Correction(Position(1, 4096, 3, 99, 0, 0), 8, Operation.MOVE, 1, (b"1.2", b"1.3", b"1.4"), b"", 0, 99),
+    Correction(Position(1, 4096, 3, 99, 0, 0), 9, Operation.UNDO, 1, (), b"", 8, 99, b"me", b"why"),
+]
 
 
-def _other(item: Tombstone | Hold | Quarantined, meta: bytes | None = None) -> Record:
+def _other(item: Tombstone | Hold | Quarantined | Correction, meta: bytes | None = None) -> Record:
     if isinstance(item, Tombstone):
         kind, key = Kind.TOMBSTONE, item.uid
     elif isinstance(item, Hold):
         kind, key = Kind.HOLD, item.study_instance_uid
+    elif isinstance(item, Correction):
+        kind, key = Kind.CORRECTION, item.key
     else:
         kind, key = Kind.QUARANTINED, item.sop_instance_uid
     return Record(item.position, kind, 0, item.stamp, 0, 0, key, item.pack_meta() if meta is None else meta)
 
 
-@pytest.mark.parametrize("item", [*TOMBSTONES, *HOLDS, *QUARANTINED], ids=lambda item: type(item).__name__)
+@pytest.mark.parametrize(
+    "item", [*TOMBSTONES, *HOLDS, *QUARANTINED, *CORRECTIONS], ids=lambda item: type(item).__name__
+)
 def test_other_kinds_come_back_from_their_records_and_nothing_cut_or_new_does(
-    item: Tombstone | Hold | Quarantined,
+    item: Tombstone | Hold | Quarantined | Correction,
 ) -> None:
     assert unpack_record(_other(item)) == item
     meta = item.pack_meta()
@@ -92,7 +113,7 @@ def test_other_kinds_come_back_from_their_records_and_nothing_cut_or_new_does(
 
 def test_mutated_meta_blocks_of_other_kinds_parse_or_are_refused() -> None:
     rng = random.Random(7)
-    for item in (*TOMBSTONES, *HOLDS, *QUARANTINED):
+    for item in (*TOMBSTONES, *HOLDS, *QUARANTINED, *CORRECTIONS):
         for _ in range(200):
             mutated = bytearray(item.pack_meta())
             mutated[rng.randrange(min(len(mutated), 28))] = rng.randrange(256)
@@ -114,6 +135,13 @@ def test_long_reasons_are_cut() -> None:
     position = Position(1, 4096, 3, 99, 0, 0)
     made = Hold(position, 7, b"1.2", True, 99, b"m" * 70_000, b"r" * 70_000)
     assert unpack_record(_other(made)) == Hold(position, 7, b"1.2", True, 99, b"m" * 4096, b"r" * 4096)
+
+
+def test_a_correction_that_no_record_can_carry_is_refused() -> None:
+    uids = tuple(b"1.2.%060d" % number for number in range(16_000))
+    made = Correction(Position(1, 4096, 3, 99, 0, 0), 7, Operation.MOVE, 1, uids)
+    with pytest.raises(IndexError_, match="a correction takes 1056032 bytes"):
+        made.pack_meta()
 
 
 def test_a_record_is_read_by_its_kind() -> None:

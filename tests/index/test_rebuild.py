@@ -21,7 +21,7 @@ from engine.dicom import tags
 from engine.errors import IndexOutdated
 from engine.index import bulk, checkpoint, keys, rebuild
 from engine.index.checkpoint import Checkpointer, Restored
-from engine.index.entry import Entry, Item, Quarantined, Tombstone
+from engine.index.entry import Entry, Item, Quarantined
 from engine.index.search import search
 from engine.index.tables import Index
 from engine.index.types import Level, Query, Root, SegmentMark
@@ -31,7 +31,7 @@ from engine.storage.log import SegmentLog
 from engine.storage.record import Kind, crc32c
 from engine.storage.segment import list_segments, segment_path
 from tests.faulty_files import FaultyFiles
-from tests.index.made import Tail, apply, entry, meaning, random_history
+from tests.index.made import Tail, apply, entry, meaning, random_history, record_of
 
 MAP_BYTES = 1 << 28
 ARCHIVE_ID = bytes(range(16))
@@ -43,14 +43,10 @@ def _log(directory: Path, writer: str, segment_bytes: int = 1 << 30) -> SegmentL
 
 def _append(log: SegmentLog, record: Item) -> Item:
     """Writes a made-up record; equal checksums become equal payloads."""
+    payload = b""
     if isinstance(record, Entry | Quarantined):
         payload = bytes([record.position.payload_crc % 256]) * 40
-        kind = Kind.INSTANCE if isinstance(record, Entry) else Kind.QUARANTINED
-        key = record.sop_instance_uid
-    else:
-        payload = b""
-        kind = Kind.TOMBSTONE if isinstance(record, Tombstone) else Kind.HOLD
-        key = record.uid if isinstance(record, Tombstone) else record.study_instance_uid
+    kind, key = record_of(record).kind, record_of(record).key
     flags = record.flags if isinstance(record, Entry) else 0
     crc = crc32c(payload)
     position = log.append(kind, flags, record.stamp, key, record.pack_meta(), [payload], len(payload), crc)

@@ -265,7 +265,7 @@ def test_a_tombstone_that_is_lost_with_its_segment_still_keeps_dead_what_it_kill
 # random histories ----------------------------------------------------------------------------------
 
 
-BOOKS = ("marks", "stats", "history", "drops", "tombstones", "holds", "quarantine")
+BOOKS = ("marks", "stats", "history", "drops", "tombstones", "holds", "quarantine", "corrections")
 """What an index may say of a file that is gone and not forgotten."""
 
 

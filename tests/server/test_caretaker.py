@@ -17,12 +17,13 @@ import pytest
 from engine.archive import locks
 from engine.archive.archive import Archive
 from engine.archive.layout import open_layout
-from engine.config import Compaction, Config, Retention, Storage
+from engine.config import Attribute, Compaction, Config, Reindex, Retention, Storage
+from engine.dicom import extra
 from engine.errors import ArchiveInUse, EngineError, IndexError_, StorageFailed
 from engine.server import caretaker, caretaker_process
 from engine.server.caretaker import Caretaker
 from engine.server.channel import Channel, ChannelClosed
-from engine.server.duties import CompactionDuty, RetentionDuty
+from engine.server.duties import REINDEX_REST_S, CompactionDuty, ReindexDuty, RetentionDuty
 from engine.storage.files import Files
 from tests.archive.filled import all_instances, opened, payload_of, store, study_query, uid
 from tests.system.server import Server, running, wait_for
@@ -181,12 +182,14 @@ def test_the_ballast_is_made_when_there_is_none(tmp_path: Path, scripted: Script
     assert told.end() == 0
 
 
-def test_the_caretaker_of_a_replica_only_scrubs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_caretaker_of_a_replica_scrubs_and_looks_after_its_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with opened(tmp_path / "d"):
         pass
     monkeypatch.setattr(Archive, "is_read_only", property(lambda self: True))
     told = Told(tmp_path / "d", Config(data=tmp_path / "d"))
-    assert set(told.stats()) == {"scrub", "failing"}
+    assert set(told.stats()) == {"scrub", "reindex", "failing"}
     assert told.end() == 0
 
 
@@ -297,3 +300,18 @@ def test_restarts_come_later_and_later(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gaps[1] >= 0.04
     assert gaps[2] >= 0.08
     assert len(recovered) >= 3
+
+
+def test_the_duty_of_re_indexing_goes_on_until_everything_is_under_the_set_and_then_rests(tmp_path: Path) -> None:
+    chosen = extra.of([Attribute(tag="StudyStatusID", level="study")])
+    with opened(tmp_path) as archive:
+        store(archive, payload_of(1, 1, 1))
+    with Archive.open(tmp_path, role="keeper", extra_attributes=chosen) as archive:
+        duty = ReindexDuty(archive, Config(data=tmp_path), threading.Event())
+        assert duty.stats()["running"] is True
+        while duty.step() < REINDEX_REST_S:
+            pass
+        assert (duty.stats()["running"], duty.stats()["extracted_since_start"]) == (False, 1)
+        duty.configure(Config(data=tmp_path, reindex=Reindex(bytes_per_s=1)))
+        assert duty.step() == REINDEX_REST_S
+    extra.use(extra.NONE)

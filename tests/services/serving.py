@@ -98,6 +98,7 @@ def serve(
             while ended < len(serving.providers) or ingestor.depth or pool.outstanding:
                 await asyncio.sleep(0.005)
         server.close()
+        services.commitments.close()
         if not failures:
             ingestor.close()
             archive.close()

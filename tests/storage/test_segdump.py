@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from engine.dicom import tags
+from engine.index.entry import Item, Operation
 from engine.storage.files import Files
 from engine.storage.log import SegmentLog
 from engine.storage.record import crc32c
-from tests.index.made import Tail, hold, quarantined, record_of, tombstone
+from tests.index.made import Tail, correction, hold, quarantined, record_of, tombstone
 from tools import segdump
 
 EXPECTED = """\
@@ -77,7 +79,8 @@ def test_a_dump_names_every_field(segment: Path, capsys: pytest.CaptureFixture[s
 
 def test_what_other_kinds_say_is_written_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tail = Tail()
-    made = [tombstone(tail, b"1.2.3", b"1.2.4"), hold(tail, 1, True), quarantined(tail, b"-")]
+    made: list[Item] = [tombstone(tail, b"1.2.3", b"1.2.4"), hold(tail, 1, True), quarantined(tail, b"-")]
+    made.append(correction(tail, Operation.MERGE, b"4711", b"WEST", items={tags.PatientID: b"0815"}))
     log = SegmentLog(str(tmp_path), Files(), bytes(16), writer="w", segment_bytes=20_000)
     for item in made:
         record = record_of(item)
@@ -91,6 +94,8 @@ def test_what_other_kinds_say_is_written_out(tmp_path: Path, capsys: pytest.Capt
         "  level = 3",
         "  reason = 'asked for'",
         "  is_set = True",
+        "  operation = 2",
+        "  names = 2: '4711', 'WEST'",
         "  reason = 'court order'",
         "  reason = 'no Study Instance UID'",
     ):

@@ -19,6 +19,7 @@ from pydicom.uid import UID
 from pynetdicom import AE, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.service_class import ServiceClass, StorageServiceClass
 from pynetdicom.sop_class import register_uid, uid_to_service_class
@@ -34,6 +35,9 @@ MODELS = {"patient": 1, "study": 2, "patient-study-only": 3}
 def model(root: str, operation: str) -> str:
     """The SOP class of a Query/Retrieve information model: root "patient" or "study", operation "find" …"""
     return f"1.2.840.10008.5.1.4.1.2.{MODELS[root]}.{('find', 'move', 'get').index(operation) + 1}"
+
+
+FIND_CLASSES = frozenset(model(root, "find") for root in MODELS)
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ def association(
     handlers: Iterable[Any] = (),
     roles: Iterable[str] = (),
     maximum_length: int = 16382,
+    options: bytes = b"\1",
 ) -> Iterator[Association]:
     """An association of pynetdicom with (abstract syntax, transfer syntax or syntaxes) contexts; must be accepted."""
     assoc = request(
@@ -97,6 +102,7 @@ def association(
         handlers=handlers,
         roles=roles,
         maximum_length=maximum_length,
+        options=options,
     )
     assert assoc.is_established, "the association was not accepted"
     try:
@@ -115,8 +121,13 @@ def request(
     handlers: Iterable[Any] = (),
     roles: Iterable[str] = (),
     maximum_length: int = 16382,
+    options: bytes = b"\1",
 ) -> Association:
-    """Requests an association, whatever the answer is."""
+    """Requests an association, whatever the answer is.
+
+    `options`: extended negotiation of every C-FIND class that is proposed, relational queries by default; empty: none.
+    """
+    contexts = list(contexts)
     ae = AE(ae_title=calling)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 30
     proposed = []
@@ -130,7 +141,8 @@ def request(
         port,
         contexts=proposed,
         ae_title=called,
-        ext_neg=[build_role(uid, scp_role=True) for uid in dict.fromkeys(roles)],
+        ext_neg=[build_role(uid, scp_role=True) for uid in dict.fromkeys(roles)]
+        + [extended_negotiation(uid, options) for uid, _ in contexts if options and uid in FIND_CLASSES],
         evt_handlers=list(handlers),
         max_pdu=maximum_length,
     )
@@ -174,25 +186,51 @@ def store(port: int, instances: Iterable[Stored], *, calling: str = "FOREIGN") -
 
 
 def find(
-    port: int, keys: Mapping[str, object], *, root: str = "study", calling: str = "FOREIGN", syntax: str = EXPLICIT
+    port: int,
+    keys: Mapping[str, object],
+    *,
+    root: str = "study",
+    calling: str = "FOREIGN",
+    syntax: str = EXPLICIT,
+    options: bytes = b"\1",
 ) -> tuple[int, list[Dataset]]:
     """C-FIND with keyword keys; the final status and the matches."""
-    statuses, matches = find_statuses(port, keys, root=root, calling=calling, syntax=syntax)
-    return statuses[-1], matches
+    responses, matches = find_responses(port, keys, root=root, calling=calling, syntax=syntax, options=options)
+    return int(responses[-1].Status), matches
 
 
-def find_statuses(
-    port: int, keys: Mapping[str, object], *, root: str = "study", calling: str = "FOREIGN", syntax: str = EXPLICIT
-) -> tuple[list[int], list[Dataset]]:
-    """As `find`, with every status."""
+def find_responses(
+    port: int,
+    keys: Mapping[str, object],
+    *,
+    root: str = "study",
+    calling: str = "FOREIGN",
+    syntax: str = EXPLICIT,
+    options: bytes = b"\1",
+) -> tuple[list[Dataset], list[Dataset]]:
+    """As `find`, with the status elements of every response."""
     uid = model(root, "find")
-    statuses, matches = [], []
-    with association(port, [(uid, syntax)], calling=calling) as assoc:
+    responses, matches = [], []
+    with association(port, [(uid, syntax)], calling=calling, options=options) as assoc:
         for status, match in assoc.send_c_find(identifier(keys), uid):
-            statuses.append(int(status.Status))
+            responses.append(status)
             if match is not None:
                 matches.append(match)
-    return statuses, matches
+    return responses, matches
+
+
+def find_statuses(port: int, keys: Mapping[str, object], **options: Any) -> tuple[list[int], list[Dataset]]:
+    """As `find`, with the status of every response."""
+    responses, matches = find_responses(port, keys, **options)
+    return [int(response.Status) for response in responses], matches
+
+
+def extended_negotiation(sop_class_uid: str, application_information: bytes) -> SOPClassExtendedNegotiation:
+    """The item of PS3.7 D.3.3.5."""
+    item = SOPClassExtendedNegotiation()
+    item.sop_class_uid = UID(sop_class_uid)
+    item.service_class_application_information = application_information
+    return item
 
 
 def identifier(keys: Mapping[str, object]) -> Dataset:

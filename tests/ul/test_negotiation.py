@@ -311,7 +311,7 @@ def test_a_plain_sender_is_no_scp() -> None:
 
 def test_extended_negotiation_grants_what_both_want() -> None:
     offers = (
-        SopClassExtendedNegotiation(FIND, b"\1\1\1"),
+        SopClassExtendedNegotiation(FIND, b"\1\0\1\1\1\1\1\1"),
         SopClassExtendedNegotiation(MOVE, b"\1"),
         SopClassExtendedNegotiation(GET, b"\0\1"),
         SopClassExtendedNegotiation(CT, b"\2\0\0\0\1\0"),
@@ -322,14 +322,15 @@ def test_extended_negotiation_grants_what_both_want() -> None:
     rq = request(
         *((uid, (IMPLICIT,)) for uid in (FIND, MOVE, GET, CT, WORKLIST, VERIFICATION)), information=information
     )
-    expected = {FIND: b"\1\0\0", MOVE: b"\1", GET: b"\0\0", CT: b"\2\0\3\0\0\0"}
+    # Never more bytes than the standard has or the requestor sent; no conversion to enhanced multi-frame.
+    expected = {FIND: b"\1\0\1\1\0\1\1", MOVE: b"\1", GET: b"\0\0", CT: b"\2\0\3\0\0\0"}
     answer = accept(rq)
     assert answer.options == expected
     assert answer.ac.user_information.sop_class_extended_negotiations == tuple(
         SopClassExtendedNegotiation(uid, options) for uid, options in expected.items()
     )
-    fuzzy = replace(POLICY, options={**QUERY_RETRIEVE_OPTIONS, FIND: b"\1\0\1"})
-    assert accept(rq, fuzzy).options[FIND] == b"\1\0\1"
+    literal = replace(POLICY, options={**QUERY_RETRIEVE_OPTIONS, FIND: b"\1\1\0"})
+    assert accept(rq, literal).options[FIND] == b"\1\0\0"
 
 
 # The requestor's side ----------------------------------------------------------------------------

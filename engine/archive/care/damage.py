@@ -3,7 +3,7 @@
     who finds it     what is done
     a reader         `note_damage`: the instance it could not read, unless that lies elsewhere by now
     a scrub          `SegmentDamage`: every fault of one segment, but for those that nobody would miss, and those that
-                     `storage.repair` puts right: headers, footers, heads of tombstones and holds
+                     `storage.repair` puts right: headers, footers, heads of what has no payload
 
 A row stays until a re-send has healed the instance (`store`), or a scrub finds the place whole or needed no more. When
 it is new it is one line in the log: UID, segment, offset, and never a word of what is in the data set.

@@ -1,0 +1,347 @@
+"""Corrections: merge, move and split patients, set attributes, and take any of it back. No stored byte changes.
+
+    correct    attributes of one patient (of all studies, also of those that arrive later), one study, or one series
+    merge      all studies of one patient, also those to come, become another one's, with what that one is called
+    move       studies become another patient's, with what that one is called
+    split      studies of one patient become those of a patient that is new, and keep what they say else
+    undo       takes one of these back, whatever has been done since
+
+Each is one record of the log, as a hold is: durable and seen by every process when it is answered, in every backup,
+and there again after a rebuild. Its number (a stamp) is its identifier. What they come to is in `index.overlay`. That
+is a rule over all that are in force, not a history of changes: an undo, in any order, leaves what the others say.
+
+A merge or move takes with it what the other patient is called at that moment, every attribute of the patient level;
+what is set of that patient as such afterwards holds for all its studies. A patient without any study is unknown here
+and refused, unless it is named `in_advance`, as a message from a hospital information system may. Patients without an
+ID cannot be named: each of their studies is a patient of its own, and can be moved.
+
+A study on legal hold can be corrected and moved: a hold keeps bytes from being deleted, and these stay as they are.
+
+Errors name no patient. Not here: who may do this, and what is coerced on retrieval.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from engine import log
+from engine.archive import locks
+from engine.archive.care.deletion import bounded, with_ballast
+from engine.archive.care.patients import (
+    IDENTITY,
+    Patient,
+    as_text,
+    called,
+    check_value,
+    identity_of,
+    known,
+    number_of,
+    unknown,
+)
+from engine.archive.ingest import UNPLACED
+from engine.dicom import tags
+from engine.dicom.elements import blob_items
+from engine.errors import CorrectionRefused, IndexError_
+from engine.index import keys
+from engine.index.corrections import Listed, find_correction, newest_correction
+from engine.index.entry import Correction, Operation
+from engine.index.environment import Environment
+from engine.index.overlay import PATIENT, SERIES, STUDY, key_of_patient
+from engine.index.rows import UidRow, scan_prefix
+from engine.index.statements import LEVEL_OF, PART_COUNT_STUDY, blob_of
+from engine.storage.record import Kind
+
+if TYPE_CHECKING:
+    from engine.archive.archive import Archive
+
+logger = log.get("archive.correction")
+
+_NEVER_SET = frozenset((*IDENTITY, tags.StudyInstanceUID, tags.SeriesInstanceUID))
+_LEVEL_NAMES = ("patient", "study", "series", "instance")
+
+
+@dataclass(frozen=True, slots=True)
+class Corrected:
+    """What was done."""
+
+    number: str
+    """The identifier: what `undo` takes."""
+    studies: int
+    """How many studies that are stored it names, or belong to the patient that it names."""
+
+
+def correct_patient(
+    archive: Archive, patient: Patient, attributes: Mapping[int, str], *, by: str, reason: str
+) -> Corrected:
+    """Sets attributes of a patient; "" is no value. Raises as all of these: see `_record`."""
+    items = _items(attributes, (PATIENT,))
+
+    def decide(txn: Any, environment: Environment) -> _Decision:
+        found = known(txn, environment, patient)
+        return _Decision(Operation.CORRECT, PATIENT, found.names, items, found.studies)
+
+    return _record(archive, decide, by=by, reason=reason)
+
+
+def correct_study(
+    archive: Archive, study_instance_uid: str, attributes: Mapping[int, str], *, by: str, reason: str
+) -> Corrected:
+    """Sets attributes of a study, those of the patient level for this study alone."""
+    items = _items(attributes, (PATIENT, STUDY))
+
+    def decide(txn: Any, environment: Environment) -> _Decision:
+        _study(txn, environment, study_instance_uid)
+        return _Decision(Operation.CORRECT, STUDY, (study_instance_uid.encode(),), items, 1)
+
+    return _record(archive, decide, by=by, reason=reason)
+
+
+def correct_series(
+    archive: Archive,
+    series_instance_uid: str,
+    attributes: Mapping[int, str],
+    *,
+    study_instance_uid: str = "",
+    by: str,
+    reason: str,
+) -> Corrected:
+    """Sets attributes of a series; the study need be said only where its UID occurs in two."""
+    items = _items(attributes, (SERIES,))
+
+    def decide(txn: Any, environment: Environment) -> _Decision:
+        study_uid = _study_of_series(txn, environment, series_instance_uid, study_instance_uid)
+        return _Decision(Operation.CORRECT, SERIES, (study_uid, series_instance_uid.encode()), items, 1)
+
+    return _record(archive, decide, by=by, reason=reason)
+
+
+def merge(
+    archive: Archive, source: Patient, into: Patient, *, in_advance: bool = False, by: str, reason: str
+) -> Corrected:
+    """Makes all studies of `source`, now and in future, those of `into`.
+
+    With `in_advance` either may be unknown; what an unknown `into` is called is then what the studies say.
+    """
+
+    def decide(txn: Any, environment: Environment) -> _Decision:
+        gone = known(txn, environment, source, in_advance=in_advance)
+        stays = known(txn, environment, into, in_advance=in_advance)
+        if gone.key == stays.key:
+            raise CorrectionRefused("that is one patient: there is nothing to merge")
+        return _Decision(Operation.MERGE, PATIENT, gone.names, called(txn, environment, stays), gone.studies)
+
+    return _record(archive, decide, by=by, reason=reason)
+
+
+def move(archive: Archive, study_instance_uids: Sequence[str], into: Patient, *, by: str, reason: str) -> Corrected:
+    """Makes these studies those of another patient that is known."""
+
+    def decide(txn: Any, environment: Environment) -> _Decision:
+        stays = known(txn, environment, into)
+        if all(owner == stays.key for owner in _owners(txn, environment, study_instance_uids)):
+            raise CorrectionRefused("that patient has these studies already")
+        uids = _encoded(study_instance_uids)
+        return _Decision(Operation.MOVE, STUDY, uids, called(txn, environment, stays), len(uids))
+
+    return _record(archive, decide, by=by, reason=reason)
+
+
+def split(
+    archive: Archive,
+    study_instance_uids: Sequence[str],
+    new: Patient,
+    attributes: Mapping[int, str] | None = None,
+    *,
+    by: str,
+    reason: str,
+) -> Corrected:
+    """Makes these studies of one patient those of a patient that is not known yet, with these attributes if given.
+
+    Other attributes stay what the studies say: what was set of the patient that they leave is not of the new one.
+    """
+    set_items = _items(attributes or {}, (PATIENT,), may_be_none=True)
+
+    def decide(txn: Any, environment: Environment) -> _Decision:
+        found = unknown(txn, environment, new)
+        if len(set(_owners(txn, environment, study_instance_uids))) > 1:
+            raise CorrectionRefused("these studies are of several patients: split one patient at a time")
+        uids = _encoded(study_instance_uids)
+        return _Decision(Operation.MOVE, STUDY, uids, {**set_items, **identity_of(found.names)}, len(uids))
+
+    return _record(archive, decide, by=by, reason=reason)
+
+
+def undo(archive: Archive, number: str, *, by: str, reason: str) -> Corrected:
+    """Takes a correction back; the others stay in force, those that came after it too."""
+
+    number = number.strip().lower()
+
+    def decide(txn: Any, environment: Environment) -> _Decision:
+        found = find_correction(txn, environment, _stamp_of(number))
+        if found is None:
+            raise CorrectionRefused(f"there is no correction {number}")
+        correction = found.correction
+        if correction.operation == Operation.UNDO:
+            raise CorrectionRefused(f"{number} is an undo itself: do again what it took back")
+        if found.undone_by:
+            raise CorrectionRefused(f"{number} has been undone already, by {number_of(found.undone_by)}")
+        return _Decision(Operation.UNDO, correction.level, (), {}, 0, correction.stamp)
+
+    return _record(archive, decide, by=by, reason=reason)
+
+
+def listed(archive: Archive) -> Iterator[dict[str, Any]]:
+    """Every correction and undo as plain data, the earliest first."""
+    for one in archive.index.corrections():
+        yield _facts(one)
+
+
+# what a correction says ------------------------------------------------------------------------------
+
+
+def _facts(one: Listed) -> dict[str, Any]:
+    correction = one.correction
+    operation = correction.operation
+    names = [name.decode("utf-8", "replace") for name in correction.names]
+    if correction.level == PATIENT and len(names) == 2:
+        names = [as_text(names[0], names[1])]
+    is_known = operation in set(Operation)
+    return {
+        "number": number_of(correction.stamp),
+        "made_ns": correction.made_ns,
+        "operation": Operation(operation).name.lower() if is_known else f"operation {operation}",
+        "level": _LEVEL_NAMES[correction.level] if correction.level < len(_LEVEL_NAMES) else "",
+        "names": names,
+        "sets": {tag: value.decode("utf-8", "replace") for tag, value in blob_items(correction.items).items()},
+        "undoes": number_of(correction.undoes) if correction.undoes else "",
+        "undone_by": number_of(one.undone_by) if one.undone_by else "",
+        "by": correction.by.decode("utf-8", "replace"),
+        "reason": correction.reason.decode("utf-8", "replace"),
+    }
+
+
+def _stamp_of(number: str) -> int:
+    try:
+        return int(number, 16) if len(number) == 16 else 0
+    except ValueError:
+        return 0
+
+
+# whom it names ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    """What is to be written."""
+
+    operation: Operation
+    level: int
+    names: tuple[bytes, ...]
+    items: Mapping[int, bytes]
+    studies: int
+    undoes: int = 0
+
+
+def _study(txn: Any, environment: Environment, uid: str) -> UidRow:
+    """Raises CorrectionRefused."""
+    study_id = txn.get(keys.bounded(uid.encode()), db=environment.study_uids)
+    if study_id is None:
+        raise CorrectionRefused(f"no study {uid} is stored")
+    return UidRow.decode(txn.get(study_id, db=environment.studies), PART_COUNT_STUDY)
+
+
+def _owners(txn: Any, environment: Environment, uids: Sequence[str]) -> list[bytes]:
+    """The key of each study's patient. Raises CorrectionRefused."""
+    if not uids:
+        raise CorrectionRefused("no study is named")
+    rows = [_study(txn, environment, uid) for uid in uids]
+    return [key_of_patient(row.facts.values(PATIENT), row.uid) for row in rows]
+
+
+def _encoded(uids: Sequence[str]) -> tuple[bytes, ...]:
+    return tuple(uid.encode() for uid in dict.fromkeys(uids))
+
+
+def _study_of_series(txn: Any, environment: Environment, uid: str, study_uid: str) -> bytes:
+    """The study of a series. Raises CorrectionRefused."""
+    prefix = keys.bounded(uid.encode()) + b"\0"
+    rows = [
+        UidRow.decode(txn.get(key[len(prefix) :], db=environment.studies), PART_COUNT_STUDY)
+        for key, _ in scan_prefix(txn, environment.series_uids, prefix)
+    ]
+    uids = [row.uid for row in rows if not study_uid or row.uid == study_uid.encode()]
+    if not uids:
+        raise CorrectionRefused(f"no series {uid} is stored" + (f" in study {study_uid}" if study_uid else ""))
+    if len(uids) > 1:
+        raise CorrectionRefused(f"series {uid} is in {len(uids)} studies: say which study")
+    return uids[0]
+
+
+def _items(attributes: Mapping[int, str], levels: tuple[int, ...], *, may_be_none: bool = False) -> dict[int, bytes]:
+    """Attributes as a correction keeps them. Raises CorrectionRefused."""
+    if not attributes and not may_be_none:
+        raise CorrectionRefused("no attribute is named")
+    items = {}
+    for tag, text in attributes.items():
+        name = tags.keyword_of(tag)
+        level = LEVEL_OF.get(tag)
+        if tag in IDENTITY:
+            raise CorrectionRefused(f"{name} says which patient it is: merge the patient, or move the study")
+        if level is None:
+            raise CorrectionRefused(f"{name} is not indexed; only what is can be corrected")
+        if level not in levels or tag in _NEVER_SET:
+            wanted = " or ".join(_LEVEL_NAMES[wanted] for wanted in levels)
+            raise CorrectionRefused(f"{name} is no attribute of the {wanted} level that can be set")
+        check_value(tag, text)
+        items[tag] = text.rstrip(" ").encode()
+    return items
+
+
+# writing ---------------------------------------------------------------------------------------------
+
+
+def _record(archive: Archive, decide: Callable[[Any, Environment], _Decision], *, by: str, reason: str) -> Corrected:
+    """Writes what `decide` says, asked in a read transaction while nobody else corrects or deletes.
+
+    Durable and seen by every process when it returns. Raises CorrectionRefused (nothing was written), StorageFull,
+    StorageFailed, IndexError_; after those and the death of the process it may be in the log, and holds from the next
+    start on.
+    """
+
+    with locks.ledger(archive.layout, archive.files):
+        environment = archive.index.environment
+        with environment.reading() as txn:
+            decision = decide(txn, environment)
+            newest = newest_correction(txn, environment)
+        correction = Correction(
+            UNPLACED,
+            archive.ledger().next_stamp(newest),
+            decision.operation,
+            decision.level,
+            decision.names,
+            blob_of(decision.items),
+            decision.undoes,
+            time.time_ns(),
+            bounded(by),
+            bounded(reason),
+        )
+        # Written twice, since there was room only then, it is two copies of one correction.
+        with_ballast(archive, lambda: _write(archive, correction))
+    number = number_of(correction.stamp)
+    logger.info("corrected", number=number, operation=decision.operation.name.lower(), studies=decision.studies, by=by)
+    return Corrected(number, decision.studies)
+
+
+def _write(archive: Archive, correction: Correction) -> None:
+    store = archive.ledger()
+    try:
+        meta = correction.pack_meta()
+    except IndexError_ as error:
+        raise CorrectionRefused(f"{error}: name fewer studies at a time") from error
+    correction.position = store.log.append(Kind.CORRECTION, 0, correction.stamp, correction.key, meta, [], 0, 0)
+    store.log.sync()
+    archive.index.apply([], corrected=[correction])
+    store.seal_rolled()

@@ -1,0 +1,134 @@
+"""Patients as they are named: by ID and issuer, of whom there is one, none, or several.
+
+Two issuers may give one ID to two patients. Whoever names a patient without an issuer means the only one of that ID;
+if there are two, that is refused and not guessed. Reads only. Errors name no patient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from engine.dicom import conformance, tags
+from engine.errors import CorrectionRefused
+from engine.index.corrections import merge_of, patients_with, uncorrected_patient
+from engine.index.environment import Environment
+from engine.index.overlay import PATIENT, key_of_patient
+from engine.index.rows import scan_prefix
+from engine.index.statements import LEVEL_OF
+
+IDENTITY = (tags.PatientID, tags.IssuerOfPatientID, tags.IssuerOfPatientIDQualifiersSequence)
+"""What says who a patient is; the last of it only repeats the issuer in other words."""
+_TEXTLESS_VRS = frozenset(
+    ("AT", "FL", "FD", "OB", "OD", "OF", "OL", "OV", "OW", "SL", "SQ", "SS", "SV", "UL", "UN", "US", "UV")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Patient:
+    """Who is meant."""
+
+    patient_id: str
+    issuer: str | None = None
+    """Issuer of Patient ID; "": the patient without one; None: the only patient of this ID."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A patient as the index has it."""
+
+    key: bytes
+    names: tuple[bytes, bytes]
+    """ID and issuer."""
+    studies: int
+
+
+def number_of(stamp: int) -> str:
+    """The identifier of a correction."""
+    return f"{stamp:016x}"
+
+
+def as_text(patient_id: str, issuer: str) -> str:
+    """A patient as HL7 writes an identifier (CX): ID^^^ISSUER."""
+    return f"{patient_id}^^^{issuer}" if issuer else patient_id
+
+
+def patient_of(text: str) -> Patient:
+    """The patient that ID or ID^^^ISSUER names; with nothing after ^^^ the one without an issuer."""
+    patient_id, mark, issuer = text.partition("^^^")
+    return Patient(patient_id, issuer if mark else None)
+
+
+def identity_of(names: tuple[bytes, bytes]) -> dict[int, bytes]:
+    """The attributes that say who a patient of this ID and issuer is."""
+    return dict(zip(IDENTITY, (*names, b""), strict=True))
+
+
+def _found(txn: Any, environment: Environment, patient: Patient) -> list[Known]:
+    """The patients that are known by this name. Raises CorrectionRefused for one that is no more."""
+    patient_id = patient.patient_id.strip(" ").encode()
+    issuer = None if patient.issuer is None else patient.issuer.strip(" ").encode()
+    if not patient_id:
+        raise CorrectionRefused("a patient is named by an ID; studies without one are named themselves")
+    merged = merge_of(txn, environment, patient_id, issuer)
+    found = []
+    for key, items in patients_with(txn, environment, patient_id, issuer):
+        number = txn.get(key, db=environment.patient_keys)
+        names = (items.get(IDENTITY[0], b"").strip(b" "), items.get(IDENTITY[1], b"").strip(b" "))
+        found.append(Known(key, names, sum(1 for _ in scan_prefix(txn, environment.patient_studies, number))))
+    if not found and merged:
+        raise CorrectionRefused(
+            f"this patient has been merged into another one, by correction {number_of(merged)}: name that one"
+        )
+    return found
+
+
+def known(txn: Any, environment: Environment, patient: Patient, *, in_advance: bool = False) -> Known:
+    """The one patient that is meant. Raises CorrectionRefused when there is none, or more than one."""
+    found = _found(txn, environment, patient)
+    if len(found) > 1:
+        raise CorrectionRefused(
+            f"{len(found)} patients have this ID, each from another issuer: say whose it is, as ID^^^ISSUER"
+            " (ID^^^ for the one without an issuer)"
+        )
+    if found:
+        return found[0]
+    if in_advance:
+        return Known(*_named(patient), 0)
+    raise CorrectionRefused("no study of this patient is stored")
+
+
+def unknown(txn: Any, environment: Environment, patient: Patient) -> Known:
+    """A patient that has no study yet. Raises CorrectionRefused."""
+    if _found(txn, environment, Patient(patient.patient_id, patient.issuer or "")):
+        raise CorrectionRefused("there is a patient of this ID: move the studies there")
+    return Known(*_named(patient), 0)
+
+
+def _named(patient: Patient) -> tuple[bytes, tuple[bytes, bytes]]:
+    """Key, ID and issuer of a patient that need not be known. Raises CorrectionRefused."""
+    texts = (patient.patient_id.strip(" "), (patient.issuer or "").strip(" "))
+    for tag, text in zip(IDENTITY, texts, strict=False):
+        check_value(tag, text)
+        if "\\" in text:
+            raise CorrectionRefused(f"{tags.keyword_of(tag)} cannot have two values")
+    names = (texts[0].encode(), texts[1].encode())
+    return key_of_patient(identity_of(names)), names
+
+
+def called(txn: Any, environment: Environment, patient: Known) -> dict[int, bytes]:
+    """All that the studies which it gets are to say of a patient; what it has not, they are not to have either."""
+    identity = identity_of(patient.names)
+    if not patient.studies:
+        return identity
+    known = uncorrected_patient(txn, environment, patient.key)
+    at_level = {tag: known.get(tag, b"") for tag, level in LEVEL_OF.items() if level == PATIENT}
+    return {**at_level, **dict(zip(IDENTITY, patient.names, strict=False))}
+
+
+def check_value(tag: int, text: str) -> None:
+    """Raises CorrectionRefused for what the VR does not allow."""
+    vr = tags.vr_of(tag)
+    what = f"its VR is {vr}, which is no text" if vr in _TEXTLESS_VRS and text else conformance.fault(vr, text)
+    if what:
+        raise CorrectionRefused(f"{tags.keyword_of(tag)} cannot be set to that: {what}")

@@ -1,0 +1,308 @@
+"""Brings what is stored under the extra attributes in effect: looks through the log again after the set has changed.
+
+Segment by segment, the newest first, from the heads in their footers; of each instance whose record carries another
+mark the first bytes of the data set are read, its attributes extracted anew, and the index told (`index.restating`).
+
+    the set has changed ─► every sealed segment lacks its digest ─► batch by batch, noted with each ─► none lacks it
+    a segment is sealed ─► it lacks the digest ─► its records have the mark already, and no payload is read
+    a crash, a stop     ─► goes on after the batch that was noted last
+    the index is rebuilt, a segment compacted ─► the notes are gone, or the new one has none: looked through again
+
+A segment that is still written is looked at when it is sealed. What cannot be read keeps the attributes that it has,
+and is counted: the scrub names damage. Nothing is changed in the log: a record keeps its mark.
+
+Runs under `locks.caretaker`, a batch at a time, in any process that has the archive open: the caretaker's duty, and
+`filmroom reindex`. Queries meanwhile find by an extra attribute what has been brought that far.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from engine import log
+from engine.archive import extras, locks
+from engine.archive.pace import Pace
+from engine.dicom import elements, extra, transfer_syntax
+from engine.errors import ArchiveInUse, CorruptRecord, DataSetError, IndexError_, SegmentGone, StorageError
+from engine.index.entry import Entry
+from engine.storage import hints, segment
+from engine.storage.record import HEADER_BYTES, Kind, Record, crc32c, unpack_head
+from engine.storage.segment import Damage
+
+if TYPE_CHECKING:
+    from engine.archive.archive import Archive
+
+logger = log.get("archive.reindex")
+
+BATCH = 200
+"""Instances in one index transaction: some milliseconds in which no other process can write."""
+
+LOOKED_AT_MAX = 5000
+"""Records in one step, read anew or not."""
+
+HEAD_BYTES = 16 << 10
+"""Read first of a data set; where its head is longer, twice as much until it is whole."""
+
+SAID_EVERY_S = 60.0
+
+IN_USE_PAUSE_S = 0.2
+
+Progress = Callable[[str, int, int], None]
+
+_LIMITS = elements.ScanLimits(nesting_depth_max=512, element_count_max=100_000_000, header_bytes_max=64 << 20)
+"""What has been stored has been within the limits of its day."""
+
+
+class _Under:
+    """The segment that is being looked through."""
+
+    def __init__(self, segment_id: int, records: Iterator[Record], end: int) -> None:
+        self.segment_id = segment_id
+        self.records = records
+        self.end = end
+
+
+class Reindexer:
+    """Brings one archive under the set in effect, a step at a time; one thread."""
+
+    def __init__(self, archive: Archive, *, bytes_per_s: int, stopping: threading.Event | None = None) -> None:
+        self._archive = archive
+        self._stopping = stopping or threading.Event()
+        self._under: _Under | None = None
+        self._left_alone: set[int] = set()
+        """Segments that cannot be read at all."""
+        self._has_begun = False
+        self._said_at_s = 0.0
+        self.counters = dict.fromkeys(("segments", "records", "extracted", "changed", "unreadable", "bytes"), 0)
+        """What this process has done."""
+        self.configure(bytes_per_s)
+
+    def configure(self, bytes_per_s: int) -> None:
+        """The speed from now on."""
+        self._pace = Pace(bytes_per_s, wait=self._stopping.wait)
+
+    @property
+    def is_concerned(self) -> bool:
+        """Whether the archive has ever had extra attributes."""
+        return bool(extra.in_effect().number) or extras.has_record(self._archive.layout, self._archive.files)
+
+    def lacking(self) -> list[int]:
+        """The sealed segments that are not under the set in effect yet, in ascending order."""
+        digest = extra.in_effect().digest
+        notes = self._archive.index.amended()
+        return sorted(
+            segment_id
+            for segment_id, mark in self._archive.index.segment_marks().items()
+            if mark.sealed
+            and segment_id not in self._left_alone
+            and not _covers(notes.get(segment_id), digest, mark.indexed_bytes)
+        )
+
+    def step(self) -> bool:
+        """Does a batch; whether there may be more to do. Raises ArchiveInUse while another process has the lock."""
+        if self._under is None and (not self.is_concerned or not self.lacking()):
+            return False
+        read_before = self.counters["bytes"]
+        with locks.caretaker(self._archive.layout, self._archive.files):
+            if self._under is None:
+                self._enter()
+            if self._under is not None:
+                self._amend(self._under)
+            is_over = self._under is None and not self.lacking()
+            if is_over:
+                self._finish()
+        self._pace.spent(self.counters["bytes"] - read_before)
+        return not is_over
+
+    def status(self) -> dict[str, object]:
+        """How far it is, for people and for statistics."""
+        marks = self._archive.index.segment_marks()
+        sealed = {segment_id: mark.indexed_bytes for segment_id, mark in marks.items() if mark.sealed}
+        lacking = self.lacking() if self.is_concerned else []
+        total_bytes = sum(sealed.values())
+        left_bytes = sum(sealed.get(segment_id, 0) for segment_id in lacking)
+        return {
+            "attributes": len(extra.in_effect().extras),
+            "running": bool(lacking),
+            "progress": round(1 - left_bytes / total_bytes, 4) if total_bytes else 1.0,
+            "segments_left": len(lacking),
+            "segments_unreadable": len(self._left_alone),
+        }
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _enter(self) -> None:
+        """Begins with the newest segment that lacks the digest: what is asked for most."""
+        while lacking := self.lacking():
+            segment_id = lacking[-1]
+            try:
+                records, end = self._records_of(segment_id)
+            except FileNotFoundError:
+                self._left_alone.add(segment_id)  # compacted since the marks were read, or lost: the scrub says so
+            except (StorageError, OSError) as error:
+                logger.warning("a segment cannot be looked through", segment=f"{segment_id:016x}", error=str(error))
+                self._left_alone.add(segment_id)
+            else:
+                self._under = _Under(segment_id, records, end)
+                return
+
+    def _records_of(self, segment_id: int) -> tuple[Iterator[Record], int]:
+        """The records of a sealed segment, and where they end."""
+        archive = self._archive
+        mark = archive.index.segment_marks()[segment_id]
+        note = archive.index.amended().get(segment_id)
+        start = note[1] if note is not None and note[0] == extra.in_effect().digest else 0
+        fd = archive.files.open(segment.segment_path(archive.layout.segments, segment_id), os.O_RDONLY)
+        try:
+            try:
+                heads = hints.read_heads(archive.files, fd, segment_id)
+            except CorruptRecord:
+                heads = None
+            if heads is not None:
+                return _from_heads(heads, start), mark.indexed_bytes
+            header = segment.read_segment_header(archive.files, fd, segment_id)
+            walk = segment.Walk(archive.files, fd, header, start, end=mark.indexed_bytes)
+            return iter([found for found in walk if not isinstance(found, Damage)]), mark.indexed_bytes
+        finally:
+            archive.files.close(fd)
+
+    def _amend(self, under: _Under) -> None:
+        mark = extra.in_effect().mark
+        entries: list[Entry] = []
+        looked_at = 0
+        reached = under.end
+        try:
+            for record in under.records:
+                looked_at += 1
+                entry = self._entry(record)
+                if entry is not None and entry.mark != mark:
+                    anew = self._extracted(entry)
+                    if anew is not None:
+                        entries.append(anew)
+                if len(entries) >= BATCH or looked_at >= LOOKED_AT_MAX or self._stopping.is_set():
+                    reached = record.position.offset + record.position.record_bytes
+                    break
+        except SegmentGone:
+            # Compacted: what was alive lies in a segment that lacks the digest too.
+            self._under = None
+            return
+        counters = self.counters
+        counters["records"] += looked_at
+        counters["extracted"] += len(entries)
+        if entries:
+            self._say()
+        digest = extra.in_effect().digest
+        counters["changed"] += self._archive.index.restate(entries, under.segment_id, digest, reached)
+        if reached == under.end:
+            counters["segments"] += 1
+            self._under = None
+
+    def _entry(self, record: Record) -> Entry | None:
+        if record.kind != Kind.INSTANCE:
+            return None
+        try:
+            return Entry.unpack(record)
+        except IndexError_:
+            self.counters["unreadable"] += 1  # never applied either
+            return None
+
+    def _extracted(self, entry: Entry) -> Entry | None:
+        """What the data set of a record says under the set in effect; None if it cannot be read. Raises SegmentGone."""
+        try:
+            head = self._head(entry)
+        except SegmentGone:
+            raise
+        except (StorageError, DataSetError) as error:
+            self.counters["unreadable"] += 1
+            where = f"{entry.position.segment_id:016x}"
+            logger.warning(
+                "an instance keeps its attributes", segment=where, offset=entry.position.offset, error=str(error)
+            )
+            return None
+        return replace(
+            entry,
+            character_set=head.specific_character_set,
+            patient=head.patient,
+            study=head.study,
+            series=head.series,
+            instance=head.instance,
+            mark=extra.in_effect().mark,
+        )
+
+    def _head(self, entry: Entry) -> elements.Head:
+        position = entry.position
+        syntax = transfer_syntax.of(entry.transfer_syntax_uid.decode("ascii", "replace"))
+        length = min(position.payload_length, HEAD_BYTES)
+        while True:
+            data = memoryview(bytearray(length))
+            self._archive.reader.read_into(position, data)
+            self.counters["bytes"] += length
+            is_whole = length == position.payload_length
+            if is_whole:
+                self._archive.reader.check(position, crc32c(data))
+            try:
+                head = elements.extract(data, syntax, complete=is_whole, limits=_LIMITS)
+            except elements.NeedMore as error:
+                if length >= _LIMITS.header_bytes_max:
+                    raise DataSetError("its attributes lie too far back") from error
+                length = min(max(2 * length, error.needed_bytes), position.payload_length, _LIMITS.header_bytes_max)
+                continue
+            if head.sop_instance_uid != entry.sop_instance_uid or not _same_owners(head, entry):
+                raise CorruptRecord("its UIDs are not those it was stored under", position.segment_id, position.offset)
+            return head
+
+    def _say(self) -> None:
+        now_s = time.monotonic()
+        if self._has_begun and now_s - self._said_at_s < SAID_EVERY_S:
+            return
+        event = "re-indexing" if self._has_begun else "re-indexing begins: the extra attributes have changed"
+        self._has_begun = True
+        self._said_at_s = now_s
+        logger.info(event, **self.status())
+
+    def _finish(self) -> None:
+        while self._archive.index.drop_unsearched(LOOKED_AT_MAX):
+            pass
+        if self._has_begun:
+            self._has_begun = False
+            logger.info("re-indexing ended", **self.counters)
+
+
+def _covers(note: tuple[bytes, int] | None, digest: bytes, end: int) -> bool:
+    return note is not None and note[0] == digest and note[1] >= end
+
+
+def _from_heads(heads: hints.Heads, start_offset: int) -> Iterator[Record]:
+    at = heads.start
+    for _ in range(heads.trailer.record_count):
+        record = unpack_head(heads.data, at, heads.trailer.segment_id)
+        at += HEADER_BYTES + record.position.key_length + record.position.meta_length
+        if record.position.offset >= start_offset:
+            yield record
+
+
+def _same_owners(head: elements.Head, entry: Entry) -> bool:
+    stated = elements.blob_items(entry.study) | elements.blob_items(entry.series)
+    found = elements.blob_items(head.study) | elements.blob_items(head.series)
+    return all(stated.get(tag) == found.get(tag) for tag in elements.OWNERS)
+
+
+def run(archive: Archive, progress: Progress) -> dict[str, int]:
+    """Brings everything under the set in effect now; what was done."""
+    reindexer = Reindexer(archive, bytes_per_s=0)
+    total = len(reindexer.lacking()) if reindexer.is_concerned else 0
+    pause = threading.Event()
+    while True:
+        try:
+            is_over = not reindexer.step()
+        except ArchiveInUse:
+            pause.wait(IN_USE_PAUSE_S)
+            continue
+        progress("segments", min(reindexer.counters["segments"], total), total)
+        if is_over:
+            return reindexer.counters

@@ -1,0 +1,150 @@
+"""Whether instances are kept safely: the answer to a request for storage commitment (PS3.4 J.3), from the durable log.
+
+An instance is committed when all of this holds, in this order:
+
+    its SOP Instance UID has a current record         else ABSENT (deleted, in quarantine, never seen), or NOT_SUPPORTED
+                                                      when its SOP class is none that would be taken
+    the record is of the SOP class that was asked for  else OTHER_CLASS
+    no damage is known at its place                    else DAMAGED
+    every unsealed segment has been synced since       a failed sync is final for the process, as everywhere
+    its record was read and its checksums are right    verify = "read" (as a retrieval reads it) and "disk" (past the
+                                                      page cache); what is found damaged is noted, and DAMAGED
+
+A version that is kept aside makes no instance: its C-STORE was answered with a warning, and what is given back under
+its UID is the current one. It is made durable all the same. Blocks; for a thread of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from engine.archive.keeper import sync_log
+from engine.archive.pace import Pace
+from engine.errors import CorruptRecord, SegmentGone, StorageError
+
+if TYPE_CHECKING:
+    import threading
+
+    from engine.archive.archive import Archive
+    from engine.archive.commitment.transactions import Reference
+    from engine.index.types import Instance
+
+Place = tuple[int, int]
+"""Segment and offset of a record."""
+
+SYNC_TRIES = 5
+"""How often records that are replaced or moved between a sync and the look after it are synced again."""
+
+
+class Verdict(Enum):
+    """What is said of one instance."""
+
+    COMMITTED = "committed"
+    ABSENT = "absent"
+    OTHER_CLASS = "of another SOP class"
+    NOT_SUPPORTED = "of a SOP class that is not supported"
+    DAMAGED = "damaged"
+    DUPLICATE = "the transaction UID is in use"
+
+
+class Judge:
+    """Judges for one process; one thread at a time."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        is_supported: Callable[[str], bool],
+        stopping: threading.Event,
+    ) -> None:
+        """`is_supported`: whether instances of a SOP class would be stored at all."""
+        self._archive = archive
+        self._is_supported = is_supported
+        self._stopping = stopping
+
+    def verdicts(
+        self, references: Sequence[Reference], *, verify: str, bytes_per_s: int, whole: set[Place]
+    ) -> list[Verdict]:
+        """One verdict a reference, in order. `whole`: records that need not be read again; it is added to.
+
+        Raises StorageFailed when a sync fails, StorageError when no answer can be given now.
+        """
+        found = self._durable(references)
+        damaged = {(row.segment_id, row.offset) for row in self._archive.index.damage()}
+        pace = Pace(bytes_per_s, wait=self._stopping.wait)
+        return [
+            self._verdict(sop_class_uid, instance, damaged, verify, pace, whole)
+            for (sop_class_uid, _), instance in zip(references, found, strict=True)
+        ]
+
+    def _durable(self, references: Sequence[Reference]) -> list[Instance | None]:
+        """The current instances, none of which a power cut can take any more."""
+        found = self._located(references)
+        for _ in range(SYNC_TRIES):
+            sync_log(self._archive.index, self._archive.reader)
+            again = self._located(references)
+            is_settled = all(_lie_together(one, other) for one, other in zip(found, again, strict=True))
+            found = again
+            if is_settled:
+                return found
+        raise StorageError("the instances that commitment is asked for are being replaced")
+
+    def _located(self, references: Sequence[Reference]) -> list[Instance | None]:
+        return [self._archive.index.locate(uid.encode()) for _, uid in references]
+
+    def _verdict(
+        self,
+        sop_class_uid: str,
+        instance: Instance | None,
+        damaged: set[Place],
+        verify: str,
+        pace: Pace,
+        whole: set[Place],
+    ) -> Verdict:
+        if instance is None:
+            return Verdict.ABSENT if self._is_supported(sop_class_uid) else Verdict.NOT_SUPPORTED
+        if instance.sop_class_uid != sop_class_uid:
+            return Verdict.OTHER_CLASS
+        place = (instance.position.segment_id, instance.position.offset)
+        if place in damaged:
+            return Verdict.DAMAGED
+        if verify == "index" or place in whole:
+            return Verdict.COMMITTED
+        if self._stopping.is_set():
+            raise StorageError("the server is stopping")
+        verdict = self._read(instance, is_past_the_cache=verify == "disk")
+        pace.spent(instance.position.payload_length)
+        if verdict is Verdict.COMMITTED:
+            whole.add((instance.position.segment_id, instance.position.offset))
+        return verdict
+
+    def _read(self, instance: Instance, *, is_past_the_cache: bool) -> Verdict:
+        try:
+            self._verify(instance, is_past_the_cache)
+        except SegmentGone:
+            try:
+                self._archive.follow(instance)
+                self._verify(instance, is_past_the_cache)
+            except SegmentGone:
+                return Verdict.ABSENT
+            except CorruptRecord as error:
+                return self._damaged(instance, error)
+        except CorruptRecord as error:
+            return self._damaged(instance, error)
+        return Verdict.COMMITTED
+
+    def _verify(self, instance: Instance, is_past_the_cache: bool) -> None:
+        if is_past_the_cache:
+            self._archive.reader.forget(instance.position)
+        self._archive.reader.verify(instance.position)
+
+    def _damaged(self, instance: Instance, error: CorruptRecord) -> Verdict:
+        self._archive.note_damage(instance, error)
+        return Verdict.DAMAGED
+
+
+def _lie_together(one: Instance | None, other: Instance | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.position == other.position

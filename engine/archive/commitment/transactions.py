@@ -1,0 +1,347 @@
+"""Requests for storage commitment that have not been answered for good: one file each in DATA/commitments.
+
+    DATA/commitments/<32 hex digits>.json   {"crc32c": <of the bytes of transaction>, "transaction": {…}}: what was
+                                            asked, written once, synced before anybody is told that it was taken
+    DATA/commitments/<…>.tmp                one that is being written, or was when its process died
+    DATA/commitments/<…>.retry              empty: somebody wants that one reported now
+    DATA/commitments/state.json             attempts so far; disposable, without it all are tried at once
+
+    asked ──claimed──► judged, reported ──► removed
+      ▲                      │
+      └──── not reported ────┘              removed too when nobody took the report for `[commitment] retry_days`
+
+A process works on a transaction only while it has the flock on its file, which ends with the process: what a killed one
+was about to report is free at once. Removals are not synced: after a power cut a report may go out twice. The names
+are made here, never from anything that a peer sent. Does not know what the answer is (`judge`) or how it is sent.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from engine import log
+from engine.archive import layout
+from engine.errors import CommitmentError, StorageError, StorageFull
+from engine.storage.files import Files, raise_write_error
+from engine.storage.record import crc32c
+
+logger = log.get("archive.commitment")
+
+FORMAT = 1
+
+FILE_BYTES_MAX = 64 << 20
+"""No request that was taken makes a file half as long: the rest is damage."""
+
+ABANDONED_NS = 3600 * 10**9
+"""A .tmp file this old belongs to nobody any more; writing one takes milliseconds."""
+
+_NAME = re.compile(r"([0-9a-f]{32})\.json")
+
+Reference = tuple[str, str]
+"""SOP Class UID and SOP Instance UID."""
+
+
+class Transaction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One request for storage commitment."""
+
+    transaction_uid: str
+    calling_ae_title: str
+    received_ns: int
+    sop_class_uids: tuple[str, ...]
+    """Each once."""
+    instances: tuple[tuple[int, str], ...]
+    """SOP Class UID, as its place in `sop_class_uids`, and SOP Instance UID; in the order of the request."""
+    is_duplicate: bool = False
+    """Its Transaction UID was in use for other instances (Failure Reason 0131H)."""
+    format: int = FORMAT
+
+    @classmethod
+    def of(
+        cls, transaction_uid: str, calling_ae_title: str, received_ns: int, references: Sequence[Reference]
+    ) -> Transaction:
+        """A request for these instances."""
+        places: dict[str, int] = {}
+        instances = tuple((places.setdefault(sop_class, len(places)), uid) for sop_class, uid in references)
+        return cls(transaction_uid, calling_ae_title, received_ns, tuple(places), instances)
+
+    def as_duplicate(self) -> Transaction:
+        """The same as one whose Transaction UID was in use."""
+        return msgspec.structs.replace(self, is_duplicate=True)
+
+    @property
+    def references(self) -> list[Reference]:
+        """What it is about, in the order of the request."""
+        return [(self.sop_class_uids[place], uid) for place, uid in self.instances]
+
+    @property
+    def digest(self) -> int:
+        """Two requests for the same instances in the same order have the same."""
+        return crc32c(msgspec.json.encode([self.sop_class_uids, self.instances]))
+
+
+class _Checked(msgspec.Struct):
+    crc32c: int
+    transaction: msgspec.Raw
+
+
+class Attempts(msgspec.Struct, forbid_unknown_fields=True):
+    """How often a report has been tried, and when it is tried again."""
+
+    count: int = 0
+    due_ns: int = 0
+    error: str = ""
+    """Why the last attempt failed."""
+    is_refused: bool = False
+    """The peer was there and answered with a failure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A transaction without its instances."""
+
+    identifier: str
+    transaction_uid: str
+    calling_ae_title: str
+    received_ns: int
+    instance_count: int
+    digest: int
+    is_damaged: bool = False
+    """Its file is not as it was written: nobody can report it, and it stays until somebody drops it."""
+
+
+class Claim:
+    """The right to work on one transaction, until `close` or the end of the process."""
+
+    def __init__(self, transactions: Transactions, identifier: str, fd: int) -> None:
+        self.identifier = identifier
+        self._transactions = transactions
+        self._fd = fd
+
+    def read(self) -> Transaction:
+        """What was asked. Raises CommitmentError when the file is damaged."""
+        return self._transactions.decode(self._fd, self.identifier)
+
+    def remove(self) -> None:
+        """It has been reported, or given up. Raises StorageFull or StorageFailed."""
+        self._transactions.unlink(self.identifier)
+
+    def close(self) -> None:
+        """Gives the right up; no error if that has been done."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            self._transactions.files.close(fd)
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class Transactions:
+    """The transactions of one archive, as one process sees them; any number of processes at once. One thread a time."""
+
+    def __init__(self, data: Path, files: Files) -> None:
+        self.files = files
+        self._data = data
+        self.folder = str(data / "commitments")
+        self._headings: dict[str, Heading] = {}
+        """Of the files that have been read; a file never changes."""
+
+    @classmethod
+    def existing(cls, data: Path) -> Transactions:
+        """Those of an archive that is there, whoever has it open. Raises StorageError."""
+        return cls(layout.existing(data).data, Files())
+
+    @property
+    def exist(self) -> bool:
+        """Whether commitment was ever asked for."""
+        return self.files.exists(self.folder)
+
+    # -- in ---------------------------------------------------------------------------------------
+
+    def add(self, transaction: Transaction, *, count_max: int, reserve_bytes: int) -> Claim:
+        """Keeps a request; it is durable, and this process's to work on, when this returns.
+
+        Raises StorageFull when there are too many or the disk is too full, StorageFailed when it could not be written.
+        """
+        self._make_folder()
+        if len(self._names()) >= count_max:
+            raise StorageFull(f"{count_max} storage commitment reports are waiting for their peers")
+        if self._free_bytes() < reserve_bytes:
+            raise StorageFull("the free space of the disk is below its reserve")
+        identifier = uuid.uuid4().hex
+        content = msgspec.json.encode(transaction)
+        temporary = f"{self.folder}/{identifier}.tmp"
+        fd = self.files.create(temporary)
+        claim = Claim(self, identifier, fd)
+        try:
+            self.files.lock(fd)
+            self.files.pwritev(fd, [msgspec.json.encode(_Checked(crc32c(content), msgspec.Raw(content)))], 0)
+            self.files.fdatasync(fd)
+            self.files.rename(temporary, self._path(identifier))
+            self.files.sync_directory(self.folder)
+        except BaseException:
+            claim.close()
+            raise
+        return claim
+
+    def _free_bytes(self) -> int:
+        try:
+            return self.files.free_bytes(self.folder)
+        except OSError as error:
+            raise StorageError(f"the free space of the disk is not known: {error.strerror}") from error
+
+    def _make_folder(self) -> None:
+        if not self.exist:
+            self.files.make_directory(self.folder)
+            self.files.sync_directory(str(self._data))
+
+    # -- out --------------------------------------------------------------------------------------
+
+    def claim(self, identifier: str) -> Claim | None:
+        """The right to work on a transaction; None when another process has it, or it is gone."""
+        try:
+            fd = self.files.open(self._path(identifier), os.O_RDWR)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StorageError(f"commitment {identifier} cannot be opened: {error.strerror}") from error
+        if self.files.lock(fd) and self.files.is_linked(fd):
+            return Claim(self, identifier, fd)
+        self.files.close(fd)
+        return None
+
+    def headings(self) -> dict[str, Heading]:
+        """All transactions by identifier, the oldest first. Reads each file once."""
+        known = self._headings
+        found = {name: known[name] if name in known else self._read_heading(name) for name in self._names()}
+        ordered = sorted((heading for heading in found.values() if heading), key=lambda each: each.received_ns)
+        self._headings = {heading.identifier: heading for heading in ordered}
+        return dict(self._headings)
+
+    def _read_heading(self, identifier: str) -> Heading | None:
+        try:
+            fd = self.files.open(self._path(identifier), os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StorageError(f"commitment {identifier} cannot be opened: {error.strerror}") from error
+        try:
+            told = self.decode(fd, identifier)
+        except CommitmentError as error:
+            logger.error("a storage commitment cannot be reported", commitment=identifier, reason=str(error))
+            return Heading(identifier, "", "", 0, 0, 0, is_damaged=True)
+        finally:
+            self.files.close(fd)
+        uid, title = told.transaction_uid, told.calling_ae_title
+        return Heading(identifier, uid, title, told.received_ns, len(told.instances), told.digest)
+
+    def decode(self, fd: int, identifier: str) -> Transaction:
+        """What a file says. Raises CommitmentError."""
+        try:
+            content = self.files.pread(fd, min(self.files.size(fd), FILE_BYTES_MAX), 0)
+            checked = msgspec.json.decode(content, type=_Checked)
+            if crc32c(bytes(checked.transaction)) != checked.crc32c:
+                raise msgspec.ValidationError("wrong checksum")
+            told = msgspec.json.decode(checked.transaction, type=Transaction)
+            if told.format != FORMAT:
+                raise msgspec.ValidationError(f"format {told.format}")
+        except OSError as error:
+            raise StorageError(f"commitment {identifier} cannot be read: {error.strerror}") from error
+        except msgspec.DecodeError as error:
+            raise CommitmentError(f"commitment {identifier} is damaged: {error}") from error
+        return told
+
+    # -- looking after ----------------------------------------------------------------------------
+
+    def ask_retry(self, identifier: str) -> None:
+        """Has a transaction reported as soon as a server looks. Raises CommitmentError when there is none."""
+        if identifier not in self._names():
+            raise CommitmentError(f"there is no storage commitment {identifier!r}")
+        try:
+            self.files.close(self.files.create(f"{self.folder}/{identifier}.retry"))
+        except FileExistsError:
+            pass  # asked before, and not looked at yet
+
+    def take_retries(self) -> list[str]:
+        """What `ask_retry` was called for since the last time."""
+        asked = [name.removesuffix(".retry") for name in self._listed() if name.endswith(".retry")]
+        for identifier in asked:
+            self.files.unlink(f"{self.folder}/{identifier}.retry")
+        return asked
+
+    def sweep(self, now_ns: int) -> None:
+        """Removes what processes left that died while they wrote."""
+        for name in self._listed():
+            path = f"{self.folder}/{name}"
+            identity = self.files.identity(path) if name.endswith(".tmp") else None
+            if identity is not None and identity[1] < now_ns - ABANDONED_NS:
+                self.files.unlink(path)
+
+    def drop(self, identifier: str) -> None:
+        """Forgets a transaction that nobody works on. Raises CommitmentError when there is none, or somebody does."""
+        claim = self.claim(identifier) if identifier in self._names() else None
+        if claim is None:
+            is_there = identifier in self._names()
+            why = "is being reported" if is_there else "is not there"
+            raise CommitmentError(f"the storage commitment {identifier!r} {why}")
+        with claim:
+            claim.remove()
+            logger.warning("a storage commitment report was dropped", commitment=identifier)
+
+    def unlink(self, identifier: str) -> None:
+        """Forgets a transaction."""
+        self.files.unlink(self._path(identifier))
+        self._headings.pop(identifier, None)
+
+    def load_attempts(self) -> dict[str, Attempts]:
+        """What `save_attempts` kept; nothing when there is nothing that can be trusted."""
+        path = f"{self.folder}/state.json"
+        try:
+            fd = self.files.open(path, os.O_RDONLY)
+        except OSError:
+            return {}
+        try:
+            content = self.files.pread(fd, min(self.files.size(fd), FILE_BYTES_MAX), 0)
+            return msgspec.json.decode(content, type=dict[str, Attempts])
+        except (OSError, msgspec.DecodeError) as error:
+            logger.warning("attempts to report storage commitments begin anew", reason=str(error))
+            return {}
+        finally:
+            self.files.close(fd)
+
+    def save_attempts(self, attempts: dict[str, Attempts]) -> None:
+        """Keeps them for a restart and for people; not synced. Raises StorageFull or StorageFailed."""
+        path = f"{self.folder}/state.json"
+        temporary = f"{path}.{os.getpid()}"
+        try:
+            fd = self.files.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        except OSError as error:
+            raise_write_error(error, f"open {temporary}")
+        try:
+            self.files.pwritev(fd, [msgspec.json.encode(attempts)], 0)
+        finally:
+            self.files.close(fd)
+        self.files.rename(temporary, path)
+
+    def _names(self) -> list[str]:
+        return [found[1] for name in self._listed() if (found := _NAME.fullmatch(name))]
+
+    def _listed(self) -> list[str]:
+        try:
+            return self.files.list_directory(self.folder)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StorageError(f"{self.folder} cannot be read: {error.strerror}") from error
+
+    def _path(self, identifier: str) -> str:
+        return f"{self.folder}/{identifier}.json"

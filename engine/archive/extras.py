@@ -1,0 +1,136 @@
+"""Which extra attributes an archive keeps: DATA/attributes.json, so that all its processes have the same set in effect.
+
+    {"crc32c": <of the bytes of set>, "set": {"format": 1, "number": …, "attributes": [{"tag": …, "level": …, …}, …]}}
+
+Written to a temporary name, synced, renamed. Nobody decides for himself: the keeper whose configuration has a file (a
+server at its start, `filmroom reindex`) records the set that this describes, with the next number if it is another one;
+everybody else takes over what is recorded,
+whatever his configuration says, so that an import with another file stores as the server does. No file: no extra
+attributes, ever. What is in effect for a process is `dicom.extra`'s; what is stored already `care.reindex` sees to.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from engine import log
+from engine.archive.layout import Layout
+from engine.dicom import extra
+from engine.dicom.extra import Extra, ExtraSet
+from engine.errors import ArchiveInUse, StorageError, StorageFull
+from engine.storage.files import Files, raise_write_error
+from engine.storage.record import crc32c
+
+if TYPE_CHECKING:
+    from engine.config import Config
+
+logger = log.get("archive.extras")
+
+FORMAT = 1
+FILE_BYTES_MAX = 64 << 10
+
+
+class _Set(msgspec.Struct, forbid_unknown_fields=True):
+    attributes: tuple[Extra, ...]
+    number: int
+    format: int = FORMAT
+
+
+class _Checked(msgspec.Struct):
+    crc32c: int
+    set: msgspec.Raw
+
+
+def _path(layout: Layout) -> str:
+    return str(layout.data / "attributes.json")
+
+
+def configured(config: Config) -> ExtraSet | None:
+    """The set that a configuration describes; None if it has no file that could say. Raises ConfigError."""
+    return None if config.attributes is None else extra.of(config.attributes)
+
+
+def has_record(layout: Layout, files: Files) -> bool:
+    """Whether a set has ever been put in effect, be it empty."""
+    return files.exists(_path(layout))
+
+
+def recorded(layout: Layout, files: Files) -> ExtraSet:
+    """The set of an archive. Raises StorageError when it cannot be read: nothing may be stored under another one."""
+    path = _path(layout)
+    try:
+        fd = files.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return extra.NONE
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        checked = msgspec.json.decode(files.pread(fd, FILE_BYTES_MAX, 0), type=_Checked)
+        if crc32c(bytes(checked.set)) != checked.crc32c:
+            raise msgspec.ValidationError("wrong checksum")
+        found = msgspec.json.decode(checked.set, type=_Set)
+        if found.format != FORMAT or len(found.attributes) > extra.COUNT_MAX:
+            raise msgspec.ValidationError(f"format {found.format}")
+    except (OSError, msgspec.DecodeError) as error:
+        raise StorageError(f"{path} cannot be used ({error}): start the server with its configuration") from error
+    finally:
+        files.close(fd)
+    return ExtraSet(found.attributes, found.number)
+
+
+def take_over(layout: Layout, files: Files, wanted: ExtraSet | None) -> ExtraSet:
+    """Puts the set of an archive in effect for this process, or with `wanted` the one that it is to have."""
+    if wanted is None:
+        chosen = recorded(layout, files)
+    else:
+        try:
+            before = recorded(layout, files)
+            chosen = before if before.extras == wanted.extras else ExtraSet(wanted.extras, before.number + 1)
+        except StorageError as error:
+            logger.warning("the record of the extra attributes is made anew", reason=str(error))
+            # A number that none of those before has had.
+            chosen = ExtraSet(wanted.extras, time.time_ns())
+    extra.use(chosen)
+    return chosen
+
+
+def settle(layout: Layout, files: Files, chosen: ExtraSet, *, is_keeper: bool) -> None:
+    """Records what `take_over` has chosen. Raises ArchiveInUse when somebody else keeps the archive under another."""
+    before: ExtraSet | None
+    try:
+        before = recorded(layout, files)
+    except StorageError:
+        before = None
+    if before == chosen:
+        return
+    if not is_keeper:
+        raise ArchiveInUse("a process keeps the archive under other [[attribute]]: restart the server to change them")
+    try:
+        _record(_path(layout), chosen, files)
+    except StorageFull as error:
+        if before is None:
+            raise
+        logger.warning("the extra attributes stay as they were, the disk is full", error=str(error))
+        extra.use(before)
+        return
+    logger.info("extra attributes", count=len(chosen.extras), number=chosen.number)
+
+
+def _record(path: str, chosen: ExtraSet, files: Files) -> None:
+    content = msgspec.json.encode(_Set(chosen.extras, chosen.number))
+    temporary = f"{path}.{os.getpid()}"
+    try:
+        fd = files.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    except OSError as error:
+        raise_write_error(error, f"open {temporary}")
+    try:
+        files.pwritev(fd, [msgspec.json.encode(_Checked(crc32c(content), msgspec.Raw(content)))], 0)
+        files.fdatasync(fd)
+    finally:
+        files.close(fd)
+    files.rename(temporary, path)
+    files.sync_directory(os.path.dirname(path))

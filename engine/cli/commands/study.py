@@ -1,0 +1,29 @@
+"""`filmroom study`: moves studies to another patient. No stored byte changes, and it can be undone."""
+
+from __future__ import annotations
+
+import click
+
+from engine.cli import corrections, output
+from engine.cli.options import Settings, json_option, reason_option, with_settings
+
+
+@click.group("study")
+def command() -> None:
+    """Say whose a study is."""
+
+
+@command.command("move")
+@click.argument("studies", metavar="UID...", nargs=-1, required=True)
+@click.argument("patient", metavar="PATIENT")
+@reason_option
+@with_settings("data")
+@json_option
+def move(studies: tuple[str, ...], patient: str, reason: str, settings: Settings, as_json: bool) -> None:
+    """Make the studies with these Study Instance UIDs those of PATIENT (ID or ID^^^ISSUER), who has others.
+
+    They are found under that patient's name and data at once; the stored data sets stay as they came. To make a new
+    patient of them: `filmroom patient split`. `filmroom undo` takes it back.
+    """
+    done = corrections.move(settings.load(), studies, patient, reason=reason)
+    output.write_json(done) if as_json else output.write_facts(done)

@@ -1,0 +1,107 @@
+"""Where the commands about patients and corrections reach the engine; the same as `backend` for them.
+
+Nothing here writes to the terminal. Patients are written ID or ID^^^ISSUER, as HL7 does; attributes KEYWORD=VALUE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from engine.cli import backend, query
+from engine.config import Config
+from engine.errors import QueryError
+
+
+def merge(config: Config, source: str, into: str, *, in_advance: bool, reason: str) -> dict[str, Any]:
+    """All studies of one patient become another one's. Raises CorrectionRefused, as all of these."""
+    from engine.archive.care import correction, patients
+
+    named = (patients.patient_of(source), patients.patient_of(into))
+    with backend.opened(config) as archive:
+        done = correction.merge(archive, *named, in_advance=in_advance, by=backend.who(), reason=reason)
+    return {"number": done.number, "studies": done.studies}
+
+
+def move(config: Config, studies: Sequence[str], into: str, *, reason: str) -> dict[str, Any]:
+    """Studies become another patient's."""
+    from engine.archive.care import correction, patients
+
+    with backend.opened(config) as archive:
+        done = correction.move(archive, studies, patients.patient_of(into), by=backend.who(), reason=reason)
+    return {"number": done.number, "studies": done.studies}
+
+
+def split(config: Config, studies: Sequence[str], new: str, texts: Sequence[str], *, reason: str) -> dict[str, Any]:
+    """Studies become a new patient's."""
+    from engine.archive.care import correction, patients
+
+    attributes = _attributes(texts)
+    with backend.opened(config) as archive:
+        named = patients.patient_of(new)
+        done = correction.split(archive, studies, named, attributes, by=backend.who(), reason=reason)
+    return {"number": done.number, "studies": done.studies}
+
+
+def correct(
+    config: Config, texts: Sequence[str], *, patient: str | None, study: str | None, series: str | None, reason: str
+) -> dict[str, Any]:
+    """Sets attributes of a patient, a study, or a series, of which the study may be named too."""
+    from engine.archive.care import correction, patients
+
+    attributes = _attributes(texts)
+    by = backend.who()
+    with backend.opened(config) as archive:
+        if patient is not None:
+            done = correction.correct_patient(archive, patients.patient_of(patient), attributes, by=by, reason=reason)
+        elif series is not None:
+            done = correction.correct_series(
+                archive, series, attributes, study_instance_uid=study or "", by=by, reason=reason
+            )
+        else:
+            done = correction.correct_study(archive, study or "", attributes, by=by, reason=reason)
+    return {"number": done.number, "studies": done.studies}
+
+
+def undo(config: Config, number: str, *, reason: str) -> dict[str, Any]:
+    """Takes a correction back."""
+    from engine.archive.care import correction
+
+    with backend.opened(config) as archive:
+        return {"number": correction.undo(archive, number, by=backend.who(), reason=reason).number}
+
+
+def listed(config: Config, *, values: bool) -> Iterator[dict[str, Any]]:
+    """Every correction and undo, the earliest first; what is set by keyword, with its value if that is asked for."""
+    from engine.archive.care import correction
+
+    with backend.opened(config) as archive:
+        for row in correction.listed(archive):
+            made = backend.local_time(row.pop("made_ns"))
+            named = {query.name_of(tag): value for tag, value in row.pop("sets").items()}
+            yield {**row, "made": made, "sets": named if values else list(named)}
+
+
+def conflicts(config: Config, *, values: bool) -> Iterator[dict[str, Any]]:
+    """Studies and series whose instances disagree: on what, and with `values` what they say."""
+    with backend.opened(config) as archive:
+        for found in archive.index.conflicts():
+            stated = {
+                query.name_of(tag): [query.text_of(tag, value) for value in said] for tag, said in found.values.items()
+            }
+            yield {
+                "study_instance_uid": found.study_instance_uid.decode("utf-8", "replace"),
+                "series_instance_uid": found.series_instance_uid.decode("utf-8", "replace"),
+                "attributes": stated if values else list(stated),
+            }
+
+
+def _attributes(texts: Sequence[str]) -> dict[int, str]:
+    """KEYWORD=VALUE as tag → value; "KEYWORD=" is no value. Raises QueryError."""
+    found = {}
+    for text in texts:
+        name, mark, value = text.partition("=")
+        if not mark:
+            raise QueryError(f"{name}: say what it is to be, {name}=VALUE, or {name}= for no value")
+        found[query.tag_of(name)] = value
+    return found

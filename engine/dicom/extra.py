@@ -1,0 +1,250 @@
+"""Extra attributes: what a site wants the index to keep beside the tables of `attributes`, and what is in effect here.
+
+An `ExtraSet` is a value; `use` makes one the set in effect of this process: what `elements.extract` takes out, which VR
+an element has that PS3.6 does not list, at which level an attribute stands and whether it is searched. That is done
+before anything is extracted or looked for (`Archive.open` does it), never while another thread works.
+
+A private attribute has in the index the tag that it has in the configuration. In data sets and identifiers it may lie
+in any block of its group: the one that its private creator element (gggg,00bb) reserves (PS3.5 7.8.1).
+
+    configuration         0019,10A3 with creator "ACME 1.0"         (0019,xxA3 is the same)
+    a data set            (0019,0012) ACME 1.0    (0019,12A3) value
+    a level blob          (0019,10A3) value
+
+A set has a number, which grows with every change of an archive's configuration: a set that comes back is another one.
+It has a digest, 8 bytes, and the *mark* of that which records carry, 16 bits: by it who reads a record knows whether
+its attributes were extracted under the set in effect. Zeros: the archive has never had extra attributes.
+One change in 65 535 ends at the mark of an earlier set, and leaves what was stored under that as it is.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Final
+
+from engine.dicom import attributes, elements, tags
+from engine.errors import ConfigError
+
+if TYPE_CHECKING:
+    from engine.config import Attribute
+
+COUNT_MAX: Final = 64
+"""Extra attributes: each instance is looked through for all of them, and the index keeps what is found."""
+CREATOR_BYTES_MAX: Final = 64
+"""VR LO."""
+DIGEST_BYTES: Final = 8
+LEVEL_NAMES: Final = ("patient", "study", "series", "instance")
+
+_FORMAT = 1
+_BULK_VRS = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
+_NUMBER_VRS = frozenset(("AT", "FL", "FD", "SL", "SS", "SV", "UL", "US", "UV"))
+_LONG_TEXT_VRS = frozenset(("LT", "ST", "UT", "UR"))
+_TEXT_VRS = frozenset(("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "PN", "SH", "TM", "UC", "UI"))
+VRS: Final = _NUMBER_VRS | _LONG_TEXT_VRS | _TEXT_VRS | {"SQ"}
+"""What an extra attribute may have; bulk data are not kept."""
+
+_COMPUTED = frozenset(
+    (
+        tags.NumberOfPatientRelatedStudies,
+        tags.NumberOfPatientRelatedSeries,
+        tags.NumberOfPatientRelatedInstances,
+        tags.NumberOfStudyRelatedSeries,
+        tags.NumberOfStudyRelatedInstances,
+        tags.NumberOfSeriesRelatedInstances,
+        tags.ModalitiesInStudy,
+        tags.SOPClassesInStudy,
+        tags.QueryRetrieveLevel,
+        tags.RetrieveAETitle,
+        tags.InstanceAvailability,
+    )
+)
+_BUILT_IN = {tag: level for level, table in enumerate(attributes.LEVELS) for tag in table}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Extra:
+    """One extra attribute."""
+
+    tag: int
+    """As the index has it."""
+    level: int
+    vr: str
+    creator: str = ""
+    """Private creator; "" for an element of the standard."""
+    is_searched: bool = False
+    """Whether it has keys of its own by which it is found."""
+
+
+@dataclass(frozen=True)
+class ExtraSet:
+    """The extra attributes of an archive, in ascending order of tags."""
+
+    extras: tuple[Extra, ...] = field(default=())
+    number: int = 0
+    """0: not in effect anywhere yet, or nowhere ever."""
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Stands for this set and no other."""
+        if not self.extras and not self.number:
+            return bytes(DIGEST_BYTES)
+        return blake2b(repr((_FORMAT, self.number, self.extras)).encode(), digest_size=DIGEST_BYTES).digest()
+
+    @cached_property
+    def mark(self) -> int:
+        """What a record says of the set under which its attributes were extracted, 16 bits."""
+        return (int.from_bytes(self.digest[:2], "little") or 1) if any(self.digest) else 0
+
+    def find_private(self, group: int, creator: str, element: int) -> Extra | None:
+        """The extra attribute of a private creator, by the low byte of its element."""
+        for extra in self.extras:
+            if extra.creator == creator and extra.tag >> 16 == group and extra.tag & 0xFF == element:
+                return extra
+        return None
+
+
+NONE: Final = ExtraSet()
+
+LEVEL_OF: dict[int, int] = dict(_BUILT_IN)
+"""Tag → the level that keeps it, 0 patient to 3 instance; with the extra attributes in effect."""
+
+_in_effect = NONE
+_when_changed: list[Callable[[], None]] = []
+
+
+def in_effect() -> ExtraSet:
+    """The set of this process."""
+    return _in_effect
+
+
+def use(wanted: ExtraSet) -> None:
+    """Makes a set the one in effect."""
+    global _in_effect
+    if wanted == _in_effect:
+        return
+    for extra in _in_effect.extras:
+        del LEVEL_OF[extra.tag]
+        tags.UNLISTED_VRS.pop(extra.tag, None)
+    _in_effect = wanted
+    for extra in wanted.extras:
+        LEVEL_OF[extra.tag] = extra.level
+        if tags.dictionary_vr(extra.tag) == "UN":
+            tags.UNLISTED_VRS[extra.tag] = extra.vr
+    elements.take_out([(extra.tag, extra.level, extra.vr, extra.creator.encode()) for extra in wanted.extras])
+    for forget in _when_changed:
+        forget()
+
+
+def when_changed(forget: Callable[[], None]) -> None:
+    """Has something called after each change of the set: the caches of what depends on it."""
+    _when_changed.append(forget)
+
+
+def is_kept_by_all(tag: int) -> bool:
+    """Whether every archive keeps or computes an attribute, whatever is configured."""
+    return tag in _BUILT_IN or tag in _COMPUTED
+
+
+# from the configuration ------------------------------------------------------------------------------------------
+
+
+def of(attributes_: Iterable[Attribute]) -> ExtraSet:
+    """The set that [[attribute]] tables describe. Raises ConfigError that says what is wrong with which."""
+    found: dict[int, Extra] = {}
+    for one in attributes_:
+        extra = _extra(one)
+        other = found.get(extra.tag)
+        if other is not None:
+            if other.creator != extra.creator:
+                raise _wrong(one, f"{other.creator!r} has that tag already: write another block, as in {_moved(extra)}")
+            raise _wrong(one, "it is there twice")
+        if extra.creator and any(_same_element(extra, other) for other in found.values()):
+            raise _wrong(one, "it is there twice, in another block")
+        found[extra.tag] = extra
+    if len(found) > COUNT_MAX:
+        raise ConfigError(f"there are {len(found)} [[attribute]], the limit is {COUNT_MAX}")
+    return ExtraSet(tuple(sorted(found.values())))
+
+
+def _same_element(one: Extra, other: Extra) -> bool:
+    return one.creator == other.creator and (one.tag ^ other.tag) & 0xFFFF00FF == 0
+
+
+def _moved(extra: Extra) -> str:
+    return written(extra.tag + 0x100 if extra.tag & 0xFF00 != 0xFF00 else extra.tag - 0xEF00)
+
+
+def written(tag: int) -> str:
+    """A tag as the standard writes it, without brackets."""
+    return f"{tag >> 16:04X},{tag & 0xFFFF:04X}"
+
+
+def _wrong(one: Attribute, what: str) -> ConfigError:
+    return ConfigError(f"[[attribute]] {one.tag!r}: {what}")
+
+
+def _extra(one: Attribute) -> Extra:
+    tag = _tag(one)
+    if tags.is_private(tag):
+        _check_private(one, tag)
+    elif one.creator:
+        raise _wrong(one, "only private attributes have a creator, and their groups are odd")
+    if tag in _BUILT_IN:
+        raise _wrong(one, f"it is kept anyway, at the {LEVEL_NAMES[_BUILT_IN[tag]]} level")
+    if tag in _COMPUTED:
+        raise _wrong(one, "it is no attribute of stored instances, and answered anyway")
+    if tag < 0x00080000 or not tag & 0xFFFF or tag == tags.SpecificCharacterSet or tag >> 16 >= 0x7FE0:
+        raise _wrong(one, "it cannot be kept: it describes the data set itself, or lies beyond its head")
+    vr = _vr(one, tag)
+    level = LEVEL_NAMES.index(one.level)
+    if one.indexed and (vr not in _TEXT_VRS or level == 3):
+        where = "at the instance level" if level == 3 else f"of VR {vr}"
+        raise _wrong(one, f"an attribute {where} cannot be indexed; without indexed = true it is matched all the same")
+    return Extra(tag, level, vr, one.creator.strip(), one.indexed)
+
+
+def _tag(one: Attribute) -> int:
+    text = one.tag.strip()
+    numbers = re.fullmatch(r"\(?([0-9A-Fa-f]{4}),\s*([0-9A-Fa-f]{4}|[xX]{2}[0-9A-Fa-f]{2})\)?", text)
+    if numbers:
+        return int(numbers[1], 16) << 16 | int(re.sub("[xX]{2}", "10", numbers[2]), 16)
+    tag = tags.tag_of(text) if re.fullmatch(r"[A-Z]\w*", text) and not re.fullmatch(r"[0-9A-F]{8}", text) else None
+    if tag is not None:
+        return tag
+    words = [name for name, value in vars(tags).items() if isinstance(value, int) and name[:1].isupper()]
+    near = difflib.get_close_matches(text, words, n=1, cutoff=0.6)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise _wrong(one, f"it is neither a keyword of PS3.6 nor a tag like 0032,000A{hint}")
+
+
+def _check_private(one: Attribute, tag: int) -> None:
+    creator = one.creator.strip()
+    if not creator:
+        raise _wrong(one, "its group is odd, so it is private: the creator is missing")
+    if len(creator) > CREATOR_BYTES_MAX or not (creator.isascii() and creator.isprintable()) or "\\" in creator:
+        raise _wrong(one, f"{creator!r} is no private creator: 1 to 64 ASCII characters without a backslash")
+    if tag & 0xFFFF < 0x1000:
+        raise _wrong(one, "private elements begin at gggg,1000, the block being one of 10 to FF (PS3.5 7.8.1)")
+
+
+def _vr(one: Attribute, tag: int) -> str:
+    listed = tags.dictionary_vr(tag)
+    if listed == "UN" or tag in tags.UNLISTED_VRS:
+        if not one.vr:
+            raise _wrong(one, "its VR is in no dictionary: vr is missing")
+        vr = one.vr
+    else:
+        vr = tags.vr_of(tag)
+        if one.vr and one.vr != vr:
+            raise _wrong(one, f"its VR is {vr}, not {one.vr}; leave vr out")
+    if vr in _BULK_VRS:
+        raise _wrong(one, f"values of VR {vr} are not kept")
+    if vr not in VRS:
+        near = difflib.get_close_matches(vr.upper(), sorted(VRS), n=1, cutoff=0.5)
+        raise _wrong(one, f"{vr!r} is no VR" + (f"; did you mean {near[0]!r}?" if near else ""))
+    return vr

@@ -1,0 +1,237 @@
+"""One place of a walk: a patient, study, series or instance, what is above it, and what a match says of it.
+
+Does not choose where to go: `walk` enters places from above, one after the other, with one object. What the levels
+above the query's say is put together once for all that is below them, so that an instance costs a copy of that and its
+own values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from engine.dicom import tags
+from engine.dicom.elements import blob_items
+from engine.index import keys
+from engine.index.picking import Pick
+from engine.index.plan import Plan
+from engine.index.rows import unpack_tail
+from engine.index.statements import fact_values, utf_8
+from engine.index.types import Level, Match
+
+if TYPE_CHECKING:
+    from engine.index.walk import Walk
+
+PATIENT, STUDY, SERIES, IMAGE = LEVELS = tuple(Level)
+
+
+def instance_count(rows: Iterable[bytes]) -> int:
+    """Of rows of `counts`."""
+    return sum([keys.COUNTS.unpack_from(row)[0] for row in rows])
+
+
+class Shows:
+    """Which attributes a match gives back, by level."""
+
+    def __init__(self, level: Level, plan: Plan) -> None:
+        self.empty = dict.fromkeys([tag for tag, _, _ in plan.returned], b"")
+        """All of them in their order, without values."""
+        self.stored: list[list[int]] = [[], [], [], []]
+        self.picked: list[list[tuple[int, Pick]]] = [[], [], [], []]
+        self.computed: list[list[tuple[int, Callable[[Place], bytes]]]] = [[], [], [], []]
+        for tag, of, is_computed in plan.returned:
+            if is_computed:
+                self.computed[of].append((tag, COMPUTE[tag]))
+            elif tag in plan.picks:
+                self.picked[of].append((tag, plan.picks[tag]))
+            else:
+                self.stored[of].append(tag)
+        # The attributes of a patient stand in the row of each study.
+        self.own: Sequence[Level] = (PATIENT, STUDY) if level == STUDY else (level,)
+        """The levels that change with each match."""
+        self.above = LEVELS[: self.own[0]]
+
+
+class Place:
+    """One place of a walk: one patient, study, series or instance, and what is above it."""
+
+    def __init__(self, walk: Walk) -> None:
+        self._walk = walk
+        self.patient_id = self.study_id = self.series_id = self.instance_key = b""
+        self.instance_row = b""
+        self.values: list[dict[int, bytes]] = [{}, {}, {}, {}]
+        self._counts_row = b""
+        self._counts: list[tuple[bytes, bytes]] | None = None
+        self._above: dict[int, bytes] | None = None
+
+    def name_of(self, number: int) -> bytes:
+        """The text that a name id stands for."""
+        return self._walk.names[number]
+
+    def instance_rows(self) -> Iterator[bytes]:
+        """The row of every instance of the series, whatever is asked of instances."""
+        with self._walk.txn.cursor(db=self._walk.environment.instances) as cursor:
+            if cursor.set_range(self.series_id):
+                last = self.series_id + b"\xff\xff\xff\xff"
+                for key, row in cursor:
+                    if key > last:
+                        return
+                    yield row
+
+    def counts(self) -> list[tuple[bytes, bytes]]:
+        """Ids and rows of `counts` of the study's series."""
+        if self._counts is None:
+            self._counts = self._walk.counts_of(self.study_id)
+        return self._counts
+
+    # -- entering
+
+    def enter_patient(self, patient_id: bytes, row: bytes) -> bool:
+        """Whether the patient of this row matches."""
+        self.patient_id = patient_id
+        at = keys.KEY_HEAD.size + keys.KEY_HEAD.unpack_from(row)[0]
+        self.values[PATIENT] = fact_values(row, at)[0][0]
+        return self._meets(PATIENT)
+
+    def enter_study(self, study_id: bytes, row: bytes) -> bool:
+        """Whether the study of this row matches, its patient attributes included."""
+        walk = self._walk
+        self.study_id = study_id
+        self._counts = None
+        if walk.shows.above:
+            self._above = None
+        owner, _, uid_length = keys.UID_HEAD.unpack_from(row)
+        self.patient_id = keys.ID.pack(owner)
+        self.values[:2] = fact_values(row, keys.UID_HEAD.size + uid_length)[0]
+        walk.zone = self.values[STUDY].get(tags.TimezoneOffsetFromUTC, b"")
+        at_study = walk.query.level >= STUDY
+        if (at_study and not self._meets(PATIENT)) or not self._meets(STUDY):
+            return False
+        for asked, compute in walk.computed:
+            value = compute(self)
+            if not asked.met_by({asked.tag: value}):
+                return False
+        return True
+
+    def enter_series(self, series_id: bytes, counts_row: bytes) -> bool:
+        """Whether the series matches."""
+        walk = self._walk
+        row = walk.txn.get(series_id, db=walk.environment.series)
+        if row is None:
+            return False
+        self.series_id = series_id
+        self._counts_row = counts_row
+        if walk.query.level == IMAGE:
+            self._above = None
+        _, _, uid_length = keys.UID_HEAD.unpack_from(row)
+        self.values[SERIES] = fact_values(row, keys.UID_HEAD.size + uid_length)[0][0]
+        return self._meets(SERIES)
+
+    def enter_instance(self, key: bytes, row: bytes) -> bool:
+        """Whether the instance matches."""
+        self.instance_key = key
+        self.instance_row = row
+        if not self._walk.plan.conditions[IMAGE]:
+            self.values[IMAGE] = {}
+            return True
+        self.values[IMAGE] = self._instance_values()
+        return self._meets(IMAGE)
+
+    def _instance_values(self) -> dict[int, bytes]:
+        """The attributes of the instance, texts in UTF-8."""
+        blob = self.instance_row[keys.INSTANCE.size :]
+        items = blob_items(blob)
+        if not blob.isascii() or b"\x1b" in blob:
+            declared = self._walk.names[keys.INSTANCE.unpack_from(self.instance_row)[13]]
+            for tag, value in items.items():
+                items[tag] = utf_8(tag, value, declared)
+        return items
+
+    def _meets(self, level: Level) -> bool:
+        conditions = self._walk.conditions[level]
+        if not conditions:
+            return True
+        items, zone = self.values[level], self._walk.zone
+        return all(asked.met_by(items, zone) for asked in conditions)
+
+    # -- what is shown
+
+    def match(self) -> Match:
+        """What the query wants to know about where we stand."""
+        walk = self._walk
+        if walk.query.level == IMAGE and not self.values[IMAGE]:
+            self.values[IMAGE] = self._instance_values()
+        if self._above is None:
+            self._above = walk.shows.empty.copy()
+            self._show(self._above, walk.shows.above)
+        attributes = self._above.copy()
+        self._show(attributes, walk.shows.own)
+        if walk.query.is_keyed:
+            attributes[tags.RecordKey] = self._record_key()
+        return Match(walk.query.level, attributes, walk.plan.unsupported)
+
+    def _record_key(self) -> bytes:
+        """The ids down to the query's level, of fixed length: their order is the order of the matches."""
+        level = self._walk.query.level
+        if level == Level.PATIENT:
+            return self.patient_id
+        if level == Level.STUDY:
+            return self.study_id
+        return self.study_id + (self.series_id if level == Level.SERIES else self.instance_key)
+
+    def _show(self, attributes: dict[int, bytes], levels: Sequence[Level]) -> None:
+        shows = self._walk.shows
+        for level in levels:
+            values = self.values[level]
+            for tag in shows.stored[level]:
+                attributes[tag] = values.get(tag, b"")
+            for tag, pick in shows.picked[level]:
+                attributes[tag] = pick(values.get(tag, b""), self._walk.zone)
+            for tag, compute in shows.computed[level]:
+                attributes[tag] = compute(self)
+
+    # -- computed
+
+    def _patient_total(self, which: int) -> bytes:
+        return b"%d" % self._walk.patient_totals(self.patient_id)[which]
+
+    def _instances_of_series(self) -> bytes:
+        return b"%d" % keys.COUNTS.unpack_from(self._counts_row)[0]
+
+    def _series_of_study(self) -> bytes:
+        return b"%d" % len(self.counts())
+
+    def _instances_of_study(self) -> bytes:
+        return b"%d" % instance_count([row for _, row in self.counts()])
+
+    def _modalities_of_study(self) -> bytes:
+        return self._tails()[0]
+
+    def _classes_of_study(self) -> bytes:
+        names = self._walk.names
+        return b"\\".join(sorted(names[class_id] for class_id in self._tails()[1]))
+
+    def _tails(self) -> tuple[bytes, frozenset[int]]:
+        """Modalities and name ids of the SOP classes of the study."""
+        return _summed_up(frozenset([row[keys.COUNTS.size :] for _, row in self.counts()]))
+
+
+@lru_cache(1024)
+def _summed_up(tails: frozenset[bytes]) -> tuple[bytes, frozenset[int]]:
+    """What rows of `counts` that end so say together: most studies say the same few things."""
+    unpacked = [unpack_tail(tail, 0) for tail in tails]
+    modalities = sorted({modality for modality, _ in unpacked if modality})
+    return b"\\".join(modalities), frozenset(class_id for _, class_ids in unpacked for class_id in class_ids)
+
+
+COMPUTE: dict[int, Callable[[Place], bytes]] = {
+    tags.NumberOfPatientRelatedStudies: lambda place: place._patient_total(0),
+    tags.NumberOfPatientRelatedSeries: lambda place: place._patient_total(1),
+    tags.NumberOfPatientRelatedInstances: lambda place: place._patient_total(2),
+    tags.NumberOfStudyRelatedSeries: Place._series_of_study,
+    tags.NumberOfStudyRelatedInstances: Place._instances_of_study,
+    tags.ModalitiesInStudy: Place._modalities_of_study,
+    tags.SOPClassesInStudy: Place._classes_of_study,
+    tags.NumberOfSeriesRelatedInstances: Place._instances_of_series,
+}

@@ -1,0 +1,178 @@
+"""Storage commitment as one worker does it: takes requests in, has them judged, reports on the requests' associations.
+
+    take ──► claimed here ──begin──► delay_s, judged, sent on the association of the request ──taken──► removed
+                 │                            │ closed, released, refused, not answered
+                 └── not same_association ────┴──► left to the reporter (`services.commitment_reporter`)
+
+Parsing and files are one thread's (the desk), reading what is to be verified another's: nothing of it is the loop's,
+and a request is taken while another one is being read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from threading import Event
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from engine import log
+from engine.archive.commitment.judge import Judge, Place, Verdict
+from engine.archive.commitment.transactions import Claim, Transaction, Transactions
+from engine.dicom import uids
+from engine.errors import EngineError, StorageError, StorageFailed
+from engine.ul.negotiation import may_store
+
+if TYPE_CHECKING:
+    from engine.archive.archive import Archive
+    from engine.config import Config
+
+logger = log.get("services.commitments")
+
+Result = TypeVar("Result")
+
+
+class Reporting(Protocol):
+    """An association that a report can be sent on."""
+
+    def is_possible(self) -> bool: ...
+    def encode(self, transaction: Transaction, verdicts: Sequence[Verdict]) -> bytes: ...
+    async def send(self, verdicts: Sequence[Verdict], information: bytes) -> None: ...
+
+
+class Commitments:
+    """See the module's head. Used on the loop's thread."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        config: Callable[[], Config],
+        counters: dict[str, int],
+        on_failure: Callable[[EngineError], None],
+    ) -> None:
+        """`on_failure` is told of a failed write or sync, which is final for the process."""
+        self.archive = archive
+        self.config = config
+        self.counters = counters
+        self.transactions = Transactions(archive.layout.data, archive.files)
+        """The desk's; but for `exist`."""
+        self._on_failure = on_failure
+        self._stopping = Event()
+        self._judge = Judge(archive, self._is_supported, self._stopping)
+        self._desk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commitment-desk")
+        self._readers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commitment-reader")
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def _is_supported(self, sop_class_uid: str) -> bool:
+        return uids.is_storage_sop_class(sop_class_uid) or (self.config().promiscuous and may_store(sop_class_uid))
+
+    # -- requests ---------------------------------------------------------------------------------
+
+    async def take(self, transaction: Transaction) -> Claim | None:
+        """Keeps a request; durable when this returns. None: the same request is waiting for its report already.
+
+        Raises StorageFull or StorageFailed.
+        """
+        return await self.at_desk(partial(self._keep, transaction))
+
+    def _keep(self, transaction: Transaction) -> Claim | None:
+        waiting = [
+            heading.digest
+            for heading in self.transactions.headings().values()
+            if heading.transaction_uid == transaction.transaction_uid
+            and heading.calling_ae_title == transaction.calling_ae_title
+        ]
+        if transaction.digest in waiting:
+            return None
+        config = self.config()
+        return self.transactions.add(
+            transaction.as_duplicate() if waiting else transaction,
+            count_max=config.commitment.transactions_max,
+            reserve_bytes=config.limits.disk_reserve_bytes,
+        )
+
+    def begin(self, claim: Claim, reporting: Reporting) -> None:
+        """Reports a request that has been answered: on its association if that goes, else the reporter does."""
+        if not self.config().commitment.same_association or self._stopping.is_set():
+            claim.close()
+            return
+        self.spawn(self._report_there(claim, reporting))
+
+    async def _report_there(self, claim: Claim, reporting: Reporting) -> None:
+        with claim:
+            try:
+                await asyncio.sleep(self.config().commitment.delay_s)
+                if not reporting.is_possible():
+                    return
+                transaction = await self.at_desk(claim.read)
+                verdicts = await self.verdicts(transaction, set())
+                information = await self.at_desk(partial(reporting.encode, transaction, verdicts))
+                if not reporting.is_possible():
+                    return
+                await reporting.send(verdicts, information)
+                await self.at_desk(claim.remove)
+                self.reported(transaction, verdicts, "the same association")
+            except EngineError as error:
+                logger.info("commitment is reported later", commitment=claim.identifier, reason=str(error))
+
+    # -- what reporting needs -----------------------------------------------------------------------
+
+    async def verdicts(self, transaction: Transaction, whole: set[Place]) -> list[Verdict]:
+        """What is to be reported; see `Judge.verdicts`."""
+        if transaction.is_duplicate:
+            return [Verdict.DUPLICATE] * len(transaction.instances)
+        options = self.config().commitment
+        return await self._in_thread(
+            self._readers,
+            lambda: self._judge.verdicts(
+                transaction.references,
+                verify=options.verify,
+                bytes_per_s=options.verify_bytes_per_s,
+                whole=whole,
+            ),
+        )
+
+    def reported(self, transaction: Transaction, verdicts: Sequence[Verdict], where: str) -> None:
+        """Counts a report that was taken, and says so."""
+        failed = sum(verdict is not Verdict.COMMITTED for verdict in verdicts)
+        self.counters["commitment_reports"] += 1
+        self.counters["commitment_instances_committed"] += len(verdicts) - failed
+        self.counters["commitment_instances_failed"] += failed
+        logger.info(
+            "commitment reported",
+            calling=transaction.calling_ae_title,
+            transaction_uid=transaction.transaction_uid,
+            committed=len(verdicts) - failed,
+            failed=failed,
+            on=where,
+        )
+
+    async def at_desk(self, work: Callable[[], Result]) -> Result:
+        """Runs `work` in the desk's thread."""
+        return await self._in_thread(self._desk, work)
+
+    async def _in_thread(self, executor: ThreadPoolExecutor, work: Callable[[], Result]) -> Result:
+        if self._stopping.is_set():
+            raise StorageError("the server is stopping")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(executor, work)
+        except StorageFailed as error:
+            self._on_failure(error)
+            raise
+
+    # -- the end ------------------------------------------------------------------------------------
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Has it done until `close`."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def close(self) -> None:
+        """Ends what is under way; what is not reported stays. Blocks for as long as reading one instance takes."""
+        self._stopping.set()
+        for task in self._tasks:
+            task.cancel()
+        self._desk.shutdown(wait=True, cancel_futures=True)
+        self._readers.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,117 @@
+"""Repository Query, SCP (PS3.4 C.6.4): the Study Root C-FIND that goes through all of an archive in as many pieces as
+the asker likes.
+
+    request ──► pending, pending, …  ──► 0000  all matches were sent
+                                         B001  as many as the asker or this server allows; there are more
+                                         A710  the Prior Record Key names no place here any more
+                                         …     else as for any C-FIND: see `find_scp`
+
+    Record Key (0008,041B)                     asked for by its presence; where a match stands. Opaque to the asker:
+                                               lifetime of the index (8), level (2), ids down to it (4, 8 or 12)
+    Prior Record Key (0008,041C)               goes on behind that place, though what stood there may be gone
+    Maximum Number of Records (0008,0429)      pending responses that the asker wants at most; 0 or empty: says nothing
+
+Matches come in the order of their keys, which is the order of arrival: what is stored meanwhile comes at the end. A key
+is good until the index is made anew, or goes back to a checkpoint because the server was killed. The other keys of
+Table C.6.4.1-1 (removal from operational use, access by URI, metadata) are optional and not here: they come back empty,
+with FF01.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from engine.dicom import tags
+from engine.dimse.messages import CFindRQ
+from engine.dimse.status import FindStatus, GeneralStatus, Service, status_of
+from engine.errors import EngineError, MessageError, QueryError
+from engine.index.types import Level
+from engine.services.find_scp import Finding, run
+
+if TYPE_CHECKING:
+    from engine.index.types import KeyValue, Match, Query
+    from engine.services.provider import ServiceProvider
+    from engine.services.query import Asked
+
+_IDS_BYTES = {Level.STUDY: 4, Level.SERIES: 8, Level.IMAGE: 12}
+
+_NO_KEYS = frozenset({tags.PriorRecordKey, tags.MaximumNumberOfRecords})
+"""In the identifier of a request, and no attributes of what is asked for."""
+
+
+async def find(provider: ServiceProvider, presentation_context_id: int, rq: CFindRQ, identifier: bytes) -> None:
+    """Answers one C-FIND of this SOP class."""
+    await run(RepositoryFinding(provider, presentation_context_id, rq), provider, identifier)
+
+
+class RepositoryFinding(Finding):
+    """One C-FIND of this SOP class under way."""
+
+    _lifetime = b""
+
+    async def run(self, identifier: bytes) -> None:
+        """To the final response."""
+        provider = self._provider
+        provider.services.metrics.counters["repository_query"] += 1
+        if not provider.services.config.may(provider.calling_ae_title, "query"):
+            self._refuse(GeneralStatus.NOT_AUTHORIZED, "")
+            return
+        try:
+            self._lifetime = provider.services.archive.index.lifetime()
+            self._asked, limit = self._piece(self._ask(identifier, 0))
+            status = await self._answer(self._asked, limit)
+        except EngineError as error:
+            offending = error.offending_elements if isinstance(error, QueryError) else ()
+            self._refuse(status_of(error, Service.FIND), str(error), offending)
+            return
+        if status == FindStatus.OUT_OF_RESOURCES:
+            self._end(FindStatus.RESPONSE_LIMIT_REACHED, f"{limit} sent: go on after the last Record Key")
+        else:
+            self._end(status)
+
+    def _piece(self, asked: Asked) -> tuple[Asked, int]:
+        """What is asked for this time, and how many matches may be sent; 0: all."""
+        keys = dict(asked.query.keys)
+        prior = _bytes(keys.pop(tags.PriorRecordKey, b""))
+        ours = self._provider.services.config.query_results_max_of(self._provider.calling_ae_title)
+        theirs = _count(_bytes(keys.pop(tags.MaximumNumberOfRecords, b"")))
+        is_keyed = keys.pop(tags.RecordKey, None) is not None
+        if is_keyed and not self._lifetime:
+            raise MessageError("out of resources: no record keys", FindStatus.OUT_OF_RESOURCES)
+        limit = min(filter(None, (ours, theirs)), default=0)
+        query = replace(
+            asked.query,
+            keys=keys,
+            limit=limit + 1 if limit else None,
+            is_keyed=is_keyed,
+            after=self._ids(prior, asked.query.level) if prior else b"",
+        )
+        returned = tuple(tag for tag in asked.returned if tag not in _NO_KEYS)
+        return replace(asked, query=query, returned=returned), limit
+
+    def _ids(self, prior: bytes, level: Level) -> bytes:
+        head = self._lifetime + level.to_bytes(2, "big")
+        ids = prior.removeprefix(head)
+        if not self._lifetime or len(ids) == len(prior) or len(ids) != _IDS_BYTES[level]:
+            raise MessageError("the Prior Record Key names no place", FindStatus.INVALID_PRIOR_RECORD_KEY)
+        return ids
+
+    def _steps(self, query: Query) -> Iterator[Match | None]:
+        head = self._lifetime + query.level.to_bytes(2, "big")
+        for match in super()._steps(query):
+            if match is not None and query.is_keyed:
+                match.attributes[tags.RecordKey] = head + match.attributes[tags.RecordKey]
+            yield match
+
+
+def _bytes(value: KeyValue) -> bytes:
+    return value if isinstance(value, bytes) else b""
+
+
+def _count(value: bytes) -> int:
+    """A UV value; 0 when there is none."""
+    if len(value) not in (0, 8):
+        raise QueryError("Maximum Number of Records (0008,0429) is no UV value", tags.MaximumNumberOfRecords)
+    return int.from_bytes(value, "little")

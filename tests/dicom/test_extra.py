@@ -1,0 +1,272 @@
+"""dicom.extra: what [[attribute]] tables may say, and what is taken out of data sets for them, judged by pydicom."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+
+from engine.config import Attribute
+from engine.dicom import elements, extra, tags
+from engine.dicom.extra import COUNT_MAX, NONE, ExtraSet
+from engine.dicom.transfer_syntax import (
+    BIG_ENDIAN,
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR,
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    TransferSyntax,
+)
+from engine.errors import ConfigError
+from tests import samples
+from tests.oracle import foreign
+
+ACME = "ACME 1.0"
+SYNTAXES = (
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+)
+
+
+@pytest.fixture(autouse=True)
+def nothing_in_effect_afterwards() -> Iterator[None]:
+    yield
+    extra.use(NONE)
+
+
+def wanted(*attributes: dict[str, Any]) -> ExtraSet:
+    return extra.of([Attribute(**{"level": "study", **one}) for one in attributes])
+
+
+def encoded(ds: Dataset, syntax: TransferSyntax) -> bytes:
+    out = DicomBytesIO()
+    out.is_little_endian = not syntax.encoding & BIG_ENDIAN
+    out.is_implicit_VR = not syntax.encoding & EXPLICIT_VR
+    write_dataset(out, ds)
+    data = out.getvalue()
+    if syntax.deflated:
+        deflater = zlib.compressobj(wbits=-15)
+        data = deflater.compress(data) + deflater.flush()
+    return data
+
+
+def extracted(ds: Dataset, syntax: TransferSyntax = EXPLICIT_VR_LITTLE_ENDIAN) -> list[dict[int, bytes]]:
+    head = elements.extract(encoded(ds, syntax), syntax, complete=True)
+    return [elements.blob_items(blob) for blob in (head.patient, head.study, head.series, head.instance)]
+
+
+# what may be configured ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        ([{"tag": "StudyStatuID"}], "neither a keyword of PS3.6 nor a tag like 0032,000A; did you mean 'StudyStatus"),
+        ([{"tag": "0032-000A"}], "neither a keyword"),
+        ([{"tag": "PatientName"}], "it is kept anyway, at the patient level"),
+        ([{"tag": "(0020,0011)"}], "it is kept anyway, at the series level"),
+        ([{"tag": "ModalitiesInStudy"}], "answered anyway"),
+        ([{"tag": "SpecificCharacterSet"}], "cannot be kept"),
+        ([{"tag": "PixelData"}], "cannot be kept"),
+        ([{"tag": "0032,0000"}], "cannot be kept"),
+        ([{"tag": "TransferSyntaxUID"}], "cannot be kept"),
+        ([{"tag": "0019,10A3", "vr": "LO"}], "the creator is missing"),
+        ([{"tag": "0019,10A3", "creator": ACME}], "vr is missing"),
+        ([{"tag": "0019,0010", "creator": ACME, "vr": "LO"}], "private elements begin at gggg,1000"),
+        ([{"tag": "0019,10A3", "creator": "Ä", "vr": "LO"}], "is no private creator"),
+        ([{"tag": "0019,10A3", "creator": "A" * 65, "vr": "LO"}], "is no private creator"),
+        ([{"tag": "StudyStatusID", "creator": ACME}], "only private attributes have a creator"),
+        ([{"tag": "StudyStatusID", "vr": "LO"}], "its VR is CS, not LO"),
+        ([{"tag": "0032,9999"}], "vr is missing"),
+        ([{"tag": "0019,10A3", "creator": ACME, "vr": "OB"}], "values of VR OB are not kept"),
+        ([{"tag": "0019,10A3", "creator": ACME, "vr": "lo"}], "'lo' is no VR; did you mean 'LO'"),
+        ([{"tag": "RequestedProcedureCodeSequence", "indexed": True}], "of VR SQ cannot be indexed"),
+        ([{"tag": "SliceThickness", "level": "instance", "indexed": True}], "at the instance level cannot be indexed"),
+        ([{"tag": "StudyStatusID"}, {"tag": "0032,000A"}], "it is there twice"),
+        (
+            [{"tag": "0019,10A3", "creator": c, "vr": "LO"} for c in (ACME, "OTHER")],
+            "'ACME 1.0' has that tag already: write another block, as in 0019,11A3",
+        ),
+        (
+            [{"tag": t, "creator": ACME, "vr": "LO"} for t in ("0019,10A3", "0019,11A3")],
+            "it is there twice, in another block",
+        ),
+        (
+            [{"tag": f"0019,10{n:02X}", "creator": ACME, "vr": "LO"} for n in range(COUNT_MAX + 1)],
+            f"there are {COUNT_MAX + 1} [[attribute]], the limit is {COUNT_MAX}",
+        ),
+    ],
+)
+def test_what_is_wrong_with_an_attribute_is_said(attributes: list[dict[str, Any]], reason: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        wanted(*attributes)
+    assert reason in str(caught.value)
+
+
+def test_a_set_is_the_same_however_its_attributes_are_written_and_ordered() -> None:
+    one = wanted({"tag": "StudyStatusID"}, {"tag": "0019,xxa3", "creator": ACME, "vr": "LO"})
+    two = wanted({"tag": "(0019,10A3)", "creator": f" {ACME}", "vr": "LO"}, {"tag": "0032,000A"})
+    assert one == two
+    assert one.digest == two.digest
+
+
+def test_every_change_of_a_set_is_another_digest_also_when_it_comes_back() -> None:
+    sets = [NONE, ExtraSet((), 2)]
+    sets += [wanted({"tag": "StudyStatusID"}), wanted({"tag": "StudyStatusID", "indexed": True})]
+    sets += [wanted({"tag": "StudyStatusID", "level": "series"}), wanted({"tag": "ReasonForStudy"})]
+    sets += [ExtraSet(sets[2].extras, 3)]
+    assert len({one.digest for one in sets}) == len({one.mark for one in sets}) == len(sets)
+    assert (NONE.digest, NONE.mark) == (bytes(8), 0)
+
+
+def test_the_set_in_effect_says_level_and_vr_and_leaves_nothing_behind() -> None:
+    before = dict(extra.LEVEL_OF)
+    extra.use(wanted({"tag": "0019,10A3", "creator": ACME, "vr": "DS", "level": "series"}, {"tag": "StudyStatusID"}))
+    assert (extra.LEVEL_OF[0x001910A3], tags.vr_of(0x001910A3)) == (2, "DS")
+    assert extra.LEVEL_OF[tags.StudyStatusID] == 1
+    extra.use(NONE)
+    assert before == extra.LEVEL_OF
+    assert tags.vr_of(0x001910A3) == "UN"
+
+
+# what is taken out -----------------------------------------------------------------------------------------------
+
+
+def private_instance() -> Dataset:
+    """Two creators in one group, ours in the second block; the same element number under both."""
+    ds = samples.instance(ReasonForStudy="Schmerz", SliceThickness="1.25", PatientSpeciesDescription="Homo sapiens ")
+    other = ds.private_block(0x0019, "OTHER 2", create=True)
+    other.add_new(0xA3, "LO", "not this")
+    ours = ds.private_block(0x0019, ACME, create=True)
+    ours.add_new(0xA3, "LO", "this ")
+    ours.add_new(0xA4, "US", [1, 258])
+    item = Dataset()
+    item.CodeValue = "T1"
+    item.private_block(0x0019, ACME, create=True).add_new(0xA3, "LO", "within")
+    ours.add_new(0xA5, "SQ", [item])
+    assert ds[0x0019, 0x11A3].value == "this "
+    return ds
+
+
+EXTRAS = (
+    {"tag": "ReasonForStudy", "level": "study"},
+    {"tag": "PatientSpeciesDescription", "level": "patient"},
+    {"tag": "SliceThickness", "level": "instance"},
+    {"tag": "SamplesPerPixel", "level": "series"},
+    {"tag": "0019,10A3", "creator": ACME, "vr": "LO", "level": "series"},
+    {"tag": "0019,10A4", "creator": ACME, "vr": "US", "level": "study"},
+    {"tag": "0019,10A5", "creator": ACME, "vr": "SQ", "level": "study"},
+)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_public_and_private_attributes_are_taken_out_of_every_encoding(syntax: TransferSyntax) -> None:
+    plain = extracted(private_instance(), syntax)
+    extra.use(wanted(*EXTRAS))
+    patient, study, series, instance = extracted(private_instance(), syntax)
+    assert patient.pop(tags.PatientSpeciesDescription) == b"Homo sapiens"
+    assert study.pop(tags.ReasonForStudy) == b"Schmerz"
+    assert instance.pop(tags.SliceThickness) == b"1.25"
+    assert series.pop(tags.SamplesPerPixel) == b"\1\0"
+    assert series.pop(0x001910A3) == b"this"
+    assert study.pop(0x001910A4) == b"\1\0\2\1"
+    items = study.pop(0x001910A5)
+    (item,) = elements.walk(items, EXPLICIT_VR)
+    within = {
+        one.tag: items[one.value_offset : one.value_offset + one.length]
+        for one in elements.walk(items, EXPLICIT_VR, item.value_offset, item.value_offset + item.length)
+    }
+    assert within == {0x00080100: b"T1", 0x00190010: b"ACME 1.0", 0x001910A3: b"within"}
+    assert [patient, study, series, instance] == plain
+
+
+def test_without_its_creator_or_under_another_one_an_element_is_not_taken_for_ours() -> None:
+    extra.use(wanted({"tag": "0019,10A3", "creator": ACME, "vr": "LO"}))
+    ds = samples.instance()
+    ds.add_new(0x001910A3, "LO", "literally there")
+    assert 0x001910A3 not in extracted(ds)[1]
+    ds.add_new(0x00190010, "LO", "ACME 1.0.1")
+    assert 0x001910A3 not in extracted(ds)[1]
+    ds.add_new(0x00190010, "LO", ACME)
+    assert extracted(ds)[1][0x001910A3] == b"literally there"
+
+
+def test_of_two_creators_with_one_element_number_each_gets_its_own() -> None:
+    extra.use(
+        wanted(
+            {"tag": "0019,10A3", "creator": ACME, "vr": "LO"}, {"tag": "0019,11A3", "creator": "OTHER 2", "vr": "LO"}
+        )
+    )
+    study = extracted(private_instance())[1]
+    assert (study[0x001910A3], study[0x001911A3]) == (b"this", b"not this")
+
+
+def test_private_values_sent_as_un_are_kept() -> None:
+    ds = samples.instance()
+    ds.add_new(0x00190010, "LO", ACME)
+    ds.add_new(0x001910A3, "UN", b"plain ")
+    extra.use(wanted({"tag": "0019,10A3", "creator": ACME, "vr": "LO"}))
+    assert extracted(ds)[1][0x001910A3] == b"plain"
+
+
+def test_a_head_is_asked_for_on_until_the_last_extra_attribute_is_in_it() -> None:
+    data = encoded(private_instance(), EXPLICIT_VR_LITTLE_ENDIAN)
+    extra.use(wanted(*EXTRAS))
+    whole = elements.extract(data, EXPLICIT_VR_LITTLE_ENDIAN, complete=True)
+    for size in range(whole.pixel_data_offset):
+        with pytest.raises(elements.NeedMore):
+            elements.extract(data[:size], EXPLICIT_VR_LITTLE_ENDIAN, complete=False)
+    head = elements.extract(data[: whole.pixel_data_offset + 12], EXPLICIT_VR_LITTLE_ENDIAN, complete=False)
+    assert (head.patient, head.study, head.series, head.instance) == (
+        whole.patient,
+        whole.study,
+        whole.series,
+        whole.instance,
+    )
+
+
+CREATORS = ("A", "ACME 1.0", "ACME 1.0 EXT", "SIEMENS MR HEADER")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_private_elements_are_found_as_pydicom_finds_them(seed: int) -> None:
+    rng = random.Random(seed)
+    ds = samples.instance()
+    for group in (0x0019, 0x0029, 0x7001):
+        blocks = rng.sample(range(0x10, 0x100), 3)
+        for block, creator in zip(sorted(blocks), rng.sample(CREATORS, 3), strict=True):
+            if rng.random() < 0.9:
+                ds.add_new((group, block), "LO", creator)
+            for element in [*rng.sample(range(256), rng.randint(0, 6)), 1, 2]:
+                ds.add_new((group, block << 8 | element), "LO", f"{group:x}.{block:x}.{element}")
+    keys = {(rng.choice((0x0019, 0x0029, 0x7001)), rng.choice(CREATORS), rng.choice((1, 2, 7, 77))) for _ in range(12)}
+    chosen = {}
+    for group, creator, element in sorted(keys):
+        block = 0x10 + CREATORS.index(creator)
+        chosen[group << 16 | block << 8 | element] = (group, creator, element)
+    extra.use(
+        wanted(
+            *[
+                {"tag": extra.written(tag), "creator": creator, "vr": "LO", "level": rng.choice(extra.LEVEL_NAMES)}
+                for tag, (_, creator, _) in chosen.items()
+            ]
+        )
+    )
+    syntax = rng.choice(SYNTAXES)
+    theirs = foreign.read_data_set(encoded(ds, EXPLICIT_VR_LITTLE_ENDIAN), EXPLICIT_VR_LITTLE_ENDIAN)
+    found = {tag: value for blob in extracted(ds, syntax) for tag, value in blob.items()}
+    for tag, (group, creator, element) in chosen.items():
+        try:
+            expected = theirs.private_block(group, creator)[element].value.encode()
+        except KeyError:
+            expected = None
+        assert found.get(tag) == expected, f"seed {seed}: {tag:08X}"

@@ -1,0 +1,247 @@
+"""The reporter against a scripted peer: roles, back-off, what a failed visit leaves, and when it gives up."""
+
+from __future__ import annotations
+
+import select
+import struct
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from engine.archive import layout, locks
+from engine.archive.commitment.transactions import Transaction, Transactions
+from engine.config import Config
+from engine.config.schema import Commitment
+from engine.config.schema import Peer as KnownPeer
+from engine.services import commitment_reporter
+from engine.services.commitment_reporter import Reporter
+from engine.storage.files import Files
+from tests import peer, samples
+from tests.archive import kept
+from tests.faulty_files import FaultyFiles
+from tests.peer import Listener, Peer
+from tests.services.serving import LIMITS, Serving, serve
+from tests.services.test_commitment_scp import CLASS, EVENT_TYPE, N_EVENT_REPORT_RQ, expect_report, waiting
+from tests.system.server import wait_for
+
+
+@pytest.fixture(autouse=True)
+def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commitment_reporter, "LOOK_S", 0.02)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """An archive with one instance."""
+    kept.filled(tmp_path / "data", 1)
+    return tmp_path / "data"
+
+
+def ask(data: Path, *numbers: int, received_ns: int = 0, title: str = "MODALITY") -> list[str]:
+    """Leaves requests for the stored instance, as a process that died would have; their identifiers."""
+    identifiers = []
+    for number in numbers:
+        when_ns = received_ns or time.time_ns() + number
+        transaction = Transaction.of(f"1.9.{number}", title, when_ns, [(samples.CT, kept.uid_of(0))])
+        with Transactions(data, FaultyFiles()).add(transaction, count_max=99, reserve_bytes=0) as claim:
+            identifiers.append(claim.identifier)
+    return identifiers
+
+
+def configured(data: Path, port: int, **commitment: object) -> Config:
+    options = {"retry_s": 0.05, "retry_s_max": 0.1, **commitment}
+    modality = KnownPeer(aet="MODALITY", host="127.0.0.1", port=port, timeout_s=1.0)
+    return Config(data=data, limits=LIMITS, peers=(modality,) if port else (), commitment=Commitment(**options))  # type: ignore[arg-type]
+
+
+def reporting(data: Path, config: Config, script: Callable[[Serving], None]) -> None:
+    """Runs a script while a worker reports."""
+
+    def start(serving: Serving) -> None:
+        reporter = Reporter(serving.services.commitments)
+        serving.services.loop.call_soon_threadsafe(reporter.start)
+        script(serving)
+
+    serve(data, start, config=config)
+
+
+def take(scripted: Peer, status: int = 0) -> str:
+    """Answers a report, which comes on context 1 in Implicit VR; the transaction that it is about."""
+    report = expect_report(scripted)
+    assert (report.context_id, peer.number(report.command, EVENT_TYPE)) == (1, 1)
+    assert report.data_set is not None
+    at = report.data_set.index(struct.pack("<HH", 0x0008, 0x1195))
+    (length,) = struct.unpack_from("<I", report.data_set, at + 4)
+    command = {
+        peer.SOP_CLASS: CLASS,
+        peer.COMMAND_FIELD: N_EVENT_REPORT_RQ | peer.RESPONSE,
+        peer.RESPONDED_TO: peer.number(report.command, peer.MESSAGE_ID),
+        peer.DATA_SET_TYPE: peer.NO_DATA_SET,
+        peer.STATUS: status,
+    }
+    scripted.send(peer.message(1, peer.command_set(command)))
+    return report.data_set[at + 8 : at + 8 + length].rstrip(b"\0").decode()
+
+
+def accept(listener: Listener, **options: object) -> Peer:
+    """The next association, accepted in Implicit VR."""
+    scripted = listener.accept()
+    assert scripted.accept(transfer_syntaxes=[peer.IMPLICIT], **options) == {1: (CLASS, peer.IMPLICIT)}  # type: ignore[arg-type]
+    return scripted
+
+
+def end(scripted: Peer) -> None:
+    """The reporter's orderly end."""
+    scripted.expect(peer.RELEASE_RQ)
+    scripted.send(peer.pdu(peer.RELEASE_RP, bytes(4)))
+    scripted.expect_closed()
+    scripted.close()
+
+
+@pytest.mark.parametrize("agrees", [True, None], ids=["agrees", "says nothing"])
+def test_all_that_is_due_goes_to_a_peer_on_one_association_on_which_we_are_scp(data: Path, agrees: bool | None) -> None:
+    with Listener() as listener:
+        ask(data, 1, 2, 3)
+
+        def script(serving: Serving) -> None:
+            scripted = listener.accept()
+            rq = scripted.receive()
+            assert rq is not None
+            uid = CLASS.encode()
+            assert peer.item(0x54, struct.pack(">H", len(uid)) + uid + b"\0\1") in rq[1], "SCP and no SCU"
+            scripted._buffer[:0] = struct.pack(">BBI", rq[0], 0, len(rq[1])) + rq[1]
+            roles = peer.role(CLASS, scu=False, scp=True) if agrees else b""
+            scripted.accept(transfer_syntaxes=[peer.IMPLICIT], user_items=roles)
+            assert [take(scripted) for _ in range(3)] == ["1.9.1", "1.9.2", "1.9.3"], "the oldest first"
+            end(scripted)
+            wait_for(lambda: waiting(data) == 0)
+
+        reporting(data, configured(data, listener.port), script)
+
+
+def test_a_peer_that_wants_to_be_scp_itself_gets_nothing_and_is_asked_again(data: Path) -> None:
+    with Listener() as listener:
+        ask(data, 1)
+
+        def script(serving: Serving) -> None:
+            refusing = accept(listener, user_items=peer.role(CLASS, scu=True, scp=False))
+            end(refusing)
+            agreeing = accept(listener, user_items=peer.role(CLASS, scu=False, scp=True))
+            assert take(agreeing) == "1.9.1"
+            end(agreeing)
+            wait_for(lambda: waiting(data) == 0)
+
+        reporting(data, configured(data, listener.port), script)
+
+
+def test_one_that_is_refused_waits_and_the_others_are_taken(data: Path) -> None:
+    with Listener() as listener:
+        _, second, _ = ask(data, 1, 2, 3)
+
+        def script(serving: Serving) -> None:
+            scripted = accept(listener)
+            assert [take(scripted, status) for status in (0, 0x0110, 0)] == ["1.9.1", "1.9.2", "1.9.3"]
+            end(scripted)
+            again = accept(listener)
+            assert list(Transactions(data, FaultyFiles()).headings()) == [second]
+            attempts = Transactions(data, FaultyFiles()).load_attempts()[second]
+            assert (attempts.count, attempts.is_refused) == (1, True)
+            assert "0110" in attempts.error
+            assert take(again) == "1.9.2"
+            end(again)
+            wait_for(lambda: waiting(data) == 0)
+
+        reporting(data, configured(data, listener.port), script)
+
+
+@pytest.mark.parametrize("ending", ["cut", "rejected", "silent"])
+def test_a_visit_that_fails_leaves_what_was_not_taken_and_backs_off(data: Path, ending: str) -> None:
+    with Listener() as listener:
+        first, second = ask(data, 1, 2)
+
+        def script(serving: Serving) -> None:
+            if ending == "rejected":
+                scripted = listener.accept()
+                scripted.expect(peer.ASSOCIATE_RQ)
+                scripted.send(peer.pdu(peer.ASSOCIATE_RJ, b"\0\2\3\2"))
+                scripted.wait_closed()
+            else:
+                scripted = accept(listener)
+                assert take(scripted) == "1.9.1"
+                expect_report(scripted)
+                if ending == "silent":
+                    scripted.expect_abort()
+                scripted.cut()
+            again = accept(listener)
+            attempts = Transactions(data, FaultyFiles()).load_attempts()
+            assert {name: each.count for name, each in attempts.items()} == (
+                {first: 1, second: 1} if ending == "rejected" else {second: 1}
+            )
+            if ending == "rejected":
+                assert take(again) == "1.9.1"
+            assert take(again) == "1.9.2"
+            end(again)
+            wait_for(lambda: waiting(data) == 0)
+
+        reporting(data, configured(data, listener.port), script)
+
+
+def test_without_an_address_it_waits_and_says_so_until_somebody_asks_for_a_retry(data: Path) -> None:
+    (identifier,) = ask(data, 1)
+
+    def script(serving: Serving) -> None:
+        transactions = Transactions(data, FaultyFiles())
+        wait_for(lambda: identifier in transactions.load_attempts())
+        assert "no [[peer]] MODALITY" in transactions.load_attempts()[identifier].error
+        with Listener() as listener:
+            serving.services.config = configured(data, listener.port, retry_s=3600.0, retry_s_max=3600.0)
+            transactions.ask_retry(identifier)
+            scripted = accept(listener)
+            assert take(scripted) == "1.9.1"
+            end(scripted)
+        wait_for(lambda: waiting(data) == 0)
+
+    reporting(data, configured(data, 0, retry_s=3600.0, retry_s_max=3600.0), script)
+
+
+def test_what_nobody_takes_is_given_up_in_the_end(data: Path) -> None:
+    ask(data, 1, received_ns=1)
+
+    def script(serving: Serving) -> None:
+        wait_for(lambda: waiting(data) == 0)
+        assert serving.services.metrics.counters["commitment_reports_given_up"] == 1
+
+    reporting(data, configured(data, 0), script)
+
+
+def test_while_another_process_reports_this_one_stands_by(data: Path) -> None:
+    ask(data, 1)
+    with Listener() as listener, ExitStack() as held:
+        held.enter_context(locks.commitments(layout.existing(data), Files()))
+
+        def script(serving: Serving) -> None:
+            assert not select.select([listener._socket], [], [], 0.3)[0], "two report"
+            held.close()
+            scripted = accept(listener)
+            assert take(scripted) == "1.9.1"
+            end(scripted)
+            wait_for(lambda: waiting(data) == 0)
+
+        reporting(data, configured(data, listener.port), script)
+
+
+def test_a_damaged_one_stays_and_holds_nobody_up(data: Path) -> None:
+    with Listener() as listener:
+        damaged, _ = ask(data, 1, 2)
+        (data / "commitments" / f"{damaged}.json").write_bytes(b"{}")
+
+        def script(serving: Serving) -> None:
+            scripted = accept(listener)
+            assert take(scripted) == "1.9.2"
+            end(scripted)
+            wait_for(lambda: waiting(data) == 1)
+
+        reporting(data, configured(data, listener.port), script)

@@ -1,0 +1,121 @@
+"""engine.services.query: identifiers as queries, and queries in words that say nothing of a patient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from engine.dicom import tags
+from engine.dicom.identifier import Identifier, Value, encode_identifier
+from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
+from engine.errors import QueryError
+from engine.index.types import Level, Query, Root
+from engine.services.query import DESCRIBED_MAX, Asked, described, find_query, retrieval_query
+from engine.ul.negotiation import AcceptedContext
+
+MODEL = "1.2.840.10008.5.1.4.1.2."
+
+
+def context(sop_class: str = "2.1") -> AcceptedContext:
+    return AcceptedContext(1, MODEL + sop_class, EXPLICIT_VR_LITTLE_ENDIAN.uid, False, True)
+
+
+def asked(keys: Mapping[int, Value], sop_class: str = "2.1", **more: Any) -> Asked:
+    return find_query(context(sop_class), encode_identifier(keys, EXPLICIT_VR_LITTLE_ENDIAN), **more)
+
+
+def retrieval(keys: Mapping[int, Value], sop_class: str = "2.2") -> Query:
+    return retrieval_query(context(sop_class), encode_identifier(keys, EXPLICIT_VR_LITTLE_ENDIAN))
+
+
+def test_an_identifier_is_a_query_of_its_model_and_what_is_to_be_returned() -> None:
+    keys: dict[int, Value] = {
+        tags.SpecificCharacterSet: b"ISO_IR 100",
+        tags.QueryRetrieveLevel: b"STUDY",
+        tags.RetrieveAETitle: b"",
+        tags.InstanceAvailability: b"",
+        tags.StorageMediaFileSetID: b"",
+        tags.StorageMediaFileSetUID: b"",
+        tags.PatientName: b"M\xfcller",
+        tags.StudyInstanceUID: b"",
+    }
+    for sop_class, root in (("1.1", Root.PATIENT), ("2.1", Root.STUDY), ("3.1", Root.PATIENT_STUDY_ONLY)):
+        got = asked(keys, sop_class, limit=7)
+        query = got.query
+        assert (query.level, query.root, query.limit, query.character_set) == (Level.STUDY, root, 7, b"ISO_IR 100")
+        assert query.keys == {tags.PatientName: b"M\xfcller", tags.StudyInstanceUID: b""}
+        assert set(got.returned) == set(keys) - {tags.SpecificCharacterSet}
+    assert asked(keys).query.limit is None
+
+
+@pytest.mark.parametrize(
+    ("keys", "offending"),
+    [
+        ({tags.PatientID: b"1"}, tags.QueryRetrieveLevel),
+        ({tags.QueryRetrieveLevel: b""}, tags.QueryRetrieveLevel),
+        ({tags.QueryRetrieveLevel: b"PATIENT"}, tags.QueryRetrieveLevel),
+        ({tags.QueryRetrieveLevel: b"study"}, tags.QueryRetrieveLevel),
+    ],
+)
+def test_a_level_that_is_none_offends(keys: Mapping[int, Value], offending: int) -> None:
+    for ask in (asked, retrieval):
+        with pytest.raises(QueryError) as caught:
+            ask(keys)
+        assert caught.value.offending_elements == (offending,)
+        assert len(str(caught.value)) <= 64
+
+
+def test_a_retrieval_takes_unique_keys_and_needs_no_parents() -> None:
+    query = retrieval({tags.QueryRetrieveLevel: b"IMAGE", tags.SOPInstanceUID: b"1.2", tags.PatientName: b"X"})
+    assert query.keys == {tags.SOPInstanceUID: b"1.2"}
+    assert query.relational
+    for keys, offending in (
+        ({tags.StudyInstanceUID: b"1.2"}, tags.SeriesInstanceUID),
+        ({tags.SeriesInstanceUID: b"1.*"}, tags.SeriesInstanceUID),
+    ):
+        with pytest.raises(QueryError) as caught:
+            retrieval({tags.QueryRetrieveLevel: b"SERIES", **keys})
+        assert caught.value.offending_elements == (offending,)
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "words"),
+    [
+        (tags.PatientName, b"", ""),
+        (tags.PatientName, b"*", ""),
+        (tags.PatientName, b"Doe^Jane", "PatientName single value"),
+        (tags.PatientName, b"Doe^*", "PatientName wild card"),
+        (tags.PatientID, b"P?", "PatientID wild card"),
+        (tags.StudyDate, b"20260101", "StudyDate single value"),
+        (tags.StudyDate, b"20260101-", "StudyDate range"),
+        (tags.StudyTime, b"-1200", "StudyTime range"),
+        (tags.AccessionNumber, b"A-1", "AccessionNumber single value"),
+        (tags.StudyInstanceUID, b"1.2", "StudyInstanceUID single value"),
+        (tags.StudyInstanceUID, b"1.2\\1.3", "StudyInstanceUID list of UID"),
+        (tags.ProcedureCodeSequence, [], ""),
+        (tags.ProcedureCodeSequence, [Identifier({tags.CodeValue: b""})], ""),
+        (tags.ProcedureCodeSequence, [Identifier({tags.CodeValue: b"7"})], "ProcedureCodeSequence sequence"),
+    ],
+)
+def test_a_query_is_described_by_its_keys_and_kinds_of_matching(tag: int, value: Any, words: str) -> None:
+    assert described(Query(Level.STUDY, {tag: value})) == words
+
+
+def test_options_make_other_kinds_of_matching() -> None:
+    def kind(tag: int, value: bytes, **options: bool) -> str:
+        return described(Query(Level.STUDY, {tag: value}, **options)).partition(" ")[2]
+
+    assert kind(tags.PatientName, b"Doe", fuzzy=True) == "fuzzy"
+    assert kind(tags.PatientID, b"P1", fuzzy=True) == "single value"
+    assert kind(tags.PatientID, b'""', empty_values=True) == "empty value"
+    assert kind(tags.PatientID, b'""') == "single value"
+    assert kind(tags.PatientID, b"1\\2", multiple_values=True) == "multiple values"
+
+
+def test_of_many_keys_some_are_described() -> None:
+    keys = {tag: b"1" for tag in sorted(vars(tags).values(), key=str) if isinstance(tag, int) and tag >> 16 == 0x18}
+    words = described(Query(Level.IMAGE, keys))
+    assert words.count(",") == DESCRIBED_MAX - 1
+    assert words.endswith(f" and {len(keys) - DESCRIBED_MAX} more")
