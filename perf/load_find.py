@@ -53,7 +53,10 @@ QUERIES: dict[str, Callable[[StudyFacts], Keys]] = {
     "PatientID": _study(lambda facts: {ID: facts.patient_id}),
     "PatientName": _study(lambda facts: {NAME: facts.patient_name}),
     "PatientName prefix*": _study(lambda facts: {NAME: facts.patient_name.partition(b"^")[0][:7] + b"*"}),
-    "PatientName *infix*": _study(lambda facts: {NAME: b"*" + facts.patient_name.partition(b"^")[0][2:7] + b"*"}),
+    "PatientName *infix*": _study(lambda facts: {NAME: b"*" + facts.patient_name[3:-1] + b"*"}),
+    "PatientName *common infix*": _study(
+        lambda facts: {NAME: b"*" + facts.patient_name.partition(b"^")[0][2:7] + b"*"}
+    ),
     "PatientName fuzzy": _study(lambda facts: {NAME: b" ".join(reversed(facts.patient_name.lower().split(b"^")))}),
     "AccessionNumber": _study(lambda facts: {ACCESSION: facts.accession_number}),
     "StudyID": _study(lambda facts: {STUDY_ID: facts.study_id}),
