@@ -17,6 +17,7 @@ def merge(config: Config, source: str, into: str, *, in_advance: bool, reason: s
     """All studies of one patient become another one's. Raises CorrectionRefused, as all of these."""
     from engine.archive.care import correction, patients
 
+    _check_encoding(source, into)
     named = (patients.patient_of(source), patients.patient_of(into))
     with backend.opened(config) as archive:
         done = correction.merge(archive, *named, in_advance=in_advance, by=backend.who(), reason=reason)
@@ -27,6 +28,7 @@ def move(config: Config, studies: Sequence[str], into: str, *, reason: str) -> d
     """Studies become another patient's."""
     from engine.archive.care import correction, patients
 
+    _check_encoding(*studies, into)
     with backend.opened(config) as archive:
         done = correction.move(archive, studies, patients.patient_of(into), by=backend.who(), reason=reason)
     return {"number": done.number, "studies": done.studies}
@@ -36,6 +38,7 @@ def split(config: Config, studies: Sequence[str], new: str, texts: Sequence[str]
     """Studies become a new patient's."""
     from engine.archive.care import correction, patients
 
+    _check_encoding(*studies, new)
     attributes = _attributes(texts)
     with backend.opened(config) as archive:
         named = patients.patient_of(new)
@@ -49,6 +52,7 @@ def correct(
     """Sets attributes of a patient, a study, or a series, of which the study may be named too."""
     from engine.archive.care import correction, patients
 
+    _check_encoding(patient or "", study or "", series or "")
     attributes = _attributes(texts)
     by = backend.who()
     with backend.opened(config) as archive:
@@ -104,4 +108,14 @@ def _attributes(texts: Sequence[str]) -> dict[int, str]:
         if not mark:
             raise QueryError(f"{name}: say what it is to be, {name}=VALUE, or {name}= for no value")
         found[query.tag_of(name)] = value
+        _check_encoding(value)
     return found
+
+
+def _check_encoding(*texts: str) -> None:
+    """Raises QueryError for what the terminal did not give as UTF-8."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise QueryError("what was typed is not UTF-8") from None

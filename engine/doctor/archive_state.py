@@ -12,6 +12,8 @@ from collections.abc import Iterator
 
 from engine import control
 from engine.archive.archive import Archive
+from engine.archive.care.reindex import Reindexer
+from engine.archive.commitment.transactions import Transactions
 from engine.config import Config
 from engine.doctor.finding import Finding, fault, good, warning
 from engine.errors import ControlUnavailable, EngineError
@@ -21,6 +23,8 @@ from engine.storage.segment import segment_path
 
 DEAD_SHARE_MAX = 0.5
 """More than this of the log is dead: compaction does not keep up, or is off."""
+REPORT_AGE_S_MAX = 86400.0
+"""A storage commitment report that waits longer than a day is one that somebody has to look after."""
 AHEAD_S = 60.0
 """How far a segment may lie in the future before the clock is blamed."""
 
@@ -38,6 +42,8 @@ def examine(config: Config) -> Iterator[Finding]:
     try:
         yield from _log(archive)
         yield from _index(archive)
+        yield from _reindexing(archive)
+        yield from _commitments(archive)
     finally:
         archive.close()
     yield from _server(config)
@@ -99,6 +105,42 @@ def _index(archive: Archive) -> Iterator[Finding]:
         yield fault("stored instances", f"{len(damaged)} records are damaged", advice)
     else:
         yield good("stored instances", "no damage is known")
+
+
+def _reindexing(archive: Archive) -> Iterator[Finding]:
+    reindexer = Reindexer(archive, bytes_per_s=0)
+    if not reindexer.is_concerned:
+        return
+    status = reindexer.status()
+    if status["running"]:
+        what = f"{status['segments_left']} segments have not been looked through for the extra attributes yet"
+        advice = "a running server does it in the background; filmroom reindex hurries"
+        yield warning("extra attributes", f"{what}: queries by these miss what is in them", advice)
+    else:
+        yield good("extra attributes", f"{status['attributes']} in effect, everything looked through for them")
+
+
+def _commitments(archive: Archive) -> Iterator[Finding]:
+    transactions = Transactions(archive.layout.data, archive.files)
+    if not transactions.exist:
+        return
+    try:
+        waiting = list(transactions.headings().values())
+    except EngineError as error:
+        yield fault("storage commitment", str(error), "look at the folder's owner and mode")
+        return
+    damaged = sum(heading.is_damaged for heading in waiting)
+    received_ns = [heading.received_ns for heading in waiting if not heading.is_damaged]
+    age_s = (time.time_ns() - min(received_ns)) / 1e9 if received_ns else 0.0
+    if damaged:
+        advice = "filmroom commitments list names them; drop them, their peers ask again"
+        yield fault("storage commitment", f"{damaged} requests are damaged and cannot be reported", advice)
+    if age_s > REPORT_AGE_S_MAX:
+        what = f"{len(received_ns)} reports wait for their peers, the oldest for {age_s / 3600:.0f} h"
+        advice = "filmroom commitments list says why; a peer needs a [[peer]] table with host and port"
+        yield warning("storage commitment", what, advice)
+    elif not damaged:
+        yield good("storage commitment", f"{len(received_ns)} reports wait for their peers")
 
 
 def _server(config: Config) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from bisect import bisect_right
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.dicom import tags
 from engine.index import keys, terms
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 KEYS_MAX = 20_000
 """Ids of `search` read in one read transaction, give or take one key's."""
+ROWS_MAX = 5000
+"""Rows of series or studies read in one read transaction."""
 _CHUNK = 256
 """Keys of which the ids are read with one call."""
 _COUNTED_MAX = (32, 4096)
@@ -76,9 +78,9 @@ class Listed:
 def find_candidates(walk: Walk) -> Iterator[None]:
     """Chooses the access and fills `walk.tops`; gives way every KEYS_MAX keys, after which the walk may have another
     transaction."""
-    studies = _studies_by_uid(walk)
+    studies = yield from _studies_by_uid(walk)
     if studies is not None:
-        walk.tops = _listed(_tops(walk, studies))
+        walk.tops = _listed((yield from _tops(walk, studies)))
         return
     tops = yield from _tops_by_range(walk)
     text = _text_condition(walk)
@@ -87,7 +89,8 @@ def find_candidates(walk: Walk) -> Iterator[None]:
         if walk.query.level != Level.PATIENT:
             walk.tops = _looked_for(walk, text, tops)
             return
-        patients = _tops(walk, (yield from _scanned(walk, Scan(text.tag, text.infix))))
+        found = yield from _scanned(walk, Scan(text.tag, text.infix))
+        patients = yield from _tops(walk, found)
         tops = patients if tops is None else patients & tops
     if tops is not None:
         walk.tops = _listed(tops)
@@ -107,50 +110,64 @@ def _listed(found: set[int]) -> Listed:
     return Listed(_ascending(found))
 
 
-def _tops(walk: Walk, studies: set[int]) -> set[int]:
+def _tops(walk: Walk, studies: set[int]) -> Generator[None, None, set[int]]:
     """At the patient level the patients of studies, else the studies themselves."""
     if walk.query.level != Level.PATIENT:
         return studies
-    rows = (walk.txn.get(keys.ID.pack(study_id), db=walk.environment.studies) for study_id in studies)
-    return {keys.UID_HEAD.unpack_from(row)[0] for row in rows if row is not None}
+    above = yield from _above(walk, walk.environment.studies, studies)
+    return set(above.values())
+
+
+def _above(walk: Walk, table: Any, ids: Iterable[int]) -> Generator[None, None, dict[int, int]]:
+    """The patient of each of some studies, or the study of each of some series; gives way every ROWS_MAX rows."""
+    pack, unpack = keys.ID.pack, keys.U32.unpack_from
+    above = {}
+    for count, number in enumerate(ids, 1):
+        row = walk.txn.get(pack(number), db=table)
+        if row is not None:
+            above[number] = unpack(row)[0]
+        if not count % ROWS_MAX:
+            yield
+    return above
 
 
 # unique keys -----------------------------------------------------------------------------------------
 
 
-def _studies_by_uid(walk: Walk) -> set[int] | None:
+def _studies_by_uid(walk: Walk) -> Generator[None, None, set[int] | None]:
     """By the unique keys, the lowest level last: what it finds is the fewest."""
-    plan, txn, environment = walk.plan, walk.txn, walk.environment
+    plan, environment = walk.plan, walk.environment
     found: set[int] | None = None
     used = []
     if Level.IMAGE in plan.uids:
         used.append("SOP Instance UID")
         walk.instances = _instances_by_uid(walk, plan.uids[Level.IMAGE])
-        found = _narrow(walk, walk.instances)
+        found = yield from _narrow(walk, map(_number_of, walk.instances))
     elif Level.SERIES in plan.uids:
         used.append("Series Instance UID")
-        rows = (scan_prefix(txn, environment.series_uids, keys.bounded(uid) + b"\0") for uid in plan.uids[Level.SERIES])
-        found = _narrow(walk, [series_id for of_uid in rows for _, series_id in of_uid])
+        prefixes = [keys.bounded(uid) + b"\0" for uid in plan.uids[Level.SERIES]]
+        rows = (scan_prefix(walk.txn, environment.series_uids, prefix) for prefix in prefixes)
+        found = yield from _narrow(walk, [_number_of(series_id) for of_uid in rows for _, series_id in of_uid])
     if Level.STUDY in plan.uids:
         used.append("Study Instance UID")
-        ids = (txn.get(keys.bounded(uid), db=environment.study_uids) for uid in plan.uids[Level.STUDY])
-        by_study = {keys.ID.unpack(study_id)[0] for study_id in ids if study_id is not None}
+        ids = (walk.txn.get(keys.bounded(uid), db=environment.study_uids) for uid in plan.uids[Level.STUDY])
+        by_study = {_number_of(study_id) for study_id in ids if study_id is not None}
         found = by_study if found is None else found & by_study
     walk.explanation.access = " and ".join(used)
     return found
 
 
-def _narrow(walk: Walk, series_ids: Iterable[bytes]) -> set[int]:
+def _number_of(row_id: bytes) -> int:
+    return int(keys.ID.unpack(row_id)[0])
+
+
+def _narrow(walk: Walk, series: Iterable[int]) -> Generator[None, None, set[int]]:
     """Has the walk look at these series only; returns their studies."""
+    above = yield from _above(walk, walk.environment.series, sorted(series))
     walk.series_of = {}
-    studies = set()
-    for series_id in sorted(series_ids):
-        row = walk.txn.get(series_id, db=walk.environment.series)
-        if row is not None:
-            study = keys.UID_HEAD.unpack_from(row)[0]
-            studies.add(study)
-            walk.series_of.setdefault(keys.ID.pack(study), []).append(series_id)
-    return studies
+    for number, study in above.items():
+        walk.series_of.setdefault(keys.ID.pack(study), []).append(keys.ID.pack(number))
+    return set(above.values())
 
 
 def _instances_by_uid(walk: Walk, uids: Iterable[bytes]) -> dict[bytes, list[bytes]]:
@@ -202,7 +219,8 @@ def _tops_by_range(walk: Walk) -> Generator[None, None, set[int] | None]:
         owners = yield from _owners(walk, asked.ranges, wide if found is None else _TEST_IDS * len(found))
         if owners is None:
             continue
-        tops = _tops(walk, _studies_of(walk, asked, owners))
+        studies = yield from _studies_of(walk, asked, owners)
+        tops = yield from _tops(walk, studies)
         found = tops if found is None else found & tops
         used.append(terms.describe(asked.ranges))
     if found is not None:
@@ -316,15 +334,14 @@ def _read_some(walk: Walk, start: bytes, end: bytes, data: bytearray) -> bytes |
     return following
 
 
-def _studies_of(walk: Walk, asked: _Asked, owners: set[int]) -> set[int]:
+def _studies_of(walk: Walk, asked: _Asked, owners: set[int]) -> Generator[None, None, set[int]]:
     """The studies of what ranges belong to: studies or series."""
     if not _is_owned_by_series(asked.ranges):
         return owners
-    series_ids = map(keys.ID.pack, owners)
     if asked.is_of_series and walk.series_of is None:
-        return _narrow(walk, series_ids)
-    rows = (walk.txn.get(series_id, db=walk.environment.series) for series_id in series_ids)
-    return {keys.UID_HEAD.unpack_from(row)[0] for row in rows if row is not None}
+        return (yield from _narrow(walk, owners))
+    above = yield from _above(walk, walk.environment.series, owners)
+    return set(above.values())
 
 
 # texts -----------------------------------------------------------------------------------------------

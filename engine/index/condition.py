@@ -34,6 +34,8 @@ class Condition:
     """Whether an attribute that is absent or empty meets it."""
     together: Callable[[Mapping[int, bytes], bytes], bool] | None = None
     """In place of `matches`: a test of several attributes, and of the zone in which their dates and times are."""
+    test_count: int = 1
+    """Tests that a value may have to go through one after the other: what one candidate costs."""
 
     def met_by(self, items: Mapping[int, bytes], zone: bytes = b"") -> bool:
         """Whether an entity with these attributes meets it; `zone` is its Timezone Offset From UTC."""

@@ -58,7 +58,7 @@ from __future__ import annotations
 import struct
 from hashlib import blake2b
 
-FORMAT = 3
+FORMAT = 4
 
 # meta
 META_FORMAT = b"format"

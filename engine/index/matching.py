@@ -53,8 +53,14 @@ EMPTY_VALUE = '""'
 
 _NUMBER_BYTES = {"US": 2, "SS": 2, "AT": 4, "FL": 4, "SL": 4, "UL": 4, "FD": 8, "SV": 8, "UV": 8}
 
-KEY_VALUES_MAX = 10_000
-"""Values in one list; a retrieval of a large study by instance names some thousands."""
+UIDS_MAX = 10_000
+"""In one list; a retrieval of a large study by instance names some thousands."""
+KEY_VALUES_MAX = 1000
+"""Values of another key: each is folded while others wait."""
+WILD_VALUES_MAX = 100
+"""Of these with wild cards, words of names by sound, keys in a sequence: each is tried on every candidate."""
+VALUE_CHARACTERS_MAX = 1024
+"""Of one value: composing accents takes time that grows with the square."""
 _NESTING_MAX = 32
 
 
@@ -109,11 +115,17 @@ def _texts(tag: int, value: bytes, character_set: bytes, rules: Rules) -> list[s
     if not text.strip(padding):
         return []
     wanted = [part for part in values.split(vr, text) if part.strip(" \0")]
-    if len(wanted) > KEY_VALUES_MAX:
-        raise QueryError(f"{tags.keyword_of(tag)} has {len(wanted)} values, the limit is {KEY_VALUES_MAX}", tag)
+    _check(tag, "values", len(wanted), UIDS_MAX if vr == "UI" else KEY_VALUES_MAX)
+    _check(tag, "characters in a value", max(map(len, wanted), default=0), VALUE_CHARACTERS_MAX)
     if vr in WILDCARD_VRS and any(not part.strip(padding) for part in wanted):
         return []
     return wanted
+
+
+def _check(tag: int, what: str, count: int, limit: int) -> None:
+    """That a key has no more of something than there may be. Raises QueryError."""
+    if count > limit:
+        raise QueryError(f"{tags.keyword_of(tag)} has {count} {what}, the limit is {limit}", tag)
 
 
 def _value_condition(tag: int, value: bytes, character_set: bytes, rules: Rules) -> Condition | None:
@@ -134,6 +146,9 @@ def _value_condition(tag: int, value: bytes, character_set: bytes, rules: Rules)
     needs_all = rules.multiple_values and len(wanted) > 1 and tag in tags.SEVERAL_VALUED
     if vr == "PN" and rules.fuzzy:
         return _sound_condition(tag, wanted, needs_all)
+    wild_count = sum("*" in part or "?" in part for part in wanted)
+    if rules.wildcards and vr in WILDCARD_VRS:
+        _check(tag, "values with wild cards", wild_count, WILD_VALUES_MAX)
     patterns = [_Pattern(vr, part, rules.wildcards and vr in WILDCARD_VRS) for part in wanted]
     return _pattern_condition(tag, vr, patterns, needs_all)
 
@@ -194,6 +209,8 @@ class _Pattern:
         normal = values.fold_person_name(text, fold) if self._is_name else values.normalise(vr, text)
         self.groups = normal.split("=") if self._is_name else [normal]
         self.has_wildcards = wildcards and ("*" in normal or "?" in normal)
+        self.is_plain = not self.has_wildcards and len(self.groups) == 1 and bool(normal)
+        """Whether it is one text, to be met as it is."""
         self._tests = [self._test(group) for group in self.groups]
         self.by_letter: _Pattern | None = None
         """Of a name with `?`: the same pattern where ß is one letter."""
@@ -230,29 +247,50 @@ class _Pattern:
 
 
 def _wildcard_test(pattern: str) -> Callable[[str], bool]:
-    translated = "".join(
-        ".*" if part == "*" else "." if part == "?" else re.escape(part) for part in split_wildcards(pattern)
-    )
-    fullmatch = re.compile(translated, re.DOTALL).fullmatch
+    """Each piece between two `*` is taken where it is first found, and never looked for again: (?>…) does not go back,
+    which would take time that grows with the power of the number of `*`."""
+    first, *others = [_piece(text) for text in re.sub(r"\*+", "*", pattern).split("*")]
+    middle = "".join([f"(?>.*?{piece})" for piece in others[:-1]])
+    fullmatch = re.compile(f"{first}{middle}.*{others[-1]}" if others else first, re.DOTALL).fullmatch
     return lambda stored: fullmatch(stored) is not None
 
 
+def _piece(text: str) -> str:
+    """What lies between two `*`, as a regular expression."""
+    return "".join(["." if part == "?" else re.escape(part) for part in split_wildcards(text)])
+
+
 def _pattern_condition(tag: int, vr: str, patterns: Sequence[_Pattern], needs_all: bool) -> Condition:
+    tests: list[Callable[[str], bool]] = [pattern.matches for pattern in patterns]
     if any(pattern.by_letter for pattern in patterns):
-        matches = _values_test(tag, [pattern.matches_name for pattern in patterns], needs_all, _names)
+        tests = [pattern.matches_name for pattern in patterns]
+        matches = _values_test(tag, tests, needs_all, _names)
     else:
-        matches = _values_test(tag, [pattern.matches for pattern in patterns], needs_all)
+        if len(patterns) > 1 and not needs_all:
+            tests = _without_plain(vr, patterns)
+        matches = _values_test(tag, tests, needs_all)
     has_wildcards = any(pattern.has_wildcards for pattern in patterns)
     groups = [pattern.groups for pattern in patterns]
     if needs_all:
         each = [ranges_of_patterns(tag, [one], wildcards=has_wildcards) for one in groups]
         known = [ranges for ranges in each if ranges is not None]
-        return Condition(tag, matches, known[0] if known else None, also=known[1:])
+        return Condition(tag, matches, known[0] if known else None, also=known[1:], test_count=len(tests))
     ranges = ranges_of_patterns(tag, groups, wildcards=has_wildcards)
     infix = pieces_of_patterns(tag, groups) if has_wildcards else ()
     numbers = [pattern.number() for pattern in patterns] if vr == "IS" else [b""]
     may_meet = _integer_search(tag, numbers) if all(numbers) else None
-    return Condition(tag, matches, ranges, infix=infix, may_meet=may_meet)
+    return Condition(tag, matches, ranges, infix=infix, may_meet=may_meet, test_count=len(tests))
+
+
+def _without_plain(vr: str, patterns: Sequence[_Pattern]) -> list[Callable[[str], bool]]:
+    """The tests of alternatives, those that are met as they are all in one."""
+    plain = frozenset([pattern.groups[0] for pattern in patterns if pattern.is_plain])
+    tests: list[Callable[[str], bool]] = [pattern.matches for pattern in patterns if not pattern.is_plain]
+    if plain and vr == "PN":
+        tests.append(lambda normal: not plain.isdisjoint(normal.split("=")))
+    elif plain:
+        tests.append(plain.__contains__)
+    return tests
 
 
 def _names(tag: int, stored: bytes) -> list[str]:
@@ -293,6 +331,8 @@ def _sound_condition(tag: int, wanted: Sequence[str], needs_all: bool) -> Condit
     names = [[_Word(word) for word in words_of(values.fold_person_name(part)) if word.strip("*")] for part in wanted]
     if not all(names):
         return None
+    word_count = sum(map(len, names))
+    _check(tag, "words", word_count, WILD_VALUES_MAX)
 
     def test_of(name: Sequence[_Word]) -> Callable[[str], bool]:
         def test(normal: str) -> bool:
@@ -305,9 +345,9 @@ def _sound_condition(tag: int, wanted: Sequence[str], needs_all: bool) -> Condit
     each = [ranges_of_words(tag, [word.key for word in name if word.key[0]]) for name in names]
     if needs_all or len(names) == 1:
         flat = [ranges for lists in each for ranges in lists]
-        return Condition(tag, matches, flat[0] if flat else None, also=flat[1:])
+        return Condition(tag, matches, flat[0] if flat else None, also=flat[1:], test_count=word_count)
     union: list[Range] | None = [one for lists in each for one in lists[0]] if all(each) else None
-    return Condition(tag, matches, union)
+    return Condition(tag, matches, union, test_count=word_count)
 
 
 # sequences -------------------------------------------------------------------------------------------
@@ -340,7 +380,11 @@ def _sequence_condition(
     def together(there: Mapping[int, bytes], zone: bytes) -> bool:
         return test(there.get(tag, b""), zone)
 
-    return Condition(tag, lambda stored: test(stored, b""), together=together if rules.zone else None)
+    test_count = sum(nested.test_count for asked in alternatives for nested in asked)
+    _check(tag, "keys and values in its items", test_count, WILD_VALUES_MAX)
+    return Condition(
+        tag, lambda stored: test(stored, b""), together=together if rules.zone else None, test_count=test_count
+    )
 
 
 def sequence_items(stored: bytes) -> list[dict[int, bytes]]:

@@ -41,7 +41,7 @@ def moment_condition(tag: int, vr: str, texts: Sequence[str], rules: Rules) -> C
     def matches(stored: bytes) -> bool:
         return any(_is_in(intervals, normal) for normal in normal_values(tag, stored))
 
-    return Condition(tag, matches, _ranges(tag, intervals))
+    return Condition(tag, matches, _ranges(tag, intervals), test_count=len(intervals))
 
 
 def _interval(vr: str, text: str) -> Interval:

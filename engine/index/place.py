@@ -221,8 +221,9 @@ class Place:
 def _summed_up(tails: frozenset[bytes]) -> tuple[bytes, frozenset[int]]:
     """What rows of `counts` that end so say together: most studies say the same few things."""
     unpacked = [unpack_tail(tail, 0) for tail in tails]
-    modalities = sorted({modality for modality, _ in unpacked if modality})
-    return b"\\".join(modalities), frozenset(class_id for _, class_ids in unpacked for class_id in class_ids)
+    modalities = {modality.strip(b" \0") for modality, _ in unpacked}  # one with padding and one without are one
+    class_ids = frozenset(class_id for _, of_series in unpacked for class_id in of_series)
+    return b"\\".join(sorted(filter(None, modalities))), class_ids
 
 
 COMPUTE: dict[int, Callable[[Place], bytes]] = {

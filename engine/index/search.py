@@ -21,7 +21,6 @@ from engine.dicom import tags
 from engine.dicom.elements import blob_items
 from engine.errors import QueryError
 from engine.index import keys, private
-from engine.index import walk as walking
 from engine.index.access import find_candidates
 from engine.index.environment import Environment
 from engine.index.explanation import Explanation
@@ -52,7 +51,8 @@ def search(index: Index, query: Query, explanation: Explanation | None = None) -
 def search_steps(index: Index, query: Query, explanation: Explanation | None = None) -> Iterator[Match | None]:
     """The same with a None between two read transactions, so that whoever asks can look around while nothing matches.
 
-    At most `walk.EXAMINED_MAX` candidates are looked at, or `access.KEYS_MAX` keys read, between two values.
+    At most `walk.EXAMINED_MAX` candidates are looked at, for some `walk.STEP_S`, or `access.KEYS_MAX` keys read,
+    between two values.
     """
     asked = private.of(query)
     if asked is not None:
@@ -192,7 +192,7 @@ def _steps(walk: Walk) -> Iterator[Match | None]:
                     to_skip -= 1
                 else:
                     matches.append(place.match())
-                if len(matches) >= min(page, left) or walk.examined >= walking.EXAMINED_MAX:
+                if len(matches) >= min(page, left) or walk.is_tired():
                     is_over = False
                     break
         walk.txn = None

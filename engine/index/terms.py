@@ -183,7 +183,7 @@ def ranges_of_patterns(tag: int, patterns: Sequence[Sequence[str]], *, wildcards
 
 
 def ranges_of_words(tag: int, words: Iterable[tuple[str, bool]]) -> list[list[Range]]:
-    """Fuzzy matching: for each word asked for, and whether it ends in `*`, where all names stand that meet it.
+    """Fuzzy matching: for each word asked for, and whether more may follow, where all names stand that meet it.
 
     A name must stand in one range of each list. Empty if the names have no keys by sound.
     """
@@ -191,9 +191,10 @@ def ranges_of_words(tag: int, words: Iterable[tuple[str, bool]]) -> list[list[Ra
         return []
     found = []
     for word, is_prefix in words:
-        of_word = [_exact(tag, SOUND, code) for code in sorted(phonetic.codes(word))]
-        of_word.append(_beginning(tag, WORD, word) if is_prefix else _exact(tag, WORD, word))
-        found.append(of_word)
+        if is_prefix:
+            found.append([_beginning(tag, WORD, word)])
+        else:
+            found.append([_exact(tag, SOUND, code) for code in sorted(_sounds(word))] + [_exact(tag, WORD, word)])
     return found
 
 

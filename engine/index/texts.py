@@ -47,7 +47,7 @@ TEXT_BYTES_MAX = 256
 """Longer texts are cut; LO and PN have 64 characters a value or group."""
 BLOCK_BITS = 6
 ROWS_MAX = 4096
-"""Rows read in one transaction: some 5 ms."""
+"""Rows read in one transaction, in which one piece is looked for: some 5 ms."""
 _STEP_ROWS = 256
 """After so many rows a scan looks where it is: the rows of the next attribute follow."""
 
@@ -176,7 +176,7 @@ class Scan:
                     yield -((keys.PAIR.unpack(key)[1] << BLOCK_BITS) - 1)
                     left = ROWS_MAX
                 walk.explanation.keys_read += _STEP_ROWS
-                left -= _STEP_ROWS
+                left -= _STEP_ROWS * len(self.pieces)
                 for row in islice(cursor.iternext(keys=False, values=True), _STEP_ROWS):
                     slots = _slots(row, self.pieces)
                     if not slots:
@@ -184,6 +184,7 @@ class Scan:
                     key = cursor.key()
                     if not key.startswith(prefix):
                         break
+                    left -= len(slots)
                     base = keys.PAIR.unpack(key)[1] << BLOCK_BITS
                     for slot in slots:
                         found = base | slot
@@ -214,8 +215,8 @@ class Sieve:
                 walk.explanation.keys_read += 1
             if _holds(row, found & _SLOTS, self.pieces):
                 yield found
-            left -= 1
-            if not left:
+            left -= len(self.pieces)
+            if left <= 0:
                 yield -found
                 left = ROWS_MAX
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from engine.dicom import tags
@@ -34,6 +35,10 @@ PATIENT, STUDY, SERIES, IMAGE = LEVELS = tuple(Level)
 
 EXAMINED_MAX = 500
 """Candidates looked at in one read transaction, matching or not: some milliseconds."""
+STEP_S = 0.01
+"""And this long, since a stored value may be large: the one that is being looked at is looked at to its end."""
+_TESTS = 10
+"""So many more tests of a value cost as much as a candidate with one."""
 _TOTALS_MAX = 10_000
 """Patients whose totals are remembered."""
 _ANSWERS_MAX = 256
@@ -66,6 +71,10 @@ class Walk:
         self.shows = Shows(query.level, plan)
         self._reaches_below = plan.reaches_below(query.level)
         self.examined = 0
+        asked = [*plan.computed, *(one for level in LEVELS for one in plan.conditions[level])]
+        weight = 1 + sum(one.test_count - 1 for one in asked) // _TESTS
+        self._examined_max = max(EXAMINED_MAX // weight, 1)
+        """Candidates looked at in one read transaction: fewer where each has to go through many tests."""
         # Where to go on: the ids, as in keys, of the last study or patient, series and instance that are done.
         self.top = b""
         self.series = b""
@@ -84,6 +93,7 @@ class Walk:
         """Timezone Offset From UTC of the study that was entered last."""
         self._totals: dict[bytes, tuple[int, int, int]] = {}
         self._txn: Any = None
+        self._step_ends = 0.0
         self._counts: Any = None
 
     @property
@@ -95,6 +105,11 @@ class Walk:
     def txn(self, txn: Any) -> None:
         self._txn = txn
         self._counts = None
+        self._step_ends = perf_counter() + STEP_S
+
+    def is_tired(self) -> bool:
+        """Whether enough was done in this transaction."""
+        return self.examined >= self._examined_max or perf_counter() >= self._step_ends
 
     def go_on(self, record_key: bytes) -> None:
         """Begins behind a place that another walk has told of, though it may be gone; b"": at the start."""
@@ -127,7 +142,7 @@ class Walk:
             else:
                 yield from self._series_places(place)
                 self._top_done()
-            if self.examined >= EXAMINED_MAX:
+            if self.is_tired():
                 yield None
 
     def _next_tops(self) -> Iterator[tuple[bytes, bytes | None]]:
@@ -169,13 +184,13 @@ class Walk:
             self.examined += 1
             if not place.enter_series(series_id, row):
                 # The one in which the walk was stopped is entered again, which is no step ahead.
-                if is_next and self.examined >= EXAMINED_MAX:
+                if is_next and self.is_tired():
                     yield None
                 continue
             if self.query.level == SERIES:
                 if self._exists_below(place):
                     yield place
-                elif self.examined >= EXAMINED_MAX:
+                elif self.is_tired():
                     yield None
                 continue
             for key, instance_row in self._instance_rows(series_id, self.instance):
@@ -183,7 +198,7 @@ class Walk:
                 self.instance = key
                 if instance_row and place.enter_instance(key, instance_row):
                     yield place
-                elif self.examined >= EXAMINED_MAX:
+                elif self.is_tired():
                     yield None
 
     def _series_rows(self, place: Place) -> Iterable[tuple[bytes, bytes]]:

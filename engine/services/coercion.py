@@ -21,7 +21,7 @@ from engine.dicom import tags, transfer_syntax
 from engine.dicom.coercion import Changes, coerce, values_of
 from engine.dicom.convert import convert
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
-from engine.errors import DataSetError, TranscodeError
+from engine.errors import DataSetError, SegmentGone, TranscodeError
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
@@ -56,16 +56,17 @@ class Coercer:
         self._corrects = rule is not None and rule.corrections
         self._values = values_of(rule.values, rule.remove) if rule is not None else {}
         self._moment = time.strftime("%Y%m%d%H%M%S")
-        self._known: dict[str, Changes | None] = {}
+        self._known: dict[tuple[str, str], Changes | None] = {}
+        """By study and series: one Series Instance UID may occur in two studies, of two patients."""
 
     def changes(self, instance: Instance) -> Changes | None:
         """What is to be changed in an instance; None: nothing."""
         if not self._corrects:
             return self._of_values()
-        known = self._known.get(instance.series_instance_uid, self)
-        if known is self:
-            known = self._known[instance.series_instance_uid] = self._of_series(instance)
-        return known  # type: ignore[return-value]
+        key = (instance.study_instance_uid, instance.series_instance_uid)
+        if key not in self._known:
+            self._known[key] = self._of_series(instance)
+        return self._known[key]
 
     def _of_values(self) -> Changes | None:
         return Changes(self._values, self._system, "COERCE", self._moment) if self._values else None
@@ -98,11 +99,19 @@ class Coercer:
             head_bytes = length
         if head_bytes > HEAD_BYTES_MAX:
             raise TranscodeError(f"{head_bytes} bytes before Pixel Data: too many to change an attribute in")
+        head = bytearray(head_bytes)
+        try:
+            self._read_head(instance, head)
+        except SegmentGone:  # not pinned, and moved by a compaction since the retrieval began
+            self._archive.follow(instance)
+            self._read_head(instance, head)
+        return Replaced(*_coerced(head, syntax.uid, changes))
+
+    def _read_head(self, instance: Instance, head: bytearray) -> None:
+        """Fills `head`, after the checksum of the whole has been found right."""
         reader = self._archive.reader
         reader.verify_payload(instance.position)
-        head = bytearray(head_bytes)
         reader.read_scattered(instance.position, [memoryview(head)], 0)
-        return Replaced(*_coerced(head, syntax.uid, changes))
 
     def _whole(self, data: bytes, changes: Changes, syntax_uid: str) -> Replaced:
         syntax = transfer_syntax.of(syntax_uid)

@@ -168,9 +168,18 @@ class Reporter:
                 raise AssociationFailed(f"there is no [[peer]] {title} with host and port")
             judged = []
             for claim in claims:
-                transaction = await self._at_desk(claim.read)
-                whole = self._whole.setdefault(claim.identifier, set())
-                judged.append((claim, transaction, await self._commitments.verdicts(transaction, whole)))
+                try:
+                    transaction = await self._at_desk(claim.read)
+                    whole = self._whole.setdefault(claim.identifier, set())
+                    judged.append((claim, transaction, await self._commitments.verdicts(transaction, whole)))
+                except StorageFailed:
+                    raise
+                except EngineError as error:  # its own fault: the others of this peer do not wait for it
+                    logger.warning("commitment cannot be judged", commitment=claim.identifier, error=str(error))
+                    left.discard(claim.identifier)
+                    self._postpone([claim.identifier], str(error))
+            if not judged:
+                return
             requestor = await self._associate(peer)
             try:
                 for claim, transaction, verdicts in judged:

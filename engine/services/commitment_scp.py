@@ -114,11 +114,13 @@ class ReportOnAssociation:
     def __init__(self, provider: ServiceProvider, presentation_context_id: int) -> None:
         self._provider = provider
         self._context_id = presentation_context_id
+        self.turn = provider.reports
 
     def is_possible(self) -> bool:
         """Whether the peer is still there, wants to stay, and has us for its SCP."""
         provider = self._provider
-        return provider.connection.is_open and not provider.releasing and provider.contexts[self._context_id].we_are_scp
+        is_there = provider.connection.is_open and not provider.releasing and not self.turn.is_over
+        return is_there and provider.contexts[self._context_id].we_are_scp
 
     async def send(self, verdicts: Sequence[Verdict], information: bytes) -> None:
         """Sends one report and waits for the answer. Raises AssociationFailed when it was not taken."""
@@ -131,6 +133,7 @@ class ReportOnAssociation:
             async with asyncio.timeout(timeout_s):
                 why_not = why_not_taken(await response)
         except TimeoutError:
+            self.turn.is_over = True
             raise AssociationFailed(f"N-EVENT-REPORT was not answered within {timeout_s:g} s") from None
         if why_not:
             raise AssociationFailed(why_not)

@@ -33,8 +33,28 @@ logger = log.get("services.commitments")
 Result = TypeVar("Result")
 
 
+REPORTS_WAITING_MAX = 64
+"""Reports that wait for their turn on one association; the reporter sends what is beyond it."""
+
+REPORTS_UNDER_WAY_MAX = 256
+"""The same on all associations of a worker: each has a descriptor."""
+
+
+class Turn:
+    """Whose report is next on one association: one is out at a time, as the peer performs one operation at a time."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.waiting_count = 0
+        """With the one that is out."""
+        self.is_over = False
+        """A report was not answered there: no other one is tried on this association."""
+
+
 class Reporting(Protocol):
     """An association that a report can be sent on."""
+
+    turn: Turn
 
     def is_possible(self) -> bool: ...
     def encode(self, transaction: Transaction, verdicts: Sequence[Verdict]) -> bytes: ...
@@ -63,6 +83,8 @@ class Commitments:
         self._desk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commitment-desk")
         self._readers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commitment-reader")
         self._tasks: set[asyncio.Task[None]] = set()
+        self._under_way_count = 0
+        """Reports that wait for an association, or are out on it."""
 
     def _is_supported(self, sop_class_uid: str) -> bool:
         return uids.is_storage_sop_class(sop_class_uid) or (self.config().promiscuous and may_store(sop_class_uid))
@@ -74,7 +96,13 @@ class Commitments:
 
         Raises StorageFull or StorageFailed.
         """
-        return await self.at_desk(partial(self._keep, transaction))
+        keeping = asyncio.ensure_future(self.at_desk(partial(self._keep, transaction)))
+        try:
+            return await asyncio.shield(keeping)
+        except asyncio.CancelledError:
+            # The association ended meanwhile. What is kept is the reporter's, who needs the claim for it.
+            keeping.add_done_callback(_give_up)
+            raise
 
     def _keep(self, transaction: Transaction) -> Claim | None:
         waiting = [
@@ -94,27 +122,38 @@ class Commitments:
 
     def begin(self, claim: Claim, reporting: Reporting) -> None:
         """Reports a request that has been answered: on its association if that goes, else the reporter does."""
-        if not self.config().commitment.same_association or self._stopping.is_set():
+        turn = reporting.turn
+        has_room = turn.waiting_count < REPORTS_WAITING_MAX and self._under_way_count < REPORTS_UNDER_WAY_MAX
+        if not self.config().commitment.same_association or self._stopping.is_set() or not has_room:
             claim.close()
             return
+        turn.waiting_count += 1
+        self._under_way_count += 1
         self.spawn(self._report_there(claim, reporting))
 
     async def _report_there(self, claim: Claim, reporting: Reporting) -> None:
         with claim:
             try:
                 await asyncio.sleep(self.config().commitment.delay_s)
-                if not reporting.is_possible():
-                    return
-                transaction = await self.at_desk(claim.read)
-                verdicts = await self.verdicts(transaction, set())
-                information = await self.at_desk(partial(reporting.encode, transaction, verdicts))
-                if not reporting.is_possible():
-                    return
-                await reporting.send(verdicts, information)
-                await self.at_desk(claim.remove)
-                self.reported(transaction, verdicts, "the same association")
+                async with reporting.turn.lock:
+                    await self._report_in_turn(claim, reporting)
             except EngineError as error:
                 logger.info("commitment is reported later", commitment=claim.identifier, reason=str(error))
+            finally:
+                reporting.turn.waiting_count -= 1
+                self._under_way_count -= 1
+
+    async def _report_in_turn(self, claim: Claim, reporting: Reporting) -> None:
+        if not reporting.is_possible():
+            return
+        transaction = await self.at_desk(claim.read)
+        verdicts = await self.verdicts(transaction, set())
+        information = await self.at_desk(partial(reporting.encode, transaction, verdicts))
+        if not reporting.is_possible():
+            return
+        await reporting.send(verdicts, information)
+        await self.at_desk(claim.remove)
+        self.reported(transaction, verdicts, "the same association")
 
     # -- what reporting needs -----------------------------------------------------------------------
 
@@ -176,3 +215,12 @@ class Commitments:
             task.cancel()
         self._desk.shutdown(wait=True, cancel_futures=True)
         self._readers.shutdown(wait=True, cancel_futures=True)
+
+
+def _give_up(keeping: asyncio.Future[Claim | None]) -> None:
+    """Gives the claim up that nobody waits for any more."""
+    if keeping.cancelled() or keeping.exception() is not None:
+        return
+    claim = keeping.result()
+    if claim is not None:
+        claim.close()

@@ -25,7 +25,7 @@ from engine.net.connection import Connection
 from engine.net.responses import Responses
 from engine.services import commitment_scp, find_scp, repository_query, retrieve_scp
 from engine.services.admission import Admission
-from engine.services.commitments import Commitments
+from engine.services.commitments import Commitments, Turn
 from engine.services.policy import accept_policy, only_stores, refusal
 from engine.services.roster import Roster
 from engine.services.storage_scp import StorageProvider
@@ -117,6 +117,8 @@ class ServiceProvider:
         self.peer: Peer | None = None
         self.fragment = 0
         self.responses = Responses()
+        self.reports = Turn()
+        """Of the N-EVENT-REPORTs that go out on this association."""
         self.operations_count = 0
         """Operations that have been asked for and not finally answered."""
         self._refuse = refuse

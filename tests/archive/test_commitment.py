@@ -334,3 +334,24 @@ def test_what_a_dead_process_was_writing_is_swept_when_it_is_old(tmp_path: Path)
     transactions.sweep(written_ns + ABANDONED_NS * 2)
     assert not left.exists()
     assert len(transactions.headings()) == 1
+
+
+def test_the_folder_is_made_durable_though_who_made_it_may_have_died_before_that(tmp_path: Path) -> None:
+    kept.filled(tmp_path / "data", 1)
+    (tmp_path / "data" / "commitments").mkdir()
+    files = FaultyFiles()
+    transactions = Transactions(tmp_path / "data", files)
+    add(transactions)
+    assert files.calls["sync_directory"] == 2, "the archive's folder, and its own"
+    add(transactions)
+    assert files.calls["sync_directory"] == 3
+
+
+def test_a_full_disk_is_not_filled_with_what_could_not_be_written(tmp_path: Path) -> None:
+    kept.filled(tmp_path / "data", 1)
+    files = FaultyFiles()
+    transactions = Transactions(tmp_path / "data", files)
+    files.fail("pwritev", errno.ENOSPC)
+    with pytest.raises(StorageFull):
+        add(transactions)
+    assert list((tmp_path / "data" / "commitments").iterdir()) == []

@@ -117,6 +117,13 @@ def test_conflicts_are_listed_and_settled(capsys: pytest.CaptureFixture[str]) ->
     assert rows(capsys, "conflicts") == []
 
 
+def _with_reason(arguments: list[str]) -> list[str]:
+    """The arguments of a command and why, which stands before what is no option."""
+    rest = arguments[1:]
+    at = rest.index("--") if "--" in rest else len(rest)
+    return [*rest[:at], *WHY, *rest[at:]]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "why"),
     [
@@ -124,6 +131,10 @@ def test_conflicts_are_listed_and_settled(capsys: pytest.CaptureFixture[str]) ->
         (["patient", "merge", "P8", "P2"], exit_codes.FAILED, "no study of this patient is stored"),
         (["study", "move", "1.2.3", "P2"], exit_codes.FAILED, "no study 1.2.3 is stored"),
         (["undo", "0123"], exit_codes.FAILED, "there is no correction 0123"),
+        (["undo", "--", "-000000000000001"], exit_codes.FAILED, "there is no correction"),
+        (["study", "move", "\udcff", "P2"], exit_codes.USAGE, "not UTF-8"),
+        (["patient", "merge", "\udcff", "P2"], exit_codes.USAGE, "not UTF-8"),
+        (["correct", "--study", f"{ROOT}.1", "StudyID=\udcff"], exit_codes.USAGE, "not UTF-8"),
         (["correct", "--study", f"{ROOT}.1", "StudyDate"], exit_codes.USAGE, "StudyDate=VALUE"),
         (["correct", "--study", f"{ROOT}.1", "StudyDat=1"], exit_codes.USAGE, "did you mean StudyDate"),
         (["correct", "--study", f"{ROOT}.1", "StudyDate=2026"], exit_codes.FAILED, "it is no date"),
@@ -134,7 +145,7 @@ def test_conflicts_are_listed_and_settled(capsys: pytest.CaptureFixture[str]) ->
 def test_mistakes_are_told_and_change_nothing(
     capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, why: str
 ) -> None:
-    found, _, err = run(capsys, *arguments, *WHY)
+    found, _, err = run(capsys, arguments[0], *_with_reason(arguments))
     assert found == code
     assert why in err
     assert rows(capsys, "corrections") == []

@@ -8,6 +8,7 @@ import resource
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -15,13 +16,16 @@ import pytest
 
 from engine import cli
 from engine.archive.archive import Archive
+from engine.archive.care import reindex
+from engine.archive.commitment.transactions import Transaction, Transactions
 from engine.archive.ingest import ReceivedInstance
 from engine.config import Config
-from engine.config.schema import Limits, Peer, Storage, Target
-from engine.dicom import tags
-from engine.doctor import disk, examination, host
+from engine.config.schema import Attribute, Limits, Peer, Storage, Target
+from engine.dicom import extra, tags
+from engine.doctor import archive_state, disk, examination, host
 from engine.doctor.finding import Finding, Verdict
 from engine.index.types import Level, Query
+from engine.storage.files import Files
 from engine.storage.record import crc32c
 from tests import samples
 from tests.peer import (
@@ -279,3 +283,32 @@ def test_the_command_writes_a_line_a_finding_and_fails_on_a_fault(
     assert {"subject", "verdict", "what", "advice", "figures"} == set(rows[0])
     monkeypatch.setenv("FILMROOM_LIMITS_DISK_RESERVE_BYTES", str(1 << 60))
     assert cli.run(arguments) == 1
+
+
+def test_reports_that_nobody_takes_are_a_warning_and_damaged_ones_a_fault(data: Path) -> None:
+    Archive.open(data, create=True).close()
+    transactions = Transactions(data, Files())
+    assert "storage commitment" not in examine(config_of(data))
+    for received_ns in (time.time_ns(), time.time_ns() - 2 * 86400 * 10**9):
+        asked = Transaction.of("1.9", "MODALITY", received_ns, [(samples.CT, "1.2")])
+        verdict = Verdict.GOOD if received_ns > time.time_ns() - 10**12 else Verdict.WARNING
+        with transactions.add(asked, count_max=9, reserve_bytes=0) as claim:
+            path = data / "commitments" / f"{claim.identifier}.json"
+        assert [found.verdict for found in examine(config_of(data))["storage commitment"]] == [verdict]
+    path.write_bytes(path.read_bytes()[:-9])
+    assert [found.verdict for found in examine(config_of(data))["storage commitment"]] == [Verdict.FAULT]
+
+
+def test_re_indexing_that_is_due_is_a_warning_until_it_is_done(data: Path) -> None:
+    fill(data, 1)
+    config = config_of(data)
+    assert "extra attributes" not in examine(config)
+    wanted = extra.of((Attribute(tag="PatientReligiousPreference", level="patient"),))
+    try:
+        with Archive.open(data, extra_attributes=wanted) as archive:
+            found = list(archive_state._reindexing(archive))
+            assert [each.verdict for each in found] == [Verdict.WARNING] and found[0].advice
+            reindex.run(archive, lambda *_: None)
+        assert [each.verdict for each in examine(config)["extra attributes"]] == [Verdict.GOOD]
+    finally:
+        extra.use(extra.NONE)

@@ -56,7 +56,7 @@ def walked(index: Index, query: Query, monkeypatch: pytest.MonkeyPatch) -> list[
     with monkeypatch.context() as without:
         without.setattr(access, "_tops_by_range", _nothing)
         without.setattr(access, "_text_condition", lambda walk: None)
-        without.setattr(access, "_studies_by_uid", lambda walk: None)
+        without.setattr(access, "_studies_by_uid", _nothing)
         explanation = Explanation()
         found = [match.attributes for match in search(index, query, explanation)]
         assert explanation.access.startswith("every ")
@@ -106,7 +106,14 @@ def test_no_access_is_narrower_than_a_look_at_everything(
     for turn in range(120):
         with monkeypatch.context() as small:
             # Small numbers, so that some hundred studies are as many as a million.
-            for name, value in {"_FEW": 2, "_SHORT": 9, "KEYS_MAX": 7, "_CHUNK": 3, "_SIEVED_MIN": 4}.items():
+            for name, value in {
+                "_FEW": 2,
+                "_SHORT": 9,
+                "KEYS_MAX": 7,
+                "ROWS_MAX": 4,
+                "_CHUNK": 3,
+                "_SIEVED_MIN": 4,
+            }.items():
                 small.setattr(access, name, value)
             small.setattr(access, "_COUNTED_MAX", rng.choice(((2, 5), (4, 400))))
             small.setattr(access, "_WIDE_SHARE", rng.choice((1, 3, 8)))
@@ -220,6 +227,20 @@ def test_an_explanation_has_no_value_in_it(tmp_path: Path) -> None:
         assert not any(text in str(explained(index, keys).summary()) for text in ("eier", "P7", "EIER"))
     assert explained(index, {}, Level.PATIENT).access == "every patient"
     index.close()
+
+
+def test_a_word_asked_for_has_ranges_by_sound_and_its_beginning_has_one_by_spelling() -> None:
+    by_sound, by_beginning = terms.ranges_of_words(tags.PatientName, [("meier", False), ("jo", True)])
+    assert _hit(by_sound, b"Maier^Anna")
+    assert not _hit(by_sound, b"Schulz^Anna")
+    assert _hit(by_beginning, b"Meier^John")
+    assert not _hit(by_beginning, b"Meier^Anna")
+    assert terms.ranges_of_words(tags.OperatorsName, [("meier", False)]) == []
+
+
+def _hit(ranges: list[terms.Range], name: bytes) -> bool:
+    keys = terms.search_keys({tags.PatientName: name})
+    return any(start <= key < end for key in keys for start, end in ranges)
 
 
 def test_words_of_a_description_of_ranges() -> None:

@@ -51,6 +51,36 @@ def test_the_short_way_of_new_studies_and_series_ends_at_the_same_rows(
     every_step.close()
 
 
+def test_a_new_study_tells_its_patient_what_is_new_whatever_the_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tail = Tail()
+    one = {tags.PatientID: b"P", tags.PatientName: b"Doe^John"}
+    stored = [
+        entry(tail, study=number, patient=one | other, stamp=stamp)
+        for number, stamp, other in (
+            (1, 500, {}),
+            (2, 600, {}),
+            (3, 400, {}),
+            (4, 700, {tags.PatientName: b"Doe^Jane"}),
+            (5, 300, {tags.PatientName: b"Doe^Jim"}),
+            (6, 800, {tags.PatientSex: b"M"}),
+            (7, 200, {tags.PatientName: b""}),
+        )
+    ]
+    dumps = []
+    for name in ("short", "every step"):
+        if name == "every step":
+            monkeypatch.setattr(Overlay, "begin", lambda self, txn: setattr(self, "is_empty", False))
+        index = Index.open(str(tmp_path / name), map_bytes=1 << 30)
+        for each in stored:
+            index.apply([each])
+        dumps.append(dump(index))
+        index.close()
+    assert dumps[0] == dumps[1]
+    assert b"Doe^Jim" in dumps[0]["patients"][0][1]
+
+
 def test_keys_that_are_put_and_taken_in_one_batch_are_gone(tmp_path: Path) -> None:
     index = Index.open(str(tmp_path), map_bytes=1 << 30)
     tail = Tail()

@@ -5,6 +5,8 @@ And that ranges, pieces and quick looks hold whatever their condition is met by.
 
 from __future__ import annotations
 
+import random
+import re
 import struct
 from collections.abc import Mapping
 
@@ -17,6 +19,7 @@ from engine.errors import QueryError
 from engine.index import matching
 from engine.index.condition import BASELINE, Rules
 from engine.index.matching import condition
+from engine.index.types import KeyValue
 from tests.index.meeting import meet_all, meets, met, texts_of
 
 FUZZY = Rules(fuzzy=True)
@@ -193,7 +196,55 @@ def test_without_wild_cards_a_star_is_a_star() -> None:
 
 def test_too_many_values_are_refused() -> None:
     with pytest.raises(QueryError, match="limit"):
-        condition(tags.SOPInstanceUID, b"\\".join([b"1.2"] * (matching.KEY_VALUES_MAX + 1)), b"")
+        condition(tags.SOPInstanceUID, b"\\".join([b"1.2"] * (matching.UIDS_MAX + 1)), b"")
+
+
+def test_a_pattern_is_tried_once_and_not_in_every_way() -> None:
+    """With backtracking this would not end: some 10^40 ways to lay the stars out."""
+    asked = condition(tags.StudyDescription, b"*a" * 20 + b"b*", b"")
+    assert asked is not None
+    assert not asked.met_by({tags.StudyDescription: b"a" * 4000})
+    assert asked.met_by({tags.StudyDescription: b"a" * 4000 + b"b"})
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_stars_mean_what_they_mean_with_backtracking(seed: int) -> None:
+    chance = random.Random(seed)
+    for _ in range(50):
+        pattern = "".join(chance.choices("AB*?", k=chance.randint(1, 8)))
+        stored = "".join(chance.choices("AB", k=chance.randint(1, 8)))
+        asked = condition(tags.StudyDescription, pattern.encode(), b"")
+        expected = re.fullmatch(pattern.replace("*", ".*").replace("?", "."), stored) is not None
+        assert (asked is None or asked.met_by({tags.StudyDescription: stored.encode()})) == expected, (pattern, stored)
+
+
+def test_of_a_long_list_any_value_may_be_met_plain_or_with_wild_cards() -> None:
+    plain = [b"P%d" % number for number in range(200)]
+    asked = condition(tags.PatientID, b"\\".join([*plain, b"Q*7"]), b"")
+    assert asked is not None
+    assert asked.test_count == 2
+    assert asked.met_by({tags.PatientID: b"P150"}) and asked.met_by({tags.PatientID: b"Q007"})
+    assert not asked.met_by({tags.PatientID: b"P200"}) and not asked.met_by({tags.PatientID: b"Q*8"})
+    named = condition(tags.PatientName, "Müller^A\\Meier^B".encode(), b"ISO_IR 192")
+    assert named is not None
+    assert named.met_by({tags.PatientName: b"muller^a"}) and named.met_by({tags.PatientName: b"X=MEIER^B"})
+    assert not named.met_by({tags.PatientName: b"Meier"})
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "rules"),
+    [
+        (tags.PatientID, b"\\".join([b"P1"] * (matching.KEY_VALUES_MAX + 1)), Rules()),
+        (tags.PatientID, b"\\".join([b"P*"] * (matching.WILD_VALUES_MAX + 1)), Rules()),
+        (tags.PatientName, b" ".join([b"Li"] * (matching.WILD_VALUES_MAX + 1)), Rules(fuzzy=True)),
+        (tags.PatientName, b"A" * (matching.VALUE_CHARACTERS_MAX + 1), Rules()),
+        (tags.RequestAttributesSequence, [{tags.CodeValue: b"1"}] * (matching.WILD_VALUES_MAX + 1), Rules()),
+    ],
+    ids=("values", "wild cards", "words", "characters", "items"),
+)
+def test_what_would_cost_too_much_is_refused(tag: int, value: KeyValue, rules: Rules) -> None:
+    with pytest.raises(QueryError, match="the limit is"):
+        condition(tag, value, b"", rules)
 
 
 def test_too_deep_sequences_are_refused() -> None:

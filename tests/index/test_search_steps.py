@@ -91,6 +91,22 @@ def test_nothing_is_said_for_a_while_when_nothing_matches(index: Index, monkeypa
     assert not any(steps)
 
 
+def test_a_step_with_many_tests_a_candidate_looks_at_fewer(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = query_at(Level.STUDY, {tags.StudyDescription: b"X*Y"})
+    many = query_at(Level.STUDY, {tags.StudyDescription: b"\\".join([b"?%d*Y" % number for number in range(100)])})
+    monkeypatch.setattr(walk, "EXAMINED_MAX", 10)
+    assert len(list(search_steps(index, many))) > len(list(search_steps(index, few)))
+
+
+def test_a_step_ends_when_its_time_is_over(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    query = query_at(Level.STUDY, {})
+    whole = list(search(index, query))
+    monkeypatch.setattr(walk, "STEP_S", 0.0)
+    steps = list(search_steps(index, query))
+    assert [step for step in steps if step is not None] == whole
+    assert steps.count(None) >= len(whole)
+
+
 def test_keys_are_read_in_steps_too(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     query = query_at(Level.STUDY, {tags.StudyDate: b"20240101-20240103"})
 

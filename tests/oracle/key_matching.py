@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from calendar import monthrange
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -40,6 +41,8 @@ def tag_of(keyword: str) -> int:
     return int(found)
 
 
+LEFT_BY_PYDICOM = "\x1b$)A"
+"""The escape of ISO 2022 IR 58 (GB 2312), which pydicom leaves in the text."""
 CREATOR = "FILMROOM TEST"
 CHARACTER_SET = tag_of("SpecificCharacterSet")
 ZONE = tag_of("TimezoneOffsetFromUTC")
@@ -105,7 +108,7 @@ def _values(ds: Dataset, tag: int) -> list[Any]:
         if value is None or value == "":
             return []
         several = [value] if isinstance(value, (str, int, float)) or not hasattr(value, "append") else list(value)
-        return several if vr in BINARY else stripped(vr, [str(one) for one in several])
+        return several if vr in BINARY else stripped(vr, [str(one).replace(LEFT_BY_PYDICOM, "") for one in several])
     element = ds.get_item(tag)
     raw = element.value if isinstance(element, RawDataElement) else None
     if not isinstance(raw, bytes):
@@ -225,14 +228,24 @@ def moment(vr: str, text: str) -> tuple[str, str] | None:
     return low, digits + "235959"[len(digits) :] + "." + fraction.ljust(6, "9")
 
 
+OFFSET = r"[+-](?:0\d|1[0-4])[0-5]\d"
+"""From -1200 to +1400 (PS3.5 6.2), which tells the year 2023 with an offset from the range of two years."""
+
+
+DATE_TIME_RANGE = rf"([\d.]*(?:{OFFSET})?) *- *([\d.]*(?:{OFFSET})?)"
+
+
 def _date_time(text: str) -> tuple[str, str] | None:
-    found = re.fullmatch(r"(\d{4}(?:\d\d){0,5})(?:\.(\d{1,6}))?([+-]\d{4})?", text)
+    found = re.fullmatch(rf"(\d{{4}}(?:\d\d){{0,5}})(?:\.(\d{{1,6}}))?({OFFSET})?", text)
     if not found or (found[2] and len(found[1]) < 14):
         return None
     digits, fraction, offset = found[1], found[2] or "", _offset(found[3] or "")
-    last_day = "28" if digits[4:6] == "02" else "30"
+    month = digits[4:6] or "12"
+    if not "01" <= month <= "12":
+        return None
+    last_day = monthrange(int(digits[:4]), int(month))[1]
     low = digits + "00000101000000"[len(digits) :] + "." + fraction.ljust(6, "0")
-    high = digits + f"000012{last_day}235959"[len(digits) :] + "." + fraction.ljust(6, "9")
+    high = digits + f"000012{last_day:02}235959"[len(digits) :] + "." + fraction.ljust(6, "9")
     if offset is None:
         return low, high
     moments = [datetime.strptime(one, "%Y%m%d%H%M%S.%f") - offset for one in (low, high)]
@@ -243,7 +256,7 @@ def ends_of(vr: str, key: str) -> tuple[str, str] | None:
     """The two ends of a range as first and last moment, "" for an open one; None if it is no range."""
     if vr not in ("DA", "TM", "DT") or "-" not in key or (vr != "DT" and key.count("-") != 1):
         return None
-    cut = re.fullmatch(r"([\d.]*(?:[+-]\d{4})?) *- *([\d.]*(?:[+-]\d{4})?)", key) if vr == "DT" else None
+    cut = re.fullmatch(DATE_TIME_RANGE, key) if vr == "DT" else None
     if vr == "DT" and (cut is None or moment(vr, key) is not None):
         return None
     low, high = (part.strip() for part in (cut.groups() if cut else key.split("-")))
@@ -331,7 +344,9 @@ def matches(tag: int, vr: str, keys: list[Any], stored: list[Any], question: Que
         return OPEN if is_wild else min(verdicts)
     if vr == "UI":
         return max(verdicts)
-    return YES if min(verdicts) == YES else OPEN if max(verdicts) > NO or any("*" in str(key) for key in keys) else NO
+    if any(is_universal(vr, [key]) for key in keys):
+        return OPEN
+    return YES if min(verdicts) == YES else OPEN if max(verdicts) > NO else NO
 
 
 def sequence_matches(keys: list[Values], stored: list[Values], question: Question) -> int:
@@ -396,6 +411,16 @@ def moved(date: str, time: str, by: timedelta) -> tuple[str, str]:
     return at.strftime("%Y%m%d"), at.strftime("%H%M%S.%f")
 
 
+def zoned(text: str, zone: str) -> str:
+    """A DT, or a range of them, with the offset of a zone where it has none."""
+    if not zone or not text:
+        return text
+    if moment("DT", text) is not None:
+        return text if re.search(f"{OFFSET}$", text) else text + zone
+    cut = re.fullmatch(DATE_TIME_RANGE, text)
+    return "-".join(zoned(end, zone) for end in cut.groups()) if cut else text
+
+
 def pair_matches(keys: Values, facts: Values, date: int, zone: Values, question: Question) -> int | None:
     """The verdict on a date and its time together, where they are to be taken together; None where they are not."""
     time = PAIRS[date]
@@ -403,6 +428,8 @@ def pair_matches(keys: Values, facts: Values, date: int, zone: Values, question:
     there = [facts.get(date, []), facts.get(time, [])]
     own, other = zone.get(ZONE, []), keys.get(ZONE, [])
     shifts = question.timezone and bool(other) and any(asked)
+    if question.empty_values and ['""'] in asked:
+        return None
     ends = [ends_of(vr, one[0]) if len(one) == 1 else None for vr, one in zip(("DA", "TM"), asked, strict=True)]
     combines = question.date_time and None not in ends and _form(ends[0]) == _form(ends[1])
     if not shifts and not combines:

@@ -31,6 +31,7 @@ from tests.oracle.key_matching import (
     read,
     tag_of,
     vr_of_tag,
+    zoned,
 )
 
 PATIENT, STUDY, SERIES, IMAGE = range(4)
@@ -179,8 +180,15 @@ class Search:
             if together is not None:
                 verdict = min(verdict, together)
                 asked -= {date, PAIRS[date]}
-        single = [matches(tag, vr_of_tag(tag), self.keys[tag], entity.get(tag, []), self.question) for tag in asked]
+        single = [self._attribute(tag, entity.get(tag, []), zone) for tag in asked]
         return min([verdict, *single])
+
+    def _attribute(self, tag: int, stored: list[Any], zone: Values) -> int:
+        keys, vr = self.keys[tag], vr_of_tag(tag)
+        if vr == "DT" and self.question.timezone:
+            keys = [zoned(key, text_of(self.keys, ZONE)) for key in keys]
+            stored = [zoned(value, text_of(zone, ZONE)) for value in stored]
+        return matches(tag, vr, keys, stored, self.question)
 
     def below(self, instances: Instances, level: int, zone: Values) -> int:
         """Relational: whether something at this level and further down meets what is asked there."""

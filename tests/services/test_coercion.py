@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,11 @@ from engine.config import Coercion, Config
 from engine.dicom import tags, transfer_syntax
 from engine.dicom.coercion import values_of
 from engine.errors import ConfigError
-from engine.services import coercion
-from tests import samples
+from engine.services import coercion, storage_scu
+from tests import peer, samples
 from tests.oracle import foreign
 from tests.services.serving import LIMITS, Serving, serve
-from tests.services.test_storage_scu import answers, fill, get
+from tests.services.test_storage_scu import GET, STORE, STUDY_ROOT_GET, answers, fill, get
 
 CALLING = "PEER"
 
@@ -123,3 +124,50 @@ def test_corrections_are_written_into_what_is_sent_until_they_are_undone(tmp_pat
 def test_what_must_not_be_changed_is_refused(rule: Coercion, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         values_of(rule.values, rule.remove)
+
+
+def test_corrections_of_a_series_are_those_of_its_study_where_two_studies_have_its_uid(tmp_path: Path) -> None:
+    study_uids = [f"{samples.ROOT}.1", f"{samples.ROOT}.2"]
+    stored: dict[str, bytes] = {}
+    came: dict[str, bytes] = {}
+
+    def script(serving: Serving) -> None:
+        with serving.call() as scripted:
+            scripted.associate(STORE)
+            for number, study_uid in enumerate(study_uids, 1):
+                ds = samples.instance(1, 1, number)
+                ds.StudyInstanceUID, ds.PatientID = study_uid, f"P{number}"
+                uid = str(ds.SOPInstanceUID)
+                stored[uid] = samples.encoded(ds)
+                scripted.send(peer.message(1, peer.c_store_rq(number, samples.CT, uid), stored[uid]))
+                assert scripted.expect_message().status() == 0
+            scripted.release()
+        correction.correct_study(serving.archive, study_uids[0], {tags.PatientName: "NEW"}, by="test", reason="test")
+        with serving.call() as scripted:
+            scripted.associate(STORE, GET, user_items=peer.role(samples.CT, scu=False, scp=True))
+            both = {0x00080052: "STUDY", 0x0020000D: "\\".join(study_uids)}
+            scripted.send(peer.message(3, peer.query_rq(peer.C_GET_RQ, 7, STUDY_ROOT_GET), peer.identifier(both)))
+            came.update(answers(scripted)[0])
+            scripted.release()
+
+    serve(tmp_path / "data", script, config=configured(tmp_path, Coercion()))
+    first, second = stored
+    assert read(came[first]).PatientName == "NEW" and came[second] == stored[second]
+
+
+def test_a_changed_head_and_the_stored_rest_meet_wherever_a_piece_ends() -> None:
+    rng = random.Random(1)
+    for _ in range(500):
+        head, rest = rng.randbytes(rng.randrange(1, 40)), rng.randbytes(rng.randrange(40))
+        total, sent = len(head) + len(rest), bytearray()
+        while len(sent) < total:
+            gaps = []
+            for _ in range(rng.randrange(1, 4)):
+                room = total - len(sent) - sum(map(len, gaps))
+                gaps.append(memoryview(bytearray(min(rng.randrange(1, 20), room))))
+            left, at = storage_scu._fill_from(head, gaps, len(sent))
+            for gap in left:
+                gap[:] = rest[at : at + len(gap)]
+                at += len(gap)
+            sent += b"".join(gaps)
+        assert sent == head + rest

@@ -245,3 +245,23 @@ def test_a_damaged_one_stays_and_holds_nobody_up(data: Path) -> None:
             wait_for(lambda: waiting(data) == 1)
 
         reporting(data, configured(data, listener.port), script)
+
+
+def test_one_that_cannot_be_judged_does_not_hold_up_the_others(data: Path) -> None:
+    first = ask(data, 1, 2)[0]
+    path = data / "commitments" / f"{first}.json"
+    with Listener() as listener:
+
+        def script(serving: Serving) -> None:
+            # Read once, as by a worker that has served for a while; then the disk forgets.
+            serving.services.commitments.transactions.headings()
+            path.write_bytes(path.read_bytes()[:-9])
+            serving.services.loop.call_soon_threadsafe(Reporter(serving.services.commitments).start)
+            scripted = accept(listener)
+            assert take(scripted) == "1.9.2"
+            end(scripted)
+            wait_for(lambda: list(Transactions(data, FaultyFiles()).headings()) == [first])
+            wait_for(lambda: first in Transactions(data, FaultyFiles()).load_attempts())
+            assert "damaged" in Transactions(data, FaultyFiles()).load_attempts()[first].error
+
+        serve(data, script, config=configured(data, listener.port, retry_s=3600.0, retry_s_max=3600.0))

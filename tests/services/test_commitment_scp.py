@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import struct
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from engine.archive.archive import Archive
 from engine.archive.commitment.transactions import Transaction, Transactions
 from engine.config import Config
 from engine.config.schema import Commitment, Limits
+from engine.services import commitments
 from tests import peer, samples
 from tests.faulty_files import FaultyFiles
 from tests.peer import CT, EXPLICIT, IMPLICIT, Peer
@@ -361,3 +363,91 @@ def test_storing_and_asking_on_one_association_under_explicit_vr(tmp_path: Path)
             scripted.release()
 
     serve(tmp_path / "data", script)
+
+
+def test_reports_go_out_one_at_a_time(tmp_path: Path) -> None:
+    """A peer that negotiated no window performs one operation at a time."""
+    data = tmp_path / "data"
+
+    def script(serving: Serving) -> None:
+        with serving.call() as scripted:
+            scripted.associate(ASK)
+            for number in (1, 2, 3):
+                rq = n_action_rq(number)
+                scripted.send(peer.message(3, rq, information([(CT, "1.2.3")], f"1.9.{number}")))
+                assert scripted.expect_message().status() == 0
+                if number == 1:
+                    report = expect_report(scripted)
+            for left in (2, 1):
+                assert not scripted.socket_has_more(0.1), "the one that is out has not been answered"
+                scripted.send(report_rsp(report))
+                report = expect_report(scripted)
+                assert waiting(data) == left
+            scripted.send(report_rsp(report))
+            wait_for(lambda: waiting(data) == 0)
+            scripted.release()
+
+    serve(data, script)
+
+
+def test_a_peer_that_does_not_answer_a_report_gets_no_other_one_there(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+
+    def script(serving: Serving) -> None:
+        with serving.call() as scripted:
+            scripted.associate(ASK)
+            assert ask(scripted, "1.2.3", transaction_uid="1.9.1") == 0
+            expect_report(scripted)
+            assert ask(scripted, "1.2.3", message_id=2, transaction_uid="1.9.2") == 0
+            for identifier in Transactions(data, FaultyFiles()).headings():
+                claimed(data, identifier)
+            assert not scripted.socket_has_more(0.1)
+            scripted.release()
+        assert waiting(data) == 2
+
+    serve(data, script, config=Config(data=data, limits=Limits(disk_reserve_bytes=0, dimse_timeout_s=0.3)))
+
+
+def test_what_is_beyond_the_reports_that_may_wait_is_left_to_the_reporter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    monkeypatch.setattr(commitments, "REPORTS_WAITING_MAX", 1)
+
+    def script(serving: Serving) -> None:
+        with serving.call() as scripted:
+            scripted.associate(ASK)
+            assert ask(scripted, "1.2.3", transaction_uid="1.9.1") == 0
+            assert ask(scripted, "1.2.3", message_id=2, transaction_uid="1.9.2") == 0
+            first, second = Transactions(data, FaultyFiles()).headings()
+            assert claimed(data, second).transaction_uid == "1.9.2"
+            assert Transactions(data, FaultyFiles()).claim(first) is None
+            scripted.release()
+
+    serve(data, script, config=configured(data, delay_s=3600.0))
+
+
+def test_a_request_whose_association_ends_while_it_is_written_is_free_for_the_reporter(tmp_path: Path) -> None:
+    data, files = tmp_path / "data", FaultyFiles()
+    writes, ended = threading.Event(), threading.Event()
+
+    def before(method: str) -> None:
+        if method == "rename":
+            writes.set()
+            assert ended.wait(10)
+
+    def script(serving: Serving) -> None:
+        with serving.call() as scripted:
+            scripted.associate(ASK)
+            files.before = before
+            scripted.send(peer.message(3, n_action_rq(), information([(CT, "1.2.3")])))
+            assert writes.wait(10)
+            scripted.cut()
+            wait_for(lambda: serving.services.associations_count == 0)
+            ended.set()
+        wait_for(lambda: waiting(data) == 1)
+        files.before = None
+        (identifier,) = Transactions(data, FaultyFiles()).headings()
+        assert claimed(data, identifier).transaction_uid == "1.9.9"
+
+    serve(data, script, files=files)

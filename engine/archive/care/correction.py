@@ -22,6 +22,7 @@ Errors name no patient. Not here: who may do this, and what is coerced on retrie
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -224,10 +225,7 @@ def _facts(one: Listed) -> dict[str, Any]:
 
 
 def _stamp_of(number: str) -> int:
-    try:
-        return int(number, 16) if len(number) == 16 else 0
-    except ValueError:
-        return 0
+    return int(number, 16) if re.fullmatch(r"[0-9a-f]{16}", number) else 0
 
 
 # whom it names ---------------------------------------------------------------------------------------

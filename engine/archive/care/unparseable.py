@@ -47,6 +47,8 @@ class Unparseable:
         self._limits = limits
         self._known: set[tuple[bytes, int, int]] = set()
         """Key, length and checksum of what is in quarantine."""
+        self._recent: set[tuple[bytes, int, int]] = set()
+        """What was let in since that was read: some of it may still be on its way."""
         self._known_at_s = -KNOWN_AGE_S
         self.counters: MutableMapping[str, int] = Counter() if counters is None else counters
 
@@ -77,7 +79,8 @@ class Unparseable:
             self._known = {
                 (kept.sop_instance_uid, kept.position.payload_length, kept.position.payload_crc)
                 for kept in self._index.quarantined()
-            }
+            } | self._recent
+            self._recent = set()
             self._known_at_s = time.monotonic()
         what = (claim.sop_instance_uid, length, crc)
         if what in self._known:
@@ -86,6 +89,7 @@ class Unparseable:
         if not self.has_room(length):
             return False
         self._known.add(what)
+        self._recent.add(what)
         return True
 
     def has_room(self, length: int) -> bool:

@@ -154,6 +154,8 @@ class Transactions:
         self.folder = str(data / "commitments")
         self._headings: dict[str, Heading] = {}
         """Of the files that have been read; a file never changes."""
+        self._has_folder = False
+        """Whether this process has synced the folder's name."""
 
     @classmethod
     def existing(cls, data: Path) -> Transactions:
@@ -188,6 +190,10 @@ class Transactions:
             self.files.fdatasync(fd)
             self.files.rename(temporary, self._path(identifier))
             self.files.sync_directory(self.folder)
+        except StorageFull:
+            claim.close()
+            self.files.unlink(temporary)
+            raise
         except BaseException:
             claim.close()
             raise
@@ -200,9 +206,12 @@ class Transactions:
             raise StorageError(f"the free space of the disk is not known: {error.strerror}") from error
 
     def _make_folder(self) -> None:
-        if not self.exist:
-            self.files.make_directory(self.folder)
-            self.files.sync_directory(str(self._data))
+        """There is a folder after this that a power cut leaves; who made it may have died before he synced it."""
+        if self._has_folder and self.exist:
+            return
+        self.files.make_directory(self.folder)
+        self.files.sync_directory(str(self._data))
+        self._has_folder = True
 
     # -- out --------------------------------------------------------------------------------------
 
