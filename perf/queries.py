@@ -4,8 +4,9 @@
     python -m perf.queries --archive BIG:100000 --peers filmroom,orthanc,dcmqrscp --studies 5000
 
 An archive is one that `perf.fill` has filled with so many studies; Filmroom is started on it and asked everything
-twice: the first time the pages of the index are new to the process that answers, the second time they are not. The peers
-are each filled with one-instance studies by C-STORE first, which bounds what they are asked at: dcmqrscp keeps 500.
+twice: the first time the pages of the index are new to the process that answers, the second time they are not. The
+peers are each filled with one-instance studies by C-STORE first, which bounds what they are asked at: dcmqrscp keeps
+500.
 """
 
 from __future__ import annotations
