@@ -43,8 +43,8 @@ from engine.errors import (
 from engine.index import rebuild
 from engine.index.checkpoint import Checkpointer
 from engine.index.entry import HEAL, Entry
-from engine.index.explanation import Explanation
-from engine.index.search import search, search_steps
+from engine.index.query.explanation import Explanation
+from engine.index.query.search import search, search_steps
 from engine.index.tables import Index
 from engine.index.types import Instance, Level, Match, Named, Outcome, Query
 from engine.storage.files import Files

@@ -90,7 +90,7 @@ def explain(
     config: Config, wanted: query.Keys, limit: int | None, offset: int = 0
 ) -> tuple[list[dict[int, bytes]], dict[str, Any]]:
     """The same, all at once, and how they were found: the access, what was read for it, the time."""
-    from engine.index.explanation import Explanation
+    from engine.index.query.explanation import Explanation
 
     explanation = Explanation()
     with opened(config) as archive:
@@ -148,7 +148,7 @@ def export(
 
 def _matching_instances(archive: Archive, wanted: list[query.Keys]) -> list[Instance]:
     """The instances of everything that matches, each once: the query gives the UIDs, these name the instances."""
-    from engine.index.plan import UNIQUE
+    from engine.index.query.plan import UNIQUE
     from engine.index.types import Level
 
     found: dict[str, Instance] = {}
@@ -475,7 +475,7 @@ def _transactions(config: Config) -> Transactions:
 
 def _query(wanted: query.Keys, limit: int | None) -> Query:
     """Raises QueryError."""
-    from engine.index.plan import COMPUTED
+    from engine.index.query.plan import COMPUTED
     from engine.index.types import Level, Query, Root
 
     level = Level["IMAGE" if wanted.level == "instance" else wanted.level.upper()]
@@ -505,7 +505,7 @@ def _query(wanted: query.Keys, limit: int | None) -> Query:
 def _is_kept(tag: int, wanted: query.Keys) -> bool:
     """Whether the index keeps an attribute; a private one in the block that a creator among the keys reserves."""
     from engine.dicom import extra
-    from engine.index.plan import level_of
+    from engine.index.query.plan import level_of
 
     creator = wanted.values.get(query.creator_of(tag)) if query.is_private(tag) else None
     if not isinstance(creator, str):

@@ -1,7 +1,7 @@
 """The items of a sequence as level blobs have them: in Explicit VR Little Endian, texts in UTF-8.
 
 Takes them apart and puts them together again with defined lengths, VRs as they are, whatever the dictionary says. Does
-not know what their attributes mean: `index.picking` decides what is shown of a sequence, `services.answers` in which
+not know what their attributes mean: `index.query` decides what is shown of a sequence, `services.answers` in which
 character set.
 """
 

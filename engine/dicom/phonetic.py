@@ -1,6 +1,6 @@
 """How a word of a person name sounds: short codes that spellings of one name have in common.
 
-Does not match (`index.matching`) and does not fold (`values.fold`): a word comes in as its normal form has it. The
+Does not match (`index.query`) and does not fold (`values.fold`): a word comes in as its normal form has it. The
 codes are an index's keys: a change of a rule here is a change of that format.
 
 A code is what consonants a word has, by class, and its first vowel. It serves German, English and Romance spellings

@@ -1,6 +1,6 @@
 r"""Normal forms of text values by VR: what matching compares and the index orders by.
 
-Does not match: `index.matching` does. Takes decoded text, one value at a time (`split` first); two values that PS3.4
+Does not match: `index.query` does. Takes decoded text, one value at a time (`split` first); two values that PS3.4
 C.2.2.2 wants to match have the same normal form, and normal forms of dates, times and date-times order as strings.
 
     PN  accents and case folded, groups and components kept in order, empty ones at the end dropped

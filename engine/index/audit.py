@@ -10,8 +10,8 @@ from typing import Any
 
 from engine.index import keys
 from engine.index.environment import Environment
+from engine.index.query.search import read_instance
 from engine.index.relocation import rows_in, rows_of
-from engine.index.search import read_instance
 from engine.index.tables import Index
 from engine.index.types import Instance
 from engine.storage.record import Kind, Record

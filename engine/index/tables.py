@@ -30,8 +30,8 @@ from engine.index.entry import Correction, Entry, Hold, Quarantined, Tombstone
 from engine.index.environment import MAP_BYTES, Environment
 from engine.index.fold import State, read_history
 from engine.index.listing import instance_of
+from engine.index.query.search import read_instance, search, select, select_names
 from engine.index.rows import decode_mark, read_count, scan_prefix
-from engine.index.search import read_instance, search, select, select_names
 from engine.index.types import DamageRow, Instance, Match, Named, Outcome, Query, SegmentMark
 from engine.index.writer import Writer
 from engine.storage.files import Files

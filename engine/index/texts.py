@@ -30,7 +30,7 @@ from engine.index.environment import Environment
 from engine.index.terms import is_person_name, normal_values, plain_text
 
 if TYPE_CHECKING:
-    from engine.index.walk import Walk
+    from engine.index.query.walk import Walk
 
 TEXTS = frozenset(
     (

@@ -1,6 +1,6 @@
 """Query Service Class, C-FIND SCP (PS3.4 C.4.1).
 
-Does not match (`index.search` does) and does not choose keys: it turns an identifier into a query, and each match into
+Does not match (`index.query` does) and does not choose keys: it turns an identifier into a query, and each match into
 a pending response with the keys that were asked for.
 
     request ──► pending, pending, …  ──► 0000  all matches were sent
@@ -25,7 +25,7 @@ from engine import log
 from engine.dimse.messages import CFindRQ, CFindRSP
 from engine.dimse.status import FindStatus, GeneralStatus, Service, status_of
 from engine.errors import EngineError, QueryError
-from engine.index.explanation import Explanation
+from engine.index.query.explanation import Explanation
 from engine.services.answers import Answers
 from engine.services.policy import query_options
 from engine.services.query import Asked, described, find_query

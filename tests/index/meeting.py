@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from hypothesis import strategies as st
 
 from engine.dicom import tags
-from engine.index.condition import BASELINE, Condition, Rules
-from engine.index.matching import condition, conditions
+from engine.index.query.condition import BASELINE, Condition, Rules
+from engine.index.query.matching import condition, conditions
 from engine.index.terms import normal_values, search_keys
 
 

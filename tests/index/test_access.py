@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from engine.dicom import tags
-from engine.index import access, terms
+from engine.index import terms
 from engine.index import texts as packing
-from engine.index.explanation import Explanation
-from engine.index.search import search
+from engine.index.query import access
+from engine.index.query.explanation import Explanation
+from engine.index.query.search import search
 from engine.index.tables import Index
 from engine.index.types import Level, Query, Root
 from tests.index.made import ROOT, Tail, entry, tombstone

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from engine.dicom import tags
 from engine.errors import QueryError
-from engine.index import matching
-from engine.index.condition import BASELINE, Rules
-from engine.index.matching import condition
+from engine.index.query import matching
+from engine.index.query.condition import BASELINE, Rules
+from engine.index.query.matching import condition
 from engine.index.types import KeyValue
 from tests.index.meeting import meet_all, meets, met, texts_of
 

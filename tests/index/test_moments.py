@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.dicom import tags
-from engine.index.condition import BASELINE, Rules
-from engine.index.matching import conditions
+from engine.index.query.condition import BASELINE, Rules
+from engine.index.query.matching import conditions
 from engine.index.terms import is_searched
 from tests.index.meeting import meet_all, met, texts_of
 

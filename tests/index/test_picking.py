@@ -12,10 +12,10 @@ from engine.dicom import items, tags
 from engine.dicom.identifier import Identifier
 from engine.dicom.items import Content
 from engine.errors import QueryError
-from engine.index.condition import BASELINE
-from engine.index.matching import KEY_VALUES_MAX
-from engine.index.picking import pick_of
-from engine.index.search import search
+from engine.index.query.condition import BASELINE
+from engine.index.query.matching import KEY_VALUES_MAX
+from engine.index.query.picking import pick_of
+from engine.index.query.search import search
 from engine.index.tables import Index
 from engine.index.types import Level, Query
 from tests.index.made import Tail, entry

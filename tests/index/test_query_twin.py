@@ -33,9 +33,10 @@ from engine.dicom import extra
 from engine.dicom.extra import ExtraSet
 from engine.dicom.identifier import decode_identifier
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
-from engine.index import access, texts
-from engine.index import search as searching
-from engine.index import walk as walking
+from engine.index import texts
+from engine.index.query import access
+from engine.index.query import search as searching
+from engine.index.query import walk as walking
 from engine.index.types import Level, Match, Outcome, Query, Root
 from engine.storage.record import crc32c
 from tests.oracle import comparison, key_matching, matcher, query_question, query_world

@@ -22,7 +22,7 @@ from engine.errors import IndexOutdated
 from engine.index import bulk, checkpoint, keys, rebuild
 from engine.index.checkpoint import Checkpointer, Restored
 from engine.index.entry import Entry, Item, Quarantined
-from engine.index.search import search
+from engine.index.query.search import search
 from engine.index.tables import Index
 from engine.index.types import Level, Query, Root, SegmentMark
 from engine.index.writer import Writer

@@ -16,8 +16,8 @@ from engine.dicom import tags
 from engine.dicom.identifier import Identifier, encode_identifier
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 from engine.errors import QueryError
-from engine.index import search as searching
-from engine.index.search import search
+from engine.index.query import search as searching
+from engine.index.query.search import search
 from engine.index.tables import Index
 from engine.index.types import Level, Query, Root
 from tests.index.made import ROOT, Tail, entry, tombstone

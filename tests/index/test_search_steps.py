@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from engine.dicom import tags
-from engine.index import access, walk
-from engine.index import search as searching
-from engine.index.place import Place
-from engine.index.search import search, search_steps
+from engine.index.query import access, walk
+from engine.index.query import search as searching
+from engine.index.query.place import Place
+from engine.index.query.search import search, search_steps
 from engine.index.tables import Index
 from engine.index.types import Level, Match, Query, Root
 from tests.index.made import ROOT, Tail, entry

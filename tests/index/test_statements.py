@@ -13,7 +13,7 @@ from engine.dicom.elements import blob_items
 from engine.dicom.identifier import encode_identifier
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 from engine.index import keys
-from engine.index.matching import sequence_items
+from engine.index.query.matching import sequence_items
 from engine.index.statements import Facts, Statement, canonical, fact_values, pack_content, unpack_content
 from tests.index.made import Tail, blob, entry
 

@@ -11,8 +11,8 @@ import pytest
 from engine.dicom import tags
 from engine.index import keys
 from engine.index import texts as packing
-from engine.index.explanation import Explanation
-from engine.index.search import search
+from engine.index.query.explanation import Explanation
+from engine.index.query.search import search
 from engine.index.statements import fact_values
 from engine.index.tables import Index
 from engine.index.terms import is_person_name, normal_values, pieces_of_patterns

@@ -34,8 +34,8 @@ from typing import Any
 from engine.dicom import charset, items, phonetic, tags, values
 from engine.dicom.identifier import BINARY_VRS, Identifier
 from engine.errors import DataSetError, QueryError
-from engine.index.condition import BASELINE, Condition, Rules
-from engine.index.moments import MOMENT_VRS, moment_condition, pair_condition, pair_of
+from engine.index.query.condition import BASELINE, Condition, Rules
+from engine.index.query.moments import MOMENT_VRS, moment_condition, pair_condition, pair_of
 from engine.index.terms import (
     Range,
     normal_values,

@@ -29,8 +29,8 @@ from engine.index.texts import TEXTS, Scan, Sieve
 from engine.index.types import Level
 
 if TYPE_CHECKING:
-    from engine.index.condition import Condition
-    from engine.index.walk import Walk
+    from engine.index.query.condition import Condition
+    from engine.index.query.walk import Walk
 
 KEYS_MAX = 20_000
 """Ids of `search` read in one read transaction, give or take one key's."""

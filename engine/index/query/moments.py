@@ -19,7 +19,7 @@ from functools import lru_cache
 
 from engine.dicom import tags, values
 from engine.dicom.values import Instant, Span
-from engine.index.condition import Condition, Rules
+from engine.index.query.condition import Condition, Rules
 from engine.index.terms import Range, normal_values, ranges_between
 
 Interval = tuple[str, str]

@@ -18,8 +18,8 @@ from engine.dicom import items, tags
 from engine.dicom.identifier import BINARY_VRS, Identifier
 from engine.dicom.items import Content
 from engine.errors import DataSetError
-from engine.index.condition import Condition, Rules
-from engine.index.matching import conditions
+from engine.index.query.condition import Condition, Rules
+from engine.index.query.matching import conditions
 from engine.index.types import KeyValue
 
 Pick: TypeAlias = "Callable[[bytes, bytes], bytes]"

@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 from engine.dicom import tags
 from engine.index import keys
-from engine.index.condition import Condition
 from engine.index.environment import Environment
-from engine.index.explanation import Explanation
-from engine.index.place import COMPUTE, Place, Shows, instance_count
-from engine.index.plan import Plan
+from engine.index.query.condition import Condition
+from engine.index.query.explanation import Explanation
+from engine.index.query.place import COMPUTE, Place, Shows, instance_count
+from engine.index.query.plan import Plan
 from engine.index.rows import read_name, scan_prefix
 from engine.index.types import Level, Query
 
 if TYPE_CHECKING:
-    from engine.index.access import Candidates
+    from engine.index.query.access import Candidates
 
 PATIENT, STUDY, SERIES, IMAGE = LEVELS = tuple(Level)
 

@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING, Any
 from engine.dicom import tags
 from engine.dicom.elements import blob_items
 from engine.errors import QueryError
-from engine.index import keys, private
-from engine.index.access import find_candidates
+from engine.index import keys
 from engine.index.environment import Environment
-from engine.index.explanation import Explanation
-from engine.index.place import Place
-from engine.index.plan import UNIQUE, Plan, check_hierarchy, level_of
+from engine.index.query import private
+from engine.index.query.access import find_candidates
+from engine.index.query.explanation import Explanation
+from engine.index.query.place import Place
+from engine.index.query.plan import UNIQUE, Plan, check_hierarchy, level_of
+from engine.index.query.walk import Walk
 from engine.index.rows import read_name
 from engine.index.types import Instance, Level, Match, Named, Query, Root
-from engine.index.walk import Walk
 from engine.storage.record import Position
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 from engine.dicom import charset, tags, values
 from engine.errors import QueryError
-from engine.index.condition import Condition, Rules
-from engine.index.matching import conditions
-from engine.index.picking import Pick, pick_of
+from engine.index.query.condition import Condition, Rules
+from engine.index.query.matching import conditions
+from engine.index.query.picking import Pick, pick_of
 from engine.index.statements import LEVEL_OF
 from engine.index.types import KeyValue, Level, Query
 

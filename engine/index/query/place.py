@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 from engine.dicom import tags
 from engine.dicom.elements import blob_items
 from engine.index import keys
-from engine.index.picking import Pick
-from engine.index.plan import Plan
+from engine.index.query.picking import Pick
+from engine.index.query.plan import Plan
 from engine.index.rows import unpack_tail
 from engine.index.statements import fact_values, utf_8
 from engine.index.types import Level, Match
 
 if TYPE_CHECKING:
-    from engine.index.walk import Walk
+    from engine.index.query.walk import Walk
 
 PATIENT, STUDY, SERIES, IMAGE = LEVELS = tuple(Level)
 
