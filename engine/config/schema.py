@@ -248,7 +248,7 @@ class Queries(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     relational: unique keys of the levels above may be missing and keys of all levels be combined; date-time: a date
     and its time are one range; fuzzy: names match by sound; timezone: times are in the zone of the key Timezone Offset
     From UTC; empty-values: two quotation marks ask for what has no value; multiple-values: each value of a list
-    must match. None by default: each changes what an identifier means, and who did not ask for it means the other thing."""
+    must match. None by default: each changes what an identifier means, and who did not ask means the other thing."""
 
     slow_s: Annotated[float, Meta(ge=0, le=86400)] = 1.0
     """Seconds after which the log says of a C-FIND that it was slow, and by which keys, access and candidates: never
