@@ -22,7 +22,7 @@ from engine.archive.layout import Layout
 from engine.dicom import extra
 from engine.dicom.extra import Extra, ExtraSet
 from engine.errors import ArchiveInUse, StorageError, StorageFull
-from engine.storage.files import Files, raise_write_error
+from engine.storage.files import Files, replace
 from engine.storage.record import crc32c
 
 if TYPE_CHECKING:
@@ -122,15 +122,4 @@ def settle(layout: Layout, files: Files, chosen: ExtraSet, *, is_keeper: bool) -
 
 def _record(path: str, chosen: ExtraSet, files: Files) -> None:
     content = msgspec.json.encode(_Set(chosen.extras, chosen.number))
-    temporary = f"{path}.{os.getpid()}"
-    try:
-        fd = files.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-    except OSError as error:
-        raise_write_error(error, f"open {temporary}")
-    try:
-        files.pwritev(fd, [msgspec.json.encode(_Checked(crc32c(content), msgspec.Raw(content)))], 0)
-        files.fdatasync(fd)
-    finally:
-        files.close(fd)
-    files.rename(temporary, path)
-    files.sync_directory(os.path.dirname(path))
+    replace(files, path, msgspec.json.encode(_Checked(crc32c(content), msgspec.Raw(content))))

@@ -142,40 +142,40 @@ def _check_keys(values: dict[str, Any], path: Path) -> None:
         if not isinstance(table, dict):
             raise ConfigError(f"{path}: {name} is a table, written [{name}]")
         _check_table(table, [field.name for field in msgspec.structs.fields(section)], f"{path}: [{name}]")
-    peers = values.get("peer", [])
-    if not (isinstance(peers, list) and all(isinstance(peer, dict) for peer in peers)):
-        raise ConfigError(f"{path}: peers are a list of tables, each written [[peer]]")
-    names = [field.name for field in msgspec.structs.fields(Peer)]
-    for number, peer in enumerate(peers, 1):
+    for number, peer in enumerate(_tables(values, "peer", path), 1):
         where = f"{path}: [[peer]] {_peer_name(peer, number)}"
-        _check_table(peer, names, where)
+        _check_table(peer, _fields(Peer), where)
         _check_address(peer, where)
-    rules = values.get("retention", [])
-    if not (isinstance(rules, list) and all(isinstance(rule, dict) for rule in rules)):
-        raise ConfigError(f"{path}: retention rules are a list of tables, each written [[retention]]")
-    names = [field.name for field in msgspec.structs.fields(Retention)]
-    for number, rule in enumerate(rules, 1):
-        _check_table(rule, names, f"{path}: [[retention]] {_name_of(rule, 'name', number)}")
-    rules = values.get("coercion", [])
-    if not (isinstance(rules, list) and all(isinstance(rule, dict) for rule in rules)):
-        raise ConfigError(f"{path}: coercion rules are a list of tables, each written [[coercion]]")
-    names = [field.name for field in msgspec.structs.fields(Coercion)]
-    for number, rule in enumerate(rules, 1):
-        _check_table(rule, names, f"{path}: [[coercion]] number {number}")
-    extras = values.setdefault("attribute", [])
-    if not (isinstance(extras, list) and all(isinstance(extra, dict) for extra in extras)):
-        raise ConfigError(f"{path}: attributes are a list of tables, each written [[attribute]]")
-    names = [field.name for field in msgspec.structs.fields(Attribute)]
-    for number, extra in enumerate(extras, 1):
+    for number, rule in enumerate(_tables(values, "retention", path), 1):
+        _check_table(rule, _fields(Retention), f"{path}: [[retention]] {_name_of(rule, 'name', number)}")
+    for number, rule in enumerate(_tables(values, "coercion", path), 1):
+        _check_table(rule, _fields(Coercion), f"{path}: [[coercion]] number {number}")
+    values.setdefault("attribute", [])
+    for number, extra in enumerate(_tables(values, "attribute", path), 1):
         where = f"{path}: [[attribute]] {_name_of(extra, 'tag', number)}"
-        _check_table(extra, names, where)
-        for needed in ("tag", "level"):
-            if needed not in extra:
-                raise ConfigError(f"{where}: {needed} is missing")
-        if extra["level"] not in get_args(AttributeLevel):
-            choices = get_args(AttributeLevel)
-            hint = _nearest(str(extra["level"]), choices)
-            raise ConfigError(f"{where}: level: {extra['level']!r} is none of {', '.join(choices)}{hint}")
+        _check_table(extra, _fields(Attribute), where)
+        _check_level(extra, where)
+
+
+def _tables(values: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
+    tables = values.get(key, [])
+    if not (isinstance(tables, list) and all(isinstance(table, dict) for table in tables)):
+        raise ConfigError(f"{path}: {key} is a list of tables, each written [[{key}]]")
+    return tables
+
+
+def _fields(table: type[msgspec.Struct]) -> list[str]:
+    return [field.name for field in msgspec.structs.fields(table)]
+
+
+def _check_level(extra: dict[str, Any], where: str) -> None:
+    for needed in ("tag", "level"):
+        if needed not in extra:
+            raise ConfigError(f"{where}: {needed} is missing")
+    choices = get_args(AttributeLevel)
+    if extra["level"] not in choices:
+        hint = _nearest(str(extra["level"]), choices)
+        raise ConfigError(f"{where}: level: {extra['level']!r} is none of {', '.join(choices)}{hint}")
 
 
 def _check_table(table: dict[str, Any], names: list[str], where: str) -> None:

@@ -333,3 +333,19 @@ class Files:
         """What the file system has left for us."""
         status = os.statvfs(path)
         return status.f_bavail * status.f_frsize
+
+
+def replace(files: Files, path: str, content: bytes) -> None:
+    """A small file with this content, durable; else what was there before. Raises StorageFull or StorageFailed."""
+    temporary = f"{path}.{os.getpid()}"
+    try:
+        fd = files.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    except OSError as error:
+        raise_write_error(error, f"open {temporary}")
+    try:
+        files.pwritev(fd, [content], 0)
+        files.fdatasync(fd)
+    finally:
+        files.close(fd)
+    files.rename(temporary, path)
+    files.sync_directory(os.path.dirname(path))

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from engine import log
-from engine.storage.files import Files, raise_write_error
+from engine.storage.files import Files, replace
 from engine.storage.record import crc32c
 
 logger = log.get("archive.scrub")
@@ -90,15 +90,4 @@ def load(path: str, files: Files) -> ScrubState:
 def save(path: str, state: ScrubState, files: Files) -> None:
     """Replaces what was saved before, as a whole. Raises StorageFull or StorageFailed."""
     content = msgspec.json.encode(state)
-    temporary = f"{path}.{os.getpid()}"
-    try:
-        fd = files.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-    except OSError as error:
-        raise_write_error(error, f"open {temporary}")
-    try:
-        files.pwritev(fd, [msgspec.json.encode(_Checked(crc32c(content), msgspec.Raw(content)))], 0)
-        files.fdatasync(fd)
-    finally:
-        files.close(fd)
-    files.rename(temporary, path)
-    files.sync_directory(str(Path(path).parent))
+    replace(files, path, msgspec.json.encode(_Checked(crc32c(content), msgspec.Raw(content))))
