@@ -164,10 +164,10 @@ def send(assoc: Association, stored: Stored, message_id: int = 1) -> C_STORE:
     rq.AffectedSOPInstanceUID = stored.sop_instance_uid
     rq.Priority = 0
     rq.DataSet = io.BytesIO(stored.data_set)
-    # As pynetdicom's send_c_store does: its own thread must not take the answer.
+    # Its own thread must not take the answer, so it has to stand still; `_is_paused` says so a moment too early.
     assoc._reactor_checkpoint.clear()
-    while not assoc._is_paused:
-        threading.Event().wait(0.001)
+    while assoc.is_alive() and not assoc._reactor_checkpoint._cond._waiters:  # type: ignore[attr-defined]
+        threading.Event().wait(0.0002)
     try:
         assoc.dimse.send_msg(rq, context_id(assoc, stored.sop_class_uid, stored.transfer_syntax_uid))
         _, rsp = assoc.dimse.get_msg(block=True)
