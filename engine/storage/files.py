@@ -338,10 +338,8 @@ class Files:
 def replace(files: Files, path: str, content: bytes) -> None:
     """A small file with this content, durable; else what was there before. Raises StorageFull or StorageFailed."""
     temporary = f"{path}.{os.getpid()}"
-    try:
-        fd = files.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-    except OSError as error:
-        raise_write_error(error, f"open {temporary}")
+    files.unlink(temporary)
+    fd = files.create(temporary)
     try:
         files.pwritev(fd, [content], 0)
         files.fdatasync(fd)

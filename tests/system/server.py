@@ -166,3 +166,18 @@ def wait_for(condition: object, timeout_s: float = 20.0, what: str = "condition"
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline, f"{what} not reached within {timeout_s} s"
         threading.Event().wait(0.02)
+
+
+def filmroom(server: Server, *arguments: str) -> dict[str, object]:
+    """A command beside the server; what it says in JSON."""
+    done = subprocess.run(
+        [sys.executable, "-m", "engine", *arguments, "--data", str(server.data), "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "FILMROOM_CONFIG": str(server.config_file)},
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    answer: dict[str, object] = orjson.loads(done.stdout.splitlines()[-1])
+    return answer

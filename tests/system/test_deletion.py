@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tests import samples
 from tests.system import foreign
-from tests.system.server import ROOT, Server, running, wait_for
+from tests.system.server import ROOT, Server, filmroom, running, wait_for
 
 COUNT = 30
 DELETE_AFTER = 3
@@ -32,21 +32,6 @@ CONFIG = (
 )
 MANUAL = "enabled = false\n"
 BY_ITSELF = "interval_s = 0.1\n"
-
-
-def filmroom(server: Server, *arguments: str) -> dict[str, object]:
-    """A command beside the server; what it says in JSON."""
-    done = subprocess.run(
-        [sys.executable, "-m", "engine", *arguments, "--data", str(server.data), "--json"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "FILMROOM_CONFIG": str(server.config_file)},
-    )
-    assert done.returncode == 0, done.stderr + done.stdout
-    answer: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
-    return answer
 
 
 def made(study: int, count: int = COUNT) -> dict[str, foreign.Stored]:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,26 +9,11 @@ from pynetdicom.association import Association
 
 from tests import samples
 from tests.system import foreign
-from tests.system.server import ROOT, Server, running
+from tests.system.server import filmroom, running
 
 KIND = (samples.CT, foreign.EXPLICIT)
 WORKERS = 2
 FIND = foreign.model("patient", "find")
-
-
-def filmroom(server: Server, *arguments: str) -> dict[str, object]:
-    """A command beside the server; what it says in JSON."""
-    done = subprocess.run(
-        [sys.executable, "-m", "engine", *arguments, "--data", str(server.data), "--json"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "FILMROOM_CONFIG": str(server.config_file)},
-    )
-    assert done.returncode == 0, done.stderr + done.stdout
-    answer: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
-    return answer
 
 
 def made(study: int, number: int, patient_id: str, name: str) -> foreign.Stored:

@@ -30,7 +30,7 @@ import orjson
 
 from engine.archive.layout import Layout
 from engine.errors import BackupError
-from engine.storage.files import Files
+from engine.storage.files import Files, replace
 
 FORMAT = 1
 DIGEST_BYTES = 32
@@ -217,7 +217,7 @@ class BackupFolder:
         for folder in (str(self.path), self.segments, self.manifests):
             files.make_directory(folder)
         files.sync_directory(str(self.path.absolute().parent))
-        write_whole(files, self._description, orjson.dumps({"format": FORMAT, "archive_id": layout.archive_id.hex()}))
+        replace(files, self._description, orjson.dumps({"format": FORMAT, "archive_id": layout.archive_id.hex()}))
 
     def names(self) -> list[str]:
         """The names of all manifests, the oldest first."""
@@ -251,7 +251,7 @@ class BackupFolder:
 
     def write(self, manifest: Manifest) -> None:
         """Durable when it returns; the ranges that it names must be so already."""
-        write_whole(self.files, f"{self.manifests}/{manifest.file_name}", manifest.encode())
+        replace(self.files, f"{self.manifests}/{manifest.file_name}", manifest.encode())
 
     def moment(self, now: datetime) -> datetime:
         """A time for a new manifest: now, and after that of every other one."""
@@ -287,17 +287,3 @@ def read_whole(files: Files, path: str, length_max: int) -> bytes:
         return files.pread(fd, size, 0)
     finally:
         files.close(fd)
-
-
-def write_whole(files: Files, path: str, content: bytes) -> None:
-    """Replaces a small file, durably: a new one, synced, renamed, its directory synced."""
-    temporary = f"{path}.{os.getpid()}"
-    files.unlink(temporary)
-    fd = files.create(temporary)
-    try:
-        files.pwritev(fd, [content], 0)
-        files.fdatasync(fd)
-    finally:
-        files.close(fd)
-    files.rename(temporary, path)
-    files.sync_directory(os.path.dirname(path))

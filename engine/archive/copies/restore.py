@@ -28,12 +28,12 @@ from engine import log
 from engine.archive import layout as layouts
 from engine.archive import verify
 from engine.archive.archive import Archive
-from engine.archive.copies.manifest import DIGEST_BYTES, BackupFolder, Manifest, SegmentCopy, read_whole, write_whole
+from engine.archive.copies.manifest import DIGEST_BYTES, BackupFolder, Manifest, SegmentCopy, read_whole
 from engine.archive.keeper import Keeper
 from engine.archive.layout import Layout
 from engine.archive.pace import Pace
 from engine.errors import BackupError
-from engine.storage.files import Files
+from engine.storage.files import Files, replace
 from engine.storage.segment import segment_path
 
 logger = log.get("archive.restore")
@@ -110,7 +110,7 @@ def _begin(layout: Layout, manifest: Manifest, files: Files) -> bool:
         if not files.exists(str(layout.data)):
             files.make_directory(str(layout.data))
             files.sync_directory(str(layout.data.absolute().parent))
-        write_whole(files, marker, orjson.dumps(content))
+        replace(files, marker, orjson.dumps(content))
     layouts.make_folders(layout.data, files)
     return False
 
