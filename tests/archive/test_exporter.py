@@ -20,7 +20,7 @@ from engine.errors import ExportFailed
 from engine.index.types import Instance, Level, Query
 from tests import samples
 from tests.archive.stand_in import ArchiveInMemory
-from tests.corpus import corpus_files, corpus_root
+from tests.corpus import corpus_files, corpus_root, needs_corpus
 
 
 def filled(*data_sets: pydicom.Dataset) -> ArchiveInMemory:
@@ -212,7 +212,7 @@ def everything(archive: Archive) -> list[Instance]:
     return found
 
 
-@pytest.mark.skipif(corpus_root() is None, reason="no corpus")
+@needs_corpus()
 def test_the_corpus_goes_in_and_comes_out_of_every_form(tmp_path: Path) -> None:
     originals: dict[str, set[bytes]] = {}
     for path in corpus_files():

@@ -15,7 +15,7 @@ from engine.errors import CorruptRecord, StorageFull
 from engine.index.types import Level, Query
 from tests import samples
 from tests.archive.stand_in import ArchiveInMemory
-from tests.corpus import corpus_files, corpus_root
+from tests.corpus import corpus_files, corpus_root, needs_corpus
 
 SEED = 20261124
 
@@ -287,7 +287,7 @@ def test_a_large_object_goes_into_a_real_archive_once(tmp_path: Path) -> None:
         assert archive.stats()["instances"] == 1
 
 
-@pytest.mark.skipif(corpus_root() is None, reason="no corpus")
+@needs_corpus()
 def test_each_file_of_the_corpus_is_stored_or_has_a_reason(tmp_path: Path) -> None:
     root = corpus_root()
     assert root is not None
@@ -303,7 +303,7 @@ def test_each_file_of_the_corpus_is_stored_or_has_a_reason(tmp_path: Path) -> No
         assert second.refused == first.refused
 
 
-@pytest.mark.skipif(not corpus_files("odd"), reason="no corpus")
+@needs_corpus("odd")
 def test_each_odd_file_alone_is_stored_or_has_a_reason() -> None:
     for path in corpus_files("odd"):
         summary = import_paths(ArchiveInMemory(), [path])

@@ -16,7 +16,7 @@ from engine.archive.interchange.media import Refused, SourceItem
 from engine.dicom import tags, uids
 from engine.dicom.part10 import write_file_meta
 from tests import samples
-from tests.corpus import corpus_root
+from tests.corpus import corpus_root, needs_corpus
 
 SEED = 20261124
 
@@ -406,7 +406,7 @@ def test_a_directory_in_another_encoding_is_refused() -> None:
         list(dicomdir.file_ids(plain))
 
 
-@pytest.mark.skipif(corpus_root() is None, reason="no corpus")
+@needs_corpus()
 def test_the_file_set_of_the_corpus_is_found_whole() -> None:
     root = corpus_root()
     assert root is not None

@@ -27,7 +27,7 @@ from engine.dicom import part10, transfer_syntax
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN, UNCOMPRESSED
 from engine.errors import TranscodeError
 from tests import samples
-from tests.corpus import corpus_files, corpus_root
+from tests.corpus import corpus_files, needs_corpus
 from tests.oracle import jpeg_lossless as oracle
 
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -43,7 +43,6 @@ ENCAPSULATED_UNCOMPRESSED = "1.2.840.10008.1.2.1.98"
 SEED = 20261124
 BYTES_MAX = 64 << 20
 
-needs_corpus = pytest.mark.skipif(corpus_root() is None, reason="no corpus")
 
 
 # Plans -------------------------------------------------------------------------------------------
@@ -408,7 +407,7 @@ def compressed_corpus() -> Iterator[tuple[Path, str, bytes]]:
             yield path, meta.transfer_syntax_uid, data[meta.data_set_offset :]
 
 
-@needs_corpus
+@needs_corpus()
 def test_one_siemens_image_in_nine_syntaxes_has_the_same_pixels() -> None:
     async def work() -> set[bytes]:
         transcoder = Transcoder()
@@ -426,7 +425,7 @@ def test_one_siemens_image_in_nine_syntaxes_has_the_same_pixels() -> None:
     assert len(asyncio.run(work())) == 1
 
 
-@needs_corpus
+@needs_corpus()
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_corpus_decodes_as_pydicom_decodes_it() -> None:
     decoded = 0
@@ -450,7 +449,7 @@ def test_the_corpus_decodes_as_pydicom_decodes_it() -> None:
     assert decoded >= 60
 
 
-@needs_corpus
+@needs_corpus()
 def test_the_lossless_jpeg_of_the_corpus_is_decoded() -> None:
     done = 0
     for path, syntax, data in compressed_corpus():

@@ -21,7 +21,7 @@ from engine.dicom.transfer_syntax import (
     IMPLICIT_VR_LITTLE_ENDIAN,
     TransferSyntax,
 )
-from tests.corpus import corpus_files
+from tests.corpus import corpus_files, needs_corpus
 from tests.oracle import foreign
 
 SYNTAXES = (IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN)
@@ -161,7 +161,7 @@ def plain(element: DataElement) -> object:
     ]
 
 
-@pytest.mark.skipif(not files(), reason="the corpus is not here")
+@needs_corpus()
 def test_the_corpus_reads_as_before_but_for_what_was_changed() -> None:
     """A name that hardly any declared set carries, so that most heads are brought into UTF-8."""
     changes = Changes({tags.PatientName: "Łukasz^王".encode(), tags.PatientID: b"NEW"})

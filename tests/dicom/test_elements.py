@@ -18,7 +18,7 @@ from engine.dicom.transfer_syntax import (
     TransferSyntax,
 )
 from engine.errors import DataSetError
-from tests.corpus import corpus_files
+from tests.corpus import corpus_files, needs_corpus
 from tests.oracle import data_sets, foreign
 from tests.oracle.data_sets import Plain, text, us
 
@@ -63,6 +63,7 @@ def assert_same_sequence(dataset: Any, tag: int, kept: bytes, character_set: byt
         assert {e.tag: e.value for e in our_item} == {e.tag: e.value for e in their_item if e.tag.element != 0}
 
 
+@needs_corpus()
 def test_the_corpus_gives_the_values_and_the_pixel_data_offset_that_pydicom_finds() -> None:
     for path in corpus_files():
         file = foreign.read_file(path)
@@ -81,6 +82,7 @@ def test_the_corpus_gives_the_values_and_the_pixel_data_offset_that_pydicom_find
         assert head.sop_instance_uid == items.get(tags.SOPInstanceUID, b"")
 
 
+@needs_corpus()
 def test_walk_finds_the_elements_that_pydicom_finds() -> None:
     for path in corpus_files("ct", "mr", "sr", "us", "syntax", "series/ct-legacy-converted", "rt"):
         file = foreign.read_file(path)
@@ -95,6 +97,7 @@ def test_walk_finds_the_elements_that_pydicom_finds() -> None:
                 assert file.data[element.value_offset : element.value_offset + element.length] == raw
 
 
+@needs_corpus("odd")
 def test_whatever_is_odd_is_read_or_refused_with_our_own_error() -> None:
     for path in corpus_files("odd"):
         raw = path.read_bytes()

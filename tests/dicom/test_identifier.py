@@ -17,7 +17,7 @@ from engine.dicom.identifier import (
 )
 from engine.dicom.transfer_syntax import UNCOMPRESSED, TransferSyntax
 from engine.errors import DataSetError
-from tests.corpus import corpus_files
+from tests.corpus import corpus_files, needs_corpus
 from tests.oracle import data_sets, foreign
 from tests.oracle.data_sets import Item, Plain, text
 
@@ -187,6 +187,7 @@ def test_any_bytes_are_read_or_refused(data: bytes, syntax: TransferSyntax) -> N
         pass
 
 
+@needs_corpus("sr", "rt", "charset")
 def test_small_data_sets_of_the_corpus_hold_what_pydicom_finds() -> None:
     for path in corpus_files("sr", "rt", "charset"):
         file = foreign.read_file(path)

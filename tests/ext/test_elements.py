@@ -15,7 +15,7 @@ from engine.dicom import elements as door
 from engine.dicom import part10, tags, transfer_syntax
 from engine.dicom.elements import SCAN_LIMITS
 from engine.errors import DataSetError
-from tests.corpus import corpus_files
+from tests.corpus import corpus_files, needs_corpus
 from tests.fuzz import targets
 from tests.oracle import data_sets
 from tests.oracle import elements as oracle
@@ -68,11 +68,13 @@ def corpus_data_sets() -> list[tuple[Path, bytes, int]]:
     return found
 
 
+@needs_corpus()
 def test_twins_agree_on_the_corpus() -> None:
     for file, data, encoding in corpus_data_sets():
         assert head_by_ext(data, encoding, True) == head_by_oracle(data, encoding, True), file
 
 
+@needs_corpus()
 def test_twins_agree_on_mutations_of_the_corpus() -> None:
     heads = [data[:3000] for _, data, encoding in corpus_data_sets()[::25] if encoding == EXPLICIT]
     for seed, data in enumerate(heads):

@@ -27,12 +27,10 @@ from engine.dicom import tags
 from engine.index.types import Level, Match, Outcome, Query
 from engine.storage.record import crc32c
 from tests import samples
-from tests.corpus import corpus_files
+from tests.corpus import corpus_files, needs_corpus
 from tests.system import foreign
 from tests.system.server import Server, running
 
-FILES = corpus_files("charset")
-needs_corpus = pytest.mark.skipif(not FILES, reason="there is no corpus (FILMROOM_CORPUS)")
 UTF_8 = "ISO_IR 192"
 NAMES = ("PatientName", "OtherPatientNames", "ReferringPhysicianName", "OperatorsName")
 TEXTS = ("StudyDescription", "PatientComments", "AdditionalPatientHistory")
@@ -95,7 +93,7 @@ class Filed:
                 return None
 
 
-FILED = [Filed.of(path) for path in FILES]
+FILED = [Filed.of(path) for path in corpus_files("charset")]
 
 
 def forms(name: str) -> list[str]:
@@ -170,7 +168,7 @@ def find(archive: Archive, keyword: str, key: bytes, character_set: str) -> dict
     return {match.attributes[tags.StudyInstanceUID].decode(): match for match in archive.find(query)}
 
 
-@needs_corpus
+@needs_corpus("charset")
 @pytest.mark.parametrize("filed", FILED, ids=lambda one: one.path.stem)
 def test_a_file_is_found_by_each_of_its_names(filed: Filed, archives: dict[Path, Archive]) -> None:
     asked = 0
@@ -187,7 +185,7 @@ def test_a_file_is_found_by_each_of_its_names(filed: Filed, archives: dict[Path,
     assert asked > 8
 
 
-@needs_corpus
+@needs_corpus("charset")
 @pytest.mark.parametrize("filed", FILED, ids=lambda one: one.path.stem)
 def test_a_name_of_one_is_no_name_of_the_others(filed: Filed, archives: dict[Path, Archive]) -> None:
     (name,) = filed.texts("PatientName")
@@ -203,7 +201,7 @@ def test_a_name_of_one_is_no_name_of_the_others(filed: Filed, archives: dict[Pat
     assert found.keys() <= expected
 
 
-@needs_corpus
+@needs_corpus("charset")
 @pytest.mark.parametrize("filed", FILED, ids=lambda one: one.path.stem)
 def test_every_text_reads_as_pydicom_reads_it(filed: Filed, archives: dict[Path, Archive]) -> None:
     """Those of the study and the patient; and each is found by itself."""
@@ -233,7 +231,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield started
 
 
-@needs_corpus
+@needs_corpus("charset")
 def test_pynetdicom_finds_every_file_by_its_names(server: Server) -> None:
     uid = foreign.model("study", "find")
     asked = 0
@@ -282,7 +280,7 @@ def _said(ds: Dataset) -> str:
     return str(ds.PatientName).replace("\x1b$)A", "")
 
 
-@needs_corpus
+@needs_corpus("charset")
 def test_an_answer_is_in_the_set_that_was_asked_for_if_that_can_carry_it(server: Server) -> None:
     uid = foreign.model("study", "find")
     with foreign.association(server.port, [(uid, foreign.EXPLICIT)]) as assoc:

@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import orjson
@@ -20,13 +21,13 @@ from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
 from tests import peer
-from tests.corpus import corpus_files, corpus_root
+from tests.corpus import corpus_files, corpus_root, needs_corpus
 from tests.peer import EXPLICIT, IMPLICIT, VERIFICATION, Peer
 from tests.system import foreign
 from tests.system.foreign import Stored
 from tests.system.server import ROOT, Server, running
 
-pytestmark = pytest.mark.skipif(not corpus_files(), reason="the corpus is not here")
+pytestmark = needs_corpus()
 
 ILL_FORMED = ("odd", "codec-only", "palette")
 """Folders whose files need not be storable."""
@@ -44,7 +45,8 @@ class File:
     study_instance_uid: str
 
 
-def well_formed() -> list[File]:
+@cache
+def well_formed() -> tuple[File, ...]:
     """Every file outside of the ill-formed folders."""
     files = []
     root = corpus_root()
@@ -58,15 +60,19 @@ def well_formed() -> list[File]:
         ds = dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID"])
         stored = Stored(str(ds.SOPClassUID), str(ds.SOPInstanceUID), foreign.uid_of(meta, 0x0010), data_set)
         files.append(File(path, stored, str(ds.StudyInstanceUID)))
-    return files
+    return tuple(files)
 
 
-FILES = well_formed()
-BY_UID: dict[str, list[File]] = defaultdict(list)
-for _file in FILES:
-    BY_UID[_file.stored.sop_instance_uid].append(_file)
+@cache
+def by_uid() -> dict[str, list[File]]:
+    """SOP Instance UID → the well-formed files that have it."""
+    found: dict[str, list[File]] = defaultdict(list)
+    for file in well_formed():
+        found[file.stored.sop_instance_uid].append(file)
+    return dict(found)
 
 
+@cache
 def odd_twins() -> dict[str, set[tuple[str, bytes]]]:
     """SOP Instance UID → transfer syntax and data set of the ill-formed files that share it with a well-formed one."""
     twins: dict[str, set[tuple[str, bytes]]] = defaultdict(set)
@@ -75,13 +81,10 @@ def odd_twins() -> dict[str, set[tuple[str, bytes]]]:
             meta, data_set = foreign.read_file(path)
         except AssertionError:
             continue
-        for uid in BY_UID:
+        for uid in by_uid():
             if uid.encode() in data_set[:4096]:
                 twins[uid].add((foreign.uid_of(meta, 0x0010), data_set))
     return twins
-
-
-TWINS = odd_twins()
 
 
 def command(*arguments: str, timeout_s: float = 300.0) -> subprocess.CompletedProcess[str]:
@@ -118,26 +121,26 @@ def groups(files: Iterable[File]) -> Iterator[tuple[list[str], list[tuple[str, s
 
 def assert_come_back(brought: dict[str, tuple[str, bytes]]) -> None:
     """Every well-formed instance is there, as one of the files that carry its UID."""
-    missing = BY_UID.keys() - brought.keys()
-    assert not missing, f"{len(missing)} are missing: {[BY_UID[uid][0].path.name for uid in sorted(missing)[:5]]}"
-    for uid, files in BY_UID.items():
+    missing = by_uid().keys() - brought.keys()
+    assert not missing, f"{len(missing)} are missing: {[by_uid()[uid][0].path.name for uid in sorted(missing)[:5]]}"
+    for uid, files in by_uid().items():
         sent = {(file.stored.transfer_syntax_uid, file.stored.data_set) for file in files}
-        assert brought[uid] in sent | TWINS.get(uid, set()), f"{files[0].path.name} came back changed"
+        assert brought[uid] in sent | odd_twins().get(uid, set()), f"{files[0].path.name} came back changed"
 
 
 def got(port: int) -> dict[str, tuple[str, bytes]]:
     """Everything well formed, by C-GET."""
     brought: dict[str, tuple[str, bytes]] = {}
-    for studies, kinds in groups(FILES):
+    for studies, kinds in groups(well_formed()):
         result = foreign.get(port, {"level": "STUDY", "StudyInstanceUID": studies}, kinds, maximum_length=1 << 20)
-        assert not result.failed_uids or not set(result.failed_uids) & BY_UID.keys()
+        assert not result.failed_uids or not set(result.failed_uids) & by_uid().keys()
         brought |= result.data_sets
     return brought
 
 
 def exported(data: Path, target: Path) -> dict[str, tuple[str, bytes]]:
     """Everything well formed, by `filmroom export`."""
-    studies = dict.fromkeys(file.study_instance_uid for file in FILES)
+    studies = dict.fromkeys(file.study_instance_uid for file in well_formed())
     options = [argument for study in studies for argument in ("--study", study)]
     done = command("export", "--json", "--data", str(data), str(target), *options)
     assert done.returncode == 0, done.stderr
@@ -176,7 +179,7 @@ def test_every_file_is_imported_or_refused_with_a_reason(archive: tuple[Path, di
     taken = sum(summary[key] for key in ("stored", "already_there", "kept_aside"))  # type: ignore[misc]
     assert taken + len(refused) == len(files)
     names = {Path(row["path"]).resolve() for row in refused}
-    wrongly = [file.path for file in FILES if file.path.resolve() in names]
+    wrongly = [file.path for file in well_formed() if file.path.resolve() in names]
     assert not wrongly, f"well-formed files were refused: {wrongly}"
 
 
@@ -203,13 +206,13 @@ def test_every_imported_instance_comes_back_by_c_get(server: Server) -> None:
 
 
 def test_every_imported_instance_comes_back_by_c_move(server: Server) -> None:
-    kinds = {(file.stored.sop_class_uid, file.stored.transfer_syntax_uid) for file in FILES}
+    kinds = {(file.stored.sop_class_uid, file.stored.transfer_syntax_uid) for file in well_formed()}
     odd = {(sop_class_uid, syntax) for sop_class_uid, _ in kinds for syntax in (EXPLICIT, IMPLICIT)}
-    studies = list(dict.fromkeys(file.study_instance_uid for file in FILES))
+    studies = list(dict.fromkeys(file.study_instance_uid for file in well_formed()))
     with foreign.Receiver(sorted(kinds | odd), maximum_length=1 << 20) as sink:
         server.reload(sink.peer(more="store_associations = 2"))
         moved = foreign.move(server.port, {"level": "STUDY", "StudyInstanceUID": studies}, "SINK")
-        assert not set(moved.failed_uids) & BY_UID.keys()
+        assert not set(moved.failed_uids) & by_uid().keys()
         assert_come_back(sink.data_sets())
 
 
@@ -217,7 +220,7 @@ def test_an_import_into_a_running_archive_is_seen_at_once(tmp_path: Path) -> Non
     with running(tmp_path / "data") as server:
         summary = imported(tmp_path / "data", *corpus_files("series/mr-ge-wrist"), *corpus_files("charset"))
         assert summary["refused"] == []
-        files = [file for file in FILES if {"mr-ge-wrist", "charset"} & set(file.path.parts)]
+        files = [file for file in well_formed() if {"mr-ge-wrist", "charset"} & set(file.path.parts)]
         for studies, kinds in groups(files):
             result = foreign.get(server.port, {"level": "STUDY", "StudyInstanceUID": studies}, kinds)
             assert result.statuses[-1] == 0
@@ -233,7 +236,7 @@ def test_every_well_formed_file_can_be_sent_and_comes_back(tmp_path: Path) -> No
     with running(tmp_path / "data") as server:
         statuses: dict[str, list[int]] = defaultdict(list)
         batch: list[File] = []
-        for file in [*FILES, None]:
+        for file in [*well_formed(), None]:
             kinds = {(each.stored.sop_class_uid, each.stored.transfer_syntax_uid) for each in batch}
             if file is None or len(kinds) == CONTEXTS_MAX:
                 answers = foreign.store(server.port, [each.stored for each in batch])
@@ -244,10 +247,10 @@ def test_every_well_formed_file_can_be_sent_and_comes_back(tmp_path: Path) -> No
                 batch.append(file)
         for uid, answers in statuses.items():
             # Other files with the same UID are kept aside: B000.
-            assert answers[0] == 0, f"{BY_UID[uid][0].path.name}: {answers[0]:04X}"
+            assert answers[0] == 0, f"{by_uid()[uid][0].path.name}: {answers[0]:04X}"
             assert set(answers) <= {0, 0xB000}
         brought = got(server.port)
-        for uid, files in BY_UID.items():
+        for uid, files in by_uid().items():
             first = files[0].stored
             assert brought[uid] == (first.transfer_syntax_uid, first.data_set), files[0].path.name
 

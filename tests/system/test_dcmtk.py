@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests import samples
-from tests.corpus import corpus_files
+from tests.corpus import corpus_files, needs_corpus
 from tests.system import foreign
 from tests.system.server import Server, free_port, running, wait_for
 
@@ -208,10 +208,9 @@ def test_several_storescu_and_findscu_at_once_are_served(server: Server, tmp_pat
         assert len(foreign.find(server.port, keys)[1]) == 20
 
 
+@needs_corpus("series/mr-siemens-one-image-nine-syntaxes")
 def test_storescu_sends_real_series_as_they_are(server: Server, tmp_path: Path) -> None:
     files = corpus_files("series/mr-siemens-one-image-nine-syntaxes")
-    if not files:
-        pytest.skip("the corpus is not here")
     uncompressed = (foreign.EXPLICIT, foreign.IMPLICIT, "1.2.840.10008.1.2.2")
     for path in files:
         meta, _ = foreign.read_file(path)
