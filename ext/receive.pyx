@@ -19,6 +19,12 @@ only what is incomplete when the kernel has no more is kept in one of our own, s
 none. A data set is a list of chunks from a pool; when it outgrows `part_bytes` it is handed over in parts, so
 that an object of any size costs bounded memory. crc32c is taken fragment by fragment, while the bytes are still
 in the cache.
+
+A sender that leaves Nagle's algorithm on (DCMTK as it comes, most modalities) writes command and data set apart and holds
+the second back until the first is acknowledged, and Linux delays that by up to 40 ms. So a read that emptied the socket
+within a message sets TCP_QUICKACK, which sends what is due at once. It is not permanent (tcp(7)): our answer ends it, so it is set again where
+it is needed. A whole message needs none, since its answer carries the acknowledgement, and neither do long reads.
+
 No memory is ever taken on the word of a length field: chunks are taken as bytes arrive.
 """
 
@@ -32,6 +38,16 @@ from libc.string cimport memcpy, memmove
 
 from crc32c_impl cimport crc32c_update
 
+
+cdef extern from "<sys/socket.h>" nogil:
+    int setsockopt(int fd, int level, int name, const void* value, unsigned int length)
+
+cdef extern from "<netinet/in.h>" nogil:
+    int IPPROTO_TCP
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    int TCP_QUICKACK
+
 # What buffer_updated reports, as the first item of each tuple.
 PDU = 1               # (PDU, pdu_type, body): a whole PDU other than P-DATA-TF
 COMMAND = 2           # (COMMAND, presentation_context_id, command, has_data_set)
@@ -43,6 +59,7 @@ P_DATA_EARLY = 6      # (P_DATA_EARLY,): a P-DATA-TF while `data_allowed` is Fal
 DEF SLACK = 512       # room behind a chunk for what follows a fragment
 DEF CONTROL = 16384   # the shared control buffer
 DEF KEPT = 1024       # the least that is kept of what is incomplete
+DEF LONG_READ = 65536 # beyond the longest segment (loopback has 65 483 bytes): two have come, the kernel acknowledges these
 
 cdef enum Stage:
     AT_PDU = 0        # wants a PDU header, 6 bytes
@@ -226,6 +243,10 @@ cdef class Receiver:
     cdef public bint data_allowed
     """Whether the association's state takes P-DATA-TF now."""
     cdef readonly uint64_t bytes_received
+    cdef public int quick_ack_fd
+    """The TCP socket that the bytes come from, while it is open; -1: none, or a transport that has no such option."""
+    cdef readonly uint64_t quick_acks
+    """How often TCP_QUICKACK was set."""
 
     def __cinit__(self, ChunkPool pool not None, on_events, *, uint32_t p_data_length_max=1 << 24,
                   uint32_t control_length_max=1 << 20, uint32_t command_length_max=1 << 16,
@@ -247,6 +268,8 @@ cdef class Receiver:
         self.part_bytes = part_bytes
         self.pdv_count_max = pdv_count_max
         self.data_allowed = False
+        self.quick_ack_fd = -1
+        self.quick_acks = 0
 
     # -- the event loop's side ------------------------------------------------------------------
 
@@ -284,6 +307,7 @@ cdef class Receiver:
         cdef Py_ssize_t mine
         cdef Chunk tail
         cdef list events
+        cdef bint emptied = count < self.window.length and count < LONG_READ
         if count < 0 or count > self.window.length:
             raise ValueError("more bytes than the buffer holds")
         self.bytes_received += count
@@ -304,6 +328,9 @@ cdef class Receiver:
         else:
             self.ctl_end += count
         self.parse()
+        if emptied and self.quick_ack_fd >= 0 and self.awaits_more():
+            # Before the events: they may close the socket.
+            self.acknowledge()
         if self.ctl_start == self.ctl_end or self.stage == DEAD:
             self.share_control()
         elif self.control is None:
@@ -321,6 +348,7 @@ cdef class Receiver:
         cdef _Context context
         cdef Chunk chunk
         self.stage = DEAD
+        self.quick_ack_fd = -1
         for event in self.events:
             # A part that `get_buffer` had to hand over and for which no byte came any more.
             if event[0] == DATA_SET_PART:
@@ -349,12 +377,21 @@ cdef class Receiver:
     @property
     def mid_message(self):
         """Whether a PDU, a command or a data set is incomplete."""
+        return self.awaits_more()
+
+    cdef bint awaits_more(self) except -1:
         if self.stage != AT_PDU or self.ctl_start != self.ctl_end:
             return True
         for entry in self.contexts.values():
             if (<_Context>entry).awaits_data or (<_Context>entry).command is not None:
                 return True
         return False
+
+    cdef int acknowledge(self) except -1:
+        cdef int on = 1
+        setsockopt(self.quick_ack_fd, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof(on))  # a failure costs time, no byte
+        self.quick_acks += 1
+        return 0
 
     # -- the parser -----------------------------------------------------------------------------
 

@@ -43,6 +43,7 @@ class DataSet:
 
 class Receiver:
     data_allowed: bool
+    quick_ack_fd: int
     def __init__(
         self,
         pool: ChunkPool,
@@ -56,6 +57,8 @@ class Receiver:
     ) -> None: ...
     @property
     def bytes_received(self) -> int: ...
+    @property
+    def quick_acks(self) -> int: ...
     @property
     def held_bytes(self) -> int: ...
     @property

@@ -143,6 +143,7 @@ class Connection(asyncio.BufferedProtocol):
             # An answer in the Nagle buffer costs a lone sender 40 ms an instance.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            self.receiver.quick_ack_fd = sock.fileno()
         # With a high-water mark of 0, writes go out at once and `drained` means that the socket has taken everything.
         transport.set_write_buffer_limits(high=0)  # type: ignore[attr-defined]
         now = self._loop.time()
@@ -265,15 +266,18 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
     def respond_release(self) -> None:
-        """Answers A-RELEASE-RQ after `release_requested` returned False."""
-        if self._transport is not None:
+        """Answers A-RELEASE-RQ after `release_requested` returned False; nothing when the association is over by now.
+
+        Operations end in the answers of a group commit, which must not fail for what one peer did meanwhile.
+        """
+        if self._transport is not None and self._association.release_indicated:
             self._association.respond_release(now=self._loop.time())
             self._end_reason = self._end_reason or "released by the peer"
             self._flush()
 
     def request_release(self) -> None:
-        """Asks for an orderly end."""
-        if self.is_open:
+        """Asks for an orderly end, unless the peer has asked already."""
+        if self._transport is not None and self._association.release_request_allowed:
             self._association.request_release()
             self._flush()
 

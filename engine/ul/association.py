@@ -49,6 +49,14 @@ _TRIGGERS: Final[dict[int, Trigger]] = {
 }
 
 _RECEIVING: Final = frozenset({State.ESTABLISHED, State.AWAITING_RELEASE_RP})
+_RELEASE_INDICATED: Final = frozenset(
+    {
+        State.RELEASE_INDICATED,
+        State.COLLISION_REQUESTOR_INDICATED,
+        State.COLLISION_ACCEPTOR_AWAITING_RP,
+        State.COLLISION_ACCEPTOR_INDICATED,
+    }
+)
 _SENDING: Final = frozenset({State.ESTABLISHED, State.RELEASE_INDICATED})
 
 _UNEXPECTED: Final = pdu.Abort(2, UNEXPECTED_PDU)
@@ -87,6 +95,16 @@ class Association:
         self._output = bytearray()
         self._request: pdu.AssociateRQ | None = None
         self._release_response_due = False
+
+    @property
+    def release_indicated(self) -> bool:
+        """Whether the peer's A-RELEASE-RQ waits for `respond_release`; no longer once either side has aborted."""
+        return self.state in _RELEASE_INDICATED
+
+    @property
+    def release_request_allowed(self) -> bool:
+        """Whether `request_release` may be called now."""
+        return self.state is State.ESTABLISHED
 
     # What the transport tells ------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+import socket
 import struct
 from collections.abc import Iterator
 
@@ -221,6 +222,60 @@ def test_a_frame_is_read_back_by_the_receiver(seed: int) -> None:
     feed(receiver, bytes(memoryview(frame)), fixed(1 << 20))
     assert [e[0] for e in events] == [assembly.COMMAND, assembly.DATA_SET], f"seed {seed}"
     assert events[1][2].to_bytes() == payload
+
+
+@pytest.fixture
+def tcp() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two ends of a TCP connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    with near, far:
+        yield near, far
+
+
+def test_reads_that_leave_a_message_incomplete_ask_for_an_acknowledgement(
+    tcp: tuple[socket.socket, socket.socket],
+) -> None:
+    receiver, _, _ = collect()
+    receiver.quick_ack_fd = tcp[0].fileno()
+
+    def after(data: bytes) -> int:
+        feed(receiver, data, fixed(1 << 30))
+        return receiver.quick_acks
+
+    echo = p_data(pdv(1, 3, command(False)))
+    assert after(echo) == 0, "a whole message is answered, and that acknowledges it"
+    assert after(echo[:3]) == 1
+    assert after(echo[3:]) == 1
+    assert after(p_data(pdv(1, 3, command(True)))) == 2, "its data set is due"
+    assert after(p_data(pdv(1, 0, bytes(100)))) == 3, "the last fragment is due"
+    assert after(p_data(pdv(1, 2, bytes(100)))) == 3
+    assert after(echo + echo[:8]) == 4
+    assert after(echo[8:]) == 4
+    tcp[0].close()
+    assert after(echo[:3]) == 5, "a socket that is gone costs nothing but the call"
+    receiver.stop()
+    assert receiver.quick_ack_fd == -1
+
+
+def test_long_reads_are_left_to_the_kernel(tcp: tuple[socket.socket, socket.socket]) -> None:
+    """Two segments have come by then, which it acknowledges by itself: a fast sender costs no call a read."""
+    receiver, _, pool = collect(chunk_bytes=1 << 20)
+    receiver.quick_ack_fd = tcp[0].fileno()
+    feed(receiver, p_data(pdv(1, 3, command(True))), fixed(1 << 30))
+    before = receiver.quick_acks
+    feed(receiver, p_data(pdv(1, 0, bytes(1 << 20)))[:-1], fixed(1 << 17))
+    assert receiver.bytes_received > 1 << 20
+    assert receiver.quick_acks - before <= 1
+    receiver.stop()
+    assert pool.outstanding == 0
+
+
+def test_a_receiver_without_a_tcp_socket_asks_for_nothing() -> None:
+    receiver, _, _ = collect()
+    feed(receiver, p_data(pdv(1, 3, command(False))), fixed(1))
+    assert receiver.quick_acks == 0
 
 
 def test_fragments_honour_the_peers_maximum_length() -> None:

@@ -387,6 +387,71 @@ def test_a_release_that_the_user_holds_back_is_answered_when_it_says_so() -> Non
     assert user.ends == ["released by the peer"]
 
 
+@pytest.mark.parametrize("end", ["an unknown PDU", "A-RELEASE-RQ again", "A-ABORT", "our own abort"])
+def test_a_release_that_is_answered_when_the_association_is_over_does_nothing(end: str) -> None:
+    """The answer comes from the group commit, which serves other associations too."""
+    raised: list[BaseException] = []
+
+    def respond(user: User) -> None:
+        assert user.connection is not None
+        try:
+            if end == "our own abort":
+                user.connection.abort("stopping")
+            user.connection.respond_release()
+            user.connection.request_release()
+        except BaseException as error:
+            raised.append(error)
+
+    def script(scripted: Peer, user: User) -> None:
+        scripted.associate(ECHO)
+        release = peer.pdu(peer.RELEASE_RQ, bytes(4))
+        more = {"an unknown PDU": b"\x09\0\0\0\0\0", "A-RELEASE-RQ again": release, "A-ABORT": peer.pdu(7, bytes(4))}
+        scripted.send(release + more.get(end, b""))
+        assert user.connection is not None
+        if end in ("an unknown PDU", "A-RELEASE-RQ again"):
+            scripted.expect_abort()
+        elif end == "A-ABORT":
+            scripted.expect_closed()
+        else:
+            assert not scripted.socket_has_more(0.2)
+        answered = threading.Event()
+        user.connection._loop.call_soon_threadsafe(lambda: (respond(user), answered.set()))
+        assert answered.wait(5)
+
+    user = play(script, answer_release=False)
+    assert not raised
+    assert len(user.ends) == 1
+
+
+def test_what_a_message_lacks_is_acknowledged_at_once_and_whole_messages_are_not() -> None:
+    """Nagle's algorithm at the peer holds the data set back until its command is acknowledged."""
+    counts: list[int] = []
+
+    def script(scripted: Peer, user: User) -> None:
+        def send(data: bytes) -> None:
+            assert user.connection is not None
+            before = user.connection.received_bytes
+            scripted.send(data)
+            while user.connection.received_bytes < before + len(data):
+                threading.Event().wait(0.001)
+            counts.append(user.connection.receiver.quick_acks)
+
+        scripted.associate(ECHO, STORE)
+        assert user.connection is not None
+        counts.append(user.connection.receiver.quick_acks)
+        command, data_set = peer.message_pdus(3, peer.c_store_rq(1, CT, "1.2.3"), bytes(1000))
+        send(command[:12])
+        send(command[12:])
+        send(data_set[:12])
+        send(data_set[12:])
+        scripted.echo()
+        counts.append(user.connection.receiver.quick_acks)
+        scripted.release()
+
+    play(script)
+    assert counts == [0, 1, 2, 3, 3, 3]
+
+
 def test_reading_pauses_as_often_as_it_was_asked_to() -> None:
     def pause(user: User) -> None:
         if len(user.commands) == 1:
