@@ -213,9 +213,10 @@ def negotiate(rq: AssociateRQ, policy: AcceptPolicy, *, refusal: AssociateRJ | N
         return CALLING_AE_TITLE_NOT_RECOGNIZED
 
     storage = _storage_classes(rq, policy)
+    fetched = _fetched_classes(rq, storage, policy)
     count_max = policy.presentation_context_count_max
     answers = tuple(
-        _answer_context(context, policy, storage) if index < count_max else _reject(context, NO_REASON)
+        _answer_context(context, policy, storage, fetched) if index < count_max else _reject(context, NO_REASON)
         for index, context in enumerate(rq.presentation_contexts)
     )
     accepted = {
@@ -322,8 +323,17 @@ def _is_uid(text: str) -> bool:
     return len(text) <= _UID_LENGTH_MAX and _UID.fullmatch(text) is not None
 
 
+def _fetched_classes(rq: AssociateRQ, storage: frozenset[str], policy: AcceptPolicy) -> frozenset[str]:
+    """The storage classes whose instances the requestor may fetch by C-GET on this association."""
+    roles = {role.sop_class_uid for role in rq.user_information.role_selections if role.scp_role}
+    proposed = {context.abstract_syntax for context in rq.presentation_contexts}
+    if policy.lenient_get_roles and _forgot_roles(rq, proposed, storage):
+        return storage
+    return storage & roles
+
+
 def _answer_context(
-    context: PresentationContextRQ, policy: AcceptPolicy, storage: frozenset[str]
+    context: PresentationContextRQ, policy: AcceptPolicy, storage: frozenset[str], fetched: frozenset[str]
 ) -> PresentationContextAC:
     proposed = context.transfer_syntaxes
     chosen: str | None = None
@@ -336,6 +346,9 @@ def _answer_context(
         return _reject(context, USER_REJECTION)
     else:
         chosen = _choose_for_storage(proposed, policy)
+        if chosen is None and context.abstract_syntax in fetched:
+            # A private one: what was imported in it is sent as it is, and to nobody else.
+            chosen = next(filter(_is_uid, proposed), None)
     if chosen is None:
         return _reject(context, TRANSFER_SYNTAXES_NOT_SUPPORTED)
     return PresentationContextAC(context.presentation_context_id, ACCEPTANCE, chosen)

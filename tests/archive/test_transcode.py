@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import which
 
 import numpy as np
 import pydicom
@@ -391,6 +392,110 @@ def test_mutated_data_sets_decode_or_are_refused(syntax: str) -> None:
             decompress(changed, transfer_syntax.of(syntax), EXPLICIT_VR_LITTLE_ENDIAN, decoded_bytes_max=1 << 20)
         except TranscodeError as error:
             assert str(error), f"seed {seed}"
+
+
+# Colours -----------------------------------------------------------------------------------------
+
+COLOUR_SYNTAXES = [RLE, LOSSLESS, "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.80", J2K]
+SAID = ["RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"]
+NATIVE = {"YBR_FULL_422": "YBR_FULL", "YBR_RCT": "RGB", "YBR_ICT": "RGB"}
+
+
+def colour(syntax: str, said: str, planar: int = 0) -> tuple[bytes, bytes]:
+    """A colour data set that says `said` of samples that no codec transforms, and its samples by pixel."""
+    values = bytes(random.Random(SEED).randrange(256) for _ in range(32 * 32 * 3))
+    ds = samples.instance()
+    ds.Rows, ds.Columns, ds.BitsAllocated, ds.BitsStored, ds.HighBit = 32, 32, 8, 8, 7
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, said, planar
+    if syntax == RLE:
+        from pydicom.pixels.encoders import RLELosslessEncoder
+
+        options = {"rows": 32, "columns": 32, "samples_per_pixel": 3, "bits_allocated": 8, "bits_stored": 8}
+        frame = RLELosslessEncoder.encode(
+            values,
+            number_of_frames=1,
+            pixel_representation=0,
+            photometric_interpretation="RGB",
+            planar_configuration=0,
+            encoding_plugin="pylibjpeg",
+            **options,
+        )
+    elif syntax.endswith((".57", ".70")):
+        frame = oracle.encode(list(values), 32, 32, 3, precision=8)
+    elif syntax.endswith(".80"):
+        import jpeg_ls
+
+        frame = bytes(jpeg_ls.encode_array(np.frombuffer(values, np.uint8).reshape(32, 32, 3), interleave_mode=2))
+    else:
+        from openjpeg.utils import encode_array
+
+        frame = encode_array(
+            np.frombuffer(values, np.uint8).reshape(32, 32, 3), photometric_interpretation=1, use_mct=False
+        )
+    return compressed(ds, syntax, [frame]), values
+
+
+@pytest.mark.parametrize("said", SAID)
+@pytest.mark.parametrize("syntax", COLOUR_SYNTAXES)
+def test_native_colour_never_claims_a_form_that_only_compressed_data_sets_have(syntax: str, said: str) -> None:
+    """A native YBR_FULL_422 has two bytes a pixel and YBR_RCT exists in JPEG 2000 only."""
+    data, values = colour(syntax, said, planar=1)
+    after = decompressed(data, syntax)
+    assert native_bytes(after) == values
+    assert after.PhotometricInterpretation == NATIVE.get(said, said)
+    assert after.PlanarConfiguration == 0
+    assert after.pixel_array.shape == (32, 32, 3)  # pydicom reads it
+
+
+@pytest.mark.parametrize("said", ["YBR_PARTIAL_422", "YBR_PARTIAL_420"])
+def test_samples_of_the_reduced_range_become_rgb(said: str) -> None:
+    black_and_white = [16, 128, 128] * 24 + [235, 128, 128] * 24
+    ds = samples.instance()
+    ds.Rows, ds.Columns, ds.BitsAllocated, ds.BitsStored, ds.HighBit = 8, 6, 8, 8, 7
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, said, 0
+    after = decompressed(compressed(ds, LOSSLESS, [oracle.encode(black_and_white, 8, 6, 3, precision=8)]), LOSSLESS)
+    assert after.PhotometricInterpretation == "RGB"
+    assert native_bytes(after) == bytes(72) + b"\xff" * 72
+
+
+@pytest.mark.parametrize("marker", [b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0", b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\1"])
+def test_markers_of_lossless_jpeg_change_no_sample(marker: bytes) -> None:
+    values = list(range(144))
+    frame = oracle.encode(values, 8, 6, 3, precision=8)
+    ds = samples.instance()
+    ds.Rows, ds.Columns, ds.BitsAllocated, ds.BitsStored, ds.HighBit = 8, 6, 8, 8, 7
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "YBR_FULL", 0
+    after = decompressed(compressed(ds, LOSSLESS, [frame[:2] + marker + frame[2:]]), LOSSLESS)
+    assert native_bytes(after) == bytes(values)
+    assert after.PhotometricInterpretation == "YBR_FULL"
+
+
+def test_an_encapsulated_frame_that_is_subsampled_gets_its_colours_for_each_pixel() -> None:
+    ds = samples.instance()
+    ds.Rows, ds.Columns, ds.BitsAllocated, ds.BitsStored, ds.HighBit = 1, 4, 8, 8, 7
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "YBR_FULL_422", 0
+    after = decompressed(compressed(ds, ENCAPSULATED_UNCOMPRESSED, [bytes(range(8))]), ENCAPSULATED_UNCOMPRESSED)
+    assert native_bytes(after) == bytes([0, 2, 3, 1, 2, 3, 4, 6, 7, 5, 6, 7])
+    assert after.PhotometricInterpretation == "YBR_FULL"
+
+
+@pytest.mark.skipif(not which("dcmcjpeg"), reason="no DCMTK")
+@pytest.mark.parametrize("said", ["RGB", "YBR_FULL"])
+@pytest.mark.parametrize("option", ["+e1", "+eb", "+el"])
+def test_colour_that_dcmtk_has_compressed_is_what_dcmtk_decompresses(tmp_path: Path, said: str, option: str) -> None:
+    data, _ = colour(LOSSLESS, said)
+    ds = decompressed(data, LOSSLESS)
+    native, coded, back = tmp_path / "native", tmp_path / "coded", tmp_path / "back"
+    native.write_bytes(part10.write_file_meta(ds.SOPClassUID, ds.SOPInstanceUID, EXPLICIT) + samples.encoded(ds))
+    subprocess.run(["dcmcjpeg", option, native, coded], check=True, capture_output=True)
+    subprocess.run(["dcmdjpeg", "+cn", coded, back], check=True, capture_output=True)
+    meta = part10.read_file_meta(coded.read_bytes())
+    after = decompressed(coded.read_bytes()[meta.data_set_offset :], meta.transfer_syntax_uid)
+    theirs = pydicom.dcmread(back)
+    if option == "+e1":
+        assert native_bytes(after) == native_bytes(theirs)
+        assert after.PhotometricInterpretation == theirs.PhotometricInterpretation
+    assert after.pixel_array.shape == theirs.pixel_array.shape
 
 
 # The corpus --------------------------------------------------------------------------------------

@@ -160,6 +160,19 @@ def test_storage_takes_the_senders_compressed_form_then_explicit_and_implicit_on
     assert answer.contexts[1].transfer_syntax == chosen
 
 
+@pytest.mark.parametrize("roles", [True, False])
+def test_who_fetches_may_propose_a_private_transfer_syntax_and_who_stores_may_not(roles: bool) -> None:
+    """What was imported in one can be sent as it is; whether the role was said or is assumed."""
+    information = UserInformation(role_selections=(RoleSelection(CT, False, True),) if roles else ())
+    contexts = (CT, (UNKNOWN_SYNTAX,)), (CT, (UNKNOWN_SYNTAX, EXPLICIT)), (CT, ("no UID",))
+    answer = accept(request((GET, (IMPLICIT,)), *contexts, information=information))
+    assert results(answer) == [0, 0, 0, 4]
+    assert answer.contexts[3].transfer_syntax == UNKNOWN_SYNTAX
+    assert answer.contexts[3].we_are_scu
+    assert answer.contexts[5].transfer_syntax == EXPLICIT
+    assert results(accept(request(*contexts))) == [4, 0, 4]
+
+
 def test_our_own_preference_for_storage_goes_first() -> None:
     policy = replace(POLICY, storage_preference=(EXPLICIT, JPEG))
     assert accept(request((CT, (JPEG, EXPLICIT))), policy).contexts[1].transfer_syntax == EXPLICIT

@@ -15,7 +15,8 @@ Bits Stored; signed samples are extended to Bits Allocated. With the default ins
 
 pylibjpeg-libjpeg is under the GPL and for that reason no dependency. Nothing decodes JPEG XL, video, JPEG 2000 Part 2
 and hierarchical JPEG. What YCbCr becomes: DCT frames come out as RGB, as do JPEG 2000 ones with a component transform
-(YBR_RCT, YBR_ICT); in the lossless syntaxes YBR_FULL is kept, since bringing it to RGB would lose bits.
+(YBR_RCT, YBR_ICT); in the lossless syntaxes YBR_FULL is kept, since bringing it to RGB would lose bits. The words for
+all of it are in `colours`.
 Standard: PS3.5 section 8, PS3.3 C.7.6.3.
 """
 
@@ -33,6 +34,7 @@ import numpy as np
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 
+from engine.archive.transcoding import colours
 from engine.errors import TranscodeError
 
 if TYPE_CHECKING:
@@ -55,7 +57,6 @@ _DCT_FRAME_HEADER: Final = re.compile(rb"\xff[\xc0-\xc2]\0.(.)", re.DOTALL)
 """SOF0 to SOF2, whose length is below 256, and the sample precision."""
 
 _CONTAINER_BITS: Final = (8, 16, 32, 64)
-_YBR: Final = ("YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,8 @@ def decode(
             encapsulated, number_of_frames=image.number_of_frames, extended_offsets=extended_offsets
         )
         for frame in islice(frames, image.number_of_frames):
-            samples, photometric = decoder(frame, transfer_syntax_uid, image)
+            samples, said = decoder(frame, transfer_syntax_uid, image)
+            samples, photometric = colours.to_native(samples, said, image.samples_per_pixel)
             if samples.size != image.frame_samples:
                 raise TranscodeError(f"it has {samples.size} samples, {image.frame_samples} are said")
             if image.bits_allocated == 1:
@@ -191,9 +193,7 @@ def _plugin(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[
         options["correct_unused_bits"] = False  # overlays lie there in old data sets
     source = encapsulate([frame], has_bot=False)
     samples, found = next(get_decoder(transfer_syntax_uid).iter_array(source, raw=True, **options))
-    photometric = str(found["photometric_interpretation"])
-    # The samples are not subsampled any more.
-    return samples, "YBR_FULL" if photometric == "YBR_FULL_422" else photometric
+    return samples, str(found["photometric_interpretation"])
 
 
 def _rle(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[Samples, str]:
@@ -225,24 +225,29 @@ def _dct(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[Sam
                 f"it has {opened.size[1]} rows, {opened.size[0]} columns and {bands} samples a pixel,"
                 f" {image.rows}, {image.columns} and {image.samples_per_pixel} are said"
             )
+        is_partial = False
         if bands == 3:
             # libjpeg takes components for YCbCr unless a marker or their names say otherwise. When the data set says
             # RGB and no marker says YCbCr, they are asked for as they are.
             is_marked = "adobe_transform" in opened.info or "jfif" in opened.info
             is_named_rgb = [layer[0] for layer in getattr(opened, "layer", [])] == [ord(name) for name in "RGB"]
-            if image.photometric_interpretation not in _YBR and not is_marked and not is_named_rgb:
+            is_partial = image.photometric_interpretation in colours.PARTIAL  # libjpeg would take it for the full range
+            is_said = image.photometric_interpretation in colours.YBR
+            if is_partial or not (is_said or is_marked or is_named_rgb):
                 opened.draft("YCbCr", opened.size)
         samples = np.frombuffer(opened.tobytes(), np.uint8)
-    return samples, "RGB" if bands == 3 else image.photometric_interpretation
+    return samples, "RGB" if bands == 3 and not is_partial else image.photometric_interpretation
 
 
 def _libjpeg(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[Samples, str]:
     """Lossless JPEG of any predictor, and DCT of 12 bits; colour components as they are coded."""
     import imagecodecs
 
-    samples: Samples = imagecodecs.jpeg8_decode(frame)
-    colours = (image.samples_per_pixel,) if image.samples_per_pixel > 1 else ()
-    if samples.shape != (image.rows, image.columns, *colours):
+    # libjpeg would bring colour into RGB, or refuse to, by what the markers say.
+    as_coded = {"colorspace": "RGB", "outcolorspace": "RGB"} if image.samples_per_pixel == 3 else {}
+    samples: Samples = imagecodecs.jpeg8_decode(frame, **as_coded)
+    components = (image.samples_per_pixel,) if image.samples_per_pixel > 1 else ()
+    if samples.shape != (image.rows, image.columns, *components):
         raise TranscodeError(
             f"it has other rows, columns or components: {samples.shape}, "
             f"{image.rows}, {image.columns} and {image.samples_per_pixel} are said"
@@ -267,6 +272,8 @@ def _native(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[
         return bits[: image.frame_samples], photometric
     container = np.dtype(f"<u{image.bits_allocated // 8}")
     wanted = image.frame_samples * container.itemsize
+    if photometric == "YBR_FULL_422" and image.bits_allocated == 8 and len(frame) == wanted // 3 * 2:
+        return colours.upsampled_422(frame), photometric
     if not wanted <= len(frame) <= wanted + 1:
         raise TranscodeError(f"it has {len(frame)} bytes, {wanted} are said")
     samples = np.frombuffer(frame, container, image.frame_samples)
