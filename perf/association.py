@@ -198,6 +198,15 @@ class Connection:
         return data
 
 
+def _connected(target: Target) -> socket.socket:
+    """Raises PerfError that names the address."""
+    try:
+        return socket.create_connection((target.host, target.port), timeout=10)
+    except OSError as error:
+        where = f"{target.called_aet} at {target.host}:{target.port}"
+        raise PerfError(f"{where} cannot be reached: {error.strerror or error}") from None
+
+
 class Association(Connection):
     """An association that we requested."""
 
@@ -209,7 +218,7 @@ class Association(Connection):
         pdu_length_max: int = PDU_LENGTH_MAX,
         window: int = 1,
     ) -> None:
-        super().__init__(socket.create_connection((target.host, target.port), timeout=10))
+        super().__init__(_connected(target))
         self.sock.sendall(
             wire.associate_rq(target.called_aet, target.calling_aet, contexts, PDU_LENGTH_MAX, window=window)
         )

@@ -82,6 +82,16 @@ class Latencies:
         return f"p50 {self.p50_ms:.2f}  p95 {self.p95_ms:.2f}  p99 {self.p99_ms:.2f}  max {self.max_ms:.1f} ms"
 
 
+def delayed_by_acknowledgements(latencies: Latencies) -> str:
+    """A warning where half of the requests took what Linux delays an acknowledgement by; "" otherwise."""
+    if not latencies.count or not 39.0 <= latencies.p50_ms <= 46.0:
+        return ""
+    return (
+        f"p50 is {latencies.p50_ms:.1f} ms: one side sends in small pieces and waits for a delayed acknowledgement "
+        "(40 ms) in between, so this measures the kernel's timer. Set TCP_NODELAY at the sender of the pieces."
+    )
+
+
 # processes ---------------------------------------------------------------------------------------
 
 

@@ -237,6 +237,8 @@ HEADER = (
 
 def _report(options: argparse.Namespace, results: list[FindResult]) -> int:
     say(harness.table(HEADER, rows_of(results)))
+    for warning in sorted({harness.delayed_by_acknowledgements(result.latency) for result in results} - {""})[:1]:
+        say(warning)
     if options.json:
         document = {"load_find": [asdict(result) for result in results], "smoke": options.smoke}
         harness.write_json(Path(options.json), document)

@@ -2,12 +2,14 @@
 
     python -m perf.load_move --peer dcmqrscp --studies 3 --study-instances 200
     python -m perf.load_move --port 11112 --sink-port 11113     (the server knows SINK at that port)
+    python -m perf.load_move --host PACS --port 104 --sink-host 0.0.0.0 --sink-port 11113
 
 The clock of a study runs from sending the C-MOVE-RQ to its final response.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 
 from perf import harness, peers, retrieval, wire
@@ -54,17 +56,24 @@ def run(
         association.release()
 
 
+def _advice(options: argparse.Namespace, sink: Sink, result: RetrievalResult) -> str:
+    if f"status {retrieval.DESTINATION_UNKNOWN:04X}" not in result.failures:
+        return ""
+    return f"the server does not know the destination: register {sink.aet} there, at {options.sink_host}:{sink.port}"
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = retrieval.options_of(__doc__)
+    parser.add_argument("--sink-host", default="127.0.0.1", help="address that SINK listens on; 0.0.0.0: all")
     parser.add_argument("--sink-port", type=int, default=0, help="where the server finds SINK; 0: any, with --peer")
     options = parser.parse_args(arguments)
     load = retrieval.load_of(options)
-    sink = Sink(options.sink_port, peers.SINK_AET)
+    sink = Sink(options.sink_port, peers.SINK_AET, options.sink_host)
 
     def measure(target: Target, server_pid: int) -> int:
         study_uids = retrieval.stored_before(load) if options.stored else retrieval.prepare(target, load)
         result = run(target, sink, study_uids, load, server_pid=server_pid)
-        return retrieval.report("load_move", options, result)
+        return retrieval.report("load_move", options, result, _advice(options, sink, result))
 
     try:
         return peers.with_target(options, measure, sink_port=sink.port)

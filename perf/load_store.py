@@ -22,6 +22,7 @@ from perf.association import Association, Target
 from perf.harness import Latencies, PerfError, say
 
 CONTEXT_ID = 1
+REMOVAL = "what was stored has Patient IDs L…; to remove it: filmroom delete 'PatientID=L*' 'PatientName=Load^*'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +231,10 @@ def _report(options: argparse.Namespace, result: StoreResult) -> int:
         f"server CPU {result.server_cpu_ms:.3f} ms an instance, generator {result.generator_cpu_ms:.3f} ms; "
         f"{result.sent_count} sent, {result.failed_count} failed {result.failures or ''}"
     )
+    if warning := harness.delayed_by_acknowledgements(result.latency):
+        say(warning)
+    if not options.peer:
+        say(REMOVAL)
     if options.json:
         harness.write_json(options.json, {"load_store": asdict(result), "smoke": options.smoke})
     return 1 if result.failed_count else 0

@@ -109,8 +109,9 @@ class Peer:
 
     def _ended(self, code: int, log: str) -> PerfError:
         """Why it ended before it was ready."""
-        if "No module named 'engine." in log:
-            return NotInstalled(f"{self.name} is not built: {log.strip().splitlines()[-1]}")
+        if "No module named" in log:
+            missing = log.strip().splitlines()[-1]
+            return NotInstalled(f"{self.name} does not run with {sys.executable} ({missing}): use .venv/bin/python")
         return PerfError(f"{self.name} ended with {code}: {log[-1000:]}")
 
     def _log(self, start: int) -> str:

@@ -14,6 +14,7 @@ from perf.harness import Latencies, PerfError, say
 from perf.load_store import StoreLoad
 
 PENDING = (0xFF00, 0xFF01)
+DESTINATION_UNKNOWN = 0xA801
 UID_VRS = {0x00080052: b"CS", 0x0020000D: b"UI"}
 
 
@@ -140,13 +141,18 @@ def load_of(options: argparse.Namespace) -> RetrievalLoad:
     )
 
 
-def report(name: str, options: argparse.Namespace, result: RetrievalResult) -> int:
+def report(name: str, options: argparse.Namespace, result: RetrievalResult, advice: str = "") -> int:
+    """`advice`: one more line, what to do about a failure."""
     say(f"{result.instances_per_s:.0f} instances/s  {result.megabytes_per_s:.0f} MB/s")
     say(f"first C-STORE-RQ after {result.first_command}; first instance whole after {result.first_instance}")
     say(
         f"server CPU {result.server_cpu_ms:.3f} ms an instance, receiver {result.generator_cpu_ms:.3f} ms; "
         f"{result.instance_count} received, {result.failed_count} missing {result.failures or ''}"
     )
+    if advice:
+        say(advice)
+    if not options.stored and not options.peer:
+        say(load_store.REMOVAL)
     if options.json:
         harness.write_json(Path(options.json), {name: asdict(result), "smoke": options.smoke})
     return 1 if result.failed_count or result.failures else 0

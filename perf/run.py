@@ -275,6 +275,9 @@ def _plan(options: argparse.Namespace) -> Plan:
     for name in wanted:
         if name not in peers.NAMES:
             raise PerfError(f"no peer is called {name!r}; there are {', '.join(peers.NAMES)}")
+    for name in ("rounds", "instances", "studies", "study_instances"):
+        if getattr(options, name) < 1:
+            raise PerfError(f"--{name.replace('_', '-')} is 1 or more, not {getattr(options, name)}")
     return Plan(
         peers=wanted,
         cases=cases,
@@ -318,9 +321,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=0, help="of filmroom; 0: one a core")
     parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()), help="on the disk meant")
     options = parser.parse_args(arguments)
+    _plan(options)  # what is wrong with the options as they were given
     if options.smoke:
         options.rounds, options.instances, options.studies, options.study_instances = 1, 16, 1, 10
-        options.peers, options.cases = "sink,storescp,dcmqrscp", "store-2,move"
+        if options.peers == parser.get_default("peers"):
+            options.peers = "sink,filmroom,storescp,dcmqrscp"
+        if options.cases == parser.get_default("cases"):
+            options.cases = "store-2,move"
     plan = _plan(options)
     machine = harness.machine_facts(plan.directory)
     samples, versions = measure(plan)

@@ -1,8 +1,9 @@
 """A storage SCP that keeps nothing: the destination of C-MOVE loads, and a server that shows what the generator can do.
 
-    python -m perf.sink --port 11113
+    python -m perf.sink --port 11113 [--host 0.0.0.0]
 
-It accepts every presentation context, drops data sets inside the kernel and answers each instance at once. It runs in
+It listens on 127.0.0.1 unless told otherwise: name the address at which a server on another machine finds it. It
+accepts every presentation context, drops data sets inside the kernel and answers each instance at once. It runs in
 threads of the program that measures, so that the first byte of an instance is seen on the same clock as the request.
 """
 
@@ -34,11 +35,15 @@ class SinkCounts:
 class Sink:
     """Listens from construction on; one thread an association."""
 
-    def __init__(self, port: int = 0, aet: str = "SINK") -> None:
+    def __init__(self, port: int = 0, aet: str = "SINK", host: str = "127.0.0.1") -> None:
+        """Raises PerfError when `host`:`port` cannot be listened on."""
         self.aet = aet
         self.counts = SinkCounts()
         self._lock = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", port), backlog=128)
+        try:
+            self._listener = socket.create_server((host, port), backlog=128)
+        except OSError as error:
+            raise PerfError(f"the sink cannot listen on {host}:{port}: {error.strerror or error}") from None
         self.port: int = self._listener.getsockname()[1]
         self._accepting = threading.Thread(target=self._accept, daemon=True)
         self._accepting.start()
@@ -95,10 +100,11 @@ class Sink:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = harness.parser(__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all of this machine's")
     parser.add_argument("--port", type=int, default=0, help="0: any free one")
     parser.add_argument("--seconds", type=float, default=3600.0, help="ends after so long")
     options = parser.parse_args(arguments)
-    sink = Sink(options.port)
+    sink = Sink(options.port, host=options.host)
     say(f"sink ready on port {sink.port}")
     stop = threading.Event()
     try:

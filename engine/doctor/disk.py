@@ -160,6 +160,14 @@ def _speed(folder: Path, target: Target, measure_bytes: int) -> Iterator[Finding
             f"the target is {target.write_mb_per_s_min:g} MB/s: nothing stores faster than its disk",
             write_mb_per_s=written,
         )
+        together, alone = _instances_per_s(written, p50 / 1e3)
+        yield good(
+            "capacity",
+            f"this disk is good for about {together:.0f} CT instances/s from eight senders at once, "
+            f"{alone:.0f}/s from one (durable, {INSTANCE_BYTES >> 10} KiB each)",
+            instances_per_s=together,
+            instances_per_s_of_one_sender=alone,
+        )
         read = _read_mb_per_s(path, measure_bytes)
         if read is not None:
             yield _against(
@@ -172,6 +180,12 @@ def _speed(folder: Path, target: Target, measure_bytes: int) -> Iterator[Finding
     finally:
         os.close(descriptor)
         os.unlink(path)
+
+
+def _instances_per_s(written_mb_per_s: float, sync_s: float) -> tuple[float, float]:
+    """What the disk alone allows: groups of GROUP instances, and one instance to a sync. Processors may allow less."""
+    write_s = INSTANCE_BYTES / 1e6 / written_mb_per_s
+    return 1 / write_s, 1 / (write_s + sync_s)
 
 
 def _against(subject: str, what: str, reached: bool, advice: str, **figures: float) -> Finding:
