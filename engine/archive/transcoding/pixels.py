@@ -244,7 +244,7 @@ def _libjpeg(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple
     import imagecodecs
 
     # libjpeg would bring colour into RGB, or refuse to, by what the markers say.
-    as_coded = {"colorspace": "RGB", "outcolorspace": "RGB"} if image.samples_per_pixel == 3 else {}
+    as_coded: dict[str, Any] = {"colorspace": "RGB", "outcolorspace": "RGB"} if image.samples_per_pixel == 3 else {}
     samples: Samples = imagecodecs.jpeg8_decode(frame, **as_coded)
     components = (image.samples_per_pixel,) if image.samples_per_pixel > 1 else ()
     if samples.shape != (image.rows, image.columns, *components):
