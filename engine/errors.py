@@ -107,6 +107,10 @@ class IndexOutdated(IndexError_):
     """The index has the format of another version of this engine; the keeper makes it anew."""
 
 
+class IndexDamaged(IndexError_):
+    """Files or rows of the index are not as they were written; a keeper that meets it at its start makes it anew."""
+
+
 class QueryError(EngineError):
     """An identifier that PS3.4 Annex C does not allow (status A900); the message says which key."""
 

@@ -22,6 +22,7 @@ from engine.archive.layout import REPLICA, Layout
 from engine.errors import (
     ArchiveInUse,
     EngineError,
+    IndexDamaged,
     IndexOutdated,
     SegmentGone,
     StorageError,
@@ -105,20 +106,33 @@ class Keeper:
         try:
             restored = checkpoint.restore(layout.index, files)
             logger.info("index opens", state=restored.name.lower())
-            self.index = self._open_index()
-            self._bring_up(restored, progress)
+            if restored is checkpoint.Restored.DAMAGED:
+                logger.error("the index is made anew from the log", reason=restored.value)
+            self._open_and_bring_up(restored, progress)
         except BaseException:
             self._lock.close()
             raise
 
     def _open_index(self) -> Index:
-        """The index; one that another version of this engine has made is thrown away, for the replay to make anew."""
+        """The index; one of another version of this engine, or damaged, is thrown away, for the replay to make anew."""
         try:
             return Index.open(self._layout.index, files=self._files)
         except IndexOutdated as error:
             logger.warning("the index is made anew", reason=str(error))
+        except IndexDamaged as error:
+            logger.error("the index is made anew from the log", reason=str(error))
+        checkpoint.discard(self._layout.index, self._files)
+        return Index.open(self._layout.index, files=self._files)
+
+    def _open_and_bring_up(self, restored: checkpoint.Restored, progress: Progress | None) -> None:
+        self.index = self._open_index()
+        try:
+            self._bring_up(restored, progress)
+        except IndexDamaged as error:
+            logger.error("the index is made anew from the log", reason=str(error))
             checkpoint.discard(self._layout.index, self._files)
-            return Index.open(self._layout.index, files=self._files)
+            self.index = Index.open(self._layout.index, files=self._files)
+            self._bring_up(checkpoint.Restored.DISCARDED, progress)
 
     def _renew_lifetime(self, restored: checkpoint.Restored) -> None:
         """Ids that were given away mean nothing any more when what is replayed may get others."""

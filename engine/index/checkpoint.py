@@ -33,8 +33,7 @@ Who may write, so that the file never lies:
 
 A VOID file and another boot id (or none: a checkpoint failed), or no usable file: the index is thrown away and made
 again from the log.
-LMDB's meta pages (0.9): pages 0 and 1, of the size that LMDB chose; in each magic u32 at 16, version u32 at 20,
-transaction id u64 at 144.
+So it is with a data.mdb that cannot be what its meta page says, or is not what a clean end has left (`data_file`).
 """
 
 from __future__ import annotations
@@ -48,7 +47,8 @@ from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import IndexError_, StorageError, StorageFailed
-from engine.index import lifetime
+from engine.index import data_file, lifetime
+from engine.index.data_file import PAGE_BYTES_MAX, meta_page, newest_meta_page, transaction_of
 from engine.index.environment import is_locked, try_lock
 from engine.storage.files import Files
 from engine.storage.record import crc32c
@@ -58,18 +58,9 @@ if TYPE_CHECKING:
 
 MAGIC = b"FILMCKPT"
 FORMAT = 1
-PAGE_BYTES_MAX = 1 << 16
-"""LMDB takes the page size of the machine that makes the index."""
-LMDB_MAGIC = 0xBEEFC0DE
-LMDB_DATA_VERSION = 1
 
 _HEAD = struct.Struct("<8sIIQ36sI")
 _CRC = struct.Struct("<I")
-_META_MAGIC = struct.Struct("<II")
-_META_MAGIC_AT = 16
-_META_TRANSACTION = struct.Struct("<Q")
-_META_TRANSACTION_AT = 144
-_PAGE_NUMBER = struct.Struct("<Q")
 
 
 class Kind(IntEnum):
@@ -92,6 +83,7 @@ class Restored(Enum):
     CHECKPOINT = "went back to the last checkpoint"
     AS_IS = "no checkpoint, but the machine has not stopped"
     DISCARDED = "no usable checkpoint: discarded"
+    DAMAGED = "data.mdb is damaged: discarded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +110,7 @@ class Checkpoint:
         page = data[_HEAD.size : -4]
         if magic != MAGIC or format_ != FORMAT or len(page) != length or kind not in list(Kind):
             return None
-        if kind != Kind.VOID and _transaction_of(page) != transaction_id:
+        if kind != Kind.VOID and transaction_of(page) != transaction_id:
             return None
         return cls(Kind(kind), transaction_id, boot_id.rstrip(b"\0").decode("ascii", "replace"), page)
 
@@ -130,29 +122,6 @@ def boot_id() -> str:
             return file.read().strip()
     except OSError:
         return ""
-
-
-def _transaction_of(page: bytes) -> int | None:
-    """The transaction id of a meta page; None if it is none."""
-    if len(page) < 512 or _META_MAGIC.unpack_from(page, _META_MAGIC_AT) != (LMDB_MAGIC, LMDB_DATA_VERSION):
-        return None
-    return int(_META_TRANSACTION.unpack_from(page, _META_TRANSACTION_AT)[0])
-
-
-def _meta_page(page: bytes, slot: int, transaction_id: int) -> bytes:
-    """The same state as the meta page of a slot."""
-    changed = bytearray(page)
-    _PAGE_NUMBER.pack_into(changed, 0, slot)
-    _META_TRANSACTION.pack_into(changed, _META_TRANSACTION_AT, transaction_id)
-    return bytes(changed)
-
-
-def _newest_meta_page(data: bytes) -> bytes | None:
-    """The meta page that LMDB would open, of the two that are `data`."""
-    page_bytes = len(data) // 2
-    pages = [data[:page_bytes], data[page_bytes:]]
-    found = [(number, page) for page in pages if (number := _transaction_of(page)) is not None]
-    return max(found)[1] if found else None
 
 
 # the file ------------------------------------------------------------------------------------------
@@ -234,7 +203,12 @@ def is_clean(directory: str, files: Files) -> bool:
             files.close(users_fd)
         data_fd = files.open(f"{directory}/data.mdb", os.O_RDONLY)
         try:
-            return _newest_meta_page(files.pread(data_fd, 2 * len(found.meta_page), 0)) == found.meta_page
+            metas = files.pread(data_fd, 2 * len(found.meta_page), 0)
+            return (
+                newest_meta_page(metas) == found.meta_page
+                and not data_file.meta_fault(found.meta_page, files.size(data_fd))
+                and data_file.is_as_summed(directory, files, data_fd, found.transaction_id)
+            )
         finally:
             files.close(data_fd)
     except OSError:
@@ -272,18 +246,28 @@ def _restore(directory: str, files: Files) -> Restored:
         _discard(directory, files)
         return Restored.NEW
     try:
-        if checkpoint is not None and checkpoint.kind != Kind.VOID:
-            metas = files.pread(fd, 2 * len(checkpoint.meta_page), 0)
-            if checkpoint.kind == Kind.CLEAN and _newest_meta_page(metas) == checkpoint.meta_page:
-                return Restored.CLEAN
-            _write_metas(files, fd, checkpoint)
-            files.unlink(f"{directory}/lock.mdb")
-            return Restored.CHECKPOINT
-        if checkpoint is not None and checkpoint.boot_id and checkpoint.boot_id == boot_id():
-            return Restored.AS_IS
+        state = _state(directory, files, fd, checkpoint)
     finally:
         files.close(fd)
-    _discard(directory, files)
+    if state in (Restored.DAMAGED, Restored.DISCARDED):
+        _discard(directory, files)
+    return state
+
+
+def _state(directory: str, files: Files, fd: int, checkpoint: Checkpoint | None) -> Restored:
+    """What data.mdb, open as `fd`, may be taken for; goes back to the checkpoint where it must."""
+    if checkpoint is not None and checkpoint.kind != Kind.VOID:
+        if data_file.meta_fault(checkpoint.meta_page, files.size(fd)):
+            return Restored.DAMAGED
+        metas = files.pread(fd, 2 * len(checkpoint.meta_page), 0)
+        if checkpoint.kind == Kind.CLEAN and newest_meta_page(metas) == checkpoint.meta_page:
+            is_whole = data_file.is_as_summed(directory, files, fd, checkpoint.transaction_id)
+            return Restored.CLEAN if is_whole else Restored.DAMAGED
+        _write_metas(files, fd, checkpoint)
+        files.unlink(f"{directory}/lock.mdb")
+        return Restored.CHECKPOINT
+    if checkpoint is not None and checkpoint.boot_id and checkpoint.boot_id == boot_id():
+        return Restored.DAMAGED if data_file.fault_of(files, fd) else Restored.AS_IS
     return Restored.DISCARDED
 
 
@@ -291,13 +275,13 @@ def _write_metas(files: Files, fd: int, checkpoint: Checkpoint) -> None:
     newest = checkpoint.transaction_id
     for transaction_id in (newest - 1, newest):
         slot = transaction_id & 1
-        files.pwritev(fd, [_meta_page(checkpoint.meta_page, slot, transaction_id)], slot * len(checkpoint.meta_page))
+        files.pwritev(fd, [meta_page(checkpoint.meta_page, slot, transaction_id)], slot * len(checkpoint.meta_page))
     files.fdatasync(fd)
 
 
 def _discard(directory: str, files: Files) -> None:
     """Removes the index; its lock files stay."""
-    for name in ("data.mdb", "lock.mdb", "checkpoint", lifetime.NAME):
+    for name in ("data.mdb", "lock.mdb", "checkpoint", "checksum", lifetime.NAME):
         files.unlink(f"{directory}/{name}")
     files.sync_directory(directory)
 
@@ -369,8 +353,8 @@ class Checkpointer:
             data = self._files.pread(self._data_fd, 2 * self._environment.page_bytes(), 0)
         except OSError as error:
             raise IndexError_(f"the index in {self._directory} cannot be read: {error.strerror}") from error
-        page = _newest_meta_page(data)
-        if page is None or _transaction_of(page) != pin.id():
+        page = newest_meta_page(data)
+        if page is None or transaction_of(page) != pin.id():
             raise IndexError_(
                 f"the meta pages of the index in {self._directory} are not as LMDB {pin.id()} writes them"
             )
@@ -444,6 +428,7 @@ class Checkpointer:
             try:
                 if clean and self._failed is None:
                     self._checkpoint(Kind.CLEAN)
+                    data_file.note_sum(self._directory, self._files, self._data_fd, self._checkpointed_id)
             finally:
                 self._environment.before_grow = None
                 if self._pin is not None:

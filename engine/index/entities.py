@@ -17,7 +17,7 @@ from operator import itemgetter
 from typing import Any
 
 from engine.dicom import tags
-from engine.errors import IndexError_
+from engine.errors import IndexDamaged, IndexError_
 from engine.index import keys, terms
 from engine.index.entry import Entry
 from engine.index.environment import Environment
@@ -531,7 +531,7 @@ class Entities:
         if row is None:
             data = txn.get(counts_key, db=self._environment.counts)
             if data is None:
-                raise IndexError_("a series has no counts: the index is damaged; rebuild it")
+                raise IndexDamaged("a series has no counts: the index is damaged; `filmroom rebuild-index` helps")
             row = self.counts[counts_key] = Counts.decode(data)
         return row
 

@@ -27,8 +27,16 @@ from typing import Any
 
 import lmdb
 
-from engine.errors import EngineError, IndexError_, IndexOutdated, StorageFailed, StorageFull
-from engine.index import keys
+from engine.errors import (
+    DataSetError,
+    EngineError,
+    IndexDamaged,
+    IndexError_,
+    IndexOutdated,
+    StorageFailed,
+    StorageFull,
+)
+from engine.index import data_file, keys
 from engine.storage.files import Files
 
 MAP_BYTES = 1 << 40
@@ -104,6 +112,22 @@ def wait_shared(fd: int) -> None:
     fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _lock_argument(fcntl.F_RDLCK))
 
 
+ROT = (
+    lmdb.Error, struct.error, TypeError, LookupError, ValueError, AttributeError, OverflowError, AssertionError
+)  # fmt: skip
+"""What the decoding of a row raises that is not as it was written: LMDB has no checksums, and rows have none either."""
+
+
+DAMAGE = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.VersionMismatchError)
+"""What LMDB says of files that are not its own, or not as it wrote them."""
+
+
+def unreadable(error: BaseException) -> IndexDamaged:
+    """The error for who asked, of a row or a page that cannot be what was written."""
+    what = f"{error}" if isinstance(error, lmdb.Error) else f"a row cannot be decoded ({type(error).__name__}: {error})"
+    return IndexDamaged(f"the index cannot be read: {what}; `filmroom rebuild-index` makes it anew from the log")
+
+
 class Reading:
     """A read transaction as a context; a snapshot of the last commit."""
 
@@ -130,8 +154,8 @@ class Reading:
         txn, self._txn = self._txn, None
         if txn is not None:
             self._environment.end_read(txn)
-        if isinstance(error, lmdb.Error):
-            raise IndexError_(f"the index cannot be read: {error}") from error
+        if isinstance(error, (*ROT, DataSetError)):
+            raise unreadable(error) from error
 
 
 _open_environments: weakref.WeakSet[Environment] = weakref.WeakSet()
@@ -201,6 +225,7 @@ class Environment:
                 os.makedirs(directory, mode=0o750, exist_ok=True)
             self._users_fd = os.open(f"{directory}/users", os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT, 0o640)
             wait_shared(self._users_fd)
+            self._look_before_mapping()
             self._environment = lmdb.open(
                 directory,
                 map_size=map_bytes,
@@ -217,12 +242,28 @@ class Environment:
             )
         except (lmdb.Error, OSError) as error:
             self._release_users()
-            raise IndexError_(f"the index in {directory} cannot be opened: {error}") from error
+            raise self._unopened(error) from error
         try:
             self._open_tables()
         except BaseException:
             self.close()
             raise
+
+    def _look_before_mapping(self) -> None:
+        """Raises IndexDamaged when data.mdb cannot be what it says: LMDB would map it, and die of it."""
+        try:
+            fd = self.files.open(f"{self.directory}/data.mdb", os.O_RDONLY)
+        except FileNotFoundError:
+            return
+        try:
+            fault = data_file.fault_of(self.files, fd)
+        finally:
+            self.files.close(fd)
+        if fault:
+            self._release_users()
+            raise IndexDamaged(
+                f"the index in {self.directory} is damaged: data.mdb: {fault}; `filmroom rebuild-index` makes it anew"
+            )
 
     def _open_tables(self) -> None:
         try:
@@ -244,7 +285,13 @@ class Environment:
                 raise IndexError_(f"there is no index in {self.directory}")
             self._create_tables()
         except lmdb.Error as error:
-            raise IndexError_(f"the index in {self.directory} cannot be opened: {error}") from error
+            raise self._unopened(error) from error
+
+    def _unopened(self, error: Exception) -> IndexError_:
+        what = f"the index in {self.directory} cannot be opened: {error}"
+        if isinstance(error, DAMAGE):
+            return IndexDamaged(f"{what}; `filmroom rebuild-index` makes it anew from the log")
+        return IndexError_(what)
 
     def _create_tables(self) -> None:
         with self._environment.begin(write=True) as txn:
@@ -286,7 +333,7 @@ class Environment:
                 self._resize(0)
             except lmdb.Error as error:
                 self._leave()
-                raise IndexError_(f"the index cannot be read: {error}") from error
+                raise unreadable(error) from error
 
     def end_read(self, txn: Any) -> None:
         """Ends a read transaction."""
@@ -329,6 +376,8 @@ class Environment:
                     self._resize(0)
                 except lmdb.Error as error:
                     raise self._translated(error) from error
+                except ROT as error:
+                    raise unreadable(error) from error
 
     def _write(self, work: Callable[[Any], Any], undo: Callable[[], None]) -> Any:
         txn = self._environment.begin(write=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from engine.errors import IndexError_
+from engine.errors import IndexDamaged
 from engine.index import keys
 from engine.index.environment import Environment
 from engine.index.statements import PART_COUNT_SERIES, Facts
@@ -115,7 +115,9 @@ class UidRow:
         at = keys.UID_HEAD.size + uid_length
         facts = Facts.decode(data, at)
         if len(facts.parts) != part_count:
-            raise IndexError_("a row has another number of parts than it should: the index is damaged; rebuild it")
+            raise IndexDamaged(
+                "a row has another number of parts than it should: the index is damaged; `filmroom rebuild-index` helps"
+            )
         return cls(owner, statements, data[keys.UID_HEAD.size : at], facts)
 
     def encode(self) -> bytes:
@@ -155,7 +157,7 @@ def read_name(txn: Any, environment: Environment, number: int) -> bytes:
     """The text that a name id stands for."""
     text = txn.get(b"\0" + keys.U32.pack(number), db=environment.names)
     if text is None:
-        raise IndexError_(f"name {number} is missing: the index is damaged; rebuild it")
+        raise IndexDamaged(f"name {number} is missing: the index is damaged; `filmroom rebuild-index` makes it anew")
     return bytes(text)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from engine.errors import IndexError_, StorageError, StorageFailed
-from engine.index import checkpoint
+from engine.index import checkpoint, data_file
 from engine.index.checkpoint import Checkpoint, Checkpointer, Kind, Restored
 from engine.index.tables import Index
 from engine.storage.files import Files
@@ -141,7 +141,7 @@ def test_what_is_committed_while_a_checkpoint_runs_is_not_part_of_it(tmp_path: P
 _CONTROL = """
 import random, sys
 from pathlib import Path
-from engine.index import checkpoint
+from engine.index import checkpoint, data_file
 from engine.index.tables import Index
 from engine.storage.files import Files
 from tests.index.test_checkpoint import MAP_BYTES, Machine, _history
@@ -295,7 +295,7 @@ def test_without_a_usable_checkpoint_the_index_is_discarded(tmp_path: Path, dama
 
 def test_every_mutation_of_the_file_is_noticed() -> None:
     page = bytearray(4096)
-    page[16:24] = checkpoint._META_MAGIC.pack(checkpoint.LMDB_MAGIC, checkpoint.LMDB_DATA_VERSION)
+    page[16:24] = data_file._META_MAGIC.pack(data_file.LMDB_MAGIC, data_file.LMDB_DATA_VERSION)
     page[144] = 7
     whole = Checkpoint(Kind.OPEN, 7, "boot", bytes(page))
     data = whole.encode()

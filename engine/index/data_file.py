@@ -1,0 +1,160 @@
+"""LMDB's file, data.mdb, as bytes: what its meta pages say, and whether they can be true. No LMDB is needed for it.
+
+LMDB maps the file and believes it: a file that is shorter than its meta page says is a SIGBUS, a page that rotted while
+the archive was stopped is a wrong answer. So it is looked at before it is mapped (`fault_of`), and the bytes that a
+clean end leaves behind are summed (`note_sum`) and compared at the next start (`is_as_summed`).
+
+LMDB's meta pages (0.9): pages 0 and 1, of the size that LMDB chose; in each little endian
+
+    offset  bytes  field
+    16      4      magic 0xBEEFC0DE
+    20      4      version 1
+    40      4      page size
+    80      8      root of the free pages' tree: a page, or all ones for none
+    128     8      root of the main tree
+    136     8      last page in use
+    144     8      transaction id: the page with the higher one holds
+
+INDEX/checksum, made at a clean end and true as long as the checkpoint of that end is the newest state:
+
+    0       8      magic "FILMSUM\\0"
+    8       8      transaction id
+    16      8      length of data.mdb
+    24      4      crc32c of these bytes of data.mdb
+    28      4      crc32c of the 28 bytes before
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from engine.errors import StorageFull
+from engine.storage.files import Files, replace
+from engine.storage.record import crc32c
+
+LMDB_MAGIC = 0xBEEFC0DE
+LMDB_DATA_VERSION = 1
+PAGE_BYTES_MAX = 1 << 16
+"""LMDB takes the page size of the machine that makes the index."""
+SUMMED_BYTES_MAX = 256 << 20
+"""A larger file has no checksum, so that no start waits for it to be read; the scrub compares it with the log."""
+
+_META_BYTES_MIN = 512
+_META_MAGIC = struct.Struct("<II")
+_META_MAGIC_AT = 16
+_PAGE_BYTES = struct.Struct("<I")
+_PAGE_BYTES_AT = 40
+_ROOTS_AT = (80, 128)
+_NUMBER = struct.Struct("<Q")
+_LAST_PAGE_AT = 136
+_TRANSACTION_AT = 144
+_NO_ROOT = (1 << 64) - 1
+
+_SUM = struct.Struct("<8sQQI")
+_CRC = struct.Struct("<I")
+_SUM_MAGIC = b"FILMSUM\0"
+_PIECE_BYTES = 4 << 20
+
+
+def transaction_of(page: bytes) -> int | None:
+    """The transaction id of a meta page; None if it is none."""
+    if len(page) < _META_BYTES_MIN:
+        return None
+    if _META_MAGIC.unpack_from(page, _META_MAGIC_AT) != (LMDB_MAGIC, LMDB_DATA_VERSION):
+        return None
+    return int(_NUMBER.unpack_from(page, _TRANSACTION_AT)[0])
+
+
+def meta_page(page: bytes, slot: int, transaction_id: int) -> bytes:
+    """The same state as the meta page of a slot."""
+    changed = bytearray(page)
+    _NUMBER.pack_into(changed, 0, slot)
+    _NUMBER.pack_into(changed, _TRANSACTION_AT, transaction_id)
+    return bytes(changed)
+
+
+def newest_meta_page(data: bytes) -> bytes | None:
+    """The meta page that LMDB would open, of the two that are `data`."""
+    page_bytes = len(data) // 2
+    pages = [data[:page_bytes], data[page_bytes:]]
+    found = [(number, page) for page in pages if (number := transaction_of(page)) is not None]
+    return max(found)[1] if found else None
+
+
+def meta_fault(page: bytes, file_bytes: int) -> str:
+    """Why a file of this length cannot be what a meta page says; empty when it can."""
+    if transaction_of(page) is None:
+        return "it has no meta page"
+    (page_bytes,) = _PAGE_BYTES.unpack_from(page, _PAGE_BYTES_AT)
+    (last_page,) = _NUMBER.unpack_from(page, _LAST_PAGE_AT)
+    if not _META_BYTES_MIN <= page_bytes <= PAGE_BYTES_MAX or page_bytes & (page_bytes - 1):
+        return f"its meta page says pages of {page_bytes} bytes"
+    roots = [_NUMBER.unpack_from(page, at)[0] for at in _ROOTS_AT]
+    if any(root != _NO_ROOT and not 1 < root <= last_page for root in roots):
+        return "its meta page leads beyond its last page"
+    if (last_page + 1) * page_bytes > file_bytes:
+        return f"it has {file_bytes} bytes and should have {(last_page + 1) * page_bytes}"
+    return ""
+
+
+def fault_of(files: Files, fd: int) -> str:
+    """Why LMDB must not map this file; empty when it may, as a new one without a byte. Raises OSError."""
+    size = files.size(fd)
+    if not size:
+        return ""
+    # Both slots have the size that the first one says; where that is no page, the second cannot be found either.
+    first = files.pread(fd, PAGE_BYTES_MAX, 0)
+    if transaction_of(first) is None:
+        return "it does not begin with a meta page"
+    (page_bytes,) = _PAGE_BYTES.unpack_from(first, _PAGE_BYTES_AT)
+    fault = meta_fault(first, 1 << 63)
+    if fault:
+        return fault
+    newest = newest_meta_page(files.pread(fd, 2 * page_bytes, 0))
+    return meta_fault(newest or b"", size)
+
+
+def note_sum(directory: str, files: Files, fd: int, transaction_id: int) -> None:
+    """Writes down what data.mdb, open as `fd`, holds after a clean end; nothing of a large file, or on a full disk.
+
+    Raises StorageFailed.
+    """
+    try:
+        size = files.size(fd)
+        if size > SUMMED_BYTES_MAX:
+            return
+        data = _SUM.pack(_SUM_MAGIC, transaction_id, size, _crc_of(files, fd, size))
+        replace(files, f"{directory}/checksum", data + _CRC.pack(crc32c(data)))
+    except (OSError, StorageFull):
+        return
+
+
+def is_as_summed(directory: str, files: Files, fd: int, transaction_id: int) -> bool:
+    """Whether data.mdb is what it was at the clean end of this transaction id; True where nothing says otherwise.
+
+    Raises OSError when the file cannot be read.
+    """
+    try:
+        sum_fd = files.open(f"{directory}/checksum", os.O_RDONLY)
+    except OSError:
+        return True
+    try:
+        data = files.pread(sum_fd, _SUM.size + _CRC.size, 0)
+    except OSError:
+        return True
+    finally:
+        files.close(sum_fd)
+    if len(data) < _SUM.size + _CRC.size or _CRC.unpack(data[_SUM.size :])[0] != crc32c(data[: _SUM.size]):
+        return True
+    magic, summed_id, size, crc = _SUM.unpack(data[: _SUM.size])
+    if magic != _SUM_MAGIC or summed_id != transaction_id:
+        return True
+    return bool(files.size(fd) == size and _crc_of(files, fd, size) == crc)
+
+
+def _crc_of(files: Files, fd: int, size: int) -> int:
+    crc = 0
+    for at in range(0, size, _PIECE_BYTES):
+        crc = crc32c(files.pread(fd, min(_PIECE_BYTES, size - at), at), crc)
+    return crc
