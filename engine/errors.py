@@ -193,3 +193,7 @@ class ExportFailed(EngineError):
 
 class TranscodeError(EngineError):
     """A data set that cannot be brought into the wanted transfer syntax; the message says why."""
+
+
+class MemoryShort(EngineError):
+    """Retrievals hold all the memory that they may hold together, and none came free in time."""

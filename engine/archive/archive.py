@@ -422,6 +422,10 @@ class Archive:
             self.note_damage(instance, error)
             raise
 
+    def verify(self, instance: Instance) -> None:
+        """Reads the stored data set piece by piece and compares its checksum. Raises CorruptRecord."""
+        self._following(instance, self.reader.verify_payload)
+
     def check_damaged(self, instance: Instance) -> None:
         """Reads an instance that is known to be damaged, and only such a one. Raises CorruptRecord when it still is."""
         place = instance.position[:2]

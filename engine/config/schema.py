@@ -108,10 +108,15 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     retrieved, nobody for what is stored. Half of what a gigabit link brings, 120 CT instances a second; 0: no
     priority."""
 
+    retrieval_bytes_max: Annotated[int, Meta(ge=16 * MIB, le=64 * GIB)] = 256 * MIB
+    """Bytes that all retrievals of one worker hold together of what their askers and destinations have not taken yet,
+    and never more than a quarter of memory_bytes_max. Up to half of it they send whole instances, each one some
+    16 MiB; then pieces; then they wait, and fail after dimse_timeout_s. Ingest is never refused for what they hold."""
+
     memory_bytes_max: Annotated[int, Meta(ge=64 * MIB, le=1024 * GIB)] = 1 * GIB
     """Resident memory of one worker, mapped files not counted, above which new stores are refused (A700). A worker
-    takes 60 MiB, ingest_bytes_max and some 16 MiB for each retrieval; what is far above is a mistake that ingest
-    must not make worse."""
+    takes 60 MiB, ingest_bytes_max and retrieval_bytes_max; what is far above is a mistake that ingest must not make
+    worse."""
 
     sync_latency_s_max: Annotated[float, Meta(gt=0, le=3600)] = 5.0
     """The time that a group of instances waits for its sync, averaged over some seconds, above which the disk is

@@ -20,6 +20,7 @@ from engine.errors import (
     DataSetError,
     IndexError_,
     InstanceRefused,
+    MemoryShort,
     MessageError,
     QueryError,
     Refusal,
@@ -144,6 +145,7 @@ _RETRIEVE: Final[Mapping[type[Exception], int]] = {
     StorageError: RetrieveStatus.CANNOT_PERFORM_SUBOPERATIONS,
     TranscodeError: RetrieveStatus.CANNOT_PERFORM_SUBOPERATIONS,
     AssociationFailed: RetrieveStatus.CANNOT_PERFORM_SUBOPERATIONS,
+    MemoryShort: RetrieveStatus.CANNOT_PERFORM_SUBOPERATIONS,
     MemoryError: RetrieveStatus.CANNOT_COUNT_MATCHES,
 }
 

@@ -137,8 +137,11 @@ class Requestor:
     async def request_message(self, presentation_context_id: int, make: Any, data_set: bytes | None = None) -> Any:
         """Sends `make(message_id)` and waits for its response. Raises AssociationFailed."""
         message_id, response = self.responses.expect()
-        self.connection.send_message(presentation_context_id, make(message_id).encode(), data_set, self.fragment)
-        return await self.wait(response)
+        try:
+            self.connection.send_message(presentation_context_id, make(message_id).encode(), data_set, self.fragment)
+            return await self.wait(response)
+        finally:
+            self.responses.forget(message_id)
 
     async def wait(self, response: asyncio.Future[Any]) -> Any:
         """A response, or AssociationFailed when it does not come in time; the association is aborted then."""

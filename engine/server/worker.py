@@ -235,6 +235,7 @@ class Worker:
             "associations": self._services.associations_count,
             "waiting": self._services.traffic.waiting_count,
             "admission": self._services.admission.snapshot(),
+            "retrieval_budget": self._services.retrieval_budget.snapshot(),
             "queue_depth": self._ingestor.depth,
             "chunks": self._pool.outstanding,
             "group_size": self._ingestor.commit.group_sizes.snapshot(),

@@ -135,6 +135,8 @@ class ReportOnAssociation:
         except TimeoutError:
             self.turn.is_over = True
             raise AssociationFailed(f"N-EVENT-REPORT was not answered within {timeout_s:g} s") from None
+        finally:
+            provider.responses.forget(message_id)
         if why_not:
             raise AssociationFailed(why_not)
 

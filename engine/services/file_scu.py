@@ -141,10 +141,10 @@ class _FileSender:
             finally:
                 os.close(fd)
         except OSError as error:
-            response.cancel()
+            self._requestor.responses.forget(message_id)
             raise DataSetError(f"cannot be read: {error.strerror}") from error
         except BaseException:
-            response.cancel()
+            self._requestor.responses.forget(message_id)
             raise
         answer: CStoreRSP = await self._requestor.wait(response)
         if statuses.category(answer.status) not in (statuses.Category.SUCCESS, statuses.Category.WARNING):

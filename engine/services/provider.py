@@ -25,6 +25,7 @@ from engine.net.connection import Connection
 from engine.net.responses import Responses
 from engine.services import commitment_scp, find_scp, repository_query, retrieve_scp
 from engine.services.admission import Admission
+from engine.services.budget import RetrievalBudget
 from engine.services.commitments import Commitments, Turn
 from engine.services.policy import accept_policy, only_stores, refusal
 from engine.services.roster import Roster
@@ -77,6 +78,7 @@ class Services:
     """C-FINDs under way on this worker."""
     admission: Admission = field(init=False)
     traffic: Traffic = field(init=False)
+    retrieval_budget: RetrievalBudget = field(init=False)
     commitments: Commitments = field(init=False)
 
     def __post_init__(self) -> None:
@@ -96,6 +98,7 @@ class Services:
             share=self.roster.share,
             call_later=self.loop.call_later,
         )
+        self.retrieval_budget = RetrievalBudget(lambda: self.config, self.metrics)
         self.commitments = Commitments(
             self.archive, lambda: self.config, self.metrics.counters, self.ingestor.commit.fail
         )

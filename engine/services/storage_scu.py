@@ -6,6 +6,8 @@ read. Only when the peer took no presentation context for the stored transfer sy
 
     read-ahead    frame i+1 is filled while the answer to i is due
     window        answers outstanding at once: 1, or what the asynchronous operations window allows
+    budget        frames are taken from the worker's (`budget`); when it is short, nothing is read ahead and data sets
+                  go in pieces. A peer that takes a second for anything keeps no frame then that it does not need
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from engine.dimse.assembly import Frame, p_data_tf
 from engine.dimse.messages import CStoreRQ
 from engine.errors import AssociationFailed, CorruptRecord, EngineError, SegmentGone
 from engine.index.types import Instance
+from engine.services.budget import PIECE_SHARE, WHOLE_SHARE, RetrievalBudget
 from engine.services.contexts import SendContexts
+from engine.services.frames import Frames
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
@@ -38,6 +42,8 @@ WHOLE_BYTES_MAX = 8 << 20
 """A data set up to this length is sent as one frame; longer ones go piece by piece in bounded memory."""
 
 PIECE_BYTES = 1 << 20
+PIECE_BYTES_MIN = 64 << 10
+"""A piece when memory is short; never less than one fragment."""
 
 GAPS_MAX = 4096
 """Fragments of one frame. A peer may ask for PDUs of a few bytes: what it takes shall not multiply our memory."""
@@ -69,7 +75,7 @@ class Sent:
 
 @dataclass(slots=True)
 class _Ready:
-    """An instance that can go out: a frame, or a large one that is yet to be read."""
+    """An instance that can go out: a frame, or one that goes in pieces and is yet to be read."""
 
     instance: Instance
     message_id: int
@@ -102,6 +108,7 @@ class InstanceSender:
         responses: Responses,
         contexts: Iterable[AcceptedContext],
         *,
+        budget: RetrievalBudget,
         fragment: int,
         window: int,
         response_timeout_s: float,
@@ -109,6 +116,7 @@ class InstanceSender:
         coercer: Coercer | None = None,
     ) -> None:
         """`contexts`: those on which we are SCU; `fragment` in bytes; `window` ≥ 1 answers outstanding."""
+        self._budget = budget
         self._coercer = coercer
         self._archive = archive
         self._transcoder = transcoder
@@ -118,8 +126,13 @@ class InstanceSender:
         self._window = window
         self._timeout_s = response_timeout_s
         self._contexts = SendContexts(contexts, preferred)
-        self._frames: list[Frame] = []
-        """Frames that may be laid out again: the kernel has all of what was in them."""
+        self._frames = Frames(budget, fragment)
+        self._outstanding: deque[_Ready] = deque()
+        """Sent and not answered."""
+        self._ahead: _Ready | None = None
+        """Read and not sent."""
+        self._leaving: list[Frame] = []
+        """Answered before the kernel had all of them."""
         self.unanswered: dict[str, Instance] = {}
         """What has been sent, wholly or in part, and has no answer: it may or may not have arrived."""
         self.gave_up = False
@@ -130,27 +143,30 @@ class InstanceSender:
 
         What could not be sent (no context, corrupt, not decodable) is reported, and the next one follows.
         """
-        outstanding: deque[_Ready] = deque()
+        outstanding = self._outstanding
         try:
             async for instance in instances:
                 try:
-                    ready = await self._prepare(instance, originator)
+                    ready = self._ahead = await self._prepare(instance, originator)
+                    while len(outstanding) >= self._window:
+                        yield await self._answer()
+                    await self._transmit(ready)
                 except AssociationFailed:
                     raise
                 except EngineError as error:
+                    self._forget_ahead()
                     if isinstance(error, CorruptRecord):
                         await self._blocking(functools.partial(self._archive.note_damage, instance, error))
                     yield Sent(instance, SENT_WITH_FAILURE, error)
-                    continue
-                while len(outstanding) >= self._window:
-                    yield await self._answer(outstanding.popleft())
-                outstanding.append(ready)
-                await self._transmit(ready)
             while outstanding:
-                yield await self._answer(outstanding.popleft())
+                yield await self._answer()
+            if self._leaving:
+                await self._all_left()
         finally:
+            self._forget_ahead()
             for ready in outstanding:
-                ready.response.cancel()
+                self._responses.forget(ready.message_id)
+            self._frames.close()
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -184,24 +200,43 @@ class InstanceSender:
                 # Found corrupt in the middle it would cost the association, and everything else on it.
                 await self._blocking(functools.partial(self._archive.check_damaged, instance))
         except BaseException:
-            response.cancel()
+            self._responses.forget(message_id)
             raise
         return ready
 
-    def _frame(self, prefix: int, payload: int) -> Frame:
-        room = Frame.room_for(prefix, payload, self._fragment)
-        for number, frame in enumerate(self._frames):
-            if frame.capacity >= room:
-                return self._frames.pop(number)
-        self._frames.clear()
-        return Frame(room + room // 8)
+    def _forget_ahead(self) -> None:
+        if self._ahead is not None:
+            self._responses.forget(self._ahead.message_id)
+            self._frames.drop(self._ahead.frame)
+            self._ahead = None
 
-    async def _whole_frame(self, ready: _Ready) -> Frame:
-        frame = self._frame(len(ready.prefix), ready.length)
-        gaps = frame.layout(ready.prefix, ready.length, self._fragment, ready.context.presentation_context_id, True)
-        await self._fill(gaps, ready, 0)
-        if ready.data is None:
-            self._archive.reader.check(ready.instance.position, frame.crc())
+    def _shed(self, *, ahead: bool) -> None:
+        """Lets go of all memory that can be had again; of what is read `ahead` too."""
+        self._frames.drop_idle()
+        if not self._connection.unsent_bytes:
+            self._leaving, left = [], self._leaving
+            for frame in left:
+                self._frames.drop(frame)
+            for ready in self._outstanding:
+                self._frames.drop(ready.frame)
+                ready.frame = None
+        if ahead and self._ahead is not None:
+            self._frames.drop(self._ahead.frame)
+            self._ahead.frame = None
+
+    async def _whole_frame(self, ready: _Ready) -> Frame | None:
+        """The whole message in one frame; None: memory is short."""
+        frame = self._frames.take(len(ready.prefix), ready.length, WHOLE_SHARE)
+        if frame is None:
+            return None
+        try:
+            gaps = frame.layout(ready.prefix, ready.length, self._fragment, ready.context.presentation_context_id, True)
+            await self._fill(gaps, ready, 0)
+            if ready.data is None:
+                self._archive.reader.check(ready.instance.position, frame.crc())
+        except BaseException:
+            self._frames.keep(frame)
+            raise
         return frame
 
     async def _fill(self, gaps: list[memoryview], ready: _Ready, at: int) -> None:
@@ -224,28 +259,60 @@ class InstanceSender:
             await self._blocking(functools.partial(reader.read_scattered, position, gaps, at))
 
     async def _transmit(self, ready: _Ready) -> None:
-        self.unanswered[ready.instance.sop_instance_uid] = ready.instance
+        if self._leaving:
+            await self._all_left()
         if ready.frame is not None:
+            self._begin(ready)
             self._connection.send(ready.frame)
             return
+        frame, piece_bytes = await self._piece_frame(ready)
+        self._begin(ready)
         try:
-            await self._transmit_pieces(ready)
+            await self._transmit_pieces(ready, frame, piece_bytes)
         except CorruptRecord as error:
             # Half of the object is at the peer already: only an abort keeps it from being taken for whole.
             self._connection.abort(f"stored object is corrupt: {error}", 2, 0)
             await self._blocking(functools.partial(self._archive.note_damage, ready.instance, error))
             raise AssociationFailed(f"aborted, stored object is corrupt: {error}") from error
-        except ConnectionError as error:
-            raise AssociationFailed(str(error)) from error
+        self._frames.keep(frame)
 
-    async def _transmit_pieces(self, ready: _Ready) -> None:
+    def _begin(self, ready: _Ready) -> None:
+        """From here on the peer may have some of it."""
+        self._ahead = None
+        self._outstanding.append(ready)
+        self.unanswered[ready.instance.sop_instance_uid] = ready.instance
+
+    def _piece_bytes(self, most: int) -> int:
+        return max(min(most // self._fragment, GAPS_MAX), 1) * self._fragment
+
+    async def _piece_frame(self, ready: _Ready) -> tuple[Frame, int]:
+        """What the pieces go out in, one after the other, and the length of each.
+
+        Raises MemoryShort, or CorruptRecord for what would have gone in one frame; nothing has been sent then.
+        """
+        piece_bytes = self._piece_bytes(PIECE_BYTES)
+        frame = self._frames.take(len(ready.prefix), min(ready.length, piece_bytes), PIECE_SHARE)
+        if frame is None:
+            # Who waits must hold nothing.
+            await self._drained()
+            self._shed(ahead=False)
+            piece_bytes = self._piece_bytes(PIECE_BYTES_MIN)
+            wanted = min(ready.length, piece_bytes)
+            frame = await self._frames.wait_for(len(ready.prefix), wanted, self._timeout_s)
+        if ready.data is None and ready.length <= WHOLE_BYTES_MAX:
+            try:
+                await self._blocking(functools.partial(self._archive.verify, ready.instance))
+            except BaseException:
+                self._frames.keep(frame)
+                raise
+        return frame, piece_bytes
+
+    async def _transmit_pieces(self, ready: _Ready, frame: Frame, piece_bytes: int) -> None:
         """Piece by piece; the last one goes out only after the checksum of the whole has been found right."""
         prefix, at, crc = ready.prefix, 0, 0
-        piece_bytes = max(min(PIECE_BYTES // self._fragment, GAPS_MAX), 1) * self._fragment
         while at < ready.length:
             length = min(piece_bytes, ready.length - at)
             is_last = at + length == ready.length
-            frame = self._frame(len(prefix), length)
             gaps = frame.layout(prefix, length, self._fragment, ready.context.presentation_context_id, is_last)
             await self._fill(gaps, ready, at)
             crc = frame.crc(crc)
@@ -253,19 +320,33 @@ class InstanceSender:
                 self._archive.reader.check(ready.instance.position, crc)
             self._connection.send(frame)
             await self._drained()
-            self._frames.append(frame)
             prefix, at = b"", at + length
 
     async def _drained(self) -> None:
-        await self._in_time(self._connection.drained, f"the peer took nothing for {self._timeout_s:g} s")
+        try:
+            await self._in_time(self._connection.drained, f"the peer took nothing for {self._timeout_s:g} s")
+        except ConnectionError as error:
+            raise AssociationFailed(str(error)) from error
 
-    async def _answer(self, ready: _Ready) -> Sent:
+    async def _all_left(self) -> None:
+        """A peer that answers what it has not read yet is waited for: else that would pile up."""
+        await self._drained()
+        while self._leaving:
+            self._frames.keep(self._leaving.pop())
+
+    async def _answer(self) -> Sent:
+        """What becomes of the instance that was sent first."""
+        ready = self._outstanding[0]
         response = await self._in_time(
             lambda: asyncio.shield(ready.response), f"the peer did not answer C-STORE within {self._timeout_s:g} s"
         )
+        self._outstanding.popleft()
         del self.unanswered[ready.instance.sop_instance_uid]
-        if ready.frame is not None and not self._connection.unsent_bytes:
-            self._frames.append(ready.frame)
+        if ready.frame is not None:
+            if self._connection.unsent_bytes:
+                self._leaving.append(ready.frame)
+            else:
+                self._frames.keep(ready.frame)
         return Sent(ready.instance, response.status)
 
     async def _in_time(self, wait: Callable[[], Awaitable[Any]], why: str) -> Any:
@@ -280,6 +361,8 @@ class InstanceSender:
                 async with asyncio.timeout(step_s):
                     return await wait()
             except TimeoutError:
+                if self._budget.is_short:
+                    self._shed(ahead=True)
                 before, delivered = delivered, self._connection.delivered_bytes
                 silent_s = silent_s + step_s if delivered == before else step_s
                 if silent_s < self._timeout_s:

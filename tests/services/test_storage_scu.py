@@ -11,6 +11,7 @@ import pytest
 from engine.config import Config
 from engine.config.schema import Limits
 from engine.config.schema import Peer as KnownPeer
+from engine.services.frames import Frames
 from engine.services.storage_scu import GAPS_MAX, InstanceSender
 from tests import peer, samples
 from tests.peer import CT, EXPLICIT, IMPLICIT, STUDY_ROOT_GET, STUDY_ROOT_MOVE, Listener, Message, Peer
@@ -133,14 +134,15 @@ def test_a_peer_that_takes_tiny_pdus_costs_no_more_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, maximum_length: int
 ) -> None:
     frames: list[int] = []
-    make = InstanceSender._frame
+    make = Frames.take
 
-    def watched(self: InstanceSender, prefix: int, payload: int) -> object:
-        frame = make(self, prefix, payload)
+    def watched(self: Frames, prefix: int, payload: int, share: float) -> object:
+        frame = make(self, prefix, payload, share)
+        assert frame is not None
         frames.append(frame.capacity)
         return frame
 
-    monkeypatch.setattr(InstanceSender, "_frame", watched)
+    monkeypatch.setattr(Frames, "take", watched)
 
     def script(serving: Serving) -> None:
         stored = fill(serving, [20_000 if maximum_length < 100 else 1_000_000])
