@@ -192,10 +192,10 @@ def all_tags() -> dict[int, tuple[str, str]]:
     return {tag: found[tag] for tag in sorted(found) if found[tag][0] != "NONE"}
 
 
-def several_valued() -> list[str]:
-    """What multiple value matching is for: VRs of words with a VM of more than one."""
+def several_valued(*, words: bool) -> list[str]:
+    """Tags with a VM of more than one: of the VRs of words, which multiple value matching is for, or of all others."""
     vrs = {"AE", "AS", "AT", "CS", "LO", "PN", "SH", "UC"}
-    found = [tag for tag, entry in DicomDictionary.items() if entry[0] in vrs and entry[1] != "1"]
+    found = [tag for tag, entry in DicomDictionary.items() if (entry[0] in vrs) is words and entry[1] != "1"]
     return [f"0x{tag:08X}" for tag in sorted(found)]
 
 
@@ -217,8 +217,10 @@ def tags_module() -> str:
         + "\n\n# fmt: off\n_TAGS_BY_VR: Final[dict[str, tuple[int, ...]]] = {\n"
         + "\n".join(tables)
         + "\n}\n"
-        + wrapped("SEVERAL_VALUED: Final = frozenset((", several_valued(), "))")
+        + wrapped("SEVERAL_VALUED: Final = frozenset((", several_valued(words=True), "))")
         + '\n"""Of the VRs that multiple value matching is for (PS3.4 C.2.2.2.8), those with a VM above 1."""\n'
+        + wrapped("OTHERS_SEVERAL_VALUED: Final = frozenset((", several_valued(words=False), "))")
+        + '\n"""Of the other VRs, the same."""\n'
         + "# fmt: on\n_VR_BY_TAG: Final = {tag: vr for vr, tags in _TAGS_BY_VR.items() for tag in tags}\n"
         + TAGS_TAIL
     )

@@ -7,13 +7,15 @@ A command returns its exit code (`exit_codes`); errors of the engine and of the 
 from __future__ import annotations
 
 import importlib
+import io
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 import click
 
-from engine.cli import exit_codes, output
+from engine.cli import exit_codes, options, output
 from engine.errors import EngineError
 
 COMMANDS = {
@@ -53,7 +55,7 @@ COMMANDS = {
 """Name → one line of help: the modules themselves are loaded only to run."""
 
 
-class _LazyGroup(click.Group):
+class _LazyGroup(options.Group):
     """A group whose commands are modules of `engine.cli.commands`, imported when they are used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -79,25 +81,57 @@ def group() -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    in_json = "--json" in (given[: given.index("--")] if "--" in given else given)
+    try:
+        return _run(given, in_json)
+    except output.ReaderGone:
+        # As a program that SIGPIPE ends: what was asked for is done, or as far as it was read.
+        return exit_codes.READER_GONE
+
+
+def _run(arguments: list[str], in_json: bool) -> int:
     try:
         code = group.main(arguments, prog_name="filmroom", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        if in_json:
+            output.fail(error.format_message(), error.exit_code, json=True)
+        else:
+            error.show()
         return error.exit_code
-    except click.Abort:
-        click.echo("interrupted", err=True)
-        return exit_codes.INTERRUPTED
+    except click.Abort as abort:
+        return _interrupted(abort, in_json)
     except EngineError as error:
-        output.complain(f"filmroom: {error}")
-        return exit_codes.of(error)
+        code = exit_codes.of(error)
+        output.fail(str(error) if in_json else f"filmroom: {error}", code, json=in_json)
+        return code
     except OSError as error:
         # A file or folder that the commands reach for themselves: no permission, a read-only or a full disk.
         where = f"{error.filename}: " if error.filename else ""
-        output.complain(f"filmroom: {where}{error.strerror or error}")
+        sentence = f"{where}{error.strerror or error}"
+        output.fail(sentence if in_json else f"filmroom: {sentence}", exit_codes.UNAVAILABLE, json=in_json)
         return exit_codes.UNAVAILABLE
     return code if isinstance(code, int) else exit_codes.OK
 
 
+def _interrupted(abort: click.Abort, in_json: bool) -> int:
+    cause = abort.__cause__
+    done = str(cause) if isinstance(cause, output.Interrupted) else ""
+    if in_json:
+        output.fail("interrupted", exit_codes.INTERRUPTED, json=True, done=done)
+    else:
+        output.fail(f"interrupted; {done}" if done else "interrupted", exit_codes.INTERRUPTED, json=False)
+    return exit_codes.INTERRUPTED
+
+
 def main() -> NoReturn:
     """The console script."""
-    sys.exit(run())
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name in letters that the terminal's encoding has not got is shown as escapes.
+            stream.reconfigure(errors="backslashreplace")
+    code = run()
+    if code == exit_codes.READER_GONE:
+        # What is still buffered would be written once more at the end, and fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)

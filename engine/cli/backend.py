@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.cli import query
 from engine.cli.output import Progress
+from engine.cli.units import time_text, with_times
 from engine.config import Config, Peer, Retention
 from engine.errors import ConfigError, QueryError
 
@@ -104,7 +105,16 @@ def explain(
 def archive_stats(config: Config) -> dict[str, int]:
     """What the archive holds."""
     with opened(config) as archive:
-        return archive.stats()
+        return in_words(archive.stats())
+
+
+def in_words(counts: Mapping[str, int]) -> dict[str, int]:
+    """Counts of the archive in the words that every command has for them."""
+    return {_WORDS.get(name, name): count for name, count in counts.items()}
+
+
+_WORDS = {"kept_aside": "versions", "quarantined": "unparseable"}
+"""Versions are instances beside the current one of their UID; unparseable are bytes that were refused."""
 
 
 def import_paths(config: Config, paths: list[Path], jobs: int | None, progress: Progress) -> ImportSummary:
@@ -266,20 +276,13 @@ def holds(config: Config) -> list[dict[str, Any]]:
         return [
             {
                 "study_instance_uid": (uid := hold.study_instance_uid.decode("utf-8", "replace")),
-                "since": local_time(hold.set_ns),
+                "since": time_text(hold.set_ns),
                 "by": hold.by.decode("utf-8", "replace"),
                 "reason": hold.reason.decode("utf-8", "replace"),
                 "instances": len(_matching_instances(archive, [query.parse([f"StudyInstanceUID={uid}"])])),
             }
             for hold in archive.index.holds()
         ]
-
-
-def local_time(ns: int) -> str:
-    """A moment as a list shows it."""
-    from datetime import datetime
-
-    return datetime.fromtimestamp(ns / 1e9).astimezone().isoformat(timespec="seconds")
 
 
 def retention_rules(config: Config, names: tuple[str, ...] = ()) -> list[dict[str, Any]]:
@@ -300,8 +303,6 @@ def _rules(config: Config, names: tuple[str, ...]) -> list[Retention]:
 
 def retention_due(config: Config, names: tuple[str, ...]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The studies that are due, and the sums of each rule."""
-    import time
-
     from engine.archive.care import retention
 
     rules = _rules(config, names)
@@ -320,7 +321,7 @@ def retention_due(config: Config, names: tuple[str, ...]) -> tuple[list[dict[str
                     "study_instance_uid": due.study_instance_uid,
                     "study_date": due.study_date,
                     "modalities": list(due.modalities),
-                    "received": local_time(due.last_received_ns),
+                    "received": time_text(due.last_received_ns),
                     "instances": due.instances,
                     "bytes": due.bytes,
                     "held": due.is_held,
@@ -331,8 +332,6 @@ def retention_due(config: Config, names: tuple[str, ...]) -> tuple[list[dict[str
 
 def retention_apply(config: Config, names: tuple[str, ...]) -> list[dict[str, Any]]:
     """Deletes what is due; what became of each rule's studies."""
-    import time
-
     from engine.archive.care import retention
 
     with opened(config) as archive:
@@ -360,7 +359,7 @@ def compact(config: Config, everything: bool, progress: Progress) -> dict[str, A
 def scrub_status(config: Config) -> dict[str, Any]:
     """How far the scrub is, and what it has found."""
     with opened(config) as archive:
-        return _scrubber(archive, config).status()
+        return with_times(_scrubber(archive, config).status())
 
 
 def scrub_run(config: Config, rate_bytes_per_s: int, progress: Progress) -> tuple[list[str], dict[str, Any]]:
@@ -369,7 +368,7 @@ def scrub_run(config: Config, rate_bytes_per_s: int, progress: Progress) -> tupl
 
     with opened(config, progress=progress) as archive:
         found = scrub.run_pass(archive, config.scrub, rate_bytes_per_s, progress)
-        return [str(damaged) for damaged in found], _scrubber(archive, config).status()
+        return [str(damaged) for damaged in found], with_times(_scrubber(archive, config).status())
 
 
 def damage(config: Config) -> list[dict[str, Any]]:
@@ -381,7 +380,7 @@ def damage(config: Config) -> list[dict[str, Any]]:
                 "segment": f"{row.segment_id:016x}",
                 "offset": row.offset,
                 "what": row.what,
-                "found_ns": row.found_ns,
+                "found": time_text(row.found_ns),
             }
             for row in archive.index.damage()
         ]
@@ -398,7 +397,7 @@ def quarantined(config: Config) -> list[dict[str, Any]]:
     from engine.archive.care import quarantine
 
     with opened(config) as archive:
-        return [kept.facts() for kept in quarantine.listed(archive)]
+        return [with_times(kept.facts()) for kept in quarantine.listed(archive)]
 
 
 def quarantine_export(config: Config, identifier: str, folder: Path) -> Path:
@@ -423,7 +422,7 @@ def quarantine_drop(config: Config, identifier: str, reason: str) -> dict[str, A
     from engine.archive.care import quarantine
 
     with opened(config) as archive:
-        return quarantine.drop(archive, identifier, by=who(), reason=reason).facts()
+        return with_times(quarantine.drop(archive, identifier, by=who(), reason=reason).facts())
 
 
 # Storage commitment ------------------------------------------------------------------------------
@@ -444,9 +443,9 @@ def commitments(config: Config) -> list[dict[str, Any]]:
                 "calling_ae_title": heading.calling_ae_title,
                 "transaction_uid": heading.transaction_uid,
                 "instances": heading.instance_count,
-                "received": local_time(heading.received_ns),
+                "received": time_text(heading.received_ns),
                 "attempts": tried.count,
-                "next_attempt": local_time(tried.due_ns) if tried.due_ns else None,
+                "next_attempt": time_text(tried.due_ns) if tried.due_ns else None,
                 "error": "its file is damaged: it can only be dropped" if heading.is_damaged else tried.error,
             }
         )
@@ -502,6 +501,15 @@ def _query(wanted: query.Keys, limit: int | None) -> Query:
     )
 
 
+def not_kept(wanted: query.Keys) -> list[int]:
+    """The attributes to be returned that the index does not keep, so that no match has them."""
+    from engine.index.query.plan import COMPUTED
+
+    return [
+        tag for tag in wanted.columns if tag not in COMPUTED and not query.is_creator(tag) and not _is_kept(tag, wanted)
+    ]
+
+
 def _is_kept(tag: int, wanted: query.Keys) -> bool:
     """Whether the index keeps an attribute; a private one in the block that a creator among the keys reserves."""
     from engine.dicom import extra
@@ -535,11 +543,12 @@ def who() -> str:
 # Peers -------------------------------------------------------------------------------------------
 
 
-def echo(peer: Peer, config: Config) -> None:
-    """C-ECHO. Raises AssociationFailed."""
+def echo(peer: Peer, config: Config) -> dict[str, float]:
+    """C-ECHO; how long its parts took. Raises AssociationFailed."""
     from engine.net import client
 
-    _run(client.echo(peer, config))
+    took = _run(client.echo(peer, config))
+    return {"association_ms": round(took.association_s * 1000, 3), "echo_ms": round(took.echo_s * 1000, 3)}
 
 
 def send(peer: Peer, config: Config, paths: list[Path], progress: Progress) -> SendSummary:

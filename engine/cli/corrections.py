@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from engine.cli import backend, query
+from engine.cli.units import time_text
 from engine.config import Config
 from engine.errors import QueryError
 
@@ -81,7 +82,7 @@ def listed(config: Config, *, values: bool) -> Iterator[dict[str, Any]]:
 
     with backend.opened(config) as archive:
         for row in correction.listed(archive):
-            made = backend.local_time(row.pop("made_ns"))
+            made = time_text(row.pop("made_ns"))
             named = {query.name_of(tag): value for tag, value in row.pop("sets").items()}
             yield {**row, "made": made, "sets": named if values else list(named)}
 

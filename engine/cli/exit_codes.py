@@ -11,6 +11,7 @@
 | 4    | UNAVAILABLE   | the archive is in use, missing, full or unreadable; no server answers                  |
 | 5    | PEER          | the peer cannot be reached, or refused or aborted the association                      |
 | 130  | INTERRUPTED   | ended by Ctrl-C; what was done until then stays done                                   |
+| 141  | READER_GONE   | nobody reads standard output any more (`| head`)                                       |
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ CONFIGURATION = 3
 UNAVAILABLE = 4
 PEER = 5
 INTERRUPTED = 130
+READER_GONE = 141
 
 _BY_ERROR: tuple[tuple[type[errors.EngineError], int], ...] = (
     (errors.ConfigError, CONFIGURATION),

@@ -156,11 +156,11 @@ def _admission(answer: Answer) -> str:
     return f"refused ({', '.join(refusing + silent)})" if refusing + silent else "taken"
 
 
-def watch(ask: Callable[[], dict[str, Any]], interval: float, count: int | None, *, as_json: bool) -> None:
+def watch(ask: Callable[[], dict[str, Any]], interval: float, count: int | None) -> None:
     """Asks again and again; a live view on a terminal, a line of JSON an interval otherwise."""
     before = totals(ask())
     asked = 0
-    if as_json or not output.on_terminal():
+    if output.as_json() or not output.on_terminal():
         while count is None or asked < count:
             asked += 1
             _pause(interval)

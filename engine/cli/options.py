@@ -6,9 +6,10 @@ file, then the default", which `engine.config` decides.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -18,17 +19,37 @@ import msgspec
 
 from engine import config as configuration
 from engine import log
+from engine.cli import output, units
 from engine.config import Config
 from engine.errors import ConfigError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON, also to a terminal.")
 
 reason_option = click.option("--reason", metavar="TEXT", required=True, help="Why; recorded, with who you are.")
 
+
+class _Amount(click.ParamType[int]):
+    """A size or a rate with a suffix, in bytes."""
+
+    def __init__(self, name: str, parse: Callable[[str], int]) -> None:
+        self.name = name
+        self.parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return self.parse(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+SIZE = _Amount("size", units.parse_bytes)
+RATE = _Amount("rate", units.parse_rate)
+
 rate_option = click.option(
-    "--rate", type=click.IntRange(min=0), default=0, metavar="BYTES", help="Bytes a second at most.  [no limit]"
+    "--rate", type=RATE, default=0, metavar="SIZE", help="Bytes a second at most: 10MB, 64MiB/s.  [no limit]"
 )
 
 
@@ -43,6 +64,92 @@ def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> da
 
 
 at_option = click.option("--at", callback=_moment, metavar="TIME", help="The newest state that is not after TIME.")
+
+
+# What every command takes ------------------------------------------------------------------------
+
+
+def _remember(ctx: click.Context, param: click.Parameter, value: object) -> object:
+    """Keeps an option for the command, at whichever place of the line it stands; the last one counts."""
+    if value not in (None, False):
+        ctx.meta[_META[str(param.name)]] = value
+    return value
+
+
+_META = {"data": "filmroom.data", "config_file": "filmroom.config", "as_json": output.JSON_FLAG}
+
+
+def _common_options() -> list[click.Option]:
+    data, config, json = _KEY_OPTIONS["data"], configuration.DEFAULT_FILE, "Write JSON, also to a terminal."
+    return [
+        click.Option(
+            ["--data", "data"],
+            metavar=data["metavar"],
+            help=f"{data['help']}  [{configuration.environment_variable('data')}]",
+            callback=_remember,
+            expose_value=False,
+        ),
+        click.Option(
+            ["--config", "config_file"],
+            metavar="FILE",
+            type=click.Path(dir_okay=False),
+            help=f"Configuration (TOML); without it ./{config}, if there.  [FILMROOM_CONFIG]",
+            callback=_remember,
+            expose_value=False,
+        ),
+        click.Option(["--json", "as_json"], is_flag=True, help=json, callback=_remember, expose_value=False),
+    ]
+
+
+def _with_common(given: Sequence[click.Parameter] | None) -> list[click.Parameter]:
+    parameters = list(given or ())
+    names = {parameter.name for parameter in parameters}
+    return [*parameters, *(option for option in _common_options() if option.name not in names)]
+
+
+class Command(click.Command):
+    """A command that takes --data, --config and --json, as do the groups that it is in."""
+
+    def __init__(self, name: str | None, params: list[click.Parameter] | None = None, **attributes: Any) -> None:
+        super().__init__(name, params=_with_common(params), **attributes)
+
+
+class Group(click.Group):
+    """A group that takes them too, shows its commands with a whole sentence each, and says which one was meant."""
+
+    command_class = Command
+
+    def __init__(self, name: str | None = None, params: list[click.Parameter] | None = None, **attributes: Any) -> None:
+        super().__init__(name, params=_with_common(params), **attributes)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            ctx.fail(f"No such command {log.escape(name)!r}{nearest(name, self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
+
+
+def command(name: str) -> Callable[[Callable[..., Any]], Command]:
+    """A command by its name."""
+    return click.command(name, cls=Command)
+
+
+def group(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], Group]:
+    """A command that has commands of its own."""
+    return click.group(name, cls=Group, **attributes)
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """ "; did you mean X?" where one of the words is near."""
+    near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Write JSON, also to a terminal.", callback=_remember
+)
 
 
 class Settings:
@@ -96,13 +203,16 @@ _KEY_OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def with_settings(*keys: str) -> Callable[[Function], Function]:
-    """Adds --config and one option for each configuration key; the command gets `settings`."""
+    """Gives the command `settings`: --data and --config, and one option for each configuration key."""
+    keys = tuple(key for key in keys if key != "data")
 
     def decorate(function: Function) -> Function:
         @functools.wraps(function)
-        def call(*arguments: Any, config_file: str | None, **given: Any) -> Any:
+        def call(*arguments: Any, **given: Any) -> Any:
+            meta = click.get_current_context().meta
             flags = {key: given.pop(_parameter(key)) for key in keys}
-            return function(*arguments, settings=Settings(config_file, flags), **given)
+            flags["data"] = meta.get(_META["data"])
+            return function(*arguments, settings=Settings(meta.get(_META["config_file"]), flags), **given)
 
         decorated: Any = call
         for key in reversed(keys):
@@ -110,13 +220,7 @@ def with_settings(*keys: str) -> Callable[[Function], Function]:
             attributes["help"] += f"  [{configuration.environment_variable(key)}]"
             flag = f"--{key.replace('.', '-').replace('_', '-')}"
             decorated = click.option(flag, _parameter(key), default=None, **attributes)(decorated)
-        return click.option(  # type: ignore[no-any-return]
-            "--config",
-            "config_file",
-            metavar="FILE",
-            type=click.Path(dir_okay=False),
-            help=f"Configuration (TOML); without it ./{configuration.DEFAULT_FILE}, if there.  [FILMROOM_CONFIG]",
-        )(decorated)
+        return decorated  # type: ignore[no-any-return]
 
     return decorate
 

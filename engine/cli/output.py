@@ -1,23 +1,75 @@
-"""How results reach the reader: rich tables and bars on a terminal, tab-separated text in a pipe, JSON when asked.
+"""How results reach the reader: laid out on a terminal, tab-separated in a pipe, JSON with --json.
 
-Results go to standard output, progress and complaints to standard error. Whatever comes from a data set or a
-peer is escaped first: a patient's name must not move the cursor. rich is imported only for a terminal.
+Results go to standard output, progress and complaints to standard error. Whatever comes from a data set or a peer is
+escaped first: a patient's name must not move the cursor. A character that the reader's encoding has not got is written
+as an escape, too; a reader that went away ends the command quietly (`ReaderGone`).
+
+With --json, on every command:
+
+    one thing     one object in one line                                 write_one
+    a list        one object a line, nothing where the list is empty     write_list
+    names         snake_case; attributes of DICOM by their keyword
+    values        numbers are numbers, times ISO 8601 with an offset, bytes counted in bytes
+    attributes    those of which PS3.6 allows several values are lists, also with one value or none
+    what failed   on standard error: {"error": "a sentence", "exit_code": 4}; what is to be known beside a result:
+                  {"warning": "a sentence"}
+
+A terminal's tables never break a UID, an id, a date or a time (`tables`). Sizes are human on a terminal and bytes
+elsewhere: by the name of the column or fact, which ends in "bytes".
 """
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, islice
+from typing import Any, TextIO
 
 import click
 import orjson
 
+from engine.cli import tables
+from engine.cli.progress import Interrupted, Progress, progress_bar
+from engine.cli.tables import Column, cut, whole, wrapped
+from engine.cli.units import bytes_text
 from engine.log import escape
 
-Progress = Callable[[str, int, int], None]
-"""(what, done, total); a total of 0 is not known yet."""
+__all__ = [
+    "Column",
+    "Interrupted",
+    "Progress",
+    "ReaderGone",
+    "as_json",
+    "bytes_text",
+    "complain",
+    "cut",
+    "on_terminal",
+    "progress_bar",
+    "to_text",
+    "whole",
+    "wrapped",
+    "write_aside",
+    "write_facts",
+    "write_json",
+    "write_line",
+    "write_list",
+    "write_one",
+    "write_report",
+    "write_table",
+]
+
+JSON_FLAG = "filmroom.json"
+"""Where the context of a command keeps whether --json was given (`options`)."""
+
+ROWS_AT_ONCE = 200
+"""Rows of a terminal's table that are laid out together: longer lists appear while they are still being read."""
+
+
+class ReaderGone(Exception):
+    """Nobody reads standard output any more: `| head` has seen enough."""
 
 
 def on_terminal() -> bool:
@@ -25,53 +77,126 @@ def on_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def write_json(value: object) -> None:
-    """One line of JSON."""
-    text = orjson.dumps(value, default=_plain, option=orjson.OPT_NON_STR_KEYS).decode()
-    click.echo(escape(text))
+def as_json() -> bool:
+    """Whether the running command was given --json, at whichever place."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(JSON_FLAG))
 
 
-def write_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
-    """Rows under column heads; in a pipe a head line and tabs."""
-    if not on_terminal():
-        click.echo("\t".join(columns))
+# results -----------------------------------------------------------------------------------------
+
+
+def write_one(facts: Mapping[str, object], shown: Mapping[str, object] | None = None, *, title: str = "") -> None:
+    """One thing: an object of JSON, or names and values. `shown` are the facts for people where they differ."""
+    if as_json():
+        write_json(facts)
+    else:
+        write_facts({name.replace("_", " "): value for name, value in (shown or facts).items()}, title=title)
+
+
+def write_report(
+    facts: Mapping[str, object],
+    shown: Mapping[str, object] | None = None,
+    **troubles: Sequence[str | Mapping[str, object]],
+) -> None:
+    """What was done, and a list of what was not: within the object of JSON, or each a line of its own and counted."""
+    if not as_json():
+        for trouble in chain.from_iterable(troubles.values()):
+            complain(": ".join(map(to_text, trouble.values())) if isinstance(trouble, Mapping) else trouble)
+        shown = {**(facts if shown is None else shown), **{name: len(found) for name, found in troubles.items()}}
+    write_one({**facts, **troubles}, shown)
+
+
+def write_list(
+    rows: Iterable[Mapping[str, object]],
+    columns: Sequence[Column],
+    shown: Callable[[Mapping[str, Any]], Mapping[str, object]] = lambda row: row,
+) -> int:
+    """Things of one kind: an object of JSON a line, or a table of these columns; how many there were.
+
+    `shown` makes of a row what people see where that differs.
+    """
+    count = 0
+    if as_json():
         for row in rows:
-            click.echo("\t".join(to_text(value) for value in row))
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+            count += 1
+            write_json(row)
+        return count
+    remaining = map(shown, rows)
+    if not on_terminal():
+        # The head comes with the first row: what fails before it fails without any output.
+        head = "\t".join(column.name for column in columns)
+        for count, row in enumerate(remaining, 1):
+            if count == 1:
+                write_line(head)
+            write_line("\t".join(to_text(row.get(column.name)) for column in columns))
+        if not count:
+            write_line(head)
+        return count
+    while some := list(islice(remaining, ROWS_AT_ONCE)):
+        count += len(some)
+        _draw(columns, [[row.get(column.name) for column in columns] for row in some])
+    return count
 
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for number, column in enumerate(columns):
-        figures = bool(rows) and all(isinstance(row[number], int | float) for row in rows)
-        table.add_column(column, justify="right" if figures else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(to_text(value)) for value in row))
-    Console().print(table)
+
+def write_table(columns: Sequence[str | Column], rows: Iterable[Sequence[object]]) -> None:
+    """Rows in the order of the columns; never JSON."""
+    heads = [column if isinstance(column, Column) else Column(column) for column in columns]
+    if on_terminal():
+        _draw(heads, list(rows))
+        return
+    for row in chain([[column.name for column in heads]], rows):
+        write_line("\t".join(to_text(value) for value in row))
 
 
 def write_facts(facts: Mapping[str, object], *, title: str | None = None) -> None:
-    """Names and their values, one a line."""
+    """Names and their values, one a line; never JSON."""
     if on_terminal() and title:
-        click.secho(title, bold=True)
+        _write(sys.stdout, _bold(title))
     width = max(map(len, facts), default=0)
     for name, value in facts.items():
-        click.echo(f"{name:<{width}}  {to_text(value)}" if on_terminal() else f"{name}\t{to_text(value)}")
+        write_line(f"{name:<{width}}  {_human(name, value)}" if on_terminal() else f"{name}\t{to_text(value)}")
 
 
-def write_aside(facts: Mapping[str, object], *, as_json: bool) -> None:
+def write_json(value: object) -> None:
+    """One line of JSON."""
+    _write(sys.stdout, _json(value, sys.stdout))
+
+
+def write_line(text: str) -> None:
+    """One line of a result, which is escaped already or ours."""
+    _write(sys.stdout, text)
+
+
+# beside the results ------------------------------------------------------------------------------
+
+
+def complain(sentence: str) -> None:
+    """One line on standard error: what is to be known beside the result."""
+    if as_json():
+        _write(sys.stderr, _json({"warning": sentence}, sys.stderr))
+    else:
+        _write(sys.stderr, escape(sentence))
+
+
+def fail(sentence: str, exit_code: int, *, json: bool, **more: object) -> None:
+    """Why a command ended, on standard error."""
+    if json:
+        _write(sys.stderr, _json({"error": sentence, "exit_code": exit_code, **more}, sys.stderr))
+    else:
+        _write(sys.stderr, escape(sentence))
+
+
+def write_aside(facts: Mapping[str, object]) -> None:
     """What there is to say about a result beside it: names and their values on standard error."""
-    if as_json:
-        click.echo(escape(orjson.dumps(facts, default=_plain).decode()), err=True)
+    if as_json():
+        _write(sys.stderr, _json(facts, sys.stderr))
         return
     for name, value in facts.items():
         complain(f"{name.replace('_', ' ')}: {to_text(value)}")
 
 
-def complain(sentence: str) -> None:
-    """One line on standard error."""
-    click.echo(escape(sentence), err=True)
+# text --------------------------------------------------------------------------------------------
 
 
 def to_text(value: object) -> str:
@@ -89,59 +214,63 @@ def to_text(value: object) -> str:
     return escape(str(value))
 
 
-def bytes_text(count: float) -> str:
-    """1536 → "1.5 KB", in steps of 1000 as disks and networks are counted."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
+def _human(name: str, value: object) -> str:
+    is_size = name.endswith("bytes") and isinstance(value, int | float) and not isinstance(value, bool)
+    return bytes_text(float(str(value))) if is_size else to_text(value)
 
 
-@contextmanager
-def progress_bar(unit: str = "") -> Iterator[Progress]:
-    """A bar with rate and time left while a terminal watches, nothing otherwise. `unit`: "bytes", else things."""
-    if not sys.stderr.isatty():
-        yield lambda what, done, total: None
+def _draw(columns: Sequence[Column], rows: Sequence[Sequence[object]]) -> None:
+    if not rows:
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    bars = Bars(
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.fields[figures]}", markup=False),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
+    texts = [[_human(column.name, value) for column, value in zip(columns, row, strict=True)] for row in rows]
+    figures = frozenset(
+        number for number in range(len(columns)) if all(isinstance(row[number], int | float) for row in rows)
     )
-    tasks: dict[str, TaskID] = {}
-    began = time.monotonic()
-    shown = 0.0
-
-    def report(what: str, done: int, total: int) -> None:
-        nonlocal shown
-        now = time.monotonic()
-        if what in tasks and done != total and now - shown < 0.1:
-            return
-        shown = now
-        if what not in tasks:
-            tasks[what] = bars.add_task(escape(what), total=None, figures="")
-        figures = _figures(done, total, now - began, bytes_text if unit == "bytes" else str)
-        bars.update(tasks[what], completed=done, total=total or None, figures=figures)
-
-    with bars:
-        yield report
+    head, body = tables.lines(columns, texts, shutil.get_terminal_size().columns, figures)
+    for line in head:
+        _write(sys.stdout, _bold(line))
+    for line in body:
+        _write(sys.stdout, line)
 
 
-def _figures(done: int, total: int, seconds: float, form: Callable[[int], str]) -> str:
-    rate = f", {form(round(done / seconds))}/s" if seconds > 0.5 else ""
-    return f"{form(done)} of {form(total)}{rate}" if total else f"{form(done)}{rate}"
+def _bold(line: str) -> str:
+    return line if "NO_COLOR" in os.environ else click.style(line, bold=True)
+
+
+def _json(value: object, stream: TextIO) -> str:
+    text = escape(orjson.dumps(_clean(value), default=_plain, option=orjson.OPT_NON_STR_KEYS).decode())
+    if (stream.encoding or "").lower().replace("-", "") == "utf8":
+        return text
+    # In any other encoding ASCII is the part that every reader of JSON takes.
+    return re.sub(r"[^\x00-\x7f]", lambda match: _escaped(match[0]), text)
+
+
+def _escaped(character: str) -> str:
+    units = character.encode("utf-16-be")
+    return "".join(f"\\u{units[place]:02x}{units[place + 1]:02x}" for place in range(0, len(units), 2))
+
+
+def _clean(value: object) -> object:
+    """Text without lone surrogates, which a file name or an argument that is no UTF-8 has and JSON cannot carry."""
+    if isinstance(value, str):
+        return value if value.isascii() else re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", value)
+    if isinstance(value, Mapping):
+        return {_clean(key): _clean(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(inner) for inner in value]
+    return value
 
 
 def _plain(value: object) -> object:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
-    return str(value)
+    return _clean(str(value))
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """One line, in whatever the stream can say of it. Raises ReaderGone."""
+    encoding = stream.encoding or "utf-8"
+    try:
+        click.echo(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
+    except BrokenPipeError as error:
+        raise ReaderGone from error

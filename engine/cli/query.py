@@ -11,6 +11,7 @@ QueryRetrieveLevel=STUDY sets the level, as on findscu. What a value means is PS
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import struct
 from collections.abc import Iterable
@@ -18,7 +19,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TypeAlias
 
-from engine.dicom import tags
+from engine.cli.tables import Form
+from engine.dicom import tags, values
 from engine.dicom.identifier import Identifier, decode_identifier
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 from engine.errors import DataSetError, QueryError
@@ -51,6 +53,8 @@ RETURNED: dict[str, tuple[str, ...]] = {
 
 _NUMBERS = {"US": "<H", "SS": "<h", "UL": "<I", "SL": "<i", "FL": "<f", "FD": "<d", "UV": "<Q", "SV": "<q"}
 
+_NUMBER_VRS = frozenset((*_NUMBERS, "AT", "IS", "DS"))
+
 _LEVEL_NAMES = {"PATIENT": "patient", "STUDY": "study", "SERIES": "series", "IMAGE": "instance"}
 
 
@@ -71,24 +75,24 @@ class Keys:
 
 def parse(texts: Iterable[str], returned: Iterable[str] = (), level: str | None = None) -> Keys:
     """The keys of a command line; raises QueryError that names the nearest keyword."""
-    values: dict[int, Value] = {}
+    wanted: dict[int, Value] = {}
     for text in texts:
         name, _, value = text.partition("=")
         if name.strip() == "QueryRetrieveLevel" or _by_number(name) == tags.QueryRetrieveLevel:
             level = level or _level(value)
             continue
-        _put(values, _path(name), value)
+        _put(wanted, _path(name), value)
     level = level or "study"
-    asked = [tag for tag, value in values.items() if matches_all(value)]
+    asked = [tag for tag, value in wanted.items() if matches_all(value)]
     for name in returned:
         path = _path(name)
         asked.append(path[0])
-        if len(path) > 1 or path[0] not in values:
-            _put(values, path, "")
-    columns = [*values, *(asked or [tag_of(name) for name in RETURNED[level]])]
+        if len(path) > 1 or path[0] not in wanted:
+            _put(wanted, path, "")
+    columns = [*wanted, *(asked or [tag_of(name) for name in RETURNED[level]])]
     for tag in columns:
-        values.setdefault(tag, "")
-    return Keys(level, values, tuple(dict.fromkeys(columns)))
+        wanted.setdefault(tag, "")
+    return Keys(level, wanted, tuple(dict.fromkeys(columns)))
 
 
 def matches_all(value: Value) -> bool:
@@ -141,36 +145,66 @@ def name_of(tag: int) -> str:
 
 
 def value_of(tag: int, value: bytes) -> object:
-    """An attribute of a match as JSON has it: text, a number, or a list when there are several values."""
+    """An attribute of a match as JSON has it: text or a number; a list wherever PS3.6 allows several values.
+
+    A number that is missing is None; text that is no number where one should be stays text.
+    """
     vr = tags.vr_of(tag)
     if vr == "SQ":
         items = _items(tag, value)
-        return [_item(item) for item in items] if items else "(sequence)" if value else None
-    if vr == "AT":
-        named = [name_of(group << 16 | element) for group, element in _pairs(value)]
-        return named if len(named) > 1 else named[0] if named else None
-    form = _NUMBERS.get(vr)
-    if form is not None:
-        numbers = [
-            number for (number,) in struct.iter_unpack(form, value[: len(value) - len(value) % struct.calcsize(form)])
-        ]
-        return numbers if len(numbers) > 1 else numbers[0] if numbers else None
-    text = value.decode("utf-8", "replace")
-    # In these VRs a backslash is a character like any other (PS3.5 6.2).
-    return text.split("\\") if "\\" in text and vr not in ("ST", "LT", "UT", "UR") else text
+        return [_item(item) for item in items] if items or not value else ["(sequence)"]
+    found = _values(vr, value)
+    if vr in values.SINGLE_VALUE_VRS or not _has_several_values(tag):
+        return found[0] if len(found) == 1 else found or (None if vr in _NUMBER_VRS else "")
+    return found
 
 
 def text_of(tag: int, value: bytes) -> str:
     """An attribute of a match as DICOM writes it: several values with backslashes between them."""
-    return _text(value_of(tag, value))
+    return as_text(value_of(tag, value))
 
 
-def _text(shown: object) -> str:
+def as_text(shown: object) -> str:
+    """The same of what `value_of` gave."""
     if isinstance(shown, dict):
-        return "[" + ", ".join(f"{name}={_text(value)}" for name, value in shown.items()) + "]"
+        return "[" + ", ".join(f"{name}={as_text(value)}" for name, value in shown.items()) + "]"
     if isinstance(shown, list):
-        return ("" if shown and isinstance(shown[0], dict) else "\\").join(map(_text, shown))
+        return ("" if shown and isinstance(shown[0], dict) else "\\").join(map(as_text, shown))
     return "" if shown is None else str(shown)
+
+
+def form_of(tag: int) -> Form:
+    """What a terminal may do to the values of an attribute where there is no room for them."""
+    vr = tags.vr_of(tag)
+    if vr == "SQ":
+        return Form.WRAPPED
+    is_text = vr in ("LO", "LT", "PN", "ST", "UC", "UN", "UT") and not name_of(tag).endswith("ID")
+    return Form.CUT if is_text else Form.WHOLE
+
+
+def _has_several_values(tag: int) -> bool:
+    """Whether PS3.6 allows it; a private attribute is a list where it has several."""
+    return tag in tags.SEVERAL_VALUED or tag in tags.OTHERS_SEVERAL_VALUED
+
+
+def _values(vr: str, value: bytes) -> list[object]:
+    if vr == "AT":
+        return [name_of(group << 16 | element) for group, element in _pairs(value)]
+    form = _NUMBERS.get(vr)
+    if form is not None:
+        whole = value[: len(value) - len(value) % struct.calcsize(form)]
+        return [number for (number,) in struct.iter_unpack(form, whole)]
+    texts = values.split(vr, value.decode("utf-8", "replace"))
+    return [_number(vr, text) for text in texts] if vr in ("IS", "DS") else list[object](texts)
+
+
+def _number(vr: str, text: str) -> object:
+    """An IS or DS as a number; the text where it is none."""
+    try:
+        number = int(text) if vr == "IS" else float(text)
+    except ValueError:
+        return text or None
+    return number if math.isfinite(number) else text
 
 
 def _items(tag: int, value: bytes) -> list[Identifier]:
@@ -184,7 +218,7 @@ def _items(tag: int, value: bytes) -> list[Identifier]:
 
 def _item(item: Identifier) -> dict[str, object]:
     return {
-        name_of(tag): value_of(tag, value) if isinstance(value, bytes) else [_item(inner) for inner in value] or None
+        name_of(tag): value_of(tag, value) if isinstance(value, bytes) else [_item(inner) for inner in value]
         for tag, value in item.items.items()
     }
 

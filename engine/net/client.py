@@ -7,6 +7,7 @@ Does not know services: C-STORE, C-ECHO and whatever else goes through `request_
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -218,15 +219,29 @@ async def open_association(
     return requestor
 
 
-async def echo(peer: Peer, config: Config) -> None:
+@dataclass(frozen=True, slots=True)
+class EchoTimes:
+    """How long the two parts of `echo` took."""
+
+    association_s: float
+    """From connecting until the association was accepted."""
+    echo_s: float
+    """From C-ECHO-RQ to its response."""
+
+
+async def echo(peer: Peer, config: Config) -> EchoTimes:
     """C-ECHO to a peer. Raises AssociationFailed."""
     contexts = [PresentationContextRQ(1, VERIFICATION, PLAIN)]
+    began = time.perf_counter()
     requestor = await open_association(Address.of(peer, config), contexts)
+    accepted = time.perf_counter()
     assert requestor.accepted is not None
     if not requestor.accepted.contexts:
         await requestor.release()
         raise AssociationFailed(f"{peer.aet} does not accept the Verification SOP class")
     response = await requestor.request_message(1, lambda message_id: messages.CEchoRQ(message_id))
+    answered = time.perf_counter()
     await requestor.release()
     if response.status != 0:
         raise AssociationFailed(f"{peer.aet} answered C-ECHO with status {response.status:04X}")
+    return EchoTimes(accepted - began, answered - accepted)

@@ -3,44 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from pathlib import Path
 
 import pytest
 from pydicom.dataset import Dataset
 
-from engine import cli
 from engine.cli import exit_codes
 from tests import samples
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("FILMROOM_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("FILMROOM_LIMITS_DISK_RESERVE_BYTES", "0")
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    code = cli.run(arguments)
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
-@pytest.fixture
-def filled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Two studies of Doe (3 instances in 2 series, 1 instance), one of Roe."""
-    samples.write(
-        tmp_path / "files",
-        samples.instance(1, 1, 1),
-        samples.instance(1, 1, 2),
-        samples.instance(1, 2, 1, modality="MR", sop_class_uid=samples.MR),
-        samples.instance(2, 1, 1),
-        samples.instance(3, 1, 1, patient_name="Roe^Richard", patient_id="P2"),
-    )
-    assert run(capsys, "import", "files")[0] == exit_codes.OK
+from tests.cli.commands import run
 
 
 @pytest.mark.usefixtures("filled")
@@ -190,7 +161,7 @@ def test_find_asks_for_what_has_no_value_and_for_one_of_several(capsys: pytest.C
 def test_import_follows_the_duplicates_policy_of_the_configuration(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for policy, key in (("keep-first", "kept_aside"), ("replace", "replaced")):
+    for policy, key in (("keep-first", "versions"), ("replace", "replaced")):
         samples.write(tmp_path / policy, samples.instance(2, 1, 1, pixels=policy.encode().ljust(512)))
         monkeypatch.setenv("FILMROOM_DUPLICATES", policy)
         code, out, _ = run(capsys, "import", policy, "--json")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -15,26 +14,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-import engine
 from engine import __version__, cli, errors
 from engine.cli import backend, exit_codes, live, output, query
 from engine.dicom import tags
 from engine.dicom.identifier import encode_identifier
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("FILMROOM_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("PYTHONPATH", str(Path(engine.__file__).parents[1]))
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    code = cli.run(arguments)
-    out, err = capsys.readouterr()
-    return code, out, err
+from tests.cli.commands import run
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, answer: Any) -> list[tuple[Any, ...]]:
@@ -269,7 +254,7 @@ def test_check_and_rebuild_tell_findings_by_exit_code(
     assert json.loads(out)["findings"] == ["segment 1 offset 64: corrupt"]
     assert calls[0][1] is True
     stand_in(monkeypatch, "rebuild_index", ({"instances": 3}, []))
-    assert run(capsys, "rebuild-index")[:2] == (0, "instances\t3\n")
+    assert run(capsys, "rebuild-index")[:2] == (0, "instances\t3\nfindings\t0\n")
 
 
 def test_reload_names_what_takes_a_restart(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,16 +422,16 @@ def test_sequences_of_a_match_are_nested() -> None:
     stored = encode_identifier({REQUEST: [item, {tags.RequestedProcedureID: b"R2"}]}, EXPLICIT_VR_LITTLE_ENDIAN)[12:]
     assert query.value_of(REQUEST, stored) == [
         {
-            "ReferencedFrameNumber": "",
+            "ReferencedFrameNumber": [],
             "RequestedProcedureCodeSequence": [{"CodeValue": "7", "CodeMeaning": "Schädel"}],
             "RequestedProcedureID": "R1",
         },
         {"RequestedProcedureID": "R2"},
     ]
     assert query.text_of(REQUEST, stored[-18:]) == "[RequestedProcedureID=R2]"
-    assert query.value_of(REQUEST, b"") is None
+    assert query.value_of(REQUEST, b"") == []
     assert query.text_of(REQUEST, b"") == ""
-    assert query.value_of(tags.FrameIncrementPointer, b"\x18\x00\x63\x10") == "FrameTime"
+    assert query.value_of(tags.FrameIncrementPointer, b"\x18\x00\x63\x10") == ["FrameTime"]
 
 
 def test_text_with_backslashes_is_one_value() -> None:

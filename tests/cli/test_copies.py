@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from engine import cli
 from engine.cli import exit_codes
 from tests import samples
+from tests.cli.commands import run
 
 
 @pytest.fixture(autouse=True)
@@ -22,12 +22,6 @@ def _archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.setenv("FILMROOM_LIMITS_DISK_RESERVE_BYTES", "0")
     samples.write(tmp_path / "files", samples.instance(1, 1, 1), samples.instance(1, 1, 2))
     assert run(capsys, "import", "files")[0] == exit_codes.OK
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    code = cli.run(arguments)
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def test_a_backup_goes_out_comes_back_and_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,7 +82,7 @@ def test_a_replica_is_made_shown_read_and_promoted(capsys: pytest.CaptureFixture
     assert code == exit_codes.OK
     assert json.loads(out.splitlines()[-1])["state"] == "caught up"
     for data in ("filmroom-data", "copy"):
-        (row,) = json.loads(run(capsys, "replicate", "--status", "--data", data, "--json")[1])
+        row = json.loads(run(capsys, "replicate", "--status", "--data", data, "--json")[1])
         assert (row["destination"], row["lag_bytes"], row["segments"]) == ("copy", 0, 1)
     assert json.loads(run(capsys, "stats", "--data", "copy", "--json")[1])["archive"]["instances"] == 2
     code, out, _ = run(capsys, "export", "out.zip", "StudyInstanceUID=*", "--data", "copy", "--json")

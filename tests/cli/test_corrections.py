@@ -2,39 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 
 import pytest
 
-from engine import cli
 from engine.cli import exit_codes
 from tests import samples
+from tests.cli.commands import rows, run
 
 ROOT = samples.ROOT
 WHY = ("--reason", "a reason")
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("FILMROOM_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("FILMROOM_LIMITS_DISK_RESERVE_BYTES", "0")
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    code = cli.run(arguments)
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
-def rows(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, object]]:
-    """What a command that must succeed says in JSON, line by line."""
-    code, out, err = run(capsys, *arguments, "--json")
-    assert (code, err) == (exit_codes.OK, "")
-    return [json.loads(line) for line in out.splitlines()]
 
 
 @pytest.fixture(autouse=True)
@@ -93,8 +70,8 @@ def test_patients_studies_and_series_are_corrected(capsys: pytest.CaptureFixture
     rows(capsys, "correct", "--series", f"{ROOT}.2.1", "Modality=US", *WHY)
     found = rows(capsys, "find", "PatientName=due*", "-r", "AccessionNumber", "-r", "ModalitiesInStudy", "PatientSex")
     assert [(row["AccessionNumber"], row["ModalitiesInStudy"], row["PatientSex"]) for row in found] == [
-        ("A1", "CT", ""),
-        ("A77", "US", ""),
+        ("A1", ["CT"], ""),
+        ("A77", ["US"], ""),
     ]
     rows(capsys, "undo", str(of_patient["number"]), *WHY)
     assert rows(capsys, "find", "PatientName=due*") == []

@@ -143,7 +143,7 @@ def test_a_replica_catches_up_is_read_meanwhile_and_takes_over(tmp_path: Path) -
             uids = set(before.acknowledged)
             wait_for(lambda: uids <= ingest.find_instances(reader.port, ingest.study_number(0)), 30, "the replica")
             before.verify(reader.port)
-            (status,) = json.loads(filmroom("replicate", "--status", "--data", data, "--json"))
+            status = json.loads(filmroom("replicate", "--status", "--data", data, "--json"))
             assert status["running"] and status["lag_s"] < 30
             filmroom("promote", "--data", target, expect=4)
         stop(senders)
@@ -196,7 +196,7 @@ def test_a_second_filmroom_takes_the_log_over_a_connection_and_survives_its_loss
         stop(senders)
 
         def caught_up() -> bool:
-            (status,) = json.loads(filmroom("replicate", "--status", "--data", data, "--json"))
+            status = json.loads(filmroom("replicate", "--status", "--data", data, "--json"))
             return bool(status["state"] == "caught up" and status["lag_s"] < 2)
 
         wait_for(caught_up, 60, "catching up")

@@ -1,7 +1,7 @@
 """What is stored and stands apart: versions kept aside, and bytes that could not be taken as instances.
 
     kind           came in by                                      readmit                        drop
-    kept-aside     other bytes under a known SOP Instance UID      becomes the current one; the   its space comes
+    version        other bytes under a known SOP Instance UID      becomes the current one; the   its space comes
                    (`archive.store`)                               one before is kept aside       back by compaction
     unparseable    a C-STORE that was refused                      tried again, under the UIDs    the same
                    (`archive.care.unparseable`)                         that the data set itself has
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 logger = log.get("archive.quarantine")
 
-KEPT_ASIDE: Final = "kept-aside"
+KEPT_ASIDE: Final = "version"
 UNPARSEABLE: Final = "unparseable"
 
 WHOLE_BYTES_MAX: Final = 8 << 20

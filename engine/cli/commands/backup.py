@@ -6,17 +6,16 @@ from pathlib import Path
 
 import click
 
-from engine.cli import copies, exit_codes, output
-from engine.cli.options import Settings, json_option, rate_option, with_settings
+from engine.cli import copies, exit_codes, options, output
+from engine.cli.options import Settings, rate_option, with_settings
 
 
-@click.command("backup")
+@options.command("backup")
 @click.argument("dest", metavar="DEST", type=click.Path(file_okay=False))
 @click.option("--keep", type=click.IntRange(min=1), metavar="N", help="Remove all states but the newest N afterwards.")
 @rate_option
-@with_settings("data")
-@json_option
-def command(dest: str, keep: int | None, rate: int, settings: Settings, as_json: bool) -> int:
+@with_settings()
+def command(dest: str, keep: int | None, rate: int, settings: Settings) -> int:
     """Bring the backup in the folder DEST up to now; every run adds a state that can be restored.
 
     Everything acknowledged before it began is in it. Only what is new is copied, so it costs what was stored since the
@@ -27,10 +26,5 @@ def command(dest: str, keep: int | None, rate: int, settings: Settings, as_json:
     with output.progress_bar("bytes") as progress:
         report = copies.backup(config, Path(dest), keep, rate, progress)
     findings = report["findings"]
-    if as_json:
-        output.write_json(report)
-    else:
-        for finding in findings:
-            output.complain(finding)
-        output.write_facts({**report, "findings": len(findings)})
+    output.write_report(report, findings=findings)
     return exit_codes.FAILED if findings else exit_codes.OK

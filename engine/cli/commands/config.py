@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import click
-
-from engine.cli import output
+from engine.cli import options, output
 from engine.cli.options import Settings, json_option, with_settings
 
 
-@click.group("config")
+@options.group("config")
 def command() -> None:
     """Look at the configuration."""
 

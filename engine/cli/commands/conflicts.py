@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import click
 
-from engine.cli import corrections, output
-from engine.cli.options import Settings, json_option, with_settings
+from engine.cli import corrections, options, output
+from engine.cli.options import Settings, with_settings
+from engine.cli.output import whole, wrapped
+
+COLUMNS = (
+    whole("study_instance_uid", "study"),
+    whole("series_instance_uid", "series"),
+    wrapped("attributes"),
+)
 
 
-@click.command("conflicts")
+@options.command("conflicts")
 @click.option("--values", is_flag=True, help="Show what is stated, what counts first: patients' data.")
-@with_settings("data")
-@json_option
-def command(values: bool, settings: Settings, as_json: bool) -> None:
+@with_settings()
+def command(values: bool, settings: Settings) -> None:
     """List the studies and series whose instances disagree, and on which attributes.
 
     Of each attribute the value of the instance that came first counts, unless that is empty. `filmroom correct` settles
     it otherwise, and then it is no conflict any more.
     """
     rows = corrections.conflicts(settings.load(), values=values)
-    if as_json:
-        for row in rows:
-            output.write_json(row)
-        return
-    columns = ("study_instance_uid", "series_instance_uid", "attributes")
-    output.write_table(columns, [[_cell(row[column]) for column in columns] for row in rows])
+    output.write_list(rows, COLUMNS, shown=_shown)
 
 
-def _cell(value: object) -> object:
-    return [f"{name}: {' | '.join(said)}" for name, said in value.items()] if isinstance(value, dict) else value
+def _shown(row: Mapping[str, Any]) -> Mapping[str, object]:
+    stated = row["attributes"]
+    if not isinstance(stated, dict):
+        return row
+    return {**row, "attributes": [f"{name}: {' | '.join(said)}" for name, said in stated.items()]}

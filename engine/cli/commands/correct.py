@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import click
 
-from engine.cli import corrections, output
-from engine.cli.options import Settings, json_option, reason_option, with_settings
+from engine.cli import corrections, options, output
+from engine.cli.options import Settings, reason_option, with_settings
 
 
-@click.command("correct")
+@options.command("correct")
 @click.argument("keys", metavar="KEY=VALUE...", nargs=-1, required=True)
 @click.option("--patient", metavar="PATIENT", help="Patient ID, or ID^^^ISSUER: all studies, later ones too.")
 @click.option("--study", metavar="UID", help="Study Instance UID; with --series, the study that it is in.")
 @click.option("--series", metavar="UID", help="Series Instance UID.")
 @reason_option
-@with_settings("data")
-@json_option
+@with_settings()
 def command(
-    keys: tuple[str, ...],
-    patient: str | None,
-    study: str | None,
-    series: str | None,
-    reason: str,
-    settings: Settings,
-    as_json: bool,
+    keys: tuple[str, ...], patient: str | None, study: str | None, series: str | None, reason: str, settings: Settings
 ) -> None:
     """Set attributes of a patient, a study or a series, whatever its instances say.
 
@@ -37,4 +30,4 @@ def command(
     if (patient is None) == (study is None and series is None):
         raise click.UsageError("say of what: --patient, or --study, or --series")
     done = corrections.correct(settings.load(), keys, patient=patient, study=study, series=series, reason=reason)
-    output.write_json(done) if as_json else output.write_facts(done)
+    output.write_one(done)

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import click
 
-from engine.cli import corrections, output
-from engine.cli.options import Settings, json_option, with_settings
+from engine.cli import corrections, options, output
+from engine.cli.options import Settings, with_settings
+from engine.cli.output import whole, wrapped
+
+COLUMNS = (
+    whole("number"),
+    whole("made"),
+    whole("operation"),
+    whole("level"),
+    whole("undone_by", "undone by"),
+    whole("undoes"),
+    whole("by"),
+    wrapped("names", "of"),
+    wrapped("sets"),
+    wrapped("reason"),
+)
 
 
-@click.command("corrections")
+@options.command("corrections")
 @click.option("--values", is_flag=True, help="Show what attributes are set to: patients' data.")
-@with_settings("data")
-@json_option
-def command(values: bool, settings: Settings, as_json: bool) -> None:
+@with_settings()
+def command(values: bool, settings: Settings) -> None:
     """List every merge, move, correction and undo, the earliest first; the number is what `filmroom undo` takes."""
     rows = corrections.listed(settings.load(), values=values)
-    if as_json:
-        for row in rows:
-            output.write_json(row)
-        return
-    columns = ("number", "made", "operation", "level", "names", "sets", "undone_by", "undoes", "by", "reason")
-    output.write_table(columns, [[_cell(row[column]) for column in columns] for row in rows])
+    output.write_list(rows, COLUMNS, shown=_shown)
 
 
-def _cell(value: object) -> object:
-    return [f"{name}={text}" for name, text in value.items()] if isinstance(value, dict) else value
+def _shown(row: Mapping[str, Any]) -> Mapping[str, object]:
+    sets = row["sets"]
+    return {**row, "sets": [f"{name}={text}" for name, text in sets.items()]} if isinstance(sets, dict) else row

@@ -6,11 +6,11 @@ import sys
 
 import click
 
-from engine.cli import backend, exit_codes, output, query
-from engine.cli.options import Settings, json_option, with_settings
+from engine.cli import backend, exit_codes, options, output, query
+from engine.cli.options import Settings, with_settings
 
 
-@click.command("delete")
+@options.command("delete")
 @click.argument("keys", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--study", "studies", metavar="UID", multiple=True, help="Study Instance UID.")
 @click.option("--series", metavar="UID", multiple=True, help="Series Instance UID.")
@@ -18,8 +18,7 @@ from engine.cli.options import Settings, json_option, with_settings
 @click.option("--reason", metavar="TEXT", help="Why; it is recorded, with who you are.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@with_settings("data")
-@json_option
+@with_settings()
 def command(
     keys: tuple[str, ...],
     studies: tuple[str, ...],
@@ -29,7 +28,6 @@ def command(
     dry_run: bool,
     yes: bool,
     settings: Settings,
-    as_json: bool,
 ) -> int:
     """Delete the studies, series or instances that are named, or that match KEY=VALUE as on find.
 
@@ -45,12 +43,12 @@ def command(
     if dry_run or not yes:
         facts = backend.delete(config, wanted, reason="", dry_run=True)
         if dry_run:
-            _show(facts, as_json)
+            _show(facts)
             return exit_codes.FAILED if facts["held"] or not facts["instances"] else exit_codes.OK
         if facts["instances"] and not facts["held"]:
             _ask(f"Delete {facts['instances']} instances of {facts['studies']} studies ({facts['bytes']} bytes)?")
     facts = backend.delete(config, wanted, reason=reason or "", dry_run=False)
-    _show(facts, as_json)
+    _show(facts)
     return exit_codes.OK if facts["instances"] else exit_codes.FAILED
 
 
@@ -60,10 +58,7 @@ def _ask(question: str) -> None:
     click.confirm(question, abort=True, err=True)
 
 
-def _show(facts: dict[str, object], as_json: bool) -> None:
-    if as_json:
-        output.write_json(facts)
-        return
+def _show(facts: dict[str, object]) -> None:
     if not facts["instances"]:
         output.complain("nothing matches")
-    output.write_facts(facts)
+    output.write_one(facts)

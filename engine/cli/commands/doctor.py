@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import click
 
-from engine.cli import backend, exit_codes, output
-from engine.cli.options import Settings, json_option, with_settings
+from engine.cli import backend, exit_codes, options, output
+from engine.cli.options import Settings, with_settings
+from engine.cli.output import whole, wrapped
+
+COLUMNS = (whole("subject"), whole("verdict"), wrapped("what"), wrapped("advice", "what to do"))
 
 
-@click.command("doctor")
+@options.command("doctor")
 @click.option("--quick", is_flag=True, help="Do not measure the disk (writes and reads 256 MB otherwise).")
-@with_settings("data", "aet", "host", "dicom_port", "workers")
-@json_option
-def command(quick: bool, settings: Settings, as_json: bool) -> int:
+@with_settings("aet", "host", "dicom_port", "workers")
+def command(quick: bool, settings: Settings) -> int:
     """Examine everything a server needs and say what to do. Exit code 1: there is a fault."""
     config = settings.load()
     with output.progress_bar() as progress:
         findings = backend.examine(config, measure=not quick, progress=progress)
-    if as_json:
-        for finding in findings:
-            output.write_json(finding)
-    else:
-        rows = [[each["subject"], each["verdict"], each["what"], each["advice"]] for each in findings]
-        output.write_table(["subject", "verdict", "what", "what to do"], rows)
+    output.write_list(findings, COLUMNS)
     return exit_codes.FAILED if any(each["verdict"] == "fault" for each in findings) else exit_codes.OK

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from engine.cli import backend, exit_codes, output, query
-from engine.cli.options import Settings, json_option, with_settings
+from engine.cli import backend, exit_codes, options, output, query
+from engine.cli.options import Settings, with_settings
 
 
-@click.command("export")
+@options.command("export")
 @click.argument("target", metavar="TARGET", type=click.Path())
 @click.argument("keys", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--study", "studies", metavar="UID", multiple=True, help="Study Instance UID.")
@@ -18,8 +18,7 @@ from engine.cli.options import Settings, json_option, with_settings
 @click.option(
     "--form", type=click.Choice(["folder", "zip", "dicomdir"]), help="[zip for a TARGET in .zip, else folder]"
 )
-@with_settings("data")
-@json_option
+@with_settings()
 def command(
     target: str,
     keys: tuple[str, ...],
@@ -27,7 +26,6 @@ def command(
     series: tuple[str, ...],
     form: str | None,
     settings: Settings,
-    as_json: bool,
 ) -> int:
     """Write the studies or series that are named, or that match KEY=VALUE as on find, to TARGET.
 
@@ -47,11 +45,6 @@ def command(
         output.complain("nothing matches")
         return exit_codes.FAILED
     facts = {"written": summary.written, "bytes": summary.bytes, "seconds": round(summary.seconds, 3)}
-    if as_json:
-        failed = [{"sop_instance_uid": uid, "reason": reason} for uid, reason in summary.failed]
-        output.write_json({**facts, "failed": failed})
-    else:
-        for uid, reason in summary.failed:
-            output.complain(f"{uid}: {reason}")
-        output.write_facts({**facts, "failed": len(summary.failed)})
+    failed = [{"sop_instance_uid": uid, "reason": reason} for uid, reason in summary.failed]
+    output.write_report(facts, failed=failed)
     return exit_codes.FAILED if summary.failed else exit_codes.OK

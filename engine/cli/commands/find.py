@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import re
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 
 import click
 
-from engine.cli import backend, output, query
-from engine.cli.options import Settings, json_option, with_settings
+from engine.cli import backend, options, output, query
+from engine.cli.options import Settings, with_settings
+
+SHOWN_MAX = 200
+"""Matches that a terminal shows unless it is told to show all."""
+
+COUNTED_S = 1.0
+"""How long matches beyond those are counted."""
+
+HEADS = {
+    "ModalitiesInStudy": "Modalities",
+    "NumberOfPatientRelatedStudies": "studies",
+    "NumberOfPatientRelatedSeries": "series",
+    "NumberOfPatientRelatedInstances": "instances",
+    "NumberOfStudyRelatedSeries": "series",
+    "NumberOfStudyRelatedInstances": "instances",
+    "NumberOfSeriesRelatedInstances": "instances",
+}
+"""What stands above a column on a terminal where the keyword is much wider than its values."""
 
 
 def _offset(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -18,32 +39,32 @@ def _offset(ctx: click.Context, param: click.Parameter, value: str | None) -> st
     return value
 
 
-@click.command("find")
+@options.command("find")
 @click.argument("keys", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("-k", "--key", "more_keys", metavar="KEY[=VALUE]", multiple=True, help="The same, as findscu has it.")
 @click.option("-r", "--return", "returned", metavar="KEY", multiple=True, help="Show this attribute.")
 @click.option("-l", "--level", type=click.Choice(query.LEVELS), help="What is looked for.  [study]")
 @click.option("-n", "--limit", type=click.IntRange(min=1), metavar="N", help="Stop after so many matches.")
+@click.option("--all", "everything", is_flag=True, help=f"Show more than {SHOWN_MAX} matches on a terminal, too.")
 @click.option("--offset", type=click.IntRange(min=0), default=0, metavar="N", help="Leave out so many matches first.")
 @click.option("--fuzzy", is_flag=True, help="Names match by sound, whatever the order of their words.")
 @click.option("--date-time", is_flag=True, help="A date and its time are one range.")
 @click.option("--timezone", callback=_offset, metavar="OFFSET", help="Dates and times are in this zone, as +0100.")
 @click.option("--explain", is_flag=True, help="Say on standard error how the matches were found.")
-@with_settings("data")
-@json_option
+@with_settings()
 def command(
     keys: tuple[str, ...],
     more_keys: tuple[str, ...],
     returned: tuple[str, ...],
     level: str | None,
     limit: int | None,
+    everything: bool,
     offset: int,
     fuzzy: bool,
     date_time: bool,
     timezone: str | None,
     explain: bool,
     settings: Settings,
-    as_json: bool,
 ) -> None:
     """Query the archive.
 
@@ -51,17 +72,19 @@ def command(
     C.2.2.2 says: exactly, with * and ?, as a range (20260101-20261231), as a list (1.2\\1.3), or with \'""\' where
     there is no value. Keys of all levels may be combined. A KEY alone is returned.
 
+    A terminal shows the first 200 matches and says how many there are; a pipe and --json get all of them.
+
     \b
       filmroom find PatientName=\'DOE*\' StudyDate=20260101-
       filmroom find -l series StudyInstanceUID=1.2.3 -r SeriesDescription --json
       filmroom find -l series RequestAttributesSequence.RequestedProcedureID=R7 --explain
     """
     wanted = query.parse([*keys, *more_keys], returned, level)
-    options = {name for name, is_on in (("fuzzy", fuzzy), ("date_time", date_time), ("timezone", timezone)) if is_on}
+    options_on = {name for name, is_on in (("fuzzy", fuzzy), ("date_time", date_time), ("timezone", timezone)) if is_on}
     if timezone is not None:
         zone = query.tag_of("TimezoneOffsetFromUTC")
         wanted = replace(wanted, values={**wanted.values, zone: timezone})
-    wanted = replace(wanted, options=frozenset(options))
+    wanted = replace(wanted, options=frozenset(options_on))
     config = settings.load()
     facts: dict[str, object] = {}
     if explain:
@@ -69,15 +92,48 @@ def command(
         found = iter(matches)
     else:
         found = backend.find(config, wanted, limit, offset)
-    if as_json:
-        for match in found:
-            output.write_json({query.name_of(tag): query.value_of(tag, match.get(tag, b"")) for tag in wanted.columns})
-    else:
-        rows = [[query.text_of(tag, match.get(tag, b"")) for tag in wanted.columns] for match in found]
-        output.write_table([query.name_of(tag) for tag in wanted.columns], rows)
-        if output.on_terminal():
-            output.complain(f"matches: {len(rows)}")
+    is_cut = output.on_terminal() and not (output.as_json() or limit or everything)
+    shown = _rows(wanted, islice(found, SHOWN_MAX) if is_cut else found)
+    count = output.write_list(shown, [_column(tag) for tag in wanted.columns], shown=_text)
+    if is_cut and count == SHOWN_MAX:
+        _tell_more(found, offset)
+    elif output.on_terminal() and not output.as_json():
+        output.complain(f"matches: {count}")
     if explain:
-        output.write_aside(facts, as_json=as_json)
+        output.write_aside(facts)
+    for tag in backend.not_kept(wanted):
+        output.complain(f"{query.name_of(tag)} is not indexed: no match shows a value of it")
     if backend.is_reindexing(config, wanted):
         output.complain("re-indexing is under way: what was stored before may not be found by all of these keys yet")
+
+
+def _rows(wanted: query.Keys, found: Iterable[Mapping[int, bytes]]) -> Iterator[dict[str, object]]:
+    for match in found:
+        yield {query.name_of(tag): query.value_of(tag, match.get(tag, b"")) for tag in wanted.columns}
+
+
+def _text(row: Mapping[str, object]) -> Mapping[str, object]:
+    """For people and pipes: as DICOM writes it, several values with backslashes between them."""
+    return {name: value if isinstance(value, int) else query.as_text(value) for name, value in row.items()}
+
+
+def _column(tag: int) -> output.Column:
+    name, form = query.name_of(tag), query.form_of(tag)
+    return output.Column(name, HEADS.get(name, name), form)
+
+
+def _tell_more(found: Iterator[object], offset: int) -> None:
+    """How many matches there are beyond those shown; a search that takes its time is not waited for."""
+    more, until = 0, time.monotonic() + COUNTED_S
+    for _ in found:
+        more += 1
+        if time.monotonic() > until:
+            break
+    else:
+        if not more:
+            output.complain(f"matches: {SHOWN_MAX}")
+            return
+        until = math.inf
+    total = f"{SHOWN_MAX + more}" if until == math.inf else f"more than {SHOWN_MAX + more}"
+    following = f"--limit {SHOWN_MAX} --offset {offset + SHOWN_MAX}"
+    output.complain(f"the first {SHOWN_MAX} of {total} matches: narrow the query, or give --all, or {following}")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import click
 
-from engine.cli import backend, exit_codes, output
-from engine.cli.options import Settings, existing_paths, json_option, with_settings
+from engine.cli import backend, exit_codes, options, output
+from engine.cli.options import Settings, existing_paths, with_settings
 
 
-@click.command("import")
+@options.command("import")
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
 @click.option("-j", "--jobs", type=click.IntRange(1, 64), metavar="N", help="Files read in parallel.  [cores]")
-@with_settings("data")
-@json_option
-def command(paths: tuple[str, ...], jobs: int | None, settings: Settings, as_json: bool) -> int:
+@with_settings()
+def command(paths: tuple[str, ...], jobs: int | None, settings: Settings) -> int:
     """Store files, folders, zip archives and DICOMDIR media.
 
     Running it again stores nothing twice, so an interrupted import is simply started once more. Every file that was
@@ -25,19 +24,13 @@ def command(paths: tuple[str, ...], jobs: int | None, settings: Settings, as_jso
         summary = backend.import_paths(config, existing_paths(paths), jobs, progress)
     facts = {
         "stored": summary.stored,
-        "already there": summary.duplicates,
-        "kept aside": summary.kept_aside,
+        "already_there": summary.duplicates,
+        "versions": summary.kept_aside,
         "replaced": summary.replaced,
         "directories": summary.directories,
-        "refused": len(summary.refused),
         "bytes": summary.bytes,
         "seconds": round(summary.seconds, 3),
     }
-    if as_json:
-        refused = [{"path": str(path), "reason": reason} for path, reason in summary.refused]
-        output.write_json({name.replace(" ", "_"): value for name, value in facts.items()} | {"refused": refused})
-    else:
-        for path, reason in summary.refused:
-            output.complain(f"{path}: {reason}")
-        output.write_facts(facts)
+    refused = [{"path": str(path), "reason": reason} for path, reason in summary.refused]
+    output.write_report(facts, refused=refused)
     return exit_codes.FAILED if backend.import_failed(summary) else exit_codes.OK

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from engine.cli import corrections, output
-from engine.cli.options import Settings, json_option, reason_option, with_settings
+from engine.cli import corrections, options, output
+from engine.cli.options import Settings, reason_option, with_settings
 
 
-@click.group("patient")
+@options.group("patient")
 def command() -> None:
     """Say which studies are one patient's.
 
@@ -22,12 +22,11 @@ def command() -> None:
 @click.argument("into", metavar="INTO")
 @click.option("--in-advance", is_flag=True, help="Also if no study of FROM or INTO is stored yet.")
 @reason_option
-@with_settings("data")
-@json_option
-def merge(source: str, into: str, in_advance: bool, reason: str, settings: Settings, as_json: bool) -> None:
+@with_settings()
+def merge(source: str, into: str, in_advance: bool, reason: str, settings: Settings) -> None:
     """Make all studies of FROM, now and in future, those of INTO, with the name and the data that INTO has."""
     done = corrections.merge(settings.load(), source, into, in_advance=in_advance, reason=reason)
-    output.write_json(done) if as_json else output.write_facts(done)
+    output.write_one(done)
 
 
 @command.command("split")
@@ -35,14 +34,11 @@ def merge(source: str, into: str, in_advance: bool, reason: str, settings: Setti
 @click.argument("keys", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--study", "studies", metavar="UID", multiple=True, required=True, help="Study Instance UID.")
 @reason_option
-@with_settings("data")
-@json_option
-def split(
-    new: str, keys: tuple[str, ...], studies: tuple[str, ...], reason: str, settings: Settings, as_json: bool
-) -> None:
+@with_settings()
+def split(new: str, keys: tuple[str, ...], studies: tuple[str, ...], reason: str, settings: Settings) -> None:
     """Make studies of one patient those of NEW, a patient that is not known yet.
 
     What the studies say besides ID and issuer stays, but for attributes that are given: PatientName='DOE^JANE'.
     """
     done = corrections.split(settings.load(), studies, new, keys, reason=reason)
-    output.write_json(done) if as_json else output.write_facts(done)
+    output.write_one(done)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import click
-
-from engine.cli import backend, exit_codes, output
-from engine.cli.options import Settings, json_option, with_settings
+from engine.cli import backend, exit_codes, options, output
+from engine.cli.options import Settings, with_settings
 
 
-@click.command("rebuild-index")
-@with_settings("data")
-@json_option
-def command(settings: Settings, as_json: bool) -> int:
+@options.command("rebuild-index")
+@with_settings()
+def command(settings: Settings) -> int:
     """Make the index anew from the log. The server must not run.
 
     The old index is replaced. Exit code 1: something in the log is damaged; it is named, the rest is indexed.
@@ -19,10 +16,5 @@ def command(settings: Settings, as_json: bool) -> int:
     config = settings.load()
     with output.progress_bar() as progress:
         facts, findings = backend.rebuild_index(config, progress)
-    if as_json:
-        output.write_json({**facts, "findings": findings})
-    else:
-        for finding in findings:
-            output.complain(finding)
-        output.write_facts(facts)
+    output.write_report(facts, findings=findings)
     return exit_codes.FAILED if findings else exit_codes.OK

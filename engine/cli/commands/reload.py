@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import click
-
-from engine.cli import backend, output
+from engine.cli import backend, options, output
 from engine.cli.options import Settings, json_option, with_settings
 
 
-@click.command("reload")
+@options.command("reload")
 @with_settings("data")
 @json_option
 def command(settings: Settings, as_json: bool) -> None:

@@ -8,14 +8,23 @@ from typing import Any
 
 import click
 
-from engine.cli import copies, exit_codes, output
-from engine.cli.options import Settings, json_option, rate_option, with_settings
+from engine.cli import copies, exit_codes, options, output
+from engine.cli.options import Settings, rate_option, with_settings
+from engine.cli.output import whole, wrapped
 from engine.errors import ReplicationFailed
 
-COLUMNS = ("destination", "state", "running", "lag_bytes", "lag_s", "segments", "error")
+COLUMNS = (
+    whole("destination"),
+    whole("state"),
+    whole("running"),
+    whole("lag_bytes", "behind"),
+    whole("lag_s", "behind s"),
+    whole("segments"),
+    wrapped("error"),
+)
 
 
-@click.command("replicate")
+@options.command("replicate")
 @click.argument("dest", metavar="[DEST]", required=False)
 @click.option("--listen", metavar="HOST:PORT", help="Be the other end: take a replication into --data.")
 @click.option("--secret", metavar="FILE", type=click.Path(dir_okay=False), help="Shared with the other end.")
@@ -24,8 +33,7 @@ COLUMNS = ("destination", "state", "running", "lag_bytes", "lag_s", "segments", 
 @click.option("--new", "anew", is_flag=True, help="Begin a new replica where there was one before.")
 @click.option("--status", is_flag=True, help="Show how far the replications are, and end.")
 @rate_option
-@with_settings("data")
-@json_option
+@with_settings()
 def command(
     dest: str | None,
     listen: str | None,
@@ -36,7 +44,6 @@ def command(
     status: bool,
     rate: int,
     settings: Settings,
-    as_json: bool,
 ) -> int:
     """Keep a replica of the archive in DEST: a folder, or tcp://HOST:PORT where `replicate --listen` runs.
 
@@ -49,7 +56,7 @@ def command(
     """
     config = settings.load()
     if status:
-        _show_status(copies.replication_status(config, dest), as_json)
+        _show_status(copies.replication_status(config, dest))
         return exit_codes.OK
     secret_path = Path(secret) if secret is not None else None
     if listen is not None:
@@ -70,7 +77,7 @@ def command(
         interval_s=interval,
         once=once,
         anew=anew,
-        show=output.write_json if as_json else _show_changes(),
+        show=output.write_json if output.as_json() else _show_changes(),
     )
     return exit_codes.OK
 
@@ -90,10 +97,7 @@ def _show_changes() -> Callable[[dict[str, Any]], None]:
     return show
 
 
-def _show_status(rows: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        output.write_json(rows)
-        return
-    if not rows:
+def _show_status(rows: list[dict[str, Any]]) -> None:
+    if not rows and not output.as_json():
         raise ReplicationFailed("nothing is replicated from here, or has been")
-    output.write_table(COLUMNS, [[row.get(name) for name in COLUMNS] for row in rows])
+    output.write_list(rows, COLUMNS)

@@ -7,18 +7,17 @@ from pathlib import Path
 
 import click
 
-from engine.cli import copies, exit_codes, output
-from engine.cli.options import Settings, at_option, json_option, rate_option, with_settings
+from engine.cli import copies, exit_codes, options, output
+from engine.cli.options import Settings, at_option, rate_option, with_settings
 
 
-@click.command("restore")
+@options.command("restore")
 @click.argument("dest", metavar="DEST", type=click.Path(file_okay=False))
 @at_option
 @click.option("--salvage", is_flag=True, help="Take what can be had of a damaged backup.")
 @rate_option
-@with_settings("data")
-@json_option
-def command(dest: str, at: datetime | None, salvage: bool, rate: int, settings: Settings, as_json: bool) -> int:
+@with_settings()
+def command(dest: str, at: datetime | None, salvage: bool, rate: int, settings: Settings) -> int:
     """Make an archive in --data from the backup in DEST: its newest state, or the newest not after --at.
 
     --data must be missing or empty. Every byte is compared with its hash on the way; then the archive is recovered,
@@ -28,10 +27,5 @@ def command(dest: str, at: datetime | None, salvage: bool, rate: int, settings: 
     with output.progress_bar("bytes") as progress:
         report = copies.restore(Path(dest), config.data, at, salvage=salvage, bytes_per_s=rate, progress=progress)
     findings = report["findings"]
-    if as_json:
-        output.write_json(report)
-    else:
-        for finding in findings:
-            output.complain(finding)
-        output.write_facts({**report, "findings": len(findings)})
+    output.write_report(report, findings=findings)
     return exit_codes.FAILED if findings else exit_codes.OK

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import click
-
-from engine.cli import backend
+from engine.cli import backend, options
 from engine.cli.options import Settings, with_settings
 
 
-@click.command("serve")
+@options.command("serve")
 @with_settings(
     "data",
     "aet",

@@ -7,34 +7,33 @@ from typing import Any
 
 import click
 
-from engine.cli import backend, live, output
-from engine.cli.options import Settings, json_option, with_settings
+from engine.cli import backend, live, options, output
+from engine.cli.options import Settings, with_settings
 from engine.errors import ControlUnavailable
 
 
-@click.command("stats")
+@options.command("stats")
 @click.option("-w", "--watch", is_flag=True, help="Show the running server anew every --interval until Ctrl-C.")
 @click.option("--interval", type=click.FloatRange(0.1, 3600), default=1.0, metavar="SECONDS", show_default=True)
 @click.option("-n", "--count", type=click.IntRange(min=1), metavar="N", help="With --watch: stop after so many.")
-@with_settings("data")
-@json_option
-def command(watch: bool, interval: float, count: int | None, settings: Settings, as_json: bool) -> None:
+@with_settings()
+def command(watch: bool, interval: float, count: int | None, settings: Settings) -> None:
     """Show what the archive holds and, when a server runs, its instances/s, MB/s, associations, queue and latencies.
 
     In a pipe, or with --json, --watch writes one line of JSON an interval.
     """
     config = settings.load()
     if watch:
-        live.watch(lambda: backend.control(config, "stats"), interval, count, as_json=as_json)
+        live.watch(lambda: backend.control(config, "stats"), interval, count)
         return
     server: Mapping[str, Any] | None
     try:
         server = backend.control(config, "stats")
-        held = server["archive"]
+        held = backend.in_words(server["archive"])
     except ControlUnavailable:
         server = None
         held = backend.archive_stats(config)
-    if as_json:
+    if output.as_json():
         output.write_json({"archive": held, "server": server})
         return
     output.write_facts(held, title="archive")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from engine.cli import corrections, output
-from engine.cli.options import Settings, json_option, reason_option, with_settings
+from engine.cli import corrections, options, output
+from engine.cli.options import Settings, reason_option, with_settings
 
 
-@click.group("study")
+@options.group("study")
 def command() -> None:
     """Say whose a study is."""
 
@@ -17,13 +17,12 @@ def command() -> None:
 @click.argument("studies", metavar="UID...", nargs=-1, required=True)
 @click.argument("patient", metavar="PATIENT")
 @reason_option
-@with_settings("data")
-@json_option
-def move(studies: tuple[str, ...], patient: str, reason: str, settings: Settings, as_json: bool) -> None:
+@with_settings()
+def move(studies: tuple[str, ...], patient: str, reason: str, settings: Settings) -> None:
     """Make the studies with these Study Instance UIDs those of PATIENT (ID or ID^^^ISSUER), who has others.
 
     They are found under that patient's name and data at once; the stored data sets stay as they came. To make a new
     patient of them: `filmroom patient split`. `filmroom undo` takes it back.
     """
     done = corrections.move(settings.load(), studies, patient, reason=reason)
-    output.write_json(done) if as_json else output.write_facts(done)
+    output.write_one(done)

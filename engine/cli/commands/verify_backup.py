@@ -7,16 +7,15 @@ from pathlib import Path
 
 import click
 
-from engine.cli import copies, exit_codes, output
-from engine.cli.options import at_option, json_option, rate_option
+from engine.cli import copies, exit_codes, options, output
+from engine.cli.options import at_option, rate_option
 
 
-@click.command("verify-backup")
+@options.command("verify-backup")
 @click.argument("dest", metavar="DEST", type=click.Path(file_okay=False))
 @at_option
 @rate_option
-@json_option
-def command(dest: str, at: datetime | None, rate: int, as_json: bool) -> int:
+def command(dest: str, at: datetime | None, rate: int) -> int:
     """Read all of a backup, or the state that --at names, and compare every hash and every checksum.
 
     Exit code 1: something is damaged; it is named.
@@ -24,10 +23,5 @@ def command(dest: str, at: datetime | None, rate: int, as_json: bool) -> int:
     with output.progress_bar("bytes") as progress:
         report = copies.verify_backup(Path(dest), at, rate, progress)
     findings = report["findings"]
-    if as_json:
-        output.write_json(report)
-    else:
-        for finding in findings:
-            output.complain(finding)
-        output.write_facts({**report["counts"], "findings": len(findings)})
+    output.write_report(report, report["counts"], findings=findings)
     return exit_codes.FAILED if findings else exit_codes.OK

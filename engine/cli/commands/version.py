@@ -7,11 +7,11 @@ import platform
 import click
 
 from engine import __version__
-from engine.cli import output
+from engine.cli import options, output
 from engine.cli.options import json_option
 
 
-@click.command("version")
+@options.command("version")
 @json_option
 def command(as_json: bool) -> None:
     """Show the version."""

@@ -1,0 +1,87 @@
+"""Bars on a terminal while a command works, and what it had done when Ctrl-C ended it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from engine.cli.units import bytes_text
+from engine.log import escape
+
+Progress = Callable[[str, int, int], None]
+"""(what, done, total); a total of 0 is not known yet."""
+
+REDRAW_S = 0.1
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with how far the work was: a sentence."""
+
+
+@contextmanager
+def progress_bar(unit: str = "") -> Iterator[Progress]:
+    """A bar with rate and time left while a terminal watches, nothing otherwise. `unit`: "bytes", else things.
+
+    Raises Interrupted at Ctrl-C, with the counts until then.
+    """
+    counts: dict[str, tuple[int, int]] = {}
+    form = bytes_text if unit == "bytes" else str
+
+    def count(what: str, done: int, total: int) -> None:
+        counts[what] = (done, total)
+
+    try:
+        if sys.stderr.isatty():
+            with _bars(form) as draw:
+
+                def count_and_draw(what: str, done: int, total: int) -> None:
+                    count(what, done, total)
+                    draw(what, done, total)
+
+                yield count_and_draw
+        else:
+            yield count
+    except KeyboardInterrupt:
+        done = "; ".join(f"{what}: {_figures(*figures, 0, form)}" for what, figures in counts.items())
+        raise Interrupted(done) from None
+
+
+@contextmanager
+def _bars(form: Callable[[int], str]) -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    bars = Bars(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[figures]}", markup=False),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    tasks: dict[str, TaskID] = {}
+    began = time.monotonic()
+    shown = 0.0
+
+    def report(what: str, done: int, total: int) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if what in tasks and done != total and now - shown < REDRAW_S:
+            return
+        shown = now
+        if what not in tasks:
+            tasks[what] = bars.add_task(escape(what), total=None, figures="")
+        figures = _figures(done, total, now - began, form)
+        bars.update(tasks[what], completed=done, total=total or None, figures=figures)
+
+    with bars:
+        yield report
+
+
+def _figures(done: int, total: int, seconds: float, form: Callable[[int], str]) -> str:
+    rate = f", {form(round(done / seconds))}/s" if seconds > 0.5 else ""
+    return f"{form(done)} of {form(total)}{rate}" if total else f"{form(done)}{rate}"
