@@ -7,6 +7,8 @@ A frame is one stretch of memory that goes to the socket in one write. `layout` 
 stored data set reaches the socket with one copy and is never moved:
 
     | prefix (the command's own PDU) | 12 | fragment | 12 | fragment | … | 12 | last fragment |
+
+Every fragment has an even length (PS3.8 9.3.1): a data set of odd length is followed by one NUL, which is in no gap.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -88,16 +90,17 @@ cdef class Frame:
 
     @staticmethod
     def room_for(Py_ssize_t prefix, Py_ssize_t payload, Py_ssize_t fragment):
-        """Bytes that a frame must hold for so long a prefix and payload."""
+        """Bytes that a frame must hold for so long a prefix and payload, and for a NUL behind it."""
         return prefix + payload + 12 * ((payload + fragment - 1) // fragment + 1)
 
     def layout(self, bytes prefix not None, Py_ssize_t payload, Py_ssize_t fragment, uint8_t context_id, bint is_last):
         """Writes prefix and headers for `payload` bytes of a data set; returns views of the gaps, in order.
 
-        `is_last`: the payload ends the data set. Raises ValueError when the frame is too small.
+        `is_last`: the payload ends the data set, and is padded to an even length. Raises ValueError when the frame is
+        too small.
         """
         cdef Py_ssize_t prefix_length = PyBytes_GET_SIZE(prefix)
-        cdef Py_ssize_t at = prefix_length, left = payload, length
+        cdef Py_ssize_t at = prefix_length, left = payload, length, padding
         cdef list gaps = []
         if payload < 0 or fragment < 1:
             raise ValueError("payload and fragment must not be negative")
@@ -112,11 +115,16 @@ cdef class Frame:
         while True:
             length = left if left < fragment else fragment
             left -= length
-            put_header(self.data + at, length, context_id, 2 if left == 0 and is_last else 0)
+            # Of odd length is only the last one: others are as long as `fragment`, which is even unless it is 1.
+            padding = 1 if is_last and length & 1 and length < fragment else 0
+            put_header(self.data + at, length + padding, context_id, 2 if left == 0 and is_last else 0)
             at += 12
             if length:
                 gaps.append(whole[at:at + length])
             at += length
+            if padding:
+                self.data[at] = 0
+                at += 1
             if left == 0:
                 break
         self.length = at

@@ -221,7 +221,18 @@ def test_a_frame_is_read_back_by_the_receiver(seed: int) -> None:
     receiver, events, _ = collect()
     feed(receiver, bytes(memoryview(frame)), fixed(1 << 20))
     assert [e[0] for e in events] == [assembly.COMMAND, assembly.DATA_SET], f"seed {seed}"
-    assert events[1][2].to_bytes() == payload
+    padding = bytes(len(payload) % 2) if fragment > 1 else b""
+    assert events[1][2].to_bytes() == payload + padding
+
+
+def test_only_the_last_fragment_of_an_odd_data_set_is_padded_and_its_checksum_is_that_of_the_data_set() -> None:
+    frame = assembly.Frame(assembly.Frame.room_for(0, 5, 4))
+    for is_last, end in ((False, b"\x05"), (True, b"\x05\x00")):
+        gaps = frame.layout(b"", 5, 4, 1, is_last)
+        assert [len(gap) for gap in gaps] == [4, 1]
+        gaps[0][:], gaps[1][:] = b"\x01\x02\x03\x04", b"\x05"
+        assert bytes(memoryview(frame))[16:] == p_data(pdv(1, 2 if is_last else 0, end))
+        assert frame.crc() == crc32c(b"\x01\x02\x03\x04\x05")
 
 
 @pytest.fixture
