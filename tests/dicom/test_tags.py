@@ -76,7 +76,10 @@ def test_levels_share_no_attribute_and_know_their_vrs() -> None:
 
 
 def test_every_storage_class_that_pynetdicom_lists_is_one() -> None:
-    listed = {*sop_class._STORAGE_CLASSES.values(), *sop_class._NON_PATIENT_OBJECT_CLASSES.values()}
+    by_name = {**sop_class._STORAGE_CLASSES, **sop_class._NON_PATIENT_OBJECT_CLASSES}
+    # What a test of this process registered with pynetdicom (system/foreign.py) has a number for a name.
+    listed = {uid for name, uid in by_name.items() if not name.startswith("Storage1_")}
+    assert len(listed) > 150
     assert listed <= uids.STORAGE_SOP_CLASSES
 
 
