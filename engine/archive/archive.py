@@ -27,7 +27,7 @@ from engine.archive.care.deletion import Deletion
 from engine.archive.ingest import ReceivedInstance, make_entry
 from engine.archive.keeper import Keeper, KeeperLock, Progress, sync_log
 from engine.archive.readonly import RefusingLog, RefusingStore, UnwrittenIndex, is_unwritable, refuse
-from engine.archive.store import POLICIES, Store
+from engine.archive.store import POLICIES, VERSIONS_MAX, Store
 from engine.dicom.elements import NeedMore
 from engine.dicom.extra import ExtraSet
 from engine.errors import (
@@ -76,6 +76,7 @@ class StorageOptions:
     segment_bytes: int = 1 << 30
     disk_reserve_bytes: int = 0
     prewrite_bytes: int = 0
+    versions_max: int = VERSIONS_MAX
 
 
 class Archive:
@@ -206,7 +207,7 @@ class Archive:
                 reserve_bytes=options.disk_reserve_bytes,
                 prewrite_bytes=options.prewrite_bytes,
             )
-            self._store = Store(self.index, segment_log, self.reader)
+            self._store = Store(self.index, segment_log, self.reader, versions_max=options.versions_max)
         return self._store
 
     def ledger(self) -> Store:

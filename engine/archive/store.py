@@ -9,6 +9,7 @@ A SOP Instance UID that is already there (PS3.4 leaves this to the archive):
     other bytes, replace             the new one becomes current, the old one's space may be reclaimed; on legal hold
                                      the old one is kept aside
     other bytes, keep-both-versions  the new one becomes current, the old one is kept aside
+    other bytes, and as many kept aside as there may be (`versions_max`): refused, nothing is stored
 The rule travels in the record's flags and is applied by the index writer, in the order of the stamps, so that a
 rebuild comes to the same end, and so that eight senders of one UID at once leave one current instance.
 
@@ -26,8 +27,9 @@ from typing import TYPE_CHECKING
 from engine import log as logs
 from engine.archive.care.damage import note_damage
 from engine.archive.ingest import StampClock
-from engine.errors import CorruptRecord, InstanceRefused, StorageFailed, StorageFull
+from engine.errors import CorruptRecord, InstanceRefused, Refusal, StorageFailed, StorageFull
 from engine.index.entry import (
+    HEAL,
     POLICY_KEEP_BOTH,
     POLICY_KEEP_FIRST,
     POLICY_MASK,
@@ -46,6 +48,9 @@ if TYPE_CHECKING:
 POLICIES = {"keep-first": POLICY_KEEP_FIRST, "replace": POLICY_REPLACE, "keep-both-versions": POLICY_KEEP_BOTH}
 """The configuration's words → the flag in the record."""
 
+VERSIONS_MAX = 100
+"""The default of storage.versions_max."""
+
 CONFIRM_TRIES = 3
 """How often a stored copy that is not where it was is looked for again: a compaction may be moving it."""
 
@@ -55,10 +60,12 @@ logger = logs.get("archive.store")
 class Store:
     """One writing process's log and index."""
 
-    def __init__(self, index: Index, log: SegmentLog, reader: LogReader) -> None:
+    def __init__(self, index: Index, log: SegmentLog, reader: LogReader, *, versions_max: int = VERSIONS_MAX) -> None:
+        """With `versions_max`, how many versions of one UID may be kept aside (some more when many come at once)."""
         self.index = index
         self.log = log
         self.reader = reader
+        self._versions_max = versions_max
         self._clock = StampClock()
         self._sealing = threading.Lock()
         self._sealed: dict[int, SegmentMark] = {}
@@ -70,16 +77,14 @@ class Store:
         Those that were kept aside count too: a sender that tries again must not fill the disk.
         """
         current, entry.stamp = self.index.known(entry.sop_instance_uid)
-        if current is None:
-            return None
+        return None if current is None else self._alike(current, entry, length, crc)
+
+    def _alike(self, current: Instance, entry: Entry, length: int, crc: int) -> Instance | None:
+        """What is stored with these bytes: the current instance, or one kept aside."""
         if _is_same(current, entry, length, crc):
             return current
-        same = None
-        for kept in self.index.versions(entry.sop_instance_uid):
-            entry.stamp = max(entry.stamp, kept.stamp)
-            if same is None and _is_same(kept, entry, length, crc):
-                same = kept
-        return same
+        kept = self.index.alike(entry.sop_instance_uid, length, crc)
+        return next((one for one in kept if _is_same(one, entry, length, crc)), None)
 
     def confirm_same(
         self, entry: Entry, stored: Instance, payload: Sequence[Buffer], length: int, crc: int, *, durable: bool
@@ -154,10 +159,11 @@ class Store:
 
         `policy` may have HEAL in it. `sync_soon`: the caller syncs before it answers.
 
-        Raises StorageFull or StorageFailed.
+        Raises InstanceRefused when no more versions of this UID are kept aside, StorageFull or StorageFailed.
         """
         if entry.stamp:
             policy = self._sparing(entry, policy)
+            self._check_room(entry, policy)
         entry.stamp = self._clock.next(entry.stamp)
         entry.flags = policy
         entry.position = self.log.append(
@@ -181,6 +187,19 @@ class Store:
             return policy & ~POLICY_MASK | POLICY_KEEP_BOTH
         return policy
 
+    def _check_room(self, entry: Entry, policy: int) -> None:
+        """Raises InstanceRefused when another version would have to be kept aside and there are enough.
+
+        A device that uses a UID for all that it makes must not slow everybody down for ever. Asked before anything is
+        written, so that nothing that has been acknowledged is dropped.
+        """
+        if policy & HEAL or policy & POLICY_MASK == POLICY_REPLACE:
+            return
+        if self.index.kept_count(entry.sop_instance_uid) >= self._versions_max:
+            raise InstanceRefused(
+                f"{self._versions_max} versions of this UID are kept aside already", Refusal.OUT_OF_RESOURCES
+            )
+
     def is_current(self, stored: Instance) -> bool:
         """Whether the current instance of its UID has the same bytes, so that it is not one kept aside.
 
@@ -201,16 +220,23 @@ class Store:
 
     def stamp(self, entry: Entry, policy: int) -> None:
         """Gives a streamed entry, appended elsewhere, its stamp and flags."""
-        known = self.index.versions(entry.sop_instance_uid)
         _, newest = self.index.known(entry.sop_instance_uid)
-        entry.stamp = self._clock.next(max([newest, *(version.stamp for version in known)]))
+        entry.stamp = self._clock.next(newest)
         entry.flags = self._sparing(entry, policy)
 
     def heals(self, entry: Entry, length: int, crc: int) -> bool:
-        """Whether a streamed entry that has come to its end takes the place of a copy that can't be read. Blocks."""
-        known = self.index.versions(entry.sop_instance_uid)
-        stored = next((version for version in known if _is_same(version, entry, length, crc)), None)
-        return stored is not None and not self.is_whole(stored)
+        """Whether a streamed entry that has come to its end takes the place of a copy that can't be read. Blocks.
+
+        Raises InstanceRefused when no more versions of this UID are kept aside.
+        """
+        current, _ = self.index.known(entry.sop_instance_uid)
+        if current is None:
+            return False
+        stored = self._alike(current, entry, length, crc)
+        if stored is None:
+            self._check_room(entry, entry.flags)
+            return False
+        return not self.is_whole(stored)
 
     def quarantine(self, kept: Quarantined, payload: Sequence[Buffer], length: int, crc: int) -> None:
         """Writes what could not be taken as an instance to the page cache; `book_quarantined` makes it visible.

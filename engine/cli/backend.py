@@ -126,7 +126,9 @@ def import_paths(config: Config, paths: list[Path], jobs: int | None, progress: 
         archive.writer(
             f"import-{os.getpid()}",
             StorageOptions(
-                segment_bytes=config.storage.segment_bytes, disk_reserve_bytes=config.limits.disk_reserve_bytes
+                segment_bytes=config.storage.segment_bytes,
+                disk_reserve_bytes=config.limits.disk_reserve_bytes,
+                versions_max=config.storage.versions_max,
             ),
         )
         return importer.import_paths(

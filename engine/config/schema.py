@@ -167,6 +167,11 @@ class Storage(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     study of 1 000 CT instances) needs no block allocation and no journal commit: measured a third faster. Costs each
     such byte's disk write twice; 0: off."""
 
+    versions_max: Annotated[int, Meta(ge=1, le=100_000)] = 100
+    """Versions of one SOP Instance UID that are kept aside at most; a further one with other bytes is refused (A700),
+    and what is kept stays. A device that gives all its images one UID sends thousands, and each store looks at the keys
+    of all of them. People make a handful; `filmroom quarantine` lists and drops them."""
+
     verify_reads: bool = True
     """Whether each instance is compared with its checksum on its way out; some hundredths of a millisecond a CT."""
 

@@ -17,7 +17,8 @@ from engine.index import keys
 from engine.index.accounts import Accounts, Share
 from engine.index.entry import Hold, Quarantined, Tombstone
 from engine.index.environment import Environment
-from engine.index.fold import State, told_key
+from engine.index.fold import State
+from engine.index.history import told_key
 from engine.index.rows import scan_prefix
 from engine.storage.record import Position
 

@@ -191,9 +191,20 @@ class _Batch:
             counts.count += counter.count
             counts.bytes += counter.payload_bytes
         self._book(txn, len(rows), record_bytes)
-        for entry in self._late:
-            writer.add(txn, entry)
+        self._apply_late(txn)
         self._apply_others(txn)
+
+    def _apply_late(self, txn: Any) -> None:
+        """Those whose UID is there already; all that one UID has at once, since there may be thousands."""
+        writer = self._writer
+        by_uid: dict[bytes, list[Entry]] = {}
+        for entry in self._late:
+            by_uid.setdefault(keys.bounded(entry.sop_instance_uid), []).append(entry)
+        for sop_key, entries in by_uid.items():
+            if txn.get(sop_key, db=writer.environment.sop_uids) is None:
+                writer.add(txn, entries.pop(0))
+            if entries:
+                writer.tell_all(txn, sop_key, entries)
 
     def _entries_at(self, offsets: set[int]) -> Iterator[Entry]:
         """The instances of this batch at these offsets of the segment."""

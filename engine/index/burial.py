@@ -18,7 +18,8 @@ from engine.index.apart import Apart, drop_key
 from engine.index.entities import Entities
 from engine.index.entry import Tombstone
 from engine.index.environment import Environment
-from engine.index.fold import State, Told, pack_history, told_of_tombstone, unpack_history
+from engine.index.fold import State, Told
+from engine.index.history import pack_history, told_of_tombstone, unpack_history
 from engine.storage.record import HEADER_BYTES, Kind
 
 _unpack_instance = keys.INSTANCE.unpack_from

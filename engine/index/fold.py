@@ -1,4 +1,4 @@
-"""What several records of one SOP Instance UID come to: the fold rule. Pure, but for reading `history`.
+"""What several records of one SOP Instance UID come to: the fold rule. Pure: the rows are in `history`.
 
 In the order of their stamps:
 
@@ -26,12 +26,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from itertools import chain
 
 from engine.index import keys
-from engine.index.entry import HEAL, POLICY_KEEP_FIRST, POLICY_MASK, POLICY_REPLACE, Entry, Tombstone
-from engine.index.environment import Environment
-from engine.index.rows import scan_prefix
+from engine.index.entry import HEAL, POLICY_KEEP_FIRST, POLICY_MASK, POLICY_REPLACE, Entry
 from engine.index.types import Outcome
 from engine.storage.record import Kind, Position
 
@@ -99,93 +97,143 @@ class Told:
         key = self.key
         return key[:8], self.kind != Kind.TOMBSTONE, key[8:16], -self.position.segment_id, -self.position.offset
 
+    @property
+    def bytes_key(self) -> tuple[int, int, bytes]:
+        """What tells data sets apart: length, checksum and transfer syntax."""
+        position = self.position
+        return position.payload_length, position.payload_crc, self.transfer_syntax_uid
+
     def same_bytes(self, other: Told) -> bool:
         """Whether both carry the same data set, as far as length and checksum can tell."""
-        return (
-            self.position.payload_length == other.position.payload_length
-            and self.position.payload_crc == other.position.payload_crc
-            and self.transfer_syntax_uid == other.transfer_syntax_uid
-        )
+        return self.bytes_key == other.bytes_key
 
     def entry(self, sop_instance_uid: bytes) -> Entry:
         """The instance, for one that is none of a tombstone."""
         return Entry.unpack_meta(self.position, self.flags, self.stamp, sop_instance_uid, self.meta)
 
 
-Alive = tuple["Told | None", tuple[Told, ...]]
-"""The current record, and the versions in the order in which they were kept aside."""
+class Course:
+    """What is alive while records are applied in the order of their ranks: the rule, but for plain tombstones.
 
-NOTHING: Alive = (None, ())
+    Each record costs the same, however many versions there are.
+    """
 
+    __slots__ = ("_next", "_slots", "current", "versions")
 
-def step(alive: Alive, record: Told) -> Alive:
-    """What is alive after one more record: the rule in the module's head, but for plain tombstones."""
-    current, versions = alive
-    if record.target_stamp:
-        versions = tuple([version for version in versions if version.stamp != record.target_stamp])
-        if current is not None and current.stamp == record.target_stamp:
-            return (versions[0], versions[1:]) if versions else NOTHING
-        return current, versions
-    if current is None:
-        return record, versions
-    heals = bool(record.flags & HEAL)
-    if record.same_bytes(current):
-        return (record if heals and record.order != current.order else current), versions
-    policy = record.flags & POLICY_MASK
-    if heals or policy == POLICY_KEEP_FIRST:
-        known = next((version for version in versions if record.same_bytes(version)), None)
-        if known is not None:
-            if not heals or record.order == known.order:
-                return alive
-            return current, tuple([record if version is known else version for version in versions])
-        if policy == POLICY_KEEP_FIRST:
-            return current, (*versions, record)
-    return record, versions if policy == POLICY_REPLACE else (*versions, current)
+    def __init__(self, current: Told | None = None, versions: Iterable[Told] = ()) -> None:
+        """`versions` in the order in which they were kept aside; who asks of one record needs those with its bytes."""
+        self.current = current
+        self.versions = dict(enumerate(versions))
+        """Those kept aside, by slot; the slots are in the order in which they were kept aside."""
+        self._next = len(self.versions)
+        self._slots: dict[tuple[int, int, bytes], tuple[int, ...]] = {}
+        for slot, version in self.versions.items():
+            self._slots[version.bytes_key] = (*self._slots.get(version.bytes_key, ()), slot)
+
+    def copy(self) -> Course:
+        """The same, to be gone on with otherwise."""
+        other = Course(self.current)
+        other.versions = dict(self.versions)
+        other._next = self._next
+        other._slots = dict(self._slots)
+        return other
+
+    def members(self) -> Iterator[Told]:
+        """The current record and the versions."""
+        if self.current is not None:
+            yield self.current
+        yield from self.versions.values()
+
+    def take(self, record: Told) -> tuple[bool, Told | None]:
+        """Applies a record: whether it is alive now, and which one is so no more."""
+        if record.target_stamp:
+            self._drop(record.target_stamp)
+            return False, None
+        current = self.current
+        if current is None:
+            self.current = record
+            return True, None
+        heals = bool(record.flags & HEAL)
+        if record.same_bytes(current):
+            if not heals or record.order == current.order:
+                return False, None
+            self.current = record
+            return True, current
+        policy = record.flags & POLICY_MASK
+        if heals or policy == POLICY_KEEP_FIRST:
+            slots = self._slots.get(record.bytes_key)
+            if slots:
+                return self._heal(slots[0], record) if heals else (False, None)
+            if policy == POLICY_KEEP_FIRST:
+                self._keep(record)
+                return True, None
+        self.current = record
+        if policy == POLICY_REPLACE:
+            return True, current
+        self._keep(current)
+        return True, None
+
+    def _heal(self, slot: int, record: Told) -> tuple[bool, Told | None]:
+        known = self.versions[slot]
+        if record.order == known.order:
+            return False, None
+        self.versions[slot] = record
+        return True, known
+
+    def _keep(self, version: Told) -> None:
+        self.versions[self._next] = version
+        self._slots[version.bytes_key] = (*self._slots.get(version.bytes_key, ()), self._next)
+        self._next += 1
+
+    def _forget(self, slot: int) -> Told:
+        version = self.versions.pop(slot)
+        left = tuple([other for other in self._slots[version.bytes_key] if other != slot])
+        self._slots[version.bytes_key] = left
+        return version
+
+    def _drop(self, target_stamp: int) -> None:
+        for slot in [slot for slot, version in self.versions.items() if version.stamp == target_stamp]:
+            self._forget(slot)
+        if self.current is not None and self.current.stamp == target_stamp:
+            self.current = self._forget(next(iter(self.versions))) if self.versions else None
 
 
 def fold(told: Sequence[Told]) -> dict[bytes, State]:
     """Key → state, for all records of one UID, given in the order of their ranks."""
     states: dict[bytes, State] = {}
-    alive = NOTHING
+    course = Course()
+    since: dict[bytes, list[bytes]] = {}
+    """Stamp → keys of the instances since the last plain tombstone: what was before it stays DELETED."""
     for record in told:
-        if record.kind == Kind.TOMBSTONE and not record.target_stamp:
-            for key, state in states.items():
-                if state != State.TOMBSTONE:
-                    states[key] = State.DELETED
-            states[record.key] = State.TOMBSTONE
-            alive = NOTHING
-            continue
-        before = {one.key for one in members(alive)}
-        alive = step(alive, record)
-        after = {one.key for one in members(alive)}
-        for key in before - after:
-            states[key] = State.SUPERSEDED
         if record.kind == Kind.TOMBSTONE:
-            target = record.target_stamp.to_bytes(8, "big")
-            for key, state in states.items():
-                if key[:8] == target and key not in after and state not in (State.TOMBSTONE, State.DELETED):
+            if record.target_stamp:
+                course.take(record)
+                for key in since.get(record.target_stamp.to_bytes(8, "big"), ()):
                     states[key] = State.DROPPED
+            else:
+                for key in chain.from_iterable(since.values()):
+                    states[key] = State.DELETED
+                since = {}
+                course = Course()
             states[record.key] = State.TOMBSTONE
-        else:
-            states[record.key] = State.VERSION if record.key in after else State.DUPLICATE
-    current, versions = alive
-    for version in versions:
+            continue
+        is_alive, gone = course.take(record)
+        states[record.key] = State.VERSION if is_alive else State.DUPLICATE
+        if gone is not None:
+            states[gone.key] = State.SUPERSEDED
+        since.setdefault(record.key[:8], []).append(record.key)
+    for version in course.versions.values():
         states[version.key] = State.VERSION
-    if current is not None:
-        states[current.key] = State.CURRENT
+    if course.current is not None:
+        states[course.current.key] = State.CURRENT
     return states
-
-
-def members(alive: Alive) -> Iterator[Told]:
-    """The current record and the versions."""
-    current, versions = alive
-    if current is not None:
-        yield current
-    yield from versions
 
 
 FOLDS_MAX = 64
 """How many courses `is_needed` follows before it answers yes."""
+
+RECORDS_MAX = 1000
+"""Of how many records of one UID it follows any: what is answered yes stays a while longer, and no more."""
 
 
 def is_needed(told: Sequence[Told], segment_id: int) -> bool:
@@ -196,17 +244,20 @@ def is_needed(told: Sequence[Told], segment_id: int) -> bool:
     """
     if _is_replaced_only(told):
         return False
-    courses: dict[tuple[bytes, ...], Alive] = {(): NOTHING}
+    if len(told) > RECORDS_MAX:
+        return True
+    courses: dict[tuple[bytes, ...], Course] = {(): Course()}
     for record in told:
         if record.kind == Kind.TOMBSTONE and not record.target_stamp:
-            courses = {(): NOTHING}
+            courses = {(): Course()}
             continue
         may_go = record.state not in LIVE and record.state != State.TOMBSTONE
         may_go = may_go and record.position.segment_id <= segment_id
         next_courses = dict(courses) if may_go else {}
-        for alive in courses.values():
-            after = step(alive, record)
-            next_courses[tuple([one.key for one in members(after)])] = after
+        for course in courses.values():
+            after = course.copy() if may_go else course
+            after.take(record)
+            next_courses[tuple([one.key for one in after.members()])] = after
         if len(next_courses) > FOLDS_MAX:
             return True
         courses = next_courses
@@ -234,74 +285,6 @@ def _is_replaced_only(told: Sequence[Told]) -> bool:
         elif record.order != last.order:
             return False
     return last is not None and not any(record.same_bytes(last) for record in others)
-
-
-# rows ----------------------------------------------------------------------------------------------
-
-
-def told_of(entry: Entry) -> Told:
-    """A record that has not been applied yet."""
-    position = entry.position
-    return Told(
-        told_key(entry.stamp, position),
-        None,
-        Kind.INSTANCE,
-        entry.flags,
-        position,
-        entry.transfer_syntax_uid,
-        entry.pack_meta(),
-    )
-
-
-def told_of_tombstone(tombstone: Tombstone) -> Told:
-    """A tombstone without a target, as one of the records of its UIDs."""
-    position = tombstone.position
-    key = keys.TOLD.pack(tombstone.stamp, 0, position.segment_id, position.offset)
-    return Told(key, None, Kind.TOMBSTONE, 0, position)
-
-
-def told_key(stamp: int, position: Position) -> bytes:
-    """Order and place of a record."""
-    segment_id, offset, _, _, payload_length, payload_crc = position
-    return keys.TOLD.pack(stamp, keys.tie_of(payload_length, payload_crc), segment_id, offset)
-
-
-def pack_history(record: Told, state: State) -> bytes:
-    """The row of `history` for a record. What a tombstone came after is never needed again: its meta is left out."""
-    position = record.position
-    head = keys.HISTORY.pack(
-        state,
-        record.kind,
-        record.flags,
-        position.payload_length,
-        position.payload_crc,
-        position.meta_length,
-        position.key_length,
-    )
-    return head if state == State.DELETED else head + record.meta
-
-
-def unpack_history(key: bytes, value: bytes) -> Told:
-    """The record of a row; `key` is order and place, the end of the row's key."""
-    segment_id, offset = keys.PLACE.unpack_from(key, keys.ORDER_BYTES)
-    state, kind, flags, payload_length, payload_crc, meta_length, key_length = keys.HISTORY.unpack_from(value)
-    position = Position(segment_id, offset, key_length, meta_length, payload_length, payload_crc)
-    meta = value[keys.HISTORY.size :]
-    syntax = Entry.unpack_meta(position, flags, 0, b"", meta).transfer_syntax_uid if meta else b""
-    return Told(key, State(state), kind, flags, position, syntax, meta)
-
-
-def read_history(txn: Any, environment: Environment, sop_key: bytes) -> list[Told]:
-    """Every record of a UID but its current one, and the tombstones with a target; not in the order of ranks."""
-    prefix = sop_key + b"\0"
-    start = len(prefix)
-    told = [unpack_history(key[start:], value) for key, value in scan_prefix(txn, environment.history, prefix)]
-    for key, _ in scan_prefix(txn, environment.drops, prefix):
-        target, stamp, segment_id, offset = keys.TOLD.unpack_from(key, start)
-        place = Position(segment_id, offset, 0, 0, 0, 0)
-        order = keys.TOLD.pack(stamp, 0, segment_id, offset)
-        told.append(Told(order, State.TOMBSTONE, Kind.TOMBSTONE, 0, place, target_stamp=target))
-    return told
 
 
 def in_order(told: Iterable[Told]) -> list[Told]:

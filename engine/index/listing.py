@@ -14,7 +14,8 @@ from engine.index import keys
 from engine.index.apart import is_set, unpack_apart
 from engine.index.entry import Entry, Hold, Quarantined
 from engine.index.environment import Environment
-from engine.index.fold import State, unpack_history
+from engine.index.fold import State
+from engine.index.history import unpack_history
 from engine.index.rows import scan_prefix
 from engine.index.types import DamageRow, Instance
 from engine.storage.record import Kind, Position, Record
@@ -63,11 +64,6 @@ def is_held(environment: Environment, study_instance_uid: bytes) -> bool:
     prefix = keys.bounded(study_instance_uid) + b"\0"
     with environment.reading() as txn:
         return any(value[0] and is_set(key) for key, value in scan_prefix(txn, environment.holds, prefix))
-
-
-def newest_stamp(txn: Any, table: Any, prefix: bytes) -> int:
-    """The highest stamp in the rows of `history` or `holds` that begin so; 0 without any."""
-    return max((keys.TOLD.unpack(key[-keys.TOLD.size :])[0] for key, _ in scan_prefix(txn, table, prefix)), default=0)
 
 
 def read_quarantined(environment: Environment) -> Iterator[Quarantined]:

@@ -23,7 +23,8 @@ from engine.index.apart import drop_key, hold_key, quarantine_key, tombstone_key
 from engine.index.corrections import correction_key
 from engine.index.entry import Correction, Entry, Hold, Quarantined, Tombstone, unpack_record
 from engine.index.environment import Environment
-from engine.index.fold import KILLED, State, Told, pack_history, told_key, told_of, told_of_tombstone
+from engine.index.fold import KILLED, State, Told
+from engine.index.history import pack_history, told_key, told_of, told_of_tombstone
 from engine.index.rows import Segment, scan_prefix
 from engine.index.survival import is_copied, killed_by
 from engine.storage.record import Kind, Position, Record

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import IndexError_
 from engine.index import keys, terms
 from engine.index.entry import Entry
-from engine.index.fold import told_key
+from engine.index.history import told_key
 
 if TYPE_CHECKING:
     from engine.index.environment import Environment

@@ -24,7 +24,8 @@ from engine.index.apart import hold_key, quarantine_key, tombstone_key, unpack_a
 from engine.index.corrections import correction_key
 from engine.index.entry import Correction, Hold, Quarantined, Tombstone
 from engine.index.environment import Environment
-from engine.index.fold import State, Told, in_order, is_needed, read_history, told_key
+from engine.index.fold import State, Told, in_order, is_needed
+from engine.index.history import read_history, told_key
 from engine.index.rows import read_name, scan_prefix
 from engine.storage.record import Kind, Position, Record
 
@@ -35,12 +36,15 @@ that is put back by hand, must not bring deleted instances to life again."""
 
 def alive(txn: Any, environment: Environment, records: Sequence[Record], now_ns: int) -> list[bool]:
     """For each record, whether it must survive."""
-    return [_is_alive(txn, environment, record, now_ns) for record in records]
+    needed: dict[tuple[bytes, int], bool] = {}
+    return [_is_alive(txn, environment, record, now_ns, needed) for record in records]
 
 
-def _is_alive(txn: Any, environment: Environment, record: Record, now_ns: int) -> bool:
+def _is_alive(
+    txn: Any, environment: Environment, record: Record, now_ns: int, needed: dict[tuple[bytes, int], bool]
+) -> bool:
     if record.kind == Kind.INSTANCE:
-        return _is_instance_alive(txn, environment, record)
+        return _is_instance_alive(txn, environment, record, needed)
     try:
         if record.kind == Kind.TOMBSTONE:
             return _is_tombstone_alive(txn, environment, Tombstone.unpack(record), now_ns)
@@ -60,7 +64,9 @@ def _is_alive(txn: Any, environment: Environment, record: Record, now_ns: int) -
     return True
 
 
-def _is_instance_alive(txn: Any, environment: Environment, record: Record) -> bool:
+def _is_instance_alive(
+    txn: Any, environment: Environment, record: Record, needed: dict[tuple[bytes, int], bool]
+) -> bool:
     sop_key = keys.bounded(record.key)
     position = record.position
     where = txn.get(sop_key, db=environment.sop_uids)
@@ -78,11 +84,14 @@ def _is_instance_alive(txn: Any, environment: Environment, record: Record) -> bo
         return False
     if current is not None and current.order == key[: keys.ORDER_BYTES]:
         return False  # see `is_copied`
-    told = read_history(txn, environment, sop_key)
-    if current is not None:
-        current.transfer_syntax_uid = read_name(txn, environment, keys.INSTANCE.unpack_from(row)[11])
-        told.append(current)
-    return is_needed(in_order(told), position.segment_id)
+    asked = sop_key, position.segment_id
+    if asked not in needed:  # one answer for all dead records that a UID has in a segment: there may be thousands
+        told = read_history(txn, environment, sop_key)
+        if current is not None:
+            current.transfer_syntax_uid = read_name(txn, environment, keys.INSTANCE.unpack_from(row)[11])
+            told.append(current)
+        needed[asked] = is_needed(in_order(told), position.segment_id)
+    return needed[asked]
 
 
 def is_copied(txn: Any, environment: Environment, sop_key: bytes, key: bytes) -> bool:

@@ -28,7 +28,7 @@ from engine.index import (
 )
 from engine.index.entry import Correction, Entry, Hold, Quarantined, Tombstone
 from engine.index.environment import MAP_BYTES, Environment
-from engine.index.fold import State, read_history
+from engine.index.history import newest_stamp, read_kept
 from engine.index.listing import instance_of
 from engine.index.query.search import read_instance, search, select, select_names
 from engine.index.rows import decode_mark, read_count, scan_prefix
@@ -104,8 +104,8 @@ class Index:
     def known(self, sop_instance_uid: bytes) -> tuple[Instance | None, int]:
         """The current instance of a UID, and the stamp that a new record of it must be above to count.
 
-        The stamp is not that of the current instance where there is none and there was one: a deletion from before the
-        clock was set back would kill what is stored now.
+        The stamp is not always that of the current instance: what was kept aside may be newer, and where there is none
+        a deletion from before the clock was set back would kill what is stored now.
         """
         environment = self.environment
         sop_key = keys.bounded(sop_instance_uid)
@@ -114,9 +114,9 @@ class Index:
             if where is None:
                 return None, 0
             if not where:
-                return None, listing.newest_stamp(txn, environment.history, sop_key + b"\0")
+                return None, newest_stamp(txn, environment.history, sop_key)
             current = read_instance(txn, environment, where, txn.get(where, db=environment.instances))
-            return current, current.stamp
+            return current, max(current.stamp, newest_stamp(txn, environment.history, sop_key))
 
     def instances(self, query: Query) -> list[Instance]:
         """What a retrieval with these keys names: by series, Instance Number, UID. Raises QueryError."""
@@ -139,10 +139,24 @@ class Index:
             where = txn.get(sop_key, db=environment.sop_uids)
             if where:
                 found.append(read_instance(txn, environment, where, txn.get(where, db=environment.instances)))
-            for told in read_history(txn, environment, sop_key):
-                if told.state == State.VERSION:
-                    found.append(instance_of(told.entry(sop_instance_uid)))
+            found += [instance_of(told.entry(sop_instance_uid)) for told in read_kept(txn, environment, sop_key)]
         return sorted(found, key=lambda item: (item.stamp, item.position))
+
+    def alike(self, sop_instance_uid: bytes, length: int, crc: int) -> list[Instance]:
+        """What is kept aside of a UID with this length and checksum, the oldest first.
+
+        Costs a look at the key of each version, and reads those that are alike.
+        """
+        environment = self.environment
+        with environment.reading() as txn:
+            kept = list(read_kept(txn, environment, keys.bounded(sop_instance_uid), keys.tie_of(length, crc)))
+        return [instance_of(told.entry(sop_instance_uid)) for told in kept]
+
+    def kept_count(self, sop_instance_uid: bytes) -> int:
+        """How many versions of a UID are kept aside."""
+        environment = self.environment
+        with environment.reading() as txn:
+            return sum(1 for _ in scan_prefix(txn, environment.versions, keys.bounded(sop_instance_uid) + b"\0"))
 
     # -- what is no current instance --------------------------------------------------------------
 
@@ -166,7 +180,7 @@ class Index:
         """The stamp that a new hold of a study, or its release, must be above to count."""
         environment = self.environment
         with environment.reading() as txn:
-            return listing.newest_stamp(txn, environment.holds, keys.bounded(study_instance_uid) + b"\0")
+            return newest_stamp(txn, environment.holds, keys.bounded(study_instance_uid))
 
     def corrections(self) -> Iterator[corrections.Listed]:
         """Every correction and every undo, the earliest first, page by page."""

@@ -25,14 +25,13 @@ from engine.index.corrections import Corrections
 from engine.index.entities import Entities, Remembered
 from engine.index.entry import Correction, Entry, Hold, Quarantined, Tombstone
 from engine.index.environment import Environment
-from engine.index.fold import (
-    OUTCOMES,
-    State,
-    Told,
-    fold,
-    in_order,
+from engine.index.fold import OUTCOMES, Course, State, Told, fold, in_order
+from engine.index.history import (
+    newest_drop,
+    newest_stamp,
     pack_history,
     read_history,
+    read_kept,
     told_key,
     told_of,
 )
@@ -233,31 +232,79 @@ class Writer:
 
     def tell(self, txn: Any, sop_key: bytes, news: Told | None) -> Outcome:
         """Applies the fold rule to all that is known of a UID and to `news`, if there is any."""
-        environment = self.environment
-        where = txn.get(sop_key, db=environment.sop_uids)
-        told = read_history(txn, environment, sop_key)
-        if where:
-            told.append(self._current(txn, where))
-        before = next((record for record in told if record.state == State.CURRENT), None)
-        if news is not None:
-            self.accounts.cover(txn, news.position)
-            known = next((record for record in told if record.key == news.key and record.kind == news.kind), None)
-            if known is not None:
-                return OUTCOMES[known.state or State.CURRENT]
-            told.append(news)
-        told = in_order(told)
-        states = fold(told)
-        self._move(txn, sop_key, where or b"", told, states)
-        for record in told:
-            if record.kind != Kind.TOMBSTONE:
-                self.accounts.change(txn, record.position, record.state, states[record.key])
+        where = txn.get(sop_key, db=self.environment.sop_uids)
+        current = self._current(txn, where) if where else None
         if news is None:
+            self._fold(txn, sop_key, where or b"", current, [])
             return Outcome.STORED
-        state = states[news.key]
-        if state != State.CURRENT or before is None:
+        self.accounts.cover(txn, news.position)
+        known = self._known_state(txn, sop_key, current, news)
+        if known is not None:
+            return OUTCOMES[known]
+        if news.kind == Kind.INSTANCE and self._is_newest(txn, sop_key, current, news):
+            state = self._take(txn, sop_key, where or b"", current, news)
+        else:
+            state = self._fold(txn, sop_key, where or b"", current, [news])[news.key]
+        if state != State.CURRENT or current is None:
             return OUTCOMES[state]
         # The same bytes with an earlier stamp, from another process: its place changes and nothing else.
-        return Outcome.DUPLICATE if news.same_bytes(before) else Outcome.REPLACED
+        return Outcome.DUPLICATE if news.same_bytes(current) else Outcome.REPLACED
+
+    def tell_all(self, txn: Any, sop_key: bytes, entries: Sequence[Entry]) -> None:
+        """The same for many records of one UID at once."""
+        where = txn.get(sop_key, db=self.environment.sop_uids)
+        current = self._current(txn, where) if where else None
+        for entry in entries:
+            self.accounts.cover(txn, entry.position)
+        news = {record.key: record for record in map(told_of, entries)}
+        unknown = [one for one in news.values() if self._known_state(txn, sop_key, current, one) is None]
+        if unknown:
+            self._fold(txn, sop_key, where or b"", current, unknown)
+
+    def _known_state(self, txn: Any, sop_key: bytes, current: Told | None, news: Told) -> State | None:
+        """The state of a record that has been applied already."""
+        if current is not None and current.key == news.key:
+            return State.CURRENT
+        value = txn.get(sop_key + b"\0" + news.key, db=self.environment.history)
+        return State(value[0]) if value is not None else None
+
+    def _is_newest(self, txn: Any, sop_key: bytes, current: Told | None, news: Told) -> bool:
+        """Whether all that is known of the UID is older: nearly always."""
+        environment = self.environment
+        return (
+            (current is None or current.stamp < news.stamp)
+            and newest_stamp(txn, environment.history, sop_key) < news.stamp
+            and newest_drop(txn, environment, sop_key) < news.stamp
+        )
+
+    def _take(self, txn: Any, sop_key: bytes, where: bytes, current: Told | None, news: Told) -> State:
+        """Applies the newest record of a UID, whatever is dead, and those versions that have other bytes, left alone:
+        nothing in the rule depends on them."""
+        position = news.position
+        tie = keys.tie_of(position.payload_length, position.payload_crc)
+        kept = list(read_kept(txn, self.environment, sop_key, tie))
+        told = [record for record in (current, *kept, news) if record is not None]
+        course = Course(current, kept)
+        course.take(news)
+        states = dict.fromkeys((record.key for record in told), State.SUPERSEDED)
+        states[news.key] = State.DUPLICATE
+        states |= dict.fromkeys((record.key for record in course.versions.values()), State.VERSION)
+        if course.current is not None:
+            states[course.current.key] = State.CURRENT
+        self._move(txn, sop_key, where, told, states)
+        return states[news.key]
+
+    def _fold(
+        self, txn: Any, sop_key: bytes, where: bytes, current: Told | None, news: Sequence[Told]
+    ) -> dict[bytes, State]:
+        """Applies the rule to every record of a UID, in whatever order they come."""
+        told = read_history(txn, self.environment, sop_key)
+        if current is not None:
+            told.append(current)
+        told = in_order([*told, *news])
+        states = fold(told)
+        self._move(txn, sop_key, where, told, states)
+        return states
 
     def tell_copy(self, txn: Any, sop_key: bytes, news: Told) -> bool:
         """The same for a copy of a record; whether it is news and alive."""
@@ -293,6 +340,8 @@ class Writer:
                     txn.put(history_key, b"", db=environment.versions)
                 elif record.state == State.VERSION:
                     txn.delete(history_key, db=environment.versions)
+            if record.kind != Kind.TOMBSTONE:
+                self.accounts.change(txn, record.position, record.state, state)
         txn.put(sop_key, where, db=environment.sop_uids)
 
     def relocate_current(self, txn: Any, where: bytes, position: Position) -> None:

@@ -67,6 +67,7 @@ class Worker:
                 segment_bytes=config.storage.segment_bytes,
                 disk_reserve_bytes=config.limits.disk_reserve_bytes,
                 prewrite_bytes=config.storage.prewrite_bytes,
+                versions_max=config.storage.versions_max,
             ),
         )
         self._ingestor = Ingestor(self._loop, store, self._storage_failed, self._quarantine(config))

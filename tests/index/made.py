@@ -12,7 +12,8 @@ from engine.dicom import tags
 from engine.dicom.elements import blob_items
 from engine.index import keys
 from engine.index.entry import HEAL, Correction, Entry, Hold, Item, Operation, Quarantined, Tombstone
-from engine.index.fold import State, read_history
+from engine.index.fold import State
+from engine.index.history import read_history
 from engine.index.rows import read_name, scan_prefix, unpack_tail
 from engine.index.statements import LEVEL_OF, Facts, canonical
 from engine.index.tables import Index

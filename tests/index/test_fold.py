@@ -9,7 +9,8 @@ from itertools import chain, combinations
 import pytest
 
 from engine.index.entry import HEAL, POLICY_KEEP_BOTH, POLICY_KEEP_FIRST, POLICY_REPLACE
-from engine.index.fold import LIVE, State, Told, fold, in_order, is_needed, told_key
+from engine.index.fold import LIVE, State, Told, fold, in_order, is_needed
+from engine.index.history import told_key
 from engine.storage.record import Kind, Position
 
 
@@ -57,6 +58,62 @@ def test_a_target_takes_copies_and_duplicates_of_its_stamp_with_it() -> None:
         State.TOMBSTONE,
     ]
     assert _states(first, kept, grave, _told(9, 1, crc=2))[-1] == State.VERSION
+
+
+def _plainly(told: list[Told]) -> dict[bytes, State]:
+    """The rule word for word, with everything looked at again after each record."""
+    states: dict[bytes, State] = {}
+    current: Told | None = None
+    kept: list[Told] = []
+    for one in told:
+        if one.kind == Kind.TOMBSTONE and not one.target_stamp:
+            states = {key: state if state == State.TOMBSTONE else State.DELETED for key, state in states.items()}
+            states[one.key] = State.TOMBSTONE
+            current, kept = None, []
+            continue
+        before = {member.key for member in (current, *kept) if member is not None}
+        policy = one.flags & 3
+        if one.kind == Kind.TOMBSTONE:
+            kept = [version for version in kept if version.stamp != one.target_stamp]
+            if current is not None and current.stamp == one.target_stamp:
+                current, kept = (kept[0], kept[1:]) if kept else (None, [])
+        elif current is None:
+            current = one
+        elif one.same_bytes(current):
+            current = one if one.flags & HEAL and one.order != current.order else current
+        else:
+            known = [version for version in kept if version.same_bytes(one)]
+            if known and (one.flags & HEAL or policy == POLICY_KEEP_FIRST):
+                if one.flags & HEAL and one.order != known[0].order:
+                    kept = [one if version is known[0] else version for version in kept]
+            elif policy == POLICY_KEEP_FIRST:
+                kept = [*kept, one]
+            else:
+                kept = kept if policy == POLICY_REPLACE else [*kept, current]
+                current = one
+        after = {member.key for member in (current, *kept) if member is not None}
+        states |= dict.fromkeys(before - after, State.SUPERSEDED)
+        if one.kind == Kind.TOMBSTONE:
+            for key, state in states.items():
+                is_aimed_at = int.from_bytes(key[:8], "big") == one.target_stamp
+                if is_aimed_at and state not in (State.TOMBSTONE, State.DELETED):
+                    states[key] = State.DROPPED
+            states[one.key] = State.TOMBSTONE
+        else:
+            states[one.key] = State.VERSION if one.key in after else State.DUPLICATE
+    states |= {version.key: State.VERSION for version in kept}
+    return states if current is None else {**states, current.key: State.CURRENT}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_rule_comes_to_what_it_says_word_for_word(seed: int) -> None:
+    rng = random.Random(seed)
+    seen: set[State] = set()
+    for _ in range(400):
+        told = _random_group(rng)
+        assert fold(told) == _plainly(told), f"seed {seed}: {told}"
+        seen |= set(_plainly(told).values())
+    assert seen == set(State) - {State.QUARANTINED}
 
 
 def _random_group(rng: random.Random) -> list[Told]:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from engine.dicom import tags
-from engine.index.entry import POLICY_KEEP_BOTH, POLICY_KEEP_FIRST, POLICY_REPLACE
+from engine.index import history
+from engine.index.entry import HEAL, POLICY_KEEP_BOTH, POLICY_KEEP_FIRST, POLICY_REPLACE, Entry, Item
+from engine.index.fold import Told
 from engine.index.tables import Index
 from engine.index.types import Outcome, SegmentMark
 from tests.index.made import MR, ROOT, Tail, apply, entry, meaning, random_history, tombstone
@@ -222,3 +224,57 @@ def test_any_order_and_any_batches_come_to_the_same(tmp_path: Path, seed: int) -
     for turn in (1, 2):
         for part in said[0]:
             assert said[turn].get(part) == said[0][part], f"seed {seed}: {part}"
+
+
+POLICIES = (POLICY_KEEP_FIRST, POLICY_REPLACE, POLICY_KEEP_BOTH)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_record_of_a_uid_with_many_records_costs_what_the_second_one_did(
+    index: Index, policy: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[bytes] = []
+    unpack = history.unpack_history
+
+    def counted(key: bytes, value: bytes) -> Told:
+        read.append(key)
+        return unpack(key, value)
+
+    monkeypatch.setattr(history, "unpack_history", counted)
+    tail = Tail()
+    outcomes = [index.apply([entry(tail, crc=number, flags=policy)])[0] for number in range(300)]
+    assert outcomes[1:] == [Outcome.KEPT_ASIDE if policy == POLICY_KEEP_FIRST else Outcome.REPLACED] * 299
+    assert not read
+    assert index.apply([entry(tail, crc=299, flags=policy)]) == [Outcome.DUPLICATE]
+    assert len(read) <= 1
+    assert index.version_count() == (0 if policy == POLICY_REPLACE else 299)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_many_records_of_few_uids_come_to_the_same_one_by_one_backwards_and_at_once(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    tail = Tail()
+    records: list[Item] = []
+    for _ in range(80):
+        number = rng.randrange(2)
+        uid = f"{ROOT}.1.1.{number}".encode()
+        told = [record.stamp for record in records if isinstance(record, Entry)]
+        what = rng.random()
+        if what < 0.05:
+            records.append(tombstone(tail, uid))
+        elif what < 0.12 and told:
+            records.append(tombstone(tail, uid, target=rng.choice(told)))
+        else:
+            flags = rng.choice(POLICIES) | rng.choice((0, 0, 0, HEAL))
+            records.append(
+                entry(tail, instance=number, crc=rng.randrange(8), flags=flags, segment_id=rng.randrange(1, 3))
+            )
+    said = []
+    for name, order in (("forwards", records), ("backwards", records[::-1]), ("mixed", rng.sample(records, 80))):
+        index = Index.open(str(tmp_path / name))
+        for record in order:
+            apply(index, [record])
+            apply(index, [record])
+        said.append(meaning(index))
+        index.close()
+    assert said[0] == said[1] == said[2], f"seed {seed}"
