@@ -46,6 +46,10 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Bytes of an A-ASSOCIATE-RQ or -AC, which is kept whole. 128 presentation contexts with 30 transfer
     syntaxes each are a quarter of this."""
 
+    associate_bytes_per_address_per_s_max: Annotated[int, Meta(ge=0, le=1 * GIB)] = 4 * MIB
+    """Bytes a second of A-ASSOCIATE-RQs above 16 KiB that one network address may have looked at; further ones wait
+    before they cost more than their connection. The longest that occur have some 200 KiB: twenty a second; 0: any."""
+
     presentation_contexts_max: Annotated[int, Meta(ge=1, le=128)] = 128
     """Presentation contexts that we accept on one association; the odd numbers 1 to 255 allow 128 (PS3.8 9.3.2.2)."""
 
@@ -432,6 +436,11 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     transfer_syntaxes: tuple[UID, ...] = ()
     """UIDs of the transfer syntaxes to prefer towards it, best first, before the one an instance is stored in."""
+
+    prefer_compressed: bool = False
+    """Whether its compressed form is taken where it offers native and compressed transfer syntaxes in one presentation
+    context. Off, since many offer what they cannot do; for a modality that holds compressed images and would
+    decompress them."""
 
     store_associations: Annotated[int, Meta(ge=1, le=64)] = 1
     """Associations on which one retrieval is sent to it in parallel."""

@@ -4,11 +4,15 @@ Does not read what it looks at (MSG_PEEK): a connection whose A-ASSOCIATE-RQ is 
 handed over as it came. A thousand that say nothing cost a descriptor each and no time; the kernel wakes us when as much
 is there as we wait for (SO_RCVLOWAT), so that one byte now and then costs nothing either.
 
-    A-ASSOCIATE-RQ                       handed over
+    A-ASSOCIATE-RQ                       handed over; a long one when its address has asked for little lately
     TLS, HTTP, SSH                       closed without a word: what we could say they do not understand
     another PDU (PS3.8 9.3.1), or none   A-ABORT, source 2, reason 2 unexpected, 1 unrecognized PDU or 6 (length)
     A-ABORT, closed, silent for ARTIM    closed
     too many                             the one that waited longest, of the address that has most, is closed
+
+A long request costs a worker milliseconds before anybody has proven anything, so an address gets only so many bytes
+of them a second (`limits.associate_bytes_per_address_per_s_max`); others wait here, short ones never. A health check,
+which connects and says nothing or one byte, is counted and no line of the log.
 
 PS3.8 waits in Sta13 for the peer to close after an A-ABORT; here it is closed at once.
 """
@@ -63,6 +67,8 @@ class Verdict:
     is_request: bool = False
     wanted_bytes: int = 0
     """How many bytes must be there before more can be said or done; 0: no more are needed."""
+    request_bytes: int = 0
+    """Of an A-ASSOCIATE-RQ, as its header says."""
     abort_reason: int = 0
     """Of the A-ABORT (PS3.8 Table 9-26) that it gets; 0: it is closed without one."""
 
@@ -86,7 +92,33 @@ def judge(head: bytes, request_bytes_max: int) -> Verdict:
     length = int.from_bytes(head[2:_HEADER_BYTES], "big")
     if length > request_bytes_max:
         return Verdict("an A-ASSOCIATE-RQ of an absurd length", abort_reason=INVALID_PARAMETER)
-    return Verdict(is_request=True, wanted_bytes=min(_HEADER_BYTES + length, ENOUGH_BYTES))
+    wanted_bytes = min(_HEADER_BYTES + length, ENOUGH_BYTES)
+    return Verdict(is_request=True, wanted_bytes=wanted_bytes, request_bytes=_HEADER_BYTES + length)
+
+
+class LongRequests:
+    """How many bytes of long A-ASSOCIATE-RQs each address may still have handed over: a second's worth at most."""
+
+    ADDRESSES_MAX = 1024
+    """Remembered ones; the one that has not asked for longest is forgotten first."""
+
+    def __init__(self) -> None:
+        self._left: dict[str, tuple[float, float]] = {}
+        """Address → (bytes left, when that was)."""
+
+    def wait_s(self, host: str, length: int, rate: int, now: float) -> float:
+        """0, and the bytes are taken, or how long it will be until there are enough. `rate`: bytes a second; 0: any."""
+        if not rate or length <= ENOUGH_BYTES:
+            return 0.0
+        left, at = self._left.pop(host, (float(rate), now))
+        left = min(left + (now - at) * rate, float(rate))
+        wanted = min(length, rate)
+        if enough := left >= wanted:
+            left -= wanted
+        self._left[host] = left, now
+        if len(self._left) > self.ADDRESSES_MAX:
+            del self._left[next(iter(self._left))]
+        return 0.0 if enough else (wanted - left) / rate
 
 
 DESCRIPTORS_KEPT = 64
@@ -124,6 +156,7 @@ class Lobby:
         self._waiting: dict[_Visitor, None] = {}
         """In the order of arrival."""
         self._by_host: dict[str, dict[_Visitor, None]] = {}
+        self._long_requests = LongRequests()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -179,11 +212,9 @@ class Lobby:
         limit = self._config().limits.associate_pdu_length_max
         verdict = judge(head, limit)
         if verdict.what:
-            self._turn_away(visitor, verdict)
+            self._turn_away(visitor, verdict, is_health_check=len(head) == 1)
         elif _readable_bytes(visitor.sock) >= verdict.wanted_bytes and verdict.is_request:
-            self._leave(visitor)
-            self._wait_for(visitor, 1)
-            self._hand_over(visitor.sock, visitor.host)
+            self._let_in(visitor, verdict)
         elif not _is_open(visitor.sock):
             self._close(visitor, "closed inside its first PDU", "closed_without_a_word")
         elif visitor.wanted_bytes != verdict.wanted_bytes:
@@ -192,6 +223,23 @@ class Lobby:
             # Woken though less is there than we wait for: the kernel has no room to keep it.
             self._close(visitor, "no memory for its first PDU", "evicted")
 
+    def _let_in(self, visitor: _Visitor, verdict: Verdict) -> None:
+        rate = self._config().limits.associate_bytes_per_address_per_s_max
+        wait_s = self._long_requests.wait_s(visitor.host, verdict.request_bytes, rate, self._loop.time())
+        if wait_s:
+            self._counters["associations_put_off"] += 1
+            self._loop.remove_reader(visitor.sock.fileno())
+            self._loop.call_later(wait_s, self._look_again, visitor)
+            return
+        self._leave(visitor)
+        self._wait_for(visitor, 1)
+        self._hand_over(visitor.sock, visitor.host)
+
+    def _look_again(self, visitor: _Visitor) -> None:
+        if visitor in self._waiting:
+            self._loop.add_reader(visitor.sock.fileno(), self._look, visitor)
+            self._look(visitor)
+
     def _wait_for(self, visitor: _Visitor, count: int) -> None:
         visitor.wanted_bytes = count
         try:
@@ -199,7 +247,7 @@ class Lobby:
         except OSError:
             return  # the peer is gone; the next look finds that out
 
-    def _turn_away(self, visitor: _Visitor, verdict: Verdict) -> None:
+    def _turn_away(self, visitor: _Visitor, verdict: Verdict, *, is_health_check: bool) -> None:
         self._counters[f"not_dicom_{verdict.what.replace(' ', '_').replace('-', '_').lower()}"] += 1
         self._leave(visitor)
         if verdict.abort_reason:
@@ -215,7 +263,9 @@ class Lobby:
             except OSError:
                 pass  # the peer is gone
         visitor.sock.close()
-        logger.about(visitor.host).warning("no DICOM peer, closed", peer=visitor.host, what=verdict.what)
+        line = logger.about(visitor.host)
+        tell = line.debug if is_health_check else line.warning
+        tell("no DICOM peer, closed", peer=visitor.host, what=verdict.what)
 
     def _evict(self, visitor: _Visitor) -> None:
         self._look(visitor)  # in a burst its request may have come meanwhile
@@ -226,7 +276,9 @@ class Lobby:
         self._counters[f"connections_{counter}"] += 1
         self._leave(visitor)
         visitor.sock.close()
-        logger.about(visitor.host).info("connection without association closed", peer=visitor.host, reason=why)
+        line = logger.about(visitor.host)
+        tell = line.debug if counter == "closed_without_a_word" else line.info
+        tell("connection without association closed", peer=visitor.host, reason=why)
 
     def _leave(self, visitor: _Visitor) -> None:
         self._loop.remove_reader(visitor.sock.fileno())

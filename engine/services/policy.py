@@ -86,6 +86,7 @@ def accept_policy(config: Config, calling_ae_title: str) -> AcceptPolicy:
         called_ae_titles=frozenset({config.aet}) if config.called_ae_title_check else frozenset(),
         # C-GET needs storage contexts too, in which the asker is SCP.
         accept_storage=config.may(calling_ae_title, "store") or config.may(calling_ae_title, "retrieve"),
+        prefer_compressed=peer is not None and peer.prefer_compressed,
         promiscuous=config.promiscuous,
         maximum_length=peer.pdu_length_max if peer and peer.pdu_length_max else config.limits.pdu_length_max,
         operations_performed_max=window,

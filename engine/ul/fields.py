@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final
 
 from engine.errors import LocalProtocolError, RemoteProtocolError
@@ -86,10 +87,7 @@ class Fields:
     def uid(self, length: int, what: str) -> str:
         """A UID of `length` bytes; the padding that some peers add is dropped."""
         start = self.position
-        try:
-            return self.take(length, what).decode("ascii").strip("\0 ")
-        except UnicodeDecodeError:
-            raise malformed(f"{what} is not ASCII", start) from None
+        return uid_of(self.take(length, what), what, start)
 
     def sized(self, what: str) -> bytes:
         """A field preceded by its length in two bytes."""
@@ -101,15 +99,40 @@ class Fields:
 
     def items(self) -> Iterator[tuple[int, int, Fields]]:
         """(item type, position, content) of each item up to the end."""
-        count = 0
-        while self.position < self.end:
-            start = self.advance(4, "item header")
-            count += 1
-            if count > ITEM_COUNT_MAX:
-                raise malformed(f"more than {ITEM_COUNT_MAX} items", start)
-            item_type, _, length = _ITEM.unpack_from(self.data, start)
-            content = self.advance(length, f"item {item_type:02X}H")
-            yield item_type, start, Fields(self.data, content, self.position)
+        for item_type, start, content, end in self.spans():
+            yield item_type, start, Fields(self.data, content, end)
+
+    def spans(self) -> Iterator[tuple[int, int, int, int]]:
+        """(item type, position, start and end of the content) of each item up to the end: for items by the thousand."""
+        data, at, limit, unpack = self.data, self.position, self.end, _ITEM.unpack_from
+        for _ in range(ITEM_COUNT_MAX):
+            if at >= limit:
+                return
+            content = at + _ITEM.size
+            if content > limit:
+                raise malformed(f"item header needs {_ITEM.size} bytes, {limit - at} are left", at)
+            item_type, _, length = unpack(data, at)
+            end = content + length
+            if end > limit:
+                raise malformed(f"item {item_type:02X}H needs {length} bytes, {limit - content} are left", content)
+            self.position = end
+            yield item_type, at, content, end
+            at = end
+        if at < limit:
+            raise malformed(f"more than {ITEM_COUNT_MAX} items", at)
+
+
+@lru_cache(maxsize=1024)
+def _text_of_uid(value: bytes) -> str:
+    return value.decode("ascii").strip("\0 ")
+
+
+def uid_of(value: bytes, what: str, position: int) -> str:
+    """A UID without the padding that some peers add. A request names the same few hundreds of times."""
+    try:
+        return _text_of_uid(value)
+    except UnicodeDecodeError:
+        raise malformed(f"{what} is not ASCII", position) from None
 
 
 def item(item_type: int, content: bytes) -> bytes:

@@ -11,13 +11,14 @@ Each presentation context is answered (PS3.8 9.3.3.2):
     3 abstract syntax      nothing we serve; UIDs that are none
     4 transfer syntaxes    none of those proposed is one we take
 
-Choice of the transfer syntax for storage, so that nobody decompresses on our account: the first compressed one in
-the order in which the sender proposes them, else Explicit VR Little Endian, else the first other one that we take,
-and Implicit VR Little Endian only when it is alone. For everything else: our order of preference.
+The transfer syntax of a storage context follows the role, see `ul.transfer_syntaxes`. For everything else: our order of
+preference.
 
 Which classes are storage: those that `is_storage` says; those whose SOP class common extended negotiation names the
 Storage Service Class (PS3.7 D.3.3.6); and, if `promiscuous`, every UID outside the standard's root and every
-one below the standard's storage root, so that SOP classes newer than this program are taken.
+one below the standard's storage root, so that SOP classes newer than this program are taken. Non-patient objects
+(PS3.4 Annex GG: hanging protocols, palettes, implant templates, defined protocols, inventories) never are, though
+C-STORE is made for them: they have no Study and Series Instance UID and could not be kept.
 
 Role selection (PS3.7 D.3.3.4): a requestor may be SCP of storage, which is how C-GET sends to it. Some ask for
 C-GET and forget the role items; with `lenient_get_roles` they are taken for SCPs of what they propose.
@@ -43,6 +44,9 @@ from .pdu import (
     SopClassExtendedNegotiation,
     UserInformation,
 )
+from .transfer_syntaxes import IMPLICIT_VR_LITTLE_ENDIAN, PLAIN_TRANSFER_SYNTAXES, choose
+
+__all__ = ["PLAIN_TRANSFER_SYNTAXES", "AcceptPolicy", "Accepted", "AcceptedContext", "accepted_contexts", "negotiate"]
 
 ACCEPTANCE: Final = 0
 USER_REJECTION: Final = 1
@@ -57,25 +61,6 @@ CALLED_AE_TITLE_NOT_RECOGNIZED: Final = AssociateRJ(1, 1, 7)
 PROTOCOL_VERSION_NOT_SUPPORTED: Final = AssociateRJ(1, 2, 2)
 TEMPORARY_CONGESTION: Final = AssociateRJ(2, 3, 1)
 LOCAL_LIMIT_EXCEEDED: Final = AssociateRJ(2, 3, 2)
-
-IMPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2"
-EXPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2.1"
-EXPLICIT_VR_BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
-DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2.1.99"
-ENCAPSULATED_UNCOMPRESSED: Final = "1.2.840.10008.1.2.1.98"
-UNCOMPRESSED: Final = frozenset(
-    {
-        IMPLICIT_VR_LITTLE_ENDIAN,
-        EXPLICIT_VR_LITTLE_ENDIAN,
-        EXPLICIT_VR_BIG_ENDIAN,
-        DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
-        ENCAPSULATED_UNCOMPRESSED,
-    }
-)
-"""Transfer syntaxes that a sender need not decompress for. Deflated is among them: everyone can do without."""
-
-PLAIN_TRANSFER_SYNTAXES: Final = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN)
-"""For classes whose data sets are identifiers: explicit first, since private VRs survive."""
 
 VERIFICATION: Final = "1.2.840.10008.1.1"
 STORAGE_SERVICE_CLASS: Final = "1.2.840.10008.4.2"
@@ -114,10 +99,18 @@ no coercion of elements, reserved."""
 
 _STANDARD_ROOT: Final = "1.2.840.10008."
 _STANDARD_STORAGE_ROOT: Final = "1.2.840.10008.5.1.4.1.1."
+_STORAGE_MANAGEMENT: Final = f"{_STANDARD_STORAGE_ROOT}201."
+"""Inventories: their storage, query, retrieval and creation."""
 _NO_STORAGE: Final = frozenset(
-    # Below the storage root all the same: protocol approval and inventory query, retrieve and creation.
-    f"{_STANDARD_STORAGE_ROOT}{leaf}"
-    for leaf in ("200.4", "200.5", "200.6", "201.2", "201.3", "201.4", "201.5", "201.6")
+    {
+        # Query and retrieval of protocol approvals, below the storage root all the same.
+        *(f"{_STANDARD_STORAGE_ROOT}{leaf}" for leaf in ("200.4", "200.5", "200.6")),
+        # Non-patient objects, PS3.4 Table GG.3-1: CT and XA defined procedure protocols, protocol approvals ...
+        *(f"{_STANDARD_STORAGE_ROOT}{leaf}" for leaf in ("200.1", "200.3", "200.7")),
+        # ... hanging protocols, colour palettes, implant templates, their assemblies and groups.
+        *(f"1.2.840.10008.5.1.4.{leaf}" for leaf in ("38.1", "39.1", "43.1", "44.1", "45.1")),
+        "1.2.840.10008.1.3.10",  # Media Storage Directory: a medium's, PS3.3 F
+    }
 )
 _UID: Final = re.compile(r"[0-9]+(\.[0-9]+)+")  # leading zeros occur, and harm nobody
 _UID_LENGTH_MAX: Final = 64
@@ -142,9 +135,8 @@ class AcceptPolicy:
     """Whether this peer may store."""
     promiscuous: bool = True
     """Whether unknown and private SOP classes are taken for storage."""
-    storage_preference: tuple[str, ...] = ()
-    """Transfer syntaxes for storage in our order, best first. Those not in it, or all when it is empty, follow
-    by the rule in the module's head."""
+    prefer_compressed: bool = False
+    """Whether this peer's compressed form is taken where a context offers a native one too."""
     lenient_get_roles: bool = True
     """Whether a requestor of C-GET without role items is taken for an SCP of storage."""
     maximum_length: int = 131072
@@ -308,15 +300,20 @@ def _storage_classes(rq: AssociateRQ, policy: AcceptPolicy) -> frozenset[str]:
         uid
         for uid in {context.abstract_syntax for context in rq.presentation_contexts}
         if uid not in policy.services
+        and not _is_no_storage(uid)
         and (policy.is_storage(uid) or (_is_uid(uid) and (uid in declared or (policy.promiscuous and may_store(uid)))))
     )
 
 
 def may_store(uid: str) -> bool:
     """Whether an unknown SOP class may be one of storage."""
-    if uid.startswith(_STANDARD_STORAGE_ROOT):
-        return uid not in _NO_STORAGE
-    return not uid.startswith(_STANDARD_ROOT)
+    if _is_no_storage(uid):
+        return False
+    return uid.startswith(_STANDARD_STORAGE_ROOT) or not uid.startswith(_STANDARD_ROOT)
+
+
+def _is_no_storage(uid: str) -> bool:
+    return uid in _NO_STORAGE or uid.startswith(_STORAGE_MANAGEMENT)
 
 
 def _is_uid(text: str) -> bool:
@@ -345,8 +342,14 @@ def _answer_context(
     elif not policy.accept_storage:
         return _reject(context, USER_REJECTION)
     else:
-        chosen = _choose_for_storage(proposed, policy)
-        if chosen is None and context.abstract_syntax in fetched:
+        we_send = context.abstract_syntax in fetched
+        chosen = choose(
+            proposed,
+            policy.storage_transfer_syntaxes,
+            we_send=we_send,
+            prefer_compressed=policy.prefer_compressed,
+        )
+        if chosen is None and we_send:
             # A private one: what was imported in it is sent as it is, and to nobody else.
             chosen = next(filter(_is_uid, proposed), None)
     if chosen is None:
@@ -358,21 +361,6 @@ def _reject(context: PresentationContextRQ, result: int) -> PresentationContextA
     # Without a meaning, but some peers trip over an answer that has no transfer syntax.
     transfer_syntax = context.transfer_syntaxes[0] if context.transfer_syntaxes else IMPLICIT_VR_LITTLE_ENDIAN
     return PresentationContextAC(context.presentation_context_id, result, transfer_syntax)
-
-
-def _choose_for_storage(proposed: tuple[str, ...], policy: AcceptPolicy) -> str | None:
-    taken = [transfer_syntax for transfer_syntax in proposed if transfer_syntax in policy.storage_transfer_syntaxes]
-    if not taken:
-        return None
-    for preferred in policy.storage_preference:
-        if preferred in taken:
-            return preferred
-    for transfer_syntax in taken:
-        if transfer_syntax not in UNCOMPRESSED:
-            return transfer_syntax
-    if EXPLICIT_VR_LITTLE_ENDIAN in taken:
-        return EXPLICIT_VR_LITTLE_ENDIAN
-    return next((uid for uid in taken if uid != IMPLICIT_VR_LITTLE_ENDIAN), IMPLICIT_VR_LITTLE_ENDIAN)
 
 
 # User information --------------------------------------------------------------------------------

@@ -16,6 +16,10 @@ short commands); the receive path takes it apart in `dimse.assembly`. Holds no s
 
 Whatever the bytes, `decode` gives a PDU or raises `RemoteProtocolError` with the A-ABORT reason to answer
 with and the position. Items of unknown type are skipped (PS3.8 9.3.1), known ones are checked to the byte.
+
+Nobody has proven anything yet when a request is decoded, so it costs little: of its transfer syntaxes the first
+TRANSFER_SYNTAXES_MAX of a context and TRANSFER_SYNTAXES_TOTAL_MAX of all are read and negotiated, and what lies behind
+them in their context is skipped. A context of which none was read is rejected, 4 transfer syntaxes not supported.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from typing import Final, TypeAlias, TypeVar
 from engine.errors import LocalProtocolError, RemoteProtocolError
 
 from . import user_information
-from .fields import UNEXPECTED_PARAMETER, UNRECOGNIZED_PDU, Fields, ascii_bytes, item, malformed
+from .fields import UNEXPECTED_PARAMETER, UNRECOGNIZED_PDU, Fields, ascii_bytes, item, malformed, uid_of
 from .user_information import (
     MAXIMUM_LENGTH_UNSTATED,
     AsynchronousOperationsWindow,
@@ -79,6 +83,12 @@ PRESENTATION_CONTEXT_COUNT_MAX: Final = 128
 ASSOCIATE_LENGTH_MAX: Final = 1 << 20
 """Longest A-ASSOCIATE body that is read: 128 contexts with 40 transfer syntaxes each take 134 KB, a user
 identity at most 128 KB."""
+
+TRANSFER_SYNTAXES_MAX: Final = 128
+"""Transfer syntaxes of one context that are read; PS3.6 has some sixty."""
+
+TRANSFER_SYNTAXES_TOTAL_MAX: Final = 8192
+"""Transfer syntaxes of one request that are read, some milliseconds: all of PS3.6 for each of 128 contexts."""
 
 _AE_TITLE_BYTES: Final = 16
 _TITLES_BYTES: Final = 64  # bytes 11-74: both titles and the reserved field behind them
@@ -278,14 +288,17 @@ _Context = TypeVar("_Context", PresentationContextRQ, PresentationContextAC)
 
 
 def _decode_associate_items(
-    fields: Fields, context_type: int, decode_context: Callable[[Fields], _Context]
+    fields: Fields, context_type: int, decode_context: Callable[[Fields, int], _Context]
 ) -> tuple[str, tuple[_Context, ...], UserInformation]:
     application_context: str | None = None
     information: UserInformation | None = None
     contexts: dict[int, _Context] = {}
+    transfer_syntaxes_left = TRANSFER_SYNTAXES_TOTAL_MAX
     for item_type, start, content in fields.items():
         if item_type == context_type:
-            context = decode_context(content)
+            context = decode_context(content, transfer_syntaxes_left)
+            if isinstance(context, PresentationContextRQ):
+                transfer_syntaxes_left -= len(context.transfer_syntaxes)
             context_id = context.presentation_context_id
             if context_id % 2 == 0:
                 raise malformed(f"presentation context id {context_id} is not odd", start + 4)
@@ -305,23 +318,26 @@ def _decode_associate_items(
     return application_context or "", tuple(contexts.values()), information or UserInformation()
 
 
-def _decode_presentation_context_rq(content: Fields) -> PresentationContextRQ:
+def _decode_presentation_context_rq(content: Fields, transfer_syntaxes_left: int) -> PresentationContextRQ:
     context_id = content.uint8("presentation context id")
     content.advance(3, "reserved field")
     abstract_syntax: str | None = None
     transfer_syntaxes: list[str] = []
-    for item_type, start, sub_item in content.items():
-        if item_type == _ABSTRACT_SYNTAX:
+    room = min(TRANSFER_SYNTAXES_MAX, transfer_syntaxes_left)
+    for item_type, start, value, end in content.spans():
+        if item_type == _TRANSFER_SYNTAX:
+            if len(transfer_syntaxes) == room:
+                break
+            transfer_syntaxes.append(uid_of(content.data[value:end], "transfer syntax", value))
+        elif item_type == _ABSTRACT_SYNTAX:
             if abstract_syntax is not None:
                 raise malformed("a second abstract syntax", start, UNEXPECTED_PARAMETER)
-            abstract_syntax = sub_item.uid(sub_item.remaining, "abstract syntax")
-        elif item_type == _TRANSFER_SYNTAX:
-            transfer_syntaxes.append(sub_item.uid(sub_item.remaining, "transfer syntax"))
+            abstract_syntax = uid_of(content.data[value:end], "abstract syntax", value)
     # One without abstract or transfer syntax is answered with a rejection of that context alone.
     return PresentationContextRQ(context_id, abstract_syntax or "", tuple(transfer_syntaxes))
 
 
-def _decode_presentation_context_ac(content: Fields) -> PresentationContextAC:
+def _decode_presentation_context_ac(content: Fields, _: int) -> PresentationContextAC:
     context_id = content.uint8("presentation context id")
     content.advance(1, "reserved field")
     result = content.uint8("result")

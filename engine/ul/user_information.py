@@ -124,6 +124,7 @@ def decode(fields: Fields) -> UserInformation:
     common: list[SopClassCommonExtendedNegotiation] = []
     identity_rq: UserIdentityRQ | None = None
     identity_ac: UserIdentityAC | None = None
+    related_left = ITEM_COUNT_MAX
     seen: set[int] = set()
     for item_type, start, content in fields.items():
         if item_type in _SINGLE:
@@ -148,7 +149,8 @@ def decode(fields: Fields) -> UserInformation:
             case 0x56:
                 extended.append(SopClassExtendedNegotiation(content.sized_uid("SOP class UID"), content.rest()))
             case 0x57:
-                common.append(_decode_common_extended_negotiation(content))
+                common.append(_decode_common_extended_negotiation(content, related_left))
+                related_left -= len(common[-1].related_general_sop_class_uids)
             case 0x58:
                 identity_rq = _decode_user_identity_rq(content)
             case 0x59:
@@ -207,7 +209,7 @@ def _decode_role_selection(content: Fields) -> RoleSelection:
     return RoleSelection(uid, content.uint8("SCU role") != 0, content.uint8("SCP role") != 0)
 
 
-def _decode_common_extended_negotiation(content: Fields) -> SopClassCommonExtendedNegotiation:
+def _decode_common_extended_negotiation(content: Fields, related_max: int) -> SopClassCommonExtendedNegotiation:
     sop_class_uid = content.sized_uid("SOP class UID")
     service_class_uid = content.sized_uid("service class UID")
     length = content.uint16("length of related general SOP class identification")
@@ -217,6 +219,8 @@ def _decode_common_extended_negotiation(content: Fields) -> SopClassCommonExtend
     while related.remaining:
         if len(uids) == ITEM_COUNT_MAX:
             raise malformed(f"more than {ITEM_COUNT_MAX} related general SOP classes", related.position)
+        if len(uids) == related_max:
+            break  # nobody has proven anything yet: of all items together no more are read
         uids.append(related.sized_uid("related general SOP class UID"))
     return SopClassCommonExtendedNegotiation(sop_class_uid, service_class_uid, tuple(uids))
 

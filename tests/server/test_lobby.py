@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import socket
 import struct
 from collections.abc import Callable
@@ -10,8 +11,9 @@ from collections.abc import Callable
 import pytest
 import uvloop
 
+from engine import log
 from engine.config import Config
-from engine.config.schema import Limits
+from engine.config.schema import Limits, Log
 from engine.metrics import Metrics
 from engine.server import lobby
 from engine.server.lobby import Lobby, judge
@@ -283,3 +285,83 @@ def test_a_peer_that_resets_at_any_moment_is_let_go() -> None:
         wait_for(lambda: host.waiting == 0, timeout_s=5, what="let go")
 
     host.run(script)
+
+
+def long_request() -> bytes:
+    """Longer than what passes without a look at its address's budget."""
+    contexts = [(number * 2 + 1, VERIFICATION, [IMPLICIT] * 30) for number in range(128)]
+    return peer.associate_rq(contexts)
+
+
+def test_long_requests_of_one_address_wait_their_turn_and_short_ones_and_others_do_not() -> None:
+    request = long_request()
+    host = Host(associate_bytes_per_address_per_s_max=len(request), artim_timeout_s=30)
+    host.hosts = ["crowd", "crowd", "crowd", "modality", "crowd"]
+
+    def script() -> None:
+        called = [host.call() for _ in range(5)]
+        for number in (0, 1, 3):
+            called[number].send(request)
+        called[4].send(REQUEST)
+        wait_for(lambda: len(host.handed) == 3, what="the first of each address, and the short one")
+        wait_for(lambda: len(host.handed) == 4, what="the second, a second later")
+        for scripted in called:
+            scripted.close()
+
+    host.run(script)
+    assert host.metrics.counters["associations_put_off"] >= 1
+
+
+def test_who_is_put_off_and_leaves_or_makes_room_is_let_go() -> None:
+    request = long_request()
+    host = Host(associate_bytes_per_address_per_s_max=len(request), artim_timeout_s=0.3)
+
+    def script() -> None:
+        called = [host.call() for _ in range(4)]
+        for scripted in called:
+            scripted.send(request)
+        wait_for(lambda: len(host.handed) == 1, what="the first")
+        for scripted in called[1:]:
+            scripted.close()
+        wait_for(lambda: host.waiting == 0, timeout_s=5, what="let go")
+
+    host.run(script)
+
+
+def test_a_budget_of_long_requests_is_of_bounded_size_and_fills_up_again() -> None:
+    budget = lobby.LongRequests()
+    size = 1 << 20
+    assert budget.wait_s("a", size, size, 0.0) == 0
+    assert budget.wait_s("a", size, size, 0.25) == 0.75
+    assert budget.wait_s("a", lobby.ENOUGH_BYTES, size, 0.25) == 0, "short ones always pass"
+    assert budget.wait_s("a", size, size, 1.0) == 0
+    assert budget.wait_s("a", 4 * size, size, 2.0) == 0, "one that is longer than the budget takes all of it"
+    assert budget.wait_s("a", size, 0, 2.0) == 0, "no bound"
+    for number in range(3000):
+        budget.wait_s(str(number), size, size, 3.0)
+    assert len(budget._left) == budget.ADDRESSES_MAX
+
+
+@pytest.mark.parametrize(
+    ("sent", "is_told"), [(b"", False), (b"\n", False), (b"\x01", False), (b"\r\n", True), (b"\x04\0", True)]
+)
+def test_a_health_check_is_counted_and_no_line_of_the_log(sent: bytes, is_told: bool) -> None:
+    host = Host()
+
+    def script() -> None:
+        with host.call() as scripted:
+            scripted.send(sent)
+            if len(sent) == 0 or sent == b"\x01":
+                scripted.close()
+            else:
+                scripted.wait_closed()
+        wait_for(lambda: host.waiting == 0, what="let go")
+
+    lines = io.StringIO()
+    log.configure(Log(format="json"), stream=lines)
+    try:
+        host.run(script)
+    finally:
+        log.configure(Log())
+    assert sum(host.metrics.counters.values()) == 1
+    assert bool(lines.getvalue()) == is_told

@@ -123,6 +123,17 @@ def test_storescu_with_other_proposals_is_served(server: Server, tmp_path: Path,
     assert len(foreign.find(server.port, keys)[1]) == 1
 
 
+@pytest.mark.parametrize("proposed", ["-xs", "-xv", "-xr", "-xx"])
+def test_storescu_that_combines_native_and_compressed_syntaxes_sends_its_native_image(
+    server: Server, tmp_path: Path, proposed: str
+) -> None:
+    number = 70 + ["-xs", "-xv", "-xr", "-xx"].index(proposed)
+    samples.write(tmp_path / "in", samples.instance(number, 1, 1))
+    run("storescu", "+C", proposed, "127.0.0.1", str(server.port), str(tmp_path / "in" / "00000.dcm"))
+    keys = {"level": "STUDY", "StudyInstanceUID": f"{samples.ROOT}.{number}"}
+    assert len(foreign.find(server.port, keys)[1]) == 1
+
+
 def test_storescu_with_a_small_or_large_pdu_is_served(server: Server, tmp_path: Path) -> None:
     for number, length in ((60, "4096"), (61, "131072")):
         samples.write(tmp_path / length, samples.instance(number, 1, 1, pixels=bytes(400_000)))

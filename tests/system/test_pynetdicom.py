@@ -11,6 +11,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID
+from pynetdicom import evt
 
 from tests import peer, samples
 from tests.corpus import corpus_files, needs_corpus
@@ -206,11 +207,64 @@ def test_every_transfer_syntax_is_stored_and_given_back_untouched(server: Server
         assert sink.data_sets() == by_uid(stored)
 
 
-def test_the_compressed_syntax_is_taken_when_a_context_offers_several(server: Server) -> None:
-    jpeg = "1.2.840.10008.1.2.4.70"
-    with foreign.association(server.port, [(CT, [IMPLICIT, EXPLICIT, jpeg]), (MR, [IMPLICIT, EXPLICIT])]) as assoc:
-        taken = {context.abstract_syntax: context.transfer_syntax[0] for context in assoc.accepted_contexts}
-    assert taken == {CT: jpeg, MR: EXPLICIT}
+JPEG_LOSSLESS, JPEG_2000, RLE = "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.5"
+EVERYTHING = [IMPLICIT, EXPLICIT, BIG_ENDIAN, JPEG_LOSSLESS, JPEG_2000, RLE, "1.2.840.10008.1.2.4.50"]
+
+
+def taken(port: int, contexts: list[tuple[str, list[str]]], **options: object) -> list[str]:
+    """The transfer syntaxes that are accepted."""
+    with foreign.association(port, contexts, **options) as assoc:  # type: ignore[arg-type]
+        return [str(context.transfer_syntax[0]) for context in assoc.accepted_contexts]
+
+
+def test_who_offers_native_and_compressed_syntaxes_in_one_context_can_send_its_native_images(server: Server) -> None:
+    assert taken(server.port, [(CT, EVERYTHING), (MR, [JPEG_LOSSLESS, IMPLICIT])]) == [EXPLICIT, IMPLICIT]
+    with foreign.association(server.port, [(CT, EVERYTHING)]) as assoc:
+        assert assoc.send_c_store(samples.instance(510, 1, 1)).Status == 0
+
+
+def test_a_compressed_form_is_taken_alone_or_from_a_peer_that_is_configured_so(server: Server) -> None:
+    assert taken(server.port, [(CT, [JPEG_LOSSLESS]), (CT, [RLE, JPEG_2000])]) == [JPEG_LOSSLESS, RLE]
+    server.reload('[[peer]]\naet = "MODALITY"\nprefer_compressed = true\n')
+    assert taken(server.port, [(CT, EVERYTHING), (MR, [IMPLICIT, EXPLICIT])], calling="MODALITY") == [
+        JPEG_LOSSLESS,
+        EXPLICIT,
+    ]
+    assert taken(server.port, [(CT, EVERYTHING)]) == [EXPLICIT]
+
+
+@pytest.mark.parametrize("roles", [True, False], ids=["with role items", "without"])
+@pytest.mark.parametrize(
+    "syntaxes", [EVERYTHING, [EXPLICIT, RLE], [JPEG_LOSSLESS, IMPLICIT], [JPEG_2000, JPEG_LOSSLESS, BIG_ENDIAN]]
+)
+def test_c_get_on_a_context_of_native_and_compressed_syntaxes_brings_native_images(
+    server: Server, syntaxes: list[str], roles: bool
+) -> None:
+    """As some viewers ask; those that also prefer compressed forms for what they store included."""
+    server.reload('[[peer]]\naet = "VIEWER"\nprefer_compressed = true\n')
+    stored = study_of(520, 2)
+    assert foreign.store(server.port, stored) == [0, 0]
+    got: dict[str, str] = {}
+
+    def received(event: evt.Event) -> int:
+        got[str(event.request.AffectedSOPInstanceUID)] = str(event.context.transfer_syntax)
+        return 0
+
+    model = foreign.model("study", "get")
+    with foreign.association(
+        server.port,
+        [(model, EXPLICIT), (CT, syntaxes)],
+        calling="VIEWER",
+        handlers=[(evt.EVT_C_STORE, received)],
+        roles=[CT] if roles else [],
+    ) as assoc:
+        if not roles:
+            for context in assoc.accepted_contexts:
+                context._as_scp = context._as_scu = True
+        statuses = [status.Status for status, _ in assoc.send_c_get(foreign.identifier(study_keys(520)), model)]
+    assert statuses[-1] == 0
+    assert set(got) == {each.sop_instance_uid for each in stored}
+    assert set(got.values()) <= {EXPLICIT, IMPLICIT, BIG_ENDIAN}
 
 
 def elements_of(data_set: bytes, syntax: str) -> dict[int, object]:

@@ -141,23 +141,38 @@ def test_every_context_is_answered_in_its_place() -> None:
 
 
 @pytest.mark.parametrize(
-    ("proposed", "chosen"),
+    ("proposed", "chosen", "compressed_first", "to_get"),
     [
-        ((IMPLICIT,), IMPLICIT),
-        ((IMPLICIT, EXPLICIT), EXPLICIT),
-        ((IMPLICIT, BIG_ENDIAN), BIG_ENDIAN),
-        ((BIG_ENDIAN, EXPLICIT, IMPLICIT), EXPLICIT),
-        ((IMPLICIT, DEFLATED, EXPLICIT), EXPLICIT),
-        ((IMPLICIT, EXPLICIT, JPEG_LS, JPEG), JPEG_LS),
-        ((JPEG, JPEG_LS), JPEG),
-        ((UNKNOWN_SYNTAX, IMPLICIT), IMPLICIT),
+        ((IMPLICIT,), IMPLICIT, IMPLICIT, IMPLICIT),
+        ((IMPLICIT, EXPLICIT), EXPLICIT, EXPLICIT, EXPLICIT),
+        ((IMPLICIT, BIG_ENDIAN), BIG_ENDIAN, BIG_ENDIAN, IMPLICIT),
+        ((BIG_ENDIAN, EXPLICIT, IMPLICIT), EXPLICIT, EXPLICIT, EXPLICIT),
+        ((IMPLICIT, DEFLATED, EXPLICIT), EXPLICIT, EXPLICIT, EXPLICIT),
+        ((DEFLATED, IMPLICIT), IMPLICIT, IMPLICIT, IMPLICIT),
+        ((DEFLATED, JPEG), DEFLATED, JPEG, DEFLATED),
+        ((IMPLICIT, EXPLICIT, JPEG_LS, JPEG), EXPLICIT, JPEG_LS, EXPLICIT),
+        ((EXPLICIT, IMPLICIT, BIG_ENDIAN, JPEG, JPEG_LS), EXPLICIT, JPEG, EXPLICIT),
+        ((JPEG_LS, IMPLICIT), IMPLICIT, JPEG_LS, IMPLICIT),
+        ((JPEG, BIG_ENDIAN), BIG_ENDIAN, JPEG, BIG_ENDIAN),
+        ((JPEG, JPEG_LS), JPEG, JPEG, JPEG),
+        ((UNKNOWN_SYNTAX, IMPLICIT), IMPLICIT, IMPLICIT, IMPLICIT),
+        ((UNKNOWN_SYNTAX, JPEG), JPEG, JPEG, JPEG),
     ],
 )
-def test_storage_takes_the_senders_compressed_form_then_explicit_and_implicit_only_alone(
-    proposed: tuple[str, ...], chosen: str
+def test_storage_takes_a_native_form_and_a_compressed_one_when_nothing_else_is_offered_or_the_peer_holds_it(
+    proposed: tuple[str, ...], chosen: str, compressed_first: str, to_get: str
 ) -> None:
-    answer = accept(request((CT, proposed)))
-    assert answer.contexts[1].transfer_syntax == chosen
+    rq = request((CT, proposed))
+    assert accept(rq).contexts[1].transfer_syntax == chosen
+    prefers = replace(POLICY, prefer_compressed=True)
+    assert accept(rq, prefers).contexts[1].transfer_syntax == compressed_first
+    roles = UserInformation(role_selections=(RoleSelection(CT, scu_role=False, scp_role=True),))
+    for information in (roles, None):
+        rq = request((CT, proposed), (GET, (IMPLICIT,)), information=information)
+        for policy in (POLICY, prefers):
+            context = accept(rq, policy).contexts[1]
+            assert context.transfer_syntax == to_get, "what we send is native whatever the peer stores"
+            assert context.we_are_scu
 
 
 @pytest.mark.parametrize("roles", [True, False])
@@ -173,11 +188,38 @@ def test_who_fetches_may_propose_a_private_transfer_syntax_and_who_stores_may_no
     assert results(accept(request(*contexts))) == [4, 0, 4]
 
 
-def test_our_own_preference_for_storage_goes_first() -> None:
-    policy = replace(POLICY, storage_preference=(EXPLICIT, JPEG))
-    assert accept(request((CT, (JPEG, EXPLICIT))), policy).contexts[1].transfer_syntax == EXPLICIT
-    assert accept(request((CT, (JPEG_LS, JPEG))), policy).contexts[1].transfer_syntax == JPEG
-    assert accept(request((CT, (IMPLICIT, JPEG_LS))), policy).contexts[1].transfer_syntax == JPEG_LS
+def test_the_role_of_each_class_counts() -> None:
+    """One that says for which classes it is SCP stores the others."""
+    both = (EXPLICIT, JPEG)
+    roles = UserInformation(role_selections=(RoleSelection(MR, scu_role=True, scp_role=True),))
+    answer = accept(
+        request((CT, both), (MR, both), (GET, (IMPLICIT,)), information=roles), replace(POLICY, prefer_compressed=True)
+    )
+    assert [answer.contexts[number].transfer_syntax for number in (1, 3)] == [JPEG, EXPLICIT]
+
+
+def test_a_compressed_context_of_its_own_is_accepted_beside_the_native_one() -> None:
+    roles = UserInformation(role_selections=(RoleSelection(CT, scu_role=False, scp_role=True),))
+    answer = accept(request((CT, (EXPLICIT, IMPLICIT)), (CT, (JPEG,)), (GET, (IMPLICIT,)), information=roles))
+    assert [answer.contexts[number].transfer_syntax for number in (1, 3)] == [EXPLICIT, JPEG]
+
+
+@pytest.mark.parametrize(
+    "leaf",
+    ["38.1", "39.1", "43.1", "44.1", "45.1", "1.1.200.1", "1.1.200.3", "1.1.200.7", "1.1.201.1", "1.1.201.1.1"],
+)
+def test_non_patient_objects_are_refused_as_classes_though_they_are_stored_elsewhere(leaf: str) -> None:
+    uid = f"1.2.840.10008.5.1.4.{leaf}"
+    declared = SopClassCommonExtendedNegotiation(uid, negotiation.STORAGE_SERVICE_CLASS, ())
+    for information in (None, UserInformation(sop_class_common_extended_negotiations=(declared,))):
+        rq = request((uid, (IMPLICIT,)), information=information)
+        assert results(accept(rq, replace(POLICY, is_storage=lambda _: True))) == [3]
+        assert results(accept(rq)) == [3]
+
+
+@pytest.mark.parametrize("leaf", ["200.2", "200.8", "481.5", "66.7"])
+def test_objects_of_patients_beside_them_are_stored(leaf: str) -> None:
+    assert results(accept(request((f"1.2.840.10008.5.1.4.1.1.{leaf}", (IMPLICIT,))))) == [0]
 
 
 def test_queries_take_our_order() -> None:

@@ -159,6 +159,39 @@ def test_common_extended_negotiation_is_read_with_its_related_classes() -> None:
     )
 
 
+def context_rq(number: int, transfer_syntaxes: list[bytes]) -> bytes:
+    inner = bytes([number, 0, 0, 0]) + item(0x30, CT.encode())
+    return item(0x20, inner + b"".join(item(0x40, uid) for uid in transfer_syntaxes))
+
+
+def test_of_too_many_transfer_syntaxes_the_first_are_read() -> None:
+    """Nobody has proven anything yet, and each costs time."""
+    many = [b"1.2.%d" % number for number in range(1, 300)]
+    rq = pdu.decode(1, associate_rq(b"".join(context_rq(2 * number + 1, many) for number in range(100))))
+    assert isinstance(rq, AssociateRQ)
+    assert len(rq.presentation_contexts) == 100
+    counts = [len(context.transfer_syntaxes) for context in rq.presentation_contexts]
+    full = pdu.TRANSFER_SYNTAXES_TOTAL_MAX // pdu.TRANSFER_SYNTAXES_MAX
+    assert counts == [pdu.TRANSFER_SYNTAXES_MAX] * full + [0] * (100 - full)
+    assert rq.presentation_contexts[0].transfer_syntaxes[-1] == f"1.2.{pdu.TRANSFER_SYNTAXES_MAX}"
+    assert {context.abstract_syntax for context in rq.presentation_contexts} == {CT}
+
+
+def test_all_transfer_syntaxes_of_the_standard_in_every_context_are_read() -> None:
+    many = [b"1.2.840.10008.1.2.4.%d" % number for number in range(64)]
+    rq = pdu.decode(1, associate_rq(b"".join(context_rq(2 * number + 1, many) for number in range(128))))
+    assert isinstance(rq, AssociateRQ)
+    assert {len(context.transfer_syntaxes) for context in rq.presentation_contexts} == {64}
+
+
+def test_related_classes_are_read_up_to_a_number_of_the_whole_request() -> None:
+    related = item(0x57, b"\0\0\0\0" + (2 * 600).to_bytes(2, "big") + bytes(2 * 600))
+    rq = pdu.decode(1, associate_rq(item(0x50, related * 3)))
+    assert isinstance(rq, AssociateRQ)
+    offers = rq.user_information.sop_class_common_extended_negotiations
+    assert [len(offer.related_general_sop_class_uids) for offer in offers] == [600, 424, 0]
+
+
 @pytest.mark.parametrize("name", ["a_associate_ac", "a_associate_ac_user", "a_associate_ac_zero_ts"])
 def test_an_associate_ac_is_read_and_written_back(name: str) -> None:
     data = getattr(golden, name)
