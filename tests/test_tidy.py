@@ -16,12 +16,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ENGINE = ROOT / "engine"
 
-LEAVES = {"errors", "config", "metrics", "log"}
+LEAVES = {"errors", "config", "metrics", "log", "guards"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "metrics": set(),
     "log": set(),
+    "guards": {"log"},
     "config": {"errors"},
     "dicom": LEAVES,
     "storage": LEAVES,

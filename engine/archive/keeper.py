@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from engine import log
+from engine import guards, log
 from engine.archive.layout import REPLICA, Layout
 from engine.errors import (
     ArchiveInUse,
@@ -35,6 +35,10 @@ from engine.storage.files import Files
 from engine.storage.log import LogReader, list_segments
 
 logger = log.get("archive.keeper")
+
+TRIES = 3
+"""How often in a row the keeper's work may fail in a way that nobody has foreseen before the process gives up: what is
+written behind must not stay unsynced, and a second without memory must not end a server."""
 
 Progress = Callable[[str, int, int], None]
 """(what, done, total) while an archive is brought up."""
@@ -201,23 +205,39 @@ class Keeper:
             raise
 
     def start(self, interval_s: float, on_failure: Callable[[EngineError], None]) -> None:
-        """Checkpoints in a thread every `interval_s`; `on_failure` is called from it, once, and ends it."""
+        """Checkpoints in a thread every `interval_s`; `on_failure` is called from it, once, and ends it.
+
+        Nothing but a failure ends the thread: without it nothing that is written behind would be synced any more.
+        """
+
+        def fail(error: EngineError) -> None:
+            self.failed = error
+            on_failure(error)
 
         def run() -> None:
+            failures = 0
             while not self._stop.wait(interval_s):
                 try:
                     if self._follows:
                         self.follow()
                     self.checkpoint()
+                    failures = 0
                 except StorageFull as error:
                     logger.warning("no checkpoint, the disk is full", error=str(error))
                 except EngineError as error:
-                    self.failed = error
-                    on_failure(error)
+                    fail(error)
                     return
+                except Exception as error:
+                    failures += 1
+                    logger.error("no checkpoint", error=repr(error), failures=failures)
+                    if failures == TRIES:
+                        fail(StorageFailed(f"no checkpoint {TRIES} times in a row: {error!r}"))
+                        return
 
-        self._thread = threading.Thread(target=run, name="keeper", daemon=True)
-        self._thread.start()
+        def crashed(error: BaseException) -> None:
+            fail(StorageFailed(f"the keeper's thread ended: {error!r}"))
+
+        self._thread = guards.start("keeper", run, crashed)
 
     def follow(self) -> None:
         """Of a replica: applies what has come into its log."""

@@ -24,7 +24,7 @@ import threading
 import time
 from typing import Any
 
-from engine import log
+from engine import guards, log
 from engine.archive.archive import Archive
 from engine.archive.care import ballast
 from engine.config import Config
@@ -64,8 +64,7 @@ class Caretaker:
 
     def run(self) -> int:
         """Works until the supervisor says drain, or goes away."""
-        thread = threading.Thread(target=self._work, name="duties", daemon=True)
-        thread.start()
+        thread = guards.start("duties", self._work)
         try:
             self._channel.send("ready")
             self._listen()
@@ -109,14 +108,23 @@ class Caretaker:
         except StorageFailed:
             raise
         except EngineError as error:
-            count = self._failures.get(duty.name, 0)
-            self._failures[duty.name] = count + 1
-            self._errors[duty.name] = str(error)
-            pause_s = min(FAILURE_PAUSE_S * 2 ** min(count, 20), FAILURE_PAUSE_MAX_S)
+            pause_s = self._failed(duty, str(error))
             logger.warning("background work failed", duty=duty.name, error=str(error), pause_s=pause_s)
+            return pause_s
+        except Exception as error:
+            # One duty's mistake: the others go on, and no successor begins with the same one at once.
+            pause_s = self._failed(duty, repr(error))
+            logger.error("background work crashed", duty=duty.name, error=repr(error), pause_s=pause_s)
             return pause_s
         self._failures.pop(duty.name, None)
         return pause_s
+
+    def _failed(self, duty: Duty, error: str) -> float:
+        """Notes it; how long the duty pauses."""
+        count = self._failures.get(duty.name, 0)
+        self._failures[duty.name] = count + 1
+        self._errors[duty.name] = error
+        return float(min(FAILURE_PAUSE_S * 2 ** min(count, 20), FAILURE_PAUSE_MAX_S))
 
     # -- the supervisor's messages --------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import uvloop
 
-from engine import log
+from engine import guards, log
 from engine.archive.archive import Archive, StorageOptions
 from engine.archive.care.unparseable import Limits, Unparseable
 from engine.archive.ingestor import Ingestor
@@ -111,14 +111,14 @@ class Worker:
         return self._exit_code
 
     def _sweep(self) -> None:
-        self._archive.reader.sweep()
         self._loop.call_later(SWEEP_INTERVAL_S, self._sweep)
+        guards.call("sweep", self._archive.reader.sweep)
 
     def _beat(self) -> None:
-        self._roster.beat()
-        self._services.admission.look()
-        log.flush()
         self._loop.call_later(BEAT_S, self._beat)
+        self._roster.beat()
+        guards.call("admission", self._services.admission.look)
+        log.flush()
 
     def _storage_failed(self, error: EngineError) -> None:
         """Final: nothing is acknowledged any more, and this process must not write again."""
@@ -155,7 +155,8 @@ class Worker:
                 self._channel.send("stats", request=message["request"], stats=self._stats())
             case "drain":
                 self._draining = True
-                self._loop.create_task(self._drain(message["limit_s"]))
+                drain = self._loop.create_task(self._drain(message["limit_s"]))
+                guards.watch(drain, "drain", lambda _: self._ended.set())
 
     def _accept(self, host: str, serial: int, fd: int | None) -> None:
         if fd is None:
@@ -215,9 +216,10 @@ class Worker:
                 ),
                 sock,
             )
-        except OSError as error:
-            # The peer was gone before the loop could take the socket.
-            logger.info("connection lost before it began", peer=host, error=str(error))
+        except Exception as error:
+            # Mostly an OSError: the peer was gone before the loop could take the socket.
+            tell = logger.info if isinstance(error, OSError) else logger.error
+            tell("connection lost before it began", peer=host, error=str(error))
             sock.close()
             self._tell_closed()
 

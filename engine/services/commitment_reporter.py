@@ -87,6 +87,9 @@ class Reporter:
                 pass  # another worker is the reporter
             except EngineError as error:
                 logger.warning("storage commitments cannot be reported", error=str(error))
+            except Exception as error:
+                # Others depend on it for days: it begins again.
+                logger.error("storage commitments cannot be reported", error=repr(error))
             await asyncio.sleep(LOOK_S)
 
     async def _attend(self) -> None:
@@ -198,6 +201,9 @@ class Reporter:
         except EngineError as error:
             logger.warning("commitment was not reported", calling=title, count=len(left), error=str(error))
             self._postpone(left, str(error))
+        except Exception as error:
+            logger.error("commitment was not reported", calling=title, count=len(left), error=repr(error))
+            self._postpone(left, repr(error))
 
     async def _associate(self, peer: Peer) -> Requestor:
         """An association on which we may be SCP. Raises AssociationFailed."""

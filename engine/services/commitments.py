@@ -17,7 +17,7 @@ from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from engine import log
+from engine import guards, log
 from engine.archive.commitment.judge import Judge, Place, Verdict
 from engine.archive.commitment.transactions import Claim, Transaction, Transactions
 from engine.dicom import uids
@@ -207,6 +207,7 @@ class Commitments:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        guards.watch(task, "storage commitment")
 
     def close(self) -> None:
         """Ends what is under way; what is not reported stays. Blocks for as long as reading one instance takes."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from engine import log
+from engine import guards, log
 from engine.archive.ingestor import StoreRequest
 from engine.archive.store import POLICIES
 from engine.archive.stream import StreamIngest, StreamQuarantine
@@ -243,7 +243,7 @@ class _Stream:
 
     def last(self, data_set: DataSet, done: object) -> None:
         """Finishes the object and answers."""
-        self._loop.create_task(self._finish(data_set, done))
+        guards.watch(self._loop.create_task(self._finish(data_set, done)), "large object")
 
     async def _finish(self, data_set: DataSet, done: object) -> None:
         outcome: Outcome | EngineError
@@ -260,9 +260,11 @@ class _Stream:
             logger.error("storing a large object crashed", error=repr(error))
             outcome = StorageError(f"the store failed: {error!r}")
         data_set.release()
-        if isinstance(outcome, EngineError):
-            await self._give_up()
-        done(outcome)  # type: ignore[operator]
+        try:
+            if isinstance(outcome, EngineError):
+                await self._give_up()
+        finally:
+            done(outcome)  # type: ignore[operator]
 
     async def _give_up(self) -> None:
         ingest, self._ingest = self._ingest, None
@@ -281,4 +283,4 @@ class _Stream:
                 await self._previous
             await self._give_up()
 
-        self._loop.create_task(give_up())
+        guards.watch(self._loop.create_task(give_up()), "large object")

@@ -7,18 +7,20 @@ Does not know what is committed: `sync` makes the log durable, `apply` makes a b
 
 A lone waiter never waits for a timer: the thread takes whatever is there as soon as it is free, and what
 arrives while it syncs is the next group. After a failed sync nothing is acknowledged any more and nothing is
-tried again: a second fdatasync would report success for pages that the kernel has already dropped.
+tried again: a second fdatasync would report success for pages that the kernel has already dropped. Whatever sync and
+apply raise is such a failure, and whatever one waiter raises is its own: each of a group is answered.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
+from threading import Thread
 from time import perf_counter
 from typing import Generic, TypeVar
 
+from engine import guards
 from engine.errors import EngineError, StorageError, StorageFailed, StorageFull
 from engine.metrics import Histogram
 
@@ -51,7 +53,7 @@ class GroupCommit(Generic[Item, Result]):
         self._failed: EngineError | None = None
         self._failure_told = False
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="group-commit", daemon=True)
+        self._thread: Thread | None = None
         self.depth = 0
         """Waiters that have not been answered yet."""
         self.group_sizes = Histogram(1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -59,7 +61,7 @@ class GroupCommit(Generic[Item, Result]):
 
     def start(self) -> None:
         """Starts the committing thread."""
-        self._thread.start()
+        self._thread = guards.start("group-commit", self._run, self._crashed)
 
     def submit(self, item: Item, done: Done[Result]) -> None:
         """Answers `done` when `item` is on stable storage and visible."""
@@ -89,7 +91,7 @@ class GroupCommit(Generic[Item, Result]):
         """Commits what has been submitted, then ends the thread. Blocks."""
         self._flush_unsynced()
         self._closed = True
-        if self._thread.is_alive():
+        if self._thread is not None and self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
 
@@ -97,6 +99,11 @@ class GroupCommit(Generic[Item, Result]):
         if self._failed is not None and not self._failure_told:
             self._failure_told = True
             self._on_failure(self._failed)
+
+    def _crashed(self, error: BaseException) -> None:
+        """The thread is gone: nobody who waits would ever be answered."""
+        self._failed = StorageFailed(f"the committing thread ended: {error!r}")
+        self._loop.call_soon_threadsafe(self._tell_failure)
 
     def _refuse(self, done: Done[Result]) -> None:
         """For who has been busy elsewhere while this was closed."""
@@ -141,6 +148,10 @@ class GroupCommit(Generic[Item, Result]):
         except EngineError as error:
             self._failed = error
             return error
+        except Exception as error:
+            self._failed = StorageFailed(f"the log could not be synced: {error!r}")
+            self._failed.__cause__ = error
+            return self._failed
         self.sync_latency_s.observe(perf_counter() - began)
         return self._applied(group)
 
@@ -149,7 +160,10 @@ class GroupCommit(Generic[Item, Result]):
             return self._failed
         self.group_sizes.observe(len(group))
         try:
-            return self._apply([item for item, _ in group])
+            results = self._apply([item for item, _ in group])
+            if len(results) != len(group):
+                raise ValueError(f"{len(results)} results for {len(group)} records")
+            return results
         except StorageFull as error:
             return error  # nothing became visible; the next group may find room
         except EngineError as error:
@@ -162,10 +176,15 @@ class GroupCommit(Generic[Item, Result]):
 
     def _deliver(self, group: list[tuple[Item, Done[Result]]], outcome: Sequence[Result] | EngineError) -> None:
         self.depth -= len(group)
-        if isinstance(outcome, EngineError):
-            for _, done in group:
-                done(outcome)
+        try:
+            if isinstance(outcome, EngineError):
+                for _, done in group:
+                    guards.call("commit answer", done, outcome)
+                return
+            for (_, done), result in zip(group, outcome, strict=True):
+                try:  # in place: this is an instance's path
+                    done(result)
+                except Exception as error:
+                    guards.failed("commit answer", error)
+        finally:
             self._tell_failure()
-            return
-        for (_, done), result in zip(group, outcome, strict=True):
-            done(result)

@@ -19,7 +19,7 @@ from engine.archive.archive import Archive
 from engine.archive.layout import open_layout
 from engine.config import Attribute, Compaction, Config, Reindex, Retention, Storage
 from engine.dicom import extra
-from engine.errors import ArchiveInUse, EngineError, IndexError_, StorageFailed
+from engine.errors import ArchiveInUse, IndexError_, StorageFailed
 from engine.server import caretaker, caretaker_process
 from engine.server.caretaker import Caretaker
 from engine.server.channel import Channel, ChannelClosed
@@ -116,7 +116,7 @@ class Scripted:
     name = "scripted"
 
     def __init__(self) -> None:
-        self.steps: list[EngineError | float] = []
+        self.steps: list[Exception | float] = []
         self.done: list[float] = []
         self.configured: list[Config] = []
 
@@ -126,7 +126,7 @@ class Scripted:
     def step(self) -> float:
         self.done.append(time.monotonic())
         what = self.steps.pop(0) if self.steps else 3600.0
-        if isinstance(what, EngineError):
+        if isinstance(what, Exception):
             raise what
         return what
 
@@ -154,6 +154,14 @@ def test_a_step_that_fails_is_said_and_tried_again_later_and_later(tmp_path: Pat
     assert pauses[0] >= 0.01
     assert pauses[1] >= 0.02
     wait_for(lambda: len(scripted.done) == 5, what="a good step")
+    wait_for(lambda: told.stats()["failing"] == {}, what="the failure being forgotten")
+    assert told.end() == 0
+
+
+def test_a_step_that_crashes_is_one_that_fails_and_the_others_go_on(tmp_path: Path, scripted: Scripted) -> None:
+    scripted.steps = [OSError(5, "of no kind that anybody foresaw"), MemoryError()]
+    told = Told(tmp_path / "d", Config(data=tmp_path / "d"))
+    wait_for(lambda: len(scripted.done) == 3, what="three steps")
     wait_for(lambda: told.stats()["failing"] == {}, what="the failure being forgotten")
     assert told.end() == 0
 

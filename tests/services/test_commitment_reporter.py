@@ -18,6 +18,7 @@ from engine.config.schema import Commitment
 from engine.config.schema import Peer as KnownPeer
 from engine.services import commitment_reporter
 from engine.services.commitment_reporter import Reporter
+from engine.services.commitments import Commitments
 from engine.storage.files import Files
 from tests import peer, samples
 from tests.archive import kept
@@ -187,6 +188,37 @@ def test_a_visit_that_fails_leaves_what_was_not_taken_and_backs_off(data: Path, 
             wait_for(lambda: waiting(data) == 0)
 
         reporting(data, configured(data, listener.port), script)
+
+
+def test_what_nobody_foresaw_ends_neither_the_reporter_nor_the_report(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headings, judge = Transactions.headings, Commitments.verdicts
+    mistakes = [KeyError("looking"), KeyError("judging")]
+
+    def headings_once_wrong(self: Transactions) -> object:
+        if len(mistakes) == 2:
+            raise mistakes.pop(0)
+        return headings(self)
+
+    async def verdicts_once_wrong(self: Commitments, *arguments: object) -> object:
+        if mistakes:
+            raise mistakes.pop()
+        return await judge(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Transactions, "headings", headings_once_wrong)
+    monkeypatch.setattr(Commitments, "verdicts", verdicts_once_wrong)
+    with Listener() as listener:
+        ask(data, 1)
+
+        def script(serving: Serving) -> None:
+            scripted = accept(listener)
+            assert take(scripted) == "1.9.1"
+            end(scripted)
+            wait_for(lambda: waiting(data) == 0)
+
+        reporting(data, configured(data, listener.port), script)
+    assert not mistakes
 
 
 def test_without_an_address_it_waits_and_says_so_until_somebody_asks_for_a_retry(data: Path) -> None:

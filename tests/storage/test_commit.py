@@ -6,6 +6,8 @@ import asyncio
 import threading
 from collections.abc import Sequence
 
+import pytest
+
 from engine.errors import EngineError, StorageFailed, StorageFull
 from engine.storage.commit import GroupCommit
 
@@ -155,5 +157,64 @@ def test_want_of_room_at_a_sync_is_not_final() -> None:
         assert isinstance(answers[0], StorageFull)
         assert answers[1] == "B"
         assert failures == []
+
+    asyncio.run(run())
+
+
+def test_an_answer_that_fails_takes_no_other_answer_away() -> None:
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        for outcome in ("good", "failed"):
+            disk = Disk()
+            disk.fail_from = 1 if outcome == "failed" else disk.fail_from
+            failures: list[EngineError] = []
+            commit: GroupCommit[str, str] = GroupCommit(loop, disk.sync, disk.apply, failures.append)
+            answers: list[object] = []
+            last = asyncio.Event()
+
+            def broken(result: object) -> None:
+                raise RuntimeError(f"not for {result}")
+
+            # Before the thread is there, so that all are one group.
+            commit.submit("a", answers.append)
+            commit.submit("b", broken)
+            commit.submit("c", lambda result, last=last, answers=answers: (answers.append(result), last.set()))  # type: ignore[misc]
+            commit.start()
+            await asyncio.wait_for(last.wait(), 10)
+            assert [isinstance(answer, StorageFailed) for answer in answers] == [outcome == "failed"] * 2
+            assert commit.depth == 0
+            await asyncio.sleep(0)
+            assert len(failures) == (outcome == "failed")
+            commit.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("what", ["sync", "apply", "results"])
+@pytest.mark.parametrize("error", [OSError(5, "EIO"), MemoryError()], ids=["OSError", "MemoryError"])
+def test_whatever_goes_wrong_everybody_is_answered_and_the_failure_is_told(what: str, error: Exception) -> None:
+    async def run() -> None:
+        def sync() -> None:
+            if what == "sync":
+                raise error
+
+        def apply(batch: Sequence[str]) -> list[str]:
+            if what == "apply":
+                raise error
+            return list(batch)[1:]
+
+        loop = asyncio.get_running_loop()
+        failed = loop.create_future()
+        commit: GroupCommit[str, str] = GroupCommit(loop, sync, apply, failed.set_result)
+        answers = [loop.create_future() for _ in range(4)]
+        for answer in answers[:3]:
+            commit.submit("a", answer.set_result)
+        commit.start()
+        for answer in answers[:3]:
+            assert isinstance(await asyncio.wait_for(answer, 10), StorageFailed)
+        assert isinstance(await asyncio.wait_for(failed, 10), StorageFailed)
+        commit.submit("b", answers[3].set_result)
+        assert isinstance(await asyncio.wait_for(answers[3], 10), StorageFailed)
+        commit.close()
 
     asyncio.run(run())

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, TypeAlias
 
+from engine import guards
 from engine.archive.ingest import ReceivedInstance
 from engine.archive.interchange import media
 from engine.archive.interchange.media import Refused, SourceItem
@@ -108,7 +109,7 @@ def import_paths(
         run = _Import(archive, readers, policy, progress)
         try:
             if progress is not None:
-                threading.Thread(target=run.count, args=(paths, stop), name="import-count", daemon=True).start()
+                guards.start("import-count", lambda: run.count(paths, stop))
             for source in media.sources(paths):
                 run.take(source)
             run.finish()
