@@ -137,6 +137,10 @@ class InstanceRefused(EngineError):
         self.refusal = refusal
 
 
+class NotStored(EngineError):
+    """UIDs that were named are not in the archive; the message names each."""
+
+
 class DeletionRefused(EngineError):
     """Something of what was to be deleted is on legal hold; nothing was deleted."""
 
@@ -148,6 +152,15 @@ class DeletionRefused(EngineError):
 
 class CorrectionRefused(EngineError):
     """A correction, merge, move or undo that cannot be; nothing was changed. The message says why, and names nobody."""
+
+
+class PatientUnknown(CorrectionRefused):
+    """No study of a patient that was named is stored."""
+
+    def __init__(self, patient_id: str, issuer: str | None) -> None:
+        super().__init__("no study of this patient is stored")
+        self.patient_id = patient_id
+        self.issuer = issuer
 
 
 class InstanceQuarantined(InstanceRefused):

@@ -10,17 +10,18 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from engine.cli import query
+from engine.cli import key_values, query
 from engine.cli.output import Progress
 from engine.cli.units import time_text, with_times
 from engine.config import Config, Peer, Retention
-from engine.errors import ConfigError, QueryError
+from engine.dicom import tags
+from engine.errors import CommitmentError, ConfigError, NotStored, QueryError
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
@@ -146,16 +147,45 @@ def import_failed(summary: ImportSummary) -> bool:
 
 
 def export(
-    config: Config, wanted: list[query.Keys], target: Path, form: str, progress: Progress
+    config: Config, wanted: list[query.Keys], target: Path, form: str, progress: Progress, missing: list[str]
 ) -> ExportSummary | None:
-    """Writes what matches; None when nothing does."""
+    """Writes what matches; None when nothing does. `missing` gets the UIDs that are named and not stored."""
     from engine.archive.interchange import exporter
 
     with opened(config) as archive:
+        missing.extend(_not_stored(archive, wanted))
         instances = _matching_instances(archive, wanted)
         if not instances:
             return None
         return exporter.export(archive, instances, target, form=form, progress=progress)
+
+
+_UID_LEVELS = (
+    (tags.StudyInstanceUID, "study"),
+    (tags.SeriesInstanceUID, "series"),
+    (tags.SOPInstanceUID, "instance"),
+)
+
+
+def _not_stored(archive: Archive, wanted: Sequence[query.Keys]) -> list[str]:
+    """Of the UIDs that queries name, those of which nothing is stored: "study 1.2.3"."""
+    missing = []
+    for tag, level in _UID_LEVELS:
+        given = [keys.values.get(tag) for keys in wanted]
+        named = dict.fromkeys(uid.strip() for value in given if isinstance(value, str) for uid in value.split("\\"))
+        uids = [uid for uid in named if uid and uid not in ("*", key_values.EMPTY_VALUE)]
+        for start in range(0, len(uids), UIDS_AT_ONCE):
+            some = uids[start : start + UIDS_AT_ONCE]
+            keys = query.Keys(level, {tag: "\\".join(some)}, (tag,))
+            found = {match.attributes[tag].decode("utf-8", "replace") for match in archive.find(_query(keys, None))}
+            missing += [f"{level} {uid}" for uid in some if uid not in found]
+    return missing
+
+
+def _refuse_missing(missing: Sequence[str], instead: str) -> None:
+    """Raises NotStored that names each."""
+    if missing:
+        raise NotStored(f"no {', no '.join(missing)} is stored; {instead}")
 
 
 def _matching_instances(archive: Archive, wanted: list[query.Keys]) -> list[Instance]:
@@ -234,10 +264,11 @@ def examine(config: Config, *, measure: bool, progress: Progress) -> list[dict[s
 
 
 def delete(config: Config, wanted: list[query.Keys], *, reason: str, dry_run: bool) -> dict[str, Any]:
-    """Deletes what matches, or says what that would be. Raises DeletionRefused."""
+    """Deletes what matches, or says what that would be. Raises DeletionRefused; NotStored for UIDs that are named."""
     from engine.index.types import Level
 
     with opened(config) as archive:
+        _refuse_missing(_not_stored(archive, wanted), "nothing was deleted")
         chosen: dict[Level, dict[str, Instance]] = {}
         for keys in wanted:
             level = max(_query(keys, None).level, Level.STUDY)
@@ -261,11 +292,29 @@ def delete(config: Config, wanted: list[query.Keys], *, reason: str, dry_run: bo
 
 
 def change_holds(
-    config: Config, studies: list[str], wanted: query.Keys | None, *, is_set: bool, reason: str
+    config: Config,
+    studies: list[str],
+    wanted: query.Keys | None,
+    *,
+    is_set: bool,
+    in_advance: bool = False,
+    reason: str,
 ) -> tuple[list[str], list[str]]:
-    """Sets or releases holds; the studies that are meant, and those that this changed."""
+    """Sets or releases holds; the studies that are meant, and those that this changed.
+
+    Raises NotStored for a study that is named and not there, unless it is to be held in advance or a hold is released.
+    """
+    for uid in studies:
+        key_values.check_uid(uid)
     with opened(config) as archive:
         named = dict.fromkeys(studies)
+        held = {hold.study_instance_uid.decode("utf-8", "replace") for hold in archive.index.holds()}
+        asked = [keys for uid, keys in zip(studies, query.named([], studies), strict=True) if is_set or uid not in held]
+        if wanted is not None:
+            asked.append(wanted)
+        if not in_advance:
+            instead = "nothing was held; --in-advance holds a study before it arrives" if is_set else "no hold ended"
+            _refuse_missing(_not_stored(archive, asked), instead)
         if wanted is not None:
             named |= dict.fromkeys(instance.study_instance_uid for instance in _matching_instances(archive, [wanted]))
         change = archive.set_holds if is_set else archive.release_holds
@@ -457,7 +506,10 @@ def commitments(config: Config) -> list[dict[str, Any]]:
 def commitments_retry(config: Config, identifiers: list[str]) -> int:
     """Has these, or all, reported as soon as a server looks; how many. Raises CommitmentError."""
     transactions = _transactions(config)
-    chosen = identifiers or list(transactions.headings())
+    waiting = transactions.headings()
+    if unknown := [identifier for identifier in identifiers if identifier not in waiting]:
+        raise CommitmentError(f"there is no storage commitment {', '.join(map(repr, unknown))}; nothing was retried")
+    chosen = identifiers or list(waiting)
     for identifier in chosen:
         transactions.ask_retry(identifier)
     return len(chosen)
@@ -526,6 +578,8 @@ def _is_kept(tag: int, wanted: query.Keys) -> bool:
 def _key_value(tag: int, value: query.Value) -> KeyValue:
     if not isinstance(value, str):
         return [{inner: _key_value(inner, text) for inner, text in item.items()} for item in value]
+    if (encoded := query.encoded_numbers(tag, value)) is not None:
+        return encoded
     try:
         return value.encode()
     except UnicodeEncodeError:

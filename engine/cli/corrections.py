@@ -6,12 +6,13 @@ Nothing here writes to the terminal. Patients are written ID or ID^^^ISSUER, as 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from engine.cli import backend, query
+from engine.cli import backend, key_values, query
 from engine.cli.units import time_text
 from engine.config import Config
-from engine.errors import QueryError
+from engine.errors import CorrectionRefused, PatientUnknown, QueryError
 
 
 def merge(config: Config, source: str, into: str, *, in_advance: bool, reason: str) -> dict[str, Any]:
@@ -20,7 +21,7 @@ def merge(config: Config, source: str, into: str, *, in_advance: bool, reason: s
 
     _check_encoding(source, into)
     named = (patients.patient_of(source), patients.patient_of(into))
-    with backend.opened(config) as archive:
+    with backend.opened(config) as archive, _named("--in-advance merges before anything of it has arrived"):
         done = correction.merge(archive, *named, in_advance=in_advance, by=backend.who(), reason=reason)
     return {"number": done.number, "studies": done.studies}
 
@@ -29,8 +30,10 @@ def move(config: Config, studies: Sequence[str], into: str, *, reason: str) -> d
     """Studies become another patient's."""
     from engine.archive.care import correction, patients
 
-    _check_encoding(*studies, into)
-    with backend.opened(config) as archive:
+    _check_uids(studies)
+    _check_encoding(into)
+    hint = "to make a new patient of these studies: filmroom patient split"
+    with backend.opened(config) as archive, _named(hint):
         done = correction.move(archive, studies, patients.patient_of(into), by=backend.who(), reason=reason)
     return {"number": done.number, "studies": done.studies}
 
@@ -39,7 +42,8 @@ def split(config: Config, studies: Sequence[str], new: str, texts: Sequence[str]
     """Studies become a new patient's."""
     from engine.archive.care import correction, patients
 
-    _check_encoding(*studies, new)
+    _check_uids(studies)
+    _check_encoding(new)
     attributes = _attributes(texts)
     with backend.opened(config) as archive:
         named = patients.patient_of(new)
@@ -53,10 +57,11 @@ def correct(
     """Sets attributes of a patient, a study, or a series, of which the study may be named too."""
     from engine.archive.care import correction, patients
 
-    _check_encoding(patient or "", study or "", series or "")
+    _check_uids([uid for uid in (study, series) if uid is not None])
+    _check_encoding(patient or "")
     attributes = _attributes(texts)
     by = backend.who()
-    with backend.opened(config) as archive:
+    with backend.opened(config) as archive, _named():
         if patient is not None:
             done = correction.correct_patient(archive, patients.patient_of(patient), attributes, by=by, reason=reason)
         elif series is not None:
@@ -111,6 +116,24 @@ def _attributes(texts: Sequence[str]) -> dict[int, str]:
         found[query.tag_of(name)] = value
         _check_encoding(value)
     return found
+
+
+@contextmanager
+def _named(hint: str = "") -> Iterator[None]:
+    """Says which patient is not known: to whoever typed it, and in no log."""
+    try:
+        yield
+    except PatientUnknown as error:
+        from engine.archive.care import patients
+
+        who = patients.as_text(error.patient_id, error.issuer or "")
+        raise CorrectionRefused(f"no study of patient {who!r} is stored" + (f"; {hint}" if hint else "")) from error
+
+
+def _check_uids(uids: Sequence[str]) -> None:
+    _check_encoding(*uids)
+    for uid in uids:
+        key_values.check_uid(uid)
 
 
 def _check_encoding(*texts: str) -> None:

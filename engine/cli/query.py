@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TypeAlias
 
+from engine.cli import key_values
 from engine.cli.tables import Form
 from engine.dicom import tags, values
 from engine.dicom.identifier import Identifier, decode_identifier
@@ -135,7 +136,8 @@ def tag_of(name: str) -> int:
     tag = tags.tag_of(name)
     if tag is None:
         near = difflib.get_close_matches(name, _keywords(), n=1, cutoff=0.6)
-        raise QueryError(f"{name!r} is no DICOM keyword" + (f"; did you mean {near[0]}?" if near else ""))
+        hint = f"did you mean {near[0]}?" if near else f"write KEY=VALUE, such as {key_values.meant_by(name)}"
+        raise QueryError(f"{name!r} is no DICOM keyword" + (f"; {hint}" if name else ""))
     return tag
 
 
@@ -157,6 +159,18 @@ def value_of(tag: int, value: bytes) -> object:
     if vr in values.SINGLE_VALUE_VRS or not _has_several_values(tag):
         return found[0] if len(found) == 1 else found or (None if vr in _NUMBER_VRS else "")
     return found
+
+
+def encoded_numbers(tag: int, text: str) -> bytes | None:
+    """What was typed for an attribute of a binary VR, as a key has it; None for another VR. Raises QueryError."""
+    form = _NUMBERS.get(tags.vr_of(tag))
+    if form is None or not text.strip(" *") or text == key_values.EMPTY_VALUE:
+        return None if form is None else b""
+    try:
+        read = float if form in ("<f", "<d") else int
+        return b"".join(struct.pack(form, read(part)) for part in text.split("\\"))
+    except (ValueError, OverflowError, struct.error):
+        raise QueryError(f"{name_of(tag)}={text}: it is no number of VR {tags.vr_of(tag)}") from None
 
 
 def text_of(tag: int, value: bytes) -> str:
@@ -243,17 +257,18 @@ def _path(name: str) -> list[int]:
     return path
 
 
-def _put(values: dict[int, Value], path: list[int], value: str) -> None:
+def _put(wanted: dict[int, Value], path: list[int], value: str) -> None:
     tag, *inner = path
     if inner:
-        items = values.get(tag)
+        items = wanted.get(tag)
         if not isinstance(items, list):
-            items = values[tag] = [{}]
+            items = wanted[tag] = [{}]
         _put(items[0], inner, value)
     elif value and tags.vr_of(tag) == "SQ":
         raise QueryError(f"{name_of(tag)} is a sequence: {name_of(tag)}.ATTRIBUTE=VALUE asks for what is in it")
     else:
-        values[tag] = value
+        key_values.check(name_of(tag), tags.vr_of(tag), value)
+        wanted[tag] = value
 
 
 def _by_number(name: str) -> int | None:

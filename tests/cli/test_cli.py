@@ -223,7 +223,7 @@ def test_export_asks_for_studies_series_and_queries(
     code, out, _ = run(capsys, "export", "out.ZIP", "--study", "1.2", "--series", "1.3", "PatientID=7")
     assert code == 0
     assert "written\t2\n" in out
-    _, wanted, target, form, _ = calls[0]
+    _, wanted, target, form, *_ = calls[0]
     assert [keys.level for keys in wanted] == ["study", "series", "study"]
     assert wanted[1].values[tags.SeriesInstanceUID] == "1.3"
     assert (target, form) == (Path("out.ZIP"), "zip")

@@ -105,7 +105,7 @@ def _with_reason(arguments: list[str]) -> list[str]:
     ("arguments", "code", "why"),
     [
         (["patient", "merge", "P1", "P2"], exit_codes.FAILED, "2 patients have this ID"),
-        (["patient", "merge", "P8", "P2"], exit_codes.FAILED, "no study of this patient is stored"),
+        (["patient", "merge", "P8", "P2"], exit_codes.FAILED, "no study of patient 'P8' is stored"),
         (["study", "move", "1.2.3", "P2"], exit_codes.FAILED, "no study 1.2.3 is stored"),
         (["undo", "0123"], exit_codes.FAILED, "there is no correction 0123"),
         (["undo", "--", "-000000000000001"], exit_codes.FAILED, "there is no correction"),

@@ -255,6 +255,9 @@ def _owners(txn: Any, environment: Environment, uids: Sequence[str]) -> list[byt
     """The key of each study's patient. Raises CorrectionRefused."""
     if not uids:
         raise CorrectionRefused("no study is named")
+    missing = [uid for uid in uids if txn.get(keys.bounded(uid.encode()), db=environment.study_uids) is None]
+    if missing:
+        raise CorrectionRefused(f"no study {', '.join(missing)} is stored")
     rows = [_study(txn, environment, uid) for uid in uids]
     return [key_of_patient(row.facts.values(PATIENT), row.uid) for row in rows]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.dicom import conformance, tags
-from engine.errors import CorrectionRefused
+from engine.errors import CorrectionRefused, PatientUnknown
 from engine.index.corrections import merge_of, patients_with, uncorrected_patient
 from engine.index.environment import Environment
 from engine.index.overlay import PATIENT, key_of_patient
@@ -95,7 +95,7 @@ def known(txn: Any, environment: Environment, patient: Patient, *, in_advance: b
         return found[0]
     if in_advance:
         return Known(*_named(patient), 0)
-    raise CorrectionRefused("no study of this patient is stored")
+    raise PatientUnknown(patient.patient_id, patient.issuer)
 
 
 def unknown(txn: Any, environment: Environment, patient: Patient) -> Known:

@@ -32,7 +32,8 @@ def command(
     """Delete the studies, series or instances that are named, or that match KEY=VALUE as on find.
 
     They are gone at once for every query and retrieval that begins afterwards; compaction gives their space back.
-    Nothing is deleted when a study among them is on legal hold. Exit code 1: nothing matches, or something is held.
+    Nothing is deleted when a study among them is on legal hold, or when a UID that is named is not stored: it is said
+    which. Exit code 1: that, or nothing matches.
     """
     wanted = query.named(keys, studies, series, instances)
     if not wanted:

@@ -29,22 +29,24 @@ def command(
 ) -> int:
     """Write the studies or series that are named, or that match KEY=VALUE as on find, to TARGET.
 
-    Data sets are written as they were received, with Part 10 file meta information in front.
+    Data sets are written as they were received, with Part 10 file meta information in front. What is named and not
+    stored is said, and the rest written. Exit code 1: something could not be read, or is not stored.
     """
-    if not (keys or studies or series):
+    wanted = query.named(keys, studies, series)
+    if not wanted:
         raise click.UsageError("say what to export: --study UID, --series UID or KEY=VALUE")
-    wanted = [query.parse([f"StudyInstanceUID={uid}"]) for uid in studies]
-    wanted += [query.parse([f"SeriesInstanceUID={uid}"], level="series") for uid in series]
-    if keys:
-        wanted.append(query.parse(keys))
+    missing: list[str] = []
     form = form or ("zip" if target.lower().endswith(".zip") else "folder")
     config = settings.load()
     with output.progress_bar() as progress:
-        summary = backend.export(config, wanted, Path(target), form, progress)
+        summary = backend.export(config, wanted, Path(target), form, progress, missing)
+    for named in missing:
+        output.complain(f"no {named} is stored")
     if summary is None:
-        output.complain("nothing matches")
+        if not missing:
+            output.complain("nothing matches")
         return exit_codes.FAILED
     facts = {"written": summary.written, "bytes": summary.bytes, "seconds": round(summary.seconds, 3)}
     failed = [{"sop_instance_uid": uid, "reason": reason} for uid, reason in summary.failed]
     output.write_report(facts, failed=failed)
-    return exit_codes.FAILED if summary.failed else exit_codes.OK
+    return exit_codes.FAILED if summary.failed or missing else exit_codes.OK

@@ -34,13 +34,14 @@ def _which(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @command.command("set")
 @_which
+@click.option("--in-advance", is_flag=True, help="Also if nothing of a study is stored yet.")
 @with_settings()
-def set_(keys: tuple[str, ...], studies: tuple[str, ...], reason: str, settings: Settings) -> int:
+def set_(keys: tuple[str, ...], studies: tuple[str, ...], in_advance: bool, reason: str, settings: Settings) -> int:
     """Put the studies that are named, or that match KEY=VALUE as on find, on hold.
 
-    A study named by its UID may be put on hold before anything of it has arrived.
+    A study of which nothing is stored is refused, and nothing is held then, unless --in-advance is given.
     """
-    return _change(keys, studies, reason, settings, is_set=True)
+    return _change(keys, studies, reason, settings, is_set=True, in_advance=in_advance)
 
 
 @command.command("release")
@@ -51,11 +52,21 @@ def release(keys: tuple[str, ...], studies: tuple[str, ...], reason: str, settin
     return _change(keys, studies, reason, settings, is_set=False)
 
 
-def _change(keys: tuple[str, ...], studies: tuple[str, ...], reason: str, settings: Settings, *, is_set: bool) -> int:
+def _change(
+    keys: tuple[str, ...],
+    studies: tuple[str, ...],
+    reason: str,
+    settings: Settings,
+    *,
+    is_set: bool,
+    in_advance: bool = False,
+) -> int:
     if not (keys or studies):
         raise click.UsageError("say which studies: --study UID or KEY=VALUE")
     wanted = query.parse(keys, level="study") if keys else None
-    named, changed = backend.change_holds(settings.load(), list(studies), wanted, is_set=is_set, reason=reason)
+    named, changed = backend.change_holds(
+        settings.load(), list(studies), wanted, is_set=is_set, in_advance=in_advance, reason=reason
+    )
     facts = {"studies": len(named), "changed": len(changed)}
     output.write_one({**facts, "study_instance_uids": named}, facts)
     if not named:
