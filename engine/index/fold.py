@@ -27,6 +27,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import chain
+from typing import TypeAlias
 
 from engine.index import keys
 from engine.index.entry import HEAL, POLICY_KEEP_FIRST, POLICY_MASK, POLICY_REPLACE, Entry
@@ -239,30 +240,45 @@ RECORDS_MAX = 1000
 def is_needed(told: Sequence[Told], segment_id: int) -> bool:
     """Whether what is alive depends on dead records of a segment: whether it might come out otherwise without them.
 
-    Asks for all courses in which any of the dead records of this segment and of earlier ones are gone, so that two
-    segments whose answer is no may go at once, in any order. `told` is in the order of ranks.
+    Compares the course with them and those without some of them, for every case in which any of the dead records of
+    earlier segments are gone: so two segments whose answer is no may go at once, in any order. `told` is in the order
+    of ranks.
     """
     if _is_replaced_only(told):
         return False
     if len(told) > RECORDS_MAX:
         return True
-    courses: dict[tuple[bytes, ...], Course] = {(): Course()}
+    courses: dict[tuple[_Members, _Members], tuple[Course, Course]] = {((), ()): (Course(), Course())}
     for record in told:
         if record.kind == Kind.TOMBSTONE and not record.target_stamp:
-            courses = {(): Course()}
+            courses = {((), ()): (Course(), Course())}
             continue
-        may_go = record.state not in LIVE and record.state != State.TOMBSTONE
-        may_go = may_go and record.position.segment_id <= segment_id
-        next_courses = dict(courses) if may_go else {}
-        for course in courses.values():
-            after = course.copy() if may_go else course
-            after.take(record)
-            next_courses[tuple([one.key for one in after.members()])] = after
-        if len(next_courses) > FOLDS_MAX:
+        is_dead = record.state not in LIVE and record.state != State.TOMBSTONE
+        is_asked = is_dead and record.position.segment_id == segment_id
+        may_be_gone = is_dead and record.position.segment_id < segment_id
+        after: dict[tuple[_Members, _Members], tuple[Course, Course]] = dict(courses) if may_be_gone else {}
+        for with_all, without in courses.values():
+            taken = _with(with_all, record)
+            if is_asked:
+                _put(after, taken, without)
+            _put(after, taken, _with(without, record))
+        if len(after) > FOLDS_MAX:
             return True
-        courses = next_courses
-    ends = {(key[:1], frozenset(key[1:])) for key in courses}
-    return len(ends) > 1
+        courses = after
+    return any((one[:1], frozenset(one[1:])) != (other[:1], frozenset(other[1:])) for one, other in courses)
+
+
+_Members: TypeAlias = tuple[bytes, ...]
+
+
+def _with(course: Course, record: Told) -> Course:
+    after = course.copy()
+    after.take(record)
+    return after
+
+
+def _put(courses: dict[tuple[_Members, _Members], tuple[Course, Course]], one: Course, other: Course) -> None:
+    courses[tuple([each.key for each in one.members()]), tuple([each.key for each in other.members()])] = one, other
 
 
 def _is_replaced_only(told: Sequence[Told]) -> bool:

@@ -6,12 +6,14 @@ the parent opens what is left. FILMROOM_TEST_EVERY=1 kills at every call, the de
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -392,6 +394,99 @@ def test_a_damaged_footer_leaves_a_segment_alone(tmp_path: Path) -> None:
         assert compact(archive).left_alone == 1
         assert first in segments(archive)
         assert contents(archive) == expected(3, 4)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+@pytest.mark.parametrize("method", ["open", "pread"])
+def test_a_small_segment_that_cannot_be_looked_at_is_left_alone_and_the_others_are_joined(
+    tmp_path: Path, method: str, number: int
+) -> None:
+    class BadSector(FaultyFiles):
+        """One segment's trailer, or name, lies on it."""
+
+        path = ""
+        bad: ClassVar[set[int]] = set()
+
+        def open(self, path: str, flags: int, mode: int = 0o640) -> int:
+            if path != self.path:
+                return super().open(path, flags, mode)
+            if method == "open":
+                raise OSError(number, os.strerror(number))
+            fd = super().open(path, flags, mode)
+            self.bad.add(fd)
+            return fd
+
+        def pread(self, fd: int, length: int, offset: int) -> bytes:
+            if fd in self.bad and offset:
+                raise OSError(number, os.strerror(number))
+            return super().pread(fd, length, offset)
+
+        def close(self, fd: int) -> None:
+            self.bad.discard(fd)
+            super().close(fd)
+
+    for study in range(1, 5):
+        with opened(tmp_path) as archive:
+            store(archive, payload_of(study, 1, 0))
+    files = BadSector()
+    with opened(tmp_path, files=files) as archive:
+        store(archive, payload_of(9, 1, 0))
+        first = segments(archive)[0]
+        archive.reader.close()
+        files.path = segment_path(archive.layout.segments, first)
+        totals = compact(archive, options=Compaction(bytes_per_s=0, small_segments_min=2))
+        files.path = ""
+        assert (totals.left_alone, totals.records_copied) == (1, 2)
+        assert first in segments(archive)
+        assert [row.segment_id for row in archive.index.damage()] == [first]
+        assert len(contents(archive)) == 5
+
+
+def _dead_but_needed(archive: Archive, numbers: range) -> None:
+    """Each UID stored, sent with other bytes under keep-first, then under replace.
+
+    The first record is dead, and without it the version that was kept aside would have been replaced.
+    """
+    for word, policy in (("first", "keep-first"), ("kept aside", "keep-first"), ("last", "replace")):
+        for number in numbers:
+            again = payload_of(1, 1, number, StudyDescription=word, pixels=pixels(1, number))
+            store(archive, again, segment_bytes=SEGMENT_BYTES, policy=policy)
+
+
+def _versions(archive: Archive, numbers: range) -> list[tuple[int, bytes]]:
+    return [
+        (version.stamp, archive.read(version))
+        for number in numbers
+        for version in archive.index.versions(uid(1, 1, number).encode())
+    ]
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_what_is_dead_and_must_stay_is_not_copied_again_and_again(tmp_path: Path, everything: bool) -> None:
+    numbers = range(40)
+    with opened(tmp_path) as archive:
+        _dead_but_needed(archive, numbers)
+    with opened(tmp_path) as archive:
+        delete_numbers = range(0, 40, 7)
+        for number in delete_numbers:
+            archive.delete(instance_query(1, 1, number), by="test", reason="")
+        before = _versions(archive, numbers)
+        compactor = Compactor(archive, OPTIONS, segment_bytes=SEGMENT_BYTES, everything=everything)
+        steps = 0
+        while compactor.step():
+            steps += 1
+            assert steps < 50, "it does not end"
+        assert compactor.totals.records_copied <= 3 * len(numbers)
+        assert _versions(archive, numbers) == before
+        # A process that comes later has nothing to copy either.
+        again = compact(archive, everything=everything)
+        assert (again.records_copied, again.segments_written) == (0, 0)
+    with opened(tmp_path) as archive:
+        again = compact(archive, everything=everything)
+        assert again.records_copied <= SEGMENT_BYTES // PIXELS  # of the segment that was the newest
+        assert compact(archive, everything=everything).records_copied == 0
+        assert _versions(archive, numbers) == before
+        assert findings(archive) == []
 
 
 @pytest.mark.parametrize("method", ["create", "allocate", "pwritev"])

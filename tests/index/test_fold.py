@@ -155,3 +155,19 @@ def test_what_is_not_needed_may_go_in_any_combination(seed: int) -> None:
             dropped += len(told) - len(left)
             assert _living(left) == _living(told), f"seed {seed}: without {gone} of {told}"
     assert dropped > 100 and needed > 10
+
+
+def test_what_was_copied_may_go_though_an_earlier_segment_may_not() -> None:
+    first, kept, copy = _told(5, 1, crc=1), _told(6, 4, crc=2), _told(6, 13, crc=2)
+    last = _told(7, 8, crc=3, flags=POLICY_REPLACE)
+    told = in_order([first, kept, copy, last])
+    states = fold(told)
+    told = [replace(one, state=states[one.key]) for one in told]
+    assert [states[one.key] for one in (first, kept, copy, last)] == [
+        State.SUPERSEDED,
+        State.DUPLICATE,
+        State.VERSION,
+        State.CURRENT,
+    ]
+    assert is_needed(told, 1)
+    assert not is_needed(told, 4)

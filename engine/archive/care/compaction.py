@@ -23,10 +23,12 @@ for it: it shares no lock with them but the index's, for RELOCATE_MAX records at
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -61,6 +63,9 @@ CHECKPOINT_PATIENCE_S = 60.0
 
 _CHECKPOINT_POLL_S = 0.05
 _IN_USE_POLL_S = 0.2
+
+_PASSING = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR))
+"""What says nothing of the segment."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -180,14 +185,18 @@ class Compactor:
         with locks.caretaker(archive.layout, archive.files):
             self._tidy()
             plan = self.plan()
+            marks = archive.index.segment_marks()
             if plan.dead:
                 sources = [source for segment_id in plan.dead if (source := self._source(segment_id)) is not None]
-                done = self._remove([source for source in sources if not source.alive])
-                if done or not plan.groups:
-                    return done
+                if self._remove([source for source in sources if not source.alive]):
+                    return True
+                # Nothing alive in them, and something that must stay all the same.
+                needed = [source for source in sources if source.alive and self._wins(source, marks, is_joined=False)]
+                if needed:
+                    return self._rewrite(needed[:1])
             if not plan.groups:
                 return False
-            return self._rewrite(plan.groups[0], archive.index.segment_marks())
+            return self._rewrite(self._winning(plan.groups[0], marks))
 
     def plan(self) -> Plan:
         """What the next steps would do."""
@@ -205,9 +214,9 @@ class Compactor:
                 plan.dead.append(segment_id)
             elif segment_id in self._streams:
                 continue
-            elif self._is_worth_it(mark):
+            elif self._is_worth_it(mark.live_bytes, mark.dead_bytes):
                 rewrite.append(segment_id)
-            elif mark.live_bytes < self._segment_bytes // SMALL_SHARE and not self._is_stream(segment_id):
+            elif self._is_small(mark.live_bytes) and self._is_copyable(segment_id):
                 small.append(segment_id)
         if len(small) >= (2 if self._everything else self._options.small_segments_min):
             rewrite += small
@@ -215,10 +224,13 @@ class Compactor:
         plan.bytes = sum(marks[segment_id].live_bytes for group in plan.groups for segment_id in group)
         return plan
 
-    def _is_worth_it(self, mark: SegmentMark) -> bool:
+    def _is_worth_it(self, live_bytes: int, dead_bytes: int) -> bool:
         if self._everything:
-            return mark.dead_bytes > 0
-        return mark.dead_bytes >= self._options.dead_share_min * (mark.live_bytes + mark.dead_bytes)
+            return dead_bytes > 0
+        return dead_bytes >= self._options.dead_share_min * (live_bytes + dead_bytes)
+
+    def _is_small(self, live_bytes: int) -> bool:
+        return live_bytes < self._segment_bytes // SMALL_SHARE
 
     def _grouped(self, segment_ids: Iterable[int], marks: dict[int, SegmentMark]) -> list[list[int]]:
         """As many sources together as fill one segment, in their order."""
@@ -235,37 +247,49 @@ class Compactor:
 
     # -- sources --------------------------------------------------------------------------------
 
-    def _is_stream(self, segment_id: int) -> bool:
+    def _is_copyable(self, segment_id: int) -> bool:
+        """Whether it may be joined with others: no stream, and its trailer can be read. One that cannot is left alone,
+        and the others are compacted."""
         if segment_id not in self._layouts_known:
-            fd = self._open(segment_id)
             try:
-                trailer = hints.read_trailer(self._archive.files, fd, segment_id)
-            finally:
-                self._archive.files.close(fd)
+                with self._opened(segment_id) as fd:
+                    trailer = hints.read_trailer(self._archive.files, fd, segment_id)
+            except CorruptRecord as error:
+                self._leave_alone(segment_id, error.offset, b"", str(error))
+                return False
             self._layouts_known.add(segment_id)
             if trailer is not None and trailer.layout == segment.LAYOUT_STREAM:
                 self._streams.add(segment_id)
-        return segment_id in self._streams
+        return segment_id not in self._streams
 
-    def _open(self, segment_id: int) -> int:
-        path = segment.segment_path(self._archive.layout.segments, segment_id)
+    @contextmanager
+    def _opened(self, segment_id: int) -> Iterator[int]:
+        """The descriptor of a segment.
+
+        Raises CorruptRecord when it cannot be opened or looked at, StorageError when this process just lacks the means.
+        """
+        files = self._archive.files
         try:
-            return self._archive.files.open(path, os.O_RDONLY)
+            fd = files.open(segment.segment_path(self._archive.layout.segments, segment_id), os.O_RDONLY)
+            try:
+                yield fd
+            finally:
+                files.close(fd)
         except OSError as error:
-            raise StorageError(f"segment {segment_id:016x} cannot be opened: {error.strerror}") from error
+            if error.errno in _PASSING:
+                raise StorageError(f"segment {segment_id:016x} cannot be opened: {error.strerror}") from error
+            raise CorruptRecord(f"the segment cannot be read: {error.strerror}", segment_id, 0) from error
 
     def _source(self, segment_id: int) -> _Source | None:
         """What is in a segment; None when it is to be left alone."""
-        archive = self._archive
-        fd = self._open(segment_id)
+        files = self._archive.files
         try:
-            summary = hints.read_summary(archive.files, fd, segment_id)
-            file_bytes = archive.files.size(fd)
+            with self._opened(segment_id) as fd:
+                summary = hints.read_summary(files, fd, segment_id)
+                file_bytes = files.size(fd)
         except CorruptRecord as error:
             self._leave_alone(segment_id, error.offset, b"", str(error))
             return None
-        finally:
-            archive.files.close(fd)
         if summary is None:
             self._leave_alone(segment_id, 0, b"", "the footer of a sealed segment is gone")
             return None
@@ -296,26 +320,35 @@ class Compactor:
 
     # -- one group ------------------------------------------------------------------------------
 
-    def _wins(self, source: _Source, mark: SegmentMark, is_joined: bool) -> bool:
-        """Whether copying is of use. Some records are dead and must stay all the same: see `index.survival`."""
+    def _wins(self, source: _Source, marks: dict[int, SegmentMark], *, is_joined: bool) -> bool:
+        """Whether copying is of use: it drops enough, or makes one small segment of several.
+
+        Some records are dead and must stay all the same (see `index.survival`). The marks count them as dead, at each
+        of their places: who went by the marks alone would copy them for ever.
+        """
         if not source.alive:
             return True
         if source.segment_id in self._streams:
             return False
-        if is_joined and mark.live_bytes < self._segment_bytes // SMALL_SHARE:
-            return True
         kept_bytes = sum(record.position.record_bytes for record in source.alive)
         total_bytes = sum(record.position.record_bytes for record in source.records)
-        if self._is_worth_it(SegmentMark(0, True, 0, kept_bytes, total_bytes - kept_bytes)):
+        if (is_joined and self._is_small(kept_bytes)) or self._is_worth_it(kept_bytes, total_bytes - kept_bytes):
             return True
-        self._left_alone[source.segment_id] = mark
+        self._left_alone[source.segment_id] = marks[source.segment_id]
         return False
 
-    def _rewrite(self, segment_ids: Sequence[int], marks: dict[int, SegmentMark]) -> bool:
-        found = [self._source(segment_id) for segment_id in segment_ids]
-        sources = [source for source in found if source and not (source.alive and source.segment_id in self._streams)]
+    def _winning(self, segment_ids: Sequence[int], marks: dict[int, SegmentMark]) -> list[_Source]:
+        """Those of a group that copying is of use for; the others are left alone until something dies in them."""
+        found = [source for segment_id in segment_ids if (source := self._source(segment_id)) is not None]
+        joined = [source for source in found if self._wins(source, marks, is_joined=True)]
+        if len(joined) > 1:
+            return joined
+        return [source for source in joined if self._wins(source, marks, is_joined=False)]
+
+    def _rewrite(self, sources: Sequence[_Source]) -> bool:
+        """Copies what must stay and removes the files; whether there may be more to do."""
         if not sources:
-            return bool(segment_ids)
+            return True
         try:
             self._copy(sources)
         except _LeftAlone:
@@ -392,11 +425,8 @@ class Compactor:
             logger.warning("a half-made segment stays", error=str(error))
 
     def _file_bytes(self, segment_id: int) -> int:
-        fd = self._open(segment_id)
-        try:
+        with self._opened(segment_id) as fd:
             return self._archive.files.size(fd)
-        finally:
-            self._archive.files.close(fd)
 
     # -- removing -------------------------------------------------------------------------------
 
@@ -415,6 +445,9 @@ class Compactor:
             archive.files.sync_directory(archive.layout.segments)
             for source in gone:
                 archive.index.forget_segment(source.segment_id, source.records)
+            marks = archive.index.segment_marks()
+            # What must stay after all is not copied again before something dies in it.
+            self._left_alone |= {one.segment_id: marks[one.segment_id] for one in sources if one not in gone}
         for source in gone:
             self.totals.segments_removed += 1
             self.totals.bytes_reclaimed += source.file_bytes
