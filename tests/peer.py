@@ -57,8 +57,8 @@ def item(item_type: int, body: bytes) -> bytes:
 def associate_rq(
     contexts: Iterable[Context],
     *,
-    called: str = "FILMROOM",
-    calling: str = "SCRIPT",
+    called: str | bytes = "FILMROOM",
+    calling: str | bytes = "SCRIPT",
     maximum_length: int = 16384,
     user_items: bytes = b"",
     application_context: str = APPLICATION_CONTEXT,
@@ -73,7 +73,9 @@ def associate_rq(
     if relational and any(abstract_syntax == STUDY_ROOT_FIND for _, abstract_syntax, _ in contexts):
         user_items = extended_negotiation(STUDY_ROOT_FIND, b"\1") + user_items
     body = struct.pack(">HH", protocol_version, 0)
-    body += called.encode().ljust(16) + calling.encode().ljust(16) + bytes(32)
+    for title in (called, calling):
+        body += (title.encode() if isinstance(title, str) else title).ljust(16)
+    body += bytes(32)
     body += item(0x10, application_context.encode())
     for context_id, abstract_syntax, transfer_syntaxes in contexts:
         inner = bytes([context_id, 0, 0, 0]) + item(0x30, abstract_syntax.encode())
@@ -165,7 +167,7 @@ def c_store_rq(message_id: int, sop_class_uid: str, sop_instance_uid: str) -> by
     )
 
 
-def query_rq(command_field: int, message_id: int, sop_class_uid: str, destination: str = "") -> bytes:
+def query_rq(command_field: int, message_id: int, sop_class_uid: str, destination: str | bytes = "") -> bytes:
     """C-FIND-RQ, C-GET-RQ or C-MOVE-RQ."""
     elements: dict[int, int | str | bytes] = {
         SOP_CLASS: sop_class_uid,
@@ -175,7 +177,8 @@ def query_rq(command_field: int, message_id: int, sop_class_uid: str, destinatio
         DATA_SET_TYPE: 1,
     }
     if command_field == C_MOVE_RQ:
-        elements[MOVE_DESTINATION] = destination.encode() + b" " * (len(destination) % 2)
+        title = destination.encode() if isinstance(destination, str) else destination
+        elements[MOVE_DESTINATION] = title + b" " * (len(title) % 2)
     return command_set(elements)
 
 

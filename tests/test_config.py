@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from engine import config as configuration
-from engine.config import Attribute, Config, Peer, environment_variable, load
+from engine.config import Attribute, Config, Peer, environment_variable, load, parse_peer, titles
 from engine.config.schema import TABLES
 from engine.errors import ConfigError
 
@@ -79,7 +79,7 @@ def test_environment_of_tables_and_booleans_is_read() -> None:
         ('[limits]\nidle_timeout_s = "3"', "limits.idle_timeout_s: expected `float`, got `str` ('3')"),
         ("dicom_port = 70000", "dicom_port: expected `int` <= 65535, not 70000"),
         ("limits = 3", "limits is a table, written [limits]"),
-        ("aet = 'FAR TOO LONG A TITLE'", "is no AE title: 1 to 16 ASCII characters"),
+        ("aet = 'FAR TOO LONG A TITLE'", "is no AE title: 1 to 16 characters"),
         ("x = [", "is not TOML"),
         ('[peer]\naet = "A"', "each written [[peer]]"),
         ('[[peer]]\naet = "A"\nport = 104', "[[peer]] 'A': host is missing: host and port go together"),
@@ -255,3 +255,44 @@ def test_extra_attributes_are_tables_of_the_file_and_a_file_without_any_says_tha
 )
 def test_what_is_wrong_with_a_table_of_an_attribute_is_said(tmp_path: Path, text: str, reason: str) -> None:
     assert reason in message(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("written", "forms"),
+    [
+        ("CT1", ("CT1",)),
+        ("RÖNTGEN", ("RÖNTGEN", "RÃ\x96NTGEN")),
+        ("РЕНТГЕН", ("Ð\xa0Ð\x95Ð\x9dÐ¢Ð\x93Ð\x95Ð\x9d",)),
+        ("ÄÖÜÄÖÜÄÖÜÄ", ("ÄÖÜÄÖÜÄÖÜÄ",)),  # 20 bytes in UTF-8
+        ("РЕНТГЕНРЕНТГЕН", ()),
+        ("A" * 17, ()),
+    ],
+)
+def test_a_title_beyond_ascii_has_the_forms_that_fit_the_wire(written: str, forms: tuple[str, ...]) -> None:
+    assert titles.wire_forms(written) == forms
+    for form in forms:
+        assert len(form.encode("latin-1")) <= 16
+        assert titles.names((written,), form)
+        assert titles.readable(form) == written
+    assert not titles.names((written,), "OTHER")
+    assert not titles.names((written,), "ÖTHER")
+
+
+def test_a_peer_beyond_ascii_is_found_by_what_it_is_called_and_by_what_came() -> None:
+    config = Config(peers=(Peer(aet="RÖNTGEN", may=("store",)),))
+    for came in ("RÖNTGEN", "RÃ\x96NTGEN"):
+        assert config.peer(came) is config.peers[0]
+        assert not config.may(came, "query")
+    assert config.peer("ROENTGEN") is None
+    assert config.peer("RÃNTGEN") is None
+
+
+@pytest.mark.parametrize("text", ["RÖNTGEN@ray.example:104", "РЕНТГЕН@10.0.0.1:11112"])
+def test_a_peer_on_a_command_line_may_be_beyond_ascii(text: str) -> None:
+    assert parse_peer(Config(), text).aet == text.partition("@")[0]
+
+
+@pytest.mark.parametrize("aet", ["РЕНТГЕНРЕНТГЕН", "A\\\\B", " A", "A\x85", "\x7f"])
+def test_what_is_no_title_is_refused(aet: str) -> None:
+    with pytest.raises(ConfigError, match="AE title"):
+        parse_peer(Config(), f"{aet}@host:104")

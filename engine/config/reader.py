@@ -84,7 +84,8 @@ def parse_peer(config: Config, text: str) -> Peer:
     try:
         return msgspec.convert(raw, Peer)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{text!r} is no AET@HOST:PORT: {error}") from error
+        reason, _, where = str(error).partition(" - at `$.")
+        raise ConfigError(f"{text!r} is no AET@HOST:PORT: {_reason(where.rstrip('`'), reason, raw['aet'])}") from error
 
 
 def _gather(
@@ -278,10 +279,10 @@ def _reason(key: str, message: str, value: object) -> str:
     if choices and "enum" in message:
         return f"{value!r} is none of {', '.join(choices)}{_nearest(str(value), choices)}"
     if name == "aet" and "regex" in message:
-        return f"{value!r} is no AE title: 1 to 16 ASCII characters, no backslash, no space at either end"
+        return f"{value!r} is no AE title: 1 to 16 characters, no backslash, no space at either end"
     if name == "transfer_syntaxes" and ("regex" in message or "length" in message):
         return f"{value!r} is no UID"
-    said = message[:1].lower() + message[1:]
+    said = message if message.startswith("AE title") else message[:1].lower() + message[1:]
     if not isinstance(value, str | int | float) or repr(value) in said:
         return said
     return f"{said} ({value!r})" if ", got" in said else f"{said}, not {value!r}"

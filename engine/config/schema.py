@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from engine.config.titles import TITLE_BYTES_MAX, names, wire_forms
+
 Durability = Literal["durable", "write-behind"]
 Duplicates = Literal["keep-first", "replace", "keep-both-versions"]
 Permission = Literal["store", "query", "retrieve", "destination"]
@@ -26,7 +28,8 @@ Origin = Literal["flag", "environment", "file", "default"]
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
-AETitle = Annotated[str, Meta(pattern=r"^(?! )[\x20-\x5b\x5d-\x7e]{1,16}(?<! )$")]
+AETitle = Annotated[str, Meta(pattern=r"^(?! )[^\x00-\x1f\\\x7f-\x9f]{1,16}(?<! )$")]
+"""One beyond ASCII is meant in Latin-1 and in UTF-8, of which at least one has 16 bytes or less: `config.titles`."""
 UID = Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)+$", max_length=64)]
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -413,7 +416,8 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One application entity that we know. What is not set here is as for everybody."""
 
     aet: AETitle
-    """Its AE title, as it calls and is called (PS3.5 VR AE: 16 characters, no backslash)."""
+    """Its AE title, as it calls and is called (PS3.5 VR AE: 16 characters, no backslash). Beyond ASCII it is known by
+    its bytes in Latin-1 and in UTF-8, and called in Latin-1 if that has all its letters."""
 
     host: str = ""
     """Name or address to connect to; needed for a destination."""
@@ -465,6 +469,9 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     query_results_max: Annotated[int, Meta(ge=0)] | None = None
     """Matches that a C-FIND of it answers, instead of limits.query_results_max; 0: all."""
 
+    def __post_init__(self) -> None:
+        _check_title(self.aet)
+
     @property
     def has_address(self) -> bool:
         """Whether we can connect to it."""
@@ -474,6 +481,11 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def send_window(self) -> int:
         """Operations that we may propose to have outstanding with it."""
         return max(1, self.asynchronous_window or 1)
+
+
+def _check_title(title: str) -> None:
+    if not wire_forms(title):
+        raise ValueError(f"AE title {title!r} has more than {TITLE_BYTES_MAX} bytes in Latin-1 and in UTF-8")
 
 
 def _cores() -> int:
@@ -545,10 +557,13 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     coercion: tuple[Coercion, ...] = ()
     """What is changed on the way out, the first rule that names a receiver; written [[coercion]]."""
 
+    def __post_init__(self) -> None:
+        _check_title(self.aet)
+
     def peer(self, aet: str) -> Peer | None:
         """The [[peer]] of an AE title; None when there is none."""
         for peer in self.peers:
-            if peer.aet == aet:
+            if peer.aet == aet or (not aet.isascii() and names((peer.aet,), aet)):
                 return peer
         return None
 
@@ -583,7 +598,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def coercion_of(self, aet: str) -> Coercion | None:
         """What is changed in what that AE title is sent; None: nothing."""
-        return next((rule for rule in self.coercion if not rule.aets or aet in rule.aets), None)
+        return next((rule for rule in self.coercion if not rule.aets or names(rule.aets, aet)), None)
 
     def query_options_of(self, aet: str) -> tuple[QueryOption, ...]:
         """Options that queries of that calling AE title have without negotiating them."""

@@ -149,8 +149,16 @@ def pack_uint16(number: int) -> bytes:
 
 
 def pack_text(text: str) -> bytes:
-    """A UI or AE value, padded by `encode`."""
+    """A UI value, padded by `encode`."""
     try:
         return text.encode("ascii")
     except UnicodeEncodeError:
         raise LocalProtocolError(f"{text!r} is not ASCII") from None
+
+
+def pack_title(text: str) -> bytes:
+    """An AE value, padded by `encode`: a character a byte, as titles beyond ASCII are read."""
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError:
+        raise LocalProtocolError(f"AE title {text!r} is not Latin-1") from None

@@ -16,7 +16,16 @@ from typing import Any, Final
 from engine.errors import LocalProtocolError, MessageError
 
 from . import command
-from .command import MISTYPED_ARGUMENT, NO_DATA_SET, Element, pack_text, pack_uint16, text_value, uint16_value
+from .command import (
+    MISTYPED_ARGUMENT,
+    NO_DATA_SET,
+    Element,
+    pack_text,
+    pack_title,
+    pack_uint16,
+    text_value,
+    uint16_value,
+)
 
 DATA_SET_PRESENT: Final = 0x0001
 """Command Data Set Type of what we send with a data set; any value but 0101H says the same."""
@@ -41,6 +50,7 @@ class _Form(Enum):
     COMMENT = 4
     TAGS = 5
     DATA_SET = 6
+    TITLE = 7
 
 
 _FIELDS: Final[Mapping[str, tuple[Element, _Form]]] = {
@@ -51,8 +61,8 @@ _FIELDS: Final[Mapping[str, tuple[Element, _Form]]] = {
     "affected_sop_instance_uid": (Element.AffectedSOPInstanceUID, _Form.TEXT),
     "requested_sop_instance_uid": (Element.RequestedSOPInstanceUID, _Form.TEXT),
     "priority": (Element.Priority, _Form.UINT16),
-    "move_destination": (Element.MoveDestination, _Form.TEXT),
-    "move_originator_ae_title": (Element.MoveOriginatorApplicationEntityTitle, _Form.TEXT),
+    "move_destination": (Element.MoveDestination, _Form.TITLE),
+    "move_originator_ae_title": (Element.MoveOriginatorApplicationEntityTitle, _Form.TITLE),
     "move_originator_message_id": (Element.MoveOriginatorMessageID, _Form.UINT16),
     "event_type_id": (Element.EventTypeID, _Form.UINT16),
     "action_type_id": (Element.ActionTypeID, _Form.UINT16),
@@ -121,7 +131,7 @@ def error_comment(text: str) -> bytes:
 
 def _read(values: Mapping[int, bytes], element: Element, form: _Form) -> Any:
     match form:
-        case _Form.TEXT | _Form.COMMENT:
+        case _Form.TEXT | _Form.TITLE | _Form.COMMENT:
             return text_value(values, element)
         case _Form.UINT16 | _Form.COUNT:
             return uint16_value(values, element)
@@ -137,6 +147,8 @@ def _write(value: Any, form: _Form) -> bytes:
     match form:
         case _Form.TEXT:
             return pack_text(value)
+        case _Form.TITLE:
+            return pack_title(value)
         case _Form.COMMENT:
             return error_comment(value)
         case _Form.UINT16:

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from engine.config.titles import on_the_wire, readable
 from engine.dimse import messages
 from engine.dimse.assembly import ChunkPool, DataSet, fragment_bytes
 from engine.errors import AssociationFailed, MessageError
@@ -60,13 +61,13 @@ class Address:
     message_timeout_s: float = 30.0
 
     @classmethod
-    def of(cls, peer: Peer, config: Config) -> Address:
-        """The address of a configured peer."""
+    def of(cls, peer: Peer, config: Config, named: str = "") -> Address:
+        """The address of a configured peer; `named`: its title as it came in a message, in which form it is meant."""
         return cls(
             peer.host,
             peer.port,
-            peer.aet,
-            config.aet,
+            named or on_the_wire(peer.aet),
+            on_the_wire(config.aet),
             peer.pdu_length_max or config.limits.pdu_length_max,
             peer.send_window,
             config.limits.connect_timeout_s,
@@ -150,7 +151,7 @@ class Requestor:
             async with asyncio.timeout(self.address.message_timeout_s):
                 return await response
         except TimeoutError:
-            why = f"{self.address.called_ae_title} did not answer within {self.address.message_timeout_s:g} s"
+            why = f"{readable(self.address.called_ae_title)} did not answer within {self.address.message_timeout_s:g} s"
             self.connection.abort(why)
             raise AssociationFailed(why) from None
 
@@ -186,7 +187,7 @@ async def open_association(
         ),
     )
     loop = asyncio.get_running_loop()
-    where = f"{address.called_ae_title} at {address.host}:{address.port}"
+    where = f"{readable(address.called_ae_title)} at {address.host}:{address.port}"
     limits = ConnectionLimits(message_timeout_s=address.message_timeout_s, idle_timeout_s=0)
     pool = pool or ChunkPool(64 << 10, 1)
     try:

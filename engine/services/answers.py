@@ -44,7 +44,7 @@ class Answers:
         self._character_set = asked.query.character_set
         said = {
             tags.QueryRetrieveLevel: asked.level_name,
-            tags.RetrieveAETitle: provider.services.config.aet.encode("ascii"),
+            tags.RetrieveAETitle: provider.services.config.aet.encode(),
         }
         if tags.InstanceAvailability in asked.returned:
             said[tags.InstanceAvailability] = b"ONLINE"

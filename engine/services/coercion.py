@@ -52,7 +52,7 @@ class Coercer:
         """`receiver`: the AE title. Raises ConfigError."""
         rule = config.coercion_of(receiver)
         self._archive = archive
-        self._system = config.aet
+        self._system = config.aet.encode("ascii", "replace").decode()
         self._corrects = rule is not None and rule.corrections
         self._values = values_of(rule.values, rule.remove) if rule is not None else {}
         self._moment = time.strftime("%Y%m%d%H%M%S")

@@ -183,7 +183,7 @@ class Reporter:
                     self._postpone([claim.identifier], str(error))
             if not judged:
                 return
-            requestor = await self._associate(peer)
+            requestor = await self._associate(peer, title)
             try:
                 for claim, transaction, verdicts in judged:
                     why_not = await self._send(requestor, transaction, verdicts)
@@ -205,11 +205,11 @@ class Reporter:
             logger.error("commitment was not reported", calling=title, count=len(left), error=repr(error))
             self._postpone(left, repr(error))
 
-    async def _associate(self, peer: Peer) -> Requestor:
+    async def _associate(self, peer: Peer, title: str) -> Requestor:
         """An association on which we may be SCP. Raises AssociationFailed."""
         contexts = [PresentationContextRQ(1, commitment_scp.SOP_CLASS, PLAIN)]
         roles = [RoleSelection(commitment_scp.SOP_CLASS, scu_role=False, scp_role=True)]
-        address = Address.of(peer, self._commitments.config())
+        address = Address.of(peer, self._commitments.config(), title)
         requestor = await open_association(address, contexts, trace=self._trace, roles=roles)
         assert requestor.accepted is not None
         granted = {role.sop_class_uid: role for role in requestor.accepted.ac.user_information.role_selections}

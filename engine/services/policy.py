@@ -15,7 +15,17 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from engine.config.titles import wire_forms
 from engine.dicom import transfer_syntax, uids
+from engine.services.operations import (
+    FIND,
+    GET,
+    MOVE,
+    PATIENT_ROOT,
+    PATIENT_STUDY_ONLY,
+    QUERY_RETRIEVE,
+    STUDY_ROOT,
+)
 from engine.ul import negotiation
 from engine.ul.negotiation import AcceptPolicy
 from engine.ul.pdu import AssociateRJ
@@ -23,13 +33,6 @@ from engine.ul.pdu import AssociateRJ
 if TYPE_CHECKING:
     from engine.config import Config, QueryOption
     from engine.ul.negotiation import Accepted
-
-PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY = 1, 2, 3
-"""The information models, by the arc that tells their SOP classes apart (PS3.4 C.5)."""
-
-_QUERY_RETRIEVE = "1.2.840.10008.5.1.4.1.2"
-_FIND, _MOVE, _GET = 1, 2, 3
-
 
 _FIND_BYTES: Mapping[int, QueryOption] = {
     0: "relational",
@@ -40,13 +43,6 @@ _FIND_BYTES: Mapping[int, QueryOption] = {
     6: "multiple-values",
 }
 """Which byte of the negotiated item means which option (PS3.4 Table C.5-2)."""
-
-
-def information_model(sop_class_uid: str) -> int:
-    """PATIENT_ROOT, STUDY_ROOT or PATIENT_STUDY_ONLY of a query/retrieve SOP class that we serve."""
-    if sop_class_uid == uids.RepositoryQuery:
-        return STUDY_ROOT  # PS3.4 C.6.4
-    return int(sop_class_uid.removeprefix(_QUERY_RETRIEVE + ".").partition(".")[0])
 
 
 def refusal(config: Config, calling_ae_title: str, *, busy: bool) -> AssociateRJ | None:
@@ -63,7 +59,7 @@ def only_stores(accepted: Accepted) -> bool:
     """Whether nothing but storage was negotiated: no Verification, Storage Commitment, query or retrieval."""
     return bool(accepted.contexts) and not any(
         context.abstract_syntax in (negotiation.VERIFICATION, uids.StorageCommitmentPushModel, uids.RepositoryQuery)
-        or context.abstract_syntax.startswith(_QUERY_RETRIEVE)
+        or context.abstract_syntax.startswith(QUERY_RETRIEVE)
         for context in accepted.contexts.values()
     )
 
@@ -83,7 +79,7 @@ def accept_policy(config: Config, calling_ae_title: str) -> AcceptPolicy:
         is_storage=uids.is_storage_sop_class,
         storage_transfer_syntaxes=frozenset(syntax.uid for syntax in transfer_syntax.ALL),
         services=_services(config, calling_ae_title),
-        called_ae_titles=frozenset({config.aet}) if config.called_ae_title_check else frozenset(),
+        called_ae_titles=frozenset(wire_forms(config.aet)) if config.called_ae_title_check else frozenset(),
         # C-GET needs storage contexts too, in which the asker is SCP.
         accept_storage=config.may(calling_ae_title, "store") or config.may(calling_ae_title, "retrieve"),
         prefer_compressed=peer is not None and peer.prefer_compressed,
@@ -99,11 +95,11 @@ def accept_policy(config: Config, calling_ae_title: str) -> AcceptPolicy:
 
 
 def _services(config: Config, calling_ae_title: str) -> dict[str, tuple[str, ...]]:
-    operations = [_FIND] if config.may(calling_ae_title, "query") else []
+    operations = [FIND] if config.may(calling_ae_title, "query") else []
     if config.may(calling_ae_title, "retrieve"):
-        operations += [_MOVE, _GET]
+        operations += [MOVE, GET]
     served = {
-        f"{_QUERY_RETRIEVE}.{model}.{operation}": negotiation.PLAIN_TRANSFER_SYNTAXES
+        f"{QUERY_RETRIEVE}.{model}.{operation}": negotiation.PLAIN_TRANSFER_SYNTAXES
         for model in (PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY)
         for operation in operations
     }

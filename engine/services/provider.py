@@ -17,9 +17,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from engine import log
+from engine.config.titles import readable
 from engine.dicom.uids import RepositoryQuery
 from engine.dimse import messages
 from engine.dimse.assembly import ChunkPool, DataSet, fragment_bytes
+from engine.dimse.status import GeneralStatus
 from engine.errors import EngineError, MessageError
 from engine.net.connection import Connection
 from engine.net.responses import Responses
@@ -27,6 +29,7 @@ from engine.services import commitment_scp, find_scp, repository_query, retrieve
 from engine.services.admission import Admission
 from engine.services.budget import RetrievalBudget
 from engine.services.commitments import Commitments, Turn
+from engine.services.operations import objection
 from engine.services.policy import accept_policy, only_stores, refusal
 from engine.services.roster import Roster
 from engine.services.storage_scp import StorageProvider
@@ -153,8 +156,8 @@ class ServiceProvider:
         """Answers an A-ASSOCIATE-RQ."""
         config = self.services.config
         self._log = logger.about(self.connection.peer_host)
-        self.calling_ae_title = rq.calling_ae_title.strip()
-        self.called_ae_title = rq.called_ae_title.strip()
+        self.calling_ae_title = rq.calling_ae_title
+        self.called_ae_title = rq.called_ae_title
         self.peer = config.peer(self.calling_ae_title)
         answer: AssociateAC | AssociateRJ | Accepted | None = refusal(config, self.calling_ae_title, busy=self._refuse)
         if answer is None:
@@ -172,9 +175,10 @@ class ServiceProvider:
         self.accepted = answer
         self.contexts = answer.contexts
         self.fragment = self._fragment(answer.peer_maximum_length)
-        self.services.metrics.peer(self.calling_ae_title).associations += 1
+        self.services.metrics.peer(readable(self.calling_ae_title)).associations += 1
         self._storage.prepare()
-        self._log.info("association accepted", **self._who(), called=self.called_ae_title, contexts=len(self.contexts))
+        called = readable(self.called_ae_title)
+        self._log.info("association accepted", **self._who(), called=called, contexts=len(self.contexts))
         return answer.ac
 
     def _no_room(self, config: Config, accepted: Accepted) -> str:
@@ -191,7 +195,7 @@ class ServiceProvider:
         return "too many associations"
 
     def _who(self) -> dict[str, object]:
-        return {"calling": self.calling_ae_title, "host": self.connection.peer_host}
+        return {"calling": readable(self.calling_ae_title), "host": self.connection.peer_host}
 
     def _fragment(self, peer_maximum_length: int) -> int:
         ours = self.peer.pdu_length_max if self.peer and self.peer.pdu_length_max else SENT_PDU_BYTES_MAX
@@ -212,6 +216,10 @@ class ServiceProvider:
             message = messages.decode(command)
         except MessageError as error:
             self._not_understood(presentation_context_id, command, has_data_set, error)
+            return
+        why = objection(message, self.contexts[presentation_context_id])
+        if why:
+            self._out_of_place(presentation_context_id, command, message, has_data_set, why)
             return
         if has_data_set:
             self._awaiting[presentation_context_id] = message
@@ -234,6 +242,14 @@ class ServiceProvider:
             case _:
                 # A request whose data set is missing (C-STORE, C-FIND, …), or a response that nobody asked for.
                 self.connection.abort(f"{type(message).__name__} without its data set or out of place", 0, 0)
+
+    def _out_of_place(
+        self, context_id: int, command: bytes, message: messages.Message, has_data_set: bool, why: str
+    ) -> None:
+        """A message that its presentation context is not for (PS3.7 9.1, Annex C.5.6)."""
+        if not isinstance(message, messages.CCancelRQ):  # that one is not answered, and nothing runs there
+            error = MessageError(why, GeneralStatus.SOP_CLASS_NOT_SUPPORTED)
+            self._not_understood(context_id, command, has_data_set, error)
 
     def _not_understood(self, context_id: int, command: bytes, has_data_set: bool, error: MessageError) -> None:
         """Answers a request that breaks PS3.7 with its status; what cannot be answered ends the association."""

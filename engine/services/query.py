@@ -14,7 +14,7 @@ from engine.dicom import charset, tags, transfer_syntax
 from engine.dicom.identifier import Identifier, decode_identifier
 from engine.errors import QueryError
 from engine.index.types import KeyValue, Level, Query, Root
-from engine.services.policy import PATIENT_ROOT, PATIENT_STUDY_ONLY, STUDY_ROOT, information_model
+from engine.services.operations import PATIENT_ROOT, PATIENT_STUDY_ONLY, STUDY_ROOT, information_model
 
 if TYPE_CHECKING:
     from engine.config import QueryOption

@@ -150,7 +150,7 @@ async def move(provider: ServiceProvider, presentation_context_id: int, rq: CMov
     """Answers one C-MOVE."""
     provider.services.metrics.counters["move"] += 1
     config = provider.services.config
-    peer = config.peer(rq.move_destination.strip())
+    peer = config.peer(rq.move_destination)
     if peer is None or not peer.has_address or not config.may(peer.aet, "destination"):
         logger.warning("move destination unknown", calling=provider.calling_ae_title, destination=rq.move_destination)
         _refuse(provider, presentation_context_id, rq, RetrieveStatus.MOVE_DESTINATION_UNKNOWN)
@@ -188,7 +188,9 @@ async def _move_share(retrieval: Retrieval, peer: Peer, share: list[Instance], o
 async def _open(retrieval: Retrieval, peer: Peer, instances: list[Instance]) -> Requestor:
     services = retrieval.provider.services
     contexts = propose(instances, peer.transfer_syntaxes)
-    return await open_association(Address.of(peer, services.config), contexts, services.pool, services.trace)
+    assert isinstance(retrieval.rq, CMoveRQ)
+    address = Address.of(peer, services.config, retrieval.rq.move_destination)
+    return await open_association(address, contexts, services.pool, services.trace)
 
 
 async def _send_on(

@@ -478,7 +478,10 @@ def _odd(context_id: int) -> int:
 
 
 def _ae_title_field(title: str) -> bytes:
-    field = ascii_bytes(title.strip(" "), "AE title")
+    try:
+        field = title.strip(" ").encode("latin-1")  # a character a byte, as they are read
+    except UnicodeEncodeError:
+        raise LocalProtocolError(f"AE title {title!r} is not Latin-1") from None
     if not 0 < len(field) <= _AE_TITLE_BYTES:
         raise LocalProtocolError(f"AE title {title!r} is not 1 to {_AE_TITLE_BYTES} characters")
     return field.ljust(_AE_TITLE_BYTES)

@@ -350,6 +350,15 @@ def test_an_error_comment_is_cut_and_made_plain() -> None:
     assert len(comment) == 64
 
 
+@pytest.mark.parametrize("raw", [b"R\xd6NTGEN", "RÖNTGEN".encode(), b"\xff\xa0\x85"])
+def test_titles_beyond_ascii_go_back_as_they_came(raw: bytes) -> None:
+    asked = messages.decode(CMoveRQ(1, MOVE, raw.decode("latin-1")).encode())
+    assert isinstance(asked, CMoveRQ)
+    assert asked.move_destination.encode("latin-1") == raw
+    sent = CStoreRQ(1, CT, UID, move_originator_ae_title=raw.decode("latin-1"), move_originator_message_id=2).encode()
+    assert command.decode(sent)[command.Element.MoveOriginatorApplicationEntityTitle].rstrip(b" ") == raw
+
+
 def test_counts_beyond_16_bits_are_sent_as_the_largest() -> None:
     response = CMoveRSP(1, MOVE, 0xFF00, 100_000, 65_536, 0, 0)
     decoded = messages.decode(response.encode())
@@ -364,7 +373,7 @@ def test_counts_beyond_16_bits_are_sent_as_the_largest() -> None:
         CStoreRQ(65536, CT, UID),
         CStoreRQ(1, CT, "1.2.ü"),
         CStoreRSP(-1, CT, UID),
-        CMoveRQ(1, MOVE, "ÄRCHIV"),
+        CMoveRQ(1, MOVE, "РЕНТГЕН"),
         CStoreRSP(1, CT, UID, 0xA900, "", (1 << 32,)),
     ],
 )

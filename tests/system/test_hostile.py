@@ -513,6 +513,60 @@ def test_commands_that_are_none_are_answered_or_aborted(
             script.release()
 
 
+@pytest.mark.parametrize("place", [1, 3, 5, 9], ids=["storage", "query", "verification", "private"])
+@pytest.mark.parametrize("kind", ["echo", "store", "find", "move", "get"])
+def test_a_request_that_its_presentation_context_is_not_for_is_answered_0122(
+    server: Server, place: int, kind: str
+) -> None:
+    """By kind, and by SOP class where the kind is right."""
+    classes = {1: CT, 3: peer.STUDY_ROOT_FIND, 5: peer.VERIFICATION, 9: "2.25.1"}
+    field, ours = {
+        "echo": (peer.C_ECHO_RQ, 5),
+        "store": (peer.C_STORE_RQ, 1),
+        "find": (peer.C_FIND_RQ, 3),
+        "move": (peer.C_MOVE_RQ, 0),
+        "get": (peer.C_GET_RQ, 0),
+    }[kind]
+    elements: dict[int, int | str | bytes] = {
+        peer.SOP_CLASS: "1.2.840.10008.5.1.4.1.1.4" if place == ours else classes[place],
+        peer.COMMAND_FIELD: field,
+        peer.MESSAGE_ID: 7,
+        peer.DATA_SET_TYPE: peer.NO_DATA_SET if kind == "echo" else 1,
+    }
+    if kind == "store":
+        elements |= {peer.SOP_INSTANCE: "1.2.3", peer.PRIORITY: 0}
+        if place == 9:
+            elements[peer.SOP_CLASS] = CT
+    if kind == "move":
+        elements[peer.MOVE_DESTINATION] = "DEST"
+    data_set = None if kind == "echo" else bytes(20_000)
+    with Peer(server.port) as script:
+        script.associate(STORE, FIND, ECHO, (9, "2.25.1", [IMPLICIT]))
+        script.send(peer.message(place, peer.command_set(elements), data_set))
+        answer = script.expect_message()
+        assert (answer.status(), answer.responded_to(), answer.context_id) == (0x0122, 7, place)
+        script.echo(5)
+        script.release()
+    assert_healthy(server)
+
+
+def test_a_response_on_a_context_of_another_service_ends_its_association(server: Server) -> None:
+    answer = peer.command_set(
+        {
+            peer.SOP_CLASS: CT,
+            peer.COMMAND_FIELD: peer.C_STORE_RQ | peer.RESPONSE,
+            peer.RESPONDED_TO: 1,
+            peer.DATA_SET_TYPE: peer.NO_DATA_SET,
+            peer.STATUS: 0,
+        }
+    )
+    with Peer(server.port) as script:
+        script.associate(STORE, FIND)
+        script.send(peer.message(3, answer))
+        script.expect_abort()
+        script.expect_closed()
+
+
 def test_a_wrong_group_length_is_overlooked(server: Server) -> None:
     command = bytearray(peer.c_echo_rq(3))
     command[8:12] = b"\1\2\3\4"

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from engine import log
 from engine.archive.care.deletion import kept_aside_with
+from engine.config.titles import names
 from engine.dicom import tags
 from engine.errors import DeletionRefused
 from engine.index.types import Instance, Level, Query, Root
@@ -151,7 +152,7 @@ def _query(rule: Retention, limit_date: str) -> Query:
 
 
 def _meets(rule: Retention, instance: Instance, limit_ns: int) -> bool:
-    if rule.aets and instance.calling_ae_title not in rule.aets:
+    if rule.aets and not names(rule.aets, instance.calling_ae_title):
         return False
     return rule.age_by != "received" or instance.received_ns <= limit_ns
 
