@@ -291,6 +291,22 @@ def delete(config: Config, wanted: list[query.Keys], *, reason: str, dry_run: bo
         return {**asdict(deletion), "took_ms": round((time.perf_counter() - began) * 1000, 3)}
 
 
+def patients_of(config: Config, wanted: list[query.Keys]) -> list[str]:
+    """Whose instances match, each once: "Doe^Jane (4711)"."""
+    with opened(config) as archive:
+        found: dict[str, None] = {}
+        for keys in wanted:
+            asked = _query(keys, None)
+            named = {tags.PatientName: b"", tags.PatientID: b"", **asked.keys}
+            for match in archive.find(replace(asked, keys=named)):
+                name, patient_id = (query.text_of(tag, match.attributes.get(tag, b"")) for tag in named if tag in _WHO)
+                found[f"{name} ({patient_id})"] = None
+    return list(found)
+
+
+_WHO = (tags.PatientName, tags.PatientID)
+
+
 def change_holds(
     config: Config,
     studies: list[str],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -115,12 +116,17 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A group that takes them too, shows its commands with a whole sentence each, and says which one was meant."""
+    """A group that takes them too, lists its commands with nothing cut off, and says which one was meant."""
 
     command_class = Command
 
     def __init__(self, name: str | None = None, params: list[click.Parameter] | None = None, **attributes: Any) -> None:
         super().__init__(name, params=_with_common(params), **attributes)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, found.get_short_help_str(limit=1000)) for name, found in commands if found])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -131,14 +137,21 @@ class Group(click.Group):
         return super().resolve_command(ctx, args)
 
 
-def command(name: str) -> Callable[[Callable[..., Any]], Command]:
-    """A command by its name."""
-    return click.command(name, cls=Command)
+def command(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], Command]:
+    """A command by its name; `short_help` is the line in the list of its group."""
+    return click.command(name, cls=Command, **attributes)
 
 
 def group(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], Group]:
     """A command that has commands of its own."""
     return click.group(name, cls=Group, **attributes)
+
+
+def confirmed(question: str) -> bool:
+    """Whether a person at the terminal says yes. Raises UsageError where there is nobody to ask."""
+    if not sys.stdin.isatty():
+        raise click.UsageError("--yes is missing: this deletes, and nobody is there to ask")
+    return click.confirm(log.escape(question), err=True)
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

@@ -117,6 +117,11 @@ def is_private(tag: int) -> bool:
     return tags.is_private(tag)
 
 
+def is_person_name(tag: int) -> bool:
+    """Whether it names a person."""
+    return tags.vr_of(tag) == "PN"
+
+
 def is_creator(tag: int) -> bool:
     """Whether it is a private creator element, which matches nothing by itself (PS3.5 7.8.1)."""
     return tags.is_private(tag) and 0x10 <= tag & 0xFFFF <= 0xFF

@@ -47,6 +47,8 @@ class Column:
     title: str = ""
     """The head on a terminal; the name in words if there is none."""
     form: Form = Form.WHOLE
+    least_width: int = 0
+    """Cells that it keeps in any case; 0: as its form has it."""
 
     @property
     def head(self) -> str:
@@ -91,7 +93,8 @@ class _Cell:
     def least(self) -> int:
         """The least width that it can do with."""
         least = {Form.WHOLE: self.natural, Form.CUT: CUT_WIDTH_MIN, Form.WRAPPED: WRAPPED_WIDTH_MIN}
-        return min(self.natural, max(least[self.column.form], cell_width(self.column.head)))
+        wanted = self.column.least_width or least[self.column.form]
+        return min(self.natural, max(wanted, cell_width(self.column.head)))
 
 
 def lines(

@@ -76,16 +76,27 @@ def parse_peer(config: Config, text: str) -> Peer:
         if not known.has_address:
             raise ConfigError(f"peer {text} has no host and port in the configuration")
         return known
-    match = re.fullmatch(r"([^@]+)@(\[[^\]]+\]|[^:]+):(\d+)", text)
-    if match is None:
+    if "@" not in text:
         hint = _nearest(text, [peer.aet for peer in config.peers if peer.has_address])
         raise ConfigError(f"{text!r} is no [[peer]] of the configuration{hint}; AET@HOST:PORT works too")
-    raw = {"aet": match[1], "host": match[2].strip("[]"), "port": int(match[3])}
+    wrong = f"{text!r} is no AET@HOST:PORT: "
+    aet, _, address = text.rpartition("@")
+    match = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::([^:]*))?", address)
+    if match is None:
+        raise ConfigError(f"{wrong}an IPv6 address stands in brackets, [::1]:104")
+    host, port = match[1].strip("[]"), match[2]
+    if not host:
+        raise ConfigError(f"{wrong}the host is missing")
+    if not port:
+        raise ConfigError(f"{wrong}the port is missing, as in {aet}@{match[1]}:104")
+    if not re.fullmatch(r"\d{1,5}", port, re.ASCII) or not 1 <= int(port) <= 65535:
+        raise ConfigError(f"{wrong}{port!r} is no port, which is a number from 1 to 65535")
     try:
-        return msgspec.convert(raw, Peer)
+        return msgspec.convert({"aet": aet, "host": host, "port": int(port)}, Peer)
     except msgspec.ValidationError as error:
         reason, _, where = str(error).partition(" - at `$.")
-        raise ConfigError(f"{text!r} is no AET@HOST:PORT: {_reason(where.rstrip('`'), reason, raw['aet'])}") from error
+        key = where.rstrip("`")
+        raise ConfigError(f"{wrong}{_reason(key, reason, {'aet': aet, 'host': host}.get(key, text))}") from error
 
 
 def _gather(

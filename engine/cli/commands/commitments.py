@@ -25,14 +25,14 @@ def command() -> None:
     """Look at the storage commitment reports that no peer has taken yet; have them sent now, or drop them."""
 
 
-@command.command("list")
+@command.command("list", short_help="List what waits, and why.")
 @with_settings()
 def list_(settings: Settings) -> None:
     """List what waits, with the attempts so far and why the last one failed."""
     output.write_list(backend.commitments(settings.load()), COLUMNS)
 
 
-@command.command("retry")
+@command.command("retry", short_help="Send reports now.")
 @click.argument("identifiers", metavar="[ID]...", nargs=-1)
 @with_settings()
 def retry(identifiers: tuple[str, ...], settings: Settings) -> None:
@@ -41,7 +41,7 @@ def retry(identifiers: tuple[str, ...], settings: Settings) -> None:
     output.write_one({"retried": count})
 
 
-@command.command("drop")
+@command.command("drop", short_help="Forget one.")
 @click.argument("identifier", metavar="ID")
 @with_settings()
 def drop(identifier: str, settings: Settings) -> None:

@@ -16,12 +16,12 @@ COLUMNS = (
     whole("made"),
     whole("operation"),
     whole("level"),
+    whole("by"),
     whole("undone_by", "undone by"),
     whole("undoes"),
-    whole("by"),
-    wrapped("names", "of"),
-    wrapped("sets"),
+    wrapped("names", "whose"),
     wrapped("reason"),
+    wrapped("sets"),
 )
 
 

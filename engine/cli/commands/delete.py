@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import click
 
 from engine.cli import backend, exit_codes, options, output, query
 from engine.cli.options import Settings, with_settings
+
+PATIENTS_NAMED_MAX = 3
+"""How many of those whose instances go the question names."""
 
 
 @options.command("delete")
@@ -46,17 +50,21 @@ def command(
         if dry_run:
             _show(facts)
             return exit_codes.FAILED if facts["held"] or not facts["instances"] else exit_codes.OK
-        if facts["instances"] and not facts["held"]:
-            _ask(f"Delete {facts['instances']} instances of {facts['studies']} studies ({facts['bytes']} bytes)?")
+        goes = facts["instances"] and not facts["held"]
+        if goes and not options.confirmed(_question(facts, backend.patients_of(config, wanted))):
+            output.complain("nothing was deleted")
+            return exit_codes.FAILED
     facts = backend.delete(config, wanted, reason=reason or "", dry_run=False)
     _show(facts)
     return exit_codes.OK if facts["instances"] else exit_codes.FAILED
 
 
-def _ask(question: str) -> None:
-    if not sys.stdin.isatty():
-        raise click.UsageError("--yes is missing: this deletes, and nobody is there to ask")
-    click.confirm(question, abort=True, err=True)
+def _question(facts: Mapping[str, Any], patients: Sequence[str]) -> str:
+    who = ", ".join(patients[:PATIENTS_NAMED_MAX])
+    more = len(patients) - PATIENTS_NAMED_MAX
+    of = f" of {who}{f' and {more} more patients' if more > 0 else ''}" if who else ""
+    counts = f"{facts['instances']} instances in {facts['studies']} studies ({output.bytes_text(facts['bytes'])})"
+    return f"Delete {counts}{of}?"
 
 
 def _show(facts: dict[str, object]) -> None:

@@ -20,6 +20,9 @@ SHOWN_MAX = 200
 COUNTED_S = 1.0
 """How long matches beyond those are counted."""
 
+NAME_WIDTH_MIN = 24
+"""Cells that a person's name keeps where descriptions give way."""
+
 HEADS = {
     "ModalitiesInStudy": "Modalities",
     "NumberOfPatientRelatedStudies": "studies",
@@ -119,7 +122,7 @@ def _text(row: Mapping[str, object]) -> Mapping[str, object]:
 
 def _column(tag: int) -> output.Column:
     name, form = query.name_of(tag), query.form_of(tag)
-    return output.Column(name, HEADS.get(name, name), form)
+    return output.Column(name, HEADS.get(name, name), form, NAME_WIDTH_MIN if query.is_person_name(tag) else 0)
 
 
 def _tell_more(found: Iterator[object], offset: int) -> None:

@@ -32,7 +32,7 @@ def _which(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--reason", metavar="TEXT", required=True, help="Why; recorded, with who you are.")(function)
 
 
-@command.command("set")
+@command.command("set", short_help="Put studies on hold.")
 @_which
 @click.option("--in-advance", is_flag=True, help="Also if nothing of a study is stored yet.")
 @with_settings()
@@ -44,7 +44,7 @@ def set_(keys: tuple[str, ...], studies: tuple[str, ...], in_advance: bool, reas
     return _change(keys, studies, reason, settings, is_set=True, in_advance=in_advance)
 
 
-@command.command("release")
+@command.command("release", short_help="End the holds of studies.")
 @_which
 @with_settings()
 def release(keys: tuple[str, ...], studies: tuple[str, ...], reason: str, settings: Settings) -> int:
@@ -74,7 +74,7 @@ def _change(
     return exit_codes.OK if named else exit_codes.FAILED
 
 
-@command.command("list")
+@command.command("list", short_help="List what is on hold.")
 @with_settings()
 def list_(settings: Settings) -> None:
     """Show every study that is on hold, since when, by whom and why."""

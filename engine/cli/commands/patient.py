@@ -17,7 +17,7 @@ def command() -> None:
     """
 
 
-@command.command("merge")
+@command.command("merge", short_help="Make all studies of one patient another's.")
 @click.argument("source", metavar="FROM")
 @click.argument("into", metavar="INTO")
 @click.option("--in-advance", is_flag=True, help="Also if no study of FROM or INTO is stored yet.")
@@ -29,7 +29,7 @@ def merge(source: str, into: str, in_advance: bool, reason: str, settings: Setti
     output.write_one(done)
 
 
-@command.command("split")
+@command.command("split", short_help="Make studies those of a new patient.")
 @click.argument("new", metavar="NEW")
 @click.argument("keys", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--study", "studies", metavar="UID", multiple=True, required=True, help="Study Instance UID.")

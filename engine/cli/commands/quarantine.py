@@ -26,14 +26,14 @@ def command() -> None:
     """Look at what was kept aside or could not be parsed; export it, take it in, or drop it."""
 
 
-@command.command("list")
+@command.command("list", short_help="List what is in it.")
 @with_settings()
 def list_(settings: Settings) -> None:
     """List what is in quarantine. Shows nothing of what is in the data sets."""
     output.write_list(backend.quarantined(settings.load()), COLUMNS)
 
 
-@command.command("export")
+@command.command("export", short_help="Write one to a folder.")
 @click.argument("identifier", metavar="ID")
 @click.argument("folder", metavar="DIR", type=click.Path(file_okay=False))
 @with_settings()
@@ -43,7 +43,7 @@ def export(identifier: str, folder: str, settings: Settings) -> None:
     output.write_one({"path": str(path)}, {"written": str(path)})
 
 
-@command.command("readmit")
+@command.command("readmit", short_help="Take one into the archive.")
 @click.argument("identifier", metavar="ID")
 @with_settings()
 def readmit(identifier: str, settings: Settings) -> int:
@@ -53,7 +53,7 @@ def readmit(identifier: str, settings: Settings) -> int:
     return exit_codes.OK
 
 
-@command.command("drop")
+@command.command("drop", short_help="Delete one for good.")
 @click.argument("identifier", metavar="ID")
 @click.option("--reason", default="", metavar="TEXT", help="Kept in the log beside who dropped it.")
 @with_settings()

@@ -26,7 +26,7 @@ def command(ctx: click.Context, settings: Settings) -> int:
     return exit_codes.FAILED if done["unreadable"] else exit_codes.OK
 
 
-@command.command("status")
+@command.command("status", short_help="Show how far it is.")
 @with_settings()
 def status(settings: Settings) -> None:
     """Show how many extra attributes are in effect, and how much of the archive has been looked through for them."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
-from engine.cli import backend, options, output
+from engine.cli import backend, exit_codes, options, output
 from engine.cli.options import Settings, with_settings
 from engine.cli.output import cut, whole, wrapped
+from engine.errors import ConfigError
 
 _rule_option = click.option("--rule", "names", metavar="NAME", multiple=True, help="Only this rule.  [all]")
 
@@ -39,14 +38,14 @@ def command() -> None:
     """Delete studies that are old enough, by the [[retention]] rules of the configuration."""
 
 
-@command.command("list")
+@command.command("list", short_help="Show the rules.")
 @with_settings()
 def list_(settings: Settings) -> None:
     """Show the rules."""
     output.write_list(backend.retention_rules(settings.load()), RULE_COLUMNS)
 
 
-@command.command("dry-run")
+@command.command("dry-run", short_help="List what would be deleted now.")
 @_rule_option
 @with_settings()
 def dry_run(names: tuple[str, ...], settings: Settings) -> None:
@@ -60,18 +59,21 @@ def dry_run(names: tuple[str, ...], settings: Settings) -> None:
         )
 
 
-@command.command("apply")
+@command.command("apply", short_help="Delete what is due now.")
 @_rule_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @with_settings()
-def apply(names: tuple[str, ...], yes: bool, settings: Settings) -> None:
+def apply(names: tuple[str, ...], yes: bool, settings: Settings) -> int:
     """Delete now what dry-run lists, also by rules that are not enabled."""
     config = settings.load()
+    if not config.retention:
+        raise ConfigError("there are no [[retention]] rules in the configuration")
     if not yes:
-        if not sys.stdin.isatty():
-            raise click.UsageError("--yes is missing: this deletes, and nobody is there to ask")
         _, sums = backend.retention_due(config, names)
-        studies = sum(row["studies"] for row in sums)
-        click.confirm(f"Delete {studies} studies by {len(sums)} rules?", abort=True, err=True)
+        studies, size = (sum(row[name] for row in sums) for name in ("studies", "bytes"))
+        if not options.confirmed(f"Delete {studies} studies ({output.bytes_text(size)}) by {len(sums)} rules?"):
+            output.complain("nothing was deleted")
+            return exit_codes.FAILED
     applied = backend.retention_apply(config, names)
     output.write_list(applied, APPLIED_COLUMNS)
+    return exit_codes.OK

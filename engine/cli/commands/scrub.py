@@ -22,7 +22,7 @@ def command() -> None:
     """Verify all stored bytes, again and again: what is damaged is named, and healed when it is sent again."""
 
 
-@command.command("status")
+@command.command("status", short_help="Show the pass under way and the last one.")
 @with_settings()
 def status(settings: Settings) -> None:
     """Show the pass under way, its speed, the one before it, and how much is damaged."""
@@ -32,7 +32,7 @@ def status(settings: Settings) -> None:
         output.complain("the archive is too large to be read within the cycle at this rate: see [scrub]")
 
 
-@command.command("run")
+@command.command("run", short_help="Read everything now.")
 @rate_option
 @with_settings()
 def run(rate: int, settings: Settings) -> int:
@@ -46,7 +46,7 @@ def run(rate: int, settings: Settings) -> int:
     return exit_codes.FAILED if state["last_pass"]["damaged"] else exit_codes.OK
 
 
-@command.command("findings")
+@command.command("findings", short_help="List what is damaged.")
 @with_settings()
 def findings(settings: Settings) -> int:
     """List what is known to be damaged and not healed yet. Exit code 1: there is something."""

@@ -13,7 +13,7 @@ def command() -> None:
     """Say whose a study is."""
 
 
-@command.command("move")
+@command.command("move", short_help="Make studies those of another patient.")
 @click.argument("studies", metavar="UID...", nargs=-1, required=True)
 @click.argument("patient", metavar="PATIENT")
 @reason_option
