@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from engine import log
-from engine.archive import extras
+from engine.archive import extras, rebuilding
 from engine.archive import layout as layouts
 from engine.archive.care import deletion, holds
 from engine.archive.care.damage import note_damage
 from engine.archive.care.deletion import Deletion
 from engine.archive.ingest import ReceivedInstance, make_entry
-from engine.archive.keeper import Keeper, KeeperLock, Progress, sync_log
+from engine.archive.keeper import Keeper, Progress
 from engine.archive.readonly import RefusingLog, RefusingStore, UnwrittenIndex, is_unwritable, refuse
 from engine.archive.store import POLICIES, VERSIONS_MAX, Store
 from engine.dicom.elements import NeedMore
@@ -41,7 +41,6 @@ from engine.errors import (
     StorageFull,
 )
 from engine.index import rebuild
-from engine.index.checkpoint import Checkpointer
 from engine.index.entry import HEAL, Entry
 from engine.index.query.explanation import Explanation
 from engine.index.query.search import search, search_steps
@@ -155,24 +154,7 @@ class Archive:
     @classmethod
     def rebuild_index(cls, data: Path, *, progress: Progress | None = None) -> rebuild.Report:
         """Throws the index of `data` away and makes it again from the log. Raises ArchiveInUse, StorageError."""
-        files = Files()
-        layout = layouts.open_layout(data, files, create=False)
-        extras.take_over(layout, files, None)
-        with KeeperLock(layout, files):
-            index, report = rebuild.rebuild(
-                layout.index,
-                layout.segments,
-                files,
-                progress=progress,
-                follow=layout.role == layouts.REPLICA,
-                archive_id=layout.archive_id,
-            )
-            reader = LogReader(layout.segments, files)
-            checkpointer = Checkpointer(index, layout.index, files, lambda: sync_log(index, reader))
-            checkpointer.close(clean=True)
-            reader.close()
-            index.close()
-        return report
+        return rebuilding.rebuild_index(data, progress=progress)
 
     def _keeper_failed(self, error: EngineError) -> None:
         logger.error("checkpoint failed", error=str(error))

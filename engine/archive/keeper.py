@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from engine import guards, log
+from engine.archive.care import losses
 from engine.archive.layout import REPLICA, Layout
+from engine.archive.register import Register
 from engine.errors import (
     ArchiveInUse,
     EngineError,
@@ -31,8 +34,10 @@ from engine.errors import (
 )
 from engine.index import checkpoint, lifetime, rebuild
 from engine.index.tables import Index
+from engine.index.types import SegmentMark
 from engine.storage.files import Files
 from engine.storage.log import LogReader, list_segments
+from engine.storage.recovery import NOTHING_KNOWN
 
 logger = log.get("archive.keeper")
 
@@ -82,14 +87,16 @@ class KeeperLock:
         self.close()
 
 
-def sync_log(index: Index, reader: LogReader) -> None:
-    """Makes durable whatever the index points to: syncs every segment that is not sealed."""
-    for segment_id, mark in index.segment_marks().items():
+def sync_log(index: Index, reader: LogReader) -> dict[int, SegmentMark]:
+    """Makes durable whatever the index points to: syncs every segment that is not sealed. The marks it went by."""
+    marks = index.segment_marks()
+    for segment_id, mark in marks.items():
         if not mark.sealed:
             try:
                 reader.sync(segment_id)
             except SegmentGone:
                 continue  # the replay has reported it, and there is nothing to sync
+    return marks
 
 
 class Keeper:
@@ -107,6 +114,9 @@ class Keeper:
         self._one_at_a_time = threading.Lock()
         self.failed: EngineError | None = None
         self._reader = LogReader(layout.segments, files)
+        self._register = Register(layout, files)
+        self._marks: dict[int, SegmentMark] = {}
+        """As the last checkpoint has them."""
         try:
             restored = checkpoint.restore(layout.index, files)
             logger.info("index opens", state=restored.name.lower())
@@ -151,11 +161,10 @@ class Keeper:
         try:
             self._renew_lifetime(restored)
             # Before anything is written: from here on a power cut costs no more than the replay again.
-            self._checkpointer = checkpoint.Checkpointer(
-                self.index, self._layout.index, self._files, lambda: sync_log(self.index, self._reader)
-            )
+            self._checkpointer = checkpoint.Checkpointer(self.index, self._layout.index, self._files, self._sync_log)
             try:
                 self._replay("replayed", progress)
+                losses.tell(self._layout, self._files, self.index)
                 self._checkpoint_or_warn()
             except BaseException:
                 self._checkpointer.close(clean=False)
@@ -163,6 +172,18 @@ class Keeper:
         except BaseException:
             self.index.close()
             raise
+
+    def _sync_log(self) -> None:
+        self._marks = sync_log(self.index, self._reader)
+
+    def _note_sealed(self, marks: Mapping[int, SegmentMark], *, is_complete: bool = False) -> None:
+        """What cannot be noted now is noted at the next checkpoint."""
+        if self._follows:
+            return
+        try:
+            self._register.note(marks, is_complete=is_complete)
+        except ArchiveInUse as error:
+            logger.warning("sealed segments are not noted yet", reason=str(error))
 
     def _replay(self, event: str, progress: Progress | None = None) -> None:
         report = rebuild.replay(
@@ -172,6 +193,7 @@ class Keeper:
             progress=progress,
             follow=self._follows,
             archive_id=self._layout.archive_id,
+            known=NOTHING_KNOWN if self._follows else self._register.load(),
         )
         for finding in map(str, report.findings):
             # Who follows a log comes by the same damage again and again.
@@ -179,8 +201,20 @@ class Keeper:
                 logger.error("damage in the log", finding=finding)
             if self._follows:
                 self._reported.add(finding)
+        for had, has in report.put_right:
+            logger.warning("a segment had another one's name", had=f"{had:016x}", has=f"{has:016x}")
         if report.records or not self._follows:
             logger.info(event, **report.summary())
+        if not self._follows:
+            self._keep_losses(report)
+            self._note_sealed(self.index.segment_marks(), is_complete=True)
+
+    def _keep_losses(self, report: rebuild.Report) -> None:
+        """What is lost stays known until somebody acknowledges it; on a full disk the next start finds it again."""
+        try:
+            losses.note(self._layout, self._files, losses.of_damage(report.lost, time.time_ns()))
+        except (StorageFull, ArchiveInUse) as error:
+            logger.error("losses cannot be noted", reason=str(error))
 
     def _checkpoint_or_warn(self) -> None:
         """A full disk must not keep anybody from reading; the next checkpoint may find room."""
@@ -259,6 +293,7 @@ class Keeper:
             self._reader.sweep()
             if self._checkpointer.needs_checkpoint():
                 self._checkpointer.checkpoint()
+                self._note_sealed(self._marks)
 
     def close(self, *, clean: bool = True) -> None:
         """Last checkpoint, then gives the lock up."""
@@ -266,7 +301,10 @@ class Keeper:
         if self._thread is not None:
             self._thread.join()
         try:
-            self._checkpointer.close(clean=clean and self.failed is None)
+            is_clean = clean and self.failed is None
+            self._checkpointer.close(clean=is_clean)
+            if is_clean:
+                self._note_sealed(self._marks)
         finally:
             self._reader.close()
             self.index.close()

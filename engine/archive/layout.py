@@ -5,6 +5,9 @@
     DATA/keeper.lock          flock of the process that recovers and checkpoints (see `archive.keeper`)
     DATA/caretaker.lock       flock of whoever compacts or scrubs (see `archive.locks`, and so the next)
     DATA/ledger.lock          flock of whoever deletes, or sets or releases a hold
+    DATA/journals.lock        flock of whoever writes to one of the next two
+    DATA/sealed               which segments were sealed (see `archive.register`)
+    DATA/losses               what is lost for good (see `archive.care.losses`)
     DATA/commitments.lock     flock of whoever sends the storage commitment reports that are left
     DATA/commitments/         those reports (see `archive.commitment.transactions`)
     DATA/ballast              space that is given up when a deletion finds the disk full (see `archive.care.ballast`)

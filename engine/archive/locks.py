@@ -3,6 +3,7 @@
     DATA/caretaker.lock    held for a pass of compaction, scrubbing or retention; who finds it taken comes back later
     DATA/ledger.lock       held while a deletion, a hold or a correction is decided and written, and while a segment is
                            removed: so that no study is deleted between the question whether it is held and the answer
+    DATA/journals.lock     held while a note is written to DATA/sealed, DATA/ledger.copy or DATA/losses
     DATA/commitments.lock  held for its lifetime by the worker that sends the storage commitment reports that are left
 
 All are flocks: they end with the process that has them. Not here: who keeps the archive (`keeper`), and the locks of
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 LEDGER_PATIENCE_S = 30.0
 """Decisions take milliseconds; a lock that is held for so long is held by a process that hangs."""
+JOURNALS_PATIENCE_S = 5.0
+"""Shorter: the keeper waits for it, and what it cannot note now it notes later."""
 
 _POLL_S = 0.005
 
@@ -44,6 +47,14 @@ def ledger(layout: Layout, files: Files) -> Iterator[None]:
     """
     what = f"another process has been deleting from this archive, or correcting it, for {LEDGER_PATIENCE_S:g} s"
     with _held(str(layout.data / "ledger.lock"), files, LEDGER_PATIENCE_S, what):
+        yield
+
+
+@contextmanager
+def journals(layout: Layout, files: Files) -> Iterator[None]:
+    """The right to write to the archive's journals, which takes milliseconds. Raises ArchiveInUse."""
+    what = f"another process has been writing to the archive's journals for {JOURNALS_PATIENCE_S:g} s"
+    with _held(str(layout.data / "journals.lock"), files, JOURNALS_PATIENCE_S, what):
         yield
 
 

@@ -4,6 +4,7 @@
     index → log    the record of every current instance, of every version kept aside and of all in quarantine is there,
                    whole and the same; with `payloads` its bytes too
     known damage   what a scrub or a reader has found and no re-send has healed
+    losses         what the log has lost for good, until somebody acknowledges it (`archive.care.losses`)
 
 What is damaged and needed by nobody is no finding. Repairs nothing. Runs beside a server: what is stored meanwhile may
 or may not be looked at.
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from engine.archive.care import losses
 from engine.errors import CorruptRecord, SegmentGone, StorageError
 from engine.index import audit
 from engine.index.types import Instance, SegmentMark
@@ -69,8 +71,17 @@ def check(archive: Archive, *, payloads: bool, progress: Progress | None = None)
     for row in archive.index.damage():
         uid = row.sop_instance_uid.decode("utf-8", "replace")
         report.add(Finding(row.segment_id, row.offset, _named(row.what, uid)))
+    _name_losses(archive, report)
     _check_log(archive, report, progress)
     return report
+
+
+def _name_losses(archive: Archive, report: CheckReport) -> None:
+    """Those of which an instance is known first: a place is named once."""
+    left = losses.outstanding(archive.layout, archive.files, archive.index)
+    for loss in sorted(left, key=lambda loss: not loss.sop_instance_uid):
+        what = f"lost, not acknowledged yet: {loss.what}"
+        report.add(Finding(loss.segment_id, loss.offset, _named(what, loss.sop_instance_uid)))
 
 
 def _check_log(archive: Archive, report: CheckReport, progress: Progress | None) -> None:

@@ -25,6 +25,7 @@ from engine.errors import CommitmentError, ConfigError, NotStored, QueryError
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
+    from engine.archive.care.losses import Loss
     from engine.archive.care.scrub import Scrubber
     from engine.archive.commitment.transactions import Transactions
     from engine.archive.interchange.exporter import ExportSummary
@@ -439,18 +440,44 @@ def scrub_run(config: Config, rate_bytes_per_s: int, progress: Progress) -> tupl
 
 
 def damage(config: Config) -> list[dict[str, Any]]:
-    """What is known to be damaged."""
+    """What is known to be damaged, and what is lost for good and not acknowledged."""
+    from engine.archive.care import losses
+
     with opened(config) as archive:
-        return [
+        rows = [
             {
                 "sop_instance_uid": row.sop_instance_uid.decode("utf-8", "replace"),
                 "segment": f"{row.segment_id:016x}",
                 "offset": row.offset,
                 "what": row.what,
                 "found": time_text(row.found_ns),
+                "lost": False,
             }
             for row in archive.index.damage()
         ]
+        return rows + [
+            _loss(loss) for loss in losses.outstanding(archive.layout, archive.files, archive.index)
+        ]  # fmt: skip
+
+
+def _loss(loss: Loss) -> dict[str, Any]:
+    return {
+        "sop_instance_uid": loss.sop_instance_uid,
+        "segment": f"{loss.segment_id:016x}",
+        "offset": loss.offset,
+        "what": f"lost: {loss.what}",
+        "found": time_text(loss.found_ns),
+        "lost": True,
+    }
+
+
+def acknowledge_losses(config: Config, segment_ids: list[int] | None) -> list[dict[str, Any]]:
+    """Says of what is lost, in these segments or everywhere, that somebody knows; what that was."""
+    from engine.archive.care import losses
+
+    with opened(config) as archive:
+        chosen = losses.acknowledge(archive.layout, archive.files, archive.index, segment_ids, by=who())
+        return [_loss(loss) for loss in chosen]
 
 
 def _scrubber(archive: Archive, config: Config) -> Scrubber:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from engine import control
 from engine.archive.archive import Archive
+from engine.archive.care import losses
 from engine.archive.care.reindex import Reindexer
 from engine.archive.commitment.transactions import Transactions
 from engine.config import Config
@@ -68,7 +69,12 @@ def _log(archive: Archive) -> Iterator[Finding]:
         newest_ns = max(newest_ns, header.created_ns)
         if header.archive_id != archive.layout.archive_id:
             foreign.append(f"{segment_id:016x}")
-    set_aside = [name for name in files.list_directory(directory) if name.endswith(".damaged")]
+    known = losses.acknowledged_segments(archive.layout, files)
+    set_aside = [
+        name
+        for name in files.list_directory(directory)
+        if name.endswith(".damaged") and not any(name.startswith(f"{number:016x}.") for number in known)
+    ]
     if foreign:
         advice = "move them out: they were copied here from elsewhere"
         yield fault("log", f"segments of another archive: {', '.join(foreign[:8])}", advice)
@@ -105,6 +111,12 @@ def _index(archive: Archive) -> Iterator[Finding]:
         yield fault("stored instances", f"{len(damaged)} records are damaged", advice)
     else:
         yield good("stored instances", "no damage is known")
+    lost = losses.outstanding(archive.layout, archive.files, archive.index)
+    if lost:
+        named = sum(bool(loss.sop_instance_uid) for loss in lost)
+        what = f"{len(lost)} losses, {named} of them instances: {lost[0]}"
+        advice = "filmroom scrub findings names them; restore, or send again, then filmroom scrub acknowledge"
+        yield fault("losses", what, advice)
 
 
 def _reindexing(archive: Archive) -> Iterator[Finding]:

@@ -304,7 +304,7 @@ def discard(directory: str, files: Files) -> None:
 class Checkpointer:
     """Takes checkpoints; there is one at a time for an index, in the keeper. Make it before anything is written."""
 
-    def __init__(self, index: Index, directory: str, files: Files, sync_log: Callable[[], None]) -> None:
+    def __init__(self, index: Index, directory: str, files: Files, sync_log: Callable[[], object]) -> None:
         """Pins the present state. `sync_log` makes durable whatever the log holds; it may be called by any thread.
 
         Raises IndexError_ when another checkpointer lives.

@@ -220,6 +220,7 @@ class Environment:
         """Growing the map ends every transaction of this process, the checkpointer's pin too."""
         self._map_bytes = map_bytes
         self._users_fd = -1
+        self._environment: Any = None
         try:
             if not read_only:
                 os.makedirs(directory, mode=0o750, exist_ok=True)
@@ -459,7 +460,7 @@ class Environment:
     def close(self) -> None:
         """Ends every transaction of this handle and closes it."""
         self.guard = None
-        if not self._forked:
+        if not self._forked and self._environment is not None:
             self._environment.close()
         self._release_users()
 

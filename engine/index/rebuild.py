@@ -8,6 +8,7 @@ by `Index.apply`, so that what comes out is what live writing would have made. C
     not sealed, or no mark               recovered from `indexed_bytes` on and applied: by its hints if it is sealed
     a living writer has it               left to that writer
     its file is gone, live records       reported; the index keeps saying where they were
+    no mark, no file, known as sealed    reported: the index was lost, and so were these records
 
 With `follow` the log is somebody else's, a replica's or one that cannot be written: it is only read, by
 `recovery.read_segment`, again and again. What a compaction over there has moved moves here too: the last copy counts.
@@ -21,6 +22,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 from engine.errors import CorruptRecord, EngineError, IndexError_, StorageFailed, StorageFull
 from engine.index import checkpoint
@@ -31,7 +33,15 @@ from engine.storage.files import Files
 from engine.storage.hints import read_heads
 from engine.storage.reader import read_header_or_trailer
 from engine.storage.record import Record
-from engine.storage.recovery import is_owned, read_segment, recover_segment
+from engine.storage.recovery import (
+    NOTHING_KNOWN,
+    Known,
+    is_owned,
+    put_right,
+    read_segment,
+    recover_segment,
+    went_on,
+)
 from engine.storage.segment import FIRST_RECORD, Damage, list_segments, segment_path
 
 BATCH = 2000
@@ -55,6 +65,15 @@ class Report:
     """Segments left to a living writer."""
     findings: list[Damage] = field(default_factory=list)
     """What is not as it was written, or cannot be read."""
+    lost: list[Damage] = field(default_factory=list)
+    """Those of the findings that say for good that something is lost which was safe once."""
+    put_right: list[tuple[int, int]] = field(default_factory=list)
+    """Segments that had another one's name, and the number that they have now."""
+
+    def add_lost(self, *lost: Damage) -> None:
+        """Something is lost for good."""
+        self.findings += lost
+        self.lost += lost
 
     def summary(self) -> dict[str, int]:
         """The numbers, for a log."""
@@ -77,19 +96,28 @@ def replay(
     seal: bool = True,
     follow: bool = False,
     archive_id: bytes = b"",
+    known: Known = NOTHING_KNOWN,
 ) -> Report:
     """Applies what the log has beyond the marks; with `only`, of these segments.
 
-    With an `archive_id`, a segment that says it belongs to another archive is reported and left as it is. Raises
-    IndexError_, StorageFailed or StorageFull; damage in the log is reported, not raised.
+    With an `archive_id`, a segment that says it belongs to another archive is reported and left as it is. `known`:
+    which segments were sealed, from elsewhere. Raises IndexError_, StorageFailed or StorageFull; damage in the log is
+    reported, not raised.
     """
     marks = index.segment_marks()
     present = list_segments(log_directory, files)
-    wanted = set(present) if only is None else set(only)
     report = Report()
+    if not follow:
+        is_sealed = {segment_id for segment_id, mark in marks.items() if mark.sealed}
+        report.put_right = put_right(files, log_directory, [number for number in present if number not in is_sealed])
+        present = list_segments(log_directory, files)
+    wanted = set(present) if only is None else set(only)
     for segment_id in sorted(marks.keys() & wanted if only is not None else marks.keys()):
         if segment_id not in present and marks[segment_id].live_count:
-            report.findings.append(Damage(segment_id, 0, marks[segment_id].indexed_bytes, "the segment file is gone"))
+            report.add_lost(Damage(segment_id, 0, marks[segment_id].indexed_bytes, "the segment file is gone"))
+    for segment_id in sorted(known.sealed.keys() - marks.keys() - set(present) if only is None else ()):
+        # Asked once more: it may have been removed, or renamed, a moment ago.
+        report.add_lost(*recover_segment(files, log_directory, segment_id, FIRST_RECORD, known=known).damage)
     news = [
         segment_id
         for segment_id in present
@@ -105,7 +133,8 @@ def replay(
         if follow:
             _follow_segment(index, log_directory, files, segment_id, mark, report)
             continue
-        _replay_segment(index, log_directory, files, segment_id, mark, report, seal)
+        has_gone_on = partial(went_on, files, log_directory, segment_id, present)
+        _replay_segment(index, log_directory, files, segment_id, mark, report, seal, known, has_gone_on)
     if progress is not None:
         progress("segments", len(news), len(news))
     return report
@@ -133,16 +162,18 @@ def _replay_segment(
     mark: SegmentMark | None,
     report: Report,
     seal: bool,
+    known: Known,
+    has_gone_on: Callable[[], bool],
 ) -> None:
     start = mark.indexed_bytes if mark is not None else FIRST_RECORD
     try:
         if is_owned(files, log_directory, segment_id):
             report.owned += 1
             return
-        if _load(index, log_directory, files, segment_id, start, report):
+        if _load(index, log_directory, files, segment_id, start, report, known):
             report.segments += 1
             return
-        found = recover_segment(files, log_directory, segment_id, start, seal=seal)
+        found = recover_segment(files, log_directory, segment_id, start, seal=seal, known=known, went_on=has_gone_on)
     except (StorageFailed, StorageFull, IndexError_):
         raise
     except EngineError as error:
@@ -151,7 +182,10 @@ def _replay_segment(
     report.segments += 1
     report.torn += bool(found.torn)
     report.findings.extend(found.damage)
-    if found.sealed and len(found.records) > BATCH and _load(index, log_directory, files, segment_id, start, report):
+    if found.is_final:
+        report.lost += [damage for damage in found.damage if damage.was_synced]
+    is_large = found.sealed and len(found.records) > BATCH
+    if is_large and _load(index, log_directory, files, segment_id, start, report, known):
         return
     for at in range(0, len(found.records), BATCH):
         _apply(index, found.records[at : at + BATCH], report)
@@ -160,8 +194,11 @@ def _replay_segment(
         index.apply([], marks=marks, covered={segment_id: found.written_bytes})
 
 
-def _load(index: Index, directory: str, files: Files, segment_id: int, start: int, report: Report) -> bool:
+def _load(
+    index: Index, directory: str, files: Files, segment_id: int, start: int, report: Report, known: Known
+) -> bool:
     """Applies a segment that is sealed and as it should be; False when `recover_segment` has to look at it."""
+    sealed = known.sealed.get(segment_id)
     try:
         fd = files.open(segment_path(directory, segment_id), os.O_RDONLY)
     except OSError:
@@ -170,6 +207,8 @@ def _load(index: Index, directory: str, files: Files, segment_id: int, start: in
         files.drop_cache(fd)
         heads = read_heads(files, fd, segment_id)
         if heads is None or heads.trailer.damage_count:
+            return False
+        if sealed is not None and (sealed.salt not in (-1, heads.trailer.salt) or sealed.tail != heads.trailer.tail):
             return False
         loaded = index.load(heads, start)
     except CorruptRecord:
@@ -235,6 +274,7 @@ def rebuild(
     progress: Progress | None = None,
     follow: bool = False,
     archive_id: bytes = b"",
+    known: Known = NOTHING_KNOWN,
 ) -> tuple[Index, Report]:
     """Throws the index away and makes it again from the log, which `follow` leaves as it is. Returns it open.
 
@@ -243,7 +283,10 @@ def rebuild(
     checkpoint.discard(directory, files)
     index = Index.open(directory, files=files)
     try:
-        return index, replay(index, log_directory, files, progress=progress, follow=follow, archive_id=archive_id)
+        report = replay(
+            index, log_directory, files, progress=progress, follow=follow, archive_id=archive_id, known=known
+        )
     except BaseException:
         index.close()
         raise
+    return index, report

@@ -5,6 +5,11 @@ whoever keeps the archive; run twice it does the same again.
 
     its writer is alive (it holds the file's lock)      left alone, StorageError
     sealed                                              left as it is; its records come from the hints
+    known to have been sealed (`Sealed`)                what is whole is kept, the rest reported; sealed where its
+                                                        records ended: nothing is cut, nothing removed
+    its writer has sealed a later one, and what is      the same, up to the end of the file
+    known of sealed segments is not whole
+    it says that it is another segment                  put under its own name by `put_right`, else set aside, reported
     no record and no damage                             the file is removed: a spare, or a stream that was cut off
     the disk does not read a part of it                 left as it is, reported; what could be read is told
     no valid header, and something written              set aside as <name>.damaged, reported
@@ -14,12 +19,16 @@ Payloads are verified from `start_offset` on: what the index has was synced befo
 sync that failed the page cache shows what the disk has not, as if it had (Rebello et al., ATC'20). Never cut: a place
 before `start_offset`, and anything that a whole record follows. Those are damage; whether it is a hole left by a power
 cut in writes that were never synced, or the loss of bytes that were safe, the `synced_bytes` of the later records tell.
+
+Who calls says what is known from elsewhere of sealed segments (`Known`). Where that is not all, a file that may have
+been sealed is not removed for holding no whole record: it is set aside.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from engine.errors import CorruptRecord, StorageError, StorageFull
@@ -28,12 +37,52 @@ from engine.storage.files import Files, raise_write_error
 from engine.storage.record import MAGIC, Record, padded
 from engine.storage.segment import (
     FIRST_RECORD,
+    LAYOUT_LOG,
     Damage,
     SegmentHeader,
     Walk,
+    own_id,
     read_segment_header,
     segment_path,
 )
+
+
+class Sealed(NamedTuple):
+    """What is known of a segment that was sealed, from elsewhere than its own file."""
+
+    segment_id: int
+    archive_id: bytes
+    salt: int
+    """-1: not known."""
+    tail: int
+    """Where its records end."""
+    records: int
+    """-1: not known."""
+    layout: int
+
+    def header(self) -> SegmentHeader | None:
+        """The segment's header as far as this tells it; None without the salt."""
+        if self.salt < 0:
+            return None
+        return SegmentHeader(self.segment_id, self.archive_id, self.salt, 0, "", self.layout)
+
+    def lost(self, found_count: int) -> str:
+        """How many of its records are lost when so many were found; empty when none is."""
+        if self.records < 0 or found_count >= self.records:
+            return ""
+        return f"{self.records - found_count} of its {self.records} records are lost"
+
+
+class Known(NamedTuple):
+    """What is known of all sealed segments."""
+
+    sealed: Mapping[int, Sealed]
+    is_whole: bool
+    """False: others may have been sealed too."""
+
+
+NOTHING_KNOWN = Known({}, is_whole=True)
+"""For a log of which all that is sealed shows it."""
 
 
 class Recovery(NamedTuple):
@@ -49,6 +98,8 @@ class Recovery(NamedTuple):
     """What was wrong with the tail that was cut; empty if it ended cleanly."""
     sealed: bool = True
     """False: not asked for, or no room for the footer."""
+    is_final: bool = True
+    """False: the disk did not read something, and another time it may."""
 
 
 def is_owned(files: Files, directory: str, segment_id: int) -> bool:
@@ -76,17 +127,28 @@ def _open(files: Files, directory: str, segment_id: int) -> int:
         raise StorageError(f"{doing}: {error.strerror}") from error
 
 
-def recover_segment(files: Files, directory: str, segment_id: int, start_offset: int, *, seal: bool = True) -> Recovery:
-    """Brings one segment into order; see the module's table.
+def recover_segment(
+    files: Files,
+    directory: str,
+    segment_id: int,
+    start_offset: int,
+    *,
+    seal: bool = True,
+    known: Known = NOTHING_KNOWN,
+    went_on: Callable[[], bool] = lambda: False,
+) -> Recovery:
+    """Brings one segment into order; see the module's table. `went_on`: whether its writer has sealed a later one.
 
     Raises StorageError when a living writer holds it or the disk does not read it, StorageFull or StorageFailed.
     """
     path = segment_path(directory, segment_id)
+    sealed = known.sealed.get(segment_id)
     try:
         fd = _open(files, directory, segment_id)
     except FileNotFoundError:
-        lost = start_offset > FIRST_RECORD
-        damage = (Damage(segment_id, 0, start_offset, "the segment file is gone"),) if lost else ()
+        lost = start_offset > FIRST_RECORD or sealed is not None
+        reason = _with_loss("the segment file is gone", sealed, 0)
+        damage = (Damage(segment_id, 0, start_offset, reason),) if lost else ()
         return Recovery([], 0, damage, sealed=False)
     try:
         if not files.lock(fd):
@@ -100,15 +162,101 @@ def recover_segment(files: Files, directory: str, segment_id: int, start_offset:
             return _reseal(files, fd, segment_id, start_offset)
         if summary is not None:
             records = [record for record in summary.records if record.position.offset >= start_offset]
-            return Recovery(records, summary.trailer.tail, tuple(summary.damage))
+            return Recovery(records, summary.trailer.tail, (*summary.damage, *_other_file(summary, sealed)))
         try:
             header = read_segment_header(files, fd, segment_id)
         except CorruptRecord as error:
             _raise_unreadable(error)
-            return _without_header(files, fd, directory, path, error, start_offset)
-        return _recover(files, fd, directory, path, header, start_offset, seal=seal)
+            told = sealed.header() if sealed is not None and own_id(files, fd) in (None, segment_id) else None
+            if told is None:
+                may_go = known.is_whole and sealed is None
+                return _without_header(files, fd, directory, path, error, start_offset, may_go=may_go)
+            files.pwritev(fd, [told.encode()], 0)
+            header = told
+        if sealed is not None and sealed.salt not in (-1, header.salt):
+            # Another file of the same number: what is in it stays, whatever it is.
+            known, is_last = known._replace(sealed={}), False
+        else:
+            is_last = sealed is None and (known.is_whole or not went_on())
+        return _recover(files, fd, directory, path, header, start_offset, seal=seal, known=known, is_last=is_last)
     finally:
         files.close(fd)
+
+
+def _other_file(summary: hints.Summary, sealed: Sealed | None) -> list[Damage]:
+    """What is wrong with a whole sealed segment that is not the one that was sealed under this number."""
+    trailer = summary.trailer
+    if sealed is None or (sealed.salt in (-1, trailer.salt) and sealed.tail == trailer.tail):
+        return []
+    reason = _with_loss("not the segment that was sealed under this number", sealed, trailer.record_count)
+    return [Damage(trailer.segment_id, 0, 0, reason)]
+
+
+def _with_loss(reason: str, sealed: Sealed | None, found_count: int) -> str:
+    lost = sealed.lost(found_count) if sealed is not None else ""
+    return f"{reason}; {lost}" if lost else reason
+
+
+def went_on(files: Files, directory: str, segment_id: int, present: Iterable[int]) -> bool:
+    """Whether the writer of a segment has sealed a later one: it does so only after it has sealed this one.
+
+    A recovery may have passed over this one and sealed the other: no proof then, but reason enough not to cut.
+    """
+    writer = _writer_of(files, directory, segment_id, must_be_sealed=False)
+    return bool(writer) and any(
+        later > segment_id and _writer_of(files, directory, later, must_be_sealed=True) == writer for later in present
+    )
+
+
+def _writer_of(files: Files, directory: str, segment_id: int, *, must_be_sealed: bool) -> str:
+    """The label in a segment's header; empty when it cannot be told, and of a streamed object."""
+    try:
+        fd = files.open(segment_path(directory, segment_id), os.O_RDONLY)
+    except OSError:
+        return ""
+    try:
+        if must_be_sealed and hints.read_trailer(files, fd, segment_id) is None:
+            return ""
+        header = read_segment_header(files, fd, segment_id)
+    except (CorruptRecord, OSError):
+        return ""
+    finally:
+        files.close(fd)
+    return header.writer if header.layout == LAYOUT_LOG else ""
+
+
+def put_right(files: Files, directory: str, segment_ids: Iterable[int]) -> list[tuple[int, int]]:
+    """Gives files that say of themselves that they are another segment the name of that one, if nothing else has it.
+
+    Returns (the number it had, the number it has). In two steps, so that two may change places; what a crash left
+    between them is ended. Raises StorageFailed or StorageFull.
+    """
+    moved: list[tuple[int, int]] = []
+    for segment_id in segment_ids:
+        path = segment_path(directory, segment_id)
+        try:
+            fd = files.open(path, os.O_RDWR)
+        except OSError:
+            continue
+        try:
+            own = own_id(files, fd) if files.lock(fd) else None
+        except StorageError:
+            continue
+        finally:
+            files.close(fd)
+        if own is not None and own != segment_id:
+            files.rename(path, f"{segment_path(directory, own)}.moved")
+            moved.append((segment_id, own))
+    try:
+        left = [name for name in files.list_directory(directory) if name.endswith(".seg.moved")]
+    except OSError as error:
+        raise_write_error(error, f"list {directory}")
+    for name in left:
+        wanted = f"{directory}/{name.removesuffix('.moved')}"
+        files.rename(f"{directory}/{name}", f"{wanted}.damaged" if files.exists(wanted) else wanted)
+    if moved or left:
+        files.sync_directory(directory)
+    return moved
 
 
 def read_segment(files: Files, directory: str, segment_id: int, start_offset: int) -> Recovery:
@@ -162,24 +310,38 @@ def _read_records(files: Files, fd: int, header: SegmentHeader, start_offset: in
 
 
 def _recover(
-    files: Files, fd: int, directory: str, path: str, header: SegmentHeader, start_offset: int, *, seal: bool
+    files: Files,
+    fd: int,
+    directory: str,
+    path: str,
+    header: SegmentHeader,
+    start_offset: int,
+    *,
+    seal: bool,
+    known: Known,
+    is_last: bool,
 ) -> Recovery:
-    """An unsealed segment with a good header."""
-    found = _survey(files, fd, header, start_offset, files.size(fd))
+    """A segment without a footer and with a good header; `is_last`: nothing says that it was sealed."""
+    sealed = known.sealed.get(header.segment_id)
+    found = _survey(files, fd, header, start_offset, files.size(fd), sealed)
     if found.unreadable:
         return found.left_alone(header.segment_id, start_offset)
+    if sealed is None and not is_last:
+        found = found.kept(header.segment_id, files.size(fd))
     if not found.heads and not found.damage:
+        if not known.is_whole and (found.torn or _holds_data(files, fd)):
+            return _set_aside(files, fd, directory, path, header.segment_id, found.torn or "no whole record")
         files.unlink(path)
         files.sync_directory(directory)
         return Recovery([], 0, torn=found.torn)
     _mend_header(files, fd, header)
     files.fdatasync(fd)
-    sealed = seal and _seal(files, fd, header, found)
-    if not sealed:
+    is_sealed = seal and _seal(files, fd, header, found)
+    if not is_sealed and is_last:
         files.truncate(fd, found.tail)
         files.fdatasync(fd)
     files.sync_directory(directory)
-    return Recovery(found.news(start_offset), found.tail, tuple(found.damage), found.torn, sealed)
+    return Recovery(found.news(start_offset), found.tail, tuple(found.damage), found.torn, is_sealed)
 
 
 def _mend_header(files: Files, fd: int, header: SegmentHeader) -> None:
@@ -226,14 +388,21 @@ def _raise_unreadable(error: CorruptRecord) -> None:
 
 
 def _without_header(
-    files: Files, fd: int, directory: str, path: str, error: CorruptRecord, start_offset: int
+    files: Files, fd: int, directory: str, path: str, error: CorruptRecord, start_offset: int, *, may_go: bool
 ) -> Recovery:
     """Without a header there is no seed, and no record can be told from noise."""
-    if start_offset <= FIRST_RECORD and not _holds_data(files, fd):
+    if may_go and start_offset <= FIRST_RECORD and not _holds_data(files, fd):
         files.unlink(path)
         files.sync_directory(directory)
         return Recovery([], 0, torn=str(error))
-    damage = Damage(error.segment_id, 0, files.size(fd), str(error), start_offset > FIRST_RECORD)
+    was_synced = start_offset > FIRST_RECORD or not may_go
+    return _set_aside(files, fd, directory, path, error.segment_id, str(error), was_synced)
+
+
+def _set_aside(
+    files: Files, fd: int, directory: str, path: str, segment_id: int, reason: str, was_synced: bool = True
+) -> Recovery:
+    damage = Damage(segment_id, 0, files.size(fd), reason, was_synced)
     files.rename(path, f"{path}.damaged")
     files.sync_directory(directory)
     return Recovery([], 0, (damage,), sealed=False)
@@ -274,12 +443,22 @@ class _Survey(NamedTuple):
     def left_alone(self, segment_id: int, start_offset: int) -> Recovery:
         """What could be read; the rest is neither cut nor sealed, and tried again another time."""
         damage = (*self.damage, Damage(segment_id, self.tail, 0, self.unreadable))
-        return Recovery(self.news(start_offset), 0, damage, sealed=False)
+        return Recovery(self.news(start_offset), 0, damage, sealed=False, is_final=False)
+
+    def kept(self, segment_id: int, file_bytes: int) -> _Survey:
+        """The same of a segment that must have been longer, nobody knows how much: nothing of it is cut."""
+        tail = padded(file_bytes) if self.torn else self.tail
+        reason = f"{self.torn or 'no footer'}, though its writer has sealed a later segment: what followed is lost"
+        damage = [*self.damage, Damage(segment_id, self.tail, tail - self.tail, reason)]
+        return self._replace(damage=damage, tail=tail, torn="")
 
 
-def _survey(files: Files, fd: int, header: SegmentHeader, start_offset: int, end: int) -> _Survey:
+def _survey(
+    files: Files, fd: int, header: SegmentHeader, start_offset: int, end: int, sealed: Sealed | None = None
+) -> _Survey:
     """Walks from the first record, verifies payloads from `start_offset`, and judges what it finds."""
-    walk = Walk(files, fd, header, end=end, verify_payload=True, verify_from=start_offset)
+    walk_end = end if sealed is None else sealed.tail
+    walk = Walk(files, fd, header, end=walk_end, verify_payload=True, verify_from=start_offset)
     records: list[Record] = []
     heads: list[bytes] = []
     damage: list[Damage] = []
@@ -291,14 +470,15 @@ def _survey(files: Files, fd: int, header: SegmentHeader, start_offset: int, end
             heads.append(walk.head)
     tail = walk.tail
     torn = walk.torn
-    known = min(padded(start_offset), end)
+    known = min(padded(start_offset), end) if sealed is None else sealed.tail
     if tail < known:
-        # The index has records from here: they were whole once, so nothing of this may be cut.
-        damage.append(Damage(header.segment_id, tail, known - tail, torn or "zeros where records were"))
+        # The index has records from here, or they were sealed: they were whole once, so nothing of this may be cut.
+        reason = "the file ends before its records do" if end <= tail else torn or "zeros where records were"
+        damage.append(Damage(header.segment_id, tail, known - tail, _with_loss(reason, sealed, len(records))))
         tail = known
         torn = ""
     synced = max((record.synced_bytes for record in records), default=0)
-    synced = max(synced, start_offset)
+    synced = max(synced, start_offset, 0 if sealed is None else sealed.tail)
     damage = [
         Damage(found.segment_id, found.offset, found.length_bytes, found.reason, found.offset < synced)
         for found in damage

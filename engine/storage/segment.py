@@ -39,7 +39,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from engine.errors import CorruptRecord, TornTail
+from engine.errors import CorruptRecord, StorageError, TornTail
 from engine.storage.files import Files, raise_write_error
 from engine.storage.record import HEADER_BYTES, MAGIC, Record, crc32c, decode_head, head_length
 
@@ -171,6 +171,20 @@ def read_segment_header(files: Files, fd: int, segment_id: int) -> SegmentHeader
             continue
         return SegmentHeader(own_id, archive_id, salt, created_ns, label.decode("utf-8", "replace"), layout)
     raise CorruptRecord(reason, segment_id, 0)
+
+
+def own_id(files: Files, fd: int) -> int | None:
+    """The number that a file says it has, whatever its name; None without a whole header. Raises StorageError."""
+    try:
+        block = files.pread(fd, FIRST_RECORD, 0)
+    except OSError as error:
+        raise StorageError(f"a segment header cannot be read: {error.strerror}") from error
+    for at in (0, _SECOND_COPY):
+        copy = block[at : at + _HEADER.size + 4]
+        is_copy = len(copy) == _HEADER.size + 4 and copy.startswith(SEGMENT_MAGIC)
+        if is_copy and int.from_bytes(copy[-4:], "little") == crc32c(copy[:-4]):
+            return int(_HEADER.unpack_from(copy)[3])
+    return None
 
 
 def scan(

@@ -20,7 +20,6 @@ from engine.archive.care.compaction import Compactor
 from engine.archive.copies import backup as backups
 from engine.archive.copies.backup import BackupReport, back_up
 from engine.archive.copies.backup_check import verify_backup
-from engine.archive.copies.journal import Journal
 from engine.archive.copies.manifest import BackupFolder
 from engine.archive.copies.restore import restore
 from engine.archive.pace import Pace
@@ -29,6 +28,7 @@ from engine.config import Compaction
 from engine.errors import ArchiveInUse, BackupError, EngineError, StorageError
 from engine.index.types import Level
 from engine.storage.files import Files
+from engine.storage.journal import Journal
 from tests.archive.filled import contents, findings, opened, payload_of, received, store, study_query
 from tests.faulty_files import FaultyFiles, PowerCut, SimulatedDisk
 

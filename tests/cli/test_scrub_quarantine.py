@@ -97,3 +97,23 @@ def test_what_is_on_hold_cannot_be_dropped(capsys: pytest.CaptureFixture[str], t
     code, _, err = run(capsys, "quarantine", "drop", row["id"])
     assert code == exit_codes.FAILED
     assert "legal hold" in err
+
+
+def test_a_loss_is_a_finding_until_it_is_acknowledged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data"
+    kept.filled(data, 5)
+    segment = data / "segments" / f"{0:016x}.seg"
+    segment.write_bytes(segment.read_bytes()[:6000])
+    assert run(capsys, "rebuild-index")[0] == exit_codes.FAILED
+    for command in (("scrub", "findings"), ("check",)):
+        code, out, err = run(capsys, *command)
+        assert code == exit_codes.FAILED
+        assert kept.uid_of(4) in out + err
+    assert run(capsys, "scrub", "acknowledge")[0] == exit_codes.USAGE
+    assert run(capsys, "scrub", "acknowledge", "no segment")[0] == exit_codes.USAGE
+    assert run(capsys, "scrub", "acknowledge", f"{7:016x}")[0] == exit_codes.FAILED
+    code, out, _ = run(capsys, "scrub", "acknowledge", f"{0:016x}", "--json")
+    assert code == exit_codes.OK
+    assert {json.loads(line)["lost"] for line in out.splitlines()} == {True}
+    assert run(capsys, "scrub", "findings")[0] == exit_codes.OK
+    assert run(capsys, "scrub", "acknowledge", "--all")[0] == exit_codes.FAILED

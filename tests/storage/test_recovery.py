@@ -72,7 +72,7 @@ def test_a_whole_segment_is_sealed_and_all_its_records_given(tmp_path: Path, all
     bench.put(bench.content)
     recovery = bench.recover()
     assert places(recovery) == bench.positions
-    assert recovery[1:] == (bench.end, (), "", True)
+    assert recovery[1:] == (bench.end, (), "", True, True)
     assert bench.hints() == bench.positions
     assert os.path.getsize(bench.path) < 20_000
     reader = LogReader(bench.directory, bench.files)

@@ -9,6 +9,7 @@ One step, and what a crash after each line leaves behind:
     sync and seal it                            the same
     relocate, some records a transaction        what is left in the old segment is alive there: the next pass
     wait for a checkpoint that has this         an old segment with nothing alive: the next pass removes it
+    note in DATA/sealed that it goes            the same
     remove the old file, sync the directory     a mark without a file and with nothing alive: the next pass forgets it
     forget it                                   nothing
 
@@ -36,6 +37,7 @@ from engine import log
 from engine.archive import locks, readonly
 from engine.archive.care import ballast
 from engine.archive.pace import Pace
+from engine.archive.register import Register
 from engine.errors import ArchiveInUse, CorruptRecord, StorageError, StorageFull
 from engine.index import checkpoint, rebuild
 from engine.index.types import SegmentMark
@@ -439,6 +441,8 @@ class Compactor:
             return False
         with locks.ledger(archive.layout, archive.files):
             gone = [source for source in sources if not self._alive(source.segment_id, source.records)]
+            if gone:
+                Register(archive.layout, archive.files).note_removed(source.segment_id for source in gone)
             for source in gone:
                 archive.files.unlink(segment.segment_path(archive.layout.segments, source.segment_id))
                 archive.reader.drop(source.segment_id)

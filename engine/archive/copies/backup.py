@@ -28,12 +28,12 @@ from pathlib import Path
 from engine import log
 from engine.archive.copies import extent
 from engine.archive.copies.extent import Extent
-from engine.archive.copies.journal import Journal
 from engine.archive.copies.manifest import DIGEST_BYTES, BackupFolder, Manifest, Range, SegmentCopy
 from engine.archive.layout import Layout
 from engine.archive.pace import Pace
 from engine.errors import ArchiveInUse, BackupError, CorruptRecord, StorageError
 from engine.storage.files import Files
+from engine.storage.journal import Journal
 from engine.storage.segment import segment_path
 
 logger = log.get("archive.backup")

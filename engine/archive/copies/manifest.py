@@ -3,7 +3,7 @@
     DEST/backup.json                     {"format": 1, "archive_id": "<32 hex digits>"}
     DEST/manifests/<UTC time>.json       {"manifest": {…}, "blake2b": "<of the manifest as it is written here>"}
     DEST/segments/<id>-<salt>-<n>.seg    a prefix of a segment; grows, is never changed, several manifests share it
-    DEST/progress                        ranges that are in a file and in no manifest yet (`archive.copies.journal`)
+    DEST/progress                        ranges that are in a file and in no manifest yet (`storage.journal`)
     DEST/lock                            flock of whoever writes
 
     manifest    {"format": 1, "archive_id", "lineage", "created": "<ISO 8601>", "segments": [segment, …]}

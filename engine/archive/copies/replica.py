@@ -3,7 +3,7 @@
     DATA/archive.json        as every archive's, with "role": "replica" and the lineage of its source
     DATA/segments/*.seg      as at the source, as far as they have come; not preallocated; grow at the end
     DATA/replica.journal     [id, salt, length, sealed] for each that was made durable; the last note of an id holds,
-                             length -1: removed (`archive.copies.journal`)
+                             length -1: removed (`storage.journal`)
     DATA/replica.lock        flock of whoever writes the log
     DATA/replica.json        what the source last said of itself and of its lag; for people
 
@@ -26,12 +26,12 @@ import orjson
 
 from engine import log
 from engine.archive import layout as layouts
-from engine.archive.copies.journal import Journal
 from engine.archive.copies.manifest import read_whole
 from engine.archive.keeper import Keeper, Progress
 from engine.archive.layout import ARCHIVE, REPLICA, RESTORING, Layout
 from engine.errors import ArchiveInUse, ReplicationFailed, StorageError
 from engine.storage.files import Files
+from engine.storage.journal import Journal
 from engine.storage.record import crc32c
 from engine.storage.segment import list_segments, segment_path
 

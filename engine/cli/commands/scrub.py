@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import click
+
 from engine.cli import backend, exit_codes, options, output
 from engine.cli.options import Settings, rate_option, with_settings
 from engine.cli.output import whole, wrapped
@@ -49,10 +51,34 @@ def run(rate: int, settings: Settings) -> int:
 @command.command("findings", short_help="List what is damaged.")
 @with_settings()
 def findings(settings: Settings) -> int:
-    """List what is known to be damaged and not healed yet. Exit code 1: there is something."""
+    """List what is damaged and not healed yet, or lost and not acknowledged. Exit code 1: there is something."""
     rows = backend.damage(settings.load())
     output.write_list(rows, FINDING_COLUMNS)
     return exit_codes.FAILED if rows else exit_codes.OK
+
+
+@command.command("acknowledge")
+@click.argument("segments", nargs=-1, metavar="[SEGMENT]...")
+@click.option("--all", "everything", is_flag=True, help="All that is lost.")
+@with_settings()
+def acknowledge(segments: tuple[str, ...], everything: bool, settings: Settings) -> int:
+    """Say that somebody knows of what is lost in these segments, so that it is not told any more.
+
+    Look at `findings` first: what a backup has can be put back, what a peer has can be sent again. Exit code 1: nothing
+    is lost there.
+    """
+    if bool(segments) == everything:
+        raise click.UsageError("name the segments that `filmroom scrub findings` lists, or give --all")
+    rows = backend.acknowledge_losses(settings.load(), None if everything else [_number(name) for name in segments])
+    output.write_list(rows, FINDING_COLUMNS)
+    return exit_codes.OK if rows else exit_codes.FAILED
+
+
+def _number(name: str) -> int:
+    try:
+        return int(name, 16)
+    except ValueError:
+        raise click.UsageError(f"{name!r} is no segment: `filmroom scrub findings` lists them") from None
 
 
 def _readable(state: dict[str, Any]) -> dict[str, object]:

@@ -1,9 +1,10 @@
-"""A file of small notes that are durable one by one: what a backup or a replica has got so far.
+"""A file of small notes that are durable one by one: what a backup or a replica has got, which segments were sealed.
 
     <crc32c, 8 hex digits> <JSON>\\n        one note a line
 
-What follows the last whole line is a note that was being written when the power went; the next one takes its place.
-Knows nothing of what the notes say.
+What follows the last whole line is a note that was being written when the power went; the next one takes its place. A
+line that is not whole before another one that is has rotted: it is passed over, and `is_whole` says so. Knows nothing
+of what the notes say.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class Journal:
             self._fd = files.open(path, os.O_RDWR)
         self.notes: list[list[object]] = []
         """What the file held when it was opened."""
+        self.is_whole = True
+        """Whether no note has been lost, as far as the file tells."""
         self._end = 0
         try:
             files.sync_directory(os.path.dirname(path))
@@ -39,13 +42,7 @@ class Journal:
             raise
 
     def _read(self) -> None:
-        files = self._files
-        for line in files.pread(self._fd, files.size(self._fd), 0).split(b"\n")[:-1]:
-            note = _decode(line)
-            if note is None:
-                break
-            self.notes.append(note)
-            self._end += len(line) + 1
+        self.notes, self.is_whole, self._end = _parse(self._files, self._fd)
 
     def append(self, notes: Sequence[Sequence[object]]) -> None:
         """Durable when it returns. Raises StorageFull or StorageFailed."""
@@ -75,6 +72,30 @@ class Journal:
     def close(self) -> None:
         """Lets the file go."""
         self._files.close(self._fd)
+
+
+def read_notes(path: str, files: Files) -> tuple[list[list[object]], bool]:
+    """The notes of a file, which is not written to, and whether none has rotted. Raises OSError."""
+    fd = files.open(path, os.O_RDONLY)
+    try:
+        return _parse(files, fd)[:2]
+    finally:
+        files.close(fd)
+
+
+def _parse(files: Files, fd: int) -> tuple[list[list[object]], bool, int]:
+    """The notes, whether none has rotted, and where the last one ends."""
+    notes: list[list[object]] = []
+    is_whole = True
+    at = end = 0
+    for line in files.pread(fd, files.size(fd), 0).split(b"\n")[:-1]:
+        note = _decode(line)
+        start, at = at, at + len(line) + 1
+        if note is not None:
+            notes.append(note)
+            is_whole = is_whole and end == start
+            end = at
+    return notes, is_whole, end
 
 
 def _encode(note: Sequence[object]) -> bytes:

@@ -1,0 +1,159 @@
+"""What is lost for good: DATA/losses, until somebody acknowledges it or it is found again.
+
+The index forgets what the log no longer has when it is made anew. So whatever a recovery or a rebuild finds missing
+that was safe once is noted here, and stays in `check`, `doctor`, `scrub findings` and the log of every start. Notes
+(`storage.journal`), each about a place in a segment and, where that is known, the instance that lay there:
+
+    ["lost", segment id, offset, SOP Instance UID, what, found ns]
+    ["acknowledged", segment id, offset, SOP Instance UID, who, when ns]      it is not told again
+    ["found again", segment id, offset, SOP Instance UID, when ns]            the segment is whole, or put back
+
+An instance that is stored again is not lost any more, whatever its note says.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
+
+from engine import log
+from engine.archive import locks
+from engine.archive.layout import Layout
+from engine.errors import StorageError
+from engine.index.tables import Index
+from engine.storage.files import Files
+from engine.storage.journal import Journal, read_notes
+from engine.storage.segment import Damage
+
+logger = log.get("archive.losses")
+
+LOGGED_MAX = 100
+"""Lines in the log of one start; what is beyond is counted."""
+
+
+class Loss(NamedTuple):
+    """Something that was safe once and is not there any more."""
+
+    segment_id: int
+    offset: int
+    sop_instance_uid: str
+    """Empty: it is a part of a segment, and nobody knows what lay there."""
+    what: str
+    found_ns: int
+
+    @property
+    def place(self) -> tuple[int, int, str]:
+        """What tells it from others."""
+        return self[:3]
+
+    def __str__(self) -> str:
+        name = f" (SOP Instance UID {self.sop_instance_uid})" if self.sop_instance_uid else ""
+        return f"segment {self.segment_id:016x} offset {self.offset}: lost: {self.what}{name}"
+
+
+def of_damage(damage: Iterable[Damage], found_ns: int) -> list[Loss]:
+    """What a recovery has found, as losses."""
+    return [Loss(each.segment_id, each.offset, "", each.reason, found_ns) for each in damage]
+
+
+def _path(layout: Layout) -> str:
+    return str(layout.data / "losses")
+
+
+def _read(layout: Layout, files: Files) -> tuple[dict[tuple[int, int, str], Loss], set[tuple[int, int, str]]]:
+    """The losses by place, and the places that are acknowledged."""
+    noted: dict[tuple[int, int, str], Loss] = {}
+    acknowledged: set[tuple[int, int, str]] = set()
+    if not files.exists(_path(layout)):
+        return noted, acknowledged
+    try:
+        notes, _ = read_notes(_path(layout), files)
+    except OSError as error:
+        raise StorageError(f"{_path(layout)} cannot be read: {error.strerror}") from error
+    for note in notes:
+        match note:
+            case ["lost", int(segment_id), int(offset), str(uid), str(what), int(found_ns)]:
+                noted[segment_id, offset, uid] = Loss(segment_id, offset, uid, what, found_ns)
+            case ["acknowledged", int(segment_id), int(offset), str(uid), *_]:
+                acknowledged.add((segment_id, offset, uid))
+            case ["found again", int(segment_id), int(offset), str(uid), *_]:
+                noted.pop((segment_id, offset, uid), None)
+                acknowledged.discard((segment_id, offset, uid))
+    return noted, acknowledged
+
+
+def _append(layout: Layout, files: Files, notes: Sequence[Sequence[object]]) -> None:
+    if not notes:
+        return
+    with locks.journals(layout, files):
+        try:
+            journal = Journal(_path(layout), files)
+        except OSError as error:
+            raise StorageError(f"{_path(layout)} cannot be written: {error.strerror}") from error
+        try:
+            journal.append(notes)
+        finally:
+            journal.close()
+
+
+def outstanding(layout: Layout, files: Files, index: Index) -> list[Loss]:
+    """What is lost, not acknowledged, and not stored again; by place. Raises StorageError."""
+    noted, acknowledged = _read(layout, files)
+    left = [loss for place, loss in noted.items() if place not in acknowledged]
+    return sorted(loss for loss in left if not _is_back(index, loss))
+
+
+def _is_back(index: Index, loss: Loss) -> bool:
+    return bool(loss.sop_instance_uid) and index.locate(loss.sop_instance_uid.encode()) is not None
+
+
+def acknowledged_segments(layout: Layout, files: Files) -> set[int]:
+    """The segments of which everything that is lost is acknowledged."""
+    noted, acknowledged = _read(layout, files)
+    return {place[0] for place in acknowledged} - {place[0] for place in noted if place not in acknowledged}
+
+
+def note(layout: Layout, files: Files, losses: Iterable[Loss]) -> list[Loss]:
+    """Keeps these, each once; those that are new. Raises StorageFull or StorageFailed."""
+    noted, _ = _read(layout, files)
+    news = list({loss.place: loss for loss in losses if loss.place not in noted}.values())
+    _append(layout, files, [("lost", *loss) for loss in news])
+    return news
+
+
+def forget_whole(layout: Layout, files: Files, whole: Collection[int]) -> None:
+    """Takes back what was noted of segments that a rebuild has found as they were sealed."""
+    noted, _ = _read(layout, files)
+    back = [place for place in noted if place[0] in whole]
+    _append(layout, files, [("found again", *place, time.time_ns()) for place in back])
+    for segment_id in sorted({place[0] for place in back}):
+        logger.warning("a segment that had lost something is whole again", segment=f"{segment_id:016x}")
+
+
+def acknowledge(layout: Layout, files: Files, index: Index, wanted: Collection[int] | None, *, by: str) -> list[Loss]:
+    """Says of what is outstanding, in these segments or in all (None), that somebody knows of it; which that was.
+
+    Raises StorageFull or StorageFailed.
+    """
+    chosen = [loss for loss in outstanding(layout, files, index) if wanted is None or loss.segment_id in wanted]
+    now_ns = time.time_ns()
+    _append(layout, files, [("acknowledged", *loss.place, by, now_ns) for loss in chosen])
+    for loss in chosen:
+        logger.warning("a loss is acknowledged", loss=str(loss), by=by)
+    return chosen
+
+
+def tell(layout: Layout, files: Files, index: Index) -> None:
+    """One line each in the log, at the level of an error: at every start."""
+    left = outstanding(layout, files, index)
+    for loss in left[:LOGGED_MAX]:
+        logger.error(
+            "stored bytes are lost",
+            sop_instance_uid=loss.sop_instance_uid,
+            segment=f"{loss.segment_id:016x}",
+            offset=loss.offset,
+            reason=loss.what,
+        )
+    if len(left) > LOGGED_MAX:
+        logger.error("more stored bytes are lost", count=len(left) - LOGGED_MAX, advice="filmroom scrub findings")

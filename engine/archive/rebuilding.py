@@ -1,0 +1,178 @@
+"""`filmroom rebuild-index`: the index made anew, and not a word of the old one forgotten that the log cannot say.
+
+What the old index, if it can be read, and DATA/sealed know of sealed segments is asked first (`Before`): what the log
+has lost is named by SOP Instance UID where the old index knew it, else by segment and count, and kept in DATA/losses.
+Damage that was noted and is still needed is noted again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine import log
+from engine.archive import extras
+from engine.archive import layout as layouts
+from engine.archive.care import losses
+from engine.archive.care.losses import Loss
+from engine.archive.keeper import KeeperLock, Progress, sync_log
+from engine.archive.layout import Layout
+from engine.archive.register import Register
+from engine.errors import CorruptRecord, IndexError_
+from engine.index import audit, checkpoint, rebuild
+from engine.index.checkpoint import Checkpointer, Restored
+from engine.index.tables import Index
+from engine.index.types import DamageRow, SegmentMark
+from engine.storage import hints
+from engine.storage.files import Files
+from engine.storage.log import LogReader
+from engine.storage.record import Position
+from engine.storage.recovery import NOTHING_KNOWN, Known, Sealed
+from engine.storage.segment import LAYOUT_LOG, Damage, segment_path
+
+logger = log.get("archive.rebuilding")
+
+_NOTHING = frozenset((Restored.NEW, Restored.DISCARDED, Restored.DAMAGED))
+
+
+@dataclass(slots=True)
+class Before:
+    """What was known before the index was thrown away."""
+
+    known: Known
+    damage: list[DamageRow] = field(default_factory=list)
+    placed: list[tuple[str, int, int]] = field(default_factory=list)
+    """SOP Instance UID, segment, offset: of what lay in segments that are not as they were sealed."""
+
+
+def rebuild_index(data: Path, *, progress: Progress | None = None) -> rebuild.Report:
+    """Throws the index of `data` away and makes it again from the log. Raises ArchiveInUse, StorageError."""
+    files = Files()
+    layout = layouts.open_layout(data, files, create=False)
+    extras.take_over(layout, files, None)
+    is_replica = layout.role == layouts.REPLICA
+    with KeeperLock(layout, files):
+        register = Register(layout, files)
+        before = _before(layout, files, NOTHING_KNOWN if is_replica else register.load())
+        index, report = rebuild.rebuild(
+            layout.index,
+            layout.segments,
+            files,
+            progress=progress,
+            follow=is_replica,
+            archive_id=layout.archive_id,
+            known=before.known,
+        )
+        try:
+            _carry_over(index, before)
+            if not is_replica:
+                register.note(index.segment_marks(), is_complete=True)
+                _name_losses(layout, files, index, report, before)
+        finally:
+            reader = LogReader(layout.segments, files)
+            Checkpointer(index, layout.index, files, lambda: sync_log(index, reader)).close(clean=True)
+            reader.close()
+            index.close()
+    return report
+
+
+def _before(layout: Layout, files: Files, known: Known) -> Before:
+    """What the old index says; of one that cannot be read there is nothing, and that is said."""
+    if checkpoint.restore(layout.index, files) in _NOTHING:
+        return Before(known)
+    try:
+        index = Index.open(layout.index, files=files)
+    except IndexError_ as error:
+        logger.warning("the old index tells nothing", reason=str(error))
+        return Before(known)
+    before = Before(known)
+    try:
+        marks = index.segment_marks()
+        before.known = known = _with_marks(layout, known, marks)
+        before.damage = index.damage()
+        broken = {number for number, sealed in known.sealed.items() if not _is_as_sealed(layout, files, sealed)}
+        if broken:
+            before.placed = [
+                (uid, *position[:2]) for uid, position in _placed(index) if position.segment_id in broken
+            ]  # fmt: skip
+    except IndexError_ as error:
+        logger.warning("the old index does not tell everything", reason=str(error))
+    finally:
+        index.close()
+    return before
+
+
+def _with_marks(layout: Layout, known: Known, marks: dict[int, SegmentMark]) -> Known:
+    sealed = {
+        number: Sealed(number, layout.archive_id, -1, mark.indexed_bytes, -1, LAYOUT_LOG)
+        for number, mark in marks.items()
+        # One with nothing alive may have been compacted away; tombstones count among the bytes.
+        if mark.sealed and (mark.live_count or mark.live_bytes)
+    }
+    return Known({**sealed, **known.sealed}, known.is_whole)
+
+
+def _is_as_sealed(layout: Layout, files: Files, sealed: Sealed) -> bool:
+    try:
+        fd = files.open(segment_path(layout.segments, sealed.segment_id), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        trailer = hints.read_trailer(files, fd, sealed.segment_id)
+    except CorruptRecord:
+        return False
+    finally:
+        files.close(fd)
+    return (
+        trailer is not None
+        and trailer.tail == sealed.tail
+        and sealed.salt in (-1, trailer.salt)
+        and not trailer.damage_count
+    )
+
+
+def _placed(index: Index) -> Iterator[tuple[str, Position]]:
+    """What is stored, current or kept aside, and where."""
+    return (
+        (instance.sop_instance_uid, instance.position)
+        for instance in itertools.chain(audit.current_instances(index), index.kept_aside())
+    )
+
+
+def _carry_over(index: Index, before: Before) -> None:
+    """Damage that was known stays known, if what it hit is still needed."""
+    marks = index.segment_marks()
+    for row in before.damage:
+        if row.segment_id not in marks:
+            continue
+        versions = index.versions(row.sop_instance_uid) if row.sop_instance_uid else []
+        lies_there = any(version.position[:2] == (row.segment_id, row.offset) for version in versions)
+        if lies_there or not row.sop_instance_uid:
+            index.note_damage(row.segment_id, row.offset, row.sop_instance_uid, row.what, row.found_ns)
+
+
+def _name_losses(layout: Layout, files: Files, index: Index, report: rebuild.Report, before: Before) -> None:
+    now_ns = time.time_ns()
+    gone = [place for place in before.placed if index.locate(place[0].encode()) is None]
+    reasons = {damage.segment_id: damage.reason for damage in report.lost}
+    named = [
+        Loss(segment_id, offset, uid, reasons.get(segment_id, "not in the log any more"), now_ns)
+        for uid, segment_id, offset in gone
+    ]
+    noted_again = [
+        Loss(row.segment_id, row.offset, row.sop_instance_uid.decode("utf-8", "replace"), row.what, row.found_ns)
+        for row in before.damage
+        if row.sop_instance_uid and index.locate(row.sop_instance_uid) is None and row.segment_id in reasons
+    ]
+    broken = {damage.segment_id for damage in report.findings}
+    marks = index.segment_marks()
+    losses.forget_whole(layout, files, {number for number in marks if marks[number].sealed} - broken)
+    losses.note(layout, files, [*losses.of_damage(report.lost, now_ns), *named, *noted_again])
+    report.findings += [
+        Damage(loss.segment_id, loss.offset, 0, f"lost: {loss.what} (SOP Instance UID {loss.sop_instance_uid})")
+        for loss in named
+    ]

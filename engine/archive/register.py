@@ -1,0 +1,165 @@
+"""Which segments were sealed: DATA/sealed, a second witness beside the index, which may be lost.
+
+Without it a sealed segment that has lost its footer looks as one that its writer was killed in: a recovery would cut it
+after its last whole record, or remove it. The keeper notes each segment once its mark is sealed, at the next checkpoint
+or at its end, so that no writer waits for it; a compaction notes what it is about to remove. Notes (`storage.journal`):
+
+    ["sealed", [[id, salt, tail, records, layout], …]]   salt -1 and records -1: the footer was damaged by then
+    ["removed", [id, …]]                                 before the file goes; it holds for good: no id is given twice
+
+What a crash leaves unnoted is noted at the next start. An archive without the file, or with a rotten line in it, gets
+it from what is there: until then no segment is taken for a writer's last one that may have been sealed (`is_whole`
+false, see `storage.recovery`). A replica has none: its log is never cut.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+
+from engine import log
+from engine.archive import locks
+from engine.archive.layout import Layout
+from engine.errors import ArchiveInUse, CorruptRecord, StorageError, StorageFull
+from engine.index.types import SegmentMark
+from engine.storage import hints
+from engine.storage.files import Files
+from engine.storage.journal import Journal, read_notes
+from engine.storage.recovery import Known, Sealed
+from engine.storage.segment import LAYOUT_LOG, list_segments, segment_path
+
+logger = log.get("archive.register")
+
+NOTES_MAX_FACTOR = 4
+"""A file with so many times more entries than segments is begun anew."""
+NOTES_MIN = 1000
+
+
+class Register:
+    """One process's view of the file; for one thread at a time."""
+
+    def __init__(self, layout: Layout, files: Files) -> None:
+        self._layout = layout
+        self._files = files
+        self._path = str(layout.data / "sealed")
+        self._noted: set[int] = set()
+        self._has_rotted = False
+
+    def load(self) -> Known:
+        """What the file says; `is_whole` is false when it cannot say everything. Raises StorageError."""
+        files = self._files
+        if not files.exists(self._path):
+            self._noted = set()
+            return Known({}, is_whole=not list_segments(self._layout.segments, files))
+        try:
+            notes, is_whole = read_notes(self._path, files)
+        except OSError as error:
+            raise StorageError(f"{self._path} cannot be read: {error.strerror}") from error
+        known, entry_count = self._known(notes, is_whole)
+        self._has_rotted = not known.is_whole
+        if known.is_whole and entry_count > NOTES_MAX_FACTOR * len(known.sealed) + NOTES_MIN:
+            self._begin_anew()
+        self._noted = set(known.sealed)
+        return known
+
+    def _known(self, notes: Iterable[list[object]], is_whole: bool) -> tuple[Known, int]:
+        """What notes say, and how many segments they speak of."""
+        sealed: dict[int, Sealed] = {}
+        removed: set[int] = set()
+        entry_count = 0
+        for note in notes:
+            match note:
+                case ["sealed", [*entries]]:
+                    for entry in map(self._entry, entries):
+                        is_whole = is_whole and entry is not None
+                        if entry is not None:
+                            sealed[entry.segment_id] = entry
+                    entry_count += len(entries)
+                case ["removed", [*ids]]:
+                    removed.update(number for number in ids if isinstance(number, int))
+                    entry_count += len(ids)
+                case _:
+                    is_whole = False
+        left = {number: entry for number, entry in sealed.items() if number not in removed}
+        return Known(left, is_whole), entry_count
+
+    def _entry(self, entry: object) -> Sealed | None:
+        match entry:
+            case [int(segment_id), int(salt), int(tail), int(records), int(layout)]:
+                return Sealed(segment_id, self._layout.archive_id, salt, tail, records, layout)
+        return None
+
+    def _begin_anew(self) -> None:
+        """Leaves out what was removed; another start tries again when that cannot be now."""
+        try:
+            with locks.journals(self._layout, self._files):
+                journal = self._open()
+                try:
+                    known, _ = self._known(journal.notes, journal.is_whole)
+                    journal.replace([["sealed", [_note_of(entry) for entry in known.sealed.values()]]])
+                finally:
+                    journal.close()
+        except (StorageFull, ArchiveInUse) as error:
+            logger.warning("the list of sealed segments stays as long as it is", error=str(error))
+
+    def note(self, marks: Mapping[int, SegmentMark], *, is_complete: bool = False) -> None:
+        """Notes the segments that are sealed by their marks, those that are not noted yet.
+
+        `is_complete`: these are all, so that the file exists and is whole from now on. Raises StorageFailed; a full
+        disk is another time's business.
+        """
+        news = [number for number, mark in marks.items() if mark.sealed and number not in self._noted]
+        must_be_whole = is_complete and (self._has_rotted or not self._files.exists(self._path))
+        if not news and not must_be_whole:
+            return
+        entries = [entry for number in news if (entry := self._look(number, marks[number])) is not None]
+        try:
+            self._append(["sealed", [_note_of(entry) for entry in entries]])
+            if must_be_whole and self._has_rotted:
+                self._begin_anew()
+                self._has_rotted = False
+        except StorageFull as error:
+            logger.warning("sealed segments are not noted yet, the disk is full", error=str(error))
+            return
+        self._noted.update(news)
+
+    def note_removed(self, segment_ids: Iterable[int]) -> None:
+        """Durable when it returns: these files are about to go. Raises StorageFull or StorageFailed."""
+        self._append(["removed", list(segment_ids)])
+
+    def _open(self) -> Journal:
+        try:
+            return Journal(self._path, self._files)
+        except OSError as error:
+            raise StorageError(f"{self._path} cannot be written: {error.strerror}") from error
+
+    def _append(self, note: list[object]) -> None:
+        with locks.journals(self._layout, self._files):
+            journal = self._open()
+            try:
+                journal.append([note])
+            finally:
+                journal.close()
+
+    def _look(self, segment_id: int, mark: SegmentMark) -> Sealed | None:
+        """What is to be noted of a segment; None when its file is gone."""
+        files = self._files
+        archive_id = self._layout.archive_id
+        try:
+            fd = files.open(segment_path(self._layout.segments, segment_id), os.O_RDONLY)
+        except OSError:
+            return None
+        try:
+            trailer = hints.read_trailer(files, fd, segment_id)
+        except CorruptRecord:
+            trailer = None
+        finally:
+            files.close(fd)
+        if trailer is None or trailer.archive_id != archive_id:
+            return Sealed(segment_id, archive_id, -1, mark.indexed_bytes, -1, LAYOUT_LOG)
+        records = trailer.record_count if not trailer.damage_count else -1
+        return Sealed(segment_id, archive_id, trailer.salt, trailer.tail, records, trailer.layout)
+
+
+def _note_of(entry: Sealed) -> list[int]:
+    return [entry.segment_id, entry.salt, entry.tail, entry.records, entry.layout]
