@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from engine.cli import output
+from engine.cli.units import time_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -104,29 +105,42 @@ def rates(now: Totals, before: Totals) -> dict[str, object]:
         "mb_per_s": round(max(0, now.bytes - before.bytes) / seconds / 1e6, 1),
         "associations": now.associations,
         "queue_depth": now.queue_depth,
-        "sync_p50_ms": _milliseconds(sync, 0.5),
-        "sync_p99_ms": _milliseconds(sync, 0.99),
-        "store_p50_ms": _milliseconds(store, 0.5),
-        "store_p99_ms": _milliseconds(store, 0.99),
+        "sync_p50_ms": milliseconds(sync, 0.5),
+        "sync_p99_ms": milliseconds(sync, 0.99),
+        "store_p50_ms": milliseconds(store, 0.5),
+        "store_p99_ms": milliseconds(store, 0.99),
     }
 
 
+def as_data(answer: Answer) -> dict[str, Any]:
+    """The answer as JSON has it: without what is said beside it, times readable."""
+    facts = {name: value for name, value in answer.items() if name not in ("ok", "archive")}
+    if "time" in facts:
+        facts["time"] = time_text(int(facts["time"] * 1e9))
+    return facts
+
+
 def show_once(answer: Answer) -> None:
-    """The server since its start."""
+    """The server since its start, with everything that it counts."""
     now = totals(answer)
     facts: dict[str, object] = {"workers": now.workers, "associations": now.associations}
-    facts |= {"queue depth": now.queue_depth, "new instances": _admission(answer)}
+    facts |= {"queue depth": now.queue_depth, "new instances": admission(answer)}
     facts |= {"connections without association": answer.get("waiting", 0), "turned away": answer.get("turned_away", 0)}
     facts |= {_COUNTER_NAMES.get(name, name.replace("_", " ")): count for name, count in sorted(now.counters.items())}
     for name, distribution in (("fdatasync", now.sync_latency_s), ("C-STORE", now.store_latency_s)):
         for fraction in (0.5, 0.99):
-            facts[f"{name} p{round(fraction * 100)} ms, at most"] = _milliseconds(distribution, fraction)
+            facts[f"{name} p{round(fraction * 100)} ms, at most"] = milliseconds(distribution, fraction)
     output.write_facts(facts, title="server")
     if caretaker := answer.get("caretaker"):
         output.write_facts(_caretaker_facts(caretaker), title="caretaker")
+    show_peers(now)
+
+
+def show_peers(now: Totals, count: int | None = None) -> None:
+    """Who sent what since the start, those that sent most first."""
     if now.peers:
         # Rates need two answers: those two columns are for `watch`.
-        rows = [(row[0], *row[3:]) for row in _peer_rows(now, None)]
+        rows = [(row[0], *row[3:]) for row in _peer_rows(now, None)[:count]]
         output.write_table((_PEER_COLUMNS[0], *_PEER_COLUMNS[3:]), rows)
 
 
@@ -141,19 +155,17 @@ def _caretaker_facts(caretaker: Answer) -> dict[str, object]:
     return facts
 
 
-def _admission(answer: Answer) -> str:
-    """Whether new instances are taken; on which workers not, and why."""
-    refusing = [
-        f"worker {worker['number']}: {worker['admission']['reason']}"
-        for worker in answer.get("workers", [])
-        if worker.get("admission", {}).get("reason")
-    ]
-    silent = [
-        f"worker {worker['number']}: does not answer"
-        for worker in answer.get("workers", [])
-        if "counters" not in worker
-    ]
-    return f"refused ({', '.join(refusing + silent)})" if refusing + silent else "taken"
+def admission(answer: Answer) -> str:
+    """Whether new instances are taken; if not, why, and by which workers."""
+    refusing: dict[str, list[str]] = {}
+    for worker in answer.get("workers", []):
+        reason = worker.get("admission", {}).get("reason")
+        if "counters" not in worker:
+            reason = "does not answer"
+        if reason:
+            refusing.setdefault(_REASONS.get(reason, reason), []).append(str(worker["number"]))
+    said = [f"{reason} (worker {', '.join(numbers)})" for reason, numbers in refusing.items()]
+    return f"refused: {'; '.join(said)}" if said else "taken"
 
 
 def watch(ask: Callable[[], dict[str, Any]], interval: float, count: int | None) -> None:
@@ -166,7 +178,7 @@ def watch(ask: Callable[[], dict[str, Any]], interval: float, count: int | None)
             _pause(interval)
             now = totals(ask())
             peers = {row[0]: dict(zip(_PEER_KEYS, row[1:], strict=True)) for row in _peer_rows(now, before)}
-            output.write_json({"time": now.time, **rates(now, before), "peers": peers})
+            output.write_json({"time": time_text(int(now.time * 1e9)), **rates(now, before), "peers": peers})
             before = now
         return
     from rich.live import Live
@@ -215,8 +227,8 @@ def _view(now: Totals, before: Totals) -> RenderableType:
     head = Text.assemble(
         (f"{rate['instances_per_s']} instances/s   {rate['mb_per_s']} MB/s", "bold"),
         f"   {now.associations} associations   queue {now.queue_depth}\n",
-        f"fdatasync p50 {_short(rate['sync_p50_ms'])}, p99 {_short(rate['sync_p99_ms'])}   ",
-        f"C-STORE p50 {_short(rate['store_p50_ms'])}, p99 {_short(rate['store_p99_ms'])}",
+        f"fdatasync p50 {short(rate['sync_p50_ms'])}, p99 {short(rate['sync_p99_ms'])}   ",
+        f"C-STORE p50 {short(rate['store_p50_ms'])}, p99 {short(rate['store_p99_ms'])}",
     )
     table = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in _PEER_COLUMNS:
@@ -226,12 +238,18 @@ def _view(now: Totals, before: Totals) -> RenderableType:
     return Group(head, table)
 
 
-def _milliseconds(distribution: Distribution, fraction: float) -> float | None:
+_REASONS = {"disk reserve": "disk full"}
+"""Why new instances are refused (`services.admission`), as people say it."""
+
+
+def milliseconds(distribution: Distribution, fraction: float) -> float | None:
+    """A percentile in ms; None without observations."""
     bound = distribution.percentile(fraction)
     return None if bound is None else bound * 1000
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A percentile in ms as people read it."""
     if value is None:
         return "-"
     return "off the scale" if value == float("inf") else f"≤ {value:g} ms"

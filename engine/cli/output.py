@@ -34,8 +34,8 @@ import orjson
 from engine.cli import tables
 from engine.cli.progress import Interrupted, Progress, progress_bar
 from engine.cli.tables import Column, cut, whole, wrapped
-from engine.cli.units import bytes_text
 from engine.log import escape
+from engine.sizes import bytes_text
 
 __all__ = [
     "Column",

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from engine.cli.units import bytes_text
 from engine.log import escape
+from engine.sizes import bytes_text
 
 Progress = Callable[[str, int, int], None]
 """(what, done, total); a total of 0 is not known yet."""

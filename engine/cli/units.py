@@ -32,15 +32,6 @@ def parse_rate(text: str) -> int:
         raise ValueError(f"{text!r} is no rate; write 10MB/s, 64MiB/s or a number of bytes a second") from None
 
 
-def bytes_text(count: float) -> str:
-    """1536 → "1.5 KB", in steps of 1000 as disks and networks are counted."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
 def time_text(ns: int) -> str:
     """A moment in nanoseconds since 1970 as a list and as JSON have it, to the second."""
     return datetime.fromtimestamp(ns / 1e9).astimezone().isoformat(timespec="seconds")

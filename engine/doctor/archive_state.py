@@ -18,6 +18,7 @@ from engine.archive.commitment.transactions import Transactions
 from engine.config import Config
 from engine.doctor.finding import Finding, fault, good, warning
 from engine.errors import ControlUnavailable, EngineError
+from engine.sizes import bytes_text
 from engine.storage.log import list_segments
 from engine.storage.reader import read_header_or_trailer
 from engine.storage.segment import segment_path
@@ -99,11 +100,11 @@ def _index(archive: Archive) -> Iterator[Finding]:
         names = ", ".join(f"{segment_id:016x}" for segment_id in gone[:8])
         yield fault("index", f"it knows instances in segments that are gone: {names}", "restore them from a backup")
     else:
-        what = f"{stats['instances']} instances in {stats['studies']} studies, {stats['index_bytes'] / 1e6:.1f} MB"
+        what = f"{stats['instances']} instances in {stats['studies']} studies, {bytes_text(stats['index_bytes'])}"
         yield good("index", what)
     dead, live = stats["dead_bytes"], stats["live_bytes"]
     if dead > DEAD_SHARE_MAX * max(dead + live, 1) and dead > 1 << 30:
-        what = f"{dead / 1e9:.1f} GB of {(dead + live) / 1e9:.1f} GB are deleted or replaced"
+        what = f"{bytes_text(dead)} of {bytes_text(dead + live)} are deleted or replaced"
         yield warning("space", what, "filmroom compact gives it back")
     damaged = archive.index.damage()
     if damaged:
@@ -169,5 +170,9 @@ def _server(config: Config) -> Iterator[Finding]:
     if silent or len(workers) < config.workers:
         what = f"{len(workers)} of {config.workers} workers run, {len(silent)} of them do not answer"
         yield fault("server", what, "look at its log; workers that die are replaced, what stops them is there")
+    elif refusing := [worker for worker in workers if worker["admission"]["reason"]]:
+        reasons = ", ".join(sorted({worker["admission"]["reason"] for worker in refusing}))
+        advice = "disk reserve: the disk is full, see room; memory or sync latency: see its log"
+        yield fault("server", f"{len(refusing)} of {len(workers)} workers refuse new instances: {reasons}", advice)
     else:
         yield good("server", f"{len(workers)} workers, {sum(row['connections'] for row in workers)} connections")

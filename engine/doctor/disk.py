@@ -19,6 +19,7 @@ from pathlib import Path
 from engine.config import Config
 from engine.config.schema import Target
 from engine.doctor.finding import Finding, fault, good, warning
+from engine.sizes import bytes_text
 
 INSTANCE_BYTES = 512 << 10
 GROUP = 8
@@ -26,6 +27,9 @@ GROUP = 8
 SYNC_ROUNDS = 200
 """Of little data, for the latency."""
 LITTLE_BYTES = 4096
+
+ROOM_BYTES_MIN = 16 << 20
+"""Beside the reserve; with less, an instance of an ordinary size finds no room."""
 
 _MEMORY_ONLY = frozenset({"tmpfs", "ramfs"})
 _FAR = frozenset({"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p"})
@@ -114,11 +118,15 @@ def _room(config: Config, folder: Path) -> Finding:
     free = status.f_bavail * status.f_frsize
     reserve = config.limits.disk_reserve_bytes
     segments = config.storage.segment_bytes * (config.workers + 1)
-    what = f"{free / 1e9:.1f} GB free, of which {reserve / 1e9:.1f} GB are kept in reserve"
-    if free <= reserve:
-        return fault("room", what, "free some space: new instances are refused (A700)", free_bytes=free)
+    what = f"{bytes_text(free)} free, of which {bytes_text(min(free, reserve))} are kept in reserve"
+    if free - reserve < ROOM_BYTES_MIN:
+        advice = (
+            "new instances are refused (A700): delete studies and run filmroom compact, which work on a full disk,"
+            " give it a larger disk, or lower limits.disk_reserve_bytes"
+        )
+        return fault("room", what, advice, free_bytes=free)
     if free - reserve < 2 * segments:
-        advice = f"give it more: the next segments of {config.workers} workers take {segments / 1e9:.1f} GB"
+        advice = f"give it more: the next segments of {config.workers} workers take {bytes_text(segments)}"
         return warning("room", what, advice, free_bytes=free)
     return good("room", what, free_bytes=free)
 

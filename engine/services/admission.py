@@ -37,6 +37,9 @@ LOOK_S = 0.25
 AVERAGED_S = 3.0
 """The time over which the sync latency is averaged."""
 
+FULL_TOLD_S = 60.0
+"""How long the statistics say that the disk is full after an instance found no room."""
+
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 
@@ -99,6 +102,7 @@ class Admission:
         self._free = 0
         self._memory = 0
         self._average_s = 0.0
+        self._found_full_at = -math.inf
         self.reason: Reason | None = None
         """Why new instances are refused, as of the last look."""
 
@@ -133,10 +137,17 @@ class Admission:
                 logger.warning("new instances are refused", **{**told, "reason": reason.value})
             self.reason = reason
 
+    def found_full(self) -> None:
+        """Notes that the log had no room for an instance. Smaller ones may still fit, so nothing is refused for it."""
+        self._found_full_at = self._now()
+
     def snapshot(self) -> dict[str, object]:
         """As plain data, for the statistics."""
+        reason = self.reason
+        if reason is None and self._now() - self._found_full_at < FULL_TOLD_S:
+            reason = Reason.DISK_RESERVE
         return {
-            "reason": self.reason.value if self.reason else None,
+            "reason": reason.value if reason else None,
             "free_bytes": self._free,
             "resident_bytes": self._memory,
             "sync_latency_average_s": round(self._average_s, 4),

@@ -20,7 +20,7 @@ from engine.dimse.messages import CStoreRQ, CStoreRSP
 from engine.dimse.status import Service, StoreStatus, status_of
 from engine.errors import EngineError, InstanceQuarantined, InstanceRefused, Refusal, StorageError, StorageFull
 from engine.index.types import Outcome
-from engine.services.admission import full_comment
+from engine.services.admission import Reason, full_comment
 
 if TYPE_CHECKING:
     import asyncio
@@ -166,6 +166,8 @@ class StorageProvider:
             )
             if isinstance(outcome, StorageFull):
                 comment = full_comment(outcome)
+                if comment == Reason.DISK_RESERVE.comment:
+                    self._services.admission.found_full()
                 counters["stores_refused_storage_full"] += 1
         else:
             self._counters.instances += 1

@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from engine.errors import StorageError, StorageFailed, StorageFull
+from engine.sizes import bytes_text
 from engine.storage import hints
 from engine.storage.files import Files, raise_write_error
 from engine.storage.reader import LogReader as LogReader
@@ -479,8 +480,9 @@ class SegmentLog:
         free = self._free_bytes()
         if free < least_bytes:
             raise StorageFull(
-                f"a new segment needs {least_bytes} bytes, {max(free, 0)} are free beside a reserve of"
-                f" {self._reserve_bytes}"
+                f"the disk is full: {bytes_text(max(free, 0))} are free beside the reserve of"
+                f" {bytes_text(self._reserve_bytes)} (limits.disk_reserve_bytes), {bytes_text(least_bytes)} are needed;"
+                " delete studies, compact, or give it a larger disk"
             )
         segment = self._create_file(layout)
         try:

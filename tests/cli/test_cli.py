@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from engine import __version__, cli, errors
-from engine.cli import backend, exit_codes, live, output, query
+from engine.cli import backend, exit_codes, live, output, query, summary
 from engine.dicom import tags
 from engine.dicom.identifier import encode_identifier
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
@@ -290,6 +290,29 @@ def test_stats_adds_the_workers_up(capsys: pytest.CaptureFixture[str], monkeypat
     assert "instances\t200\n" in out
     assert "stored\t200\n" in out
     assert "fdatasync p99 ms, at most\t1\n" in out
+
+
+def test_stats_says_on_one_screen_what_is_looked_for_first() -> None:
+    held = dict.fromkeys(
+        ("studies", "patients", "instances", "segments", "versions", "unparseable", "conflicts", "corrections"), 2
+    )
+    held |= {"held_studies": 1, "damaged": 3, "live_bytes": 147_808_008, "dead_bytes": 0, "index_bytes": 1500}
+    facts = summary.of_archive(held)
+    assert facts["stored"] == "2 instances of 2 studies, 2 patients, 147.8 MB"
+    assert facts["damaged"] == "3: see filmroom scrub findings"
+    said = answer(10.0, 100, [5, 0, 0])
+    facts |= summary.of_server(said)
+    assert facts["new instances"] == "taken"
+    assert facts["received"] == "200 instances, 100.0 MB, 0 failures since the start"
+    assert facts["fdatasync takes"] == "≤ 1 ms (p50), ≤ 1 ms (p99)"
+    assert len(facts) <= 15
+    said["workers"] = [
+        {**said["workers"][0], "number": number, "admission": {"reason": "disk reserve", "free_bytes": 768}}
+        for number in (0, 1)
+    ]
+    facts = summary.of_server(said)
+    assert facts["new instances"] == "refused: disk full (worker 0, 1)"
+    assert facts["free on disk"] == "768 B"
 
 
 def test_open_associations_and_those_since_the_start_are_two_figures(

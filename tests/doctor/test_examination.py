@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -163,6 +164,17 @@ def test_too_little_room_is_a_fault(data: Path) -> None:
     found = examine(config_of(data, limits=Limits(disk_reserve_bytes=1 << 60)))
     assert found["room"][0].verdict is Verdict.FAULT
     assert "A700" in found["room"][0].advice
+
+
+def test_a_disk_without_room_for_one_more_instance_is_full_in_units_that_show_it(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data.mkdir()
+    status = SimpleNamespace(f_bavail=20_000_768, f_frsize=1)
+    monkeypatch.setattr(disk.os, "statvfs", lambda path: status)
+    found = disk._room(config_of(data, limits=Limits(disk_reserve_bytes=20_000_000)), data)
+    assert found.verdict is Verdict.FAULT
+    assert found.what == "20.0 MB free, of which 20.0 MB are kept in reserve"
 
 
 def test_a_taken_port_is_a_fault_and_a_free_one_is_not(data: Path) -> None:

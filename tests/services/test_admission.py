@@ -15,7 +15,7 @@ from engine.config.schema import Limits
 from engine.errors import StorageFull
 from engine.metrics import Histogram, Metrics
 from engine.services import admission, roster, traffic
-from engine.services.admission import Admission, Reason, full_comment
+from engine.services.admission import FULL_TOLD_S, Admission, Reason, full_comment
 from engine.services.roster import Roster
 from engine.services.traffic import Traffic
 from engine.storage.files import Files
@@ -145,6 +145,17 @@ def test_the_disk_reserve_refuses_below_it_and_takes_again_a_little_above_it() -
     assert world.reason() is Reason.DISK_RESERVE
     world.free = RESERVE + RESERVE // 16
     assert world.reason() is None
+
+
+def test_an_instance_that_found_no_room_is_told_for_a_while_and_refuses_no_smaller_one() -> None:
+    world = World()
+    assert world.reason() is None
+    world.admission.found_full()
+    assert world.admission.snapshot()["reason"] == "disk reserve"
+    assert world.reason() is None
+    assert world.admission.refusal() is None
+    world.now += FULL_TOLD_S
+    assert world.admission.snapshot()["reason"] is None
 
 
 def test_memory_refuses_above_its_limit_and_takes_again_at_nine_tenths() -> None:

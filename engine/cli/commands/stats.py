@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from engine.cli import backend, live, options, output
+from engine.cli import backend, live, options, output, summary
 from engine.cli.options import Settings, with_settings
 from engine.errors import ControlUnavailable
 
@@ -16,11 +16,13 @@ from engine.errors import ControlUnavailable
 @click.option("-w", "--watch", is_flag=True, help="Show the running server anew every --interval until Ctrl-C.")
 @click.option("--interval", type=click.FloatRange(0.1, 3600), default=1.0, metavar="SECONDS", show_default=True)
 @click.option("-n", "--count", type=click.IntRange(min=1), metavar="N", help="With --watch: stop after so many.")
+@click.option("-a", "--all", "everything", is_flag=True, help="Everything that is counted, on a terminal too.")
 @with_settings()
-def command(watch: bool, interval: float, count: int | None, settings: Settings) -> None:
+def command(watch: bool, interval: float, count: int | None, everything: bool, settings: Settings) -> None:
     """Show what the archive holds and, when a server runs, its instances/s, MB/s, associations, queue and latencies.
 
-    In a pipe, or with --json, --watch writes one line of JSON an interval.
+    A terminal shows a summary; --all, a pipe and --json have everything. In a pipe, or with --json, --watch writes one
+    line of JSON an interval.
     """
     config = settings.load()
     if watch:
@@ -34,10 +36,15 @@ def command(watch: bool, interval: float, count: int | None, settings: Settings)
         server = None
         held = backend.archive_stats(config)
     if output.as_json():
-        output.write_json({"archive": held, "server": server})
-        return
-    output.write_facts(held, title="archive")
-    if server is None:
-        output.complain("no server is running")
+        output.write_json({"archive": held, "server": live.as_data(server) if server else None})
+    elif everything or not output.on_terminal():
+        output.write_facts(held, title="archive")
+        if server:
+            live.show_once(server)
     else:
-        live.show_once(server)
+        output.write_facts(summary.of_archive(held), title="archive")
+        if server:
+            output.write_facts(summary.of_server(server), title="server")
+            live.show_peers(live.totals(server), summary.PEERS_SHOWN)
+    if server is None and not output.as_json():
+        output.complain("no server is running")

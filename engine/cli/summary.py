@@ -1,0 +1,52 @@
+"""`filmroom stats` on one screen: what a person looks for first. `--all` has the rest (`live.show_once`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from engine.cli import live
+from engine.cli.output import bytes_text
+
+PEERS_SHOWN = 8
+
+
+def of_archive(held: Mapping[str, int]) -> dict[str, object]:
+    """What is stored, and what somebody should look at."""
+    size = bytes_text(held["live_bytes"])
+    facts: dict[str, object] = {
+        "stored": f"{held['instances']} instances of {held['studies']} studies, {held['patients']} patients, {size}",
+        "disk": f"{held['segments']} segments, {bytes_text(held['dead_bytes'])} of it deleted; "
+        f"index {bytes_text(held['index_bytes'])}",
+        "quarantine": f"{held['versions']} versions, {held['unparseable']} unparseable",
+        "patients' data": f"{held['conflicts']} conflicts, {held['corrections']} corrections",
+        "on hold": f"{held['held_studies']} studies",
+        "damaged": f"{held['damaged']}{': see filmroom scrub findings' if held['damaged'] else ''}",
+    }
+    return facts
+
+
+def of_server(answer: Mapping[str, Any]) -> dict[str, object]:
+    """What the server does, and whether it takes new instances."""
+    now = live.totals(answer)
+    failures = sum(counts["failures"] for counts in now.peers.values())
+    facts: dict[str, object] = {
+        "new instances": live.admission(answer),
+        "associations": f"{now.associations} open, {now.counters['associations']} since the start",
+        "received": f"{now.instances} instances, {bytes_text(now.bytes)}, {failures} failures since the start",
+        "queue": f"{now.queue_depth} instances wait for the disk, {now.workers} workers",
+    }
+    for name, found in (("C-STORE", now.store_latency_s), ("fdatasync", now.sync_latency_s)):
+        p50, p99 = (live.milliseconds(found, fraction) for fraction in (0.5, 0.99))
+        if p50 is not None:
+            facts[f"{name} takes"] = f"{live.short(p50)} (p50), {live.short(p99)} (p99)"
+    free = [worker["admission"]["free_bytes"] for worker in answer.get("workers", []) if "admission" in worker]
+    if any(free):
+        facts["free on disk"] = bytes_text(min(filter(None, free)))
+    return facts | _background(answer.get("caretaker") or {})
+
+
+def _background(caretaker: Mapping[str, Any]) -> dict[str, object]:
+    """What runs in the background now."""
+    running = [name for name, duty in caretaker.items() if isinstance(duty, Mapping) and duty.get("running")]
+    return {"in the background": ", ".join(running) or "nothing"}
