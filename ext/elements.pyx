@@ -1,8 +1,8 @@
 """Walks data elements: engine._ext.elements, whose door is dicom.elements.
 
 `extract` is on the path of every stored instance: one pass over the element headers, the wanted values noted by offset,
-then one blob a level written at its exact size. No Python object is made for an element. `reencode` serves conversion,
-`read_element` the slow paths. The bytes' layout is in dataset.pxd, the writing of other encodings in reencode.pxd.
+then one blob a level written at its exact size. No Python object is made for an element. `read_element` serves the slow
+paths. The bytes' layout is in dataset.pxd, the writing of other encodings in reencode.pxd.
 """
 
 cimport cython
@@ -517,33 +517,3 @@ cdef str vr_name(const Header *header):
     if name is None:
         name = vr_names[vr] = chr(vr >> 8) + chr(vr & 0xFF)
     return name
-
-
-# conversion ------------------------------------------------------------------------------------------------------
-
-
-def reencode(const uint8_t[::1] data, int encoding, int target_encoding):
-    """A whole data set in another encoding, as reencode.pxd tells; raises Malformed."""
-    cdef Cursor source
-    cdef Walk walk
-    cdef bytes result
-    cdef uint8_t *target
-    cdef int status
-    source.data = &data[0] if data.shape[0] else NULL
-    source.end = data.shape[0]
-    encoding = root_encoding(&source, encoding)
-    with nogil:
-        start_walk(&walk, &source, NULL, 0)
-        walk.target_encoding = target_encoding
-        status = reencode_walk(&walk, 0, source.end, encoding, False)
-    if status != OK:
-        fail(status, walk.offset, 0)
-    result = PyBytes_FromStringAndSize(NULL, walk.size)
-    target = <uint8_t *>PyBytes_AS_STRING(result)
-    with nogil:
-        start_walk(&walk, &source, target, walk.size)
-        walk.target_encoding = target_encoding
-        status = reencode_walk(&walk, 0, source.end, encoding, False)
-    if status != OK or walk.size != len(result):
-        fail(MISPLACED, walk.offset, 0)  # the bytes changed under our hands
-    return result

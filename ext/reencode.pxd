@@ -1,35 +1,67 @@
 # Writes a data set, or the items of a sequence, in another encoding (PS3.5 section 7 and 6.2.2). Header only.
 #
-# One walk over the source with a stack of open containers; it runs twice: first with no target, to measure, then into
-# exactly that many bytes. So nothing grows, and no length found on the wire is ever allocated.
+# One walk over the source with a stack of open containers; it runs twice: first with no target, to measure, then to
+# write. It may stop anywhere, for want of source or of room, and goes on where it stopped: a data set of any length
+# passes through a window. So nothing grows but one number for each container of defined length, whose length stands
+# before what is in it; no length found on the wire is ever allocated.
+#
+#     PATCHED     source and target are whole: a length is put in its place when its container is closed
+#     MEASURED    nothing is written: lengths are noted, by the order in which their containers are opened
+#     REPLAYED    lengths are taken from those notes
 #
 # Kept: every element but group lengths (gggg,0000), which would be wrong afterwards; values; defined lengths stay
 # defined and undefined ones undefined. Two exceptions, both so that the way back is possible: a sequence that the
 # dictionary does not know goes to implicit VR with undefined length, and UN of undefined length becomes the SQ it is.
-# An implicit value of a VR whose length field is too short for it becomes UN (PS3.5 6.2.2 note).
+# An implicit value of a VR whose length field is too short for it becomes UN (PS3.5 6.2.2 note). Containers beyond
+# LENGTHS_MAX get undefined length.
+#
+# Forgiven, as readers do: up to 7 bytes at the end of anything of defined length that cannot be an element; at the root
+# whatever makes no sense behind Pixel Data, or is short and has a tag that is not above the last one: the data set ends
+# before it (`Walk.tail_offset`). A plain value of the root that ends early is kept as far as it goes, under
+# the length that it has: what is cut stays cut. If what comes out has an odd length because of the last element's value,
+# that is padded (PS3.5 7.1.1): others are left as they are.
 
 from cursor cimport Cursor, holds, u16, u32
 from dataset cimport (
-    BIG_ENDIAN, CONTAINERS_MAX, ENCAPSULATED, EXPLICIT_VR, ITEM, ITEM_DELIMITER, MISPLACED, NESTING_MAX, NO_END,
+    BIG_ENDIAN, CONTAINERS_MAX, ENCAPSULATED, EXPLICIT_VR, ITEM, ITEM_DELIMITER, MISPLACED, NO_END,
     OB_OR_OW, OK, OVERRUN, OW_OR_NUMBERS, SEQUENCE_DELIMITER, TOO_DEEP, TOO_LONG, UNDEFINED_LENGTH, US_OR_SS, VR_OB,
-    VR_OW, VR_SQ, VR_SS, VR_UN, VR_US, Budget, Dictionary, Header, dictionary_vr, is_long, item_encoding, read_header, skip_undefined, swap_unit,
+    VR_OW, VR_SQ, VR_SS, VR_UI, VR_UN, VR_US, Dictionary, Header, dictionary_vr, is_long, item_encoding, read_header, swap_unit,
 )
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
 
+cdef enum Mode:
+    PATCHED
+    MEASURED
+    REPLAYED
+
 cdef enum:
+    # Not among the statuses of dataset.pxd: the walk goes on when it has got more.
+    STARVED = 100  # the window ends
+    FULL = 101  # the target has no room, or the notes have none
+
+cdef enum:
+    LOOK_BYTES = 32  # of the source, that one step reads at most
+    STEP_BYTES = 32  # of the target, that one step writes at most, values aside
+    LENGTHS_MAX = 4194304
+    TAIL_BYTES_MAX = 4096  # of what may be forgiven where there is no Pixel Data: a sector's padding
+
+cdef enum:
+    NO_OFFSET = -9223372036854775807
     NO_PATCH = -1
     TAG_BITS_ALLOCATED = 0x00280100
     TAG_PIXEL_REPRESENTATION = 0x00280103
     TAG_WAVEFORM_BITS = 0x54001004
+    TAG_FLOAT_PIXEL_DATA = 0x7FE00008
     TAG_PIXEL_DATA = 0x7FE00010
 
 
 cdef struct Container:
     Py_ssize_t end  # in the source; NO_END: a delimiter ends it
     Py_ssize_t limit  # in the source; of the innermost container of defined length
-    Py_ssize_t length_at  # in the target, to be patched on closing; NO_PATCH
+    Py_ssize_t length_at  # PATCHED: in the target; MEASURED: in the notes; NO_PATCH
+    Py_ssize_t opened_size  # of the target, when its header had been written
     int encoding
     bint is_sequence
     bint is_delimited  # in the target
@@ -40,43 +72,67 @@ cdef struct Container:
 
 
 cdef struct Walk:
-    Cursor source
+    # All offsets count from the beginning of the window, `source.data`; ends may lie beyond its end.
+    Cursor source  # its end is the limit of the innermost container
+    Py_ssize_t available  # bytes in the window
     Py_ssize_t offset
     const Dictionary *dictionary
     int target_encoding
+    Mode mode
     uint8_t *target  # NULL: only measure
     Py_ssize_t target_room
-    Py_ssize_t size
+    Py_ssize_t target_at
+    Py_ssize_t size  # of everything written up to now
     Py_ssize_t size_max  # stop beyond this
     Py_ssize_t whole_size  # after the last item of the root that is complete
     Py_ssize_t whole_offset
+    uint32_t *lengths
+    Py_ssize_t lengths_count
+    Py_ssize_t lengths_room
+    Py_ssize_t value_left  # of the value that is being written
+    int value_unit
+    Py_ssize_t odd_offset  # of the element written last to the root, if that has a plain value of odd length
+    bint pads_odd  # and it gets one byte more
+    bint is_padding_due
+    uint8_t padding
+    # The root's last element, for what is forgiven behind it.
+    Py_ssize_t tail_offset
+    Py_ssize_t tail_size
+    Py_ssize_t tail_lengths
+    Py_ssize_t tail_odd_offset
+    uint32_t root_tag
+    bint may_be_tail
+    bint is_past_pixels
+    # What decides VRs, found at the root before anything beyond (0028,0103).
+    bint is_found
+    uint16_t found_bits_allocated
+    uint16_t found_pixel_representation
     Py_ssize_t depth
     Container open[CONTAINERS_MAX + 1]  # and the root
 
 
 cdef inline void put(Walk *walk, const uint8_t *source, Py_ssize_t count) noexcept nogil:
-    if walk.target != NULL and count <= walk.target_room - walk.size:
-        memcpy(walk.target + walk.size, source, count)
+    if walk.target != NULL and count <= walk.target_room - walk.target_at:
+        memcpy(walk.target + walk.target_at, source, count)
+        walk.target_at += count
     walk.size += count
 
 
 cdef inline void put_swapped(Walk *walk, const uint8_t *source, Py_ssize_t count, int unit) noexcept nogil:
-    """Numbers of `unit` bytes, each turned round; a rest that is no whole number goes as it is."""
+    """Numbers of `unit` bytes, each turned round. There is room for them."""
     cdef Py_ssize_t numbers = count // unit
     cdef Py_ssize_t i
     cdef int k
-    cdef uint8_t *target
-    if walk.target != NULL and count <= walk.target_room - walk.size:
-        target = walk.target + walk.size
-        if unit == 2:  # the pixels: a loop that compilers turn into vectors
-            for i in range(numbers):
-                target[2 * i] = source[2 * i + 1]
-                target[2 * i + 1] = source[2 * i]
-        else:
-            for i in range(numbers):
-                for k in range(unit):
-                    target[unit * i + k] = source[unit * i + unit - 1 - k]
-        memcpy(target + unit * numbers, source + unit * numbers, count - unit * numbers)
+    cdef uint8_t *target = walk.target + walk.target_at
+    if unit == 2:  # the pixels: a loop that compilers turn into vectors
+        for i in range(numbers):
+            target[2 * i] = source[2 * i + 1]
+            target[2 * i + 1] = source[2 * i]
+    else:
+        for i in range(numbers):
+            for k in range(unit):
+                target[unit * i + k] = source[unit * i + unit - 1 - k]
+    walk.target_at += count
     walk.size += count
 
 
@@ -120,22 +176,41 @@ cdef inline void put_header(Walk *walk, uint32_t tag, uint16_t vr, uint32_t leng
 
 
 cdef inline int open_container(
-    Walk *walk, const Header *header, bint is_sequence, bint is_delimited
+    Walk *walk, const Header *header, uint16_t vr, bint is_sequence, bint is_delimited
 ) noexcept nogil:
-    """Enters a sequence or item whose target header ends at the present size."""
+    """Writes the header of a sequence or item and enters it."""
     cdef Container *parent = &walk.open[walk.depth - 1]
     cdef Container *child
+    cdef uint32_t length = UNDEFINED_LENGTH
     if walk.depth > CONTAINERS_MAX:
         return TOO_DEEP
+    if header.length != UNDEFINED_LENGTH and not holds(&walk.source, header.value_offset, header.length):
+        return OVERRUN
+    if walk.mode != PATCHED and walk.lengths_count >= LENGTHS_MAX:
+        is_delimited = True
+    if walk.mode == MEASURED and walk.depth == 1:
+        walk.odd_offset = NO_OFFSET
     child = &walk.open[walk.depth]
     child[0] = parent[0]
     child.is_sequence = is_sequence
     child.is_delimited = is_delimited
-    child.length_at = NO_PATCH if is_delimited else walk.size - 4
+    child.length_at = NO_PATCH
+    if not is_delimited:
+        if walk.mode == PATCHED:
+            child.length_at = walk.size + (8 if vr != 0 and walk.target_encoding & EXPLICIT_VR else 4)
+        elif walk.mode == MEASURED:
+            child.length_at = walk.lengths_count
+            walk.lengths[walk.lengths_count] = 0
+            walk.lengths_count += 1
+        elif walk.lengths_count >= walk.lengths_room:
+            return MISPLACED  # other bytes than those that were measured
+        else:
+            length = walk.lengths[walk.lengths_count]
+            walk.lengths_count += 1
+    put_header(walk, header.tag, vr, length)
+    child.opened_size = walk.size
     child.end = NO_END
     if header.length != UNDEFINED_LENGTH:
-        if not holds(&walk.source, header.value_offset, header.length):
-            return OVERRUN
         child.end = child.limit = header.value_offset + header.length
     walk.depth += 1
     walk.source.end = child.limit
@@ -153,12 +228,15 @@ cdef inline int close_container(Walk *walk) noexcept nogil:
     if closed.is_delimited:
         put_header(walk, SEQUENCE_DELIMITER if closed.is_sequence else ITEM_DELIMITER, 0, 0)
     elif closed.length_at != NO_PATCH:
-        length = size - closed.length_at - 4
+        length = size - closed.opened_size
         if length >= UNDEFINED_LENGTH:
             return TOO_LONG
-        walk.size = closed.length_at
-        put_u32(walk, <uint32_t>length)
-        walk.size = size
+        if walk.mode == MEASURED:
+            walk.lengths[closed.length_at] = <uint32_t>length
+        else:
+            walk.size = walk.target_at = closed.length_at
+            put_u32(walk, <uint32_t>length)
+            walk.size = walk.target_at = size
     walk.depth -= 1
     if walk.depth > 0:
         walk.source.end = walk.open[walk.depth - 1].limit
@@ -213,21 +291,54 @@ cdef inline bint is_sequence_value(const Walk *walk, const Header *header, uint1
 
 
 cdef inline int step_value(Walk *walk, Container *data_set, const Header *header, uint16_t vr) noexcept nogil:
-    """Writes one element that is no sequence."""
-    cdef int unit = 1
-    if not holds(&walk.source, header.value_offset, header.length):
-        return OVERRUN
+    """Writes the header of an element that is no sequence, and begins with its value."""
+    cdef Py_ssize_t length = header.length
+    cdef bint is_odd
+    if not holds(&walk.source, header.value_offset, length):
+        if walk.mode == PATCHED or walk.depth > 1 or walk.may_be_tail or walk.tail_size == 0:
+            return OVERRUN
+        length = walk.source.end - header.value_offset
     remember(walk, data_set, header)
+    walk.value_unit = 1
     if (data_set.encoding ^ walk.target_encoding) & BIG_ENDIAN:
-        unit = swap_unit(vr)
+        walk.value_unit = swap_unit(vr)
     if header.length > 0xFFFF and not is_long(vr):
         vr = VR_UN
-    put_header(walk, header.tag, vr, header.length)
-    if unit == 1:
-        put(walk, walk.source.data + header.value_offset, header.length)
+    if walk.mode == MEASURED and walk.depth == 1:
+        is_odd = length & 1 and length == header.length and (is_long(vr) or length < 0xFFFF)
+        walk.odd_offset = walk.tail_offset if is_odd else NO_OFFSET
+    if walk.mode == REPLAYED and walk.depth == 1 and walk.pads_odd and walk.odd_offset == walk.tail_offset:
+        walk.is_padding_due = True
+        walk.padding = 0 if vr == VR_OB or vr == VR_UN or vr == VR_UI or swap_unit(vr) > 1 else 0x20
+    put_header(walk, header.tag, vr, header.length + walk.is_padding_due)
+    walk.offset = header.value_offset
+    walk.value_left = length
+    return OK
+
+
+cdef inline int go_on_with_value(Walk *walk) noexcept nogil:
+    """Writes as much of the value as is there and has room; a rest that is no whole number goes as it is."""
+    cdef Py_ssize_t count = walk.value_left
+    if walk.target == NULL:
+        walk.size += count
+        walk.offset += count
+        walk.value_left = 0
+        return OK
+    if walk.value_left < walk.value_unit:
+        walk.value_unit = 1
+    if count > walk.available - walk.offset:
+        count = walk.available - walk.offset
+    if count > walk.target_room - walk.target_at:
+        count = walk.target_room - walk.target_at
+    count -= count % walk.value_unit
+    if count <= 0:
+        return STARVED if walk.available - walk.offset < walk.value_unit else FULL
+    if walk.value_unit == 1:
+        put(walk, walk.source.data + walk.offset, count)
     else:
-        put_swapped(walk, walk.source.data + header.value_offset, header.length, unit)
-    walk.offset = header.value_offset + header.length
+        put_swapped(walk, walk.source.data + walk.offset, count, walk.value_unit)
+    walk.offset += count
+    walk.value_left -= count
     return OK
 
 
@@ -239,15 +350,41 @@ cdef inline int step_over(Walk *walk, const Header *header) noexcept nogil:
     return OK
 
 
+cdef inline void note_root_element(Walk *walk, const Container *root, const Header *header) noexcept nogil:
+    """Takes down what is whole up to here, and what the element at the root is."""
+    walk.tail_offset = walk.offset
+    walk.tail_size = walk.size
+    walk.tail_lengths = walk.lengths_count
+    walk.tail_odd_offset = walk.odd_offset
+    walk.may_be_tail = (
+        walk.is_past_pixels or header.tag <= walk.root_tag and walk.source.end - walk.offset <= TAIL_BYTES_MAX
+    )
+    walk.root_tag = header.tag
+    if TAG_FLOAT_PIXEL_DATA <= header.tag <= TAG_PIXEL_DATA:
+        walk.is_past_pixels = True
+    if header.tag > TAG_PIXEL_REPRESENTATION and not walk.is_found:
+        walk.is_found = True
+        walk.found_bits_allocated = root.bits_allocated
+        walk.found_pixel_representation = root.pixel_representation
+
+
+cdef inline Py_ssize_t forgiven(const Walk *walk) noexcept nogil:
+    """How near to its end something of defined length is over. What the index keeps is read to the last byte."""
+    return 1 if walk.mode == PATCHED else 8
+
+
 cdef inline int step_element(Walk *walk, Container *data_set) noexcept nogil:
     """One element of a data set, or the end of it."""
     cdef Header header
     cdef uint16_t vr
     cdef bint is_delimited
-    if data_set.end != NO_END and walk.offset >= data_set.end:
+    if data_set.end != NO_END and walk.offset > data_set.end - forgiven(walk):
+        walk.offset = data_set.end
         return close_container(walk)
     if read_header(&walk.source, walk.offset, data_set.encoding, &header) != OK:
         return OVERRUN
+    if walk.depth == 1:
+        note_root_element(walk, data_set, &header)
     if header.tag == ITEM_DELIMITER and data_set.end == NO_END:
         walk.offset = header.value_offset
         return close_container(walk)
@@ -262,69 +399,94 @@ cdef inline int step_element(Walk *walk, Container *data_set) noexcept nogil:
         is_delimited = header.length == UNDEFINED_LENGTH
         if not walk.target_encoding & EXPLICIT_VR and not is_delimited:
             is_delimited = dictionary_vr(walk.dictionary, header.tag) != VR_SQ
-        put_header(walk, header.tag, VR_SQ, UNDEFINED_LENGTH)
-        return open_container(walk, &header, True, is_delimited)
+        return open_container(walk, &header, VR_SQ, True, is_delimited)
     return step_value(walk, data_set, &header, VR_UN if vr == VR_SQ else vr)
 
 
 cdef inline int step_item(Walk *walk, Container *sequence) noexcept nogil:
     """One item of a sequence entered, or the end of the sequence."""
     cdef Header header
-    if sequence.end != NO_END and walk.offset >= sequence.end:
+    if sequence.end != NO_END and walk.offset > sequence.end - forgiven(walk):
+        walk.offset = sequence.end
         return close_container(walk)
     if read_header(&walk.source, walk.offset, sequence.encoding, &header) != OK:
         return OVERRUN
     if header.tag == ITEM:
-        put_header(walk, ITEM, 0, UNDEFINED_LENGTH)
-        return open_container(walk, &header, False, header.length == UNDEFINED_LENGTH)
+        return open_container(walk, &header, 0, False, header.length == UNDEFINED_LENGTH)
     if header.tag == SEQUENCE_DELIMITER:
         walk.offset = header.value_offset
         return close_container(walk) if sequence.end == NO_END else OK
     return MISPLACED
 
 
-cdef inline void find_pixel_representation(Walk *walk, Container *data_set) noexcept nogil:
-    """Looks ahead at the root, because elements before (0028,0103), and items in them, depend on it too."""
-    cdef Py_ssize_t offset = walk.offset
-    cdef Header header
-    cdef Budget budget
-    budget.elements_left = walk.source.end
-    budget.nesting_max = NESTING_MAX
-    while read_header(&walk.source, offset, data_set.encoding, &header) == OK:
-        if header.tag > TAG_PIXEL_REPRESENTATION:
-            return
-        offset = header.value_offset
-        if header.length == UNDEFINED_LENGTH:
-            if skip_undefined(&walk.source, &offset, data_set.encoding, 1, True, &budget) != OK:
-                return
-        elif holds(&walk.source, offset, header.length):
-            remember(walk, data_set, &header)
-            offset += header.length
-        else:
-            return
-
-
-cdef inline int reencode(Walk *walk, Py_ssize_t offset, Py_ssize_t end, int encoding, bint is_sequence) noexcept nogil:
-    """Walks source[offset:end] and writes it. On failure `walk.offset` is where it went wrong.
-
-    The caller has set source, dictionary, target and its encoding, and size_max; size and whole_size come back.
-    """
+cdef inline void begin(Walk *walk, Py_ssize_t offset, Py_ssize_t end, int encoding, bint is_sequence) noexcept nogil:
+    """Puts the walk before source[offset:end]. Source, target, lengths and found values have been set."""
     cdef Container *root = &walk.open[0]
-    cdef Container *top
-    cdef int status = OK
     root.end = root.limit = end
     root.length_at = NO_PATCH
     root.encoding = encoding
     root.is_sequence = is_sequence
     root.is_delimited = False
-    root.bits_allocated = root.pixel_representation = root.waveform_bits = 0
-    walk.offset = walk.whole_offset = offset
+    root.opened_size = root.waveform_bits = 0
+    root.bits_allocated = walk.found_bits_allocated
+    root.pixel_representation = walk.found_pixel_representation
+    walk.offset = walk.whole_offset = walk.tail_offset = offset
     walk.source.end = end
-    walk.size = walk.whole_size = 0
+    walk.size = walk.whole_size = walk.tail_size = walk.target_at = 0
+    walk.value_left = walk.lengths_count = walk.tail_lengths = 0
+    walk.is_padding_due = False
+    walk.root_tag = 0
+    walk.may_be_tail = walk.is_past_pixels = walk.is_found = False
     walk.depth = 1
-    if not is_sequence:
-        find_pixel_representation(walk, root)
+
+
+cdef inline void move_window(Walk *walk, Py_ssize_t by) noexcept nogil:
+    """The window begins `by` bytes further on."""
+    cdef Py_ssize_t i
+    for i in range(walk.depth):
+        if walk.open[i].end != NO_END:
+            walk.open[i].end -= by
+        walk.open[i].limit -= by
+    walk.offset -= by
+    walk.tail_offset -= by
+    if walk.odd_offset != NO_OFFSET:
+        walk.odd_offset -= by
+    if walk.tail_odd_offset != NO_OFFSET:
+        walk.tail_odd_offset -= by
+    walk.source.end -= by
+
+
+cdef inline int go_on(Walk *walk) noexcept nogil:
+    """Walks until all is done (OK), or the window or a room ends. Else `walk.offset` is where it went wrong."""
+    cdef Container *top
+    cdef int status = OK
     while status == OK and walk.depth > 0 and walk.size <= walk.size_max:
+        if walk.value_left > 0:
+            status = go_on_with_value(walk)
+            continue
+        if walk.available < walk.source.end and walk.available - walk.offset < LOOK_BYTES:
+            return STARVED
+        if walk.target != NULL and walk.mode != PATCHED and walk.target_room - walk.target_at < STEP_BYTES:
+            return FULL
+        if walk.mode == MEASURED and walk.lengths_count == walk.lengths_room and walk.lengths_count < LENGTHS_MAX:
+            return FULL
+        if walk.is_padding_due:
+            put(walk, &walk.padding, 1)
+            walk.is_padding_due = False
         top = &walk.open[walk.depth - 1]
         status = step_item(walk, top) if top.is_sequence else step_element(walk, top)
     return status
+
+
+cdef inline int reencode(Walk *walk, Py_ssize_t offset, Py_ssize_t end, int encoding, bint is_sequence) noexcept nogil:
+    """Walks source[offset:end], which is whole, and writes it. On failure `walk.offset` is where it went wrong.
+
+    The caller has set source, dictionary, target and its encoding, and size_max; size and whole_size come back.
+    """
+    walk.mode = PATCHED
+    walk.available = walk.source.end
+    walk.lengths = NULL
+    walk.pads_odd = False
+    walk.lengths_room = walk.found_bits_allocated = walk.found_pixel_representation = 0
+    begin(walk, offset, end, encoding, is_sequence)
+    return go_on(walk)

@@ -192,11 +192,3 @@ def item_encoding(data: Buffer, item: Element, encoding: int) -> int:
         return encoding
     with memoryview(data) as view, view[item.value_offset : item.value_offset + item.length] as value:
         return encoding & _ext.root_encoding_of(value, encoding)
-
-
-def reencode(data: Buffer, encoding: int, target_encoding: int) -> bytes:
-    """A whole data set in another encoding; see ext/reencode.pxd for what is kept. Raises DataSetError."""
-    try:
-        return _ext.reencode(data, encoding, target_encoding)
-    except _ext.Malformed as error:
-        raise DataSetError(str(error)) from None

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from engine.errors import DataSetError
 
 from . import charset, elements, tags
+from .reencoding import reencode
 from .transfer_syntax import BIG_ENDIAN, EXPLICIT_VR, EXPLICIT_VR_LITTLE_ENDIAN, TransferSyntax
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def working_encoding(transfer_syntax: TransferSyntax) -> int:
 def finished(data: bytes, transfer_syntax: TransferSyntax) -> bytes:
     """A data set in a transfer syntax, whose elements stand one after the other in `working_encoding`."""
     if transfer_syntax.encoding & BIG_ENDIAN:
-        return elements.reencode(data, EXPLICIT_VR, transfer_syntax.encoding)
+        return reencode(data, EXPLICIT_VR, transfer_syntax.encoding)
     if transfer_syntax.deflated:
         deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
         data = deflater.compress(data) + deflater.flush()
@@ -205,7 +206,7 @@ class Form:
         if not self.is_foreign or not value:
             return self.element(value)
         element = b"%bSQ\0\0%b%b" % (self._start, len(value).to_bytes(4, "little"), value)
-        return elements.reencode(element, EXPLICIT_VR_LITTLE_ENDIAN.encoding, 0)
+        return reencode(element, EXPLICIT_VR_LITTLE_ENDIAN.encoding, 0)
 
 
 form_of = lru_cache(maxsize=1024)(Form)

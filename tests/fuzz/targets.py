@@ -23,8 +23,9 @@ from engine.archive.commitment.judge import Verdict
 from engine.archive.interchange import dicomdir
 from engine.archive.transcoding.decompress import decompress
 from engine.config import reader
-from engine.dicom import elements, identifier, part10, tags, transfer_syntax, values
+from engine.dicom import elements, identifier, part10, reencoding, tags, transfer_syntax, values
 from engine.dicom.convert import convert
+from engine.dicom.sources import Whole
 from engine.dimse import command, messages
 from engine.errors import (
     ConfigError,
@@ -324,11 +325,13 @@ def _reencode(data: bytes) -> None:
     choice, data = data[0] if data else 0, data[1:]
     source, target = ENCODINGS[choice % 3], ENCODINGS[choice // 3 % 3]
     try:
-        there = elements.reencode(data, source, target)
+        there = reencoding.reencode(data, source, target)
     except DataSetError:
         return
+    pieces = reencoding.Reencoding(Whole(data), source, target).pieces(1 + len(data) % 251)
+    assert b"".join([bytes(piece) for piece in pieces]) == there, "pieces come to something else than the whole"
     try:
-        again = elements.reencode(there, target, target)
+        again = reencoding.reencode(there, target, target)
     except DataSetError:
         assert not target & 1, "explicit VR that we wrote ourselves is not read"
         return  # a false VR is lost on the way to implicit, and with it what the value was

@@ -22,6 +22,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Final
 
 from engine.dicom import elements, part10, tags, transfer_syntax, uids
+from engine.dicom.reencoding import reencode
 from engine.dicom.transfer_syntax import EXPLICIT_VR, EXPLICIT_VR_LITTLE_ENDIAN, TransferSyntax
 from engine.errors import DataSetError
 
@@ -214,7 +215,7 @@ def keys_of(head: Buffer, syntax: TransferSyntax) -> dict[int, bytes]:
                 break
             end = element.value_offset + element.length + (8 if element.is_undefined_length else 0)
             if element.tag in _WANTED:
-                found[element.tag] = elements.reencode(view[start:end], encoding, EXPLICIT_VR)
+                found[element.tag] = reencode(view[start:end], encoding, EXPLICIT_VR)
             start = end
     except DataSetError:
         pass

@@ -1,0 +1,22 @@
+"""The typed face of ext/reencoder.pyx; only dicom.reencoding imports it."""
+
+from typing import Final, final
+
+from typing_extensions import Buffer
+
+from engine._ext.elements import Malformed as Malformed
+
+WINDOW_BYTES_MIN: Final[int]
+TARGET_BYTES_MIN: Final[int]
+
+def configure(dictionary_: bytes) -> None: ...
+
+@final
+class Reencoder:
+    def __init__(self, length: int, encoding: int, target_encoding: int) -> None: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def odd_offset(self) -> int: ...
+    def measure(self, window: Buffer, start: int) -> int: ...
+    def write(self, window: Buffer, start: int, target: Buffer) -> tuple[int, int]: ...
