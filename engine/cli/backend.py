@@ -16,12 +16,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from engine.cli import key_values, query
+from engine.cli import query
 from engine.cli.output import Progress
 from engine.cli.units import time_text, with_times
 from engine.config import Config, Peer, Retention
-from engine.dicom import tags
-from engine.errors import CommitmentError, ConfigError, NotStored, QueryError
+from engine.dicom import plain_values, tags
+from engine.errors import CommitmentError, ConfigError, NotStored
+from engine.index.query import key_values
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from engine.archive.interchange.importer import ImportSummary
     from engine.archive.verify import CheckReport
     from engine.cli.options import Settings
-    from engine.index.types import Instance, KeyValue, Query
+    from engine.index.types import Instance, Query
     from engine.services.file_scu import SendSummary
 
 Result = TypeVar("Result")
@@ -85,7 +86,7 @@ def opened(
 def find(config: Config, wanted: query.Keys, limit: int | None, offset: int = 0) -> Iterator[dict[int, bytes]]:
     """The matches, each as tag → UTF-8 text."""
     with opened(config) as archive:
-        for match in archive.find(replace(_query(wanted, limit), offset=offset)):
+        for match in archive.find(_query(wanted, limit, offset)):
             yield match.attributes
 
 
@@ -98,7 +99,7 @@ def explain(
     explanation = Explanation()
     with opened(config) as archive:
         began = time.perf_counter()
-        matches = archive.find(replace(_query(wanted, limit), offset=offset), explanation)
+        matches = archive.find(_query(wanted, limit, offset), explanation)
         found = [match.attributes for match in matches]
         took_ms = (time.perf_counter() - began) * 1000
     return found, {**explanation.summary(), "took_ms": round(took_ms, 3)}
@@ -174,7 +175,7 @@ def _not_stored(archive: Archive, wanted: Sequence[query.Keys]) -> list[str]:
     for tag, level in _UID_LEVELS:
         given = [keys.values.get(tag) for keys in wanted]
         named = dict.fromkeys(uid.strip() for value in given if isinstance(value, str) for uid in value.split("\\"))
-        uids = [uid for uid in named if uid and uid not in ("*", key_values.EMPTY_VALUE)]
+        uids = [uid for uid in named if uid and uid not in ("*", plain_values.EMPTY_VALUE)]
         for start in range(0, len(uids), UIDS_AT_ONCE):
             some = uids[start : start + UIDS_AT_ONCE]
             keys = query.Keys(level, {tag: "\\".join(some)}, (tag,))
@@ -300,7 +301,8 @@ def patients_of(config: Config, wanted: list[query.Keys]) -> list[str]:
             asked = _query(keys, None)
             named = {tags.PatientName: b"", tags.PatientID: b"", **asked.keys}
             for match in archive.find(replace(asked, keys=named)):
-                name, patient_id = (query.text_of(tag, match.attributes.get(tag, b"")) for tag in named if tag in _WHO)
+                who = (plain_values.text_of(tag, match.attributes.get(tag, b"")) for tag in named if tag in _WHO)
+                name, patient_id = who
                 found[f"{name} ({patient_id})"] = None
     return list(found)
 
@@ -569,29 +571,16 @@ def _transactions(config: Config) -> Transactions:
     return Transactions.existing(config.data)
 
 
-def _query(wanted: query.Keys, limit: int | None) -> Query:
+def _query(wanted: query.Keys, limit: int | None, offset: int = 0) -> Query:
     """Raises QueryError."""
-    from engine.index.query.plan import COMPUTED
-    from engine.index.types import Level, Query, Root
+    from engine.index.query import keywords
 
-    level = Level["IMAGE" if wanted.level == "instance" else wanted.level.upper()]
-    for tag, value in wanted.values.items():
-        if query.is_creator(tag) or query.matches_all(value):
-            continue
-        # C-FIND passes over such a key (PS3.4 C.2.2.1.3); who types it wants fewer matches, and exports fewer.
-        if not _is_kept(tag, wanted) or COMPUTED.get(tag, level) > level:
-            raise QueryError(f"{query.name_of(tag)} is not indexed at the {wanted.level} level: nothing matches it")
-    return Query(
-        # The root that has every level; the two give the same answers at the levels that both have.
-        root=Root.PATIENT,
-        level=level,
-        keys={tag: _key_value(tag, value) for tag, value in wanted.values.items()},
-        character_set=b"ISO_IR 192",
+    level = keywords.LEVELS[wanted.level]
+    return keywords.query_of(
+        level,
+        wanted.values,
         limit=limit,
-        relational=True,
-        # Without another meaning, so nobody has to ask for them.
-        empty_values=True,
-        multiple_values=True,
+        offset=offset,
         date_time="date_time" in wanted.options,
         fuzzy="fuzzy" in wanted.options,
         timezone="timezone" in wanted.options,
@@ -600,33 +589,15 @@ def _query(wanted: query.Keys, limit: int | None) -> Query:
 
 def not_kept(wanted: query.Keys) -> list[int]:
     """The attributes to be returned that the index does not keep, so that no match has them."""
+    from engine.dicom.keywords import is_creator
+    from engine.index.query.keywords import is_kept
     from engine.index.query.plan import COMPUTED
 
     return [
-        tag for tag in wanted.columns if tag not in COMPUTED and not query.is_creator(tag) and not _is_kept(tag, wanted)
+        tag
+        for tag in wanted.columns
+        if tag not in COMPUTED and not is_creator(tag) and not is_kept(tag, wanted.values)
     ]
-
-
-def _is_kept(tag: int, wanted: query.Keys) -> bool:
-    """Whether the index keeps an attribute; a private one in the block that a creator among the keys reserves."""
-    from engine.dicom import extra
-    from engine.index.query.plan import level_of
-
-    creator = wanted.values.get(query.creator_of(tag)) if query.is_private(tag) else None
-    if not isinstance(creator, str):
-        return level_of(tag) is not None
-    return extra.in_effect().find_private(tag >> 16, creator.strip(), tag & 0xFF) is not None
-
-
-def _key_value(tag: int, value: query.Value) -> KeyValue:
-    if not isinstance(value, str):
-        return [{inner: _key_value(inner, text) for inner, text in item.items()} for item in value]
-    if (encoded := query.encoded_numbers(tag, value)) is not None:
-        return encoded
-    try:
-        return value.encode()
-    except UnicodeEncodeError:
-        raise QueryError(f"the value of {query.name_of(tag)} is not UTF-8") from None
 
 
 def who() -> str:

@@ -9,10 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from engine.cli import backend, key_values, query
+from engine.cli import backend, query
 from engine.cli.units import time_text
 from engine.config import Config
+from engine.dicom import plain_values, tags
 from engine.errors import CorrectionRefused, PatientUnknown, QueryError
+from engine.index.query import key_values
 
 
 def merge(config: Config, source: str, into: str, *, in_advance: bool, reason: str) -> dict[str, Any]:
@@ -88,7 +90,7 @@ def listed(config: Config, *, values: bool) -> Iterator[dict[str, Any]]:
     with backend.opened(config) as archive:
         for row in correction.listed(archive):
             made = time_text(row.pop("made_ns"))
-            named = {query.name_of(tag): value for tag, value in row.pop("sets").items()}
+            named = {tags.keyword_of(tag): value for tag, value in row.pop("sets").items()}
             yield {**row, "made": made, "sets": named if values else list(named)}
 
 
@@ -97,7 +99,8 @@ def conflicts(config: Config, *, values: bool) -> Iterator[dict[str, Any]]:
     with backend.opened(config) as archive:
         for found in archive.index.conflicts():
             stated = {
-                query.name_of(tag): [query.text_of(tag, value) for value in said] for tag, said in found.values.items()
+                tags.keyword_of(tag): [plain_values.text_of(tag, value) for value in said]
+                for tag, said in found.values.items()
             }
             yield {
                 "study_instance_uid": found.study_instance_uid.decode("utf-8", "replace"),

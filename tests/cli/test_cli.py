@@ -16,7 +16,7 @@ from rich.console import Console
 
 from engine import __version__, cli, errors
 from engine.cli import backend, exit_codes, live, output, query, summary
-from engine.dicom import tags
+from engine.dicom import plain_values, tags
 from engine.dicom.identifier import encode_identifier
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 from tests.cli.commands import run
@@ -378,7 +378,7 @@ def test_keys_take_the_forms_of_findscu() -> None:
     assert keys.values == {tags.StudyInstanceUID: "1.2", tags.Modality: "", tags.PatientName: "A=B"}
     assert query.parse(["0008,0052=IMAGE"]).level == "instance"
     assert set(query.parse(["PatientID=1"]).columns) >= {tags.PatientID, tags.StudyInstanceUID}
-    assert query.name_of(0x00091001) == "00091001"
+    assert tags.keyword_of(0x00091001) == "00091001"
     # The first block stands for any, and a creator is a key like another.
     private = query.parse(["0009,xx01=7", "(0009,0010)=ACME", "00100020=1"])
     assert private.values == {0x00091001: "7", 0x00090010: "ACME", tags.PatientID: "1"} | dict.fromkeys(
@@ -443,7 +443,7 @@ def test_sequences_of_a_match_are_nested() -> None:
         tags.ReferencedFrameNumber: b"",
     }
     stored = encode_identifier({REQUEST: [item, {tags.RequestedProcedureID: b"R2"}]}, EXPLICIT_VR_LITTLE_ENDIAN)[12:]
-    assert query.value_of(REQUEST, stored) == [
+    assert plain_values.value_of(REQUEST, stored) == [
         {
             "ReferencedFrameNumber": [],
             "RequestedProcedureCodeSequence": [{"CodeValue": "7", "CodeMeaning": "Schädel"}],
@@ -451,22 +451,22 @@ def test_sequences_of_a_match_are_nested() -> None:
         },
         {"RequestedProcedureID": "R2"},
     ]
-    assert query.text_of(REQUEST, stored[-18:]) == "[RequestedProcedureID=R2]"
-    assert query.value_of(REQUEST, b"") == []
-    assert query.text_of(REQUEST, b"") == ""
-    assert query.value_of(tags.FrameIncrementPointer, b"\x18\x00\x63\x10") == ["FrameTime"]
+    assert plain_values.text_of(REQUEST, stored[-18:]) == "[RequestedProcedureID=R2]"
+    assert plain_values.value_of(REQUEST, b"") == []
+    assert plain_values.text_of(REQUEST, b"") == ""
+    assert plain_values.value_of(tags.FrameIncrementPointer, b"\x18\x00\x63\x10") == ["FrameTime"]
 
 
 def test_text_with_backslashes_is_one_value() -> None:
-    assert query.value_of(tags.ModalitiesInStudy, b"CT\\MR") == ["CT", "MR"]
-    assert query.value_of(tags.PatientComments, b"a\\b") == "a\\b"
+    assert plain_values.value_of(tags.ModalitiesInStudy, b"CT\\MR") == ["CT", "MR"]
+    assert plain_values.value_of(tags.PatientComments, b"a\\b") == "a\\b"
 
 
 def test_numbers_and_sequences_of_a_match_are_shown() -> None:
-    assert query.value_of(tags.Rows, b"\x00\x02") == 512
-    assert query.text_of(tags.Rows, b"") == ""
-    assert query.text_of(tags.ImageType, b"ORIGINAL\\PRIMARY") == "ORIGINAL\\PRIMARY"
-    assert query.text_of(tags.ProcedureCodeSequence, b"\xfe\xff") == "(sequence)"
+    assert plain_values.value_of(tags.Rows, b"\x00\x02") == 512
+    assert plain_values.text_of(tags.Rows, b"") == ""
+    assert plain_values.text_of(tags.ImageType, b"ORIGINAL\\PRIMARY") == "ORIGINAL\\PRIMARY"
+    assert plain_values.text_of(tags.ProcedureCodeSequence, b"\xfe\xff") == "(sequence)"
 
 
 def test_figures_are_readable() -> None:

@@ -13,6 +13,7 @@ import click
 
 from engine.cli import backend, options, output, query
 from engine.cli.options import Settings, with_settings
+from engine.dicom import plain_values, tags
 
 SHOWN_MAX = 200
 """Matches that a terminal shows unless it is told to show all."""
@@ -105,23 +106,23 @@ def command(
     if explain:
         output.write_aside(facts)
     for tag in backend.not_kept(wanted):
-        output.complain(f"{query.name_of(tag)} is not indexed: no match shows a value of it")
+        output.complain(f"{tags.keyword_of(tag)} is not indexed: no match shows a value of it")
     if backend.is_reindexing(config, wanted):
         output.complain("re-indexing is under way: what was stored before may not be found by all of these keys yet")
 
 
 def _rows(wanted: query.Keys, found: Iterable[Mapping[int, bytes]]) -> Iterator[dict[str, object]]:
     for match in found:
-        yield {query.name_of(tag): query.value_of(tag, match.get(tag, b"")) for tag in wanted.columns}
+        yield {tags.keyword_of(tag): plain_values.value_of(tag, match.get(tag, b"")) for tag in wanted.columns}
 
 
 def _text(row: Mapping[str, object]) -> Mapping[str, object]:
     """For people and pipes: as DICOM writes it, several values with backslashes between them."""
-    return {name: value if isinstance(value, int) else query.as_text(value) for name, value in row.items()}
+    return {name: value if isinstance(value, int) else plain_values.as_text(value) for name, value in row.items()}
 
 
 def _column(tag: int) -> output.Column:
-    name, form = query.name_of(tag), query.form_of(tag)
+    name, form = tags.keyword_of(tag), query.form_of(tag)
     return output.Column(name, HEADS.get(name, name), form, NAME_WIDTH_MIN if query.is_person_name(tag) else 0)
 
 

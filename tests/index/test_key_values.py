@@ -1,4 +1,4 @@
-"""engine.cli.key_values: what can be the value of a key, and what is said of the rest."""
+"""engine.index.query.key_values: what can be the value of a key, and what is said of the rest."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import pytest
 
 from engine.cli import exit_codes, query
+from engine.dicom import plain_values
 from engine.errors import QueryError
 from tests.cli.commands import run
 
@@ -116,7 +117,7 @@ def test_a_value_without_its_keyword_is_told_which_it_may_be() -> None:
 
 def test_numbers_of_binary_attributes_are_encoded_as_they_are_stored() -> None:
     rows = query.tag_of("Rows")
-    assert query.encoded_numbers(rows, "512\\16") == b"\x00\x02\x10\x00"
-    assert query.encoded_numbers(query.tag_of("PatientID"), "512") is None
+    assert plain_values.encoded_numbers(rows, "512\\16") == b"\x00\x02\x10\x00"
+    assert plain_values.encoded_numbers(query.tag_of("PatientID"), "512") is None
     with pytest.raises(QueryError, match="no number of VR US"):
-        query.encoded_numbers(rows, "-1")
+        plain_values.encoded_numbers(rows, "-1")

@@ -11,9 +11,9 @@ import re
 from datetime import date
 
 from engine.dicom import conformance, values
+from engine.dicom.plain_values import EMPTY_VALUE
 from engine.errors import QueryError
 
-EMPTY_VALUE = '""'
 UID_CHARACTERS_MAX = 128
 """What the archive stores (`archive.ingest`); PS3.5 9.1 allows 64."""
 

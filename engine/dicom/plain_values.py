@@ -1,0 +1,109 @@
+"""Values of attributes as Python and JSON have them, from how the index and its matches keep them.
+
+Text is UTF-8, numbers of binary VRs are in little endian, a sequence is its items in Explicit VR Little Endian.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+
+from engine.dicom import tags, values
+from engine.dicom.identifier import Identifier, decode_identifier
+from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
+from engine.errors import DataSetError, QueryError
+
+_NUMBERS = {"US": "<H", "SS": "<h", "UL": "<I", "SL": "<i", "FL": "<f", "FD": "<d", "UV": "<Q", "SV": "<q"}
+
+_NUMBER_VRS = frozenset((*_NUMBERS, "AT", "IS", "DS"))
+
+EMPTY_VALUE = '""'
+"""A key that asks for an attribute without a value (PS3.4 C.2.2.2.7)."""
+
+
+def value_of(tag: int, value: bytes) -> object:
+    """An attribute of a match as JSON has it: text or a number; a list wherever PS3.6 allows several values.
+
+    A number that is missing is None; text that is no number where one should be stays text.
+    """
+    vr = tags.vr_of(tag)
+    if vr == "SQ":
+        items = _items(tag, value)
+        return [_item(item) for item in items] if items or not value else ["(sequence)"]
+    found = _values(vr, value)
+    if vr in values.SINGLE_VALUE_VRS or not _has_several_values(tag):
+        return found[0] if len(found) == 1 else found or (None if vr in _NUMBER_VRS else "")
+    return found
+
+
+def encoded_numbers(tag: int, text: str) -> bytes | None:
+    """What was typed for an attribute of a binary VR, as a key has it; None for another VR. Raises QueryError."""
+    form = _NUMBERS.get(tags.vr_of(tag))
+    if form is None or not text.strip(" *") or text == EMPTY_VALUE:
+        return None if form is None else b""
+    try:
+        read = float if form in ("<f", "<d") else int
+        return b"".join(struct.pack(form, read(part)) for part in text.split("\\"))
+    except (ValueError, OverflowError, struct.error):
+        raise QueryError(f"{tags.keyword_of(tag)}={text}: it is no number of VR {tags.vr_of(tag)}") from None
+
+
+def text_of(tag: int, value: bytes) -> str:
+    """An attribute of a match as DICOM writes it: several values with backslashes between them."""
+    return as_text(value_of(tag, value))
+
+
+def as_text(shown: object) -> str:
+    """The same of what `value_of` gave."""
+    if isinstance(shown, dict):
+        return "[" + ", ".join(f"{name}={as_text(value)}" for name, value in shown.items()) + "]"
+    if isinstance(shown, list):
+        return ("" if shown and isinstance(shown[0], dict) else "\\").join(map(as_text, shown))
+    return "" if shown is None else str(shown)
+
+
+def _has_several_values(tag: int) -> bool:
+    """Whether PS3.6 allows it; a private attribute is a list where it has several."""
+    return tag in tags.SEVERAL_VALUED or tag in tags.OTHERS_SEVERAL_VALUED
+
+
+def _values(vr: str, value: bytes) -> list[object]:
+    if vr == "AT":
+        return [tags.keyword_of(group << 16 | element) for group, element in _pairs(value)]
+    form = _NUMBERS.get(vr)
+    if form is not None:
+        whole = value[: len(value) - len(value) % struct.calcsize(form)]
+        return [number for (number,) in struct.iter_unpack(form, whole)]
+    texts = values.split(vr, value.decode("utf-8", "replace"))
+    return [_number(vr, text) for text in texts] if vr in ("IS", "DS") else list[object](texts)
+
+
+def _number(vr: str, text: str) -> object:
+    """An IS or DS as a number; the text where it is none."""
+    try:
+        number = int(text) if vr == "IS" else float(text)
+    except ValueError:
+        return text or None
+    return number if math.isfinite(number) else text
+
+
+def _items(tag: int, value: bytes) -> list[Identifier]:
+    """The items of a sequence of a match; none if they cannot be read."""
+    header = struct.pack("<HH2s2xI", tag >> 16, tag & 0xFFFF, b"SQ", len(value))
+    try:
+        return decode_identifier(header + value, EXPLICIT_VR_LITTLE_ENDIAN).sequence(tag)
+    except DataSetError:
+        return []
+
+
+def _item(item: Identifier) -> dict[str, object]:
+    return {
+        tags.keyword_of(tag): value_of(tag, value) if isinstance(value, bytes) else [_item(inner) for inner in value]
+        for tag, value in item.items.items()
+    }
+
+
+def _pairs(value: bytes) -> list[tuple[int, int]]:
+    return list(struct.iter_unpack("<HH", value[: len(value) // 4 * 4]))
+
+
