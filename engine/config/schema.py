@@ -68,7 +68,12 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     associations_per_peer_max: Annotated[int, Meta(ge=1, le=100_000)] = 256
     """Associations open at once from one calling AE title, counted across workers, so that one broken sender leaves
     room for others; a [[peer]] may have an associations_max of its own. Titles are what peers say they are: this
-    bounds mistakes, and connections_waiting_max bounds malice."""
+    bounds mistakes, and associations_per_address_max bounds malice."""
+
+    associations_per_address_max: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+    """Associations open at once from one network address (an IPv6 network of 64 bits), whatever titles they call
+    themselves, so that half of associations_max is left to the others. All modalities behind a gateway have one address
+    and rarely a hundred associations; a [[peer]] may have an associations_per_address_max of its own."""
 
     connections_waiting_max: Annotated[int, Meta(ge=1, le=100_000)] = 1024
     """Connections that have not said their whole A-ASSOCIATE-RQ yet. When there are more, the one that has waited
@@ -459,6 +464,10 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     associations_max: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     """Associations that it may have open at once, for it instead of limits.associations_per_peer_max."""
 
+    associations_per_address_max: Annotated[int, Meta(ge=1, le=100_000)] | None = None
+    """Associations that its network address may have open at once for one more of it to be let in, instead of
+    limits.associations_per_address_max: more for a gateway that many send through."""
+
     bandwidth_bytes_per_s_max: Annotated[int, Meta(ge=64 * KIB, le=64 * GIB)] | None = None
     """Bytes a second that we take from it, all its associations together: a transfer of old studies in the background
     leaves the modalities their share. Unset: as many as it sends."""
@@ -588,6 +597,11 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         """Associations that that calling AE title may have open at once."""
         peer = self.peer(aet)
         return (peer.associations_max if peer else None) or self.limits.associations_per_peer_max
+
+    def address_associations_max_of(self, aet: str) -> int:
+        """Associations that the network address which that calling AE title comes from may have open at once."""
+        peer = self.peer(aet)
+        return (peer.associations_per_address_max if peer else None) or self.limits.associations_per_address_max
 
     def receive_window_of(self, aet: str) -> int:
         """Operations that that calling AE title may have outstanding with us."""

@@ -187,8 +187,10 @@ class ServiceProvider:
             return "new instances are refused"
         if self.services.roster.enter(
             self.calling_ae_title,
+            self.connection.peer_host,
             total_max=config.limits.associations_max,
             title_max=config.associations_max_of(self.calling_ae_title),
+            address_max=config.address_associations_max_of(self.calling_ae_title),
         ):
             return ""
         self.services.metrics.counters["associations_rejected_for_number"] += 1
@@ -317,7 +319,7 @@ class ServiceProvider:
         self.responses.fail(reason)
         self._storage.ended()
         if self.accepted is not None:
-            self.services.roster.leave(self.calling_ae_title)
+            self.services.roster.leave(self.calling_ae_title, self.connection.peer_host)
             self.services.associations_count -= 1
             self._log.info("association ended", **self._who(), reason=reason)
         else:

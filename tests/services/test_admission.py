@@ -51,6 +51,40 @@ def test_associations_are_counted_across_workers_and_not_divided_among_them() ->
     assert second.share("A") == pytest.approx(1 / 3)
 
 
+def test_associations_are_counted_by_address_whatever_they_call_themselves() -> None:
+    first, second = rosters(2)
+
+    def enter(worker: Roster, title: str, address: str) -> bool:
+        return worker.enter(title, address, total_max=100, title_max=100, address_max=3)
+
+    assert [enter(worker, f"T{n}", "10.0.0.1") for n, worker in enumerate((first, second, first))] == [True] * 3
+    assert not enter(second, "ANOTHER", "10.0.0.1")
+    assert not enter(second, "ANOTHER", "::ffff:10.0.0.1")
+    assert enter(second, "ANOTHER", "10.0.0.2")
+    assert second.enter("GATEWAY", "10.0.0.1", total_max=100, title_max=100, address_max=4)
+    assert (first.count_from("10.0.0.1"), first.count_from("10.0.0.2"), first.total()) == (4, 1, 5)
+    first.leave("T0", "10.0.0.1")
+    assert not enter(first, "T0", "10.0.0.1")
+    first.leave("T2", "10.0.0.1")
+    assert enter(first, "T9", "10.0.0.1")
+    assert first.count("ANOTHER") == 1, "who was not let in is not counted"
+
+
+def test_an_ipv6_network_is_one_address_and_a_link_is_not() -> None:
+    (alone,) = rosters(1)
+    for address in ("2001:db8::1", "2001:db8::2:3", "fe80::1%eth0", "fe80::2"):
+        assert alone.enter("A", address, total_max=9, title_max=9, address_max=2)
+    assert not alone.enter("A", "2001:db8::9", total_max=9, title_max=9, address_max=2)
+    assert alone.enter("A", "2001:db8:0:1::9", total_max=9, title_max=9, address_max=2)
+    assert alone.count_from("fe80::1") == 1
+
+
+def test_what_has_no_address_is_not_counted_by_it() -> None:
+    (alone,) = rosters(1)
+    for _ in range(5):
+        assert alone.enter("A", "", total_max=9, title_max=9, address_max=1)
+
+
 def test_a_worker_that_is_gone_holds_no_associations() -> None:
     supervisor, fd = Roster.create(2)
     first, second = (Roster.inherited(fd, number) for number in range(2))
@@ -355,6 +389,35 @@ def test_a_peer_has_the_number_of_associations_that_it_was_given(tmp_path: Path)
     serving = serve(tmp_path / "data", script, config=config)
     assert serving.services.roster.total() == 0
     assert serving.services.associations_count == 0
+
+
+def test_an_address_has_the_number_of_associations_that_it_may_have_under_any_titles(tmp_path: Path) -> None:
+    config = Config(
+        data=tmp_path / "data",
+        limits=Limits(disk_reserve_bytes=0, associations_per_address_max=2),
+        peers=(Peer(aet="GATEWAY", associations_per_address_max=3),),
+    )
+
+    def script(serving: Serving) -> None:
+        with serving.call() as first, serving.call() as second, serving.call() as third, serving.call() as fourth:
+            first.associate(ECHO, calling="ONE")
+            second.associate(ECHO, calling="TWO")
+            third.send(peer.associate_rq([ECHO], calling="THREE"))
+            assert third.expect_reject() == (2, 3, 2)
+            fourth.associate(ECHO, calling="GATEWAY")
+            with serving.call() as fifth:
+                fifth.send(peer.associate_rq([ECHO], calling="GATEWAY"))
+                assert fifth.expect_reject() == (2, 3, 2)
+            for scripted in (first, second, fourth):
+                scripted.release()
+        wait_for(lambda: serving.services.roster.total() == 0, what="their ends")
+        with serving.call() as again:
+            again.associate(ECHO, calling="THREE")
+            again.release()
+
+    serving = serve(tmp_path / "data", script, config=config)
+    assert serving.services.roster.count_from("127.0.0.1") == 0
+    assert serving.services.metrics.counters["associations_rejected_for_number"] == 2
 
 
 def test_operations_beyond_those_that_may_be_outstanding_are_refused_with_their_status(tmp_path: Path) -> None:
