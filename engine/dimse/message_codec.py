@@ -31,6 +31,9 @@ DATA_SET_PRESENT: Final = 0x0001
 """Command Data Set Type of what we send with a data set; any value but 0101H says the same."""
 
 ERROR_COMMENT_LENGTH_MAX: Final = 64
+_CUT: Final = "..."
+_ROOM_LEAST: Final = 40
+"""Characters of a comment that stay; a longer word, a UID for instance, is cut instead."""
 COUNT_MAX: Final = 0xFFFF
 """The counts of sub-operations are 16 bits wide; more is sent as that."""
 
@@ -124,9 +127,15 @@ class Codec:
 
 
 def error_comment(text: str) -> bytes:
-    """Text as LO: 64 characters of the default repertoire, no backslash and no control characters."""
+    """Text as LO: 64 characters of the default repertoire, no backslash and no control characters.
+
+    A longer text ends at the end of a word and says that it was cut: what matters stands in front.
+    """
     printable = "".join(character if " " <= character <= "~" and character != "\\" else "?" for character in text)
-    return printable[:ERROR_COMMENT_LENGTH_MAX].encode("ascii")
+    if len(printable) > ERROR_COMMENT_LENGTH_MAX:
+        end = printable.rfind(" ", _ROOM_LEAST, ERROR_COMMENT_LENGTH_MAX - len(_CUT) + 1)
+        printable = printable[:end].rstrip(" ,;:(") + _CUT if end >= 0 else printable[:ERROR_COMMENT_LENGTH_MAX]
+    return printable.encode("ascii")
 
 
 def _read(values: Mapping[int, bytes], element: Element, form: _Form) -> Any:

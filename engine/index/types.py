@@ -29,10 +29,10 @@ class Level(IntEnum):
 
     @classmethod
     def of(cls, text: bytes | str) -> Level:
-        """The level that (0008,0052) names. Raises QueryError."""
+        """The level that (0008,0052) names, also in lower case, as some ask. Raises QueryError."""
         name = text.decode("ascii", "replace") if isinstance(text, bytes) else text
         try:
-            return cls[name.strip(" \0")]
+            return cls[name.strip(" \0").upper()]
         except KeyError:
             raise QueryError(
                 f"(0008,0052) {name[:9]!r} is none of PATIENT, STUDY, SERIES, IMAGE", tags.QueryRetrieveLevel

@@ -53,7 +53,9 @@ class Answers:
         self._forms = [form_of(tag, vr_of_key(asked.query, tag), encoding) for tag in wanted]
         self._declaring = wanted.index(tags.SpecificCharacterSet)
         self._columns = [
-            (i, tag) for i, tag in enumerate(wanted) if tag not in said and tag != tags.SpecificCharacterSet
+            (i, asked.said_by.get(tag, tag))
+            for i, tag in enumerate(wanted)
+            if tag not in said and tag != tags.SpecificCharacterSet
         ]
         self._shown: list[bytes | None] = [None] * len(wanted)
         """The value of each element at the moment."""

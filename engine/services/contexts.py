@@ -21,6 +21,10 @@ FALLBACK = (transfer_syntax.EXPLICIT_VR_LITTLE_ENDIAN.uid, transfer_syntax.IMPLI
 """What is proposed for each SOP class besides the stored transfer syntaxes: every storage SCP takes one of them."""
 
 
+UID_LENGTH_MAX = 64
+"""Characters of a UID (PS3.5 9.1). What is longer is kept, and not sent."""
+
+
 class Encoded(Protocol):
     """Something to send."""
 
@@ -40,7 +44,8 @@ def propose(items: Iterable[Encoded], preferred: tuple[str, ...] = ()) -> list[P
     """
     by_class: dict[str, dict[str, None]] = {}
     for item in items:
-        by_class.setdefault(item.sop_class_uid, dict.fromkeys(preferred))[item.transfer_syntax_uid] = None
+        if len(item.sop_class_uid) <= UID_LENGTH_MAX:  # a longer one is no UID to many, who would refuse all
+            by_class.setdefault(item.sop_class_uid, dict.fromkeys(preferred))[item.transfer_syntax_uid] = None
     proposals: list[tuple[str, tuple[str, ...]]] = [
         (uid, (syntax,)) for uid, syntaxes in by_class.items() for syntax in syntaxes
     ]

@@ -379,7 +379,7 @@ class ServiceProvider:
     def _decline(self, presentation_context_id: int, message: Any, outstanding_max: int) -> None:
         """A C-FIND, C-MOVE, C-GET or N-ACTION more than may be outstanding, or a second one of a message id."""
         self.services.metrics.counters["operations_refused"] += 1
-        comment = f"out of resources: {outstanding_max} operations at a time, each with its own message id"
+        comment = f"out of resources: {outstanding_max} operations at a time, of own message ids"
         self._log.warning("operation refused", calling=self.calling_ae_title, why=comment)
         match message:
             case messages.CFindRQ():

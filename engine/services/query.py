@@ -6,8 +6,8 @@ those that describe where an answer comes from.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engine.dicom import charset, tags, transfer_syntax
@@ -41,6 +41,9 @@ ANSWERED_HERE = frozenset(
 )
 """Keys that a service fills in, whatever matches."""
 
+_ANY = b" *\0"
+"""What a value of universal matching consists of."""
+
 DESCRIBED_MAX = 20
 """Keys that `described` names; an identifier may have thousands."""
 
@@ -53,16 +56,28 @@ class Asked:
     returned: tuple[int, ...]
     """Every key of the identifier, ascending."""
     level_name: bytes
+    said_by: Mapping[int, int] = field(default_factory=dict)
+    """Keys that are answered with another attribute's value, with that attribute."""
 
 
 def find_query(
     context: AcceptedContext, identifier: bytes, limit: int = 0, options: Collection[QueryOption] = ()
 ) -> Asked:
-    """The query of a C-FIND; `limit` matches at most, 0 for all. Raises DataSetError or QueryError."""
+    """The query of a C-FIND; `limit` matches at most, 0 for all. Raises DataSetError or QueryError.
+
+    A value of Modality (0008,0060), which is none of a study, is taken for one of Modalities in Study (0008,0061): who
+    asks for CT studies and gets all takes the search for broken. Relational queries look at the series for it.
+    """
     decoded, level = _decode(context, identifier)
+    keys = {tag: value for tag, value in decoded.items.items() if tag not in ANSWERED_HERE}
+    said_by: dict[int, int] = {}
+    in_series = level is not Level.STUDY or "relational" in options or decoded.value(tags.ModalitiesInStudy).strip(_ANY)
+    if not in_series and decoded.value(tags.Modality).strip(_ANY):
+        keys[tags.ModalitiesInStudy] = keys.pop(tags.Modality)
+        said_by[tags.Modality] = tags.ModalitiesInStudy
     query = Query(
         level=level,
-        keys={tag: value for tag, value in decoded.items.items() if tag not in ANSWERED_HERE},
+        keys=keys,
         root=_root(context),
         character_set=decoded.character_set,
         limit=limit or None,
@@ -73,7 +88,7 @@ def find_query(
         empty_values="empty-values" in options,
         multiple_values="multiple-values" in options,
     )
-    return Asked(query, tuple(sorted(decoded.items)), level.name.encode("ascii"))
+    return Asked(query, tuple(sorted(decoded.items)), level.name.encode("ascii"), said_by)
 
 
 def retrieval_query(context: AcceptedContext, identifier: bytes) -> Query:

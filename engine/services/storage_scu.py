@@ -23,10 +23,10 @@ from engine import log
 from engine.archive.transcoding import transcode
 from engine.dimse.assembly import Frame, p_data_tf
 from engine.dimse.messages import CStoreRQ
-from engine.errors import AssociationFailed, CorruptRecord, EngineError, SegmentGone
+from engine.errors import AssociationFailed, CorruptRecord, EngineError, LocalProtocolError, SegmentGone
 from engine.index.types import Instance
 from engine.services.budget import PIECE_SHARE, WHOLE_SHARE, RetrievalBudget
-from engine.services.contexts import SendContexts
+from engine.services.contexts import UID_LENGTH_MAX, SendContexts
 from engine.services.frames import Frames
 
 if TYPE_CHECKING:
@@ -171,6 +171,10 @@ class InstanceSender:
     # -- inside ---------------------------------------------------------------------------------
 
     async def _prepare(self, instance: Instance, originator: Originator) -> _Ready:
+        if len(instance.sop_instance_uid) > UID_LENGTH_MAX:
+            # Old archives hold some. Many would end the association over it, and with it all that follows.
+            length = len(instance.sop_instance_uid)
+            raise LocalProtocolError(f"a SOP Instance UID of {length} characters, {UID_LENGTH_MAX} are allowed")
         context, target = self._contexts.choose(instance)
         data: bytes | None = None
         if target != instance.transfer_syntax_uid:

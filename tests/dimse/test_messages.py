@@ -350,6 +350,31 @@ def test_an_error_comment_is_cut_and_made_plain() -> None:
     assert len(comment) == 64
 
 
+@pytest.mark.parametrize(
+    ("text", "comment"),
+    [
+        ("a" * 64, "a" * 64),
+        ("one two " * 8, "one two " * 8),
+        (
+            "the kept attributes do not lie in the first bytes: the data set is long",
+            "the kept attributes do not lie in the first bytes: the data...",
+        ),
+        ("(0020,000D) is missing at level SERIES, which it must not be: " + "1.2." * 9, None),
+        ("of a list, one is too much: " + "word, " * 20, "of a list, one is too much: word, word, word, word, word..."),
+    ],
+)
+def test_a_long_error_comment_ends_at_the_end_of_a_word(text: str, comment: str | None) -> None:
+    sent = str(read(CStoreRSP(1, CT, UID, 0xC000, text).encode()).ErrorComment)
+    assert len(sent) <= 64
+    if len(text) > 64:
+        assert sent.endswith("...")
+        words = sent.removesuffix("...")
+        assert text.startswith(words)
+        assert text[len(words)] in " ,;:"
+    if comment is not None:
+        assert sent == comment.rstrip()
+
+
 @pytest.mark.parametrize("raw", [b"R\xd6NTGEN", "RÖNTGEN".encode(), b"\xff\xa0\x85"])
 def test_titles_beyond_ascii_go_back_as_they_came(raw: bytes) -> None:
     asked = messages.decode(CMoveRQ(1, MOVE, raw.decode("latin-1")).encode())

@@ -75,6 +75,8 @@ def test_the_hierarchy_is_kept_unless_the_query_is_relational(
 
 def test_levels_have_names() -> None:
     assert Level.of(b"STUDY ") == Level.STUDY
+    for text in (b"study", b" Study", b"sTuDy\0", "study "):
+        assert Level.of(text) == Level.STUDY
     with pytest.raises(QueryError, match="FRAME"):
         Level.of(b"FRAME")
 

@@ -56,7 +56,7 @@ def test_an_identifier_is_a_query_of_its_model_and_what_is_to_be_returned() -> N
         ({tags.PatientID: b"1"}, tags.QueryRetrieveLevel),
         ({tags.QueryRetrieveLevel: b""}, tags.QueryRetrieveLevel),
         ({tags.QueryRetrieveLevel: b"PATIENT"}, tags.QueryRetrieveLevel),
-        ({tags.QueryRetrieveLevel: b"study"}, tags.QueryRetrieveLevel),
+        ({tags.QueryRetrieveLevel: b"studies"}, tags.QueryRetrieveLevel),
     ],
 )
 def test_a_level_that_is_none_offends(keys: Mapping[int, Value], offending: int) -> None:
@@ -119,3 +119,40 @@ def test_of_many_keys_some_are_described() -> None:
     words = described(Query(Level.IMAGE, keys))
     assert words.count(",") == DESCRIBED_MAX - 1
     assert words.endswith(f" and {len(keys) - DESCRIBED_MAX} more")
+
+
+@pytest.mark.parametrize("level", [b"study ", b"Study", b" STUDY"])
+def test_a_level_may_be_in_lower_case_and_have_blanks(level: bytes) -> None:
+    found = asked({tags.QueryRetrieveLevel: level, tags.StudyInstanceUID: b""})
+    assert (found.query.level, found.level_name) == (Level.STUDY, b"STUDY")
+    assert retrieval({tags.QueryRetrieveLevel: level, tags.StudyInstanceUID: b"1.2"}).level is Level.STUDY
+
+
+@pytest.mark.parametrize("in_study", [None, b"", b"*"])
+@pytest.mark.parametrize("value", [b"CT", b"CT\\MR", b"C*"])
+def test_modality_at_study_level_is_modalities_in_study(value: bytes, in_study: bytes | None) -> None:
+    keys: dict[int, Value] = {tags.QueryRetrieveLevel: b"STUDY", tags.Modality: value}
+    if in_study is not None:
+        keys[tags.ModalitiesInStudy] = in_study
+    found = asked(keys)
+    assert found.query.keys == {tags.ModalitiesInStudy: value}
+    assert found.said_by == {tags.Modality: tags.ModalitiesInStudy}
+    assert tags.Modality in found.returned
+    relational = asked(keys, options=["relational"])
+    assert relational.query.keys[tags.Modality] == value, "that looks at the series"
+    assert not relational.said_by
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {tags.QueryRetrieveLevel: b"SERIES", tags.StudyInstanceUID: b"1.2", tags.Modality: b"CT"},
+        {tags.QueryRetrieveLevel: b"STUDY", tags.Modality: b"CT", tags.ModalitiesInStudy: b"MR"},
+        {tags.QueryRetrieveLevel: b"STUDY", tags.Modality: b""},
+        {tags.QueryRetrieveLevel: b"STUDY", tags.Modality: b"*"},
+    ],
+)
+def test_modality_elsewhere_and_beside_modalities_in_study_is_what_it_says(keys: dict[int, Value]) -> None:
+    found = asked(keys)
+    assert found.query.keys[tags.Modality] == keys[tags.Modality]
+    assert not found.said_by

@@ -267,6 +267,40 @@ def test_c_get_on_a_context_of_native_and_compressed_syntaxes_brings_native_imag
     assert set(got.values()) <= {EXPLICIT, IMPLICIT, BIG_ENDIAN}
 
 
+def test_modality_at_study_level_finds_the_studies_that_have_it_and_says_it(server: Server) -> None:
+    patient = "MODALITY-AT-STUDY"
+    made = [samples.instance(530, 1, 1, patient_id=patient, modality="CT")]
+    made += [samples.instance(531, 1, 1, patient_id=patient, modality="MR")]
+    assert foreign.store(server.port, [Stored.of(each) for each in made]) == [0, 0]
+    keys = {"level": "study", "PatientID": patient, "StudyInstanceUID": "", "Modality": "CT"}
+    statuses, found = foreign.find_statuses(server.port, keys, options=b"")
+    assert statuses == [0xFF00, 0x0000]
+    assert [(each.StudyInstanceUID, each.Modality) for each in found] == [(f"{samples.ROOT}.530", "CT")]
+    assert len(foreign.find(server.port, keys)[1]) == 1, "relational"
+    statuses, found = foreign.find_statuses(server.port, keys | {"Modality": ""}, options=b"")
+    assert statuses == [0xFF01, 0xFF01, 0x0000], "to give it back is not supported, as of any key of a series"
+
+
+def test_an_instance_whose_uid_is_too_long_fails_alone(server: Server) -> None:
+    """Old archives hold some. Sent, it ends the association with many clients, pynetdicom for one."""
+    instances = [samples.instance(540, 1, number) for number in (1, 2, 3)]
+    long_uid = f"{samples.ROOT}.540." + "1" * 50
+    assert len(long_uid) > 64
+    instances[1].SOPInstanceUID = long_uid
+    with peer.Peer(server.port) as script:
+        script.associate((1, CT, [EXPLICIT]))
+        for number, each in enumerate(instances, 1):
+            request = peer.c_store_rq(number, CT, str(each.SOPInstanceUID))
+            script.send(peer.message(1, request, samples.encoded(each)))
+            assert script.expect_message().status() == 0
+        script.release()
+    got = foreign.get(server.port, study_keys(540), [(CT, EXPLICIT)])
+    assert got.statuses[-1] == 0xB000
+    assert got.counts[-1][1:] == (2, 1, 0)
+    assert got.failed_uids == [long_uid]
+    assert len(got.data_sets) == 2
+
+
 def elements_of(data_set: bytes, syntax: str) -> dict[int, object]:
     """Every element, by pydicom; group lengths aside. Private and unknown ones as bytes."""
     ds = dcmread(io.BytesIO(foreign_part10(data_set, syntax)))
