@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from engine.cli import main
+from engine import interpreter
+
+interpreter.keep_out_the_current_folder()
+
+from engine.cli import main  # noqa: E402 - what it imports may not come from the current folder
 
 if __name__ == "__main__":
     main()

@@ -8,19 +8,19 @@ from collections.abc import Callable
 import uvloop
 
 from engine import log
-from engine.config import Config
+from engine.config import Reading
 from engine.server.supervisor import Supervisor
 
 
-def serve(config: Config, reread: Callable[[], Config] | None = None) -> int:
-    """Serves until told to stop; the exit code. `reread` gives the configuration anew for SIGHUP and `reload`.
+def serve(reading: Reading, reread: Callable[[], Reading]) -> int:
+    """Serves until told to stop; the exit code. `reread` reads the configuration anew for SIGHUP and `reload`.
 
     Raises ConfigError (port taken), ArchiveInUse, StorageError.
     """
-    log.configure(config.log)
+    log.configure(reading.config.log)
 
     async def run() -> int:
-        return await Supervisor(config, reread or (lambda: config), _announce).run()
+        return await Supervisor(reading, reread, _announce).run()
 
     return uvloop.run(run())
 

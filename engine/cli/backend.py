@@ -49,7 +49,7 @@ def serve(settings: Settings) -> int:
     """Runs the server until it is told to stop."""
     from engine import app
 
-    return app.serve(settings.read(), settings.read)
+    return app.serve(settings.reading(), settings.reading)
 
 
 def control(config: Config, command: str) -> dict[str, Any]:

@@ -94,7 +94,8 @@ def _common_options() -> list[click.Option]:
             ["--config", "config_file"],
             metavar="FILE",
             type=click.Path(dir_okay=False),
-            help=f"Configuration (TOML); without it ./{config}, if there.  [FILMROOM_CONFIG]",
+            help=f"Configuration (TOML); else the first {config} here, in DIR, beside it or in /etc/filmroom.  "
+            "[FILMROOM_CONFIG]",
             callback=_remember,
             expose_value=False,
         ),
@@ -169,8 +170,23 @@ class Settings:
     """What the flags of one invocation say about the configuration."""
 
     def __init__(self, file: str | None, flags: dict[str, object]) -> None:
-        self.path = configuration.find_file(file, os.environ)
+        self._file = file
         self.flags = flags
+
+    @property
+    def path(self) -> Path | None:
+        """The configuration file; looked for anew each time, since a reload may find one that was not there before."""
+        return configuration.find_file(self._file, os.environ, self._data)
+
+    @property
+    def _data(self) -> str | None:
+        data = self.flags.get("data")
+        return str(data) if data else None
+
+    def reading(self) -> configuration.Reading:
+        """The configuration, read anew, and where it was read. Raises ConfigError."""
+        places = configuration.places(self._file, os.environ, self._data)
+        return configuration.Reading(self.read(), self.path, places)
 
     def load(self) -> Config:
         """The configuration, with logging set up for a command: a person reads its results, not its events."""
@@ -181,7 +197,8 @@ class Settings:
 
     def read(self) -> Config:
         """The configuration, read anew. Raises ConfigError."""
-        config = configuration.load(self.path, os.environ, self.flags)
+        path = self.path
+        config = configuration.load(path, os.environ, self.flags)
         if config.attributes or config.coercion:
             from engine.dicom import coercion, extra
 
@@ -190,7 +207,7 @@ class Settings:
                 for rule in config.coercion:
                     coercion.values_of(rule.values, rule.remove)
             except ConfigError as error:
-                raise ConfigError(f"{self.path}: {error}") from error
+                raise ConfigError(f"{path}: {error}") from error
         return config
 
     def origins(self) -> dict[str, configuration.Origin]:

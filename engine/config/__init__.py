@@ -19,7 +19,16 @@ paths in a file start at the file's folder, others at the working directory.
 
 from __future__ import annotations
 
-from engine.config.reader import DEFAULT_FILE, environment_variable, find_file, load, origins, parse_peer
+from engine.config.reader import (
+    DEFAULT_FILE,
+    Reading,
+    environment_variable,
+    find_file,
+    load,
+    origins,
+    parse_peer,
+    places,
+)
 from engine.config.schema import (
     Attribute,
     Coercion,
@@ -61,6 +70,7 @@ __all__ = [
     "Quarantine",
     "Queries",
     "QueryOption",
+    "Reading",
     "Reindex",
     "Retention",
     "Scrub",
@@ -70,4 +80,5 @@ __all__ = [
     "load",
     "origins",
     "parse_peer",
+    "places",
 ]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args, get_origin
 
@@ -33,7 +35,10 @@ from engine.config.schema import (
 from engine.errors import ConfigError
 
 DEFAULT_FILE = "filmroom.toml"
-"""Read from the working directory when no file is named."""
+"""Looked for by `places` when no file is named."""
+
+SYSTEM_FILE = Path("/etc/filmroom") / DEFAULT_FILE
+"""Looked for last."""
 
 ENVIRONMENT_PREFIX = "FILMROOM_"
 
@@ -41,12 +46,45 @@ _OTHER_VARIABLES = {"CONFIG", "PYTHON", "CORPUS", "DEBUG", "SANITIZE", "EXT"}
 """Environment variables with our prefix that are no configuration keys."""
 
 
-def find_file(named: str | Path | None, env: Mapping[str, str]) -> Path | None:
-    """The file to read: the one named by flag, else by FILMROOM_CONFIG, else filmroom.toml here when there is one."""
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A configuration and where it was read."""
+
+    config: Config
+    path: Path | None
+    """The file; None: there was none."""
+    places: tuple[Path, ...]
+    """Where a file was looked for."""
+
+    @property
+    def told(self) -> str:
+        """In words, for the log and the ready line."""
+        if self.path is not None:
+            return f"{self.path}"
+        return f"no configuration file (looked for {', '.join(map(str, self.places))})"
+
+
+def places(named: str | Path | None, env: Mapping[str, str], data: str | Path | None = None) -> tuple[Path, ...]:
+    """Where the file is looked for, the first that is there being read.
+
+    The one that a flag names, else FILMROOM_CONFIG, and then no other. Else filmroom.toml in the working directory, in
+    the data directory (`data` is a flag's; else FILMROOM_DATA or the default), beside it, in /etc/filmroom.
+    """
     name = named or env.get(f"{ENVIRONMENT_PREFIX}CONFIG")
     if name:
-        return Path(name)
-    return Path(DEFAULT_FILE) if Path(DEFAULT_FILE).is_file() else None
+        return (Path(name),)
+    folder = Path(data or env.get(environment_variable("data")) or Config().data)
+    beside = Path(os.path.abspath(folder)).parent
+    found = (Path(DEFAULT_FILE), folder / DEFAULT_FILE, beside / DEFAULT_FILE, SYSTEM_FILE)
+    return tuple({os.path.abspath(path): path for path in reversed(found)}.values())[::-1]
+
+
+def find_file(named: str | Path | None, env: Mapping[str, str], data: str | Path | None = None) -> Path | None:
+    """The file to read, which may not exist when it was named; None when nothing was named or found."""
+    looked_for = places(named, env, data)
+    if named or env.get(f"{ENVIRONMENT_PREFIX}CONFIG"):
+        return looked_for[0]
+    return next((path for path in looked_for if os.path.isfile(path)), None)
 
 
 def load(path: Path | None, env: Mapping[str, str], overrides: Mapping[str, object]) -> Config:
@@ -177,7 +215,7 @@ def _tables(values: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]
 
 
 def _fields(table: type[msgspec.Struct]) -> list[str]:
-    return [field.name for field in msgspec.structs.fields(table)]
+    return list(table.__struct_fields__)
 
 
 def _check_level(extra: dict[str, Any], where: str) -> None:

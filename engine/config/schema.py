@@ -633,6 +633,20 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         before, after = dict(merged.describe()), dict(fresh.describe())
         return merged, [key for key in after if before.get(key) != after[key]]
 
+    def differences(self, other: Config) -> list[str]:
+        """The keys, dotted, that have another value there; "peer.CT1" for a table that only one of both has."""
+        before, after = dict(self.describe()), dict(other.describe())
+        plain = {key for key, _ in keys()}
+        tables = [{key.rpartition(".")[0] for key in values if key not in plain} for values in (before, after)]
+        changed: dict[str, None] = {}
+        for key in {**before, **after}:
+            table = key.rpartition(".")[0]
+            if key not in plain and sum(table in one for one in tables) == 1:
+                changed[table] = None
+            elif before.get(key, self) != after.get(key, self):
+                changed[key] = None
+        return list(changed)
+
     def describe(self) -> list[tuple[str, object]]:
         """Every key, dotted, with its value, in the order of this module."""
         rows: list[tuple[str, object]] = []
@@ -643,26 +657,26 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             rows.append((key, value))
         for peer in self.peers:
             rows += [
-                (f"peer.{peer.aet}.{field.name}", getattr(peer, field.name))
-                for field in msgspec.structs.fields(peer)
-                if field.name != "aet"
+                (f"peer.{peer.aet}.{name}", getattr(peer, name))
+                for name in peer.__struct_fields__
+                if name != "aet"
             ]
         for rule in self.retention:
             rows += [
-                (f"retention.{rule.name}.{field.name}", getattr(rule, field.name))
-                for field in msgspec.structs.fields(rule)
-                if field.name != "name"
+                (f"retention.{rule.name}.{name}", getattr(rule, name))
+                for name in rule.__struct_fields__
+                if name != "name"
             ]
         for number, coercion in enumerate(self.coercion, 1):
             rows += [
-                (f"coercion.{number}.{field.name}", getattr(coercion, field.name))
-                for field in msgspec.structs.fields(coercion)
+                (f"coercion.{number}.{name}", getattr(coercion, name))
+                for name in coercion.__struct_fields__
             ]
         for extra in self.attributes or ():
             rows += [
-                (f"attribute.{extra.tag}.{field.name}", getattr(extra, field.name))
-                for field in msgspec.structs.fields(extra)
-                if field.name != "tag"
+                (f"attribute.{extra.tag}.{name}", getattr(extra, name))
+                for name in extra.__struct_fields__
+                if name != "tag"
             ]
         return rows
 

@@ -9,7 +9,7 @@ channel. A guest of the archive as workers are, at the lowest priority, without 
     another process compacts or scrubs    later
     a step fails                          said, and tried again after a pause that doubles up to FAILURE_PAUSE_MAX_S
     StorageFailed                         final, as for every writer: the process ends, a successor starts from the disk
-    reload                                every duty takes the new configuration over, and is due
+    config                                every duty takes the new configuration over, and is due
     drain, or the supervisor is gone      what is being copied is thrown away, and it ends
 """
 
@@ -22,6 +22,7 @@ import signal
 import sys
 import threading
 import time
+from traceback import format_exc
 from typing import Any
 
 from engine import guards, log
@@ -44,14 +45,19 @@ FAILURE_PAUSE_MAX_S = 600.0
 WAIT_MAX_S = 1.0
 """How long the duties' thread sleeps at a time: a reload is noticed then."""
 
+FLUSH_MS = 20
+"""How soon what the supervisor's buffer had no room for is tried again."""
+
 EXIT_STORAGE_FAILED = 3
 
 
 class Caretaker:
     """See the module's head; `run` returns the exit code."""
 
-    def __init__(self, channel: Channel, config: Config) -> None:
+    def __init__(self, channel: Channel, config: Config, version: int = 1) -> None:
+        """`version`: of the configuration."""
         self._channel = channel
+        self._version = version
         self._stopping = threading.Event()
         self._ended_read, self._ended_write = os.pipe()
         self._archive = Archive.open(config.data, role="guest")
@@ -66,7 +72,7 @@ class Caretaker:
         """Works until the supervisor says drain, or goes away."""
         thread = guards.start("duties", self._work)
         try:
-            self._channel.send("ready")
+            self._channel.send("configured", version=self._version)
             self._listen()
         except ChannelClosed:
             self._stopping.set()
@@ -95,6 +101,8 @@ class Caretaker:
         except StorageFailed as error:
             logger.error("storage failed, the caretaker ends", error=str(error))
             self._exit_code = EXIT_STORAGE_FAILED
+        except Exception:
+            logger.error("the caretaker's work ended unexpectedly, the caretaker ends", error=format_exc())
         finally:
             os.write(self._ended_write, b"x")
 
@@ -133,7 +141,8 @@ class Caretaker:
         poll.register(self._channel.fileno(), select.POLLIN)
         poll.register(self._ended_read, select.POLLIN)
         while not self._stopping.is_set():
-            ready = {fd for fd, _ in poll.poll()}
+            ready = {fd for fd, _ in poll.poll(FLUSH_MS if self._channel.backlog else None)}
+            self._channel.flush()
             if self._ended_read in ready:
                 return
             while (received := self._channel.receive()) is not None:
@@ -143,11 +152,12 @@ class Caretaker:
         match message["kind"]:
             case "stats":
                 self._channel.send("stats", request=message["request"], stats=self._stats())
-            case "reload":
+            case "config":
                 config = Config.from_json(message["config"].encode())
                 for duty in self._duties:
                     duty.configure(config)
                     self._due_s[duty.name] = 0.0
+                self._channel.send("configured", version=message["version"])
             case "drain":
                 self._stopping.set()
 
@@ -173,7 +183,7 @@ def main(fd: int) -> int:
     config = Config.from_json(received[0]["config"].encode())
     log.configure(config.log, process="caretaker")
     try:
-        return Caretaker(channel, config).run()
+        return Caretaker(channel, config, received[0]["version"]).run()
     except EngineError as error:
         logger.error("caretaker cannot start", error=str(error))
         return 1

@@ -15,9 +15,10 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from engine import log
+from engine import guards, log
 from engine.config import Config
-from engine.server.channel import Channel, ChannelClosed
+from engine.server.channel import Channel
+from engine.server.child import Child, Restarts
 
 logger = log.get("server.supervisor")
 
@@ -38,96 +39,87 @@ class CaretakerProcess:
     ) -> None:
         """`spawn` starts a module of ours with a channel; `recover` takes over what a dead process left in the log."""
         self._config = config
+        self._version = 1
         self._spawn = spawn
         self._recover = recover
         self._loop = asyncio.get_running_loop()
-        self._channel: Channel | None = None
-        self._started_at = 0.0
-        self._pause_s = RESTART_PAUSE_S
-        self._request = 0
-        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._child: Child | None = None
+        self._restarts = Restarts(RESTART_PAUSE_S, RESTART_PAUSE_MAX_S)
+        self._starting: asyncio.Task[None] | None = None
         self._ending = False
         self._restarts_total = 0
-        self.process: subprocess.Popen[bytes] | None = None
+        self._error: str | None = None
+
+    @property
+    def process(self) -> subprocess.Popen[bytes] | None:
+        """The caretaker that runs, if one does."""
+        return self._child.process if self._child is not None else None
 
     def start_later(self, pause_s: float) -> None:
         """Starts the first caretaker after a pause: whoever waits for the server needs the processors more."""
-        self._loop.call_later(pause_s, self._start_unless_ending)
-
-    def _start_unless_ending(self) -> None:
-        if not self._ending:
-            self.start()
+        self._starting = guards.watch(self._loop.create_task(self._start_after(pause_s)), "start caretaker")
 
     def start(self) -> None:
-        """Starts a caretaker."""
-        self.process, self._channel = self._spawn("engine.server.caretaker")
-        self._started_at = time.monotonic()
-        self._loop.add_reader(self._channel.fileno(), self._receive, self._channel)
-        self._send("config", config=self._config.to_json().decode())
+        """Starts a caretaker. Raises OSError."""
+        process, channel = self._spawn("engine.server.caretaker")
+        self._child = child = Child(process, channel)
+        child.attach(lambda message: None, lambda: self._on_lost(child))
+        child.configure(self._config.to_json().decode(), self._version)
 
     def reload(self, config: Config) -> None:
         """The configuration from now on."""
         self._config = config
-        self._send("reload", config=config.to_json().decode())
+        self._version += 1
+        if self._child is not None:
+            self._child.configure(config.to_json().decode(), self._version)
+
+    def look_after(self) -> None:
+        """Tells it the configuration again when it has not taken it over; to be called now and then."""
+        if self._child is not None and self._child.is_behind(self._version):
+            self._child.configure(self._config.to_json().decode(), self._version)
 
     def drain(self) -> None:
         """Ends it; it is not replaced."""
         self._ending = True
-        self._send("drain")
+        if self._child is not None:
+            self._child.tell("drain")
 
     async def stats(self) -> dict[str, Any]:
         """What it has done; only what is known here while there is none."""
+        child = self._child
         known: dict[str, Any] = {
-            "pid": self.process.pid if self.process is not None and self._channel is not None else None,
+            "pid": child.process.pid if child is not None else None,
             "restarts": self._restarts_total,
+            "not_started": self._error,
         }
-        self._request += 1
-        answer: asyncio.Future[dict[str, Any]] = self._loop.create_future()
-        self._answers[self._request] = answer
-        self._send("stats", request=self._request)
-        if self._channel is None:
-            answer.cancel()
-        try:
-            return {**known, **await asyncio.wait_for(answer, STATS_TIMEOUT_S)}
-        except (TimeoutError, asyncio.CancelledError):
-            return known
+        return {**known, **(await child.ask(STATS_TIMEOUT_S) if child is not None else {})}
 
-    def _send(self, kind: str, **fields: str | int) -> None:
-        if self._channel is None:
-            return
-        try:
-            self._channel.send(kind, fd=None, **fields)
-        except ChannelClosed:
-            return  # `_receive` sees it too and replaces it
+    def _on_lost(self, child: Child) -> None:
+        self._starting = guards.watch(self._loop.create_task(self._replace(child)), "replace caretaker")
 
-    def _receive(self, channel: Channel) -> None:
-        try:
-            while (message := channel.receive()) is not None:
-                if message[0]["kind"] == "stats":
-                    answer = self._answers.pop(message[0]["request"], None)
-                    if answer is not None and not answer.done():
-                        answer.set_result(message[0]["stats"])
-        except ChannelClosed:
-            self._loop.remove_reader(channel.fileno())
-            channel.close()
-            self._channel = None
-            for answer in self._answers.values():
-                answer.cancel()
-            self._answers.clear()
-            self._loop.create_task(self._replace())
-
-    async def _replace(self) -> None:
-        process = self.process
-        assert process is not None
-        code = await self._loop.run_in_executor(None, process.wait)
+    async def _replace(self, child: Child) -> None:
+        code = await child.ended()
+        self._child = None
         if self._ending:
             return
         logger.error("caretaker died", exit_code=code)
-        await self._recover()
-        lived_s = time.monotonic() - self._started_at
-        self._pause_s = RESTART_PAUSE_S if lived_s > RESTART_PAUSE_MAX_S else self._pause_s
-        await asyncio.sleep(self._pause_s)
-        self._pause_s = min(self._pause_s * 2, RESTART_PAUSE_MAX_S)
-        if not self._ending:
-            self._restarts_total += 1
-            self.start()
+        await self._start_after(self._restarts.pause_s(time.monotonic() - child.started_at), is_successor=True)
+
+    async def _start_after(self, pause_s: float, *, is_successor: bool = False) -> None:
+        """Starts one after a pause; when that is not possible, after a longer one, and so on."""
+        is_recovered = not is_successor
+        while True:
+            try:
+                if not is_recovered:
+                    await self._recover()
+                    is_recovered = True
+                await asyncio.sleep(pause_s)
+                if not self._ending:
+                    self.start()
+                    self._restarts_total += is_successor
+                    self._error = None
+                return
+            except (OSError, RuntimeError, MemoryError) as error:  # RuntimeError: no thread can be started
+                self._error = str(error) or type(error).__name__
+                pause_s = self._restarts.pause_s()
+                logger.error("the caretaker cannot be started", error=self._error, pause_s=pause_s)

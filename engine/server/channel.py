@@ -1,22 +1,35 @@
 """Messages between supervisor and worker: one JSON object a datagram on a SOCK_SEQPACKET pair, at most one descriptor.
 
-supervisor → worker   config {config, number} + the roster's descriptor   accept {host, serial} + descriptor
-                      reload {config}   stats {request}   drain {limit_s}
-worker → supervisor   ready   taken {serial}   full {serial}   closed   stats {request, stats}   failed {error}
-                      drained
+supervisor → worker   start {number} + the roster's descriptor   config {config, version}   stats {request}
+                      accept {host, serial} + the connection's descriptor   drain {limit_s}
+worker → supervisor   configured {version}   ready   taken {serial}   full {serial}   closed   failed {error}
+                      stats {request, stats}
+
+A message of any length arrives: one that is longer than INLINE_BYTES_MAX lies in a memory file whose descriptor the
+datagram carries. None is lost and none overtakes another: what the kernel has no room for now waits here, and goes when
+there is room again. Full is not closed: only the end of the other process raises ChannelClosed. The one exception is a
+receiver that is out of descriptors: it gets "lost" for a long message, which is told again (`child.Child.is_behind`).
 """
 
 from __future__ import annotations
 
 import array
+import errno
 import os
 import socket
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 
-MESSAGE_BYTES_MAX = 4 << 20
-"""The statistics of a thousand peers and a configuration of as many take some hundred KiB."""
+INLINE_BYTES_MAX = 1024
+"""Fits the smallest buffer that a kernel gives a socket, whatever net.core.wmem_max says."""
+
+DATAGRAM_BYTES_MAX = 64 << 10
+
+_FULL = {errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS, errno.EMFILE, errno.ENFILE}
+"""For now: of buffers, memory or descriptors. The same message may go a moment later."""
 
 
 class ChannelClosed(Exception):
@@ -24,16 +37,17 @@ class ChannelClosed(Exception):
 
 
 class Channel:
-    """One end. The receiving side does not block; a message is sent whole or the other end is taken for gone."""
+    """One end. Neither side blocks, unless told to; whoever is told by `on_backlog` calls `flush` when it can go on."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
-        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-            sock.setsockopt(socket.SOL_SOCKET, option, MESSAGE_BYTES_MAX)
+        self._waiting: deque[tuple[str, bytes, int | None]] = deque()
+        self.on_backlog: Callable[[], None] = lambda: None
+        """Called when a message begins to wait."""
 
     @staticmethod
     def pair() -> tuple[Channel, socket.socket]:
-        """Our end, and the socket that a child process inherits."""
+        """Our end, and the socket that a child process inherits. Raises OSError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         return Channel(ours), theirs
@@ -42,6 +56,11 @@ class Channel:
     def inherited(fd: int) -> Channel:
         """A child's end."""
         return Channel(socket.socket(fileno=fd))
+
+    @property
+    def backlog(self) -> int:
+        """Messages that wait here."""
+        return len(self._waiting)
 
     def fileno(self) -> int:
         """For a selector."""
@@ -52,19 +71,37 @@ class Channel:
         self._socket.setblocking(blocking)
 
     def send(self, kind: str, *, fd: int | None = None, **fields: object) -> None:
-        """Sends one message. Raises ChannelClosed."""
-        data = orjson.dumps({"kind": kind, **fields})
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))] if fd is not None else []
-        try:
-            self._socket.sendmsg([data], ancillary)
-        except OSError as error:
-            raise ChannelClosed(str(error)) from error
+        """Sends one message, now or when there is room; `fd` stays the caller's and must stay open until then.
+
+        Raises ChannelClosed.
+        """
+        self._waiting.append((kind, orjson.dumps({"kind": kind, **fields}), fd))
+        if len(self._waiting) == 1 and not self.flush():
+            self.on_backlog()
+
+    def send_latest(self, kind: str, **fields: str | int) -> None:
+        """`send`, of which only the newest message of a kind matters: an older one that still waits is dropped."""
+        self._waiting = deque(message for message in self._waiting if message[0] != kind)
+        self.send(kind, fd=None, **fields)
+
+    def offer(self, kind: str, *, fd: int | None = None, **fields: object) -> bool:
+        """Sends one message if it can go now; else False, and it does not wait. Raises ChannelClosed."""
+        return not self._waiting and self._put(orjson.dumps({"kind": kind, **fields}), fd)
+
+    def flush(self) -> bool:
+        """Sends what waits; whether nothing waits any more. Raises ChannelClosed."""
+        while self._waiting:
+            _, data, fd = self._waiting[0]
+            if not self._put(data, fd):
+                return False
+            self._waiting.popleft()
+        return True
 
     def receive(self) -> tuple[dict[str, Any], int | None] | None:
         """The next message and its descriptor; None when there is none yet. Raises ChannelClosed."""
         try:
             data, ancillary, _, _ = self._socket.recvmsg(
-                MESSAGE_BYTES_MAX, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC
+                DATAGRAM_BYTES_MAX, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC
             )
         except (BlockingIOError, InterruptedError):
             return None
@@ -78,8 +115,40 @@ class Channel:
                 fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
         for extra in fds[1:]:
             os.close(extra)
-        return orjson.loads(data), fds[0] if fds else None
+        fd = fds[0] if fds else None
+        message = orjson.loads(data)
+        if message["kind"] != "long":
+            return message, fd
+        if fd is None:
+            # The kernel drops a descriptor for which there is no number left: the sender tells it again.
+            return {"kind": "lost"}, None
+        with open(fd, "rb") as file:
+            file.seek(0)
+            return orjson.loads(file.read()), None
 
     def close(self) -> None:
-        """Closes this end."""
+        """Closes this end; what waits is dropped."""
+        self._waiting.clear()
         self._socket.close()
+
+    def _put(self, data: bytes, fd: int | None) -> bool:
+        """Whether the kernel took it. Raises ChannelClosed."""
+        try:
+            if len(data) <= INLINE_BYTES_MAX:
+                self._sendmsg(data, fd)
+            else:
+                assert fd is None, "a long message takes the place of the descriptor"
+                with open(os.memfd_create("filmroom-message", os.MFD_CLOEXEC), "w+b") as file:
+                    file.write(data)
+                    file.flush()
+                    self._sendmsg(b'{"kind":"long"}', file.fileno())
+        except OSError as error:
+            if error.errno in _FULL:
+                return False
+            self._waiting.clear()
+            raise ChannelClosed(str(error)) from error
+        return True
+
+    def _sendmsg(self, data: bytes, fd: int | None) -> None:
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))] if fd is not None else []
+        self._socket.sendmsg([data], ancillary)

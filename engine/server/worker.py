@@ -12,6 +12,8 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Coroutine
+from traceback import format_exc
 from typing import Any
 
 import uvloop
@@ -28,6 +30,7 @@ from engine.metrics import Metrics
 from engine.net.connection import Connection, ConnectionLimits
 from engine.net.trace import TraceFolder
 from engine.server.channel import Channel, ChannelClosed
+from engine.server.child import flush_later
 from engine.services.commitment_reporter import Reporter
 from engine.services.provider import ServiceProvider, Services
 from engine.services.roster import Roster
@@ -48,8 +51,10 @@ BEAT_S = 0.1
 class Worker:
     """See the module's head."""
 
-    def __init__(self, channel: Channel, number: int, config: Config, roster: Roster) -> None:
+    def __init__(self, channel: Channel, number: int, config: Config, roster: Roster, version: int) -> None:
+        """`version`: of the configuration."""
         self._channel = channel
+        self._version = version
         self._number = number
         self._config = config
         self._loop = asyncio.get_running_loop()
@@ -57,6 +62,7 @@ class Worker:
         self._exit_code = 0
         self._connections: dict[Connection, ServiceProvider] = {}
         self._draining = False
+        self._tasks: set[asyncio.Task[None]] = set()
         self._metrics = Metrics()
         self._pool = ChunkPool()
         self._trace = TraceFolder(config.log.wire_trace, number) if config.log.wire_trace else None
@@ -92,6 +98,7 @@ class Worker:
 
     async def run(self) -> int:
         """Serves until the supervisor says drain, or goes away."""
+        flush_later(self._loop, self._channel)
         self._loop.add_reader(self._channel.fileno(), self._on_channel)
         await self._loop.run_in_executor(None, self._archive.prepare_writer)
         gc.collect()
@@ -99,7 +106,8 @@ class Worker:
         gc.set_threshold(20_000, 20, 50)
         self._beat()
         Reporter(self._services.commitments, self._trace).start()
-        self._channel.send("ready")
+        self._tell("configured", version=self._version)
+        self._tell("ready")
         self._sweep()
         await self._ended.wait()
         self._loop.remove_reader(self._channel.fileno())
@@ -124,10 +132,7 @@ class Worker:
         """Final: nothing is acknowledged any more, and this process must not write again."""
         logger.error("storage failed", error=str(error))
         self._exit_code = EXIT_STORAGE_FAILED
-        try:
-            self._channel.send("failed", error=str(error))
-        except ChannelClosed:
-            pass  # the supervisor learns it from the exit code
+        self._tell("failed", error=str(error))
         for connection in list(self._connections):
             connection.abort("storage failed", 2, 0)
         self._loop.call_later(0.2, self._ended.set)
@@ -142,37 +147,44 @@ class Worker:
             logger.error("the supervisor is gone")
             self._exit_code = self._exit_code or 1
             self._ended.set()
+        except Exception:
+            # Half a message done, and nobody who repeats it: a successor begins with what holds now.
+            logger.error("a message of the supervisor was not understood, the worker ends", error=format_exc())
+            self._exit_code = self._exit_code or 1
+            self._ended.set()
 
     def _handle(self, message: dict[str, Any], fd: int | None) -> None:
         match message["kind"]:
             case "accept":
                 self._accept(message["host"], message["serial"], fd)
-            case "reload":
+            case "config":
                 self._config = Config.from_json(message["config"].encode())
                 self._services.config = self._config
                 self._store.log.keep_free(self._config.limits.disk_reserve_bytes)
+                self._version = message["version"]
+                self._tell("configured", version=self._version)
             case "stats":
-                self._channel.send("stats", request=message["request"], stats=self._stats())
+                self._tell("stats", request=message["request"], stats=self._stats())
             case "drain":
                 self._draining = True
-                drain = self._loop.create_task(self._drain(message["limit_s"]))
-                guards.watch(drain, "drain", lambda _: self._ended.set())
+                self._run_task("drain", self._drain(message["limit_s"]), lambda _: self._ended.set())
 
     def _accept(self, host: str, serial: int, fd: int | None) -> None:
+        if not self._roster.claim(serial):
+            if fd is not None:
+                os.close(fd)
+            return
         if fd is None:
             # The kernel drops a descriptor for which we have no number left.
             logger.about(host).error("out of file descriptors, a connection was not taken", peer=host)
             self._metrics.counters["out_of_descriptors"] += 1
-            self._tell("full", serial)
+            self._tell("full", serial=serial)
             return
-        if self._roster.is_revoked(serial):
-            os.close(fd)
-            return
-        self._tell("taken", serial)
+        self._tell("taken", serial=serial)
         sock = socket.socket(fileno=fd)
         sock.setblocking(False)
         self._make_room()
-        self._loop.create_task(self._connect(sock, host, self._draining))
+        self._run_task("connect", self._connect(sock, host, self._draining))
 
     def _make_room(self) -> None:
         """Ends the oldest of those that have no association, when there are too many of them."""
@@ -188,7 +200,7 @@ class Worker:
     async def _connect(self, sock: socket.socket, host: str, busy: bool) -> None:
         def end(connection: Connection) -> None:
             self._connections.pop(connection, None)
-            self._tell_closed()
+            self._tell("closed")
 
         def user(connection: Connection) -> ServiceProvider:
             provider = ServiceProvider(self._services, connection, refuse=busy, on_end=end)
@@ -221,14 +233,19 @@ class Worker:
             tell = logger.info if isinstance(error, OSError) else logger.error
             tell("connection lost before it began", peer=host, error=str(error))
             sock.close()
-            self._tell_closed()
+            self._tell("closed")
 
-    def _tell_closed(self) -> None:
-        self._tell("closed")
+    def _run_task(
+        self, name: str, work: Coroutine[None, None, None], on_crash: guards.OnCrash | None = None
+    ) -> None:
+        """Runs it, kept until it ends; what it raises is logged."""
+        task = guards.watch(self._loop.create_task(work), name, on_crash)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    def _tell(self, kind: str, serial: int = 0) -> None:
+    def _tell(self, kind: str, **fields: object) -> None:
         try:
-            self._channel.send(kind, serial=serial)
+            self._channel.send(kind, fd=None, **fields)
         except ChannelClosed:
             pass  # _on_channel sees it too and ends the worker
 
@@ -265,19 +282,19 @@ def main(fd: int) -> int:
     channel = Channel.inherited(fd)
     channel.set_blocking(True)
     try:
-        received = channel.receive()
+        started, configured = channel.receive(), channel.receive()
     except ChannelClosed:
         return 1
-    assert received is not None
+    assert started is not None and configured is not None
     channel.set_blocking(False)
-    message = received[0]
-    assert received[1] is not None
+    number, message = started[0]["number"], configured[0]
+    assert started[1] is not None
     config = Config.from_json(message["config"].encode())
-    log.configure(config.log, worker=message["number"])
-    roster = Roster.inherited(received[1], message["number"])
+    log.configure(config.log, worker=number)
+    roster = Roster.inherited(started[1], number)
 
     async def run() -> int:
-        return await Worker(channel, message["number"], config, roster).run()
+        return await Worker(channel, number, config, roster, message["version"]).run()
 
     try:
         return uvloop.run(run())

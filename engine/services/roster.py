@@ -4,11 +4,14 @@ Does not decide what is too many or silent for too long. One mapping of memory i
 a part for each worker that this worker writes, so that nobody waits for anybody, also not for one that is stopped:
 
     part     beat (8: CLOCK_MONOTONIC in ns) | revoked (8: of the connections that the supervisor gave to this worker,
-             those up to this number that it has not taken are no longer its own) | associations (4) | reserved (4) |
-             tally of titles | tally of addresses
+             those up to this number that it has not taken are no longer its own) | claimed (8: those up to this number
+             it has taken, or turned away) | associations (4) | reserved (4) | tally of titles | tally of addresses
     tally    rows in use (4) | reserved (12) | names (16 each) | counts (4 each)
     name     a title as it came, padded with spaces; an IPv6 address, of which a host may choose the second half
              itself, by its first half; an IPv4 address as IPv6 writes it
+
+A connection has one owner: the worker claims it and the supervisor takes it back under a lock on the part's bytes, so
+that whoever comes second sees what the first did. The supervisor does not wait for that lock.
 
 A worker first counts an association in, then adds all parts up: of two that are let in at the same moment each sees
 the other, so that the limit is never passed, though both may be told no. The supervisor clears the part of a
@@ -17,6 +20,7 @@ worker that is gone.
 
 from __future__ import annotations
 
+import fcntl
 import ipaddress
 import mmap
 import os
@@ -28,11 +32,12 @@ ROWS = 4096
 
 OTHERS = ROWS - 1
 
-_HEAD = struct.Struct("=QQI4x")
+_HEAD = struct.Struct("=QQQI4x")
 _COUNT = struct.Struct("=I")
-_BEAT = struct.Struct("=Q")
+_NUMBER = struct.Struct("=Q")
 _REVOKED_AT = 8
-_ASSOCIATIONS_AT = 16
+_CLAIMED_AT = 16
+_ASSOCIATIONS_AT = 24
 _NAME_BYTES = 16
 _NAMES_AT = 16
 _COUNTS_AT = _NAMES_AT + ROWS * _NAME_BYTES
@@ -111,9 +116,11 @@ class _Tally:
 class Roster:
     """One process's view; `number` is the part that it writes."""
 
-    def __init__(self, memory: mmap.mmap, number: int) -> None:
+    def __init__(self, memory: mmap.mmap, number: int, fd: int = -1) -> None:
+        """`fd`: of the memory, for its locks; kept open. Without one nothing can be claimed."""
         self._memory = memory
         self._number = number
+        self._fd = fd
         self._start = number * PART_BYTES
         self._parts = len(memory) // PART_BYTES
         self._titles = _Tally(memory, number, _HEAD.size)
@@ -129,13 +136,13 @@ class Roster:
         """The supervisor's, and the descriptor that its workers inherit. The supervisor counts nothing of its own."""
         fd = os.memfd_create("filmroom-roster", os.MFD_CLOEXEC)
         os.ftruncate(fd, workers * PART_BYTES)
-        return cls(mmap.mmap(fd, workers * PART_BYTES), 0), fd
+        return cls(mmap.mmap(fd, workers * PART_BYTES), 0, fd), fd
 
     @classmethod
     def inherited(cls, fd: int, number: int) -> Roster:
         """A worker's."""
         length = os.fstat(fd).st_size
-        return cls(mmap.mmap(fd, length), number)
+        return cls(mmap.mmap(fd, length), number, fd)
 
     # -- associations ---------------------------------------------------------------------------
 
@@ -166,7 +173,7 @@ class Roster:
 
     def total(self) -> int:
         """Associations open on all workers."""
-        return sum(self._head(part)[2] for part in range(self._parts))
+        return sum(self._head(part)[3] for part in range(self._parts))
 
     def count(self, title: str) -> int:
         """Associations of that calling AE title open on all workers."""
@@ -185,20 +192,44 @@ class Roster:
 
     def beat(self) -> None:
         """This worker's loop runs."""
-        _BEAT.pack_into(self._memory, self._start, time.monotonic_ns())
+        _NUMBER.pack_into(self._memory, self._start, time.monotonic_ns())
 
     def silent_s(self, number: int) -> float:
         """How long ago worker `number` was last heard of; 0 while it has not begun."""
         beat = self._head(number)[0]
         return max(0.0, (time.monotonic_ns() - beat) / 1e9) if beat else 0.0
 
-    def revoke(self, number: int, serial: int) -> None:
-        """Takes back what worker `number` has been given, up to that connection, and has not taken yet."""
-        _BEAT.pack_into(self._memory, number * PART_BYTES + _REVOKED_AT, serial)
+    def revoke(self, number: int, serial: int) -> int | None:
+        """Takes back what worker `number` has been given, up to that connection, and has not claimed.
 
-    def is_revoked(self, serial: int) -> bool:
-        """Whether a connection that this worker was given is no longer its own."""
-        return serial <= self._head(self._number)[1]
+        The last connection that it has claimed: later ones are the supervisor's again. None, and nothing is changed,
+        when the worker is just claiming one.
+        """
+        start = number * PART_BYTES
+        try:
+            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, PART_BYTES, start)
+        except (BlockingIOError, PermissionError):
+            return None
+        try:
+            _NUMBER.pack_into(self._memory, start + _REVOKED_AT, serial)
+            return self.claimed(number)
+        finally:
+            fcntl.lockf(self._fd, fcntl.LOCK_UN, PART_BYTES, start)
+
+    def claim(self, serial: int) -> bool:
+        """Makes a connection this worker's own, in their order; False when it was taken back before."""
+        fcntl.lockf(self._fd, fcntl.LOCK_EX, PART_BYTES, self._start)
+        try:
+            if serial <= self._head(self._start // PART_BYTES)[1]:
+                return False
+            _NUMBER.pack_into(self._memory, self._start + _CLAIMED_AT, serial)
+            return True
+        finally:
+            fcntl.lockf(self._fd, fcntl.LOCK_UN, PART_BYTES, self._start)
+
+    def claimed(self, number: int) -> int:
+        """The last connection that worker `number` has made its own."""
+        return self._head(number)[2]
 
     def clear(self, number: int) -> None:
         """Worker `number` is gone, and its associations with it."""
@@ -206,9 +237,9 @@ class Roster:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _head(self, part: int) -> tuple[int, int, int]:
-        beat, revoked, associations = _HEAD.unpack_from(self._memory, part * PART_BYTES)
-        return beat, revoked, associations
+    def _head(self, part: int) -> tuple[int, int, int, int]:
+        beat, revoked, claimed, associations = _HEAD.unpack_from(self._memory, part * PART_BYTES)
+        return beat, revoked, claimed, associations
 
     def _add(self, change: int) -> None:
         at = self._start + _ASSOCIATIONS_AT

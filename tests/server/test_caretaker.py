@@ -178,7 +178,7 @@ def test_a_reload_reaches_every_duty_and_makes_it_due(tmp_path: Path, scripted: 
     told = Told(tmp_path / "d", Config(data=tmp_path / "d"))
     wait_for(lambda: len(scripted.done) == 1, what="a step")
     fresh = Config(data=tmp_path / "d", aet="OTHER")
-    told.channel.send("reload", config=fresh.to_json().decode())
+    told.channel.send("config", config=fresh.to_json().decode(), version=2)
     wait_for(lambda: len(scripted.done) == 2, what="another step")
     assert [config.aet for config in scripted.configured] == ["OTHER"]
     assert told.end() == 0

@@ -136,8 +136,8 @@ def test_a_worker_is_silent_from_its_last_beat_on() -> None:
     assert supervisor.silent_s(0) == 0
     worker.beat()
     assert supervisor.silent_s(0) < 60
-    supervisor.revoke(0, 7)
-    assert [worker.is_revoked(serial) for serial in (7, 8)] == [True, False]
+    assert supervisor.revoke(0, 7) == 0
+    assert [worker.claim(serial) for serial in (7, 8)] == [False, True]
 
 
 # Stores are refused and taken again --------------------------------------------------------------

@@ -14,11 +14,10 @@ from __future__ import annotations
 import os
 import struct
 import subprocess
-import sys
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from engine import interpreter
 from engine.errors import TranscodeError
 
 if TYPE_CHECKING:
@@ -131,22 +130,15 @@ class _Process:
 
     def __init__(self, decoded_bytes_max: int) -> None:
         self._answer_bytes_max = decoded_bytes_max + _ANSWER_ROOM_BYTES
-        paths = (str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", ""))
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-            # Each thread's stack counts as address space, which is limited.
-            "OPENBLAS_NUM_THREADS": "1",
-            "OMP_NUM_THREADS": "1",
-        }
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "engine.archive.transcoding.decoder", str(decoded_bytes_max)],
+                interpreter.command("engine.archive.transcoding.decoder", str(decoded_bytes_max)),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
-                env=environment,
+                # Each thread's stack counts as address space, which is limited.
+                env=interpreter.environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1"),
             )
         except OSError as error:
             raise TranscodeError(f"no decoder process can be started: {error.strerror}") from error
