@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -60,8 +61,11 @@ def test_the_build_is_locked_with_what_builds_it() -> None:
 
 
 def test_the_console_script_exists() -> None:
-    assert project()["project"]["scripts"] == {"filmroom": "engine.cli:main"}
+    """It goes through __main__, which keeps the current folder off the import path."""
+    assert project()["project"]["scripts"] == {"filmroom": "engine.__main__:main"}
     assert callable(cli.main)
+    done = subprocess.run([Path(sys.executable).parent / "filmroom", "version"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
