@@ -1,3 +1,52 @@
-"""Filmroom: a PACS storage engine. The map of the code is engine/README.md."""
+"""Filmroom: a PACS storage engine. The map of the code is engine/README.md.
+
+From Python, the archive itself:
+
+    from engine import Archive
+
+    with Archive.open("filmroom-data", create=True) as archive:
+        archive.store("ct.dcm")
+        for study in archive.find(PatientName="DOE*", StudyDate="20260101-"):
+            print(study["PatientName"], study["StudyDate"], study["StudyInstanceUID"])
+            for instance in archive.matching(StudyInstanceUID=study["StudyInstanceUID"]):
+                print(instance.sop_instance_uid, archive.dataset(instance).pixel_array.mean())
+
+It opens an archive that a server has open too. Errors are `engine.errors.EngineError` and what derives from it. Nothing
+is written to standard error; the logger `filmroom` of `logging` has what there is to say.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engine.archive.archive import Archive as Archive
+    from engine.errors import EngineError as EngineError
+    from engine.errors import InstanceRefused as InstanceRefused
+    from engine.index.types import Instance as Instance
+    from engine.index.types import Match as Match
+    from engine.index.types import Outcome as Outcome
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Archive": "engine.archive.archive",
+    "EngineError": "engine.errors",
+    "InstanceRefused": "engine.errors",
+    "Instance": "engine.index.types",
+    "Match": "engine.index.types",
+    "Outcome": "engine.index.types",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """What is for other programs comes in when it is asked for: `filmroom --help` needs none of it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'engine' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]

@@ -14,7 +14,8 @@ Not a tracer (that is log.wire_trace) and never called for each instance at info
 - One event is one write, so that lines of several processes in one file do not mix.
 - What one network address causes is bounded by the second (`Logger.about`); how much was left out is one line.
 
-What libraries and the interpreter say through `logging` comes out the same way at warning or above.
+What libraries and the interpreter say through `logging` comes out the same way at warning or above. Until `configure`
+is called, as in a program that only uses the archive, nothing is written: events go to `filmroom` of `logging`.
 """
 
 from __future__ import annotations
@@ -98,11 +99,14 @@ class _Output:
         self.patient_data = False
         self.as_json = True
         self.coloured = False
-        self.stream: TextIO = sys.stderr
+        self.stream: TextIO | None = None
+        """None: not configured."""
         self.now: Callable[[], float] = time.time
         self.context: dict[str, object] = {}
 
     def write(self, line: str) -> None:
+        if self.stream is None:
+            return
         try:
             self.stream.write(line + "\n")
             self.stream.flush()
@@ -193,8 +197,16 @@ class Logger:
             _emit(40, self._name, event, {**self._fields, **fields})
 
 
+_library = logging.getLogger("filmroom")
+_library.addHandler(logging.NullHandler())
+
+
 def _emit(level: int, name: str, event: str, fields: dict[str, object]) -> None:
     out = _output
+    if out.stream is None:
+        pairs = "".join(f" {key}={_quote(_plain(value))}" for key, value in fields.items())
+        _library.getChild(name).log(level, "%s%s", event, pairs)
+        return
     moment = out.now()
     if out.context:
         fields = {**out.context, **fields}

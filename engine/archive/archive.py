@@ -11,10 +11,12 @@ Of a replica (see `archive.layout`) everybody only reads; `writer` gives a store
 from __future__ import annotations
 
 import functools
+import io
+import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -28,6 +30,7 @@ from engine.archive.ingest import ReceivedInstance, make_entry
 from engine.archive.keeper import Keeper, Progress
 from engine.archive.readonly import RefusingLog, RefusingStore, UnwrittenIndex, is_unwritable, refuse
 from engine.archive.store import POLICIES, VERSIONS_MAX, Store
+from engine.dicom import part10
 from engine.dicom.elements import NeedMore
 from engine.dicom.extra import ExtraSet
 from engine.errors import (
@@ -43,6 +46,8 @@ from engine.errors import (
 from engine.index import rebuild
 from engine.index.entry import HEAL, Entry
 from engine.index.query.explanation import Explanation
+from engine.index.query.keywords import question
+from engine.index.query.plan import UNIQUE
 from engine.index.query.search import search, search_steps
 from engine.index.tables import Index
 from engine.index.types import Instance, Level, Match, Named, Outcome, Query
@@ -52,6 +57,7 @@ from engine.storage.reader import Pin as Pin
 from engine.storage.record import Kind, Position, crc32c
 
 if TYPE_CHECKING:
+    import pydicom
     from typing_extensions import Buffer
 
 logger = log.get("archive")
@@ -61,6 +67,9 @@ PREPARE_S = 0.2
 
 READ_BYTES = 1 << 20
 """How much `buffers` reads at a time."""
+
+UIDS_AT_ONCE = 500
+"""Of what a query matched, named in one retrieval: so many are looked up at a time."""
 
 LEDGER_SEGMENT_BYTES = 1 << 20
 """A segment of tombstones, holds and corrections; each takes some hundred bytes, and 40 an instance or study."""
@@ -95,7 +104,7 @@ class Archive:
     @classmethod
     def open(
         cls,
-        data: Path,
+        data: str | os.PathLike[str],
         *,
         role: str = "auto",
         create: bool = False,
@@ -111,7 +120,7 @@ class Archive:
         Raises StorageError when there is no archive and not `create`, ArchiveInUse when it must be keeper and is not.
         """
         files = files or Files()
-        layout = layouts.open_layout(data, files, create=create)
+        layout = layouts.open_layout(Path(data), files, create=create)
         chosen = extras.take_over(layout, files, extra_attributes)
         keeper: Keeper | None = None
         if role == "reader":
@@ -217,6 +226,16 @@ class Archive:
                 self._store.log.prepare(PREPARE_S)
             except StorageFull as error:
                 logger.warning("no segment could be prepared", error=str(error))
+
+    def store(self, source: str | os.PathLike[str] | Buffer, *, policy: str = "keep-first") -> Outcome:
+        """Stores one DICOM file, named by its path or given as its bytes; durable and visible when it returns.
+
+        Raises InstanceRefused with the reason, StorageFull or StorageFailed. Whole folders, zip archives and media:
+        `interchange.importer.import_paths`.
+        """
+        from engine.archive.interchange import importer, media
+
+        return importer.store_item(self, media.item_of(source), policy=policy)
 
     def ingest_batch(
         self, items: Sequence[ReceivedInstance], *, policy: str = "keep-first"
@@ -325,8 +344,25 @@ class Archive:
 
     # -- out ------------------------------------------------------------------------------------
 
-    def find(self, query: Query, explanation: Explanation | None = None) -> Iterator[Match]:
-        """Matches in a stable order. Holds no read transaction between pages. Raises QueryError."""
+    def find(
+        self,
+        query: Query | str = "study",
+        keys: Mapping[str, str] | None = None,
+        *,
+        limit: int | None = None,
+        offset: int = 0,
+        fuzzy: bool = False,
+        explanation: Explanation | None = None,
+        **named: str,
+    ) -> Iterator[Match]:
+        """Matches in a stable order. Holds no read transaction between pages. Raises QueryError.
+
+        `query` is a Query, which says all, or a level ("patient", "study", "series", "instance"). With a level, keyword
+        arguments are keys of C-FIND in plain strings (PatientName="DOE*"; "" only returns the attribute), and `keys`
+        has those that no identifier can name ({"RequestAttributesSequence.RequestedProcedureID": "R7"}).
+        """
+        if isinstance(query, str):
+            query = question(query, {**(keys or {}), **named}, limit=limit, offset=offset, fuzzy=fuzzy)
         return search(self.index, query, explanation)
 
     def find_steps(self, query: Query, explanation: Explanation | None = None) -> Iterator[Match | None]:
@@ -336,6 +372,23 @@ class Archive:
     def instances(self, query: Query) -> list[Instance]:
         """Where the instances that a retrieval names lie, by series and instance number. Raises QueryError."""
         return self.index.instances(query)
+
+    def matching(
+        self, query: Query | str = "study", keys: Mapping[str, str] | None = None, **named: str
+    ) -> Iterator[Instance]:
+        """The instances of everything that matches, as `find` names it: of these studies, series, …; each once."""
+        if isinstance(query, str):
+            query = question(query, {**(keys or {}), **named})
+        # PatientID alone does not tell patients apart; their studies do.
+        query = replace(query, level=max(query.level, Level.STUDY))
+        unique = UNIQUE[query.level]
+        matches = self.find(replace(query, keys={unique: b"", **query.keys}))
+        given: set[str] = set()
+        while some := [match.attributes[unique] for match in itertools.islice(matches, UIDS_AT_ONCE)]:
+            for instance in self.instances(replace(query, keys={unique: b"\\".join(some)})):
+                if instance.sop_instance_uid not in given:
+                    given.add(instance.sop_instance_uid)
+                    yield instance
 
     def corrected(self, study_instance_uid: str, series_instance_uid: str) -> dict[int, bytes]:
         """What corrections set of a study and one of its series: tag → value in UTF-8, sequences in Explicit VR LE.
@@ -408,6 +461,13 @@ class Archive:
     def verify(self, instance: Instance) -> None:
         """Reads the stored data set piece by piece and compares its checksum. Raises CorruptRecord."""
         self._following(instance, self.reader.verify_payload)
+
+    def dataset(self, instance: Instance) -> pydicom.Dataset:
+        """The stored data set as pydicom reads it, with its transfer syntax. Raises CorruptRecord."""
+        import pydicom
+
+        meta = part10.write_file_meta(instance.sop_class_uid, instance.sop_instance_uid, instance.transfer_syntax_uid)
+        return pydicom.dcmread(io.BytesIO(meta + self.read(instance)))
 
     def check_damaged(self, instance: Instance) -> None:
         """Reads an instance that is known to be damaged, and only such a one. Raises CorruptRecord when it still is."""

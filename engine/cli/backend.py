@@ -7,7 +7,6 @@ runs and as its guest when one does, so that they work either way.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import time
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
@@ -99,7 +98,7 @@ def explain(
     explanation = Explanation()
     with opened(config) as archive:
         began = time.perf_counter()
-        matches = archive.find(_query(wanted, limit, offset), explanation)
+        matches = archive.find(_query(wanted, limit, offset), explanation=explanation)
         found = [match.attributes for match in matches]
         took_ms = (time.perf_counter() - began) * 1000
     return found, {**explanation.summary(), "took_ms": round(took_ms, 3)}
@@ -191,20 +190,10 @@ def _refuse_missing(missing: Sequence[str], instead: str) -> None:
 
 
 def _matching_instances(archive: Archive, wanted: list[query.Keys]) -> list[Instance]:
-    """The instances of everything that matches, each once: the query gives the UIDs, these name the instances."""
-    from engine.index.query.plan import UNIQUE
-    from engine.index.types import Level
-
+    """The instances of everything that matches, each once."""
     found: dict[str, Instance] = {}
     for keys in wanted:
-        asked = _query(keys, None)
-        # PatientID alone does not tell patients apart; their studies do.
-        asked = replace(asked, level=max(asked.level, Level.STUDY))
-        unique = UNIQUE[asked.level]
-        matches = archive.find(replace(asked, keys={unique: b"", **asked.keys}))
-        while some := [match.attributes[unique] for match in itertools.islice(matches, UIDS_AT_ONCE)]:
-            named = replace(asked, keys={unique: b"\\".join(some)})
-            found |= {instance.sop_instance_uid: instance for instance in archive.instances(named)}
+        found |= {instance.sop_instance_uid: instance for instance in archive.matching(_query(keys, None))}
     return list(found.values())
 
 

@@ -14,34 +14,10 @@ from engine.cli.tables import Form
 from engine.dicom import keywords, tags
 from engine.errors import QueryError
 from engine.index.query.keywords import LEVELS as _LEVELS
-from engine.index.query.keywords import Value, matches_all, path_of, put
+from engine.index.query.keywords import RETURNED, Value, matches_all, path_of, put
 from engine.index.query.keywords import tag_of as tag_of
 
 LEVELS = tuple(_LEVELS)
-
-RETURNED: dict[str, tuple[str, ...]] = {
-    "patient": ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "NumberOfPatientRelatedStudies"),
-    "study": (
-        "StudyDate",
-        "PatientID",
-        "PatientName",
-        "AccessionNumber",
-        "ModalitiesInStudy",
-        "StudyDescription",
-        "NumberOfStudyRelatedInstances",
-        "StudyInstanceUID",
-    ),
-    "series": (
-        "SeriesNumber",
-        "Modality",
-        "SeriesDescription",
-        "NumberOfSeriesRelatedInstances",
-        "StudyInstanceUID",
-        "SeriesInstanceUID",
-    ),
-    "instance": ("InstanceNumber", "SOPClassUID", "SeriesInstanceUID", "SOPInstanceUID"),
-}
-"""What is shown at each level when nothing is asked for by name."""
 
 _LEVEL_NAMES = {"PATIENT": "patient", "STUDY": "study", "SERIES": "series", "IMAGE": "instance"}
 

@@ -1,6 +1,6 @@
 """What goes into the index and comes out of it, beside `entry.Entry`: levels, queries, matches, places, marks.
 
-Holds no behaviour beyond construction, so that every module of this layer may import it.
+Holds no behaviour beyond construction and plain access, so that every module of this layer may import it.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from engine.dicom import tags
+from engine.dicom import keywords, plain_values, tags
 from engine.dicom.identifier import Identifier
 from engine.errors import QueryError
 from engine.storage.record import Position
@@ -173,3 +173,14 @@ class Match:
     numbers in little endian, a sequence as its items in Explicit VR Little Endian; b"" where there is no value."""
     unsupported: bool = False
     """Some requested key is not known here (status FF01)."""
+
+    def __getitem__(self, name: str) -> Any:
+        """The value of an attribute by its keyword, as Python has it. Raises KeyError when it was not asked for."""
+        tag = keywords.tag_of(name)
+        if tag is None or tag not in self.attributes:
+            raise KeyError(name)
+        return plain_values.value_of(tag, self.attributes[tag])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Keyword → value, in the order of tags."""
+        return {tags.keyword_of(tag): plain_values.value_of(tag, value) for tag, value in self.attributes.items()}

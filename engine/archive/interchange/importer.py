@@ -122,6 +122,22 @@ def import_paths(
     return run.summary
 
 
+def store_item(archive: Target, item: SourceItem, *, policy: str = "keep-first") -> Outcome:
+    """Stores one file; durable and visible when it returns. Raises InstanceRefused, StorageFull or StorageFailed."""
+    read = _read(item)
+    if isinstance(read, _Directory):
+        raise InstanceRefused("it is a DICOMDIR, which describes a medium and is no instance")
+    if isinstance(read, Refused):
+        raise InstanceRefused(read.reason)
+    if isinstance(read, _Large):
+        answer, _ = _store_large(archive, read, policy)
+    else:
+        [answer] = archive.ingest_batch([read.instance], policy=policy)
+    if isinstance(answer, EngineError):
+        raise answer
+    return answer
+
+
 @dataclass(frozen=True, slots=True)
 class _Whole:
     """A data set in memory."""

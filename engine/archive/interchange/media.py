@@ -28,11 +28,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, TypeAlias, cast
 
 from engine.archive.interchange import dicomdir
 from engine.dicom import part10, uids
-from engine.errors import DataSetError
+from engine.errors import DataSetError, InstanceRefused
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 DICOMDIR_BYTES_MAX: Final = 256 << 20
 """Half a million records; a larger one is refused rather than read into memory."""
@@ -93,6 +96,21 @@ def sources(paths: Sequence[Path]) -> Iterator[Source]:
             yield from _named_file(path, status.st_size)
         else:
             yield Refused(_printable(path), "is neither a file nor a folder")
+
+
+def item_of(source: str | os.PathLike[str] | Buffer) -> SourceItem:
+    """One file, by its path or as its bytes. Raises InstanceRefused when there is no such file."""
+    if not isinstance(source, str | os.PathLike):
+        view = memoryview(source).cast("B")
+        return SourceItem("bytes", len(view), lambda: io.BytesIO(view))
+    path = Path(source)
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise InstanceRefused(f"{_printable(path)} {_why(error)}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise InstanceRefused(f"{_printable(path)} is no file")
+    return SourceItem(_printable(path), status.st_size, lambda: _open_file(path, follow=True))
 
 
 def reason_of(error: BaseException) -> str:

@@ -24,6 +24,30 @@ from engine.index.types import KeyValue, Level, Query, Root
 LEVELS = {"patient": Level.PATIENT, "study": Level.STUDY, "series": Level.SERIES, "instance": Level.IMAGE}
 """Levels as people call them."""
 
+RETURNED: dict[str, tuple[str, ...]] = {
+    "patient": ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "NumberOfPatientRelatedStudies"),
+    "study": (
+        "StudyDate",
+        "PatientID",
+        "PatientName",
+        "AccessionNumber",
+        "ModalitiesInStudy",
+        "StudyDescription",
+        "NumberOfStudyRelatedInstances",
+        "StudyInstanceUID",
+    ),
+    "series": (
+        "SeriesNumber",
+        "Modality",
+        "SeriesDescription",
+        "NumberOfSeriesRelatedInstances",
+        "StudyInstanceUID",
+        "SeriesInstanceUID",
+    ),
+    "instance": ("InstanceNumber", "SOPClassUID", "SeriesInstanceUID", "SOPInstanceUID"),
+}
+"""What is returned at each level when nothing is asked for by name."""
+
 Value: TypeAlias = "str | list[dict[int, Value]]"
 """Of one key: text, "" matches everything; of a sequence its only item."""
 
@@ -76,6 +100,23 @@ def put(wanted: Keys, path: list[int], value: str) -> None:
     else:
         key_values.check(tags.keyword_of(tag), tags.vr_of(tag), value)
         wanted[tag] = value
+
+
+def question(
+    level: str, named: Mapping[str, str], *, limit: int | None = None, offset: int = 0, fuzzy: bool = False
+) -> Query:
+    """The question of names and plain strings: `named` is what must match, and with "" what is to be returned too.
+
+    Raises QueryError for a level, a name or a value that is none.
+    """
+    if level not in LEVELS:
+        raise QueryError(f"{level!r} is no level; there are {', '.join(LEVELS)}")
+    wanted: Keys = {tag_of(name): "" for name in RETURNED[level]}
+    for name, value in named.items():
+        if not isinstance(value, str):
+            raise QueryError(f"{name}={value!r}: write it as DICOM does, in a string")
+        put(wanted, path_of(name), value)
+    return query_of(LEVELS[level], wanted, limit=limit, offset=offset, fuzzy=fuzzy)
 
 
 def query_of(
