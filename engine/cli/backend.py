@@ -354,9 +354,9 @@ def retention_rules(config: Config, names: tuple[str, ...] = ()) -> list[dict[st
 def _rules(config: Config, names: tuple[str, ...]) -> list[Retention]:
     """The rules of these names, of all without any. Raises ConfigError."""
     known = {rule.name: rule for rule in config.retention}
-    for name in names:
-        if name not in known:
-            raise ConfigError(f"there is no [[retention]] rule {name!r}; there are: {', '.join(known) or 'none'}")
+    unknown = ", ".join(repr(name) for name in names if name not in known)
+    if unknown:
+        raise ConfigError(f"there is no [[retention]] rule {unknown}; there are: {', '.join(known) or 'none'}")
     return [rule for rule in config.retention if not names or rule.name in names]
 
 
@@ -583,9 +583,7 @@ def not_kept(wanted: query.Keys) -> list[int]:
     from engine.index.query.plan import COMPUTED
 
     return [
-        tag
-        for tag in wanted.columns
-        if tag not in COMPUTED and not is_creator(tag) and not is_kept(tag, wanted.values)
+        tag for tag in wanted.columns if tag not in COMPUTED and not is_creator(tag) and not is_kept(tag, wanted.values)
     ]
 
 

@@ -260,8 +260,8 @@ def _parameter(key: str) -> str:
 
 
 def existing_paths(paths: tuple[str, ...]) -> list[Path]:
-    """Paths from a command line; one that does not exist is a mistake in it."""
-    for path in paths:
-        if not os.path.lexists(path):
-            raise click.UsageError(f"{log.escape(path)}: no such file or folder")
+    """Paths from a command line; those that do not exist are a mistake in it."""
+    missing = [path for path in paths if not os.path.lexists(path)]
+    if missing:
+        raise click.UsageError(f"{log.escape(', '.join(missing))}: no such file or folder")
     return [Path(path) for path in paths]

@@ -111,10 +111,11 @@ def write_list(
     rows: Iterable[Mapping[str, object]],
     columns: Sequence[Column],
     shown: Callable[[Mapping[str, Any]], Mapping[str, object]] = lambda row: row,
+    empty: str = "",
 ) -> int:
     """Things of one kind: an object of JSON a line, or a table of these columns; how many there were.
 
-    `shown` makes of a row what people see where that differs.
+    `shown` makes of a row what people see where that differs; `empty` is what a terminal says where there is nothing.
     """
     count = 0
     if as_json():
@@ -136,6 +137,8 @@ def write_list(
     while some := list(islice(remaining, ROWS_AT_ONCE)):
         count += len(some)
         _draw(columns, [[row.get(column.name) for column in columns] for row in some])
+    if empty and not count:
+        complain(empty)
     return count
 
 

@@ -1,6 +1,6 @@
 """The names of attributes: keywords of PS3.6 and tags as people write them, and what they may have meant.
 
-    PatientName    0010,0010    (0010,0010)    00100010    0019,xxA3 (private, in whichever block: the first one)
+PatientName    0010,0010    (0010,0010)    00100010    0019,xxA3 (private, in whichever block: the first one)
 """
 
 from __future__ import annotations

@@ -105,5 +105,3 @@ def _item(item: Identifier) -> dict[str, object]:
 
 def _pairs(value: bytes) -> list[tuple[int, int]]:
     return list(struct.iter_unpack("<HH", value[: len(value) // 4 * 4]))
-
-

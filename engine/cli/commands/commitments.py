@@ -29,7 +29,7 @@ def command() -> None:
 @with_settings()
 def list_(settings: Settings) -> None:
     """List what waits, with the attempts so far and why the last one failed."""
-    output.write_list(backend.commitments(settings.load()), COLUMNS)
+    output.write_list(backend.commitments(settings.load()), COLUMNS, empty="no report waits")
 
 
 @command.command("retry", short_help="Send reports now.")

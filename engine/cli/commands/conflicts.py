@@ -28,7 +28,7 @@ def command(values: bool, settings: Settings) -> None:
     it otherwise, and then it is no conflict any more.
     """
     rows = corrections.conflicts(settings.load(), values=values)
-    output.write_list(rows, COLUMNS, shown=_shown)
+    output.write_list(rows, COLUMNS, shown=_shown, empty="no instances disagree")
 
 
 def _shown(row: Mapping[str, Any]) -> Mapping[str, object]:

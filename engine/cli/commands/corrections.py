@@ -31,7 +31,7 @@ COLUMNS = (
 def command(values: bool, settings: Settings) -> None:
     """List every merge, move, correction and undo, the earliest first; the number is what `filmroom undo` takes."""
     rows = corrections.listed(settings.load(), values=values)
-    output.write_list(rows, COLUMNS, shown=_shown)
+    output.write_list(rows, COLUMNS, shown=_shown, empty="nothing was corrected")
 
 
 def _shown(row: Mapping[str, Any]) -> Mapping[str, object]:

@@ -78,4 +78,4 @@ def _change(
 @with_settings()
 def list_(settings: Settings) -> None:
     """Show every study that is on hold, since when, by whom and why."""
-    output.write_list(backend.holds(settings.load()), COLUMNS)
+    output.write_list(backend.holds(settings.load()), COLUMNS, empty="nothing is on hold")

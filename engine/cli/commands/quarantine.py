@@ -30,7 +30,7 @@ def command() -> None:
 @with_settings()
 def list_(settings: Settings) -> None:
     """List what is in quarantine. Shows nothing of what is in the data sets."""
-    output.write_list(backend.quarantined(settings.load()), COLUMNS)
+    output.write_list(backend.quarantined(settings.load()), COLUMNS, empty="the quarantine is empty")
 
 
 @command.command("export", short_help="Write one to a folder.")

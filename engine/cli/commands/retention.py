@@ -11,6 +11,8 @@ from engine.errors import ConfigError
 
 _rule_option = click.option("--rule", "names", metavar="NAME", multiple=True, help="Only this rule.  [all]")
 
+NO_RULES = "there are no [[retention]] rules in the configuration"
+
 RULE_COLUMNS = (
     whole("name"),
     whole("older_than_days", "older than days"),
@@ -42,7 +44,7 @@ def command() -> None:
 @with_settings()
 def list_(settings: Settings) -> None:
     """Show the rules."""
-    output.write_list(backend.retention_rules(settings.load()), RULE_COLUMNS)
+    output.write_list(backend.retention_rules(settings.load()), RULE_COLUMNS, empty=NO_RULES)
 
 
 @command.command("dry-run", short_help="List what would be deleted now.")
@@ -51,7 +53,7 @@ def list_(settings: Settings) -> None:
 def dry_run(names: tuple[str, ...], settings: Settings) -> None:
     """List every study that would be deleted now, and the sums of each rule. Nothing is changed."""
     due, sums = backend.retention_due(settings.load(), names)
-    output.write_list(due, DUE_COLUMNS)
+    output.write_list(due, DUE_COLUMNS, empty="nothing is due" if sums else NO_RULES)
     for row in () if output.as_json() else sums:
         output.complain(
             f"{row['rule']}: {row['studies']} studies, {row['instances']} instances, "
@@ -67,7 +69,7 @@ def apply(names: tuple[str, ...], yes: bool, settings: Settings) -> int:
     """Delete now what dry-run lists, also by rules that are not enabled."""
     config = settings.load()
     if not config.retention:
-        raise ConfigError("there are no [[retention]] rules in the configuration")
+        raise ConfigError(NO_RULES)
     if not yes:
         _, sums = backend.retention_due(config, names)
         studies, size = (sum(row[name] for row in sums) for name in ("studies", "bytes"))

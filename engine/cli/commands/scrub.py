@@ -53,7 +53,7 @@ def run(rate: int, settings: Settings) -> int:
 def findings(settings: Settings) -> int:
     """List what is damaged and not healed yet, or lost and not acknowledged. Exit code 1: there is something."""
     rows = backend.damage(settings.load())
-    output.write_list(rows, FINDING_COLUMNS)
+    output.write_list(rows, FINDING_COLUMNS, empty="nothing is known to be damaged")
     return exit_codes.FAILED if rows else exit_codes.OK
 
 
@@ -70,7 +70,7 @@ def acknowledge(segments: tuple[str, ...], everything: bool, settings: Settings)
     if bool(segments) == everything:
         raise click.UsageError("name the segments that `filmroom scrub findings` lists, or give --all")
     rows = backend.acknowledge_losses(settings.load(), None if everything else [_number(name) for name in segments])
-    output.write_list(rows, FINDING_COLUMNS)
+    output.write_list(rows, FINDING_COLUMNS, empty="nothing is known to be damaged")
     return exit_codes.OK if rows else exit_codes.FAILED
 
 
