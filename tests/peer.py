@@ -504,6 +504,10 @@ class Listener:
     def __exit__(self, *exc_info: object) -> None:
         self._socket.close()
 
+    def receive_little(self) -> None:
+        """The kernel takes little for connections from now on that is not read."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+
     def close(self) -> None:
         """Takes no more; who waits in `accept` gets an OSError."""
         self._socket.shutdown(socket.SHUT_RDWR)

@@ -101,6 +101,12 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     byte now and then keeps nothing open: such a peer is ended after dimse_timeout_s. A tenth of a modem's speed;
     time in which we do not read is not counted; 0: off."""
 
+    delivery_rate_bytes_per_s_min: Annotated[int, Meta(ge=0, le=1 << 30)] = 32 * KIB
+    """Bytes a second that a peer must take of what it is sent, on average over nine tenths of dimse_timeout_s in which
+    something waits for it; a slower one is given up within dimse_timeout_s. What it was sent is held for it meanwhile,
+    and a C-MOVE ends no sooner than its destination. A quarter of a megabit: less than any line on which images are
+    read; what a peer's system has acknowledged counts as taken; 0: off, one byte is progress."""
+
     drain_timeout_s: Annotated[float, Meta(ge=0, le=86400)] = 30.0
     """How long associations may go on after SIGTERM before they are aborted. systemd kills after 90 s."""
 
@@ -455,11 +461,15 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Associations on which one retrieval is sent to it in parallel."""
 
     asynchronous_window: Annotated[int, Meta(ge=0, le=65535)] | None = None
-    """Operations outstanding in either direction; 0 or 1: off. Unset: it may have limits.asynchronous_window with us,
-    and we have one with it, since many receivers accept a window and then mix up the answers."""
+    """Operations outstanding in either direction, more or fewer than others have; 0 or 1: one. Unset: it may have
+    limits.asynchronous_window with us, and we have one with it, since many receivers accept a window and then mix up
+    the answers."""
 
     timeout_s: Seconds | None = None
-    """For it instead of limits.dimse_timeout_s."""
+    """For it instead of limits.dimse_timeout_s, whoever opened the association."""
+
+    delivery_rate_bytes_per_s_min: Annotated[int, Meta(ge=0, le=1 << 30)] | None = None
+    """For it instead of limits.delivery_rate_bytes_per_s_min: a practice behind a slow line."""
 
     associations_max: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     """Associations that it may have open at once, for it instead of limits.associations_per_peer_max."""
@@ -609,6 +619,18 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         if peer is None or peer.asynchronous_window is None:
             return self.limits.asynchronous_window
         return max(1, peer.asynchronous_window)
+
+    def timeout_s_of(self, aet: str) -> float:
+        """How long that AE title may be silent within a message, not read, or not answer."""
+        peer = self.peer(aet)
+        return (peer.timeout_s if peer else None) or self.limits.dimse_timeout_s
+
+    def delivery_rate_bytes_per_s_min_of(self, aet: str) -> int:
+        """What that AE title must take of what it is sent."""
+        peer = self.peer(aet)
+        if peer is None or peer.delivery_rate_bytes_per_s_min is None:
+            return self.limits.delivery_rate_bytes_per_s_min
+        return peer.delivery_rate_bytes_per_s_min
 
     def coercion_of(self, aet: str) -> Coercion | None:
         """What is changed in what that AE title is sent; None: nothing."""

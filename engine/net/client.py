@@ -59,6 +59,7 @@ class Address:
     """Operations that we want to have outstanding; 1: not negotiated."""
     connect_timeout_s: float = 10.0
     message_timeout_s: float = 30.0
+    delivery_rate_bytes_per_s_min: int = 0
 
     @classmethod
     def of(cls, peer: Peer, config: Config, named: str = "") -> Address:
@@ -71,7 +72,8 @@ class Address:
             peer.pdu_length_max or config.limits.pdu_length_max,
             peer.send_window,
             config.limits.connect_timeout_s,
-            peer.timeout_s or config.limits.dimse_timeout_s,
+            config.timeout_s_of(peer.aet),
+            config.delivery_rate_bytes_per_s_min_of(peer.aet),
         )
 
 
@@ -188,7 +190,11 @@ async def open_association(
     )
     loop = asyncio.get_running_loop()
     where = f"{readable(address.called_ae_title)} at {address.host}:{address.port}"
-    limits = ConnectionLimits(message_timeout_s=address.message_timeout_s, idle_timeout_s=0)
+    limits = ConnectionLimits(
+        message_timeout_s=address.message_timeout_s,
+        delivery_rate_bytes_per_s_min=address.delivery_rate_bytes_per_s_min,
+        idle_timeout_s=0,
+    )
     pool = pool or ChunkPool(64 << 10, 1)
     try:
         async with asyncio.timeout(address.connect_timeout_s):

@@ -14,13 +14,15 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 from engine import log
 from engine.dimse import assembly
 from engine.errors import LocalProtocolError, RemoteProtocolError
+from engine.net.delivery import WINDOW_SHARE, Delivery, acknowledged_bytes, undelivered_bytes
 from engine.net.trace import Trace
 from engine.ul import events as ul_events
 from engine.ul.association import Association, Role
@@ -32,8 +34,11 @@ TICK_S = 1.0
 """How often the timers are looked at: their precision, and 1 000 idle associations cost 1 000 cheap calls a second."""
 
 
-_BYTES_ACKED = struct.Struct("=120xQ")
-"""Where struct tcp_info of Linux has tcpi_bytes_acked (RFC 4898 tcpEStatsAppHCThruOctetsAcked)."""
+UNREAD_BYTES_MAX = 256 << 10
+"""Answers of ours that wait for a peer which does not read them, above which we do not read its requests either."""
+
+_AT_ONCE = struct.pack("ii", 1, 0)
+"""Linger for no time: closing resets the connection."""
 
 _DATA = frozenset({assembly.COMMAND, assembly.DATA_SET, assembly.DATA_SET_PART})
 
@@ -55,6 +60,8 @@ class ConnectionLimits:
     """A begun PDU or message, or a write, that makes no progress for so long ends the association."""
     rate_bytes_per_s_min: int = 0
     """What must come of a begun PDU or message on average over each `message_timeout_s`; 0: one byte is progress."""
+    delivery_rate_bytes_per_s_min: int = 0
+    """What the peer must take of what it is sent, on average over nine tenths of `message_timeout_s`; 0: one byte."""
     idle_timeout_s: float = 300.0
     """An association on which nothing is under way is ended after so long without a byte; 0: never."""
 
@@ -114,6 +121,18 @@ class Connection(asyncio.BufferedProtocol):
         self._resumed: asyncio.Future[None] | None = None
         self._write_stalled_at: float | None = None
         self._delivered_before = 0
+        self._delivery = self._new_delivery()
+        self._message_turn = asyncio.Lock()
+        self._is_in_message = False
+        """A message goes out in several parts."""
+        self._behind: list[Any] = []
+        """What is to go out after that message."""
+        self._unread_bytes = 0
+        self._is_choked = False
+        """Whether reading waits for the peer to read."""
+        self._closing_since: float | None = None
+        self.gave_up = False
+        """Whether we ended the association because the peer was too slow."""
         self._progress_bytes = -1
         self._progress_at = self._loop.time()
         self._measured_at: float | None = None
@@ -181,6 +200,10 @@ class Connection(asyncio.BufferedProtocol):
             self._resumed.set_result(None)
         self._resumed = None
         self._write_stalled_at = None
+        self._unread_bytes = 0
+        if self._is_choked:
+            self._is_choked = False
+            self.resume_reading()
 
     # -- the user's side ------------------------------------------------------------------------
 
@@ -205,6 +228,9 @@ class Connection(asyncio.BufferedProtocol):
 
         An answer is no sign that it is: a peer may refuse a data set before it has read all of it.
         """
+        if self._behind:
+            behind = sum(memoryview(data).nbytes for data in self._behind)
+            return behind + (self._transport.get_write_buffer_size() if self._transport else 0)
         return 0 if self._resumed is None or self._transport is None else self._transport.get_write_buffer_size()
 
     @property
@@ -213,24 +239,50 @@ class Connection(asyncio.BufferedProtocol):
 
         The kernel holds megabytes for a slow line, so that what it takes from us says little about the peer.
         """
-        sock = None if self._transport is None else self._transport.get_extra_info("socket")
-        if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-            return -self.unsent_bytes
-        try:
-            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size)
-        except OSError:
-            return 0  # it is being closed
-        acknowledged: int = _BYTES_ACKED.unpack(info)[0]
-        return acknowledged
+        sock = self._socket()
+        acknowledged = acknowledged_bytes(sock) if sock is not None else None
+        return -self.unsent_bytes if acknowledged is None else acknowledged
 
     def send(self, data: Any) -> None:
-        """Sends whole P-DATA-TF; drops them when the association has ended or is about to."""
+        """Sends whole P-DATA-TF of whole messages; drops them when the association has ended or is about to.
+
+        While a message goes out in parts, others wait behind it: fragments of two never mix (PS3.8 Annex E.2).
+        """
+        if self.is_open:
+            if self._is_in_message:
+                self._behind.append(data)
+            else:
+                self._transport.write(data)  # type: ignore[union-attr]
+
+    @asynccontextmanager
+    async def message(self) -> AsyncIterator[Callable[[Any], None]]:
+        """For a message in several parts, with waits between them: gives what sends a part."""
+        async with self._message_turn:
+            self._is_in_message = True
+            try:
+                yield self._send_part
+            except BaseException:
+                self._behind.clear()  # a message that is not whole ends the association
+                raise
+            finally:
+                self._is_in_message = False
+                behind, self._behind = self._behind, []
+                for data in behind:
+                    self.send(data)
+
+    def _send_part(self, data: Any) -> None:
         if self.is_open:
             self._transport.write(data)  # type: ignore[union-attr]
 
     def send_message(self, presentation_context_id: int, command: bytes, data_set: bytes | None, fragment: int) -> None:
         """Sends a small message: its command, and its data set if there is one, in fragments of `fragment` bytes."""
-        self.send(self.encoded(presentation_context_id, command, data_set, fragment))
+        data = self.encoded(presentation_context_id, command, data_set, fragment)
+        self.send(data)
+        if self._resumed is not None:
+            self._unread_bytes += len(data)
+            if self._unread_bytes > UNREAD_BYTES_MAX and not self._is_choked:
+                self._is_choked = True
+                self.pause_reading()
 
     def encoded(self, presentation_context_id: int, command: bytes, data_set: bytes | None, fragment: int) -> bytes:
         """A small message as P-DATA-TF, for who sends several at once; whoever asks sends it."""
@@ -246,7 +298,14 @@ class Connection(asyncio.BufferedProtocol):
             self._trace.command("out", presentation_context_id, command)
 
     async def drained(self) -> None:
-        """Waits until the transport wants more. Raises ConnectionResetError when it is gone."""
+        """Waits until the kernel has all that was sent. Raises ConnectionResetError when the connection is gone."""
+        while self._behind and self.is_open:
+            async with self._message_turn:
+                pass
+        await self.taken()
+
+    async def taken(self) -> None:
+        """The same within a message: what waits behind it is not waited for."""
         if self._transport is None:
             raise ConnectionResetError("the connection is closed")
         if self._resumed is not None:
@@ -294,7 +353,40 @@ class Connection(asyncio.BufferedProtocol):
         self._stop_receiving()
         self._flush()
 
+    def give_up(self, why: str) -> None:
+        """Ends the association with a peer that is too slow: what it has not taken by now it does not get."""
+        self.gave_up = True
+        is_stuck = self._is_stuck()
+        self.abort(why)
+        if is_stuck:
+            self._let_go()
+
+    def adjust(self, **limits: Any) -> None:
+        """Other limits from now on, by their names in `ConnectionLimits`: who the peer is, is known late."""
+        self._limits = replace(self._limits, **limits)
+        self._delivery = self._new_delivery()
+
     # -- inside ---------------------------------------------------------------------------------
+
+    def _new_delivery(self) -> Delivery:
+        limits = self._limits
+        return Delivery(limits.delivery_rate_bytes_per_s_min, WINDOW_SHARE * limits.message_timeout_s)
+
+    def _socket(self) -> socket.socket | None:
+        return None if self._transport is None else self._transport.get_extra_info("socket")
+
+    def _let_go(self) -> None:
+        """Of what the peer does not take: a transport that is closed keeps it for as long as the peer likes, and so
+        does the kernel, but after a reset."""
+        sock = self._socket()
+        if self._transport is not None and sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+            self._transport.abort()
+
+    def _is_stuck(self) -> bool:
+        """Whether something that was sent has not reached the peer."""
+        sock = self._socket()
+        return self.unsent_bytes > 0 or (sock is not None and undelivered_bytes(sock) > 0)
 
     def _on_events(self, events: list[tuple[Any, ...]]) -> None:
         for event in events:
@@ -388,18 +480,18 @@ class Connection(asyncio.BufferedProtocol):
     def _on_tick(self) -> None:
         self._tick = self._loop.call_later(TICK_S, self._on_tick)
         now = self._loop.time()
+        if self._is_closing_too_long(now):
+            self._let_go()
+            return
         if self._association.deadline is not None and now >= self._association.deadline:
             self._end_reason = self._end_reason or "ARTIM timer expired"
+            is_stuck = self._is_stuck()
             self._dispatch(self._association.timer_expired(now))
+            if is_stuck:
+                self._let_go()
             return
-        if self._write_stalled_at is not None:
-            delivered = self.delivered_bytes
-            if delivered > self._delivered_before:
-                self._write_stalled_at = now
-            self._delivered_before = delivered
-            if now - self._write_stalled_at > self._limits.message_timeout_s:
-                self.abort(f"the peer took nothing for {self._limits.message_timeout_s:g} s")
-                return
+        if self._is_slow(now):
+            return
         if self._drips(now):
             self.abort(
                 f"the peer sent less than {self._limits.rate_bytes_per_s_min} bytes a second in the middle of a message"
@@ -416,6 +508,34 @@ class Connection(asyncio.BufferedProtocol):
             self._busy_at = now
         elif self.is_open and 0 < self._limits.idle_timeout_s < now - max(self._progress_at, self._busy_at):
             self.abort(f"idle for {silent_s:.0f} s")
+
+    def _is_closing_too_long(self, now: float) -> bool:
+        if self._transport is None or not self._transport.is_closing():
+            return False
+        if self._closing_since is None:
+            self._closing_since = now
+        return now - self._closing_since > self._limits.artim_timeout_s
+
+    def _is_slow(self, now: float) -> bool:
+        """Whether the peer was given up, since it stopped reading or reads too slowly."""
+        limits, is_stalled = self._limits, self._write_stalled_at is not None
+        if not (is_stalled or self.user.busy) or not self.is_open:
+            return False
+        delivered = self.delivered_bytes
+        if self._delivery.is_too_slow(now, delivered, pending=is_stalled or self._is_stuck()):
+            self.give_up(
+                f"the peer took less than {limits.delivery_rate_bytes_per_s_min} bytes a second of what it was sent"
+            )
+            return True
+        if self._write_stalled_at is None:
+            return False
+        if delivered > self._delivered_before:
+            self._write_stalled_at = now
+        self._delivered_before = delivered
+        if now - self._write_stalled_at > limits.message_timeout_s:
+            self.give_up(f"the peer took nothing for {limits.message_timeout_s:g} s")
+            return True
+        return False
 
     def _drips(self, now: float) -> bool:
         """Whether the message under way came too slowly in the last `message_timeout_s`."""

@@ -221,6 +221,7 @@ class Worker:
                         artim_timeout_s=limits.artim_timeout_s,
                         message_timeout_s=limits.dimse_timeout_s,
                         rate_bytes_per_s_min=limits.transfer_rate_bytes_per_s_min,
+                        delivery_rate_bytes_per_s_min=limits.delivery_rate_bytes_per_s_min,
                         pdv_count_max=limits.pdvs_per_pdu_max,
                         idle_timeout_s=limits.idle_timeout_s,
                     ),

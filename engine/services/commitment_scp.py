@@ -127,8 +127,7 @@ class ReportOnAssociation:
         provider = self._provider
         message_id, response = provider.responses.expect()
         provider.respond(self._context_id, report_rq(message_id, verdicts), information)
-        peer = provider.peer
-        timeout_s = (peer.timeout_s if peer else None) or provider.services.config.limits.dimse_timeout_s
+        timeout_s = provider.services.config.timeout_s_of(provider.calling_ae_title)
         try:
             async with asyncio.timeout(timeout_s):
                 why_not = why_not_taken(await response)

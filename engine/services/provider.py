@@ -175,6 +175,11 @@ class ServiceProvider:
         self.accepted = answer
         self.contexts = answer.contexts
         self.fragment = self._fragment(answer.peer_maximum_length)
+        if self.peer is not None:
+            self.connection.adjust(
+                message_timeout_s=config.timeout_s_of(self.calling_ae_title),
+                delivery_rate_bytes_per_s_min=config.delivery_rate_bytes_per_s_min_of(self.calling_ae_title),
+            )
         self.services.metrics.peer(readable(self.calling_ae_title)).associations += 1
         self._storage.prepare()
         called = readable(self.called_ae_title)
@@ -349,8 +354,7 @@ class ServiceProvider:
         message: Any,
         identifier: bytes,
     ) -> None:
-        config = self.services.config
-        outstanding_max = max(config.limits.asynchronous_window, config.receive_window_of(self.calling_ae_title))
+        outstanding_max = self.services.config.receive_window_of(self.calling_ae_title)
         if len(self._running) >= outstanding_max or message.message_id in self._running:
             self._decline(presentation_context_id, message, outstanding_max)
             return

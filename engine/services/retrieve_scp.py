@@ -224,7 +224,7 @@ async def _send_on(
         retrieval.fail_all(sender.unanswered.values(), str(error))
         read_ahead = [each for each in source.under_way() if each.sop_instance_uid not in sender.unanswered]
         left = read_ahead + source.left()
-        if sender.gave_up and not retrieval.cancelled:
+        if requestor.connection.gave_up and not retrieval.cancelled:
             retrieval.fail_all(left, f"given up: {error}")
             return []
         return left
@@ -253,7 +253,7 @@ async def get(provider: ServiceProvider, presentation_context_id: int, rq: CGetR
         budget=provider.services.retrieval_budget,
         fragment=provider.fragment,
         window=max(accepted.operations_invoked_max or 1, 1),
-        response_timeout_s=provider.services.config.limits.dimse_timeout_s,
+        response_timeout_s=provider.services.config.timeout_s_of(provider.calling_ae_title),
         preferred=provider.peer.transfer_syntaxes if provider.peer else (),
         coercer=Coercer(provider.services.archive, provider.services.config, provider.calling_ae_title),
     )

@@ -135,8 +135,6 @@ class InstanceSender:
         """Answered before the kernel had all of them."""
         self.unanswered: dict[str, Instance] = {}
         """What has been sent, wholly or in part, and has no answer: it may or may not have arrived."""
-        self.gave_up = False
-        """Whether the association was ended because the peer was too slow."""
 
     async def send_all(self, instances: AsyncIterator[Instance], originator: Originator) -> AsyncIterator[Sent]:
         """Sends what `instances` yields, in order, reading one ahead. Raises AssociationFailed when the peer is lost.
@@ -314,21 +312,25 @@ class InstanceSender:
     async def _transmit_pieces(self, ready: _Ready, frame: Frame, piece_bytes: int) -> None:
         """Piece by piece; the last one goes out only after the checksum of the whole has been found right."""
         prefix, at, crc = ready.prefix, 0, 0
-        while at < ready.length:
-            length = min(piece_bytes, ready.length - at)
-            is_last = at + length == ready.length
-            gaps = frame.layout(prefix, length, self._fragment, ready.context.presentation_context_id, is_last)
-            await self._fill(gaps, ready, at)
-            crc = frame.crc(crc)
-            if is_last and ready.data is None:
-                self._archive.reader.check(ready.instance.position, crc)
-            self._connection.send(frame)
-            await self._drained()
-            prefix, at = b"", at + length
+        async with self._connection.message() as send:
+            while at < ready.length:
+                length = min(piece_bytes, ready.length - at)
+                is_last = at + length == ready.length
+                gaps = frame.layout(prefix, length, self._fragment, ready.context.presentation_context_id, is_last)
+                await self._fill(gaps, ready, at)
+                crc = frame.crc(crc)
+                if is_last and ready.data is None:
+                    self._archive.reader.check(ready.instance.position, crc)
+                send(frame)
+                await self._until(self._connection.taken)
+                prefix, at = b"", at + length
 
     async def _drained(self) -> None:
+        await self._until(self._connection.drained)
+
+    async def _until(self, has_taken: Callable[[], Awaitable[None]]) -> None:
         try:
-            await self._in_time(self._connection.drained, f"the peer took nothing for {self._timeout_s:g} s")
+            await self._in_time(has_taken, f"the peer took nothing for {self._timeout_s:g} s")
         except ConnectionError as error:
             raise AssociationFailed(str(error)) from error
 
@@ -371,8 +373,7 @@ class InstanceSender:
                 silent_s = silent_s + step_s if delivered == before else step_s
                 if silent_s < self._timeout_s:
                     continue
-                self.gave_up = True
-                self._connection.abort(why)
+                self._connection.give_up(why)
                 raise AssociationFailed(why) from None
 
     async def _blocking(self, work: Callable[[], Any]) -> Any:

@@ -87,7 +87,9 @@ def serve(
             return provider
 
         limits = ConnectionLimits(
-            part_bytes=settings.limits.stream_threshold_bytes, message_timeout_s=settings.limits.dimse_timeout_s
+            part_bytes=settings.limits.stream_threshold_bytes,
+            message_timeout_s=settings.limits.dimse_timeout_s,
+            delivery_rate_bytes_per_s_min=settings.limits.delivery_rate_bytes_per_s_min,
         )
         server = await loop.create_server(lambda: Connection(user, Role.ACCEPTOR, pool, limits), "127.0.0.1", 0)
         serving = Serving(services, server.sockets[0].getsockname()[1])

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import socket
+import threading
+from contextlib import ExitStack, suppress
 from pathlib import Path
+
+import pytest
 
 from engine.config import Config
 from engine.config.schema import Limits
+from engine.config.schema import Peer as KnownPeer
 from tests import peer
+from tests.peer import CT, EXPLICIT, IMPLICIT, STUDY_ROOT_FIND, STUDY_ROOT_GET, STUDY_ROOT_MOVE, Listener
 from tests.services.serving import Serving, serve
-from tests.services.test_storage_scu import STUDY, answers, fill, get, small_window
+from tests.services.test_storage_scu import MOVE, STUDY, answers, fill, get, small_window
 from tests.system.server import wait_for
 
 MIB = 1 << 20
@@ -76,3 +82,145 @@ def test_a_retrieval_that_finds_no_memory_fails_and_a_store_does_not(tmp_path: P
             asker.release()
 
     serve(tmp_path / "data", script, config=config)
+
+
+# Trickles ----------------------------------------------------------------------------------------
+
+TRICKLES = Limits(disk_reserve_bytes=0, dimse_timeout_s=2.0, artim_timeout_s=60.0, delivery_rate_bytes_per_s_min=MIB)
+
+
+def trickle(sock: socket.socket) -> None:
+    """Reads some kilobytes a second, far below the least rate, until the other side ends it."""
+    sock.settimeout(10)
+    with suppress(OSError):
+        while sock.recv(500):
+            threading.Event().wait(0.05)
+
+
+def test_an_asker_that_trickles_is_given_up_and_nothing_stays_held_for_it(tmp_path: Path) -> None:
+    def script(serving: Serving) -> None:
+        fill(serving, [7 * MIB, 7 * MIB])
+        with small_window(serving.port) as asker:
+            get(asker)
+            reading = threading.Thread(target=trickle, args=(asker.socket,), daemon=True)
+            reading.start()
+            connection = serving.providers[-1].connection
+            wait_for(lambda: connection.unsent_bytes > MIB, what="much is held for it")
+            wait_for(lambda: connection.gave_up, timeout_s=20, what="the asker is given up")
+            # It goes on reading: what is held for it is dropped all the same, long before ARTIM is over.
+            wait_for(lambda: not connection.unsent_bytes and not serving.services.retrieval_budget.held_bytes)
+            reading.join()
+
+    serve(tmp_path / "data", script, config=Config(data=tmp_path / "data", limits=TRICKLES))
+
+
+@pytest.mark.parametrize("more", [{}, {"store_associations": 2}], ids=["one association", "two associations"])
+def test_a_c_move_to_a_destination_that_trickles_ends_and_counts_all(tmp_path: Path, more: dict[str, int]) -> None:
+    with Listener() as listener:
+        listener.receive_little()
+        sink = KnownPeer(aet="SINK", host="127.0.0.1", port=listener.port, **more)  # type: ignore[arg-type]
+        config = Config(data=tmp_path / "data", limits=TRICKLES, peers=(sink,))
+
+        def play() -> None:
+            with listener.accept() as destination:
+                destination.accept()
+                trickle(destination.socket)
+
+        def script(serving: Serving) -> None:
+            stored = fill(serving, [3 * MIB] * 4)
+            playing = [threading.Thread(target=play, daemon=True) for _ in range(sink.store_associations)]
+            for each in playing:
+                each.start()
+            with serving.call(timeout_s=30) as asker:
+                asker.associate(MOVE)
+                rq = peer.query_rq(peer.C_MOVE_RQ, 7, STUDY_ROOT_MOVE, "SINK")
+                asker.send(peer.message(5, rq, peer.identifier(STUDY)))
+                _, final = answers(asker)
+                assert final.status() == 0xA702
+                counts = [peer.number(final.command, what) for what in (peer.COMPLETED, peer.FAILED, peer.WARNING)]
+                assert counts == [0, 4, 0]
+                assert final.data_set is not None
+                assert sorted(final.data_set[8:].rstrip(b"\0").decode().split("\\")) == sorted(stored)
+                asker.release()
+            for each in playing:
+                each.join()
+            assert not serving.services.retrieval_budget.held_bytes
+
+        serve(tmp_path / "data", script, config=config)
+
+
+def test_a_peer_may_be_given_another_rate_and_another_timeout(tmp_path: Path) -> None:
+    slow = KnownPeer(aet="SCRIPT", timeout_s=50.0, delivery_rate_bytes_per_s_min=1)
+    config = Config(data=tmp_path / "data", limits=TRICKLES, peers=(slow,))
+
+    def script(serving: Serving) -> None:
+        with serving.call() as asker:
+            asker.associate((1, peer.VERIFICATION, [IMPLICIT]))
+            limits = serving.providers[0].connection._limits
+            assert (limits.message_timeout_s, limits.delivery_rate_bytes_per_s_min) == (50.0, 1)
+            asker.release()
+        with serving.call() as asker:
+            asker.associate((1, peer.VERIFICATION, [IMPLICIT]), calling="OTHER")
+            assert serving.providers[1].connection._limits.message_timeout_s == TRICKLES.dimse_timeout_s
+            asker.release()
+
+    serve(tmp_path / "data", script, config=config)
+
+
+# Several operations on one association -----------------------------------------------------------
+
+
+def test_answers_of_other_operations_wait_for_the_end_of_an_object_that_goes_in_pieces(tmp_path: Path) -> None:
+    limits = Limits(disk_reserve_bytes=0, dimse_timeout_s=30.0)
+
+    def script(serving: Serving) -> None:
+        stored = fill(serving, [16 * MIB, 1000])
+        with small_window(serving.port) as asker:
+            asker.associate(
+                (1, CT, [EXPLICIT]),
+                (3, STUDY_ROOT_GET, [IMPLICIT]),
+                (5, STUDY_ROOT_FIND, [IMPLICIT]),
+                (7, peer.VERIFICATION, [IMPLICIT]),
+                user_items=peer.role(CT, scu=False, scp=True),
+            )
+            asker.send(peer.message(3, peer.query_rq(peer.C_GET_RQ, 7, STUDY_ROOT_GET), peer.identifier(STUDY)))
+            connection = serving.providers[-1].connection
+            wait_for(lambda: connection.unsent_bytes > 0, what="the object is under way")
+            asker.send(peer.message(5, peer.query_rq(peer.C_FIND_RQ, 8, STUDY_ROOT_FIND), peer.identifier(STUDY)))
+            asker.send(peer.message(7, peer.c_echo_rq(9)))
+            wait_for(lambda: serving.services.metrics.counters["echo"] == 1, what="the echo is answered")
+            came: dict[str, bytes] = {}
+            finals: dict[int, int] = {}
+            while len(finals) < 3:
+                message = asker.expect_message()
+                if peer.number(message.command, peer.COMMAND_FIELD) == peer.C_STORE_RQ:
+                    came[peer.text(message.command, peer.SOP_INSTANCE)] = message.data_set or b""
+                    asker.send(peer.message(message.context_id, peer.c_store_rsp(message.command)))
+                elif message.status() not in (0xFF00, 0xFF01):
+                    finals[peer.number(message.command, peer.RESPONDED_TO)] = message.status()
+            assert came == stored
+            assert finals == {7: 0, 8: 0, 9: 0}
+            asker.release()
+
+    serve(tmp_path / "data", script, config=Config(data=tmp_path / "data", limits=limits))
+
+
+def test_who_asks_and_never_reads_is_not_read_either(tmp_path: Path) -> None:
+    limits = Limits(disk_reserve_bytes=0, dimse_timeout_s=30.0)
+    count = 60_000
+
+    def script(serving: Serving) -> None:
+        with small_window(serving.port) as asker:
+            asker.associate((1, peer.VERIFICATION, [IMPLICIT]))
+            connection = serving.providers[-1].connection
+            requests = peer.message(1, peer.c_echo_rq(1)) * count
+            sending = threading.Thread(target=asker.send, args=(requests,), daemon=True)
+            sending.start()
+            wait_for(lambda: connection._is_choked, what="it is not read any more")
+            assert connection.unsent_bytes < 2 * MIB
+            for _ in range(count):
+                assert asker.expect_message().status() == 0
+            sending.join()
+            asker.release()
+
+    serve(tmp_path / "data", script, config=Config(data=tmp_path / "data", limits=limits))
