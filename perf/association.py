@@ -28,6 +28,11 @@ class Target:
     called_aet: str
     host: str = "127.0.0.1"
     calling_aet: str = "PERF"
+    nagle: bool = False
+    """Send as most modalities do: Nagle's algorithm on, each PDU written by itself."""
+    quick_acks: bool = False
+    """Acknowledge answers at once: for a server that leaves Nagle's algorithm on, which would wait for our delayed
+    acknowledgement otherwise, and be measured with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +58,11 @@ class Message:
 class Connection:
     """PDUs on a connected socket, either role."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, *, nagle: bool = False, quick_acks: bool = False) -> None:
         self.sock = sock
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.nagle = nagle
+        self.quick_acks = quick_acks
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0 if nagle else 1)
         sock.settimeout(None)
         # The kernel's own timeouts keep the descriptor blocking: a Python timeout would add a poll() to each call.
         limit = struct.pack("ll", int(TIMEOUT_S), 0)
@@ -68,6 +75,16 @@ class Connection:
 
     def close(self) -> None:
         self.sock.close()
+
+    def send_pdus(self, *pdus: bytes | memoryview) -> None:
+        """Sends whole PDUs, in one write or, with Nagle's algorithm on, in one each as others do."""
+        if self.nagle:
+            for pdu in pdus:
+                self.sock.sendall(pdu)
+        else:
+            self.sock.sendall(b"".join(pdus) if len(pdus) > 1 else pdus[0])
+        if self.quick_acks:
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)  # until we send again
 
     def receive_exactly(self, length: int) -> bytes:
         data = self._receive(length)
@@ -218,7 +235,7 @@ class Association(Connection):
         pdu_length_max: int = PDU_LENGTH_MAX,
         window: int = 1,
     ) -> None:
-        super().__init__(_connected(target))
+        super().__init__(_connected(target), nagle=target.nagle, quick_acks=target.quick_acks)
         self.sock.sendall(
             wire.associate_rq(target.called_aet, target.calling_aet, contexts, PDU_LENGTH_MAX, window=window)
         )
@@ -238,10 +255,10 @@ class Association(Connection):
             raise PerfError(f"{target.called_aet} accepted no presentation context")
 
     def send_message(self, context_id: int, command: bytes, data_set: bytes = b"") -> None:
-        out = wire.frame(context_id, command, command=True, pdu_length_max=self.pdu_length_max)
+        pdus = wire.frames(context_id, command, command=True, pdu_length_max=self.pdu_length_max)
         if data_set:
-            out += wire.frame(context_id, data_set, command=False, pdu_length_max=self.pdu_length_max)
-        self.sock.sendall(out)
+            pdus += wire.frames(context_id, data_set, command=False, pdu_length_max=self.pdu_length_max)
+        self.send_pdus(*pdus)
 
     def echo(self, context_id: int) -> int:
         self.send_message(context_id, wire.echo_rq(1))

@@ -288,4 +288,5 @@ def target_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--aet", default="FILMROOM", help="called AE title")
     made.add_argument("--calling-aet", default="PERF")
     made.add_argument("--server-pid", type=int, default=0, help="measure the CPU of this process tree")
+    made.add_argument("--nagle", action="store_true", help="send as modalities do: no TCP_NODELAY, a write a PDU")
     made.add_argument("--peer", default="", help="start and stop this peer first, see perf.peers (instead of --port)")

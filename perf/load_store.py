@@ -164,7 +164,8 @@ def _send(
     association: Association, message: wire.StoreMessage, study: int, count: int, load: StoreLoad, sender: _Sender
 ) -> None:
     """`count` instances from study number `study` on, one series of `series_instance_count` instances a study."""
-    clock, sendall, buffer = time.perf_counter_ns, association.sock.sendall, message.buffer
+    clock, send = time.perf_counter_ns, association.send_pdus
+    pdus = message.pdus() if association.nagle else [memoryview(message.buffer)]
     outstanding: deque[int] = deque()
     place = load.series_instance_count
     study -= 1
@@ -177,7 +178,7 @@ def _send(
         place += 1
         message.set_instance(place, sent & 0x7FFF)
         outstanding.append(clock())
-        sendall(buffer)
+        send(*pdus)
         if len(outstanding) >= association.window:
             _answer(association, outstanding.popleft(), sender)
     while outstanding:

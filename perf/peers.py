@@ -6,13 +6,15 @@
     orthanc, orthanc-nosync             Orthanc with SQLite: as it comes (fsync each file), and without
     sink                                perf.sink in this process: what the generator can do at most
 
-Each gets TCP_NODELAY=1 (DCMTK's library, which Orthanc uses too, leaves Nagle's algorithm on without it), 128 KiB PDUs
-and a free port of 127.0.0.1. A peer that is not installed raises `NotInstalled`; nothing here measures.
+Each gets TCP_NODELAY=1 (DCMTK's library, which Orthanc uses too, leaves Nagle's algorithm on without it) unless it is
+asked for as it comes (`stock`), 128 KiB PDUs and a free port of 127.0.0.1. A peer that is not installed raises
+`NotInstalled`; nothing here measures.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import shutil
@@ -68,6 +70,8 @@ class Peer:
         self.port = free_port()
         self.aet = "ANY"
         self._process: subprocess.Popen[bytes] | None = None
+        self.stock = False
+        """Whether it runs without TCP_NODELAY, as its package brings it."""
         self.ready_s = 0.0
         """From exec to ready, of the last start."""
 
@@ -89,7 +93,9 @@ class Peer:
     def start(self) -> None:
         self.data.mkdir(parents=True, exist_ok=True)
         command = self.command()
-        environment = {**os.environ, "TCP_NODELAY": "1"}
+        environment = {name: value for name, value in os.environ.items() if name != "TCP_NODELAY"}
+        if not self.stock:
+            environment["TCP_NODELAY"] = "1"
         with (self.directory / "log.txt").open("ab") as log:
             log_start = log.tell()
             started = time.perf_counter()
@@ -308,10 +314,15 @@ def running(
     sink_port: int = 0,
     workers: int = 0,
     config: str = "",
+    stock: bool = False,
 ) -> Iterator[Peer]:
-    """A started peer in a temporary folder, which is removed afterwards; `parent` chooses the disk, `data` is kept."""
+    """A started peer in a temporary folder, which is removed afterwards; `parent` chooses the disk, `data` is kept.
+
+    `stock`: as its package brings it, without TCP_NODELAY.
+    """
     directory = Path(tempfile.mkdtemp(prefix=f"perf-{name}-", dir=parent))
     peer = make(name, directory, sink_port=sink_port, workers=workers, config=config)
+    peer.stock = stock
     if data is not None:
         peer.data = data
     try:
@@ -322,10 +333,15 @@ def running(
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def with_target(options: argparse.Namespace, measure: Callable[[Target, int], int], *, sink_port: int = 0) -> int:
-    """Calls `measure` with the server that the options name: a running one, or a peer started for the occasion."""
+def with_target(
+    options: argparse.Namespace, measure: Callable[[Target, int], int], *, sink_port: int = 0, stock: bool = False
+) -> int:
+    """Calls `measure` with the server that the options name: a running one, or a peer started for the occasion.
+
+    A running one may leave Nagle's algorithm on: it is acknowledged at once.
+    """
     if not options.peer:
-        target = Target(options.port, options.aet, options.host, options.calling_aet)
+        target = Target(options.port, options.aet, options.host, options.calling_aet, options.nagle, quick_acks=True)
         return measure(target, options.server_pid)
-    with running(options.peer, sink_port=sink_port) as peer:
-        return measure(peer.target, peer.pid)
+    with running(options.peer, sink_port=sink_port, stock=stock) as peer:
+        return measure(dataclasses.replace(peer.target, nagle=options.nagle), peer.pid)

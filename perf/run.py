@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from perf import disk_loop, harness, load_get, load_move, load_store, peers, retrieval
+from perf import disk_loop, harness, load_get, load_move, load_store, peers, retrieval, stock
 from perf.harness import NotInstalled, PerfError, median, say
 from perf.load_store import StoreLoad
 from perf.peers import Peer
@@ -28,7 +28,9 @@ from perf.sink import Sink
 
 WRITE_BEHIND = "filmroom-write-behind"
 DISK = "disk-loop"
-CASES = ("store-1", "store-8", "move", "get")
+STOCK = "stock-senders"
+STOCK_INSTANCE_COUNT = 100
+CASES = ("store-1", "store-8", "move", "get", STOCK)
 DEFAULT_PEERS = (WRITE_BEHIND, "filmroom", "storescp", "dcmqrscp", "orthanc")
 
 
@@ -90,7 +92,7 @@ def measure(plan: Plan) -> tuple[Samples, dict[str, str]]:
                     say(f"  {name} is left out: {error}")
                     continue
                 samples.setdefault(case, {}).setdefault(name, []).append(sample)
-                say(f"  {case:8} {name:22} {sample.rate:7.0f}/s  server CPU {sample.server_cpu_ms:.3f} ms")
+                say(f"  {case:13} {name:22} {sample.rate:7.0f}/s  server CPU {sample.server_cpu_ms:.3f} ms")
             if case.startswith("store-"):
                 _measure_disk(plan, samples.setdefault(case, {}))
     return samples, versions
@@ -99,10 +101,14 @@ def measure(plan: Plan) -> tuple[Samples, dict[str, str]]:
 def _measure_one(plan: Plan, case: str, name: str, versions: dict[str, str]) -> Sample:
     sink = Sink(0, peers.SINK_AET)
     try:
-        with peers.running(name, parent=plan.directory, sink_port=sink.port, workers=plan.workers) as peer:
+        with peers.running(
+            name, parent=plan.directory, sink_port=sink.port, workers=plan.workers, stock=case == STOCK
+        ) as peer:
             versions.setdefault(name, peer.version())
             if case.startswith("store-"):
                 return _store(plan, peer, int(case.removeprefix("store-")))
+            if case == STOCK:
+                return _stock(plan, peer)
             return _retrieve(plan, peer, case, sink)
     finally:
         sink.close()
@@ -126,6 +132,24 @@ def _store(plan: Plan, peer: Peer, association_count: int) -> Sample:
         generator_cpu_ms=result.generator_cpu_ms,
         first_ms=0.0,
         disk_flushes=result.disk_flushes,
+        failed_count=result.failed_count,
+    )
+
+
+def _stock(plan: Plan, peer: Peer) -> Sample:
+    """DCMTK's storescu as it comes, a hundred small instances."""
+    os.sync()
+    count = min(STOCK_INSTANCE_COUNT, plan.store_instance_count)
+    result = stock.run(peer.target, count, server_pid=peer.pid)
+    return Sample(
+        rate=result.instances_per_s,
+        megabytes_per_s=result.megabytes_per_s,
+        p50_ms=0.0,
+        p99_ms=0.0,
+        server_cpu_ms=result.server_cpu_ms,
+        generator_cpu_ms=0.0,
+        first_ms=0.0,
+        disk_flushes=0.0,
         failed_count=result.failed_count,
     )
 
@@ -229,6 +253,8 @@ AIMS = (
     Aim("C-GET, rate over dcmqrscp", "get", "filmroom", "rate", "dcmqrscp", 2.0),
     Aim("C-MOVE, CPU ms an instance", "move", "filmroom", "server_cpu_ms", "", None, 0.25),
     Aim("C-GET, CPU ms an instance", "get", "filmroom", "server_cpu_ms", "", None, 0.25),
+    Aim("stock senders, rate over storescp", STOCK, "filmroom", "rate", "storescp", 10.0),
+    Aim("stock senders, rate over Orthanc", STOCK, "filmroom", "rate", "orthanc", 10.0),
     Aim("C-MOVE, first instance out, ms", "move", "filmroom", "first_ms", "", None, 10.0),
     Aim("C-GET, first instance out, ms", "get", "filmroom", "first_ms", "", None, 10.0),
 )

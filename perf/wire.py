@@ -291,17 +291,22 @@ def identifier(keys: Mapping[int, bytes], transfer_syntax: bytes, vr_of: Mapping
 
 def frame(context_id: int, payload: bytes, *, command: bool, pdu_length_max: int) -> bytes:
     """`payload` as P-DATA-TF PDUs of one PDV each."""
+    return b"".join(frames(context_id, payload, command=command, pdu_length_max=pdu_length_max))
+
+
+def frames(context_id: int, payload: bytes, *, command: bool, pdu_length_max: int) -> list[bytes]:
+    """The same, PDU by PDU."""
     room = fragment_bytes(pdu_length_max)
-    out, offset = [], 0
+    out: list[bytes] = []
+    offset = 0
     while True:
         piece = payload[offset : offset + room]
         offset += len(piece)
         last = offset >= len(payload)
         control = (1 if command else 0) | (2 if last else 0)
-        out.append(struct.pack(">BBIIBB", P_DATA_TF, 0, len(piece) + 6, len(piece) + 2, context_id, control))
-        out.append(piece)
+        out.append(struct.pack(">BBIIBB", P_DATA_TF, 0, len(piece) + 6, len(piece) + 2, context_id, control) + piece)
         if last:
-            return b"".join(out)
+            return out
 
 
 def fragment_bytes(pdu_length_max: int) -> int:
@@ -359,6 +364,15 @@ class StoreMessage:
         buffer[self._instance_number_at : self._instance_number_at + 8] = b"%-8d" % instance
         buffer[self._message_id] = message_id & 0xFF
         buffer[self._message_id + 1] = message_id >> 8 & 0xFF
+
+    def pdus(self) -> list[memoryview]:
+        """The buffer's PDUs: views that show what is overwritten later too."""
+        whole, at, found = memoryview(self.buffer), 0, []
+        while at < len(whole):
+            end = at + PDU_HEADER_BYTES + int.from_bytes(whole[at + 2 : at + 6], "big")
+            found.append(whole[at:end])
+            at = end
+        return found
 
     def data_set(self) -> bytes:
         """The data set as it is patched now, without its framing: for what is not sent over a network."""

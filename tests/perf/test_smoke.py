@@ -106,6 +106,29 @@ def test_start_is_timed(how: tuple[str, ...]) -> None:
     assert "median ready" in run_program("start", "--smoke", "--peer", "filmroom", *how)
 
 
+@pytest.mark.parametrize("peer", ["sink", "filmroom"])
+def test_stock_senders_run(peer: str, tmp_path: Path) -> None:
+    result = tmp_path / "stock.json"
+    run_program("stock", "--smoke", "--peer", peer, "--json", str(result))
+    assert json.loads(result.read_text())["stock"]["failed_count"] == 0
+
+
+@pytest.mark.parametrize("program", ["load_store", "load_get", "load_move", "load_find"])
+def test_each_load_can_leave_nagles_algorithm_on(program: str) -> None:
+    run_program(program, "--smoke", "--nagle", "--peer", "filmroom")
+
+
+def test_pdus_written_one_by_one_are_the_same_bytes_and_show_what_is_overwritten() -> None:
+    message = wire.StoreMessage(corpus.template("mr"), 1, 16384)
+    pdus = message.pdus()
+    assert len(pdus) > 3
+    message.set_study(population.plain_study(7, "MR", (1,)))
+    message.set_series(corpus.series_uid(7, 1), 1)
+    message.set_instance(3, 9)
+    assert b"".join(pdus) == bytes(message.buffer)
+    assert all(pdu[0] == wire.P_DATA_TF for pdu in pdus)
+
+
 def test_fill_runs() -> None:
     assert "200 instances of 20 studies" in run_program("fill", "--smoke", "--peer", "filmroom")
 
