@@ -44,7 +44,7 @@ cdef enum:
 cdef enum:
     LOOK_BYTES = 32  # of the source, that one step reads at most
     STEP_BYTES = 32  # of the target, that one step writes at most, values aside
-    LENGTHS_MAX = 4194304
+    LENGTHS_MAX = 2097152
     TAIL_BYTES_MAX = 4096  # of what may be forgiven where there is no Pixel Data: a sector's padding
 
 cdef enum:

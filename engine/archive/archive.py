@@ -419,8 +419,8 @@ class Archive:
                 return
         raise SegmentGone("it has been deleted, and its segment is gone", old.segment_id, old.offset)
 
-    def _following(self, instance: Instance, read: Callable[[Position], Result]) -> Result:
-        """What `read` makes of the position of an instance, wherever that is by now."""
+    def following(self, instance: Instance, read: Callable[[Position], Result]) -> Result:
+        """What `read` makes of the position of an instance, wherever that is by now. Raises as it does."""
         try:
             return read(instance.position)
         except SegmentGone:
@@ -438,7 +438,7 @@ class Archive:
         while at < length or at == 0:
             piece = buffer[: min(len(buffer), length - at)]
             try:
-                self._following(instance, functools.partial(self.reader.read_into, target=piece, payload_offset=at))
+                self.following(instance, functools.partial(self.reader.read_into, target=piece, payload_offset=at))
                 crc = crc32c(piece, crc)
                 at += len(piece)
                 if at == length:
@@ -453,14 +453,14 @@ class Archive:
     def read(self, instance: Instance) -> bytes:
         """The stored data set, whole and checked. Raises CorruptRecord."""
         try:
-            return self._following(instance, self.reader.read)
+            return self.following(instance, self.reader.read)
         except CorruptRecord as error:
             self.note_damage(instance, error)
             raise
 
     def verify(self, instance: Instance) -> None:
         """Reads the stored data set piece by piece and compares its checksum. Raises CorruptRecord."""
-        self._following(instance, self.reader.verify_payload)
+        self.following(instance, self.reader.verify_payload)
 
     def dataset(self, instance: Instance) -> pydicom.Dataset:
         """The stored data set as pydicom reads it, with its transfer syntax. Raises CorruptRecord."""

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 INFLATED_BYTES_MAX: Final = 1 << 30
 """Of a deflated data set that is converted in memory."""
-BYTES_HELD: Final = 24 << 20
-"""What a conversion in pieces takes at most: window, piece, and notes of the lengths of sequences and items."""
+BYTES_HELD: Final = 12 << 20
+"""What a conversion in pieces takes at most: window, pieces, and notes of the lengths of sequences and items."""
 
 _DEFLATE_LEVEL: Final = 6
 
@@ -43,11 +43,11 @@ class Conversion:
         inflated_bytes_max: int | None = None,
     ) -> None:
         """Goes over the headers, so that nothing but reading can fail afterwards. Raises TranscodeError."""
-        for syntax in (from_syntax, to_syntax):
-            if not syntax.convertible:
-                raise TranscodeError(f"{syntax.name} is no uncompressed transfer syntax")
         self._from, self._to = from_syntax, to_syntax
         self._is_same = from_syntax.uid == to_syntax.uid
+        for syntax in (from_syntax, to_syntax):
+            if not syntax.convertible and not self._is_same:
+                raise TranscodeError(f"{syntax.name} is no uncompressed transfer syntax")
         self._source = Inflated(source, inflated_bytes_max) if from_syntax.deflated and not self._is_same else source
         self._reencoding: Reencoding | None = None
         if from_syntax.encoding != to_syntax.encoding:

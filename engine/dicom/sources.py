@@ -51,16 +51,16 @@ class Whole:
 
 
 class Part:
-    """A source from an offset on."""
+    """Bytes of a source from an offset on."""
 
-    def __init__(self, source: Source, start: int) -> None:
+    def __init__(self, source: Source, start: int, end: int | None = None) -> None:
         self._source = source
         self._start = start
-        self.length = source.length - start
+        self.length = (source.length if end is None else end) - start
 
     def read(self, offset: int, count: int) -> Buffer:
         """See `Source`."""
-        return self._source.read(self._start + offset, count)
+        return self._source.read(self._start + offset, max(min(count, self.length - offset), 0))
 
 
 class Joined:

@@ -2,7 +2,8 @@
 
 Does not choose instances and does not count them. A stored data set is read straight between the PDU headers of one
 frame, checked there against its checksum and sent with one write; while the peer thinks about one instance the next is
-read. Only when the peer took no presentation context for the stored transfer syntax is a data set transcoded.
+read. Only when the peer took no presentation context for the stored transfer syntax is a data set transcoded, and then
+it is made while it is sent (`outgoing`).
 
     read-ahead    frame i+1 is filled while the answer to i is due
     window        answers outstanding at once: 1, or what the asynchronous operations window allows
@@ -28,9 +29,13 @@ from engine.index.types import Instance
 from engine.services.budget import PIECE_SHARE, WHOLE_SHARE, RetrievalBudget
 from engine.services.contexts import UID_LENGTH_MAX, SendContexts
 from engine.services.frames import Frames
+from engine.services.outgoing import Outgoing, Stream, bytes_held, outgoing
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
     from engine.archive.archive import Archive
+    from engine.dicom.coercion import Changes
     from engine.net.connection import Connection
     from engine.net.responses import Responses
     from engine.services.coercion import Coercer
@@ -53,6 +58,9 @@ PROGRESS_S = 1.0
 
 SENT_WITH_FAILURE = 0xA700
 """Not a status on the wire: what the sender notes for an instance that it could not send."""
+
+
+_AS_STORED = Outgoing(None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +93,15 @@ class _Ready:
     context: AcceptedContext
     data: bytes | None = None
     """What is sent instead of the stored bytes: the data set in another transfer syntax, or with other attributes."""
-    rest_offset: int = -1
-    """Where in the stored bytes to go on after `data`; -1: nowhere."""
+    stream: Stream | None = None
+    """The same, if it is made while it is sent."""
+    held_bytes: int = 0
+    """What `data` or `stream` has taken from the budget."""
 
     @property
     def length(self) -> int:
-        """Bytes of the data set as it is sent."""
-        if self.data is None:
-            return self.instance.position.payload_length
-        rest = self.instance.position.payload_length - self.rest_offset if self.rest_offset >= 0 else 0
-        return len(self.data) + rest
+        """Bytes of the data set as it is sent, unless it is a stream."""
+        return self.instance.position.payload_length if self.data is None else len(self.data)
 
 
 class InstanceSender:
@@ -164,6 +171,7 @@ class InstanceSender:
             self._forget_ahead()
             for ready in outstanding:
                 self._responses.forget(ready.message_id)
+                self._give_back(ready)
             self._frames.close()
 
     # -- inside ---------------------------------------------------------------------------------
@@ -174,15 +182,10 @@ class InstanceSender:
             length = len(instance.sop_instance_uid)
             raise LocalProtocolError(f"a SOP Instance UID of {length} characters, {UID_LENGTH_MAX} are allowed")
         context, target = self._contexts.choose(instance)
-        data: bytes | None = None
-        if target != instance.transfer_syntax_uid:
-            stored = await self._blocking(lambda: self._archive.read(instance))
-            data = await self._transcoder.transcode(stored, instance.transfer_syntax_uid, target)
-        rest_offset = -1
+        made, held_bytes = _AS_STORED, 0
         changes = self._coercer.changes(instance) if self._coercer is not None else None
-        if self._coercer is not None and changes is not None:
-            replaced = await self._coercer.replaced(instance, changes, data, target)
-            data, rest_offset = replaced.data, replaced.rest_offset
+        if changes is not None or target != instance.transfer_syntax_uid or instance.position.payload_length & 1:
+            made, held_bytes = await self._made(instance, target, changes)
         message_id, response = self._responses.expect()
         try:
             command = CStoreRQ(
@@ -195,21 +198,49 @@ class InstanceSender:
             ).encode()
             self._connection.trace_command(context.presentation_context_id, command)
             prefix = p_data_tf(context.presentation_context_id, True, command, self._fragment)
-            ready = _Ready(instance, message_id, response, None, prefix, context, data, rest_offset)
-            if ready.length <= min(WHOLE_BYTES_MAX, GAPS_MAX * self._fragment):
+            ready = _Ready(instance, message_id, response, None, prefix, context, made.data, made.stream, held_bytes)
+            if ready.stream is not None:
+                pass
+            elif ready.length <= min(WHOLE_BYTES_MAX, GAPS_MAX * self._fragment):
                 ready.frame = await self._whole_frame(ready)
-            elif data is None:
+            elif ready.data is None:
                 # Found corrupt in the middle it would cost the association, and everything else on it.
                 await self._blocking(functools.partial(self._archive.check_damaged, instance))
         except BaseException:
+            self._budget.give_back(held_bytes)
             self._responses.forget(message_id)
             raise
         return ready
+
+    async def _made(self, instance: Instance, target: str, changes: Changes | None) -> tuple[Outgoing, int]:
+        """What is sent instead of the stored bytes, and what it holds of the budget. Raises MemoryShort."""
+        held_bytes = bytes_held(instance, changes)
+        if not self._budget.take(held_bytes, PIECE_SHARE):
+            # Who waits must hold nothing.
+            await self._drained()
+            self._shed(ahead=False)
+            await self._budget.wait_for(held_bytes, self._timeout_s)
+        try:
+            made = await outgoing(self._archive, self._transcoder, instance, target, changes)
+        except BaseException:
+            self._budget.give_back(held_bytes)
+            raise
+        if made.data is not None:
+            self._budget.give_back(held_bytes - len(made.data))
+            held_bytes = len(made.data)
+        return made, held_bytes
+
+    def _give_back(self, ready: _Ready) -> None:
+        """Its data, or its stream, are needed no more."""
+        self._budget.give_back(ready.held_bytes)
+        ready.held_bytes = 0
+        ready.data = ready.stream = None
 
     def _forget_ahead(self) -> None:
         if self._ahead is not None:
             self._responses.forget(self._ahead.message_id)
             self._frames.drop(self._ahead.frame)
+            self._give_back(self._ahead)
             self._ahead = None
 
     def _shed(self, *, ahead: bool) -> None:
@@ -244,10 +275,8 @@ class InstanceSender:
     async def _fill(self, gaps: list[memoryview], ready: _Ready, at: int) -> None:
         """Puts the data set from `at` into `gaps`."""
         if ready.data is not None:
-            gaps, at = _fill_from(ready.data, gaps, at)
-            if not gaps:
-                return
-            at += ready.rest_offset
+            _fill_from(ready.data, gaps, at)
+            return
         try:
             await self._read(ready.instance, gaps, at)
         except SegmentGone:
@@ -268,6 +297,9 @@ class InstanceSender:
             self._connection.send(ready.frame)
             return
         frame, piece_bytes = await self._piece_frame(ready)
+        if ready.stream is not None:
+            await self._transmit_stream(ready, ready.stream, frame, piece_bytes)
+            return
         self._begin(ready)
         try:
             await self._transmit_pieces(ready, frame, piece_bytes)
@@ -293,15 +325,16 @@ class InstanceSender:
         Raises MemoryShort, or CorruptRecord for what would have gone in one frame; nothing has been sent then.
         """
         piece_bytes = self._piece_bytes(PIECE_BYTES)
-        frame = self._frames.take(len(ready.prefix), min(ready.length, piece_bytes), PIECE_SHARE)
+        length = piece_bytes if ready.stream is not None else ready.length
+        frame = self._frames.take(len(ready.prefix), min(length, piece_bytes), PIECE_SHARE)
         if frame is None:
             # Who waits must hold nothing.
             await self._drained()
             self._shed(ahead=False)
             piece_bytes = self._piece_bytes(PIECE_BYTES_MIN)
-            wanted = min(ready.length, piece_bytes)
+            wanted = min(length, piece_bytes)
             frame = await self._frames.wait_for(len(ready.prefix), wanted, self._timeout_s)
-        if ready.data is None and ready.length <= WHOLE_BYTES_MAX:
+        if ready.data is None and ready.stream is None and ready.length <= WHOLE_BYTES_MAX:
             try:
                 await self._blocking(functools.partial(self._archive.verify, ready.instance))
             except BaseException:
@@ -325,6 +358,32 @@ class InstanceSender:
                 await self._until(self._connection.taken)
                 prefix, at = b"", at + length
 
+    async def _transmit_stream(self, ready: _Ready, stream: Stream, frame: Frame, piece_bytes: int) -> None:
+        """Piece by piece, one ahead: which is the last is known when nothing follows it, and that all was right."""
+        prefix, piece, following = ready.prefix, memoryview(bytearray(piece_bytes)), memoryview(bytearray(piece_bytes))
+        try:
+            length = await self._blocking(functools.partial(stream.fill, piece))
+        except BaseException:
+            self._frames.keep(frame)
+            raise
+        self._begin(ready)
+        is_last = False
+        while not is_last:
+            try:
+                ahead = await self._blocking(functools.partial(stream.fill, following))
+            except EngineError as error:
+                # Half of the object is at the peer already: only an abort keeps it from being taken for whole.
+                self._connection.abort(f"object cannot be sent to its end: {error}", 2, 0)
+                raise AssociationFailed(f"aborted, object cannot be sent to its end: {error}") from error
+            is_last = ahead == 0
+            gaps = frame.layout(prefix, length, self._fragment, ready.context.presentation_context_id, is_last)
+            _fill_from(piece, gaps, 0)
+            self._connection.send(frame)
+            await self._drained()
+            prefix, piece, following, length = b"", following, piece, ahead
+        self._frames.keep(frame)
+        self._give_back(ready)
+
     async def _drained(self) -> None:
         await self._until(self._connection.drained)
 
@@ -347,6 +406,7 @@ class InstanceSender:
             lambda: asyncio.shield(ready.response), f"the peer did not answer C-STORE within {self._timeout_s:g} s"
         )
         self._outstanding.popleft()
+        self._give_back(ready)
         del self.unanswered[ready.instance.sop_instance_uid]
         if ready.frame is not None:
             if self._connection.unsent_bytes:
@@ -380,13 +440,9 @@ class InstanceSender:
         return await asyncio.get_running_loop().run_in_executor(None, work)
 
 
-def _fill_from(data: bytes, gaps: list[memoryview], at: int) -> tuple[list[memoryview], int]:
-    """Puts `data` from `at` into gaps; the gaps that are left, and how far behind the end of `data` they begin."""
+def _fill_from(data: Buffer, gaps: list[memoryview], at: int) -> None:
+    """Puts `data` from `at` into gaps."""
     view = memoryview(data)
-    for number, gap in enumerate(gaps):
-        piece = view[at : at + len(gap)]
-        gap[: len(piece)] = piece
+    for gap in gaps:
+        gap[:] = view[at : at + len(gap)]
         at += len(gap)
-        if len(piece) < len(gap):
-            return [gap[len(piece) :], *gaps[number + 1 :]], max(at - len(gap) - len(data), 0)
-    return [], 0

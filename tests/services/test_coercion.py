@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from engine.config import Coercion, Config
 from engine.dicom import tags, transfer_syntax
 from engine.dicom.coercion import values_of
 from engine.errors import ConfigError
-from engine.services import coercion, storage_scu
+from engine.services import outgoing
 from tests import peer, samples
 from tests.oracle import foreign
 from tests.services.serving import LIMITS, Serving, serve
@@ -48,11 +47,11 @@ def received(tmp_path: Path, config: Config, sizes: list[int]) -> tuple[dict[str
     return stored, came
 
 
-@pytest.mark.parametrize("whole_bytes_max", [8 << 20, 1000], ids=["in memory", "only the head in memory"])
+@pytest.mark.parametrize("whole_bytes_max", [8 << 20, 1000], ids=["in memory", "while it is sent"])
 def test_values_are_changed_on_the_way_out_and_the_rest_is_what_was_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_bytes_max: int
 ) -> None:
-    monkeypatch.setattr(coercion, "WHOLE_BYTES_MAX", whole_bytes_max)
+    monkeypatch.setattr(outgoing, "WHOLE_BYTES_MAX", whole_bytes_max)
     rule = Coercion(
         corrections=False, values=("InstitutionName=St. Elsewhere", "PatientName=Müller^Jörg"), remove=("StudyTime",)
     )
@@ -153,21 +152,3 @@ def test_corrections_of_a_series_are_those_of_its_study_where_two_studies_have_i
     serve(tmp_path / "data", script, config=configured(tmp_path, Coercion()))
     first, second = stored
     assert read(came[first]).PatientName == "NEW" and came[second] == stored[second]
-
-
-def test_a_changed_head_and_the_stored_rest_meet_wherever_a_piece_ends() -> None:
-    rng = random.Random(1)
-    for _ in range(500):
-        head, rest = rng.randbytes(rng.randrange(1, 40)), rng.randbytes(rng.randrange(40))
-        total, sent = len(head) + len(rest), bytearray()
-        while len(sent) < total:
-            gaps = []
-            for _ in range(rng.randrange(1, 4)):
-                room = total - len(sent) - sum(map(len, gaps))
-                gaps.append(memoryview(bytearray(min(rng.randrange(1, 20), room))))
-            left, at = storage_scu._fill_from(head, gaps, len(sent))
-            for gap in left:
-                gap[:] = rest[at : at + len(gap)]
-                at += len(gap)
-            sent += b"".join(gaps)
-        assert sent == head + rest

@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom import AE, build_role, evt
 
 from engine.dicom import part10
 from tests import samples
 from tests.system.server import ROOT, Server, running
-from tests.system.test_dcmtk import run
+from tests.system.test_dcmtk import run, storescp
 
 EXPLICIT, IMPLICIT, BIG = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -38,6 +39,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield started
 
 
+ODD_PIXELS = b"\1\2\3\4\5\6\7\x08\xff"
+
+
+def pixels_that_dcmtk_reads_too(file: Path) -> bytes:
+    run("dcmdump", "+L", str(file))
+    return bytes(dcmread(file).PixelData)
+
+
 def odd_data_set(study: int) -> bytes:
     """Ends with 9 bytes of pixels; what says so lies before."""
     ds = samples.instance(study, pixels=b"")
@@ -45,7 +54,7 @@ def odd_data_set(study: int) -> bytes:
     ds.BitsAllocated = ds.BitsStored = 8
     ds.HighBit = 7
     del ds.PixelData
-    return samples.encoded(ds) + struct.pack("<HH2sxxI", 0x7FE0, 0x0010, b"OB", 9) + b"\1\2\3\4\5\6\7\x08\xff"
+    return samples.encoded(ds) + struct.pack("<HH2sxxI", 0x7FE0, 0x0010, b"OB", 9) + ODD_PIXELS
 
 
 def stored(server: Server, folder: Path, study: int, data: bytes, syntax: str = EXPLICIT) -> str:
@@ -88,7 +97,9 @@ def test_a_data_set_of_odd_length_is_sent_with_one_nul(server: Server, tmp_path:
     data = odd_data_set(1)
     assert len(data) % 2
     study = stored(server, tmp_path, 1, data)
-    assert fetched(server, study, EXPLICIT) == (0, [(EXPLICIT, data + b"\0")])
+    header = struct.pack("<HH2sxxI", 0x7FE0, 0x0010, b"OB", 9)
+    padded = data.replace(header, struct.pack("<HH2sxxI", 0x7FE0, 0x0010, b"OB", 10)) + b"\0"
+    assert fetched(server, study, EXPLICIT) == (0, [(EXPLICIT, padded)])
     for syntax in (IMPLICIT, BIG, DEFLATED):
         status, got = fetched(server, study, syntax)
         assert (status, len(got[0][1]) % 2) == (0, 0), syntax
@@ -97,10 +108,46 @@ def test_a_data_set_of_odd_length_is_sent_with_one_nul(server: Server, tmp_path:
 @needs_dcmtk
 def test_dcmtk_reads_a_data_set_of_odd_length_that_it_gets(server: Server, tmp_path: Path) -> None:
     study = stored(server, tmp_path, 2, odd_data_set(2))
-    for options in ((), ("+xi",)):
+    for options in ((), ("+xi",), ("+B",)):
         folder = tmp_path / ("get" + "".join(options))
         folder.mkdir()
         keys = ("-k", "0008,0052=STUDY", "-k", f"0020,000d={study}")
         run("getscu", "-aec", "FILMROOM", *options, "127.0.0.1", str(server.port), *keys, "-od", str(folder))
         (file,) = folder.iterdir()
-        assert "\\ff" in run("dcmdump", "+L", "+P", "7fe0,0010", str(file)), options
+        assert pixels_that_dcmtk_reads_too(file) == ODD_PIXELS + b"\0", options
+
+
+def movable(server: Server, port: int) -> None:
+    server.reload(f'[[peer]]\naet = "SINK"\nhost = "127.0.0.1"\nport = {port}\n')
+
+
+@needs_dcmtk
+@pytest.mark.parametrize("syntax", ["=", "i"])
+def test_dcmtk_reads_a_data_set_of_odd_length_that_is_moved_to_it(server: Server, tmp_path: Path, syntax: str) -> None:
+    number = {"=": 3, "i": 4}[syntax]
+    study = stored(server, tmp_path, number, odd_data_set(number))
+    with storescp(tmp_path / "sink", f"+x{syntax}") as port:
+        movable(server, port)
+        keys = ("-k", "0008,0052=STUDY", "-k", f"0020,000d={study}")
+        run("movescu", "-aec", "FILMROOM", "-aem", "SINK", "127.0.0.1", str(server.port), *keys)
+    (file,) = (tmp_path / "sink").iterdir()
+    assert pixels_that_dcmtk_reads_too(file) == ODD_PIXELS + b"\0"
+
+
+@pytest.mark.parametrize("rest", [3, 7, 11, 100, 2048])
+def test_what_has_bytes_behind_its_end_is_sent_in_every_native_syntax(
+    server: Server, tmp_path: Path, rest: int
+) -> None:
+    number = 10_000 + rest
+    data = samples.encoded(samples.instance(number))
+    study = stored(server, tmp_path, number, data + bytes(rest))
+    for syntax in (EXPLICIT, IMPLICIT, BIG, DEFLATED):
+        status, got = fetched(server, study, syntax)
+        assert (status, len(got)) == (0, 1), syntax
+
+
+def test_what_was_imported_in_a_private_syntax_is_fetched_as_it_is(server: Server, tmp_path: Path) -> None:
+    data = samples.encoded(samples.instance(20))
+    study = stored(server, tmp_path, 20, data, PRIVATE)
+    assert fetched(server, study, PRIVATE, EXPLICIT) == (0, [(PRIVATE, data)])
+    assert fetched(server, study, EXPLICIT)[0] == 0xA702

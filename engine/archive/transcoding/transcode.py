@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Final
 from engine.archive.transcoding.decoder_pool import DecoderPool
 from engine.dicom import transfer_syntax
 from engine.dicom.convert import convert
+from engine.dicom.sources import Source, Whole
 from engine.dicom.transfer_syntax import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
+    TransferSyntax,
 )
 from engine.errors import TranscodeError
 
@@ -117,6 +119,15 @@ class Transcoder:
             raise TranscodeError(f"a data set of {length} bytes is not decoded, the limit is {self._decoded_bytes_max}")
         pool = self._pool
         return await self._in_thread(lambda: pool.run(data, source, target))
+
+    async def decode(self, source: Source, syntax: TransferSyntax) -> tuple[Source, TransferSyntax]:
+        """A data set with native Pixel Data, and its transfer syntax. Raises TranscodeError with the reason."""
+        data = await self.transcode(
+            await asyncio.get_running_loop().run_in_executor(None, source.read, 0, source.length),
+            syntax.uid,
+            EXPLICIT_VR_LITTLE_ENDIAN.uid,
+        )
+        return Whole(data), EXPLICIT_VR_LITTLE_ENDIAN
 
     async def _in_thread(self, work: Callable[[], bytes]) -> bytes:
         try:

@@ -1,0 +1,47 @@
+"""Pads the last element of a data set of odd length (PS3.5 7.1.1), on the way out.
+
+Behind a value of odd length receivers take a lone NUL for the beginning of another element; DCMTK gives up there. So
+the element's own length is made even. Standard: PS3.5 6.2 for what a VR is padded with.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from engine.errors import DataSetError
+
+from . import charset, tags
+from .identifier import LONG_VRS
+from .reencoding import Reencoding
+from .sources import Joined, Part, Source, Whole
+from .transfer_syntax import BIG_ENDIAN, EXPLICIT_VR
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+_PADDED_WITH_SPACE: Final = charset.TEXT_VRS | {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UR"}
+
+
+def padded(source: Source, encoding: int) -> Source:
+    """A native data set with its last element padded, if that makes its length odd; else as it is."""
+    if source.length % 2 == 0:
+        return source
+    try:
+        offset = Reencoding(source, encoding, encoding).odd_offset
+    except DataSetError:
+        return source
+    if offset < 0:
+        return source
+    order: Literal["big", "little"] = "big" if encoding & BIG_ENDIAN else "little"
+    header = bytes(source.read(offset, 12))
+    tag = int.from_bytes(header[:2], order) << 16 | int.from_bytes(header[2:4], order)
+    vr, at, width, header_bytes = tags.vr_of(tag), 4, 4, 8
+    if encoding & EXPLICIT_VR and header[4:6].isalpha() and header[4:6].isupper():
+        vr = header[4:6].decode("ascii")
+        at, width, header_bytes = (8, 4, 12) if vr in LONG_VRS else (6, 2, 8)
+    length = int.from_bytes(header[at : at + width], order)
+    if offset + header_bytes + length != source.length:
+        return source
+    changed = header[:at] + (length + 1).to_bytes(width, order) + header[at + width : header_bytes]
+    padding = b" " if vr in _PADDED_WITH_SPACE else b"\0"
+    return Joined(Part(source, 0, offset), Whole(changed), Part(source, offset + header_bytes), Whole(padding))
