@@ -33,8 +33,12 @@ from pathlib import Path
 
 import orjson
 
+from engine import log
+from engine.archive import founding
 from engine.errors import StorageError
 from engine.storage.files import Files
+
+logger = log.get("archive.layout")
 
 FORMAT = 1
 DESCRIPTION_BYTES_MAX = 4096
@@ -57,6 +61,8 @@ class Layout:
     """ARCHIVE or REPLICA."""
     lineage: str = ""
     """32 hex digits, or "" for an archive that has always been one."""
+    is_new: bool = False
+    """Whether it was made just now."""
 
     @property
     def segments(self) -> str:
@@ -80,17 +86,16 @@ def control_socket(data: Path) -> Path:
 
 
 def open_layout(data: Path, files: Files, *, create: bool) -> Layout:
-    """Reads archive.json, or with `create` makes a new archive in an empty or missing folder.
+    """Reads archive.json, or with `create` makes a new archive in an empty or missing folder (see `archive.founding`).
 
-    Raises StorageError when the folder holds no archive, or one of another format.
+    Raises StorageError when the folder holds no archive, one of another format, or other files.
     """
     description = data / "archive.json"
+    is_new = False
     if not files.exists(str(description)):
         if files.exists(str(data / RESTORING)):
             raise StorageError(f"{data} holds half a restore: run `filmroom restore` once more, or remove it")
-        if not create:
-            raise StorageError(f"{data} holds no archive: start `filmroom serve --data {data}` or import into it first")
-        _create(data, description, files)
+        is_new = _found(data, description, files, create=create)
     try:
         content = orjson.loads(_read(str(description), files))
         archive_id = bytes.fromhex(content["archive_id"])
@@ -101,7 +106,7 @@ def open_layout(data: Path, files: Files, *, create: bool) -> Layout:
             raise ValueError(f"it has the role {role!r}, which this version does not know")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StorageError(f"{description} cannot be used: {error}") from error
-    return Layout(data, archive_id, role, lineage)
+    return Layout(data, archive_id, role, lineage, is_new)
 
 
 def existing(data: Path) -> Layout:
@@ -164,10 +169,28 @@ def make_folders(data: Path, files: Files) -> None:
         raise type(error)(f"the data directory {data} cannot be made: {error}") from error
 
 
-def _create(data: Path, description: Path, files: Files) -> None:
+def _found(data: Path, description: Path, files: Files, *, create: bool) -> bool:
+    """Makes archive.json where there is none; whether the archive is a new one. Raises StorageError."""
+    lost = founding.lost_id(data, files)
+    if not create:
+        if lost is not None:
+            raise StorageError(
+                f"{description} is missing beside the segments of archive {lost.hex()}: `filmroom serve --data {data}` "
+                "makes it anew from them"
+            )
+        raise StorageError(f"{data} holds no archive: start `filmroom serve --data {data}` or import into it first")
+    if lost is None:
+        founding.refuse_foreign(data, files)
+    else:
+        logger.warning("archive.json was missing and is made anew from the segments", archive_id=lost.hex())
+    _create(data, description, files, lost or uuid.uuid4().bytes)
+    return lost is None
+
+
+def _create(data: Path, description: Path, files: Files, archive_id: bytes) -> None:
     """Makes the folders first and archive.json last, so that a half-made archive is made again."""
     make_folders(data, files)
-    content = orjson.dumps({"format": FORMAT, "archive_id": uuid.uuid4().hex, "created": _now()})
+    content = orjson.dumps({"format": FORMAT, "archive_id": archive_id.hex(), "created": _now()})
     temporary = f"{description}.{os.getpid()}"
     _write(temporary, content, files)
     # Two processes that start at once: the one that renames first wins, the other takes its archive.

@@ -123,10 +123,13 @@ class Supervisor:
                 threading.Event().wait(0.1)
 
     def _announce_ready(self) -> None:
+        assert self._archive is not None
         host, port = self._listeners[0].getsockname()[:2]
+        count = self._archive.stats()["instances"]
+        held = "a new, empty archive" if self._archive.layout.is_new else f"{count} instances"
         self._announce(
             f"filmroom {__version__} ready: {self._config.aet} on {host}:{port}, {self._config.workers} workers, "
-            f"{self._config.durability}, data in {self._config.data}, configuration: {self._told}"
+            f"{self._config.durability}, data in {self._config.data} ({held}), configuration: {self._told}"
         )
         logger.info(
             "ready",
@@ -134,6 +137,7 @@ class Supervisor:
             host=host,
             port=port,
             workers=self._config.workers,
+            archive=held,
             configuration=self._told,
         )
         notify_systemd("READY=1")

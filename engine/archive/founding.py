@@ -1,0 +1,76 @@
+"""What becomes of a folder that has no archive.json: a new archive, an archive that has lost it, or no archive at all.
+
+    missing, empty, or what a start that was killed has left     a new archive
+    segments whose headers all name one archive                  archive.json is made anew with that id, and said so
+    segments of several archives, a replica, anything else       StorageError: nothing is made and nothing is changed
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from engine import log
+from engine.errors import CorruptRecord, StorageError
+from engine.storage.files import Files
+from engine.storage.segment import list_segments, read_segment_header, segment_path
+
+logger = log.get("archive.founding")
+
+_NO_OBSTACLE = {"filmroom.toml", "lost+found", ".keep", ".gitkeep", ".snapshot", "control.sock", "keeper.lock"}
+_REPLICA_FILES = ("replica.journal", "replica.json")
+_NAMES_MAX = 3
+
+
+def lost_id(data: Path, files: Files) -> bytes | None:
+    """The id of the archive whose segments lie here without archive.json; None when there are no segments.
+
+    Raises StorageError when they do not say it, or when this was a replica.
+    """
+    directory = str(data / "segments")
+    segment_ids = list_segments(directory, files) if files.exists(directory) else []
+    if not segment_ids:
+        return None
+    if any(files.exists(str(data / name)) for name in _REPLICA_FILES):
+        raise StorageError(f"{data} is a replica without its archive.json: remove it and replicate into a new folder")
+    found = {_archive_id(directory, segment_id, files) for segment_id in segment_ids} - {None}
+    if len(found) != 1:
+        told = "no segment says which" if not found else f"its segments are of {len(found)} archives"
+        raise StorageError(f"{data} holds segments without archive.json, and {told}: restore a backup")
+    return found.pop()
+
+
+def _archive_id(directory: str, segment_id: int, files: Files) -> bytes | None:
+    fd = files.open(segment_path(directory, segment_id), os.O_RDONLY)
+    try:
+        return read_segment_header(files, fd, segment_id).archive_id
+    except CorruptRecord as error:
+        logger.warning("a segment does not say whose it is", segment=f"{segment_id:016x}", error=str(error))
+        return None
+    finally:
+        files.close(fd)
+
+
+def refuse_foreign(data: Path, files: Files) -> None:
+    """Raises StorageError when there is anything in the folder that a new archive would lie among."""
+    if not files.exists(str(data)):
+        return
+    try:
+        names = sorted(files.list_directory(str(data)))
+    except OSError as error:
+        raise StorageError(f"{data} cannot be used as a data directory: {error.strerror}") from error
+    foreign = [name for name in names if not _is_no_obstacle(data, name, files)]
+    if foreign:
+        told = ", ".join(foreign[:_NAMES_MAX]) + (" and more" if len(foreign) > _NAMES_MAX else "")
+        raise StorageError(
+            f"{data} holds other files ({log.escape(told)}) and no archive.json: name a new or an empty folder"
+        )
+
+
+def _is_no_obstacle(data: Path, name: str, files: Files) -> bool:
+    if name in _NO_OBSTACLE or name.startswith("archive.json."):
+        return True
+    try:
+        return not files.list_directory(str(data / name))  # an empty folder
+    except OSError:
+        return False
