@@ -14,11 +14,11 @@ from engine import interpreter
 
 SCRIPT = Path(sys.executable).parent / "filmroom"
 
-HOSTILE = '''import os
+HOSTILE = """import os
 with open({marker!r}, "a") as file:
     file.write(f"{{__name__}} in {{os.getpid()}}\\n")
 raise ImportError("from the current folder")
-'''
+"""
 
 LIBRARIES = ("orjson", "lmdb", "uvloop", "msgspec", "click", "numpy", "json", "asyncio", "resource")
 

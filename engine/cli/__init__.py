@@ -69,6 +69,13 @@ class _LazyGroup(options.Group):
         command = module.command
         return command if isinstance(command, click.Command) else None
 
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            # Here, since click would write an empty line to standard error, which is no JSON.
+            raise click.Abort from interrupt
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))

@@ -26,11 +26,12 @@ def progress_bar(unit: str = "") -> Iterator[Progress]:
 
     Raises Interrupted at Ctrl-C, with the counts until then.
     """
-    counts: dict[str, tuple[int, int]] = {}
+    reached = ("", 0, 0)
     form = bytes_text if unit == "bytes" else str
 
     def count(what: str, done: int, total: int) -> None:
-        counts[what] = (done, total)
+        nonlocal reached
+        reached = (what, done, total)
 
     try:
         if sys.stderr.isatty():
@@ -44,8 +45,8 @@ def progress_bar(unit: str = "") -> Iterator[Progress]:
         else:
             yield count
     except KeyboardInterrupt:
-        done = "; ".join(f"{what}: {_figures(*figures, 0, form)}" for what, figures in counts.items())
-        raise Interrupted(done) from None
+        what, done, total = reached
+        raise Interrupted(f"{what}: {_figures(done, total, 0, form)}" if what else "") from None
 
 
 @contextmanager

@@ -679,9 +679,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             rows.append((key, value))
         for peer in self.peers:
             rows += [
-                (f"peer.{peer.aet}.{name}", getattr(peer, name))
-                for name in peer.__struct_fields__
-                if name != "aet"
+                (f"peer.{peer.aet}.{name}", getattr(peer, name)) for name in peer.__struct_fields__ if name != "aet"
             ]
         for rule in self.retention:
             rows += [
@@ -690,10 +688,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 if name != "name"
             ]
         for number, coercion in enumerate(self.coercion, 1):
-            rows += [
-                (f"coercion.{number}.{name}", getattr(coercion, name))
-                for name in coercion.__struct_fields__
-            ]
+            rows += [(f"coercion.{number}.{name}", getattr(coercion, name)) for name in coercion.__struct_fields__]
         for extra in self.attributes or ():
             rows += [
                 (f"attribute.{extra.tag}.{name}", getattr(extra, name))

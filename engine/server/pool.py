@@ -1,10 +1,10 @@
 """The workers: started, given connections, watched, replaced when they die.
 
-    a connection → the worker with the fewest that is not silent; it stays open here until that worker says it has it
-    worker is silent → what it has not claimed goes to another, and so do new connections; after a time it is killed
-    worker is full → the next one; all are full, or there is none → the connection waits here
-    worker dies → what it has claimed is lost, what it has not goes to another; what it appended is replayed and sealed;
-                  another is started, and when that is not possible, tried again after a longer and longer pause
+a connection → the worker with the fewest that is not silent; it stays open here until that worker says it has it
+worker is silent → what it has not claimed goes to another, and so do new connections; after a time it is killed
+worker is full → the next one; all are full, or there is none → the connection waits here
+worker dies → what it has claimed is lost, what it has not goes to another; what it appended is replayed and sealed;
+              another is started, and when that is not possible, tried again after a longer and longer pause
 """
 
 from __future__ import annotations
@@ -210,6 +210,7 @@ class Pool:
                 self.hand_over(sock, host)
             else:
                 sock.close()
+
         def give_up(error: BaseException) -> None:
             self._fail(f"worker {worker.number} cannot be replaced: {error}")
 

@@ -236,9 +236,7 @@ class Worker:
             sock.close()
             self._tell("closed")
 
-    def _run_task(
-        self, name: str, work: Coroutine[None, None, None], on_crash: guards.OnCrash | None = None
-    ) -> None:
+    def _run_task(self, name: str, work: Coroutine[None, None, None], on_crash: guards.OnCrash | None = None) -> None:
         """Runs it, kept until it ends; what it raises is logged."""
         task = guards.watch(self._loop.create_task(work), name, on_crash)
         self._tasks.add(task)

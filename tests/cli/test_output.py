@@ -200,13 +200,14 @@ def test_ctrl_c_says_what_was_done_until_then(
     from engine.cli import backend
 
     def interrupted(config: object, paths: object, jobs: object, progress: Any) -> None:
+        progress("segments", 1, 1)
         progress("importing", 1234, 5000)
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(backend, "import_paths", interrupted)
     code, out, err = run(capsys, "import", str(tmp_path))
     assert (code, out) == (exit_codes.INTERRUPTED, "")
-    assert "interrupted; importing: 1234 of 5000" in err
+    assert err == "interrupted; importing: 1234 of 5000\n"
     code, _, err = run(capsys, "import", str(tmp_path), "--json")
     assert json.loads(err) == {
         "error": "interrupted",
