@@ -26,9 +26,11 @@ from engine.archive import layout as layouts
 from engine.archive.care import deletion, holds
 from engine.archive.care.damage import note_damage
 from engine.archive.care.deletion import Deletion
+from engine.archive.care.ledger_copy import LEDGER_SEGMENT_BYTES
 from engine.archive.ingest import ReceivedInstance, make_entry
 from engine.archive.keeper import Keeper, Progress
 from engine.archive.readonly import RefusingLog, RefusingStore, UnwrittenIndex, is_unwritable, refuse
+from engine.archive.register import Register
 from engine.archive.store import POLICIES, VERSIONS_MAX, Store
 from engine.dicom import part10
 from engine.dicom.elements import NeedMore
@@ -71,9 +73,6 @@ READ_BYTES = 1 << 20
 UIDS_AT_ONCE = 500
 """Of what a query matched, named in one retrieval: so many are looked up at a time."""
 
-LEDGER_SEGMENT_BYTES = 1 << 20
-"""A segment of tombstones, holds and corrections; each takes some hundred bytes, and 40 an instance or study."""
-
 Result = TypeVar("Result")
 
 
@@ -95,6 +94,7 @@ class Archive:
         self.index = index
         self.keeper = keeper
         self.reader = LogReader(layout.segments, files)
+        self.register = Register(layout, files) if keeper is None else keeper.register
         self.files = files
         self._store: Store | None = None
         self._ledger: Store | None = None

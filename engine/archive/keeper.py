@@ -15,11 +15,12 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 from engine import guards, log
 from engine.archive.care import losses
+from engine.archive.care.ledger_copy import LedgerCopy
 from engine.archive.layout import REPLICA, Layout
 from engine.archive.register import Register
 from engine.errors import (
@@ -44,6 +45,8 @@ logger = log.get("archive.keeper")
 TRIES = 3
 """How often in a row the keeper's work may fail in a way that nobody has foreseen before the process gives up: what is
 written behind must not stay unsynced, and a second without memory must not end a server."""
+
+_UNTOUCHED = frozenset((checkpoint.Restored.CLEAN, checkpoint.Restored.IN_USE))
 
 Progress = Callable[[str, int, int], None]
 """(what, done, total) while an archive is brought up."""
@@ -114,7 +117,7 @@ class Keeper:
         self._one_at_a_time = threading.Lock()
         self.failed: EngineError | None = None
         self._reader = LogReader(layout.segments, files)
-        self._register = Register(layout, files)
+        self.register = Register(layout, files)
         self._marks: dict[int, SegmentMark] = {}
         """As the last checkpoint has them."""
         try:
@@ -163,7 +166,9 @@ class Keeper:
             # Before anything is written: from here on a power cut costs no more than the replay again.
             self._checkpointer = checkpoint.Checkpointer(self.index, self._layout.index, self._files, self._sync_log)
             try:
-                self._replay("replayed", progress)
+                report = self._replay("replayed", progress)
+                if not self._follows:
+                    self._keep_losses(report, self._settle_ledger(restored, report))
                 losses.tell(self._layout, self._files, self.index)
                 self._checkpoint_or_warn()
             except BaseException:
@@ -181,11 +186,11 @@ class Keeper:
         if self._follows:
             return
         try:
-            self._register.note(marks, is_complete=is_complete)
+            self.register.note(marks, is_complete=is_complete)
         except ArchiveInUse as error:
             logger.warning("sealed segments are not noted yet", reason=str(error))
 
-    def _replay(self, event: str, progress: Progress | None = None) -> None:
+    def _replay(self, event: str, progress: Progress | None = None) -> rebuild.Report:
         report = rebuild.replay(
             self.index,
             self._layout.segments,
@@ -193,7 +198,7 @@ class Keeper:
             progress=progress,
             follow=self._follows,
             archive_id=self._layout.archive_id,
-            known=NOTHING_KNOWN if self._follows else self._register.load(),
+            known=NOTHING_KNOWN if self._follows else self.register.load(),
         )
         for finding in map(str, report.findings):
             # Who follows a log comes by the same damage again and again.
@@ -206,13 +211,22 @@ class Keeper:
         if report.records or not self._follows:
             logger.info(event, **report.summary())
         if not self._follows:
-            self._keep_losses(report)
             self._note_sealed(self.index.segment_marks(), is_complete=True)
+        return report
 
-    def _keep_losses(self, report: rebuild.Report) -> None:
+    def _settle_ledger(self, restored: checkpoint.Restored, report: rebuild.Report) -> set[int]:
+        """What the log has lost of deletions, holds and corrections holds again; the segments of which nothing is."""
+        copy = LedgerCopy(self._layout, self._files)
+        is_certain = restored in _UNTOUCHED and not report.records and not report.lost
+        if is_certain and not copy.must_settle():
+            return set()
+        return copy.settle(self.index, report.lost, self.register.record_counts())
+
+    def _keep_losses(self, report: rebuild.Report, healed: Collection[int] = ()) -> None:
         """What is lost stays known until somebody acknowledges it; on a full disk the next start finds it again."""
+        lost = [damage for damage in report.lost if damage.segment_id not in healed]
         try:
-            losses.note(self._layout, self._files, losses.of_damage(report.lost, time.time_ns()))
+            losses.note(self._layout, self._files, losses.of_damage(lost, time.time_ns()))
         except (StorageFull, ArchiveInUse) as error:
             logger.error("losses cannot be noted", reason=str(error))
 
@@ -227,7 +241,7 @@ class Keeper:
         """Replays and seals the segments that no living process writes any more."""
         with self._one_at_a_time, self._final_failures():
             self.index.reader_check()
-            self._replay("recovered")
+            self._keep_losses(self._replay("recovered"))
 
     @contextmanager
     def _final_failures(self) -> Iterator[None]:

@@ -5,8 +5,9 @@
     DATA/keeper.lock          flock of the process that recovers and checkpoints (see `archive.keeper`)
     DATA/caretaker.lock       flock of whoever compacts or scrubs (see `archive.locks`, and so the next)
     DATA/ledger.lock          flock of whoever deletes, or sets or releases a hold
-    DATA/journals.lock        flock of whoever writes to one of the next two
+    DATA/journals.lock        flock of whoever writes to one of the next three
     DATA/sealed               which segments were sealed (see `archive.register`)
+    DATA/ledger.copy          tombstones, holds and corrections once more (see `archive.care.ledger_copy`)
     DATA/losses               what is lost for good (see `archive.care.losses`)
     DATA/commitments.lock     flock of whoever sends the storage commitment reports that are left
     DATA/commitments/         those reports (see `archive.commitment.transactions`)

@@ -18,6 +18,7 @@ from engine import log
 from engine.archive import extras
 from engine.archive import layout as layouts
 from engine.archive.care import losses
+from engine.archive.care.ledger_copy import LedgerCopy
 from engine.archive.care.losses import Loss
 from engine.archive.keeper import KeeperLock, Progress, sync_log
 from engine.archive.layout import Layout
@@ -49,9 +50,9 @@ class Before:
     """SOP Instance UID, segment, offset: of what lay in segments that are not as they were sealed."""
 
 
-def rebuild_index(data: Path, *, progress: Progress | None = None) -> rebuild.Report:
+def rebuild_index(data: Path, *, progress: Progress | None = None, files: Files | None = None) -> rebuild.Report:
     """Throws the index of `data` away and makes it again from the log. Raises ArchiveInUse, StorageError."""
-    files = Files()
+    files = files or Files()
     layout = layouts.open_layout(data, files, create=False)
     extras.take_over(layout, files, None)
     is_replica = layout.role == layouts.REPLICA
@@ -70,6 +71,9 @@ def rebuild_index(data: Path, *, progress: Progress | None = None) -> rebuild.Re
         try:
             _carry_over(index, before)
             if not is_replica:
+                copy = LedgerCopy(layout, files)
+                healed = copy.settle(index, report.lost, register.record_counts())
+                report.lost = [damage for damage in report.lost if damage.segment_id not in healed]
                 register.note(index.segment_marks(), is_complete=True)
                 _name_losses(layout, files, index, report, before)
         finally:

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from engine import log
 from engine.archive import locks
 from engine.archive.layout import Layout
-from engine.errors import ArchiveInUse, CorruptRecord, StorageError, StorageFull
+from engine.errors import ArchiveInUse, CorruptRecord, StorageError, StorageFailed, StorageFull
 from engine.index.types import SegmentMark
 from engine.storage import hints
 from engine.storage.files import Files
@@ -36,14 +36,16 @@ NOTES_MIN = 1000
 
 
 class Register:
-    """One process's view of the file; for one thread at a time."""
+    """One process's view of the file. What failed once is not tried again: the process is about to end."""
 
     def __init__(self, layout: Layout, files: Files) -> None:
         self._layout = layout
         self._files = files
         self._path = str(layout.data / "sealed")
         self._noted: set[int] = set()
+        self._record_counts: dict[int, int] = {}
         self._has_rotted = False
+        self._failed: StorageFailed | None = None
 
     def load(self) -> Known:
         """What the file says; `is_whole` is false when it cannot say everything. Raises StorageError."""
@@ -60,7 +62,12 @@ class Register:
         if known.is_whole and entry_count > NOTES_MAX_FACTOR * len(known.sealed) + NOTES_MIN:
             self._begin_anew()
         self._noted = set(known.sealed)
+        self._record_counts = {number: sealed.records for number, sealed in known.sealed.items()}
         return known
+
+    def record_counts(self) -> dict[int, int]:
+        """How many records the sealed segments had that the file knew when it was loaded."""
+        return self._record_counts
 
     def _known(self, notes: Iterable[list[object]], is_whole: bool) -> tuple[Known, int]:
         """What notes say, and how many segments they speak of."""
@@ -110,7 +117,7 @@ class Register:
         """
         news = [number for number, mark in marks.items() if mark.sealed and number not in self._noted]
         must_be_whole = is_complete and (self._has_rotted or not self._files.exists(self._path))
-        if not news and not must_be_whole:
+        if self._failed is not None or not (news or must_be_whole):
             return
         entries = [entry for number in news if (entry := self._look(number, marks[number])) is not None]
         try:
@@ -134,10 +141,15 @@ class Register:
             raise StorageError(f"{self._path} cannot be written: {error.strerror}") from error
 
     def _append(self, note: list[object]) -> None:
+        if self._failed is not None:
+            raise StorageFailed(f"the list of sealed segments could not be written before: {self._failed}")
         with locks.journals(self._layout, self._files):
             journal = self._open()
             try:
                 journal.append([note])
+            except StorageFailed as error:
+                self._failed = error
+                raise
             finally:
                 journal.close()
 

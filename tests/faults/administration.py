@@ -225,8 +225,7 @@ class Restore(Operation):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         report = restore(source, target, files=Files())
-        if report.findings:
-            raise Broken(f"a restore finds {report.findings}")
+        judge(scene, list(map(str, report.findings)))
         with Archive.open(target, role="keeper") as archive:
             for uid, expected in world.backed_up.items():
                 found = _shown(archive, uid)

@@ -17,6 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 from engine.archive.care.compaction import Compactor
+from engine.archive.care.ledger_copy import LedgerCopy
 from engine.index import checkpoint
 from engine.index.checkpoint import Checkpoint, Checkpointer, Kind, boot_id, write_file
 from engine.storage.log import SegmentLog
@@ -99,6 +100,11 @@ def _no_void() -> AbstractContextManager[Any]:
     return patch.object(checkpoint, "_write_void", lambda directory, files: None)
 
 
+def _ledger_once() -> AbstractContextManager[Any]:
+    """Tombstones, holds and corrections are kept in the log alone."""
+    return patch.object(LedgerCopy, "settle", lambda self, index, lost, records_of: set())
+
+
 Change = tuple[Callable[[], AbstractContextManager[Any]], Callable[[World], None]]
 
 CONTROLS: dict[str, Change] = {
@@ -112,6 +118,7 @@ CONTROLS: dict[str, Change] = {
     "cache trusted after EIO": (_trusting_cache, as_it_is),
     "log goes on after EIO": (_sync_again, as_it_is),
     "no void": (_no_void, as_it_is),
+    "ledger kept once": (_ledger_once, as_it_is),
 }
 
 

@@ -25,13 +25,12 @@ from pathlib import Path
 
 import orjson
 
-from engine.archive import verify
+from engine.archive import rebuilding, verify
 from engine.archive.care import correction
 from engine.errors import CorruptRecord, EngineError, StorageFailed, TornTail
-from engine.index import rebuild
 from engine.index.entry import Tombstone
 from engine.storage.record import Kind, Record
-from engine.storage.segment import scan
+from engine.storage.segment import list_segments, scan, segment_path
 from tests.faults import administration as administration
 from tests.faults.model import Broken, Model, Shown, Standing
 from tests.faults.operations import Import, Operation, Scene, check, listed
@@ -40,6 +39,7 @@ from tests.faulty_files import READS, PowerCut
 
 STEPS = 30
 INSTANCE, TOMBSTONE = Kind.INSTANCE, Kind.TOMBSTONE
+LEDGER = (Kind.TOMBSTONE, Kind.HOLD, Kind.CORRECTION)
 
 
 @dataclass
@@ -246,15 +246,36 @@ class History:
         check(scene)
 
     def _rebuild(self) -> None:
-        """The index is made again from the log, and says the same."""
+        """The index is made again from the log, and says the same; though a segment of the ledger is lost with it."""
         world = self.world
         self.scene.did.append("rebuild")
         world.stop()
-        layout = Path(world.disk.root) / world.disk.data
-        index, _ = rebuild.rebuild(str(layout / "index"), str(layout / "segments"), world.disk)
-        index.close()
+        data = Path(world.disk.root) / world.disk.data
+        if self.rng.random() < 0.5:
+            self._lose_ledger_segment(data / "segments")
+        rebuilding.rebuild_index(data, files=world.disk)
         world.kill()
         world.start(self.workers)
+
+    def _lose_ledger_segment(self, segments: Path) -> None:
+        """A sealed segment with nothing but tombstones, holds and corrections becomes zeros."""
+        disk = self.world.disk
+        able = []
+        for segment_id in list_segments(str(segments), disk):
+            path = segment_path(str(segments), segment_id)
+            records = _records(self.world, path, segment_id)
+            if records and all(record.kind in LEDGER for record in records):
+                able.append((segment_id, path))
+        if not able:
+            return
+        segment_id, path = self.rng.choice(able)
+        fd = disk.open(path, os.O_RDWR)
+        disk.pwritev(fd, [bytes(disk.size(fd))], 0)
+        disk.fdatasync(fd)
+        disk.close(fd)
+        self.scene.model.damaged_places.add(f"{segment_id:016x}")
+        self.scene.did.append(f"segment {segment_id:016x} of the ledger becomes zeros")
+        self.tally.faults["ledger segment"] += 1
 
     def _takes_a_new_one(self) -> None:
         self.scene.did.append("a new instance")

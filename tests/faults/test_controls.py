@@ -21,6 +21,7 @@ def _run(control: str, first_seed: int, seeds: int) -> subprocess.CompletedProce
         ("pin removed", 1),
         ("checkpoint file before data", 9),
         ("log not synced at checkpoint", 5),
+        ("ledger kept once", 8),
     ],
 )
 def test_an_engine_without_it_is_caught(control: str, first_seed: int) -> None:

@@ -37,7 +37,6 @@ from engine import log
 from engine.archive import locks, readonly
 from engine.archive.care import ballast
 from engine.archive.pace import Pace
-from engine.archive.register import Register
 from engine.errors import ArchiveInUse, CorruptRecord, StorageError, StorageFull
 from engine.index import checkpoint, rebuild
 from engine.index.types import SegmentMark
@@ -442,7 +441,7 @@ class Compactor:
         with locks.ledger(archive.layout, archive.files):
             gone = [source for source in sources if not self._alive(source.segment_id, source.records)]
             if gone:
-                Register(archive.layout, archive.files).note_removed(source.segment_id for source in gone)
+                archive.register.note_removed(source.segment_id for source in gone)
             for source in gone:
                 archive.files.unlink(segment.segment_path(archive.layout.segments, source.segment_id))
                 archive.reader.drop(source.segment_id)

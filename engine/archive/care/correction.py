@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 from engine import log
 from engine.archive import locks
 from engine.archive.care.deletion import bounded, with_ballast
+from engine.archive.care.ledger_copy import LedgerCopy, commit
 from engine.archive.care.patients import (
     IDENTITY,
     Patient,
@@ -343,6 +344,6 @@ def _write(archive: Archive, correction: Correction) -> None:
     except IndexError_ as error:
         raise CorrectionRefused(f"{error}: name fewer studies at a time") from error
     correction.position = store.log.append(Kind.CORRECTION, 0, correction.stamp, correction.key, meta, [], 0, 0)
-    store.log.sync()
+    commit(store.log, LedgerCopy(archive.layout, archive.files), [correction])
     archive.index.apply([], corrected=[correction])
     store.seal_rolled()

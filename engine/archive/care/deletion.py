@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, TypeVar
 from engine import log
 from engine.archive import locks
 from engine.archive.care import ballast
+from engine.archive.care.ledger_copy import LedgerCopy, commit
 from engine.archive.ingest import UNPLACED
 from engine.errors import DeletionRefused, StorageFull
 from engine.index.entry import Tombstone
@@ -175,7 +176,7 @@ def write_tombstones(
             )
             tombstone.position = store.log.append(Kind.TOMBSTONE, 0, stamp, uid, tombstone.pack_meta(), [], 0, 0)
             tombstones.append(tombstone)
-    store.log.sync()
+    commit(store.log, LedgerCopy(archive.layout, archive.files), tombstones)
     archive.index.apply([], tombstones)
     store.seal_rolled()
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from engine import log
 from engine.archive import locks
 from engine.archive.care.deletion import bounded, with_ballast
+from engine.archive.care.ledger_copy import LedgerCopy, commit
 from engine.archive.ingest import UNPLACED
 from engine.index.entry import Hold
 from engine.storage.record import Kind
@@ -52,7 +53,7 @@ def _change(archive: Archive, study_instance_uids: Sequence[str], is_set: bool, 
         hold = Hold(UNPLACED, stamp, uid.encode(), is_set, now, bounded(by), bounded(reason))
         hold.position = store.log.append(Kind.HOLD, 0, stamp, uid.encode(), hold.pack_meta(), [], 0, 0)
         holds.append(hold)
-    store.log.sync()
+    commit(store.log, LedgerCopy(archive.layout, archive.files), holds)
     archive.index.apply([], holds=holds)
     store.seal_rolled()
     logger.info("hold set" if is_set else "hold released", studies=len(wanted), by=by)
