@@ -103,6 +103,10 @@ class IndexError_(EngineError):
     """The index is missing, of another version, or damaged; it can be rebuilt from the log."""
 
 
+class ProcessIdTaken(IndexError_):
+    """A process of another PID namespace has the index open under the id of this one."""
+
+
 class IndexOutdated(IndexError_):
     """The index has the format of another version of this engine; the keeper makes it anew."""
 

@@ -81,7 +81,14 @@ class Ingestor:
         self._store = store
         self._unparseable = unparseable
         self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="ingest")
-        self.commit: GroupCommit[Entry, Outcome] = GroupCommit(loop, store.log.sync, store.apply, on_failure)
+        self.commit: GroupCommit[Entry, Outcome] = GroupCommit(
+            loop,
+            store.log.sync,
+            store.apply,
+            on_failure,
+            try_apply=store.try_apply,
+            why_late=store.index.who_writes,
+        )
         self.commit.start()
         self._closed = False
         self._sealing = False
@@ -94,6 +101,7 @@ class Ingestor:
     def store(self, data_set: ReceivedDataSet, request: StoreRequest, done: Done) -> None:
         """Takes a whole data set; `done` is called exactly once, possibly before this returns."""
         try:
+            self._check_in_time()
             entry = self._entry(data_set, request, complete=True)
             stored = self._store.same_instance(entry, data_set.length, data_set.crc)
             if stored is None:
@@ -119,6 +127,7 @@ class Ingestor:
     def begin_stream(self, first: ReceivedDataSet, request: StoreRequest) -> StreamIngest | StreamQuarantine:
         """Starts an object that comes in parts. Raises InstanceRefused or StorageFull; releases `first` then."""
         try:
+            self._check_in_time()
             try:
                 entry = self._entry(first, request, complete=False)
             except InstanceRefused as error:
@@ -164,6 +173,11 @@ class Ingestor:
             sop_instance_uid=request.sop_instance_uid,
             limits=request.limits,
         )
+
+    def _check_in_time(self) -> None:
+        """Raises StorageError while nothing that is submitted would be answered in time."""
+        if self.commit.late:
+            raise StorageError(f"out of resources: {self.commit.late}")
 
     def _submit(self, entry: Entry, durable: bool, done: Done) -> None:
         if durable:

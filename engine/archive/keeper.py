@@ -305,6 +305,8 @@ class Keeper:
         """Makes everything written so far durable, if anything is new."""
         with self._one_at_a_time, self._final_failures():
             self._reader.sweep()
+            # Of guests too, which nobody else sees die: what they have read would be kept in the index for ever.
+            self.index.reader_check()
             if self._checkpointer.needs_checkpoint():
                 self._checkpointer.checkpoint()
                 self._note_sealed(self._marks)

@@ -257,6 +257,11 @@ class Store:
         with self._final_failures():
             return self.index.apply(entries)
 
+    def try_apply(self, entries: Sequence[Entry]) -> list[Outcome] | None:
+        """The same for who must not wait; None when somebody else writes the index."""
+        with self._final_failures():
+            return self.index.try_apply(entries)
+
     def seal_rolled(self) -> None:
         """Seals segments that are full and tells the index. Blocks on the disk; call it off the loop."""
         with self._sealing:

@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from engine.cli import query
+from engine.cli import namespaces, query
 from engine.cli.output import Progress
 from engine.cli.units import time_text, with_times
 from engine.config import Config, Peer, Retention
@@ -73,9 +73,13 @@ def opened(
     """The archive of a configuration, closed at the end; one that is made here gets the extra attributes of that."""
     from engine.archive import extras
     from engine.archive.archive import Archive
+    from engine.index.turn import put_off_stops
 
     wanted = extras.configured(config) if create and not (config.data / "archive.json").exists() else None
-    archive = Archive.open(config.data, role=role, create=create, progress=progress, extra_attributes=wanted)
+    archive = namespaces.under_a_free_id(
+        lambda: Archive.open(config.data, role=role, create=create, progress=progress, extra_attributes=wanted)
+    )
+    put_off_stops()
     try:
         yield archive
     finally:

@@ -131,6 +131,8 @@ def show_once(answer: Answer) -> None:
         for fraction in (0.5, 0.99):
             facts[f"{name} p{round(fraction * 100)} ms, at most"] = milliseconds(distribution, fraction)
     output.write_facts(facts, title="server")
+    if held := answer.get("index_held_by"):
+        output.write_facts({name.replace("_", " "): value for name, value in held.items()}, title="keeps the index")
     if caretaker := answer.get("caretaker"):
         output.write_facts(_caretaker_facts(caretaker), title="caretaker")
     show_peers(now)

@@ -165,6 +165,15 @@ def _server(config: Config) -> Iterator[Finding]:
     except EngineError as error:
         yield fault("server", f"it does not answer: {error}", "look at its log")
         return
+    holder = stats.get("index_held_by")
+    if holder:
+        who = f"pid {holder['pid']}" if "pid" in holder else f"pid {holder['pid_elsewhere']} of another PID namespace"
+        what = (
+            f"{who} ({holder['command']}) has kept the index to itself for {holder['held_s']:.0f} s: nothing is stored"
+        )
+        yield fault(
+            "server", what, "continue that process (kill -CONT), or end it: what it had not committed is undone"
+        )
     workers = stats["workers"]
     silent = [row["number"] for row in workers if "counters" not in row]
     if silent or len(workers) < config.workers:

@@ -49,7 +49,7 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import IndexError_, StorageError, StorageFailed
 from engine.index import data_file, lifetime
 from engine.index.data_file import PAGE_BYTES_MAX, meta_page, newest_meta_page, transaction_of
-from engine.index.environment import is_locked, try_lock
+from engine.index.locks import is_locked, try_lock
 from engine.storage.files import Files
 from engine.storage.record import crc32c
 

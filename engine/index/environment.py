@@ -5,18 +5,18 @@ Knows the names of the tables and nothing of what is in them. Rules that hold he
     one environment a process, opened after spawn; a forked child that touches it is refused
     commits are not synced (`checkpoint` says how that survives a power cut); WRITEMAP never (SIGBUS on a full disk)
     a write transaction begins and ends on one thread; a read transaction lasts for one page of answers
+    whoever writes has his turn (`turn`) first: it can be tried, and names who has it
     the map is huge from the start and grows when it is full: nobody outside sees MapFullError
     whoever writes makes sure first that a checkpoint on disk stays true (`guard`, see `checkpoint`)
 
 Files in the index directory: data.mdb and lock.mdb (LMDB), checkpoint (`checkpoint`), users (an empty file; shared lock
 of every process that has the index open, exclusive while it is restored), pin (an empty file; lock of the live
-checkpointer).
+checkpointer), writer (`turn`).
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import struct
 import threading
@@ -33,16 +33,21 @@ from engine.errors import (
     IndexDamaged,
     IndexError_,
     IndexOutdated,
+    ProcessIdTaken,
     StorageFailed,
     StorageFull,
 )
 from engine.index import data_file, keys
+from engine.index.locks import wait_shared
+from engine.index.turn import Holder, Turn, stops
 from engine.storage.files import Files
 
 MAP_BYTES = 1 << 40
 """Address space, not memory and not disk."""
 READERS_MAX = 512
 """Read transactions at once, of all processes."""
+OPEN_PATIENCE_S = 10.0
+"""How long opening waits for a process that writes: a transaction takes milliseconds."""
 FULL_BYTES = 1 << 20
 """A write error while less than this is free is taken for a full disk: LMDB reports both as EIO."""
 
@@ -77,40 +82,6 @@ TABLES = (
 
 _SEVERAL = frozenset(("search",))
 """Tables with several values a key, all ids of four bytes: `dupsort` and `dupfixed`."""
-
-_LOCK = struct.Struct("hhqqi4x")
-
-
-def _lock_argument(kind: int) -> bytes:
-    return _LOCK.pack(kind, os.SEEK_SET, 0, 1, 0)
-
-
-def try_lock(fd: int, *, exclusive: bool) -> bool:
-    """Takes the lock of a file for this descriptor (not process); False if another one is in the way."""
-    try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock_argument(fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK))
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno == errno.EACCES:
-            return False
-        raise
-    return True
-
-
-_PROBE = _lock_argument(fcntl.F_WRLCK)
-_UNLOCKED = struct.pack("h", fcntl.F_UNLCK)
-
-
-def is_locked(fd: int) -> bool:
-    """Whether another descriptor of this file holds a lock on it."""
-    return fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _PROBE)[:2] != _UNLOCKED
-
-
-def wait_shared(fd: int) -> None:
-    """Takes the lock for this descriptor together with others, after whoever has it alone."""
-    fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _lock_argument(fcntl.F_RDLCK))
-
 
 ROT = (
     lmdb.Error, struct.error, TypeError, LookupError, ValueError, AttributeError, OverflowError, AssertionError
@@ -221,11 +192,16 @@ class Environment:
         self._map_bytes = map_bytes
         self._users_fd = -1
         self._environment: Any = None
+        self._turn: Turn | None = None
+        self.run_write: Callable[[Callable[[], Any]], Any] = _run_here
+        """Runs a write transaction, on whichever thread."""
         try:
             if not read_only:
                 os.makedirs(directory, mode=0o750, exist_ok=True)
             self._users_fd = os.open(f"{directory}/users", os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT, 0o640)
             wait_shared(self._users_fd)
+            if not read_only:
+                self._turn = Turn(directory)
             self._look_before_mapping()
             self._environment = lmdb.open(
                 directory,
@@ -245,10 +221,24 @@ class Environment:
             self._release_users()
             raise self._unopened(error) from error
         try:
-            self._open_tables()
+            self._open_in_turn()
         except BaseException:
             self.close()
             raise
+
+    def _open_in_turn(self) -> None:
+        """Opens the tables, which takes LMDB's write lock. Raises IndexError_ when another process keeps that."""
+        turn = self._turn
+        if turn is None:
+            self._open_tables()
+            return
+        if not turn.take_within(OPEN_PATIENCE_S):
+            who = turn.holder() or "another process"
+            raise IndexError_(f"the index in {self.directory} is being written by {who}: continue that, or end it")
+        try:
+            self._open_tables()
+        finally:
+            turn.leave()
 
     def _look_before_mapping(self) -> None:
         """Raises IndexDamaged when data.mdb cannot be what it says: LMDB would map it, and die of it."""
@@ -289,6 +279,13 @@ class Environment:
             raise self._unopened(error) from error
 
     def _unopened(self, error: Exception) -> IndexError_:
+        if getattr(error, "code", 0) == errno.EAGAIN:
+            # LMDB tells processes apart by their ids, each of which has the byte of lock.mdb with its number locked.
+            return ProcessIdTaken(
+                f"the index in {self.directory} is open in another PID namespace (a container?) by a process that has"
+                f" the id of this one, {os.getpid()}: run this where the server runs (docker exec), or share its PID"
+                " namespace (docker run --pid=container:NAME, or --pid=host on both)"
+            )
         what = f"the index in {self.directory} cannot be opened: {error}"
         if isinstance(error, DAMAGE):
             return IndexDamaged(f"{what}; `filmroom rebuild-index` makes it anew from the log")
@@ -322,6 +319,7 @@ class Environment:
     def begin_read(self) -> Any:
         """A read transaction; give it back with `end_read`."""
         self._check_process()
+        has_looked = False
         while True:
             with self._gate:
                 while self._is_growing:
@@ -332,6 +330,11 @@ class Environment:
             except lmdb.MapResizedError:
                 self._leave()
                 self._resize(0)
+            except lmdb.ReadersFullError as error:
+                self._leave()
+                if has_looked or not self.reader_check():
+                    raise IndexError_(f"{READERS_MAX} read transactions are open at once: {error}") from error
+                has_looked = True
             except lmdb.Error as error:
                 self._leave()
                 raise unreadable(error) from error
@@ -348,9 +351,16 @@ class Environment:
                 self._no_readers.notify_all()
 
     def begin_pin(self) -> Any:
-        """A read transaction that may last; opens no cursors and is lost when the map grows."""
+        """A read transaction that may last; opens no cursors and is lost when the map grows. Raises IndexError_."""
         self._check_process()
-        return self._environment.begin()
+        try:
+            return self._environment.begin()
+        except lmdb.ReadersFullError:
+            self.reader_check()
+        try:
+            return self._environment.begin()
+        except lmdb.ReadersFullError as error:
+            raise IndexError_(f"{READERS_MAX} read transactions are open at once: {error}") from error
 
     # -- writing --------------------------------------------------------------------------------
 
@@ -359,26 +369,58 @@ class Environment:
 
         Raises StorageFull, StorageFailed (final) or IndexError_.
         """
-        self._check_process()
-        if self.read_only:
-            raise IndexError_("the index is open for reading only")
-        return self._alone(lambda: self._write(work, undo))
+        turn = self._writable()
+        return self.run_write(lambda: self._in_turn(turn, lambda: self._write(work, undo)))
 
-    def _alone(self, work: Callable[[], Any]) -> Any:
-        """Runs `work`, which begins a write transaction, again and again until the map is large enough."""
+    def try_write(self, work: Callable[[Any], Any], undo: Callable[[], None]) -> tuple[Any] | None:
+        """The same for who must not wait: the result in a tuple; None when somebody else has been writing for some
+        milliseconds."""
+        turn = self._writable()
+        if not self._write_lock.acquire(blocking=False):
+            return None
+        try:
+            if not turn.try_take():
+                return None
+            try:
+                return (self._until_it_fits(lambda: self._write(work, undo)),)
+            finally:
+                turn.leave()
+        finally:
+            self._write_lock.release()
+
+    def _writable(self) -> Turn:
+        self._check_process()
+        if self._turn is None:
+            raise IndexError_("the index is open for reading only")
+        return self._turn
+
+    def _in_turn(self, turn: Turn, work: Callable[[], Any]) -> Any:
+        """Runs `work`, which begins a write transaction, when nobody else writes."""
         with self._write_lock:
-            while True:
+            stops.enter()
+            try:
+                turn.take()
                 try:
-                    return work()
-                except lmdb.MapFullError:
-                    self._map_bytes *= 2
-                    self._resize(self._map_bytes)
-                except lmdb.MapResizedError:
-                    self._resize(0)
-                except lmdb.Error as error:
-                    raise self._translated(error) from error
-                except ROT as error:
-                    raise unreadable(error) from error
+                    return self._until_it_fits(work)
+                finally:
+                    turn.leave()
+            finally:
+                stops.leave()
+
+    def _until_it_fits(self, work: Callable[[], Any]) -> Any:
+        """Runs `work` again and again until the map is large enough."""
+        while True:
+            try:
+                return work()
+            except lmdb.MapFullError:
+                self._map_bytes *= 2
+                self._resize(self._map_bytes)
+            except lmdb.MapResizedError:
+                self._resize(0)
+            except lmdb.Error as error:
+                raise self._translated(error) from error
+            except ROT as error:
+                raise unreadable(error) from error
 
     def _write(self, work: Callable[[Any], Any], undo: Callable[[], None]) -> Any:
         txn = self._environment.begin(write=True)
@@ -395,7 +437,7 @@ class Environment:
 
     def holding_write_lock(self, work: Callable[[], Any]) -> Any:
         """Runs `work` while nobody, in any process, can commit."""
-        self._check_process()
+        turn = self._writable()
 
         def hold() -> Any:
             txn = self._environment.begin(write=True)
@@ -404,7 +446,7 @@ class Environment:
             finally:
                 txn.abort()
 
-        return self._alone(hold)
+        return self._in_turn(turn, hold)
 
     def _translated(self, error: Exception) -> EngineError:
         """A failed write: out of room, a broken disk, or a broken index."""
@@ -437,6 +479,10 @@ class Environment:
                 self._is_growing = False
                 self._no_readers.notify_all()
 
+    def writer(self) -> Holder | None:
+        """The other process that writes just now."""
+        return None if self._turn is None else self._turn.holder()
+
     # -- looking after --------------------------------------------------------------------------
 
     def last_transaction_id(self) -> int:
@@ -453,7 +499,8 @@ class Environment:
         return (int(self._environment.info()["last_pgno"]) + 1) * self.page_bytes()
 
     def reader_check(self) -> int:
-        """Frees the reader slots of dead processes; only for the checkpointer's process (see `checkpoint`)."""
+        """Frees the reader slots of dead processes; how many there were. In any process: what a dead checkpointer has
+        pinned is written over only by a write, and each of those makes the checkpoint void first (`guard`)."""
         self._check_process()
         return int(self._environment.reader_check())
 
@@ -465,6 +512,8 @@ class Environment:
         self._release_users()
 
     def _release_users(self) -> None:
+        if self._turn is not None:
+            self._turn.close()
         if self._users_fd >= 0:
             os.close(self._users_fd)
             self._users_fd = -1
@@ -472,3 +521,7 @@ class Environment:
     def _check_process(self) -> None:
         if self._forked:
             raise IndexError_(f"the index was opened by process {self._pid}, this is {os.getpid()}")
+
+
+def _run_here(work: Callable[[], Any]) -> Any:
+    return work()

@@ -84,6 +84,13 @@ class Index:
         """
         return self._writer.apply(entries, tombstones, marks, covered, holds, quarantined, corrected)
 
+    def try_apply(self, entries: Sequence[Entry]) -> list[Outcome] | None:
+        """The same for instances, by who must not wait: None when another thread or process has been writing for some
+        milliseconds. Raises as `apply` does."""
+        writer = self._writer
+        done = writer.try_batch(lambda txn: [writer.add(txn, entry) for entry in entries])
+        return None if done is None else done[0]
+
     def load(self, heads: Heads, start_offset: int) -> bulk.Loaded:
         """Applies a sealed segment from an offset on, some thousand records a transaction: see `bulk`.
 
@@ -318,8 +325,13 @@ class Index:
             return read_count(txn, self.environment, word)
 
     def reader_check(self) -> int:
-        """Frees what dead processes hold; returns how many readers they were. For the keeper."""
+        """Frees what dead processes hold; returns how many readers they were."""
         return self.environment.reader_check()
+
+    def who_writes(self) -> str:
+        """Which other process writes the index just now, and since when; "" when none does."""
+        holder = self.environment.writer()
+        return "" if holder is None else f"the index is being written by {holder}"
 
     def lifetime(self) -> bytes:
         """What tells ids of this index from those of another, or of another time; b"" when nothing does."""

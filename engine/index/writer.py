@@ -113,6 +113,15 @@ class Writer:
             result: Result = self.environment.write(lambda txn: self._batch(txn, work), self._forget)
             return result
 
+    def try_batch(self, work: Callable[[Any], Result]) -> tuple[Result] | None:
+        """The same for who must not wait: None when somebody else is writing."""
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
+            return self.environment.try_write(lambda txn: self._batch(txn, work), self._forget)
+        finally:
+            self._lock.release()
+
     def _batch(self, txn: Any, work: Callable[[Any], Result]) -> Result:
         environment = self.environment
         epoch = txn.get(keys.META_EPOCH, db=environment.meta)

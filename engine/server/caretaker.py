@@ -1,8 +1,9 @@
 """The caretaker process: compaction, retention and scrubbing beside the workers, politely.
 
 Started as `python -m engine.server.caretaker FD` by the supervisor and replaced when it dies; FD is its end of the
-channel. A guest of the archive as workers are, at the lowest priority, without connections. One thread does the duties
-(`duties`), one step after the other; the other one listens to the supervisor.
+channel. A guest of the archive as workers are, without connections. One thread does the duties (`duties`), one step
+after the other, at the lowest priority; one listens to the supervisor; and one writes the index at the priority that
+workers have, since all wait for whoever writes: at the lowest one, a busy machine would let it stand there for seconds.
 
     a step has something left to do       the duty whose turn it is goes on
     nothing to do                         it sleeps until the first duty is due
@@ -22,6 +23,7 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from traceback import format_exc
 from typing import Any
 
@@ -36,7 +38,7 @@ from engine.server.duties import DUTIES, READ_ONLY_DUTIES, Duty
 logger = log.get("server.caretaker")
 
 NICENESS = 19
-"""It takes only processor time that nobody else wants."""
+"""Of the duties' thread: it takes only processor time that nobody else wants."""
 
 IN_USE_PAUSE_S = 5.0
 FAILURE_PAUSE_S = 5.0
@@ -61,6 +63,10 @@ class Caretaker:
         self._stopping = threading.Event()
         self._ended_read, self._ended_write = os.pipe()
         self._archive = Archive.open(config.data, role="guest")
+        # Begun here, by a thread of the common priority, which it has from it.
+        self._writing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="index-writer")
+        self._writing.submit(threading.get_native_id).result()
+        self._archive.index.environment.run_write = lambda work: self._writing.submit(work).result()
         makers = READ_ONLY_DUTIES if self._archive.is_read_only else DUTIES
         self._duties: list[Duty] = [make(self._archive, config, self._stopping) for make in makers]
         self._due_s = dict.fromkeys((duty.name for duty in self._duties), 0.0)
@@ -79,11 +85,13 @@ class Caretaker:
         thread.join()
         if self._exit_code == 0:
             self._archive.close()
+        self._writing.shutdown(wait=self._exit_code == 0)
         return self._exit_code
 
     # -- the duties' thread ---------------------------------------------------------------------
 
     def _work(self) -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         try:
             while not self._stopping.is_set():
                 duty = min(self._duties, key=lambda duty: self._due_s[duty.name])
@@ -171,7 +179,6 @@ def main(fd: int) -> int:
     # The terminal's Ctrl-C goes to the whole process group: the supervisor decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.nice(NICENESS)
     channel = Channel.inherited(fd)
     channel.set_blocking(True)
     try:

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from engine import __version__, log
 from engine.archive import extras
 from engine.archive.archive import Archive
+from engine.archive.writer_watch import WriterWatch
 from engine.config import Reading
 from engine.errors import ArchiveInUse, ConfigError, EngineError
 from engine.metrics import Metrics
@@ -56,6 +57,7 @@ class Supervisor:
         self._reread = reread
         self._announce = announce
         self._archive: Archive | None = None
+        self._writer_watch: WriterWatch | None = None
         self._listeners: list[socket.socket] = []
         self._stopping = asyncio.Event()
         self._failed: str | None = None
@@ -79,6 +81,10 @@ class Supervisor:
         if self._config.log.wire_trace is not None:
             make_folder(self._config.log.wire_trace)
         self._archive = await self._loop.run_in_executor(None, self._open_archive)
+        index = self._archive.layout.index
+        self._writer_watch = WriterWatch(
+            self._archive.index.environment.writer, f"{index}/writer", self._metrics.counters
+        )
         for signum in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(signum, self._stop)
         self._loop.add_signal_handler(signal.SIGHUP, self._reload_logged)
@@ -224,6 +230,8 @@ class Supervisor:
         self._caretaker.look_after()
         if late_s < LATE_S:
             self._pool.look_after()
+            if self._writer_watch is not None:
+                self._writer_watch.look(self._config.limits.worker_silence_s_max)
 
     # -- control --------------------------------------------------------------------------------
 
@@ -248,6 +256,7 @@ class Supervisor:
             "workers_missing": self._pool.missing,
             "caretaker": await self._caretaker.stats(),
             "archive": self._archive.stats(),
+            "index_held_by": self._writer_watch.snapshot() if self._writer_watch is not None else None,
         }
 
     async def _reload_asked(self) -> dict[str, object]:

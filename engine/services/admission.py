@@ -103,6 +103,7 @@ class Admission:
         self._memory = 0
         self._average_s = 0.0
         self._found_full_at = -math.inf
+        self._stood_still = False
         self.reason: Reason | None = None
         """Why new instances are refused, as of the last look."""
 
@@ -168,13 +169,18 @@ class Admission:
         weight = 1.0 - math.exp(-passed_s / AVERAGED_S)
         if count != self._seen_count:
             mean_s = (total - self._seen_total) / (count - self._seen_count)
-            self._average_s += (mean_s - self._average_s) * weight
+            # After a standstill the last syncs say how it is now; an average would refuse for half a minute more.
+            self._average_s += (mean_s - self._average_s) * (1.0 if self._stood_still else weight)
+            self._stood_still = False
             self._changed_at = now
         elif self._waiting_count():
             # Nothing was synced since the last look: whoever waits has waited for so long at least.
-            self._average_s = max(self._average_s, now - self._changed_at)
+            if now - self._changed_at > self._average_s:
+                self._average_s = now - self._changed_at
+                self._stood_still = True
         else:
-            self._average_s -= self._average_s * weight
+            self._average_s -= self._average_s * (1.0 if self._stood_still else weight)
+            self._stood_still = False
             self._changed_at = now
         self._seen_count, self._seen_total = count, total
 

@@ -3,12 +3,17 @@
 Does not know what is committed: `sync` makes the log durable, `apply` makes a batch visible. Two ways:
 
     durable        submit → thread: sync(), apply(batch) → loop: done(result) for each
-    write-behind   submit → loop, when the sockets that are ready have been read: apply(batch), done(result)
+    write-behind   submit → loop, when the sockets that are ready have been read: try_apply(batch), done(result);
+                   where that cannot be done at once, as durable
 
 A lone waiter never waits for a timer: the thread takes whatever is there as soon as it is free, and what
 arrives while it syncs is the next group. After a failed sync nothing is acknowledged any more and nothing is
 tried again: a second fdatasync would report success for pages that the kernel has already dropped. Whatever sync and
 apply raise is such a failure, and whatever one waiter raises is its own: each of a group is answered.
+
+Nobody waits for ever either: when a group has been under way for `patience_s`, by a disk or another process that stands
+still, it and all behind it are answered with StorageError. They are committed all the same, once that is possible: who
+sends them again finds them. Until then `late` says that it is no use to submit.
 """
 
 from __future__ import annotations
@@ -20,14 +25,22 @@ from threading import Thread
 from time import perf_counter
 from typing import Generic, TypeVar
 
-from engine import guards
+from engine import guards, log
 from engine.errors import EngineError, StorageError, StorageFailed, StorageFull
 from engine.metrics import Histogram
+
+logger = log.get("storage.commit")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 Done = Callable[["Result | EngineError"], None]
+
+PATIENCE_S = 8.0
+"""Modalities give up after 10 to 30 s, and send again what they then have no answer for."""
+
+_LOOK_S = 1.0
+"""How often it is looked whether a group is late, while there is one."""
 
 GROUP_MAX = 256
 """Records in one index transaction at most: bounds how long a writer of another process waits."""
@@ -42,20 +55,37 @@ class GroupCommit(Generic[Item, Result]):
         sync: Callable[[], None],
         apply: Callable[[Sequence[Item]], Sequence[Result]],
         on_failure: Callable[[EngineError], None],
+        *,
+        try_apply: Callable[[Sequence[Item]], Sequence[Result] | None] | None = None,
+        why_late: Callable[[], str] = str,
+        patience_s: float = PATIENCE_S,
     ) -> None:
-        """`on_failure` is called once, on the loop's thread, after the waiters of the failed group were told."""
+        """`on_failure` is called once, on the loop's thread, after the waiters of the failed group were told.
+
+        `try_apply`: as `apply`, or None where it would have to wait. `why_late`: what it waits for, if that is known.
+        """
         self._loop = loop
         self._sync = sync
         self._apply = apply
         self._on_failure = on_failure
+        self._try_apply = try_apply
+        self._why_late = why_late
+        self._patience_s = patience_s
         self._queue: SimpleQueue[tuple[Item, Done[Result]] | None] = SimpleQueue()
         self._unsynced: list[tuple[Item, Done[Result]]] = []
+        self._under_way: tuple[list[tuple[Item, Done[Result]]], float] | None = None
+        """The group that the thread is at, and since when; set by the thread."""
+        self._answered: list[tuple[Item, Done[Result]]] | None = None
+        """A group that was late: it has been answered."""
+        self._is_watching = False
+        self.late: str = ""
+        """Why nothing is committed for longer than anybody waits; "" while all is well."""
         self._failed: EngineError | None = None
         self._failure_told = False
         self._closed = False
         self._thread: Thread | None = None
         self.depth = 0
-        """Waiters that have not been answered yet."""
+        """Submitted and not committed yet."""
         self.group_sizes = Histogram(1, 2, 4, 8, 16, 32, 64, 128, 256)
         self.sync_latency_s = Histogram(0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0)
 
@@ -70,6 +100,8 @@ class GroupCommit(Generic[Item, Result]):
             return
         self.depth += 1
         self._queue.put((item, done))
+        if not self._is_watching:
+            self._watch()
 
     def submit_unsynced(self, item: Item, done: Done[Result]) -> None:
         """Answers `done` when `item` is visible; the keeper syncs it later (write-behind)."""
@@ -95,6 +127,45 @@ class GroupCommit(Generic[Item, Result]):
             self._queue.put(None)
             self._thread.join()
 
+    def _watch(self) -> None:
+        self._is_watching = True
+        self._loop.call_later(min(_LOOK_S, self._patience_s), self._look)
+
+    def _look(self) -> None:
+        """Answers a group that is late, and all that waits behind it."""
+        self._is_watching = False
+        under_way = self._under_way
+        if under_way is not None and perf_counter() - under_way[1] > self._patience_s:
+            self._give_up(under_way[0], perf_counter() - under_way[1])
+        if self.depth or self.late:
+            self._watch()
+
+    def _give_up(self, group: list[tuple[Item, Done[Result]]], waited_s: float) -> None:
+        behind: list[tuple[Item, Done[Result]]] = []
+        is_last = False
+        try:
+            while True:
+                entry = self._queue.get_nowait()
+                if entry is None:
+                    is_last = True
+                else:
+                    behind.append(entry)
+        except Empty:
+            pass
+        for item, _ in behind:
+            self._queue.put((item, _unanswered))  # committed once that is possible
+        if is_last:
+            self._queue.put(None)
+        late = [done for _, done in behind if done is not _unanswered]
+        if group is not self._answered:
+            self._answered = group
+            late = [done for _, done in group if done is not _unanswered] + late
+            logger.error("nothing is committed", waiting=len(late), waited_s=round(waited_s, 1), why=self._why_late())
+        self.late = self._why_late() or f"the disk or the index has not answered for {waited_s:.0f} s"
+        error = StorageError(f"out of resources: {self.late}")
+        for done in late:
+            guards.call("commit answer", done, error)
+
     def _tell_failure(self) -> None:
         if self._failed is not None and not self._failure_told:
             self._failure_told = True
@@ -111,14 +182,24 @@ class GroupCommit(Generic[Item, Result]):
 
     def _flush_unsynced(self) -> None:
         group, self._unsynced = self._unsynced, []
-        if group:
-            self._deliver(group, self._applied(group))
+        if not group:
+            return
+        outcome = self._applied(group, self._try_apply or self._apply)
+        if outcome is not None:
+            self._deliver(group, outcome)
+            return
+        for entry in group:
+            self._queue.put(entry)
+        if not self._is_watching:
+            self._watch()
 
     def _run(self) -> None:
         while True:
             group, last = self._next_group()
             if group:
+                self._under_way = group, perf_counter()
                 outcome = self._committed(group)
+                self._under_way = None
                 self._loop.call_soon_threadsafe(self._deliver, group, outcome)
             if last:
                 return
@@ -153,14 +234,21 @@ class GroupCommit(Generic[Item, Result]):
             self._failed.__cause__ = error
             return self._failed
         self.sync_latency_s.observe(perf_counter() - began)
-        return self._applied(group)
+        outcome = self._applied(group, self._apply)
+        assert outcome is not None
+        return outcome
 
-    def _applied(self, group: list[tuple[Item, Done[Result]]]) -> Sequence[Result] | EngineError:
+    def _applied(
+        self, group: list[tuple[Item, Done[Result]]], apply: Callable[[Sequence[Item]], Sequence[Result] | None]
+    ) -> Sequence[Result] | EngineError | None:
+        """What `apply` makes of a group; None when that would have had to wait."""
         if self._failed is not None:
             return self._failed
-        self.group_sizes.observe(len(group))
         try:
-            results = self._apply([item for item, _ in group])
+            results = apply([item for item, _ in group])
+            if results is None:
+                return None
+            self.group_sizes.observe(len(group))
             if len(results) != len(group):
                 raise ValueError(f"{len(results)} results for {len(group)} records")
             return results
@@ -177,6 +265,9 @@ class GroupCommit(Generic[Item, Result]):
     def _deliver(self, group: list[tuple[Item, Done[Result]]], outcome: Sequence[Result] | EngineError) -> None:
         self.depth -= len(group)
         try:
+            if group is self._answered:
+                self._answered, self.late = None, ""
+                return
             if isinstance(outcome, EngineError):
                 for _, done in group:
                     guards.call("commit answer", done, outcome)
@@ -188,3 +279,7 @@ class GroupCommit(Generic[Item, Result]):
                     guards.failed("commit answer", error)
         finally:
             self._tell_failure()
+
+
+def _unanswered(result: object) -> None:
+    """Stands for a waiter that has been answered already."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -58,3 +61,25 @@ def test_a_keeper_that_cannot_work_says_so_and_its_end_is_not_a_clean_one(tmp_pa
     assert sweeps.count == (keeper.TRIES if isinstance(error, OSError) else 1)
     assert archive.keeper.failed is failures[0]
     archive.close()
+
+
+GUEST = """
+import os, signal, sys
+from pathlib import Path
+from engine.archive.archive import Archive
+
+archive = Archive.open(Path(sys.argv[1]), role="guest")
+archive.index.environment.begin_read()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_guest_was_reading_when_it_died_is_let_go_within_an_interval(tmp_path: Path) -> None:
+    with Archive.open(tmp_path, role="keeper", create=True, sync_interval_s=0.01) as archive:
+
+        def readers() -> int:
+            return str(archive.index.environment._environment.readers()).count("\n")
+
+        before = readers()
+        assert subprocess.run([sys.executable, "-c", GUEST, str(tmp_path)], timeout=60).returncode == -signal.SIGKILL
+        wait_for(lambda: readers() <= before, what="its slot being freed")

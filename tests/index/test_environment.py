@@ -180,7 +180,7 @@ def test_reading_only_needs_an_index_and_never_writes(tmp_path: Path) -> None:
 
 def test_what_is_no_index_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data.mdb").write_bytes(b"nonsense" * 2000)
-    with pytest.raises(IndexError_, match="cannot be opened"):
+    with pytest.raises(IndexError_, match="does not begin with a meta page"):
         Index.open(str(tmp_path), map_bytes=1 << 24)
 
 

@@ -37,6 +37,13 @@ def pid_of(server: Server) -> int | None:
     return caretaker_of(server)["pid"]  # type: ignore[return-value]
 
 
+def nicenesses(pid: int) -> dict[str, int]:
+    """Of a caretaker's threads: the duties' one is the only one at the lowest priority."""
+    found = sorted(os.getpriority(os.PRIO_PROCESS, int(thread)) for thread in os.listdir(f"/proc/{pid}/task"))
+    assert found[:-1] == [found[0]] * (len(found) - 1)
+    return {"duties": found[-1], "others": found[0]}
+
+
 # Its life ----------------------------------------------------------------------------------------
 
 
@@ -45,7 +52,8 @@ def test_it_runs_at_the_lowest_priority_takes_reloads_and_ends_with_the_server(t
         wait_for(lambda: "compaction" in caretaker_of(server), what="statistics of the caretaker")
         pid = pid_of(server)
         assert pid is not None
-        assert os.getpriority(os.PRIO_PROCESS, pid) == caretaker.NICENESS
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        assert nicenesses(pid) == {"duties": caretaker.NICENESS, "others": own}
         assert pid not in server.worker_pids()
         assert caretaker_of(server)["compaction"]["enabled"] is False  # type: ignore[index]
         server.reload('[[retention]]\nname = "a"\nolder_than_days = 1000\nenabled = true\n')
@@ -323,3 +331,32 @@ def test_the_duty_of_re_indexing_goes_on_until_everything_is_under_the_set_and_t
         duty.configure(Config(data=tmp_path, reindex=Reindex(bytes_per_s=1)))
         assert duty.step() == REINDEX_REST_S
     extra.use(extra.NONE)
+
+
+def test_the_index_is_written_at_the_priority_of_workers_by_a_step_at_the_lowest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(tmp_path / "d"):
+        pass
+    seen: dict[str, int] = {}
+
+    class Writes(Scripted):
+        def __init__(self, archive: Archive) -> None:
+            super().__init__()
+            self.archive = archive
+
+        def step(self) -> float:
+            def work(txn: object) -> None:
+                seen["within the transaction"] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+            self.archive.index.environment.write(work, lambda: None)
+            self.archive.index.note_damage(0, 0, b"", "none", 0)
+            seen["in the step"] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+            return super().step()
+
+    monkeypatch.setattr(caretaker, "DUTIES", (lambda archive, config, stopping: Writes(archive),))
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    told = Told(tmp_path / "d", Config(data=tmp_path / "d"))
+    wait_for(lambda: "in the step" in seen, what="a step")
+    assert told.end() == 0
+    assert seen == {"within the transaction": own, "in the step": caretaker.NICENESS}

@@ -229,6 +229,19 @@ def test_a_sync_that_does_not_come_back_refuses_before_it_does() -> None:
     assert world.reason(1.5) is Reason.SYNC_LATENCY
 
 
+@pytest.mark.parametrize("is_synced", [False, True])
+def test_after_a_standstill_instances_are_taken_as_soon_as_it_is_over(is_synced: bool) -> None:
+    world = World(sync_latency_s_max=2.0)
+    world.waiting = 3
+    for _ in range(60):
+        world.reason()
+    assert world.admission.reason is Reason.SYNC_LATENCY
+    world.waiting = 0
+    if is_synced:
+        world.latency.observe(0.01)
+    assert world.reason() is None
+
+
 def test_figures_are_not_taken_anew_with_every_instance() -> None:
     world = World()
     assert world.reason() is None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from engine.errors import EngineError, StorageFailed, StorageFull
+from engine.errors import EngineError, StorageError, StorageFailed, StorageFull
 from engine.storage.commit import GroupCommit
 
 
@@ -215,6 +215,64 @@ def test_whatever_goes_wrong_everybody_is_answered_and_the_failure_is_told(what:
         assert isinstance(await asyncio.wait_for(failed, 10), StorageFailed)
         commit.submit("b", answers[3].set_result)
         assert isinstance(await asyncio.wait_for(answers[3], 10), StorageFailed)
+        commit.close()
+
+    asyncio.run(run())
+
+
+def test_who_waits_for_too_long_is_answered_and_is_committed_all_the_same() -> None:
+    async def run() -> None:
+        disk = Disk()
+        disk.gate.clear()
+        loop = asyncio.get_running_loop()
+        failures: list[EngineError] = []
+        commit: GroupCommit[str, str] = GroupCommit(
+            loop, disk.sync, disk.apply, failures.append, why_late=lambda: "pid 7 stands still", patience_s=0.05
+        )
+        commit.start()
+        answers = [loop.create_future() for _ in range(4)]
+        commit.submit("a", answers[0].set_result)
+        await loop.run_in_executor(None, disk.entered.wait, 10)
+        for item, answer in zip("bc", answers[1:], strict=False):
+            commit.submit(item, answer.set_result)
+        for answer in answers[:3]:
+            error = await asyncio.wait_for(answer, 10)
+            assert isinstance(error, StorageError) and not isinstance(error, StorageFailed)
+            assert "pid 7 stands still" in str(error)
+        assert commit.late == "pid 7 stands still"
+        # What comes after all is answered in time too.
+        commit.submit("d", answers[3].set_result)
+        assert isinstance(await asyncio.wait_for(answers[3], 10), StorageError)
+        disk.gate.set()
+        fresh = loop.create_future()
+        commit.submit("e", fresh.set_result)
+        assert await asyncio.wait_for(fresh, 10) == "E"
+        assert commit.late == "" and commit.depth == 0 and failures == []
+        assert [item for event in disk.events if event != "sync" for item in event[6:].split(",")] == list("abcde")
+        commit.close()
+
+    asyncio.run(run())
+
+
+def test_write_behind_that_would_have_to_wait_goes_by_way_of_the_thread() -> None:
+    async def run() -> None:
+        disk = Disk()
+        loop = asyncio.get_running_loop()
+        is_busy = [True, False]
+        commit: GroupCommit[str, str] = GroupCommit(
+            loop,
+            disk.sync,
+            disk.apply,
+            disk.events.append,  # type: ignore[arg-type]
+            try_apply=lambda batch: None if is_busy.pop(0) else disk.apply(batch),
+        )
+        commit.start()
+        for item in "ab":
+            answered = loop.create_future()
+            commit.submit_unsynced(item, answered.set_result)
+            assert await asyncio.wait_for(answered, 10) == item.upper()
+        assert disk.events == ["sync", "apply a", "apply b"]
+        assert commit.depth == 0
         commit.close()
 
     asyncio.run(run())

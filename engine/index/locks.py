@@ -1,0 +1,45 @@
+"""Locks of single bytes of files, for one descriptor (OFD): they end with it, whichever process had it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+
+_LOCK = struct.Struct("hhqqi4x")
+
+
+def _argument(kind: int, at: int = 0) -> bytes:
+    return _LOCK.pack(kind, os.SEEK_SET, at, 1, 0)
+
+
+def try_lock(fd: int, *, exclusive: bool) -> bool:
+    """Takes the lock of a file for this descriptor (not process); False if another one is in the way."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _argument(fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno == errno.EACCES:
+            return False
+        raise
+    return True
+
+
+_UNLOCKED = struct.pack("h", fcntl.F_UNLCK)
+
+
+def is_locked(fd: int, at: int = 0) -> bool:
+    """Whether another descriptor of this file holds a lock on this byte of it."""
+    return fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _argument(fcntl.F_WRLCK, at))[:2] != _UNLOCKED
+
+
+def wait_shared(fd: int) -> None:
+    """Takes the lock for this descriptor together with others, after whoever has it alone."""
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _argument(fcntl.F_RDLCK))
+
+
+def wait_exclusive(fd: int) -> None:
+    """Takes the lock for this descriptor alone, after whoever has it."""
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _argument(fcntl.F_WRLCK))
