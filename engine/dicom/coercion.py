@@ -22,6 +22,7 @@ from engine.errors import ConfigError, DataSetError
 
 from . import attributes, charset, elements, tags
 from .identifier import LONG_VRS, Value, encode_identifier
+from .reencoding import reencode
 from .transfer_syntax import (
     BIG_ENDIAN,
     EXPLICIT_VR,
@@ -38,6 +39,11 @@ _BY_ENCODING: Final = {
     syntax.encoding: syntax for syntax in (IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN)
 }
 _NESTING_MAX: Final = 32
+_UNDEFINED_LENGTH: Final = 0xFFFFFFFF
+_ITEM_TAG: Final = b"\xfe\xff\x00\xe0"
+"""In little endian: UN holds implicit VR little endian, wherever it stands."""
+_REST_BYTES_MAX: Final = 4096
+"""Of what makes no sense at the end of a head: a sector's padding."""
 _NOT_WRITTEN: Final = LONG_VRS - {"UC", "UR", "UT"} | {"AT", "FD", "FL", "SL", "SS", "UI", "UL", "US"}
 """VRs that a configuration gives no value."""
 
@@ -121,12 +127,17 @@ def _pieces(view: memoryview, encoding: int) -> list[_Piece]:
     """The elements before Pixel Data."""
     pieces: list[_Piece] = []
     start = 0
-    for element in elements.walk(view, encoding):
-        if element.tag in attributes.PIXEL_DATA:
-            break
-        end = element.value_offset + element.length + (8 if element.is_undefined_length else 0)
-        pieces.append(_Piece(element.tag, start, end, element))
-        start = end
+    try:
+        for element in elements.walk(view, encoding):
+            if element.tag in attributes.PIXEL_DATA:
+                break
+            end = element.value_offset + element.length + (8 if element.is_undefined_length else 0)
+            pieces.append(_Piece(element.tag, start, end, element))
+            start = end
+    except DataSetError:
+        # Bytes behind the last element, which are sent as they are stored.
+        if not pieces or len(view) - start > _REST_BYTES_MAX:
+            raise
     return pieces
 
 
@@ -183,12 +194,14 @@ def _change(parts: dict[int, bytes], values: Mapping[int, bytes | None], changes
 
 
 def _items_of(element: bytes, encoding: int) -> list[bytes]:
-    """The contents of the items of an encoded sequence."""
+    """The contents of the items of an encoded sequence, all in the same encoding."""
+    contents = []
     for found in elements.walk(element, encoding):
-        end = found.value_offset + found.length
-        items = elements.walk(element, encoding, found.value_offset, end)
-        return [element[item.value_offset : item.value_offset + item.length] for item in items]
-    return []
+        for item in elements.walk(element, encoding, found.value_offset, found.value_offset + found.length):
+            content = element[item.value_offset : item.value_offset + item.length]
+            within = elements.item_encoding(element, item, encoding)
+            contents.append(content if within == encoding else reencode(content, within, encoding))
+    return contents
 
 
 def _element(tag: int, value: Value, encoding: int) -> bytes:
@@ -199,11 +212,18 @@ def _order(encoding: int) -> str:
     return ">" if encoding & BIG_ENDIAN else "<"
 
 
-def _sequence(tag: int, items: list[bytes], encoding: int) -> bytes:
+def _items(items: list[bytes], order: str) -> bytes:
+    return b"".join([struct.pack(f"{order}HHI", 0xFFFE, 0xE000, len(item)) + item for item in items])
+
+
+def _sequence(tag: int, items: list[bytes], encoding: int, vr: str = "SQ", *, undefined: bool = False) -> bytes:
     """A sequence of items that are encoded already."""
     order = _order(encoding)
-    content = b"".join([struct.pack(f"{order}HHI", 0xFFFE, 0xE000, len(item)) + item for item in items])
-    return _header(tag, "SQ", len(content), encoding) + content
+    content = _items(items, order)
+    if undefined:
+        end = struct.pack(f"{order}HHI", 0xFFFE, 0xE0DD, 0)
+        return _header(tag, vr, _UNDEFINED_LENGTH, encoding) + content + end
+    return _header(tag, vr, len(content), encoding) + content
 
 
 def _header(tag: int, vr: str, length: int, encoding: int) -> bytes:
@@ -233,17 +253,35 @@ def _converted(
     if element.vr == "SQ":
         if depth >= _NESTING_MAX:
             raise DataSetError(f"sequences nest more than {_NESTING_MAX} deep, before offset {value_offset}")
-        items = [
-            _item_in_utf_8(view, item, encoding, declared, depth + 1)
-            for item in elements.walk(view, encoding, value_offset, value_end)
-        ]
-        return _sequence(element.tag, items, encoding)
+        items = _items_in_utf_8(view, value_offset, value_end, encoding, declared, depth)
+        # UN of undefined length stays what it is: what is in it is in implicit VR (PS3.5 6.2.2). So does an undefined
+        # length, without which nobody sees in implicit VR that a private element is a sequence.
+        is_unknown = encoding & EXPLICIT_VR and bytes(view[start + 4 : start + 6]) == b"UN"
+        vr = "UN" if is_unknown else "SQ"
+        return _sequence(element.tag, items, encoding, vr, undefined=element.is_undefined_length)
+    if element.vr == "UN" and depth < _NESTING_MAX and bytes(view[value_offset : value_offset + 4]) == _ITEM_TAG:
+        try:
+            items = _items_in_utf_8(view, value_offset, value_end, IMPLICIT_VR_LITTLE_ENDIAN.encoding, declared, depth)
+        except DataSetError:
+            return bytes(view[start:end])  # it only begins as a sequence does
+        content = _items(items, "<")
+        return _header(element.tag, "UN", len(content), encoding) + content
     raw = bytes(view[value_offset:value_end])
     if element.vr not in charset.TEXT_VRS or (raw.isascii() and b"\x1b" not in raw):
         return bytes(view[start:end])
     value = charset.decode(raw, declared, element.vr).encode("utf-8", "replace")
     value += b" " * (len(value) & 1)
     return _header(element.tag, element.vr, len(value), encoding) + value
+
+
+def _items_in_utf_8(view: memoryview, start: int, end: int, encoding: int, declared: bytes, depth: int) -> list[bytes]:
+    """The contents of the items of a sequence's value."""
+    items = []
+    for item in elements.walk(view, encoding, start, end):
+        if item.tag != tags.Item:
+            raise DataSetError(f"no item where one must stand, before offset {item.value_offset}")
+        items.append(_item_in_utf_8(view, item, encoding, declared, depth + 1))
+    return items
 
 
 def _item_in_utf_8(view: memoryview, item: elements.Element, encoding: int, declared: bytes, depth: int) -> bytes:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from shutil import which
 
 import pytest
 from pydicom.dataelem import DataElement
@@ -13,8 +15,9 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 
-from engine.dicom import tags
+from engine.dicom import part10, tags
 from engine.dicom.coercion import Changes, coerce
+from engine.dicom.convert import convert
 from engine.dicom.transfer_syntax import (
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
@@ -22,7 +25,7 @@ from engine.dicom.transfer_syntax import (
     TransferSyntax,
 )
 from tests.corpus import corpus_files, needs_corpus
-from tests.oracle import foreign
+from tests.oracle import data_sets, foreign
 
 SYNTAXES = (IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -180,3 +183,93 @@ def test_the_corpus_reads_as_before_but_for_what_was_changed() -> None:
             assert before.get(tag) == after.get(tag), f"{path} {tag:08x}"
         seen += 1
     assert seen > 100
+
+
+UNDEFINED = 0xFFFFFFFF
+ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+UMLAUT = "Größe".encode("latin-1") + b" "
+
+
+def implicit_items(depth: int, *, undefined: bool) -> bytes:
+    """An item in implicit VR with a text, and below it sequences of the same, public and private."""
+    content = data_sets.header(tags.CodeMeaning, "", len(UMLAUT), 0) + UMLAUT
+    if depth:
+        below = implicit_items(depth - 1, undefined=undefined)
+        for tag in (0x00291002, 0x0040A730):
+            content += _implicit_sequence(tag, below, undefined=undefined)
+    if undefined:
+        return data_sets.header(ITEM, "", UNDEFINED, 0) + content + data_sets.header(ITEM_END, "", 0, 0)
+    return data_sets.header(ITEM, "", len(content), 0) + content
+
+
+def _implicit_sequence(tag: int, items: bytes, *, undefined: bool) -> bytes:
+    if undefined or tag >> 16 & 1:
+        return data_sets.header(tag, "", UNDEFINED, 0) + items + data_sets.header(SEQUENCE_END, "", 0, 0)
+    return data_sets.header(tag, "", len(items), 0) + items
+
+
+def with_unknown(tag: int, items: bytes, *, undefined: bool) -> bytes:
+    """The sample in Explicit VR Little Endian, with UN that holds items in implicit VR (PS3.5 6.2.2)."""
+    data = encoded(sample(), EXPLICIT_VR_LITTLE_ENDIAN)
+    creator = data_sets.header(0x00290010, "LO", 4, 1) + b"ACME" if tag >> 16 == 0x29 else b""
+    if undefined:
+        unknown = data_sets.header(tag, "UN", UNDEFINED, 1) + items + data_sets.header(SEQUENCE_END, "", 0, 1)
+    else:
+        unknown = data_sets.header(tag, "UN", len(items), 1) + items
+    at = data.index(b"\xe0\x7f\x10\0OW")
+    return data[:at] + creator + unknown + data[at:]
+
+
+def texts_below(ds: Dataset) -> list[str]:
+    found = [ds.CodeMeaning] if "CodeMeaning" in ds else []
+    for element in ds:
+        if element.VR == "SQ":
+            found += [text for item in element.value for text in texts_below(item)]
+    return found
+
+
+@pytest.mark.parametrize("tag", [0x00291001, 0x00400275], ids=["private", "public"])
+@pytest.mark.parametrize("depth", [0, 1, 3])
+@pytest.mark.parametrize("undefined", [True, False], ids=["undefined lengths", "defined lengths"])
+def test_unknown_elements_keep_their_encoding_when_the_character_set_changes(
+    tmp_path: Path, tag: int, depth: int, undefined: bool
+) -> None:
+    data = with_unknown(tag, implicit_items(depth, undefined=undefined), undefined=undefined)
+    found = coerce(data, EXPLICIT_VR_LITTLE_ENDIAN, Changes({tags.PatientName: "Ким".encode()}))
+    out = found.head + data[found.rest_offset :]
+    at = out.index(data_sets.header(tag, "UN", 0, 1)[:6])
+    assert out[at + 8 : at + 12] == b"\xff\xff\xff\xff" or not undefined
+    path = tmp_path / "out.dcm"
+    path.write_bytes(
+        part10.write_file_meta("1.2.840.10008.5.1.4.1.1.2", "1.2.3.4", EXPLICIT_VR_LITTLE_ENDIAN.uid) + out
+    )
+    if which("dcmdump"):
+        dump = subprocess.run(["dcmdump", "+L", path], capture_output=True, text=True, errors="replace")
+        assert dump.returncode == 0 and "E:" not in dump.stderr, dump.stderr
+    for syntax in SYNTAXES:
+        after = decoded(convert(out, EXPLICIT_VR_LITTLE_ENDIAN, syntax), syntax)
+        assert str(after.PatientName) == "Ким"
+        if undefined:
+            texts = texts_below(Dataset({tag: after[tag]}))
+            assert texts and {text.strip() for text in texts} == {"Größe"}
+        assert bytes(after.PixelData) in (bytes(range(8)), bytes(x ^ 1 for x in range(8)))
+
+
+def test_items_that_say_what_was_before_come_into_the_encoding_of_the_data_set() -> None:
+    """An Original Attributes Sequence that somebody has written as UN holds implicit VR; ours is an item beside it."""
+    before = data_sets.header(tags.ModifyingSystem, "", 4, 0) + b"OLD "
+    items = data_sets.header(ITEM, "", len(before), 0) + before
+    data = with_unknown(tags.OriginalAttributesSequence, items, undefined=True)
+    found = coerce(data, EXPLICIT_VR_LITTLE_ENDIAN, Changes({tags.PatientID: b"B2"}))
+    after = decoded(found.head + data[found.rest_offset :], EXPLICIT_VR_LITTLE_ENDIAN)
+    assert [item.ModifyingSystem for item in after.OriginalAttributesSequence] == ["OLD", "FILMROOM"]
+
+
+@pytest.mark.parametrize("rest", [1, 7, 8, 11, 100, 2048])
+def test_bytes_behind_the_last_element_stay_where_they_are(rest: int) -> None:
+    ds = sample()
+    del ds.PixelData
+    data = encoded(ds, EXPLICIT_VR_LITTLE_ENDIAN) + b"\xff" * rest
+    found = coerce(data, EXPLICIT_VR_LITTLE_ENDIAN, Changes({tags.PatientID: b"B2"}))
+    assert data[found.rest_offset :].endswith(b"\xff" * rest)
+    assert decoded(found.head, EXPLICIT_VR_LITTLE_ENDIAN).PatientID == "B2"
