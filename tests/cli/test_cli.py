@@ -258,10 +258,16 @@ def test_check_and_rebuild_tell_findings_by_exit_code(
 
 
 def test_reload_names_what_takes_a_restart(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in(monkeypatch, "control", {"ok": True, "restart_needed": ["aet"]})
+    stand_in(
+        monkeypatch,
+        "control",
+        {"ok": True, "told": "f.toml", "changed": ["peers", "aet"], "restart_needed": ["aet"], "workers_late": [1]},
+    )
     code, _, err = run(capsys, "reload")
     assert code == 0
+    assert "peers and limits were read again: f.toml" in err
     assert "aet has changed too, which takes a restart" in err
+    assert "before any new connection: 1" in err
 
 
 def test_without_a_server_reload_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
