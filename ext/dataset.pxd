@@ -8,8 +8,11 @@
 #                                                  length    u32
 #
 # Length FFFFFFFF is undefined: items up to a delimiter. (FFFE,xxxx) are always written the implicit way.
-# What writers get wrong and readers live with: an element without a VR in an explicit data set is read as implicit
-# (the test is two capital letters), and so is a whole item whose first element has none (legal below UN, PS3.5 6.2.2).
+# Two capital letters are a VR; one that is not known has the long form (PS3.5 7.1.2), for VRs to come have it.
+# What writers get wrong and readers live with: two characters that are no VR ("  ", "??", "un", NUL NUL) are passed
+# over and stand before a length of 2 bytes, "ox" and "lt" of 4, as DCMTK writes and reads them (`odd_form`); the VR is
+# then the dictionary's. An element with nothing of the kind in an explicit data set is read as implicit, and so is a
+# whole item whose first element has none (legal below UN, PS3.5 6.2.2).
 
 from cursor cimport Cursor, holds, u16, u32
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
@@ -44,29 +47,50 @@ cdef enum:
 
 cdef enum:
     # VRs as their two letters, the first in the high byte; 0 is no VR on the wire.
+    VR_AE = 0x4145
+    VR_AS = 0x4153
     VR_AT = 0x4154
+    VR_CS = 0x4353
+    VR_DA = 0x4441
+    VR_DS = 0x4453
+    VR_DT = 0x4454
     VR_FD = 0x4644
     VR_FL = 0x464C
+    VR_IS = 0x4953
     VR_LO = 0x4C4F
+    VR_LT = 0x4C54
     VR_OB = 0x4F42
     VR_OD = 0x4F44
     VR_OF = 0x4F46
     VR_OL = 0x4F4C
     VR_OV = 0x4F56
     VR_OW = 0x4F57
+    VR_PN = 0x504E
+    VR_SH = 0x5348
     VR_SL = 0x534C
     VR_SQ = 0x5351
     VR_SS = 0x5353
+    VR_ST = 0x5354
     VR_SV = 0x5356
+    VR_TM = 0x544D
+    VR_UC = 0x5543
     VR_UI = 0x5549
     VR_UL = 0x554C
     VR_UN = 0x554E
+    VR_UR = 0x5552
     VR_US = 0x5553
+    VR_UT = 0x5554
     VR_UV = 0x5556
     # Choices that PS3.6 leaves open, as dicom.tags packs them.
     US_OR_SS = 0x7873
     OB_OR_OW = 0x6F78
     OW_OR_NUMBERS = 0x6C74
+
+
+cdef enum OddForm:
+    NO_VR
+    ODD_SHORT
+    ODD_LONG
 
 
 cdef struct Header:
@@ -107,14 +131,42 @@ cdef inline bint is_letters(uint8_t first, uint8_t second) noexcept nogil:
 
 
 cdef inline bint is_long(uint16_t vr) noexcept nogil:
-    """Whether a VR is followed by 2 reserved bytes and a length of 4 (PS3.5 Table 7.1-1)."""
-    cdef int first = vr >> 8
-    cdef int second = vr & 0xFF
-    if first == 0x4F:  # O?: those there are, and those that may come
+    """Whether a VR is followed by 2 reserved bytes and a length of 4 (PS3.5 Table 7.1-1): all but these (7.1.2)."""
+    return not (
+        vr == VR_AE or vr == VR_AS or vr == VR_AT or vr == VR_CS or vr == VR_DA or vr == VR_DS or vr == VR_DT
+        or vr == VR_FD or vr == VR_FL or vr == VR_IS or vr == VR_LO or vr == VR_LT or vr == VR_PN or vr == VR_SH
+        or vr == VR_SL or vr == VR_SS or vr == VR_ST or vr == VR_TM or vr == VR_UI or vr == VR_UL or vr == VR_US
+    )
+
+
+cdef inline bint is_listed_vr(uint16_t vr) noexcept nogil:
+    """Whether a VR is one of PS3.5 6.2."""
+    if not is_long(vr) or vr == VR_SQ or vr == VR_SV or vr == VR_UC or vr == VR_UN or vr == VR_UR or vr == VR_UT:
         return True
-    if first == 0x55:  # UC UN UR UT UV
-        return second == 0x43 or second == 0x4E or second == 0x52 or second == 0x54 or second == 0x56
-    return vr == VR_SQ or vr == VR_SV
+    return vr == VR_UV or vr == VR_OB or vr == VR_OD or vr == VR_OF or vr == VR_OL or vr == VR_OV or vr == VR_OW
+
+
+cdef inline bint is_alphanumeric(uint8_t c) noexcept nogil:
+    return 0x30 <= c <= 0x39 or 0x41 <= c <= 0x5A or 0x61 <= c <= 0x7A
+
+
+cdef inline OddForm odd_form(const uint8_t *header, uint32_t group, bint big_endian) noexcept nogil:
+    """What stands where a VR should, in 8 bytes of an explicit header that have no two capital letters there.
+
+    An implicit length would have to be of 8 KiB or more to look so (NUL NUL: a multiple of 64 KiB, and in big endian
+    any); only that of pixels is likely to.
+    """
+    cdef uint8_t first = header[4]
+    cdef uint8_t second = header[5]
+    if first == 0x6F and second == 0x78 or first == 0x6C and second == 0x74:  # ox lt
+        return ODD_LONG
+    if group == 0x7FE0:
+        return NO_VR
+    if first == 0 and second == 0:
+        return ODD_SHORT if not big_endian and (header[6] != 0 or header[7] != 0) else NO_VR
+    if first == second and 0x20 <= first <= 0x7E or is_alphanumeric(first) and is_alphanumeric(second):
+        return ODD_SHORT
+    return NO_VR
 
 
 cdef inline int swap_unit(uint16_t vr) noexcept nogil:
@@ -132,6 +184,7 @@ cdef inline int read_header(const Cursor *cursor, Py_ssize_t offset, int encodin
     """Reads the header at an offset; OK or OVERRUN."""
     cdef bint big_endian = (encoding & BIG_ENDIAN) != 0
     cdef const uint8_t *p
+    cdef OddForm odd
     if not holds(cursor, offset, 8):
         return OVERRUN
     p = cursor.data + offset
@@ -148,19 +201,36 @@ cdef inline int read_header(const Cursor *cursor, Py_ssize_t offset, int encodin
         header.value_offset = offset + 12
         return OK
     header.vr = 0
+    if encoding & EXPLICIT_VR and header.tag >> 16 != 0xFFFE:
+        odd = odd_form(p, header.tag >> 16, big_endian)
+        if odd == ODD_SHORT:
+            header.length = u16(cursor, offset + 6, big_endian)
+            return OK
+        if odd == ODD_LONG:
+            if not holds(cursor, offset, 12):
+                return OVERRUN
+            header.length = u32(cursor, offset + 8, big_endian)
+            header.value_offset = offset + 12
+            return OK
     header.length = u32(cursor, offset + 4, big_endian)
     return OK
 
 
-cdef inline bint looks_explicit(const Cursor *cursor, Py_ssize_t offset) noexcept nogil:
-    """Whether the element at an offset has a VR; an implicit one would have to be longer than 16 kB to look so."""
-    return holds(cursor, offset, 6) and is_letters(cursor.data[offset + 4], cursor.data[offset + 5])
+cdef inline bint looks_explicit(const Cursor *cursor, Py_ssize_t offset, int encoding) noexcept nogil:
+    """Whether the element at an offset has a VR, or something in its place."""
+    cdef const uint8_t *p = cursor.data + offset
+    cdef bint big_endian = (encoding & BIG_ENDIAN) != 0
+    if not holds(cursor, offset, 8):
+        return False
+    if is_letters(p[4], p[5]):
+        return True
+    return odd_form(p, u16(cursor, offset, big_endian), big_endian) != NO_VR
 
 
 cdef inline int item_encoding(const Cursor *cursor, Py_ssize_t offset, int encoding) noexcept nogil:
     """The encoding of an item's data set, by its first element: implicit may begin here, explicit may not."""
     cdef Header header
-    if not encoding & EXPLICIT_VR or looks_explicit(cursor, offset):
+    if not encoding & EXPLICIT_VR or looks_explicit(cursor, offset, encoding):
         return encoding
     if read_header(cursor, offset, encoding, &header) != OK or header.tag >> 16 == 0xFFFE:
         return encoding
@@ -171,8 +241,10 @@ cdef inline int root_encoding(const Cursor *cursor, int encoding) noexcept nogil
     """The encoding of a whole data set, by its first element where that contradicts the transfer syntax."""
     if not holds(cursor, 0, 8):
         return encoding
-    if looks_explicit(cursor, 0):
+    if is_letters(cursor.data[4], cursor.data[5]):
         return encoding | EXPLICIT_VR
+    if encoding & EXPLICIT_VR and looks_explicit(cursor, 0, encoding):
+        return encoding
     return encoding & ~EXPLICIT_VR
 
 

@@ -47,6 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 DOORS = {
     "elements": "dicom/elements.py",
     "reencoder": "dicom/reencoding.py",
+    "scan": "dicom/elements.py",
     "crc32c": "storage/record.py",
     "disk": "storage/files.py",
     "heads": "index/bulk.py",

@@ -27,13 +27,13 @@ from engine.archive.care import deletion, holds
 from engine.archive.care.damage import note_damage
 from engine.archive.care.deletion import Deletion
 from engine.archive.care.ledger_copy import LEDGER_SEGMENT_BYTES
-from engine.archive.ingest import ReceivedInstance, make_entry
+from engine.archive.ingest import ReceivedInstance, make_entry, scan
 from engine.archive.keeper import Keeper, Progress
 from engine.archive.readonly import RefusingLog, RefusingStore, UnwrittenIndex, is_unwritable, refuse
 from engine.archive.register import Register
 from engine.archive.store import POLICIES, VERSIONS_MAX, Store
+from engine.archive.stream import StreamedRecord
 from engine.dicom import part10
-from engine.dicom.elements import NeedMore
 from engine.dicom.extra import ExtraSet
 from engine.errors import (
     ArchiveInUse,
@@ -56,7 +56,7 @@ from engine.index.types import Instance, Level, Match, Named, Outcome, Query
 from engine.storage.files import Files
 from engine.storage.log import LogReader, SegmentLog
 from engine.storage.reader import Pin as Pin
-from engine.storage.record import Kind, Position, crc32c
+from engine.storage.record import Position, crc32c
 
 if TYPE_CHECKING:
     import pydicom
@@ -266,7 +266,14 @@ class Archive:
 
     def _place(self, store: Store, item: ReceivedInstance, policy: int) -> Entry | Outcome | EngineError:
         try:
-            entry = self._entry(item)
+            found = scan(item.payload, item.transfer_syntax_uid)
+            entry = make_entry(
+                found,
+                transfer_syntax_uid=item.transfer_syntax_uid,
+                calling_ae_title=item.calling_ae_title,
+                sop_class_uid=item.sop_class_uid,
+                sop_instance_uid=item.sop_instance_uid,
+            )
             length, crc = item.payload_length, item.payload_crc
             stored = store.same_instance(entry, length, crc)
             if stored is not None:
@@ -274,6 +281,8 @@ class Archive:
                 if same is not None:
                     return Outcome.DUPLICATE if store.is_current(same) else Outcome.KEPT_ASIDE
                 policy |= HEAL
+            elif entry.stamp:
+                policy = store.policy_against(entry, policy, found.cut)
             store.append(entry, item.payload, length, crc, policy)
             return entry
         except (InstanceRefused, CorruptRecord) as error:
@@ -283,18 +292,6 @@ class Archive:
         """What is said of a copy that took a damaged one's place."""
         store.clear_healed(entry.sop_instance_uid)
         return Outcome.KEPT_ASIDE if outcome is Outcome.KEPT_ASIDE else Outcome.STORED
-
-    def _entry(self, item: ReceivedInstance) -> Entry:
-        payload = item.payload
-        head = memoryview(payload[0]).cast("B") if len(payload) == 1 else memoryview(b"".join(payload))
-        return make_entry(
-            head,
-            complete=True,
-            transfer_syntax_uid=item.transfer_syntax_uid,
-            calling_ae_title=item.calling_ae_title,
-            sop_class_uid=item.sop_class_uid,
-            sop_instance_uid=item.sop_instance_uid,
-        )
 
     def ingest_stream(
         self,
@@ -306,38 +303,28 @@ class Archive:
     ) -> Outcome:
         """Stores one object larger than memory, chunk by chunk; durable and visible when it returns.
 
-        The first chunk must hold the kept attributes. Raises InstanceRefused, StorageFull or StorageFailed.
+        Raises InstanceRefused, StorageFull or StorageFailed.
         """
         with self._ingesting:
             store = self.writer(f"import-{os.getpid()}")
-            first = memoryview(next(chunks, b"")).cast("B")
-            try:
-                entry = make_entry(
-                    first,
-                    complete=False,
-                    transfer_syntax_uid=transfer_syntax_uid,
-                    calling_ae_title=calling_ae_title,
-                    sop_class_uid=None,
-                    sop_instance_uid=None,
-                )
-            except NeedMore as error:
-                raise InstanceRefused(f"the kept attributes do not lie in the first bytes: {error}") from error
-            store.stamp(entry, POLICIES[policy])
-            meta = entry.pack_meta()
-            appender = store.log.begin_stream(
-                Kind.INSTANCE, entry.flags, entry.stamp, entry.sop_instance_uid, len(meta)
+            record = StreamedRecord(
+                store,
+                transfer_syntax_uid=transfer_syntax_uid,
+                calling_ae_title=calling_ae_title,
+                sop_class_uid=None,
+                sop_instance_uid=None,
             )
             try:
-                crc = crc32c(first)
-                appender.write([first], len(first))
+                crc = 0
                 for chunk in chunks:
-                    crc = crc32c(chunk, crc)
-                    appender.write([chunk], len(memoryview(chunk).cast("B")))
-                if store.heals(entry, appender.payload_length, crc):
-                    entry.flags |= HEAL
-                entry.position = appender.finish(meta, crc, flags=entry.flags)
+                    view = memoryview(chunk).cast("B")
+                    crc = crc32c(view, crc)
+                    record.scan([view])
+                    record.append([view], len(view))
+                entry = record.entry()
+                record.finish(entry, crc, POLICIES[policy])
             except BaseException:
-                appender.abort()
+                record.abort()
                 raise
             outcome = store.apply([entry])[0]
             return self._healed(store, entry, outcome) if entry.flags & HEAL else outcome

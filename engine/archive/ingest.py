@@ -61,27 +61,42 @@ class ReceivedInstance:
     sop_instance_uid: str | None = None
 
 
+def scan(
+    payload: Sequence[Buffer], transfer_syntax_uid: str, limits: elements.ScanLimits = elements.SCAN_LIMITS
+) -> elements.Head:
+    """What the index keeps of a whole data set. Raises InstanceRefused when it cannot be read."""
+    syntax = transfer_syntax.of(transfer_syntax_uid)
+    try:
+        if len(payload) == 1:
+            return elements.extract(payload[0], syntax, limits=limits)
+        scanner = elements.Scanner(syntax, limits)
+        for piece in payload:
+            scanner.feed(piece)
+        return scanner.finish()
+    except DataSetError as error:
+        raise unreadable(error) from error
+
+
+def unreadable(error: DataSetError) -> InstanceRefused:
+    """The refusal of what cannot be read."""
+    return InstanceRefused(f"the data set cannot be read: {error}")
+
+
 def make_entry(
-    head: Buffer,
+    found: elements.Head,
     *,
-    complete: bool,
     transfer_syntax_uid: str,
     calling_ae_title: str,
     sop_class_uid: str | None,
     sop_instance_uid: str | None,
-    limits: elements.ScanLimits = elements.SCAN_LIMITS,
+    accept_truncated: bool = False,
 ) -> Entry:
-    """The index entry of a data set whose first bytes are `head`; position and stamp are still open.
+    """The index entry of a data set of which this was found; position and stamp are still open.
 
-    Raises InstanceRefused when the data set cannot be read or is not what the command says, NeedMore when it is not
-    complete and a kept attribute may follow.
+    Raises InstanceRefused when the data set ends early and that is not accepted, or is not what the command says.
     """
-    try:
-        found = elements.extract(head, transfer_syntax.of(transfer_syntax_uid), complete=complete, limits=limits)
-    except elements.NeedMore:
-        raise
-    except DataSetError as error:
-        raise InstanceRefused(f"the data set cannot be read: {error}") from error
+    if found.cut and not accept_truncated:
+        raise InstanceRefused(f"the data set {found.cut}")
     _check_uid("SOP Instance UID (0008,0018)", found.sop_instance_uid)
     _check_uid("SOP Class UID (0008,0016)", found.sop_class_uid)
     _check_uid("Study Instance UID (0020,000D)", found.study_instance_uid)

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from engine import log
-from engine.archive.care.unparseable import REASONS, Unparseable
-from engine.archive.ingest import make_entry
+from engine.archive.care.unparseable import Unparseable
+from engine.archive.ingest import make_entry, scan
 from engine.archive.store import Store
-from engine.archive.stream import StreamIngest, StreamQuarantine, claim_of
-from engine.dicom.elements import SCAN_LIMITS, NeedMore, ScanLimits
+from engine.archive.stream import StreamIngest, claim_of
+from engine.dicom import transfer_syntax
+from engine.dicom.elements import SCAN_LIMITS, Head, ScanLimits
 from engine.errors import EngineError, InstanceQuarantined, InstanceRefused, StorageError, StorageFailed
-from engine.index.entry import HEAL, Entry, Quarantined
+from engine.index.entry import HEAL, POLICY_KEEP_FIRST, POLICY_MASK, Entry, Quarantined
 from engine.index.types import Instance, Outcome
 from engine.storage.commit import GroupCommit
 
@@ -64,6 +65,8 @@ class StoreRequest:
     policy: int
     """POLICY_… of index.entry."""
     limits: ScanLimits = SCAN_LIMITS
+    accept_truncated: bool = False
+    """Whether a data set that ends early is stored, with a warning."""
 
 
 class Ingestor:
@@ -100,16 +103,38 @@ class Ingestor:
 
     def store(self, data_set: ReceivedDataSet, request: StoreRequest, done: Done) -> None:
         """Takes a whole data set; `done` is called exactly once, possibly before this returns."""
+        if transfer_syntax.of(request.transfer_syntax_uid).deflated:
+            # Inflating takes longer than a copy into the page cache.
+            self._loop.create_task(self._scan_and_store(data_set, request, done))
+            return
+        try:
+            found: Head | InstanceRefused = scan(data_set.buffers, request.transfer_syntax_uid, request.limits)
+        except InstanceRefused as error:
+            found = error
+        self._store_scanned(data_set, request, found, done)
+
+    def _store_scanned(
+        self, data_set: ReceivedDataSet, request: StoreRequest, found: Head | InstanceRefused, done: Done
+    ) -> None:
         try:
             self._check_in_time()
-            entry = self._entry(data_set, request, complete=True)
+            if isinstance(found, InstanceRefused):
+                raise found
+            entry = self._entry(found, request)
             stored = self._store.same_instance(entry, data_set.length, data_set.crc)
-            if stored is None:
+            if found.cut:
+                done = _of_cut(done)
+            is_contested = (
+                stored is None
+                and entry.stamp != 0
+                and (found.cut != "" or request.policy & POLICY_MASK == POLICY_KEEP_FIRST)
+            )
+            if stored is None and not is_contested:
                 self._store.append(
                     entry, data_set.buffers, data_set.length, data_set.crc, request.policy, sync_soon=request.durable
                 )
         except EngineError as error:
-            if isinstance(error, InstanceRefused) and self._unparseable is not None and error.refusal in REASONS:
+            if isinstance(error, InstanceRefused) and self._unparseable is not None and self._unparseable.keeps(error):
                 self._spawn(self._quarantine(error, data_set, request, self._unparseable), done)
                 return
             data_set.release()
@@ -119,27 +144,18 @@ class Ingestor:
         if stored is not None:
             self._spawn(self._confirm(entry, stored, data_set, request), done)
             return
+        if is_contested:
+            self._spawn(self._contest(entry, found.cut, data_set, request), done)
+            return
         data_set.release()
         self._submit(entry, request.durable, done)
         if self._store.log.rolled:
             self._seal()
 
-    def begin_stream(self, first: ReceivedDataSet, request: StoreRequest) -> StreamIngest | StreamQuarantine:
-        """Starts an object that comes in parts. Raises InstanceRefused or StorageFull; releases `first` then."""
-        try:
-            self._check_in_time()
-            try:
-                entry = self._entry(first, request, complete=False)
-            except InstanceRefused as error:
-                if self._unparseable is None or error.refusal not in REASONS or not self._unparseable.has_room(0):
-                    raise
-                return StreamQuarantine(self, self._store, self._unparseable, error, request)
-            self._store.stamp(entry, request.policy)
-            return StreamIngest(self, self._store, entry)
-        except EngineError as error:
-            first.release()
-            self._note(error)
-            raise
+    def begin_stream(self, request: StoreRequest) -> StreamIngest:
+        """Starts an object that comes in parts. Raises StorageError while it would not be answered in time."""
+        self._check_in_time()
+        return StreamIngest(self, self._store, self._unparseable, request)
 
     def close(self) -> None:
         """Commits what has been submitted and seals the log. Blocks."""
@@ -150,34 +166,42 @@ class Ingestor:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _entry(self, data_set: ReceivedDataSet, request: StoreRequest, *, complete: bool) -> Entry:
-        head = data_set.head
+    async def _scan_and_store(self, data_set: ReceivedDataSet, request: StoreRequest, done: Done) -> None:
         try:
-            try:
-                return self._entry_of(head, request, complete and len(head) == data_set.length)
-            except NeedMore:
-                if len(head) == data_set.length or data_set.length > request.limits.header_bytes_max:
-                    raise
-            # A head of more than one chunk: rare, and bounded by what has been received already.
-            return self._entry_of(memoryview(data_set.to_bytes()), request, complete)
-        except NeedMore as error:
-            raise InstanceRefused(f"the kept attributes do not lie in the first bytes: {error}") from error
+            found: Head | InstanceRefused = await self.blocking(
+                lambda: scan(data_set.buffers, request.transfer_syntax_uid, request.limits)
+            )
+        except InstanceRefused as error:
+            found = error
+        except EngineError as error:
+            data_set.release()
+            done(error)
+            return
+        self._store_scanned(data_set, request, found, done)
 
-    def _entry_of(self, head: memoryview, request: StoreRequest, complete: bool) -> Entry:
+    def _entry(self, found: Head, request: StoreRequest) -> Entry:
         return make_entry(
-            head,
-            complete=complete,
+            found,
             transfer_syntax_uid=request.transfer_syntax_uid,
             calling_ae_title=request.calling_ae_title,
             sop_class_uid=request.sop_class_uid,
             sop_instance_uid=request.sop_instance_uid,
-            limits=request.limits,
+            accept_truncated=request.accept_truncated,
         )
 
     def _check_in_time(self) -> None:
         """Raises StorageError while nothing that is submitted would be answered in time."""
         if self.commit.late:
             raise StorageError(f"out of resources: {self.commit.late}")
+
+    async def _contest(self, entry: Entry, cut: str, data_set: ReceivedDataSet, request: StoreRequest) -> Outcome:
+        """Another data set of a known UID: which of them stays current depends on whether they are whole."""
+        try:
+            policy = await self.blocking(lambda: self._store.policy_against(entry, request.policy, cut))
+            self._append(entry, data_set.buffers, data_set.length, data_set.crc, policy, request.durable)
+        finally:
+            data_set.release()
+        return await self.committed(entry, request.durable)
 
     def _submit(self, entry: Entry, durable: bool, done: Done) -> None:
         if durable:
@@ -307,3 +331,12 @@ class Ingestor:
                 self.commit.fail(StorageError(f"sealing a segment failed: {error!r}"))
 
         self._loop.run_in_executor(self._executor, self._store.seal_rolled).add_done_callback(finished)
+
+
+def _of_cut(done: Done) -> Done:
+    """Says with the answer that the data set ends early."""
+
+    def say(outcome: Outcome | EngineError) -> None:
+        done(outcome if isinstance(outcome, EngineError) else outcome.of_cut())
+
+    return say

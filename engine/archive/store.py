@@ -14,7 +14,8 @@ The rule travels in the record's flags and is applied by the index writer, in th
 rebuild comes to the same end, and so that eight senders of one UID at once leave one current instance.
 
 A stored copy that can no longer be read is no copy: the same bytes that come again are stored with the flag HEAL and
-take its place, and what had been noted as damaged is so no more.
+take its place, and what had been noted as damaged is so no more. So is one that ends early: another one of its UID that
+is whole becomes the current one, under `keep-first` too, and the cut one is kept aside.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from engine import log as logs
+from engine.archive import completeness
 from engine.archive.care.damage import note_damage
 from engine.archive.ingest import StampClock
 from engine.errors import CorruptRecord, InstanceRefused, Refusal, StorageFailed, StorageFull
@@ -199,6 +201,24 @@ class Store:
             raise InstanceRefused(
                 f"{self._versions_max} versions of this UID are kept aside already", Refusal.OUT_OF_RESOURCES
             )
+
+    def policy_against(self, entry: Entry, policy: int, cut: str) -> int:
+        """The policy for an entry of a UID that is known: whole takes the place of cut, and cut of nothing. Blocks.
+
+        `cut`: where the entry's data set ends early. What was cut stays beside the whole one as a version of it.
+        """
+        if cut:
+            return policy & ~POLICY_MASK | POLICY_KEEP_FIRST
+        if policy & POLICY_MASK != POLICY_KEEP_FIRST:
+            return policy
+        current = self.index.locate(entry.sop_instance_uid)
+        if current is None or not completeness.cut_of(self.reader, current):
+            return policy
+        logger.warning(
+            "a whole instance takes the place of one that was cut",
+            sop_instance_uid=entry.sop_instance_uid.decode("ascii", "replace"),
+        )
+        return policy & ~POLICY_MASK | POLICY_KEEP_BOTH
 
     def is_current(self, stored: Instance) -> bool:
         """Whether the current instance of its UID has the same bytes, so that it is not one kept aside.

@@ -4,6 +4,8 @@
     index → log    the record of every current instance, of every version kept aside and of all in quarantine is there,
                    whole and the same; with `payloads` its bytes too
     known damage   what a scrub or a reader has found and no re-send has healed
+    data sets      that end early (findings), and native Pixel Data of another length than its attributes describe,
+                   which is named and no finding: by their element headers
     losses         what the log has lost for good, until somebody acknowledges it (`archive.care.losses`)
 
 What is damaged and needed by nobody is no finding. Repairs nothing. Runs beside a server: what is stored meanwhile may
@@ -17,8 +19,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from engine.archive import completeness
 from engine.archive.care import losses
-from engine.errors import CorruptRecord, SegmentGone, StorageError
+from engine.errors import CorruptRecord, DataSetError, SegmentGone, StorageError
 from engine.index import audit
 from engine.index.types import Instance, SegmentMark
 from engine.storage import hints, segment
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 
 BATCH = 1000
+
+COUNTED = ("segments", "records", "instances", "kept_aside", "quarantined", "truncated", "pixel_data_length_differs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +56,9 @@ class CheckReport:
     """What a check has looked at and found."""
 
     findings: list[Finding] = field(default_factory=list)
-    counts: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("segments", "records", "instances", "kept_aside", "quarantined"), 0)
-    )
+    oddities: list[Finding] = field(default_factory=list)
+    """What came in so and is kept so: no damage."""
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTED, 0))
     _places: set[tuple[int, int]] = field(default_factory=set)
 
     def add(self, finding: Finding) -> None:
@@ -179,10 +184,28 @@ def _check_instance(archive: Archive, report: CheckReport, instance: Instance, p
         except SegmentGone:
             archive.follow(instance)
             _read(archive, instance.position, payloads)
+        _check_data_set(archive, report, instance)
     except CorruptRecord as error:
         known = archive.index.versions(instance.sop_instance_uid.encode())
         if any(version.position[:2] == instance.position[:2] for version in known):
             report.add(Finding(error.segment_id, error.offset, _named(str(error), instance.sop_instance_uid)))
+
+
+def _check_data_set(archive: Archive, report: CheckReport, instance: Instance) -> None:
+    """Raises CorruptRecord."""
+    try:
+        head = completeness.head_of(archive.reader, instance)
+    except DataSetError:
+        return  # taken by an earlier version, which saw less of it
+    position, uid = instance.position, instance.sop_instance_uid
+    if head.cut:
+        report.counts["truncated"] += 1
+        report.add(Finding(position.segment_id, position.offset, _named(f"the data set {head.cut}", uid)))
+        return
+    difference = completeness.pixel_difference(head)
+    if difference:
+        report.counts["pixel_data_length_differs"] += 1
+        report.oddities.append(Finding(position.segment_id, position.offset, _named(difference, uid)))
 
 
 def _read(archive: Archive, position: Position, payloads: bool) -> None:

@@ -158,8 +158,8 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A longer data set is refused (A700). Whole-slide and multi-frame instances reach some 10 GiB."""
 
     header_bytes_max: Annotated[int, Meta(ge=64 * KIB, le=64 * MIB)] = 8 * MIB
-    """Bytes of a data set's head that are kept whole in memory to look for the attributes of the index; one whose
-    attributes lie further back is refused (C000). Multi-frame instances reach some 4 MiB before Pixel Data."""
+    """Bytes; without effect, and taken so that configurations of earlier versions stay valid: the attributes that the
+    index keeps are found wherever they lie, and only what is kept of them is held in memory."""
 
     nesting_depth_max: Annotated[int, Meta(ge=8, le=512)] = 128
     """Sequences within sequences in a data set's head; a deeper one is refused (C000): it fells viewers that recurse.
@@ -471,6 +471,11 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     delivery_rate_bytes_per_s_min: Annotated[int, Meta(ge=0, le=1 << 30)] | None = None
     """For it instead of limits.delivery_rate_bytes_per_s_min: a practice behind a slow line."""
 
+    accept_truncated: bool = False
+    """Whether a data set from it that ends early (Pixel Data shorter than its length, a sequence that is not closed)
+    is stored, with warning B006, instead of being refused (C000): for a modality that is known to cut what it sends.
+    Such an instance is never reported as committed, `filmroom check` names it, and a whole one takes its place."""
+
     associations_max: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     """Associations that it may have open at once, for it instead of limits.associations_per_peer_max."""
 
@@ -602,6 +607,11 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         """What becomes of a duplicate from that calling AE title."""
         peer = self.peer(aet)
         return (peer.duplicates if peer else None) or self.duplicates
+
+    def accepts_truncated(self, aet: str) -> bool:
+        """Whether data sets of that calling AE title that end early are stored."""
+        peer = self.peer(aet)
+        return peer is not None and peer.accept_truncated
 
     def associations_max_of(self, aet: str) -> int:
         """Associations that that calling AE title may have open at once."""

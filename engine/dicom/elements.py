@@ -1,4 +1,4 @@
-"""Walks a data set's elements and takes out what the index keeps; the door to _ext.elements.
+"""Walks a data set's elements and takes out what the index keeps; the door to _ext.elements and _ext.scan.
 
 Does not decode text, does not know the levels' meaning, never touches pixels. Everything works on borrowed bytes and
 gives back bytes; nothing is allocated from a length that was read.
@@ -16,19 +16,26 @@ SEQUENCE_BYTES_MAX; one whose first item is longer, or that is malformed, is lef
 bytes always, which is why they can be compared instead of their meaning.
 
 What real writers get wrong is read as pydicom reads it: elements without a VR in an explicit data set, a data set in
-implicit VR that says explicit and the reverse, tags out of order (the last of a double one counts), up to 7 stray bytes
-at the end, anything at all once a tag beyond the last wanted one has been passed. Standard: PS3.5 section 7.
+implicit VR that says explicit and the reverse, tags out of order (the last of a double one counts), anything misplaced
+once a tag beyond the last wanted one has been passed. Standard: PS3.5 section 7.
+
+A data set that ends early (`Head.cut`) is told from one with something behind its end. Cut: a value, a fragment or an
+item that is longer than what is there; a sequence, an item or encapsulated Pixel Data without its delimiter; a deflate
+stream without its last block; up to 7 bytes that may begin an element. Forgiven: zeros; behind Pixel Data whatever is
+no element with a higher tag and a VR of PS3.5, and up to 7 bytes of anything but Data Set Trailing Padding; before it
+up to 7 blanks and line ends, or bytes whose tag is not above the last one.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from engine._ext import elements as _ext
-from engine._ext.elements import Head as Head
+from engine._ext import scan as _scan
+from engine._ext.scan import Head as Head
 from engine.errors import DataSetError
 
 from . import attributes, tags
@@ -37,9 +44,15 @@ from .transfer_syntax import TransferSyntax
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-INFLATED_HEAD_BYTES_MAX: Final = 16 << 20
-"""Of a deflated data set this much is inflated in search of the wanted attributes (a zip bomb inflates 1000-fold)."""
-_INFLATED_STEP_BYTES: Final = 64 << 10
+INFLATED_BYTES_MAX: Final = 256 << 20
+INFLATED_RATIO_MAX: Final = 32
+"""A deflated data set is inflated to INFLATED_BYTES_MAX and INFLATED_RATIO_MAX times its own length, no further: zip
+bombs inflate 1000-fold. If Pixel Data has come by then, the rest is taken for whole."""
+_INFLATED_STEP_BYTES: Final = 256 << 10
+
+_HEAD_READ_BYTES: Final = 16 << 10
+_FRAGMENT_READ_BYTES: Final = 512
+"""Read at a time before Pixel Data, and behind its beginning: a fragment's header, or several when they are small."""
 
 
 def take_out(extras: Sequence[tuple[int, int, str, bytes]]) -> None:
@@ -47,17 +60,19 @@ def take_out(extras: Sequence[tuple[int, int, str, bytes]]) -> None:
 
     For `extra`, which knows what they mean; no other thread may extract meanwhile.
     """
-    _ext.configure(
+    _scan.configure(
         attributes.LEVELS,
         tags.SpecificCharacterSet,
         (tags.SOPClassUID, tags.SOPInstanceUID, tags.StudyInstanceUID, tags.SeriesInstanceUID),
         attributes.PIXEL_DATA,
+        (tags.SamplesPerPixel, tags.NumberOfFrames, tags.Rows, tags.Columns, tags.BitsAllocated),
         tags.packed(),
         (attributes.VALUE_BYTES_MAX, attributes.SEQUENCE_BYTES_MAX),
         extras,
     )
 
 
+_ext.configure(tags.packed())
 take_out(())
 
 
@@ -74,21 +89,9 @@ class ScanLimits:
     element_count_max: int = 1 << 20
     """Elements and items. As many as 8 MiB of them hold at all; a multi-frame instance of 10 000 frames has some
     500 000, and a million are passed over in less than 10 ms."""
-    header_bytes_max: int = 8 << 20
-    """How far into a data set the kept attributes may lie: so much of it is joined in memory to look for them. For
-    callers that hold a data set in pieces; `extract` sees what it is given."""
 
 
 SCAN_LIMITS: Final = ScanLimits()
-
-
-class NeedMore(DataSetError):
-    """The wanted part of a data set runs over the end of the bytes given."""
-
-    def __init__(self, message: str, needed_bytes: int) -> None:
-        super().__init__(message)
-        self.needed_bytes = needed_bytes
-        """At least this many bytes from the start of the data set are needed to get on."""
 
 
 class Element(NamedTuple):
@@ -103,57 +106,122 @@ class Element(NamedTuple):
     is_undefined_length: bool
 
 
-def extract(head: Buffer, transfer_syntax: TransferSyntax, *, complete: bool, limits: ScanLimits = SCAN_LIMITS) -> Head:
-    """What the index keeps of an instance, from the first bytes of its data set or from the whole of it.
+def extract(data: Buffer, transfer_syntax: TransferSyntax, *, limits: ScanLimits = SCAN_LIMITS) -> Head:
+    """What the index keeps of an instance, from the whole of its data set.
 
     `Head.pixel_data_offset` is the offset of the tag of (Float, Double Float) Pixel Data at the top level, counted in
-    the inflated data set if it is deflated; -1 if there is none in the bytes given. UIDs are b"" where absent.
-    Raises NeedMore if not complete and a wanted attribute may follow, DataSetError if the bytes are no data set or go
-    beyond the limits.
+    the inflated data set if it is deflated; -1 if there is none. `Head.pixel_data_length`: of native Pixel Data, -1 for
+    none; `Head.image_bytes`: what it should be by Rows, Columns and the like, -1 if they do not say. `Head.cut`: where
+    the data set ends early, "" if it does not. UIDs are b"" where absent.
+    Raises DataSetError if the bytes are no data set or go beyond the limits.
     """
+    if transfer_syntax.deflated:
+        scanner = Scanner(transfer_syntax, limits)
+        scanner.feed(data)
+        return scanner.finish()
     try:
-        if transfer_syntax.deflated:
-            return _extract_deflated(head, transfer_syntax, complete, limits)
-        return _ext.extract(
-            head, transfer_syntax.encoding, complete, limits.nesting_depth_max, limits.element_count_max
-        )
+        return _scan.extract(data, transfer_syntax.encoding, limits.nesting_depth_max, limits.element_count_max)
     except _ext.Malformed as error:
-        raise _translated(error, complete) from None
+        raise DataSetError(str(error)) from None
 
 
-def _translated(error: _ext.Malformed, complete: bool) -> DataSetError:
-    if error.ends_early and not complete:
-        return NeedMore(f"{error}; more of it is needed", error.needed_bytes)
-    return DataSetError(str(error))
+class Scanner:
+    """`extract` for a data set of any length that comes in pieces; all that it keeps of them is bounded.
 
+    Feed it all pieces in order, then finish. A piece is borrowed for the call only.
+    """
 
-def _extract_deflated(head: Buffer, transfer_syntax: TransferSyntax, complete: bool, limits: ScanLimits) -> Head:
-    """Inflates a little and tries, then twice as much, up to the limit."""
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflated = bytearray()
-    rest: Buffer = head
-    step = _INFLATED_STEP_BYTES
-    while True:
+    def __init__(self, transfer_syntax: TransferSyntax, limits: ScanLimits = SCAN_LIMITS) -> None:
+        self._scan = _scan.Scanner(transfer_syntax.encoding, limits.nesting_depth_max, limits.element_count_max)
+        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if transfer_syntax.deflated else None
+        self._fed_bytes = 0
+        self._has_given_up = False
+
+    def feed(self, piece: Buffer) -> None:
+        """Takes what follows. Raises DataSetError if these bytes are no data set or go beyond the limits."""
         try:
-            piece = inflater.decompress(rest, step)
-        except zlib.error as error:
-            raise DataSetError(f"the deflated data set cannot be inflated: {error}") from None
-        inflated += piece
-        rest = inflater.unconsumed_tail
-        is_used_up = not rest and len(piece) < step  # a full piece may leave output behind though it took all input
-        is_whole = inflater.eof or (complete and is_used_up)
-        try:
-            return _ext.extract(
-                inflated, transfer_syntax.encoding, is_whole, limits.nesting_depth_max, limits.element_count_max
-            )
+            if self._inflater is None:
+                self._scan.feed(piece)
+            elif not (self._inflater.eof or self._has_given_up):
+                self._inflate(self._inflater, piece)
         except _ext.Malformed as error:
-            if is_whole or not error.ends_early:
-                raise DataSetError(f"{error} of the inflated bytes") from None
-        if is_used_up:
-            raise NeedMore("the deflated data set ends early; more of it is needed", len(memoryview(head)) + 1)
-        if len(inflated) >= INFLATED_HEAD_BYTES_MAX:
-            raise DataSetError(f"no Pixel Data within the first {len(inflated)} inflated bytes")
-        step = len(inflated)
+            raise DataSetError(str(error)) from None
+
+    def skip(self, count: int) -> None:
+        """Passes over so many bytes as if they had been fed. Raises ValueError if they go beyond `needed_from`."""
+        if self._inflater is None:
+            self._scan.skip(count)
+        elif count:
+            raise ValueError("these bytes are needed")
+
+    @property
+    def needed_from(self) -> int:
+        """The offset from which on bytes must be fed; what lies between here and there may be skipped."""
+        return self._scan.needed_from if self._inflater is None else self._fed_bytes
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether what still comes adds nothing to what was found, but for `cut`."""
+        return self._scan.is_settled
+
+    def so_far(self) -> Head:
+        """What was found until now. Its `cut` says nothing yet."""
+        return self._scan.so_far()
+
+    def finish(self) -> Head:
+        """What was found. Raises DataSetError as `feed`."""
+        try:
+            head = self._scan.finish()
+        except _ext.Malformed as error:
+            raise DataSetError(str(error)) from None
+        if self._inflater is not None and not (self._inflater.eof or self._has_given_up):
+            head.cut = "its deflate stream ends early"
+        return head
+
+    def _inflate(self, inflater: zlib._Decompress, piece: Buffer) -> None:
+        self._fed_bytes += len(memoryview(piece))
+        inflated_max = INFLATED_BYTES_MAX + INFLATED_RATIO_MAX * self._fed_bytes
+        rest = piece
+        while True:
+            try:
+                inflated = inflater.decompress(rest, _INFLATED_STEP_BYTES)
+            except zlib.error as error:
+                raise DataSetError(f"the deflated data set cannot be inflated: {error}") from None
+            self._scan.feed(inflated)
+            rest = inflater.unconsumed_tail
+            if inflater.eof or not (rest or len(inflated) == _INFLATED_STEP_BYTES):
+                return
+            if self._scan.position > inflated_max:
+                self._has_given_up = True
+                if not self._scan.is_settled:
+                    raise DataSetError(f"no Pixel Data within the first {self._scan.position} inflated bytes")
+                return
+
+
+def scan_at(
+    read: Callable[[int, int], Buffer],
+    length: int,
+    transfer_syntax: TransferSyntax,
+    *,
+    limits: ScanLimits = SCAN_LIMITS,
+    to_the_end: bool = True,
+) -> Head:
+    """`extract` for a data set of `length` bytes that lies somewhere: `read(offset, count)` gives just so many of them.
+
+    Reads headers and what is kept, and passes over values. Not `to_the_end`: leaves off at Pixel Data, so that `cut`
+    says nothing. Raises DataSetError, and what `read` raises.
+    """
+    scanner = Scanner(transfer_syntax, limits)
+    at = 0
+    while at < length and (to_the_end or not scanner.is_settled):
+        count = min(_FRAGMENT_READ_BYTES if scanner.is_settled else _HEAD_READ_BYTES, length - at)
+        scanner.feed(read(at, count))
+        at += count
+        ahead = min(scanner.needed_from, length) - at
+        if ahead > 0:
+            scanner.skip(ahead)
+            at += ahead
+    return scanner.so_far() if at < length else scanner.finish()
 
 
 def blob_items(blob: Buffer) -> dict[int, bytes]:

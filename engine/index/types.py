@@ -59,6 +59,12 @@ class Outcome(IntEnum):
     """Another one stays current; this one is among the versions."""
     REPLACED = 3
     """It took another one's place as the current one, or was itself replaced by a later one."""
+    TRUNCATED = 4
+    """It is the current one, and its data set ends early, which its sender may do."""
+
+    def of_cut(self) -> Outcome:
+        """The same of an instance whose data set ends early."""
+        return self if self is Outcome.KEPT_ASIDE else Outcome.TRUNCATED
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ FAILURES_EXIST: Final = 2
 
 FAILURE_REASONS: Final = {
     Verdict.DAMAGED: 0x0110,  # processing failure
+    Verdict.TRUNCATED: 0x0110,
     Verdict.ABSENT: 0x0112,  # no such object instance
     Verdict.OTHER_CLASS: 0x0119,  # class/instance conflict
     Verdict.NOT_SUPPORTED: 0x0122,  # referenced SOP class not supported

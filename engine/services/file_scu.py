@@ -204,8 +204,25 @@ def _files(paths: list[Path]) -> Iterator[Path]:
             yield path
 
 
+def _scanned(path: Path, data_set_offset: int, size: int, syntax: transfer_syntax.TransferSyntax) -> elements.Head:
+    """What is found in a file's data set, by its headers."""
+    try:
+        with path.open("rb") as file:
+            fd = file.fileno()
+
+            def read(offset: int, count: int) -> bytes:
+                data = os.pread(fd, count, data_set_offset + offset)
+                if len(data) != count:
+                    raise DataSetError("has become shorter while it was read")
+                return data
+
+            return elements.scan_at(read, max(size - data_set_offset, 0), syntax)
+    except OSError as error:
+        raise DataSetError(f"cannot be read: {error.strerror}") from error
+
+
 def read_head(path: Path) -> FileHead:
-    """The UIDs and the place of the data set of a file. Raises DataSetError when it is no DICOM file."""
+    """The UIDs and the place of the data set of a file. Raises DataSetError when it is no DICOM file, or is cut."""
     try:
         with path.open("rb") as file:
             start = file.read(HEAD_BYTES)
@@ -215,7 +232,9 @@ def read_head(path: Path) -> FileHead:
     meta = part10.read_file_meta(start)
     # The data set's own UIDs first: receivers compare them with the command, and some files' meta information differs.
     syntax = transfer_syntax.of(meta.transfer_syntax_uid)
-    head = elements.extract(memoryview(start)[meta.data_set_offset :], syntax, complete=len(start) == size)
+    head = _scanned(path, meta.data_set_offset, size, syntax)
+    if head.cut:
+        raise DataSetError(f"the data set {head.cut}")
     sop_class_uid = head.sop_class_uid.decode("ascii", "replace") or meta.media_storage_sop_class_uid
     sop_instance_uid = head.sop_instance_uid.decode("ascii", "replace") or meta.media_storage_sop_instance_uid
     if not (sop_class_uid and sop_instance_uid) or size <= meta.data_set_offset:

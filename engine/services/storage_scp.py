@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from engine import guards, log
 from engine.archive.ingestor import StoreRequest
 from engine.archive.store import POLICIES
-from engine.archive.stream import StreamIngest, StreamQuarantine
+from engine.archive.stream import StreamIngest
 from engine.dicom.elements import SCAN_LIMITS, ScanLimits
 from engine.dimse.assembly import DataSet, p_data_tf
 from engine.dimse.messages import CStoreRQ, CStoreRSP
@@ -24,11 +24,13 @@ from engine.services.admission import Reason, full_comment
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from engine.services.provider import ServiceProvider
 
 logger = log.get("services.storage_scp")
 
+TRUNCATED_COMMENT = "stored, but the data set ends early"
 KEPT_ASIDE_COMMENT = "stored aside: another instance of this UID is current"
 
 
@@ -43,6 +45,7 @@ class StorageProvider:
         self._durable = True
         self._policy = 0
         self._limits = SCAN_LIMITS
+        self._accept_truncated = False
         self._window = 1
         self._held_back = False
         self._unanswered = 0
@@ -57,7 +60,8 @@ class StorageProvider:
         self._durable = config.durability_of(aet) == "durable"
         self._policy = POLICIES[config.duplicates_of(aet)]
         limits = config.limits
-        self._limits = ScanLimits(limits.nesting_depth_max, limits.element_count_max, limits.header_bytes_max)
+        self._limits = ScanLimits(limits.nesting_depth_max, limits.element_count_max)
+        self._accept_truncated = config.accepts_truncated(aet)
         self._window = max(config.receive_window_of(aet), 1)
         self._chunks_max = max(1, config.limits.ingest_bytes_max // self._services.pool.chunk_bytes)
         self._counters = self._services.metrics.peer(aet)
@@ -106,7 +110,7 @@ class StorageProvider:
                 stream.error = refusal
             else:
                 request = self._request(presentation_context_id, rq)
-                stream.begin(self._services.ingestor.begin_stream, part, request)
+                stream.begin(self._services.ingestor.begin_stream, request)
         stream.error = stream.error or self._too_long(part.offset + part.length)
         self._services.traffic.received(self._connection, part.length)
         stream.part(part)
@@ -129,6 +133,7 @@ class StorageProvider:
             self._durable,
             self._policy,
             self._limits,
+            self._accept_truncated,
         )
 
     def _too_long(self, length: int) -> InstanceRefused | None:
@@ -188,6 +193,13 @@ class StorageProvider:
         self._services.metrics.counters[f"instances_{outcome.name.lower()}"] += 1
         if outcome is Outcome.DUPLICATE:
             return StoreStatus.SUCCESS, ""
+        if outcome is Outcome.TRUNCATED:
+            self._log.warning(
+                "a data set that ends early was stored",
+                calling=self._provider.calling_ae_title,
+                sop_instance_uid=rq.affected_sop_instance_uid,
+            )
+            return StoreStatus.ELEMENTS_DISCARDED, TRUNCATED_COMMENT
         self._log.warning(
             "other content for a known SOP Instance UID",
             calling=self._provider.calling_ae_title,
@@ -208,14 +220,14 @@ class _Stream:
     def __init__(self, loop: asyncio.AbstractEventLoop, connection: object) -> None:
         self._loop = loop
         self._connection = connection
-        self._ingest: StreamIngest | StreamQuarantine | None = None
+        self._ingest: StreamIngest | None = None
         self._previous: asyncio.Task[None] | None = None
         self.error: EngineError | None = None
 
-    def begin(self, begin_stream: object, first: DataSet, request: StoreRequest) -> None:
-        """Opens the segment; what goes wrong is answered with the last part."""
+    def begin(self, begin_stream: Callable[[StoreRequest], StreamIngest], request: StoreRequest) -> None:
+        """Takes it for an instance until something else turns out; that is answered with the last part."""
         try:
-            self._ingest = begin_stream(first, request)  # type: ignore[operator]
+            self._ingest = begin_stream(request)
         except EngineError as error:
             self.error = error
 

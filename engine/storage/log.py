@@ -632,32 +632,42 @@ class StreamAppender:
             self._log._start_write_back(segment.fd, self._write_back_offset, end)
             self._write_back_offset = end & _PAGE_MASK
 
-    def finish(self, meta: bytes, payload_crc: int, *, flags: int | None = None) -> Position:
+    def finish(
+        self,
+        meta: bytes,
+        payload_crc: int,
+        *,
+        kind: int | None = None,
+        flags: int | None = None,
+        stamp: int | None = None,
+        key: bytes | None = None,
+    ) -> Position:
         """Writes the head and the footer; the record is on stable storage when this returns. Blocks on the disk.
 
-        `flags`: in place of those that it began with.
+        `kind`, `flags`, `stamp` and `key` are in place of those that it began with; key and meta together may be as
+        long as was announced.
         """
-        if len(meta) > self._meta_max:
-            raise StorageError(f"{len(meta)} bytes of meta, {self._meta_max} were announced")
+        key = self._key if key is None else key
+        meta_length = len(self._key) + self._meta_max - len(key)
+        if len(meta) > meta_length:
+            raise StorageError(f"{len(meta)} bytes of meta, there is room for {meta_length}")
         segment = self._open_segment()
-        meta_unused = self._meta_max - len(meta)
+        meta_unused = meta_length - len(meta)
         head = encode_head(
             segment.seed,
             FIRST_RECORD,
-            self._kind,
+            self._kind if kind is None else kind,
             self._flags if flags is None else flags,
-            self._stamp,
+            self._stamp if stamp is None else stamp,
             0,
             0,
-            self._key,
+            key,
             meta + bytes(meta_unused),
             self.payload_length,
             payload_crc,
             meta_unused,
         )
-        position = Position(
-            segment.segment_id, FIRST_RECORD, len(self._key), self._meta_max, self.payload_length, payload_crc
-        )
+        position = Position(segment.segment_id, FIRST_RECORD, len(key), meta_length, self.payload_length, payload_crc)
         try:
             end = self._payload_offset + self.payload_length
             if position.end > end:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from engine.archive.ingest import ReceivedInstance, make_entry
+from engine.archive.ingest import ReceivedInstance, make_entry, scan
 from engine.errors import CorruptRecord, EngineError, InstanceRefused
 from engine.index.types import Instance, Outcome, Query
 from engine.storage.record import Position, crc32c
@@ -37,7 +37,7 @@ class ArchiveInMemory:
         assert len(payload) == item.payload_length
         assert crc32c(payload) == item.payload_crc
         try:
-            return self.keep(payload, payload, True, item.transfer_syntax_uid)
+            return self.keep(payload, item.transfer_syntax_uid)
         except InstanceRefused as error:
             return error
 
@@ -46,12 +46,11 @@ class ArchiveInMemory:
             raise self.failure
         parts = [bytes(chunk) for chunk in chunks]
         self.streamed.append([len(part) for part in parts])
-        return self.keep(parts[0], b"".join(parts), False, transfer_syntax_uid)
+        return self.keep(b"".join(parts), transfer_syntax_uid)
 
-    def keep(self, head: bytes, payload: bytes, complete: bool, transfer_syntax_uid: str) -> Outcome:
+    def keep(self, payload: bytes, transfer_syntax_uid: str) -> Outcome:
         entry = make_entry(
-            head,
-            complete=complete,
+            scan([payload], transfer_syntax_uid),
             transfer_syntax_uid=transfer_syntax_uid,
             calling_ae_title="",
             sop_class_uid=None,

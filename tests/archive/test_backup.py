@@ -22,6 +22,7 @@ from engine.archive.copies.backup import BackupReport, back_up
 from engine.archive.copies.backup_check import verify_backup
 from engine.archive.copies.manifest import BackupFolder
 from engine.archive.copies.restore import restore
+from engine.archive.ingest import make_entry, scan
 from engine.archive.pace import Pace
 from engine.archive.store import POLICIES
 from engine.config import Compaction
@@ -124,7 +125,13 @@ def test_what_was_written_behind_and_never_synced_is_in_it(tmp_path: Path) -> No
     with opened(tmp_path / "data", role="keeper") as archive:
         writer = archive.writer("test", StorageOptions(segment_bytes=1 << 20))
         item = received(some(1, 1)[0])
-        entry = archive._entry(item)
+        entry = make_entry(
+            scan(item.payload, item.transfer_syntax_uid),
+            transfer_syntax_uid=item.transfer_syntax_uid,
+            calling_ae_title=item.calling_ae_title,
+            sop_class_uid=None,
+            sop_instance_uid=None,
+        )
         writer.append(entry, item.payload, item.payload_length, item.payload_crc, POLICIES["keep-first"])
         writer.apply([entry])
         assert writer.log.unsynced()

@@ -13,7 +13,7 @@ from engine.archive.archive import Archive, StorageOptions
 from engine.archive.care.compaction import Compactor
 from engine.archive.commitment.judge import Judge, Place, Verdict
 from engine.archive.commitment.transactions import ABANDONED_NS, Attempts, Transaction, Transactions
-from engine.archive.ingest import make_entry
+from engine.archive.ingest import make_entry, scan
 from engine.config.schema import Compaction
 from engine.dicom import tags
 from engine.errors import CommitmentError, StorageError, StorageFailed, StorageFull
@@ -142,8 +142,7 @@ def write_behind(archive: Archive, number: int) -> str:
     store = archive.writer("test", StorageOptions(segment_bytes=1 << 20))
     payload = kept.data_set(number)
     entry = make_entry(
-        memoryview(payload),
-        complete=True,
+        scan([payload], "1.2.840.10008.1.2.1"),
         transfer_syntax_uid="1.2.840.10008.1.2.1",
         calling_ae_title="MODALITY",
         sop_class_uid=None,

@@ -27,7 +27,7 @@ def filled(*data_sets: pydicom.Dataset) -> ArchiveInMemory:
     archive = ArchiveInMemory()
     for ds in data_sets:
         payload = samples.encoded(ds)
-        archive.keep(payload, payload, True, ds.file_meta.TransferSyntaxUID)
+        archive.keep(payload, ds.file_meta.TransferSyntaxUID)
         instance = archive.found[ds.SOPInstanceUID]
         instance.study_instance_uid, instance.series_instance_uid = ds.StudyInstanceUID, ds.SeriesInstanceUID
     return archive

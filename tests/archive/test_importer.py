@@ -105,7 +105,6 @@ def test_a_dicomdir_is_no_instance_and_no_failure(tmp_path: Path) -> None:
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importer, "WHOLE_BYTES_MAX", 2000)
     monkeypatch.setattr(importer, "PIECE_BYTES", 1000)
-    monkeypatch.setattr(importer, "HEAD_BYTES_MAX", 5000)
 
 
 def large(number: int = 1, size: int = 40_000) -> samples.Dataset:
@@ -149,20 +148,27 @@ def test_large_objects_come_in_their_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_limits")
-def test_a_large_object_of_attributes_only_is_stored_whole_up_to_a_limit(tmp_path: Path) -> None:
-    """Without Pixel Data the kept attributes may follow anywhere; so much of it is read into memory and no more."""
+def test_a_large_object_of_attributes_only_is_streamed_whatever_its_size(tmp_path: Path) -> None:
+    """Without Pixel Data the kept attributes may follow anywhere: behind a value that is larger than all bounds."""
     ds = samples.instance()
     del ds.PixelData
-    ds.add_new(0x00091002, "OB", bytes(3000))
+    ds.add_new(0x00080005, "CS", "ISO_IR 100")
+    ds.add_new(0x00091002, "OB", bytes(90_000))
     samples.write(tmp_path / "a", ds)
-    ds.SOPInstanceUID += "1"
-    ds.add_new(0x00091002, "OB", bytes(6000))
-    samples.write(tmp_path / "b", ds)
+    archive = ArchiveInMemory()
+    assert counts(import_paths(archive, [tmp_path])) == (1, 0, 0, 0)
+    assert archive.batches == []
+    assert archive.payloads[ds.SOPInstanceUID] == samples.encoded(ds)
+
+
+@pytest.mark.usefixtures("small_limits")
+@pytest.mark.parametrize("size", [1000, 40_000])
+def test_a_file_that_was_cut_is_refused(tmp_path: Path, size: int) -> None:
+    (tmp_path / "cut.dcm").write_bytes(samples.part10(large(size=size))[:-5])
     archive = ArchiveInMemory()
     summary = import_paths(archive, [tmp_path])
-    assert counts(summary) == (1, 0, 0, 1)
-    assert archive.batches == [1]
-    assert "the kept attributes do not lie within its first 5000 bytes" in summary.refused[0][1]
+    assert counts(summary) == (0, 0, 0, 1)
+    assert summary.refused[0][1] == "the data set ends within (7FE0,0010), 5 bytes early"
 
 
 @pytest.mark.usefixtures("small_limits")

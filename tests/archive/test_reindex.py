@@ -135,7 +135,7 @@ def judged(archive: Archive, folder: Path) -> dict[str, Any]:
 
 def extracted_whole(archive: Archive, entry: Entry) -> Entry:
     data = archive.reader.read(entry.position)
-    head = elements.extract(data, transfer_syntax.of(entry.transfer_syntax_uid.decode()), complete=True)
+    head = elements.extract(data, transfer_syntax.of(entry.transfer_syntax_uid.decode()))
     return replace(
         entry,
         patient=head.patient,

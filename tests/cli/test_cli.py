@@ -246,9 +246,11 @@ def test_send_lists_what_failed(
 def test_check_and_rebuild_tell_findings_by_exit_code(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stand_in(monkeypatch, "check", SimpleNamespace(findings=[], counts={"records": 4}))
-    assert run(capsys, "check")[:2] == (0, "records\t4\nfindings\t0\n")
-    calls = stand_in(monkeypatch, "check", SimpleNamespace(findings=["segment 1 offset 64: corrupt"], counts={}))
+    stand_in(monkeypatch, "check", SimpleNamespace(findings=[], oddities=["odd"], counts={"records": 4}))
+    assert run(capsys, "check")[:2] == (0, "records\t4\nfindings\t0\noddities\t1\n")
+    calls = stand_in(
+        monkeypatch, "check", SimpleNamespace(findings=["segment 1 offset 64: corrupt"], oddities=[], counts={})
+    )
     code, out, _ = run(capsys, "check", "--payloads", "--json")
     assert code == exit_codes.FAILED
     assert json.loads(out)["findings"] == ["segment 1 offset 64: corrupt"]

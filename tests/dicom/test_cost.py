@@ -22,7 +22,7 @@ from engine.archive.interchange import dicomdir
 from engine.dicom import elements, part10, tags
 from engine.dicom.convert import convert
 from engine.dicom.identifier import decode_identifier
-from engine.dicom.transfer_syntax import UNCOMPRESSED
+from engine.dicom.transfer_syntax import UNCOMPRESSED, TransferSyntax
 from engine.errors import EngineError
 from tests.fuzz.targets import nested
 from tests.oracle import data_sets
@@ -46,6 +46,13 @@ def walk_all(data: bytes) -> int:
             if element.tag == tags.Item or element.vr == "SQ":
                 waiting.append((element.value_offset, element.value_offset + element.length))
     return count
+
+
+def scan_pieces(data: bytes, syntax: TransferSyntax) -> elements.Head:
+    scanner = elements.Scanner(syntax)
+    for at in range(0, len(data), 1000):
+        scanner.feed(data[at : at + 1000])
+    return scanner.finish()
 
 
 def bomb() -> bytes:
@@ -85,8 +92,8 @@ def claims(read: Callable[[bytes], object]) -> None:
 
 CASES: dict[str, tuple[Callable[[bytes], object], str, int, str]] = {
     # What is done, to what, how many MiB it may grow, and what must come of it ("" is anything but a crash).
-    "extract a million elements": (lambda d: elements.extract(d, EXPLICIT, complete=True), "elements", 8, "taken"),
-    "extract a million items": (lambda d: elements.extract(d, EXPLICIT, complete=True), "items", 8, "taken"),
+    "extract a million elements": (lambda d: elements.extract(d, EXPLICIT), "elements", 8, "taken"),
+    "extract a million items": (lambda d: elements.extract(d, EXPLICIT), "items", 8, "taken"),
     "walk a million elements": (walk_all, "elements", 8, "taken"),
     "walk a million items": (walk_all, "items", 160, "taken"),
     "convert a million elements": (lambda d: convert(d, EXPLICIT, BIG), "elements", 24, "taken"),
@@ -94,14 +101,13 @@ CASES: dict[str, tuple[Callable[[bytes], object], str, int, str]] = {
     "deflate a million elements": (lambda d: convert(d, EXPLICIT, DEFLATED), "elements", 24, "taken"),
     "decode a million elements": (lambda d: decode_identifier(d, EXPLICIT), "elements", 8, "more than 4096 elements"),
     "decode a million items": (lambda d: decode_identifier(d, EXPLICIT), "items", 8, "more than 4096 elements"),
-    "extract a bomb": (lambda d: elements.extract(d, DEFLATED, complete=True), "bomb", 80, "no Pixel Data within"),
-    "extract the head of a bomb": (
-        lambda d: elements.extract(d, DEFLATED, complete=False), "bomb", 80, "no Pixel Data within"
-    ),
+    "extract a bomb": (lambda d: elements.extract(d, DEFLATED), "bomb", 8, "no Pixel Data within"),
+    "scan a bomb": (lambda d: scan_pieces(d, DEFLATED), "bomb", 8, "no Pixel Data within"),
+    "scan a million items": (lambda d: scan_pieces(d, EXPLICIT), "items", 8, "taken"),
     "convert a bomb": (lambda d: convert(d, DEFLATED, IMPLICIT), "bomb", 80, "more than"),
     "decode a bomb": (lambda d: decode_identifier(d, DEFLATED), "bomb", 24, "more than"),
     "a DICOMDIR's keys of a bomb": (lambda d: dicomdir.keys_of(d, DEFLATED), "bomb", 24, "taken"),
-    "extract claims": (lambda d: claims(lambda c: elements.extract(c, EXPLICIT, complete=True)), "", 2, "taken"),
+    "extract claims": (lambda d: claims(lambda c: elements.extract(c, EXPLICIT)), "", 2, "taken"),
     "walk claims": (lambda d: claims(walk_all), "", 2, "taken"),
     "convert claims": (lambda d: claims(lambda c: convert(c, EXPLICIT, IMPLICIT)), "", 2, "taken"),
     "decode claims": (lambda d: claims(lambda c: decode_identifier(c, EXPLICIT)), "", 2, "taken"),
@@ -110,7 +116,7 @@ CASES: dict[str, tuple[Callable[[bytes], object], str, int, str]] = {
         f"{verb} {form} depth": (read, form, 8, "too deeply")
         for form in ("defined", "undefined")
         for verb, read in (
-            ("extract", lambda d: elements.extract(d, EXPLICIT, complete=True)),
+            ("extract", lambda d: elements.extract(d, EXPLICIT)),
             ("convert", lambda d: convert(d, EXPLICIT, IMPLICIT)),
         )
     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import zlib
 from typing import Any
 
@@ -69,7 +70,7 @@ def test_the_corpus_gives_the_values_and_the_pixel_data_offset_that_pydicom_find
         file = foreign.read_file(path)
         if file is None:
             continue
-        head = elements.extract(file.data, file.transfer_syntax, complete=True)
+        head = elements.extract(file.data, file.transfer_syntax)
         assert head.pixel_data_offset == foreign.pixel_data_offset(file), path
         items = all_items(head)
         for tag in (tag for level in attributes.LEVELS for tag in level):
@@ -103,11 +104,10 @@ def test_whatever_is_odd_is_read_or_refused_with_our_own_error() -> None:
         raw = path.read_bytes()
         for offset in (0, 132, 300):
             for syntax in (*PLAIN_SYNTAXES, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN):
-                for complete in (True, False):
-                    try:
-                        elements.extract(raw[offset:], syntax, complete=complete)
-                    except DataSetError:
-                        pass
+                try:
+                    elements.extract(raw[offset:], syntax)
+                except DataSetError:
+                    pass
 
 
 # what is kept ----------------------------------------------------------------------------------------------------
@@ -115,8 +115,8 @@ def test_whatever_is_odd_is_read_or_refused_with_our_own_error() -> None:
 
 @pytest.mark.parametrize("syntax", [*PLAIN_SYNTAXES, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN], ids=lambda s: s.name)
 def test_every_encoding_of_one_data_set_gives_the_same_blobs(syntax: TransferSyntax) -> None:
-    reference = elements.extract(encoded(EXPLICIT_VR_LITTLE_ENDIAN), EXPLICIT_VR_LITTLE_ENDIAN, complete=True)
-    head = elements.extract(encoded(syntax), syntax, complete=True)
+    reference = elements.extract(encoded(EXPLICIT_VR_LITTLE_ENDIAN), EXPLICIT_VR_LITTLE_ENDIAN)
+    head = elements.extract(encoded(syntax), syntax)
     assert (head.patient, head.study, head.series, head.instance) == (
         reference.patient,
         reference.study,
@@ -133,7 +133,7 @@ def test_every_encoding_of_one_data_set_gives_the_same_blobs(syntax: TransferSyn
 
 
 def test_blobs_hold_ascending_tags_of_their_own_level_only() -> None:
-    head = elements.extract(encoded(EXPLICIT_VR_LITTLE_ENDIAN), EXPLICIT_VR_LITTLE_ENDIAN, complete=True)
+    head = elements.extract(encoded(EXPLICIT_VR_LITTLE_ENDIAN), EXPLICIT_VR_LITTLE_ENDIAN)
     for level, blob in zip(attributes.LEVELS, (head.patient, head.study, head.series, head.instance), strict=True):
         found = list(elements.blob_items(blob))
         assert found == sorted(found)
@@ -142,7 +142,7 @@ def test_blobs_hold_ascending_tags_of_their_own_level_only() -> None:
 
 def test_long_values_are_cut_and_then_stripped() -> None:
     data = data_sets.encode([text(tags.PatientComments, "a" * 1020 + " " * 6 + "b" * 100)], 1)
-    head = elements.extract(data, EXPLICIT_VR_LITTLE_ENDIAN, complete=True)
+    head = elements.extract(data, EXPLICIT_VR_LITTLE_ENDIAN)
     assert elements.blob_items(head.patient)[tags.PatientComments] == b"a" * 1020
 
 
@@ -150,7 +150,7 @@ def test_tags_out_of_order_are_found_and_the_last_of_a_double_one_counts() -> No
     data = data_sets.encode(
         [text(tags.PatientID, "2"), text(tags.Modality, "MR"), text(tags.PatientID, "1"), us(tags.Rows, 3)], 1
     )
-    head = elements.extract(data, EXPLICIT_VR_LITTLE_ENDIAN, complete=True)
+    head = elements.extract(data, EXPLICIT_VR_LITTLE_ENDIAN)
     assert elements.blob_items(head.patient) == {tags.PatientID: b"1"}
     assert elements.blob_items(head.series) == {tags.Modality: b"MR"}
 
@@ -159,7 +159,7 @@ def test_a_value_of_the_wrong_kind_of_vr_is_left_out() -> None:
     data = data_sets.encode(
         [Plain(tags.PatientID, "FD", bytes(8)), Plain(tags.Rows, "LO", b"12"), Plain(tags.Columns, "UN", b"\x10\0")], 1
     )
-    head = elements.extract(data, EXPLICIT_VR_LITTLE_ENDIAN, complete=True)
+    head = elements.extract(data, EXPLICIT_VR_LITTLE_ENDIAN)
     assert head.patient == b""
     assert elements.blob_items(head.instance) == {tags.Columns: b"\x10\0"}
 
@@ -167,7 +167,7 @@ def test_a_value_of_the_wrong_kind_of_vr_is_left_out() -> None:
 def test_a_wrong_transfer_syntax_is_seen_by_the_first_element() -> None:
     for stated, real in ((IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN),) * 2:
         for one, other in ((stated, real), (real, stated)):
-            head = elements.extract(encoded(other), one, complete=True)
+            head = elements.extract(encoded(other), one)
             assert head.sop_instance_uid == b"1.2.3.4.5"
 
 
@@ -178,97 +178,225 @@ def test_pixel_data_in_an_icon_is_not_the_pixel_data() -> None:
         Plain(tags.FloatPixelData, "OF", bytes(4)),
     ]
     data = data_sets.encode(data_set, 1)
-    head = elements.extract(data, EXPLICIT_VR_LITTLE_ENDIAN, complete=True)
+    head = elements.extract(data, EXPLICIT_VR_LITTLE_ENDIAN)
     assert data[head.pixel_data_offset :][:4] == b"\xe0\x7f\x08\x00"
     assert head.instance == b""
 
 
-# parts -----------------------------------------------------------------------------------------------------------
+# the end ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("syntax", PLAIN_SYNTAXES, ids=lambda s: s.name)
+def scanned(data: bytes, syntax: TransferSyntax, piece_bytes: int) -> elements.Head:
+    scanner = elements.Scanner(syntax)
+    for at in range(0, len(data), piece_bytes):
+        scanner.feed(data[at : at + piece_bytes])
+    return scanner.finish()
+
+
+ALL_SYNTAXES = [*PLAIN_SYNTAXES, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN]
+
+
+@pytest.mark.parametrize("syntax", ALL_SYNTAXES, ids=lambda s: s.name)
 @pytest.mark.parametrize("undefined", [False, True])
-def test_a_head_cut_anywhere_needs_more_until_it_gives_what_the_whole_gives(
-    syntax: TransferSyntax, undefined: bool
-) -> None:
+def test_pieces_of_any_size_give_what_the_whole_gives(syntax: TransferSyntax, undefined: bool) -> None:
     data = encoded(syntax, undefined=undefined)
-    whole = elements.extract(data, syntax, complete=True)
-    given_up = True
-    for size in range(len(data) + 1):
-        try:
-            head = elements.extract(data[:size], syntax, complete=False)
-        except elements.NeedMore as error:
-            assert error.needed_bytes > size
-            assert size < whole.pixel_data_offset + 12
-            continue
-        given_up = False
-        assert (head.patient, head.study, head.series, head.instance) == (
+    whole = elements.extract(data, syntax)
+    assert whole.cut == ""
+    for piece_bytes in (1, 5, 13, 64, 200):
+        head = scanned(data, syntax, piece_bytes)
+        assert head.cut == ""
+        assert (head.patient, head.study, head.series, head.instance, head.pixel_data_offset) == (
             whole.patient,
             whole.study,
             whole.series,
             whole.instance,
+            whole.pixel_data_offset,
         )
-        assert head.pixel_data_offset in (whole.pixel_data_offset, -1)
-    assert not given_up
 
 
-def test_needed_bytes_lead_to_the_end_in_few_steps() -> None:
-    blob = Plain(0x00091010, "OB", bytes(200_000))
-    data = data_sets.encode([blob, *data_sets.ct_head()], 1)
-    size, steps = 1000, 0
-    while True:
-        try:
-            elements.extract(data[:size], EXPLICIT_VR_LITTLE_ENDIAN, complete=False)
-            break
-        except elements.NeedMore as error:
-            size, steps = error.needed_bytes + 4096, steps + 1
-    assert steps == 1
+@pytest.mark.parametrize("syntax", ALL_SYNTAXES, ids=lambda s: s.name)
+@pytest.mark.parametrize("undefined", [False, True])
+def test_a_data_set_cut_anywhere_but_between_two_elements_is_found_out(syntax: TransferSyntax, undefined: bool) -> None:
+    data = encoded(syntax, undefined=undefined)
+    between = {0}
+    if not syntax.deflated:
+        between |= {element.value_offset for element in elements.walk(data, syntax.encoding) if element.length == 0}
+        for element in elements.walk(data, syntax.encoding):
+            after = element.value_offset + element.length
+            between.add(after + 8 if element.is_undefined_length else after)
+    for size in range(len(data)):
+        is_cut = elements.extract(data[:size], syntax).cut != ""
+        assert is_cut == (scanned(data[:size], syntax, 50).cut != "")
+        if size in between or not data[max(between - set(range(size + 1, len(data)))) : size].strip(b"\0"):
+            continue  # what is there is whole, or padded with zeros
+        assert is_cut, size
 
 
-def test_what_follows_the_last_wanted_attribute_is_not_needed() -> None:
-    data = data_sets.encode([text(tags.PatientID, "1"), Plain(0x00E11002, "OB", bytes(100_000))], 1)
-    head = elements.extract(data[:1000], EXPLICIT_VR_LITTLE_ENDIAN, complete=False)
-    assert elements.blob_items(head.patient) == {tags.PatientID: b"1"}
-    assert head.pixel_data_offset == -1
+IMAGE = [us(tags.Rows, 2), us(tags.Columns, 2), us(tags.BitsAllocated, 16)]
+PIXELS = Plain(tags.PixelData, "OW", bytes(range(8)))
 
 
-def test_a_complete_data_set_that_ends_early_names_the_offset() -> None:
+def fragments(*sizes: int) -> bytes:
+    items = b"".join(data_sets.header(data_sets.ITEM, "", size, 1) + bytes([1]) * size for size in sizes)
+    end = data_sets.header(data_sets.SEQUENCE_END, "", 0, 1)
+    return data_sets.header(tags.PixelData, "OB", 0xFFFFFFFF, 1) + items + end
+
+
+@pytest.mark.parametrize(
+    ("tail", "is_cut"),
+    [
+        (b"", False),
+        (bytes(1), False),
+        (bytes(3), False),
+        (bytes(100), False),
+        (bytes(2048), False),
+        (b"\xff" * 7, False),
+        (b"rubbish that is no element at all", False),
+        (b"\x10\0\x10\0PN\xff\x0fDoe", False),  # a tag that would have come before
+        (data_sets.header(0xFFFCFFFC, "OB", 4, 1) + bytes(4), False),
+        (data_sets.header(0xFFFCFFFC, "OB", 4, 1) + bytes(3), True),
+        (data_sets.header(0xFFFCFFFC, "OB", 4, 1)[:6], True),
+        (data_sets.header(0x7FE11010, "OB", 4, 1) + bytes(3), True),
+        (data_sets.header(0xFFFAFFFA, "SQ", 0xFFFFFFFF, 1), True),
+    ],
+)
+@pytest.mark.parametrize("pixels", ["native", "encapsulated"])
+def test_behind_pixel_data_only_what_must_be_an_element_can_be_cut(tail: bytes, is_cut: bool, pixels: str) -> None:
+    data = data_sets.encode(IMAGE, 1)
+    data += data_sets.encode([PIXELS], 1) if pixels == "native" else fragments(0, 10, 4)
+    for head in (elements.extract(data + tail, EXPLICIT_VR_LITTLE_ENDIAN),
+                 scanned(data + tail, EXPLICIT_VR_LITTLE_ENDIAN, 17)):  # fmt: skip
+        assert (head.cut != "") == is_cut
+        assert head.pixel_data_offset == len(data_sets.encode(IMAGE, 1))
+
+
+@pytest.mark.parametrize(
+    ("tail", "is_cut"),
+    [
+        (bytes(3), False),
+        (bytes(500), False),
+        (b"\r\n", False),
+        (b" ", False),
+        (b"\x10\0\x10\0PN", False),  # below the tag before it
+        (b"\x43", True),
+        (b"\x43\0\x10\0OB\0", True),
+        (b"\x43\0\x10\0OB\0\0\x04\0\0\0abc", True),
+    ],
+)
+def test_where_there_is_no_pixel_data_what_may_be_an_element_is_one(tail: bytes, is_cut: bool) -> None:
+    data = data_sets.encode([text(tags.PatientID, "1"), Plain(0x00420011, "OB", b"%PDF")], 1) + tail
+    assert (elements.extract(data, EXPLICIT_VR_LITTLE_ENDIAN).cut != "") == is_cut
+    assert (scanned(data, EXPLICIT_VR_LITTLE_ENDIAN, 3).cut != "") == is_cut
+
+
+def test_encapsulated_pixel_data_cut_anywhere_is_found_out() -> None:
+    whole = data_sets.encode(IMAGE, 1) + fragments(8, 30, 0, 5)
+    for size in range(len(data_sets.encode(IMAGE, 1)) + 1, len(whole)):
+        assert elements.extract(whole[:size], EXPLICIT_VR_LITTLE_ENDIAN).cut, size
+    assert elements.extract(whole, EXPLICIT_VR_LITTLE_ENDIAN).cut == ""
+
+
+def test_a_cut_says_where_and_how_much_is_missing() -> None:
     data = data_sets.encode([text(tags.PatientName, "Doe"), text(tags.PatientID, "4711")], 1)
-    with pytest.raises(DataSetError, match="offset 12") as caught:
-        elements.extract(data[:-1], EXPLICIT_VR_LITTLE_ENDIAN, complete=True)
-    assert not isinstance(caught.value, elements.NeedMore)
+    assert elements.extract(data[:-1], EXPLICIT_VR_LITTLE_ENDIAN).cut == "ends within (0010,0020), 1 bytes early"
+    assert "header that follows (0010,0010)" in elements.extract(data[:15], EXPLICIT_VR_LITTLE_ENDIAN).cut
+    deflated = encoded(DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
+    assert "deflate" in elements.extract(deflated[:-3], DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN).cut
+    assert elements.extract(deflated + bytes(5), DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN).cut == ""
+
+
+def test_what_native_pixel_data_should_be_is_told_from_its_attributes() -> None:
+    for more, expected in (
+        ([], 8),
+        ([text(tags.NumberOfFrames, "3")], 24),
+        ([us(tags.SamplesPerPixel, 3)], 24),
+        ([us(tags.Rows, 0)], 0),
+    ):
+        given = {element.tag: element for element in [*IMAGE, *more]}
+        head = elements.extract(
+            data_sets.encode([given[tag] for tag in sorted(given)] + [PIXELS], 1), EXPLICIT_VR_LITTLE_ENDIAN
+        )
+        assert (head.image_bytes, head.pixel_data_length) == (expected, 8)
+    encapsulated = data_sets.encode(IMAGE, 1) + fragments(4)
+    assert elements.extract(encapsulated, EXPLICIT_VR_LITTLE_ENDIAN).pixel_data_length == -1
+
+
+# large values ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("syntax", PLAIN_SYNTAXES, ids=lambda s: s.name)
+def test_attributes_are_found_behind_gigabytes_that_are_never_seen(syntax: TransferSyntax) -> None:
+    large = 0xFFFFFFF0
+    private = data_sets.header(0x00291010, "OB", large, syntax.encoding) + bytes(16)
+    name = data_sets.encode([text(tags.PatientName, "Doe^John")], syntax.encoding)
+    creator = data_sets.encode([text(tags.ContentCreatorName, "Last^Wanted")], syntax.encoding)
+    scanner = elements.Scanner(syntax)
+    for piece in (name + private, creator[:3], creator[3:]):
+        scanner.feed(piece)
+        if piece.endswith(private):
+            assert scanner.needed_from == len(name + private) + large - 16
+            scanner.skip(large - 16)
+    head = scanner.finish()
+    assert (head.cut, elements.blob_items(head.instance)) == ("", {tags.ContentCreatorName: b"Last^Wanted"})
+    assert elements.blob_items(head.patient) == {tags.PatientName: b"Doe^John"}
+
+
+def test_a_large_content_tree_of_undefined_length_is_walked_and_not_held() -> None:
+    item = data_sets.Item([text(tags.TextValue, "x" * 900)], undefined=True)
+    tree = data_sets.Item([Plain(tags.ContentSequence, "SQ", [item] * 50, undefined=True)], undefined=True)
+    start = data_sets.header(tags.ContentSequence, "SQ", 0xFFFFFFFF, 1)
+    end = data_sets.header(data_sets.SEQUENCE_END, "", 0, 1)
+    last = data_sets.encode([text(tags.ContentCreatorName, "Last^Wanted")], 1)
+    branch = data_sets.encode_item(tree, 1)
+    scanner = elements.Scanner(EXPLICIT_VR_LITTLE_ENDIAN)
+    scanner.feed(start)
+    tracemalloc.start()
+    for _ in range(200):
+        scanner.feed(branch)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    scanner.feed(end + last)
+    assert elements.blob_items(scanner.finish().instance) == {tags.ContentCreatorName: b"Last^Wanted"}
+    assert peak < 50_000 < 200 * len(branch)
+
+
+@pytest.mark.parametrize("syntax", ALL_SYNTAXES, ids=lambda s: s.name)
+def test_a_data_set_that_can_be_read_anywhere_is_read_by_its_headers(syntax: TransferSyntax) -> None:
+    elements_ = [text(tags.PatientName, "Doe"), Plain(0x00291010, "OB", bytes(range(256)) * 4000)]
+    data = data_sets.encode([*elements_, text(tags.ContentCreatorName, "Last^Wanted")], syntax.encoding)
+    if syntax.deflated:
+        deflater = zlib.compressobj(wbits=-15)
+        data = deflater.compress(data) + deflater.flush()
+    read_bytes = 0
+
+    def read(offset: int, count: int) -> bytes:
+        nonlocal read_bytes
+        read_bytes += count
+        return data[offset : offset + count]
+
+    head = elements.scan_at(read, len(data), syntax)
+    assert (head.cut, elements.blob_items(head.instance)) == ("", {tags.ContentCreatorName: b"Last^Wanted"})
+    assert read_bytes <= (len(data) if syntax.deflated else 40_000)
 
 
 # deflated --------------------------------------------------------------------------------------------------------
 
 
-def test_a_deflated_head_is_inflated_as_far_as_needed() -> None:
-    data = encoded(DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
-    for size in range(len(data)):
-        try:
-            head = elements.extract(data[:size], DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, complete=False)
-        except elements.NeedMore as error:
-            assert error.needed_bytes > size
-        else:
-            assert head.sop_instance_uid == b"1.2.3.4.5"
-
-
-def test_a_deflated_bomb_stops_at_the_limit() -> None:
+def test_a_deflated_bomb_stops_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elements, "INFLATED_BYTES_MAX", 1 << 20)
     deflater = zlib.compressobj(9, wbits=-15)
     start = data_sets.header(0x00091010, "OB", 1 << 30, 1)
     bomb = deflater.compress(start) + b"".join(deflater.compress(bytes(1 << 20)) for _ in range(40)) + deflater.flush()
-    for complete in (True, False):
-        with pytest.raises(DataSetError, match="inflated bytes"):
-            elements.extract(bomb, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, complete=complete)
+    with pytest.raises(DataSetError, match="inflated bytes"):
+        elements.extract(bomb, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
 
 
 @given(st.binary(max_size=100))
 def test_any_bytes_as_a_deflated_data_set_are_read_or_refused(data: bytes) -> None:
-    for complete in (True, False):
-        try:
-            elements.extract(data, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, complete=complete)
-        except DataSetError:
-            pass
+    try:
+        elements.extract(data, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
+    except DataSetError:
+        pass
 
 
 # walking ---------------------------------------------------------------------------------------------------------
@@ -302,19 +430,46 @@ def test_walk_refuses_what_ends_early_and_passes_over_a_stray_tail() -> None:
 def test_reading_does_not_depend_on_the_kind_of_buffer() -> None:
     data = encoded(EXPLICIT_VR_LITTLE_ENDIAN)
     heads = [
-        elements.extract(buffer, EXPLICIT_VR_LITTLE_ENDIAN, complete=True).instance
+        elements.extract(buffer, EXPLICIT_VR_LITTLE_ENDIAN).instance
         for buffer in (data, bytearray(data), memoryview(data), memoryview(b"x" + data)[1:])
     ]
     assert heads == [heads[0]] * 4
 
 
 def test_an_unknown_transfer_syntax_is_read_as_explicit_little_endian() -> None:
-    head = elements.extract(encoded(EXPLICIT_VR_LITTLE_ENDIAN), transfer_syntax.of("1.2.3.4"), complete=True)
+    head = elements.extract(encoded(EXPLICIT_VR_LITTLE_ENDIAN), transfer_syntax.of("1.2.3.4"))
     assert head.sop_instance_uid == b"1.2.3.4.5"
 
 
-def test_an_empty_data_set_gives_an_empty_head_or_needs_more() -> None:
-    head = elements.extract(b"", EXPLICIT_VR_LITTLE_ENDIAN, complete=True)
-    assert (head.patient, head.sop_instance_uid, head.pixel_data_offset) == (b"", b"", -1)
-    with pytest.raises(elements.NeedMore):
-        elements.extract(b"", EXPLICIT_VR_LITTLE_ENDIAN, complete=False)
+def test_an_empty_data_set_gives_an_empty_head() -> None:
+    head = elements.extract(b"", EXPLICIT_VR_LITTLE_ENDIAN)
+    assert (head.patient, head.sop_instance_uid, head.pixel_data_offset, head.cut) == (b"", b"", -1, "")
+    assert elements.Scanner(EXPLICIT_VR_LITTLE_ENDIAN).finish().patient == b""
+
+
+# odd VRs ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("vr", "length_bytes"),
+    [
+        *((vr, 2) for vr in (b"  ", b"??", b"\0\0", b"un", b"Lo", b"--", b"U1")),
+        *((vr, 4) for vr in (b"ox", b"UK", b"ZZ", b"OX")),
+    ],
+)
+@pytest.mark.parametrize("place", ["top", "sequence", "first"])
+def test_what_is_no_vr_is_read_as_dcmtk_reads_it(vr: bytes, length_bytes: int, place: str) -> None:
+    value = b"Some Study! "
+    length = len(value).to_bytes(2, "little") if length_bytes == 2 else b"\0\0" + len(value).to_bytes(4, "little")
+    odd = b"\x08\0\x30\x10" + vr + length + value
+    uid = data_sets.encode([text(tags.SOPInstanceUID, "1.2.3")], 1)
+    name = data_sets.encode([text(tags.PatientName, "Doe^John")], 1)
+    if place == "sequence":
+        item = data_sets.header(data_sets.ITEM, "", len(odd), 1) + odd
+        odd = data_sets.header(tags.ProcedureCodeSequence, "SQ", len(item), 1) + item
+    data = odd + name if place == "first" else uid + odd + name
+    for head in (elements.extract(data, EXPLICIT_VR_LITTLE_ENDIAN), scanned(data, EXPLICIT_VR_LITTLE_ENDIAN, 9)):
+        assert head.cut == ""
+        assert elements.blob_items(head.patient) == {tags.PatientName: b"Doe^John"}
+        if place != "sequence":
+            assert elements.blob_items(head.study)[tags.StudyDescription] == b"Some Study!"

@@ -60,7 +60,7 @@ def encoded(ds: Dataset, syntax: TransferSyntax) -> bytes:
 
 
 def extracted(ds: Dataset, syntax: TransferSyntax = EXPLICIT_VR_LITTLE_ENDIAN) -> list[dict[int, bytes]]:
-    head = elements.extract(encoded(ds, syntax), syntax, complete=True)
+    head = elements.extract(encoded(ds, syntax), syntax)
     return [elements.blob_items(blob) for blob in (head.patient, head.study, head.series, head.instance)]
 
 
@@ -218,20 +218,21 @@ def test_private_values_sent_as_un_are_kept() -> None:
     assert extracted(ds)[1][0x001910A3] == b"plain"
 
 
-def test_a_head_is_asked_for_on_until_the_last_extra_attribute_is_in_it() -> None:
+def test_extra_attributes_are_found_in_pieces_of_any_size() -> None:
     data = encoded(private_instance(), EXPLICIT_VR_LITTLE_ENDIAN)
     extra.use(wanted(*EXTRAS))
-    whole = elements.extract(data, EXPLICIT_VR_LITTLE_ENDIAN, complete=True)
-    for size in range(whole.pixel_data_offset):
-        with pytest.raises(elements.NeedMore):
-            elements.extract(data[:size], EXPLICIT_VR_LITTLE_ENDIAN, complete=False)
-    head = elements.extract(data[: whole.pixel_data_offset + 12], EXPLICIT_VR_LITTLE_ENDIAN, complete=False)
-    assert (head.patient, head.study, head.series, head.instance) == (
-        whole.patient,
-        whole.study,
-        whole.series,
-        whole.instance,
-    )
+    whole = elements.extract(data, EXPLICIT_VR_LITTLE_ENDIAN)
+    for piece_bytes in (1, 9, 30, 77):
+        scanner = elements.Scanner(EXPLICIT_VR_LITTLE_ENDIAN)
+        for at in range(0, len(data), piece_bytes):
+            scanner.feed(data[at : at + piece_bytes])
+        head = scanner.finish()
+        assert (head.patient, head.study, head.series, head.instance) == (
+            whole.patient,
+            whole.study,
+            whole.series,
+            whole.instance,
+        )
 
 
 CREATORS = ("A", "ACME 1.0", "ACME 1.0 EXT", "SIEMENS MR HEADER")

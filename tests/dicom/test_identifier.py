@@ -69,7 +69,7 @@ def test_pydicom_reads_what_is_written(syntax: TransferSyntax) -> None:
 
 @SYNTAXES
 def test_a_sequence_may_be_given_as_a_blob_has_it(syntax: TransferSyntax) -> None:
-    head = elements.extract(data_sets.encode(data_sets.ct_head(undefined=True), 1), EXPLICIT, complete=True)
+    head = elements.extract(data_sets.encode(data_sets.ct_head(undefined=True), 1), EXPLICIT)
     value = elements.blob_items(head.series)[tags.RequestAttributesSequence]
     decoded = decode_identifier(encode_identifier({tags.RequestAttributesSequence: value}, syntax), syntax)
     (item,) = decoded.sequence(tags.RequestAttributesSequence)

@@ -15,9 +15,7 @@ PRIVATE = 0x00091001
 
 def stored() -> bytes:
     """A sequence with sequences in it, as the index keeps it."""
-    head = elements.extract(
-        data_sets.encode(data_sets.ct_head(undefined=True), 1), EXPLICIT_VR_LITTLE_ENDIAN, complete=True
-    )
+    head = elements.extract(data_sets.encode(data_sets.ct_head(undefined=True), 1), EXPLICIT_VR_LITTLE_ENDIAN)
     return elements.blob_items(head.series)[tags.RequestAttributesSequence]
 
 

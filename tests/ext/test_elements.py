@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine._ext import elements as ext
+from engine._ext import scan
 from engine.dicom import elements as door
 from engine.dicom import part10, tags, transfer_syntax
 from engine.dicom.elements import SCAN_LIMITS
@@ -21,37 +22,53 @@ from tests.fuzz import targets
 from tests.oracle import data_sets
 from tests.oracle import elements as oracle
 from tests.oracle.data_sets import Item, Plain, text
+from tests.oracle.pieces import scan_in_pieces
 
 IMPLICIT, EXPLICIT, BIG = 0, 1, 3
 ENCODINGS = (IMPLICIT, EXPLICIT, BIG)
 
 
-def extract(data: bytes, encoding: int, complete: bool) -> ext.Head:
-    return ext.extract(data, encoding, complete, SCAN_LIMITS.nesting_depth_max, SCAN_LIMITS.element_count_max)
+NESTING_MAX, COUNT_MAX = SCAN_LIMITS.nesting_depth_max, SCAN_LIMITS.element_count_max
 
 
-def head_by_ext(data: bytes, encoding: int, complete: bool) -> oracle.Head | str:
+def extract(data: bytes, encoding: int) -> scan.Head:
+    return scan.extract(data, encoding, NESTING_MAX, COUNT_MAX)
+
+
+def head_by_ext(data: bytes, encoding: int) -> oracle.Head | str:
+    """What is found in the whole; in pieces the same must be found."""
     try:
-        head = extract(data, encoding, complete)
+        found: oracle.Head | str = as_oracle(extract(data, encoding))
     except ext.Malformed as error:
-        return "early" if error.ends_early else "misplaced"
+        found = str(error)
+    seed = len(data)
+    try:
+        in_pieces: oracle.Head | str = as_oracle(scan_in_pieces(data, encoding, random.Random(seed)))
+    except ext.Malformed as error:
+        in_pieces = str(error)
+    assert in_pieces == found, f"seed {seed}"
+    return found if isinstance(found, oracle.Head) else "misplaced"
+
+
+def as_oracle(head: scan.Head) -> oracle.Head:
     return oracle.Head(
         head.specific_character_set,
         [head.patient, head.study, head.series, head.instance],
         [head.sop_class_uid, head.sop_instance_uid, head.study_instance_uid, head.series_instance_uid],
         head.pixel_data_offset,
+        bool(head.cut),
     )
 
 
-def head_by_oracle(data: bytes, encoding: int, complete: bool) -> oracle.Head | str:
+def head_by_oracle(data: bytes, encoding: int) -> oracle.Head | str:
     try:
-        return oracle.head_of(data, encoding, complete)
-    except oracle.Broken as error:
-        return "early" if error.early else "misplaced"
+        return oracle.head_of(data, encoding)
+    except oracle.Broken:
+        return "misplaced"
 
 
-def assert_twins_agree(data: bytes, encoding: int, complete: bool = True) -> None:
-    assert head_by_ext(data, encoding, complete) == head_by_oracle(data, encoding, complete)
+def assert_twins_agree(data: bytes, encoding: int) -> None:
+    assert head_by_ext(data, encoding) == head_by_oracle(data, encoding)
 
 
 def corpus_data_sets() -> list[tuple[Path, bytes, int]]:
@@ -72,7 +89,7 @@ def corpus_data_sets() -> list[tuple[Path, bytes, int]]:
 @needs_corpus()
 def test_twins_agree_on_the_corpus() -> None:
     for file, data, encoding in corpus_data_sets():
-        assert head_by_ext(data, encoding, True) == head_by_oracle(data, encoding, True), file
+        assert head_by_ext(data, encoding) == head_by_oracle(data, encoding), file
 
 
 @needs_corpus()
@@ -84,10 +101,9 @@ def test_twins_agree_on_mutations_of_the_corpus() -> None:
             mutated = bytearray(data)
             for _ in range(rng.randrange(1, 4)):
                 mutated[rng.randrange(len(mutated))] = rng.choice((0, 0xFF, 0xFE, rng.randrange(256)))
-            complete = rng.random() < 0.5
-            assert head_by_ext(bytes(mutated), EXPLICIT, complete) == head_by_oracle(
-                bytes(mutated), EXPLICIT, complete
-            ), f"seed {seed}: {bytes(mutated).hex()}"
+            assert head_by_ext(bytes(mutated), EXPLICIT) == head_by_oracle(bytes(mutated), EXPLICIT), (
+                f"seed {seed}: {bytes(mutated).hex()}"
+            )
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -95,8 +111,7 @@ def test_twins_agree_on_mutations_of_the_corpus() -> None:
 def test_twins_agree_on_a_data_set_cut_at_every_byte(encoding: int, undefined: bool) -> None:
     data = data_sets.encode(data_sets.ct_head(undefined=undefined), encoding)
     for size in range(len(data) + 1):
-        for complete in (True, False):
-            assert_twins_agree(data[:size], encoding, complete)
+        assert_twins_agree(data[:size], encoding)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -106,12 +121,12 @@ def test_twins_agree_on_every_byte_replaced(encoding: int, undefined: bool) -> N
     for offset in range(len(data)):
         for value in (0x00, 0xFF, data[offset] ^ 1, data[offset] ^ 0x80):
             mutated = data[:offset] + bytes((value,)) + data[offset + 1 :]
-            assert head_by_ext(mutated, encoding, True) == head_by_oracle(mutated, encoding, True), (offset, value)
+            assert head_by_ext(mutated, encoding) == head_by_oracle(mutated, encoding), (offset, value)
 
 
-@given(data=st.binary(max_size=200), encoding=st.sampled_from(ENCODINGS), complete=st.booleans())
-def test_any_bytes_are_read_alike_or_refused_alike(data: bytes, encoding: int, complete: bool) -> None:
-    assert_twins_agree(data, encoding, complete)
+@given(data=st.binary(max_size=200), encoding=st.sampled_from(ENCODINGS))
+def test_any_bytes_are_read_alike_or_refused_alike(data: bytes, encoding: int) -> None:
+    assert_twins_agree(data, encoding)
 
 
 CHUNKS = st.sampled_from(
@@ -140,9 +155,9 @@ CHUNKS = st.sampled_from(
 
 
 @settings(max_examples=1500)
-@given(chunks=st.lists(CHUNKS, max_size=14), encoding=st.sampled_from((IMPLICIT, EXPLICIT)), complete=st.booleans())
-def test_shuffled_structure_is_read_alike_or_refused_alike(chunks: list[bytes], encoding: int, complete: bool) -> None:
-    assert_twins_agree(b"".join(chunks), encoding, complete)
+@given(chunks=st.lists(CHUNKS, max_size=14), encoding=st.sampled_from((IMPLICIT, EXPLICIT)))
+def test_shuffled_structure_is_read_alike_or_refused_alike(chunks: list[bytes], encoding: int) -> None:
+    assert_twins_agree(b"".join(chunks), encoding)
 
 
 def test_elements_are_where_the_twin_finds_them() -> None:
@@ -170,10 +185,10 @@ def test_nesting_beyond_the_limit_is_refused_by_the_reencoder() -> None:
 def test_a_wanted_sequence_is_kept_as_deep_as_its_room_goes_and_refused_beyond_the_limit() -> None:
     code = b"\x08\x00\x32\x10SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
     end = b"\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0"
-    assert extract(code + nested(99) + end, EXPLICIT, True).study != b""
-    assert extract(code + nested(127) + end, EXPLICIT, True).study == b""
+    assert extract(code + nested(99) + end, EXPLICIT).study != b""
+    assert extract(code + nested(127) + end, EXPLICIT).study == b""
     with pytest.raises(ext.Malformed, match="too deeply"):
-        extract(code + nested(128) + end, EXPLICIT, True)
+        extract(code + nested(128) + end, EXPLICIT)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -185,11 +200,11 @@ def test_nesting_is_counted_whatever_says_where_the_sequences_end(encoding: int,
     for depth, is_taken in ((limit, True), (limit + 1, False), (20_000, False)):
         data = name + targets.nested(depth, encoding=encoding, undefined=undefined) + last
         if is_taken:
-            head = extract(data, encoding, True)
+            head = extract(data, encoding)
             assert ext.blob_items(head.patient)[tags.PatientName] == b"Deep^Er"
         else:
             with pytest.raises(ext.Malformed, match="too deeply"):
-                extract(data, encoding, True)
+                extract(data, encoding)
 
 
 def mixed(depth: int) -> bytes:
@@ -210,16 +225,16 @@ def mixed(depth: int) -> bytes:
 
 def test_nesting_is_counted_through_every_mixture() -> None:
     limit = SCAN_LIMITS.nesting_depth_max
-    extract(mixed(limit), EXPLICIT, True)
+    extract(mixed(limit), EXPLICIT)
     with pytest.raises(ext.Malformed, match="too deeply"):
-        extract(mixed(limit + 2), EXPLICIT, True)
+        extract(mixed(limit + 2), EXPLICIT)
 
 
 def test_what_makes_no_sense_inside_a_defined_length_is_not_for_us_to_refuse() -> None:
     name = data_sets.encode([text(tags.PatientName, "Doe^John")], EXPLICIT)
     for value in (b"\xfe\xff\x00\xe0\xff\xff\xff\x7f" + bytes(40), b"\xfe\xff\x00\xe0" + b"\xff" * 44):
         data = data_sets.header(0x00091001, "SQ", len(value), EXPLICIT) + value
-        assert ext.blob_items(extract(data + name, EXPLICIT, True).patient) == {tags.PatientName: b"Doe^John"}
+        assert ext.blob_items(extract(data + name, EXPLICIT).patient) == {tags.PatientName: b"Doe^John"}
 
 
 def test_fragments_are_not_taken_for_data_sets() -> None:
@@ -232,7 +247,7 @@ def test_fragments_are_not_taken_for_data_sets() -> None:
     for undefined in (True, False):
         length = 0xFFFFFFFF if undefined else len(item)
         data = data_sets.header(tags.IconImageSequence, "SQ", length, EXPLICIT) + item + (end if undefined else b"")
-        assert extract(data, EXPLICIT, True).pixel_data_offset == -1
+        assert extract(data, EXPLICIT).pixel_data_offset == -1
 
 
 @pytest.mark.parametrize("form", ["elements", "items", "in a defined sequence"])
@@ -252,9 +267,9 @@ def test_elements_are_counted_wherever_they_are(form: str) -> None:
             )
         return data_sets.header(0x00091001, "SQ", 8 * (count - 1), EXPLICIT) + item * (count - 1)
 
-    ext.extract(data(limit), EXPLICIT, True, 128, limit)
+    scan.extract(data(limit), EXPLICIT, 128, limit)
     with pytest.raises(ext.Malformed, match="more elements"):
-        ext.extract(data(limit + 1), EXPLICIT, True, 128, limit)
+        scan.extract(data(limit + 1), EXPLICIT, 128, limit)
 
 
 @pytest.mark.parametrize("length", [0xFFFFFFFE, 0x7FFFFFFF, 0x80000000])
@@ -265,25 +280,27 @@ def test_a_claim_of_gigabytes_allocates_nothing(length: int) -> None:
         b"\x08\x00\x32\x10SQ\0\0" + claim + b"abcd",
         b"\x08\x00\x32\x10SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0" + claim + b"abcd",
     ):
-        with pytest.raises(ext.Malformed) as caught:
-            extract(data, EXPLICIT, False)
-        assert caught.value.ends_early
+        assert "ends within (0008,1032)" in extract(data, EXPLICIT).cut
         with pytest.raises(DataSetError):
             reencode(data, EXPLICIT, IMPLICIT)
 
 
-def test_needed_bytes_say_how_far_the_value_in_the_way_reaches() -> None:
-    data = b"\x09\x00\x02\x10OB\0\0\x00\x00\x10\x00" + bytes(100)
-    with pytest.raises(ext.Malformed) as caught:
-        extract(data, EXPLICIT, False)
-    assert caught.value.needed_bytes == 12 + 0x100000
+def test_a_scanner_says_how_far_the_value_in_the_way_reaches() -> None:
+    scanner = scan.Scanner(EXPLICIT, NESTING_MAX, COUNT_MAX)
+    scanner.feed(b"\x09\x00\x02\x10OB\0\0\x00\x00\x10\x00" + bytes(100))
+    assert scanner.needed_from == 12 + 0x100000
+    with pytest.raises(ValueError, match="are needed"):
+        scanner.skip(0x100000)
+    scanner.skip(0x100000 - 100)
+    scanner.feed(data_sets.encode([text(tags.PatientID, "4711")], EXPLICIT))
+    assert ext.blob_items(scanner.finish().patient) == {tags.PatientID: b"4711"}
 
 
 def test_a_megabyte_of_tiny_items_is_walked_in_one_pass() -> None:
     items = b"\xfe\xff\x00\xe0\0\0\0\0" * 131_072
     data = b"\x08\x00\x32\x10SQ\0\0\xff\xff\xff\xff" + items + b"\xfe\xff\xdd\xe0\0\0\0\0"
     started = time.perf_counter()
-    head = extract(data, EXPLICIT, True)
+    head = extract(data, EXPLICIT)
     assert time.perf_counter() - started < 0.5
     assert len(ext.blob_items(head.study)[tags.ProcedureCodeSequence]) == 4096
 
@@ -292,15 +309,15 @@ def test_a_sequence_is_cut_to_the_whole_items_that_fit() -> None:
     item = Item([text(tags.CodeMeaning, "x" * 1000)], undefined=True)
     for undefined in (False, True):
         data = data_sets.encode([Plain(tags.ProcedureCodeSequence, "SQ", [item] * 9, undefined)], EXPLICIT)
-        kept = ext.blob_items(extract(data, EXPLICIT, True).study)[tags.ProcedureCodeSequence]
+        kept = ext.blob_items(extract(data, EXPLICIT).study)[tags.ProcedureCodeSequence]
         assert kept == data_sets.encode_item(item, EXPLICIT) * 4
     whole = Item([text(tags.CodeMeaning, "x" * 4000)])
     data = data_sets.encode([Plain(tags.ProcedureCodeSequence, "SQ", [whole] * 2)], EXPLICIT)
-    assert ext.blob_items(extract(data, EXPLICIT, True).study) == {
+    assert ext.blob_items(extract(data, EXPLICIT).study) == {
         tags.ProcedureCodeSequence: data_sets.encode_item(whole, EXPLICIT)
     }
     large = Plain(tags.ProcedureCodeSequence, "SQ", [Item([text(tags.CodeMeaning, "x" * 5000)])])
-    assert extract(data_sets.encode([large], EXPLICIT), EXPLICIT, True).study == b""
+    assert extract(data_sets.encode([large], EXPLICIT), EXPLICIT).study == b""
 
 
 @given(st.binary(max_size=60))

@@ -1,7 +1,7 @@
 """The compiled parsers under the address and undefined-behaviour sanitizers, a few seconds' worth of it.
 
-The long run is `tools/sanitize FOLDER` (ext/README.md). Only elements and receive are built here, which read what peers
-send; the others count, or write what we say.
+The long run is `tools/sanitize FOLDER` (ext/README.md). Only elements, scan and receive are built here, which read what
+peers send; the others count, or write what we say.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def test_parsers_under_sanitizers(tmp_path: Path) -> None:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for stem in ("elements", "receive")
+        for stem in ("elements", "scan", "receive")
     ]
     for process in builds:
         said, _ = process.communicate()

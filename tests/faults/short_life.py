@@ -131,9 +131,7 @@ class Life:
         self.tell("sent", number)
         outcome: object
         try:
-            stream = ingestor.begin_stream(
-                first, StoreRequest(EXPLICIT, "SHORT", CT, made.uid, True, POLICY_KEEP_FIRST)
-            )
+            stream = ingestor.begin_stream(StoreRequest(EXPLICIT, "SHORT", CT, made.uid, True, POLICY_KEEP_FIRST))
             await stream.write(first)
             outcome = await stream.finish(Received(data[first.length :], first.length, first.crc))
         except EngineError as error:

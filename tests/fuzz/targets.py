@@ -8,6 +8,7 @@ twins agree. Frames are decoded by Python and RLE alone: the foreign codecs have
 
 from __future__ import annotations
 
+import random
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -41,6 +42,7 @@ from engine.ul import pdu
 from tests import samples
 from tests.oracle import data_sets
 from tests.oracle import elements as oracle
+from tests.oracle.pieces import scan_in_pieces
 
 INFLATED_BYTES_MAX = 1 << 20
 """For conversions here; the default would only cost time."""
@@ -268,10 +270,7 @@ def _extract(data: bytes) -> None:
     choice, data = data[0] if data else 0, data[1:]
     syntax = SYNTAXES[choice % len(SYNTAXES)]
     try:
-        head = elements.extract(data, syntax, complete=choice & 0x40 == 0)
-    except elements.NeedMore as error:
-        assert error.needed_bytes > len(data)
-        return
+        head = elements.extract(data, syntax)
     except DataSetError:
         return
     for blob in (head.patient, head.study, head.series, head.instance):
@@ -285,22 +284,41 @@ def _extract(data: bytes) -> None:
 
 def _extract_twins(data: bytes) -> None:
     choice, data = data[0] if data else 0, data[1:4000]
-    encoding, complete = ENCODINGS[choice % 3], choice & 0x40 == 0
+    encoding = ENCODINGS[choice % 3]
     try:
-        expected: object = oracle.head_of(data, encoding, complete)
-    except oracle.Broken as error:
-        expected = error.early
+        expected: object = oracle.head_of(data, encoding)
+    except oracle.Broken:
+        expected = None
     except RecursionError:
         return  # the twin's weakness
     try:
-        found = elements._ext.extract(data, encoding, complete, 64, 1 << 20)
+        found = elements._scan.extract(data, encoding, 64, 1 << 20)
     except elements._ext.Malformed as error:
-        assert error.ends_early == expected or "too deeply" in str(error)
+        assert expected is None or "too deeply" in str(error)
         return
     assert isinstance(expected, oracle.Head)
     assert [found.patient, found.study, found.series, found.instance] == expected.levels
     assert found.pixel_data_offset == expected.pixel_data_offset
     assert found.specific_character_set == expected.character_set
+    assert bool(found.cut) == expected.is_cut
+
+
+def _scan_pieces(data: bytes) -> None:
+    """In pieces the same is found as in the whole, or it is refused alike."""
+    choice, data = data[0] if data else 0, data[1:]
+    encoding = ENCODINGS[choice % 3]
+    outcomes: list[object] = []
+    for read in (
+        lambda: elements._scan.extract(data, encoding, 64, 10_000),
+        lambda: scan_in_pieces(data, encoding, random.Random(choice), 64, 10_000),
+    ):
+        try:
+            head = read()
+        except elements._ext.Malformed as error:
+            outcomes.append(str(error))
+            continue
+        outcomes.append((head.patient, head.study, head.series, head.instance, head.pixel_data_offset, head.cut))
+    assert outcomes[0] == outcomes[1]
 
 
 def _walk(data: bytes) -> None:
@@ -460,7 +478,7 @@ def _blob(data: bytes) -> None:
 
 
 def _blob_seeds() -> list[bytes]:
-    heads = [elements.extract(data, SYNTAXES[number], complete=True) for number, data in _some_data_sets()]
+    heads = [elements.extract(data, SYNTAXES[number]) for number, data in _some_data_sets()]
     return [blob for head in heads for blob in (head.patient, head.study, head.series, head.instance) if blob]
 
 
@@ -468,6 +486,7 @@ TARGETS: dict[str, Target] = {
     "pdu": Target(_pdu, _pdu_seeds),
     "message": Target(_message, _message_seeds),
     "extract": Target(_extract, lambda: list(_transfer_seeds())),
+    "scan-pieces": Target(_scan_pieces, lambda: list(_data_set_seeds())),
     "extract-twins": Target(_extract_twins, lambda: list(_data_set_seeds())),
     "walk": Target(_walk, lambda: list(_data_set_seeds())),
     "reencode": Target(_reencode, lambda: list(_data_set_seeds())),

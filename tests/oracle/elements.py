@@ -6,6 +6,7 @@ the dictionary and the tables of attributes. Broken means what Malformed means t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from engine.dicom import attributes, tags
@@ -13,6 +14,8 @@ from engine.dicom.transfer_syntax import BIG_ENDIAN, EXPLICIT_VR
 
 UNDEFINED = 0xFFFFFFFF
 LONG = {"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"}
+SHORT = {"AE", "AS", "AT", "CS", "DA", "DS", "DT", "FD", "FL", "IS", "LO", "LT", "PN", "SH", "SL", "SS", "ST", "TM"}
+SHORT |= {"UI", "UL", "US"}
 LETTERS = frozenset(range(0x41, 0x5B))
 UNITS = {
     **dict.fromkeys(("US", "SS", "OW", "AT", "US or SS"), 2),
@@ -44,11 +47,26 @@ class Head:
     levels: list[bytes] = field(default_factory=list)
     uids: list[bytes] = field(default_factory=list)
     pixel_data_offset: int = -1
+    is_cut: bool = False
 
 
 def is_long(vr: str) -> bool:
-    """Whether a length of four bytes follows; also of a VR that begins with O and is not there yet."""
-    return vr in LONG or vr[0] == "O"
+    """Whether a length of four bytes follows: all but those of PS3.5 that have two, those to come too."""
+    return vr not in SHORT
+
+
+def odd_length_bytes(data: bytes, offset: int, encoding: int) -> int:
+    """How long the length is behind two characters that are no VR; 0 where nothing stands for one."""
+    letters = data[offset + 4 : offset + 6]
+    if letters in (b"ox", b"lt"):
+        return 4
+    if number(data[offset : offset + 2], encoding) == 0x7FE0:
+        return 0
+    if letters == b"\0\0":
+        return 0 if encoding & BIG_ENDIAN or data[offset + 6 : offset + 8] == b"\0\0" else 2
+    text = letters.decode("latin-1")
+    is_twice = letters[0] == letters[1] and 0x20 <= letters[0] <= 0x7E
+    return 2 if is_twice or (text.isascii() and text.isalnum()) else 0
 
 
 def number(data: bytes, encoding: int) -> int:
@@ -60,24 +78,36 @@ def header_at(data: bytes, offset: int, end: int, encoding: int) -> Header:
         raise Broken(True)
     tag = number(data[offset : offset + 2], encoding) << 16 | number(data[offset + 2 : offset + 4], encoding)
     letters = data[offset + 4 : offset + 6]
-    if not encoding & EXPLICIT_VR or not set(letters) <= LETTERS or tag >> 16 == 0xFFFE:
-        return Header(tag, "", number(data[offset + 4 : offset + 8], encoding), offset + 8)
-    vr = letters.decode()
-    if not is_long(vr):
+    implicit = Header(tag, "", number(data[offset + 4 : offset + 8], encoding), offset + 8)
+    if not encoding & EXPLICIT_VR or tag >> 16 == 0xFFFE:
+        return implicit
+    vr = letters.decode() if set(letters) <= LETTERS else ""
+    length_bytes = (4 if is_long(vr) else 2) if vr else odd_length_bytes(data, offset, encoding)
+    if length_bytes == 0:
+        return implicit
+    if length_bytes == 2:
         return Header(tag, vr, number(data[offset + 6 : offset + 8], encoding), offset + 8)
     if end - offset < 12:
         raise Broken(True)
     return Header(tag, vr, number(data[offset + 8 : offset + 12], encoding), offset + 12)
 
 
+def says_explicit(data: bytes, offset: int, end: int, encoding: int) -> bool:
+    return end - offset >= 8 and (
+        set(data[offset + 4 : offset + 6]) <= LETTERS or odd_length_bytes(data, offset, encoding) > 0
+    )
+
+
 def sniff_root(data: bytes, encoding: int) -> int:
     if len(data) < 8:
         return encoding
-    return encoding | EXPLICIT_VR if set(data[4:6]) <= LETTERS else encoding & ~EXPLICIT_VR
+    if encoding & EXPLICIT_VR:
+        return encoding if says_explicit(data, 0, len(data), encoding) else encoding & ~EXPLICIT_VR
+    return encoding | EXPLICIT_VR if set(data[4:6]) <= LETTERS else encoding
 
 
 def sniff_item(data: bytes, offset: int, end: int, encoding: int) -> int:
-    if end - offset < 8 or set(data[offset + 4 : offset + 6]) <= LETTERS:
+    if not encoding & EXPLICIT_VR or end - offset < 8 or says_explicit(data, offset, end, encoding):
         return encoding
     if header_at(data, offset, end, encoding).tag >> 16 == 0xFFFE:
         return encoding
@@ -132,32 +162,42 @@ def elements(data: bytes, encoding: int) -> list[tuple[int, str, int, int]]:
     return found
 
 
-def head_of(data: bytes, encoding: int, complete: bool) -> Head:
+def head_of(data: bytes, encoding: int) -> Head:
     encoding = sniff_root(data, encoding)
-    wanted = {tag for level in attributes.LEVELS for tag in level} | {tags.SpecificCharacterSet}
+    beside = {tags.SpecificCharacterSet, tags.SamplesPerPixel}
+    wanted = {tag for level in attributes.LEVELS for tag in level} | beside
     found: dict[int, bytes | None] = {}
     head = Head()
-    offset = highest = 0
-    while not complete or len(data) - offset >= 8:
+    offset = highest = before = 0
+    while True:
         try:
             header = header_at(data, offset, len(data), encoding)
-            if header.tag == ITEM_END:
-                break
-            if header.tag in attributes.PIXEL_DATA:
-                head.pixel_data_offset = offset
-                break
-            highest = max(highest, header.tag)
+        except Broken:
+            head.is_cut = is_cut_header(data[offset:], before, head.pixel_data_offset >= 0, encoding)
+            break
+        if header.tag == ITEM_END:
+            break
+        is_behind = head.pixel_data_offset >= 0
+        if is_behind and not may_follow_pixels(header, before, encoding):
+            break
+        is_pixels = header.tag in attributes.PIXEL_DATA
+        if is_pixels and not is_behind:
+            head.pixel_data_offset = offset
+        before, highest = header.tag, max(highest, header.tag)
+        try:
             if header.length == UNDEFINED:
                 offset = end_of_sequence(data, header.value, len(data), encoding)
                 value = data[header.value : offset - 8]
             else:
                 offset = after(header, len(data))
                 value = data[header.value : offset]
-        except Broken:
-            if highest > max(wanted):
-                break
-            raise
-        if header.tag in wanted:
+        except Broken as error:
+            if error.early:
+                head.is_cut = True
+            elif head.pixel_data_offset < 0 and highest <= max(wanted):
+                raise
+            break
+        if header.tag in wanted and head.pixel_data_offset < 0:
             found[header.tag] = kept(header, value, encoding)
     values = {tag: value for tag, value in found.items() if value is not None}
     head.character_set = values.get(tags.SpecificCharacterSet, b"")
@@ -165,6 +205,23 @@ def head_of(data: bytes, encoding: int, complete: bool) -> Head:
     head.uids = [values.get(tag, b"") for tag in identifying]
     head.levels = [blob({tag: values[tag] for tag in level if tag in values}) for level in attributes.LEVELS]
     return head
+
+
+def is_cut_header(rest: bytes, before: int, is_behind_pixels: bool, encoding: int) -> bool:
+    if not rest.strip(b"\0") or (before >> 16 > 0x20 and not rest.strip(b" \r\n")):
+        return False
+    tag = number(rest[:2], encoding) << 16 | number(rest[2:4], encoding) if len(rest) >= 4 else 0
+    if len(rest) >= 4 and tag <= before:
+        return False
+    return not is_behind_pixels or tag in (0xFFFAFFFA, 0xFFFCFFFC)
+
+
+def may_follow_pixels(header: Header, before: int, encoding: int) -> bool:
+    if header.tag <= before:
+        return False
+    if header.tag >> 16 == 0x7FE0 or header.tag in (0xFFFAFFFA, 0xFFFCFFFC):
+        return bool(header.vr) or not encoding & EXPLICIT_VR
+    return header.vr in LONG | SHORT if header.vr else header.tag >> 16 == 0x7FE1
 
 
 def blob(values: dict[int, bytes]) -> bytes:
@@ -179,10 +236,7 @@ def kept(header: Header, value: bytes, encoding: int) -> bytes | None:
     if listed == "SQ":
         if header.vr not in ("SQ", "UN", ""):
             return None
-        try:
-            return sequence_bytes(value, encoding & ~EXPLICIT_VR if header.vr == "UN" else encoding)
-        except Broken:
-            return None
+        return sequence_bytes(value, encoding & ~EXPLICIT_VR if header.vr == "UN" else encoding)
     if header.length == UNDEFINED:
         return None
     wire = listed if header.vr in ("", "UN") else header.vr
@@ -200,18 +254,21 @@ def swapped(value: bytes, unit: int) -> bytes:
 
 
 def sequence_bytes(value: bytes, encoding: int) -> bytes | None:
-    """The leading items that have room, in Explicit VR Little Endian."""
+    """The leading items that have room, in Explicit VR Little Endian; None if none has, or they are malformed."""
     kept_items = b""
-    for item in items_of(value, 0, len(value), encoding):
-        if len(kept_items) + len(item) > attributes.SEQUENCE_BYTES_MAX:
-            return kept_items or None
-        kept_items += item
+    looked_at = value[: 4 * attributes.SEQUENCE_BYTES_MAX]
+    try:
+        for item in items_of(looked_at, 0, len(looked_at), encoding):
+            if len(kept_items) + len(item) > attributes.SEQUENCE_BYTES_MAX:
+                return kept_items or None
+            kept_items += item
+    except Broken as error:
+        return kept_items or None if error.early and len(looked_at) < len(value) else None
     return kept_items
 
 
-def items_of(data: bytes, offset: int, end: int, encoding: int) -> list[bytes]:
+def items_of(data: bytes, offset: int, end: int, encoding: int) -> Iterator[bytes]:
     """Each item of a sequence value, in Explicit VR Little Endian, its own header included."""
-    found = []
     while offset < end:
         header = header_at(data, offset, end, encoding)
         if header.tag == SEQUENCE_END:
@@ -223,12 +280,11 @@ def items_of(data: bytes, offset: int, end: int, encoding: int) -> list[bytes]:
             within = sniff_item(data, header.value, end, encoding)
             offset = end_of_item(data, header.value, end, within)
             body = data_set_bytes(data, header.value, offset - 8, within)
-            found.append(wrap(ITEM, "", body, True) + b"\xfe\xff\x0d\xe0" + bytes(4))
+            yield wrap(ITEM, "", body, True) + b"\xfe\xff\x0d\xe0" + bytes(4)
         else:
             offset = after(header, end)
             body = data_set_bytes(data, header.value, offset, sniff_item(data, header.value, offset, encoding))
-            found.append(wrap(ITEM, "", body, False))
-    return found
+            yield wrap(ITEM, "", body, False)
 
 
 def data_set_bytes(data: bytes, offset: int, end: int, encoding: int) -> bytes:

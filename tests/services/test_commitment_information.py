@@ -127,7 +127,7 @@ def test_a_report_says_what_is_committed_and_why_the_rest_is_not(syntax: Transfe
     assert [(each.ReferencedSOPClassUID, each.ReferencedSOPInstanceUID) for each in ds.ReferencedSOPSequence] == [
         (CT, "1.2.0")
     ]
-    reasons = [0x0112, 0x0119, 0x0122, 0x0110, 0x0131]
+    reasons = [0x0112, 0x0119, 0x0122, 0x0110, 0x0110, 0x0131]
     assert [each.FailureReason for each in ds.FailedSOPSequence] == reasons
     assert [each.ReferencedSOPInstanceUID for each in ds.FailedSOPSequence] == [uid for _, uid in references[1:]]
 

@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from engine import log
-from engine.archive import locks
+from engine.archive import completeness, locks
 from engine.archive.care import deletion
-from engine.archive.ingest import ReceivedInstance, make_entry
+from engine.archive.ingest import ReceivedInstance
 from engine.archive.interchange.exporter import named_when_whole
-from engine.dicom import part10, tags
-from engine.dicom.elements import NeedMore, blob_items
-from engine.errors import CorruptRecord, DeletionRefused, EngineError, ExportFailed, InstanceRefused, QuarantineError
+from engine.dicom import part10
+from engine.errors import CorruptRecord, DataSetError, DeletionRefused, EngineError, ExportFailed, QuarantineError
 from engine.index.entry import POLICY_KEEP_BOTH, Entry, Quarantined
 from engine.index.types import Instance, Level, Outcome
 from engine.storage.record import Kind, crc32c
@@ -197,9 +196,9 @@ def _studies_of(archive: Archive, kept: Kept) -> set[str]:
         studies.add(current.study_instance_uid)
     if kept.kind == UNPARSEABLE:
         try:
-            entry = _entry_of(_first_piece(archive, instance), instance)
-            studies.add(blob_items(entry.study).get(tags.StudyInstanceUID, b"").decode("utf-8", "replace"))
-        except (InstanceRefused, CorruptRecord, NeedMore):
+            found = completeness.head_of(archive.reader, instance)
+            studies.add(found.study_instance_uid.decode("utf-8", "replace"))
+        except (CorruptRecord, DataSetError):
             pass  # it says nothing that can be understood
     return studies - {""}
 
@@ -249,7 +248,7 @@ def _try_again(archive: Archive, instance: Instance, policy: str) -> Outcome:
     """Stores what was unparseable as if it came now. Raises what it is refused for."""
     if instance.position.payload_length > WHOLE_BYTES_MAX:
         return archive.ingest_stream(
-            _large_pieces(archive, instance),
+            archive.buffers(instance),
             transfer_syntax_uid=instance.transfer_syntax_uid,
             calling_ae_title=instance.calling_ae_title,
             policy=policy,
@@ -262,32 +261,3 @@ def _try_again(archive: Archive, instance: Instance, policy: str) -> Outcome:
     if isinstance(answer, EngineError):
         raise answer
     return answer
-
-
-def _large_pieces(archive: Archive, instance: Instance) -> Iterator[bytes]:
-    """The data set in pieces that are large enough for the attributes that the index keeps."""
-    gathered: list[bytes] = []
-    size = 0
-    for piece in archive.buffers(instance):
-        gathered.append(bytes(piece))
-        size += len(piece)
-        if size >= WHOLE_BYTES_MAX:
-            yield b"".join(gathered)
-            gathered, size = [], 0
-    if gathered:
-        yield b"".join(gathered)
-
-
-def _first_piece(archive: Archive, instance: Instance) -> bytes:
-    return next(_large_pieces(archive, instance), b"")
-
-
-def _entry_of(head: bytes, instance: Instance) -> Entry:
-    return make_entry(
-        head,
-        complete=len(head) == instance.position.payload_length,
-        transfer_syntax_uid=instance.transfer_syntax_uid,
-        calling_ae_title=instance.calling_ae_title,
-        sop_class_uid=None,
-        sop_instance_uid=None,
-    )

@@ -25,7 +25,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from engine import log
-from engine.archive import extras, locks
+from engine.archive import completeness, extras, locks
 from engine.archive.pace import Pace
 from engine.dicom import elements, extra, transfer_syntax
 from engine.errors import ArchiveInUse, CorruptRecord, DataSetError, IndexError_, SegmentGone, StorageError
@@ -45,17 +45,11 @@ BATCH = 200
 LOOKED_AT_MAX = 5000
 """Records in one step, read anew or not."""
 
-HEAD_BYTES = 16 << 10
-"""Read first of a data set; where its head is longer, twice as much until it is whole."""
-
 SAID_EVERY_S = 60.0
 
 IN_USE_PAUSE_S = 0.2
 
 Progress = Callable[[str, int, int], None]
-
-_LIMITS = elements.ScanLimits(nesting_depth_max=512, element_count_max=100_000_000, header_bytes_max=64 << 20)
-"""What has been stored has been within the limits of its day."""
 
 
 class _Under:
@@ -237,24 +231,19 @@ class Reindexer:
     def _head(self, entry: Entry) -> elements.Head:
         position = entry.position
         syntax = transfer_syntax.of(entry.transfer_syntax_uid.decode("ascii", "replace"))
-        length = min(position.payload_length, HEAD_BYTES)
-        while True:
-            data = memoryview(bytearray(length))
-            self._archive.reader.read_into(position, data)
-            self.counters["bytes"] += length
-            is_whole = length == position.payload_length
-            if is_whole:
+
+        def read(offset: int, count: int) -> memoryview:
+            data = memoryview(bytearray(count))
+            self._archive.reader.read_into(position, data, offset)
+            self.counters["bytes"] += count
+            if count == position.payload_length:
                 self._archive.reader.check(position, crc32c(data))
-            try:
-                head = elements.extract(data, syntax, complete=is_whole, limits=_LIMITS)
-            except elements.NeedMore as error:
-                if length >= _LIMITS.header_bytes_max:
-                    raise DataSetError("its attributes lie too far back") from error
-                length = min(max(2 * length, error.needed_bytes), position.payload_length, _LIMITS.header_bytes_max)
-                continue
-            if head.sop_instance_uid != entry.sop_instance_uid or not _same_owners(head, entry):
-                raise CorruptRecord("its UIDs are not those it was stored under", position.segment_id, position.offset)
-            return head
+            return data
+
+        head = elements.scan_at(read, position.payload_length, syntax, limits=completeness.LIMITS, to_the_end=False)
+        if head.sop_instance_uid != entry.sop_instance_uid or not _same_owners(head, entry):
+            raise CorruptRecord("its UIDs are not those it was stored under", position.segment_id, position.offset)
+        return head
 
     def _say(self) -> None:
         now_s = time.monotonic()

@@ -73,6 +73,10 @@ class Unparseable:
             str(error).encode("utf-8", "replace"),
         )
 
+    def keeps(self, error: InstanceRefused) -> bool:
+        """Whether what is refused for this reason is kept at all."""
+        return error.refusal in REASONS
+
     def wants(self, claim: Quarantined, length: int, crc: int) -> bool:
         """Whether these bytes shall be kept. Reads the index, and now and then all of the quarantine."""
         if time.monotonic() - self._known_at_s > KNOWN_AGE_S:

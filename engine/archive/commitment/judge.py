@@ -6,6 +6,8 @@ An instance is committed when all of this holds, in this order:
                                                       when its SOP class is none that would be taken
     the record is of the SOP class that was asked for  else OTHER_CLASS
     no damage is known at its place                    else DAMAGED
+    its data set does not end early                    else TRUNCATED: stored before that was found out on the way in,
+                                                       or from a peer that may
     every unsealed segment has been synced since       a failed sync is final for the process, as everywhere
     its record was read and its checksums are right    verify = "read" (as a retrieval reads it) and "disk" (past the
                                                       page cache); what is found damaged is noted, and DAMAGED
@@ -20,6 +22,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from engine.archive import completeness
 from engine.archive.keeper import sync_log
 from engine.archive.pace import Pace
 from engine.errors import CorruptRecord, SegmentGone, StorageError
@@ -46,6 +49,7 @@ class Verdict(Enum):
     OTHER_CLASS = "of another SOP class"
     NOT_SUPPORTED = "of a SOP class that is not supported"
     DAMAGED = "damaged"
+    TRUNCATED = "ending early"
     DUPLICATE = "the transaction UID is in use"
 
 
@@ -109,7 +113,11 @@ class Judge:
         place = (instance.position.segment_id, instance.position.offset)
         if place in damaged:
             return Verdict.DAMAGED
-        if verify == "index" or place in whole:
+        if place in whole:
+            return Verdict.COMMITTED
+        if completeness.cut_of(self._archive.reader, instance):
+            return Verdict.TRUNCATED
+        if verify == "index":
             return Verdict.COMMITTED
         if self._stopping.is_set():
             raise StorageError("the server is stopping")

@@ -48,9 +48,7 @@ BATCH_INSTANCES: Final = 256
 READ_AHEAD_BYTES: Final = 64 << 20
 """Of files that are read and not yet stored, beside the batch."""
 PIECE_BYTES: Final = 1 << 20
-HEAD_BYTES_MAX: Final = 64 << 20
-"""The kept attributes of a streamed data set lie within so much of it: what precedes Pixel Data in the largest
-multi-frame objects is a tenth of that."""
+"""Of a data set that is streamed; its SOP Instance UID is looked for in the first."""
 
 _UID: Final = re.compile(r"[0-9.]{1,64}")
 
@@ -309,13 +307,12 @@ def _store_large(archive: Target, large: _Large, policy: str) -> tuple[Outcome |
     try:
         with large.item.open() as stream:
             _skip(stream, large.data_set_offset)
-            head, is_all, sop_instance_uid = _head(stream, large.transfer_syntax_uid)
-            if is_all:
-                whole = ReceivedInstance([head], len(head), crc32c(head), large.transfer_syntax_uid)
-                return archive.ingest_batch([whole], policy=policy)[0], length
-            stored = _stored(archive, sop_instance_uid, large.transfer_syntax_uid, length)
+            first = stream.read(PIECE_BYTES)
+            scanner = elements.Scanner(transfer_syntax.of(large.transfer_syntax_uid))
+            scanner.feed(first)
+            stored = _stored(archive, scanner.so_far().sop_instance_uid, large.transfer_syntax_uid, length)
             if stored is None or not _is_same(archive, stored, large):
-                chunks = _chunks(head, stream)
+                chunks = _chunks(first, stream)
                 syntax = large.transfer_syntax_uid
                 return archive.ingest_stream(chunks, transfer_syntax_uid=syntax, policy=policy), length
             return Outcome.DUPLICATE, length
@@ -333,26 +330,6 @@ def _skip(stream: BinaryIO, count: int) -> None:
         if not piece:
             raise EOFError
         count -= len(piece)
-
-
-def _head(stream: BinaryIO, transfer_syntax_uid: str) -> tuple[bytearray, bool, bytes]:
-    """As much of a data set as holds the kept attributes, whether that is all of it, and its SOP Instance UID."""
-    syntax = transfer_syntax.of(transfer_syntax_uid)
-    head = bytearray()
-    wanted, is_all = PIECE_BYTES, False
-    while True:
-        while len(head) < wanted and not is_all:
-            piece = stream.read(min(PIECE_BYTES, wanted - len(head)))
-            head += piece
-            is_all = not piece
-        try:
-            return head, is_all, elements.extract(head, syntax, complete=is_all).sop_instance_uid
-        except elements.NeedMore as error:
-            if error.needed_bytes > HEAD_BYTES_MAX or len(head) >= HEAD_BYTES_MAX:
-                raise DataSetError(
-                    f"the kept attributes do not lie within its first {HEAD_BYTES_MAX} bytes ({error})"
-                ) from None
-            wanted = min(max(2 * len(head), error.needed_bytes), HEAD_BYTES_MAX)
 
 
 def _stored(archive: Target, sop_instance_uid: bytes, transfer_syntax_uid: str, length: int) -> Instance | None:
@@ -380,7 +357,7 @@ def _is_same(archive: Target, stored: Instance, large: _Large) -> bool:
         return not stream.read(1)
 
 
-def _chunks(head: bytearray, stream: BinaryIO) -> Iterator[Buffer]:
-    yield head
+def _chunks(first: bytes, stream: BinaryIO) -> Iterator[Buffer]:
+    yield first
     while piece := stream.read(PIECE_BYTES):
         yield piece

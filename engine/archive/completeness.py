@@ -1,0 +1,55 @@
+"""Whether a stored data set is all there: looked for in its element headers, no value is read.
+
+What came in cut before that was found out on the way in, or from a peer that `accept_truncated` allows it, is stored as
+it came. Whoever vouches for an instance asks here: storage commitment, `filmroom check`, and the duplicate rule.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from engine.dicom import elements, transfer_syntax
+from engine.errors import CorruptRecord, DataSetError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from engine.index.types import Instance
+    from engine.storage.reader import LogReader
+
+LIMITS: Final = elements.ScanLimits(nesting_depth_max=512, element_count_max=100_000_000)
+"""What has been stored has been within the limits of its day."""
+
+
+def head_of(reader: LogReader, instance: Instance) -> elements.Head:
+    """What is found in a stored data set, `cut` included. Blocks. Raises CorruptRecord, DataSetError."""
+    position = instance.position
+    syntax = transfer_syntax.of(instance.transfer_syntax_uid)
+
+    def read(offset: int, count: int) -> Buffer:
+        target = memoryview(bytearray(count))
+        reader.read_into(position, target, offset)
+        return target
+
+    return elements.scan_at(read, position.payload_length, syntax, limits=LIMITS)
+
+
+def cut_of(reader: LogReader, instance: Instance) -> str:
+    """Where a stored data set ends early; "" if it does not, or cannot be read: that is damage, and another matter."""
+    try:
+        return head_of(reader, instance).cut
+    except (CorruptRecord, DataSetError):
+        return ""
+
+
+def pixel_difference(head: elements.Head) -> str:
+    """How native Pixel Data disagrees with the attributes that describe it; "" if it does not.
+
+    YBR_FULL_422 has two samples a pixel where Samples per Pixel says three.
+    """
+    expected, found = head.image_bytes, head.pixel_data_length
+    if expected <= 0 or found < 0 or found in (expected, expected + expected % 2):
+        return ""
+    if 3 * found == 2 * expected:
+        return ""
+    return f"Pixel Data has {found} bytes, its attributes describe {expected}"

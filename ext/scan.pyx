@@ -1,0 +1,805 @@
+"""Finds what the index keeps of a data set, in one pass: engine._ext.scan, whose door is dicom.elements.
+
+`extract` is on the path of every stored instance that lies in one piece; a `Scanner` is fed a data set of any size in
+pieces. Both are one walk over the element headers: values are stepped over by their length, the wanted ones noted, and
+at the end one blob a level is written at its exact size. No Python object is made for an element. Of what came before
+the piece at hand only the wanted values are kept, each up to its bound, and the stack of what is open (nest.pxd).
+
+The walk goes on behind Pixel Data, to the end: fragments by their headers, so that a data set that ends early is known
+by it (`note_end`). The bytes' layout is in dataset.pxd.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cursor cimport Cursor, holds, u16
+from dataset cimport (
+    BIG_ENDIAN, EXPLICIT_VR, ITEM_DELIMITER, MISPLACED, NO_END, OK, OVERRUN, TOO_DEEP, TOO_MANY, UNDEFINED_LENGTH,
+    US_OR_SS, VR_OB, VR_OW, VR_SQ, VR_UN, Budget, Dictionary, Entry, Header, dictionary_vr, holds_items, is_listed_vr,
+    read_header, root_encoding, swap_unit,
+)
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.string cimport memcmp, memcpy, memmove, memset
+from nest cimport LOOK_AHEAD, Nest, enter, pass_nest, shift
+from reencode cimport Walk, reencode as reencode_walk
+
+from engine._ext.elements import Malformed
+
+cdef enum:
+    LEVELS = 4
+    BESIDE_LEVEL = 4  # kept beside the blobs
+    WANTED_MAX = 192
+    PRIVATE_MAX = 64
+    CREATOR_BYTES_MAX = 64
+    PIXEL_TAGS_MAX = 4
+    ENTRY_BYTES = 8  # of a blob: tag and length before each value
+    CARRY_BYTES = 128  # more than a header with what must be seen behind it, a private creator at most
+    RAW_SEQUENCE_FACTOR = 4  # what a blob keeps of a sequence is found in the first so many times its bound
+    TAG_PIXEL_GROUP = 0x7FE00000
+    TAG_PIXEL_DATA = 0x7FE00010
+    TAG_SIGNATURES = 0xFFFAFFFA
+    TAG_PADDING = 0xFFFCFFFC
+
+cdef enum Kind:
+    TEXT
+    NUMBERS
+    SEQUENCE
+
+cdef enum Ending:
+    WHOLE
+    IN_VALUE
+    IN_HEADER
+
+cdef struct Wanted:
+    uint32_t tag
+    int level
+    uint16_t vr
+    Kind kind
+
+cdef struct Private:
+    # A wanted private attribute: its place in `wanted`, and how the data set's own tag for it is found.
+    Py_ssize_t at
+    uint16_t group
+    uint8_t element  # the low byte
+    Py_ssize_t creator_length
+    uint8_t creator[CREATOR_BYTES_MAX]
+
+cdef struct Found:
+    Py_ssize_t offset  # in the bytes given; before them if it began earlier
+    Py_ssize_t length
+    Py_ssize_t blob_length  # of what a blob keeps of the value
+    const uint8_t *value  # at the end
+    uint16_t vr
+    bint is_present
+    bint is_kept  # its bytes have been copied
+
+cdef struct Scan:
+    Cursor source
+    Py_ssize_t base  # of these bytes in the data set
+    int encoding
+    bint is_begun
+    bint is_last
+    bint is_inside  # a value: `header` and `place` are its own
+    bint is_past_pixels
+    bint is_over  # nobody looks at the rest
+    Ending ending
+    Py_ssize_t offset
+    Header header
+    Py_ssize_t place
+    uint32_t tag_before
+    uint32_t highest
+    Py_ssize_t at  # where in `wanted` the next tag is looked for
+    Py_ssize_t pixel_data_offset
+    Py_ssize_t pixel_data_length
+    Budget budget
+    Found found[WANTED_MAX]
+    uint8_t blocks[PRIVATE_MAX]  # of each private attribute: the block that its creator has reserved, 0 for none
+    Nest nest
+
+cdef bytes dictionary_bytes = b""
+cdef Dictionary dictionary
+cdef Wanted wanted[WANTED_MAX]
+cdef Py_ssize_t wanted_count = 0
+cdef Private privates[PRIVATE_MAX]
+cdef Py_ssize_t private_count = 0
+cdef uint32_t last_wanted = 0  # nothing wanted has a higher tag
+cdef uint32_t pixel_tags[PIXEL_TAGS_MAX]
+cdef Py_ssize_t pixel_tag_count = 0
+cdef Py_ssize_t value_bytes_max = 0
+cdef Py_ssize_t sequence_bytes_max = 0
+cdef Py_ssize_t sop_class_at = -1, sop_instance_at = -1, study_at = -1, series_at = -1, character_set_at = -1
+cdef Py_ssize_t image_at[5]  # Samples per Pixel, Number of Frames, Rows, Columns, Bits Allocated
+
+
+@cython.auto_pickle(False)
+cdef class Head:
+    """What ingest needs to know of a data set; the fields are described in dicom.elements."""
+    cdef readonly bytes specific_character_set
+    cdef readonly bytes patient
+    cdef readonly bytes study
+    cdef readonly bytes series
+    cdef readonly bytes instance
+    cdef readonly bytes sop_class_uid
+    cdef readonly bytes sop_instance_uid
+    cdef readonly bytes study_instance_uid
+    cdef readonly bytes series_instance_uid
+    cdef readonly Py_ssize_t pixel_data_offset
+    cdef readonly Py_ssize_t pixel_data_length
+    cdef readonly Py_ssize_t image_bytes
+    cdef public str cut
+
+
+def configure(levels, character_set, uids, pixel_data, image, bytes dictionary_, limits, extras=()):
+    """Takes the tables of dicom.attributes and dicom.tags, on import of dicom.elements and when the extra ones change.
+
+    `extras`: (tag, level, VR, creator) each; the creator is b"" for one that is not private. No thread may scan
+    meanwhile.
+    """
+    global dictionary_bytes, wanted_count, pixel_tag_count, value_bytes_max, sequence_bytes_max
+    global sop_class_at, sop_instance_at, study_at, series_at, character_set_at, private_count, last_wanted
+    more = {tag: (VR, creator) for tag, _, VR, creator in extras}
+    rows = [(tag, level) for level, tags in enumerate(levels) for tag in tags] + [(tag, level) for tag, level, _, _ in extras]
+    known = {tag for tag, _ in rows}
+    rows = sorted(rows + [(tag, BESIDE_LEVEL) for tag in (character_set, *image) if tag not in known])
+    if len(rows) > WANTED_MAX or len(pixel_data) > PIXEL_TAGS_MAX or len(levels) != LEVELS or len(more) > PRIVATE_MAX:
+        raise ValueError("more attributes than the tables of ext/scan.pyx hold")
+    if any(len(creator) > CREATOR_BYTES_MAX for _, creator in more.values()):
+        raise ValueError("a private creator is longer than the tables of ext/scan.pyx hold")
+    dictionary_bytes = dictionary_
+    dictionary.entries = <const Entry *>PyBytes_AS_STRING(dictionary_bytes)
+    dictionary.count = len(dictionary_bytes) // sizeof(Entry)
+    value_bytes_max, sequence_bytes_max = limits
+    wanted_count = len(rows)
+    private_count = 0
+    last_wanted = 0
+    for i, (tag, level) in enumerate(rows):
+        wanted[i].tag = tag
+        wanted[i].level = level
+        VR, creator = more.get(tag, ("", b""))
+        wanted[i].vr = ord(VR[0]) << 8 | ord(VR[1]) if VR else dictionary_vr(&dictionary, tag)
+        wanted[i].kind = kind_of(wanted[i].vr)
+        last_wanted = max(last_wanted, tag | 0xFFFF if creator else tag)
+        if creator:
+            add_private(i, tag, creator)
+    pixel_tag_count = len(pixel_data)
+    for i, tag in enumerate(pixel_data):
+        pixel_tags[i] = tag
+    order = [tag for tag, _ in rows]
+    sop_class_at, sop_instance_at, study_at, series_at = [order.index(tag) for tag in uids]
+    character_set_at = order.index(character_set)
+    for i, tag in enumerate(image):
+        image_at[i] = order.index(tag)
+
+
+cdef void add_private(Py_ssize_t at, uint32_t tag, bytes creator):
+    global private_count
+    cdef Private *one = &privates[private_count]
+    one.at = at
+    one.group = tag >> 16
+    one.element = tag & 0xFF
+    one.creator_length = len(creator)
+    memcpy(one.creator, PyBytes_AS_STRING(creator), len(creator))
+    private_count += 1
+
+
+cdef Kind kind_of(uint16_t vr) noexcept nogil:
+    if vr == VR_SQ:
+        return SEQUENCE
+    return NUMBERS if vr == US_OR_SS or swap_unit(vr) > 1 else TEXT
+
+
+# the walk --------------------------------------------------------------------------------------------------------
+
+
+cdef void begin(Scan *scan, int encoding, Py_ssize_t nesting_max, Py_ssize_t element_count_max) noexcept nogil:
+    scan.base = scan.offset = scan.at = 0
+    scan.encoding = encoding
+    scan.is_begun = scan.is_last = scan.is_inside = scan.is_past_pixels = scan.is_over = False
+    scan.ending = WHOLE
+    scan.place = -1
+    memset(&scan.header, 0, sizeof(Header))
+    scan.tag_before = scan.highest = 0
+    scan.pixel_data_offset = scan.pixel_data_length = -1
+    scan.budget.nesting_max = nesting_max
+    scan.budget.elements_left = element_count_max
+    scan.nest.depth = scan.nest.lenient = 0
+    memset(scan.found, 0, wanted_count * sizeof(Found))
+    memset(scan.blocks, 0, private_count)
+
+
+cdef int run(Scan *scan) noexcept nogil:
+    """Goes as far as the bytes given let it; OK, or why these are no data set."""
+    cdef int status
+    if not scan.is_begun:
+        if scan.source.end < 8 and not scan.is_last:
+            return OK
+        scan.encoding = root_encoding(&scan.source, scan.encoding)
+        scan.is_begun = True
+    while not scan.is_over:
+        if not scan.is_inside and not scan.is_past_pixels:
+            pass_plain(scan)
+        status = leave_value(scan) if scan.is_inside else next_element(scan)
+        if status == OK:
+            continue
+        if status == OVERRUN:
+            if scan.is_last:
+                note_end(scan)
+            return OK
+        scan.is_over = True
+        if scan.is_past_pixels or (status == MISPLACED and scan.highest > last_wanted):
+            return OK  # what is broken after them is not for us to refuse
+        return status
+    return OK
+
+
+cdef void pass_plain(Scan *scan) noexcept nogil:
+    """Passes the elements before Pixel Data that are simply there, until one comes that `next_element` must look at.
+
+    What it says of them is what `next_element` would say; it keeps what it needs in registers.
+    """
+    cdef Cursor source = scan.source
+    cdef Header header
+    cdef Found *found
+    cdef int encoding = scan.encoding
+    cdef Py_ssize_t offset = scan.offset
+    cdef Py_ssize_t at = scan.at
+    cdef Py_ssize_t elements_left = scan.budget.elements_left
+    cdef uint32_t tag_before = scan.tag_before
+    cdef uint32_t highest = scan.highest
+    while source.end - offset >= LOOK_AHEAD and elements_left > 0:
+        if read_header(&source, offset, encoding, &header) != OK:
+            break
+        if header.tag & 0x10000 and private_count or header.tag >= TAG_PIXEL_GROUP:
+            break
+        if <Py_ssize_t>header.length > source.end - header.value_offset or holds_items(&source, &header, encoding):
+            break
+        at = next_wanted(at if header.tag >= tag_before else 0, header.tag)
+        if at < wanted_count and wanted[at].tag == header.tag:
+            found = &scan.found[at]
+            found.offset = header.value_offset
+            found.length = header.length
+            found.vr = header.vr
+            found.is_present = is_fitting(wanted[at].kind, &header)
+            found.is_kept = False
+        tag_before = header.tag
+        highest = max(highest, tag_before)
+        elements_left -= 1
+        offset = header.value_offset + header.length
+    scan.offset = offset
+    scan.at = at
+    scan.budget.elements_left = elements_left
+    scan.tag_before = tag_before
+    scan.highest = highest
+
+
+cdef int next_element(Scan *scan) noexcept nogil:
+    """Reads one header at the top level and passes its value, or enters it; OVERRUN when it is not all there."""
+    cdef Header *header = &scan.header
+    cdef Py_ssize_t after
+    if not scan.is_last and scan.source.end - scan.offset < LOOK_AHEAD:
+        return OVERRUN
+    if read_header(&scan.source, scan.offset, scan.encoding, header) != OK:
+        return OVERRUN
+    if header.tag == ITEM_DELIMITER or (scan.is_past_pixels and not may_follow_pixels(scan, header)):
+        scan.is_over = True
+        return OK
+    after = header.value_offset + header.length
+    scan.place = -1
+    if is_pixel_data(header.tag):
+        enter_pixel_data(scan)
+    elif not scan.is_past_pixels:
+        if header.tag & 0x10000 and private_count:
+            if is_creator(header.tag) and after > scan.source.end and not scan.is_last and (
+                header.length <= CREATOR_BYTES_MAX
+            ):
+                return OVERRUN
+            scan.place = private_place(scan, header)
+        else:
+            scan.at = next_wanted(scan.at if header.tag >= scan.tag_before else 0, header.tag)
+            if scan.at < wanted_count and wanted[scan.at].tag == header.tag:
+                scan.place = scan.at
+    scan.tag_before = header.tag
+    scan.highest = max(scan.highest, header.tag)
+    scan.budget.elements_left -= 1
+    if scan.budget.elements_left < 0:
+        return TOO_MANY
+    if header.length != UNDEFINED_LENGTH and after <= scan.source.end and not holds_items(
+        &scan.source, header, scan.encoding
+    ):
+        scan.offset = after
+        note(scan, header.length)
+        return OK
+    return enter_value(scan, after)
+
+
+cdef int enter_value(Scan *scan, Py_ssize_t after) noexcept nogil:
+    """A value that is not simply there: of undefined length, of items, or longer than the bytes given."""
+    cdef Header *header = &scan.header
+    cdef int within = scan.encoding
+    cdef bint is_opaque
+    scan.is_inside = True
+    scan.offset = header.value_offset
+    if header.length == UNDEFINED_LENGTH:
+        is_opaque = header.vr == VR_OB or header.vr == VR_OW or is_pixel_data(header.tag)
+        return enter(&scan.nest, NO_END, within, True, True, is_opaque, &scan.budget)
+    if holds_items(&scan.source, header, scan.encoding):
+        if header.vr == VR_UN:
+            within = within & ~EXPLICIT_VR
+        return enter(&scan.nest, after, within, True, False, False, &scan.budget)
+    scan.offset = after
+    return OK
+
+
+cdef int leave_value(Scan *scan) noexcept nogil:
+    """Goes on in a value that was entered; OVERRUN as long as it is not all there."""
+    cdef int status = pass_nest(&scan.nest, &scan.source, &scan.offset, scan.is_last, &scan.budget)
+    if status != OK:
+        return status
+    if scan.offset > scan.source.end:
+        return OVERRUN
+    scan.is_inside = False
+    if scan.header.length == UNDEFINED_LENGTH:
+        note(scan, scan.offset - 8 - scan.header.value_offset)
+    else:
+        note(scan, scan.header.length)
+    return OK
+
+
+cdef void note(Scan *scan, Py_ssize_t length) noexcept nogil:
+    """A value has been passed: where it lies, if it is wanted."""
+    cdef Found *found
+    if scan.place < 0:
+        return
+    found = &scan.found[scan.place]
+    found.offset = scan.header.value_offset
+    found.length = length
+    found.vr = scan.header.vr
+    found.is_present = is_fitting(wanted[scan.place].kind, &scan.header)
+    found.is_kept = False
+
+
+cdef void enter_pixel_data(Scan *scan) noexcept nogil:
+    """From here on nothing is wanted and nothing counted: only the end is looked for."""
+    if scan.is_past_pixels:
+        return
+    scan.is_past_pixels = True
+    scan.pixel_data_offset = scan.base + scan.offset
+    if scan.header.tag == TAG_PIXEL_DATA and scan.header.length != UNDEFINED_LENGTH:
+        scan.pixel_data_length = scan.header.length
+    scan.budget.elements_left = <Py_ssize_t>1 << 62
+
+
+cdef bint is_pixel_data(uint32_t tag) noexcept nogil:
+    cdef Py_ssize_t i
+    if tag >> 16 != TAG_PIXEL_DATA >> 16:
+        return False
+    for i in range(pixel_tag_count):
+        if tag == pixel_tags[i]:
+            return True
+    return False
+
+
+cdef bint may_follow_pixels(const Scan *scan, const Header *header) noexcept nogil:
+    """Whether a header behind Pixel Data is an element's, and not padding or rubbish: by its tag and its VR."""
+    if header.tag <= scan.tag_before:
+        return False
+    if header.tag >> 16 == TAG_PIXEL_DATA >> 16 or header.tag == TAG_SIGNATURES or header.tag == TAG_PADDING:
+        return header.vr != 0 or not scan.encoding & EXPLICIT_VR
+    if header.vr != 0:
+        return is_listed_vr(header.vr)
+    return header.tag >> 16 == 0x7FE1  # private elements of GE
+
+
+cdef void note_end(Scan *scan) noexcept nogil:
+    """The data set has ended in `offset`, or before it: whether that was its end.
+
+    Within a value, or among open sequences and fragments, it was not. Fewer bytes than a header has are one that was
+    cut, unless they are padding: zeros; blanks and line ends behind group 0020 (none with such a number is stored); and
+    behind Pixel Data everything but the beginning of Data Set Trailing Padding or of signatures. So is a tag that is
+    not above the one before it.
+    """
+    cdef Py_ssize_t left = scan.source.end - scan.offset
+    cdef const uint8_t *rest = scan.source.data + scan.offset
+    cdef uint32_t tag = 0
+    cdef Py_ssize_t i
+    cdef bint is_zero = True
+    cdef bint is_blank = scan.tag_before >> 16 > 0x20
+    scan.is_over = True
+    if scan.is_inside:
+        scan.ending = IN_VALUE
+        return
+    if left <= 0:
+        return
+    for i in range(left):
+        is_zero = is_zero and rest[i] == 0
+        is_blank = is_blank and (rest[i] == 0x20 or rest[i] == 0x0A or rest[i] == 0x0D)
+    if is_zero or is_blank:
+        return
+    if left >= 4:
+        tag = <uint32_t>u16(&scan.source, scan.offset, (scan.encoding & BIG_ENDIAN) != 0) << 16 | u16(
+            &scan.source, scan.offset + 2, (scan.encoding & BIG_ENDIAN) != 0
+        )
+        if tag <= scan.tag_before:
+            return
+    if scan.is_past_pixels and tag != TAG_SIGNATURES and tag != TAG_PADDING:
+        return
+    scan.ending = IN_HEADER
+
+
+cdef Py_ssize_t next_wanted(Py_ssize_t at, uint32_t tag) noexcept nogil:
+    """The first wanted attribute that is not before a tag."""
+    while at < wanted_count and wanted[at].tag < tag:
+        at += 1
+    return at
+
+
+cdef bint is_creator(uint32_t tag) noexcept nogil:
+    return 0x10 <= tag & 0xFFFF <= 0xFF
+
+
+cdef Py_ssize_t private_place(Scan *scan, const Header *header) noexcept nogil:
+    """Where in `wanted` an element of an odd group stands, -1 for nowhere; takes note of private creators."""
+    cdef uint32_t element = header.tag & 0xFFFF
+    cdef Py_ssize_t i
+    cdef Py_ssize_t length
+    if element < 0x10:
+        return -1
+    for i in range(private_count):
+        if privates[i].group != header.tag >> 16:
+            continue
+        if element > 0xFF:
+            if element >> 8 == scan.blocks[i] and element & 0xFF == privates[i].element:
+                return privates[i].at
+        elif not scan.blocks[i] and header.length <= CREATOR_BYTES_MAX and holds(
+            &scan.source, header.value_offset, header.length
+        ):
+            length = stripped(scan.source.data + header.value_offset, header.length)
+            if length == privates[i].creator_length and memcmp(
+                scan.source.data + header.value_offset, privates[i].creator, length
+            ) == 0:
+                scan.blocks[i] = <uint8_t>element
+    return -1
+
+
+cdef bint is_fitting(Kind kind, const Header *header) noexcept nogil:
+    """Whether the VR on the wire is of the kind that the attribute's readers expect."""
+    if kind == SEQUENCE:
+        return header.vr == VR_SQ or header.vr == VR_UN or header.vr == 0
+    if header.length == UNDEFINED_LENGTH:
+        return False
+    if header.vr == VR_UN or header.vr == 0:
+        return True
+    return kind_of(header.vr) == kind and header.vr != VR_OB
+
+
+# whole, and in pieces --------------------------------------------------------------------------------------------
+
+
+def extract(const uint8_t[::1] data, int encoding, Py_ssize_t nesting_max, Py_ssize_t element_count_max):
+    """The wanted attributes of a data set that is all there; see dicom.elements.extract."""
+    cdef Scan scan
+    cdef Py_ssize_t at
+    begin(&scan, encoding, nesting_max, element_count_max)
+    scan.source.data = &data[0] if data.shape[0] else NULL
+    scan.source.end = data.shape[0]
+    scan.is_last = True
+    advance(&scan)
+    for at in range(wanted_count):
+        scan.found[at].value = scan.source.data + scan.found[at].offset
+    return head_of(&scan)
+
+
+cdef int advance(Scan *scan) except -1:
+    cdef int status
+    with nogil:
+        status = run(scan)
+    if status != OK:
+        raise Malformed(status, scan.base + scan.offset)
+    return 0
+
+
+cdef class Scanner:
+    """The same for a data set that comes in pieces, each borrowed for the call alone; see dicom.elements.Scanner."""
+    cdef Scan scan
+    cdef uint8_t carry[2 * CARRY_BYTES]  # what was left of the pieces before, too little to go on with
+    cdef Py_ssize_t carried
+    cdef list kept  # by place in `wanted`: the bytes of what was found in the pieces before
+    cdef bytearray partial  # of the value in hand
+    cdef readonly Py_ssize_t position
+    """How many bytes it was fed, or told to skip."""
+
+    def __cinit__(self, int encoding, Py_ssize_t nesting_max, Py_ssize_t element_count_max):
+        begin(&self.scan, encoding, nesting_max, element_count_max)
+        self.kept = [None] * wanted_count
+        self.partial = bytearray()
+
+    @property
+    def needed_from(self):
+        """The bytes before this offset make no difference: `skip` may pass over them."""
+        if self.scan.is_over:
+            return <Py_ssize_t>1 << 62
+        if self.carried or (self.scan.is_inside and self.scan.place >= 0):
+            return self.position
+        return max(self.position, self.scan.base + self.scan.offset)
+
+    @property
+    def is_settled(self):
+        """Whether nothing that still comes can change what was found: Pixel Data has been reached."""
+        return bool(self.scan.is_past_pixels or self.scan.is_over)
+
+    def feed(self, const uint8_t[::1] piece):
+        """Takes the bytes that follow. Raises Malformed."""
+        cdef Py_ssize_t count = piece.shape[0]
+        cdef Py_ssize_t carried = self.carried
+        cdef Py_ssize_t taken = min(count, CARRY_BYTES)
+        if count == 0:
+            return
+        if carried:  # over the seam first
+            memcpy(self.carry + carried, &piece[0], taken)
+            self.look(self.carry, carried + taken, self.position - carried)
+        if not carried or taken < count:
+            self.look(&piece[0], count, self.position)
+        self.carry_rest()
+        self.position += count
+
+    def skip(self, Py_ssize_t count):
+        """As if so many bytes had been fed, none of which is needed."""
+        if count < 0 or self.position + count > self.needed_from:
+            raise ValueError("these bytes are needed")
+        self.position += count
+
+    def finish(self):
+        """What was found, once all of the data set was fed. Raises Malformed."""
+        self.scan.is_last = True
+        self.look(self.carry, self.carried, self.position - self.carried)
+        return self.so_far()
+
+    def so_far(self):
+        """What was found until now: of a data set that goes on all of it only if `is_settled`."""
+        cdef Py_ssize_t at
+        for at in range(wanted_count):
+            if self.scan.found[at].is_present:
+                self.scan.found[at].value = <const uint8_t *>PyBytes_AS_STRING(<bytes>self.kept[at])
+        return head_of(&self.scan)
+
+    cdef int look(self, const uint8_t *data, Py_ssize_t count, Py_ssize_t base) except -1:
+        """Goes on in bytes that lie at `base` in the data set, and keeps what was found in them."""
+        cdef Py_ssize_t moved = base - self.scan.base
+        self.scan.base = base
+        self.scan.offset -= moved
+        self.scan.header.value_offset -= moved
+        shift(&self.scan.nest, moved)
+        self.scan.source.data = data
+        self.scan.source.end = count
+        advance(&self.scan)
+        self.keep()
+        return 0
+
+    cdef int keep(self) except -1:
+        """Copies what was found in the bytes at hand, and what has come of a wanted value that goes on."""
+        cdef Scan *scan = &self.scan
+        cdef Found *found
+        cdef Py_ssize_t at
+        cdef Py_ssize_t wanted_bytes
+        for at in range(wanted_count):
+            found = &scan.found[at]
+            if found.is_present and not found.is_kept:
+                wanted_bytes = min(found.length, bytes_of(wanted[at].kind))
+                if found.offset < 0:  # the one that was in hand when these bytes came
+                    self.gather(found.offset, wanted_bytes)
+                    self.kept[at] = bytes(self.partial)
+                else:
+                    self.kept[at] = PyBytes_FromStringAndSize(
+                        <const char *>scan.source.data + found.offset, wanted_bytes
+                    )
+                found.is_kept = True
+        if not scan.is_inside or scan.place < 0:
+            self.partial = bytearray()
+            return 0
+        wanted_bytes = bytes_of(wanted[scan.place].kind)
+        if scan.header.length != UNDEFINED_LENGTH:
+            wanted_bytes = min(wanted_bytes, <Py_ssize_t>scan.header.length)
+        if scan.header.value_offset >= 0:
+            self.partial = bytearray()
+        self.gather(scan.header.value_offset, wanted_bytes)
+        return 0
+
+    cdef int gather(self, Py_ssize_t value_offset, Py_ssize_t wanted_bytes) except -1:
+        """Adds to `partial` what the bytes at hand have of a value beyond what is there."""
+        cdef Py_ssize_t start = value_offset + len(self.partial)
+        cdef Py_ssize_t end = min(value_offset + wanted_bytes, self.scan.source.end)
+        if start < end:
+            self.partial += PyBytes_FromStringAndSize(<const char *>self.scan.source.data + start, end - start)
+        return 0
+
+    cdef void carry_rest(self) noexcept:
+        """Keeps what is too little to go on with."""
+        cdef Py_ssize_t left = self.scan.source.end - self.scan.offset
+        self.carried = 0 if self.scan.is_over else max(left, 0)
+        if self.carried:
+            memmove(self.carry, self.scan.source.data + self.scan.offset, self.carried)
+
+
+cdef Py_ssize_t bytes_of(Kind kind) noexcept nogil:
+    """How much of a value is looked at."""
+    return RAW_SEQUENCE_FACTOR * sequence_bytes_max if kind == SEQUENCE else value_bytes_max
+
+
+# what is handed out ----------------------------------------------------------------------------------------------
+
+
+cdef Head head_of(Scan *scan):
+    """Everything, made from the noted places."""
+    cdef Head head = Head.__new__(Head)
+    cdef Py_ssize_t sizes[LEVELS + 1]
+    memset(sizes, 0, sizeof(sizes))
+    measure(scan, sizes)
+    head.specific_character_set = value_at(scan, character_set_at)
+    head.sop_class_uid = value_at(scan, sop_class_at)
+    head.sop_instance_uid = value_at(scan, sop_instance_at)
+    head.study_instance_uid = value_at(scan, study_at)
+    head.series_instance_uid = value_at(scan, series_at)
+    head.patient = blob(scan, 0, sizes[0])
+    head.study = blob(scan, 1, sizes[1])
+    head.series = blob(scan, 2, sizes[2])
+    head.instance = blob(scan, 3, sizes[3])
+    head.pixel_data_offset = scan.pixel_data_offset
+    head.pixel_data_length = scan.pixel_data_length
+    head.image_bytes = image_bytes(scan)
+    head.cut = "" if scan.ending == WHOLE else cut_of(scan)
+    return head
+
+
+cdef str cut_of(const Scan *scan):
+    """Where the data set ends before its end."""
+    cdef Py_ssize_t missing = scan.header.value_offset + scan.header.length - scan.source.end
+    cdef uint32_t number = scan.tag_before if scan.ending == IN_HEADER else scan.header.tag
+    tag = f"({number >> 16:04X},{number & 0xFFFF:04X})"
+    if scan.ending == IN_HEADER:
+        return f"ends within the header that follows {tag}"
+    if scan.header.length != UNDEFINED_LENGTH:
+        return f"ends within {tag}, {missing} bytes early"
+    return f"ends within {tag}, which is not closed"
+
+
+cdef Py_ssize_t image_bytes(const Scan *scan) noexcept nogil:
+    """How long native Pixel Data should be (PS3.5 8.1.1, without padding); -1 if that cannot be told."""
+    cdef Py_ssize_t samples = number_at(scan, image_at[0])
+    cdef Py_ssize_t frames = number_at(scan, image_at[1])
+    cdef Py_ssize_t rows = number_at(scan, image_at[2])
+    cdef Py_ssize_t columns = number_at(scan, image_at[3])
+    cdef Py_ssize_t bits = number_at(scan, image_at[4])
+    if rows < 0 or columns < 0 or bits <= 0 or bits > 64:
+        return -1
+    samples = 1 if samples < 0 else samples
+    frames = 1 if frames < 0 else min(frames, <Py_ssize_t>1 << 24)
+    if samples > 16:
+        return -1
+    return (rows * columns * samples * bits * frames + 7) // 8 if frames < 1 << 20 else -1
+
+
+cdef Py_ssize_t number_at(const Scan *scan, Py_ssize_t at) noexcept nogil:
+    """The first number of a US or IS value; -1 if there is none."""
+    cdef const Found *found = &scan.found[at]
+    cdef Py_ssize_t number = 0
+    cdef Py_ssize_t i
+    cdef bint is_number = False
+    if not found.is_present:
+        return -1
+    if wanted[at].kind == NUMBERS:
+        if found.length < 2:
+            return -1
+        if scan.encoding & BIG_ENDIAN:
+            return found.value[0] << 8 | found.value[1]
+        return found.value[1] << 8 | found.value[0]
+    for i in range(min(found.length, <Py_ssize_t>12)):
+        if 0x30 <= found.value[i] <= 0x39:
+            number = 10 * number + found.value[i] - 0x30
+            is_number = True
+        elif is_number or found.value[i] != 0x20:
+            break
+    return number if is_number else -1
+
+
+cdef void measure(Scan *scan, Py_ssize_t *sizes) noexcept nogil:
+    """Decides what a blob keeps of every value and adds up the sizes of the blobs."""
+    cdef Py_ssize_t at
+    cdef Found *found
+    for at in range(wanted_count):
+        found = &scan.found[at]
+        if not found.is_present:
+            continue
+        if wanted[at].kind == SEQUENCE:
+            found.is_present = measure_sequence(scan, found)
+        else:
+            found.blob_length = min(found.length, value_bytes_max)
+            if wanted[at].kind == TEXT:
+                found.blob_length = stripped(found.value, found.blob_length)
+        if found.is_present:
+            sizes[wanted[at].level] += ENTRY_BYTES + found.blob_length
+
+
+cdef Py_ssize_t stripped(const uint8_t *value, Py_ssize_t length) noexcept nogil:
+    """The length without trailing spaces and NULs."""
+    while length > 0 and (value[length - 1] == 0x20 or value[length - 1] == 0):
+        length -= 1
+    return length
+
+
+cdef bytes value_at(Scan *scan, Py_ssize_t at):
+    if not scan.found[at].is_present:
+        return b""
+    return PyBytes_FromStringAndSize(<const char *>scan.found[at].value, scan.found[at].blob_length)
+
+
+cdef bytes blob(Scan *scan, int level, Py_ssize_t size):
+    """One level's blob, its entries in the order of `wanted`."""
+    cdef bytes result = PyBytes_FromStringAndSize(NULL, size)
+    cdef uint8_t *target = <uint8_t *>PyBytes_AS_STRING(result)
+    cdef Py_ssize_t at
+    for at in range(wanted_count):
+        if scan.found[at].is_present and wanted[at].level == level:
+            put_u32_little(target, wanted[at].tag)
+            put_u32_little(target + 4, <uint32_t>scan.found[at].blob_length)
+            put_found(scan, &scan.found[at], &wanted[at], target + ENTRY_BYTES)
+            target += ENTRY_BYTES + scan.found[at].blob_length
+    return result
+
+
+cdef void put_u32_little(uint8_t *target, uint32_t value) noexcept nogil:
+    target[0] = <uint8_t>value
+    target[1] = <uint8_t>(value >> 8)
+    target[2] = <uint8_t>(value >> 16)
+    target[3] = <uint8_t>(value >> 24)
+
+
+cdef void put_found(Scan *scan, const Found *found, const Wanted *attribute, uint8_t *target) noexcept nogil:
+    """A value as blobs have it: text as it is, numbers in little endian, sequences in Explicit VR Little Endian."""
+    cdef const uint8_t *value = found.value
+    cdef int unit
+    cdef Py_ssize_t i
+    if attribute.kind == SEQUENCE:
+        put_sequence(scan, found, target)
+        return
+    memcpy(target, value, found.blob_length)
+    if attribute.kind == NUMBERS and scan.encoding & BIG_ENDIAN:
+        unit = swap_unit(found.vr if found.vr != 0 and found.vr != VR_UN else attribute.vr)
+        for i in range(found.blob_length - found.blob_length % unit):
+            target[i] = value[i - i % unit + unit - 1 - i % unit]
+
+
+cdef bint measure_sequence(Scan *scan, Found *found) noexcept nogil:
+    """Cuts a sequence to the leading items that a blob has room for; False if not even one, or if they are malformed."""
+    cdef Walk walk
+    cdef Py_ssize_t length = min(found.length, RAW_SEQUENCE_FACTOR * sequence_bytes_max)
+    cdef int status
+    start_walk(&walk, found, NULL, 0)
+    walk.size_max = sequence_bytes_max
+    status = reencode_walk(&walk, 0, length, sequence_encoding(scan, found), True)
+    if status != OK and (status != OVERRUN or length == found.length):
+        return False
+    found.blob_length = walk.whole_size
+    if walk.depth == 0:
+        return True
+    found.length = walk.whole_offset
+    return walk.whole_size > 0
+
+
+cdef void put_sequence(Scan *scan, const Found *found, uint8_t *target) noexcept nogil:
+    """The walk of measure_sequence again, now writing."""
+    cdef Walk walk
+    start_walk(&walk, found, target, found.blob_length)
+    reencode_walk(&walk, 0, found.length, sequence_encoding(scan, found), True)
+
+
+cdef int sequence_encoding(Scan *scan, const Found *found) noexcept nogil:
+    return scan.encoding if found.vr != VR_UN else scan.encoding & ~EXPLICIT_VR
+
+
+cdef void start_walk(Walk *walk, const Found *found, uint8_t *target, Py_ssize_t room) noexcept nogil:
+    walk.source.data = found.value
+    walk.source.end = found.length
+    walk.dictionary = &dictionary
+    walk.target_encoding = EXPLICIT_VR
+    walk.target = target
+    walk.target_room = room
+    walk.size_max = <Py_ssize_t>1 << 62
