@@ -35,6 +35,11 @@ logger = log.get("services.retrieve_scp")
 PENDING_INTERVAL_S = 0.1
 """A pending response follows a sub-operation when the last one is so long ago; each costs the asker a wake-up."""
 
+COUNT_MAX = 0xFFFF
+
+FAILED_LIST_BYTES_MAX = 1 << 20
+"""Of the Failed SOP Instance UID List (0008,0058): some 17 000 UIDs; what is beyond is counted and logged."""
+
 
 class Retrieval:
     """One C-MOVE or C-GET under way: what is still to be sent, and the counts."""
@@ -47,6 +52,9 @@ class Retrieval:
         self.rq = rq
         self.completed = self.warned = 0
         self.failed: list[str] = []
+        """Their UIDs, as many as a response can name."""
+        self.failed_count = 0
+        self._failed_bytes = 0
         self._total = len(instances)
         self._pending_at = 0.0
 
@@ -56,9 +64,14 @@ class Retrieval:
         return self.provider.cancelled(self.rq.message_id) or not self.provider.connection.is_open
 
     @property
+    def answered(self) -> int:
+        """Sub-operations that ended well."""
+        return self.completed + self.warned
+
+    @property
     def remaining(self) -> int:
         """Sub-operations without a result yet."""
-        return self._total - self.completed - self.warned - len(self.failed)
+        return self._total - self.completed - self.warned - self.failed_count
 
     def note(self, sent: Sent) -> None:
         """One sub-operation has ended."""
@@ -78,7 +91,10 @@ class Retrieval:
 
     def fail(self, instance: Instance, why: str) -> None:
         """One sub-operation could not be done."""
-        self.failed.append(instance.sop_instance_uid)
+        self.failed_count += 1
+        if self._failed_bytes + len(instance.sop_instance_uid) < FAILED_LIST_BYTES_MAX:
+            self._failed_bytes += len(instance.sop_instance_uid) + 1
+            self.failed.append(instance.sop_instance_uid)
         self.provider.services.metrics.counters["suboperations_failed"] += 1
         logger.warning("sub-operation failed", sop_instance_uid=instance.sop_instance_uid, reason=why)
 
@@ -87,14 +103,20 @@ class Retrieval:
         for instance in instances:
             self.fail(instance, why)
 
+    def crashed(self, instances: Iterable[Instance], error: Exception) -> None:
+        """A mistake of ours: the loop is told of it, and it costs what was still to be sent, not the answer."""
+        logger.error("sub-operations crashed", error=repr(error))
+        self.provider.services.loop.call_exception_handler({"message": "a C-MOVE crashed", "exception": error})
+        self.fail_all(instances, "internal error")
+
     def finish(self) -> None:
         """The final response."""
         self.provider.services.metrics.counters["suboperations_completed"] += self.completed + self.warned
-        if self.cancelled:
+        if self.cancelled and self.remaining:
             self._respond(RetrieveStatus.CANCEL, with_remaining=True)
-        elif self._total and len(self.failed) == self._total:
+        elif self._total and self.failed_count == self._total:
             self._respond(RetrieveStatus.CANNOT_PERFORM_SUBOPERATIONS)
-        elif self.failed or self.warned:
+        elif self.failed_count or self.warned:
             self._respond(RetrieveStatus.FAILURES_OR_WARNINGS)
         else:
             self._respond(RetrieveStatus.SUCCESS)
@@ -113,14 +135,19 @@ class Retrieval:
                 self.rq.message_id,
                 self.rq.affected_sop_class_uid,
                 code,
-                number_of_remaining_suboperations=self.remaining if with_remaining else None,
-                number_of_completed_suboperations=self.completed,
-                number_of_failed_suboperations=len(self.failed),
-                number_of_warning_suboperations=self.warned,
+                number_of_remaining_suboperations=_in_us(self.remaining) if with_remaining else None,
+                number_of_completed_suboperations=_in_us(self.completed),
+                number_of_failed_suboperations=_in_us(self.failed_count),
+                number_of_warning_suboperations=_in_us(self.warned),
                 has_data_set=identifier is not None,
             ),
             identifier,
         )
+
+
+def _in_us(count: int) -> int:
+    """A count as its attribute (0000,1020 to 1023, VR US) can say it: 65535 stands for as many and more."""
+    return min(count, COUNT_MAX)
 
 
 def _response_type(rq: CMoveRQ | CGetRQ) -> type[CMoveRSP] | type[CGetRSP]:
@@ -150,6 +177,8 @@ async def move(provider: ServiceProvider, presentation_context_id: int, rq: CMov
     """Answers one C-MOVE."""
     provider.services.metrics.counters["move"] += 1
     config = provider.services.config
+    if not _is_permitted(provider, presentation_context_id, rq):
+        return  # before anything is said of the destination: who may not retrieve need not know who is here
     peer = config.peer(rq.move_destination)
     if peer is None or not peer.has_address or not config.may(peer.aet, "destination"):
         logger.warning("move destination unknown", calling=provider.calling_ae_title, destination=rq.move_destination)
@@ -163,25 +192,39 @@ async def move(provider: ServiceProvider, presentation_context_id: int, rq: CMov
     with await _pinned(provider, instances):
         for group in in_groups(instances, peer.transfer_syntaxes):
             shares = [group[number :: peer.store_associations] for number in range(peer.store_associations)]
-            await asyncio.gather(*(_move_share(retrieval, peer, share, originator) for share in shares if share))
+            async with asyncio.TaskGroup() as tasks:
+                for share in filter(None, shares):
+                    tasks.create_task(_move_share(retrieval, peer, share, originator))
             if retrieval.cancelled:
                 break
     retrieval.finish()
 
 
 async def _move_share(retrieval: Retrieval, peer: Peer, share: list[Instance], originator: Originator) -> None:
-    """Sends `share` on an association of its own; a lost one is opened again as long as that gets on."""
+    """Sends `share` on an association of its own; a lost one is opened again as long as that gets on.
+
+    That is as long as the destination answers something in message_timeout_s, association after association.
+    """
     left = share
+    loop = retrieval.provider.services.loop
+    answered_at = loop.time()
     while left and not retrieval.cancelled:
         try:
             requestor = await _open(retrieval, peer, left)
         except AssociationFailed as error:
             retrieval.fail_all(left, str(error))
             return
-        before = len(left)
+        except Exception as error:
+            retrieval.crashed(left, error)
+            return
+        before, answered = len(left), retrieval.answered
         left = await _send_on(retrieval, peer, requestor, left, originator)
-        if len(left) == before:
-            retrieval.fail_all(left, "the association was lost before anything was sent")
+        if retrieval.answered > answered:
+            answered_at = loop.time()
+        is_late = loop.time() - answered_at > requestor.address.message_timeout_s
+        if left and (len(left) == before or is_late):
+            why = "association after association was lost" if is_late else "it was lost before anything was sent"
+            retrieval.fail_all(left, why)
             return
 
 
@@ -215,7 +258,7 @@ async def _send_on(
     )
     source = _Source(retrieval, share)
     try:
-        async for sent in sender.send_all(source, originator):
+        async for sent in sender.send_all(source, originator, lambda: not retrieval.cancelled):
             source.ended(sent.instance)
             retrieval.note(sent)
         await requestor.release()
@@ -228,8 +271,11 @@ async def _send_on(
             retrieval.fail_all(left, f"given up: {error}")
             return []
         return left
+    except Exception as error:
+        requestor.connection.abort("internal error", 2, 0)
+        retrieval.crashed([*source.under_way(), *source.left()], error)
     except BaseException:
-        # The asker is gone, or we have made a mistake: either way nobody else would end this association.
+        # The asker is gone: nobody else would end this association.
         requestor.connection.abort("the retrieval was given up")
         raise
     return []
@@ -238,6 +284,8 @@ async def _send_on(
 async def get(provider: ServiceProvider, presentation_context_id: int, rq: CGetRQ, identifier: bytes) -> None:
     """Answers one C-GET: the instances go back on the asker's association."""
     provider.services.metrics.counters["get"] += 1
+    if not _is_permitted(provider, presentation_context_id, rq):
+        return
     instances = await _instances(provider, presentation_context_id, rq, identifier)
     if instances is None:
         return
@@ -259,7 +307,8 @@ async def get(provider: ServiceProvider, presentation_context_id: int, rq: CGetR
     )
     source = _Source(retrieval, instances)
     with await _pinned(provider, instances):
-        async for sent in sender.send_all(source, Originator(priority=rq.priority)):
+        originator = Originator(priority=rq.priority)
+        async for sent in sender.send_all(source, originator, lambda: not retrieval.cancelled):
             source.ended(sent.instance)
             retrieval.note(sent)
     retrieval.finish()
@@ -296,6 +345,14 @@ class _Source:
         return list(reversed(self._todo))
 
 
+def _is_permitted(provider: ServiceProvider, presentation_context_id: int, rq: CMoveRQ | CGetRQ) -> bool:
+    """Whether the asker may retrieve; it is told if not."""
+    if provider.services.config.may(provider.calling_ae_title, "retrieve"):
+        return True
+    _refuse(provider, presentation_context_id, rq, GeneralStatus.NOT_AUTHORIZED)
+    return False
+
+
 async def _pinned(provider: ServiceProvider, instances: list[Instance]) -> Pin:
     """Keeps the instances readable to the end of their retrieval, though somebody deletes them meanwhile."""
     return await provider.services.loop.run_in_executor(None, provider.services.archive.pin, instances)
@@ -306,9 +363,6 @@ async def _instances(
 ) -> list[Instance] | None:
     """What the identifier names; None after an error has been answered."""
     context = provider.contexts[presentation_context_id]
-    if not provider.services.config.may(provider.calling_ae_title, "retrieve"):
-        _refuse(provider, presentation_context_id, rq, GeneralStatus.NOT_AUTHORIZED)
-        return None
     try:
         query = retrieval_query(context, identifier)
         return await provider.services.loop.run_in_executor(None, provider.services.archive.instances, query)

@@ -143,8 +143,11 @@ class InstanceSender:
         self.unanswered: dict[str, Instance] = {}
         """What has been sent, wholly or in part, and has no answer: it may or may not have arrived."""
 
-    async def send_all(self, instances: AsyncIterator[Instance], originator: Originator) -> AsyncIterator[Sent]:
-        """Sends what `instances` yields, in order, reading one ahead. Raises AssociationFailed when the peer is lost.
+    async def send_all(
+        self, instances: AsyncIterator[Instance], originator: Originator, is_wanted: Callable[[], bool]
+    ) -> AsyncIterator[Sent]:
+        """Sends what `instances` yields, in order, reading one ahead, while that `is_wanted`: what is read and not
+        wanted any more is not sent. Raises AssociationFailed when the peer is lost.
 
         What could not be sent (no context, corrupt, not decodable) is reported, and the next one follows.
         """
@@ -155,6 +158,8 @@ class InstanceSender:
                     ready = self._ahead = await self._prepare(instance, originator)
                     while len(outstanding) >= self._window:
                         yield await self._answer()
+                    if not is_wanted():
+                        break
                     await self._transmit(ready)
                 except AssociationFailed:
                     raise

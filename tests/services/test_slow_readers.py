@@ -90,10 +90,10 @@ TRICKLES = Limits(disk_reserve_bytes=0, dimse_timeout_s=2.0, artim_timeout_s=60.
 
 
 def trickle(sock: socket.socket) -> None:
-    """Reads some kilobytes a second, far below the least rate, until the other side ends it."""
+    """Reads a hundred kilobytes a second, far below the least rate, until the other side ends it."""
     sock.settimeout(10)
     with suppress(OSError):
-        while sock.recv(500):
+        while sock.recv(5000):
             threading.Event().wait(0.05)
 
 

@@ -179,7 +179,10 @@ def test_after_a_mistake_of_ours_the_destination_is_not_left_waiting(
                 with listener.accept() as destination:
                     destination.accept()
                     destination.expect_abort()
-                scripted.expect_abort()
+                _, final = answers(scripted)
+                assert final.status() == 0xA702
+                assert [peer.number(final.command, what) for what in (peer.COMPLETED, peer.FAILED)] == [0, 2]
+                scripted.release()
 
         serve(tmp_path / "data", script, config=config, crashes=True)
 
