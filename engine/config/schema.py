@@ -150,6 +150,11 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     that says so, not with Success, which would say that these are all (PS3.4 C.4.1.3.1); what was sent is good. Matches
     are read in pages, so this protects the asker and the time of everybody, not our memory."""
 
+    query_timeout_s: Annotated[float, Meta(ge=0, le=86400)] = 30.0
+    """Seconds that one C-FIND may work, waiting for others and for its asker not counted; 0: as long as it takes. Then
+    it ends with A700 and a comment; what was sent is good. A table of millions of studies is searched for a bad key in
+    some seconds; what takes longer is mistaken, or means harm. `filmroom find` has no such limit."""
+
     stream_threshold_bytes: Annotated[int, Meta(ge=64 * KIB, le=1 * GIB)] = 8 * MIB
     """A data set longer than this streams into a segment of its own and is never whole in memory. All CT, MR and
     single-frame X-ray instances are shorter, and one append of up to 8 MiB does not hold up its neighbours."""
@@ -493,6 +498,9 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     query_results_max: Annotated[int, Meta(ge=0)] | None = None
     """Matches that a C-FIND of it answers, instead of limits.query_results_max; 0: all."""
 
+    query_timeout_s: Annotated[float, Meta(ge=0, le=86400)] | None = None
+    """Seconds that a C-FIND of it may work, instead of limits.query_timeout_s; 0: as long as it takes."""
+
     def __post_init__(self) -> None:
         _check_title(self.aet)
 
@@ -657,6 +665,13 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         if peer is None or peer.query_results_max is None:
             return self.limits.query_results_max
         return peer.query_results_max
+
+    def query_timeout_s_of(self, aet: str) -> float:
+        """Seconds that a C-FIND of that calling AE title may work; 0: as long as it takes."""
+        peer = self.peer(aet)
+        if peer is None or peer.query_timeout_s is None:
+            return self.limits.query_timeout_s
+        return peer.query_timeout_s
 
     def reloaded(self, fresh: Config) -> tuple[Config, list[str]]:
         """This configuration with the peers and limits of `fresh`; and the keys that would need a restart."""

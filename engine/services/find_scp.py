@@ -4,7 +4,8 @@ Does not match (`index.query` does) and does not choose keys: it turns an identi
 a pending response with the keys that were asked for.
 
     request ──► pending, pending, …  ──► 0000  all matches were sent
-                                         A700  there are more matches than this peer may have: comment, none offending
+                                         A700  there are more matches than this peer may have, or it took too long:
+                                               comment, none offending
                                          FE00  C-CANCEL came
                                          A900  the identifier breaks PS3.4: comment and offending elements
                                          C000  it cannot be read, or the index cannot
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING
 from engine import log
 from engine.dimse.messages import CFindRQ, CFindRSP
 from engine.dimse.status import FindStatus, GeneralStatus, Service, status_of
-from engine.errors import EngineError, QueryError
+from engine.errors import EngineError, MessageError, QueryError
 from engine.index.query.explanation import Explanation
 from engine.services.answers import Answers
 from engine.services.policy import query_options
@@ -80,6 +81,8 @@ class Finding:
         self._options: frozenset[QueryOption] = frozenset()
         self._explanation = Explanation()
         self._began = perf_counter()
+        self._worked_s = 0.0
+        self._slice_began = 0.0
         self._waited_s = 0.0
         """For the asker to read what it was sent."""
         self._count = 0
@@ -126,6 +129,7 @@ class Finding:
         if provider.cancelled(rq.message_id):
             return FindStatus.CANCEL
         gathered = bytearray()
+        limit_s = provider.services.config.query_timeout_s_of(provider.calling_ae_title)
         slice_ends = self._slice_ends()
         for match in steps:
             if match is not None:
@@ -139,14 +143,19 @@ class Finding:
                 connection.send(bytes(gathered))
                 gathered.clear()
             if is_late:
+                self._worked_s += perf_counter() - self._slice_began
                 if await self._is_cancelled():
                     return FindStatus.CANCEL
+                if limit_s and self._worked_s > limit_s:
+                    provider.services.metrics.counters["find_timed_out"] += 1
+                    raise MessageError(f"stopped after {limit_s:g} s: narrow the query", FindStatus.OUT_OF_RESOURCES)
                 slice_ends = self._slice_ends()
         connection.send(bytes(gathered))
         return FindStatus.SUCCESS
 
     def _slice_ends(self) -> float:
-        return perf_counter() + max(SLICE_S / self._provider.services.finding_count, SLICE_S_MIN)
+        self._slice_began = now = perf_counter()
+        return now + max(SLICE_S / self._provider.services.finding_count, SLICE_S_MIN)
 
     def _steps(self, query: Query) -> Iterator[Match | None]:
         return self._provider.services.archive.find_steps(query, self._explanation)

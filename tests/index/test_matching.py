@@ -236,11 +236,12 @@ def test_of_a_long_list_any_value_may_be_met_plain_or_with_wild_cards() -> None:
     [
         (tags.PatientID, b"\\".join([b"P1"] * (matching.KEY_VALUES_MAX + 1)), Rules()),
         (tags.PatientID, b"\\".join([b"P*"] * (matching.WILD_VALUES_MAX + 1)), Rules()),
+        (tags.PatientID, b"\\".join([b"P" * 500 + b"*"] * 40), Rules()),
         (tags.PatientName, b" ".join([b"Li"] * (matching.WILD_VALUES_MAX + 1)), Rules(fuzzy=True)),
         (tags.PatientName, b"A" * (matching.VALUE_CHARACTERS_MAX + 1), Rules()),
         (tags.RequestAttributesSequence, [{tags.CodeValue: b"1"}] * (matching.WILD_VALUES_MAX + 1), Rules()),
     ],
-    ids=("values", "wild cards", "words", "characters", "items"),
+    ids=("values", "wild cards", "long ones with wild cards", "words", "characters", "items"),
 )
 def test_what_would_cost_too_much_is_refused(tag: int, value: KeyValue, rules: Rules) -> None:
     with pytest.raises(QueryError, match="the limit is"):

@@ -383,6 +383,30 @@ def test_a_search_without_matches_is_cancelled_and_holds_nobody_up(tmp_path: Pat
     run(tmp_path, script)
 
 
+@pytest.mark.parametrize("matches", [False, True])
+def test_a_search_that_works_too_long_ends_with_a700_and_says_so(tmp_path: Path, matches: bool) -> None:
+    search = Endless(matches=matches)
+
+    def script(serving: Serving, one: Peer) -> None:
+        serving.archive.find_steps = search  # type: ignore[method-assign]
+        pending, final = find(one, IN_SERIES)
+        assert bool(pending) == matches
+        assert final.status() == 0xA700
+        assert comment(final) == "stopped after 0.05 s: narrow the query"
+        assert OFFENDING_ELEMENT not in final.command
+        assert serving.services.metrics.counters["find_timed_out"] == 1
+        with serving.call() as other:
+            other.associate(FIND, calling="PATIENT", relational=False)
+            ask(other, IN_SERIES)
+            wait_for(lambda: len(serving.providers[-1]._running) == 1)
+            other.send(peer.message(3, peer.c_cancel_rq(1)))
+            assert answers(other)[1].status() == 0xFE00
+            other.release()
+
+    limits = Limits(disk_reserve_bytes=0, query_results_max=0, query_timeout_s=0.05)
+    run(tmp_path, script, limits=limits, peers=(KnownPeer(aet="PATIENT", query_timeout_s=0),))
+
+
 def test_a_search_is_cancelled_between_two_of_its_matches(tmp_path: Path) -> None:
     search = Endless(matches=True)
 

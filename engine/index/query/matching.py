@@ -59,6 +59,8 @@ KEY_VALUES_MAX = 1000
 """Values of another key: each is folded while others wait."""
 WILD_VALUES_MAX = 100
 """Of these with wild cards, words of names by sound, keys in a sequence: each is tried on every candidate."""
+WILD_CHARACTERS_MAX = 16_384
+"""Of these together: each character may be compared on every candidate."""
 VALUE_CHARACTERS_MAX = 1024
 """Of one value: composing accents takes time that grows with the square."""
 _NESTING_MAX = 32
@@ -146,9 +148,10 @@ def _value_condition(tag: int, value: bytes, character_set: bytes, rules: Rules)
     needs_all = rules.multiple_values and len(wanted) > 1 and tag in tags.SEVERAL_VALUED
     if vr == "PN" and rules.fuzzy:
         return _sound_condition(tag, wanted, needs_all)
-    wild_count = sum("*" in part or "?" in part for part in wanted)
+    wild = [part for part in wanted if "*" in part or "?" in part]
     if rules.wildcards and vr in WILDCARD_VRS:
-        _check(tag, "values with wild cards", wild_count, WILD_VALUES_MAX)
+        _check(tag, "values with wild cards", len(wild), WILD_VALUES_MAX)
+        _check(tag, "characters in values with wild cards", sum(map(len, wild)), WILD_CHARACTERS_MAX)
     patterns = [_Pattern(vr, part, rules.wildcards and vr in WILDCARD_VRS) for part in wanted]
     return _pattern_condition(tag, vr, patterns, needs_all)
 
