@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from engine import config as configuration
-from engine.config import Attribute, Config, Peer, environment_variable, load, parse_peer, titles
+from engine.config import Attribute, Config, Peer, environment_variable, load, parse_peer, reference, titles
 from engine.config.schema import TABLES
 from engine.errors import ConfigError
 
@@ -63,10 +64,10 @@ def test_every_default_can_be_said_by_its_environment_variable(key: str) -> None
 
 
 def test_environment_of_tables_and_booleans_is_read() -> None:
-    env = {"FILMROOM_LIMITS_IDLE_TIMEOUT_S": "7.5", "FILMROOM_STORAGE_VERIFY_READS": "false", "OTHER": "x"}
+    env = {"FILMROOM_LIMITS_IDLE_TIMEOUT_S": "7.5", "FILMROOM_COMPACTION_ENABLED": "false", "OTHER": "x"}
     config = load(None, env, {})
     assert config.limits.idle_timeout_s == 7.5
-    assert not config.storage.verify_reads
+    assert not config.compaction.enabled
 
 
 @pytest.mark.parametrize(
@@ -296,3 +297,58 @@ def test_a_peer_on_a_command_line_may_be_beyond_ascii(text: str) -> None:
 def test_what_is_no_title_is_refused(aet: str) -> None:
     with pytest.raises(ConfigError, match="AE title"):
         parse_peer(Config(), f"{aet}@host:104")
+
+
+def test_every_mistake_is_named_in_one_run(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        'dicom_port = -5\nnonsense = 1\n[limits]\nidle_timeout_s = "long"\nassociations_max = 0\n'
+        '[storage]\nverify_reads = false\n[[peer]]\naet = "A\\\\B"\n[[peer]]\nhost = "h"\nport = 1\n'
+        '[[peer]]\naet = "C"\nhost = "h"\n[[retention]]\nname = "x"\n',
+    )
+    with pytest.raises(ConfigError) as caught:
+        load(path, {"FILMROOM_WORKERS": "many"}, {"aet": ""})
+    told = str(caught.value)
+    assert told.startswith("11 mistakes:\n"), told
+    for part in (
+        "dicom_port: expected `int` >= 0, not -5",
+        "no key 'nonsense'",
+        "limits.idle_timeout_s",
+        "limits.associations_max",
+        "verify_reads is gone: each instance is compared with its checksum",
+        "is no AE title",
+        "[[peer]] number 2",
+        "[[peer]] 'C': port is missing",
+        "older_than_days",
+        "FILMROOM_WORKERS",
+        "--aet",
+    ):
+        assert part in told, f"{part}: {told}"
+
+
+def test_the_example_is_a_configuration_and_says_every_default(tmp_path: Path) -> None:
+    text = reference.example()
+    plain = load(written(tmp_path, ""), {}, {"data": "d"})
+    assert load(written(tmp_path, text), {}, {"data": "d"}) == plain
+    assert {entry.key for entry in reference.entries()} >= {key for key, _ in Config().describe()}
+    assert not [entry.key for entry in reference.entries() if not entry.about]
+    # Uncommented, each key of the top and of the tables is its default.
+    single = text.partition("#[[peer]]")[0]
+    said = re.sub(r"^#(\w+ = (?!   #))", r"\1", single, flags=re.MULTILINE)
+    assert load(written(tmp_path, said), {}, {"data": "d"}) == plain
+
+
+def test_the_file_is_looked_for_here_in_the_data_directory_and_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "srv" / "data").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    data = tmp_path / "srv" / "data"
+    for folder in (tmp_path / "srv", data, tmp_path / "here"):
+        written(folder, "")
+        found = configuration.find_file(None, {}, data)
+        assert found is not None and found.resolve() == folder / "filmroom.toml"
+    assert configuration.find_file(None, {"FILMROOM_DATA": str(data)}) == Path("filmroom.toml")
+    assert configuration.find_file("other.toml", {}, data) == Path("other.toml")
+    assert len(configuration.places(None, {}, data)) == 4

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import click
 
+from engine import __version__
 from engine.cli import exit_codes, options, output
 from engine.errors import EngineError
 
@@ -51,6 +52,7 @@ COMMANDS = {
     "config": "Look at the configuration.",
     "reload": "Have the running server read peers and limits again.",
     "version": "Show the version.",
+    "help": "Show the help of a command.",
 }
 """Name → one line of help: the modules themselves are loaded only to run."""
 
@@ -82,6 +84,7 @@ class _LazyGroup(options.Group):
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="filmroom", message="%(prog)s %(version)s")
 def group() -> None:
     """Filmroom, a PACS storage engine: stores, finds and sends DICOM instances."""
 

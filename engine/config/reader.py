@@ -42,6 +42,15 @@ SYSTEM_FILE = Path("/etc/filmroom") / DEFAULT_FILE
 
 ENVIRONMENT_PREFIX = "FILMROOM_"
 
+MISTAKES_MAX = 100
+"""So many are named in one run."""
+
+_PLACEHOLDERS: dict[str, object] = {"aet": "MISSING", "name": "x", "older_than_days": 1.0, "tag": "x", "level": "study"}
+"""For a key that must be there and is not, so that the rest can be looked at."""
+
+_GONE = {"verify_reads": "each instance is compared with its checksum on its way out, always"}
+"""Keys of earlier versions, and what is true now."""
+
 _OTHER_VARIABLES = {"CONFIG", "PYTHON", "CORPUS", "DEBUG", "SANITIZE", "EXT"}
 """Environment variables with our prefix that are no configuration keys."""
 
@@ -90,15 +99,17 @@ def find_file(named: str | Path | None, env: Mapping[str, str], data: str | Path
 def load(path: Path | None, env: Mapping[str, str], overrides: Mapping[str, object]) -> Config:
     """The configuration of a file, an environment and flags.
 
-    `overrides` has dotted keys ("limits.idle_timeout_s"); a value of None was not given.
+    `overrides` has dotted keys ("limits.idle_timeout_s"); a value of None was not given. Raises ConfigError,
+    which names every mistake.
     """
-    values, found = _gather(path, env, overrides)
-    return _build(values, found, path)
+    mistakes: list[str] = []
+    values, found = _gather(path, env, overrides, mistakes)
+    return _build(values, found, path, mistakes)
 
 
 def origins(path: Path | None, env: Mapping[str, str], overrides: Mapping[str, object]) -> dict[str, Origin]:
     """Where each key (dotted, as in `describe`, peers left out) gets its value from."""
-    _, found = _gather(path, env, overrides)
+    _, found = _gather(path, env, overrides, [])
     return {key: found.get(key, "default") for key, _ in keys()}
 
 
@@ -138,16 +149,19 @@ def parse_peer(config: Config, text: str) -> Peer:
 
 
 def _gather(
-    path: Path | None, env: Mapping[str, str], overrides: Mapping[str, object]
+    path: Path | None, env: Mapping[str, str], overrides: Mapping[str, object], mistakes: list[str]
 ) -> tuple[dict[str, Any], dict[str, Origin]]:
-    values = _read(path) if path is not None else {}
+    values = _read(path, mistakes) if path is not None else {}
     found: dict[str, Origin] = {}
     for key, _ in keys():
         if _get(values, key) is not None:
             found[key] = "file"
     types = dict(keys())
     for key, text in _from_environment(env).items():
-        _set(values, key, _from_text(key, text, types[key]))
+        try:
+            _set(values, key, _from_text(key, text, types[key]))
+        except ConfigError as error:
+            mistakes.append(str(error))
         found[key] = "environment"
     for key, value in overrides.items():
         if value is None:
@@ -159,7 +173,7 @@ def _gather(
     return values, found
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, mistakes: list[str]) -> dict[str, Any]:
     try:
         text = path.read_bytes().decode("utf-8")
     except FileNotFoundError:
@@ -176,7 +190,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} nests brackets more deeply than any configuration") from None
     except ValueError as error:  # a number of thousands of digits
         raise ConfigError(f"{path} has a value that cannot be read: {error}") from error
-    _check_keys(values, path)
+    _check_keys(values, path, mistakes)
     for key in ("data", "log.wire_trace"):
         value = _get(values, key)
         if isinstance(value, str) and value:
@@ -184,33 +198,37 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def _check_keys(values: dict[str, Any], path: Path) -> None:
+def _check_keys(values: dict[str, Any], path: Path, mistakes: list[str]) -> None:
+    """Notes what is wrong and takes it out, so that the rest can be looked at too."""
     top = [field.encode_name for field in msgspec.structs.fields(Config)]
-    _check_table(values, top, f"{path}")
+    _check_table(values, top, f"{path}", mistakes)
     for name, section in TABLES.items():
         table = values.get(name, {})
         if not isinstance(table, dict):
-            raise ConfigError(f"{path}: {name} is a table, written [{name}]")
-        _check_table(table, [field.name for field in msgspec.structs.fields(section)], f"{path}: [{name}]")
-    for number, peer in enumerate(_tables(values, "peer", path), 1):
+            mistakes.append(f"{path}: {name} is a table, written [{name}]")
+            del values[name]
+            continue
+        _check_table(table, _fields(section), f"{path}: [{name}]", mistakes)
+    for number, peer in enumerate(_tables(values, "peer", path, mistakes), 1):
         where = f"{path}: [[peer]] {_peer_name(peer, number)}"
-        _check_table(peer, _fields(Peer), where)
-        _check_address(peer, where)
-    for number, rule in enumerate(_tables(values, "retention", path), 1):
-        _check_table(rule, _fields(Retention), f"{path}: [[retention]] {_name_of(rule, 'name', number)}")
-    for number, rule in enumerate(_tables(values, "coercion", path), 1):
-        _check_table(rule, _fields(Coercion), f"{path}: [[coercion]] number {number}")
+        _check_table(peer, _fields(Peer), where, mistakes)
+        _check_address(peer, where, mistakes)
+    for number, rule in enumerate(_tables(values, "retention", path, mistakes), 1):
+        _check_table(rule, _fields(Retention), f"{path}: [[retention]] {_name_of(rule, 'name', number)}", mistakes)
+    for number, rule in enumerate(_tables(values, "coercion", path, mistakes), 1):
+        _check_table(rule, _fields(Coercion), f"{path}: [[coercion]] number {number}", mistakes)
     values.setdefault("attribute", [])
-    for number, extra in enumerate(_tables(values, "attribute", path), 1):
+    for number, extra in enumerate(_tables(values, "attribute", path, mistakes), 1):
         where = f"{path}: [[attribute]] {_name_of(extra, 'tag', number)}"
-        _check_table(extra, _fields(Attribute), where)
-        _check_level(extra, where)
+        _check_table(extra, _fields(Attribute), where, mistakes)
+        _check_level(extra, where, mistakes)
 
 
-def _tables(values: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
+def _tables(values: dict[str, Any], key: str, path: Path, mistakes: list[str]) -> list[dict[str, Any]]:
     tables = values.get(key, [])
     if not (isinstance(tables, list) and all(isinstance(table, dict) for table in tables)):
-        raise ConfigError(f"{path}: {key} is a list of tables, each written [[{key}]]")
+        mistakes.append(f"{path}: {key} is a list of tables, each written [[{key}]]")
+        values[key] = tables = []
     return tables
 
 
@@ -218,32 +236,38 @@ def _fields(table: type[msgspec.Struct]) -> list[str]:
     return list(table.__struct_fields__)
 
 
-def _check_level(extra: dict[str, Any], where: str) -> None:
+def _check_level(extra: dict[str, Any], where: str, mistakes: list[str]) -> None:
     for needed in ("tag", "level"):
         if needed not in extra:
-            raise ConfigError(f"{where}: {needed} is missing")
+            mistakes.append(f"{where}: {needed} is missing")
+            extra[needed] = _PLACEHOLDERS[needed]
     choices = get_args(AttributeLevel)
     if extra["level"] not in choices:
         hint = _nearest(str(extra["level"]), choices)
-        raise ConfigError(f"{where}: level: {extra['level']!r} is none of {', '.join(choices)}{hint}")
+        mistakes.append(f"{where}: level: {extra['level']!r} is none of {', '.join(choices)}{hint}")
+        extra["level"] = _PLACEHOLDERS["level"]
 
 
-def _check_table(table: dict[str, Any], names: list[str], where: str) -> None:
-    for key in table:
+def _check_table(table: dict[str, Any], names: list[str], where: str, mistakes: list[str]) -> None:
+    for key in list(table):
         if key not in names:
+            del table[key]
+            if key in _GONE:
+                mistakes.append(f"{where}: {key} is gone: {_GONE[key]}")
+                continue
             elsewhere = [dotted for dotted, _ in keys() if dotted.split(".")[-1] == key]
             hint = f"; it belongs to {_place(elsewhere[0])}" if elsewhere else _nearest(key, names)
-            raise ConfigError(f"{where}: there is no key {key!r} here{hint}")
+            mistakes.append(f"{where}: there is no key {key!r} here{hint}")
 
 
-def _check_address(peer: dict[str, Any], where: str) -> None:
+def _check_address(peer: dict[str, Any], where: str, mistakes: list[str]) -> None:
     host, port = peer.get("host"), peer.get("port")
     if bool(host) != bool(port):
-        raise ConfigError(f"{where}: {'port' if host else 'host'} is missing: host and port go together")
+        mistakes.append(f"{where}: {'port' if host else 'host'} is missing: host and port go together")
     if "may" not in peer:
         peer["may"] = [name for name in get_args(Permission) if host or name != "destination"]
     elif isinstance(peer["may"], list) and "destination" in peer["may"] and not host:
-        raise ConfigError(f"{where}: host and port are missing, and without them it cannot be a destination")
+        mistakes.append(f"{where}: host and port are missing, and without them it cannot be a destination")
 
 
 def _from_environment(env: Mapping[str, str]) -> dict[str, str]:
@@ -270,11 +294,20 @@ def _from_text(key: str, text: str, type_: Any) -> object:
         raise ConfigError(f"{environment_variable(key)}: {_reason(key, str(error), text)}") from error
 
 
-def _build(values: dict[str, Any], found: Mapping[str, Origin], path: Path | None) -> Config:
-    try:
-        config = msgspec.convert(values, Config, dec_hook=to_path)
-    except msgspec.ValidationError as error:
-        raise ConfigError(_explain(str(error), values, found, path)) from error
+def _build(
+    values: dict[str, Any], found: Mapping[str, Origin], path: Path | None, mistakes: list[str]
+) -> Config:
+    """Takes out each value that is wrong, until none is: then all mistakes are known."""
+    config = None
+    while config is None and len(mistakes) < MISTAKES_MAX:
+        try:
+            config = msgspec.convert(values, Config, dec_hook=to_path)
+        except msgspec.ValidationError as error:
+            mistakes.append(_explain(str(error), values, found, path))
+            if not _take_out(values, str(error)):
+                break
+    if mistakes or config is None:
+        raise ConfigError(mistakes[0] if len(mistakes) == 1 else f"{len(mistakes)} mistakes:\n" + "\n".join(mistakes))
     seen: set[str] = set()
     for peer in config.peers:
         if peer.aet in seen:
@@ -289,6 +322,28 @@ def _build(values: dict[str, Any], found: Mapping[str, Origin], path: Path | Non
     if config.storage.segment_bytes < config.limits.stream_threshold_bytes:
         raise ConfigError("storage.segment_bytes is less than limits.stream_threshold_bytes: no segment would hold one")
     return config
+
+
+def _take_out(values: dict[str, Any], message: str) -> bool:
+    """Takes the value that a message of msgspec is about out, or puts in a key that is missing; whether it could."""
+    _, _, where = message.partition(" - at `$")
+    parts = re.findall(r"[^.\[\]]+", where.rstrip("`").partition("[...]")[0])
+    missing = re.search(r"missing required field `(\w+)`", message)
+    inner: Any = values
+    for part in parts if missing else parts[:-1]:
+        inner = inner[int(part)] if isinstance(inner, list) else inner[part]
+    if missing:
+        if missing[1] not in _PLACEHOLDERS:
+            return False
+        inner[missing[1]] = _PLACEHOLDERS[missing[1]]
+        return True
+    if not parts or not isinstance(inner, dict) or parts[-1] not in inner:
+        return False
+    if inner is not values and parts[-1] in _PLACEHOLDERS:
+        inner[parts[-1]] = _PLACEHOLDERS[parts[-1]]
+    else:
+        del inner[parts[-1]]
+    return True
 
 
 def _explain(message: str, values: dict[str, Any], found: Mapping[str, Origin], path: Path | None) -> str:

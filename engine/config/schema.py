@@ -195,8 +195,6 @@ class Storage(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     and what is kept stays. A device that gives all its images one UID sends thousands, and each store looks at the keys
     of all of them. People make a handful; `filmroom quarantine` lists and drops them."""
 
-    verify_reads: bool = True
-    """Whether each instance is compared with its checksum on its way out; some hundredths of a millisecond a CT."""
 
 
 class Target(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

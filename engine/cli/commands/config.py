@@ -1,9 +1,18 @@
-"""`filmroom config check`: reads the configuration as `serve` would and shows what comes out of it."""
+"""`filmroom config`: what comes out of the configuration, and what every setting means."""
 
 from __future__ import annotations
 
+import textwrap
+
+import click
+import msgspec
+
 from engine.cli import options, output
 from engine.cli.options import Settings, json_option, with_settings
+from engine.config import Config, reference
+
+MADE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
+"""Transfer syntaxes that instances are converted into on their way out."""
 
 
 @options.group("config")
@@ -13,23 +22,84 @@ def command() -> None:
 
 @command.command("check")
 @with_settings("data")
+@click.option("--changed", is_flag=True, help="Only what differs from its default.")
 @json_option
-def check(settings: Settings, as_json: bool) -> None:
+def check(settings: Settings, changed: bool, as_json: bool) -> None:
     """Read the configuration as serve would; show every key, its value and where that comes from."""
-    config = settings.load()
+    reading = settings.reading()
+    config = reading.config
     origins = settings.origins()
+    defaults = {entry.key: entry.default for entry in reference.entries()}
     if as_json:
         output.write_json(
             {
-                "file": str(settings.path) if settings.path else None,
+                "file": str(reading.path) if reading.path else None,
+                "looked_for": [str(place) for place in reading.places],
+                "warnings": _warnings(config),
                 "values": dict(config.describe()),
                 "origins": origins,
             }
         )
         return
-    rows = [(key, _shown(value), origins.get(key, "file")) for key, value in config.describe()]
+    rows = []
+    for key, value in config.describe():
+        table, _, name = key.partition(".")
+        in_a_list = table in reference.LIST_TABLES
+        is_default = in_a_list and value == defaults.get(f"{table}.{name.rpartition('.')[2]}", key)
+        origin = origins.get(key, "default" if is_default else "file")
+        if not changed or origin != "default":
+            rows.append((key, _shown(value), origin))
     output.write_table(["key", "value", "from"], rows)
-    output.complain(f"{settings.path or 'no configuration file'}: no mistakes found")
+    for warning in _warnings(config):
+        output.complain(f"warning: {warning}")
+    output.complain(f"{reading.told}: no mistakes found")
+
+
+@command.command("example")
+def example() -> None:
+    """Write a commented filmroom.toml: every key, its unit, default and reason."""
+    click.echo(reference.example(), nl=False)
+
+
+@command.command("explain")
+@click.argument("keys", nargs=-1, metavar="[KEY]...")
+@json_option
+def explain(keys: tuple[str, ...], as_json: bool) -> None:
+    """Say what settings mean: one key, one table (limits, peer), or all of them."""
+    found = [entry for entry in reference.entries() if not keys or any(_is_meant(entry.key, key) for key in keys)]
+    for key in keys:
+        if not any(_is_meant(entry.key, key) for entry in found):
+            near = options.nearest(key, [entry.key for entry in reference.entries()])
+            raise click.UsageError(f"there is no setting {key}{near}")
+    if as_json:
+        for entry in found:
+            default = None if entry.default is msgspec.UNSET else entry.default
+            output.write_json({"key": entry.key, "type": entry.type, "default": default, "about": entry.about})
+        return
+    for entry in found:
+        default = "none, must be given" if entry.default is msgspec.UNSET else _shown(entry.default)
+        click.echo(f"{entry.key}\n    type     {entry.type}\n    default  {default}")
+        click.echo(textwrap.indent(textwrap.fill(entry.about, 100), "    ") + "\n")
+
+
+def _is_meant(key: str, asked: str) -> bool:
+    return key == asked or key.startswith(f"{asked}.") or key.rpartition(".")[2] == asked
+
+
+def _warnings(config: Config) -> list[str]:
+    """What is allowed and hardly meant."""
+    found = []
+    by_title: dict[str, str] = {}
+    for peer in config.peers:
+        other = by_title.setdefault(peer.aet.casefold(), peer.aet)
+        if other != peer.aet:
+            found.append(f"[[peer]] {other!r} and {peer.aet!r} differ by case only: AE titles are compared with case")
+        if peer.aet == config.aet and "destination" in peer.may:
+            found.append(f"[[peer]] {peer.aet!r} is our own AE title: a C-MOVE to it sends to ourselves")
+        never = [uid for uid in peer.transfer_syntaxes or () if uid not in MADE]
+        if never:
+            found.append(f"[[peer]] {peer.aet!r}: nothing is converted into {', '.join(never)}, only sent as stored")
+    return found
 
 
 def _shown(value: object) -> object:

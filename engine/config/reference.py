@@ -1,0 +1,110 @@
+"""The settings' reference, from the schema itself: each key with its type, default and docstring."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import msgspec
+from msgspec import Struct
+
+from engine.config import schema
+
+LIST_TABLES: dict[str, tuple[str, type[Struct]]] = {
+    "peer": ("peers", schema.Peer),
+    "retention": ("retention", schema.Retention),
+    "coercion": ("coercion", schema.Coercion),
+    "attribute": ("attributes", schema.Attribute),
+}
+"""Tables that may be there several times, in the file only."""
+
+WIDTH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One setting."""
+
+    key: str
+    """Dotted: dicom_port, limits.idle_timeout_s, peer.host."""
+    type: str
+    """As the schema says it, bounds included."""
+    default: object
+    """msgspec.UNSET where there is none."""
+    about: str
+    """Unit, meaning and reason, in one paragraph."""
+
+
+def entries() -> Iterator[Entry]:
+    """Every key, in the order of the schema: the top, then each table."""
+    lists = {field for field, _ in LIST_TABLES.values()}
+    yield from _of(schema.Config, "", skipped={*schema.TABLES, *lists})
+    for table, section in schema.TABLES.items():
+        yield from _of(section, f"{table}.")
+    for table, (_, section) in LIST_TABLES.items():
+        yield from _of(section, f"{table}.")
+
+
+def example() -> str:
+    """A filmroom.toml in which every key is commented out at its default, below what it means."""
+    lines = ["# filmroom.toml: every setting, its default and the reason for it. Take the # off what you change.", ""]
+    table = ""
+    for entry in entries():
+        head, _, name = entry.key.rpartition(".")
+        if head != table:
+            table = head
+            section = schema.TABLES[head] if head in schema.TABLES else LIST_TABLES[head][1]
+            lines += ["", *_comment(inspect.cleandoc(section.__doc__ or ""))]
+            lines += [f"[{head}]" if head in schema.TABLES else f"#[[{head}]]", ""]
+        lines += _comment(entry.about)
+        # Without a default there is nothing to say it with: the type, for whoever fills it in.
+        has_value = entry.default is not msgspec.UNSET and entry.default is not None
+        lines += [f"#{name} = {_toml(entry.default)}" if has_value else f"#{name} =    # {entry.type}", ""]
+    return "\n".join(lines)
+
+
+def _of(section: type[Struct], prefix: str, skipped: set[str] | None = None) -> Iterator[Entry]:
+    documented = _documented(section)
+    for field in msgspec.structs.fields(section):
+        if field.name in (skipped or ()):
+            continue
+        type_, about = documented[field.name]
+        default: object = field.default
+        if default is msgspec.NODEFAULT:
+            default = msgspec.UNSET if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        yield Entry(prefix + field.encode_name, type_, default, about)
+
+
+@cache
+def _documented(section: type[Struct]) -> dict[str, tuple[str, str]]:
+    """Field → its annotation and the docstring below it."""
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
+    assert isinstance(body, ast.ClassDef)
+    found: dict[str, tuple[str, str]] = {}
+    for one, following in zip(body.body, [*body.body[1:], None], strict=True):
+        if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name):
+            is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+            text = following.value.value if is_text else ""  # type: ignore[union-attr]
+            found[one.target.id] = ast.unparse(one.annotation), " ".join(str(text).split())
+    return found
+
+
+def _comment(text: str) -> list[str]:
+    return [f"# {line}" for line in textwrap.wrap(" ".join(text.split()), WIDTH)]
+
+
+def _toml(value: object) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return str(value)
+        case tuple() | list() | frozenset():
+            return "[" + ", ".join(map(_toml, value)) + "]"
+        case dict():
+            return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
+    return msgspec.json.encode(str(value)).decode()
