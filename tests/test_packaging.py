@@ -74,3 +74,12 @@ def test_scripts_are_executable_and_parse(script: str) -> None:
     assert os.access(path, os.X_OK)
     assert "set -euo pipefail" in path.read_text()
     subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+def test_nothing_that_is_installed_with_us_hides_the_commands_of_dcmtk() -> None:
+    metadata = project()["project"]
+    assert "pynetdicom" not in {name_of(requirement) for requirement in metadata["dependencies"]}
+    imports = {line.split()[1].split(".")[0] for path in (ROOT / "engine").rglob("*.py")
+               for line in path.read_text().splitlines() if re.match(r"\s*(from|import) \w", line)}  # fmt: skip
+    assert "pynetdicom" not in imports
+    assert "remove_foreign_commands" in (ROOT / "tools/environment.sh").read_text()

@@ -62,6 +62,10 @@ install_packages() {
     fi
 }
 
+# pynetdicom, which only tests use, has commands of the names of DCMTK's: in an activated environment they would be found
+# first, and they take other options.
+remove_foreign_commands() { rm -f "$venv"/bin/{echoscp,echoscu,findscu,getscu,movescu,qrscp,storescp,storescu}; }
+
 build_extensions() {
     printf 'Building the extensions of ext/ ...\n' >&2
     if ! (cd "$root" && "$venv/bin/python" -m pip --disable-pip-version-check install --no-deps --no-build-isolation \
@@ -91,6 +95,7 @@ prepare() {
     fi
     if ! is_current extensions "$extensions" || [[ ! -x $venv/bin/filmroom ]] || ! every_extension_is_there; then
         build_extensions
+        remove_foreign_commands
         printf '%s\n' "$extensions" >"$venv/extensions.stamp"
     fi
     exec {lock}<&-
