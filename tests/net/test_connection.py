@@ -516,6 +516,43 @@ def answer_echo(scripted: Peer) -> None:
     scripted.send(peer.message(1, peer.command_set(rsp)))
 
 
+def test_a_requestor_acknowledges_at_once_what_its_answer_lacks() -> None:
+    """A destination of a C-MOVE may leave Nagle's algorithm on too."""
+    rsp = {peer.COMMAND_FIELD: peer.C_ECHO_RQ | peer.RESPONSE, peer.RESPONDED_TO: 1}
+    rsp |= {peer.DATA_SET_TYPE: peer.NO_DATA_SET, peer.STATUS: 0}
+    answer = peer.message(1, peer.command_set(rsp))
+    cut = threading.Event()
+
+    def act(listener: Listener) -> None:
+        with listener.accept() as scripted:
+            scripted.accept()
+            scripted.expect_message()
+            scripted.send(answer[:12])
+            assert cut.wait(10)
+            scripted.send(answer[12:])
+            scripted.expect(peer.RELEASE_RQ)
+            scripted.send(peer.pdu(peer.RELEASE_RP, bytes(4)))
+
+    async def run(listener: Listener) -> int:
+        address = Address("127.0.0.1", listener.port, "THEM", "US", connect_timeout_s=10, message_timeout_s=10)
+        playing = asyncio.get_running_loop().run_in_executor(None, act, listener)
+        requestor = await open_association(address, [PresentationContextRQ(1, VERIFICATION, (IMPLICIT,))])
+        receiver = requestor.connection.receiver
+        before = receiver.bytes_received
+        asked = asyncio.ensure_future(requestor.request_message(1, lambda number: messages.CEchoRQ(number)))
+        while receiver.bytes_received < before + 12:
+            await asyncio.sleep(0.005)
+        count = receiver.quick_acks
+        cut.set()
+        assert (await asked).status == 0
+        await requestor.release()
+        await playing
+        return count
+
+    with Listener() as listener:
+        assert uvloop.run(run(listener)) == 1
+
+
 def test_a_requestor_echoes_and_releases() -> None:
     def script(scripted: Peer) -> None:
         scripted.accept()
