@@ -26,6 +26,7 @@ import msgspec
 from engine import log
 from engine.archive import locks
 from engine.archive.commitment.transactions import Attempts, Claim, Heading
+from engine.config.titles import readable
 from engine.errors import ArchiveInUse, AssociationFailed, EngineError, StorageFailed, StorageFull
 from engine.net.client import PLAIN, Address, Requestor, open_association
 from engine.services import commitment_scp
@@ -138,7 +139,7 @@ class Reporter:
         self._commitments.counters["commitment_reports_given_up"] += 1
         logger.warning(
             "commitment report given up, nobody took it",
-            calling=heading.calling_ae_title,
+            calling=readable(heading.calling_ae_title),
             transaction_uid=heading.transaction_uid,
             instances=heading.instance_count,
             error=self._attempts_of(heading.identifier).error,
@@ -158,7 +159,7 @@ class Reporter:
                     await self._report_to(title, claims)
                     await self._save()
         except EngineError as error:
-            logger.warning("storage commitments cannot be reported", calling=title, error=str(error))
+            logger.warning("storage commitments cannot be reported", calling=readable(title), error=str(error))
         finally:
             self._visiting.discard(title)
 
@@ -168,7 +169,7 @@ class Reporter:
         try:
             peer = self._commitments.config().peer(title)
             if peer is None or not peer.has_address:
-                raise AssociationFailed(f"there is no [[peer]] {title} with host and port")
+                raise AssociationFailed(f"there is no [[peer]] {readable(title)} with host and port")
             judged = []
             for claim in claims:
                 try:
@@ -199,10 +200,10 @@ class Reporter:
         except StorageFailed:
             raise
         except EngineError as error:
-            logger.warning("commitment was not reported", calling=title, count=len(left), error=str(error))
+            logger.warning("commitment was not reported", calling=readable(title), count=len(left), error=str(error))
             self._postpone(left, str(error))
         except Exception as error:
-            logger.error("commitment was not reported", calling=title, count=len(left), error=repr(error))
+            logger.error("commitment was not reported", calling=readable(title), count=len(left), error=repr(error))
             self._postpone(left, repr(error))
 
     async def _associate(self, peer: Peer, title: str) -> Requestor:

@@ -57,12 +57,12 @@ async def act(provider: ServiceProvider, presentation_context_id: int, rq: NActi
     except EngineError as error:
         code, comment = status_of(error, Service.OTHER), str(error)
         services.metrics.counters["commitment_requests_refused"] += 1
-        logger.warning("commitment refused", calling=provider.calling_ae_title, status=f"{code:04X}", error=comment)
+        logger.warning("commitment refused", calling=provider.caller, status=f"{code:04X}", error=comment)
         provider.respond(presentation_context_id, _response(rq, code, comment))
         return
     logger.info(
         "commitment requested",
-        calling=provider.calling_ae_title,
+        calling=provider.caller,
         transaction_uid=transaction.transaction_uid,
         instances=len(transaction.instances),
     )

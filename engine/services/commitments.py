@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from engine import guards, log
 from engine.archive.commitment.judge import Judge, Place, Verdict
 from engine.archive.commitment.transactions import Claim, Transaction, Transactions
+from engine.config.titles import readable
 from engine.dicom import uids
 from engine.errors import EngineError, StorageError, StorageFailed
 from engine.ul.negotiation import may_store
@@ -180,7 +181,7 @@ class Commitments:
         self.counters["commitment_instances_failed"] += failed
         logger.info(
             "commitment reported",
-            calling=transaction.calling_ae_title,
+            calling=readable(transaction.calling_ae_title),
             transaction_uid=transaction.transaction_uid,
             committed=len(verdicts) - failed,
             failed=failed,

@@ -107,7 +107,7 @@ class Finding:
             self._refuse(status_of(error, Service.FIND), str(error), offending)
             return
         if status == FindStatus.OUT_OF_RESOURCES:
-            self._log.warning("query cut at the limit", calling=title, limit=limit)
+            self._log.warning("query cut at the limit", calling=provider.caller, limit=limit)
             self._end(status, f"more than {limit} matches: narrow the query")
         else:
             self._end(status)
@@ -173,7 +173,7 @@ class Finding:
 
     def _refuse(self, code: int, why: str, offending: tuple[int, ...] = ()) -> None:
         self._is_refused = True
-        self._log.warning("query refused", calling=self._provider.calling_ae_title, status=f"{code:04X}", error=why)
+        self._log.warning("query refused", calling=self._provider.caller, status=f"{code:04X}", error=why)
         self._end(code, why, offending)
 
     def _end(self, code: int, comment: str = "", offending: tuple[int, ...] = ()) -> None:
@@ -195,7 +195,7 @@ class Finding:
             return
         seconds = perf_counter() - self._began - self._waited_s
         told: dict[str, object] = {
-            "calling": provider.calling_ae_title,
+            "calling": provider.caller,
             "query_level": asked.query.level.name.lower(),
             "options": sorted(self._options),
             "matches": self._count,

@@ -148,6 +148,11 @@ class ServiceProvider:
         return self.operations_count > 0
 
     @property
+    def caller(self) -> str:
+        """The calling AE title, for people."""
+        return readable(self.calling_ae_title)
+
+    @property
     def releasing(self) -> bool:
         """Whether the peer has asked for an orderly end."""
         return self._releasing
@@ -202,7 +207,7 @@ class ServiceProvider:
         return "too many associations"
 
     def _who(self) -> dict[str, object]:
-        return {"calling": readable(self.calling_ae_title), "host": self.connection.peer_host}
+        return {"calling": self.caller, "host": self.connection.peer_host}
 
     def _fragment(self, peer_maximum_length: int) -> int:
         ours = self.peer.pdu_length_max if self.peer and self.peer.pdu_length_max else SENT_PDU_BYTES_MAX
@@ -260,7 +265,7 @@ class ServiceProvider:
 
     def _not_understood(self, context_id: int, command: bytes, has_data_set: bool, error: MessageError) -> None:
         """Answers a request that breaks PS3.7 with its status; what cannot be answered ends the association."""
-        self._log.warning("command not understood", calling=self.calling_ae_title, error=str(error))
+        self._log.warning("command not understood", calling=self.caller, error=str(error))
         self.services.metrics.counters["messages_not_understood"] += 1
         response = messages.failure_response(command, error)
         if response is None:
@@ -365,10 +370,10 @@ class ServiceProvider:
             try:
                 await serve(self, presentation_context_id, message, identifier)
             except (ConnectionError, EngineError) as error:
-                self._log.warning("operation failed", calling=self.calling_ae_title, error=str(error))
+                self._log.warning("operation failed", calling=self.caller, error=str(error))
                 self.connection.abort(f"operation failed: {error}", 2, 0)
             except Exception as error:
-                self._log.error("operation crashed", calling=self.calling_ae_title, error=repr(error))
+                self._log.error("operation crashed", calling=self.caller, error=repr(error))
                 self.connection.abort("internal error", 2, 0)
                 raise
             finally:
@@ -384,7 +389,7 @@ class ServiceProvider:
         """A C-FIND, C-MOVE, C-GET or N-ACTION more than may be outstanding, or a second one of a message id."""
         self.services.metrics.counters["operations_refused"] += 1
         comment = f"out of resources: {outstanding_max} operations at a time, of own message ids"
-        self._log.warning("operation refused", calling=self.calling_ae_title, why=comment)
+        self._log.warning("operation refused", calling=self.caller, why=comment)
         match message:
             case messages.CFindRQ():
                 find_scp.refuse(self, presentation_context_id, message, comment)

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING
 
 from engine import log
+from engine.config.titles import readable
 from engine.dicom import tags, transfer_syntax
 from engine.dicom.identifier import encode_identifier
 from engine.dimse.messages import CGetRQ, CGetRSP, CMoveRQ, CMoveRSP
@@ -181,7 +182,7 @@ async def move(provider: ServiceProvider, presentation_context_id: int, rq: CMov
         return  # before anything is said of the destination: who may not retrieve need not know who is here
     peer = config.peer(rq.move_destination)
     if peer is None or not peer.has_address or not config.may(peer.aet, "destination"):
-        logger.warning("move destination unknown", calling=provider.calling_ae_title, destination=rq.move_destination)
+        logger.warning("move destination unknown", calling=provider.caller, destination=readable(rq.move_destination))
         _refuse(provider, presentation_context_id, rq, RetrieveStatus.MOVE_DESTINATION_UNKNOWN)
         return
     instances = await _instances(provider, presentation_context_id, rq, identifier)
@@ -368,7 +369,7 @@ async def _instances(
         return await provider.services.loop.run_in_executor(None, provider.services.archive.instances, query)
     except EngineError as error:
         code = status_of(error, Service.MOVE if isinstance(rq, CMoveRQ) else Service.GET)
-        logger.warning("retrieval refused", calling=provider.calling_ae_title, status=f"{code:04X}", error=str(error))
+        logger.warning("retrieval refused", calling=provider.caller, status=f"{code:04X}", error=str(error))
         offending = error.offending_elements if isinstance(error, QueryError) else ()
         _refuse(provider, presentation_context_id, rq, code, str(error), offending)
     return None

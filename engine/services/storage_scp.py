@@ -64,7 +64,7 @@ class StorageProvider:
         self._accept_truncated = config.accepts_truncated(aet)
         self._window = max(config.receive_window_of(aet), 1)
         self._chunks_max = max(1, config.limits.ingest_bytes_max // self._services.pool.chunk_bytes)
-        self._counters = self._services.metrics.peer(aet)
+        self._counters = self._services.metrics.peer(self._provider.caller)
         self._log = logger.about(self._connection.peer_host)
         if self._allowed:
             self._services.traffic.began(self._connection, aet)
@@ -164,7 +164,7 @@ class StorageProvider:
             counters["instances_quarantined"] += isinstance(outcome, InstanceQuarantined)
             self._log.warning(
                 "instance refused",
-                calling=self._provider.calling_ae_title,
+                calling=self._provider.caller,
                 sop_instance_uid=rq.affected_sop_instance_uid,
                 status=f"{code:04X}",
                 reason=comment,
@@ -202,7 +202,7 @@ class StorageProvider:
             return StoreStatus.ELEMENTS_DISCARDED, TRUNCATED_COMMENT
         self._log.warning(
             "other content for a known SOP Instance UID",
-            calling=self._provider.calling_ae_title,
+            calling=self._provider.caller,
             sop_instance_uid=rq.affected_sop_instance_uid,
             outcome=outcome.name.lower(),
         )

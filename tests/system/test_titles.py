@@ -111,7 +111,11 @@ def test_echo_calls_a_title_beyond_ascii(server: Server, aet: str, called: bytes
 
 def test_the_log_and_the_statistics_name_it_as_it_is_meant(server: Server) -> None:
     with Peer(server.port) as script:
-        script.associate((1, VERIFICATION, [IMPLICIT]), calling="ÜBERALL".encode())
+        script.associate((1, VERIFICATION, [IMPLICIT]), (3, CT, [EXPLICIT]), calling="ÜBERALL".encode())
+        script.send(peer.message(3, peer.c_store_rq(1, CT, "1.2.3"), bytes(100)))
+        assert script.expect_message().status() != 0
         script.release()
     wait_for(lambda: any(line["calling"] == "ÜBERALL" for line in server.events("association ended")), what="its line")
-    assert "ÜBERALL" in str(server.stats())
+    assert "'ÜBERALL'" in str(server.stats())
+    refused = [line for line in server.events("instance refused") if "ÜBERALL" in str(line)]
+    assert refused, "and where it has done something"
