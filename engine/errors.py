@@ -145,6 +145,10 @@ class NotStored(EngineError):
     """UIDs that were named are not in the archive; the message names each."""
 
 
+class RetentionRefused(EngineError):
+    """A retention rule is not applied before somebody confirms it; nothing was deleted. The message says why."""
+
+
 class DeletionRefused(EngineError):
     """Something of what was to be deleted is on legal hold; nothing was deleted."""
 

@@ -1,8 +1,8 @@
 """What becomes of a folder that has no archive.json: a new archive, an archive that has lost it, or no archive at all.
 
-    missing, empty, or what a start that was killed has left     a new archive
-    segments whose headers all name one archive                  archive.json is made anew with that id, and said so
-    segments of several archives, a replica, anything else       StorageError: nothing is made and nothing is changed
+missing, empty, or what a start that was killed has left     a new archive
+segments whose headers all name one archive                  archive.json is made anew with that id, and said so
+segments of several archives, a replica, anything else       StorageError: nothing is made and nothing is changed
 """
 
 from __future__ import annotations

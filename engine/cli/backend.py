@@ -393,14 +393,14 @@ def retention_due(config: Config, names: tuple[str, ...]) -> tuple[list[dict[str
     return studies, list(sums.values())
 
 
-def retention_apply(config: Config, names: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Deletes what is due; what became of each rule's studies."""
+def retention_apply(config: Config, names: tuple[str, ...], *, anyway: bool) -> list[dict[str, Any]]:
+    """Deletes what is due; what became of each rule's studies. Raises RetentionRefused, unless `anyway`."""
     from engine.archive.care import retention
 
     with opened(config) as archive:
         now_ns = time.time_ns()
         return [
-            {"rule": rule.name, **asdict(retention.apply(archive, rule, now_ns, by=who()))}
+            {"rule": rule.name, **asdict(retention.apply(archive, rule, now_ns, by=who(), is_confirmed=anyway))}
             for rule in _rules(config, names)
         ]
 

@@ -359,6 +359,15 @@ class Retention(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     every_hours: Annotated[float, Meta(gt=0, le=8784)] = 24.0
     """How often the server applies it: it looks at every study that is old enough."""
 
+    share_max: Annotated[float, Meta(gt=0, le=1)] = 0.2
+    """The part of all studies that one application may delete, though always 20; a rule that would delete more is
+    refused until somebody runs `filmroom retention apply --anyway`. A rule that runs every day deletes a day's studies;
+    much more is a mistake in the rule or in the clock, and deleting cannot be undone. 1: any number."""
+
+    gap_days_max: Annotated[float, Meta(gt=0, le=365_000)] = 30.0
+    """Days between two applications, of any rule, above which the clock is not believed and the rule is refused in the
+    same way. A server is rarely off for a month, and a clock with an empty battery is off by years."""
+
 
 class Coercion(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How what is sent differs from what is stored: the first rule that names the receiver holds for it.

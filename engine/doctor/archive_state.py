@@ -174,6 +174,10 @@ def _server(config: Config) -> Iterator[Finding]:
         yield fault(
             "server", what, "continue that process (kill -CONT), or end it: what it had not committed is undone"
         )
+    refused = (stats.get("caretaker") or {}).get("retention", {}).get("refused", {})
+    for rule, reason in refused.items():
+        advice = "look at the clock and at filmroom retention dry-run; filmroom retention apply --anyway confirms it"
+        yield fault("retention", f"rule {rule} is not applied: {reason}", advice)
     workers = stats["workers"]
     silent = [row["number"] for row in workers if "counters" not in row]
     if silent or len(workers) < config.workers:

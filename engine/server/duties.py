@@ -19,6 +19,7 @@ from engine.archive.care.compaction import Compactor
 from engine.archive.care.reindex import Reindexer
 from engine.archive.care.scrub import Scrubber
 from engine.config import Config, Retention
+from engine.errors import RetentionRefused
 
 logger = log.get("server.duties")
 
@@ -95,11 +96,14 @@ class RetentionDuty:
         self._applied_s: dict[Retention, float] = {}
         self._deleted = {"studies_deleted": 0, "instances_deleted": 0, "bytes_deleted": 0}
         self._held: dict[str, int] = {}
+        self._refused: dict[str, str] = {}
         self.configure(config)
 
     def configure(self, config: Config) -> None:
         """A rule that is new or has changed is due at once."""
         self._rules = [rule for rule in config.retention if rule.enabled]
+        names = {rule.name for rule in self._rules}
+        self._refused = {name: reason for name, reason in self._refused.items() if name in names}
 
     def step(self) -> float:
         """The rule that is due next, wholly."""
@@ -119,7 +123,21 @@ class RetentionDuty:
         return now_s if applied_s is None else applied_s + rule.every_hours * 3600
 
     def _apply(self, rule: Retention) -> None:
-        applied = retention.apply(self._archive, rule, time.time_ns(), by="retention", stopped=self._stopping.is_set)
+        try:
+            applied = retention.apply(
+                self._archive, rule, time.time_ns(), by="retention", stopped=self._stopping.is_set
+            )
+        except RetentionRefused as error:
+            # Nothing else can be done about it: it is said again each time that the rule is due.
+            self._refused[rule.name] = str(error)
+            logger.error(
+                "a retention rule was not applied",
+                rule=rule.name,
+                reason=str(error),
+                advice="look at `filmroom retention dry-run`; then `filmroom retention apply --anyway`",
+            )
+            return
+        self._refused.pop(rule.name, None)
         self._held[rule.name] = applied.held
         self._deleted["studies_deleted"] += applied.studies
         self._deleted["instances_deleted"] += applied.instances
@@ -127,7 +145,9 @@ class RetentionDuty:
 
     def stats(self) -> dict[str, object]:
         """What was deleted since the start, and how many studies were on hold at the last look."""
-        return {"rules": len(self._rules), **self._deleted, "studies_held": sum(self._held.values())}
+        told: dict[str, object] = {"rules": len(self._rules), **self._deleted}
+        told["studies_held"] = sum(self._held.values())
+        return {**told, "refused": dict(self._refused)} if self._refused else told
 
 
 class ScrubDuty:

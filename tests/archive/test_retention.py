@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from engine.archive.archive import Archive
-from engine.archive.care import retention
+from engine.archive.care import retention, retention_clock
 from engine.archive.care.retention import DAY_NS, Due
 from engine.config import Retention
+from engine.errors import RetentionRefused
 from engine.index.types import Outcome
 from tests.archive.filled import all_instances, findings, opened, payload_of, store, uid
 
@@ -114,11 +115,12 @@ def test_applying_a_rule_deletes_what_it_names_and_nothing_that_is_held(tmp_path
             NOW_NS + 101 * DAY_NS,
             by="test",
             on_study=lambda found: deleted.append(found.study_instance_uid),
+            is_confirmed=True,
         )
         assert (applied.studies, applied.instances, applied.held) == (2, 4, 1)
         assert sorted(deleted) == [uid(1), uid(3)]
         assert {one.study_instance_uid for one in all_instances(archive)} == {uid(2)}
-        assert retention.apply(archive, rule(), NOW_NS + 101 * DAY_NS, by="test").studies == 0
+        assert retention.apply(archive, rule(), NOW_NS + 101 * DAY_NS, by="test", is_confirmed=True).studies == 0
         assert findings(archive) == []
     Archive.rebuild_index(tmp_path)
     with opened(tmp_path) as archive:
@@ -133,7 +135,9 @@ def test_a_hold_that_is_set_while_a_rule_is_applied_holds(tmp_path: Path) -> Non
             other = {uid(1): uid(2), uid(2): uid(1)}[found.study_instance_uid]
             archive.set_holds([other], by="court", reason="")
 
-        applied = retention.apply(archive, rule(), NOW_NS + 101 * DAY_NS, by="test", on_study=hold_the_other)
+        applied = retention.apply(
+            archive, rule(), NOW_NS + 101 * DAY_NS, by="test", on_study=hold_the_other, is_confirmed=True
+        )
         assert (applied.studies, applied.held) == (1, 1)
         assert len(all_instances(archive)) == 1
 
@@ -149,5 +153,82 @@ def test_who_is_told_to_stop_stops_between_two_studies(tmp_path: Path) -> None:
             by="test",
             stopped=lambda: bool(seen),
             on_study=seen.append,
+            is_confirmed=True,
         )
         assert len(seen) == len(all_instances(archive)) == 1
+
+
+# What is not believed ------------------------------------------------------------------------------
+
+
+def studies(archive: Archive) -> int:
+    return archive.stats()["studies"]
+
+
+def test_a_clock_that_is_years_ahead_deletes_nothing_until_somebody_confirms_it(tmp_path: Path) -> None:
+    ten_years, ahead_ns = rule(older_than_days=3650), NOW_NS + round(11 * 365 * DAY_NS)
+    with opened(tmp_path) as archive:
+        store(archive, payload_of(1, 1, 1))
+        with pytest.raises(RetentionRefused, match="gap_days_max"):
+            retention.apply(archive, ten_years, ahead_ns, by="test")
+        assert studies(archive) == 1
+        # What the wrong clock stamps makes it no more right.
+        assert retention.apply(archive, ten_years, time.time_ns(), by="test").studies == 0
+        store(archive, payload_of(2, 1, 1))
+        with pytest.raises(RetentionRefused, match="set forward"):
+            retention.apply(archive, ten_years, ahead_ns, by="test")
+        assert studies(archive) == 2
+        assert retention.apply(archive, ten_years, ahead_ns, by="test", is_confirmed=True).studies == 2
+
+
+def test_a_clock_that_is_set_forward_while_the_machine_runs_is_found_out_within_the_gap(tmp_path: Path) -> None:
+    with opened(tmp_path) as archive:
+        store(archive, payload_of(1, 1, 1))
+        retention.apply(archive, rule(older_than_days=7), time.time_ns(), by="test")
+        with pytest.raises(RetentionRefused, match="set forward by 8 days"):
+            retention.apply(archive, rule(older_than_days=7), time.time_ns() + 8 * DAY_NS, by="test")
+
+
+def test_after_a_restart_of_the_machine_the_gap_counts_from_the_last_application(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boots = iter(["one", "two", "two", "three"])
+    monkeypatch.setattr(retention_clock, "boot_id", lambda: next(boots))
+    with opened(tmp_path) as archive:
+        store(archive, payload_of(1, 1, 1))
+        weekly = rule(older_than_days=7)
+        assert retention.apply(archive, weekly, time.time_ns(), by="test").studies == 0
+        # In another boot, a month's journey is one; and nothing that happened meanwhile says otherwise.
+        later_ns = time.time_ns() + 29 * DAY_NS
+        assert retention.apply(archive, weekly, later_ns, by="test").studies == 1
+        with pytest.raises(RetentionRefused, match="31 days ago"):
+            retention.apply(archive, weekly, later_ns + 31 * DAY_NS, by="test")
+
+
+def test_a_clock_that_is_behind_is_believed_and_what_was_known_stays_known(tmp_path: Path) -> None:
+    with opened(tmp_path) as archive:
+        store(archive, payload_of(1, 1, 1))
+        now_ns = time.time_ns()
+        retention.apply(archive, rule(older_than_days=7), now_ns, by="test")
+        before = (tmp_path / "retention.json").read_bytes()
+        assert retention.apply(archive, rule(older_than_days=7), now_ns - 3650 * DAY_NS, by="test").studies == 0
+        assert (tmp_path / "retention.json").read_bytes() == before
+        # NTP brings it back.
+        assert retention.apply(archive, rule(older_than_days=7), now_ns + DAY_NS // 100, by="test").studies == 0
+        (tmp_path / "retention.json").write_bytes(b"{half of")
+        assert retention.apply(archive, rule(older_than_days=7), now_ns, by="test").studies == 0
+
+
+def test_a_rule_that_would_delete_a_large_part_is_refused_as_a_whole(tmp_path: Path) -> None:
+    with opened(tmp_path) as archive:
+        store(archive, *(payload_of(study, 1, 1) for study in range(1, 31)))
+        now_ns = time.time_ns()
+        with pytest.raises(RetentionRefused, match="30 of 30 studies"):
+            retention.apply(archive, rule(older_than_days=0), now_ns, by="test")
+        assert studies(archive) == 30
+        archive.set_holds([uid(study) for study in range(1, 11)], by="test", reason="")
+        # Twenty may always go.
+        assert retention.apply(archive, rule(older_than_days=0), now_ns, by="test").studies == 20
+        store(archive, *(payload_of(study, 1, 1) for study in range(41, 71)))
+        now_ns = time.time_ns()
+        assert retention.apply(archive, rule(older_than_days=0, share_max=1.0), now_ns, by="test").studies == 30

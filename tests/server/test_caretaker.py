@@ -360,3 +360,20 @@ def test_the_index_is_written_at_the_priority_of_workers_by_a_step_at_the_lowest
     wait_for(lambda: "in the step" in seen, what="a step")
     assert told.end() == 0
     assert seen == {"within the transaction": own, "in the step": caretaker.NICENESS}
+
+
+def test_a_rule_that_is_refused_is_told_and_the_others_are_applied(tmp_path: Path) -> None:
+    rules = (
+        Retention(name="too much", older_than_days=0, enabled=True, modalities=("CT",)),
+        Retention(name="fine", older_than_days=0, enabled=True, modalities=("MR",)),
+    )
+    with opened(tmp_path) as archive:
+        store(archive, *(payload_of(study, 1, 1) for study in range(1, 31)), payload_of(99, 1, 1, modality="MR"))
+        duty = RetentionDuty(archive, Config(data=tmp_path, retention=rules), threading.Event())
+        duty.step()
+        duty.step()
+        assert {one.study_instance_uid for one in all_instances(archive)} == {uid(study) for study in range(1, 31)}
+        refused = duty.stats()["refused"]
+        assert list(refused) == ["too much"] and "30 of 31 studies" in refused["too much"]  # type: ignore[index, call-overload]
+        duty.configure(Config(data=tmp_path, retention=rules[1:]))
+        assert "refused" not in duty.stats()

@@ -20,6 +20,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from engine import log
+from engine.archive.care import retention_clock
 from engine.archive.care.deletion import kept_aside_with
 from engine.config.titles import names
 from engine.dicom import tags
@@ -83,8 +84,18 @@ def apply(
     by: str,
     stopped: Callable[[], bool] = lambda: False,
     on_study: Callable[[Due], None] = lambda found: None,
+    is_confirmed: bool = False,
 ) -> Applied:
-    """Deletes what a rule names, study by study. Raises StorageFull, StorageFailed or IndexError_."""
+    """Deletes what a rule names, study by study.
+
+    Raises RetentionRefused before anything is deleted when the clock or the number of studies is not to be believed and
+    nobody has confirmed it (see `retention_clock`), StorageFull, StorageFailed or IndexError_.
+    """
+    if not is_confirmed:
+        retention_clock.check_clock(archive, rule, now_ns)
+        due_count = sum(not found.is_held for found, _ in _due_by(archive, rule, now_ns) if not stopped())
+        retention_clock.check_share(archive, rule, due_count)
+    retention_clock.note(archive, now_ns, is_confirmed=is_confirmed)
     applied = Applied()
     for found, instances in _due_by(archive, rule, now_ns):
         if stopped():

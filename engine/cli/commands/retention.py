@@ -64,9 +64,14 @@ def dry_run(names: tuple[str, ...], settings: Settings) -> None:
 @command.command("apply", short_help="Delete what is due now.")
 @_rule_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--anyway", is_flag=True, help="Though the clock or the number of studies looks wrong.")
 @with_settings()
-def apply(names: tuple[str, ...], yes: bool, settings: Settings) -> int:
-    """Delete now what dry-run lists, also by rules that are not enabled."""
+def apply(names: tuple[str, ...], yes: bool, anyway: bool, settings: Settings) -> int:
+    """Delete now what dry-run lists, also by rules that are not enabled.
+
+    A rule that would delete a large part of all studies, or by a clock that has jumped, is refused (exit 1); --anyway
+    confirms it, and that the clock is right.
+    """
     config = settings.load()
     if not config.retention:
         raise ConfigError(NO_RULES)
@@ -76,6 +81,6 @@ def apply(names: tuple[str, ...], yes: bool, settings: Settings) -> int:
         if not options.confirmed(f"Delete {studies} studies ({output.bytes_text(size)}) by {len(sums)} rules?"):
             output.complain("nothing was deleted")
             return exit_codes.FAILED
-    applied = backend.retention_apply(config, names)
+    applied = backend.retention_apply(config, names, anyway=anyway)
     output.write_list(applied, APPLIED_COLUMNS)
     return exit_codes.OK

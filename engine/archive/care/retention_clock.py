@@ -1,0 +1,122 @@
+"""Whether a retention rule may be applied without somebody who confirms it: a clock that jumps must not delete.
+
+A rule is refused when
+
+    the clock was set forward    since the last application in this boot more time has passed by the clock than in truth
+    nothing is known for long    the last application, or without one the newest segment, is longer ago than the rule's
+                                 gap_days_max: an empty CMOS battery, a wrong NTP server, or a server that was off
+    it would delete too much     more than the rule's share_max of all studies, and more than STUDIES_MIN
+
+    DATA/retention.json    {"applied_ns", "boottime_ns", "boot_id"}: when rules were applied last; disposable
+
+A clock that is behind deletes nothing too early and is believed; what was known before stays known. Who confirms
+(`filmroom retention apply --anyway`) makes now the time that is known.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from engine.errors import RetentionRefused
+from engine.index.checkpoint import boot_id
+from engine.storage import files as storage_files
+from engine.storage.log import list_segments
+from engine.storage.reader import read_header_or_trailer
+from engine.storage.segment import segment_path
+
+if TYPE_CHECKING:
+    from engine.archive.archive import Archive
+    from engine.config import Retention
+
+DAY_NS = 86_400 * 10**9
+
+JUMP_NS = DAY_NS
+"""A clock may be set forward by so much: a time zone that was wrong, a winter's drift."""
+
+STUDIES_MIN = 20
+"""A rule may always delete so many studies at a time: shares of small archives say nothing."""
+
+
+class _Applied(msgspec.Struct, forbid_unknown_fields=True):
+    applied_ns: int
+    boottime_ns: int
+    boot_id: str
+
+
+def check_clock(archive: Archive, rule: Retention, now_ns: int) -> None:
+    """Raises RetentionRefused when `now_ns` is not to be believed."""
+    last = _read(archive)
+    if last is not None and last.boot_id == boot_id():
+        jumped_ns = (now_ns - last.applied_ns) - (_boottime_ns() - last.boottime_ns)
+        if jumped_ns > JUMP_NS:
+            raise _refused(f"the clock was set forward by {_days(jumped_ns)} days since rules were applied last")
+    known_ns = last.applied_ns if last is not None else _newest_ns(archive)
+    if known_ns and now_ns - known_ns > rule.gap_days_max * DAY_NS:
+        what = "rules were applied last" if last is not None else "something was stored last"
+        raise _refused(
+            f"by the clock, {what} {_days(now_ns - known_ns)} days ago, more than the rule's gap_days_max"
+            f" ({rule.gap_days_max:g}): is the clock right?"
+        )
+
+
+def check_share(archive: Archive, rule: Retention, due_count: int) -> None:
+    """Raises RetentionRefused when a rule would delete so many studies."""
+    total = archive.stats()["studies"]
+    if due_count > STUDIES_MIN and due_count > rule.share_max * total:
+        raise _refused(
+            f"it would delete at least {due_count} of {total} studies, more than the rule's share_max"
+            f" ({rule.share_max:g})"
+        )
+
+
+def note(archive: Archive, now_ns: int, *, is_confirmed: bool) -> None:
+    """Makes `now_ns` the time that is known. Raises StorageFull or StorageFailed."""
+    last = _read(archive)
+    if last is not None and now_ns < last.applied_ns and not is_confirmed:
+        return
+    content = msgspec.json.encode(_Applied(now_ns, _boottime_ns(), boot_id()))
+    storage_files.replace(archive.files, _path(archive), content)
+
+
+def _refused(reason: str) -> RetentionRefused:
+    return RetentionRefused(f"{reason}; `filmroom retention apply --anyway` confirms it")
+
+
+def _path(archive: Archive) -> str:
+    return str(archive.layout.data / "retention.json")
+
+
+def _read(archive: Archive) -> _Applied | None:
+    try:
+        with open(_path(archive), "rb") as file:
+            return msgspec.json.decode(file.read(4096), type=_Applied)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _newest_ns(archive: Archive) -> int:
+    """When the newest segment was begun; 0 where there is none that can be read."""
+    files, directory = archive.files, archive.layout.segments
+    for segment_id in reversed(list_segments(directory, files)):
+        try:
+            fd = files.open(segment_path(directory, segment_id), 0)
+        except OSError:
+            continue
+        try:
+            return int(read_header_or_trailer(files, fd, segment_id).created_ns)
+        except Exception:  # it is damaged, and not for us to judge
+            continue
+        finally:
+            files.close(fd)
+    return 0
+
+
+def _boottime_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def _days(nanoseconds: int) -> str:
+    return f"{nanoseconds / DAY_NS:.0f}"
