@@ -85,7 +85,7 @@ class Worker:
             config,
             self._metrics,
             self._pool,
-            Transcoder(),
+            Transcoder(directory=config.data, reserve_bytes=config.limits.disk_reserve_bytes),
             self._trace,
             roster,
         )

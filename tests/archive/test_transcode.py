@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import os
 import random
 import signal
@@ -22,9 +23,12 @@ import pytest
 from pydicom.encaps import encapsulate, encapsulate_extended
 
 from engine.archive.transcoding import decoder_pool, pixels, transcode
+from engine.archive.transcoding import decompress as decompress_module
 from engine.archive.transcoding.decompress import decompress
+from engine.archive.transcoding.spool import MEMORY_BYTES_MAX, Spool
 from engine.archive.transcoding.transcode import Transcoder, plan
 from engine.dicom import part10, transfer_syntax
+from engine.dicom.sources import Whole
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN, UNCOMPRESSED
 from engine.errors import TranscodeError
 from tests import samples
@@ -360,9 +364,39 @@ def test_numbers_that_make_no_sense_are_refused(keyword: str, value: int, reason
 
 def test_what_would_be_too_large_is_refused_before_it_is_decoded() -> None:
     data, native = lossless(3)
-    assert native_bytes(decompressed(data, LOSSLESS, bytes_max=len(native))) == native
-    with pytest.raises(TranscodeError, match=f"would have {len(native)} bytes, the limit is {len(native) - 1}"):
-        decompressed(data, LOSSLESS, bytes_max=len(native) - 1)
+    one = len(native) // 3
+    assert native_bytes(decompressed(data, LOSSLESS, bytes_max=one)) == native
+    with pytest.raises(TranscodeError, match=f"would have {one} bytes a frame .*the limits are {one - 1} and"):
+        decompressed(data, LOSSLESS, bytes_max=one - 1)
+    ds = read(data, LOSSLESS)
+    ds.Rows = ds.Columns = 60_000
+    ds.file_meta = pydicom.dataset.FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = LOSSLESS
+    with pytest.raises(TranscodeError, match="and 21600000000 in all, the limits are"):
+        decompressed(samples.encoded(ds), LOSSLESS, bytes_max=1 << 40)
+
+
+@pytest.mark.parametrize("cut", [1, 8, 30])
+def test_pixel_data_that_is_cut_within_a_fragment_is_refused_before_a_frame_is_decoded(cut: int) -> None:
+    data, _ = lossless(3)
+    end = data.rindex(b"\xfe\xff\xdd\xe0")
+    pieces = decompress_module.decompressed(
+        Whole(data[: end - cut]), transfer_syntax.of(LOSSLESS), decoded_bytes_max=BYTES_MAX
+    )
+    with pytest.raises(TranscodeError, match="is cut"):
+        next(pieces)
+    whole = decompress(data[:end], transfer_syntax.of(LOSSLESS), EXPLICIT_VR_LITTLE_ENDIAN, decoded_bytes_max=BYTES_MAX)
+    assert whole == decompress(
+        data, transfer_syntax.of(LOSSLESS), EXPLICIT_VR_LITTLE_ENDIAN, decoded_bytes_max=BYTES_MAX
+    )
+
+
+@pytest.mark.parametrize("rest", [1, 7, 8, 11, 100, 2048])
+@pytest.mark.parametrize("target", [EXPLICIT, IMPLICIT, BIG])
+def test_bytes_behind_encapsulated_pixel_data_are_forgiven(rest: int, target: str) -> None:
+    data, native = lossless()
+    after = decompressed(data + bytes(rest), LOSSLESS, target)
+    assert len(native_bytes(after)) == len(native)
 
 
 def test_pixel_data_that_is_not_encapsulated_is_refused() -> None:
@@ -642,9 +676,6 @@ def test_what_has_no_way_is_refused_at_once(transcoder: Transcoder) -> None:
         ):
             with pytest.raises(TranscodeError, match=reason):
                 await transcoder.transcode(b"", source, target)
-        small = Transcoder(decoded_bytes_max=10)
-        with pytest.raises(TranscodeError, match="a data set of 11 bytes is not decoded, the limit is 10"):
-            await small.transcode(bytes(11), J2K, EXPLICIT)
 
     asyncio.run(work())
     assert processes(transcoder) == []
@@ -758,9 +789,102 @@ def test_an_image_larger_than_it_says_ends_in_an_answer() -> None:
     transcoder.close()
 
 
-def test_an_answer_longer_than_it_can_be_is_not_believed() -> None:
+@pytest.mark.parametrize(
+    "answer",
+    [
+        decoder_pool.ANSWER.pack(decoder_pool.PIECE, 1 << 40, 0),
+        decoder_pool.ANSWER.pack(decoder_pool.NOT_POSSIBLE, 1 << 40, 0),
+        decoder_pool.ANSWER.pack(decoder_pool.WANTED, 0, 11),
+        decoder_pool.ANSWER.pack(decoder_pool.WANTED, 1 << 63, 1 << 63),
+        decoder_pool.ANSWER.pack(77, 0, 0),
+    ],
+)
+def test_an_answer_that_cannot_be_is_not_believed(answer: bytes) -> None:
     process = decoder_pool._Process(100)
-    process._answer_bytes_max = -1000
+    ours, theirs = os.pipe()
+    os.write(theirs, answer)
+    os.dup2(ours, process._process.stdout.fileno())  # type: ignore[union-attr]
     with pytest.raises(TranscodeError, match="failed"):
-        process.run(lossless()[0][:10], LOSSLESS, EXPLICIT, 10)
+        process.run(Whole(bytes(10)), LOSSLESS, lambda piece: None, 10)
     process.end()
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_a_damaged_last_frame_is_known_before_anything_is_given_out(transcoder: Transcoder) -> None:
+    data, _ = lossless(3)
+    at = data.rindex(b"\xff\xda")
+    damaged = data[:at] + bytes(8) + data[at + 8 :]
+    with pytest.raises(TranscodeError, match="frame 3"):
+        asyncio.run(transcoder.decode(Whole(damaged), transfer_syntax.of(LOSSLESS)))
+
+
+@pytest.mark.parametrize("length", [0, 10, MEMORY_BYTES_MAX, MEMORY_BYTES_MAX + 1, 3 * MEMORY_BYTES_MAX])
+def test_a_spool_gives_back_what_was_written_wherever_it_is(tmp_path: Path, length: int) -> None:
+    spool = Spool(str(tmp_path), 0)
+    data = random.Random(SEED).randbytes(length)
+    for at in range(0, length, 700_001):
+        spool.write(data[at : at + 700_001])
+    source = spool.source()
+    assert source.length == length
+    assert bytes(source.read(0, length + 5)) == data
+    assert bytes(source.read(length // 2, 7)) == data[length // 2 :][:7]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_spool_leaves_the_reserve_of_the_disk_alone_and_needs_no_folder_of_its_own(tmp_path: Path) -> None:
+    spool = Spool(str(tmp_path), 1 << 60)
+    with pytest.raises(TranscodeError, match="reserve"):
+        spool.write(bytes(MEMORY_BYTES_MAX + 1))
+    spool = Spool(str(tmp_path / "not there"), 0)
+    spool.write(bytes(MEMORY_BYTES_MAX + 1))
+    assert spool.source().length == MEMORY_BYTES_MAX + 1
+
+
+MEASURE = """
+import asyncio, json, resource, sys
+from pathlib import Path
+import numpy as np
+import pydicom
+from pydicom.pixels.encoders import RLELosslessEncoder
+from engine.archive.transcoding.transcode import Transcoder
+from engine.dicom import transfer_syntax
+from engine.dicom.sources import Whole
+from tests import samples
+from tests.archive.test_transcode import RLE, compressed
+
+def peak(who):
+    return resource.getrusage(who).ru_maxrss >> 10
+
+frames = 150
+ds = samples.instance()
+ds.Rows = ds.Columns = 1024
+ds.BitsStored, ds.HighBit, ds.NumberOfFrames = 16, 15, frames
+frame = RLELosslessEncoder.encode(
+    np.arange(1 << 20, dtype="<u2").reshape(1024, 1024) // 1024, encoding_plugin="pylibjpeg", number_of_frames=1,
+    rows=1024, columns=1024, samples_per_pixel=1, bits_allocated=16, bits_stored=16, pixel_representation=0,
+    photometric_interpretation="MONOCHROME2",
+)
+data = compressed(ds, RLE, [bytes(frame)] * frames)
+
+async def main():
+    transcoder = Transcoder(directory=Path(sys.argv[1]))
+    before = peak(resource.RUSAGE_SELF)
+    source, _ = await transcoder.decode(Whole(data), transfer_syntax.of(RLE))
+    transcoder.close()
+    return [source.length >> 20, peak(resource.RUSAGE_SELF) - before, peak(resource.RUSAGE_CHILDREN)]
+
+print(json.dumps(asyncio.run(main())))
+"""
+
+
+def test_neither_side_holds_all_frames(tmp_path: Path) -> None:
+    """300 MiB of pixels, and what the two processes take beside themselves."""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path)], cwd=root, capture_output=True, text=True, check=True
+    )
+    length_mib, grown_mib, decoder_mib = json.loads(done.stdout)
+    assert length_mib == 300
+    assert grown_mib <= 32
+    assert decoder_mib <= 220

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.pixels import compress
+from pydicom.uid import RLELossless
 from pynetdicom import AE, build_role, evt
 
 from engine.dicom import part10
@@ -151,3 +153,23 @@ def test_what_was_imported_in_a_private_syntax_is_fetched_as_it_is(server: Serve
     study = stored(server, tmp_path, 20, data, PRIVATE)
     assert fetched(server, study, PRIVATE, EXPLICIT) == (0, [(PRIVATE, data)])
     assert fetched(server, study, EXPLICIT)[0] == 0xA702
+
+
+def test_a_damaged_frame_fails_its_instance_and_no_other(server: Server, tmp_path: Path) -> None:
+    for number in (1, 2):
+        ds = samples.instance(30, 1, number)
+        ds.NumberOfFrames, ds.Rows, ds.Columns = 3, 8, 8
+        ds.PixelData = bytes(range(128)) * 3
+        compress(ds, RLELossless, generate_instance_uid=False)
+        data = samples.encoded(ds)
+        if number == 1:
+            at = data.rindex(b"\xfe\xff\0\xe0") + 8  # the header of the last frame
+            data = data[:at] + bytes(64) + data[at + 64 :]
+        path = tmp_path / f"{number}.dcm"
+        path.write_bytes(part10.write_file_meta(samples.CT, str(ds.SOPInstanceUID), RLELossless) + data)
+        command = [sys.executable, "-m", "engine", "import", str(path), "--data", str(server.data)]
+        subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    status, got = fetched(server, f"{samples.ROOT}.30", EXPLICIT)
+    assert (status, len(got)) == (0xB000, 1)
+    status, got = fetched(server, f"{samples.ROOT}.30", RLELossless)
+    assert (status, len(got)) == (0, 2)

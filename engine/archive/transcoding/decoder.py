@@ -1,4 +1,4 @@
-"""The process in which pixels are decoded, started by `decoder_pool`. Argument: bytes decoded at most.
+"""The process in which pixels are decoded, started by `decoder_pool`. Argument: bytes of a frame at most.
 
 Decoders read hostile bytes, some hold the interpreter lock for seconds and some can crash, so they run here and never
 in a process that serves. Knows no archive and opens no file; one job after the other comes in on standard input and
@@ -18,13 +18,23 @@ import sys
 import warnings
 from typing import Final
 
-from engine.archive.transcoding.decoder_pool import ANSWER, DONE, JOB, NOT_POSSIBLE, read_exactly, write_all
-from engine.archive.transcoding.decompress import decompress
+from engine.archive.transcoding.decoder_pool import (
+    ANSWER,
+    DONE,
+    JOB,
+    NOT_POSSIBLE,
+    PIECE,
+    PIECE_BYTES,
+    WANTED,
+    read_exactly,
+    write_all,
+)
+from engine.archive.transcoding.decompress import decompressed
 from engine.dicom import transfer_syntax
 from engine.errors import TranscodeError
 
 ADDRESS_SPACE_BYTES: Final = 1 << 30
-"""For the interpreter, its libraries and their threads' stacks; five times the decoded pixels come on top."""
+"""For the interpreter, its libraries and their threads' stacks; five times a decoded frame come on top."""
 
 
 def main(bytes_max: int) -> None:
@@ -40,22 +50,43 @@ def main(bytes_max: int) -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:
         while True:
-            source, target, length = JOB.unpack(read_exactly(jobs, JOB.size))
-            status, answer = _answer(source, target, read_exactly(jobs, length), bytes_max)
-            write_all(answers, ANSWER.pack(status, len(answer)))
-            write_all(answers, answer)
+            uid, length = JOB.unpack(read_exactly(jobs, JOB.size))
+            _answer(Asked(jobs, answers, length), uid.rstrip(b"\0").decode("ascii"), answers, bytes_max)
     except (EOFError, BrokenPipeError):
         return
 
 
-def _answer(source: bytes, target: bytes, data: bytearray, bytes_max: int) -> tuple[int, bytes]:
+class Asked:
+    """The data set of a job: what is wanted of it is asked for (a `dicom.sources.Source`)."""
+
+    def __init__(self, jobs: int, answers: int, length: int) -> None:
+        self._jobs, self._answers = jobs, answers
+        self.length = length
+
+    def read(self, offset: int, count: int) -> bytearray:
+        """See `Source`. Raises EOFError when there is nobody to ask any more."""
+        count = max(min(count, self.length - offset), 0)
+        if not count:
+            return bytearray()
+        write_all(self._answers, ANSWER.pack(WANTED, offset, count))
+        return read_exactly(self._jobs, count)
+
+
+def _answer(source: Asked, uid: str, answers: int, bytes_max: int) -> None:
+    why = b""
     try:
-        from_syntax, to_syntax = (transfer_syntax.of(uid.rstrip(b"\0").decode("ascii")) for uid in (source, target))
-        return DONE, decompress(data, from_syntax, to_syntax, decoded_bytes_max=bytes_max)
+        for piece in decompressed(source, transfer_syntax.of(uid), decoded_bytes_max=bytes_max):
+            view = memoryview(piece).cast("B")
+            for at in range(0, len(view), PIECE_BYTES):
+                part = view[at : at + PIECE_BYTES]
+                write_all(answers, ANSWER.pack(PIECE, len(part), 0))
+                write_all(answers, part)
     except TranscodeError as error:
-        return NOT_POSSIBLE, str(error).encode()
+        why = str(error).encode()[:PIECE_BYTES]
     except MemoryError:
-        return NOT_POSSIBLE, b"decoding it takes more memory than is allowed"
+        why = b"decoding it takes more memory than is allowed"
+    write_all(answers, ANSWER.pack(NOT_POSSIBLE if why else DONE, len(why), 0))
+    write_all(answers, why)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,13 @@ One process does one job at a time for the thread that took it. `archive.transco
     run ─► an idle process, or a new one ─► job ─► answer ─► idle again ─► after `idle_s`: ended
                                              └─ late, dead or nonsense: killed, TranscodeError; the next job: a new one
 
-    job      source UID (64 bytes, NUL padded) | target UID (64) | length u64 | data set          little endian
-    answer   status u8: 0 done, 1 not possible | length u64 | data set, or a sentence in UTF-8
+    job       transfer syntax UID (64 bytes, NUL padded) | length of the data set u64               little endian
+    answers   u8 | u64 | u64, any number of them, then the last:
+              0 done | 0 | 0            1 not possible | length | 0, and a sentence in UTF-8
+              2 wanted | offset | length: the bytes of the data set there follow on the decoder's input
+              3 piece | length | 0, and that much of the data set with native Pixel Data
+
+So neither side holds more of an object than a piece and a frame.
 """
 
 from __future__ import annotations
@@ -15,6 +20,8 @@ import os
 import struct
 import subprocess
 import threading
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from engine import interpreter
@@ -23,15 +30,19 @@ from engine.errors import TranscodeError
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-JOB: Final = struct.Struct("<64s64sQ")
-ANSWER: Final = struct.Struct("<BQ")
+    from engine.dicom.sources import Source
+
+JOB: Final = struct.Struct("<64sQ")
+ANSWER: Final = struct.Struct("<BQQ")
 DONE: Final = 0
 NOT_POSSIBLE: Final = 1
+WANTED: Final = 2
+PIECE: Final = 3
 
 PIECE_BYTES: Final = 1 << 20
 
-_ANSWER_ROOM_BYTES: Final = 1 << 20
-"""An answer is no longer than the decoded pixels, twice the data set (explicit VRs) and this."""
+SLOWEST_BYTES_PER_S: Final = 1 << 20
+"""A job that has given so much may take a second more than the limit."""
 
 
 def read_exactly(fd: int, length: int) -> bytearray:
@@ -67,18 +78,17 @@ class DecoderPool:
         self._working: set[_Process] = set()
         self._is_closed = False
 
-    def run(self, data: Buffer, source: str, target: str) -> bytes:
-        """Does one job, and waits for it. Raises TranscodeError."""
+    def run(self, source: Source, transfer_syntax_uid: str, take: Callable[[Buffer], None]) -> None:
+        """Does one job, and waits for it; `take` gets the pieces of the answer. Raises TranscodeError."""
         process = self._take()
         is_well = False
         try:
-            status, answer = process.run(data, source, target, self._time_limit_s)
+            why = process.run(source, transfer_syntax_uid, take, self._time_limit_s)
             is_well = True
         finally:
             self._give_back(process, is_well)
-        if status != DONE:
-            raise TranscodeError(answer.decode("utf-8", "replace"))
-        return bytes(answer)
+        if why is not None:
+            raise TranscodeError(why)
 
     def _take(self) -> _Process:
         with self._lock:
@@ -129,7 +139,6 @@ class _Process:
     """One process, and our side of the protocol."""
 
     def __init__(self, decoded_bytes_max: int) -> None:
-        self._answer_bytes_max = decoded_bytes_max + _ANSWER_ROOM_BYTES
         try:
             self._process = subprocess.Popen(
                 interpreter.command("engine.archive.transcoding.decoder", str(decoded_bytes_max)),
@@ -148,36 +157,40 @@ class _Process:
         """Whether it has not ended by itself."""
         return self._process.poll() is None
 
-    def run(self, data: Buffer, source: str, target: str, time_limit_s: float) -> tuple[int, bytearray]:
-        """Does one job: status and answer. After TranscodeError the process is good for nothing."""
-        late = threading.Event()
-
-        def kill() -> None:
-            late.set()
-            self.kill()
-
-        timer = threading.Timer(time_limit_s, kill)
-        timer.daemon = True
-        timer.start()
+    def run(
+        self, source: Source, transfer_syntax_uid: str, take: Callable[[Buffer], None], time_limit_s: float
+    ) -> str | None:
+        """Does one job: why it was not possible, or None. After an exception the process is good for nothing."""
+        watch = _Watch(time_limit_s, self.kill)
         try:
-            return self._exchange(data, source, target)
-        except (OSError, EOFError) as error:
-            how = f"took more than {time_limit_s:g} s" if late.is_set() else f"failed: its process {self._fate()}"
-            raise TranscodeError(f"decoding transfer syntax {source} {how}") from error
+            return self._exchange(source, transfer_syntax_uid, take, watch)
+        except (BrokenPipeError, EOFError) as error:
+            how = f"took more than {time_limit_s:g} s" if watch.is_late else f"failed: its process {self._fate()}"
+            raise TranscodeError(f"decoding transfer syntax {transfer_syntax_uid} {how}") from error
         finally:
-            timer.cancel()
+            watch.end()
 
-    def _exchange(self, data: Buffer, source: str, target: str) -> tuple[int, bytearray]:
+    def _exchange(
+        self, source: Source, transfer_syntax_uid: str, take: Callable[[Buffer], None], watch: _Watch
+    ) -> str | None:
         if self._process.stdin is None or self._process.stdout is None:
             raise EOFError
         jobs, answers = self._process.stdin.fileno(), self._process.stdout.fileno()
-        view = memoryview(data).cast("B")
-        write_all(jobs, JOB.pack(source.encode("ascii"), target.encode("ascii"), len(view)))
-        write_all(jobs, view)
-        status, length = ANSWER.unpack(read_exactly(answers, ANSWER.size))
-        if length > self._answer_bytes_max + 2 * len(view):
-            raise EOFError
-        return status, read_exactly(answers, length)
+        write_all(jobs, JOB.pack(transfer_syntax_uid.encode("ascii"), source.length))
+        while True:
+            kind, first, second = ANSWER.unpack(read_exactly(answers, ANSWER.size))
+            if kind == WANTED and first + second <= source.length:
+                for at in range(first, first + second, PIECE_BYTES):
+                    write_all(jobs, source.read(at, min(PIECE_BYTES, first + second - at)))
+            elif kind == PIECE and first <= PIECE_BYTES:
+                take(read_exactly(answers, first))
+                watch.grant(first / SLOWEST_BYTES_PER_S)
+            elif kind == DONE:
+                return None
+            elif kind == NOT_POSSIBLE and first <= PIECE_BYTES:
+                return read_exactly(answers, first).decode("utf-8", "replace")
+            else:
+                raise EOFError
 
     def _fate(self) -> str:
         self.kill()
@@ -195,3 +208,42 @@ class _Process:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
+
+
+class _Watch:
+    """Calls `kill` when a job is late; what it gives meanwhile grants it more time."""
+
+    def __init__(self, limit_s: float, kill: Callable[[], None]) -> None:
+        self._until = time.monotonic() + limit_s
+        self._kill = kill
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+        self.is_late = False
+        self._look()
+
+    def grant(self, more_s: float) -> None:
+        """So much more time."""
+        self._until += more_s
+
+    def end(self) -> None:
+        """The job is over."""
+        with self._lock:
+            timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def _look(self) -> None:
+        left_s = self._until - time.monotonic()
+        if left_s <= 0:
+            self.is_late = True
+            self._kill()
+            return
+        timer = threading.Timer(left_s, self._again)
+        timer.daemon = True
+        self._timer = timer
+        timer.start()
+
+    def _again(self) -> None:
+        with self._lock:
+            if self._timer is not None:
+                self._look()

@@ -1,6 +1,7 @@
 """Brings a data set with encapsulated Pixel Data into an uncompressed transfer syntax. Runs in `decoder` only.
 
-Decodes nothing itself (`pixels`) and rewrites nothing that need not be: elements but these keep their bytes.
+Decodes nothing itself (`pixels`) and rewrites nothing that need not be: elements but these keep their bytes. Holds the
+head of the data set and one frame.
 
     (0028,0004) Photometric Interpretation   what the decoded samples are
     (0028,0006) Planar Configuration         0, if there is more than one sample a pixel
@@ -17,14 +18,17 @@ Annex A.4, PS3.3 C.7.6.1.1.5 and C.7.6.3.
 
 from __future__ import annotations
 
+import io
+import itertools
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from engine.archive.transcoding import pixels
 from engine.dicom import elements, tags, transfer_syntax
 from engine.dicom.convert import convert
+from engine.dicom.sources import PIECE_BYTES, Part, Source, Whole
 from engine.dicom.transfer_syntax import EXPLICIT_VR, TransferSyntax
 from engine.errors import DataSetError, TranscodeError
 
@@ -32,6 +36,15 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 FRAMES_MAX: Final = 1 << 20
+HEAD_BYTES_MAX: Final = 64 << 20
+"""Before Pixel Data: so much of a data set is held."""
+
+_HEAD_STEP_BYTES: Final = 256 << 10
+_FILE_BUFFER_BYTES: Final = 4096
+_PIXEL_DATA_TAG: Final = b"\xe0\x7f\x10\x00"
+_ITEM: Final = b"\xfe\xff\x00\xe0"
+_SEQUENCE_DELIMITER: Final = b"\xfe\xff\xdd\xe0"
+_UNDEFINED: Final = b"\xff\xff\xff\xff"
 
 _ITEM_DEPTH_MAX: Final = 1
 """Icons have no icons."""
@@ -49,20 +62,33 @@ _LONG_VRS: Final = frozenset({"OB", "OW", "SQ"})
 
 
 def decompress(data: Buffer, source: TransferSyntax, target: TransferSyntax, *, decoded_bytes_max: int) -> bytes:
-    """The data set with native Pixel Data, in the target transfer syntax. Raises TranscodeError.
+    """A whole data set with native Pixel Data, in the target transfer syntax. Raises TranscodeError."""
+    native = b"".join(
+        [bytes(piece) for piece in decompressed(Whole(data), source, decoded_bytes_max=decoded_bytes_max)]
+    )
+    between = native_syntax(Whole(data), source)
+    return native if between.uid == target.uid else convert(native, between, target)
 
-    `decoded_bytes_max` bounds the native Pixel Data; all in all some four times as much memory is taken.
+
+def native_syntax(source: Source, syntax: TransferSyntax) -> TransferSyntax:
+    """The transfer syntax that a data set has once it is decompressed: its encoding stays."""
+    is_explicit = bool(elements.encoding_of(source.read(0, 8), syntax) & EXPLICIT_VR)
+    return transfer_syntax.EXPLICIT_VR_LITTLE_ENDIAN if is_explicit else transfer_syntax.IMPLICIT_VR_LITTLE_ENDIAN
+
+
+def decompressed(source: Source, syntax: TransferSyntax, *, decoded_bytes_max: int) -> Iterator[Buffer]:
+    """The data set with native Pixel Data, in the encoding that it has, piece by piece. Raises TranscodeError.
+
+    `decoded_bytes_max` bounds one native frame; some four times as much memory is taken. All frames together are
+    bounded by what the length of Pixel Data can say. What is wrong with a later frame is found when others are out.
     """
-    if source.deflated or source.big_endian:
-        raise TranscodeError(f"{source.name} cannot be decoded")
-    encoding = elements.encoding_of(data, source)
+    if syntax.deflated or syntax.big_endian:
+        raise TranscodeError(f"{syntax.name} cannot be decoded")
     try:
-        native = _native(memoryview(data), source, encoding, decoded_bytes_max, 0)
+        encoding = elements.encoding_of(source.read(0, 8), syntax)
+        yield from _native(source, syntax, encoding, decoded_bytes_max, 0)
     except DataSetError as error:
         raise TranscodeError(f"the data set cannot be read: {error}") from error
-    is_explicit = bool(encoding & EXPLICIT_VR)
-    between = transfer_syntax.EXPLICIT_VR_LITTLE_ENDIAN if is_explicit else transfer_syntax.IMPLICIT_VR_LITTLE_ENDIAN
-    return native if between.uid == target.uid else convert(native, between, target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,69 +101,141 @@ class _Part:
     element: elements.Element
 
 
-def _parts(view: memoryview, encoding: int) -> list[_Part]:
-    parts: list[_Part] = []
+def _each(view: memoryview, encoding: int) -> Iterator[_Part]:
     start = 0
     for element in elements.walk(view, encoding):
         end = element.value_offset + element.length + (8 if element.is_undefined_length else 0)
-        parts.append(_Part(element.tag, start, end, element))
+        yield _Part(element.tag, start, end, element)
         start = end
-    return parts
 
 
-def _native(view: memoryview, source: TransferSyntax, encoding: int, bytes_max: int, depth: int) -> bytes:
+def _head(source: Source, encoding: int) -> memoryview:
+    """The data set up to the tag of Pixel Data, or all of it."""
+    size = _HEAD_STEP_BYTES
+    while True:
+        view, start = memoryview(bytes(source.read(0, size))), 0
+        is_all = len(view) == source.length
+        try:
+            for part in _each(view, encoding):
+                if part.tag == tags.PixelData:
+                    return view[: part.start]
+                start = part.end
+            if is_all:
+                return view
+        except DataSetError:
+            if bytes(view[start : start + 4]) == _PIXEL_DATA_TAG:  # it goes beyond what has been read
+                return view[:start]
+            if is_all:
+                raise
+        if size >= HEAD_BYTES_MAX:
+            raise TranscodeError(f"there is no Pixel Data within the first {size} bytes")
+        size *= 4
+
+
+def _native(source: Source, syntax: TransferSyntax, encoding: int, bytes_max: int, depth: int) -> Iterator[Buffer]:
     """The data set, or the item of an icon, with native Pixel Data; in the encoding that it has."""
-    parts = _parts(view, encoding)
+    head = _head(source, encoding)
+    header = bytes(source.read(len(head), 12))
+    value_offset = len(head) + (12 if encoding & EXPLICIT_VR else 8)
+    is_encapsulated = header[8:] == _UNDEFINED if encoding & EXPLICIT_VR else header[4:8] == _UNDEFINED
+    parts = list(_each(head, encoding))
     changed: dict[int, bytes | None] = {}
     if depth < _ITEM_DEPTH_MAX:
         for part in parts:
             if part.tag == tags.IconImageSequence:
-                changed |= _icons(view, part, source, encoding, bytes_max, depth)
-    found = [part for part in parts if part.tag == tags.PixelData]
-    if len(found) > 1:
-        raise TranscodeError("it has Pixel Data (7FE0,0010) twice")
-    if found and found[0].element.is_undefined_length:
-        changed |= dict.fromkeys(_DROPPED)
-        changed |= _decoded(view, parts, found[0], source, encoding, bytes_max)
-    elif found and depth == 0:
-        raise TranscodeError(f"Pixel Data (7FE0,0010) is not encapsulated, as it has to be in {source.name}")
-    return _assembled(view, parts, changed)
-
-
-def _decoded(
-    view: memoryview, parts: Sequence[_Part], pixel_data: _Part, source: TransferSyntax, encoding: int, bytes_max: int
-) -> dict[int, bytes | None]:
-    """Pixel Data decoded, and the elements that describe it otherwise than before."""
-    values = _Values(view, parts)
+                changed |= _icons(head, part, syntax, encoding, bytes_max, depth)
+    if not header or not is_encapsulated:
+        if header and depth == 0:
+            raise TranscodeError(f"Pixel Data (7FE0,0010) is not encapsulated, as it has to be in {syntax.name}")
+        yield _assembled(head, parts, changed)
+        yield from _rest(source, len(head))
+        return
+    values = _Values(head, parts)
     image = _image_pixel(values)
-    if image.decoded_bytes > bytes_max:
-        raise TranscodeError(f"decoded it would have {image.decoded_bytes} bytes, the limit is {bytes_max}")
-    element = pixel_data.element
-    encapsulated = bytes(view[element.value_offset : element.value_offset + element.length])
+    length = image.decoded_bytes + image.decoded_bytes % 2
+    if image.frame_bytes > bytes_max or length >= 0xFFFFFFFF:
+        limit = f"{image.frame_bytes} bytes a frame and {length} in all"
+        raise TranscodeError(f"decoded it would have {limit}, the limits are {bytes_max} and {0xFFFFFFFE}")
+    end = _end_of_fragments(source, value_offset)
     table = values.raw(tags.ExtendedOffsetTable), values.raw(tags.ExtendedOffsetTableLengths)
-    decoded = pixels.decode(encapsulated, source.uid, image, table if all(table) else None)
-    if len(decoded.value) % 2:
-        decoded.value.append(0)
-    changed: dict[int, bytes | None] = {
-        tags.PixelData: _header(
-            tags.PixelData, "OW" if image.bits_allocated > 8 else "OB", len(decoded.value), encoding
-        )
-        + decoded.value
-    }
-    if decoded.photometric_interpretation != image.photometric_interpretation:
+    file = io.BufferedReader(_File(Part(source, value_offset, end)), _FILE_BUFFER_BYTES)
+    frames = pixels.frames(file, syntax.uid, image, table if all(table) else None)
+    first = next(frames)
+    changed |= dict.fromkeys(_DROPPED)
+    changed |= _described(values, image, first, length / max(end - value_offset, 1), encoding)
+    yield _assembled(head, parts, changed)
+    yield _header(tags.PixelData, "OW" if image.bits_allocated > 8 else "OB", length, encoding)
+    for frame in itertools.chain((first,), frames):
+        yield frame.value
+    yield bytes(length - image.decoded_bytes)
+    yield from _rest(source, end)
+
+
+def _rest(source: Source, start: int) -> Iterator[Buffer]:
+    for at in range(start, source.length, PIECE_BYTES):
+        yield source.read(at, PIECE_BYTES)
+
+
+def _end_of_fragments(source: Source, start: int) -> int:
+    """Where encapsulated Pixel Data is over. Raises TranscodeError when it is cut, before anything is decoded."""
+    file, at = io.BufferedReader(_File(Part(source, start)), _FILE_BUFFER_BYTES), start
+    while at < source.length:
+        header = file.read(8)
+        at += 8
+        if header[:4] == _SEQUENCE_DELIMITER:
+            return at
+        length = int.from_bytes(header[4:], "little")
+        if header[:4] != _ITEM or at + length > source.length:
+            raise TranscodeError(f"Pixel Data (7FE0,0010) is cut, or no fragments, at offset {at - 8}")
+        file.seek(length, io.SEEK_CUR)
+        at += length
+    return at  # its delimiter is missing
+
+
+class _File(io.RawIOBase):
+    """A source as a file, for pydicom."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._source.length}[whence]
+        self._at = max(start + offset, 0)
+        return self._at
+
+    def readinto(self, target: Buffer) -> int:
+        view = memoryview(target).cast("B")
+        piece = memoryview(self._source.read(self._at, min(len(view), PIECE_BYTES)))
+        view[: len(piece)] = piece
+        self._at += len(piece)
+        return len(piece)
+
+
+def _described(
+    values: _Values, image: pixels.ImagePixel, first: pixels.Frame, ratio: float, encoding: int
+) -> dict[int, bytes | None]:
+    """The elements that describe Pixel Data otherwise than before."""
+    changed: dict[int, bytes | None] = {}
+    if first.photometric_interpretation != image.photometric_interpretation:
         changed[tags.PhotometricInterpretation] = _text(
-            tags.PhotometricInterpretation, "CS", decoded.photometric_interpretation, encoding
+            tags.PhotometricInterpretation, "CS", first.photometric_interpretation, encoding
         )
     if image.samples_per_pixel > 1:
         changed[tags.PlanarConfiguration] = _header(tags.PlanarConfiguration, "US", 2, encoding) + b"\0\0"
-    if decoded.lossy_method and values.text(tags.LossyImageCompression) != "01":
-        ratio = len(decoded.value) / max(len(encapsulated), 1)
+    if first.lossy_method and values.text(tags.LossyImageCompression) != "01":
         changed[tags.LossyImageCompression] = _text(tags.LossyImageCompression, "CS", "01", encoding)
         changed[tags.LossyImageCompressionRatio] = _text(
             tags.LossyImageCompressionRatio, "DS", f"{ratio:.4g}", encoding
         )
         changed[tags.LossyImageCompressionMethod] = _text(
-            tags.LossyImageCompressionMethod, "CS", decoded.lossy_method, encoding
+            tags.LossyImageCompressionMethod, "CS", first.lossy_method, encoding
         )
     return changed
 
@@ -153,7 +251,8 @@ def _icons(
         for item in elements.walk(view, encoding, start, end):
             inner = elements.item_encoding(view, item, encoding)
             value = view[item.value_offset : item.value_offset + item.length]
-            native = _native(value, source, inner, bytes_max, depth + 1)
+            pieces = _native(Whole(value), source, inner, bytes_max, depth + 1)
+            native = b"".join([bytes(piece) for piece in pieces])
             is_changed |= native != value
             items.append(struct.pack("<HHI", 0xFFFE, 0xE000, len(native)) + native)
     except (DataSetError, TranscodeError):

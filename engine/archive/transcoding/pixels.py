@@ -25,10 +25,10 @@ from __future__ import annotations
 import io
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeAlias
 
 import numpy as np
 from pydicom.encaps import encapsulate, generate_frames
@@ -79,60 +79,62 @@ class ImagePixel:
         return self.rows * self.columns * self.samples_per_pixel
 
     @property
+    def frame_bytes(self) -> int:
+        """What one frame takes, native."""
+        return (self.frame_samples * self.bits_allocated + 7) // 8
+
+    @property
     def decoded_bytes(self) -> int:
         """What all frames take, native; frames of single bits follow one another without padding (PS3.5 8.1.1)."""
         return (self.number_of_frames * self.frame_samples * self.bits_allocated + 7) // 8
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
-    """Native Pixel Data."""
+class Frame:
+    """One native frame."""
 
-    value: bytearray
+    value: bytes
+    """Its samples; of single bits, those that fill whole bytes: the rest comes with the next frame (PS3.5 8.1.1)."""
     photometric_interpretation: str
     lossy_method: str
-    """Lossy Image Compression Method (0028,2114) that the first frame was coded with, "" if it lost nothing."""
+    """Lossy Image Compression Method (0028,2114) that it was coded with, "" if it lost nothing."""
 
 
-def decode(
-    encapsulated: bytes, transfer_syntax_uid: str, image: ImagePixel, extended_offsets: tuple[bytes, bytes] | None
-) -> Decoded:
-    """The native form of an encapsulated value. Raises TranscodeError."""
+def frames(
+    encapsulated: BinaryIO, transfer_syntax_uid: str, image: ImagePixel, extended_offsets: tuple[bytes, bytes] | None
+) -> Iterator[Frame]:
+    """The native frames of an encapsulated value, which is read as they are needed. Raises TranscodeError."""
     decoder = _DECODERS.get(transfer_syntax_uid)
     if decoder is None:
         raise TranscodeError(f"nothing here decodes transfer syntax {transfer_syntax_uid}")
     if image.bits_allocated != 1 and image.bits_allocated not in _CONTAINER_BITS:
         raise TranscodeError(f"Bits Allocated (0028,0100) is {image.bits_allocated}")
-    value = bytearray(image.decoded_bytes)
-    photometric = image.photometric_interpretation
-    lossy_method = ""
-    bit_frames: list[Samples] = []
+    bits = np.zeros(0, np.bool_)
     count = 0
     try:
-        frames = generate_frames(
+        coded = generate_frames(
             encapsulated, number_of_frames=image.number_of_frames, extended_offsets=extended_offsets
         )
-        for frame in islice(frames, image.number_of_frames):
+        for frame in islice(coded, image.number_of_frames):
             samples, said = decoder(frame, transfer_syntax_uid, image)
             samples, photometric = colours.to_native(samples, said, image.samples_per_pixel)
             if samples.size != image.frame_samples:
                 raise TranscodeError(f"it has {samples.size} samples, {image.frame_samples} are said")
-            if image.bits_allocated == 1:
-                bit_frames.append(samples.reshape(-1) != 0)
-            else:
-                _place(samples, image, value, count)
-            if count == 0:
-                lossy_method = _lossy_method(frame, transfer_syntax_uid)
             count += 1
+            if image.bits_allocated == 1:
+                bits = np.concatenate((bits, samples.reshape(-1) != 0))
+                whole = len(bits) if count == image.number_of_frames else len(bits) & ~7
+                value = np.packbits(bits[:whole], bitorder="little").tobytes()
+                bits = bits[whole:]
+            else:
+                value = _contained(samples, image)
+            yield Frame(value, photometric, _lossy_method(frame, transfer_syntax_uid))
     except TranscodeError as error:
         raise TranscodeError(f"frame {count + 1}: {error}") from error
     except Exception as error:  # whatever a decoder makes of hostile bytes: it runs in a process of its own
         raise TranscodeError(f"frame {count + 1} cannot be decoded: {_sentence(error)}") from error
     if count < image.number_of_frames:
         raise TranscodeError(f"there are {count} frames, Number of Frames (0028,0008) says {image.number_of_frames}")
-    if bit_frames:
-        value[:] = np.packbits(np.concatenate(bit_frames), bitorder="little").tobytes()
-    return Decoded(value, photometric, lossy_method)
 
 
 def _lossy_method(frame: bytes, transfer_syntax_uid: str) -> str:
@@ -161,14 +163,13 @@ def _sentence(error: Exception) -> str:
     return f"{lines[-1]} no reason given, most likely too little memory" if lines[-1].endswith(":") else lines[-1]
 
 
-def _place(samples: Samples, image: ImagePixel, value: bytearray, index: int) -> None:
-    """Puts one frame's samples into the container that Bits Allocated says."""
+def _contained(samples: Samples, image: ImagePixel) -> bytes:
+    """One frame's samples in the container that Bits Allocated says."""
     bits = samples.dtype.itemsize * 8
     if bits > image.bits_allocated:
         raise TranscodeError(f"its samples have {bits} bits, Bits Allocated (0028,0100) says {image.bits_allocated}")
     container = np.dtype(f"<{'ui'[image.pixel_representation]}{image.bits_allocated // 8}")
-    target = np.frombuffer(value, container, image.frame_samples, index * image.frame_samples * container.itemsize)
-    target[:] = samples.reshape(-1).astype(container, casting="unsafe", copy=False)
+    return samples.reshape(-1).astype(container, casting="unsafe", copy=False).tobytes()
 
 
 # One frame ---------------------------------------------------------------------------------------

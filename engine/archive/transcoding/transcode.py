@@ -1,9 +1,9 @@
 """Which transfer syntax a data set can be brought into for a peer, and the processes in which that is done.
 
 Decides nothing about when: `services.storage_scu` asks only if the peer took no stored form. Among the uncompressed
-syntaxes `dicom.convert` does it, here, in a thread if it is much. Decompression runs in processes of its own
-(`decoder_pool`), since a decoder may hold the interpreter lock, crash, or never come back, and none of that may
-touch an association. Nothing compresses.
+syntaxes `dicom.convert` does it. Decompression runs in processes of its own (`decoder_pool`), since a decoder may hold
+the interpreter lock, crash, or never come back, and none of that may touch an association. They work frame by frame,
+and what comes of it waits until it is whole (`spool`). Nothing compresses.
 
 What can be decoded with the default installation is told in `archive.transcoding.pixels`.
 """
@@ -14,14 +14,17 @@ import asyncio
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from engine.archive.transcoding.decoder_pool import DecoderPool
-from engine.dicom import transfer_syntax
-from engine.dicom.convert import convert
+from engine.archive.transcoding.spool import Spool
+from engine.dicom import elements, transfer_syntax
+from engine.dicom.convert import Conversion
 from engine.dicom.sources import Source, Whole
 from engine.dicom.transfer_syntax import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR,
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
@@ -63,16 +66,15 @@ PREFERENCE: Final = (
 """What a data set is brought into, the first that the peer took: what keeps VRs first, what costs most last."""
 
 DECODED_BYTES_MAX: Final = 1 << 30
-"""Of one instance's native pixels (a 3D mammogram has 0.8 GB), and of a data set to be decoded. A decoder process may
-use five times as much and a little, then it is told that there is no more memory."""
+"""Of one native frame. A decoder process may use five times as much and a little, then it is told that there is no more
+memory."""
 PROCESSES: Final = 2
 TIME_LIMIT_S: Final = 120.0
-"""For one instance. JPEG 2000 decodes at some 14 MB/s here, so 1 GB takes 75 s."""
+"""For one instance, and a second more for each megabyte that comes of it. JPEG 2000 decodes at some 14 MB/s here."""
 IDLE_S: Final = 60.0
 """After that an unused process, of some 60 MB, is ended."""
 
-_INLINE_BYTES_MAX: Final = 256 << 10
-"""Conversions up to this are done on the caller's thread: they take less than handing them over."""
+Result = TypeVar("Result")
 
 
 def plan(source: str, accepted: Sequence[str]) -> str | None:
@@ -94,42 +96,44 @@ class Transcoder:
         time_limit_s: float = TIME_LIMIT_S,
         decoded_bytes_max: int = DECODED_BYTES_MAX,
         idle_s: float = IDLE_S,
+        directory: Path | None = None,
+        reserve_bytes: int = 0,
     ) -> None:
+        """`directory`: where what is decoded waits to be whole, with `reserve_bytes` of its disk left free."""
+        self._directory = str(directory) if directory is not None else None
+        self._reserve_bytes = reserve_bytes
         self._threads = ThreadPoolExecutor(max_workers=processes, thread_name_prefix="transcode")
         self._pool = DecoderPool(time_limit_s, decoded_bytes_max, idle_s)
-        self._decoded_bytes_max = decoded_bytes_max
         # Also when nobody calls close: processes end with the last reference.
         self._end = weakref.finalize(self, _end, self._threads, self._pool)
 
     async def transcode(self, data: Buffer, source: str, target: str) -> bytes:
-        """The data set in another transfer syntax. Raises TranscodeError with the reason."""
+        """A whole data set in another transfer syntax. Raises TranscodeError with the reason."""
         if source == target:
             return bytes(data)
-        from_syntax, to_syntax = transfer_syntax.of(source), transfer_syntax.of(target)
+        to_syntax, syntax = transfer_syntax.of(target), transfer_syntax.of(source)
         if not to_syntax.convertible:
             raise TranscodeError(f"nothing is compressed into {to_syntax.name}")
-        length = memoryview(data).nbytes
-        if from_syntax.convertible:
-            if length <= _INLINE_BYTES_MAX and not (from_syntax.deflated or to_syntax.deflated):
-                return convert(data, from_syntax, to_syntax)
-            return await self._in_thread(lambda: convert(data, from_syntax, to_syntax))
-        if source not in DECODABLE:
-            raise TranscodeError(f"nothing here decodes {from_syntax.name}")
-        if length > self._decoded_bytes_max:
-            raise TranscodeError(f"a data set of {length} bytes is not decoded, the limit is {self._decoded_bytes_max}")
-        pool = self._pool
-        return await self._in_thread(lambda: pool.run(data, source, target))
+        found: Source = Whole(data)
+        if not syntax.convertible:
+            found, syntax = await self.decode(found, syntax)
+        pieces = Conversion(found, syntax, to_syntax).pieces()
+        return b"".join([bytes(piece) for piece in pieces])
 
     async def decode(self, source: Source, syntax: TransferSyntax) -> tuple[Source, TransferSyntax]:
-        """A data set with native Pixel Data, and its transfer syntax. Raises TranscodeError with the reason."""
-        data = await self.transcode(
-            await asyncio.get_running_loop().run_in_executor(None, source.read, 0, source.length),
-            syntax.uid,
-            EXPLICIT_VR_LITTLE_ENDIAN.uid,
-        )
-        return Whole(data), EXPLICIT_VR_LITTLE_ENDIAN
+        """A data set with native Pixel Data, and its transfer syntax then. Raises TranscodeError with the reason."""
+        if syntax.uid not in DECODABLE:
+            raise TranscodeError(f"nothing here decodes {syntax.name}")
+        spool = Spool(self._directory, self._reserve_bytes)
 
-    async def _in_thread(self, work: Callable[[], bytes]) -> bytes:
+        def work() -> tuple[Source, TransferSyntax]:
+            self._pool.run(source, syntax.uid, spool.write)
+            is_explicit = elements.encoding_of(source.read(0, 8), syntax) & EXPLICIT_VR
+            return spool.source(), EXPLICIT_VR_LITTLE_ENDIAN if is_explicit else IMPLICIT_VR_LITTLE_ENDIAN
+
+        return await self._in_thread(work)
+
+    async def _in_thread(self, work: Callable[[], Result]) -> Result:
         try:
             future = asyncio.get_running_loop().run_in_executor(self._threads, work)
         except RuntimeError as error:  # the executor after close
