@@ -72,12 +72,15 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "commitments retry": (ONE, ()),
     "doctor": (LIST, ("--quick",)),
     "config check": (ONE, ()),
+    "config explain": (LIST, ()),
     "version": (ONE, ()),
 }
 """What each says, and with what arguments."""
 
 ELSEWHERE = {
     "serve": "has no result",
+    "config example": "writes TOML",
+    "help": "writes for people",
     "reload": "needs a server; its error is looked at below",
     "commitments drop": "needs a request; see test_commitments",
     "scrub acknowledge": "needs damage; see test_scrub_quarantine",

@@ -167,3 +167,18 @@ def test_a_trace_folder_that_cannot_be_made_stops_the_start(tmp_path: Path) -> N
     assert done.returncode == exit_codes.CONFIGURATION
     assert done.stderr.startswith("filmroom: log.wire_trace: the folder")
     assert not (tmp_path / "d").exists()
+
+
+def test_a_configuration_that_was_not_there_at_the_start_is_found_by_a_reload(tmp_path: Path) -> None:
+    data = tmp_path / "srv" / "data"
+    with running(data, "--config", "") as server:
+        assert "configuration: no configuration file (looked for " in server.ready_line
+        beside = tmp_path / "srv" / "filmroom.toml"
+        beside.write_text('accept_unknown_peers = false\n[[peer]]\naet = "CT1"\n')
+        answer = control.request(data, {"command": "reload"})
+        assert (answer["file"], answer["workers_late"]) == (str(beside), [])
+        assert answer["changed"] == ["accept_unknown_peers", "peer.CT1"]
+        associated(server, "CT1").close()
+        with Peer(server.port) as stranger:
+            stranger.send(associate_rq([ECHO], calling="STRANGER"))
+            stranger.expect_reject()
