@@ -23,9 +23,10 @@
 
 from cursor cimport Cursor, holds, u16, u32
 from dataset cimport (
-    BIG_ENDIAN, CONTAINERS_MAX, ENCAPSULATED, EXPLICIT_VR, ITEM, ITEM_DELIMITER, MISPLACED, NO_END,
+    BIG_ENDIAN, CONTAINERS_MAX, ENCAPSULATED, EXPLICIT_VR, ITEM, ITEM_DELIMITER, MISPLACED, NESTING_MAX, NO_END,
     OB_OR_OW, OK, OVERRUN, OW_OR_NUMBERS, SEQUENCE_DELIMITER, TOO_DEEP, TOO_LONG, UNDEFINED_LENGTH, US_OR_SS, VR_OB,
-    VR_OW, VR_SQ, VR_SS, VR_UI, VR_UN, VR_US, Dictionary, Header, dictionary_vr, is_long, item_encoding, read_header, swap_unit,
+    VR_OW, VR_SQ, VR_SS, VR_UI, VR_UN, VR_US, Budget, Dictionary, Header, dictionary_vr, is_long, item_encoding, read_header,
+    skip_undefined, swap_unit,
 )
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
@@ -45,6 +46,7 @@ cdef enum:
     LOOK_BYTES = 32  # of the source, that one step reads at most
     STEP_BYTES = 32  # of the target, that one step writes at most, values aside
     LENGTHS_MAX = 2097152
+    BRIEF_BYTES_MAX = 256
     TAIL_BYTES_MAX = 4096  # of what may be forgiven where there is no Pixel Data: a sector's padding
 
 cdef enum:
@@ -84,6 +86,7 @@ cdef struct Walk:
     Py_ssize_t target_at
     Py_ssize_t size  # of everything written up to now
     Py_ssize_t size_max  # stop beyond this
+    bint is_brief  # the root's items lose their sequences, private elements and values beyond BRIEF_BYTES_MAX
     Py_ssize_t whole_size  # after the last item of the root that is complete
     Py_ssize_t whole_offset
     uint32_t *lengths
@@ -350,6 +353,17 @@ cdef inline int step_over(Walk *walk, const Header *header) noexcept nogil:
     return OK
 
 
+cdef inline int leave_out(Walk *walk, const Container *data_set, const Header *header) noexcept nogil:
+    """Leaves one element out, whose value may be of undefined length."""
+    cdef Budget budget
+    if header.length != UNDEFINED_LENGTH:
+        return step_over(walk, header)
+    budget.nesting_max = NESTING_MAX
+    budget.elements_left = walk.source.end
+    walk.offset = header.value_offset
+    return skip_undefined(&walk.source, &walk.offset, data_set.encoding, 1, True, &budget)
+
+
 cdef inline void note_root_element(Walk *walk, const Container *root, const Header *header) noexcept nogil:
     """Takes down what is whole up to here, and what the element at the root is."""
     walk.tail_offset = walk.offset
@@ -393,6 +407,10 @@ cdef inline int step_element(Walk *walk, Container *data_set) noexcept nogil:
             return MISPLACED
         return step_over(walk, &header)
     vr = header.vr if header.vr != 0 else resolved_vr(walk, data_set, header.tag)
+    if walk.is_brief and walk.depth == 2 and (
+        header.tag & 0x10000 or header.length > BRIEF_BYTES_MAX or is_sequence_value(walk, &header, vr, data_set.encoding)
+    ):
+        return leave_out(walk, data_set, &header)
     if is_sequence_value(walk, &header, vr, data_set.encoding):
         if vr == VR_OB or vr == VR_OW or header.tag == TAG_PIXEL_DATA:
             return ENCAPSULATED

@@ -33,7 +33,7 @@ cdef enum:
     PIXEL_TAGS_MAX = 4
     ENTRY_BYTES = 8  # of a blob: tag and length before each value
     CARRY_BYTES = 128  # more than a header with what must be seen behind it, a private creator at most
-    RAW_SEQUENCE_FACTOR = 4  # what a blob keeps of a sequence is found in the first so many times its bound
+    RAW_SEQUENCE_FACTOR = 16  # what a blob keeps of a sequence is found in the first so many times its bound
     TAG_PIXEL_GROUP = 0x7FE00000
     TAG_PIXEL_DATA = 0x7FE00010
     TAG_SIGNATURES = 0xFFFAFFFA
@@ -71,6 +71,10 @@ cdef struct Found:
     uint16_t vr
     bint is_present
     bint is_kept  # its bytes have been copied
+    # Of what a blob keeps of a sequence: where in the value it ends, and whether its items are shortened.
+    Py_ssize_t items_length
+    bint is_brief
+    bint is_left_out
 
 cdef struct Scan:
     Cursor source
@@ -106,6 +110,10 @@ cdef uint32_t pixel_tags[PIXEL_TAGS_MAX]
 cdef Py_ssize_t pixel_tag_count = 0
 cdef Py_ssize_t value_bytes_max = 0
 cdef Py_ssize_t sequence_bytes_max = 0
+cdef Py_ssize_t blobs_bytes_max = 0
+# How often the bounds of a value and of a sequence are halved until everything has room.
+cdef int[5] VALUE_HALVINGS = [0, 0, 3, 5, 7]
+cdef int[5] SEQUENCE_HALVINGS = [0, 3, 3, 5, 7]
 cdef Py_ssize_t sop_class_at = -1, sop_instance_at = -1, study_at = -1, series_at = -1, character_set_at = -1
 cdef Py_ssize_t image_at[5]  # Samples per Pixel, Number of Frames, Rows, Columns, Bits Allocated
 
@@ -134,7 +142,7 @@ def configure(levels, character_set, uids, pixel_data, image, bytes dictionary_,
     `extras`: (tag, level, VR, creator) each; the creator is b"" for one that is not private. No thread may scan
     meanwhile.
     """
-    global dictionary_bytes, wanted_count, pixel_tag_count, value_bytes_max, sequence_bytes_max
+    global dictionary_bytes, wanted_count, pixel_tag_count, value_bytes_max, sequence_bytes_max, blobs_bytes_max
     global sop_class_at, sop_instance_at, study_at, series_at, character_set_at, private_count, last_wanted
     more = {tag: (VR, creator) for tag, _, VR, creator in extras}
     rows = [(tag, level) for level, tags in enumerate(levels) for tag in tags] + [(tag, level) for tag, level, _, _ in extras]
@@ -147,7 +155,7 @@ def configure(levels, character_set, uids, pixel_data, image, bytes dictionary_,
     dictionary_bytes = dictionary_
     dictionary.entries = <const Entry *>PyBytes_AS_STRING(dictionary_bytes)
     dictionary.count = len(dictionary_bytes) // sizeof(Entry)
-    value_bytes_max, sequence_bytes_max = limits
+    value_bytes_max, sequence_bytes_max, blobs_bytes_max = limits
     wanted_count = len(rows)
     private_count = 0
     last_wanted = 0
@@ -631,7 +639,6 @@ cdef Head head_of(Scan *scan):
     """Everything, made from the noted places."""
     cdef Head head = Head.__new__(Head)
     cdef Py_ssize_t sizes[LEVELS + 1]
-    memset(sizes, 0, sizeof(sizes))
     measure(scan, sizes)
     head.specific_character_set = value_at(scan, character_set_at)
     head.sop_class_uid = value_at(scan, sop_class_at)
@@ -701,21 +708,41 @@ cdef Py_ssize_t number_at(const Scan *scan, Py_ssize_t at) noexcept nogil:
 
 
 cdef void measure(Scan *scan, Py_ssize_t *sizes) noexcept nogil:
-    """Decides what a blob keeps of every value and adds up the sizes of the blobs."""
+    """Decides what a blob keeps of every value and adds up the sizes of the blobs.
+
+    Where all of it is more than the blobs may have together, no sequence has more than an eighth of its bound, then no
+    value, then less.
+    """
+    cdef int i
+    for i in range(5):
+        if measure_within(
+            scan, sizes, value_bytes_max >> VALUE_HALVINGS[i], sequence_bytes_max >> SEQUENCE_HALVINGS[i]
+        ) <= blobs_bytes_max:
+            return
+
+
+cdef Py_ssize_t measure_within(
+    Scan *scan, Py_ssize_t *sizes, Py_ssize_t value_max, Py_ssize_t sequence_max
+) noexcept nogil:
     cdef Py_ssize_t at
+    cdef Py_ssize_t total = 0
     cdef Found *found
+    memset(sizes, 0, (LEVELS + 1) * sizeof(Py_ssize_t))
     for at in range(wanted_count):
         found = &scan.found[at]
         if not found.is_present:
             continue
+        found.is_left_out = False
         if wanted[at].kind == SEQUENCE:
-            found.is_present = measure_sequence(scan, found)
+            found.is_left_out = not measure_sequence(scan, found, sequence_max)
         else:
-            found.blob_length = min(found.length, value_bytes_max)
+            found.blob_length = min(found.length, value_max)
             if wanted[at].kind == TEXT:
                 found.blob_length = stripped(found.value, found.blob_length)
-        if found.is_present:
+        if not found.is_left_out:
             sizes[wanted[at].level] += ENTRY_BYTES + found.blob_length
+            total += ENTRY_BYTES + found.blob_length
+    return total
 
 
 cdef Py_ssize_t stripped(const uint8_t *value, Py_ssize_t length) noexcept nogil:
@@ -726,7 +753,7 @@ cdef Py_ssize_t stripped(const uint8_t *value, Py_ssize_t length) noexcept nogil
 
 
 cdef bytes value_at(Scan *scan, Py_ssize_t at):
-    if not scan.found[at].is_present:
+    if not scan.found[at].is_present or scan.found[at].is_left_out:
         return b""
     return PyBytes_FromStringAndSize(<const char *>scan.found[at].value, scan.found[at].blob_length)
 
@@ -737,7 +764,7 @@ cdef bytes blob(Scan *scan, int level, Py_ssize_t size):
     cdef uint8_t *target = <uint8_t *>PyBytes_AS_STRING(result)
     cdef Py_ssize_t at
     for at in range(wanted_count):
-        if scan.found[at].is_present and wanted[at].level == level:
+        if scan.found[at].is_present and not scan.found[at].is_left_out and wanted[at].level == level:
             put_u32_little(target, wanted[at].tag)
             put_u32_little(target + 4, <uint32_t>scan.found[at].blob_length)
             put_found(scan, &scan.found[at], &wanted[at], target + ENTRY_BYTES)
@@ -767,28 +794,43 @@ cdef void put_found(Scan *scan, const Found *found, const Wanted *attribute, uin
             target[i] = value[i - i % unit + unit - 1 - i % unit]
 
 
-cdef bint measure_sequence(Scan *scan, Found *found) noexcept nogil:
-    """Cuts a sequence to the leading items that a blob has room for; False if not even one, or if they are malformed."""
+cdef bint measure_sequence(Scan *scan, Found *found, Py_ssize_t bytes_max) noexcept nogil:
+    """Finds out what a blob keeps of a sequence: all items, or the leading ones that have room when they are shortened.
+
+    False if that is none, or if they are malformed.
+    """
+    found.is_brief = False
+    if measure_items(scan, found, bytes_max):
+        return True
+    found.is_brief = True
+    return measure_items(scan, found, bytes_max) and found.blob_length > 0
+
+
+cdef bint measure_items(Scan *scan, Found *found, Py_ssize_t bytes_max) noexcept nogil:
+    """Walks the items; False if not all of them have room, unless they are shortened, or if they are malformed."""
     cdef Walk walk
     cdef Py_ssize_t length = min(found.length, RAW_SEQUENCE_FACTOR * sequence_bytes_max)
+    cdef bint is_all
     cdef int status
     start_walk(&walk, found, NULL, 0)
-    walk.size_max = sequence_bytes_max
+    walk.source.end = length
+    walk.size_max = bytes_max
     status = reencode_walk(&walk, 0, length, sequence_encoding(scan, found), True)
     if status != OK and (status != OVERRUN or length == found.length):
+        found.blob_length = 0
         return False
     found.blob_length = walk.whole_size
-    if walk.depth == 0:
-        return True
-    found.length = walk.whole_offset
-    return walk.whole_size > 0
+    is_all = walk.depth == 0 and walk.size <= bytes_max
+    found.items_length = length if is_all else walk.whole_offset
+    return is_all or found.is_brief
 
 
 cdef void put_sequence(Scan *scan, const Found *found, uint8_t *target) noexcept nogil:
-    """The walk of measure_sequence again, now writing."""
+    """The walk of measure_items again, now writing."""
     cdef Walk walk
     start_walk(&walk, found, target, found.blob_length)
-    reencode_walk(&walk, 0, found.length, sequence_encoding(scan, found), True)
+    walk.source.end = found.items_length
+    reencode_walk(&walk, 0, found.items_length, sequence_encoding(scan, found), True)
 
 
 cdef int sequence_encoding(Scan *scan, const Found *found) noexcept nogil:
@@ -797,7 +839,7 @@ cdef int sequence_encoding(Scan *scan, const Found *found) noexcept nogil:
 
 cdef void start_walk(Walk *walk, const Found *found, uint8_t *target, Py_ssize_t room) noexcept nogil:
     walk.source.data = found.value
-    walk.source.end = found.length
+    walk.is_brief = found.is_brief
     walk.dictionary = &dictionary
     walk.target_encoding = EXPLICIT_VR
     walk.target = target

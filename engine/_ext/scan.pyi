@@ -53,7 +53,7 @@ def configure(
     pixel_data: Sequence[int],
     image: Sequence[int],
     dictionary_: bytes,
-    limits: tuple[int, int],
+    limits: tuple[int, int, int],
     extras: Sequence[tuple[int, int, str, bytes]] = (),
 ) -> None: ...
 def extract(data: Buffer, encoding: int, nesting_max: int, element_count_max: int) -> Head: ...

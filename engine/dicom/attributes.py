@@ -115,7 +115,10 @@ LEVELS: Final = (PATIENT, STUDY, SERIES, INSTANCE)
 PIXEL_DATA: Final = (tags.FloatPixelData, tags.DoubleFloatPixelData, tags.PixelData)
 """Each of these at the top level ends the head of a data set."""
 
-VALUE_BYTES_MAX: Final = 1024
-"""Of one value in a blob; what is longer is cut. Only LT may have 10240; the keys of C.6 stay below 64 characters."""
-SEQUENCE_BYTES_MAX: Final = 4096
-"""Of one sequence in a blob; whole items only. A request or a code is some 300 bytes."""
+VALUE_BYTES_MAX: Final = 40_960
+"""Of one value in a blob: the longest that a VR of these has, LT of 10 240 characters of up to 4 bytes."""
+SEQUENCE_BYTES_MAX: Final = 40_960
+"""Of one sequence in a blob. A request or a code is some 300 bytes; requests with many protocol codes reach 6 KiB."""
+BLOBS_BYTES_MAX: Final = 56_000
+"""Of all blobs of an instance: with UIDs and titles they lie in the head of a record, which has 64 KiB where it is
+streamed. Usual instances have 1 KiB."""

@@ -11,9 +11,11 @@ A level blob, as kept in records and in the index (a change is a new version of 
     +------+--------+--------------+------
 
 Text values stand in their own character set without trailing spaces and NULs, numbers in little endian, sequences as
-items in Explicit VR Little Endian. A value is cut at VALUE_BYTES_MAX, a sequence to its leading items within
-SEQUENCE_BYTES_MAX; one whose first item is longer, or that is malformed, is left out. The same data set gives the same
-bytes always, which is why they can be compared instead of their meaning.
+items in Explicit VR Little Endian. A value is cut at VALUE_BYTES_MAX. The items of a sequence of more than
+SEQUENCE_BYTES_MAX lose their own sequences, private elements and long values, so that each is found by its numbers; if
+that does not do, the leading ones stay. A malformed one is left out. Where the four blobs would have more than
+BLOBS_BYTES_MAX together, these bounds are an eighth, or less. The same data set gives the same bytes always, whole or
+in pieces, which is why they can be compared instead of their meaning.
 
 What real writers get wrong is read as pydicom reads it: elements without a VR in an explicit data set, a data set in
 implicit VR that says explicit and the reverse, tags out of order (the last of a double one counts), anything misplaced
@@ -67,7 +69,7 @@ def take_out(extras: Sequence[tuple[int, int, str, bytes]]) -> None:
         attributes.PIXEL_DATA,
         (tags.SamplesPerPixel, tags.NumberOfFrames, tags.Rows, tags.Columns, tags.BitsAllocated),
         tags.packed(),
-        (attributes.VALUE_BYTES_MAX, attributes.SEQUENCE_BYTES_MAX),
+        (attributes.VALUE_BYTES_MAX, attributes.SEQUENCE_BYTES_MAX, attributes.BLOBS_BYTES_MAX),
         extras,
     )
 

@@ -141,9 +141,43 @@ def test_blobs_hold_ascending_tags_of_their_own_level_only() -> None:
 
 
 def test_long_values_are_cut_and_then_stripped() -> None:
-    data = data_sets.encode([text(tags.PatientComments, "a" * 1020 + " " * 6 + "b" * 100)], 1)
+    long = "a" * (attributes.VALUE_BYTES_MAX - 4) + " " * 6 + "b" * 100
+    data = data_sets.encode([Plain(tags.PatientComments, "UN", long.encode())], 1)
     head = elements.extract(data, EXPLICIT_VR_LITTLE_ENDIAN)
-    assert elements.blob_items(head.patient)[tags.PatientComments] == b"a" * 1020
+    assert elements.blob_items(head.patient)[tags.PatientComments] == b"a" * (attributes.VALUE_BYTES_MAX - 4)
+
+
+def request(number: int, codes: int, undefined: bool) -> data_sets.Item:
+    """Of Request Attributes Sequence, with so many protocol codes of some 90 bytes between its two IDs."""
+    code = data_sets.Item([text(tags.CodeValue, "C1"), text(tags.CodeMeaning, "x" * 60)], undefined)
+    return data_sets.Item(
+        [
+            text(tags.AccessionNumber, f"A{number}"),
+            Plain(tags.ScheduledProtocolCodeSequence, "SQ", [code] * codes, undefined),
+            text(tags.RequestedProcedureID, f"RP{number:04}"),
+        ],
+        undefined,
+    )
+
+
+@pytest.mark.parametrize(("items", "codes"), [(8, 9), (1, 70), (40, 9), (40, 70), (90, 70), (300, 9), (1, 5000)])
+@pytest.mark.parametrize("undefined", [False, True])
+@pytest.mark.parametrize("piece_bytes", [0, 3000])
+def test_every_request_of_a_large_sequence_is_kept_with_its_ids(
+    items: int, codes: int, undefined: bool, piece_bytes: int
+) -> None:
+    requests = [request(number, codes, undefined) for number in range(items)]
+    comments = "é" * 10_240
+    sequence = Plain(tags.RequestAttributesSequence, "SQ", requests, undefined)
+    data = data_sets.encode([Plain(tags.PatientComments, "UN", comments.encode()), sequence], 1)
+    syntax = EXPLICIT_VR_LITTLE_ENDIAN
+    head = scanned(data, syntax, piece_bytes) if piece_bytes else elements.extract(data, syntax)
+    assert elements.blob_items(head.patient)[tags.PatientComments].decode() == comments
+    blobs = (head.patient, head.study, head.series, head.instance)
+    assert sum(map(len, blobs)) <= attributes.BLOBS_BYTES_MAX
+    kept = elements.blob_items(head.series)[tags.RequestAttributesSequence]
+    for number in range(items):
+        assert f"RP{number:04}".encode() in kept
 
 
 def test_tags_out_of_order_are_found_and_the_last_of_a_double_one_counts() -> None:

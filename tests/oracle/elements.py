@@ -166,7 +166,7 @@ def head_of(data: bytes, encoding: int) -> Head:
     encoding = sniff_root(data, encoding)
     beside = {tags.SpecificCharacterSet, tags.SamplesPerPixel}
     wanted = {tag for level in attributes.LEVELS for tag in level} | beside
-    found: dict[int, bytes | None] = {}
+    found: dict[int, tuple[Header, bytes]] = {}
     head = Head()
     offset = highest = before = 0
     while True:
@@ -198,8 +198,8 @@ def head_of(data: bytes, encoding: int) -> Head:
                 raise
             break
         if header.tag in wanted and head.pixel_data_offset < 0:
-            found[header.tag] = kept(header, value, encoding)
-    values = {tag: value for tag, value in found.items() if value is not None}
+            found[header.tag] = (header, value)
+    values = kept_values(found, encoding)
     head.character_set = values.get(tags.SpecificCharacterSet, b"")
     identifying = (tags.SOPClassUID, tags.SOPInstanceUID, tags.StudyInstanceUID, tags.SeriesInstanceUID)
     head.uids = [values.get(tag, b"") for tag in identifying]
@@ -230,19 +230,30 @@ def blob(values: dict[int, bytes]) -> bytes:
     )
 
 
-def kept(header: Header, value: bytes, encoding: int) -> bytes | None:
+def kept_values(found: dict[int, tuple[Header, bytes]], encoding: int) -> dict[int, bytes]:
+    """What blobs hold of the values, all together within their bound."""
+    for value_share, sequence_share in ((1, 1), (1, 8), (8, 8), (32, 32), (128, 128)):
+        bounds = attributes.VALUE_BYTES_MAX // value_share, attributes.SEQUENCE_BYTES_MAX // sequence_share
+        every = {tag: kept(header, value, encoding, bounds) for tag, (header, value) in found.items()}
+        values = {tag: value for tag, value in every.items() if value is not None}
+        if sum(8 + len(value) for value in values.values()) <= attributes.BLOBS_BYTES_MAX:
+            break
+    return values
+
+
+def kept(header: Header, value: bytes, encoding: int, bounds: tuple[int, int]) -> bytes | None:
     """What a blob holds of a value; None if it is of no use."""
     listed = tags.dictionary_vr(header.tag)
     if listed == "SQ":
         if header.vr not in ("SQ", "UN", ""):
             return None
-        return sequence_bytes(value, encoding & ~EXPLICIT_VR if header.vr == "UN" else encoding)
+        return sequence_bytes(value, encoding & ~EXPLICIT_VR if header.vr == "UN" else encoding, bounds[1])
     if header.length == UNDEFINED:
         return None
     wire = listed if header.vr in ("", "UN") else header.vr
     if wire in ("SQ", "OB") or (wire in UNITS) != (listed in UNITS):
         return None
-    value = value[: attributes.VALUE_BYTES_MAX]
+    value = value[: bounds[0]]
     if listed not in UNITS:
         return value.rstrip(b" \0")
     return swapped(value, UNITS[wire]) if encoding & BIG_ENDIAN else value
@@ -253,21 +264,32 @@ def swapped(value: bytes, unit: int) -> bytes:
     return b"".join(value[i : i + unit][::-1] for i in range(0, whole, unit)) + value[whole:]
 
 
-def sequence_bytes(value: bytes, encoding: int) -> bytes | None:
-    """The leading items that have room, in Explicit VR Little Endian; None if none has, or they are malformed."""
-    kept_items = b""
-    looked_at = value[: 4 * attributes.SEQUENCE_BYTES_MAX]
-    try:
-        for item in items_of(looked_at, 0, len(looked_at), encoding):
-            if len(kept_items) + len(item) > attributes.SEQUENCE_BYTES_MAX:
-                return kept_items or None
-            kept_items += item
-    except Broken as error:
-        return kept_items or None if error.early and len(looked_at) < len(value) else None
-    return kept_items
+def sequence_bytes(value: bytes, encoding: int, bytes_max: int) -> bytes | None:
+    """The items in Explicit VR Little Endian; shortened, the leading ones that have room; None if none or malformed."""
+    looked_at = value[: 16 * attributes.SEQUENCE_BYTES_MAX]
+    is_all = len(looked_at) == len(value)
+    for brief in (False, True):
+        kept_items = b""
+        is_full = False
+        try:
+            for item in items_of(looked_at, 0, len(looked_at), encoding, brief):
+                if len(kept_items) + len(item) > bytes_max:
+                    is_full = True
+                    break
+                kept_items += item
+        except Broken as error:
+            if is_all or not error.early:
+                # The longer form may have been left before it came to what is broken.
+                if not brief:
+                    continue
+                return None
+            is_full = True
+        if not is_full:
+            return kept_items if not brief else kept_items or None
+    return kept_items or None
 
 
-def items_of(data: bytes, offset: int, end: int, encoding: int) -> Iterator[bytes]:
+def items_of(data: bytes, offset: int, end: int, encoding: int, brief: bool = False) -> Iterator[bytes]:
     """Each item of a sequence value, in Explicit VR Little Endian, its own header included."""
     while offset < end:
         header = header_at(data, offset, end, encoding)
@@ -279,16 +301,16 @@ def items_of(data: bytes, offset: int, end: int, encoding: int) -> Iterator[byte
         if header.length == UNDEFINED:
             within = sniff_item(data, header.value, end, encoding)
             offset = end_of_item(data, header.value, end, within)
-            body = data_set_bytes(data, header.value, offset - 8, within)
+            body = data_set_bytes(data, header.value, offset - 8, within, brief)
             yield wrap(ITEM, "", body, True) + b"\xfe\xff\x0d\xe0" + bytes(4)
         else:
             offset = after(header, end)
-            body = data_set_bytes(data, header.value, offset, sniff_item(data, header.value, offset, encoding))
-            yield wrap(ITEM, "", body, False)
+            within = sniff_item(data, header.value, offset, encoding)
+            yield wrap(ITEM, "", data_set_bytes(data, header.value, offset, within, brief), False)
 
 
-def data_set_bytes(data: bytes, offset: int, end: int, encoding: int) -> bytes:
-    """The elements of data[offset:end] in Explicit VR Little Endian."""
+def data_set_bytes(data: bytes, offset: int, end: int, encoding: int, brief: bool = False) -> bytes:
+    """The elements of data[offset:end] in Explicit VR Little Endian; brief: no sequences, private and long ones."""
     out = b""
     while offset < end:
         header = header_at(data, offset, end, encoding)
@@ -299,14 +321,17 @@ def data_set_bytes(data: bytes, offset: int, end: int, encoding: int) -> bytes:
             offset = after(header, end)
             continue
         if undefined:
-            if header.vr in ("OB", "OW") or header.tag == tags.PixelData:
+            if not brief and (header.vr in ("OB", "OW") or header.tag == tags.PixelData):
                 raise Broken(False)
             offset = end_of_sequence(data, header.value, end, encoding)
             value = data[header.value : offset - 8]
         else:
             offset = after(header, end)
             value = data[header.value : offset]
-        if header.vr == "SQ" or undefined or (not header.vr and is_sequence(header, value, encoding)):
+        is_items = header.vr == "SQ" or undefined or (not header.vr and is_sequence(header, value, encoding))
+        if brief and (is_items or header.tag & 0x10000 or header.length > 256):
+            continue
+        if is_items:
             body = b"".join(items_of(value, 0, len(value), encoding))
             out += wrap(header.tag, "SQ", body, undefined)
             if undefined:
