@@ -294,9 +294,7 @@ def _from_text(key: str, text: str, type_: Any) -> object:
         raise ConfigError(f"{environment_variable(key)}: {_reason(key, str(error), text)}") from error
 
 
-def _build(
-    values: dict[str, Any], found: Mapping[str, Origin], path: Path | None, mistakes: list[str]
-) -> Config:
+def _build(values: dict[str, Any], found: Mapping[str, Origin], path: Path | None, mistakes: list[str]) -> Config:
     """Takes out each value that is wrong, until none is: then all mistakes are known."""
     config = None
     while config is None and len(mistakes) < MISTAKES_MAX:

@@ -196,7 +196,6 @@ class Storage(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     of all of them. People make a handful; `filmroom quarantine` lists and drops them."""
 
 
-
 class Target(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The hardware that this site means to have: `filmroom doctor` measures against it.
 
@@ -314,7 +313,9 @@ class Commitment(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     transactions_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
     """Requests whose report nobody has taken yet; further ones are refused (0213H). Two weeks of a busy archive's
-    studies; each is a file of 70 KB for a thousand instances."""
+    studies; each is a file of 70 KB for a thousand instances. One [[peer]] with an address may have half of them
+    waiting; all AE titles without one together a tenth, and one of these a hundredth, since their reports may never go
+    out."""
 
     retry_s: Annotated[float, Meta(gt=0, le=86400)] = 60.0
     """How long after a failed report the next attempt follows; twice as long each time. A workstation that restarts is
@@ -324,8 +325,9 @@ class Commitment(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The longest pause between two attempts: a peer that was off over night has its reports within the hour."""
 
     retry_days: Annotated[float, Meta(gt=0, le=3650)] = 7.0
-    """Days after which a report that nobody takes is given up, with a warning in the log. Modalities ask again or raise
-    an alarm within days; a week outlasts holidays."""
+    """Days after which a report that nobody takes is given up, with a warning in the log, though not before it was
+    tried 24 times: a clock that jumps gives nothing up. Modalities ask again or raise an alarm within days; a week
+    outlasts holidays."""
 
 
 class Retention(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -44,6 +44,9 @@ logger = log.get("services.commitment_reporter")
 LOOK_S = 1.0
 """How often it looks what is due; while nothing is, a look is the list of one folder."""
 
+ATTEMPTS_MIN = 24
+"""With the default pauses, most of a day."""
+
 VISITS_MAX = 8
 """Peers that are visited at the same time."""
 
@@ -107,19 +110,26 @@ class Reporter:
             self._attempts.pop(identifier, None)
         await self._forget_gone()
         now_ns = time.time_ns()
-        kept_ns = int(self._commitments.config().commitment.retry_days * 86400 * 10**9)
+        options = self._commitments.config().commitment
+        kept_ns, pause_max_ns = int(options.retry_days * 86400 * 10**9), int(options.retry_s_max * 1e9)
         due: dict[str, list[Heading]] = {}
         for heading in self._known.values():
             if heading.is_damaged:
                 continue
-            if heading.received_ns + kept_ns < now_ns:
+            attempts = self._attempts_of(heading.identifier)
+            if heading.received_ns + kept_ns < now_ns and attempts.count >= self._attempts_min():
                 await self._give_up(heading)
-            elif self._attempts_of(heading.identifier).due_ns <= now_ns:
+            elif not now_ns < attempts.due_ns <= now_ns + pause_max_ns:  # later than any pause: the clock was set back
                 due.setdefault(heading.calling_ae_title, []).append(heading)
         for title, waiting in due.items():
             if title not in self._visiting and len(self._visiting) < VISITS_MAX:
                 self._visiting.add(title)
                 self._commitments.spawn(self._visit(title, _batch(waiting)))
+
+    def _attempts_min(self) -> int:
+        """How often a report is tried before its age counts: the clock may have jumped, attempts take their time."""
+        options = self._commitments.config().commitment
+        return int(min(ATTEMPTS_MIN, options.retry_days * 86400 / options.retry_s_max))
 
     async def _forget_gone(self) -> None:
         for gone in self._whole.keys() - self._known.keys():

@@ -22,7 +22,7 @@ from engine.archive.commitment.judge import Judge, Place, Verdict
 from engine.archive.commitment.transactions import Claim, Transaction, Transactions
 from engine.config.titles import readable
 from engine.dicom import uids
-from engine.errors import EngineError, StorageError, StorageFailed
+from engine.errors import EngineError, StorageError, StorageFailed, StorageFull
 from engine.ul.negotiation import may_store
 
 if TYPE_CHECKING:
@@ -39,6 +39,13 @@ REPORTS_WAITING_MAX = 64
 
 REPORTS_UNDER_WAY_MAX = 256
 """The same on all associations of a worker: each has a descriptor."""
+
+
+KNOWN_PART = 2
+UNKNOWN_PART = 10
+UNKNOWN_TITLE_PART = 100
+"""Of commitment.transactions_max: a half for one peer that has an address, a tenth for all titles that have none, and
+a hundredth for one of these."""
 
 
 class Turn:
@@ -115,11 +122,28 @@ class Commitments:
         if transaction.digest in waiting:
             return None
         config = self.config()
+        self._check_share(transaction.calling_ae_title, config)
         return self.transactions.add(
             transaction.as_duplicate() if waiting else transaction,
             count_max=config.commitment.transactions_max,
             reserve_bytes=config.limits.disk_reserve_bytes,
         )
+
+    def _check_share(self, title: str, config: Config) -> None:
+        """Raises StorageFull when the requests of a title, or of all that we have no address of, are enough.
+
+        A title is what a peer says it is. Those that we can report to are configured; what all others have asked
+        together must leave these room, since it may never be reported.
+        """
+        count_max = config.commitment.transactions_max
+        known = {peer.aet for peer in config.peers if peer.has_address}
+        waiting = [heading.calling_ae_title for heading in self.transactions.headings().values()]
+        own_max = max(1, count_max // (KNOWN_PART if title in known else UNKNOWN_TITLE_PART))
+        if waiting.count(title) >= own_max:
+            raise StorageFull(f"{own_max} storage commitment reports are waiting for this AE title")
+        unknown_max = max(1, count_max // UNKNOWN_PART)
+        if title not in known and sum(other not in known for other in waiting) >= unknown_max:
+            raise StorageFull(f"{unknown_max} storage commitment reports are waiting for peers without an address")
 
     def begin(self, claim: Claim, reporting: Reporting) -> None:
         """Reports a request that has been answered: on its association if that goes, else the reporter does."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from engine.archive import layout, locks
-from engine.archive.commitment.transactions import Transaction, Transactions
+from engine.archive.commitment.transactions import Attempts, Transaction, Transactions
 from engine.config import Config
 from engine.config.schema import Commitment
 from engine.config.schema import Peer as KnownPeer
@@ -247,6 +247,22 @@ def test_what_nobody_takes_is_given_up_in_the_end(data: Path) -> None:
         assert serving.services.metrics.counters["commitment_reports_given_up"] == 1
 
     reporting(data, configured(data, 0), script)
+
+
+def test_a_clock_that_jumps_gives_nothing_up_and_one_that_is_set_back_keeps_nothing_waiting(data: Path) -> None:
+    (identifier,) = ask(data, 1, received_ns=1)
+    far_ns = time.time_ns() + 365 * 86400 * 10**9
+    Transactions(data, FaultyFiles()).save_attempts({identifier: Attempts(3, far_ns, "not there")})
+    with Listener() as listener:
+
+        def script(serving: Serving) -> None:
+            scripted = accept(listener)
+            assert take(scripted) == "1.9.1"
+            end(scripted)
+            wait_for(lambda: waiting(data) == 0)
+            assert not serving.services.metrics.counters["commitment_reports_given_up"]
+
+        reporting(data, configured(data, listener.port), script)
 
 
 def test_while_another_process_reports_this_one_stands_by(data: Path) -> None:

@@ -13,6 +13,7 @@ from engine.archive.archive import Archive
 from engine.archive.commitment.transactions import Transaction, Transactions
 from engine.config import Config
 from engine.config.schema import Commitment, Limits
+from engine.config.schema import Peer as KnownPeer
 from engine.services import commitments
 from tests import peer, samples
 from tests.faulty_files import FaultyFiles
@@ -324,6 +325,32 @@ def test_no_more_waits_than_is_allowed(tmp_path: Path) -> None:
             scripted.release()
 
     serve(data, script, config=configured(data, same_association=False, transactions_max=1))
+
+
+def test_titles_that_nothing_can_be_reported_to_leave_room_for_those_that_have_an_address(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    known = KnownPeer(aet="KNOWN", host="127.0.0.1", port=1)
+    options = Commitment(same_association=False, transactions_max=300, retry_s=3600.0)
+
+    def script(serving: Serving) -> None:
+        def statuses(title: str, count: int, first: int) -> list[int]:
+            with serving.call() as scripted:
+                scripted.associate(ASK, calling=title)
+                found = [
+                    ask(scripted, "1.2.3", message_id=number + 1, transaction_uid=f"1.{first + number}")
+                    for number in range(count)
+                ]
+                scripted.release()
+            return found
+
+        # A hundredth each, a tenth together.
+        for number in range(10):
+            assert statuses(f"UNKNOWN{number}", 4, 1000 * (number + 1)) == [0, 0, 0, 0x0213]
+        assert statuses("ONE_MORE", 1, 20_000) == [0x0213]
+        # Half for one peer.
+        assert statuses("KNOWN", 151, 30_000) == [0] * 150 + [0x0213]
+
+    serve(data, script, config=Config(data=data, limits=LIMITS, commitment=options, peers=(known,)))
 
 
 def test_a_peer_that_is_no_scu_of_it_gets_no_report_there(tmp_path: Path) -> None:
