@@ -15,7 +15,7 @@ import io
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -31,6 +31,7 @@ from engine.archive.ingest import ReceivedInstance, make_entry, scan
 from engine.archive.keeper import Keeper, Progress
 from engine.archive.readonly import RefusingLog, RefusingStore, UnwrittenIndex, is_unwritable, refuse
 from engine.archive.register import Register
+from engine.archive.selection import Selection
 from engine.archive.store import POLICIES, VERSIONS_MAX, Store
 from engine.archive.stream import StreamedRecord
 from engine.dicom import part10
@@ -385,12 +386,16 @@ class Archive:
         """
         return self.index.corrected(study_instance_uid.encode(), series_instance_uid.encode())
 
-    def pin(self, instances: Sequence[Instance]) -> Pin:
-        """Keeps what these instances are made of readable until it is closed, though they are deleted meanwhile.
+    def select(self, query: Query) -> Selection:
+        """The same in bounded memory, however many they are. Raises QueryError, StorageFull."""
+        return Selection(self.index.select(query), Path(self.layout.index))
+
+    def pin(self, segment_ids: Iterable[int]) -> Pin:
+        """Keeps what lies in these segments readable until it is closed, though it is deleted meanwhile.
 
         Of instances in more segments than can be pinned, those that are deleted and compacted away can be missing.
         """
-        return self.reader.pin(instance.position.segment_id for instance in instances)
+        return self.reader.pin(segment_ids)
 
     def follow(self, instance: Instance) -> None:
         """Brings the position of an instance up to date when its segment is gone: a compaction has moved it.

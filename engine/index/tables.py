@@ -127,6 +127,10 @@ class Index:
 
     def instances(self, query: Query) -> list[Instance]:
         """What a retrieval with these keys names: by series, Instance Number, UID. Raises QueryError."""
+        return list(select(self.environment, query))
+
+    def select(self, query: Query) -> Iterator[Instance]:
+        """The same one by one, in one read transaction, which should not be kept open. Raises QueryError."""
         return select(self.environment, query)
 
     def names(self, query: Query) -> list[Named]:

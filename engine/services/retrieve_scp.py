@@ -28,6 +28,7 @@ from engine.services.storage_scu import InstanceSender, Originator, Sent
 
 if TYPE_CHECKING:
     from engine.archive.archive import Pin
+    from engine.archive.selection import Selection
     from engine.config import Peer
     from engine.services.provider import ServiceProvider
 
@@ -46,7 +47,7 @@ class Retrieval:
     """One C-MOVE or C-GET under way: what is still to be sent, and the counts."""
 
     def __init__(
-        self, provider: ServiceProvider, presentation_context_id: int, rq: CMoveRQ | CGetRQ, instances: list[Instance]
+        self, provider: ServiceProvider, presentation_context_id: int, rq: CMoveRQ | CGetRQ, total: int
     ) -> None:
         self.provider = provider
         self.context_id = presentation_context_id
@@ -56,7 +57,9 @@ class Retrieval:
         """Their UIDs, as many as a response can name."""
         self.failed_count = 0
         self._failed_bytes = 0
-        self._total = len(instances)
+        self._total = total
+        self.unreachable = ""
+        """Why nothing can be sent any more; "" as long as that may be tried."""
         self._pending_at = 0.0
 
     @property
@@ -92,17 +95,23 @@ class Retrieval:
 
     def fail(self, instance: Instance, why: str) -> None:
         """One sub-operation could not be done."""
+        self._count_failed(instance)
+        logger.warning("sub-operation failed", sop_instance_uid=instance.sop_instance_uid, reason=why)
+
+    def _count_failed(self, instance: Instance) -> None:
         self.failed_count += 1
         if self._failed_bytes + len(instance.sop_instance_uid) < FAILED_LIST_BYTES_MAX:
             self._failed_bytes += len(instance.sop_instance_uid) + 1
             self.failed.append(instance.sop_instance_uid)
         self.provider.services.metrics.counters["suboperations_failed"] += 1
-        logger.warning("sub-operation failed", sop_instance_uid=instance.sop_instance_uid, reason=why)
 
     def fail_all(self, instances: Iterable[Instance], why: str) -> None:
-        """None of these can be sent."""
+        """None of these can be sent; one line in the log for all of them."""
+        before = self.failed_count
         for instance in instances:
-            self.fail(instance, why)
+            self._count_failed(instance)
+        if count := self.failed_count - before:
+            logger.warning("sub-operations failed", count=count, reason=why)
 
     def crashed(self, instances: Iterable[Instance], error: Exception) -> None:
         """A mistake of ours: the loop is told of it, and it costs what was still to be sent, not the answer."""
@@ -185,20 +194,32 @@ async def move(provider: ServiceProvider, presentation_context_id: int, rq: CMov
         logger.warning("move destination unknown", calling=provider.caller, destination=readable(rq.move_destination))
         _refuse(provider, presentation_context_id, rq, RetrieveStatus.MOVE_DESTINATION_UNKNOWN)
         return
-    instances = await _instances(provider, presentation_context_id, rq, identifier)
-    if instances is None:
+    selection = await _selection(provider, presentation_context_id, rq, identifier)
+    if selection is None:
         return
-    retrieval = Retrieval(provider, presentation_context_id, rq, instances)
+    retrieval = Retrieval(provider, presentation_context_id, rq, len(selection))
     originator = Originator(provider.calling_ae_title, rq.message_id, rq.priority)
-    with await _pinned(provider, instances):
-        for group in in_groups(instances, peer.transfer_syntaxes):
-            shares = [group[number :: peer.store_associations] for number in range(peer.store_associations)]
-            async with asyncio.TaskGroup() as tasks:
-                for share in filter(None, shares):
-                    tasks.create_task(_move_share(retrieval, peer, share, originator))
-            if retrieval.cancelled:
-                break
+    with selection, await _pinned(provider, selection):
+        async for batch in _batches(retrieval, selection):
+            for group in in_groups(batch, peer.transfer_syntaxes):
+                await _move_group(retrieval, peer, group, originator)
     retrieval.finish()
+
+
+async def _move_group(retrieval: Retrieval, peer: Peer, group: list[Instance], originator: Originator) -> None:
+    """Sends what fits the contexts of one association, on as many associations as the destination may have."""
+    if retrieval.cancelled:
+        return
+    if retrieval.unreachable:
+        retrieval.fail_all(group, retrieval.unreachable)
+        return
+    answered = retrieval.answered
+    shares = [group[number :: peer.store_associations] for number in range(peer.store_associations)]
+    async with asyncio.TaskGroup() as tasks:
+        for share in filter(None, shares):
+            tasks.create_task(_move_share(retrieval, peer, share, originator))
+    if retrieval.answered > answered:
+        retrieval.unreachable = ""  # one share was given up, another got on
 
 
 async def _move_share(retrieval: Retrieval, peer: Peer, share: list[Instance], originator: Originator) -> None:
@@ -213,6 +234,7 @@ async def _move_share(retrieval: Retrieval, peer: Peer, share: list[Instance], o
         try:
             requestor = await _open(retrieval, peer, left)
         except AssociationFailed as error:
+            retrieval.unreachable = str(error)
             retrieval.fail_all(left, str(error))
             return
         except Exception as error:
@@ -225,6 +247,7 @@ async def _move_share(retrieval: Retrieval, peer: Peer, share: list[Instance], o
         is_late = loop.time() - answered_at > requestor.address.message_timeout_s
         if left and (len(left) == before or is_late):
             why = "association after association was lost" if is_late else "it was lost before anything was sent"
+            retrieval.unreachable = why
             retrieval.fail_all(left, why)
             return
 
@@ -269,7 +292,8 @@ async def _send_on(
         read_ahead = [each for each in source.under_way() if each.sop_instance_uid not in sender.unanswered]
         left = read_ahead + source.left()
         if requestor.connection.gave_up and not retrieval.cancelled:
-            retrieval.fail_all(left, f"given up: {error}")
+            retrieval.unreachable = f"given up: {error}"
+            retrieval.fail_all(left, retrieval.unreachable)
             return []
         return left
     except Exception as error:
@@ -287,10 +311,18 @@ async def get(provider: ServiceProvider, presentation_context_id: int, rq: CGetR
     provider.services.metrics.counters["get"] += 1
     if not _is_permitted(provider, presentation_context_id, rq):
         return
-    instances = await _instances(provider, presentation_context_id, rq, identifier)
-    if instances is None:
+    selection = await _selection(provider, presentation_context_id, rq, identifier)
+    if selection is None:
         return
-    retrieval = Retrieval(provider, presentation_context_id, rq, instances)
+    retrieval = Retrieval(provider, presentation_context_id, rq, len(selection))
+    with selection, await _pinned(provider, selection):
+        async for batch in _batches(retrieval, selection):
+            await _get_batch(retrieval, batch)
+    retrieval.finish()
+
+
+async def _get_batch(retrieval: Retrieval, batch: list[Instance]) -> None:
+    provider = retrieval.provider
     accepted = provider.accepted
     assert accepted is not None
     sender = InstanceSender(
@@ -306,13 +338,11 @@ async def get(provider: ServiceProvider, presentation_context_id: int, rq: CGetR
         preferred=provider.peer.transfer_syntaxes if provider.peer else (),
         coercer=Coercer(provider.services.archive, provider.services.config, provider.calling_ae_title),
     )
-    source = _Source(retrieval, instances)
-    with await _pinned(provider, instances):
-        originator = Originator(priority=rq.priority)
-        async for sent in sender.send_all(source, originator, lambda: not retrieval.cancelled):
-            source.ended(sent.instance)
-            retrieval.note(sent)
-    retrieval.finish()
+    source = _Source(retrieval, batch)
+    originator = Originator(priority=retrieval.rq.priority)
+    async for sent in sender.send_all(source, originator, lambda: not retrieval.cancelled):
+        source.ended(sent.instance)
+        retrieval.note(sent)
 
 
 class _Source:
@@ -354,19 +384,29 @@ def _is_permitted(provider: ServiceProvider, presentation_context_id: int, rq: C
     return False
 
 
-async def _pinned(provider: ServiceProvider, instances: list[Instance]) -> Pin:
+async def _pinned(provider: ServiceProvider, selection: Selection) -> Pin:
     """Keeps the instances readable to the end of their retrieval, though somebody deletes them meanwhile."""
-    return await provider.services.loop.run_in_executor(None, provider.services.archive.pin, instances)
+    return await provider.services.loop.run_in_executor(None, provider.services.archive.pin, selection.segment_ids)
 
 
-async def _instances(
+async def _batches(retrieval: Retrieval, selection: Selection) -> AsyncIterator[list[Instance]]:
+    """All that is selected, until that is cancelled."""
+    batches = selection.batches()
+    while not retrieval.cancelled:
+        batch = await retrieval.provider.services.loop.run_in_executor(None, next, batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
+async def _selection(
     provider: ServiceProvider, presentation_context_id: int, rq: CMoveRQ | CGetRQ, identifier: bytes
-) -> list[Instance] | None:
+) -> Selection | None:
     """What the identifier names; None after an error has been answered."""
     context = provider.contexts[presentation_context_id]
     try:
         query = retrieval_query(context, identifier)
-        return await provider.services.loop.run_in_executor(None, provider.services.archive.instances, query)
+        return await provider.services.loop.run_in_executor(None, provider.services.archive.select, query)
     except EngineError as error:
         code = status_of(error, Service.MOVE if isinstance(rq, CMoveRQ) else Service.GET)
         logger.warning("retrieval refused", calling=provider.caller, status=f"{code:04X}", error=str(error))

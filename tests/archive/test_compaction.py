@@ -235,7 +235,7 @@ def test_a_retrieval_under_way_finishes_though_its_segments_go(tmp_path: Path) -
         found = archive.instances(study_query(1))
         unpinned = [Instance(**{name: getattr(one, name) for name in Instance.__slots__}) for one in found]
         stayed = archive.instances(study_query(2))
-        with archive.pin(found) as pin:
+        with archive.pin([instance.position.segment_id for instance in found]) as pin:
             assert pin.segment_ids == {one.position.segment_id for one in found}
             archive.reader.close()  # nothing but the pin holds the files
             delete(archive, 1, 3)

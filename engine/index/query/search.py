@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 FIRST_PAGE = 32
 """Matches in the first page: an early first answer."""
+SORTED_MAX = 100_000
+"""Instances of one series that are held to be put in order."""
 PAGE = 200
 """In the others: some milliseconds."""
 
@@ -67,23 +69,32 @@ def search_steps(index: Index, query: Query, explanation: Explanation | None = N
     return steps if asked is None else (match and asked.restored(match) for match in steps)
 
 
-def select(environment: Environment, query: Query) -> list[Instance]:
+def select(environment: Environment, query: Query) -> Iterator[Instance]:
     """The instances that a retrieval names by its unique keys, in one read transaction.
 
-    By study and series in their order, by Instance Number, by SOP Instance UID. Raises QueryError when the unique key
-    of the level is missing; those above the level may be, since UIDs need no context.
+    By study and series in their order, by Instance Number, by SOP Instance UID; of a series with more than SORTED_MAX
+    instances so many at a time. Raises QueryError when the unique key of the level is missing; those above the level
+    may be, since UIDs need no context.
     """
-    found: list[tuple[bytes, int, bytes, Instance]] = []
+    found: list[tuple[int, bytes, Instance]] = []
+    series_before = b""
     for place in _named_places(environment, query):
+        series = place.study_id + place.series_id
+        if series != series_before or len(found) >= SORTED_MAX:
+            yield from _sorted(found)
+            found.clear()
+            series_before = series
         study_uid = place.values[Level.STUDY].get(tags.StudyInstanceUID, b"")
         series_uid = place.values[Level.SERIES].get(tags.SeriesInstanceUID, b"")
         instance = _instance(place.instance_row, study_uid, series_uid, place.name_of)
         items = blob_items(instance.attributes)
         number = _number(items.get(tags.InstanceNumber, b""))
-        series = place.study_id + place.series_id
-        found.append((series, number, items.get(tags.SOPInstanceUID, b""), instance))
-    found.sort(key=lambda row: row[:3])
-    return [row[3] for row in found]
+        found.append((number, items.get(tags.SOPInstanceUID, b""), instance))
+    yield from _sorted(found)
+
+
+def _sorted(found: list[tuple[int, bytes, Instance]]) -> list[Instance]:
+    return [row[2] for row in sorted(found, key=lambda row: row[:2])]
 
 
 def select_names(environment: Environment, query: Query) -> list[Named]:

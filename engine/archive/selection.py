@@ -1,0 +1,87 @@
+"""The instances that a retrieval names, in their order, in bounded memory: as many as a batch, the rest in a file.
+
+Does not choose them (`index.query.search` does) and does not read them. A study fits into the first batch, which never
+leaves memory. What comes behind it goes batch by batch into a file without a name:
+
+    length u32 | zlib(msgpack of the instances) | length u32 | …
+"""
+
+from __future__ import annotations
+
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from engine.errors import StorageFull
+from engine.index.types import Instance
+
+BATCH = 10_000
+"""Instances in memory, some 6 MB."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[Instance]).decode
+
+
+class Selection:
+    """See the module's head. A context manager: the file goes with it."""
+
+    def __init__(self, instances: Iterable[Instance], folder: Path, batch: int = 0) -> None:
+        """`folder`: where a file may lie; `batch`: 0 for BATCH. Raises StorageFull when there is no room for it."""
+        self._first: list[Instance] = []
+        self._file: IO[bytes] | None = None
+        self._count = 0
+        self.segment_ids: set[int] = set()
+        """All segments that they lie in."""
+        source = iter(instances)
+        try:
+            while found := list(islice(source, batch or BATCH)):
+                self._add(found, folder)
+        except OSError as error:
+            self.close()
+            raise StorageFull(f"no room for the list of a retrieval: {error.strerror}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __enter__(self) -> Selection:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def batches(self) -> Iterator[list[Instance]]:
+        """All of them, a batch at a time; once."""
+        first, self._first = self._first, []
+        if first:
+            yield first
+        if self._file is None:
+            return
+        self._file.seek(0)
+        while length := int.from_bytes(self._file.read(4), "little"):
+            yield _decode(zlib.decompress(self._file.read(length)))
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _add(self, found: list[Instance], folder: Path) -> None:
+        self._count += len(found)
+        self.segment_ids.update(instance.position.segment_id for instance in found)
+        if not self._first:
+            self._first = found
+            return
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by `close`
+        data = zlib.compress(_encode(found), 1)
+        self._file.write(len(data).to_bytes(4, "little"))
+        self._file.write(data)
