@@ -9,6 +9,7 @@ straight between the PDU headers, so that an object of any size costs a megabyte
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from engine.dimse.messages import CStoreRQ, CStoreRSP
 from engine.errors import AssociationFailed, DataSetError, EngineError
 from engine.net.client import Address, Requestor, open_association
 from engine.services.contexts import SendContexts, in_groups, propose
+from engine.services.outgoing import Stream, stream_of
 from engine.services.storage_scu import GAPS_MAX
 
 if TYPE_CHECKING:
@@ -130,14 +132,13 @@ class _FileSender:
             prefix = p_data_tf(context.presentation_context_id, True, command, self._requestor.fragment)
             fd = os.open(head.path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                if target == head.transfer_syntax_uid:
+                self._requestor.connection.trace_command(context.presentation_context_id, command)
+                if target == head.transfer_syntax_uid and head.data_set_bytes % 2 == 0:
                     await self._transmit(fd, head, context, prefix)
                 else:
-                    stored = os.pread(fd, head.data_set_bytes, head.data_set_offset)
-                    data = await self._transcoder.transcode(stored, head.transfer_syntax_uid, target)
-                    self._requestor.connection.trace_command(context.presentation_context_id, command)
-                    data_set = p_data_tf(context.presentation_context_id, False, data, self._requestor.fragment)
-                    self._requestor.connection.send(prefix + data_set)
+                    syntaxes = transfer_syntax.of(head.transfer_syntax_uid), transfer_syntax.of(target)
+                    stream = await stream_of(self._transcoder, _FileSource(fd, head), *syntaxes)
+                    await self._transmit_stream(stream, context, prefix)
             finally:
                 os.close(fd)
         except OSError as error:
@@ -170,6 +171,51 @@ class _FileSender:
             except ConnectionError as error:
                 raise AssociationFailed(str(error)) from error
             prefix, at = b"", at + length
+
+    async def _transmit_stream(self, stream: Stream, context: AcceptedContext, prefix: bytes) -> None:
+        """A data set that is made while it is sent: which piece is the last is known when nothing follows it."""
+        connection, fragment = self._requestor.connection, self._requestor.fragment
+        piece_bytes = max(min(PIECE_BYTES // fragment, GAPS_MAX), 1) * fragment
+        piece, following = memoryview(bytearray(piece_bytes)), memoryview(bytearray(piece_bytes))
+        length = await asyncio.to_thread(stream.fill, piece)
+        is_last = False
+        while not is_last:
+            try:
+                ahead = await asyncio.to_thread(stream.fill, following)
+                is_last = ahead == 0
+                frame = Frame(Frame.room_for(len(prefix), length, fragment))
+                at = 0
+                for gap in frame.layout(prefix, length, fragment, context.presentation_context_id, is_last):
+                    gap[:] = piece[at : at + len(gap)]
+                    at += len(gap)
+                connection.send(frame)
+                await connection.drained()
+            except ConnectionError as error:
+                raise AssociationFailed(str(error)) from error
+            except EngineError as error:
+                connection.abort("data set cannot be sent to its end")
+                raise AssociationFailed(f"aborted: {error}") from error
+            prefix, piece, following, length = b"", following, piece, ahead
+
+
+class _FileSource:
+    """The data set of a file as a `dicom.sources.Source`."""
+
+    def __init__(self, fd: int, head: FileHead) -> None:
+        self._fd = fd
+        self._offset = head.data_set_offset
+        self.length = head.data_set_bytes
+
+    def read(self, offset: int, count: int) -> bytes:
+        """See `Source`. Raises DataSetError."""
+        count = max(min(count, self.length - offset), 0)
+        try:
+            data = os.pread(self._fd, count, self._offset + offset)
+        except OSError as error:
+            raise DataSetError(f"cannot be read: {error.strerror}") from error
+        if len(data) != count:
+            raise DataSetError("the file became shorter")
+        return data
 
 
 def _read_into(fd: int, gaps: list[memoryview], offset: int) -> bool:

@@ -135,5 +135,17 @@ def _made(source: Source, stored: StoredSource, syntax: TransferSyntax, target: 
     return Outgoing(None, Stream(conversion.pieces(), stored.finish))
 
 
+async def stream_of(transcoder: Transcoder, source: Source, syntax: TransferSyntax, target: TransferSyntax) -> Stream:
+    """A data set in another transfer syntax, or with its last element padded. Raises TranscodeError."""
+    if syntax.uid != target.uid and not syntax.convertible:
+        source, syntax = await transcoder.decode(source, syntax)
+
+    def work() -> Stream:
+        is_same = syntax.uid == target.uid and not syntax.deflated
+        return Stream(Conversion(padded(source, syntax.encoding) if is_same else source, syntax, target).pieces())
+
+    return await _blocking(work)
+
+
 async def _blocking(work: Callable[[], Result]) -> Result:
     return await asyncio.get_running_loop().run_in_executor(None, work)

@@ -18,6 +18,8 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import CTImageStorage, MRImageStorage  # type: ignore[attr-defined]
 
 from engine.config import Config, Peer
+from engine.dicom.convert import convert
+from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from engine.errors import AssociationFailed, DataSetError
 from engine.services import file_scu
 
@@ -149,3 +151,26 @@ def test_heads_without_uids_are_completed_from_the_data_set(tmp_path: Path) -> N
     assert (bare.data_set_offset, bare.data_set_bytes) == (0, len(data))
     with pytest.raises(DataSetError):
         file_scu.read_head(tmp_path)
+
+
+@pytest.mark.parametrize("rest", [0, 3, 7, 11, 2048])
+def test_a_file_of_another_native_syntax_is_converted_while_it_is_sent(tmp_path: Path, rest: int) -> None:
+    data = written(tmp_path / "a", pixels=3 << 20)
+    with (tmp_path / "a").open("ab") as file:
+        file.write(bytes(rest))
+    with sink({CTImageStorage: [ImplicitVRLittleEndian]}) as (peer, received):
+        summary = send(peer, tmp_path / "a")
+    assert (summary.sent, summary.failed) == (1, [])
+    ((syntax, came),) = received.values()
+    assert syntax == ImplicitVRLittleEndian
+    assert came == convert(data, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
+
+
+def test_a_file_of_odd_length_is_sent_with_its_last_element_padded(tmp_path: Path) -> None:
+    written(tmp_path / "a")
+    with (tmp_path / "a").open("ab") as file:
+        file.write(b"\xe0\x7f\x10\0OB\0\0\5\0\0\0\1\2\3\4\5")
+    with sink({CTImageStorage: [ExplicitVRLittleEndian]}) as (peer, received):
+        assert send(peer, tmp_path / "a").sent == 1
+    ((_, came),) = received.values()
+    assert came.endswith(b"\xe0\x7f\x10\0OB\0\0\6\0\0\0\1\2\3\4\5\0")
