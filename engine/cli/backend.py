@@ -152,7 +152,13 @@ def import_failed(summary: ImportSummary) -> bool:
 
 
 def export(
-    config: Config, wanted: list[query.Keys], target: Path, form: str, progress: Progress, missing: list[str]
+    config: Config,
+    wanted: list[query.Keys],
+    target: Path,
+    form: str,
+    progress: Progress,
+    missing: list[str],
+    force: bool = False,
 ) -> ExportSummary | None:
     """Writes what matches; None when nothing does. `missing` gets the UIDs that are named and not stored."""
     from engine.archive.interchange import exporter
@@ -162,7 +168,7 @@ def export(
         instances = _matching_instances(archive, wanted)
         if not instances:
             return None
-        return exporter.export(archive, instances, target, form=form, progress=progress)
+        return exporter.export(archive, instances, target, form=form, force=force, progress=progress)
 
 
 _UID_LEVELS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -33,8 +34,8 @@ def filled(*data_sets: pydicom.Dataset) -> ArchiveInMemory:
     return archive
 
 
-def exported(archive: ArchiveInMemory, target: Path, form: str) -> ExportSummary:
-    return export(archive, list(archive.found.values()), target, form=form)
+def exported(archive: ArchiveInMemory, target: Path, form: str, *, force: bool = False) -> ExportSummary:
+    return export(archive, list(archive.found.values()), target, form=form, force=force)
 
 
 def data_set_of(file: bytes) -> bytes:
@@ -123,12 +124,54 @@ def test_a_damaged_instance_is_left_out_and_told(tmp_path: Path, form: str, piec
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_a_folder_and_a_zip_archive_are_written_over(tmp_path: Path) -> None:
+def test_what_is_there_with_the_same_bytes_stays_in_a_folder(tmp_path: Path) -> None:
     archive = filled(*STUDY[:2])
-    for form, target in (("folder", tmp_path / "f"), ("zip", tmp_path / "z.zip")):
-        exported(archive, target, form)
-        assert exported(archive, target, form).written == 2
-        assert files_of(target) == archive.payloads
+    exported(archive, tmp_path / "f", "folder")
+    (tmp_path / "f" / "notes.txt").write_bytes(b"mine")
+    again = exported(archive, tmp_path / "f", "folder")
+    assert (again.written, again.already_there, again.failed) == (0, 2, [])
+    assert (tmp_path / "f" / "notes.txt").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("other", [b"precious", b""])
+def test_a_file_with_other_bytes_is_replaced_in_a_folder_only_when_forced(tmp_path: Path, other: bytes) -> None:
+    archive = filled(*STUDY[:2])
+    exported(archive, tmp_path / "f", "folder")
+    path = min((tmp_path / "f").rglob("*.dcm"))
+    path.write_bytes(other)
+    again = exported(archive, tmp_path / "f", "folder")
+    assert (again.written, again.already_there) == (0, 1)
+    assert [reason for _, reason in again.failed] == [f"{path} exists already; --force replaces it"]
+    assert path.read_bytes() == other
+    assert exported(archive, tmp_path / "f", "folder", force=True).written == 1
+    assert files_of(tmp_path / "f") == archive.payloads
+
+
+def test_a_zip_archive_takes_the_place_of_a_file_only_when_forced(tmp_path: Path) -> None:
+    archive = filled(*STUDY[:2])
+    target = tmp_path / "doc.zip"
+    target.write_bytes(b"precious")
+    with pytest.raises(ExportFailed, match="doc.zip exists already; --force replaces it"):
+        exported(archive, target, "zip")
+    assert target.read_bytes() == b"precious"
+    assert exported(archive, target, "zip", force=True).written == 2
+    assert files_of(target) == archive.payloads
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_nothing_takes_the_place_of_a_folder_or_a_pipe(tmp_path: Path, force: bool) -> None:
+    archive = filled(STUDY[0])
+    os.mkfifo(tmp_path / "pipe.zip")
+    (tmp_path / "folder.zip").mkdir()
+    (tmp_path / "link.zip").symlink_to("/dev/null")
+    for name in ("pipe.zip", "folder.zip", "link.zip"):
+        with pytest.raises(ExportFailed, match="exists, and is no regular file"):
+            exported(archive, tmp_path / name, "zip", force=force)
+    exported(archive, tmp_path / "out", "folder")
+    (path,) = (tmp_path / "out").rglob("*.dcm")
+    path.unlink()
+    os.mkfifo(path)
+    assert "no regular file" in exported(archive, tmp_path / "out", "folder", force=force).failed[0][1]
 
 
 def test_a_link_in_the_place_of_a_file_is_replaced_not_followed(tmp_path: Path) -> None:
@@ -138,10 +181,25 @@ def test_a_link_in_the_place_of_a_file_is_replaced_not_followed(tmp_path: Path) 
     path.unlink()
     (tmp_path / "victim").write_bytes(b"precious")
     path.symlink_to(tmp_path / "victim")
-    path.with_name(path.name + ".part").symlink_to(tmp_path / "victim")
-    exported(archive, tmp_path / "out", "folder")
+    assert len(exported(archive, tmp_path / "out", "folder").failed) == 1
+    exported(archive, tmp_path / "out", "folder", force=True)
     assert (tmp_path / "victim").read_bytes() == b"precious"
     assert files_of(tmp_path / "out") == archive.payloads
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+@pytest.mark.parametrize("form", exporter.FORMS)
+def test_no_stranger_can_read_what_is_written(tmp_path: Path, form: str, umask: int) -> None:
+    target = tmp_path / "new" / ("out.zip" if form == "zip" else "out")
+    before = os.umask(umask)
+    try:
+        exported(filled(*STUDY[:2]), target, form)
+    finally:
+        os.umask(before)
+    made = [tmp_path / "new", *(tmp_path / "new").rglob("*")]
+    modes = {oct(path.stat().st_mode & 0o777) for path in made}
+    assert len(made) > 1
+    assert modes <= {oct(0o750 & ~umask), oct(0o640 & ~umask)}
 
 
 def test_media_are_written_into_an_empty_folder_only(tmp_path: Path) -> None:

@@ -219,7 +219,8 @@ def test_import_fails_only_for_dicom_that_was_not_stored(
 def test_export_asks_for_studies_series_and_queries(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = stand_in(monkeypatch, "export", SimpleNamespace(written=2, bytes=10, seconds=0.1, failed=[]))
+    summary = SimpleNamespace(written=2, already_there=0, bytes=10, seconds=0.1, failed=[])
+    calls = stand_in(monkeypatch, "export", summary)
     code, out, _ = run(capsys, "export", "out.ZIP", "--study", "1.2", "--series", "1.3", "PatientID=7")
     assert code == 0
     assert "written\t2\n" in out

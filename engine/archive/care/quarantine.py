@@ -25,7 +25,7 @@ from engine import log
 from engine.archive import completeness, locks
 from engine.archive.care import deletion
 from engine.archive.ingest import ReceivedInstance
-from engine.archive.interchange.exporter import named_when_whole
+from engine.archive.interchange import private_files
 from engine.dicom import part10
 from engine.errors import CorruptRecord, DataSetError, DeletionRefused, EngineError, ExportFailed, QuarantineError
 from engine.index.entry import POLICY_KEEP_BOTH, Entry, Quarantined
@@ -104,14 +104,21 @@ def export(archive: Archive, kept: Kept, folder: Path) -> Path:
     uids = (instance.sop_class_uid, instance.sop_instance_uid, instance.transfer_syntax_uid)
     has_meta = all(len(uid) <= 64 and _UID.fullmatch(uid) for uid in uids)
     path = folder / f"{kept.id}.{'dcm' if has_meta else 'raw'}"
+
+    def pieces() -> Iterator[bytes | memoryview]:
+        if has_meta:
+            yield part10.write_file_meta(*uids, source_ae_title=instance.calling_ae_title)
+        yield from archive.buffers(instance)
+
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with named_when_whole(path) as file:
-            os.fchmod(file.fileno(), 0o640)
-            if has_meta:
-                file.write(part10.write_file_meta(*uids, source_ae_title=instance.calling_ae_title))
-            for piece in archive.buffers(instance):
+        private_files.make_folder(folder)
+        if os.path.lexists(path) and private_files.holds(path, pieces()):
+            return path
+        with private_files.named_when_whole(path) as file:
+            for piece in pieces():
                 file.write(piece)
+    except FileExistsError as error:
+        raise ExportFailed(f"{error.filename} exists already, with other bytes") from error
     except OSError as error:
         raise ExportFailed(f"{error.filename or path} cannot be written: {error.strerror or error}") from error
     return path

@@ -8,8 +8,13 @@ want Explicit VR Little Endian. What cannot be read, because its checksum is wro
     zip        the same, stored without compression, ZIP64 where it must be
     dicomdir   DICOMDIR and DICOM/PT000001/ST000001/SE000001/IM000001: 8 characters, no ending (PS3.10 8.5)
 
-A name is made from a UID only if it is one, digits and full stops; otherwise it is a running number. A file gets its
-name when it is whole: until then it is called .part, and so is a zip archive.
+A name is made from a UID only if it is one, digits and full stops; otherwise it is a running number. What may be in a
+file's way, and who may read it, is `private_files`'s.
+
+    target exists   folder      is added to: what is there with the same bytes stays and is counted, other bytes are a
+                                failure of that instance unless it is forced
+                    zip         refused unless it is forced
+                    dicomdir    refused unless it is empty
 
 Why not pydicom's FileSet: it encodes each data set anew and copies it twice, needs quadratic time, and refuses
 instances that lack what a directory record requires.
@@ -17,18 +22,19 @@ instances that lack what a directory record requires.
 
 from __future__ import annotations
 
+import os
 import re
 import time
 import uuid
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
-from engine.archive.interchange import dicomdir
+from engine.archive.interchange import dicomdir, private_files
+from engine.archive.interchange.private_files import named_when_whole
 from engine.dicom import part10, transfer_syntax
 from engine.errors import CorruptRecord, DataSetError, ExportFailed
 from engine.index.types import Instance
@@ -42,7 +48,6 @@ UID_BYTES_MAX: Final = 128
 """For a name; the standard has 64, and file systems take 255."""
 
 _UID: Final = re.compile(r"[0-9]+(\.[0-9]+)*")
-_PART: Final = ".part"
 _ZIP_YEARS: Final = (1980, 2107)
 
 
@@ -57,6 +62,8 @@ class ExportSummary:
     """What has been written."""
 
     written: int = 0
+    already_there: int = 0
+    """Files of a folder that had these bytes already."""
     failed: list[tuple[str, str]] = field(default_factory=list)
     """(SOP Instance UID, reason)."""
     bytes: int = 0
@@ -70,9 +77,10 @@ def export(
     target: Path,
     *,
     form: str = "folder",
+    force: bool = False,
     progress: Progress | None = None,
 ) -> ExportSummary:
-    """Writes instances to `target`, each once. A folder and a zip archive may exist and are written over.
+    """Writes instances to `target`, each once; with `force` over what is there.
 
     Raises ExportFailed when the target cannot be written to; what is complete by then stays.
     """
@@ -81,7 +89,9 @@ def export(
     summary = ExportSummary()
     writers = {"folder": _folder, "zip": _zip, "dicomdir": _dicomdir}
     try:
-        writers[form](archive, _reported(wanted, progress), target, summary)
+        writers[form](archive, _reported(wanted, progress), target, summary, force)
+    except FileExistsError as error:
+        raise ExportFailed(f"{error.filename} {error.strerror}") from error
     except OSError as error:
         raise ExportFailed(f"{error.filename or target} cannot be written: {error.strerror or error}") from error
     summary.seconds = time.monotonic() - began
@@ -129,24 +139,30 @@ class _Names:
         return self._numbers.setdefault((kind, uid), f"{kind}-{len(self._numbers) + 1:06d}")
 
 
-def _folder(archive: Source, instances: Iterator[Instance], target: Path, summary: ExportSummary) -> None:
+def _folder(archive: Source, instances: Iterator[Instance], target: Path, summary: ExportSummary, force: bool) -> None:
     names = _Names()
-    target.mkdir(parents=True, exist_ok=True)
+    private_files.make_folder(target)
     for instance in instances:
         study, series, name = names.of(instance)
         folder = target / study / series
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_file(archive, instance, folder / name, summary)
+        private_files.make_folder(folder)
+        _write_file(archive, instance, folder / name, summary, force)
 
 
-def _write_file(archive: Source, instance: Instance, path: Path, summary: ExportSummary) -> bool:
+def _write_file(archive: Source, instance: Instance, path: Path, summary: ExportSummary, force: bool = False) -> bool:
     """One file, whole or not at all; whether it is there."""
     try:
-        with named_when_whole(path) as file:
+        if os.path.lexists(path) and private_files.holds(path, _file_pieces(archive, instance)):
+            summary.already_there += 1
+            return True
+        with named_when_whole(path, replace=force) as file:
             size = 0
             for piece in _file_pieces(archive, instance):
                 file.write(piece)
                 size += len(piece)
+    except FileExistsError as error:
+        summary.failed.append((instance.sop_instance_uid, f"{error.filename} {error.strerror}"))
+        return False
     except CorruptRecord as error:
         summary.failed.append((instance.sop_instance_uid, str(error)))
         return False
@@ -155,27 +171,14 @@ def _write_file(archive: Source, instance: Instance, path: Path, summary: Export
     return True
 
 
-@contextmanager
-def named_when_whole(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` when nothing was raised, and is gone otherwise."""
-    part = path.with_name(path.name + _PART)
-    part.unlink(missing_ok=True)
-    try:
-        with part.open("xb") as file:
-            yield file
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
 # Zip archive -------------------------------------------------------------------------------------
 
 
-def _zip(archive: Source, instances: Iterator[Instance], target: Path, summary: ExportSummary) -> None:
+def _zip(archive: Source, instances: Iterator[Instance], target: Path, summary: ExportSummary, force: bool) -> None:
     names = _Names()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with named_when_whole(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archived:
+    private_files.make_folder(target.parent)
+    whole = named_when_whole(target, replace=force)
+    with whole as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archived:
         for instance in instances:
             try:
                 _write_member(archive, instance, "/".join(names.of(instance)), archived, summary)
@@ -244,8 +247,8 @@ class _FileIds:
         return number
 
 
-def _dicomdir(archive: Source, instances: Iterator[Instance], target: Path, summary: ExportSummary) -> None:
-    target.mkdir(parents=True, exist_ok=True)
+def _dicomdir(archive: Source, instances: Iterator[Instance], target: Path, summary: ExportSummary, _: bool) -> None:
+    private_files.make_folder(target)
     if any(target.iterdir()):
         raise ExportFailed(f"{target} is not empty: media are written into a new or empty folder")
     directory = dicomdir.DirectoryBuilder()
@@ -258,7 +261,7 @@ def _dicomdir(archive: Source, instances: Iterator[Instance], target: Path, summ
             continue
         file_id = file_ids.next(dicomdir.patient_of(keys), instance)
         path = target.joinpath(*file_id)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_files.make_folder(path.parent)
         if _write_file(archive, instance, path, summary):
             directory.add(
                 keys,

@@ -18,6 +18,7 @@ from engine.cli.options import Settings, with_settings
 @click.option(
     "--form", type=click.Choice(["folder", "zip", "dicomdir"]), help="[zip for a TARGET in .zip, else folder]"
 )
+@click.option("--force", is_flag=True, help="Replace a zip archive, or files of a folder, that are there already.")
 @with_settings()
 def command(
     target: str,
@@ -25,12 +26,14 @@ def command(
     studies: tuple[str, ...],
     series: tuple[str, ...],
     form: str | None,
+    force: bool,
     settings: Settings,
 ) -> int:
     """Write the studies or series that are named, or that match KEY=VALUE as on find, to TARGET.
 
     Data sets are written as they were received, with Part 10 file meta information in front. What is named and not
-    stored is said, and the rest written. Exit code 1: something could not be read, or is not stored.
+    stored is said, and the rest written. A folder is added to; files in it that have the same bytes stay as they are.
+    Nothing else is written over without --force. Exit code 1: something could not be read or written, or is not stored.
     """
     wanted = query.named(keys, studies, series)
     if not wanted:
@@ -39,14 +42,19 @@ def command(
     form = form or ("zip" if target.lower().endswith(".zip") else "folder")
     config = settings.load()
     with output.progress_bar() as progress:
-        summary = backend.export(config, wanted, Path(target), form, progress, missing)
+        summary = backend.export(config, wanted, Path(target), form, progress, missing, force)
     for named in missing:
         output.complain(f"no {named} is stored")
     if summary is None:
         if not missing:
             output.complain("nothing matches")
         return exit_codes.FAILED
-    facts = {"written": summary.written, "bytes": summary.bytes, "seconds": round(summary.seconds, 3)}
+    facts = {
+        "written": summary.written,
+        "already_there": summary.already_there,
+        "bytes": summary.bytes,
+        "seconds": round(summary.seconds, 3),
+    }
     failed = [{"sop_instance_uid": uid, "reason": reason} for uid, reason in summary.failed]
     output.write_report(facts, failed=failed)
     return exit_codes.FAILED if summary.failed or missing else exit_codes.OK
