@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from engine.config.titles import on_the_wire, readable
 from engine.dimse import messages
 from engine.dimse.assembly import ChunkPool, DataSet, fragment_bytes
+from engine.dimse.status import GeneralStatus
 from engine.errors import AssociationFailed, MessageError
 from engine.net.connection import Connection, ConnectionLimits
 from engine.net.responses import Responses
@@ -110,13 +111,22 @@ class Requestor:
         """`association_ended` follows, with the reason."""
 
     def command_received(self, presentation_context_id: int, command: bytes, has_data_set: bool) -> None:
-        """A response to one of our requests."""
+        """A response to one of our requests. A request of the peer is declined, and a C-CANCEL cancels nothing here."""
+        if self.accepted is None or presentation_context_id not in self.accepted.contexts:
+            self.connection.abort(f"a message on presentation context {presentation_context_id}, not accepted", 2, 5)
+            return
         try:
             message = messages.decode(command)
         except MessageError as error:
             self.connection.abort(f"response not understood: {error}")
             return
-        self.responses.received(message)
+        if isinstance(message, messages.Response):
+            self.responses.received(message)
+            return
+        why = MessageError("requests are not served on this association", GeneralStatus.SOP_CLASS_NOT_SUPPORTED)
+        answer = messages.failure_response(command, why)
+        if answer is not None:
+            self.connection.send_message(presentation_context_id, answer, None, self.fragment)
 
     def data_set_received(self, presentation_context_id: int, data_set: DataSet, is_last: bool) -> None:
         """No request that we send is answered with a data set that we need."""

@@ -516,6 +516,37 @@ def answer_echo(scripted: Peer) -> None:
     scripted.send(peer.message(1, peer.command_set(rsp)))
 
 
+def test_a_requestor_takes_no_request_for_the_response_that_it_waits_for() -> None:
+    def script(scripted: Peer) -> None:
+        scripted.accept()
+        received = scripted.expect_message()
+        message_id = peer.number(received.command, peer.MESSAGE_ID)
+        scripted.send(peer.message(1, peer.c_cancel_rq(message_id)))
+        scripted.send(peer.message(1, peer.c_echo_rq(message_id)))
+        declined = scripted.expect_message()
+        assert (declined.status(), declined.responded_to()) == (0x0122, message_id)
+        rsp = {peer.COMMAND_FIELD: peer.C_ECHO_RQ | peer.RESPONSE, peer.RESPONDED_TO: message_id}
+        rsp |= {peer.DATA_SET_TYPE: peer.NO_DATA_SET, peer.STATUS: 0}
+        scripted.send(peer.message(1, peer.command_set(rsp)))
+        scripted.expect(peer.RELEASE_RQ)
+        scripted.send(peer.pdu(peer.RELEASE_RP, bytes(4)))
+
+    assert request(script, timeout_s=10) == ""
+
+
+def test_a_requestor_ends_an_association_on_which_a_context_is_used_that_was_not_accepted() -> None:
+    def script(scripted: Peer) -> None:
+        scripted.accept()
+        received = scripted.expect_message()
+        message_id = peer.number(received.command, peer.MESSAGE_ID)
+        rsp = {peer.COMMAND_FIELD: peer.C_ECHO_RQ | peer.RESPONSE, peer.RESPONDED_TO: message_id}
+        rsp |= {peer.DATA_SET_TYPE: peer.NO_DATA_SET, peer.STATUS: 0}
+        scripted.send(peer.message(9, peer.command_set(rsp)))
+        scripted.expect_abort()
+
+    assert "presentation context 9, not accepted" in request(script, timeout_s=10)
+
+
 def test_a_requestor_acknowledges_at_once_what_its_answer_lacks() -> None:
     """A destination of a C-MOVE may leave Nagle's algorithm on too."""
     rsp = {peer.COMMAND_FIELD: peer.C_ECHO_RQ | peer.RESPONSE, peer.RESPONDED_TO: 1}
