@@ -456,6 +456,31 @@ def test_a_small_archive_rests_after_its_pass_until_the_cycle_is_over(tmp_path: 
         assert scrub.tick(clock.now_ns / 1e9).pass_ended
 
 
+def test_a_clock_that_is_set_back_keeps_no_pass_from_beginning_or_from_ending_in_its_cycle(tmp_path: Path) -> None:
+    kept.filled(tmp_path, 5)
+    clock = Clock()
+    clock.now_ns += 3650 * DAY_NS
+    monotonic_s = 0.0
+    with kept.opened(tmp_path) as archive:
+        scrub = scrubber(archive, clock, days=30)
+
+        def ticks_to_the_end() -> int:
+            nonlocal monotonic_s
+            for count in range(1, 100):
+                monotonic_s += 1.0
+                clock.now_ns += 10**9
+                if scrub.tick(monotonic_s).pass_ended:
+                    return count
+            raise AssertionError("it does not end")
+
+        before = ticks_to_the_end()
+        clock.now_ns -= 3650 * DAY_NS
+        assert ticks_to_the_end() <= before
+        # The pass that has begun since is of this clock: it rests as ever.
+        monotonic_s += 1.0
+        assert scrub.tick(monotonic_s) == ScrubStep()
+
+
 def test_the_allowance_never_exceeds_the_limit() -> None:
     rng = random.Random(SEED)
     allowance = Allowance(5_000_000)

@@ -204,19 +204,20 @@ class Scrubber:
             return self._allowance.due(now_s, 0.0, 0)
         done_bytes, total_bytes = self._progress(state)
         left_bytes = max(total_bytes - done_bytes, 0)
-        left_s = self._cycle_s - (now_ns - (state.began_ns or now_ns)) / 1e9
+        # A pass that began in the future did so before the clock was set back.
+        left_s = self._cycle_s - max(now_ns - (state.began_ns or now_ns), 0) / 1e9
         return self._allowance.due(now_s, self._allowance.rate(left_bytes, left_s), left_bytes)
 
     def _due_ns(self, state: ScrubState) -> int:
         """When the pass after the last one should begin: so early that its end is within a cycle."""
-        if state.last is None:
+        if state.last is None or state.last.began_ns > self._clock_ns():
             return 0
         needed_s = self._allowance.needed_s(self._progress(state)[1])
         return state.last.began_ns + int(max(self._cycle_s - needed_s, 0.0) * 1e9)
 
     def _progress(self, state: ScrubState) -> tuple[int, int]:
         """Bytes of the log before the place that the pass has come to, and in all."""
-        if not self._marks or self._clock_ns() - self._marks_at_ns > MARKS_AGE_S * 1e9:
+        if not self._marks or abs(self._clock_ns() - self._marks_at_ns) > MARKS_AGE_S * 1e9:
             self._marks = self._index.segment_marks()
             self._marks_at_ns = self._clock_ns()
         total_bytes = sum(mark.indexed_bytes for mark in self._marks.values())
