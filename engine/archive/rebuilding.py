@@ -151,8 +151,8 @@ def _carry_over(index: Index, before: Before) -> None:
     """Damage that was known stays known, if what it hit is still needed."""
     marks = index.segment_marks()
     for row in before.damage:
-        if row.segment_id not in marks:
-            continue
+        if row.segment_id not in marks or row.what.startswith("the index"):
+            continue  # the index that this was said of is no more
         versions = index.versions(row.sop_instance_uid) if row.sop_instance_uid else []
         lies_there = any(version.position[:2] == (row.segment_id, row.offset) for version in versions)
         if lies_there or not row.sop_instance_uid:

@@ -26,7 +26,7 @@ from engine.index import audit
 from engine.index.types import Instance, SegmentMark
 from engine.storage import hints, segment
 from engine.storage.log import list_segments
-from engine.storage.record import Position, Record
+from engine.storage.record import Kind, Position, Record
 from engine.storage.segment import Damage
 
 if TYPE_CHECKING:
@@ -149,9 +149,10 @@ def _records(archive: Archive, segment_id: int, mark: SegmentMark) -> Iterator[R
 
 
 def _compare(archive: Archive, report: CheckReport, records: list[Record]) -> None:
-    for record in audit.unknown_records(archive.index, records):
+    for record, what in audit.wrong_records(archive.index, records):
         position = record.position
-        report.add(Finding(position.segment_id, position.offset, "the index does not know this record"))
+        uid = record.key.decode("utf-8", "replace") if record.kind == Kind.INSTANCE else ""
+        report.add(Finding(position.segment_id, position.offset, _named(what, uid)))
 
 
 def _check_index(archive: Archive, report: CheckReport, payloads: bool, progress: Progress | None) -> None:
@@ -161,6 +162,9 @@ def _check_index(archive: Archive, report: CheckReport, payloads: bool, progress
             progress("instances", done, total)
         report.counts["instances"] += 1
         _check_instance(archive, report, instance, payloads)
+    for wrong in audit.loose_rows(archive.index):
+        for instance, what in wrong:
+            report.add(Finding(*instance.position[:2], _named(what, instance.sop_instance_uid)))
     for version in archive.index.kept_aside():
         report.counts["kept_aside"] += 1
         _check_instance(archive, report, version, payloads)

@@ -46,6 +46,8 @@ class Part(Enum):
     PADDING = "padding"
     GAP = "gap"
     FOOTER = "footer"
+    INDEX = "index"
+    """None of a segment: what the index says of one of its records (`archive.care.index_walk`)."""
 
 
 class Fault(NamedTuple):
@@ -70,6 +72,8 @@ class Step(NamedTuple):
     faults: tuple[Fault, ...] = ()
     record_count: int = 0
     """Records that this step has come to the end of: 1 or 0."""
+    compared_bytes: int = 0
+    """Work that is no reading of this segment, in bytes that would take as long."""
 
 
 class Inspection:

@@ -125,6 +125,9 @@ class Damage:
     """False: a hole that a power cut left in writes that were never synced; nobody was told they were stored
     (in durable mode). True: bytes that were on stable storage and are lost: an alarm."""
 
+    def __str__(self) -> str:
+        return f"segment {self.segment_id:016x} offset {self.offset}: {self.reason}"
+
     def error(self) -> CorruptRecord:
         """The same as an error to raise or to report."""
         return CorruptRecord(self.reason, self.segment_id, self.offset)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from engine.archive.care.scrub import Scrubber, ScrubStep
 from engine.archive.care.scrub_pace import RATE_BYTES_PER_S_MIN, TICK_BYTES_MIN, Allowance
 from engine.archive.care.scrub_state import ScrubState
 from engine.config import Log
-from engine.errors import ArchiveInUse, CorruptRecord
+from engine.errors import ArchiveInUse, CorruptRecord, IndexDamaged
 from engine.index.types import Outcome
 from engine.storage import hints
 from engine.storage.segment import FIRST_RECORD, segment_path
@@ -521,6 +522,7 @@ def test_the_place_that_another_process_has_come_to_counts(tmp_path: Path) -> No
                 ended = ended or step.pass_ended
         size = sum(path.stat().st_size for path in (tmp_path / "segments").glob("*.seg"))
         assert size <= total < 2 * size
+        one.step(0)  # whichever of them came to the end, the other one looks once more
         assert one.status()["last_pass"] == other.status()["last_pass"]
 
 
@@ -536,3 +538,87 @@ def test_the_status_says_how_far_it_is(tmp_path: Path) -> None:
         scrub.step(1 << 30)
         status = scrub.status()
         assert (status["running"], status["damaged"], status["in_time"]) == (False, 0, True)
+
+
+# -- the index ----------------------------------------------------------------------------------
+
+
+def _spoiled_row(archive: Archive, table: str, change: Callable[[bytes, bytes], tuple[bytes, bytes] | None]) -> None:
+    """Changes or removes the first row of a table that `change` has something for."""
+    environment = archive.index.environment
+    handle = getattr(environment, table)
+
+    def work(txn: Any) -> None:
+        with txn.cursor(db=handle) as cursor:
+            rows = list(cursor)
+        key, value = rows[len(rows) // 2]
+        txn.delete(key, db=handle)
+        changed = change(key, value)
+        if changed is not None:
+            txn.put(*changed, db=handle)
+
+    environment.write(work, lambda: None)
+
+
+def _other_byte(at: int) -> Callable[[bytes, bytes], tuple[bytes, bytes] | None]:
+    return lambda key, value: (key, value[:at] + bytes((value[at] ^ 1,)) + value[at + 1 :])
+
+
+ROT: dict[str, tuple[str, Callable[[bytes, bytes], tuple[bytes, bytes] | None]]] = {
+    "an instance is gone": ("instances", lambda key, value: None),
+    "its place": ("instances", _other_byte(17)),
+    "its stamp": ("instances", _other_byte(0)),
+    "its UID leads nowhere": ("sop_uids", lambda key, value: None),
+    "its UID leads elsewhere": ("sop_uids", lambda key, value: (key, value[:-1] + bytes((value[-1] ^ 1,)))),
+    "half a row": ("instances", lambda key, value: (key, value[:20])),
+    "a study is gone": ("studies", lambda key, value: None),
+    "a study's patient": ("studies", _other_byte(0)),
+    "a study's UID leads nowhere": ("study_uids", lambda key, value: None),
+    "a series is gone": ("series", lambda key, value: None),
+    "a patient is gone": ("patients", lambda key, value: None),
+    "a patient's key": ("patient_keys", lambda key, value: None),
+    "a patient's studies": ("patient_studies", lambda key, value: None),
+    "what a study says": ("studies", lambda key, value: (key, value.replace(b"Doe^Jane", b"Doe^Jone"))),
+    "a series' counts": ("counts", lambda key, value: None),
+}
+
+
+@pytest.mark.parametrize("rot", ROT)
+def test_rot_in_the_index_is_found_by_a_pass_and_gone_once_it_is_made_anew(tmp_path: Path, rot: str) -> None:
+    kept.filled(tmp_path, 120, pixels=16)
+    with kept.opened(tmp_path) as archive:
+        _spoiled_row(archive, *ROT[rot])
+        found = whole_pass(archive).damaged
+        assert found
+        assert all("the index" in damaged.what for damaged in found)
+        assert all("rebuild-index" in damaged.what or "does not know" in damaged.what for damaged in found)
+        try:
+            assert verify.check(archive, payloads=False).findings
+        except IndexDamaged as error:
+            assert "rebuild-index" in str(error)
+        assert whole_pass(archive).damaged == []
+    assert Archive.rebuild_index(tmp_path).findings == []
+    with kept.opened(tmp_path) as archive:
+        assert archive.index.damage() == []
+        assert whole_pass(archive).damaged == []
+        assert verify.check(archive, payloads=True).findings == []
+
+
+def test_a_row_that_nothing_leads_to_is_found_by_a_check(tmp_path: Path) -> None:
+    kept.filled(tmp_path, 20, pixels=16)
+    with kept.opened(tmp_path) as archive:
+        _spoiled_row(archive, "instances", lambda key, value: (key[:-1] + b"\xee", value))
+        assert verify.check(archive, payloads=False).findings
+    Archive.rebuild_index(tmp_path)
+    with kept.opened(tmp_path) as archive:
+        environment = archive.index.environment
+
+        def twice(txn: Any) -> None:
+            with txn.cursor(db=environment.instances) as cursor:
+                key, value = next(iter(cursor))
+            txn.put(key[:-1] + b"\xee", value, db=environment.instances)
+
+        environment.write(twice, lambda: None)
+        findings = [str(finding) for finding in verify.check(archive, payloads=False).findings]
+        assert len(findings) == 1
+        assert "does not lead to" in findings[0]

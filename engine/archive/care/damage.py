@@ -106,6 +106,8 @@ class SegmentDamage:
             logger.warning("stored padding is not zero", segment=f"{self._segment_id:016x}", offset=fault.offset)
         elif fault.part is Part.GAP:
             self._gaps.append(fault)
+        elif fault.part is Part.INDEX:
+            self._note(fault.offset, fault.key, fault.what)
         elif self._is_repaired(fault):
             self.repaired += 1
             logger.warning(

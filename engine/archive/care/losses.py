@@ -28,8 +28,10 @@ from engine.storage.segment import Damage
 
 logger = log.get("archive.losses")
 
-LOGGED_MAX = 100
-"""Lines in the log of one start; what is beyond is counted."""
+LOGGED_MAX = 1000
+"""Losses that are named in the log when they are found; what is beyond is counted."""
+
+ADVICE = "filmroom scrub findings names them; restore or send again, or filmroom scrub acknowledge"
 
 
 class Loss(NamedTuple):
@@ -115,10 +117,20 @@ def acknowledged_segments(layout: Layout, files: Files) -> set[int]:
 
 
 def note(layout: Layout, files: Files, losses: Iterable[Loss]) -> list[Loss]:
-    """Keeps these, each once; those that are new. Raises StorageFull or StorageFailed."""
+    """Keeps these, each once, and logs those that are new, which it returns. Raises StorageFull or StorageFailed."""
     noted, _ = _read(layout, files)
     news = list({loss.place: loss for loss in losses if loss.place not in noted}.values())
     _append(layout, files, [("lost", *loss) for loss in news])
+    for loss in news[:LOGGED_MAX]:
+        logger.error(
+            "stored bytes are lost",
+            sop_instance_uid=loss.sop_instance_uid,
+            segment=f"{loss.segment_id:016x}",
+            offset=loss.offset,
+            reason=loss.what,
+        )
+    if len(news) > LOGGED_MAX:
+        logger.error("more stored bytes are lost", count=len(news) - LOGGED_MAX, advice=ADVICE)
     return news
 
 
@@ -145,15 +157,16 @@ def acknowledge(layout: Layout, files: Files, index: Index, wanted: Collection[i
 
 
 def tell(layout: Layout, files: Files, index: Index) -> None:
-    """One line each in the log, at the level of an error: at every start."""
-    left = outstanding(layout, files, index)
-    for loss in left[:LOGGED_MAX]:
+    """What is outstanding, a line for each segment, at the level of an error: at every start."""
+    by_segment: dict[int, list[Loss]] = {}
+    for loss in outstanding(layout, files, index):
+        by_segment.setdefault(loss.segment_id, []).append(loss)
+    for segment_id, lost in by_segment.items():
         logger.error(
-            "stored bytes are lost",
-            sop_instance_uid=loss.sop_instance_uid,
-            segment=f"{loss.segment_id:016x}",
-            offset=loss.offset,
-            reason=loss.what,
+            "stored bytes are lost, and nobody has acknowledged it",
+            segment=f"{segment_id:016x}",
+            losses=len(lost),
+            instances=sum(bool(loss.sop_instance_uid) for loss in lost),
+            reason=lost[0].what,
+            advice=ADVICE,
         )
-    if len(left) > LOGGED_MAX:
-        logger.error("more stored bytes are lost", count=len(left) - LOGGED_MAX, advice="filmroom scrub findings")

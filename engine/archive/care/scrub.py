@@ -1,9 +1,10 @@
 """Scrubbing: every byte of the log is read from the disk and verified once in a cycle, a little at a time.
 
 A pass goes over the segments in the order of their ids, so that what is stored meanwhile comes later in the same pass.
-What is damaged and still needed is named (`damage`), until a re-send has healed it or it is found whole. Verifying is
-`storage.inspection`'s, remembering `scrub_state`'s, the speed `scrub_pace`'s. One process at a time: `tick` takes the
-caretaker's lock, who calls `step` must have it.
+What is damaged and still needed is named (`damage`), until a re-send has healed it or it is found whole. After the
+bytes of a segment comes what the index says of its records (`index_walk`). Verifying is `storage.inspection`'s,
+remembering `scrub_state`'s, the speed `scrub_pace`'s. One process at a time: `tick` takes the caretaker's lock, who
+calls `step` must have it.
 
     nothing due ──► pass: segment by segment, record by record ──► ended: findings that are gone are cleared
          ▲                                                              │
@@ -13,6 +14,7 @@ caretaker's lock, who calls `step` must have it.
 from __future__ import annotations
 
 import errno
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from engine import log
 from engine.archive import locks
-from engine.archive.care import scrub_state
+from engine.archive.care import index_walk, scrub_state
 from engine.archive.care.damage import Damaged, SegmentDamage
 from engine.archive.care.scrub_pace import Allowance
 from engine.archive.care.scrub_state import Passed, ScrubState
@@ -53,11 +55,18 @@ class ScrubStep:
     """What one step did."""
 
     read_bytes: int = 0
+    compared_bytes: int = 0
+    """What comparing the index counts for beside that."""
     damaged: list[Damaged] = field(default_factory=list)
     """Found by this step and not known before."""
     repaired: int = 0
     """Headers, footers and heads that were damaged and are not any more."""
     pass_ended: bool = False
+
+    @property
+    def spent_bytes(self) -> int:
+        """What counts for the speed."""
+        return self.read_bytes + self.compared_bytes
 
 
 class Scrubber:
@@ -106,7 +115,7 @@ class Scrubber:
             return ScrubStep()
         with locks.caretaker(self._archive.layout, self._files):
             done = self.step(budget_bytes)
-        self._allowance.spent(done.read_bytes)
+        self._allowance.spent(done.spent_bytes)
         return done
 
     def begin_pass(self) -> None:
@@ -127,7 +136,7 @@ class Scrubber:
         if not self.is_due:
             return done
         self._state.began_ns = self._state.began_ns or self._clock_ns()
-        while done.read_bytes < budget_bytes and not done.pass_ended:
+        while done.spent_bytes < budget_bytes and not done.pass_ended:
             step = self._next_step(done)
             if step is None:
                 self._end_pass(done)
@@ -266,6 +275,7 @@ class Scrubber:
         state.records += step.record_count
         state.read_bytes += step.read_bytes
         done.read_bytes += step.read_bytes
+        done.compared_bytes += step.compared_bytes
         self.counters["records"] += step.record_count
         self.counters["bytes"] += step.read_bytes
         assert self._damage is not None
@@ -307,7 +317,8 @@ class Scrubber:
                     raise StorageError(f"segment {segment_id:016x} cannot be opened: {error.strerror}") from error
                 self._lost_segment(segment_id, error, self._damage, done)
                 continue
-            self._steps = self._inspection.steps()
+            walk = index_walk.steps_of_segment(self._archive, segment_id, mark)
+            self._steps = itertools.chain(self._inspection.steps(), walk)
             return True
         return False
 
@@ -368,7 +379,7 @@ def run_pass(
             is_ended = done.pass_ended or not scrubber.running
             if progress is not None:
                 progress("scrubbing", *scrubber.progress())
-            pace.spent(done.read_bytes)
+            pace.spent(done.spent_bytes)
     finally:
         scrubber.close()
     return found
