@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from engine.index.types import Instance
 
 SHORT_BYTES: Final = 256 << 10
-"""Up to this a native data set is converted on the caller's thread: that takes less than handing it over."""
+"""Up to this a native data set takes no more than some times its length to be converted."""
 WHOLE_BYTES_MAX: Final = 4 << 20
 """A result up to this is made whole."""
 VERIFIED_BYTES_MAX: Final = 8 << 20
@@ -86,7 +86,7 @@ class Outgoing:
 
 
 def is_short(instance: Instance, changes: Changes | None) -> bool:
-    """Whether it is made at once."""
+    """Whether its length says what it takes."""
     syntax = transfer_syntax.of(instance.transfer_syntax_uid)
     is_native = syntax.convertible and not syntax.deflated
     return changes is None and is_native and instance.position.payload_length <= SHORT_BYTES
@@ -103,8 +103,6 @@ async def outgoing(
     """What goes out of an instance in `target_uid`, with `changes`. Raises CorruptRecord, TranscodeError."""
     stored = StoredSource(archive, instance)
     syntax, target = transfer_syntax.of(instance.transfer_syntax_uid), transfer_syntax.of(target_uid)
-    if is_short(instance, changes) and not target.deflated:
-        return _made(stored, stored, syntax, target)
     source: Source = stored
     if changes is not None:
         source, syntax = await _blocking(lambda: _changed(stored, syntax, instance.pixel_data_offset, changes))
