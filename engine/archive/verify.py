@@ -4,8 +4,8 @@
     index → log    the record of every current instance, of every version kept aside and of all in quarantine is there,
                    whole and the same; with `payloads` its bytes too
     known damage   what a scrub or a reader has found and no re-send has healed
-    data sets      that end early (findings), and native Pixel Data of another length than its attributes describe,
-                   which is named and no finding: by their element headers
+    data sets      current ones that end early (findings), and native Pixel Data of another length than its attributes
+                   describe, which is named and no finding: by their element headers
     losses         what the log has lost for good, until somebody acknowledges it (`archive.care.losses`)
 
 What is damaged and needed by nobody is no finding. Repairs nothing. Runs beside a server: what is stored meanwhile may
@@ -161,13 +161,13 @@ def _check_index(archive: Archive, report: CheckReport, payloads: bool, progress
         if progress is not None and done % 100 == 0:
             progress("instances", done, total)
         report.counts["instances"] += 1
-        _check_instance(archive, report, instance, payloads)
+        _check_instance(archive, report, instance, payloads, is_current=True)
     for wrong in audit.loose_rows(archive.index):
         for instance, what in wrong:
             report.add(Finding(*instance.position[:2], _named(what, instance.sop_instance_uid)))
     for version in archive.index.kept_aside():
         report.counts["kept_aside"] += 1
-        _check_instance(archive, report, version, payloads)
+        _check_instance(archive, report, version, payloads, is_current=False)
     for claimed in archive.index.quarantined():
         report.counts["quarantined"] += 1
         try:
@@ -181,14 +181,17 @@ def _check_index(archive: Archive, report: CheckReport, payloads: bool, progress
         progress("instances", total, total)
 
 
-def _check_instance(archive: Archive, report: CheckReport, instance: Instance, payloads: bool) -> None:
+def _check_instance(
+    archive: Archive, report: CheckReport, instance: Instance, payloads: bool, *, is_current: bool
+) -> None:
     try:
         try:
             _read(archive, instance.position, payloads)
         except SegmentGone:
             archive.follow(instance)
             _read(archive, instance.position, payloads)
-        _check_data_set(archive, report, instance)
+        if is_current:
+            _check_data_set(archive, report, instance)
     except CorruptRecord as error:
         known = archive.index.versions(instance.sop_instance_uid.encode())
         if any(version.position[:2] == instance.position[:2] for version in known):

@@ -177,7 +177,7 @@ class Scanner:
         except _ext.Malformed as error:
             raise DataSetError(str(error)) from None
         if self._inflater is not None and not (self._inflater.eof or self._has_given_up):
-            head.cut = "its deflate stream ends early"
+            head.cut = "has a deflate stream that ends early"
         return head
 
     def _inflate(self, inflater: zlib._Decompress, piece: Buffer) -> None:
