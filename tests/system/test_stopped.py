@@ -11,6 +11,8 @@ import random
 import shutil
 import signal
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -174,3 +176,27 @@ def test_no_timer_depends_on_the_wall_clock(tmp_path: Path) -> None:
             assert not sender.lost
         ledger.verify(server.port)
     check(tmp_path / "data")
+
+
+GUEST = """
+import os, signal, sys
+from pathlib import Path
+from engine.archive.archive import Archive
+
+archive = Archive.open(Path(sys.argv[1]), role="guest")
+archive.index.environment.write(lambda txn: os.kill(os.getpid(), signal.SIGSTOP), lambda: None)
+"""
+
+
+def test_a_command_that_is_stopped_in_its_transaction_is_named_and_continued_and_stores_go_on(tmp_path: Path) -> None:
+    with running(tmp_path / "d", workers=1) as server:
+        guest = subprocess.Popen([sys.executable, "-c", GUEST, str(tmp_path / "d")])
+        try:
+            wait_for(lambda: server.stats()["index_held_by"] is not None, what="the holder being named")
+            assert server.stats()["index_held_by"]["pid"] == guest.pid  # type: ignore[index]
+            wait_for(lambda: server.stats()["index_held_by"] is None, what="its going on")
+            assert guest.wait(20) == 0
+            assert foreign.store(server.port, [foreign.Stored.of(samples.instance(1, 1, 1))]) == [0]
+        finally:
+            guest.kill()
+            guest.wait()
