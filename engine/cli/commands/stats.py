@@ -17,8 +17,11 @@ from engine.errors import ControlUnavailable
 @click.option("--interval", type=click.FloatRange(0.1, 3600), default=1.0, metavar="SECONDS", show_default=True)
 @click.option("-n", "--count", type=click.IntRange(min=1), metavar="N", help="With --watch: stop after so many.")
 @click.option("-a", "--all", "everything", is_flag=True, help="Everything that is counted, on a terminal too.")
+@click.option("--prometheus", "as_prometheus", is_flag=True, help="In the text format of Prometheus.")
 @with_settings()
-def command(watch: bool, interval: float, count: int | None, everything: bool, settings: Settings) -> None:
+def command(
+    watch: bool, interval: float, count: int | None, everything: bool, as_prometheus: bool, settings: Settings
+) -> None:
     """Show what the archive holds and, when a server runs, its instances/s, MB/s, associations, queue and latencies.
 
     A terminal shows a summary; --all, a pipe and --json have everything. In a pipe, or with --json, --watch writes one
@@ -35,6 +38,11 @@ def command(watch: bool, interval: float, count: int | None, everything: bool, s
     except ControlUnavailable:
         server = None
         held = backend.archive_stats(config)
+    if as_prometheus:
+        from engine.cli import prometheus
+
+        click.echo(prometheus.text_of(held, server), nl=False)
+        return
     if output.as_json():
         output.write_json({"archive": held, "server": live.as_data(server) if server else None})
     elif everything or not output.on_terminal():

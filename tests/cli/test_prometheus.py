@@ -1,0 +1,52 @@
+"""`filmroom stats --prometheus`: what the library's own parser reads of it."""
+
+from __future__ import annotations
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from engine.cli import prometheus
+from engine.metrics import Metrics
+
+HELD = {"instances": 7, "live_bytes": 1000}
+
+
+def samples(text: str) -> dict[tuple[str, str], float]:
+    """(name, label values) → value."""
+    return {
+        (sample.name, ",".join(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def worker(stored: int, latency_s: float, reason: str | None = None) -> dict[str, object]:
+    metrics = Metrics()
+    for _ in range(stored):
+        metrics.peer('CT "1"\n').instances += 1
+        metrics.store_latency_s.observe(latency_s)
+    metrics.counters["echo"] += 1
+    return {**metrics.snapshot(), "associations": 1, "admission": {"reason": reason, "free_bytes": 5000}}
+
+
+def test_workers_are_added_up_and_peers_are_labels() -> None:
+    found = samples(prometheus.text_of(HELD, {"workers": [worker(2, 0.0004), worker(3, 0.04, "disk full")]}))
+    assert found["filmroom_up", ""] == 1
+    assert found["filmroom_archive_instances", ""] == 7
+    assert found["filmroom_peer_instances_total", 'CT "1"\n'] == 5
+    assert found["filmroom_events_total", "echo"] == 2
+    assert found["filmroom_refusing_workers", ""] == 1
+    assert found["filmroom_free_bytes", ""] == 5000
+
+
+def test_a_histogram_counts_all_that_took_no_longer() -> None:
+    found = samples(prometheus.text_of(HELD, {"workers": [worker(2, 0.0004), worker(3, 0.04)]}))
+    assert found["filmroom_store_latency_seconds_bucket", "0.0005"] == 2
+    assert found["filmroom_store_latency_seconds_bucket", "0.05"] == 5
+    assert found["filmroom_store_latency_seconds_bucket", "+Inf"] == 5
+    assert found["filmroom_store_latency_seconds_count", ""] == 5
+
+
+def test_without_a_server_it_is_down_and_the_archive_is_told_of() -> None:
+    found = samples(prometheus.text_of(HELD, None))
+    assert found["filmroom_up", ""] == 0 and found["filmroom_archive_live_bytes", ""] == 1000
+    assert not any(name.startswith("filmroom_peer") for name, _ in found)
