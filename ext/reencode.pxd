@@ -220,6 +220,9 @@ cdef inline int open_container(
     walk.offset = header.value_offset
     if not is_sequence:
         child.encoding = item_encoding(&walk.source, walk.offset, child.encoding)
+    elif header.vr == VR_UN and child.encoding & BIG_ENDIAN and holds(&walk.source, walk.offset, 4):
+        if u16(&walk.source, walk.offset, False) == 0xFFFE:  # implicit VR little endian, as PS3.5 6.2.2 has it
+            child.encoding = 0
     return OK
 
 

@@ -374,6 +374,16 @@ def test_un_of_undefined_length_becomes_the_sequence_it_is() -> None:
     assert convert(data, EXPLICIT, IMPLICIT) == data_sets.encode(expected, 0)
 
 
+def test_un_of_undefined_length_in_big_endian_holds_items_in_little_endian() -> None:
+    items = data_sets.encode_item(Item([us(tags.Rows, 258), text(tags.PatientID, "12")], undefined=True), 0)
+    end = data_sets.header(0xFFFEE0DD, "", 0, 0)
+    data = data_sets.header(0x00091002, "UN", 0xFFFFFFFF, 3) + items + end + data_sets.encode([us(tags.Rows, 258)], 3)
+    inner = Item([us(tags.Rows, 258), text(tags.PatientID, "12")], undefined=True)
+    expected = [Plain(0x00091002, "SQ", [inner], undefined=True), us(tags.Rows, 258)]
+    assert convert(data, BIG, EXPLICIT) == data_sets.encode(expected, 1)
+    assert convert(data, BIG, IMPLICIT) == data_sets.encode(expected, 0)
+
+
 def test_a_sequence_by_dictionary_that_holds_no_items_stays_bytes() -> None:
     data = data_sets.encode([Plain(tags.ReferencedStudySequence, "UN", b"no items here ")], 0)
     assert convert(convert(data, IMPLICIT, EXPLICIT), EXPLICIT, IMPLICIT) == data
