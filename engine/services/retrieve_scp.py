@@ -1,14 +1,13 @@
 """Query/Retrieve Service Class, C-MOVE and C-GET SCP (PS3.4 C.4.2, C.4.3).
 
-Does not send instances itself (`storage_scu`) and does not search (`archive`): it counts, answers and goes on. Each
-instance ends in exactly one of completed, warning and failed, whatever happens to the destination, and the final
-response names the failed ones (0008,0058). What is deleted while a retrieval is under way is still sent: its segments
-are pinned from the answer of the index on.
+Does not send instances itself (`destination`, `storage_scu`) and does not search (`archive`): it counts, answers and
+goes on. Each instance ends in exactly one of completed, warning and failed, whatever happens to the destination, and
+the final response names the failed ones (0008,0058). What is deleted while a retrieval is under way is still sent: its
+segments are pinned from the answer of the index on.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING
 
@@ -18,18 +17,16 @@ from engine.dicom import tags, transfer_syntax
 from engine.dicom.identifier import encode_identifier
 from engine.dimse.messages import CGetRQ, CGetRSP, CMoveRQ, CMoveRSP
 from engine.dimse.status import Category, GeneralStatus, RetrieveStatus, Service, category, status_of
-from engine.errors import AssociationFailed, EngineError, QueryError
+from engine.errors import EngineError, QueryError
 from engine.index.types import Instance
-from engine.net.client import Address, Requestor, open_association
 from engine.services.coercion import Coercer
-from engine.services.contexts import in_groups, propose
+from engine.services.destination import Destination, Source
 from engine.services.query import retrieval_query
 from engine.services.storage_scu import InstanceSender, Originator, Sent
 
 if TYPE_CHECKING:
     from engine.archive.archive import Pin
     from engine.archive.selection import Selection
-    from engine.config import Peer
     from engine.services.provider import ServiceProvider
 
 logger = log.get("services.retrieve_scp")
@@ -199,111 +196,11 @@ async def move(provider: ServiceProvider, presentation_context_id: int, rq: CMov
         return
     retrieval = Retrieval(provider, presentation_context_id, rq, len(selection))
     originator = Originator(provider.calling_ae_title, rq.message_id, rq.priority)
+    destination = Destination(provider.services, peer, retrieval, originator, rq.move_destination)
     with selection, await _pinned(provider, selection):
         async for batch in _batches(retrieval, selection):
-            for group in in_groups(batch, peer.transfer_syntaxes):
-                await _move_group(retrieval, peer, group, originator)
+            await destination.send(batch)
     retrieval.finish()
-
-
-async def _move_group(retrieval: Retrieval, peer: Peer, group: list[Instance], originator: Originator) -> None:
-    """Sends what fits the contexts of one association, on as many associations as the destination may have."""
-    if retrieval.cancelled:
-        return
-    if retrieval.unreachable:
-        retrieval.fail_all(group, retrieval.unreachable)
-        return
-    answered = retrieval.answered
-    shares = [group[number :: peer.store_associations] for number in range(peer.store_associations)]
-    async with asyncio.TaskGroup() as tasks:
-        for share in filter(None, shares):
-            tasks.create_task(_move_share(retrieval, peer, share, originator))
-    if retrieval.answered > answered:
-        retrieval.unreachable = ""  # one share was given up, another got on
-
-
-async def _move_share(retrieval: Retrieval, peer: Peer, share: list[Instance], originator: Originator) -> None:
-    """Sends `share` on an association of its own; a lost one is opened again as long as that gets on.
-
-    That is as long as the destination answers something in message_timeout_s, association after association.
-    """
-    left = share
-    loop = retrieval.provider.services.loop
-    answered_at = loop.time()
-    while left and not retrieval.cancelled:
-        try:
-            requestor = await _open(retrieval, peer, left)
-        except AssociationFailed as error:
-            retrieval.unreachable = str(error)
-            retrieval.fail_all(left, str(error))
-            return
-        except Exception as error:
-            retrieval.crashed(left, error)
-            return
-        before, answered = len(left), retrieval.answered
-        left = await _send_on(retrieval, peer, requestor, left, originator)
-        if retrieval.answered > answered:
-            answered_at = loop.time()
-        is_late = loop.time() - answered_at > requestor.address.message_timeout_s
-        if left and (len(left) == before or is_late):
-            why = "association after association was lost" if is_late else "it was lost before anything was sent"
-            retrieval.unreachable = why
-            retrieval.fail_all(left, why)
-            return
-
-
-async def _open(retrieval: Retrieval, peer: Peer, instances: list[Instance]) -> Requestor:
-    services = retrieval.provider.services
-    contexts = propose(instances, peer.transfer_syntaxes)
-    assert isinstance(retrieval.rq, CMoveRQ)
-    address = Address.of(peer, services.config, retrieval.rq.move_destination)
-    return await open_association(address, contexts, services.pool, services.trace)
-
-
-async def _send_on(
-    retrieval: Retrieval, peer: Peer, requestor: Requestor, share: list[Instance], originator: Originator
-) -> list[Instance]:
-    """Sends until all are through or the association is lost; what has not been tried then."""
-    services = retrieval.provider.services
-    accepted = requestor.accepted
-    assert accepted is not None
-    sender = InstanceSender(
-        services.archive,
-        services.transcoder,
-        requestor.connection,
-        requestor.responses,
-        accepted.contexts.values(),
-        budget=services.retrieval_budget,
-        fragment=requestor.fragment,
-        window=max(accepted.operations_invoked_max or peer.send_window, 1),
-        response_timeout_s=requestor.address.message_timeout_s,
-        preferred=peer.transfer_syntaxes,
-        coercer=Coercer(services.archive, services.config, peer.aet),
-    )
-    source = _Source(retrieval, share)
-    try:
-        async for sent in sender.send_all(source, originator, lambda: not retrieval.cancelled):
-            source.ended(sent.instance)
-            retrieval.note(sent)
-        await requestor.release()
-    except AssociationFailed as error:
-        # What was sent may or may not have arrived: only an answer counts. What was only read ahead can go again.
-        retrieval.fail_all(sender.unanswered.values(), str(error))
-        read_ahead = [each for each in source.under_way() if each.sop_instance_uid not in sender.unanswered]
-        left = read_ahead + source.left()
-        if requestor.connection.gave_up and not retrieval.cancelled:
-            retrieval.unreachable = f"given up: {error}"
-            retrieval.fail_all(left, retrieval.unreachable)
-            return []
-        return left
-    except Exception as error:
-        requestor.connection.abort("internal error", 2, 0)
-        retrieval.crashed([*source.under_way(), *source.left()], error)
-    except BaseException:
-        # The asker is gone: nobody else would end this association.
-        requestor.connection.abort("the retrieval was given up")
-        raise
-    return []
 
 
 async def get(provider: ServiceProvider, presentation_context_id: int, rq: CGetRQ, identifier: bytes) -> None:
@@ -338,42 +235,11 @@ async def _get_batch(retrieval: Retrieval, batch: list[Instance]) -> None:
         preferred=provider.peer.transfer_syntaxes if provider.peer else (),
         coercer=Coercer(provider.services.archive, provider.services.config, provider.calling_ae_title),
     )
-    source = _Source(retrieval, batch)
+    source = Source(retrieval, batch)
     originator = Originator(priority=retrieval.rq.priority)
     async for sent in sender.send_all(source, originator, lambda: not retrieval.cancelled):
         source.ended(sent.instance)
         retrieval.note(sent)
-
-
-class _Source:
-    """Gives out instances one by one, and stops when the asker cancels; knows which are under way."""
-
-    def __init__(self, retrieval: Retrieval, instances: list[Instance]) -> None:
-        self._retrieval = retrieval
-        self._todo = list(reversed(instances))
-        self._under_way: dict[str, Instance] = {}
-
-    def __aiter__(self) -> AsyncIterator[Instance]:
-        return self
-
-    async def __anext__(self) -> Instance:
-        if not self._todo or self._retrieval.cancelled:
-            raise StopAsyncIteration
-        instance = self._todo.pop()
-        self._under_way[instance.sop_instance_uid] = instance
-        return instance
-
-    def ended(self, instance: Instance) -> None:
-        """This one has its result."""
-        self._under_way.pop(instance.sop_instance_uid, None)
-
-    def under_way(self) -> list[Instance]:
-        """Given out and without a result."""
-        return list(self._under_way.values())
-
-    def left(self) -> list[Instance]:
-        """Not given out yet, in order."""
-        return list(reversed(self._todo))
 
 
 def _is_permitted(provider: ServiceProvider, presentation_context_id: int, rq: CMoveRQ | CGetRQ) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from engine.archive import selection
 from engine.config import Config
 from engine.config.schema import Peer as KnownPeer
-from engine.services import retrieve_scp
+from engine.services import destination, retrieve_scp
 from tests import peer
 from tests.peer import CT, EXPLICIT, IMPLICIT, STUDY_ROOT_GET, STUDY_ROOT_MOVE, Listener, Message, Peer
 from tests.services.serving import LIMITS, Serving, serve
@@ -89,13 +89,13 @@ def test_a_destination_that_is_not_there_is_called_once_for_all_batches(
     with Listener() as listener:
         sink = KnownPeer(aet="SINK", host="127.0.0.1", port=listener.port)
     calls: list[object] = []
-    called = retrieve_scp.open_association
+    called = destination.open_association
 
     async def watched(*arguments: object) -> object:
         calls.append(arguments)
         return await called(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(retrieve_scp, "open_association", watched)
+    monkeypatch.setattr(destination, "open_association", watched)
 
     def script(serving: Serving) -> None:
         stored = fill(serving, [1000] * COUNT)
