@@ -36,7 +36,7 @@ COMMANDS = {
     "compact": "Rewrite segments to win back what was deleted.",
     "stats": "Show what the archive holds and what the server does.",
     "echo": "Verify the connection to a peer (C-ECHO).",
-    "send": "Send files to a peer (C-STORE).",
+    "send": "Send files, or what is stored, to a peer (C-STORE).",
     "check": "Compare the log with the index, both ways.",
     "rebuild-index": "Make the index anew from the log.",
     "reindex": "Look through everything for the extra attributes configured.",

@@ -164,7 +164,7 @@ def export(
     from engine.archive.interchange import exporter
 
     with opened(config) as archive:
-        missing.extend(_not_stored(archive, wanted))
+        missing.extend(not_stored(archive, wanted))
         instances = _matching_instances(archive, wanted)
         if not instances:
             return None
@@ -178,7 +178,7 @@ _UID_LEVELS = (
 )
 
 
-def _not_stored(archive: Archive, wanted: Sequence[query.Keys]) -> list[str]:
+def not_stored(archive: Archive, wanted: Sequence[query.Keys]) -> list[str]:
     """Of the UIDs that queries name, those of which nothing is stored: "study 1.2.3"."""
     missing = []
     for tag, level in _UID_LEVELS:
@@ -199,12 +199,18 @@ def _refuse_missing(missing: Sequence[str], instead: str) -> None:
         raise NotStored(f"no {', no '.join(missing)} is stored; {instead}")
 
 
-def _matching_instances(archive: Archive, wanted: list[query.Keys]) -> list[Instance]:
+def matching(archive: Archive, wanted: Sequence[query.Keys]) -> Iterator[Instance]:
     """The instances of everything that matches, each once."""
-    found: dict[str, Instance] = {}
+    given: set[str] = set()
     for keys in wanted:
-        found |= {instance.sop_instance_uid: instance for instance in archive.matching(_query(keys, None))}
-    return list(found.values())
+        for instance in archive.matching(_query(keys, None)):
+            if len(wanted) == 1 or instance.sop_instance_uid not in given:
+                given.add(instance.sop_instance_uid)
+                yield instance
+
+
+def _matching_instances(archive: Archive, wanted: Sequence[query.Keys]) -> list[Instance]:
+    return list(matching(archive, wanted))
 
 
 def check(config: Config, payloads: bool, progress: Progress) -> CheckReport:
@@ -269,7 +275,7 @@ def delete(config: Config, wanted: list[query.Keys], *, reason: str, dry_run: bo
     from engine.index.types import Level
 
     with opened(config) as archive:
-        _refuse_missing(_not_stored(archive, wanted), "nothing was deleted")
+        _refuse_missing(not_stored(archive, wanted), "nothing was deleted")
         chosen: dict[Level, dict[str, Instance]] = {}
         for keys in wanted:
             level = max(_query(keys, None).level, Level.STUDY)
@@ -332,7 +338,7 @@ def change_holds(
             asked.append(wanted)
         if not in_advance:
             instead = "nothing was held; --in-advance holds a study before it arrives" if is_set else "no hold ended"
-            _refuse_missing(_not_stored(archive, asked), instead)
+            _refuse_missing(not_stored(archive, asked), instead)
         if wanted is not None:
             named |= dict.fromkeys(instance.study_instance_uid for instance in _matching_instances(archive, [wanted]))
         change = archive.set_holds if is_set else archive.release_holds
@@ -614,7 +620,7 @@ def echo(peer: Peer, config: Config) -> dict[str, float]:
     """C-ECHO; how long its parts took. Raises AssociationFailed."""
     from engine.net import client
 
-    took = _run(client.echo(peer, config))
+    took = run(client.echo(peer, config))
     return {"association_ms": round(took.association_s * 1000, 3), "echo_ms": round(took.echo_s * 1000, 3)}
 
 
@@ -622,10 +628,11 @@ def send(peer: Peer, config: Config, paths: list[Path], progress: Progress) -> S
     """C-STORE of files. Raises AssociationFailed when nothing could be sent at all."""
     from engine.services import file_scu
 
-    return _run(file_scu.send_files(peer, config, paths, progress))
+    return run(file_scu.send_files(peer, config, paths, progress))
 
 
-def _run(work: Coroutine[Any, Any, Result]) -> Result:
+def run(work: Coroutine[Any, Any, Result]) -> Result:
+    """Runs what needs an event loop to its end; Ctrl-C cancels it."""
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import io
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import uvloop
 from pydicom import Dataset, dcmwrite
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
-from pynetdicom import AE, evt
 from pynetdicom.sop_class import CTImageStorage, MRImageStorage  # type: ignore[attr-defined]
 
 from engine.config import Config, Peer
@@ -22,34 +17,7 @@ from engine.dicom.convert import convert
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from engine.errors import AssociationFailed, DataSetError
 from engine.services import file_scu
-
-Received = dict[str, tuple[str, bytes]]
-
-
-@contextmanager
-def sink(
-    contexts: dict[str, list[str]], status: int = 0x0000, pdu_length_max: int = 16382
-) -> Iterator[tuple[Peer, Received]]:
-    """A Storage SCP and what it has got: SOP Instance UID → transfer syntax, data set as sent."""
-    received: Received = {}
-    lock = threading.Lock()
-
-    def store(event: Any) -> int:
-        with lock:
-            data = event.request.DataSet.getvalue()
-            received[event.request.AffectedSOPInstanceUID] = (event.context.transfer_syntax, data)
-        return status
-
-    entity = AE(ae_title="SINK")
-    entity.maximum_pdu_size = pdu_length_max
-    for abstract_syntax, syntaxes in contexts.items():
-        entity.add_supported_context(abstract_syntax, syntaxes)
-    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
-    assert server is not None
-    try:
-        yield Peer(aet="SINK", host="127.0.0.1", port=server.server_address[1]), received
-    finally:
-        server.shutdown()
+from tests.sinks import sink
 
 
 def written(
