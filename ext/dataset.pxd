@@ -47,32 +47,20 @@ cdef enum:
 
 cdef enum:
     # VRs as their two letters, the first in the high byte; 0 is no VR on the wire.
-    VR_AE = 0x4145
-    VR_AS = 0x4153
     VR_AT = 0x4154
-    VR_CS = 0x4353
-    VR_DA = 0x4441
-    VR_DS = 0x4453
-    VR_DT = 0x4454
     VR_FD = 0x4644
     VR_FL = 0x464C
-    VR_IS = 0x4953
     VR_LO = 0x4C4F
-    VR_LT = 0x4C54
     VR_OB = 0x4F42
     VR_OD = 0x4F44
     VR_OF = 0x4F46
     VR_OL = 0x4F4C
     VR_OV = 0x4F56
     VR_OW = 0x4F57
-    VR_PN = 0x504E
-    VR_SH = 0x5348
     VR_SL = 0x534C
     VR_SQ = 0x5351
     VR_SS = 0x5353
-    VR_ST = 0x5354
     VR_SV = 0x5356
-    VR_TM = 0x544D
     VR_UC = 0x5543
     VR_UI = 0x5549
     VR_UL = 0x554C
@@ -130,13 +118,22 @@ cdef inline bint is_letters(uint8_t first, uint8_t second) noexcept nogil:
     return 0x41 <= first <= 0x5A and 0x41 <= second <= 0x5A
 
 
+cdef extern from *:
+    """
+    /* By first letter, a bit for each second one: AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US. */
+    static const uint32_t SHORT_VRS[26] = {
+        0xC0010, 0x0, 0x40000, 0xC0001, 0x0, 0x808, 0x0, 0x0, 0x40000, 0x0, 0x0, 0x84000, 0x0, 0x0, 0x0,
+        0x2000, 0x0, 0x0, 0xC0880, 0x1000, 0x40900, 0x0, 0x0, 0x0, 0x0, 0x0
+    };
+    """
+    const uint32_t *SHORT_VRS
+
+
 cdef inline bint is_long(uint16_t vr) noexcept nogil:
-    """Whether a VR is followed by 2 reserved bytes and a length of 4 (PS3.5 Table 7.1-1): all but these (7.1.2)."""
-    return not (
-        vr == VR_AE or vr == VR_AS or vr == VR_AT or vr == VR_CS or vr == VR_DA or vr == VR_DS or vr == VR_DT
-        or vr == VR_FD or vr == VR_FL or vr == VR_IS or vr == VR_LO or vr == VR_LT or vr == VR_PN or vr == VR_SH
-        or vr == VR_SL or vr == VR_SS or vr == VR_ST or vr == VR_TM or vr == VR_UI or vr == VR_UL or vr == VR_US
-    )
+    """Whether a VR is followed by 2 reserved bytes and a length of 4 (PS3.5 Table 7.1-1): all but those (7.1.2)."""
+    cdef uint32_t first = <uint32_t>(vr >> 8) - 0x41
+    cdef uint32_t second = <uint32_t>(vr & 0xFF) - 0x41
+    return first >= 26 or second >= 26 or not SHORT_VRS[first] >> second & 1
 
 
 cdef inline bint is_listed_vr(uint16_t vr) noexcept nogil:

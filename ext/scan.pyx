@@ -68,13 +68,12 @@ cdef struct Found:
     Py_ssize_t length
     Py_ssize_t blob_length  # of what a blob keeps of the value
     const uint8_t *value  # at the end
+    Py_ssize_t items_length  # of a sequence: where in the value ends what a blob keeps
     uint16_t vr
-    bint is_present
-    bint is_kept  # its bytes have been copied
-    # Of what a blob keeps of a sequence: where in the value it ends, and whether its items are shortened.
-    Py_ssize_t items_length
-    bint is_brief
-    bint is_left_out
+    uint8_t is_present
+    uint8_t is_kept  # its bytes have been copied
+    uint8_t is_brief  # a sequence whose items are shortened
+    uint8_t is_left_out
 
 cdef struct Scan:
     Cursor source
@@ -492,7 +491,8 @@ def extract(const uint8_t[::1] data, int encoding, Py_ssize_t nesting_max, Py_ss
     scan.is_last = True
     advance(&scan)
     for at in range(wanted_count):
-        scan.found[at].value = scan.source.data + scan.found[at].offset
+        if scan.found[at].is_present:
+            scan.found[at].value = scan.source.data + scan.found[at].offset
     return head_of(&scan)
 
 
