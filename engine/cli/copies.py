@@ -29,28 +29,49 @@ if TYPE_CHECKING:
 REMOTE = re.compile(r"tcp://(?P<host>\[[0-9a-fA-F:]+\]|[^\[\]:/@]+):(?P<port>[0-9]{1,5})/?")
 
 
-def backup(config: Config, target: Path, keep: int | None, bytes_per_s: int, progress: Progress) -> dict[str, Any]:
+def backup(
+    config: Config, target: Path, keep: int | None, bytes_per_s: int, progress: Progress, *, join: bool
+) -> dict[str, Any]:
     """Brings a backup up to now. Raises BackupError."""
     from engine.archive.copies import backup as backups
 
-    report = backups.back_up(_layout(config), target, keep=keep, bytes_per_s=bytes_per_s, progress=progress)
-    return asdict(report)
+    layout = _layout(config)
+    return asdict(backups.back_up(layout, target, keep=keep, join=join, bytes_per_s=bytes_per_s, progress=progress))
 
 
-def verify_backup(source: Path, at: datetime | None, bytes_per_s: int, progress: Progress) -> dict[str, Any]:
+def backup_states(target: Path) -> list[dict[str, Any]]:
+    """The states that a backup holds, the oldest first. Raises BackupError."""
+    from engine.archive.copies import histories
+
+    return histories.listed(target)
+
+
+def verify_backup(
+    source: Path, at: datetime | None, lineage: str | None, bytes_per_s: int, progress: Progress
+) -> dict[str, Any]:
     """Reads a backup again; what it holds and what is damaged. Raises BackupError."""
     from engine.archive.copies import backup_check
 
-    return asdict(backup_check.verify_backup(source, at=at, bytes_per_s=bytes_per_s, progress=progress))
+    report = backup_check.verify_backup(source, at=at, lineage=lineage, bytes_per_s=bytes_per_s, progress=progress)
+    return asdict(report)
 
 
 def restore(
-    source: Path, data: Path, at: datetime | None, *, salvage: bool, bytes_per_s: int, progress: Progress
+    source: Path,
+    data: Path,
+    at: datetime | None,
+    lineage: str | None,
+    *,
+    salvage: bool,
+    bytes_per_s: int,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Makes an archive from a backup. Raises BackupError."""
     from engine.archive.copies import restore as restores
 
-    report = restores.restore(source, data, at=at, salvage=salvage, bytes_per_s=bytes_per_s, progress=progress)
+    report = restores.restore(
+        source, data, at=at, lineage=lineage, salvage=salvage, bytes_per_s=bytes_per_s, progress=progress
+    )
     return asdict(report)
 
 

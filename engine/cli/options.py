@@ -9,9 +9,10 @@ from __future__ import annotations
 import difflib
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, time
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -55,16 +56,26 @@ rate_option = click.option(
 
 
 def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
-    """A time in ISO 8601; without a zone the machine's."""
+    """A time in ISO 8601; without a zone the machine's. A date is its end: the newest state of that day is meant."""
     if value is None:
         return None
     try:
-        return datetime.fromisoformat(value).astimezone()
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is no time; write 2026-11-24T18:00 or 2026-11-24T18:00:00Z") from None
+        moment = datetime.fromisoformat(value)
+        if re.fullmatch(r"\d{8}|\d{4}-\d\d-\d\d|\d{4}-?W\d\d(-?\d)?", value):
+            moment = datetime.combine(moment, time.max)
+        return moment.astimezone()
+    except (ValueError, OverflowError):
+        raise click.BadParameter(
+            f"{value!r} is no time; write 2026-11-24, 2026-11-24T18:00 or 2026-11-24T18:00:00Z"
+        ) from None
 
 
-at_option = click.option("--at", callback=_moment, metavar="TIME", help="The newest state that is not after TIME.")
+at_option = click.option(
+    "--at", callback=_moment, metavar="TIME", help="The newest state that is not after TIME; of a date, its end."
+)
+lineage_option = click.option(
+    "--lineage", metavar="NAME", help="Of this history, by the start of its name; needed where there are several."
+)
 
 
 # What every command takes ------------------------------------------------------------------------

@@ -18,9 +18,13 @@ from engine.archive import layout as layouts
 from engine.archive.archive import Archive, StorageOptions
 from engine.archive.care.compaction import Compactor
 from engine.archive.copies import backup as backups
+from engine.archive.copies import backup_check, histories
+from engine.archive.copies import restore as restores
 from engine.archive.copies.backup import BackupReport, back_up
 from engine.archive.copies.backup_check import verify_backup
 from engine.archive.copies.manifest import BackupFolder
+from engine.archive.copies.replica import Replica
+from engine.archive.copies.replication import Replication, Status
 from engine.archive.copies.restore import restore
 from engine.archive.ingest import make_entry, scan
 from engine.archive.pace import Pace
@@ -508,27 +512,190 @@ def test_nothing_is_pruned_while_a_manifest_cannot_be_read(tmp_path: Path) -> No
     assert len(list((tmp_path / "backup" / "manifests").iterdir())) == 4
 
 
-def test_an_archive_that_was_restored_and_went_another_way_is_backed_up_beside_its_first_history(
-    tmp_path: Path,
-) -> None:
-    moment = datetime(2026, 11, 24, tzinfo=UTC)
+MOMENT = datetime(2026, 11, 24, tzinfo=UTC)
+
+
+def two_histories(tmp_path: Path) -> tuple[dict[str, bytes], dict[str, bytes], dict[str, bytes]]:
+    """An archive with two states in `backup`, and `new` restored from the first; what is in these, and in `new` now."""
     folder = tmp_path / "backup"
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 2))
         first = contents(archive)
-        back_up(archive.layout, folder, now=lambda: moment)
+        back_up(archive.layout, folder, now=lambda: MOMENT)
         store(archive, *some(2, 2))
         second = contents(archive)
-        back_up(archive.layout, folder, now=lambda: moment + timedelta(hours=1))
-    assert restored(folder, tmp_path / "new", moment) == first
+        back_up(archive.layout, folder, now=lambda: MOMENT + timedelta(hours=1))
+    assert restored(folder, tmp_path / "new", MOMENT) == first
     with opened(tmp_path / "new") as archive:
         store(archive, *some(3, 2))
-        third = contents(archive)
-        back_up(archive.layout, folder, now=lambda: moment + timedelta(hours=2))
+        return first, second, contents(archive)
+
+
+def test_a_restored_archive_does_not_get_into_the_folder_of_the_first_one_unnoticed(tmp_path: Path) -> None:
+    _, second, _ = two_histories(tmp_path)
+    before = sorted(path.name for path in (tmp_path / "backup").rglob("*"))
+    with opened(tmp_path / "new") as archive, pytest.raises(BackupError, match="another history.*original.*--join"):
+        back_up(archive.layout, tmp_path / "backup", keep=1)
+    assert sorted(path.name for path in (tmp_path / "backup").rglob("*") if path.name != "lock") == [
+        name for name in before if name != "lock"
+    ]
+    assert restored(tmp_path / "backup", tmp_path / "again") == second
+
+
+def test_two_histories_that_share_a_folder_are_restored_and_pruned_each_for_itself(tmp_path: Path) -> None:
+    first, second, third = two_histories(tmp_path)
+    folder = tmp_path / "backup"
+    with opened(tmp_path / "new") as archive:
+        report = back_up(archive.layout, folder, join=True, now=lambda: MOMENT + timedelta(hours=2))
+        assert (report.other_histories, report.findings) == (1, [])
+        lineage = archive.layout.lineage
     is_sound(folder)
-    assert restored(folder, tmp_path / "at2", moment + timedelta(hours=2)) == third
-    assert restored(folder, tmp_path / "at1", moment + timedelta(hours=1)) == second
-    assert restored(folder, tmp_path / "at0", moment) == first
+    with pytest.raises(BackupError, match=f"original .2 states.*{lineage} .1 states.*--lineage"):
+        restore(folder, tmp_path / "which")
+    for name, wanted, at in (("original", second, None), (lineage[:8], third, None), ("original", first, MOMENT)):
+        with opened(restored_to(folder, tmp_path / f"of {name} {at}", at, name)) as archive:
+            assert contents(archive) == wanted
+    assert restored(folder, tmp_path / "at1", MOMENT + timedelta(hours=1)) == second  # before there were two
+    for _ in range(2):
+        for data in ("data", "new"):
+            report = back_up(layouts.existing(tmp_path / data), folder, keep=1)
+            assert report.findings == []
+    assert [row["lineage"] for row in histories.listed(folder)] == ["original", lineage]
+    is_sound(folder)
+    for name, wanted in (("original", second), (lineage, third)):
+        with opened(restored_to(folder, tmp_path / f"last of {name}", None, name)) as archive:
+            assert contents(archive) == wanted
+
+
+def restored_to(folder: Path, data: Path, at: datetime | None, lineage: str) -> Path:
+    assert restore(folder, data, at=at, lineage=lineage).findings == []
+    return data
+
+
+def test_what_one_history_left_half_is_not_continued_by_another(tmp_path: Path) -> None:
+    _, second, third = two_histories(tmp_path)
+    folder = tmp_path / "backup"
+    back_up(layouts.existing(tmp_path / "new"), folder, join=True)
+    for data, number in (("data", 4), ("new", 5), ("data", 6)):
+        with opened(tmp_path / data) as archive:
+            store(archive, *some(number, 2))
+        with pytest.raises(Killed):
+            back_up(layouts.existing(tmp_path / data), folder, files=KilledBeforeManifest())
+    for data in ("new", "data"):
+        assert back_up(layouts.existing(tmp_path / data), folder).findings == []
+    is_sound(folder)
+    for name, data in (("original", "data"), (layouts.existing(tmp_path / "new").lineage, "new")):
+        with opened(tmp_path / data) as archive:
+            wanted = contents(archive)
+        with opened(restored_to(folder, tmp_path / f"of {data}", None, name)) as archive:
+            assert contents(archive) == wanted
+            assert (second if data == "data" else third).items() <= wanted.items()
+
+
+class KilledBeforeManifest(Files):
+    """The process is killed when it writes a manifest."""
+
+    __slots__ = ()
+
+    def create(self, path: str) -> int:
+        if "/manifests/" in path:
+            raise Killed
+        return super().create(path)
+
+    def open(self, path: str, flags: int, mode: int = 0o640) -> int:
+        if "/manifests/" in path and flags & os.O_CREAT:
+            raise Killed
+        return super().open(path, flags, mode)
+
+
+@pytest.mark.parametrize("clone_stores", [True, False])
+def test_a_clone_that_goes_another_way_is_a_finding_and_prunes_nothing_of_the_first(
+    tmp_path: Path, clone_stores: bool
+) -> None:
+    folder = tmp_path / "backup"
+    with opened(tmp_path / "data") as archive:
+        store(archive, *some(1, 2))
+    shutil.copytree(tmp_path / "data", tmp_path / "clone")
+    with opened(tmp_path / "data") as archive:
+        store(archive, *some(2, 2))
+        wanted = contents(archive)
+    if clone_stores:
+        with opened(tmp_path / "clone") as archive:
+            store(archive, *some(3, 2))
+    assert back_up(layouts.existing(tmp_path / "data"), folder, now=lambda: MOMENT).findings == []
+    report = back_up(layouts.existing(tmp_path / "clone"), folder, keep=1)
+    assert ["was rolled back, or is a clone" in finding for finding in report.findings] == [True]
+    back_up(layouts.existing(tmp_path / "clone"), folder, keep=1)
+    assert restored(folder, tmp_path / "first", MOMENT) == wanted
+    report = back_up(layouts.existing(tmp_path / "data"), folder, keep=1)
+    assert bool(report.findings) == clone_stores
+    assert restored(folder, tmp_path / "last") == wanted
+    is_sound(folder)
+
+
+def test_the_same_segment_with_other_bytes_is_kept_beside_the_first(tmp_path: Path) -> None:
+    with opened(tmp_path / "data") as archive:
+        store(archive, *some(1, 2))
+        back_up(archive.layout, tmp_path / "backup", now=lambda: MOMENT)
+        wanted = contents(archive)
+    (segment,) = (tmp_path / "data" / "segments").glob("*.seg")
+    content = bytearray(segment.read_bytes())
+    (copied,) = (tmp_path / "backup" / "segments").iterdir()
+    content[copied.stat().st_size - 100] ^= 1
+    segment.write_bytes(content)
+    report = back_up(layouts.existing(tmp_path / "data"), tmp_path / "backup", keep=1)
+    assert "has other bytes than were backed up" in report.findings[0]
+    assert restored(tmp_path / "backup", tmp_path / "first", MOMENT) == wanted
+
+
+def test_a_replica_is_a_history_beside_its_source(tmp_path: Path) -> None:
+    with opened(tmp_path / "data") as archive:
+        store(archive, *some(1, 2))
+        layout = archive.layout
+        back_up(layout, tmp_path / "backup")
+        replica = Replica(tmp_path / "replica", layout.archive_id, layout.lineage)
+        Replication(layout, lambda: replica, Status("replica")).run_once()
+        replica.close()
+    with pytest.raises(BackupError, match="This one, replica:original"):
+        back_up(layouts.existing(tmp_path / "replica"), tmp_path / "backup")
+
+
+def test_a_folder_in_which_an_older_version_mixed_two_histories_goes_on(tmp_path: Path) -> None:
+    """Versions before 2026-11-29 let every history of an archive into one folder."""
+    two_histories(tmp_path)
+    folder = tmp_path / "backup"
+    back_up(layouts.existing(tmp_path / "new"), folder, join=True)
+    for manifest in (folder / "manifests").iterdir():
+        assert b'"role"' not in manifest.read_bytes()  # as they wrote it
+    assert back_up(layouts.existing(tmp_path / "data"), folder).other_histories == 1
+    assert back_up(layouts.existing(tmp_path / "new"), folder).other_histories == 1
+    is_sound(folder)
+
+
+def test_a_state_that_is_not_there_is_answered_with_those_that_are(tmp_path: Path) -> None:
+    two_histories(tmp_path)
+    with pytest.raises(BackupError) as caught:
+        restore(tmp_path / "backup", tmp_path / "none", at=MOMENT - timedelta(days=1))
+    for moment in (MOMENT, MOMENT + timedelta(hours=1)):
+        assert moment.astimezone().isoformat(timespec="seconds") in str(caught.value)
+
+
+def test_progress_moves_with_the_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backup_check, "PIECE_BYTES", 4096)
+    monkeypatch.setattr(backups, "PIECE_BYTES", 4096)
+    monkeypatch.setattr(restores, "PIECE_BYTES", 4096)
+    told: dict[str, list[int]] = {"backup": [], "verify": [], "restore": []}
+    with opened(tmp_path / "data") as archive:
+        store(archive, *some(1, 4))
+        back_up(archive.layout, tmp_path / "b", progress=lambda what, done, total: told["backup"].append(done))
+    verify_backup(tmp_path / "b", progress=lambda what, done, total: told["verify"].append(done))
+    restore(
+        tmp_path / "b",
+        tmp_path / "new",
+        progress=lambda what, done, total: told["restore"].append(done) if what == "bytes" else None,
+    )
+    for steps in told.values():
+        assert len(set(steps)) >= max(steps) // 4096
 
 
 def test_a_copy_that_was_lost_is_made_again(tmp_path: Path) -> None:

@@ -39,6 +39,33 @@ def test_a_backup_goes_out_comes_back_and_is_checked(capsys: pytest.CaptureFixtu
     assert run(capsys, "check", "--payloads", "--data", "new")[0] == exit_codes.OK
 
 
+def test_the_states_of_a_backup_are_listed_and_a_date_means_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        assert run(capsys, "backup", "safe")[0] == exit_codes.OK
+    code, out, _ = run(capsys, "backup", "safe", "--list", "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert (code, [row["lineage"] for row in rows]) == (exit_codes.OK, ["original"] * 2)
+    today = rows[-1]["created"][:10]
+    code, out, _ = run(capsys, "restore", "safe", "--at", today, "--data", "new", "--json")
+    assert (code, json.loads(out)["created"]) == (exit_codes.OK, rows[-1]["created"])
+    code, _, err = run(capsys, "restore", "safe", "--at", "2001-01-01", "--data", "old")
+    assert code == exit_codes.FAILED and rows[0]["created"][:19] in err
+    assert run(capsys, "backup", "files", "--list")[0] == exit_codes.FAILED
+
+
+def test_a_restored_copy_is_refused_in_the_folder_of_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "backup", "safe")
+    run(capsys, "restore", "safe", "--data", "test")
+    code, _, err = run(capsys, "backup", "safe", "--data", "test", "--keep", "1")
+    assert code == exit_codes.FAILED and "another history" in err and "--join" in err
+    assert run(capsys, "backup", "safe", "--data", "test", "--join")[0] == exit_codes.OK
+    code, _, err = run(capsys, "restore", "safe", "--data", "new")
+    assert code == exit_codes.FAILED and "--lineage" in err
+    assert run(capsys, "restore", "safe", "--data", "new", "--lineage", "original")[0] == exit_codes.OK
+    code, _, err = run(capsys, "verify-backup", "safe", "--lineage", "nonsense")
+    assert code == exit_codes.FAILED and "0 histories that begin with 'nonsense'" in err
+
+
 def test_damage_in_a_backup_is_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, "backup", "safe")
     (copy,) = (tmp_path / "safe" / "segments").iterdir()

@@ -12,8 +12,9 @@ the log alone: beside a server, without one, on an archive that crashed. It take
     killed in 4         there is a manifest or there is none; never half of one
 
 A copy is only ever lengthened. Before that its last bytes are compared with the source's: when they differ, the source
-has another history now (it was restored) and the segment is copied anew under another name, beside the old one that
-older manifests name.
+has another history now (it was rolled back, or is a clone), which is a finding, and the segment is copied anew under
+another name, beside the old one that older manifests name. No byte is written that another history's states name
+(`copies.histories`).
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from hashlib import blake2b
 from pathlib import Path
 
 from engine import log
-from engine.archive.copies import extent
+from engine.archive.copies import extent, histories
 from engine.archive.copies.extent import Extent
-from engine.archive.copies.manifest import DIGEST_BYTES, BackupFolder, Manifest, Range, SegmentCopy
+from engine.archive.copies.manifest import DIGEST_BYTES, BackupFolder, Heading, Manifest, Range, SegmentCopy, history_of
 from engine.archive.layout import Layout
 from engine.archive.pace import Pace
 from engine.errors import ArchiveInUse, BackupError, CorruptRecord, StorageError
@@ -48,6 +49,9 @@ JOIN_BYTES = 4096
 ATTEMPTS_MAX = 100
 """How often a backup begins again because segments vanish; each time less is left to copy."""
 
+_WHOSE = "history"
+"""The first item of the note in DEST/progress that says whose the notes behind it are."""
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -64,6 +68,8 @@ class BackupReport:
     """What could not be copied, or is not as it should be."""
     removed_manifests: int = 0
     removed_segments: int = 0
+    other_histories: int = 0
+    """Of the same archive in the same folder: `copies.histories`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +96,16 @@ def back_up(
     *,
     files: Files | None = None,
     keep: int | None = None,
+    join: bool = False,
     bytes_per_s: int = 0,
     progress: Progress | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     pace: Pace | None = None,
 ) -> BackupReport:
-    """Brings the backup in `destination` up to now. With `keep`, only so many manifests stay, and what they name.
+    """Brings the backup in `destination` up to now. With `keep`, only so many states of this history stay.
 
-    Raises BackupError, ArchiveInUse when another backup writes there, StorageFull or StorageFailed.
+    With `join` also where the folder holds other histories of this archive only. Raises BackupError, ArchiveInUse when
+    another backup writes there, StorageFull or StorageFailed.
     """
     folder = BackupFolder(destination, files or Files())
     try:
@@ -105,9 +113,10 @@ def back_up(
         lock = _Lock(folder)
         try:
             backup = _Backup(layout, folder, pace or Pace(bytes_per_s), progress, now)
-            backup.take()
+            backup.take(join=join)
             if keep is not None:
-                prune(folder, keep, backup.report)
+                pruned = histories.prune(folder, keep, history_of(layout.lineage, layout.role))
+                backup.report.removed_manifests, backup.report.removed_segments = pruned
             return backup.report
         finally:
             lock.close()
@@ -162,10 +171,19 @@ class _Backup:
         """What the last manifest says, by id."""
         self._lasting: list[str] = []
         """Findings that stay when the list of segments is made anew."""
+        self._history = history_of(layout.lineage, layout.role)
+        self._is_joining = False
+        """Whether what is known is another history's."""
+        self._claims: dict[str, int] = {}
 
-    def take(self) -> None:
+    def take(self, *, join: bool) -> None:
         """See the module's head."""
-        self._read_manifest()
+        found = histories.admit(self._folder, self._history, join=join)
+        names = histories.names_of(found)
+        self._is_joining = self._history not in names
+        self.report.other_histories = len(set(names) - {self._history})
+        self._claims = histories.claims(self._folder, found, self._history)
+        self._read_manifest(found)
         journal = Journal(self._folder.progress, self._files)
         try:
             self._read_progress(journal)
@@ -180,7 +198,8 @@ class _Backup:
             else:
                 raise BackupError("segments vanish faster than they can be copied")
             self._files.sync_directory(self._folder.segments)
-            manifest = Manifest(self._layout.archive_id, self._layout.lineage, moment, tuple(copies))
+            layout = self._layout
+            manifest = Manifest(layout.archive_id, layout.lineage, moment, tuple(copies), layout.role)
             self._folder.write(manifest)
             journal.replace([])
         finally:
@@ -191,8 +210,12 @@ class _Backup:
 
     # -- what there is --------------------------------------------------------------------------
 
-    def _read_manifest(self) -> None:
+    def _read_manifest(self, found: list[Heading]) -> None:
+        """The newest one, of this history where there is one."""
+        others = {heading.name for heading in found if heading.history != self._history and not self._is_joining}
         for name in reversed(self._folder.names()):
+            if name in others:
+                continue
             try:
                 manifest = self._folder.read(name)
             except BackupError as error:
@@ -204,6 +227,10 @@ class _Backup:
             return
 
     def _read_progress(self, journal: Journal) -> None:
+        whose = [note[1:] for note in journal.notes if note[:1] == [_WHOSE]]
+        if whose[-1:] != [[self._history]]:
+            is_ours = not whose and not self.report.other_histories  # versions before 2026-11-29 did not say whose
+            journal.replace([(_WHOSE, self._history), *(journal.notes if is_ours else ())])
         for note in journal.notes:
             try:
                 segment_id, salt, number, start, end, digest = note
@@ -225,6 +252,9 @@ class _Backup:
         except OSError as error:
             raise StorageError(f"{self._layout.segments} cannot be read: {error.strerror}") from error
         self.report.findings = list(self._lasting)
+        if not self._is_joining and max(self._by_id, default=-1) > max(present, default=-1):
+            # A compaction never removes the newest one.
+            self._has_diverged(max(self._by_id), "is not there any more")
         planned = (self._look(segment_id) for segment_id in present)
         return [item for item in planned if item is not None]
 
@@ -257,13 +287,25 @@ class _Backup:
         copy = self._known.get((segment_id, found.salt))
         if copy is None:
             copy = SegmentCopy(segment_id, found.salt, 0, False, source, ())
+            if segment_id in self._by_id and not self._is_joining:
+                self._has_diverged(segment_id, "is another one than was backed up")
         elif not self._is_there(copy):
             copy = replace(copy, ranges=(), is_sealed=False)
         elif not self._continues(fd, copy, found):
-            copy = SegmentCopy(segment_id, found.salt, self._free_number(copy), False, source, ())
+            if not self._is_joining:
+                self._has_diverged(segment_id, "has other bytes than were backed up from it")
+            copy = self._another(copy, source)
             found = extent.look(self._files, fd, segment_id) or found
             self._ends[segment_id, found.salt] = found.end
+        if copy.length < min(found.end, self._claims.get(copy.file_name, 0)):
+            copy = self._another(copy, source)
         return _Planned(segment_id, found, replace(copy, source=source))
+
+    def _has_diverged(self, segment_id: int, what: str) -> None:
+        self.report.findings.append(
+            f"segment {segment_id:016x} {what}: this archive was rolled back, or is a clone of the one that was backed"
+            " up; both histories are kept"
+        )
 
     def _is_there(self, copy: SegmentCopy) -> bool:
         return self._folder.size(copy) >= copy.length
@@ -280,10 +322,12 @@ class _Backup:
             self._files.close(target)
         return ours == self._files.pread(fd, copy.length - start, start)
 
-    def _free_number(self, copy: SegmentCopy) -> int:
+    def _another(self, copy: SegmentCopy, source: tuple[int, int]) -> SegmentCopy:
+        """A copy of the same segment that begins anew, in a file that is not there yet."""
         while self._files.exists(self._folder.segment(copy)):
             copy = replace(copy, copy=copy.copy + 1)
-        return copy.copy
+        self._known[copy.segment_id, copy.salt] = begun = replace(copy, is_sealed=False, source=source, ranges=())
+        return begun
 
     def _open(self, segment_id: int) -> int:
         try:
@@ -336,15 +380,13 @@ class _Backup:
         key = (copy.segment_id, copy.salt)
         while copy.length < planned.found.end:
             end = min(copy.length + RANGE_BYTES, planned.found.end)
-            item = self._copy_range(source, target, copy.segment_id, copy.length, end)
+            item = self._copy_range(source, target, copy.segment_id, copy.length, end, total)
             journal.append([(copy.segment_id, copy.salt, copy.copy, *item)])
             copy = replace(copy, ranges=(*copy.ranges, item), is_sealed=False)
             self._known[key] = copy
-            if self._progress is not None:
-                self._progress("bytes", self.report.copied_bytes, total)
         return copy
 
-    def _copy_range(self, source: int, target: int, segment_id: int, start: int, end: int) -> Range:
+    def _copy_range(self, source: int, target: int, segment_id: int, start: int, end: int, total: int) -> Range:
         digest = blake2b(digest_size=DIGEST_BYTES)
         at = start
         while at < end:
@@ -353,6 +395,8 @@ class _Backup:
             self._files.pwritev(target, [piece], at, len(piece))
             at += len(piece)
             self.report.copied_bytes += len(piece)
+            if self._progress is not None:
+                self._progress("bytes", self.report.copied_bytes, total)
             self._pace.spent(len(piece))
         self._files.fdatasync(target)
         return start, end, digest.hexdigest()
@@ -374,32 +418,3 @@ class _Backup:
         if len(piece) != length:
             raise _Vanished  # cut while it was read: a recovery; it has another end now
         return piece
-
-
-# what is not wanted any more -----------------------------------------------------------------------
-
-
-def prune(folder: BackupFolder, keep: int, report: BackupReport) -> None:
-    """Removes all manifests but the newest `keep`, then the segments that none of them names."""
-    files = folder.files
-    whole: list[tuple[str, Manifest]] = []
-    damaged = False
-    for name in folder.names():
-        try:
-            whole.append((name, folder.read(name)))
-        except BackupError as error:
-            logger.error("not pruned: a manifest cannot be read, what it names is not known", error=str(error))
-            damaged = True
-    if damaged:
-        return
-    kept = whole[-keep:]
-    for name, _ in whole[:-keep]:
-        files.unlink(f"{folder.manifests}/{name}")
-        report.removed_manifests += 1
-    files.sync_directory(folder.manifests)
-    named = {copy.file_name for _, manifest in kept for copy in manifest.segments}
-    for name in files.list_directory(folder.segments):
-        if name.endswith(".seg") and name not in named:
-            files.unlink(f"{folder.segments}/{name}")
-            report.removed_segments += 1
-    files.sync_directory(folder.segments)

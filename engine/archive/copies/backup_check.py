@@ -16,7 +16,7 @@ from datetime import datetime
 from hashlib import blake2b
 from pathlib import Path
 
-from engine.archive.copies import extent
+from engine.archive.copies import extent, histories
 from engine.archive.copies.manifest import DIGEST_BYTES, BackupFolder, Manifest, SegmentCopy
 from engine.archive.pace import Pace
 from engine.errors import BackupError, CorruptRecord, StorageError
@@ -45,17 +45,18 @@ def verify_backup(
     *,
     files: Files | None = None,
     at: datetime | None = None,
+    lineage: str | None = None,
     bytes_per_s: int = 0,
     progress: Progress | None = None,
 ) -> BackupCheckReport:
-    """Checks all of a backup, or with `at` the state that a restore to that time would take.
+    """Checks all of a backup, or with `at` or `lineage` the state that a restore with these would take.
 
     Raises BackupError when there is none.
     """
     folder = BackupFolder(source, files or Files())
     archive_id = folder.archive_id()
     check = _Check(folder, Pace(bytes_per_s), progress)
-    manifests = [folder.choose(at)] if at is not None else check.manifests()
+    manifests = [histories.choose(folder, at, lineage)] if at is not None or lineage is not None else check.manifests()
     if not manifests and not check.report.findings:
         raise BackupError(f"{source} holds no backup")
     check.agree(manifests, archive_id)
@@ -120,24 +121,25 @@ class _Check:
             for start, end, digest in copy.ranges:
                 self.report.counts["ranges"] += 1
                 try:
-                    found = self._hash(fd, start, end)
+                    found = self._hash(fd, start, end, total)
                 except OSError as error:
                     self.report.findings.append(f"{copy.file_name} bytes {start} to {end}: {error.strerror}")
                     continue
                 if found != digest:
                     what = "ends before" if self._files.size(fd) < end else "has other bytes than were copied at"
                     self.report.findings.append(f"{copy.file_name} {what} {start} to {end}")
-                if self._progress is not None:
-                    self._progress("bytes", self.report.counts["bytes"], total)
         finally:
             self._files.close(fd)
 
-    def _hash(self, fd: int, start: int, end: int) -> str:
+    def _hash(self, fd: int, start: int, end: int, total: int) -> str:
         digest = blake2b(digest_size=DIGEST_BYTES)
-        for at in range(start, end, PIECE_BYTES):
-            piece = self._files.pread(fd, min(PIECE_BYTES, end - at), at)
+        step = self._pace.piece(PIECE_BYTES)
+        for at in range(start, end, step):
+            piece = self._files.pread(fd, min(step, end - at), at)
             digest.update(piece)
             self.report.counts["bytes"] += len(piece)
+            if self._progress is not None:
+                self._progress("bytes", self.report.counts["bytes"], total)
             self._pace.spent(len(piece))
         return digest.hexdigest()
 

@@ -3,10 +3,11 @@
     DEST/backup.json                     {"format": 1, "archive_id": "<32 hex digits>"}
     DEST/manifests/<UTC time>.json       {"manifest": {…}, "blake2b": "<of the manifest as it is written here>"}
     DEST/segments/<id>-<salt>-<n>.seg    a prefix of a segment; grows, is never changed, several manifests share it
-    DEST/progress                        ranges that are in a file and in no manifest yet (`storage.journal`)
+    DEST/progress                        ["history", name] and ranges of it that are in a file and in no manifest yet
     DEST/lock                            flock of whoever writes
 
-    manifest    {"format": 1, "archive_id", "lineage", "created": "<ISO 8601>", "segments": [segment, …]}
+    manifest    {"format": 1, "archive_id", "lineage", of a replica "role": "replica", "created": "<ISO 8601>",
+                 "segments": [segment, …]}; whose state it is stands in its first bytes, where a heading is read
     segment     {"id", "salt", "copy": n, "length", "sealed", "source": [inode, mtime_ns], "ranges": [range, …]}
     range       [start, end, "<blake2b, 32 bytes, of these bytes>"]; the first starts at 0, each where the last ended
 
@@ -24,11 +25,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
-from engine.archive.layout import Layout
+from engine.archive.layout import ARCHIVE, REPLICA, Layout
 from engine.errors import BackupError
 from engine.storage.files import Files, replace
 
@@ -38,6 +39,12 @@ MANIFEST_BYTES_MAX = 1 << 30
 """A bound on what is read: ten million ranges."""
 DESCRIPTION_BYTES_MAX = 4096
 
+HEADING_BYTES = 512
+
+_HEADING = re.compile(
+    rb'\{"manifest":\{"format":1,"archive_id":"([0-9a-f]{32})","lineage":"([0-9a-f]{32}|)"'
+    rb'(?:,"role":"([a-z]+)")?,"created":"'
+)
 _NAME = re.compile(r"(\d{8}T\d{6}\.\d{6})Z\.json")
 _NAME_TIME = "%Y%m%dT%H%M%S.%f"
 
@@ -116,6 +123,24 @@ def _count(value: object) -> int:
     return value
 
 
+class Heading(NamedTuple):
+    """Whose state a manifest is, without its segments."""
+
+    name: str
+    history: str
+    created: datetime
+
+
+def history_of(lineage: str, role: str) -> str:
+    """The name of a history (see `copies.histories`)."""
+    return ("replica:" if role == REPLICA else "") + (lineage or "original")
+
+
+def time_of(name: str) -> datetime:
+    """When the state of a manifest of this file name was."""
+    return datetime.strptime(name.removesuffix("Z.json"), _NAME_TIME).replace(tzinfo=UTC)
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """One state of an archive."""
@@ -124,6 +149,12 @@ class Manifest:
     lineage: str
     created: datetime
     segments: tuple[SegmentCopy, ...]
+    role: str = ARCHIVE
+
+    @property
+    def history(self) -> str:
+        """Its name."""
+        return history_of(self.lineage, self.role)
 
     @property
     def file_name(self) -> str:
@@ -141,6 +172,7 @@ class Manifest:
             "format": FORMAT,
             "archive_id": self.archive_id.hex(),
             "lineage": self.lineage,
+            **({"role": self.role} if self.role != ARCHIVE else {}),
             "created": self.created.astimezone(UTC).isoformat(timespec="microseconds"),
             "segments": [segment.encode() for segment in self.segments],
         }
@@ -161,6 +193,7 @@ class Manifest:
                 str(body["lineage"]),
                 datetime.fromisoformat(body["created"]),
                 tuple(SegmentCopy.decode(segment) for segment in body["segments"]),
+                str(body.get("role", ARCHIVE)),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BackupError(f"no whole manifest: {error}") from error
@@ -239,15 +272,21 @@ class BackupFolder:
             raise BackupError(f"manifest {name} says that it is {manifest.file_name}")
         return manifest
 
-    def choose(self, at: datetime | None) -> Manifest:
-        """The newest manifest, or the newest that is not after `at`. Raises BackupError when there is none."""
-        names = self.names()
-        if at is not None:
-            limit = at.astimezone(UTC).strftime(_NAME_TIME)
-            names = [name for name in names if name.removesuffix("Z.json") <= limit]
-        if not names:
-            raise BackupError(f"{self.path} holds no backup" + (f" from {at.isoformat()} or before" if at else ""))
-        return self.read(names[-1])
+    def heading(self, name: str) -> Heading:
+        """Of one manifest, by its first bytes where they are as `Manifest.encode` has them. Raises BackupError."""
+        try:
+            fd = self.files.open(f"{self.manifests}/{name}", os.O_RDONLY)
+            try:
+                start = self.files.pread(fd, HEADING_BYTES, 0)
+            finally:
+                self.files.close(fd)
+        except OSError as error:
+            raise BackupError(f"manifest {name} cannot be read: {error.strerror}") from error
+        found = _HEADING.match(start)
+        if found is None:
+            manifest = self.read(name)
+            return Heading(name, manifest.history, manifest.created)
+        return Heading(name, history_of(found[2].decode(), (found[3] or ARCHIVE.encode()).decode()), time_of(name))
 
     def write(self, manifest: Manifest) -> None:
         """Durable when it returns; the ranges that it names must be so already."""
@@ -257,8 +296,7 @@ class BackupFolder:
         """A time for a new manifest: now, and after that of every other one."""
         names = self.names()
         if names:
-            newest = datetime.strptime(names[-1].removesuffix("Z.json"), _NAME_TIME).replace(tzinfo=UTC)
-            now = max(now, newest + timedelta(microseconds=1))
+            now = max(now, time_of(names[-1]) + timedelta(microseconds=1))
         return now
 
     def segment(self, copy: SegmentCopy) -> str:

@@ -28,6 +28,7 @@ from engine import log
 from engine.archive import layout as layouts
 from engine.archive import verify
 from engine.archive.archive import Archive
+from engine.archive.copies import histories
 from engine.archive.copies.manifest import DIGEST_BYTES, BackupFolder, Manifest, SegmentCopy, read_whole
 from engine.archive.keeper import Keeper
 from engine.archive.layout import Layout
@@ -63,18 +64,20 @@ def restore(
     *,
     files: Files | None = None,
     at: datetime | None = None,
+    lineage: str | None = None,
     salvage: bool = False,
     bytes_per_s: int = 0,
     progress: Progress | None = None,
 ) -> RestoreReport:
     """Makes an archive in `data`, which is missing, empty, or holds half of this same restore.
 
-    As of the newest manifest, or the newest that is not after `at`. Raises BackupError, StorageFull or StorageFailed.
+    As of the newest manifest, or the newest that is not after `at`, of that `lineage` where the backup has several
+    (`copies.histories`). Raises BackupError, StorageFull or StorageFailed.
     """
     files = files or Files()
     folder = BackupFolder(source, files)
     archive_id = folder.archive_id()
-    manifest = folder.choose(at)
+    manifest = histories.choose(folder, at, lineage)
     if manifest.archive_id != archive_id:
         raise BackupError(f"manifest {manifest.file_name} is of another archive")
     report = RestoreReport(manifest.file_name, manifest.created.isoformat())
@@ -180,18 +183,19 @@ class _Copying:
         findings: list[str] = []
         for start, end, expected in copy.ranges:
             digest = blake2b(digest_size=DIGEST_BYTES)
-            for at in range(start, end, PIECE_BYTES):
+            step = self._pace.piece(PIECE_BYTES)
+            for at in range(start, end, step):
                 try:
-                    piece = self._files.pread(source, min(PIECE_BYTES, end - at), at)
+                    piece = self._files.pread(source, min(step, end - at), at)
                 except OSError:
                     piece = b""  # the hash tells
                 digest.update(piece)
                 self._files.pwritev(fd, [piece], at)
                 self._done_bytes += len(piece)
                 self._report.copied_bytes += len(piece)
-                self._pace.spent(len(piece))
                 if self._progress is not None:
                     self._progress("bytes", self._done_bytes, total)
+                self._pace.spent(len(piece))
             if digest.hexdigest() != expected:
                 findings += self._damaged(f"{copy.file_name} bytes {start} to {end} are not what was copied")
         return findings

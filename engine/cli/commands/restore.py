@@ -8,24 +8,28 @@ from pathlib import Path
 import click
 
 from engine.cli import copies, exit_codes, options, output
-from engine.cli.options import Settings, at_option, rate_option, with_settings
+from engine.cli.options import Settings, at_option, lineage_option, rate_option, with_settings
 
 
 @options.command("restore")
-@click.argument("dest", metavar="DEST", type=click.Path(file_okay=False))
+@click.argument("source", metavar="BACKUP", type=click.Path(file_okay=False))
 @at_option
+@lineage_option
 @click.option("--salvage", is_flag=True, help="Take what can be had of a damaged backup.")
 @rate_option
 @with_settings()
-def command(dest: str, at: datetime | None, salvage: bool, rate: int, settings: Settings) -> int:
-    """Make an archive in --data from the backup in DEST: its newest state, or the newest not after --at.
+def command(source: str, at: datetime | None, lineage: str | None, salvage: bool, rate: int, settings: Settings) -> int:
+    """Make an archive in --data from a BACKUP: its newest state, or the newest not after --at.
 
+    `filmroom backup BACKUP --list` shows its states. Where it holds several histories, --lineage says which one.
     --data must be missing or empty. Every byte is compared with its hash on the way; then the archive is recovered,
     indexed and checked. Interrupted, run it again. Exit code 1: restored, with findings that are named.
     """
     config = settings.load()
     with output.progress_bar("bytes") as progress:
-        report = copies.restore(Path(dest), config.data, at, salvage=salvage, bytes_per_s=rate, progress=progress)
+        report = copies.restore(
+            Path(source), config.data, at, lineage, salvage=salvage, bytes_per_s=rate, progress=progress
+        )
     findings = report["findings"]
     output.write_report(report, findings=findings)
     return exit_codes.FAILED if findings else exit_codes.OK

@@ -1,0 +1,186 @@
+"""Which histories of an archive a folder of backups holds, which state belongs to which, and what may be removed.
+
+An archive that is restored, and a replica that is promoted, keep their archive id and begin a new history, with a
+lineage of its own (`archive.layout`). What both take in from then on is in one of them only, so that no state of one
+stands for the other: a folder holds one history unless somebody asks for more, a restore from several is told which
+one, and nothing is removed for the sake of another one's newer states. A replica is what its source was a while ago,
+and so a history beside it.
+
+    name        "original" before the first restore or promotion, else 32 hex digits; "replica:" in front of a replica's
+    one's own   a state of the same history whose segments are in the same files as in the newest one. An archive that
+                was rolled back or cloned has the same name, and other segments from there on
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from engine import log
+from engine.archive.copies.manifest import BackupFolder, Heading, Manifest, SegmentCopy, time_of
+from engine.errors import BackupError
+from engine.storage.files import Files
+
+logger = log.get("archive.backup")
+
+STATES_SHOWN = 6
+"""In a message; `filmroom backup DEST --list` shows all."""
+
+
+class Pruned(NamedTuple):
+    """What `prune` removed."""
+
+    manifests: int
+    segments: int
+
+
+def headings(folder: BackupFolder) -> tuple[list[Heading], list[str]]:
+    """Those of all manifests that can be read, the oldest first; and what is wrong with the others."""
+    found: list[Heading] = []
+    problems: list[str] = []
+    for name in folder.names():
+        try:
+            found.append(folder.heading(name))
+        except BackupError as error:
+            problems.append(str(error))
+    return found, problems
+
+
+def names_of(found: Iterable[Heading]) -> list[str]:
+    """The histories, each once, in the order in which they come first."""
+    return list(dict.fromkeys(heading.history for heading in found))
+
+
+def admit(folder: BackupFolder, ours: str, *, join: bool) -> list[Heading]:
+    """The headings of the states that there are. Raises BackupError when none is of our history, unless to `join`."""
+    found, _ = headings(folder)
+    histories = names_of(found)
+    if histories and ours not in histories and not join:
+        raise BackupError(
+            f"{folder.path} holds another history of this archive: {_described(found)}. This one, {ours}, began with a"
+            " restore, a promotion or as a replica: give it a folder of its own, or keep both in this one with --join"
+        )
+    return found
+
+
+def choose(folder: BackupFolder, at: datetime | None, history: str | None) -> Manifest:
+    """The newest state, or the newest that is not after `at`, of the one history or of that whose name begins so.
+
+    Raises BackupError when there is none, or more than one history has such a state and none is named.
+    """
+    names = folder.names()
+    if not names:
+        raise BackupError(f"{folder.path} holds no backup")
+    found, problems = headings(folder)
+    if history is not None:
+        meant = [name for name in names_of(found) if name.startswith(history)]
+        if len(meant) != 1:
+            what = f"{len(meant)} histories that begin with {history!r}"
+            raise BackupError(f"{folder.path} holds {what}; it holds {_described(found)}")
+        found = [heading for heading in found if heading.history == meant[0]]
+    candidates = [heading for heading in found if at is None or heading.created <= at]
+    if not candidates:
+        when = f" from {at.isoformat()} or before" if at is not None else ""
+        raise BackupError("; ".join([f"{folder.path} holds no backup{when}", *problems, f"there are {_states(found)}"]))
+    if len(names_of(candidates)) > 1:
+        raise BackupError(
+            f"{folder.path} holds more than one history of this archive: {_described(candidates)}. Name one:"
+            f" --lineage {names_of(candidates)[-1]}"
+        )
+    newest = candidates[-1]
+    damaged = [name for name in names if name > newest.name and name not in {heading.name for heading in found}]
+    if history is None and problems and any(at is None or time_of(name) <= at for name in damaged):
+        raise BackupError(f"{problems[-1]}; an older state can be taken with --at {_moment(newest.created)}")
+    return folder.read(newest.name)
+
+
+def _described(found: list[Heading]) -> str:
+    parts = []
+    for name in names_of(found):
+        times = [heading.created for heading in found if heading.history == name]
+        parts.append(f"{name} ({len(times)} states, the last of {_moment(times[-1])})")
+    return ", ".join(parts)
+
+
+def _states(found: list[Heading]) -> str:
+    if not found:
+        return "none that can be read"
+    shown = [_moment(heading.created) for heading in found[-STATES_SHOWN:]]
+    return ("… " if len(found) > STATES_SHOWN else "") + ", ".join(shown)
+
+
+def _moment(created: datetime) -> str:
+    return created.astimezone().isoformat(timespec="seconds")
+
+
+def claims(folder: BackupFolder, found: Iterable[Heading], ours: str) -> dict[str, int]:
+    """File name of a copy → how much of it states of other histories need: no byte before it may be written again.
+
+    Raises BackupError when one of them cannot be read.
+    """
+    needed: dict[str, int] = {}
+    for heading in found:
+        if heading.history != ours:
+            for copy in folder.read(heading.name).segments:
+                needed[copy.file_name] = max(needed.get(copy.file_name, 0), copy.length)
+    return needed
+
+
+def prune(folder: BackupFolder, keep: int, ours: str) -> Pruned:
+    """Removes all states of one's own but the newest `keep`, then the segments that no state names any more."""
+    files = folder.files
+    whole: list[Manifest] = []
+    for name in folder.names():
+        try:
+            whole.append(folder.read(name))
+        except BackupError as error:
+            logger.error("not pruned: a manifest cannot be read, what it names is not known", error=str(error))
+            return Pruned(0, 0)
+    own = [manifest for manifest in whole if manifest.history == ours]
+    newest = {copy.segment_id: copy for copy in own[-1].segments} if own else {}
+    own = [manifest for manifest in own if _agrees(manifest, newest)]
+    removed = own[:-keep]
+    for manifest in removed:
+        files.unlink(f"{folder.manifests}/{manifest.file_name}")
+    files.sync_directory(folder.manifests)
+    gone = {manifest.file_name for manifest in removed}
+    named = {copy.file_name for manifest in whole if manifest.file_name not in gone for copy in manifest.segments}
+    unnamed = [name for name in files.list_directory(folder.segments) if name.endswith(".seg") and name not in named]
+    for name in unnamed:
+        files.unlink(f"{folder.segments}/{name}")
+    files.sync_directory(folder.segments)
+    return Pruned(len(removed), len(unnamed))
+
+
+def _agrees(manifest: Manifest, newest: dict[int, SegmentCopy]) -> bool:
+    """Whether a state came before the newest one: no segment is in another file there, or has a higher number."""
+    last = max(newest, default=-1)
+    return all(
+        copy.segment_id <= last and newest.get(copy.segment_id, copy).file_name == copy.file_name
+        for copy in manifest.segments
+    )
+
+
+def listed(path: Path) -> list[dict[str, object]]:
+    """Every state of a backup as plain data, the oldest first. Raises BackupError when this is none."""
+    folder = BackupFolder(path, Files())
+    folder.archive_id()
+    rows: list[dict[str, object]] = []
+    for name in folder.names():
+        try:
+            manifest = folder.read(name)
+        except BackupError as error:
+            rows.append({"created": time_of(name).astimezone(UTC).isoformat(), "error": str(error)})
+            continue
+        rows.append(
+            {
+                "created": manifest.created.astimezone().isoformat(timespec="microseconds"),
+                "lineage": manifest.history,
+                "segments": len(manifest.segments),
+                "bytes": manifest.total_bytes,
+                "error": "",
+            }
+        )
+    return rows
