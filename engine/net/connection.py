@@ -5,8 +5,9 @@ Does not know what a message means: whole commands and data sets go to its user,
     kernel → Receiver (compiled) → events → Association (states) → user
     user → send / accept / release / abort → Association → transport
 
-The receiver's own methods are the transport's callbacks, so a fragment costs no Python call of ours. One timer
-tick a second watches ARTIM, idle peers, stalled and dripping messages and stalled writes.
+The receiver's own methods are the transport's callbacks, so a fragment costs no Python call of ours. A timer, which
+ticks once a second or oftener (`ConnectionLimits.tick_s`), watches ARTIM, idle peers, stalled and dripping messages and
+stalled writes.
 """
 
 from __future__ import annotations
@@ -30,9 +31,12 @@ from engine.ul.pdu import AssociateAC, AssociateRJ, AssociateRQ
 
 logger = log.get("net.connection")
 
-TICK_S = 1.0
+TICK_S_MAX = 1.0
 """How often the timers are looked at: their precision, and 1 000 idle associations cost 1 000 cheap calls a second."""
 
+TICK_S_MIN = 0.05
+TICKS_PER_TIMEOUT = 10
+"""Short timeouts are looked at more often, so that each is kept to a tenth of itself."""
 
 UNREAD_BYTES_MAX = 256 << 10
 """Answers of ours that wait for a peer which does not read them, above which we do not read its requests either."""
@@ -64,6 +68,12 @@ class ConnectionLimits:
     """What the peer must take of what it is sent, on average over nine tenths of `message_timeout_s`; 0: one byte."""
     idle_timeout_s: float = 300.0
     """An association on which nothing is under way is ended after so long without a byte; 0: never."""
+
+    @property
+    def tick_s(self) -> float:
+        """How often the timers are looked at."""
+        shortest_s = min(self.artim_timeout_s, self.message_timeout_s, self.idle_timeout_s or self.artim_timeout_s)
+        return min(TICK_S_MAX, max(TICK_S_MIN, shortest_s / TICKS_PER_TIMEOUT))
 
 
 class AssociationUser(Protocol):
@@ -169,7 +179,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._request is not None:
             self._association.request(self._request)
         self._dispatch(self._association.transport_connected(now))
-        self._tick = self._loop.call_later(TICK_S, self._on_tick)
+        self._tick = self._loop.call_later(self._limits.tick_s, self._on_tick)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The TCP connection is gone, by whichever side."""
@@ -478,7 +488,7 @@ class Connection(asyncio.BufferedProtocol):
         self.receiver.stop()
 
     def _on_tick(self) -> None:
-        self._tick = self._loop.call_later(TICK_S, self._on_tick)
+        self._tick = self._loop.call_later(self._limits.tick_s, self._on_tick)
         now = self._loop.time()
         if self._is_closing_too_long(now):
             self._let_go()

@@ -2,7 +2,7 @@
 
 The life stores, streams, writes behind, rolls and seals segments, deletes, holds, compacts, scrubs, backs up, closes
 and opens again. Each call that the archive makes is hit in a life of its own, with the kinds of fault that it can have.
-In CI every FILMROOM_FAULTS_STRIDE-th one; a stride of 1 takes them all.
+A run takes every FILMROOM_FAULTS_STRIDE-th one, others with each commit (`effort`); --all takes them all.
 
     power cut    before and in the middle of it        everything acknowledged is there, nothing else but what was sent
     EIO          a write, a sync, a commit             whoever met it acknowledges nothing any more and syncs nothing
@@ -14,10 +14,10 @@ In CI every FILMROOM_FAULTS_STRIDE-th one; a stride of 1 takes them all.
 
 from __future__ import annotations
 
-import os
 import random
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +25,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from engine.errors import EngineError, StorageFailed
+from tests import effort
 from tests.faults import administration as admin
 from tests.faults import operations as ops
 from tests.faults.histories import History, settle
@@ -33,7 +34,8 @@ from tests.faults.operations import CT, Import, Operation, Scene, check
 from tests.faults.world import World
 from tests.faulty_files import CHANGES, READS, TAKES_DESCRIPTOR, TAKES_ROOM, PowerCut
 
-STRIDE = int(os.environ.get("FILMROOM_FAULTS_STRIDE", "11"))
+STRIDE = effort.amount("FAULTS_STRIDE", 44, 1)
+OFFSET = effort.seed("FAULTS")
 SEED = 3
 
 LIFE: tuple[type[Operation] | str, ...] = (
@@ -131,10 +133,9 @@ def calls() -> tuple[list[tuple[str, str]], int]:
             return trace, life.world.disk.calls
 
 
-def numbers(methods: frozenset[str] | None, offset: int) -> list[int]:
-    """Every STRIDE-th of the calls of these methods, counted from 1."""
-    able = [number for number, (method, _) in enumerate(calls()[0], 1) if methods is None or method in methods]
-    return able[offset % STRIDE :: STRIDE]
+def numbers(methods: frozenset[str] | None) -> Sequence[int]:
+    """The calls of these methods, counted from 1."""
+    return [number for number, (method, _) in enumerate(calls()[0], 1) if methods is None or method in methods]
 
 
 def replayed(life: Life, number: int, kind: str, error: BaseException) -> Broken:
@@ -156,7 +157,7 @@ def test_the_life_makes_every_call_there_is() -> None:
 
 def test_a_power_cut_at_every_call(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     total = calls()[1]
-    chosen = range(1 + STRIDE // 2, total + 1, STRIDE)
+    chosen = effort.part(range(1, total + 1), STRIDE, OFFSET)
     for number in chosen:
         life = Life(tmp_path / str(number))
         with life.world:
@@ -172,7 +173,7 @@ def test_a_power_cut_at_every_call(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_eio_at_every_call(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    chosen = numbers(None, 0)
+    chosen = effort.part(numbers(None), STRIDE, OFFSET)
     silent: Counter[str] = Counter()
     for number in chosen:
         life = Life(tmp_path / str(number))
@@ -254,7 +255,9 @@ def _must_refuse(life: Life, step: type[Operation] | str) -> None:
 def test_want_of_room_at_every_call(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, methods: frozenset[str]
 ) -> None:
-    chosen = numbers(methods, 1)
+    able = numbers(methods)
+    chosen = effort.part(able, STRIDE, OFFSET)
+    assert chosen
     refused: Counter[str] = Counter()
     for number in chosen:
         life = Life(tmp_path / str(number))
@@ -263,7 +266,7 @@ def test_want_of_room_at_every_call(
                 _live_without_room(life, number, kind, refused)
             except (EngineError, OSError, Broken) as error:
                 raise replayed(life, number, kind, error) from error
-    say(capsys, kind, len(chosen), len(numbers(methods, 0)) * STRIDE, refused=refused.total())
+    say(capsys, kind, len(chosen), len(able), refused=refused.total())
 
 
 def _live_without_room(life: Life, number: int, kind: str, refused: Counter[str]) -> None:

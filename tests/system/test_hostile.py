@@ -26,7 +26,8 @@ from tests.peer import CT, EXPLICIT, IMPLICIT, STUDY_ROOT_FIND, STUDY_ROOT_GET, 
 from tests.system.server import Server, running, wait_for
 
 ARTIM_S = 1.0
-TICK_S = 1.0
+SLACK_S = 3.0
+"""How much later than its timer a busy test machine may do it."""
 ECHO_S = 1.0
 """A fresh C-ECHO takes some milliseconds; the limit leaves room for a busy test machine."""
 
@@ -128,7 +129,7 @@ def test_silent_connections_keep_nobody_waiting_and_are_closed(server: Server) -
     for script in silent:
         script.expect_closed()
         script.close()
-    assert time.monotonic() - began < ARTIM_S + 2 * TICK_S + 1
+    assert time.monotonic() - began < ARTIM_S + SLACK_S
 
 
 def test_an_associate_rq_that_drips_in_does_not_stretch_the_artim_timer(server: Server) -> None:
@@ -139,7 +140,7 @@ def test_an_associate_rq_that_drips_in_does_not_stretch_the_artim_timer(server: 
             if select.select([script.socket], [], [], 0.1)[0]:
                 break
         script.wait_closed()
-    assert time.monotonic() - began < ARTIM_S + 2 * TICK_S + 1
+    assert time.monotonic() - began < ARTIM_S + SLACK_S
 
 
 @pytest.mark.parametrize(
@@ -182,7 +183,9 @@ def test_a_pdu_of_an_absurd_length_takes_no_memory(
             script.associate(ECHO)
         script.send_until_closed(peer.pdu(pdu_type, b"x" * min(length, 64), length=length))
         if length < 2 or (associated and pdu_type == peer.P_DATA):
-            script.cut()  # may be short and valid, or long and legal: the rest never comes
+            # May be short and valid, or long and legal, and the rest never comes. Whether it is answered depends on the
+            # type; what is asserted is the fixture's: the server is healthy, and holds nothing of it.
+            script.cut()
         else:
             assert script.last_word() in (None, peer.ABORT, peer.ASSOCIATE_RJ)
 
@@ -386,7 +389,7 @@ def test_a_rejected_peer_that_does_not_close_is_closed_by_artim(server: Server) 
         script.expect_reject()
         began = time.monotonic()
         script.expect_closed()
-        assert time.monotonic() - began < ARTIM_S + 2 * TICK_S + 1
+        assert time.monotonic() - began < ARTIM_S + SLACK_S
 
 
 def test_titles_come_back_as_they_were_sent(server: Server) -> None:
@@ -405,7 +408,7 @@ def test_damaged_associate_rqs_are_answered_or_aborted(server: Server, seed: int
         damaged = bytearray(good)
         for _ in range(rng.randint(1, 4)):
             damaged[rng.randrange(6, len(damaged))] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)))
-        with Peer(server.port, timeout_s=ARTIM_S + 2 * TICK_S + 2) as script:
+        with Peer(server.port, timeout_s=ARTIM_S + SLACK_S + 1) as script:
             script.send_until_closed(bytes(damaged))
             received = script.receive()
             assert received is None or received[0] in (peer.ASSOCIATE_AC, peer.ASSOCIATE_RJ, peer.ABORT), f"seed {seed}"
