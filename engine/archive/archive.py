@@ -35,6 +35,7 @@ from engine.archive.selection import Selection
 from engine.archive.store import POLICIES, VERSIONS_MAX, Store
 from engine.archive.stream import StreamedRecord
 from engine.dicom import part10
+from engine.dicom.content import ELEMENTS_MAX
 from engine.dicom.extra import ExtraSet
 from engine.errors import (
     ArchiveInUse,
@@ -47,7 +48,7 @@ from engine.errors import (
     StorageFull,
 )
 from engine.index import rebuild
-from engine.index.entry import HEAL, Entry
+from engine.index.entry import HEAL, POLICY_MASK, POLICY_REPLACE, Entry
 from engine.index.query.explanation import Explanation
 from engine.index.query.keywords import question
 from engine.index.query.plan import UNIQUE
@@ -70,6 +71,9 @@ PREPARE_S = 0.2
 
 READ_BYTES = 1 << 20
 """How much `buffers` reads at a time."""
+
+RESENT_BYTES_MAX = 64 << 20
+"""Of two data sets under one UID that are compared in line; longer ones are stored first."""
 
 UIDS_AT_ONCE = 500
 """Of what a query matched, named in one retrieval: so many are looked up at a time."""
@@ -283,11 +287,27 @@ class Archive:
                     return Outcome.DUPLICATE if store.is_current(same) else Outcome.KEPT_ASIDE
                 policy |= HEAL
             elif entry.stamp:
+                resent = self._resent(store, entry, item, policy, found.cut)
+                if resent is not None:
+                    return Outcome.DUPLICATE if store.is_current(resent) else Outcome.KEPT_ASIDE
                 policy = store.policy_against(entry, policy, found.cut)
             store.append(entry, item.payload, length, crc, policy)
             return entry
         except (InstanceRefused, CorruptRecord) as error:
             return error
+
+    def _resent(self, store: Store, entry: Entry, item: ReceivedInstance, policy: int, cut: str) -> Instance | None:
+        """What is stored with the same content in other bytes; nobody waits for an answer here."""
+        if cut or policy & POLICY_MASK == POLICY_REPLACE:
+            return None
+        return store.resent(
+            entry,
+            item.payload,
+            item.payload_length,
+            durable=True,
+            bytes_max=RESENT_BYTES_MAX,
+            elements_max=ELEMENTS_MAX,
+        )
 
     def _healed(self, store: Store, entry: Entry, outcome: Outcome) -> Outcome:
         """What is said of a copy that took a damaged one's place."""

@@ -20,7 +20,7 @@ from engine.archive.stream import StreamIngest, claim_of
 from engine.dicom import transfer_syntax
 from engine.dicom.elements import SCAN_LIMITS, Head, ScanLimits
 from engine.errors import EngineError, InstanceQuarantined, InstanceRefused, StorageError, StorageFailed
-from engine.index.entry import HEAL, POLICY_KEEP_FIRST, POLICY_MASK, Entry, Quarantined
+from engine.index.entry import HEAL, POLICY_MASK, POLICY_REPLACE, Entry, Quarantined
 from engine.index.types import Instance, Outcome
 from engine.storage.commit import GroupCommit
 
@@ -127,7 +127,7 @@ class Ingestor:
             is_contested = (
                 stored is None
                 and entry.stamp != 0
-                and (found.cut != "" or request.policy & POLICY_MASK == POLICY_KEEP_FIRST)
+                and (found.cut != "" or request.policy & POLICY_MASK != POLICY_REPLACE)
             )
             if stored is None and not is_contested:
                 self._store.append(
@@ -195,10 +195,15 @@ class Ingestor:
             raise StorageError(f"out of resources: {self.commit.late}")
 
     async def _contest(self, entry: Entry, cut: str, data_set: ReceivedDataSet, request: StoreRequest) -> Outcome:
-        """Another data set of a known UID: which of them stays current depends on whether they are whole."""
+        """Another data set of a known UID: if it says the same, it is there already; else who is current is decided."""
+        buffers, length = data_set.buffers, data_set.length
         try:
+            if not cut:
+                same = await self.blocking(lambda: self._store.resent(entry, buffers, length, durable=request.durable))
+                if same is not None:
+                    return Outcome.DUPLICATE if self._store.is_current(same) else Outcome.KEPT_ASIDE
             policy = await self.blocking(lambda: self._store.policy_against(entry, request.policy, cut))
-            self._append(entry, data_set.buffers, data_set.length, data_set.crc, policy, request.durable)
+            self._append(entry, buffers, length, data_set.crc, policy, request.durable)
         finally:
             data_set.release()
         return await self.committed(entry, request.durable)

@@ -9,6 +9,8 @@ A SOP Instance UID that is already there (PS3.4 leaves this to the archive):
     other bytes, replace             the new one becomes current, the old one's space may be reclaimed; on legal hold
                                      the old one is kept aside
     other bytes, keep-both-versions  the new one becomes current, the old one is kept aside
+    other bytes, same content        success, as the same bytes (not with replace): compared here when both are small
+                                     and native, else stored, and retired later (`archive.care.resent`)
     other bytes, and as many kept aside as there may be (`versions_max`): refused, nothing is stored
 The rule travels in the record's flags and is applied by the index writer, in the order of the stamps, so that a
 rebuild comes to the same end, and so that eight senders of one UID at once leave one current instance.
@@ -26,9 +28,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from engine import log as logs
-from engine.archive import completeness
+from engine.archive import completeness, likeness
 from engine.archive.care.damage import note_damage
 from engine.archive.ingest import StampClock
+from engine.dicom import transfer_syntax
+from engine.dicom.sources import Whole
 from engine.errors import CorruptRecord, InstanceRefused, Refusal, StorageFailed, StorageFull
 from engine.index.entry import (
     HEAL,
@@ -49,6 +53,15 @@ if TYPE_CHECKING:
 
 POLICIES = {"keep-first": POLICY_KEEP_FIRST, "replace": POLICY_REPLACE, "keep-both-versions": POLICY_KEEP_BOTH}
 """The configuration's words → the flag in the record."""
+
+COMPARED_BYTES_MAX = 1 << 20
+"""Of two data sets that are compared before a C-STORE is answered: some milliseconds."""
+
+COMPARED_ELEMENTS_MAX = 5000
+"""Of each of them."""
+
+COMPARED_OTHERS_MAX = 2
+"""With the current one and the oldest of those kept aside: that may be what a router sends again and again."""
 
 VERSIONS_MAX = 100
 """The default of storage.versions_max."""
@@ -106,6 +119,43 @@ class Store:
                     note_damage(self.index, stored, error)
                     return None
                 stored = again
+        return None
+
+    def resent(
+        self,
+        entry: Entry,
+        payload: Sequence[Buffer],
+        length: int,
+        *,
+        durable: bool,
+        bytes_max: int = COMPARED_BYTES_MAX,
+        elements_max: int = COMPARED_ELEMENTS_MAX,
+    ) -> Instance | None:
+        """What is stored of an entry's UID with the same content in other bytes, synced with `durable`. Blocks.
+
+        None: there is none, or it would take long to find out.
+        """
+        if length > bytes_max:
+            return None
+        syntax = transfer_syntax.of(entry.transfer_syntax_uid.decode("utf-8", "replace"))
+        current = self.index.locate(entry.sop_instance_uid)
+        if current is None or syntax.deflated:
+            return None
+        kept = [each for each in self.index.versions(entry.sop_instance_uid) if each.stamp != current.stamp]
+        side = likeness.Side(Whole(b"".join(payload)), syntax)
+        for stored in [current, *kept][:COMPARED_OTHERS_MAX]:
+            of_stored = transfer_syntax.of(stored.transfer_syntax_uid)
+            if stored.position.payload_length > bytes_max or of_stored.deflated:
+                continue
+            try:
+                data = self.reader.read(stored.position, verify=True)
+            except CorruptRecord:
+                continue  # the two stay beside each other
+            if likeness.is_same(side, likeness.Side(Whole(data), of_stored), elements_max=elements_max):
+                if durable:
+                    with self._final_failures():
+                        self.reader.sync(stored.position.segment_id)
+                return stored
         return None
 
     def is_whole(self, stored: Instance) -> bool:

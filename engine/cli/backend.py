@@ -126,6 +126,7 @@ _WORDS = {"kept_aside": "versions", "quarantined": "unparseable"}
 def import_paths(config: Config, paths: list[Path], jobs: int | None, progress: Progress) -> ImportSummary:
     """Stores files, folders, zip archives and DICOMDIR media, by the rules that hold for C-STORE too."""
     from engine.archive.archive import StorageOptions
+    from engine.archive.care import resent
     from engine.archive.interchange import importer
 
     with opened(config, create=True, progress=progress) as archive:
@@ -137,9 +138,17 @@ def import_paths(config: Config, paths: list[Path], jobs: int | None, progress: 
                 versions_max=config.storage.versions_max,
             ),
         )
-        return importer.import_paths(
+        began_ns = time.time_ns()
+        summary = importer.import_paths(
             archive, paths, jobs=jobs or config.workers, progress=progress, policy=config.duplicates
         )
+        if summary.kept_aside:
+            # What is to be decoded to be compared, and what came twice in one batch.
+            settler = resent.Settler(archive, reserve_bytes=config.limits.disk_reserve_bytes, since_ns=began_ns)
+            same = min(settler.run(), summary.kept_aside)
+            summary.kept_aside -= same
+            summary.duplicates += same
+        return summary
 
 
 NOT_DICOM = "not DICOM"

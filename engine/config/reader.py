@@ -21,6 +21,7 @@ from engine.config.schema import (
     Coercion,
     Config,
     Duplicates,
+    DuplicatesAnswer,
     Durability,
     LogFormat,
     LogLevel,
@@ -393,6 +394,7 @@ def _reason(key: str, message: str, value: object) -> str:
 _CHOICES: dict[str, tuple[str, ...]] = {
     "durability": get_args(Durability),
     "duplicates": get_args(Duplicates),
+    "duplicates_answer": get_args(DuplicatesAnswer),
     "may": get_args(Permission),
     "format": get_args(LogFormat),
     "level": get_args(LogLevel),

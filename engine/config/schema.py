@@ -17,6 +17,7 @@ from engine.config.titles import TITLE_BYTES_MAX, names, wire_forms
 
 Durability = Literal["durable", "write-behind"]
 Duplicates = Literal["keep-first", "replace", "keep-both-versions"]
+DuplicatesAnswer = Literal["warning", "success"]
 Permission = Literal["store", "query", "retrieve", "destination"]
 AgeBy = Literal["received", "study-date"]
 QueryOption = Literal["relational", "date-time", "fuzzy", "timezone", "empty-values", "multiple-values"]
@@ -561,7 +562,13 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     duplicates: Duplicates = "keep-first"
     """What becomes of a known SOP Instance UID with other bytes: the first stays current and the new one is kept
     aside; the new one replaces it; or the new one is current and the first is kept aside. A UID should never
-    come back with other contents (PS3.5 9.1), so the safest is to change nothing that was already seen."""
+    come back with other contents (PS3.5 9.1), so the safest is to change nothing that was already seen. The same
+    content in another transfer syntax, with other lengths or padding is never such a conflict."""
+
+    duplicates_answer: DuplicatesAnswer = "warning"
+    """What the sender of an instance that is kept aside hears: warning (B000) or success (0000). Large and compressed
+    instances are compared with the current one after the answer, so nobody knows yet whether they are the same;
+    success is for routers that take B000 for a failure and send again. Both ways it is stored."""
 
     accept_unknown_peers: bool = True
     """Whether AE titles without a [[peer]] may store, query and retrieve by C-GET. Never a destination."""

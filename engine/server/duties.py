@@ -1,4 +1,5 @@
-"""What a caretaker does in the background, a step at a time: compaction, retention, scrubbing, re-indexing.
+"""What a caretaker does in the background, a step at a time: compaction, retention, scrubbing, re-indexing, and looking
+whether versions kept aside say the same as what is current.
 
 A duty says after each step how long it can wait for the next one, and tells what it has done in numbers. It raises what
 goes wrong; `caretaker` decides what follows from that. A new duty is a class like these and a line in `DUTIES`.
@@ -17,6 +18,7 @@ from engine.archive.archive import Archive
 from engine.archive.care import retention
 from engine.archive.care.compaction import Compactor
 from engine.archive.care.reindex import Reindexer
+from engine.archive.care.resent import Settler
 from engine.archive.care.scrub import Scrubber
 from engine.config import Config, Retention
 from engine.errors import RetentionRefused
@@ -34,6 +36,9 @@ SCRUB_TICK_S = 0.5
 SCRUB_REST_S = 10.0
 """How long it waits while no pass is due."""
 
+
+RESENT_REST_S = 2.0
+"""How long it waits until it asks again whether a version was kept aside: one read of a counter."""
 
 REINDEX_REST_S = 10.0
 """How long it waits until it asks again whether a segment has been sealed."""
@@ -207,11 +212,32 @@ class ReindexDuty:
         return {**self._reindexer.status(), **counters}
 
 
+class ResentDuty:
+    """Retires versions that were kept aside and have the same content as another one of their UID."""
+
+    name = "resent"
+
+    def __init__(self, archive: Archive, config: Config, stopping: threading.Event) -> None:
+        self._settler = Settler(archive, reserve_bytes=config.limits.disk_reserve_bytes, stopped=stopping.is_set)
+
+    def configure(self, config: Config) -> None:
+        """Nothing that could be set."""
+
+    def step(self) -> float:
+        """One batch."""
+        return BETWEEN_STEPS_S if self._settler.step() else RESENT_REST_S
+
+    def stats(self) -> dict[str, object]:
+        """Versions since the start: compared, of the same content and so retired, of another one."""
+        return {f"{name}_since_start": count for name, count in self._settler.counters.as_dict().items()}
+
+
 DUTIES: tuple[Callable[[Archive, Config, threading.Event], Duty], ...] = (
     CompactionDuty,
     RetentionDuty,
     ScrubDuty,
     ReindexDuty,
+    ResentDuty,
 )
 """What every caretaker does."""
 

@@ -206,7 +206,7 @@ class StorageProvider:
             sop_instance_uid=rq.affected_sop_instance_uid,
             outcome=outcome.name.lower(),
         )
-        if outcome is Outcome.KEPT_ASIDE:
+        if outcome is Outcome.KEPT_ASIDE and self._services.config.duplicates_answer == "warning":
             return StoreStatus.COERCION_OF_DATA_ELEMENTS, KEPT_ASIDE_COMMENT
         return StoreStatus.SUCCESS, ""
 

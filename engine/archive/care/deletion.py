@@ -174,8 +174,35 @@ def write_tombstones(
             tombstone = Tombstone(
                 UNPLACED, stamp, level, uid, part, target_stamp, deleted_ns, bounded(by), bounded(reason)
             )
-            tombstone.position = store.log.append(Kind.TOMBSTONE, 0, stamp, uid, tombstone.pack_meta(), [], 0, 0)
             tombstones.append(tombstone)
+    _write(archive, tombstones)
+
+
+def write_drops(archive: Archive, drops: Sequence[tuple[bytes, int]], *, by: str, reason: str) -> None:
+    """A tombstone for each record of a SOP Instance UID and stamp, synced together; hold `locks.ledger`.
+
+    Raises StorageFull, StorageFailed or IndexError_.
+    """
+    if not drops:
+        return
+    stamp = archive.ledger().next_stamp(max(stamp for _, stamp in drops))
+    now_ns = time.time_ns()
+    _write(
+        archive,
+        [
+            Tombstone(UNPLACED, stamp, Level.IMAGE, uid, (uid,), target_stamp, now_ns, bounded(by), bounded(reason))
+            for uid, target_stamp in drops
+        ],
+    )
+
+
+def _write(archive: Archive, tombstones: Sequence[Tombstone]) -> None:
+    """Appends them, makes them durable, then visible."""
+    store = archive.ledger()
+    for tombstone in tombstones:
+        tombstone.position = store.log.append(
+            Kind.TOMBSTONE, 0, tombstone.stamp, tombstone.uid, tombstone.pack_meta(), [], 0, 0
+        )
     commit(store.log, LedgerCopy(archive.layout, archive.files), tombstones)
     archive.index.apply([], tombstones)
     store.seal_rolled()

@@ -71,7 +71,7 @@ class ImportSummary:
 
     stored: int = 0
     duplicates: int = 0
-    """Were there already, with the same bytes."""
+    """Were there already, with the same bytes or the same content."""
     kept_aside: int = 0
     """Another instance has their SOP Instance UID and stays current."""
     replaced: int = 0

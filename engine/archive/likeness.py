@@ -1,0 +1,88 @@
+"""Whether two instances of one UID have the same content: what `dicom.comparison` says, through compression too.
+
+    native, or both in one syntax         element by element; fragments by their bytes
+    compressed without loss, otherwise    the rest of the data set first, then both with decoded pixels
+    compressed with loss, otherwise       not the same
+    cannot be read, or decoded            not the same
+
+Says yes only when everything has been read and compared; memory is bounded whatever the lengths are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from engine.dicom.comparison import Comparison
+from engine.dicom.content import ELEMENTS_MAX, PIXEL_DATA, Contents
+from engine.dicom.sources import Source
+from engine.dicom.transfer_syntax import TransferSyntax
+from engine.errors import DataSetError, TranscodeError
+from engine.index.types import Instance
+
+LOSSLESS: Final = frozenset(
+    {
+        "1.2.840.10008.1.2.1.98",
+        "1.2.840.10008.1.2.4.57",
+        "1.2.840.10008.1.2.4.70",
+        "1.2.840.10008.1.2.4.80",
+        "1.2.840.10008.1.2.4.90",
+        "1.2.840.10008.1.2.4.201",
+        "1.2.840.10008.1.2.4.202",
+        "1.2.840.10008.1.2.5",
+    }
+)
+"""Compressed syntaxes that are decoded here and lose nothing."""
+
+OF_PIXELS: Final = frozenset({PIXEL_DATA, 0x00280004, 0x00280006, 0x7FE00001, 0x7FE00002})
+"""What a change of compression changes: Pixel Data, Photometric Interpretation, Planar Configuration, offset tables."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of two data sets, not deflated."""
+
+    source: Source
+    syntax: TransferSyntax
+
+    def contents(self, elements_max: int = ELEMENTS_MAX) -> Contents:
+        """Its elements."""
+        return Contents(self.source, self.syntax, elements_max=elements_max)
+
+
+Decode: TypeAlias = Callable[[Side], Side]
+"""The same data set with native pixels. Raises TranscodeError."""
+
+
+def may_be_same(one: Instance, other: Instance) -> bool:
+    """Whether the index knows nothing that differs."""
+    return (one.sop_class_uid, one.sop_instance_uid, one.series_instance_uid, one.study_instance_uid) == (
+        other.sop_class_uid,
+        other.sop_instance_uid,
+        other.series_instance_uid,
+        other.study_instance_uid,
+    )
+
+
+def is_same(left: Side, right: Side, *, decode: Decode | None = None, elements_max: int = ELEMENTS_MAX) -> bool:
+    """See the module's head; without `decode` nothing is decoded. Raises what reading raises."""
+    try:
+        return _is_same(left, right, decode, elements_max)
+    except (DataSetError, TranscodeError):
+        return False
+
+
+def _is_same(left: Side, right: Side, decode: Decode | None, elements_max: int) -> bool:
+    def compared(one: Side, other: Side, without: frozenset[int] = frozenset()) -> bool:
+        return Comparison(one.contents(elements_max), other.contents(elements_max), without=without).is_same
+
+    if compared(left, right):
+        return True
+    packed = [side for side in (left, right) if side.syntax.encapsulated]
+    if decode is None or not packed or any(side.syntax.uid not in LOSSLESS for side in packed):
+        return False
+    if not compared(left, right, OF_PIXELS):
+        return False
+    left, right = [decode(side) if side.syntax.encapsulated else side for side in (left, right)]
+    return compared(left, right)

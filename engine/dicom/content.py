@@ -1,0 +1,242 @@
+"""A data set of any length as its elements, wherever it lies: level by level, values only when they are asked for.
+
+What `dicom.comparison` needs: both forms of length, implicit VR within UN (PS3.5 6.2.2), both byte orders; not what is
+deflated. Holds a block of the source and the elements of the levels that are open. What an attacker can make long is
+bounded: so many elements in all, so many on one level, so many levels. Standard: PS3.5 section 7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from engine.errors import DataSetError
+
+from . import elements, tags
+from .identifier import LONG_VRS, NUMBER_BYTES
+from .transfer_syntax import BIG_ENDIAN, EXPLICIT_VR
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from .sources import Source
+    from .transfer_syntax import TransferSyntax
+
+ELEMENTS_MAX: Final = 1_000_000
+"""Headers that are read, again and again ones included: seconds."""
+LEVEL_ELEMENTS_MAX: Final = 50_000
+"""Of one data set or item: a few megabytes."""
+FRAGMENTS_MAX: Final = 200_000
+NESTING_MAX: Final = 64
+UNDEFINED: Final = 0xFFFFFFFF
+
+PIXEL_DATA: Final = 0x7FE00010
+_ITEM: Final = 0xFFFEE000
+_ITEM_END: Final = 0xFFFEE00D
+_SEQUENCE_END: Final = 0xFFFEE0DD
+_BLOCK_BYTES: Final = 16 << 10
+_VRS: Final = LONG_VRS | {
+    *("AE", "AS", "AT", "CS", "DA", "DS", "DT", "FL", "FD", "IS", "LO", "LT", "PN", "SH", "SL", "SS", "ST", "TM"),
+    *("UI", "UL", "US"),
+}
+
+
+class Element(NamedTuple):
+    """One element, and where its value lies."""
+
+    tag: int
+    vr: str
+    """Of the dictionary where the data set does not say; UN where neither knows."""
+    offset: int
+    """Of the value, in bytes."""
+    length: int
+    """Of the value, without a delimiter."""
+    is_open: bool
+    """Of undefined length: items, or the fragments of Pixel Data."""
+    encoding: int
+    """Of the items within."""
+    number_bytes: int
+    """Of the numbers that are to be turned round; 1: none."""
+
+    @property
+    def has_fragments(self) -> bool:
+        """Whether these are the fragments of encapsulated Pixel Data (PS3.5 A.4)."""
+        return self.is_open and self.tag == PIXEL_DATA
+
+    @property
+    def has_items(self) -> bool:
+        """Whether this is a sequence for certain."""
+        return self.vr == "SQ" or (self.is_open and self.tag != PIXEL_DATA)
+
+
+class Contents:
+    """The elements of one data set."""
+
+    def __init__(self, source: Source, syntax: TransferSyntax, *, elements_max: int = ELEMENTS_MAX) -> None:
+        self._source = source
+        self._block, self._block_at = b"", 0
+        self._left = elements_max
+        self.encoding = elements.encoding_of(bytes(source.read(0, 8)), syntax) if source.length >= 8 else 0
+        self.length = source.length
+
+    def root(self) -> tuple[list[Element], int]:
+        """The elements, and the offset of what lies behind them and is none. Raises DataSetError."""
+        found: list[Element] = []
+        at = 0
+        while self.length - at >= 8:
+            try:
+                element, after = self._element(at, self.length, self.encoding, 0)
+            except DataSetError:
+                if not found or self._left < 0:
+                    raise
+                break
+            if not element.tag >> 16:
+                break
+            self._keep(found, element)
+            at = after
+        return found, at
+
+    def items(self, element: Element, encoding: int | None = None) -> Iterator[list[Element]]:
+        """The elements of each item of a sequence, in the element's encoding or another. Raises DataSetError."""
+        inner = element.encoding if encoding is None else encoding
+        for at, end, is_open in self._items(element, inner):
+            yield self._elements(at, end, self._encoding_at(at, end, inner), 1, is_open)[0]
+
+    def fragments(self, element: Element) -> list[tuple[int, int]]:
+        """Offset and length of the Basic Offset Table and of each fragment of Pixel Data. Raises DataSetError."""
+        found: list[tuple[int, int]] = []
+        for at, end, is_open in self._items(element, element.encoding):
+            if is_open:
+                raise DataSetError(f"a fragment of undefined length at offset {at}")
+            if len(found) == FRAGMENTS_MAX:
+                raise DataSetError(f"more than {FRAGMENTS_MAX} fragments")
+            found.append((at, end - at))
+        return found
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Bytes as they lie there."""
+        return bytes(self._source.read(offset, count))
+
+    def value(self, element: Element, start: int = 0, count: int | None = None) -> bytes:
+        """A value, or a piece of it that begins at a number: numbers in little endian."""
+        rest = element.length - start
+        piece = self.read(element.offset + start, rest if count is None else min(count, rest))
+        width = element.number_bytes
+        if width == 1 or len(piece) % width:
+            return piece
+        turned = bytearray(len(piece))
+        for byte in range(width):
+            turned[byte::width] = piece[width - 1 - byte :: width]
+        return bytes(turned)
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _keep(self, found: list[Element], element: Element) -> None:
+        if len(found) == LEVEL_ELEMENTS_MAX:
+            raise DataSetError(f"more than {LEVEL_ELEMENTS_MAX} elements on one level")
+        found.append(element)
+
+    def _elements(self, at: int, end: int, encoding: int, depth: int, is_open: bool) -> tuple[list[Element], int]:
+        """The elements from `at` on, and where they end: at `end`, or behind the item's delimiter."""
+        found: list[Element] = []
+        while is_open or end - at >= 8:
+            if is_open and self._tag(at, end, encoding) == _ITEM_END:
+                return found, at + 8
+            element, at = self._element(at, end, encoding, depth)
+            self._keep(found, element)
+        return found, end
+
+    def _element(self, at: int, end: int, encoding: int, depth: int) -> tuple[Element, int]:
+        tag = self._tag(at, end, encoding)
+        if tag >> 16 == 0xFFFE:
+            raise DataSetError(f"a delimiter at offset {at} where an element should begin")
+        order: Literal["big", "little"] = "big" if encoding & BIG_ENDIAN else "little"
+        head = self._peek(at, 12)
+        given = vr = ""
+        offset, width = at + 8, 4
+        length_at = 4
+        if encoding & EXPLICIT_VR:
+            given = head[4:6].decode("latin-1")
+            if given not in _VRS:
+                raise DataSetError(f"no VR at offset {at + 4}")
+            if given in LONG_VRS:
+                offset, length_at = at + 12, 8
+            else:
+                length_at, width = 6, 2
+        length = int.from_bytes(head[length_at : length_at + width], order)
+        if offset > end:
+            raise DataSetError(f"the element at offset {at} is cut")
+        vr = given if given not in ("", "UN") else tags.vr_of(tag)
+        inner = 0 if given == "UN" else encoding
+        number_bytes = NUMBER_BYTES.get(given, 1) if encoding & BIG_ENDIAN else 1
+        if width == 4 and length == UNDEFINED:
+            value_end, after = self._skip_items(offset, end, inner, depth)
+            return Element(tag, vr, offset, value_end - offset, True, inner, 1), after
+        if offset + length > end:
+            raise DataSetError(f"the element at offset {at} goes beyond the end")
+        return Element(tag, vr, offset, length, False, inner, number_bytes), offset + length
+
+    def _items(self, element: Element, encoding: int) -> Iterator[tuple[int, int, bool]]:
+        """Where each item begins and its elements end at the latest, and whether its length is undefined."""
+        at, end = element.offset, element.offset + element.length
+        while end - at >= 8:
+            start, length = self._item(at, end, encoding)
+            if length == UNDEFINED:
+                yield start, end, True
+                at = self._skip_elements(start, end, self._encoding_at(start, end, encoding), 1)
+            else:
+                yield start, start + length, False
+                at = start + length
+
+    def _skip_items(self, at: int, end: int, encoding: int, depth: int) -> tuple[int, int]:
+        """Where the items that begin at `at` end, without their delimiter and with it."""
+        if depth == NESTING_MAX:
+            raise DataSetError(f"sequences nest more than {NESTING_MAX} deep")
+        while self._tag(at, end, encoding) != _SEQUENCE_END:
+            start, length = self._item(at, end, encoding)
+            if length == UNDEFINED:
+                at = self._skip_elements(start, end, self._encoding_at(start, end, encoding), depth + 1)
+            else:
+                at = start + length
+        return at, at + 8
+
+    def _skip_elements(self, at: int, end: int, encoding: int, depth: int) -> int:
+        while self._tag(at, end, encoding) != _ITEM_END:
+            _, at = self._element(at, end, encoding, depth)
+        return at + 8
+
+    def _item(self, at: int, end: int, encoding: int) -> tuple[int, int]:
+        """Where an item's elements begin, and their length."""
+        if self._tag(at, end, encoding) != _ITEM:
+            raise DataSetError(f"no item at offset {at}")
+        length = int.from_bytes(self._peek(at, 8)[4:], "big" if encoding & BIG_ENDIAN else "little")
+        if length != UNDEFINED and at + 8 + length > end:
+            raise DataSetError(f"the item at offset {at} goes beyond the end")
+        return at + 8, length
+
+    def _encoding_at(self, at: int, end: int, encoding: int) -> int:
+        """The encoding within an item: implicit VR may begin there, explicit VR may not."""
+        head = self._peek(at, 8)
+        if end - at < 8 or not encoding & EXPLICIT_VR or head[4:6].decode("latin-1") in _VRS:
+            return encoding
+        if self._tag(at, end, encoding) == _ITEM_END:
+            return encoding
+        return encoding & ~EXPLICIT_VR
+
+    def _tag(self, at: int, end: int, encoding: int) -> int:
+        if end - at < 8:
+            raise DataSetError(f"the data set ends within a sequence at offset {at}")
+        self._left -= 1
+        if self._left < 0:
+            raise DataSetError("too many elements")
+        head = self._peek(at, 4)
+        if encoding & BIG_ENDIAN:
+            return head[0] << 24 | head[1] << 16 | head[2] << 8 | head[3]
+        return head[1] << 24 | head[0] << 16 | head[3] << 8 | head[2]
+
+    def _peek(self, at: int, count: int) -> bytes:
+        start = at - self._block_at
+        if start < 0 or start + count > len(self._block):
+            self._block, self._block_at = self.read(at, _BLOCK_BYTES), at
+            start = 0
+        return self._block[start : start + count]
