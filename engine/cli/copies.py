@@ -162,9 +162,10 @@ def _connector(layout: Layout, target: str, secret: Path | None, create: bool) -
 
 def listen(config: Config, host: str, port: int, secret: Path, show: Callable[[str], None]) -> None:
     """Takes a replication from another Filmroom into the data directory, until SIGTERM or Ctrl-C."""
-    from engine.archive.copies import replica_link
+    from engine.archive.copies.replica_link import read_secret
+    from engine.archive.copies.replica_listener import Listener
 
-    listener = replica_link.Listener(host, port, config.data, replica_link.read_secret(secret))
+    listener = Listener(host, port, config.data, read_secret(secret))
     show(f"filmroom replicate: listening on {host}:{listener.port}, replica in {config.data}; not encrypted")
     with _until_told(listener.close) as stop:
         listener.run(stop, show)

@@ -11,7 +11,7 @@ import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -19,10 +19,11 @@ import pytest
 from engine.archive import layout as layouts
 from engine.archive.archive import Archive, StorageOptions
 from engine.archive.care.compaction import Compactor
-from engine.archive.copies import extent, replica_link, replication
+from engine.archive.copies import extent, replica_link, replica_listener, replication
 from engine.archive.copies.backup import back_up
 from engine.archive.copies.replica import Destination, Held, Replica, Shipped, promote, read_status
-from engine.archive.copies.replica_link import Frame, Listener, RemoteReplica
+from engine.archive.copies.replica_link import Frame, Line, RemoteReplica
+from engine.archive.copies.replica_listener import Listener
 from engine.archive.copies.replication import Replication, Status
 from engine.archive.copies.restore import restore
 from engine.archive.layout import Layout
@@ -915,6 +916,93 @@ def test_rubbish_instead_of_a_proof_ends_the_connection_and_nothing_else(tmp_pat
                     continue
         assert not (tmp_path / "replica").exists()
         RemoteReplica("127.0.0.1", listener.port, SECRET, bytes(16), "").close()
+
+
+def test_an_honest_source_gets_in_while_others_only_connect_or_trickle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica_listener, "UNPROVEN_MAX", 8)
+    with listening(tmp_path / "replica") as listener, ExitStack() as held:
+        for number in range(40):
+            sock = held.enter_context(socket.create_connection(("127.0.0.1", listener.port), 10))
+            with suppress(OSError):
+                sock.sendall(struct.pack("<IB", 112, Frame.PROVE)[: number % 6])
+        RemoteReplica("127.0.0.1", listener.port, SECRET, bytes(16), "").close()
+        assert sum(thread.name == "replica-guest" for thread in threading.enumerate()) <= 8 + 1 + 40
+
+
+@pytest.mark.parametrize("length", [2049, 1 << 20])
+def test_a_frame_before_the_proof_is_small(tmp_path: Path, length: int) -> None:
+    with listening(tmp_path / "replica") as listener:
+        with socket.create_connection(("127.0.0.1", listener.port), 10) as sock:
+            sock.sendall(struct.pack("<IB", length, Frame.PROVE))
+            while sock.recv(1000):
+                continue
+
+
+def test_a_handshake_has_one_deadline_however_its_bytes_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(replica_link.time, "monotonic", lambda: now[0])
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        line = Line.__new__(Line)
+        line._sock, line._until_s, line._body_bytes_max = ours, 110.0, 2048
+
+        class Trickling:
+            def settimeout(self, seconds: float) -> None:
+                ours.settimeout(seconds)
+
+            def recv(self, count: int) -> bytes:
+                now[0] += 3
+                return ours.recv(1)
+
+        line._sock = Trickling()  # type: ignore[assignment]
+        _send(theirs, Frame.PROVE, bytes(100))
+        with pytest.raises(ReplicationFailed, match="timed out"):
+            line.receive()
+        assert now[0] <= 113
+
+
+def test_a_frame_after_the_proof_needs_a_least_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(replica_link.time, "monotonic", lambda: now[0])
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+
+        class Trickling:
+            def settimeout(self, seconds: float) -> None:
+                ours.settimeout(seconds)
+
+            def recv(self, count: int) -> bytes:
+                now[0] += 9
+                return ours.recv(1)
+
+        line = Line.__new__(Line)
+        line._sock, line._until_s, line._body_bytes_max = Trickling(), None, 1 << 20  # type: ignore[assignment]
+        _send(theirs, Frame.DATA, bytes(1000))
+        with pytest.raises(ReplicationFailed, match="timed out"):
+            line.receive()
+
+
+def test_a_source_takes_the_place_of_itself_before_an_outage_and_of_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica_listener, "TURN_S", 0.5)
+    with listening(tmp_path / "replica") as listener:
+        first = RemoteReplica("127.0.0.1", listener.port, SECRET, bytes(16), "")
+        assert first.held() == {}
+        second = RemoteReplica("127.0.0.1", listener.port, SECRET, bytes(16), "")
+        with pytest.raises(ReplicationFailed, match="another replication to here is running"):
+            second.held()
+        second.close()
+        monkeypatch.setattr(replica_listener, "SILENT_S", -1.0)  # as if it had been silent
+        third = RemoteReplica("127.0.0.1", listener.port, SECRET, bytes(16), "")
+        assert third.held() == {}
+        with pytest.raises(ReplicationFailed):
+            first.tell({"state": "x"})
+            first.commit([])
+        for one in (first, third):
+            one.close()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ It is NOT encrypted: who can read the line reads the instances, and who can chan
 private network or into a tunnel (WireGuard, ssh, stunnel). The secret that both ends have in a file proves each to the
 other and never crosses the line; what follows is bound to the connection by nothing but TCP.
 
+Before the proof frames are small and all of the handshake has one deadline; a frame after it has one by its length.
+
     frame    length u32 of the body | kind u8 | body, at most BODY_BYTES_MAX | crc32c u32 of kind and body
 
     source                                    replica             all numbers little endian
@@ -29,25 +31,21 @@ import secrets
 import socket
 import stat
 import struct
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import orjson
 
-from engine import log
-from engine.archive.copies.replica import STATUS_BYTES_MAX, Held, Replica, Shipped
-from engine.errors import EngineError, ReplicationFailed
-from engine.storage.files import Files
+from engine.archive.copies.replica import STATUS_BYTES_MAX, Held, Shipped
+from engine.errors import ReplicationFailed
 from engine.storage.record import crc32c
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-logger = log.get("archive.replica_link")
 
 FORMAT = 1
 BODY_BYTES_MAX = (1 << 20) + 64
@@ -56,19 +54,23 @@ ENTRIES_MAX = 10_000
 NONCE_BYTES = 32
 SECRET_BYTES_MIN = 16
 SECRET_BYTES_MAX = 4096
+HANDSHAKE_BYTES_MAX = 2048
+"""Of a frame before the proof."""
 HANDSHAKE_TIMEOUT_S = 10.0
+"""From the connection to the proof, however the bytes come."""
 TIMEOUT_S = 60.0
-"""Within a connection; the source says something every few seconds, and a sync of the replica takes less."""
-BACKLOG = 4
+"""Until the next frame begins; the source says something every few seconds, and a sync of the replica takes less."""
+LEAST_BYTES_PER_S = 8192
+"""A frame that has begun has TIMEOUT_S and this rate to be whole."""
 
 _FRAME = struct.Struct("<IB")
 _CRC = struct.Struct("<I")
-_HELLO = struct.Struct("<I32s")
-_PROVE = struct.Struct("<16s16s32s32s")
-_HELD = struct.Struct("<QQQBI")
-_PLACE = struct.Struct("<QQQ")
-_SHIPPED = struct.Struct("<QQQB")
-_ID = struct.Struct("<Q")
+HELLO = struct.Struct("<I32s")
+PROVE = struct.Struct("<16s16s32s32s")
+HELD = struct.Struct("<QQQBI")
+PLACE = struct.Struct("<QQQ")
+SHIPPED = struct.Struct("<QQQB")
+ID = struct.Struct("<Q")
 
 
 class Frame(IntEnum):
@@ -103,33 +105,47 @@ def read_secret(path: Path) -> bytes:
     return secret
 
 
-def _proof(secret: bytes, role: bytes, *parts: bytes) -> bytes:
+def proof(secret: bytes, role: bytes, *parts: bytes) -> bytes:
+    """That the end of this role knows the secret."""
     return hmac.new(secret, b"\0".join((b"filmroom replica", role, *parts)), sha256).digest()
 
 
-class _Line:
-    """Frames over a socket."""
+class Line:
+    """Frames over a socket: small ones until `prove`, all before one deadline."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._until_s: float | None = time.monotonic() + HANDSHAKE_TIMEOUT_S
+        self._body_bytes_max = HANDSHAKE_BYTES_MAX
+        self.heard_s = time.monotonic()
+        """When the other end was last heard (`time.monotonic`)."""
+
+    def prove(self) -> None:
+        """Both ends know the secret: larger frames, for as long as they come."""
+        self._until_s = None
+        self._body_bytes_max = BODY_BYTES_MAX
 
     def send(self, kind: int, *parts: Buffer) -> None:
         """One frame. Raises ReplicationFailed when the connection is lost."""
         body = b"".join(parts)
         tail = _CRC.pack(crc32c(body, crc32c(bytes([kind]))))
         try:
+            self._wait_until(self._due_s(len(body)))
             self._sock.sendall(b"".join((_FRAME.pack(len(body), kind), body, tail)))
         except OSError as error:
             raise ReplicationFailed(f"the connection is lost: {error.strerror or error}") from error
 
     def receive(self) -> tuple[int, bytes]:
         """The next frame. Raises ReplicationFailed when there is none, or what comes is no frame."""
-        length, kind = _FRAME.unpack(self._exactly(_FRAME.size))
-        if length > BODY_BYTES_MAX or not Frame.HELLO <= kind <= Frame.REFUSED:
+        head = self._exactly(1, self._due_s(0))
+        head += self._exactly(_FRAME.size - 1, self._due_s(0))
+        length, kind = _FRAME.unpack(head)
+        if length > self._body_bytes_max or not Frame.HELLO <= kind <= Frame.REFUSED:
             raise ReplicationFailed("the other end does not speak this protocol")
-        body = self._exactly(length)
-        if _CRC.unpack(self._exactly(_CRC.size))[0] != crc32c(body, crc32c(bytes([kind]))):
+        rest = self._exactly(length + _CRC.size, self._due_s(length))
+        body = rest[:length]
+        if _CRC.unpack(rest[length:])[0] != crc32c(body, crc32c(bytes([kind]))):
             raise ReplicationFailed("a frame came damaged")
         if kind == Frame.REFUSED:
             text = body[1:1025].decode("utf-8", "replace")
@@ -143,41 +159,61 @@ class _Line:
             raise ReplicationFailed(f"a frame of kind {found} where {kind} should be")
         return body
 
-    def _exactly(self, length: int) -> bytes:
+    def _due_s(self, length: int) -> float:
+        """Until when a frame of so many bytes has to be through."""
+        if self._until_s is not None:
+            return self._until_s
+        return time.monotonic() + TIMEOUT_S + length / LEAST_BYTES_PER_S
+
+    def _wait_until(self, due_s: float) -> None:
+        left_s = due_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("timed out")
+        self._sock.settimeout(left_s)
+
+    def _exactly(self, length: int, due_s: float) -> bytes:
         data = bytearray()
         while len(data) < length:
             try:
+                self._wait_until(due_s)
                 piece = self._sock.recv(min(length - len(data), 1 << 18))
             except OSError as error:
                 raise ReplicationFailed(f"the connection is lost: {error.strerror or error}") from error
             if not piece:
                 raise ReplicationFailed("the other end has closed the connection")
+            self.heard_s = time.monotonic()
             data += piece
         return bytes(data)
 
-    def timeout(self, seconds: float) -> None:
-        """For each wait from now on."""
-        self._sock.settimeout(seconds)
+    def cut(self) -> None:
+        """Ends the connection from another thread: whoever waits for it wakes up."""
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # not connected any more
 
     def close(self) -> None:
         """Ends the connection."""
         self._sock.close()
 
 
-def _unpack(shape: struct.Struct, body: bytes, end: int | None = None) -> tuple[int, ...]:
+def unpack(shape: struct.Struct, body: bytes, end: int | None = None) -> tuple[int, ...]:
+    """Raises ReplicationFailed."""
     try:
         return shape.unpack(body[:end])
     except struct.error as error:
         raise ReplicationFailed("a frame of a wrong length") from error
 
 
-def _entries(shape: struct.Struct, body: bytes) -> Iterator[tuple[int, ...]]:
+def entries(shape: struct.Struct, body: bytes) -> Iterator[tuple[int, ...]]:
+    """Rows of one shape. Raises ReplicationFailed."""
     if len(body) % shape.size:
         raise ReplicationFailed("a frame of a wrong length")
     yield from shape.iter_unpack(body)
 
 
-def _status(body: bytes) -> dict[str, object]:
+def status(body: bytes) -> dict[str, object]:
+    """What a source tells. Raises ReplicationFailed."""
     try:
         status = orjson.loads(body[:STATUS_BYTES_MAX])
     except ValueError as error:
@@ -197,23 +233,23 @@ class RemoteReplica:
             sock = socket.create_connection((host, port), HANDSHAKE_TIMEOUT_S)
         except OSError as error:
             raise ReplicationFailed(f"{host}:{port} cannot be reached: {error.strerror or error}") from error
-        self._line = _Line(sock)
+        self._line = Line(sock)
         try:
             self._prove(secret, archive_id, bytes.fromhex(lineage).ljust(16, b"\0"))
-            self._line.timeout(TIMEOUT_S)
+            self._line.prove()
         except BaseException:
             self._line.close()
             raise
 
     def _prove(self, secret: bytes, archive_id: bytes, lineage: bytes) -> None:
-        format_, theirs = _HELLO.unpack(_sized(self._line.expect(Frame.HELLO), _HELLO.size))
+        format_, theirs = HELLO.unpack(sized(self._line.expect(Frame.HELLO), HELLO.size))
         if format_ != FORMAT:
             raise ReplicationFailed(f"the replica speaks version {format_}, this is {FORMAT}", is_final=True)
         ours = secrets.token_bytes(NONCE_BYTES)
         parts = (theirs, ours, archive_id, lineage)
-        self._line.send(Frame.PROVE, _PROVE.pack(archive_id, lineage, ours, _proof(secret, b"source", *parts)))
+        self._line.send(Frame.PROVE, PROVE.pack(archive_id, lineage, ours, proof(secret, b"source", *parts)))
         answer = self._line.expect(Frame.WELCOME)
-        if not hmac.compare_digest(answer, _proof(secret, b"replica", *parts)):
+        if not hmac.compare_digest(answer, proof(secret, b"replica", *parts)):
             raise ReplicationFailed("the other end does not know the secret", is_final=True)
 
     def held(self) -> dict[int, Held]:
@@ -225,22 +261,22 @@ class RemoteReplica:
                 return held
             if kind != Frame.HELD:
                 raise ReplicationFailed(f"a frame of kind {kind} where {Frame.HELD} should be")
-            for segment_id, salt, length, is_sealed, tail_crc in _entries(_HELD, body):
+            for segment_id, salt, length, is_sealed, tail_crc in entries(HELD, body):
                 held[segment_id] = Held(salt, length, bool(is_sealed), tail_crc)
 
     def write(self, segment_id: int, salt: int, offset: int, data: bytes) -> None:
         """As `Replica.write`; what is wrong comes with the next answer."""
-        self._line.send(Frame.DATA, _PLACE.pack(segment_id, salt, offset), data)
+        self._line.send(Frame.DATA, PLACE.pack(segment_id, salt, offset), data)
 
     def commit(self, shipped: Sequence[Shipped]) -> None:
         """As `Replica.commit`."""
-        self._line.send(Frame.COMMIT, *(_SHIPPED.pack(*item) for item in shipped))
+        self._line.send(Frame.COMMIT, *(SHIPPED.pack(*item) for item in shipped))
         self._line.expect(Frame.DONE)
 
     def remove(self, segment_ids: Sequence[int]) -> None:
         """As `Replica.remove`."""
         for at in range(0, len(segment_ids), ENTRIES_MAX):
-            self._line.send(Frame.REMOVE, *(_ID.pack(segment_id) for segment_id in segment_ids[at : at + ENTRIES_MAX]))
+            self._line.send(Frame.REMOVE, *(ID.pack(segment_id) for segment_id in segment_ids[at : at + ENTRIES_MAX]))
             self._line.expect(Frame.DONE)
 
     def tell(self, status: Mapping[str, object]) -> None:
@@ -252,128 +288,8 @@ class RemoteReplica:
         self._line.close()
 
 
-def _sized(body: bytes, length: int) -> bytes:
+def sized(body: bytes, length: int) -> bytes:
+    """A body that has this length. Raises ReplicationFailed."""
     if len(body) != length:
         raise ReplicationFailed("a frame of a wrong length")
     return body
-
-
-# The replica's end -------------------------------------------------------------------------------
-
-
-class Listener:
-    """Takes sources one after the other and writes what they ship into one replica."""
-
-    def __init__(self, host: str, port: int, data: Path, secret: bytes, files: Files | None = None) -> None:
-        """Raises ReplicationFailed when the port cannot be had."""
-        self._data = data
-        self._secret = secret
-        self._files = files or Files()
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._sock = socket.socket(family, socket.SOCK_STREAM)
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            self._sock.bind((host, port))
-            self._sock.listen(BACKLOG)
-        except OSError as error:
-            self._sock.close()
-            what = f"{host}:{port} cannot be listened on"
-            raise ReplicationFailed(f"{what}: {error.strerror or error}", is_final=True) from error
-        self._line: _Line | None = None
-        self._closing = False
-
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        return int(self._sock.getsockname()[1])
-
-    def run(self, stop: threading.Event, on_event: Callable[[str], None] = lambda text: None) -> None:
-        """Until `stop`, and `close` from another thread or a signal handler."""
-        try:
-            while not stop.is_set():
-                try:
-                    sock, address = self._sock.accept()
-                except OSError:
-                    if stop.is_set():
-                        return
-                    logger.error("no connection could be accepted")
-                    stop.wait(1.0)
-                    continue
-                sock.settimeout(HANDSHAKE_TIMEOUT_S)
-                self._line = _Line(sock)
-                on_event(f"connected: {address[0]}")
-                try:
-                    self._serve(self._line)
-                except (EngineError, OSError) as error:
-                    on_event(f"disconnected: {error}")
-                    logger.warning("replication ended", peer=str(address[0]), reason=str(error))
-                finally:
-                    self._line.close()
-                    self._line = None
-        finally:
-            self._sock.close()
-
-    def close(self) -> None:
-        """Wakes `run` up."""
-        for sock in (self._sock, self._line._sock if self._line is not None else None):
-            if sock is not None:
-                try:
-                    sock.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass  # not connected, or gone
-
-    def _serve(self, line: _Line) -> None:
-        archive_id, lineage = self._admit(line)
-        line.timeout(TIMEOUT_S)
-        try:
-            replica = Replica(self._data, archive_id, lineage, self._files)
-        except EngineError as error:
-            self._refuse(line, error)
-        try:
-            self._send_held(line, replica)
-            while True:
-                kind, body = line.receive()
-                try:
-                    self._take(line, replica, kind, body)
-                except (EngineError, OSError) as error:
-                    self._refuse(line, error)
-        finally:
-            replica.close()
-
-    def _admit(self, line: _Line) -> tuple[bytes, str]:
-        ours = secrets.token_bytes(NONCE_BYTES)
-        line.send(Frame.HELLO, _HELLO.pack(FORMAT, ours))
-        archive_id, lineage, theirs, proof = _PROVE.unpack(_sized(line.expect(Frame.PROVE), _PROVE.size))
-        parts = (ours, theirs, archive_id, lineage)
-        if not hmac.compare_digest(proof, _proof(self._secret, b"source", *parts)):
-            self._refuse(line, ReplicationFailed("the secret is another one", is_final=True))
-        line.send(Frame.WELCOME, _proof(self._secret, b"replica", *parts))
-        return archive_id, lineage.hex() if lineage.strip(b"\0") else ""
-
-    def _send_held(self, line: _Line, replica: Replica) -> None:
-        rows = [_HELD.pack(segment_id, *item) for segment_id, item in replica.held().items()]
-        for at in range(0, len(rows), ENTRIES_MAX):
-            line.send(Frame.HELD, *rows[at : at + ENTRIES_MAX])
-        line.send(Frame.HELD_END)
-
-    def _take(self, line: _Line, replica: Replica, kind: int, body: bytes) -> None:
-        match kind:
-            case Frame.DATA:
-                segment_id, salt, offset = _unpack(_PLACE, body, _PLACE.size)
-                replica.write(segment_id, salt, offset, body[_PLACE.size :])
-            case Frame.COMMIT:
-                rows = _entries(_SHIPPED, body)
-                replica.commit([Shipped(row[0], row[1], row[2], bool(row[3])) for row in rows])
-                line.send(Frame.DONE)
-            case Frame.REMOVE:
-                replica.remove([segment_id for (segment_id,) in _entries(_ID, body)])
-                line.send(Frame.DONE)
-            case Frame.TELL:
-                replica.tell(_status(body))
-            case _:
-                raise ReplicationFailed(f"a frame of kind {kind} is not for a replica")
-
-    def _refuse(self, line: _Line, error: EngineError | OSError) -> NoReturn:
-        is_final = isinstance(error, ReplicationFailed) and error.is_final
-        line.send(Frame.REFUSED, bytes([is_final]), str(error).encode()[:1024])
-        raise error

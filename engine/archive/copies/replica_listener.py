@@ -1,0 +1,239 @@
+"""Where a replica over the network takes its source: `filmroom replicate --listen`. The protocol is `replica_link`'s.
+
+    accepted ──► unproven, a thread each, UNPROVEN_MAX of them ──► proven: one at a time writes the replica
+                 └─ one more: the oldest of the address with the most goes
+
+So whoever trickles bytes or only connects keeps nobody out: an honest source has proven itself within two round trips.
+A source that comes while another connection is served waits; one that has been silent for SILENT_S is the same source
+before an outage, and ends. What strangers do is told at most once in TELL_EVERY_S.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from engine import guards, log
+from engine.archive.copies import replica_link as link
+from engine.archive.copies.replica import Replica, Shipped
+from engine.archive.copies.replica_link import Frame, Line
+from engine.errors import EngineError, ReplicationFailed
+from engine.storage.files import Files
+
+logger = log.get("archive.replica_listener")
+
+BACKLOG = 64
+UNPROVEN_MAX = 64
+SILENT_S = 15.0
+"""A source says something at least every ten seconds (`filmroom replicate --interval`)."""
+TURN_S = 20.0
+"""How long a source waits for the one before it."""
+TELL_EVERY_S = 10.0
+ENDED_S = 5.0
+"""How long `run` waits at its end for what is being written."""
+
+
+@dataclass(eq=False, slots=True)
+class _Guest:
+    """One connection."""
+
+    line: Line
+    address: str
+    since_s: float = field(default_factory=time.monotonic)
+    is_proven: bool = False
+
+
+class Listener:
+    """Takes one source at a time and writes what it ships into one replica."""
+
+    def __init__(self, host: str, port: int, data: Path, secret: bytes, files: Files | None = None) -> None:
+        """Raises ReplicationFailed when the port cannot be had."""
+        self._data = data
+        self._secret = secret
+        self._files = files or Files()
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._sock = socket.socket(family, socket.SOCK_STREAM)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._sock.bind((host, port))
+            self._sock.listen(BACKLOG)
+        except OSError as error:
+            self._sock.close()
+            what = f"{host}:{port} cannot be listened on"
+            raise ReplicationFailed(f"{what}: {error.strerror or error}", is_final=True) from error
+        self._guests: dict[_Guest, threading.Thread | None] = {}
+        self._lock = threading.Lock()
+        """Over `_guests`."""
+        self._turn = threading.Lock()
+        """Whose connection may write."""
+        self._served: _Guest | None = None
+        self._strangers = 0
+        self._told_s = -TELL_EVERY_S
+        self._stop = threading.Event()
+        self._on_event: Callable[[str], None] = lambda text: None
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._sock.getsockname()[1])
+
+    def run(self, stop: threading.Event, on_event: Callable[[str], None] = lambda text: None) -> None:
+        """Until `stop`, and `close` from another thread or a signal handler."""
+        self._stop, self._on_event = stop, on_event
+        try:
+            while not stop.is_set():
+                try:
+                    sock, address = self._sock.accept()
+                except OSError:
+                    if stop.is_set():
+                        return
+                    logger.error("no connection could be accepted")
+                    stop.wait(1.0)
+                    continue
+                self._welcome(_Guest(Line(sock), str(address[0])))
+        finally:
+            self._sock.close()
+            self._end()
+
+    def close(self) -> None:
+        """Wakes `run` up. Takes no lock: a signal handler calls it."""
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # not connected, or gone
+
+    def _end(self) -> None:
+        with self._lock:
+            guests = dict(self._guests)
+        for guest in guests:
+            guest.line.cut()
+        due_s = time.monotonic() + ENDED_S
+        for thread in guests.values():
+            if thread is not None:
+                thread.join(max(0.0, due_s - time.monotonic()))
+
+    # -- who may write ---------------------------------------------------------------------------
+
+    def _welcome(self, guest: _Guest) -> None:
+        with self._lock:
+            unproven = [other for other in self._guests if not other.is_proven]
+            if len(unproven) >= UNPROVEN_MAX:
+                crowd = Counter(other.address for other in unproven).most_common(1)[0][0]
+                oldest = min((other for other in unproven if other.address == crowd), key=lambda other: other.since_s)
+                del self._guests[oldest]
+                oldest.line.cut()
+            self._guests[guest] = None
+            try:
+                self._guests[guest] = guards.start("replica-guest", lambda: self._attend(guest))
+            except RuntimeError:  # no thread can be had
+                del self._guests[guest]
+                guest.line.close()
+
+    def _attend(self, guest: _Guest) -> None:
+        """From the first byte to the end of one connection; in a thread of its own."""
+        try:
+            archive_id, lineage = self._admit(guest.line)
+            with self._lock:
+                guest.is_proven = True
+            guest.line.prove()
+            self._on_event(f"connected: {guest.address}")
+            self._take_turn(guest)
+            try:
+                self._serve(guest.line, archive_id, lineage)
+            finally:
+                self._served = None
+                self._turn.release()
+        except (EngineError, OSError) as error:
+            self._tell(guest, error)
+        finally:
+            guest.line.close()
+            with self._lock:
+                self._guests.pop(guest, None)
+
+    def _tell(self, guest: _Guest, error: Exception) -> None:
+        if guest.is_proven:
+            self._on_event(f"disconnected: {error}")
+            logger.warning("replication ended", peer=guest.address, reason=str(error))
+            return
+        with self._lock:
+            self._strangers += 1
+            if time.monotonic() - self._told_s < TELL_EVERY_S:
+                return
+            self._told_s = time.monotonic()
+            strangers, self._strangers = self._strangers, 0
+        self._on_event(f"turned away: {guest.address}: {error}" + (f" ({strangers})" if strangers > 1 else ""))
+        logger.warning("turned away", peer=guest.address, reason=str(error), connections=strangers)
+
+    def _take_turn(self, guest: _Guest) -> None:
+        due_s = time.monotonic() + TURN_S
+        while not self._turn.acquire(timeout=0.2):
+            served = self._served
+            if served is not None and time.monotonic() - served.line.heard_s > SILENT_S:
+                served.line.cut()
+            if time.monotonic() > due_s or self._stop.is_set():
+                self._refuse(guest.line, ReplicationFailed("another replication to here is running"))
+        self._served = guest
+
+    # -- one source ------------------------------------------------------------------------------
+
+    def _serve(self, line: Line, archive_id: bytes, lineage: str) -> None:
+        try:
+            replica = Replica(self._data, archive_id, lineage, self._files)
+        except EngineError as error:
+            self._refuse(line, error)
+        try:
+            self._send_held(line, replica)
+            while True:
+                kind, body = line.receive()
+                try:
+                    self._take(line, replica, kind, body)
+                except (EngineError, OSError) as error:
+                    self._refuse(line, error)
+        finally:
+            replica.close()
+
+    def _admit(self, line: Line) -> tuple[bytes, str]:
+        ours = secrets.token_bytes(link.NONCE_BYTES)
+        line.send(Frame.HELLO, link.HELLO.pack(link.FORMAT, ours))
+        archive_id, lineage, theirs, proof = link.PROVE.unpack(link.sized(line.expect(Frame.PROVE), link.PROVE.size))
+        parts = (ours, theirs, archive_id, lineage)
+        if not hmac.compare_digest(proof, link.proof(self._secret, b"source", *parts)):
+            self._refuse(line, ReplicationFailed("the secret is another one", is_final=True))
+        line.send(Frame.WELCOME, link.proof(self._secret, b"replica", *parts))
+        return archive_id, lineage.hex() if lineage.strip(b"\0") else ""
+
+    def _send_held(self, line: Line, replica: Replica) -> None:
+        rows = [link.HELD.pack(segment_id, *item) for segment_id, item in replica.held().items()]
+        for at in range(0, len(rows), link.ENTRIES_MAX):
+            line.send(Frame.HELD, *rows[at : at + link.ENTRIES_MAX])
+        line.send(Frame.HELD_END)
+
+    def _take(self, line: Line, replica: Replica, kind: int, body: bytes) -> None:
+        match kind:
+            case Frame.DATA:
+                segment_id, salt, offset = link.unpack(link.PLACE, body, link.PLACE.size)
+                replica.write(segment_id, salt, offset, body[link.PLACE.size :])
+            case Frame.COMMIT:
+                rows = link.entries(link.SHIPPED, body)
+                replica.commit([Shipped(row[0], row[1], row[2], bool(row[3])) for row in rows])
+                line.send(Frame.DONE)
+            case Frame.REMOVE:
+                replica.remove([segment_id for (segment_id,) in link.entries(link.ID, body)])
+                line.send(Frame.DONE)
+            case Frame.TELL:
+                replica.tell(link.status(body))
+            case _:
+                raise ReplicationFailed(f"a frame of kind {kind} is not for a replica")
+
+    def _refuse(self, line: Line, error: EngineError | OSError) -> NoReturn:
+        is_final = isinstance(error, ReplicationFailed) and error.is_final
+        line.send(Frame.REFUSED, bytes([is_final]), str(error).encode()[:1024])
+        raise error
