@@ -21,7 +21,7 @@ from engine.errors import EngineError
 
 COMMANDS = {
     "serve": "Serve DICOM from an archive.",
-    "import": "Store files, folders, zip archives and DICOMDIR media.",
+    "import": "Store files, folders, zip and tar archives, and DICOMDIR media.",
     "export": "Write instances to a folder, a zip archive or DICOMDIR media.",
     "find": "Query the archive, with keywords as on findscu.",
     "delete": "Delete studies, series or instances.",

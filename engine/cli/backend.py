@@ -123,8 +123,13 @@ _WORDS = {"kept_aside": "versions", "quarantined": "unparseable"}
 """Versions are instances beside the current one of their UID; unparseable are bytes that were refused."""
 
 
-def import_paths(config: Config, paths: list[Path], jobs: int | None, progress: Progress) -> ImportSummary:
-    """Stores files, folders, zip archives and DICOMDIR media, by the rules that hold for C-STORE too."""
+def import_paths(
+    config: Config, paths: list[Path], jobs: int | None, progress: Progress, *, follow: bool = False
+) -> tuple[ImportSummary, bool]:
+    """Stores files, folders, archives and DICOMDIR media, by the rules that hold for C-STORE too.
+
+    What was done, and whether it came to its end: False after Ctrl-C.
+    """
     from engine.archive.archive import StorageOptions
     from engine.archive.care import resent
     from engine.archive.interchange import importer
@@ -139,16 +144,26 @@ def import_paths(config: Config, paths: list[Path], jobs: int | None, progress: 
             ),
         )
         began_ns = time.time_ns()
-        summary = importer.import_paths(
-            archive, paths, jobs=jobs or config.workers, progress=progress, policy=config.duplicates
-        )
+        summary = importer.ImportSummary()
+        try:
+            importer.import_paths(
+                archive,
+                paths,
+                jobs=jobs or config.workers,
+                progress=progress,
+                policy=config.duplicates,
+                follow=follow,
+                summary=summary,
+            )
+        except KeyboardInterrupt:
+            return summary, False
         if summary.kept_aside:
             # What is to be decoded to be compared, and what came twice in one batch.
             settler = resent.Settler(archive, reserve_bytes=config.limits.disk_reserve_bytes, since_ns=began_ns)
             same = min(settler.run(), summary.kept_aside)
             summary.kept_aside -= same
             summary.duplicates += same
-        return summary
+        return summary, True
 
 
 NOT_DICOM = "not DICOM"
@@ -156,8 +171,8 @@ NOT_DICOM = "not DICOM"
 
 
 def import_failed(summary: ImportSummary) -> bool:
-    """Whether a DICOM file is not in the archive; other files on a medium are no failure."""
-    return any(not reason.startswith(NOT_DICOM) for _, reason in summary.refused)
+    """Whether a DICOM file is not in the archive, or nothing of a path; other files on a medium are no failure."""
+    return bool(summary.barren) or any(not reason.startswith(NOT_DICOM) for _, reason in summary.refused)
 
 
 def export(
@@ -168,16 +183,24 @@ def export(
     progress: Progress,
     missing: list[str],
     force: bool = False,
-) -> ExportSummary | None:
-    """Writes what matches; None when nothing does. `missing` gets the UIDs that are named and not stored."""
+) -> tuple[ExportSummary | None, bool]:
+    """Writes what matches; None when nothing does; and whether it came to its end: False after Ctrl-C.
+
+    `missing` gets the UIDs that are named and not stored.
+    """
     from engine.archive.interchange import exporter
 
     with opened(config) as archive:
         missing.extend(not_stored(archive, wanted))
         instances = _matching_instances(archive, wanted)
         if not instances:
-            return None
-        return exporter.export(archive, instances, target, form=form, force=force, progress=progress)
+            return None, True
+        summary = exporter.ExportSummary()
+        try:
+            exporter.export(archive, instances, target, form=form, force=force, progress=progress, summary=summary)
+        except KeyboardInterrupt:
+            return summary, False
+        return summary, True
 
 
 _UID_LEVELS = (
@@ -633,11 +656,11 @@ def echo(peer: Peer, config: Config) -> dict[str, float]:
     return {"association_ms": round(took.association_s * 1000, 3), "echo_ms": round(took.echo_s * 1000, 3)}
 
 
-def send(peer: Peer, config: Config, paths: list[Path], progress: Progress) -> SendSummary:
+def send(peer: Peer, config: Config, paths: list[Path], progress: Progress, follow: bool = False) -> SendSummary:
     """C-STORE of files. Raises AssociationFailed when nothing could be sent at all."""
     from engine.services import file_scu
 
-    return run(file_scu.send_files(peer, config, paths, progress))
+    return run(file_scu.send_files(peer, config, paths, progress, follow=follow))
 
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:

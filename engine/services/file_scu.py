@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.archive.interchange import media
 from engine.archive.transcoding import transcode
 from engine.dicom import elements, part10, transfer_syntax
 from engine.dimse import status as statuses
@@ -67,10 +68,15 @@ class SendSummary:
     """(path, reason) of every file that the peer does not have now."""
 
 
-async def send_files(peer: Peer, config: Config, paths: list[Path], progress: Progress) -> SendSummary:
-    """Sends files, and the files in folders. Raises AssociationFailed when not even the first association opens."""
+async def send_files(
+    peer: Peer, config: Config, paths: list[Path], progress: Progress, *, follow: bool = False
+) -> SendSummary:
+    """Sends files, and the files in folders, with `follow` through links in these too.
+
+    Raises AssociationFailed when not even the first association opens.
+    """
     summary = SendSummary()
-    heads = list(_heads(paths, summary, progress))
+    heads = list(_heads(paths, summary, progress, follow=follow))
     transcoder = transcode.Transcoder()
     progress("sending", 0, len(heads))
     for group in in_groups(heads, peer.transfer_syntaxes):
@@ -130,7 +136,7 @@ class _FileSender:
         try:
             command = CStoreRQ(message_id, head.sop_class_uid, head.sop_instance_uid).encode()
             prefix = p_data_tf(context.presentation_context_id, True, command, self._requestor.fragment)
-            fd = os.open(head.path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(head.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
                 self._requestor.connection.trace_command(context.presentation_context_id, command)
                 if target == head.transfer_syntax_uid and head.data_set_bytes % 2 == 0:
@@ -228,32 +234,25 @@ def _read_into(fd: int, gaps: list[memoryview], offset: int) -> bool:
     return True
 
 
-def _heads(paths: list[Path], summary: SendSummary, progress: Progress) -> Iterator[FileHead]:
-    for number, path in enumerate(_files(paths), 1):
+def _heads(paths: list[Path], summary: SendSummary, progress: Progress, *, follow: bool) -> Iterator[FileHead]:
+    for number, file in enumerate(media.files(paths, follow=follow), 1):
         progress("reading heads", number, 0)
+        if isinstance(file, media.Refused):
+            summary.failed.append((file.name, file.reason))
+            continue
         try:
-            head = read_head(path)
+            head = read_head(file.path)
         except DataSetError as error:
-            summary.failed.append((str(path), str(error)))
+            summary.failed.append((str(file.path), str(error)))
             continue
         if head.sop_class_uid != DICOMDIR:
             yield head
 
 
-def _files(paths: list[Path]) -> Iterator[Path]:
-    for path in paths:
-        if path.is_dir():
-            for folder, folders, names in os.walk(path):
-                folders.sort()
-                yield from (Path(folder, name) for name in sorted(names))
-        else:
-            yield path
-
-
 def _scanned(path: Path, data_set_offset: int, size: int, syntax: transfer_syntax.TransferSyntax) -> elements.Head:
     """What is found in a file's data set, by its headers."""
     try:
-        with path.open("rb") as file:
+        with media.open_regular(path, follow=True) as file:
             fd = file.fileno()
 
             def read(offset: int, count: int) -> bytes:
@@ -270,7 +269,7 @@ def _scanned(path: Path, data_set_offset: int, size: int, syntax: transfer_synta
 def read_head(path: Path) -> FileHead:
     """The UIDs and the place of the data set of a file. Raises DataSetError when it is no DICOM file, or is cut."""
     try:
-        with path.open("rb") as file:
+        with media.open_regular(path, follow=True) as file:
             start = file.read(HEAD_BYTES)
             size = os.fstat(file.fileno()).st_size
     except OSError as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import random
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -216,8 +218,8 @@ def test_a_file_that_grows_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     (path,) = samples.write(tmp_path, samples.instance())
     walk = media.sources
 
-    def growing(paths: list[Path]) -> object:
-        for source in walk(paths):
+    def growing(paths: list[Path], **options: bool) -> object:
+        for source in walk(paths, **options):
             path.write_bytes(path.read_bytes() + bytes(100))
             yield source
 
@@ -241,10 +243,10 @@ def test_what_is_read_ahead_is_bounded(tmp_path: Path, monkeypatch: pytest.Monke
     taken = most = 0
     take, following = importer._Import.take, importer._Import._next
 
-    def counted_take(run: importer._Import, source: media.Source) -> None:
+    def counted_take(run: importer._Import, source: media.Source, number: int) -> None:
         nonlocal taken, most
         taken += 1
-        take(run, source)
+        take(run, source, number)
         most = max(most, len(run._reading))
 
     monkeypatch.setattr(importer._Import, "take", counted_take)
@@ -252,6 +254,52 @@ def test_what_is_read_ahead_is_bounded(tmp_path: Path, monkeypatch: pytest.Monke
     assert import_paths(ArchiveInMemory(), [tmp_path]).stored == 30
     assert taken == 30
     assert 0 < most <= 6
+
+
+def test_a_path_of_which_nothing_came_is_named(tmp_path: Path) -> None:
+    samples.write(tmp_path / "in", samples.instance())
+    (tmp_path / "in" / "readme.txt").write_bytes(b"hello")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "study.7z").write_bytes(b"7z\xbc\xaf\x27\x1c" + bytes(200))
+    paths = [tmp_path / name for name in ("in", "empty", "study.7z")]
+    archive = ArchiveInMemory()
+    for _ in range(2):  # also when all of it is there already
+        summary = import_paths(archive, paths)
+        assert summary.barren == paths[1:]
+    assert dict(summary.refused)[str(paths[2])] == "not DICOM: a 7z archive; unpack it first"
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
+def test_instances_of_any_size_come_out_of_a_tar_archive(tmp_path: Path, mode: str) -> None:
+    files = [samples.part10(samples.instance(1, 1, number, pixels=bytes(size))) for number, size in enumerate(SIZES)]
+    with tarfile.open(tmp_path / "a.tgz", mode) as tar:  # type: ignore[call-overload]
+        for number, content in enumerate(files):
+            info = tarfile.TarInfo(f"IM{number}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    with Archive.open(tmp_path / "data", create=True) as archive:
+        archive.writer("test")
+        for stored, duplicates in ((len(SIZES), 0), (0, len(SIZES))):
+            summary = import_paths(archive, [tmp_path / "a.tgz"], progress=lambda what, done, total: None)
+            assert (summary.stored, summary.duplicates, summary.refused) == (stored, duplicates, [])
+        assert archive.stats()["instances"] == len(SIZES)
+
+
+SIZES = (100, 9 << 20, 200, 10 << 20, 300)
+
+
+def test_ctrl_c_leaves_the_counts_until_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importer, "BATCH_INSTANCES", 5)
+    samples.write(tmp_path, *(samples.instance(1, 1, number) for number in range(1, 31)))
+
+    def interrupted(what: str, done: int, total: int) -> None:
+        if done >= 10:
+            raise KeyboardInterrupt
+
+    summary = importer.ImportSummary()
+    with pytest.raises(KeyboardInterrupt):
+        import_paths(ArchiveInMemory(), [tmp_path], progress=interrupted, summary=summary)
+    assert summary.stored == 10
 
 
 def test_mutated_files_are_stored_or_refused(tmp_path: Path) -> None:

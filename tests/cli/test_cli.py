@@ -26,7 +26,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, answer: Any) -> list[tu
     """Puts `answer` in the place of a function of the backend; the list gets its arguments."""
     calls: list[tuple[Any, ...]] = []
 
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: Any, **options: Any) -> Any:
         calls.append(arguments)
         if isinstance(answer, Exception):
             raise answer
@@ -196,7 +196,7 @@ def test_the_options_of_a_query_are_flags(capsys: pytest.CaptureFixture[str], mo
 
 def import_summary(**changes: Any) -> SimpleNamespace:
     values: dict[str, Any] = {"stored": 3, "duplicates": 1, "kept_aside": 0, "replaced": 0, "directories": 0}
-    values |= {"refused": [], "bytes": 9, "seconds": 0.5}
+    values |= {"refused": [], "barren": [], "bytes": 9, "seconds": 0.5}
     return SimpleNamespace(**{**values, **changes})
 
 
@@ -204,13 +204,13 @@ def test_import_fails_only_for_dicom_that_was_not_stored(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "a").mkdir()
-    calls = stand_in(monkeypatch, "import_paths", import_summary(refused=[("a/readme.txt", "not DICOM")]))
+    calls = stand_in(monkeypatch, "import_paths", (import_summary(refused=[("a/readme.txt", "not DICOM")]), True))
     code, out, err = run(capsys, "import", "a", "-j", "3")
     assert code == exit_codes.OK
     assert "stored\t3\n" in out
     assert err == "a/readme.txt: not DICOM\n"
     assert calls[0][1:3] == ([Path("a")], 3)
-    stand_in(monkeypatch, "import_paths", import_summary(refused=[("a/x.dcm", "no SOP Instance UID")]))
+    stand_in(monkeypatch, "import_paths", (import_summary(refused=[("a/x.dcm", "no SOP Instance UID")]), True))
     code, out, _ = run(capsys, "import", "a", "--json")
     assert code == exit_codes.FAILED
     assert json.loads(out)["refused"] == [{"path": "a/x.dcm", "reason": "no SOP Instance UID"}]
@@ -220,7 +220,7 @@ def test_export_asks_for_studies_series_and_queries(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     summary = SimpleNamespace(written=2, already_there=0, bytes=10, seconds=0.1, failed=[])
-    calls = stand_in(monkeypatch, "export", summary)
+    calls = stand_in(monkeypatch, "export", (summary, True))
     code, out, _ = run(capsys, "export", "out.ZIP", "--study", "1.2", "--series", "1.3", "PatientID=7")
     assert code == 0
     assert "written\t2\n" in out
@@ -228,7 +228,7 @@ def test_export_asks_for_studies_series_and_queries(
     assert [keys.level for keys in wanted] == ["study", "series", "study"]
     assert wanted[1].values[tags.SeriesInstanceUID] == "1.3"
     assert (target, form) == (Path("out.ZIP"), "zip")
-    stand_in(monkeypatch, "export", None)
+    stand_in(monkeypatch, "export", (None, True))
     assert run(capsys, "export", "out", "PatientID=8")[0] == exit_codes.FAILED
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,27 @@ def test_what_cannot_be_sent_is_listed_and_the_rest_goes_on(tmp_path: Path) -> N
     assert (summary.sent, len(received)) == (1, 1)
     assert [Path(path).name for path, _ in summary.failed] == ["0.txt", "1.dcm"]
     assert "no presentation context" in summary.failed[1][1]
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_pipes_devices_and_links_to_them_are_refused_and_hold_nobody_up(tmp_path: Path, follow: bool) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(folder / "pipe")
+    (folder / "link").symlink_to(tmp_path / "pipe")
+    (folder / "null").symlink_to("/dev/null")
+    written(folder / "1.dcm")
+    paths = [folder, tmp_path / "pipe", Path("/dev/null"), Path("/proc/kmsg")]
+    with sink({CTImageStorage: [ExplicitVRLittleEndian]}) as (peer, _):
+        summary = uvloop.run(
+            file_scu.send_files(peer, Config(), paths, lambda what, done, total: None, follow=follow)
+        )
+    assert summary.sent == 1
+    reasons = dict(summary.failed)
+    assert reasons[str(folder / "pipe")] == "is neither a file nor a folder"
+    assert reasons[str(tmp_path / "pipe")] == reasons["/dev/null"] == "is neither a file nor a folder"
+    assert len(reasons) == 6
 
 
 def test_a_refusal_names_the_status(tmp_path: Path) -> None:

@@ -79,14 +79,16 @@ def export(
     form: str = "folder",
     force: bool = False,
     progress: Progress | None = None,
+    summary: ExportSummary | None = None,
 ) -> ExportSummary:
     """Writes instances to `target`, each once; with `force` over what is there.
 
-    Raises ExportFailed when the target cannot be written to; what is complete by then stays.
+    A `summary` that is given is filled, also when Ctrl-C ends it. Raises ExportFailed when the target cannot be written
+    to; what is complete by then stays.
     """
     began = time.monotonic()
     wanted = list({instance.sop_instance_uid: instance for instance in instances}.values())
-    summary = ExportSummary()
+    summary = summary or ExportSummary()
     writers = {"folder": _folder, "zip": _zip, "dicomdir": _dicomdir}
     try:
         writers[form](archive, _reported(wanted, progress), target, summary, force)
@@ -94,7 +96,12 @@ def export(
         raise ExportFailed(f"{error.filename} {error.strerror}") from error
     except OSError as error:
         raise ExportFailed(f"{error.filename or target} cannot be written: {error.strerror or error}") from error
-    summary.seconds = time.monotonic() - began
+    except KeyboardInterrupt:
+        if form == "zip":
+            summary.written = summary.bytes = 0  # half an archive does not stay
+        raise
+    finally:
+        summary.seconds = time.monotonic() - began
     return summary
 
 

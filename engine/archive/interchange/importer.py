@@ -21,13 +21,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, TypeAlias
 
 from engine import guards
 from engine.archive.ingest import ReceivedInstance
-from engine.archive.interchange import media
+from engine.archive.interchange import formats, media
 from engine.archive.interchange.media import Refused, SourceItem
 from engine.dicom import elements, part10, tags, transfer_syntax, uids
 from engine.errors import CorruptRecord, DataSetError, EngineError, InstanceRefused
@@ -80,6 +80,8 @@ class ImportSummary:
     """DICOMDIR files: they describe a medium and are no instances."""
     refused: list[tuple[str, str]] = field(default_factory=list)
     """(name, reason). A file that is no DICOM has a reason that begins with NOT_DICOM."""
+    barren: list[Path] = field(default_factory=list)
+    """Of the paths that were given, those of which no instance is in the archive."""
     bytes: int = 0
     """Of the data sets that are in the archive now."""
     seconds: float = 0.0
@@ -96,27 +98,32 @@ def import_paths(
     jobs: int = 2,
     progress: Progress | None = None,
     policy: str = "keep-first",
+    follow: bool = False,
+    summary: ImportSummary | None = None,
 ) -> ImportSummary:
     """Stores everything that can be stored; what it reports as stored is durable and visible.
 
+    `follow`: through symbolic links in folders too. A `summary` that is given is filled, also when Ctrl-C ends it.
     Raises StorageFull, StorageFailed or IndexError_ when the archive cannot go on; what was stored until then stays.
     """
     began = time.monotonic()
     stop = threading.Event()
     with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="import") as readers:
-        run = _Import(archive, readers, policy, progress)
+        run = _Import(archive, readers, policy, progress, summary or ImportSummary())
         try:
             if progress is not None:
-                guards.start("import-count", lambda: run.count(paths, stop))
-            for source in media.sources(paths):
-                run.take(source)
+                guards.start("import-count", lambda: run.count(paths, stop, follow=follow))
+            for number, path in enumerate(paths):
+                for source in media.sources([path], follow=follow):
+                    run.take(source, number)
             run.finish()
         except BaseException:
             readers.shutdown(wait=True, cancel_futures=True)
             raise
         finally:
             stop.set()
-    run.summary.seconds = time.monotonic() - began
+            run.summary.seconds = time.monotonic() - began
+    run.summary.barren = [path for number, path in enumerate(paths) if number not in run.fruitful]
     return run.summary
 
 
@@ -142,6 +149,8 @@ class _Whole:
 
     name: str
     instance: ReceivedInstance
+    number: int = 0
+    """Of the path that it lies under."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +160,8 @@ class _Large:
     item: SourceItem
     transfer_syntax_uid: str
     data_set_offset: int
+    passing: tuple[bytes, BinaryIO] | None = None
+    """Of an item that can be opened once: what has been read of its data set, and where the rest comes from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,37 +175,51 @@ _Read: TypeAlias = _Whole | _Large | _Directory | Refused
 class _Import:
     """One run: what is being read, the batch that gathers, and the summary."""
 
-    def __init__(self, archive: Target, readers: ThreadPoolExecutor, policy: str, progress: Progress | None) -> None:
-        self.summary = ImportSummary()
+    def __init__(
+        self,
+        archive: Target,
+        readers: ThreadPoolExecutor,
+        policy: str,
+        progress: Progress | None,
+        summary: ImportSummary,
+    ) -> None:
+        self.summary = summary
+        self.fruitful: set[int] = set()
+        """Numbers of paths of which something is in the archive."""
         self._archive = archive
         self._readers = readers
         self._policy = policy
         self._progress = progress
-        self._reading: deque[tuple[Future[_Read] | Refused, int]] = deque()
+        self._reading: deque[tuple[Future[_Read] | Refused, int, int]] = deque()
+        """What is being read, what it counts for in READ_AHEAD_BYTES, and the number of its path."""
         self._reading_bytes = 0
         self._batch: list[_Whole] = []
         self._batch_bytes = 0
         self._done = 0
         self._total = 0
 
-    def count(self, paths: Sequence[Path], stop: threading.Event) -> None:
+    def count(self, paths: Sequence[Path], stop: threading.Event, *, follow: bool) -> None:
         """Walks the sources once more, ahead of the import, so that the time left can be told."""
         total = 0
-        for _ in media.sources(paths):
+        for _ in media.sources(paths, follow=follow, shallow=True):
             if stop.is_set():
                 return
             total += 1
         self._total = total
 
-    def take(self, source: media.Source) -> None:
-        """One more source: starts reading it, and stores what has been read."""
+    def take(self, source: media.Source, number: int = 0) -> None:
+        """One more source, of the path of this number: starts reading it, and stores what has been read."""
         size = _ITEM_BYTES
+        if isinstance(source, SourceItem) and source.is_passing:
+            self.finish()
+            self._note_passing(source, number)
+            return
         if isinstance(source, SourceItem):
             if source.size_bytes <= WHOLE_BYTES_MAX:
                 size += source.size_bytes
-            self._reading.append((self._readers.submit(_read, source), size))
+            self._reading.append((self._readers.submit(_read, source), size, number))
         else:
-            self._reading.append((source, size))
+            self._reading.append((source, size, number))
         self._reading_bytes += size
         while self._reading and (self._reading_bytes > READ_AHEAD_BYTES or self._is_ready()):
             self._next()
@@ -211,18 +236,18 @@ class _Import:
 
     def _next(self) -> None:
         """Brings the oldest source to its end, or into the batch."""
-        first, size = self._reading.popleft()
+        first, size, number = self._reading.popleft()
         self._reading_bytes -= size
         read = first.result() if isinstance(first, Future) else first
         if isinstance(read, _Whole):
-            self._batch.append(read)
+            self._batch.append(replace(read, number=number))
             self._batch_bytes += read.instance.payload_length
             if self._batch_bytes >= BATCH_BYTES or len(self._batch) >= BATCH_INSTANCES:
                 self._commit()
             return
         if isinstance(read, _Large):
             self._commit()  # so that the order of the sources is the order of storing
-            self._note(read.item.name, *_store_large(self._archive, read, self._policy))
+            self._note(read.item.name, number, *_store_large(self._archive, read, self._policy))
         elif isinstance(read, Refused):
             self.summary.refused.append((read.name, read.reason))
         else:
@@ -235,14 +260,30 @@ class _Import:
             return
         answers = self._archive.ingest_batch([read.instance for read in batch], policy=self._policy)
         for read, answer in zip(batch, answers, strict=True):
-            self._note(read.name, answer, read.instance.payload_length)
+            self._note(read.name, read.number, answer, read.instance.payload_length)
         self._advance(len(batch))
 
-    def _note(self, name: str, answer: Outcome | EngineError, payload_length: int) -> None:
+    def _note_passing(self, item: SourceItem, number: int) -> None:
+        """One that can be opened once: read and stored before the next source is asked for."""
+        try:
+            with item.open() as stream:
+                found = _found(item, stream.read(part10.FILE_META_BYTES_MAX), is_whole=False, stream=stream)
+                if isinstance(found, _Large):
+                    self._note(item.name, number, *_store_large(self._archive, found, self._policy))
+                elif isinstance(found, Refused):
+                    self.summary.refused.append((found.name, found.reason))
+                else:
+                    self.summary.directories += 1
+        except media.READ_ERRORS as error:
+            self.summary.refused.append((item.name, media.reason_of(error)))
+        self._advance(1)
+
+    def _note(self, name: str, number: int, answer: Outcome | EngineError, payload_length: int) -> None:
         summary = self.summary
         if isinstance(answer, EngineError):
             summary.refused.append((name, str(answer)))
             return
+        self.fruitful.add(number)
         summary.bytes += payload_length
         if answer is Outcome.STORED:
             summary.stored += 1
@@ -277,7 +318,7 @@ def _read(item: SourceItem) -> _Read:
         return Refused(item.name, media.reason_of(error))
 
 
-def _found(item: SourceItem, data: bytes, *, is_whole: bool) -> _Read:
+def _found(item: SourceItem, data: bytes, *, is_whole: bool, stream: BinaryIO | None = None) -> _Read:
     if not data:
         return Refused(item.name, f"{NOT_DICOM}: it is empty")
     try:
@@ -285,7 +326,8 @@ def _found(item: SourceItem, data: bytes, *, is_whole: bool) -> _Read:
     except DataSetError as error:
         if data[part10.PREAMBLE_BYTES :][:4] == part10.MAGIC:
             return Refused(item.name, f"the File Meta Information cannot be read: {error}")
-        return Refused(item.name, f"{NOT_DICOM}: {str(error).removeprefix('no DICOM file: ')}")
+        reason = formats.described(data) or str(error).removeprefix("no DICOM file: ")
+        return Refused(item.name, f"{NOT_DICOM}: {reason}")
     if meta.media_storage_sop_class_uid == uids.MediaStorageDirectoryStorage:
         return _Directory()
     if not _UID.fullmatch(meta.transfer_syntax_uid):
@@ -294,7 +336,8 @@ def _found(item: SourceItem, data: bytes, *, is_whole: bool) -> _Read:
     if not payload:
         return Refused(item.name, "there is no data set after its File Meta Information")
     if not is_whole:
-        return _Large(item, meta.transfer_syntax_uid, meta.data_set_offset)
+        passing = (bytes(payload), stream) if stream is not None else None
+        return _Large(item, meta.transfer_syntax_uid, meta.data_set_offset, passing)
     return _Whole(item.name, ReceivedInstance([payload], len(payload), crc32c(payload), meta.transfer_syntax_uid))
 
 
@@ -305,6 +348,9 @@ def _store_large(archive: Target, large: _Large, policy: str) -> tuple[Outcome |
     """Streams one object into the archive unless it is there; with its length."""
     length = large.item.size_bytes - large.data_set_offset
     try:
+        if large.passing is not None:  # the archive tells a duplicate when it has it
+            chunks = _chunks(*large.passing)
+            return archive.ingest_stream(chunks, transfer_syntax_uid=large.transfer_syntax_uid, policy=policy), length
         with large.item.open() as stream:
             _skip(stream, large.data_set_offset)
             first = stream.read(PIECE_BYTES)

@@ -4,14 +4,15 @@ Reads no data set and stores nothing: it gives out items that can be opened, and
 that says why. What lies on a medium is not trusted:
 
     folder      all of it, hidden files too. A symbolic link is passed over when it leads to something inside the
-                folder, which is found anyway, and refused when it leads outside
-    zip         members are read as streams; no name in an archive becomes a path. Refused: encrypted ones, other
-                methods than stored and deflated, members that share bytes or are absurdly well compressed
+                folder, which is found anyway, and refused when it leads outside, unless links are to be followed: then
+                each folder is read once, however many links lead there
+    zip, tar    see `zip_archives`, `tar_archives`; in a folder told by their endings, else by what they hold
     DICOMDIR    named itself: the files that its records refer to, looked for without regard to case, to a missing
                 ending or to a version number as ISO 9660 has it, and never outside of its own folder.
                 Met inside a folder: a file like others, and asked for what is missing
 
-A zip archive inside a zip archive is not opened. Items come in a fixed order, by name within a folder.
+Other archives are named for what they are (`formats`) and not opened. Items come in a fixed order, by name within a
+folder.
 """
 
 from __future__ import annotations
@@ -20,82 +21,63 @@ import io
 import os
 import re
 import stat
-import struct
-import weakref
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Final
 
-from engine.archive.interchange import dicomdir
+from engine.archive.interchange import dicomdir, tar_archives, zip_archives
+from engine.archive.interchange.source_items import (
+    NO_FILE,
+    READ_ERRORS,
+    Refused,
+    Source,
+    SourceItem,
+    open_regular,
+    printable,
+    reason_of,
+    why,
+)
 from engine.dicom import part10, uids
 from engine.errors import DataSetError, InstanceRefused
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+__all__ = ["READ_ERRORS", "Refused", "Source", "SourceItem", "files", "item_of", "open_regular", "reason_of", "sources"]
+
 DICOMDIR_BYTES_MAX: Final = 256 << 20
 """Half a million records; a larger one is refused rather than read into memory."""
 
-ZIP_DIRECTORY_BYTES_MAX: Final = 32 << 20
-"""Of a central directory: some 300 000 members with long names; each costs half a kilobyte of memory."""
-ZIP_MEMBER_BYTES_MAX: Final = 16 << 30
-"""As said in the central directory; no more than that is ever read."""
-ZIP_RATIO_MAX: Final = 200
-"""Of a member beyond ZIP_RATIO_FREE_BYTES. Deflate reaches 1030; black pixels come near that, whole studies do not."""
-ZIP_RATIO_FREE_BYTES: Final = 64 << 20
-
-_ZIP_STARTS: Final = (b"PK\x03\x04", b"PK\x05\x06")
-_ZIP_LOCAL_HEADER_BYTES: Final = 30
-_ZIP_ENCRYPTED: Final = 0x1
-
 _ENDING: Final = re.compile(r"\.[a-z]{1,5}$")
 
-READ_ERRORS: Final = (
-    OSError, EOFError, DataSetError, zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, ValueError,
-)  # fmt: skip
-"""What opening and reading an item can raise: a bad sector, a damaged or lying archive, a file that was swapped."""
+def sources(paths: Sequence[Path], *, follow: bool = False, shallow: bool = False) -> Iterator[Source]:
+    """Everything under these paths, one after the other; what a path is, is told by what it holds.
+
+    `follow`: symbolic links in folders too. `shallow`: as cheaply as a count needs; what lies in archives that would
+    have to be inflated for it counts for one.
+    """
+    for source in files(paths, follow=follow):
+        if isinstance(source, Refused):
+            yield source
+        else:
+            yield from _opened(source, shallow)
 
 
-@dataclass(frozen=True, slots=True)
-class SourceItem:
-    """One file that may hold an instance."""
-
-    name: str
-    """For reports only: a path, or `archive.zip!member`."""
-    size_bytes: int
-    open: Callable[[], AbstractContextManager[BinaryIO]]
-    """Opens it for reading from the start; raises READ_ERRORS, as does reading. May be called in any thread."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """Something that is left out."""
-
-    name: str
-    reason: str
-
-
-Source: TypeAlias = SourceItem | Refused
-
-
-def sources(paths: Sequence[Path]) -> Iterator[Source]:
-    """Everything under these paths, one after the other; what a path is, is told by what it holds."""
+def files(paths: Sequence[Path], *, follow: bool = False) -> Iterator[File | Refused]:
+    """The regular files under these paths, as they are."""
     for path in paths:
         try:
             status = path.stat()
         except OSError as error:
-            yield Refused(_printable(path), _why(error))
+            yield Refused(printable(path), why(error))
             continue
         if stat.S_ISDIR(status.st_mode):
-            yield from _folder(path)
+            yield from _folder(path, follow)
         elif stat.S_ISREG(status.st_mode):
-            yield from _named_file(path, status.st_size)
+            yield File(path, status.st_size, is_named=True)
         else:
-            yield Refused(_printable(path), "is neither a file nor a folder")
+            yield Refused(printable(path), NO_FILE)
 
 
 def item_of(source: str | os.PathLike[str] | Buffer) -> SourceItem:
@@ -107,53 +89,70 @@ def item_of(source: str | os.PathLike[str] | Buffer) -> SourceItem:
     try:
         status = path.stat()
     except OSError as error:
-        raise InstanceRefused(f"{_printable(path)} {_why(error)}") from None
+        raise InstanceRefused(f"{printable(path)} {why(error)}") from None
     if not stat.S_ISREG(status.st_mode):
-        raise InstanceRefused(f"{_printable(path)} is no file")
-    return SourceItem(_printable(path), status.st_size, lambda: _open_file(path, follow=True))
-
-
-def reason_of(error: BaseException) -> str:
-    """What one of READ_ERRORS says to the person who started the import."""
-    if isinstance(error, OSError):
-        return _why(error)
-    if isinstance(error, EOFError):
-        return "cannot be read: it ends early"
-    return f"cannot be read: {error}"
-
-
-def _why(error: OSError) -> str:
-    return f"cannot be read: {error.strerror or error}"
-
-
-def _printable(name: str | Path) -> str:
-    """A name for reports, whatever bytes the file system or the archive has in it."""
-    return os.fspath(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        raise InstanceRefused(f"{printable(path)} is no file")
+    return SourceItem(printable(path), status.st_size, lambda: open_regular(path, follow=True))
 
 
 # Files and folders -------------------------------------------------------------------------------
 
 
-def _named_file(path: Path, size_bytes: int) -> Iterator[Source]:
-    """A path that was named itself, or a file in a folder that may be more than an instance."""
-    name = _printable(path)
-    try:
-        with _open_file(path, follow=True) as file:
-            start = file.read(part10.FILE_META_BYTES_MAX)
-    except READ_ERRORS as error:
-        yield Refused(name, reason_of(error))
+@dataclass(frozen=True, slots=True)
+class File:
+    """A regular file on the disk."""
+
+    path: Path
+    size_bytes: int
+    is_named: bool = False
+    """Named itself, and not met in a folder."""
+    is_link: bool = False
+
+    @property
+    def follow(self) -> bool:
+        """Whether the last component may be a link."""
+        return self.is_named or self.is_link
+
+
+def _opened(file: File, shallow: bool) -> Iterator[Source]:
+    """What a file holds: itself, or the members of an archive, or the files of a medium."""
+    name = file.path.name.lower()
+    is_directory = name.startswith(dicomdir.NAME.lower())
+    if not (file.is_named or is_directory or name.endswith((".zip", *tar_archives.ENDINGS))):
+        yield _item(file)
         return
-    if _is_zip(start):
-        yield from _zip(path)
-    elif _is_dicomdir(start):
-        yield from _dicomdir(path, size_bytes)
+    try:
+        with open_regular(file.path, follow=file.follow) as stream:
+            start = stream.read(part10.FILE_META_BYTES_MAX)
+    except READ_ERRORS as error:
+        yield Refused(printable(file.path), reason_of(error))
+        return
+    if start[part10.PREAMBLE_BYTES :][:4] == part10.MAGIC:
+        if not _is_dicomdir(start):
+            yield _item(file)
+        elif file.is_named:
+            yield from _dicomdir(file.path, file.size_bytes)
+        else:  # the files that it names are met anyway
+            yield _item(file)
+            missing = _dicomdir(file.path, file.size_bytes)
+            yield from (item for item in missing if isinstance(item, Refused))
+    elif zip_archives.is_zip(start):
+        yield from zip_archives.sources(file.path, shallow=shallow)
+    elif tar_archives.is_tar(file.path, start):
+        yield from tar_archives.sources(file.path, shallow=shallow)
+    elif not _is_data_set(start) and zip_archives.has_directory(file.path):
+        yield from zip_archives.sources(file.path, shallow=shallow)
     else:
-        yield _file_item(path, size_bytes, follow=True)
+        yield _item(file)
 
 
-def _is_zip(start: bytes) -> bool:
-    """A preamble may hold anything, so DICOM is asked for first."""
-    return start.startswith(_ZIP_STARTS) and start[part10.PREAMBLE_BYTES :][:4] != part10.MAGIC
+def _is_data_set(start: bytes) -> bool:
+    """Whether a file without a preamble may be DICOM all the same."""
+    try:
+        part10.read_file_meta(start)
+    except DataSetError:
+        return False
+    return True
 
 
 def _is_dicomdir(start: bytes) -> bool:
@@ -164,66 +163,63 @@ def _is_dicomdir(start: bytes) -> bool:
     return meta.media_storage_sop_class_uid == uids.MediaStorageDirectoryStorage
 
 
-def _file_item(path: str | Path, size_bytes: int, *, follow: bool = False) -> SourceItem:
-    return SourceItem(_printable(path), size_bytes, lambda: _open_file(path, follow=follow))
+def _item(file: File) -> SourceItem:
+    return SourceItem(
+        printable(file.path), file.size_bytes, lambda: open_regular(file.path, follow=file.follow)
+    )
 
 
-def _open_file(path: str | Path, *, follow: bool = False) -> BinaryIO:
-    """A regular file, unbuffered; never waits for the writer of a pipe that took its place."""
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
-    fd = os.open(path, flags)
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise DataSetError("it is no regular file any more")
-        return cast(BinaryIO, io.FileIO(fd, "rb"))
-    except BaseException:
-        os.close(fd)
-        raise
-
-
-def _folder(root: Path) -> Iterator[Source]:
+def _folder(root: Path, follow: bool) -> Iterator[File | Refused]:
     real_root = os.path.realpath(root)
+    seen: set[tuple[int, int]] = set()
     waiting: list[str] = [os.fspath(root)]
     while waiting:
         folder = waiting.pop()
         try:
+            if follow:
+                status = os.stat(folder)
+                if (status.st_dev, status.st_ino) in seen:
+                    continue
+                seen.add((status.st_dev, status.st_ino))
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError as error:
-            yield Refused(_printable(folder), _why(error))
+            yield Refused(printable(folder), why(error))
             continue
-        waiting += [entry.path for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]
+        waiting += [entry.path for entry in reversed(entries) if entry.is_dir(follow_symlinks=follow)]
         for entry in entries:
-            if not entry.is_dir(follow_symlinks=False):
-                yield from _entry(entry, real_root)
+            if not entry.is_dir(follow_symlinks=follow):
+                yield from _entry(entry, real_root, follow)
 
 
-def _entry(entry: os.DirEntry[str], real_root: str) -> Iterator[Source]:
+def _entry(entry: os.DirEntry[str], real_root: str, follow: bool) -> Iterator[File | Refused]:
     """What is no folder in a folder."""
     try:
-        status = entry.stat(follow_symlinks=False)
-        if stat.S_ISLNK(status.st_mode):
-            yield from _link(entry, real_root)
+        is_link = entry.is_symlink()
+        if is_link and (refused := _link(entry, real_root, follow)) is not None:
+            yield from refused
             return
+        status = entry.stat(follow_symlinks=is_link)
     except OSError as error:
-        yield Refused(_printable(entry.path), _why(error))
+        yield Refused(printable(entry.path), why(error))
         return
-    if not stat.S_ISREG(status.st_mode):
-        yield Refused(_printable(entry.path), "is neither a file nor a folder")
-    elif entry.name.upper().startswith(dicomdir.NAME):
-        yield from _met_dicomdir(Path(entry.path), status.st_size)
-    elif entry.name[-4:].lower() == ".zip":
-        yield from _named_file(Path(entry.path), status.st_size)
+    if stat.S_ISREG(status.st_mode):
+        yield File(Path(entry.path), status.st_size, is_link=is_link)
     else:
-        yield _file_item(entry.path, status.st_size)
+        yield Refused(printable(entry.path), NO_FILE)
 
 
-def _link(entry: os.DirEntry[str], real_root: str) -> Iterator[Refused]:
+def _link(entry: os.DirEntry[str], real_root: str, follow: bool) -> list[Refused] | None:
+    """Nothing for a link to what is met anyway, a refusal, or None for one that is to be followed."""
     target = os.path.realpath(entry.path)
     if not os.path.lexists(target):
-        yield Refused(_printable(entry.path), "is a symbolic link to nothing")
-    elif not _is_within(target, real_root):
-        yield Refused(_printable(entry.path), "is a symbolic link that leads out of the folder")
+        return [Refused(printable(entry.path), "is a symbolic link to nothing")]
+    if _is_within(target, real_root):
+        return []
+    if follow:
+        return None
+    reason = "is a symbolic link that leads out of the folder: --follow reads it, as does naming it on the command line"
+    return [Refused(printable(entry.path), reason)]
 
 
 def _is_within(real_path: str, real_root: str) -> bool:
@@ -236,7 +232,7 @@ def _is_within(real_path: str, real_root: str) -> bool:
 def _dicomdir(path: Path, size_bytes: int) -> Iterator[Source]:
     """The files that its records refer to."""
     medium = _Medium(path.parent)
-    name = _printable(path)
+    name = printable(path)
     try:
         file_ids = _file_ids(path, size_bytes)
     except DataSetError as error:
@@ -250,34 +246,21 @@ def _dicomdir(path: Path, size_bytes: int) -> Iterator[Source]:
         elif found.path not in seen:
             seen.add(found.path)
             try:
-                yield _file_item(found.path, found.stat(follow_symlinks=False).st_size)
+                yield _item(File(Path(found.path), found.stat(follow_symlinks=False).st_size))
             except OSError as error:
-                yield Refused(_printable(found.path), _why(error))
-
-
-def _met_dicomdir(path: Path, size_bytes: int) -> Iterator[Source]:
-    """A DICOMDIR inside a folder that is read anyway: itself, and what it names and is missing."""
-    try:
-        with _open_file(path) as file:
-            start = file.read(part10.FILE_META_BYTES_MAX)
-    except READ_ERRORS as error:
-        yield Refused(_printable(path), reason_of(error))
-        return
-    yield _file_item(path, size_bytes)
-    if _is_dicomdir(start):
-        yield from (item for item in _dicomdir(path, size_bytes) if isinstance(item, Refused))
+                yield Refused(printable(found.path), why(error))
 
 
 def _file_ids(path: Path, size_bytes: int) -> list[tuple[str, ...]]:
     if size_bytes > DICOMDIR_BYTES_MAX:
         raise DataSetError(f"it has {size_bytes} bytes, the limit is {DICOMDIR_BYTES_MAX}")
     try:
-        with _open_file(path, follow=True) as file:
+        with open_regular(path, follow=True) as file:
             data = bytearray()
             while piece := file.read(min(1 << 20, DICOMDIR_BYTES_MAX - len(data))):
                 data += piece
     except OSError as error:
-        raise DataSetError(_why(error)) from error
+        raise DataSetError(why(error)) from error
     return list(dicomdir.file_ids(data))
 
 
@@ -345,73 +328,3 @@ def _folded(name: str) -> str:
 def _stem(folded: str) -> str:
     """Without an ending such as .dcm or .ima; numbers after a full stop are part of the name."""
     return _ENDING.sub("", folded)
-
-
-# Zip archives ------------------------------------------------------------------------------------
-
-
-class _BoundedFile(io.FileIO):
-    """Refuses the one large read that `zipfile` does: of the central directory, into memory."""
-
-    def read(self, size: int | None = -1) -> bytes:
-        if size is not None and size > ZIP_DIRECTORY_BYTES_MAX:
-            raise zipfile.BadZipFile(f"a central directory of {size} bytes, the limit is {ZIP_DIRECTORY_BYTES_MAX}")
-        return super().read(size) or b""
-
-
-def _zip(path: Path) -> Iterator[Source]:
-    name = _printable(path)
-    file = _BoundedFile(path)
-    try:
-        # Every item that is given out reads from it, also after this generator has ended; it goes with the last one.
-        archive = zipfile.ZipFile(cast(BinaryIO, file))
-    except READ_ERRORS as error:
-        file.close()
-        yield Refused(name, f"the zip archive {reason_of(error)}")
-        return
-    weakref.finalize(archive, file.close)
-    sharing = _sharing(archive.infolist())
-    for member in archive.infolist():
-        if member.filename.endswith("/"):
-            continue
-        member_name = f"{name}!{_printable(member.filename)}"
-        reason = "shares its bytes with another member" if member in sharing else _unfit(member)
-        if reason is None:
-            yield _zip_item(archive, member, member_name)
-        else:
-            yield Refused(member_name, reason)
-
-
-def _zip_item(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> SourceItem:
-    return SourceItem(name, member.file_size, lambda: cast(BinaryIO, archive.open(member)))
-
-
-def _unfit(member: zipfile.ZipInfo) -> str | None:
-    """Why a member is not read, as far as its entry in the central directory tells."""
-    if member.flag_bits & _ZIP_ENCRYPTED:
-        return "is encrypted"
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return f"is compressed by method {member.compress_type}; stored and deflated members are read"
-    if stat.S_ISLNK(member.external_attr >> 16):
-        return "is a symbolic link"
-    if member.filename[-4:].lower() == ".zip":
-        return "is a zip archive inside a zip archive, which is not opened"
-    if member.file_size > ZIP_MEMBER_BYTES_MAX:
-        return f"has {member.file_size} bytes, the limit is {ZIP_MEMBER_BYTES_MAX}"
-    if member.file_size > ZIP_RATIO_FREE_BYTES and member.file_size > member.compress_size * ZIP_RATIO_MAX:
-        return f"is compressed more than {ZIP_RATIO_MAX}-fold, as only a decompression bomb is"
-    return None
-
-
-def _sharing(members: Sequence[zipfile.ZipInfo]) -> set[zipfile.ZipInfo]:
-    """Members whose bytes overlap those of an earlier one: how a small archive pretends to be a huge one."""
-    sharing: set[zipfile.ZipInfo] = set()
-    end = 0
-    for member in sorted(members, key=lambda member: member.header_offset):
-        if member.header_offset < end:
-            sharing.add(member)
-        header_bytes = _ZIP_LOCAL_HEADER_BYTES + len(member.orig_filename.encode("utf-8", "surrogateescape"))
-        # A name in code page 437 may be shorter than in UTF-8: count what it has at least.
-        header_bytes = min(header_bytes, _ZIP_LOCAL_HEADER_BYTES + len(member.orig_filename))
-        end = max(end, member.header_offset + header_bytes + member.compress_size)
-    return sharing

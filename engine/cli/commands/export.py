@@ -42,7 +42,7 @@ def command(
     form = form or ("zip" if target.lower().endswith(".zip") else "folder")
     config = settings.load()
     with output.progress_bar() as progress:
-        summary = backend.export(config, wanted, Path(target), form, progress, missing, force)
+        summary, is_done = backend.export(config, wanted, Path(target), form, progress, missing, force)
     for named in missing:
         output.complain(f"no {named} is stored")
     if summary is None:
@@ -57,4 +57,6 @@ def command(
     }
     failed = [{"sop_instance_uid": uid, "reason": reason} for uid, reason in summary.failed]
     output.write_report(facts, failed=failed)
+    if not is_done:
+        raise output.Interrupted("run it again for the rest")
     return exit_codes.FAILED if summary.failed or missing else exit_codes.OK

@@ -11,17 +11,19 @@ from engine.cli.options import Settings, existing_paths, with_settings
 @options.command("import")
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
 @click.option("-j", "--jobs", type=click.IntRange(1, 64), metavar="N", help="Files read in parallel.  [cores]")
+@click.option("--follow", is_flag=True, help="Follow symbolic links in folders.")
 @with_settings()
-def command(paths: tuple[str, ...], jobs: int | None, settings: Settings) -> int:
-    """Store files, folders, zip archives and DICOMDIR media.
+def command(paths: tuple[str, ...], jobs: int | None, follow: bool, settings: Settings) -> int:
+    """Store files, folders, zip and tar archives, and DICOMDIR media.
 
     Running it again stores nothing twice, so an interrupted import is simply started once more. Every file that was
     refused is listed with the reason. Exit code 0: every DICOM file is in the archive; 1: one or more could not be
-    stored. Files that are not DICOM at all are listed too and change nothing. A DICOMDIR counts as a directory.
+    stored, or nothing came of a PATH. Files that are not DICOM at all are listed too and change nothing. A DICOMDIR
+    counts as a directory.
     """
     config = settings.load()
     with output.progress_bar() as progress:
-        summary = backend.import_paths(config, existing_paths(paths), jobs, progress)
+        summary, is_done = backend.import_paths(config, existing_paths(paths), jobs, progress, follow=follow)
     facts = {
         "stored": summary.stored,
         "already_there": summary.duplicates,
@@ -32,5 +34,9 @@ def command(paths: tuple[str, ...], jobs: int | None, settings: Settings) -> int
         "seconds": round(summary.seconds, 3),
     }
     refused = [{"path": str(path), "reason": reason} for path, reason in summary.refused]
+    for path in summary.barren:
+        output.complain(f"{path}: no instance came of it")
     output.write_report(facts, refused=refused)
+    if not is_done:
+        raise output.Interrupted("run it again for the rest")
     return exit_codes.FAILED if backend.import_failed(summary) else exit_codes.OK

@@ -28,6 +28,7 @@ from engine.config import Config, Peer
     metavar="FILE",
     help="Keep in FILE the UIDs that are still to be sent; with FILE there, send those only.",
 )
+@click.option("--follow", is_flag=True, help="Follow symbolic links in folders.")
 @with_settings("aet")
 def command(
     peer: str,
@@ -37,6 +38,7 @@ def command(
     instances: tuple[str, ...],
     retry: int,
     resume: str | None,
+    follow: bool,
     settings: Settings,
 ) -> int:
     """Send files and the files in folders (PATH), or what is stored (--study, --series, --instance, KEY=VALUE as on
@@ -59,7 +61,7 @@ def command(
         return _send_stored(config, target, wanted, retry, Path(resume) if resume else None)
     if resume:
         raise click.UsageError("--resume is for what is stored")
-    return _send_files(config, target, paths)
+    return _send_files(config, target, paths, follow)
 
 
 def _taken_apart(what: tuple[str, ...]) -> tuple[list[Path], list[str]]:
@@ -68,9 +70,9 @@ def _taken_apart(what: tuple[str, ...]) -> tuple[list[Path], list[str]]:
     return existing_paths(tuple(each for each in what if each not in keys)), keys
 
 
-def _send_files(config: Config, target: Peer, paths: list[Path]) -> int:
+def _send_files(config: Config, target: Peer, paths: list[Path], follow: bool) -> int:
     with output.progress_bar() as progress:
-        summary = backend.send(target, config, paths, progress)
+        summary = backend.send(target, config, paths, progress, follow)
     failed = [{"path": str(path), "reason": reason} for path, reason in summary.failed]
     if output.as_json():
         output.write_one({"peer": target.aet, "sent": summary.sent, "failed": failed})
