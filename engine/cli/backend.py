@@ -20,7 +20,15 @@ from engine.cli.output import Progress
 from engine.cli.units import time_text, with_times
 from engine.config import Config, Peer, Retention
 from engine.dicom import plain_values, tags
-from engine.errors import CommitmentError, ConfigError, NotStored
+from engine.errors import (
+    CommitmentError,
+    ConfigError,
+    CorruptRecord,
+    DataSetError,
+    InstanceRefused,
+    NotStored,
+    QuarantineError,
+)
 from engine.index.query import key_values
 
 if TYPE_CHECKING:
@@ -525,12 +533,72 @@ def _scrubber(archive: Archive, config: Config) -> Scrubber:
     return Scrubber.of(archive, config.scrub)
 
 
-def quarantined(config: Config) -> list[dict[str, Any]]:
-    """What is in quarantine, without a word of what is in the data sets."""
-    from engine.archive.care import quarantine
+@contextmanager
+def _chosen(config: Config, wanted: list[query.Keys], ids: Sequence[str], same: bool) -> Iterator[tuple[Archive, Any]]:
+    """The archive, and what of its quarantine has one of the ids, or belongs to what matches; or all of it."""
+    from engine.archive.care import quarantine, resent
 
     with opened(config) as archive:
-        return [with_times(kept.facts()) for kept in quarantine.listed(archive)]
+        judge = resent.Judge(archive, reserve_bytes=config.limits.disk_reserve_bytes)
+        uids = None if not wanted else {instance.sop_instance_uid for instance in matching(archive, wanted)}
+        try:
+            found = quarantine.chosen(archive, uids, same=same, judge=judge)
+            if ids:
+                found = iter([quarantine.find(archive, identifier) for identifier in ids])
+            yield archive, found
+        finally:
+            judge.close()
+
+
+def quarantined(
+    config: Config, wanted: list[query.Keys], ids: Sequence[str] = (), *, same: bool = False
+) -> Iterator[dict[str, Any]]:
+    """What is in quarantine, without a word of what is in the data sets."""
+    with _chosen(config, wanted, ids, same) as (_, found):
+        for kept in found:
+            yield with_times(kept.facts())
+
+
+def quarantine_diff(config: Config, identifier: str) -> list[dict[str, Any]]:
+    """What differs between a version and the current instance, an element each."""
+    from engine.archive.care import difference, quarantine, resent
+
+    with opened(config) as archive:
+        judge = resent.Judge(archive, reserve_bytes=config.limits.disk_reserve_bytes)
+        try:
+            kept = quarantine.find(archive, identifier)
+            return [asdict(each) for each in difference.differences(archive, kept, judge)]
+        except DataSetError as error:
+            raise QuarantineError(f"it cannot be compared: {error}") from error
+        finally:
+            judge.close()
+
+
+def quarantine_drop_all(
+    config: Config, wanted: list[query.Keys], ids: Sequence[str], reason: str, *, same: bool
+) -> list[dict[str, Any]]:
+    """Deletes all that is chosen; what it was."""
+    from engine.archive.care import quarantine
+
+    with _chosen(config, wanted, ids, same) as (archive, found):
+        dropped = quarantine.drop_all(archive, list(found), by=who(), reason=reason)
+        return [with_times(kept.facts()) for kept in dropped]
+
+
+def quarantine_readmit_all(
+    config: Config, wanted: list[query.Keys], ids: Sequence[str], *, same: bool
+) -> Iterator[dict[str, Any]]:
+    """Takes all that is chosen in, one by one; what became of each, or why it stays."""
+    from engine.archive.care import quarantine
+
+    with _chosen(config, wanted, ids, same) as (archive, found):
+        for kept in list(found):
+            try:
+                outcome = quarantine.readmit(archive, kept.id, policy=config.duplicates, by=who())
+            except (InstanceRefused, CorruptRecord) as error:
+                yield {"id": kept.id, "outcome": "refused", "reason": str(error)}
+            else:
+                yield {"id": kept.id, "outcome": outcome.name.lower(), "reason": ""}
 
 
 def quarantine_export(config: Config, identifier: str, folder: Path) -> Path:

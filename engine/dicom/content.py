@@ -27,7 +27,7 @@ ELEMENTS_MAX: Final = 1_000_000
 LEVEL_ELEMENTS_MAX: Final = 50_000
 """Of one data set or item: a few megabytes."""
 FRAGMENTS_MAX: Final = 200_000
-NESTING_MAX: Final = 64
+NESTING_MAX: Final = 128
 UNDEFINED: Final = 0xFFFFFFFF
 
 PIXEL_DATA: Final = 0x7FE00010

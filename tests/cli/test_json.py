@@ -65,6 +65,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "scrub run": (ONE, ()),
     "scrub findings": (LIST, ()),
     "quarantine list": (LIST, ()),
+    "quarantine diff": (LIST, ("VERSION",)),
     "quarantine export": (ONE, ("VERSION", "out")),
     "quarantine readmit": (ONE, ("VERSION",)),
     "quarantine drop": (ONE, ("VERSION",)),

@@ -242,6 +242,16 @@ def test_a_cut_value_is_not_the_same_as_the_whole_one_however_many_zeros_it_ends
     assert not is_same((whole[:-10], ELE), (whole[:-20], ELE))
 
 
+def test_a_hundred_sequences_within_each_other_are_compared() -> None:
+    begin = struct.pack("<HHIHHI", 0x0040, 0x0275, 0xFFFFFFFF, 0xFFFE, 0xE000, 0xFFFFFFFF) * 100
+    end = struct.pack("<HHIHHI", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0) * 100
+    nested = begin + implicit(0x00400007, b"a ") + end
+    assert is_same((nested, ILE), (nested, ILE))
+    other = begin + implicit(0x00400007, b"b ") + end
+    [difference] = differences((nested, ILE), (other, ILE))
+    assert len(difference.path) == 100
+
+
 def test_what_nests_too_deep_or_has_too_many_elements_is_not_compared() -> None:
     deep = struct.pack("<HHIHHI", 0x0040, 0x0275, 0xFFFFFFFF, 0xFFFE, 0xE000, 0xFFFFFFFF) * 1000
     with pytest.raises(DataSetError):

@@ -6,24 +6,25 @@
     unparseable    a C-STORE that was refused                      tried again, under the UIDs    the same
                    (`archive.care.unparseable`)                         that the data set itself has
 
-An id names one record wherever it lies: its stamp and a checksum of its UID. Nothing here shows what is in a data set:
-no name, no patient. A readmitted instance is a new record with the same bytes; the old one gets a tombstone. Works on a
-stopped archive and beside a running server. Legal holds: what belongs to a study on hold, as far as can be told, is not
-dropped.
+Versions with the same content as another one retire by themselves (`archive.care.resent`); what differs in the others:
+`difference`. An id names one record wherever it lies: its stamp and a checksum of its UID. Nothing here shows what is
+in a data set: no name, no patient. A readmitted instance is a new record with the same bytes; the old one gets a
+tombstone. Works on a stopped archive and beside a running server. Legal holds: what belongs to a study on hold, as far
+as can be told, is not dropped.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from engine import log
 from engine.archive import completeness, locks
-from engine.archive.care import deletion
+from engine.archive.care import deletion, resent
 from engine.archive.ingest import ReceivedInstance
 from engine.archive.interchange import private_files
 from engine.dicom import part10
@@ -34,6 +35,7 @@ from engine.storage.record import Kind, crc32c
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
+    from engine.archive.care.resent import Judge
     from engine.archive.store import Store
 
 logger = log.get("archive.quarantine")
@@ -153,7 +155,7 @@ def drop(archive: Archive, identifier: str, *, by: str, reason: str) -> Kept:
     def work() -> Kept:
         with locks.ledger(archive.layout, archive.files):
             kept = find(archive, identifier)
-            held = sorted(uid for uid in _studies_of(archive, kept) if archive.index.is_held(uid.encode()))
+            held = held_studies(archive, [kept])
             if held:
                 raise DeletionRefused(f"the study {held[0]} is on legal hold; nothing was dropped", held)
             _bury(archive, kept, by, reason)
@@ -162,6 +164,50 @@ def drop(archive: Archive, identifier: str, *, by: str, reason: str) -> Kept:
     kept = deletion.with_ballast(archive, work)
     logger.info("dropped from quarantine", sop_instance_uid=kept.instance.sop_instance_uid, kind=kept.kind, by=by)
     return kept
+
+
+def chosen(archive: Archive, sop_instance_uids: Container[str] | None, *, same: bool, judge: Judge) -> Iterator[Kept]:
+    """What belongs to these SOP Instance UIDs (None: to any); with `same`, versions with the content of another one."""
+    for kept in listed(archive):
+        if sop_instance_uids is not None and kept.instance.sop_instance_uid not in sop_instance_uids:
+            continue
+        if not same or (kept.kind == KEPT_ASIDE and _is_same_as_another(archive, kept, judge)):
+            yield kept
+
+
+def drop_all(archive: Archive, many: Sequence[Kept], *, by: str, reason: str) -> list[Kept]:
+    """Deletes what of it is still there, durably, all or nothing. Raises DeletionRefused, StorageFull."""
+    wanted = {kept.id for kept in many}
+
+    def work() -> list[Kept]:
+        with locks.ledger(archive.layout, archive.files):
+            found = [kept for kept in listed(archive) if kept.id in wanted]
+            held = held_studies(archive, found)
+            if held:
+                raise DeletionRefused(f"the study {held[0]} is on legal hold; nothing was dropped", held)
+            drops = [(kept.instance.sop_instance_uid.encode(), kept.instance.stamp) for kept in found]
+            deletion.write_drops(archive, drops, by=by, reason=reason)
+            return found
+
+    dropped = deletion.with_ballast(archive, work)
+    logger.info("dropped from quarantine", count=len(dropped), by=by)
+    return dropped
+
+
+def held_studies(archive: Archive, many: Iterable[Kept]) -> list[str]:
+    """The studies on legal hold that they may belong to."""
+    studies = {uid for kept in many for uid in _studies_of(archive, kept)}
+    return sorted(uid for uid in studies if archive.index.is_held(uid.encode()))
+
+
+def _is_same_as_another(archive: Archive, kept: Kept, judge: Judge) -> bool:
+    for other in resent.others_of(archive, kept.instance):
+        try:
+            if judge.is_same(kept.instance, other):
+                return True
+        except CorruptRecord:
+            pass  # it has been noted as damaged
+    return False
 
 
 # Inside ------------------------------------------------------------------------------------------
