@@ -1,10 +1,21 @@
-"""For the whole run: what is there once the tests are collected is not looked through by the collector again."""
+"""For the whole run: how much it does, slow files first, and nothing collected is looked through again."""
 
 from __future__ import annotations
 
 import gc
 
 import pytest
+
+from tests import effort
+
+
+def pytest_report_header() -> str:
+    return effort.describe()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Files are dealt out to the processes in this order: one that takes a minute must not be the last to begin.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

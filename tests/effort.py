@@ -1,6 +1,6 @@
 """How much of the long tests a run does, and from which seed.
 
-    tools/check          of each long list of cases every n-th, another part of it with each commit
+    tools/check          of each long list of cases every n-th, others with each commit
     tools/check --all    all of them (FILMROOM_ALL=1): at night, before a release
 
 A long list is what follows from nothing but the code: each call of a life, each length of a torn tail. Its part begins
@@ -49,6 +49,11 @@ def amount(name: str, usual: int, everything: int) -> int:
 def part(cases: Sequence[Case], stride: int, number: int) -> Sequence[Case]:
     """Every `stride`-th of the cases, from one that `number` chooses; never none of some."""
     return cases[number % min(stride, max(1, len(cases))) :: stride]
+
+
+def one_of(*cases: Case) -> Sequence[Case]:
+    """One of them, another with each commit; all of them when all is asked for."""
+    return cases if ALL else part(cases, len(cases), seed("EFFORT"))
 
 
 def describe() -> str:

@@ -35,6 +35,8 @@ from tests import samples
 from tests.corpus import corpus_files, needs_corpus
 from tests.oracle import jpeg_lossless as oracle
 
+pytestmark = pytest.mark.slow
+
 EXPLICIT = "1.2.840.10008.1.2.1"
 IMPLICIT = "1.2.840.10008.1.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"

@@ -28,7 +28,7 @@ from tests.corpus import corpus_files, needs_corpus
 from tests.oracle import data_sets, foreign
 
 SYNTAXES = (IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN)
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning")]
 UNREADABLE = {"syn-nested-3000.dcm", "syn-nested-100.dcm", "syn-latin9-ir203.dcm", "GH364.dcm"}
 """For pydicom: too deep, of a character set that it does not know, with an item where an element should stand."""
 

@@ -37,7 +37,7 @@ IMPLICIT, EXPLICIT, BIG, DEFLATED = (
     EXPLICIT_VR_BIG_ENDIAN,
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
 )
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning")]
 UNREADABLE = {"MR_truncated.dcm", "rtplan_truncated.dcm", "GH626.dcm", "3gb-bulk-data-truncated.dcm"}
 CUT_IN_PIXELS = {"MR_truncated.dcm", "3gb-bulk-data-truncated.dcm"}
 TOO_DEEP = {"syn-nested-3000.dcm", "syn-nested-100.dcm"}

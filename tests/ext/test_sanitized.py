@@ -20,6 +20,8 @@ from pathlib import Path
 import Cython
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = int(os.environ.get("FILMROOM_FUZZ_RUNS", "300"))
 STEMS = ("elements", "scan", "receive")

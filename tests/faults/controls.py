@@ -11,14 +11,14 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from engine.archive.care.compaction import Compactor
 from engine.archive.care.ledger_copy import LedgerCopy
-from engine.index import checkpoint
+from engine.index import checkpoint, data_file
 from engine.index.checkpoint import Checkpoint, Checkpointer, Kind, boot_id, write_file
 from engine.storage.log import SegmentLog
 from tests.faults.histories import History
@@ -54,8 +54,16 @@ def _without_pin() -> AbstractContextManager[Any]:
     return patch.object(Checkpointer, "_take", take_and_let_go)
 
 
+def _no_fault(*_: object) -> str:
+    return ""
+
+
+def _as_summed(*_: object) -> bool:
+    return True
+
+
 def _checkpoint_first() -> AbstractContextManager[Any]:
-    """The checkpoint file is written before what it speaks of is on the disk."""
+    """The checkpoint file is written before what it speaks of is on the disk, and no start looks whether it is."""
 
     def take(self: Checkpointer, kind: Kind) -> None:
         pin, transaction_id, page, _ = self._environment.holding_write_lock(self._pin_newest)
@@ -67,7 +75,10 @@ def _checkpoint_first() -> AbstractContextManager[Any]:
         self._sync_log()
         self._files.fdatasync(self._data_fd)
 
-    return patch.object(Checkpointer, "_take", take)
+    changes = ExitStack()
+    changes.enter_context(patch.object(Checkpointer, "_take", take))
+    changes.enter_context(patch.multiple(data_file, fault_of=_no_fault, meta_fault=_no_fault, is_as_summed=_as_summed))
+    return changes
 
 
 def _index_before_log() -> AbstractContextManager[Any]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
 import pytest
+
+pytestmark = pytest.mark.slow
+
+CRASHES = {signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV}
 
 
 def _run(control: str, first_seed: int, seeds: int) -> subprocess.CompletedProcess[str]:
@@ -27,8 +32,9 @@ def _run(control: str, first_seed: int, seeds: int) -> subprocess.CompletedProce
 def test_an_engine_without_it_is_caught(control: str, first_seed: int) -> None:
     done = _run(control, first_seed, 25)
     assert done.returncode != 0, "the rig has seen nothing"
-    # Negative: LMDB crashed over what it found.
-    assert done.returncode == 3 or done.returncode < 0, done.stderr
+    # LMDB may crash over what it finds, by an assertion or an address; whatever else kills the process shows nothing.
+    assert done.returncode == 3 or -done.returncode in CRASHES, f"exit code {done.returncode}: {done.stderr}"
+    assert done.returncode < 0 or done.stdout.strip(), "nothing is said to be broken"
 
 
 def test_an_engine_as_it_is_passes() -> None:

@@ -34,6 +34,8 @@ from tests.faults.operations import CT, Import, Operation, Scene, check
 from tests.faults.world import World
 from tests.faulty_files import CHANGES, READS, TAKES_DESCRIPTOR, TAKES_ROOM, PowerCut
 
+pytestmark = pytest.mark.slow
+
 STRIDE = effort.amount("FAULTS_STRIDE", 44, 1)
 OFFSET = effort.seed("FAULTS")
 SEED = 3

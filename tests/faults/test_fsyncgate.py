@@ -18,6 +18,8 @@ from tests.peer import CT, EXPLICIT, Peer
 from tests.system import ingest, mounts
 from tests.system.server import Server, wait_for
 
+pytestmark = pytest.mark.slow
+
 CONFIG = "[limits]\ndisk_reserve_bytes = 0\n[storage]\nsegment_bytes = 8388608\nprewrite_bytes = 0\n"
 
 

@@ -27,6 +27,8 @@ from tests.system import mounts
 from tests.system.server import ROOT
 from tests.system.test_injection import Told, verify
 
+pytestmark = pytest.mark.slow
+
 STRIDE = int(os.environ.get("FILMROOM_LOG_WRITES_STRIDE", "12"))
 SEED = int(os.environ.get("FILMROOM_LOG_WRITES_SEED", "20260601"))
 

@@ -27,6 +27,8 @@ from tests.faults.machine import Machine
 from tests.system import ingest, mounts
 from tests.system.server import wait_for
 
+pytestmark = pytest.mark.slow
+
 ROUNDS = int(os.environ.get("FILMROOM_FUSE_ROUNDS", "3"))
 SEED = int(os.environ.get("FILMROOM_FUSE_SEED", "20260301"))
 

@@ -45,6 +45,8 @@ from tests.oracle.matcher import IMAGE, SERIES, STUDY, UNIQUE
 from tests.oracle.query_question import Asked
 from tests.oracle.query_world import World
 
+pytestmark = pytest.mark.slow
+
 PAIRS_IN_CI = 400
 PAIRS = int(os.environ.get("FILMROOM_QUERY_TWIN_PAIRS", str(PAIRS_IN_CI)))
 SEED = int(os.environ.get("FILMROOM_QUERY_TWIN_SEED", "1"))

@@ -1,10 +1,14 @@
-"""The loads keep running: each program with its smoke parameters, and the bytes that they build, read by others."""
+"""The loads keep running: each program with its smoke parameters, and the bytes that they build, read by others.
+
+A run takes one peer a program, another one with each commit (`effort`); --all takes each with each.
+"""
 
 from __future__ import annotations
 
 import io
 import json
 import random
+import shutil
 import socket
 import struct
 import subprocess
@@ -18,6 +22,9 @@ from pydicom.uid import ExplicitVRLittleEndian
 from perf import corpus, harness, load_find, memory, population, wire
 from perf.association import Connection, Target
 from perf.sink import Sink
+from tests import effort
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM_TIMEOUT_S = 120
@@ -49,7 +56,9 @@ def parse(data_set: bytes) -> pydicom.Dataset:
 # programs ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("peer", ["sink", "storescp", "dcmqrscp", "orthanc", "filmroom", "filmroom-write-behind"])
+@pytest.mark.parametrize(
+    "peer", effort.one_of("sink", "storescp", "dcmqrscp", "orthanc", "filmroom", "filmroom-write-behind")
+)
 def test_store_load_runs(peer: str, tmp_path: Path) -> None:
     result = tmp_path / "store.json"
     # dcmqrscp refuses an instance now and then when two associations store at once.
@@ -60,14 +69,14 @@ def test_store_load_runs(peer: str, tmp_path: Path) -> None:
     assert json.loads(result.read_text())["load_store"]["sent_count"] == 20 * association_count
 
 
-@pytest.mark.parametrize("peer", ["sink", "filmroom"])
+@pytest.mark.parametrize("peer", effort.one_of("sink", "filmroom"))
 def test_store_load_with_a_window_runs(peer: str, tmp_path: Path) -> None:
     result = tmp_path / "store.json"
     run_program("load_store", "--smoke", "--peer", peer, "--window", "4", "--json", str(result))
     assert json.loads(result.read_text())["load_store"]["window"] == 4
 
 
-@pytest.mark.parametrize("peer", ["dcmqrscp", "orthanc", "filmroom"])
+@pytest.mark.parametrize("peer", effort.one_of("dcmqrscp", "orthanc", "filmroom"))
 @pytest.mark.parametrize("program", ["load_move", "load_get"])
 def test_retrieval_load_receives_every_instance(program: str, peer: str, tmp_path: Path) -> None:
     result = tmp_path / "retrieval.json"
@@ -75,7 +84,7 @@ def test_retrieval_load_receives_every_instance(program: str, peer: str, tmp_pat
     assert json.loads(result.read_text())[program]["instance_count"] == 20
 
 
-@pytest.mark.parametrize("peer", ["dcmqrscp", "filmroom"])
+@pytest.mark.parametrize("peer", effort.one_of("dcmqrscp", "filmroom"))
 def test_find_load_finds_something_with_each_query(peer: str, tmp_path: Path) -> None:
     result = tmp_path / "find.json"
     run_program("load_find", "--smoke", "--peer", peer, "--json", str(result))
@@ -92,7 +101,7 @@ def test_queries_of_an_archive_and_of_peers_stand_in_one_table(tmp_path: Path) -
     assert "filmroom, 20 studies of archive" in shown and "dcmqrscp, 20 studies" in shown
 
 
-@pytest.mark.parametrize("peer", ["storescp", "filmroom"])
+@pytest.mark.parametrize("peer", effort.one_of("storescp", "filmroom"))
 def test_memory_of_many_associations_is_shown(peer: str) -> None:
     assert "PSS MB" in run_program("memory", "--smoke", "--peer", peer)
 
@@ -101,19 +110,19 @@ def test_large_object_comes_back_as_sent() -> None:
     assert "the same" in run_program("memory", "--smoke", "--peer", "filmroom", "--large-bytes", "20000000")
 
 
-@pytest.mark.parametrize("how", [(), ("--kill",)])
+@pytest.mark.parametrize("how", effort.one_of((), ("--kill",)))
 def test_start_is_timed(how: tuple[str, ...]) -> None:
     assert "median ready" in run_program("start", "--smoke", "--peer", "filmroom", *how)
 
 
-@pytest.mark.parametrize("peer", ["sink", "filmroom"])
+@pytest.mark.parametrize("peer", effort.one_of("sink", "filmroom"))
 def test_stock_senders_run(peer: str, tmp_path: Path) -> None:
     result = tmp_path / "stock.json"
     run_program("stock", "--smoke", "--peer", peer, "--json", str(result))
     assert json.loads(result.read_text())["stock"]["failed_count"] == 0
 
 
-@pytest.mark.parametrize("program", ["load_store", "load_get", "load_move", "load_find"])
+@pytest.mark.parametrize("program", effort.one_of("load_store", "load_get", "load_move", "load_find"))
 def test_each_load_can_leave_nagles_algorithm_on(program: str) -> None:
     run_program(program, "--smoke", "--nagle", "--peer", "filmroom")
 
@@ -133,10 +142,20 @@ def test_fill_runs() -> None:
     assert "200 instances of 20 studies" in run_program("fill", "--smoke", "--peer", "filmroom")
 
 
+LONGEST = effort.one_of("scale", "life", "run")
+"""Of the programs that start several servers each."""
+
+
+def another_times(program: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(program not in LONGEST, reason=f"perf.{program}: with another commit, or --all")
+
+
+@another_times("scale")
 def test_scale_runs() -> None:
     assert "filled against empty" in run_program("scale", "--smoke")
 
 
+@another_times("life")
 def test_life_runs(tmp_path: Path) -> None:
     result = tmp_path / "life.json"
     run_program("life", "--smoke", "--json", str(result))
@@ -151,11 +170,12 @@ def test_disk_loop_and_sink_run() -> None:
     assert "sink ready" in run_program("sink", "--smoke")
 
 
+@another_times("run")
 def test_runner_writes_what_compare_reads(tmp_path: Path) -> None:
-    paths = [str(tmp_path / name) for name in ("before.json", "after.json")]
-    for path in paths:
-        assert "instances/s" in run_program("run", "--smoke", "--json", path)
-    assert "before" in run_program("compare", *paths)
+    before, after = tmp_path / "before.json", tmp_path / "after.json"
+    assert "instances/s" in run_program("run", "--smoke", "--json", str(before))
+    shutil.copy(before, after)
+    assert "before" in run_program("compare", str(before), str(after))
 
 
 # bytes -------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ from engine.errors import ConfigError, ControlUnavailable, EngineError
 from tests.peer import Closed, Peer, associate_rq
 from tests.system.server import ROOT, Server, running, wait_for
 
+pytestmark = pytest.mark.slow
+
 ECHO = (1, "1.2.840.10008.1.1", ["1.2.840.10008.1.2"])
 
 

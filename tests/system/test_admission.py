@@ -15,6 +15,8 @@ from tests.peer import CT, EXPLICIT, IMPLICIT, STUDY_ROOT_FIND, STUDY_ROOT_GET, 
 from tests.system import mounts
 from tests.system.server import Server, running, wait_for
 
+pytestmark = pytest.mark.slow
+
 STORE = (1, CT, [EXPLICIT])
 FIND = (3, STUDY_ROOT_FIND, [IMPLICIT])
 ECHO = (5, VERIFICATION, [IMPLICIT])

@@ -23,6 +23,8 @@ from tests.peer import CT, EXPLICIT, Peer
 from tests.system import ingest
 from tests.system.server import ROOT, running, wait_for
 
+pytestmark = pytest.mark.slow
+
 ROUNDS = int(os.environ.get("FILMROOM_BACKUP_ROUNDS", "1"))
 SEED = int(os.environ.get("FILMROOM_BACKUP_SEED", "20260102"))
 

@@ -16,6 +16,8 @@ from tests.system import foreign
 from tests.system.foreign import EXPLICIT, IMPLICIT, Stored
 from tests.system.server import Server, free_port, running, wait_for
 
+pytestmark = pytest.mark.slow
+
 CLASS, INSTANCE = str(StorageCommitmentPushModel), str(StorageCommitmentPushModelInstance)
 QUICK = "retry_s = 0.2\nretry_s_max = 0.5\n"
 

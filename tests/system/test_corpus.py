@@ -27,7 +27,7 @@ from tests.system import foreign
 from tests.system.foreign import Stored
 from tests.system.server import ROOT, Server, running
 
-pytestmark = needs_corpus()
+pytestmark = [pytest.mark.slow, needs_corpus()]
 
 ILL_FORMED = ("odd", "codec-only", "palette")
 """Folders whose files need not be storable."""

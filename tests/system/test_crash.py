@@ -24,6 +24,8 @@ from tests.peer import CT, EXPLICIT, IMPLICIT, VERIFICATION, Peer
 from tests.system import ingest
 from tests.system.server import ROOT, Server, running, wait_for
 
+pytestmark = pytest.mark.slow
+
 ROUNDS = int(os.environ.get("FILMROOM_CRASH_ROUNDS", "4"))
 SEED = int(os.environ.get("FILMROOM_CRASH_SEED", "20260102"))
 READY_S = float(os.environ.get("FILMROOM_READY_S", "10.0"))

@@ -17,9 +17,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from tests import samples
 from tests.system import foreign
 from tests.system.server import ROOT, Server, filmroom, running, wait_for
+
+pytestmark = pytest.mark.slow
 
 COUNT = 30
 DELETE_AFTER = 3

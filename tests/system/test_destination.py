@@ -30,6 +30,8 @@ from tests.peer import (
 from tests.system import foreign
 from tests.system.server import Server, running, wait_for
 
+pytestmark = pytest.mark.slow
+
 COUNT = 10
 TIMEOUT_S = 1.5
 CONFIG = f"""

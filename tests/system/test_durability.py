@@ -34,7 +34,10 @@ def strace_works() -> bool:
     return subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True).returncode == 0
 
 
-pytestmark = pytest.mark.skipif(not strace_works(), reason="strace is not installed, or may not trace")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not strace_works(), reason="strace is not installed, or may not trace"),
+]
 
 _LINE = re.compile(r"^(\d+)\s+[\d.]+ (?:<\.\.\. )?(\w+)(?:\(| resumed>)(.*)$")
 _UID = re.compile(re.escape(samples.ROOT) + r"\.\d+\.1\.\d+")

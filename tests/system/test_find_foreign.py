@@ -35,6 +35,8 @@ from tests.system import foreign
 from tests.system.foreign import EXPLICIT, IMPLICIT, Stored
 from tests.system.server import Server, free_port, running, wait_for
 
+pytestmark = pytest.mark.slow
+
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 UTF_8, LATIN_1 = "ISO_IR 192", "ISO_IR 100"
 needs_findscu = pytest.mark.skipif(shutil.which("findscu") is None, reason="findscu is not installed (dcmtk)")

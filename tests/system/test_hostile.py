@@ -25,6 +25,8 @@ from tests import peer, samples
 from tests.peer import CT, EXPLICIT, IMPLICIT, STUDY_ROOT_FIND, STUDY_ROOT_GET, STUDY_ROOT_MOVE, VERIFICATION, Peer
 from tests.system.server import Server, running, wait_for
 
+pytestmark = pytest.mark.slow
+
 ARTIM_S = 1.0
 SLACK_S = 3.0
 """How much later than its timer a busy test machine may do it."""

@@ -36,6 +36,8 @@ from tests.peer import EXPLICIT
 from tests.system.ingest import Made
 from tests.system.server import ROOT
 
+pytestmark = pytest.mark.slow
+
 STRIDE = effort.amount("INJECT_STRIDE", 64, 1)
 OFFSET = effort.seed("INJECT")
 

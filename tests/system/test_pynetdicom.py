@@ -19,6 +19,8 @@ from tests.system import foreign
 from tests.system.foreign import EXPLICIT, IMPLICIT, VERIFICATION, Stored
 from tests.system.server import Server, free_port, running
 
+pytestmark = pytest.mark.slow
+
 CT, MR, SC = samples.CT, samples.MR, "1.2.840.10008.5.1.4.1.1.7"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"

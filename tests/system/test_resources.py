@@ -21,6 +21,8 @@ from tests.system import ingest, mounts
 from tests.system.server import ROOT, Server, running, wait_for
 from tests.system.test_crash import check
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 write_behind_sync_s = 0.1
 [limits]

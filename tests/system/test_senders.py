@@ -21,6 +21,8 @@ from tests.system.foreign import Stored, get
 from tests.system.server import Server, running, wait_for
 from tests.system.test_crash import check
 
+pytestmark = pytest.mark.slow
+
 SENDERS = 8
 STREAM_BYTES = 64 << 10
 CONFIG = "[limits]\nstream_threshold_bytes = 65536\ndimse_timeout_s = 5\n[storage]\nsegment_bytes = 1048576\n"

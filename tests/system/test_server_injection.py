@@ -19,7 +19,10 @@ from tests.system.server import Server, running, wait_for
 from tests.system.test_crash import check
 from tests.system.test_durability import strace_works
 
-pytestmark = pytest.mark.skipif(not strace_works(), reason="strace is not installed, or may not trace")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not strace_works(), reason="strace is not installed, or may not trace"),
+]
 
 ROUNDS = int(os.environ.get("FILMROOM_STRACE_ROUNDS", "4"))
 SEED = int(os.environ.get("FILMROOM_STRACE_SEED", "20260401"))
