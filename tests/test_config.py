@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from engine import config as configuration
-from engine.config import Attribute, Config, Peer, environment_variable, load, parse_peer, reference, titles
-from engine.config.schema import TABLES
+from engine.config import Attribute, Coercion, Config, Peer, environment_variable, load, parse_peer, reference, titles
+from engine.config.composition import TABLES
 from engine.errors import ConfigError
 
 PEER = '[[peer]]\naet = "STORE1"\nhost = "127.0.0.1"\nport = 104\n'
@@ -141,30 +141,47 @@ def test_relative_paths_in_a_file_start_at_its_folder(tmp_path: Path) -> None:
 
 def test_a_peer_without_address_is_no_destination(tmp_path: Path) -> None:
     config = load(written(tmp_path, PEER + '[[peer]]\naet = "SENDER"\n'), {}, {})
-    assert config.may("STORE1", "destination")
-    assert not config.may("SENDER", "destination")
-    assert config.may("SENDER", "store")
+    assert [peer.may[-1] for peer in config.peers] == ["destination", "retrieve"]
 
 
-def test_unknown_peers_may_all_but_receive(tmp_path: Path) -> None:
-    config = load(None, {}, {})
-    assert [config.may("X", what) for what in ("store", "query", "retrieve", "destination")] == [
-        True,
-        True,
-        True,
-        False,
-    ]
-    closed = load(written(tmp_path, f"accept_unknown_peers = false\n{PEER}"), {}, {})
-    assert not closed.may("X", "store")
-    assert closed.may("STORE1", "store")
+def test_the_first_of_two_peers_whose_titles_mean_the_same_is_found() -> None:
+    """Written otherwise, but one form of both is the same bytes."""
+    latin, utf_8 = Peer(aet="RÃ¶"), Peer(aet="Rö")
+    assert Config(peers=(latin, utf_8)).peer("RÃ¶") is latin
+    assert Config(peers=(utf_8, latin)).peer("RÃ¶") is utf_8
+
+
+def test_titles_without_a_peer_share_their_settings() -> None:
+    config = Config(peers=(Peer(aet="CT1"),))
+    assert config.settings_of("X") is config.settings_of("Y")
+    assert config.settings_of("X").peer is None
+    assert config.settings_of("CT1").peer is config.peers[0]
+
+
+def test_a_look_up_does_not_change_what_a_configuration_is_equal_to() -> None:
+    one, other = Config(peers=(Peer(aet="CT1"),)), Config(peers=(Peer(aet="CT1"),))
+    assert one.peer("CT1") == other.peers[0]
+    assert one == other
+    assert one.to_json() == other.to_json()
+    moved = msgspec.structs.replace(one, peers=(Peer(aet="CT2"),))
+    assert (moved.peer("CT1"), moved.peer("CT2")) == (None, moved.peers[0])
+
+
+def test_the_first_rule_of_coercion_that_names_a_receiver_holds_and_one_without_names_is_for_the_rest() -> None:
+    ours = [Coercion(aets=("WS",)), Coercion(aets=("WS", "RÖNTGEN")), Coercion(), Coercion(aets=("LATE",)), Coercion()]
+    config = Config(coercion=tuple(ours))
+    assert config.coercion_of("WS") is ours[0]
+    assert config.coercion_of("RÃ\x96NTGEN") is ours[1]
+    assert config.coercion_of("LATE") is config.coercion_of("ANY") is ours[2]
+    assert Config(coercion=(ours[0],)).coercion_of("ANY") is None
 
 
 def test_a_peer_overrides_what_holds_for_everybody(tmp_path: Path) -> None:
     more = 'durability = "write-behind"\nduplicates = "replace"\nasynchronous_window = 0\n'
     config = load(written(tmp_path, PEER + more), {}, {})
-    assert (config.durability_of("STORE1"), config.durability_of("X")) == ("write-behind", "durable")
-    assert (config.duplicates_of("STORE1"), config.duplicates_of("X")) == ("replace", "keep-first")
-    assert (config.receive_window_of("STORE1"), config.receive_window_of("X")) == (1, 16)
+    assert (config.settings_of("STORE1").durability, config.settings_of("X").durability) == ("write-behind", "durable")
+    assert (config.settings_of("STORE1").duplicates, config.settings_of("X").duplicates) == ("replace", "keep-first")
+    assert (config.settings_of("STORE1").receive_window, config.settings_of("X").receive_window) == (1, 16)
     peer = config.peer("STORE1")
     assert peer is not None
     assert peer.send_window == 1
@@ -177,10 +194,14 @@ def test_queries_of_a_peer_have_its_own_options_and_limit(tmp_path: Path) -> Non
     text += PEER + 'query_options = ["fuzzy"]\nquery_results_max = 0\n'
     text += '[[peer]]\naet = "STRICT"\nquery_options = []\n'
     config = load(written(tmp_path, text), {}, {})
-    assert [config.query_options_of(aet) for aet in ("STORE1", "STRICT", "X")] == [("fuzzy",), (), ("relational",)]
-    assert [config.query_results_max_of(aet) for aet in ("STORE1", "STRICT", "X")] == [0, 50, 50]
+    assert [config.settings_of(aet).query_options for aet in ("STORE1", "STRICT", "X")] == [
+        ("fuzzy",),
+        (),
+        ("relational",),
+    ]
+    assert [config.settings_of(aet).query_results_max for aet in ("STORE1", "STRICT", "X")] == [0, 50, 50]
     merged, restart = load(None, {}, {}).reloaded(config)
-    assert (merged.query_options_of("X"), restart) == (("relational",), [])
+    assert (merged.settings_of("X").query_options, restart) == (("relational",), [])
 
 
 def test_reload_takes_peers_and_limits_and_names_the_rest(tmp_path: Path) -> None:
@@ -218,7 +239,8 @@ def test_peers_are_named_on_a_command_line_by_title_or_address(tmp_path: Path) -
 
 
 def test_every_key_is_documented_with_its_reason() -> None:
-    source = Path(configuration.__file__).with_name("schema.py").read_text()
+    folder = Path(configuration.__file__).parent
+    source = (folder / "schema.py").read_text() + (folder / "composition.py").read_text()
     for section in (Config, *TABLES.values(), Peer):
         for field in msgspec.structs.fields(section):
             if section is Config and field.name in (*TABLES, "peers"):
@@ -283,7 +305,6 @@ def test_a_peer_beyond_ascii_is_found_by_what_it_is_called_and_by_what_came() ->
     config = Config(peers=(Peer(aet="RÖNTGEN", may=("store",)),))
     for came in ("RÖNTGEN", "RÃ\x96NTGEN"):
         assert config.peer(came) is config.peers[0]
-        assert not config.may(came, "query")
     assert config.peer("ROENTGEN") is None
     assert config.peer("RÃNTGEN") is None
 

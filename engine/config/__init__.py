@@ -19,6 +19,8 @@ paths in a file start at the file's folder, others at the working directory.
 
 from __future__ import annotations
 
+from engine.config.composition import Config
+from engine.config.peers import PeerBook, PeerSettings
 from engine.config.reader import (
     DEFAULT_FILE,
     Reading,
@@ -33,7 +35,6 @@ from engine.config.schema import (
     Attribute,
     Coercion,
     Compaction,
-    Config,
     Duplicates,
     Durability,
     Limits,
@@ -66,6 +67,8 @@ __all__ = [
     "LogLevel",
     "Origin",
     "Peer",
+    "PeerBook",
+    "PeerSettings",
     "Permission",
     "Quarantine",
     "Queries",

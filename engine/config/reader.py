@@ -13,13 +13,12 @@ from typing import Any, cast, get_args, get_origin
 
 import msgspec
 
+from engine.config.composition import TABLES, Config, keys, to_path
 from engine.config.schema import (
-    TABLES,
     AgeBy,
     Attribute,
     AttributeLevel,
     Coercion,
-    Config,
     Duplicates,
     DuplicatesAnswer,
     Durability,
@@ -30,8 +29,6 @@ from engine.config.schema import (
     Permission,
     QueryOption,
     Retention,
-    keys,
-    to_path,
 )
 from engine.errors import ConfigError
 

@@ -12,7 +12,8 @@ from functools import cache
 import msgspec
 from msgspec import Struct
 
-from engine.config import schema
+from engine.config import composition, schema
+from engine.config.composition import TABLES
 
 LIST_TABLES: dict[str, tuple[str, type[Struct]]] = {
     "peer": ("peers", schema.Peer),
@@ -42,8 +43,8 @@ class Entry:
 def entries() -> Iterator[Entry]:
     """Every key, in the order of the schema: the top, then each table."""
     lists = {field for field, _ in LIST_TABLES.values()}
-    yield from _of(schema.Config, "", skipped={*schema.TABLES, *lists})
-    for table, section in schema.TABLES.items():
+    yield from _of(composition.Config, "", skipped={*TABLES, *lists})
+    for table, section in TABLES.items():
         yield from _of(section, f"{table}.")
     for table, (_, section) in LIST_TABLES.items():
         yield from _of(section, f"{table}.")
@@ -57,9 +58,9 @@ def example() -> str:
         head, _, name = entry.key.rpartition(".")
         if head != table:
             table = head
-            section = schema.TABLES[head] if head in schema.TABLES else LIST_TABLES[head][1]
+            section = TABLES[head] if head in TABLES else LIST_TABLES[head][1]
             lines += ["", *_comment(inspect.cleandoc(section.__doc__ or ""))]
-            lines += [f"[{head}]" if head in schema.TABLES else f"#[[{head}]]", ""]
+            lines += [f"[{head}]" if head in TABLES else f"#[[{head}]]", ""]
         lines += _comment(entry.about)
         # Without a default there is nothing to say it with: the type, for whoever fills it in.
         has_value = entry.default is not msgspec.UNSET and entry.default is not None

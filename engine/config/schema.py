@@ -1,19 +1,17 @@
-"""What can be configured: every setting and limit with its unit, its default and the reason for it.
+"""The tables of a configuration: every setting and limit with its unit, its default and the reason for it.
 
-The docstring under a field is its documentation; bounds are in its type. Nothing is read here: that is `reader`.
+The docstring under a field is its documentation; bounds are in its type. `composition` puts the tables together, and
+`reader` reads them.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta, Struct
 
-from engine.config.titles import TITLE_BYTES_MAX, names, wire_forms
+from engine.config.titles import TITLE_BYTES_MAX, wire_forms
 
 Durability = Literal["durable", "write-behind"]
 Duplicates = Literal["keep-first", "replace", "keep-both-versions"]
@@ -455,6 +453,10 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What it may do: send us instances, ask us, have instances sent, be sent instances that another asks for.
     Without host and port the default leaves destination out."""
 
+    destinations: tuple[AETitle, ...] | None = None
+    """AE titles to which it may have instances sent by C-MOVE, for one that must not choose freely: a ward's viewer
+    that shall send to its own ward only. The others are unknown destinations to it (A801). Unset: every destination."""
+
     pdu_length_max: Annotated[int, Meta(ge=4 * KIB, le=16 * MIB)] | None = None
     """Bytes of a P-DATA-TF that we announce to it, and the most that we send it whatever it announces."""
 
@@ -512,7 +514,9 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Seconds that a C-FIND of it may work, instead of limits.query_timeout_s; 0: as long as it takes."""
 
     def __post_init__(self) -> None:
-        _check_title(self.aet)
+        check_title(self.aet)
+        for title in self.destinations or ():
+            check_title(title)
 
     @property
     def has_address(self) -> bool:
@@ -525,277 +529,7 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return max(1, self.asynchronous_window or 1)
 
 
-def _check_title(title: str) -> None:
+def check_title(title: str) -> None:
+    """Raises ValueError for an AE title that fits in no encoding."""
     if not wire_forms(title):
         raise ValueError(f"AE title {title!r} has more than {TITLE_BYTES_MAX} bytes in Latin-1 and in UTF-8")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """All settings of one server or command."""
-
-    data: Path = Path("filmroom-data")
-    """The folder of the archive: segments, index, control socket."""
-
-    aet: AETitle = "FILMROOM"
-    """Our AE title."""
-
-    host: str = "0.0.0.0"
-    """Address to listen on. All interfaces, since modalities are other machines."""
-
-    dicom_port: Port = 11112
-    """Registered for DICOM and, unlike 104, open to a process without privileges; 0: any free one."""
-
-    http_port: Port = 8080
-    """Reserved for DICOMweb."""
-
-    workers: Annotated[int, Meta(ge=1, le=1024)] = msgspec.field(default_factory=_cores)
-    """Processes that serve; one a core."""
-
-    durability: Durability = "durable"
-    """durable: a Success was synced to disk. write-behind: it was written, survives kill -9, and is synced within
-    write_behind_sync_s; a power cut may take that long's worth of instances."""
-
-    duplicates: Duplicates = "keep-first"
-    """What becomes of a known SOP Instance UID with other bytes: the first stays current and the new one is kept
-    aside; the new one replaces it; or the new one is current and the first is kept aside. A UID should never
-    come back with other contents (PS3.5 9.1), so the safest is to change nothing that was already seen. The same
-    content in another transfer syntax, with other lengths or padding is never such a conflict."""
-
-    duplicates_answer: DuplicatesAnswer = "warning"
-    """What the sender of an instance that is kept aside hears: warning (B000) or success (0000). Large and compressed
-    instances are compared with the current one after the answer, so nobody knows yet whether they are the same;
-    success is for routers that take B000 for a failure and send again. Both ways it is stored."""
-
-    accept_unknown_peers: bool = True
-    """Whether AE titles without a [[peer]] may store, query and retrieve by C-GET. Never a destination."""
-
-    promiscuous: bool = True
-    """Whether instances of unknown and private SOP classes are stored too."""
-
-    called_ae_title_check: bool = False
-    """Whether an association that calls another AE title than ours is rejected. Many modalities are set up wrongly."""
-
-    write_behind_sync_s: Annotated[float, Meta(gt=0, le=60)] = 1.0
-    """The longest time between a Success and its sync in write-behind: what a power cut may cost."""
-
-    caretaker_pause_s: Annotated[float, Meta(ge=0, le=86400)] = 15.0
-    """From ready to the start of the process that compacts, scrubs and applies retention rules: it takes a third of a
-    second of processor time, which after a restart those who have waited for the server need more."""
-
-    limits: Limits = Limits()
-    storage: Storage = Storage()
-    log: Log = Log()
-    query: Queries = Queries()
-    target: Target = Target()
-    compaction: Compaction = Compaction()
-    scrub: Scrub = Scrub()
-    reindex: Reindex = Reindex()
-    quarantine: Quarantine = Quarantine()
-    commitment: Commitment = Commitment()
-    peers: tuple[Peer, ...] = msgspec.field(default=(), name="peer")
-    retention: tuple[Retention, ...] = ()
-    """Rules by which old studies are deleted, in the order in which they are applied; written [[retention]]."""
-    attributes: tuple[Attribute, ...] | None = msgspec.field(default=None, name="attribute")
-    """What the index keeps beside what it always keeps; written [[attribute]]. None: there is no file that could say,
-    and what the archive has in effect stays so."""
-    coercion: tuple[Coercion, ...] = ()
-    """What is changed on the way out, the first rule that names a receiver; written [[coercion]]."""
-
-    def __post_init__(self) -> None:
-        _check_title(self.aet)
-
-    def peer(self, aet: str) -> Peer | None:
-        """The [[peer]] of an AE title; None when there is none."""
-        for peer in self.peers:
-            if peer.aet == aet or (not aet.isascii() and names((peer.aet,), aet)):
-                return peer
-        return None
-
-    def may(self, aet: str, permission: Permission) -> bool:
-        """Whether the application entity of that title may do that."""
-        peer = self.peer(aet)
-        if peer is not None:
-            return permission in peer.may
-        return self.accept_unknown_peers and permission != "destination"
-
-    def durability_of(self, aet: str) -> Durability:
-        """When a C-STORE of that calling AE title is answered."""
-        peer = self.peer(aet)
-        return (peer.durability if peer else None) or self.durability
-
-    def duplicates_of(self, aet: str) -> Duplicates:
-        """What becomes of a duplicate from that calling AE title."""
-        peer = self.peer(aet)
-        return (peer.duplicates if peer else None) or self.duplicates
-
-    def accepts_truncated(self, aet: str) -> bool:
-        """Whether data sets of that calling AE title that end early are stored."""
-        peer = self.peer(aet)
-        return peer is not None and peer.accept_truncated
-
-    def associations_max_of(self, aet: str) -> int:
-        """Associations that that calling AE title may have open at once."""
-        peer = self.peer(aet)
-        return (peer.associations_max if peer else None) or self.limits.associations_per_peer_max
-
-    def address_associations_max_of(self, aet: str) -> int:
-        """Associations that the network address which that calling AE title comes from may have open at once."""
-        peer = self.peer(aet)
-        return (peer.associations_per_address_max if peer else None) or self.limits.associations_per_address_max
-
-    def receive_window_of(self, aet: str) -> int:
-        """Operations that that calling AE title may have outstanding with us."""
-        peer = self.peer(aet)
-        if peer is None or peer.asynchronous_window is None:
-            return self.limits.asynchronous_window
-        return max(1, peer.asynchronous_window)
-
-    def timeout_s_of(self, aet: str) -> float:
-        """How long that AE title may be silent within a message, not read, or not answer."""
-        peer = self.peer(aet)
-        return (peer.timeout_s if peer else None) or self.limits.dimse_timeout_s
-
-    def delivery_rate_bytes_per_s_min_of(self, aet: str) -> int:
-        """What that AE title must take of what it is sent."""
-        peer = self.peer(aet)
-        if peer is None or peer.delivery_rate_bytes_per_s_min is None:
-            return self.limits.delivery_rate_bytes_per_s_min
-        return peer.delivery_rate_bytes_per_s_min
-
-    def coercion_of(self, aet: str) -> Coercion | None:
-        """What is changed in what that AE title is sent; None: nothing."""
-        return next((rule for rule in self.coercion if not rule.aets or names(rule.aets, aet)), None)
-
-    def query_options_of(self, aet: str) -> tuple[QueryOption, ...]:
-        """Options that queries of that calling AE title have without negotiating them."""
-        peer = self.peer(aet)
-        return self.query.options if peer is None or peer.query_options is None else peer.query_options
-
-    def query_results_max_of(self, aet: str) -> int:
-        """Matches that a C-FIND of that calling AE title answers; 0: all."""
-        peer = self.peer(aet)
-        if peer is None or peer.query_results_max is None:
-            return self.limits.query_results_max
-        return peer.query_results_max
-
-    def query_timeout_s_of(self, aet: str) -> float:
-        """Seconds that a C-FIND of that calling AE title may work; 0: as long as it takes."""
-        peer = self.peer(aet)
-        if peer is None or peer.query_timeout_s is None:
-            return self.limits.query_timeout_s
-        return peer.query_timeout_s
-
-    def reloaded(self, fresh: Config) -> tuple[Config, list[str]]:
-        """This configuration with the peers and limits of `fresh`; and the keys that would need a restart."""
-        taken = {name: getattr(fresh, name) for name in RELOADABLE}
-        merged = msgspec.structs.replace(self, **taken)
-        before, after = dict(merged.describe()), dict(fresh.describe())
-        return merged, [key for key in after if before.get(key) != after[key]]
-
-    def differences(self, other: Config) -> list[str]:
-        """The keys, dotted, that have another value there; "peer.CT1" for a table that only one of both has."""
-        before, after = dict(self.describe()), dict(other.describe())
-        plain = {key for key, _ in keys()}
-        tables = [{key.rpartition(".")[0] for key in values if key not in plain} for values in (before, after)]
-        changed: dict[str, None] = {}
-        for key in {**before, **after}:
-            table = key.rpartition(".")[0]
-            if key not in plain and sum(table in one for one in tables) == 1:
-                changed[table] = None
-            elif before.get(key, self) != after.get(key, self):
-                changed[key] = None
-        return list(changed)
-
-    def describe(self) -> list[tuple[str, object]]:
-        """Every key, dotted, with its value, in the order of this module."""
-        rows: list[tuple[str, object]] = []
-        for key, _ in keys():
-            value: object = self
-            for attribute in key.split("."):
-                value = getattr(value, attribute)
-            rows.append((key, value))
-        for peer in self.peers:
-            rows += [
-                (f"peer.{peer.aet}.{name}", getattr(peer, name)) for name in peer.__struct_fields__ if name != "aet"
-            ]
-        for rule in self.retention:
-            rows += [
-                (f"retention.{rule.name}.{name}", getattr(rule, name))
-                for name in rule.__struct_fields__
-                if name != "name"
-            ]
-        for number, coercion in enumerate(self.coercion, 1):
-            rows += [(f"coercion.{number}.{name}", getattr(coercion, name)) for name in coercion.__struct_fields__]
-        for extra in self.attributes or ():
-            rows += [
-                (f"attribute.{extra.tag}.{name}", getattr(extra, name))
-                for name in extra.__struct_fields__
-                if name != "tag"
-            ]
-        return rows
-
-    def to_json(self) -> bytes:
-        """For a worker process: `from_json` gives the same configuration back."""
-        return msgspec.json.encode(self, enc_hook=str)
-
-    @classmethod
-    def from_json(cls, data: bytes) -> Config:
-        """The configuration that `to_json` wrote."""
-        return msgspec.json.decode(data, type=cls, dec_hook=to_path)
-
-
-RELOADABLE = (
-    "limits",
-    "peers",
-    "accept_unknown_peers",
-    "promiscuous",
-    "called_ae_title_check",
-    "query",
-    "compaction",
-    "scrub",
-    "reindex",
-    "commitment",
-    "retention",
-    "coercion",
-)
-"""What SIGHUP and `filmroom reload` take over; the rest is fixed when the processes start."""
-
-TABLES: dict[str, type[Struct]] = {
-    "limits": Limits,
-    "query": Queries,
-    "storage": Storage,
-    "compaction": Compaction,
-    "scrub": Scrub,
-    "reindex": Reindex,
-    "quarantine": Quarantine,
-    "commitment": Commitment,
-    "target": Target,
-    "log": Log,
-}
-
-
-LISTS = ("peers", "retention", "attributes", "coercion")
-"""Lists of tables: their keys are in the file only."""
-
-
-def keys() -> Iterator[tuple[str, Any]]:
-    """Every key but those of peers, rules and attributes: dotted name and type."""
-    for field in msgspec.structs.fields(Config):
-        if field.name in TABLES:
-            for inner in msgspec.structs.fields(TABLES[field.name]):
-                yield f"{field.name}.{inner.name}", inner.type
-        elif field.name not in LISTS:
-            yield field.name, field.type
-
-
-def to_path(type_: type, value: object) -> object:
-    """Paths for msgspec, which knows none."""
-    if type_ is Path:
-        if isinstance(value, str | Path) and str(value):
-            return Path(value)
-        raise ValueError(f"Expected a path, got {value!r}")
-    raise NotImplementedError(f"no conversion to {type_}")

@@ -65,6 +65,7 @@ class Address:
     @classmethod
     def of(cls, peer: Peer, config: Config, named: str = "") -> Address:
         """The address of a configured peer; `named`: its title as it came in a message, in which form it is meant."""
+        settings = config.settings_of(peer.aet)
         return cls(
             peer.host,
             peer.port,
@@ -73,8 +74,8 @@ class Address:
             peer.pdu_length_max or config.limits.pdu_length_max,
             peer.send_window,
             config.limits.connect_timeout_s,
-            config.timeout_s_of(peer.aet),
-            config.delivery_rate_bytes_per_s_min_of(peer.aet),
+            settings.timeout_s,
+            settings.delivery_rate_bytes_per_s_min,
         )
 
 

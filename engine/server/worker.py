@@ -31,9 +31,10 @@ from engine.net.connection import Connection, ConnectionLimits
 from engine.net.trace import TraceFolder
 from engine.server.channel import Channel, ChannelClosed
 from engine.server.child import flush_later
-from engine.services.commitment_reporter import Reporter
-from engine.services.provider import ServiceProvider, Services
+from engine.services.acceptor import Acceptor
+from engine.services.commitment.reporter import Reporter
 from engine.services.roster import Roster
+from engine.services.shared import Services
 from engine.ul.association import Role
 
 logger = log.get("server.worker")
@@ -60,7 +61,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         self._exit_code = 0
-        self._connections: dict[Connection, ServiceProvider] = {}
+        self._connections: dict[Connection, Acceptor] = {}
         self._draining = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._metrics = Metrics()
@@ -191,8 +192,8 @@ class Worker:
         limit = self._config.limits.connections_waiting_max
         if len(self._connections) - self._services.associations_count < limit:
             return
-        for connection, provider in list(self._connections.items()):
-            if provider.accepted is None:
+        for connection, acceptor in list(self._connections.items()):
+            if acceptor.session is None:
                 self._metrics.counters["connections_evicted"] += 1
                 connection.abort("made room for others", 2, 0)
                 return
@@ -202,10 +203,10 @@ class Worker:
             self._connections.pop(connection, None)
             self._tell("closed")
 
-        def user(connection: Connection) -> ServiceProvider:
-            provider = ServiceProvider(self._services, connection, refuse=busy, on_end=end)
-            self._connections[connection] = provider
-            return provider
+        def user(connection: Connection) -> Acceptor:
+            acceptor = Acceptor(self._services, connection, refuse=busy, on_end=end)
+            self._connections[connection] = acceptor
+            return acceptor
 
         limits = self._config.limits
         try:
@@ -263,8 +264,8 @@ class Worker:
 
     async def _drain(self, limit_s: float) -> None:
         deadline = self._loop.time() + limit_s
-        for connection, provider in list(self._connections.items()):
-            if provider.accepted is None:
+        for connection, acceptor in list(self._connections.items()):
+            if acceptor.session is None:
                 connection.abort("the server is stopping", 2, 0)
         while self._connections and self._loop.time() < deadline:
             await asyncio.sleep(0.02)

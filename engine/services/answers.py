@@ -26,25 +26,25 @@ from engine.index.query.private import vr_of_key
 
 if TYPE_CHECKING:
     from engine.index.types import Match
-    from engine.services.provider import ServiceProvider
     from engine.services.query import Asked
+    from engine.services.session import Session
 
 
 class Answers:
     """Encodes the matches of one query."""
 
-    def __init__(self, provider: ServiceProvider, presentation_context_id: int, rq: CFindRQ, asked: Asked) -> None:
-        self._connection = provider.connection
+    def __init__(self, session: Session, presentation_context_id: int, rq: CFindRQ, asked: Asked) -> None:
+        self._connection = session.connection
         self._context_id = presentation_context_id
-        self._fragment = provider.fragment
+        self._fragment = session.fragment
         self._complete = self._command(rq, FindStatus.PENDING)
         self._incomplete = self._command(rq, FindStatus.PENDING_OPTIONAL_KEYS_UNSUPPORTED)
-        self._syntax = transfer_syntax.of(provider.contexts[presentation_context_id].transfer_syntax)
+        self._syntax = transfer_syntax.of(session.contexts[presentation_context_id].transfer_syntax)
         self._needs_finish = self._syntax.deflated or working_encoding(self._syntax) != self._syntax.encoding
         self._character_set = asked.query.character_set
         said = {
             tags.QueryRetrieveLevel: asked.level_name,
-            tags.RetrieveAETitle: provider.services.config.aet.encode(),
+            tags.RetrieveAETitle: session.config.aet.encode(),
         }
         if tags.InstanceAvailability in asked.returned:
             said[tags.InstanceAvailability] = b"ONLINE"

@@ -23,18 +23,21 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from engine import log
+from engine.access import Action
 from engine.dimse.messages import CFindRQ, CFindRSP
 from engine.dimse.status import FindStatus, GeneralStatus, Service, status_of
 from engine.errors import EngineError, MessageError, QueryError
 from engine.index.query.explanation import Explanation
 from engine.services.answers import Answers
-from engine.services.policy import query_options
-from engine.services.query import Asked, described, find_query
+from engine.services.information_models import FIND, sop_classes
+from engine.services.operations import operations
+from engine.services.query import FIND_OPTIONS, Asked, described, find_query, query_options
+from engine.services.service import ServiceClass
 
 if TYPE_CHECKING:
     from engine.config import QueryOption
     from engine.index.types import Match, Query
-    from engine.services.provider import ServiceProvider
+    from engine.services.session import Session
 
 logger = log.get("services.find_scp")
 
@@ -49,34 +52,34 @@ SEND_BYTES = 32 << 10
 match."""
 
 
-async def find(provider: ServiceProvider, presentation_context_id: int, rq: CFindRQ, identifier: bytes) -> None:
+async def find(session: Session, presentation_context_id: int, rq: CFindRQ, identifier: bytes) -> None:
     """Answers one C-FIND."""
-    await run(Finding(provider, presentation_context_id, rq), provider, identifier)
+    await run(Finding(session, presentation_context_id, rq), session, identifier)
 
 
-async def run(finding: Finding, provider: ServiceProvider, identifier: bytes) -> None:
+async def run(finding: Finding, session: Session, identifier: bytes) -> None:
     """One C-FIND from its identifier to its final response and its line in the log."""
-    provider.services.finding_count += 1
+    session.services.finding_count += 1
     try:
         await finding.run(identifier)
     finally:
-        provider.services.finding_count -= 1
+        session.services.finding_count -= 1
         finding.tell()
 
 
-def refuse(provider: ServiceProvider, presentation_context_id: int, rq: CFindRQ, comment: str) -> None:
+def refuse(session: Session, presentation_context_id: int, rq: CFindRQ, comment: str) -> None:
     """Answers one C-FIND for which there is no room at the moment."""
-    provider.respond(presentation_context_id, _response(rq, FindStatus.OUT_OF_RESOURCES, comment=comment))
+    session.respond(presentation_context_id, _response(rq, FindStatus.OUT_OF_RESOURCES, comment=comment))
 
 
 class Finding:
     """One C-FIND under way, and what there is to say of it afterwards."""
 
-    def __init__(self, provider: ServiceProvider, presentation_context_id: int, rq: CFindRQ) -> None:
-        self._provider = provider
+    def __init__(self, session: Session, presentation_context_id: int, rq: CFindRQ) -> None:
+        self._session = session
         self._context_id = presentation_context_id
         self._rq = rq
-        self._log = logger.about(provider.connection.peer_host)
+        self._log = logger.about(session.connection.peer_host)
         self._asked: Asked | None = None
         self._options: frozenset[QueryOption] = frozenset()
         self._explanation = Explanation()
@@ -92,13 +95,12 @@ class Finding:
 
     async def run(self, identifier: bytes) -> None:
         """To the final response."""
-        provider = self._provider
-        provider.services.metrics.counters["find"] += 1
-        config, title = provider.services.config, provider.calling_ae_title
-        if not config.may(title, "query"):
+        session = self._session
+        session.services.metrics.counters["find"] += 1
+        if not session.allowed(Action.QUERY):
             self._refuse(GeneralStatus.NOT_AUTHORIZED, "")
             return
-        limit = config.query_results_max_of(title)
+        limit = session.settings.query_results_max
         try:
             self._asked = self._ask(identifier, limit)
             status = await self._answer(self._asked, limit)
@@ -107,29 +109,29 @@ class Finding:
             self._refuse(status_of(error, Service.FIND), str(error), offending)
             return
         if status == FindStatus.OUT_OF_RESOURCES:
-            self._log.warning("query cut at the limit", calling=provider.caller, limit=limit)
+            self._log.warning("query cut at the limit", calling=session.caller, limit=limit)
             self._end(status, f"more than {limit} matches: narrow the query")
         else:
             self._end(status)
 
     def _ask(self, identifier: bytes, limit: int) -> Asked:
-        provider = self._provider
-        context = provider.contexts[self._context_id]
-        agreed = provider.accepted.options.get(context.abstract_syntax, b"") if provider.accepted else b""
-        self._options = query_options(provider.services.config, provider.calling_ae_title, agreed)
+        session = self._session
+        context = session.contexts[self._context_id]
+        agreed = session.accepted.options.get(context.abstract_syntax, b"")
+        self._options = query_options(session.settings.query_options, agreed)
         # One more than will be sent tells whether there are more.
         return find_query(context, identifier, limit + 1 if limit else 0, self._options)
 
     async def _answer(self, asked: Asked, limit: int) -> FindStatus:
         """Sends the pending responses; the final status."""
-        provider, rq = self._provider, self._rq
-        connection = provider.connection
-        answers = Answers(provider, self._context_id, rq, asked)
+        session, rq = self._session, self._rq
+        connection = session.connection
+        answers = Answers(session, self._context_id, rq, asked)
         steps = self._steps(asked.query)
-        if provider.cancelled(rq.message_id):
+        if session.cancelled(rq.message_id):
             return FindStatus.CANCEL
         gathered = bytearray()
-        limit_s = provider.services.config.query_timeout_s_of(provider.calling_ae_title)
+        limit_s = session.settings.query_timeout_s
         slice_ends = self._slice_ends()
         for match in steps:
             if match is not None:
@@ -147,7 +149,7 @@ class Finding:
                 if await self._is_cancelled():
                     return FindStatus.CANCEL
                 if limit_s and self._worked_s > limit_s:
-                    provider.services.metrics.counters["find_timed_out"] += 1
+                    session.services.metrics.counters["find_timed_out"] += 1
                     raise MessageError(f"stopped after {limit_s:g} s: narrow the query", FindStatus.OUT_OF_RESOURCES)
                 slice_ends = self._slice_ends()
         connection.send(bytes(gathered))
@@ -155,35 +157,35 @@ class Finding:
 
     def _slice_ends(self) -> float:
         self._slice_began = now = perf_counter()
-        return now + max(SLICE_S / self._provider.services.finding_count, SLICE_S_MIN)
+        return now + max(SLICE_S / self._session.services.finding_count, SLICE_S_MIN)
 
     def _steps(self, query: Query) -> Iterator[Match | None]:
-        return self._provider.services.archive.find_steps(query, self._explanation)
+        return self._session.archive.find_steps(query, self._explanation)
 
     async def _is_cancelled(self) -> bool:
         """Lets others have their turn, and the asker read; whether it has asked us to stop meanwhile."""
-        connection = self._provider.connection
+        connection = self._session.connection
         began = perf_counter()
         await connection.drained()
         self._waited_s += perf_counter() - began
         await asyncio.sleep(0)
         if not connection.is_open:
             raise ConnectionResetError("the asker is gone")
-        return self._provider.cancelled(self._rq.message_id)
+        return self._session.cancelled(self._rq.message_id)
 
     def _refuse(self, code: int, why: str, offending: tuple[int, ...] = ()) -> None:
         self._is_refused = True
-        self._log.warning("query refused", calling=self._provider.caller, status=f"{code:04X}", error=why)
+        self._log.warning("query refused", calling=self._session.caller, status=f"{code:04X}", error=why)
         self._end(code, why, offending)
 
     def _end(self, code: int, comment: str = "", offending: tuple[int, ...] = ()) -> None:
         self._status = code
-        self._provider.respond(self._context_id, _response(self._rq, code, comment=comment, offending=offending))
+        self._session.respond(self._context_id, _response(self._rq, code, comment=comment, offending=offending))
 
     def tell(self) -> None:
         """Counts it and logs it, however it ended; no value of a key is in what is logged."""
-        provider, asked = self._provider, self._asked
-        counters = provider.services.metrics.counters
+        session, asked = self._session, self._asked
+        counters = session.services.metrics.counters
         counters["find_matches"] += self._count
         if self._is_refused:
             counters["find_refused"] += 1
@@ -195,14 +197,14 @@ class Finding:
             return
         seconds = perf_counter() - self._began - self._waited_s
         told: dict[str, object] = {
-            "calling": provider.caller,
+            "calling": session.caller,
             "query_level": asked.query.level.name.lower(),
             "options": sorted(self._options),
             "matches": self._count,
             "status": "lost" if self._status is None else f"{self._status:04X}",
             "seconds": round(seconds, 4),
         }
-        slow_s = provider.services.config.query.slow_s
+        slow_s = session.config.query.slow_s
         if slow_s and seconds >= slow_s:
             counters["find_slow"] += 1
             more = {name: value for name, value in self._explanation.summary().items() if name not in told}
@@ -214,3 +216,14 @@ class Finding:
 
 def _response(rq: CFindRQ, code: int, *, comment: str = "", offending: tuple[int, ...] = ()) -> CFindRSP:
     return CFindRSP(rq.message_id, rq.affected_sop_class_uid, code, False, comment[:64], offending)
+
+
+SERVICE = ServiceClass(
+    name="Query",
+    sop_class_uids=sop_classes(FIND),
+    action=Action.QUERY,
+    requests=frozenset({CFindRQ}),
+    attach=operations(find, refuse),
+    is_cancellable=True,
+    options=FIND_OPTIONS,
+)

@@ -1,86 +1,112 @@
-"""Which messages belong on a presentation context: its abstract syntax says (PS3.7 9.1 and 10.1, PS3.4).
+"""Handlers for services whose requests are small: answered at once, or gathered and run as a task.
 
-A request on another one, or about another SOP class than that of its context, is answered 0122H, SOP class not
-supported; a response has nobody to tell and ends the association. N-ACTION is left to its service, which has statuses
-of its own.
-
-    Verification                 C-ECHO
-    Patient Root, Study Root,    C-FIND, C-MOVE or C-GET, as the class is; C-CANCEL
-    Patient/Study Only
-    Repository Query             C-FIND, C-CANCEL
-    Storage Commitment           N-EVENT-REPORT-RSP
-    everything else              storage: C-STORE-RQ, C-STORE-RSP
+Replies       a command without a data set, answered where it comes: C-ECHO
+Operations    a command and its identifier, up to a length: C-FIND, C-MOVE, C-GET, N-ACTION. `Session.start` runs
+              it as a task, or declines it when as many run as the peer may have outstanding
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from engine.dicom import uids
-from engine.dimse.messages import (
-    CCancelRQ,
-    CEchoRQ,
-    CFindRQ,
-    CGetRQ,
-    CMoveRQ,
-    CStoreRQ,
-    CStoreRSP,
-    Message,
-    NActionRQ,
-    NEventReportRSP,
-)
-from engine.ul.negotiation import VERIFICATION, AcceptedContext
+if TYPE_CHECKING:
+    from engine.dimse.assembly import DataSet
+    from engine.services.service import Handler
+    from engine.services.session import Session
 
-PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY = 1, 2, 3
-"""The information models, by the arc that tells their SOP classes apart (PS3.4 C.5)."""
+IDENTIFIER_BYTES_MAX = 1 << 20
+"""A C-FIND, C-MOVE or C-GET identifier: ten thousand UIDs in a list take 650 KB."""
 
-FIND, MOVE, GET = 1, 2, 3
+Serve: TypeAlias = "Callable[[Session, int, Any, bytes], Coroutine[Any, Any, None]]"
+"""Answers a request with its identifier, from the first response to the last."""
 
-QUERY_RETRIEVE: Final = "1.2.840.10008.5.1.4.1.2"
-"""Below it: information model, operation."""
-
-_QUERIES: Final = {FIND: CFindRQ, MOVE: CMoveRQ, GET: CGetRQ}
-
-_MODELS: Final[Mapping[str, int]] = MappingProxyType(
-    {
-        f"{QUERY_RETRIEVE}.{model}.{operation}": model
-        for model in (PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY)
-        for operation in _QUERIES
-    }
-    | {uids.RepositoryQuery: STUDY_ROOT}  # PS3.4 C.6.4
-)
-
-_SERVED: Final[Mapping[str, frozenset[type]]] = MappingProxyType(
-    {
-        VERIFICATION: frozenset({CEchoRQ}),
-        uids.RepositoryQuery: frozenset({CFindRQ, CCancelRQ}),
-        uids.StorageCommitmentPushModel: frozenset({NEventReportRSP}),
-    }
-    | {
-        f"{QUERY_RETRIEVE}.{model}.{operation}": frozenset({request, CCancelRQ})
-        for model in (PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY)
-        for operation, request in _QUERIES.items()
-    }
-)
-
-_STORAGE: Final = frozenset({CStoreRQ, CStoreRSP})
+Refuse: TypeAlias = "Callable[[Session, int, Any, str], None]"
+"""Answers a request for which there is no room, with that comment."""
 
 
-def information_model(sop_class_uid: str) -> int:
-    """PATIENT_ROOT, STUDY_ROOT or PATIENT_STUDY_ONLY of a query/retrieve SOP class that we serve; KeyError: none."""
-    return _MODELS[sop_class_uid]
+def operations(
+    serve: Serve, refuse: Refuse, *, bytes_max: int = IDENTIFIER_BYTES_MAX, may_be_bare: bool = False
+) -> Callable[[Session], Handler]:
+    """For `ServiceClass.attach`. `may_be_bare`: a request without a data set is served too, with b""."""
+    return lambda session: Operations(session, serve, refuse, bytes_max, may_be_bare)
 
 
-def objection(message: Message, context: AcceptedContext) -> str:
-    """Why a message does not belong on its context; "" when it does."""
-    if isinstance(message, NActionRQ):
-        return ""
-    if type(message) not in _SERVED.get(context.abstract_syntax, _STORAGE):
-        return f"{type(message).__name__} is not for {uids.name_of(context.abstract_syntax)}"
-    if getattr(message, "affected_sop_class_uid", context.abstract_syntax) == context.abstract_syntax:
-        return ""
-    if isinstance(message, CStoreRSP | NEventReportRSP):
-        return ""  # a repetition that many leave out or get wrong
-    return "another SOP class than that of its presentation context"
+class Operations:
+    """A service's requests on one association."""
+
+    def __init__(self, session: Session, serve: Serve, refuse: Refuse, bytes_max: int, may_be_bare: bool) -> None:
+        self._session = session
+        self._serve = serve
+        self._refuse = refuse
+        self._bytes_max = bytes_max
+        self._may_be_bare = may_be_bare
+        self._parts: dict[int, bytes] = {}
+        """Of identifiers that come in parts, by presentation context id."""
+
+    def request(self, presentation_context_id: int, message: Any, has_data_set: bool) -> None:
+        """Waits for the identifier."""
+        if has_data_set:
+            return
+        if self._may_be_bare:
+            self._start(presentation_context_id, message, b"")
+        else:
+            self._session.connection.abort(f"{type(message).__name__} without its data set", 0, 0)
+
+    def receive_part(self, presentation_context_id: int, message: Any, part: DataSet) -> None:
+        """Keeps it; an identifier that is too long ends the association."""
+        identifier = self._gathered(presentation_context_id, part)
+        if identifier is not None:
+            self._parts[presentation_context_id] = identifier
+
+    def receive(self, presentation_context_id: int, message: Any, data_set: DataSet) -> None:
+        """Serves the request."""
+        identifier = self._gathered(presentation_context_id, data_set)
+        if identifier is not None:
+            self._start(presentation_context_id, message, identifier)
+
+    def ended(self) -> None:
+        """Forgets half an identifier; `Session` ends the tasks."""
+        self._parts.clear()
+
+    def _gathered(self, presentation_context_id: int, data_set: DataSet) -> bytes | None:
+        """The identifier so far; None: it is too long, and the association has ended."""
+        try:
+            if data_set.offset + data_set.length > self._bytes_max:
+                self._session.connection.abort(f"an identifier of more than {self._bytes_max} bytes", 0, 0)
+                return None
+            return self._parts.pop(presentation_context_id, b"") + data_set.to_bytes()
+        finally:
+            data_set.release()
+
+    def _start(self, presentation_context_id: int, message: Any, identifier: bytes) -> None:
+        session = self._session
+        session.start(
+            message.message_id,
+            lambda: self._serve(session, presentation_context_id, message, identifier),
+            lambda comment: self._refuse(session, presentation_context_id, message, comment),
+        )
+
+
+class Replies:
+    """Requests that are answered where they come."""
+
+    def __init__(self, session: Session, reply: Callable[[Session, int, Any], None]) -> None:
+        self._session = session
+        self._reply = reply
+
+    def request(self, presentation_context_id: int, message: Any, has_data_set: bool) -> None:
+        """Answers it; no such request has a data set, and one that has ends the association."""
+        if has_data_set:
+            self._session.connection.abort(f"{type(message).__name__} with a data set", 0, 0)
+            return
+        self._reply(self._session, presentation_context_id, message)
+
+    def receive(self, presentation_context_id: int, message: Any, data_set: DataSet) -> None:
+        """The association has ended."""
+        data_set.release()
+
+    receive_part = receive
+
+    def ended(self) -> None:
+        """Nothing is under way."""

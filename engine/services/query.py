@@ -2,6 +2,11 @@
 
 Does not match. Knows which keys an identifier carries that are no attributes of anything: level, character set, and
 those that describe where an answer comes from.
+
+    C-FIND          baseline unless an option was negotiated for the SOP class of its context (PS3.4 Table C.5-2), or
+                    holds for the peer by configuration ([query] options, [[peer]] query_options)
+    C-MOVE, C-GET   unique keys above the level may be missing, whether relational retrieval was negotiated or not: a
+                    UID needs no context, users retrieve by the UIDs that they have, and nothing else can be meant
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ from engine.dicom import charset, tags, transfer_syntax
 from engine.dicom.identifier import Identifier, decode_identifier
 from engine.errors import QueryError
 from engine.index.types import KeyValue, Level, Query, Root
-from engine.services.operations import PATIENT_ROOT, PATIENT_STUDY_ONLY, STUDY_ROOT, information_model
+from engine.services.information_models import PATIENT_ROOT, PATIENT_STUDY_ONLY, STUDY_ROOT, information_model
 
 if TYPE_CHECKING:
     from engine.config import QueryOption
@@ -48,6 +53,20 @@ DESCRIBED_MAX = 20
 """Keys that `described` names; an identifier may have thousands."""
 
 
+_OPTION_BYTES: Mapping[int, QueryOption] = {
+    0: "relational",
+    1: "date-time",
+    2: "fuzzy",
+    3: "timezone",
+    5: "empty-values",
+    6: "multiple-values",
+}
+"""Which byte of the negotiated item means which option (PS3.4 Table C.5-2)."""
+
+FIND_OPTIONS = bytes(number in _OPTION_BYTES for number in range(7))
+"""Those that we can do, to be negotiated; byte 4 is enhanced multi-frame conversion."""
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A C-FIND identifier: what to look for, and what to give back."""
@@ -58,6 +77,12 @@ class Asked:
     level_name: bytes
     said_by: Mapping[int, int] = field(default_factory=dict)
     """Keys that are answered with another attribute's value, with that attribute."""
+
+
+def query_options(configured: Collection[QueryOption], agreed: bytes) -> frozenset[QueryOption]:
+    """The options of a C-FIND: what was agreed in extended negotiation of its SOP class, and what holds anyway."""
+    negotiated = [option for number, option in _OPTION_BYTES.items() if agreed[number : number + 1] == b"\1"]
+    return frozenset(negotiated).union(configured)
 
 
 def find_query(

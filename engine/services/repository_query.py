@@ -23,17 +23,21 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from engine.dicom import tags
+from engine.access import Action
+from engine.dicom import tags, uids
 from engine.dimse.messages import CFindRQ
 from engine.dimse.status import FindStatus, GeneralStatus, Service, status_of
 from engine.errors import EngineError, MessageError, QueryError
 from engine.index.types import Level
-from engine.services.find_scp import Finding, run
+from engine.services.find_scp import Finding, refuse, run
+from engine.services.operations import operations
+from engine.services.query import FIND_OPTIONS
+from engine.services.service import ServiceClass
 
 if TYPE_CHECKING:
     from engine.index.types import KeyValue, Match, Query
-    from engine.services.provider import ServiceProvider
     from engine.services.query import Asked
+    from engine.services.session import Session
 
 _IDS_BYTES = {Level.STUDY: 4, Level.SERIES: 8, Level.IMAGE: 12}
 
@@ -41,9 +45,9 @@ _NO_KEYS = frozenset({tags.PriorRecordKey, tags.MaximumNumberOfRecords})
 """In the identifier of a request, and no attributes of what is asked for."""
 
 
-async def find(provider: ServiceProvider, presentation_context_id: int, rq: CFindRQ, identifier: bytes) -> None:
+async def find(session: Session, presentation_context_id: int, rq: CFindRQ, identifier: bytes) -> None:
     """Answers one C-FIND of this SOP class."""
-    await run(RepositoryFinding(provider, presentation_context_id, rq), provider, identifier)
+    await run(RepositoryFinding(session, presentation_context_id, rq), session, identifier)
 
 
 class RepositoryFinding(Finding):
@@ -53,13 +57,13 @@ class RepositoryFinding(Finding):
 
     async def run(self, identifier: bytes) -> None:
         """To the final response."""
-        provider = self._provider
-        provider.services.metrics.counters["repository_query"] += 1
-        if not provider.services.config.may(provider.calling_ae_title, "query"):
+        session = self._session
+        session.services.metrics.counters["repository_query"] += 1
+        if not session.allowed(Action.QUERY):
             self._refuse(GeneralStatus.NOT_AUTHORIZED, "")
             return
         try:
-            self._lifetime = provider.services.archive.index.lifetime()
+            self._lifetime = session.archive.index.lifetime()
             self._asked, limit = self._piece(self._ask(identifier, 0))
             status = await self._answer(self._asked, limit)
         except EngineError as error:
@@ -75,7 +79,7 @@ class RepositoryFinding(Finding):
         """What is asked for this time, and how many matches may be sent; 0: all."""
         keys = dict(asked.query.keys)
         prior = _bytes(keys.pop(tags.PriorRecordKey, b""))
-        ours = self._provider.services.config.query_results_max_of(self._provider.calling_ae_title)
+        ours = self._session.settings.query_results_max
         theirs = _count(_bytes(keys.pop(tags.MaximumNumberOfRecords, b"")))
         is_keyed = keys.pop(tags.RecordKey, None) is not None
         if is_keyed and not self._lifetime:
@@ -115,3 +119,14 @@ def _count(value: bytes) -> int:
     if len(value) not in (0, 8):
         raise QueryError("Maximum Number of Records (0008,0429) is no UV value", tags.MaximumNumberOfRecords)
     return int.from_bytes(value, "little")
+
+
+SERVICE = ServiceClass(
+    name="Repository Query",
+    sop_class_uids=(uids.RepositoryQuery,),
+    action=Action.QUERY,
+    requests=frozenset({CFindRQ}),
+    attach=operations(find, refuse),
+    is_cancellable=True,
+    options=FIND_OPTIONS,
+)

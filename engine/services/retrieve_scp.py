@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING
 
-from engine import log
+from engine import access, log
+from engine.access import Action
 from engine.config.titles import readable
 from engine.dicom import tags, transfer_syntax
 from engine.dicom.identifier import encode_identifier
@@ -21,13 +22,16 @@ from engine.errors import EngineError, QueryError
 from engine.index.types import Instance
 from engine.services.coercion import Coercer
 from engine.services.destination import Destination, Source
+from engine.services.information_models import GET, MOVE, sop_classes
+from engine.services.operations import operations
 from engine.services.query import retrieval_query
+from engine.services.service import ServiceClass
 from engine.services.storage_scu import InstanceSender, Originator, Sent
 
 if TYPE_CHECKING:
     from engine.archive.archive import Pin
     from engine.archive.selection import Selection
-    from engine.services.provider import ServiceProvider
+    from engine.services.session import Session
 
 logger = log.get("services.retrieve_scp")
 
@@ -43,10 +47,8 @@ FAILED_LIST_BYTES_MAX = 1 << 20
 class Retrieval:
     """One C-MOVE or C-GET under way: what is still to be sent, and the counts."""
 
-    def __init__(
-        self, provider: ServiceProvider, presentation_context_id: int, rq: CMoveRQ | CGetRQ, total: int
-    ) -> None:
-        self.provider = provider
+    def __init__(self, session: Session, presentation_context_id: int, rq: CMoveRQ | CGetRQ, total: int) -> None:
+        self.session = session
         self.context_id = presentation_context_id
         self.rq = rq
         self.completed = self.warned = 0
@@ -62,7 +64,7 @@ class Retrieval:
     @property
     def cancelled(self) -> bool:
         """Whether C-CANCEL has come or the asker has gone."""
-        return self.provider.cancelled(self.rq.message_id) or not self.provider.connection.is_open
+        return self.session.cancelled(self.rq.message_id) or not self.session.connection.is_open
 
     @property
     def answered(self) -> int:
@@ -77,7 +79,7 @@ class Retrieval:
     def note(self, sent: Sent) -> None:
         """One sub-operation has ended."""
         if sent.error is None:
-            self.provider.services.traffic.sent(sent.instance.position.payload_length)
+            self.session.services.traffic.sent(sent.instance.position.payload_length)
         outcome = category(sent.status) if sent.error is None else Category.FAILURE
         if outcome is Category.SUCCESS:
             self.completed += 1
@@ -85,7 +87,7 @@ class Retrieval:
             self.warned += 1
         else:
             self.fail(sent.instance, str(sent.error or f"status {sent.status:04X}"))
-        now = self.provider.services.loop.time()
+        now = self.session.services.loop.time()
         if now - self._pending_at >= PENDING_INTERVAL_S and self.remaining:
             self._pending_at = now
             self._respond(RetrieveStatus.PENDING, with_remaining=True)
@@ -100,7 +102,7 @@ class Retrieval:
         if self._failed_bytes + len(instance.sop_instance_uid) < FAILED_LIST_BYTES_MAX:
             self._failed_bytes += len(instance.sop_instance_uid) + 1
             self.failed.append(instance.sop_instance_uid)
-        self.provider.services.metrics.counters["suboperations_failed"] += 1
+        self.session.services.metrics.counters["suboperations_failed"] += 1
 
     def fail_all(self, instances: Iterable[Instance], why: str) -> None:
         """None of these can be sent; one line in the log for all of them."""
@@ -113,12 +115,12 @@ class Retrieval:
     def crashed(self, instances: Iterable[Instance], error: Exception) -> None:
         """A mistake of ours: the loop is told of it, and it costs what was still to be sent, not the answer."""
         logger.error("sub-operations crashed", error=repr(error))
-        self.provider.services.loop.call_exception_handler({"message": "a C-MOVE crashed", "exception": error})
+        self.session.services.loop.call_exception_handler({"message": "a C-MOVE crashed", "exception": error})
         self.fail_all(instances, "internal error")
 
     def finish(self) -> None:
         """The final response."""
-        self.provider.services.metrics.counters["suboperations_completed"] += self.completed + self.warned
+        self.session.services.metrics.counters["suboperations_completed"] += self.completed + self.warned
         if self.cancelled and self.remaining:
             self._respond(RetrieveStatus.CANCEL, with_remaining=True)
         elif self._total and self.failed_count == self._total:
@@ -132,11 +134,11 @@ class Retrieval:
         final = code != RetrieveStatus.PENDING
         identifier: bytes | None = None
         if final and self.failed:
-            syntax = transfer_syntax.of(self.provider.contexts[self.context_id].transfer_syntax)
+            syntax = transfer_syntax.of(self.session.contexts[self.context_id].transfer_syntax)
             identifier = encode_identifier(
                 {tags.FailedSOPInstanceUIDList: "\\".join(self.failed).encode("ascii")}, syntax
             )
-        self.provider.respond(
+        self.session.respond(
             self.context_id,
             _response_type(self.rq)(
                 self.rq.message_id,
@@ -162,7 +164,7 @@ def _response_type(rq: CMoveRQ | CGetRQ) -> type[CMoveRSP] | type[CGetRSP]:
 
 
 def _refuse(
-    provider: ServiceProvider,
+    session: Session,
     context_id: int,
     rq: CMoveRQ | CGetRQ,
     code: int,
@@ -172,68 +174,71 @@ def _refuse(
     response = _response_type(rq)(
         rq.message_id, rq.affected_sop_class_uid, code, error_comment=comment, offending_elements=offending
     )
-    provider.respond(context_id, response)
+    session.respond(context_id, response)
 
 
-def refuse(provider: ServiceProvider, presentation_context_id: int, rq: CMoveRQ | CGetRQ, comment: str) -> None:
+def refuse(session: Session, presentation_context_id: int, rq: CMoveRQ | CGetRQ, comment: str) -> None:
     """Answers one C-MOVE or C-GET for which there is no room at the moment."""
-    _refuse(provider, presentation_context_id, rq, RetrieveStatus.CANNOT_PERFORM_SUBOPERATIONS, comment)
+    _refuse(session, presentation_context_id, rq, RetrieveStatus.CANNOT_PERFORM_SUBOPERATIONS, comment)
 
 
-async def move(provider: ServiceProvider, presentation_context_id: int, rq: CMoveRQ, identifier: bytes) -> None:
+async def move(session: Session, presentation_context_id: int, rq: CMoveRQ, identifier: bytes) -> None:
     """Answers one C-MOVE."""
-    provider.services.metrics.counters["move"] += 1
-    config = provider.services.config
-    if not _is_permitted(provider, presentation_context_id, rq):
+    session.services.metrics.counters["move"] += 1
+    if not _is_permitted(session, presentation_context_id, rq):
         return  # before anything is said of the destination: who may not retrieve need not know who is here
-    peer = config.peer(rq.move_destination)
-    if peer is None or not peer.has_address or not config.may(peer.aet, "destination"):
-        logger.warning("move destination unknown", calling=provider.caller, destination=readable(rq.move_destination))
-        _refuse(provider, presentation_context_id, rq, RetrieveStatus.MOVE_DESTINATION_UNKNOWN)
+    decision = session.allowed(Action.SEND, access.Destination(rq.move_destination))
+    peer = session.config.peer(rq.move_destination)
+    if not decision or peer is None:
+        logger.warning(
+            "move destination unknown",
+            calling=session.caller,
+            destination=readable(rq.move_destination),
+            why=decision.reason,
+        )
+        _refuse(session, presentation_context_id, rq, RetrieveStatus.MOVE_DESTINATION_UNKNOWN)
         return
-    selection = await _selection(provider, presentation_context_id, rq, identifier)
+    selection = await _selection(session, presentation_context_id, rq, identifier)
     if selection is None:
         return
-    retrieval = Retrieval(provider, presentation_context_id, rq, len(selection))
-    originator = Originator(provider.calling_ae_title, rq.message_id, rq.priority)
-    destination = Destination(provider.services, peer, retrieval, originator, rq.move_destination)
-    with selection, await _pinned(provider, selection):
+    retrieval = Retrieval(session, presentation_context_id, rq, len(selection))
+    originator = Originator(session.calling_ae_title, rq.message_id, rq.priority)
+    destination = Destination(session.services, peer, retrieval, originator, rq.move_destination)
+    with selection, await _pinned(session, selection):
         async for batch in _batches(retrieval, selection):
             await destination.send(batch)
     retrieval.finish()
 
 
-async def get(provider: ServiceProvider, presentation_context_id: int, rq: CGetRQ, identifier: bytes) -> None:
+async def get(session: Session, presentation_context_id: int, rq: CGetRQ, identifier: bytes) -> None:
     """Answers one C-GET: the instances go back on the asker's association."""
-    provider.services.metrics.counters["get"] += 1
-    if not _is_permitted(provider, presentation_context_id, rq):
+    session.services.metrics.counters["get"] += 1
+    if not _is_permitted(session, presentation_context_id, rq):
         return
-    selection = await _selection(provider, presentation_context_id, rq, identifier)
+    selection = await _selection(session, presentation_context_id, rq, identifier)
     if selection is None:
         return
-    retrieval = Retrieval(provider, presentation_context_id, rq, len(selection))
-    with selection, await _pinned(provider, selection):
+    retrieval = Retrieval(session, presentation_context_id, rq, len(selection))
+    with selection, await _pinned(session, selection):
         async for batch in _batches(retrieval, selection):
             await _get_batch(retrieval, batch)
     retrieval.finish()
 
 
 async def _get_batch(retrieval: Retrieval, batch: list[Instance]) -> None:
-    provider = retrieval.provider
-    accepted = provider.accepted
-    assert accepted is not None
+    session = retrieval.session
     sender = InstanceSender(
-        provider.services.archive,
-        provider.services.transcoder,
-        provider.connection,
-        provider.responses,
-        provider.contexts.values(),
-        budget=provider.services.retrieval_budget,
-        fragment=provider.fragment,
-        window=max(accepted.operations_invoked_max or 1, 1),
-        response_timeout_s=provider.services.config.timeout_s_of(provider.calling_ae_title),
-        preferred=provider.peer.transfer_syntaxes if provider.peer else (),
-        coercer=Coercer(provider.services.archive, provider.services.config, provider.calling_ae_title),
+        session.archive,
+        session.services.transcoder,
+        session.connection,
+        session.responses,
+        session.contexts.values(),
+        budget=session.services.retrieval_budget,
+        fragment=session.fragment,
+        window=max(session.accepted.operations_invoked_max or 1, 1),
+        response_timeout_s=session.settings.timeout_s,
+        preferred=session.settings.transfer_syntaxes,
+        coercer=Coercer(session.archive, session.config, session.calling_ae_title),
     )
     source = Source(retrieval, batch)
     originator = Originator(priority=retrieval.rq.priority)
@@ -242,40 +247,64 @@ async def _get_batch(retrieval: Retrieval, batch: list[Instance]) -> None:
         retrieval.note(sent)
 
 
-def _is_permitted(provider: ServiceProvider, presentation_context_id: int, rq: CMoveRQ | CGetRQ) -> bool:
+def _is_permitted(session: Session, presentation_context_id: int, rq: CMoveRQ | CGetRQ) -> bool:
     """Whether the asker may retrieve; it is told if not."""
-    if provider.services.config.may(provider.calling_ae_title, "retrieve"):
+    if session.allowed(Action.RETRIEVE):
         return True
-    _refuse(provider, presentation_context_id, rq, GeneralStatus.NOT_AUTHORIZED)
+    _refuse(session, presentation_context_id, rq, GeneralStatus.NOT_AUTHORIZED)
     return False
 
 
-async def _pinned(provider: ServiceProvider, selection: Selection) -> Pin:
+async def _pinned(session: Session, selection: Selection) -> Pin:
     """Keeps the instances readable to the end of their retrieval, though somebody deletes them meanwhile."""
-    return await provider.services.loop.run_in_executor(None, provider.services.archive.pin, selection.segment_ids)
+    return await session.services.loop.run_in_executor(None, session.archive.pin, selection.segment_ids)
 
 
 async def _batches(retrieval: Retrieval, selection: Selection) -> AsyncIterator[list[Instance]]:
     """All that is selected, until that is cancelled."""
     batches = selection.batches()
     while not retrieval.cancelled:
-        batch = await retrieval.provider.services.loop.run_in_executor(None, next, batches, None)
+        batch = await retrieval.session.services.loop.run_in_executor(None, next, batches, None)
         if batch is None:
             return
         yield batch
 
 
 async def _selection(
-    provider: ServiceProvider, presentation_context_id: int, rq: CMoveRQ | CGetRQ, identifier: bytes
+    session: Session, presentation_context_id: int, rq: CMoveRQ | CGetRQ, identifier: bytes
 ) -> Selection | None:
     """What the identifier names; None after an error has been answered."""
-    context = provider.contexts[presentation_context_id]
+    context = session.contexts[presentation_context_id]
     try:
         query = retrieval_query(context, identifier)
-        return await provider.services.loop.run_in_executor(None, provider.services.archive.select, query)
+        return await session.services.loop.run_in_executor(None, session.archive.select, query)
     except EngineError as error:
         code = status_of(error, Service.MOVE if isinstance(rq, CMoveRQ) else Service.GET)
-        logger.warning("retrieval refused", calling=provider.caller, status=f"{code:04X}", error=str(error))
+        logger.warning("retrieval refused", calling=session.caller, status=f"{code:04X}", error=str(error))
         offending = error.offending_elements if isinstance(error, QueryError) else ()
-        _refuse(provider, presentation_context_id, rq, code, str(error), offending)
+        _refuse(session, presentation_context_id, rq, code, str(error), offending)
     return None
+
+
+RETRIEVE_OPTIONS = b"\1\0"
+"""PS3.4 Table C.5-3: relational retrieval; not enhanced multi-frame conversion."""
+
+MOVE_SERVICE = ServiceClass(
+    name="Retrieve by C-MOVE",
+    sop_class_uids=sop_classes(MOVE),
+    action=Action.RETRIEVE,
+    requests=frozenset({CMoveRQ}),
+    attach=operations(move, refuse),
+    is_cancellable=True,
+    options=RETRIEVE_OPTIONS,
+)
+
+GET_SERVICE = ServiceClass(
+    name="Retrieve by C-GET",
+    sop_class_uids=sop_classes(GET),
+    action=Action.RETRIEVE,
+    requests=frozenset({CGetRQ}),
+    attach=operations(get, refuse),
+    is_cancellable=True,
+    options=RETRIEVE_OPTIONS,
+)

@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from engine import guards, log
+from engine.access import Action
 from engine.archive.ingestor import StoreRequest
 from engine.archive.store import POLICIES
 from engine.archive.stream import StreamIngest
@@ -21,12 +22,13 @@ from engine.dimse.status import Service, StoreStatus, status_of
 from engine.errors import EngineError, InstanceQuarantined, InstanceRefused, Refusal, StorageError, StorageFull
 from engine.index.types import Outcome
 from engine.services.admission import Reason, full_comment
+from engine.services.service import ServiceClass
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from engine.services.provider import ServiceProvider
+    from engine.services.session import Session
 
 logger = log.get("services.storage_scp")
 
@@ -37,10 +39,10 @@ KEPT_ASIDE_COMMENT = "stored aside: another instance of this UID is current"
 class StorageProvider:
     """C-STORE on one association."""
 
-    def __init__(self, provider: ServiceProvider) -> None:
-        self._provider = provider
-        self._services = provider.services
-        self._connection = provider.connection
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._services = session.services
+        self._connection = session.connection
         self._allowed = False
         self._durable = True
         self._policy = 0
@@ -55,19 +57,27 @@ class StorageProvider:
 
     def prepare(self) -> None:
         """After negotiation: what this calling AE title may do, and how its instances are committed."""
-        config, aet = self._services.config, self._provider.calling_ae_title
-        self._allowed = config.may(aet, "store")
-        self._durable = config.durability_of(aet) == "durable"
-        self._policy = POLICIES[config.duplicates_of(aet)]
-        limits = config.limits
+        session, limits = self._session, self._services.config.limits
+        settings = session.settings
+        self._allowed = bool(session.allowed(Action.STORE))
+        self._durable = settings.durability == "durable"
+        self._policy = POLICIES[settings.duplicates]
         self._limits = ScanLimits(limits.nesting_depth_max, limits.element_count_max)
-        self._accept_truncated = config.accepts_truncated(aet)
-        self._window = max(config.receive_window_of(aet), 1)
-        self._chunks_max = max(1, config.limits.ingest_bytes_max // self._services.pool.chunk_bytes)
-        self._counters = self._services.metrics.peer(self._provider.caller)
+        self._accept_truncated = settings.accept_truncated
+        self._window = max(settings.receive_window, 1)
+        self._chunks_max = max(1, limits.ingest_bytes_max // self._services.pool.chunk_bytes)
+        self._counters = self._services.metrics.peer(self._session.caller)
         self._log = logger.about(self._connection.peer_host)
         if self._allowed:
-            self._services.traffic.began(self._connection, aet)
+            self._services.traffic.began(self._connection, session.calling_ae_title)
+
+    def request(self, presentation_context_id: int, rq: CStoreRQ, has_data_set: bool) -> None:
+        """A C-STORE-RQ: from now on until its answer, the association is busy."""
+        if not has_data_set:
+            self._connection.abort("CStoreRQ without its data set", 0, 0)
+            return
+        self._session.operation_began()
+        self._services.traffic.wake()
 
     def receive(self, presentation_context_id: int, rq: CStoreRQ, data_set: DataSet) -> None:
         """A whole data set, or the last part of a large one."""
@@ -126,8 +136,8 @@ class StorageProvider:
 
     def _request(self, presentation_context_id: int, rq: CStoreRQ) -> StoreRequest:
         return StoreRequest(
-            self._provider.contexts[presentation_context_id].transfer_syntax,
-            self._provider.calling_ae_title,
+            self._session.contexts[presentation_context_id].transfer_syntax,
+            self._session.calling_ae_title,
             rq.affected_sop_class_uid,
             rq.affected_sop_instance_uid,
             self._durable,
@@ -164,7 +174,7 @@ class StorageProvider:
             counters["instances_quarantined"] += isinstance(outcome, InstanceQuarantined)
             self._log.warning(
                 "instance refused",
-                calling=self._provider.caller,
+                calling=self._session.caller,
                 sop_instance_uid=rq.affected_sop_instance_uid,
                 status=f"{code:04X}",
                 reason=comment,
@@ -183,11 +193,11 @@ class StorageProvider:
             rq.message_id, rq.affected_sop_class_uid, rq.affected_sop_instance_uid, code, error_comment=comment[:64]
         ).encode()
         self._connection.trace_command(presentation_context_id, rsp)
-        self._connection.send(p_data_tf(presentation_context_id, True, rsp, self._provider.fragment))
+        self._connection.send(p_data_tf(presentation_context_id, True, rsp, self._session.fragment))
         if self._held_back:
             self._held_back = False
             self._connection.resume_reading()
-        self._provider.operation_ended()
+        self._session.operation_ended()
 
     def _note_duplicate(self, rq: CStoreRQ, outcome: Outcome) -> tuple[int, str]:
         self._services.metrics.counters[f"instances_{outcome.name.lower()}"] += 1
@@ -196,13 +206,13 @@ class StorageProvider:
         if outcome is Outcome.TRUNCATED:
             self._log.warning(
                 "a data set that ends early was stored",
-                calling=self._provider.calling_ae_title,
+                calling=self._session.calling_ae_title,
                 sop_instance_uid=rq.affected_sop_instance_uid,
             )
             return StoreStatus.ELEMENTS_DISCARDED, TRUNCATED_COMMENT
         self._log.warning(
             "other content for a known SOP Instance UID",
-            calling=self._provider.caller,
+            calling=self._session.caller,
             sop_instance_uid=rq.affected_sop_instance_uid,
             outcome=outcome.name.lower(),
         )
@@ -298,3 +308,19 @@ class _Stream:
             await self._give_up()
 
         guards.watch(self._loop.create_task(give_up()), "large object")
+
+
+def _attach(session: Session) -> StorageProvider:
+    storage = StorageProvider(session)
+    storage.prepare()
+    return storage
+
+
+SERVICE = ServiceClass(
+    name="Storage",
+    sop_class_uids=(),  # whatever is accepted and no other service's: see `registry`
+    action=Action.STORE,
+    requests=frozenset({CStoreRQ}),
+    responses=frozenset({CStoreRSP}),
+    attach=_attach,
+)

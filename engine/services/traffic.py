@@ -169,8 +169,7 @@ class Traffic:
     # -- inside ---------------------------------------------------------------------------------
 
     def _rate(self, title: str) -> float:
-        peer = self._config().peer(title)
-        limit = peer.bandwidth_bytes_per_s_max if peer else None
+        limit = self._config().settings_of(title).bandwidth_bytes_per_s_max
         return limit * self._share(title) if limit else 0.0
 
     def _charge(self, reader: Reader, title: str, count: int) -> None:

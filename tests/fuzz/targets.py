@@ -37,7 +37,7 @@ from engine.errors import (
     StorageFull,
     TranscodeError,
 )
-from engine.services.commitment_information import decode_action, encode_event
+from engine.services.commitment.information import decode_action, encode_event
 from engine.ul import pdu
 from tests import samples
 from tests.oracle import data_sets

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydicom.encaps import encapsulate
 
 from engine.archive.transcoding.decompress import decompress
-from engine.config.schema import keys
+from engine.config.composition import keys
 from engine.dicom import part10, tags, transfer_syntax
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 from tests.fuzz.targets import FRAME_SYNTAXES, TARGETS

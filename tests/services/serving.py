@@ -20,7 +20,8 @@ from engine.dimse.assembly import ChunkPool
 from engine.errors import EngineError
 from engine.metrics import Metrics
 from engine.net.connection import Connection, ConnectionLimits
-from engine.services.provider import ServiceProvider, Services
+from engine.services.acceptor import Acceptor
+from engine.services.shared import Services
 from engine.storage.files import Files
 from engine.ul.association import Role
 from tests.peer import Peer
@@ -35,7 +36,7 @@ class Serving:
     def __init__(self, services: Services, port: int) -> None:
         self.services = services
         self.port = port
-        self.providers: list[ServiceProvider] = []
+        self.acceptors: list[Acceptor] = []
         """Of every connection so far."""
         self.failures: list[EngineError] = []
         """What the ingestor said of the storage."""
@@ -81,10 +82,10 @@ def serve(
             nonlocal ended
             ended += 1
 
-        def user(connection: Connection) -> ServiceProvider:
-            provider = ServiceProvider(services, connection, refuse=False, on_end=end)
-            serving.providers.append(provider)
-            return provider
+        def user(connection: Connection) -> Acceptor:
+            acceptor = Acceptor(services, connection, refuse=False, on_end=end)
+            serving.acceptors.append(acceptor)
+            return acceptor
 
         limits = ConnectionLimits(
             part_bytes=settings.limits.stream_threshold_bytes,
@@ -97,7 +98,7 @@ def serve(
         loop.set_exception_handler(lambda _, context: serving.unhandled.append(repr(context)))
         await loop.run_in_executor(None, script, serving)
         async with asyncio.timeout(10):
-            while ended < len(serving.providers) or ingestor.depth or pool.outstanding:
+            while ended < len(serving.acceptors) or ingestor.depth or pool.outstanding:
                 await asyncio.sleep(0.005)
         server.close()
         services.commitments.close()

@@ -467,7 +467,7 @@ def test_cancels_for_operations_that_do_not_run_are_not_kept(tmp_path: Path) -> 
             for message_id in range(200):
                 scripted.send(peer.message(3, peer.c_cancel_rq(message_id)))
             scripted.echo(5)
-            assert not serving.providers[0]._cancelled
+            assert not serving.acceptors[0].session._cancelled
             scripted.release()
 
     serve(tmp_path / "data", script)

@@ -18,8 +18,8 @@ from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN, UNCOMPRESSED
 from engine.dimse.messages import CFindRQ, CFindRSP
 from engine.index.types import Level, Match, Query
 from engine.services.answers import Answers
-from engine.services.provider import ServiceProvider
 from engine.services.query import Asked
+from engine.services.session import Session
 from tests.oracle.foreign import read_data_set
 
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"
@@ -83,16 +83,16 @@ UNKNOWN = tags.PatientMotherBirthName
 # what is asked, and what matches -------------------------------------------------------------------
 
 
-def provider_of(syntax: TransferSyntax, fragment: int = 16378) -> tuple[ServiceProvider, list[bytes]]:
-    """What Answers needs of a provider, and the commands that were told to the wire trace."""
+def session_of(syntax: TransferSyntax, fragment: int = 16378) -> tuple[Session, list[bytes]]:
+    """What Answers needs of a session, and the commands that were told to the wire trace."""
     traced: list[bytes] = []
-    provider = SimpleNamespace(
+    session = SimpleNamespace(
         connection=SimpleNamespace(trace_command=lambda _, command: traced.append(command)),
         contexts={CONTEXT_ID: SimpleNamespace(transfer_syntax=syntax.uid)},
         fragment=fragment,
-        services=SimpleNamespace(config=SimpleNamespace(aet="FILMROOM")),
+        config=SimpleNamespace(aet="FILMROOM"),
     )
-    return cast(ServiceProvider, provider), traced
+    return cast(Session, session), traced
 
 
 def asked_of(returned: Iterable[int], character_set: bytes = b"", keys: Mapping[int, bytes] | None = None) -> Asked:
@@ -102,7 +102,7 @@ def asked_of(returned: Iterable[int], character_set: bytes = b"", keys: Mapping[
 
 
 def answers_of(syntax: TransferSyntax, asked: Asked, fragment: int = 16378) -> Answers:
-    return Answers(provider_of(syntax, fragment)[0], CONTEXT_ID, CFindRQ(7, FIND), asked)
+    return Answers(session_of(syntax, fragment)[0], CONTEXT_ID, CFindRQ(7, FIND), asked)
 
 
 def text_of(rng: random.Random, tag: int) -> Any:
@@ -305,8 +305,8 @@ def test_long_responses_come_in_fragments_of_the_size_that_was_agreed() -> None:
 
 
 def test_commands_go_to_the_wire_trace() -> None:
-    provider, traced = provider_of(EXPLICIT)
-    answers = Answers(provider, CONTEXT_ID, CFindRQ(7, FIND), asked_of([tags.PatientName]))
+    session, traced = session_of(EXPLICIT)
+    answers = Answers(session, CONTEXT_ID, CFindRQ(7, FIND), asked_of([tags.PatientName]))
     for unsupported in (False, True):
         answers.encoded(Match(Level.STUDY, {tags.PatientName: b"Doe"}, unsupported))
     assert traced == [command_of(0xFF00), command_of(0xFF01)]

@@ -398,7 +398,7 @@ def test_a_search_that_works_too_long_ends_with_a700_and_says_so(tmp_path: Path,
         with serving.call() as other:
             other.associate(FIND, calling="PATIENT", relational=False)
             ask(other, IN_SERIES)
-            wait_for(lambda: len(serving.providers[-1]._running) == 1)
+            wait_for(lambda: len(serving.acceptors[-1].session._running) == 1)
             other.send(peer.message(3, peer.c_cancel_rq(1)))
             assert answers(other)[1].status() == 0xFE00
             other.release()

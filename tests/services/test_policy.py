@@ -1,47 +1,23 @@
-"""engine.services.policy: what a calling AE title may negotiate, and which options its queries have."""
+"""engine.services.policy: what a peer may negotiate."""
 
 from __future__ import annotations
 
-import pytest
+from engine.access import Kind, PeerRules, Principal
+from engine.config import Config, Peer
+from engine.services.policy import accept_policy
+from engine.ul.negotiation import AcceptPolicy
 
-from engine.config import Config, Peer, Queries
-from engine.services.policy import accept_policy, query_options
-
-ALL = frozenset({"relational", "date-time", "fuzzy", "timezone", "empty-values", "multiple-values"})
-
-
-@pytest.mark.parametrize(
-    ("agreed", "options"),
-    [
-        (b"", set()),
-        (b"\0", set()),
-        (b"\1", {"relational"}),
-        (b"\0\1", {"date-time"}),
-        (b"\0\0\1", {"fuzzy"}),
-        (b"\0\0\0\1", {"timezone"}),
-        (b"\0\0\0\0\1", set()),
-        (b"\0\0\0\0\0\1", {"empty-values"}),
-        (b"\0\0\0\0\0\0\1", {"multiple-values"}),
-        (b"\1\1\1\1\1\1\1\1\1", ALL),
-        (b"\2", set()),
-    ],
-)
-def test_each_byte_of_the_negotiated_item_is_one_option(agreed: bytes, options: set[str]) -> None:
-    assert query_options(Config(), "ANY", agreed) == options
+MODEL = "1.2.840.10008.5.1.4.1.2."
+CONFIG = Config(peers=(Peer(aet="CT1", may=("store",)), Peer(aet="ASKER", may=("query",)), Peer(aet="WS", may=())))
 
 
-def test_what_is_configured_holds_beside_what_is_negotiated() -> None:
-    config = Config(query=Queries(options=("relational",)), peers=(Peer(aet="LITERAL", query_options=()),))
-    assert query_options(config, "ANY", b"\0\0\1") == {"relational", "fuzzy"}
-    assert query_options(config, "LITERAL", b"\0\0\1") == {"fuzzy"}
-    assert query_options(config, "LITERAL", b"") == set()
+def policy_of(title: str, config: Config = CONFIG) -> AcceptPolicy:
+    return accept_policy(config, PeerRules(lambda: config), Principal(Kind.PEER, title))
 
 
 def test_who_may_only_store_gets_neither_query_nor_retrieval() -> None:
-    config = Config(peers=(Peer(aet="CT1", may=("store",)), Peer(aet="ASKER", may=("query",))))
-    model = "1.2.840.10008.5.1.4.1.2."
     served = {
-        title: {uid.removeprefix(model) for uid in accept_policy(config, title).services if uid.startswith(model)}
+        title: {uid.removeprefix(MODEL) for uid in policy_of(title).services if uid.startswith(MODEL)}
         for title in ("CT1", "ASKER", "ANYBODY")
     }
     assert served == {
@@ -49,3 +25,24 @@ def test_who_may_only_store_gets_neither_query_nor_retrieval() -> None:
         "ASKER": {"1.1", "2.1", "3.1"},
         "ANYBODY": {f"{root}.{operation}" for root in (1, 2, 3) for operation in (1, 2, 3)},
     }
+
+
+def test_storage_is_for_who_may_store_and_for_who_may_fetch() -> None:
+    fetcher = Config(peers=(Peer(aet="FETCHER", may=("retrieve",)),))
+    assert policy_of("CT1").accept_storage
+    assert policy_of("FETCHER", fetcher).accept_storage
+    assert not policy_of("ASKER").accept_storage
+
+
+def test_whoever_may_call_may_verify_and_commitment_goes_with_storage() -> None:
+    verification, commitment = "1.2.840.10008.1.1", "1.2.840.10008.1.20.1"
+    assert set(policy_of("WS").services) == {verification}
+    assert commitment in policy_of("CT1").services
+    assert commitment not in policy_of("ASKER").services
+
+
+def test_what_a_peer_has_of_its_own_is_announced_to_it() -> None:
+    own = Config(peers=(Peer(aet="SLOW", pdu_length_max=16384, asynchronous_window=1, prefer_compressed=True),))
+    slow, other = policy_of("SLOW", own), policy_of("OTHER", own)
+    assert (slow.maximum_length, slow.asynchronous, slow.prefer_compressed) == (16384, False, True)
+    assert (other.maximum_length, other.asynchronous, other.prefer_compressed) == (131072, True, False)

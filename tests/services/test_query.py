@@ -12,7 +12,15 @@ from engine.dicom.identifier import Identifier, Value, encode_identifier
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 from engine.errors import QueryError
 from engine.index.types import Level, Query, Root
-from engine.services.query import DESCRIBED_MAX, Asked, described, find_query, retrieval_query
+from engine.services.query import (
+    DESCRIBED_MAX,
+    FIND_OPTIONS,
+    Asked,
+    described,
+    find_query,
+    query_options,
+    retrieval_query,
+)
 from engine.ul.negotiation import AcceptedContext
 
 MODEL = "1.2.840.10008.5.1.4.1.2."
@@ -156,3 +164,37 @@ def test_modality_elsewhere_and_beside_modalities_in_study_is_what_it_says(keys:
     found = asked(keys)
     assert found.query.keys[tags.Modality] == keys[tags.Modality]
     assert not found.said_by
+
+
+ALL_OPTIONS = frozenset({"relational", "date-time", "fuzzy", "timezone", "empty-values", "multiple-values"})
+
+
+@pytest.mark.parametrize(
+    ("agreed", "options"),
+    [
+        (b"", set()),
+        (b"\0", set()),
+        (b"\1", {"relational"}),
+        (b"\0\1", {"date-time"}),
+        (b"\0\0\1", {"fuzzy"}),
+        (b"\0\0\0\1", {"timezone"}),
+        (b"\0\0\0\0\1", set()),
+        (b"\0\0\0\0\0\1", {"empty-values"}),
+        (b"\0\0\0\0\0\0\1", {"multiple-values"}),
+        (b"\1\1\1\1\1\1\1\1\1", ALL_OPTIONS),
+        (b"\2", set()),
+    ],
+)
+def test_each_byte_of_the_negotiated_item_is_one_option(agreed: bytes, options: set[str]) -> None:
+    assert query_options((), agreed) == options
+
+
+def test_what_is_configured_holds_beside_what_is_negotiated() -> None:
+    assert query_options(("relational",), b"\0\0\1") == {"relational", "fuzzy"}
+    assert query_options((), b"\0\0\1") == {"fuzzy"}
+    assert query_options((), b"") == set()
+
+
+def test_we_offer_those_options_that_we_know() -> None:
+    assert FIND_OPTIONS == b"\1\1\1\1\0\1\1"
+    assert query_options((), FIND_OPTIONS) == ALL_OPTIONS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import threading
 from pathlib import Path
 
@@ -185,3 +186,18 @@ def test_a_peer_without_a_window_has_one_operation_at_a_time(tmp_path: Path) -> 
             asker.release()
 
     serve(tmp_path / "data", script, config=config)
+
+
+def test_a_destination_of_others_is_an_unknown_one_and_hears_nothing(tmp_path: Path) -> None:
+    with Listener() as listener:
+
+        def script(serving: Serving) -> None:
+            fill(serving, [1000])
+            with serving.call() as asker:
+                final = move(asker)
+                assert final.status() == 0xA801
+                assert not select.select([listener._socket], [], [], 0.1)[0]
+
+        sink = KnownPeer(aet="SINK", host="127.0.0.1", port=listener.port)
+        ward = KnownPeer(aet="SCRIPT", destinations=("WARD-WS",))
+        serve(tmp_path / "data", script, config=Config(data=tmp_path / "data", limits=LIMITS, peers=(sink, ward)))

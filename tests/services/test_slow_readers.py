@@ -25,7 +25,7 @@ READERS = 24
 
 def held_for_readers(serving: Serving) -> int:
     """Bytes that the kernel has not taken."""
-    return sum(provider.connection.unsent_bytes for provider in serving.providers)
+    return sum(acceptor.connection.unsent_bytes for acceptor in serving.acceptors)
 
 
 def test_slow_readers_share_a_budget_and_others_are_served(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_slow_readers_share_a_budget_and_others_are_served(tmp_path: Path) -> No
             slow = [stack.enter_context(small_window(serving.port)) for _ in range(READERS)]
             for each in slow:
                 get(each)
-            connections = [provider.connection for provider in serving.providers[1:]]
+            connections = [acceptor.connection for acceptor in serving.acceptors[1:]]
             wait_for(lambda: all(each.unsent_bytes for each in connections), what="everybody is sent something")
             assert max(each.unsent_bytes for each in connections) > MIB, "whole instances while there is room"
             assert min(each.unsent_bytes for each in connections) < MIB // 4, "and small pieces when it is short"
@@ -104,7 +104,7 @@ def test_an_asker_that_trickles_is_given_up_and_nothing_stays_held_for_it(tmp_pa
             get(asker)
             reading = threading.Thread(target=trickle, args=(asker.socket,), daemon=True)
             reading.start()
-            connection = serving.providers[-1].connection
+            connection = serving.acceptors[-1].connection
             wait_for(lambda: connection.unsent_bytes > MIB, what="much is held for it")
             wait_for(lambda: connection.gave_up, timeout_s=20, what="the asker is given up")
             # It goes on reading: what is held for it is dropped all the same, long before ARTIM is over.
@@ -156,12 +156,12 @@ def test_a_peer_may_be_given_another_rate_and_another_timeout(tmp_path: Path) ->
     def script(serving: Serving) -> None:
         with serving.call() as asker:
             asker.associate((1, peer.VERIFICATION, [IMPLICIT]))
-            limits = serving.providers[0].connection._limits
+            limits = serving.acceptors[0].connection._limits
             assert (limits.message_timeout_s, limits.delivery_rate_bytes_per_s_min) == (50.0, 1)
             asker.release()
         with serving.call() as asker:
             asker.associate((1, peer.VERIFICATION, [IMPLICIT]), calling="OTHER")
-            assert serving.providers[1].connection._limits.message_timeout_s == TRICKLES.dimse_timeout_s
+            assert serving.acceptors[1].connection._limits.message_timeout_s == TRICKLES.dimse_timeout_s
             asker.release()
 
     serve(tmp_path / "data", script, config=config)
@@ -184,7 +184,7 @@ def test_answers_of_other_operations_wait_for_the_end_of_an_object_that_goes_in_
                 user_items=peer.role(CT, scu=False, scp=True),
             )
             asker.send(peer.message(3, peer.query_rq(peer.C_GET_RQ, 7, STUDY_ROOT_GET), peer.identifier(STUDY)))
-            connection = serving.providers[-1].connection
+            connection = serving.acceptors[-1].connection
             wait_for(lambda: connection.unsent_bytes > 0, what="the object is under way")
             asker.send(peer.message(5, peer.query_rq(peer.C_FIND_RQ, 8, STUDY_ROOT_FIND), peer.identifier(STUDY)))
             asker.send(peer.message(7, peer.c_echo_rq(9)))
@@ -212,7 +212,7 @@ def test_who_asks_and_never_reads_is_not_read_either(tmp_path: Path) -> None:
     def script(serving: Serving) -> None:
         with small_window(serving.port) as asker:
             asker.associate((1, peer.VERIFICATION, [IMPLICIT]))
-            connection = serving.providers[-1].connection
+            connection = serving.acceptors[-1].connection
             requests = peer.message(1, peer.c_echo_rq(1)) * count
             sending = threading.Thread(target=asker.send, args=(requests,), daemon=True)
             sending.start()

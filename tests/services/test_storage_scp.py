@@ -123,7 +123,7 @@ def test_a_release_waits_for_the_answers_that_are_due(tmp_path: Path) -> None:
             scripted.expect(peer.RELEASE_RP)
 
     serving = serve(tmp_path / "data", script)
-    assert [provider.operations_count for provider in serving.providers] == [0]
+    assert [acceptor.session.operations_count for acceptor in serving.acceptors] == [0]
 
 
 def test_attributes_behind_the_first_chunk_are_found(tmp_path: Path) -> None:

@@ -121,8 +121,8 @@ def test_a_peer_that_stops_reading_is_given_up_and_what_it_took_before_does_not_
         with small_window(serving.port) as scripted:
             get(scripted)
             scripted.read_ahead(size // 10)
-            assert not serving.providers[-1].connection.unsent_bytes or size > 8 << 20
-            wait_for(lambda: not serving.providers[-1].connection.is_open, what="the association ended by us")
+            assert not serving.acceptors[-1].connection.unsent_bytes or size > 8 << 20
+            wait_for(lambda: not serving.acceptors[-1].connection.is_open, what="the association ended by us")
             with pytest.raises((peer.Closed, AssertionError, ConnectionError)):
                 answers(scripted)
 

@@ -16,16 +16,16 @@ from engine.archive.commitment.transactions import Attempts, Transaction, Transa
 from engine.config import Config
 from engine.config.schema import Commitment
 from engine.config.schema import Peer as KnownPeer
-from engine.services import commitment_reporter
-from engine.services.commitment_reporter import Reporter
-from engine.services.commitments import Commitments
+from engine.services.commitment import reporter as commitment_reporter
+from engine.services.commitment.commitments import Commitments
+from engine.services.commitment.reporter import Reporter
 from engine.storage.files import Files
 from tests import peer, samples
 from tests.archive import kept
 from tests.faulty_files import FaultyFiles
 from tests.peer import Listener, Peer
+from tests.services.commitment.test_scp import CLASS, EVENT_TYPE, N_EVENT_REPORT_RQ, expect_report, waiting
 from tests.services.serving import LIMITS, Serving, serve
-from tests.services.test_commitment_scp import CLASS, EVENT_TYPE, N_EVENT_REPORT_RQ, expect_report, waiting
 from tests.system.server import wait_for
 
 
@@ -244,7 +244,7 @@ def test_what_nobody_takes_is_given_up_in_the_end(data: Path) -> None:
 
     def script(serving: Serving) -> None:
         wait_for(lambda: waiting(data) == 0)
-        assert serving.services.metrics.counters["commitment_reports_given_up"] == 1
+        wait_for(lambda: serving.services.metrics.counters["commitment_reports_given_up"] == 1)
 
     reporting(data, configured(data, 0), script)
 

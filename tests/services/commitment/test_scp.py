@@ -14,7 +14,7 @@ from engine.archive.commitment.transactions import Transaction, Transactions
 from engine.config import Config
 from engine.config.schema import Commitment, Limits
 from engine.config.schema import Peer as KnownPeer
-from engine.services import commitments
+from engine.services.commitment import commitments
 from tests import peer, samples
 from tests.faulty_files import FaultyFiles
 from tests.peer import CT, EXPLICIT, IMPLICIT, Peer

@@ -1,4 +1,4 @@
-"""engine.services.commitment_information: pydicom writes the requests and reads the reports."""
+"""engine.services.commitment.information: pydicom writes the requests and reads the reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.archive.commitment.judge import Verdict
 from engine.dicom import transfer_syntax
 from engine.dicom.transfer_syntax import TransferSyntax
 from engine.errors import DataSetError, MessageError, StorageFull
-from engine.services.commitment_information import decode_action, encode_event, event_type
+from engine.services.commitment.information import decode_action, encode_event, event_type
 
 CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
 REFERENCES = [(CT, "1.2.3"), (MR, "1.2.4"), (CT, "1.2.5")]

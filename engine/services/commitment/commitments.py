@@ -2,7 +2,7 @@
 
     take ──► claimed here ──begin──► delay_s, judged, sent on the association of the request ──taken──► removed
                  │                            │ closed, released, refused, not answered
-                 └── not same_association ────┴──► left to the reporter (`services.commitment_reporter`)
+                 └── not same_association ────┴──► left to the `reporter`
 
 Parsing and files are one thread's (the desk), reading what is to be verified another's: nothing of it is the loop's,
 and a request is taken while another one is being read.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from engine.archive.archive import Archive
     from engine.config import Config
 
-logger = log.get("services.commitments")
+logger = log.get("services.commitment")
 
 Result = TypeVar("Result")
 
@@ -136,13 +136,13 @@ class Commitments:
         together must leave these room, since it may never be reported.
         """
         count_max = config.commitment.transactions_max
-        known = {peer.aet for peer in config.peers if peer.has_address}
         waiting = [heading.calling_ae_title for heading in self.transactions.headings().values()]
-        own_max = max(1, count_max // (KNOWN_PART if title in known else UNKNOWN_TITLE_PART))
+        is_known = _has_address(config, title)
+        own_max = max(1, count_max // (KNOWN_PART if is_known else UNKNOWN_TITLE_PART))
         if waiting.count(title) >= own_max:
             raise StorageFull(f"{own_max} storage commitment reports are waiting for this AE title")
         unknown_max = max(1, count_max // UNKNOWN_PART)
-        if title not in known and sum(other not in known for other in waiting) >= unknown_max:
+        if not is_known and sum(not _has_address(config, other) for other in waiting) >= unknown_max:
             raise StorageFull(f"{unknown_max} storage commitment reports are waiting for peers without an address")
 
     def begin(self, claim: Claim, reporting: Reporting) -> None:
@@ -241,6 +241,11 @@ class Commitments:
             task.cancel()
         self._desk.shutdown(wait=True, cancel_futures=True)
         self._readers.shutdown(wait=True, cancel_futures=True)
+
+
+def _has_address(config: Config, title: str) -> bool:
+    peer = config.peer(title)
+    return peer is not None and peer.has_address
 
 
 def _give_up(keeping: asyncio.Future[Claim | None]) -> None:

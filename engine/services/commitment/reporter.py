@@ -29,7 +29,7 @@ from engine.archive.commitment.transactions import Attempts, Claim, Heading
 from engine.config.titles import readable
 from engine.errors import ArchiveInUse, AssociationFailed, EngineError, StorageFailed, StorageFull
 from engine.net.client import PLAIN, Address, Requestor, open_association
-from engine.services import commitment_scp
+from engine.services.commitment import report
 from engine.ul.pdu import PresentationContextRQ, RoleSelection
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from engine.archive.commitment.transactions import Transaction
     from engine.config import Peer
     from engine.net.trace import TraceFolder
-    from engine.services.commitments import Commitments
+    from engine.services.commitment.commitments import Commitments
 
-logger = log.get("services.commitment_reporter")
+logger = log.get("services.commitment.reporter")
 
 LOOK_S = 1.0
 """How often it looks what is due; while nothing is, a look is the list of one folder."""
@@ -218,13 +218,13 @@ class Reporter:
 
     async def _associate(self, peer: Peer, title: str) -> Requestor:
         """An association on which we may be SCP. Raises AssociationFailed."""
-        contexts = [PresentationContextRQ(1, commitment_scp.SOP_CLASS, PLAIN)]
-        roles = [RoleSelection(commitment_scp.SOP_CLASS, scu_role=False, scp_role=True)]
+        contexts = [PresentationContextRQ(1, report.SOP_CLASS, PLAIN)]
+        roles = [RoleSelection(report.SOP_CLASS, scu_role=False, scp_role=True)]
         address = Address.of(peer, self._commitments.config(), title)
         requestor = await open_association(address, contexts, trace=self._trace, roles=roles)
         assert requestor.accepted is not None
         granted = {role.sop_class_uid: role for role in requestor.accepted.ac.user_information.role_selections}
-        role = granted.get(commitment_scp.SOP_CLASS)
+        role = granted.get(report.SOP_CLASS)
         if requestor.accepted.contexts and (role is None or role.scp_role):
             return requestor
         await requestor.release()
@@ -236,13 +236,13 @@ class Reporter:
         assert requestor.accepted is not None
         context = requestor.accepted.contexts[1]
         aet, syntax = self._commitments.config().aet, context.transfer_syntax
-        information = await self._at_desk(partial(commitment_scp.event_information, transaction, verdicts, aet, syntax))
+        information = await self._at_desk(partial(report.event_information, transaction, verdicts, aet, syntax))
         response = await requestor.request_message(
             context.presentation_context_id,
-            lambda message_id: commitment_scp.report_rq(message_id, verdicts),
+            lambda message_id: report.report_rq(message_id, verdicts),
             information,
         )
-        return commitment_scp.why_not_taken(response)
+        return report.why_not_taken(response)
 
     # -- attempts -----------------------------------------------------------------------------------
 

@@ -1,0 +1,20 @@
+"""Who may do what: one question, asked in one way by every front end.
+
+    access = PeerRules(config)                              the rules in force
+    access.allowed(principal, action, target) ──► Decision  true or false, and why not
+
+    principal   who asks: an application entity, a person at the command line, a background job
+    action      what is asked for: store, query, retrieve, send, commit, associate
+    target      what it is about: everything that is stored, or one destination
+
+A decision is about an association or an operation, never about one instance: whoever serves asks once and remembers the
+answer. Does not know DICOM, HTTP or the archive; a front end says no in its own words.
+"""
+
+from __future__ import annotations
+
+from engine.access.peer_rules import PeerRules
+from engine.access.principal import Kind, Principal
+from engine.access.question import ARCHIVE, Access, Action, Decision, Destination, Target
+
+__all__ = ["ARCHIVE", "Access", "Action", "Decision", "Destination", "Kind", "PeerRules", "Principal", "Target"]

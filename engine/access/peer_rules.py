@@ -1,0 +1,68 @@
+"""The first set of rules: what the configuration says of peers.
+
+    [[peer]] may = [...]            store, query, retrieve; destination: be sent what another has asked for
+    [[peer]] destinations = [...]   where it may have instances sent; unset: to every destination
+    accept_unknown_peers            whether a title without a [[peer]] may store, query and retrieve
+
+    ASSOCIATE   a known title, though it may do nothing else; an unknown one if unknown peers are accepted
+    COMMIT      whoever may store: a permission of its own would only be forgotten
+    SEND        whoever may retrieve, to a [[peer]] that has an address, may be a destination and is one of its own
+
+A person at the command line has the files of the archive, and a background job is ours: both may do everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from engine.access.principal import Kind, Principal
+from engine.access.question import ALLOWED, ARCHIVE, Action, Decision, Destination, Target
+from engine.config.titles import names
+
+if TYPE_CHECKING:
+    from engine.config import Config, Permission
+
+_PERMISSIONS: dict[Action, Permission] = {
+    Action.STORE: "store",
+    Action.COMMIT: "store",
+    Action.QUERY: "query",
+    Action.RETRIEVE: "retrieve",
+    Action.SEND: "retrieve",
+}
+
+
+class PeerRules:
+    """See the module's head. A decision costs a look-up or two in dictionaries."""
+
+    def __init__(self, config: Callable[[], Config]) -> None:
+        """`config`: the one in force."""
+        self._config = config
+
+    def allowed(self, principal: Principal, action: Action, target: Target = ARCHIVE) -> Decision:
+        """Whether it may do that to it."""
+        if principal.kind is not Kind.PEER:
+            return ALLOWED
+        config = self._config()
+        peer = config.peer(principal.name)
+        if peer is None and not config.accept_unknown_peers:
+            return Decision(False, "an unknown peer")
+        permission = _PERMISSIONS.get(action)
+        if permission is not None and peer is not None and permission not in peer.may:
+            return Decision(False, f"may not {permission}")
+        if isinstance(target, Destination):
+            return self._takes(config, principal, target)
+        return ALLOWED
+
+    def _takes(self, config: Config, principal: Principal, target: Destination) -> Decision:
+        destination = config.peer(target.ae_title)
+        if destination is None:
+            return Decision(False, "an unknown destination")
+        if not destination.has_address:
+            return Decision(False, "a destination without host and port")
+        if "destination" not in destination.may:
+            return Decision(False, "a peer that may not be a destination")
+        own = config.settings_of(principal.name).destinations
+        if own is not None and not names(own, destination.aet):
+            return Decision(False, "a destination of others")
+        return ALLOWED

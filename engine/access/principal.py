@@ -1,0 +1,39 @@
+"""Who asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Kind(Enum):
+    """How it is known who asks."""
+
+    PEER = "peer"
+    """An application entity. Its title is what it says it is."""
+    OPERATOR = "operator"
+    """A person at the command line of this machine, known by the user account."""
+    JOB = "job"
+    """A background job of the server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Somebody who asks for something.
+
+    Rules look the [[peer]] of an application entity up by `name` each time, so that a reload of the configuration holds
+    for associations that are open.
+    """
+
+    kind: Kind
+    name: str
+    """An AE title as it came, a user name, or the name of a job."""
+    address: str = ""
+    """The network address that it comes from."""
+    roles: frozenset[str] = frozenset()
+    """What whoever vouched for it says of it. No rule reads them as long as nobody vouches."""
+
+    @property
+    def actor(self) -> str:
+        """What is recorded of it beside what it has done: `cli:name` for an operator, else the name."""
+        return f"cli:{self.name}" if self.kind is Kind.OPERATOR else self.name

@@ -1,0 +1,63 @@
+"""What is asked of the rules, and what they answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final, Protocol, TypeAlias
+
+from engine.access.principal import Principal
+
+
+class Action(Enum):
+    """What somebody wants to do."""
+
+    ASSOCIATE = auto()
+    """Open an association, and verify us by C-ECHO."""
+    STORE = auto()
+    COMMIT = auto()
+    """Ask whether what was stored is safe (storage commitment)."""
+    QUERY = auto()
+    RETRIEVE = auto()
+    SEND = auto()
+    """Have instances sent to a `Destination`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """An application entity that instances go to."""
+
+    ae_title: str
+    """As it came in a message, or as it is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Everything that the archive has."""
+
+
+Target: TypeAlias = Stored | Destination
+
+ARCHIVE: Final = Stored()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Yes or no; true when it is yes."""
+
+    is_allowed: bool
+    reason: str = ""
+    """Why not, for the log. It says more than the asker may know."""
+
+    def __bool__(self) -> bool:
+        return self.is_allowed
+
+
+ALLOWED: Final = Decision(True)
+
+
+class Access(Protocol):
+    """A set of rules."""
+
+    def allowed(self, principal: Principal, action: Action, target: Target = ARCHIVE) -> Decision:
+        """Whether it may do that to it."""

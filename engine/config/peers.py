@@ -1,0 +1,90 @@
+"""What holds for one AE title: its [[peer]]'s own settings, and everybody's where it has none.
+
+Worked out once for each [[peer]], and looked up by any form in which its title may come (`titles`): a look-up is one
+of a dictionary, however many peers there are. Titles without a [[peer]] share one `PeerSettings`, so that a thousand
+invented ones cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from engine.config.schema import Coercion, Duplicates, Durability, Peer, QueryOption
+from engine.config.titles import wire_forms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerSettings:
+    """What holds for one application entity; each field as in `Peer` or `Limits`."""
+
+    peer: Peer | None = None
+    """Its [[peer]]; None when there is none."""
+    durability: Durability
+    duplicates: Duplicates
+    accept_truncated: bool = False
+    associations_max: int
+    associations_per_address_max: int
+    receive_window: int
+    """Operations that it may have outstanding with us."""
+    send_window: int = 1
+    """Operations that we may propose to have outstanding with it."""
+    timeout_s: float
+    delivery_rate_bytes_per_s_min: int
+    bandwidth_bytes_per_s_max: int = 0
+    """0: as many as it sends."""
+    pdu_length_max: int = 0
+    """0: no length of its own."""
+    transfer_syntaxes: tuple[str, ...] = ()
+    prefer_compressed: bool = False
+    query_options: tuple[QueryOption, ...]
+    query_results_max: int
+    query_timeout_s: float
+    destinations: tuple[str, ...] | None = None
+    """AE titles, as written, that it may have instances sent to; None: any."""
+
+    def of(self, peer: Peer) -> PeerSettings:
+        """The same for a [[peer]], where it has nothing of its own."""
+        own: dict[str, Any] = {name: value for name in _SAME_NAME if (value := getattr(peer, name)) is not None}
+        if peer.asynchronous_window is not None:
+            own["receive_window"] = max(1, peer.asynchronous_window)
+        return replace(self, peer=peer, send_window=peer.send_window, **own)
+
+
+_SAME_NAME = tuple(
+    name for name in PeerSettings.__dataclass_fields__ if name in Peer.__struct_fields__ and name != "peer"
+)
+"""Fields that are a peer's own unless it leaves them unset (None)."""
+
+
+class PeerBook:
+    """See the module's head."""
+
+    def __init__(self, everybody: PeerSettings, peers: Iterable[Peer], coercion: Iterable[Coercion]) -> None:
+        self._everybody = everybody
+        self._by_title: dict[str, PeerSettings] = {}
+        for peer in peers:
+            settings = everybody.of(peer)
+            for title in _forms(peer.aet):
+                self._by_title.setdefault(title, settings)
+        self._coercion: dict[str, Coercion] = {}
+        self._coercion_of_others: Coercion | None = None
+        for rule in coercion:
+            for title in (form for aet in rule.aets for form in _forms(aet)):
+                self._coercion.setdefault(title, rule)
+            if not rule.aets:
+                self._coercion_of_others = rule
+                break  # it names everybody: those behind it never come first
+
+    def of(self, aet: str) -> PeerSettings:
+        """What holds for an AE title, as it came or as it is written."""
+        return self._by_title.get(aet, self._everybody)
+
+    def coercion_of(self, aet: str) -> Coercion | None:
+        """What is changed in what that AE title is sent; None: nothing."""
+        return self._coercion.get(aet, self._coercion_of_others)
+
+
+def _forms(title: str) -> set[str]:
+    return {title, *wire_forms(title)}

@@ -1,0 +1,208 @@
+"""The acceptor's side of one association: negotiates it, and routes each message to the service of its context.
+
+    A-ASSOCIATE-RQ ──► policy ──► accepted: a `Session`, and a handler for each service whose contexts were accepted
+    a command      ──► decoded; held against its context (`registry.belongs`)
+                         request     the context's handler gets it, and its data set as it comes
+                         C-CANCEL    sets a flag that the running operation looks at between two steps
+                         response    goes to whoever waits for it; a data set with it is dropped
+
+Does not know any service: a context's abstract syntax says which one it is for (`registry`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from engine import log
+from engine.access import Kind, Principal
+from engine.config.titles import readable
+from engine.dimse import messages
+from engine.errors import MessageError
+from engine.services import registry
+from engine.services.policy import accept_policy, only_stores, refusal
+from engine.services.session import Session
+from engine.ul.negotiation import LOCAL_LIMIT_EXCEEDED, Accepted, AcceptedContext, negotiate
+from engine.ul.pdu import AssociateAC, AssociateRJ, AssociateRQ
+
+if TYPE_CHECKING:
+    from engine.dimse.assembly import DataSet
+    from engine.net.connection import Connection
+    from engine.services.service import Handler, ServiceClass
+    from engine.services.shared import Services
+
+logger = log.get("services")
+
+
+class _Route:
+    """Where the messages of one presentation context go."""
+
+    __slots__ = ("awaiting", "context", "handler", "service")
+
+    def __init__(self, context: AcceptedContext, service: ServiceClass, handler: Handler) -> None:
+        self.context = context
+        self.service = service
+        self.handler: Handler = handler
+        self.awaiting: Any = None
+        """The message whose data set is due; None: it is read and dropped."""
+
+
+class Acceptor:
+    """One association's `AssociationUser`; see the module's head."""
+
+    def __init__(
+        self, services: Services, connection: Connection, *, refuse: bool, on_end: Callable[[Connection], None]
+    ) -> None:
+        """`refuse`: the server is full or stopping: any A-ASSOCIATE-RQ is rejected as transient."""
+        self.services = services
+        self.connection = connection
+        self.session: Session | None = None
+        """None as long as no association was accepted."""
+        self._refuse = refuse
+        self._on_end = on_end
+        self._routes: dict[int, _Route] = {}
+        """By presentation context id."""
+        self._handlers: tuple[Handler, ...] = ()
+        self._log = logger
+
+    @property
+    def busy(self) -> bool:
+        """Whether an operation is under way."""
+        return self.session is not None and self.session.busy
+
+    # -- association ------------------------------------------------------------------------------
+
+    def associate_requested(self, rq: AssociateRQ) -> AssociateAC | AssociateRJ:
+        """Answers an A-ASSOCIATE-RQ."""
+        host, counters = self.connection.peer_host, self.services.metrics.counters
+        self._log = logger.about(host)
+        principal = Principal(Kind.PEER, rq.calling_ae_title, host)
+        who = {"calling": readable(rq.calling_ae_title), "host": host}
+        answer: AssociateAC | AssociateRJ | Accepted | None
+        answer = refusal(self.services.access, principal, busy=self._refuse)
+        if answer is None:
+            answer = negotiate(rq, accept_policy(self.services.config, self.services.access, principal))
+        why = ""
+        if isinstance(answer, Accepted):
+            why = self._no_room(principal, answer)
+            answer = LOCAL_LIMIT_EXCEEDED if why else answer
+        if not isinstance(answer, Accepted):
+            counters["associations_rejected"] += 1
+            self._log.warning("association rejected", **who, rj=str(answer), why=why)
+            return answer
+        counters["associations"] += 1
+        self.services.associations_count += 1
+        self.session = session = Session(self.services, self.connection, principal, rq.called_ae_title, answer)
+        self._attach(session)
+        if session.settings.peer is not None:
+            self.connection.adjust(
+                message_timeout_s=session.settings.timeout_s,
+                delivery_rate_bytes_per_s_min=session.settings.delivery_rate_bytes_per_s_min,
+            )
+        self.services.metrics.peer(session.caller).associations += 1
+        called = readable(rq.called_ae_title)
+        self._log.info("association accepted", **who, called=called, contexts=len(session.contexts))
+        return answer.ac
+
+    def _no_room(self, principal: Principal, accepted: Accepted) -> str:
+        """Why this association is one too many at the moment; "" when it is not, and then it is counted."""
+        if only_stores(accepted) and self.services.admission.rejects():
+            return "new instances are refused"
+        settings = self.services.config.settings_of(principal.name)
+        if self.services.roster.enter(
+            principal.name,
+            principal.address,
+            total_max=self.services.config.limits.associations_max,
+            title_max=settings.associations_max,
+            address_max=settings.associations_per_address_max,
+        ):
+            return ""
+        self.services.metrics.counters["associations_rejected_for_number"] += 1
+        return "too many associations"
+
+    def _attach(self, session: Session) -> None:
+        """One handler for each service, though it may have many contexts."""
+        handlers: dict[ServiceClass, Handler] = {}
+        for context_id, context in session.contexts.items():
+            service = registry.service_of(context.abstract_syntax)
+            if service not in handlers:
+                handlers[service] = service.attach(session)
+            self._routes[context_id] = _Route(context, service, handlers[service])
+        self._handlers = tuple(handlers.values())
+
+    def associate_accepted(self, ac: AssociateAC) -> None:
+        """Never happens to an acceptor."""
+
+    def associate_rejected(self, rj: AssociateRJ) -> None:
+        """Never happens to an acceptor."""
+
+    def release_requested(self) -> bool:
+        """At once when nothing is under way; else `Session.operation_ended` answers."""
+        if self.session is not None:
+            self.session.releasing = True
+        return not self.busy
+
+    def association_ended(self, reason: str) -> None:
+        """Stops whatever is under way."""
+        session = self.session
+        if session is not None:
+            session.ended(reason)
+            for handler in self._handlers:
+                handler.ended()
+            self.services.roster.leave(session.calling_ae_title, self.connection.peer_host)
+            self.services.associations_count -= 1
+            who = {"calling": session.caller, "host": self.connection.peer_host}
+            self._log.info("association ended", **who, reason=reason)
+        else:
+            self.services.metrics.counters["connections_without_association"] += 1
+        self._on_end(self.connection)
+
+    # -- messages ---------------------------------------------------------------------------------
+
+    def command_received(self, presentation_context_id: int, command: bytes, has_data_set: bool) -> None:
+        """Routes a whole command."""
+        route = self._routes.get(presentation_context_id)
+        if route is None:
+            self.connection.abort(f"a message on presentation context {presentation_context_id}, not accepted", 2, 5)
+            return
+        route.awaiting = None
+        service = route.service
+        try:
+            message = messages.decode(command)
+            if not registry.belongs(message, service, route.context):
+                return
+        except MessageError as error:
+            self._refuse_command(presentation_context_id, command, error)
+            return
+        if type(message) in service.requests:
+            if has_data_set:
+                route.awaiting = message
+            route.handler.request(presentation_context_id, message, has_data_set)
+            return
+        assert self.session is not None
+        if isinstance(message, messages.CCancelRQ):
+            self.session.cancel(message.message_id_being_responded_to)
+        else:
+            self.session.responses.received(message)
+
+    def _refuse_command(self, presentation_context_id: int, command: bytes, error: MessageError) -> None:
+        """Answers a request that breaks PS3.7 with its status; what cannot be answered ends the association."""
+        assert self.session is not None
+        self._log.warning("command not understood", calling=self.session.caller, error=str(error))
+        self.services.metrics.counters["messages_not_understood"] += 1
+        response = messages.failure_response(command, error)
+        if response is None:
+            self.connection.abort(f"command not understood: {error}")
+            return
+        self.connection.send_message(presentation_context_id, response, None, self.session.fragment)
+
+    def data_set_received(self, presentation_context_id: int, data_set: DataSet, is_last: bool) -> None:
+        """Routes a data set, or a part of a large one, to the command before it."""
+        route = self._routes.get(presentation_context_id)
+        if route is None or route.awaiting is None:
+            data_set.release()
+        elif is_last:
+            message, route.awaiting = route.awaiting, None
+            route.handler.receive(presentation_context_id, message, data_set)
+        else:
+            route.handler.receive_part(presentation_context_id, route.awaiting, data_set)

@@ -1,0 +1,1 @@
+"""Storage commitment on the wire (PS3.4 Annex J): requests in, reports out."""

@@ -1,0 +1,79 @@
+"""The services, by the abstract syntax of a presentation context, and what may come on one (PS3.7 9.1 and 10.1).
+
+    Verification                    echo_scp              C-ECHO
+    Patient Root, Study Root,       find_scp              C-FIND, C-CANCEL
+    Patient/Study Only              retrieve_scp          C-MOVE or C-GET, as the class is; C-CANCEL
+    Repository Query                repository_query      C-FIND, C-CANCEL
+    Storage Commitment Push Model   commitment.scp        N-ACTION, N-EVENT-REPORT-RSP
+    everything else                 storage_scp           C-STORE, C-STORE-RSP
+
+A request that is not for its context, or is about another SOP class, is answered SOP class not supported (0122H), an
+N-ACTION no such SOP class (0118H); a response has nobody to tell and ends the association.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from engine.dicom.uids import name_of
+from engine.dimse.messages import CCancelRQ, Message
+from engine.dimse.status import GeneralStatus
+from engine.errors import MessageError
+from engine.services import echo_scp, find_scp, repository_query, retrieve_scp, storage_scp
+from engine.services.commitment import scp as commitment_scp
+
+if TYPE_CHECKING:
+    from engine.services.service import ServiceClass
+    from engine.ul.negotiation import AcceptedContext
+
+SERVICES: Final[tuple[ServiceClass, ...]] = (
+    echo_scp.SERVICE,
+    find_scp.SERVICE,
+    repository_query.SERVICE,
+    retrieve_scp.MOVE_SERVICE,
+    retrieve_scp.GET_SERVICE,
+    commitment_scp.SERVICE,
+)
+
+STORAGE: Final[ServiceClass] = storage_scp.SERVICE
+"""Serves whatever was accepted and is nobody else's: which SOP classes are storage, `ul.negotiation` says."""
+
+_BY_ABSTRACT_SYNTAX: Final[Mapping[str, ServiceClass]] = MappingProxyType(
+    {uid: service for service in SERVICES for uid in service.sop_class_uids}
+)
+
+OPTIONS: Final[Mapping[str, bytes]] = MappingProxyType(
+    {uid: service.options for service in SERVICES if service.options for uid in service.sop_class_uids}
+)
+"""What we can do of SOP class extended negotiation, by SOP class."""
+
+
+def service_of(abstract_syntax: str) -> ServiceClass:
+    """The service of an accepted presentation context."""
+    return _BY_ABSTRACT_SYNTAX.get(abstract_syntax, STORAGE)
+
+
+def belongs(message: Message, service: ServiceClass, context: AcceptedContext) -> bool:
+    """Whether a message is to be served; False for a C-CANCEL that has nothing to cancel, which nobody answers.
+
+    Raises MessageError with the status to answer.
+    """
+    kind = type(message)
+    if kind in service.requests:
+        named = getattr(message, "affected_sop_class_uid", None) or getattr(message, "requested_sop_class_uid", "")
+        if named != context.abstract_syntax:
+            raise MessageError("another SOP class than that of its presentation context", _unsupported(message))
+        return True
+    if kind in service.responses:
+        return True  # what it repeats of the request, many leave out or get wrong
+    if kind is CCancelRQ:
+        return service.is_cancellable
+    raise MessageError(f"{kind.__name__} is not for {name_of(context.abstract_syntax)}", _unsupported(message))
+
+
+def _unsupported(message: Message) -> GeneralStatus:
+    """As the services with Requested SOP Class UID (N-ACTION, …) say it, and as all others do."""
+    is_normalized = hasattr(message, "requested_sop_class_uid")
+    return GeneralStatus.NO_SUCH_SOP_CLASS if is_normalized else GeneralStatus.SOP_CLASS_NOT_SUPPORTED

@@ -1,0 +1,161 @@
+"""One association as its services see it: who asks, what was negotiated, and how to answer.
+
+Made by the acceptor when it has accepted the association. Keeps which operations are under way: a service that runs as
+a task is started by `start`, asks `cancelled` between two steps, and has ended when it returns; one that answers by
+callback counts itself by `operation_began` and `operation_ended`. An orderly release waits for all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from engine import log
+from engine.access import ARCHIVE, Action, Decision, Principal, Target
+from engine.config.titles import readable
+from engine.dimse.assembly import fragment_bytes
+from engine.errors import EngineError
+from engine.net.responses import Responses
+
+if TYPE_CHECKING:
+    from engine.archive.archive import Archive
+    from engine.config import Config, PeerSettings
+    from engine.net.connection import Connection
+    from engine.services.shared import Services
+    from engine.ul.negotiation import Accepted, AcceptedContext
+
+SENT_PDU_BYTES_MAX = 128 << 10
+"""What we put into one P-DATA-TF at most, however much the peer takes; larger ones measured no faster."""
+
+
+class Response(Protocol):
+    """A message of `dimse.messages`."""
+
+    def encode(self) -> bytes: ...
+
+
+class Session:
+    """See the module's head. All calls come on the loop's thread."""
+
+    def __init__(
+        self, services: Services, connection: Connection, principal: Principal, called_ae_title: str, accepted: Accepted
+    ) -> None:
+        self.services = services
+        self.connection = connection
+        self.principal = principal
+        self.calling_ae_title = principal.name
+        self.called_ae_title = called_ae_title
+        self.accepted = accepted
+        self.contexts: Mapping[int, AcceptedContext] = accepted.contexts
+        self.fragment = fragment_bytes(accepted.peer_maximum_length, self.settings.pdu_length_max or SENT_PDU_BYTES_MAX)
+        """Bytes of data in one P-DATA-TF to the peer."""
+        self.responses = Responses()
+        """To requests of ours on this association."""
+        self.operations_count = 0
+        """Operations that have been asked for and not finally answered."""
+        self.releasing = False
+        """Whether the peer has asked for an orderly end."""
+        self._running: set[int] = set()
+        """Message ids of the operations that run as tasks."""
+        self._cancelled: set[int] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._log = log.get("services").about(connection.peer_host)
+
+    # -- who, and what holds for it ---------------------------------------------------------------
+
+    @property
+    def caller(self) -> str:
+        """The calling AE title, for people."""
+        return readable(self.calling_ae_title)
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self.services.config
+
+    @property
+    def settings(self) -> PeerSettings:
+        """What the configuration in force says of the peer."""
+        return self.services.config.settings_of(self.calling_ae_title)
+
+    @property
+    def archive(self) -> Archive:
+        """What is served."""
+        return self.services.archive
+
+    def allowed(self, action: Action, target: Target = ARCHIVE) -> Decision:
+        """Whether the peer may do that. To be asked once an operation, not once an instance."""
+        return self.services.access.allowed(self.principal, action, target)
+
+    # -- answers ----------------------------------------------------------------------------------
+
+    def respond(self, presentation_context_id: int, message: Response, data_set: bytes | None = None) -> None:
+        """Sends a message."""
+        self.connection.send_message(presentation_context_id, message.encode(), data_set, self.fragment)
+
+    # -- operations -------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """Whether an operation is under way."""
+        return self.operations_count > 0
+
+    def operation_began(self) -> None:
+        """A request has come that is answered later."""
+        self.operations_count += 1
+
+    def operation_ended(self) -> None:
+        """Each operation calls this once, after its final response."""
+        self.operations_count -= 1
+        if self.releasing and not self.busy:
+            self.connection.respond_release()
+
+    def start(
+        self, message_id: int, serve: Callable[[], Coroutine[Any, Any, None]], refuse: Callable[[str], None]
+    ) -> None:
+        """Runs an operation as a task; `refuse` answers it with a comment if there are too many, or two of one id."""
+        outstanding_max = self.settings.receive_window
+        if len(self._running) >= outstanding_max or message_id in self._running:
+            self.services.metrics.counters["operations_refused"] += 1
+            comment = f"out of resources: {outstanding_max} operations at a time, of own message ids"
+            self._log.warning("operation refused", calling=self.caller, why=comment)
+            refuse(comment)
+            return
+        self.operation_began()
+        self._running.add(message_id)
+        task = self.services.loop.create_task(self._run(message_id, serve()))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, message_id: int, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except (ConnectionError, EngineError) as error:
+            self._log.warning("operation failed", calling=self.caller, error=str(error))
+            self.connection.abort(f"operation failed: {error}", 2, 0)
+        except Exception as error:
+            self._log.error("operation crashed", calling=self.caller, error=repr(error))
+            self.connection.abort("internal error", 2, 0)
+            raise
+        finally:
+            self._running.discard(message_id)
+            self._cancelled.discard(message_id)
+            self.operation_ended()
+
+    def cancel(self, message_id: int) -> None:
+        """C-CANCEL has come; one for an operation that does not run is overlooked."""
+        if message_id in self._running:
+            self._cancelled.add(message_id)
+
+    def cancelled(self, message_id: int) -> bool:
+        """Whether C-CANCEL has come for that request."""
+        return message_id in self._cancelled
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    def ended(self, reason: str) -> None:
+        """The association is gone: stops whatever runs."""
+        for task in self._tasks:
+            task.cancel()
+        self.responses.fail(reason)

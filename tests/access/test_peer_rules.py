@@ -1,0 +1,96 @@
+"""engine.access: what the configuration lets a peer do."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.access import Action, Decision, Destination, Kind, PeerRules, Principal
+from engine.config import Config, Peer, Permission
+
+WS1 = Peer(aet="WS1", host="ws1", port=104)
+WS2 = Peer(aet="WS2", host="ws2", port=104)
+
+
+def decision(config: Config, title: str, action: Action, destination: str = "") -> Decision:
+    rules = PeerRules(lambda: config)
+    target = (Destination(destination),) if destination else ()
+    return rules.allowed(Principal(Kind.PEER, title, "10.0.0.1"), action, *target)
+
+
+def granted(config: Config, title: str) -> set[Action]:
+    return {action for action in Action if decision(config, title, action)}
+
+
+@pytest.mark.parametrize(
+    ("may", "actions"),
+    [
+        ((), set()),
+        (("store",), {Action.STORE, Action.COMMIT}),
+        (("query",), {Action.QUERY}),
+        (("retrieve",), {Action.RETRIEVE, Action.SEND}),
+        (("destination",), set()),
+    ],
+)
+def test_a_peer_may_what_its_entry_says_and_always_call(may: tuple[Permission, ...], actions: set[Action]) -> None:
+    config = Config(peers=(Peer(aet="CT1", may=may),), accept_unknown_peers=False)
+    assert granted(config, "CT1") == {Action.ASSOCIATE, *actions}
+
+
+def test_unknown_peers_may_everything_or_nothing() -> None:
+    assert granted(Config(), "X") == set(Action)
+    assert granted(Config(accept_unknown_peers=False, peers=(WS1,)), "X") == set()
+
+
+def test_instances_go_to_a_known_peer_with_an_address_that_may_be_a_destination() -> None:
+    config = Config(
+        peers=(WS1, Peer(aet="NOWHERE"), Peer(aet="ARCHIVE", host="a", port=104, may=("store", "query", "retrieve")))
+    )
+    reasons = {
+        title: decision(config, "X", Action.SEND, title).reason for title in ("WS1", "NOWHERE", "ARCHIVE", "OTHER")
+    }
+    assert reasons == {
+        "WS1": "",
+        "NOWHERE": "a destination without host and port",
+        "ARCHIVE": "a peer that may not be a destination",
+        "OTHER": "an unknown destination",
+    }
+
+
+def test_a_peer_with_destinations_of_its_own_sends_to_these_only() -> None:
+    ward = Peer(aet="WARD", destinations=("WS1",))
+    nowhere = Peer(aet="NOWHERE", destinations=())
+    config = Config(peers=(WS1, WS2, ward, nowhere))
+    sendable = {
+        title: [to for to in ("WS1", "WS2") if decision(config, title, Action.SEND, to)]
+        for title in ("WARD", "NOWHERE", "WS1", "X")
+    }
+    assert sendable == {"WARD": ["WS1"], "NOWHERE": [], "WS1": ["WS1", "WS2"], "X": ["WS1", "WS2"]}
+
+
+@pytest.mark.parametrize("came", ["RÖNTGEN", "RÃ\x96NTGEN"])
+def test_titles_beyond_ascii_are_known_as_they_come(came: str) -> None:
+    config = Config(
+        peers=(
+            Peer(aet="RÖNTGEN", host="r", port=104, may=("store", "destination")),
+            Peer(aet="WARD", destinations=("RÖNTGEN",)),
+        )
+    )
+    assert decision(config, came, Action.STORE)
+    assert not decision(config, came, Action.QUERY)
+    assert decision(config, "WARD", Action.SEND, came)
+
+
+def test_a_decision_follows_the_configuration_in_force() -> None:
+    config = Config(peers=(Peer(aet="CT1", may=("store",)),))
+    rules, principal = PeerRules(lambda: config), Principal(Kind.PEER, "CT1")
+    assert not rules.allowed(principal, Action.QUERY)
+    config = Config(peers=(Peer(aet="CT1", may=("query",)),))
+    assert rules.allowed(principal, Action.QUERY)
+
+
+def test_an_operator_may_everything() -> None:
+    config = Config(accept_unknown_peers=False)
+    operator = Principal(Kind.OPERATOR, "anna")
+    assert all(PeerRules(lambda: config).allowed(operator, action) for action in Action)
+    assert PeerRules(lambda: config).allowed(operator, Action.SEND, Destination("ANYWHERE"))
+    assert (operator.actor, Principal(Kind.PEER, "CT1").actor) == ("cli:anna", "CT1")
