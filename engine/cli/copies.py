@@ -172,10 +172,12 @@ def listen(config: Config, host: str, port: int, secret: Path, show: Callable[[s
 
 
 def replication_status(config: Config, target: str | None) -> list[dict[str, Any]]:
-    """What the replications of an archive, or of a replica its source, last said; with their lag as it is now."""
+    """The replications of an archive, with their lag as it is now; or of a replica what its source said last."""
     import time
 
+    from engine.archive.copies import lag
     from engine.archive.copies.replica import read_status
+    from engine.archive.layout import REPLICA
 
     layout = _layout(config)
     if target is not None:
@@ -188,16 +190,25 @@ def replication_status(config: Config, target: str | None) -> list[dict[str, Any
         status = read_status(path)
         if status is None:
             continue
+        is_source = not path.endswith("replica.json")
+        status["running"] = lag.is_alive(status) if is_source else layout.role == REPLICA and lag.is_written(layout)
+        if is_source:
+            status["lag_bytes"] = lag.now_bytes(layout, status)
+        if not status["running"]:
+            is_behind = status["lag_bytes"] != 0 if is_source else status.get("state") != "caught up"
+            status["state"] = "behind, not running" if is_behind else "caught up, not running"
         caught_up = status.get("caught_up")
-        if isinstance(caught_up, str):
+        if isinstance(caught_up, str) and (status["lag_bytes"] != 0 or not is_source):
             status["lag_s"] = round(max(0.0, time.time() - datetime.fromisoformat(caught_up).timestamp()), 1)
-        status["running"] = path.endswith("replica.json") or _is_alive(status.get("pid"))
-        found.append(status)
+        elif isinstance(caught_up, str):
+            status["lag_s"] = 0.0
+        found.append({key: value for key, value in status.items() if key not in ("seen", "process")})
     return found
 
 
-def _is_alive(pid: object) -> bool:
-    return isinstance(pid, int) and os.path.exists(f"/proc/{pid}")
+def is_troubled(status: dict[str, Any]) -> bool:
+    """Whether somebody should look after a replication."""
+    return status["state"] in ("behind, not running", "waiting") or bool(status.get("findings"))
 
 
 def _status_path(data: Path, target: str) -> str:

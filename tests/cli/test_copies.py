@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.archive.copies import lag
 from engine.cli import exit_codes
 from tests import samples
 from tests.cli.commands import run
@@ -122,6 +123,36 @@ def test_a_replica_is_made_shown_read_and_promoted(capsys: pytest.CaptureFixture
     samples.write(Path("more"), samples.instance(2, 1, 1))
     assert run(capsys, "import", "more", "--data", "copy")[0] == exit_codes.OK
     assert run(capsys, "check", "--payloads", "--data", "copy")[0] == exit_codes.OK
+
+
+def test_the_lag_is_that_of_now_whether_anybody_replicates_or_not(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lag, "is_alive", lambda status: False)  # it was in this process
+    run(capsys, "replicate", "copy", "--once")
+    code, out, _ = run(capsys, "replicate", "--status", "--json")
+    row = json.loads(out)
+    assert (code, row["state"], row["running"], row["lag_bytes"]) == (0, "caught up, not running", False, 0)
+    samples.write(Path("more"), *(samples.instance(2, 1, number) for number in range(3)))
+    run(capsys, "import", "more")
+    code, out, _ = run(capsys, "replicate", "--status", "--json")
+    row = json.loads(out)
+    assert (code, row["state"]) == (exit_codes.FAILED, "behind, not running")
+    _, out, _ = run(capsys, "replicate", "copy", "--once", "--json")
+    assert row["lag_bytes"] == json.loads(out.splitlines()[-1])["shipped_bytes"] > 0
+    assert run(capsys, "replicate", "--status")[0] == exit_codes.OK
+    (path,) = Path("filmroom-data").glob("replication-*.json")
+    kept = json.loads(path.read_bytes())
+    path.write_text(json.dumps({key: value for key, value in kept.items() if key not in ("seen", "process")}))
+    code, out, _ = run(capsys, "replicate", "--status", "--json")  # as older versions wrote it
+    assert (code, json.loads(out)["lag_bytes"], json.loads(out)["state"]) == (1, None, "behind, not running")
+
+
+def test_a_process_is_told_from_another_one_of_its_number() -> None:
+    pid, started = lag.process()
+    assert lag.is_alive({"process": [pid, started]}) and lag.is_alive({"pid": pid})
+    assert not lag.is_alive({"process": [pid, started - 1], "pid": pid})
+    assert not lag.is_alive({"process": [2**22 + 1, 1]}) and not lag.is_alive({})
 
 
 def test_a_replica_that_was_there_is_not_begun_anew_at_an_empty_mount_point(

@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 from engine import log
 from engine.archive import layout as layouts
-from engine.archive.copies import extent
+from engine.archive.copies import extent, lag
 from engine.archive.copies.extent import Extent
 from engine.archive.copies.replica import JOIN_BYTES, Destination, Held, Shipped, write_status
 from engine.archive.layout import Layout
@@ -141,6 +141,9 @@ class Replication:
         self._gone_s: dict[int, float] = {}
         """Since when segments are gone here."""
         self._told_s = 0.0
+        self._seen: dict[str, object] = {}
+        self._open_ends: dict[int, int] = {}
+        """How far the segments that can still grow were whole when they were looked at."""
 
     def run(self, stop: threading.Event, interval_s: float = 1.0) -> None:
         """Replicates until `stop`. Raises what trying again does not help against: ReplicationFailed."""
@@ -230,7 +233,8 @@ class Replication:
         described = self.status.describe(now_s)
         if self._status_path:
             try:
-                write_status(self._status_path, described, self._files)
+                kept = {**described, "process": lag.process(), "seen": self._seen}
+                write_status(self._status_path, kept, self._files)
             except StorageError as error:
                 logger.warning("the status cannot be kept", error=str(error))
         if self._destination is not None:
@@ -244,6 +248,7 @@ class Replication:
         wanted: list[_Wanted] = []
         whole = True
         self.status.findings = []
+        self._open_ends = {}
         for segment_id in present:
             try:
                 item = self._look(segment_id)
@@ -255,6 +260,7 @@ class Replication:
             else:
                 if item is not None:
                     wanted.append(item)
+        self._seen = lag.seen(present, self._open_ends)
         return sorted(wanted, key=lambda item: (item.is_another, item.segment_id)), whole
 
     def _look(self, segment_id: int) -> _Wanted | None:
@@ -269,6 +275,8 @@ class Replication:
             found = self._look_into(segment_id)
             if found is not None and found.is_sealed:
                 self._sealed[segment_id] = identity, found
+        if found is None or not found.is_sealed:
+            self._open_ends[segment_id] = lag.growing(found)
         if found is None or found.is_empty:
             return None
         return self._compare(segment_id, found, held)

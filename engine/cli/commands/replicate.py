@@ -51,13 +51,17 @@ def command(
     find, export, stats, check and serve all the time; `promote` makes it an archive. It follows deletions and
     compactions, so it is no backup.
 
+    --status says how far behind each one is now, running or not; exit code 1: one is behind and does not run, waits for
+    its destination, or cannot read something.
+
     Over tcp nothing is encrypted; the ends prove to each other that they know the secret, no more. Use a private
     network or a tunnel.
     """
     config = settings.load()
     if status:
-        _show_status(copies.replication_status(config, dest))
-        return exit_codes.OK
+        rows = copies.replication_status(config, dest)
+        _show_status(rows)
+        return exit_codes.FAILED if any(map(copies.is_troubled, rows)) else exit_codes.OK
     secret_path = Path(secret) if secret is not None else None
     if listen is not None:
         if dest is not None or secret_path is None:

@@ -1,0 +1,99 @@
+"""How far a replica is behind now, whoever looks, and whether anybody works on it.
+
+A replication that has ended says for ever what it said last. So its status file also says how the log looked then, the
+last number of a segment and the ends of those that were not sealed: what the log has beyond that has come since.
+
+    lag now    what was missing then, and what has come since; not known (None) of a status that older versions wrote
+    running    the process of the status is there, and is the same; at the replica: somebody has its lock
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable
+
+from engine.archive.copies import extent
+from engine.archive.layout import Layout
+from engine.errors import CorruptRecord
+from engine.storage.files import Files
+from engine.storage.segment import FIRST_RECORD, segment_path
+
+
+def seen(present: Iterable[int], ends: dict[int, int]) -> dict[str, object]:
+    """For a status file: the log as it is; `ends` are those of the segments that can still grow."""
+    return {"last": max(present, default=-1), "open": [[segment_id, end] for segment_id, end in ends.items()]}
+
+
+def now_bytes(layout: Layout, status: dict[str, object]) -> int | None:
+    """The lag now. Raises OSError."""
+    files = Files()
+    match status.get("seen"), status.get("lag_bytes"):
+        case {"last": int(last), "open": list(entries)}, int(lag_bytes):
+            ends = {int(entry[0]): int(entry[1]) for entry in entries}
+        case _:
+            return None
+    for segment_id in extent.stable_segments(layout.segments, files):
+        if segment_id > last or segment_id in ends:
+            lag_bytes += max(0, _end(layout, segment_id, files) - ends.get(segment_id, 0))
+    return lag_bytes
+
+
+def _end(layout: Layout, segment_id: int, files: Files) -> int:
+    """How much of a segment a replication would ship."""
+    try:
+        fd = files.open(segment_path(layout.segments, segment_id), os.O_RDONLY)
+    except FileNotFoundError:
+        return 0  # compacted away this moment
+    try:
+        found = extent.look(files, fd, segment_id)
+    except CorruptRecord:
+        return files.size(fd)  # it cannot be shipped, and is not there
+    finally:
+        files.close(fd)
+    return 0 if found is None or found.is_empty else found.end
+
+
+def growing(found: extent.Extent | None) -> int:
+    """The end that is noted of a segment that can still grow: 0 while there is nothing to ship."""
+    return 0 if found is None or found.end <= FIRST_RECORD else found.end
+
+
+def process() -> list[int]:
+    """Who this is: number and start of the process, since numbers come again."""
+    return [os.getpid(), _started(os.getpid())]
+
+
+def is_alive(status: dict[str, object]) -> bool:
+    """Whether the process that wrote a status is there."""
+    match status.get("process"), status.get("pid"):
+        case [int(pid), int(started)], _:
+            return _started(pid) == started
+        case _, int(pid):
+            return _started(pid) > 0
+    return False
+
+
+def _started(pid: int) -> int:
+    """When a process began, in clock ticks since the start of the machine; 0 when there is none, or it is dead."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="latin-1") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return 0 if fields[0] in "ZX" else int(fields[19])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def is_written(layout: Layout) -> bool:
+    """Whether a replication writes to a replica here."""
+    try:
+        fd = os.open(layout.data / "replica.lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
