@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from pathlib import Path
 
 import pydicom
@@ -10,6 +11,7 @@ import pytest
 from pydicom.fileset import FileSet
 
 from engine.archive.interchange import dicomdir
+from engine.archive.interchange import directory_records as records
 from engine.dicom import tags, transfer_syntax, uids
 from tests import samples
 
@@ -19,7 +21,7 @@ LITTLE = transfer_syntax.EXPLICIT_VR_LITTLE_ENDIAN
 def added(builder: dicomdir.DirectoryBuilder, ds: pydicom.Dataset, *file_id: str, syntax: str = LITTLE.uid) -> None:
     data = samples.encoded(ds)
     builder.add(
-        dicomdir.keys_of(data, LITTLE),
+        records.keys_of([data], LITTLE, records.record_type(ds.SOPClassUID)),
         file_id,
         sop_class_uid=ds.SOPClassUID,
         sop_instance_uid=ds.SOPInstanceUID,
@@ -105,13 +107,13 @@ def test_an_empty_directory_is_one() -> None:
     ],
 )
 def test_record_types(sop_class_uid: str, kind: str) -> None:
-    assert dicomdir.record_type(sop_class_uid) == kind
+    assert records.record_type(sop_class_uid) == kind
 
 
 def test_the_record_types_are_those_of_pydicom_where_it_has_one() -> None:
     from pydicom.fileset import _FOUR_LEVEL_SOP_CLASSES
 
-    told = {uid: kind for uid, kind in _FOUR_LEVEL_SOP_CLASSES.items() if kind != dicomdir.record_type(uid)}
+    told = {uid: kind for uid, kind in _FOUR_LEVEL_SOP_CLASSES.items() if kind != records.record_type(uid)}
     assert not told
 
 
@@ -126,7 +128,7 @@ def test_sequences_and_character_sets_come_along_from_any_encoding() -> None:
     for uid in ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"):
         syntax = transfer_syntax.of(uid)
         ds.file_meta.TransferSyntaxUID = uid
-        keys = dicomdir.keys_of(samples.encoded(ds), syntax)
+        keys = records.keys_of([samples.encoded(ds)], syntax, "SR DOCUMENT")
         builder = dicomdir.DirectoryBuilder()
         builder.add(keys, ("X",), sop_class_uid=ds.SOPClassUID, sop_instance_uid="1", transfer_syntax_uid=uid,
                     study_instance_uid="1", series_instance_uid="1")  # fmt: skip
@@ -137,9 +139,126 @@ def test_sequences_and_character_sets_come_along_from_any_encoding() -> None:
         assert document.CompletionFlag == "COMPLETE"
 
 
-def test_a_head_that_is_cut_gives_what_is_in_it() -> None:
+def test_a_data_set_that_is_cut_gives_what_is_in_it() -> None:
     data = samples.encoded(samples.instance())
+    whole = records.keys_of([data], LITTLE, "IMAGE")
     for length in range(0, len(data), 7):
-        assert set(dicomdir.keys_of(data[:length], LITTLE)) <= set(dicomdir.keys_of(data, LITTLE))
-    assert dicomdir.keys_of(b"\xff" * 40, transfer_syntax.of("1.2.840.10008.1.2.1.99")) == {}
-    assert tags.PatientID in dicomdir.keys_of(data, LITTLE)
+        assert set(records.keys_of([data[:length]], LITTLE, "IMAGE")) <= set(whole)
+    assert records.keys_of([b"\xff" * 40], transfer_syntax.of("1.2.840.10008.1.2.1.99"), "IMAGE") == {}
+    assert tags.PatientID in whole
+
+
+def document(sop_class_uid: str, modality: str, **values: object) -> pydicom.Dataset:
+    ds = samples.instance(sop_class_uid=sop_class_uid, modality=modality)
+    del ds.PixelData
+    ds.ContentDate, ds.ContentTime = "20260101", "1200"
+    for keyword, value in values.items():
+        setattr(ds, keyword, value)
+    return ds
+
+
+def code(value: str, meaning: str) -> pydicom.Dataset:
+    item = pydicom.Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
+    return item
+
+
+def leaf_of(ds: pydicom.Dataset) -> pydicom.Dataset:
+    builder = dicomdir.DirectoryBuilder()
+    added(builder, ds, "X")
+    return pydicom.dcmread(io.BytesIO(encoded(builder))).DirectoryRecordSequence[3]
+
+
+def test_keys_behind_a_value_of_any_length_are_found_wherever_the_pieces_end() -> None:
+    ds = document(
+        uids.EncapsulatedPDFStorage, "DOC", DocumentTitle="Letter", EncapsulatedDocument=bytes(3 << 20),
+        MIMETypeOfEncapsulatedDocument="application/pdf", HL7InstanceIdentifier="1.2^3",
+    )  # fmt: skip
+    for syntax in ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"):
+        ds.file_meta.TransferSyntaxUID = syntax
+        data = samples.encoded(ds)
+        expected = records.keys_of([data], transfer_syntax.of(syntax), "ENCAP DOC")
+        assert expected[tags.MIMETypeOfEncapsulatedDocument].endswith(b"application/pdf ")
+        for size in (len(data) - 3, 1 << 20, 70_001):
+            pieces = (data[at : at + size] for at in range(0, len(data), size))
+            assert records.keys_of(pieces, transfer_syntax.of(syntax), "ENCAP DOC") == expected
+    small = samples.encoded(document(uids.EncapsulatedPDFStorage, "DOC", ConceptNameCodeSequence=[code("1", "x")]))
+    whole = records.keys_of([small], LITTLE, "ENCAP DOC")
+    assert records.keys_of((small[at : at + 1] for at in range(len(small))), LITTLE, "ENCAP DOC") == whole
+
+
+def test_a_deflated_document_is_read_too() -> None:
+    ds = document(
+        uids.EncapsulatedPDFStorage, "DOC", EncapsulatedDocument=bytes(6 << 20),
+        MIMETypeOfEncapsulatedDocument="application/pdf",
+    )  # fmt: skip
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    data = deflater.compress(samples.encoded(ds)) + deflater.flush()
+    pieces = (data[at : at + 1000] for at in range(0, len(data), 1000))
+    keys = records.keys_of(pieces, transfer_syntax.of("1.2.840.10008.1.2.1.99"), "ENCAP DOC")
+    assert tags.MIMETypeOfEncapsulatedDocument in keys
+
+
+def test_a_verified_document_has_the_time_of_its_latest_verification() -> None:
+    observers = []
+    for time in ("20260101120000", "20260301120000", "20260201120000"):
+        observer = pydicom.Dataset()
+        observer.VerifyingOrganization, observer.VerificationDateTime = "St. Elsewhere", time
+        observers.append(observer)
+    verified = leaf_of(
+        document(uids.EnhancedSRStorage, "SR", VerificationFlag="VERIFIED", VerifyingObserverSequence=observers)
+    )
+    assert verified.VerificationDateTime == "20260301120000"
+    assert "VerifyingObserverSequence" not in verified
+    assert "VerificationDateTime" not in leaf_of(document(uids.EnhancedSRStorage, "SR", VerificationFlag="UNVERIFIED"))
+
+
+@pytest.mark.parametrize(
+    ("sop_class_uid", "modality"), [(uids.EnhancedSRStorage, "SR"), (uids.KeyObjectSelectionDocumentStorage, "KO")]
+)
+@pytest.mark.parametrize("undefined", [False, True])
+def test_content_that_modifies_the_title_is_in_the_record_and_no_other(
+    sop_class_uid: str, modality: str, undefined: bool
+) -> None:
+    content = []
+    for relation, value in (("CONTAINS", "1"), ("HAS CONCEPT MOD", "121049"), ("CONTAINS", "2")):
+        item = pydicom.Dataset()
+        item.RelationshipType, item.ValueType = relation, "CODE"
+        item.ConceptNameCodeSequence = [code(value, "Language")]
+        item.is_undefined_length_sequence_item = undefined
+        content.append(item)
+    ds = document(sop_class_uid, modality, ConceptNameCodeSequence=[code("126000", "Report")], ContentSequence=content)
+    ds["ContentSequence"].is_undefined_length = undefined
+    leaf = leaf_of(ds)
+    assert [item.ConceptNameCodeSequence[0].CodeValue for item in leaf.ContentSequence] == ["121049"]
+    del content[1]
+    ds.ContentSequence = content
+    assert "ContentSequence" not in leaf_of(ds)
+
+
+def test_a_conditional_sequence_that_is_not_there_is_not_in_the_record() -> None:
+    state = document(uids.GrayscaleSoftcopyPresentationStateStorage, "PR", ContentLabel="X", BlendingSequence=[])
+    leaf = leaf_of(state)
+    assert "BlendingSequence" not in leaf and "ReferencedSeriesSequence" not in leaf
+    assert leaf.ContentLabel == "X" and "ContentDescription" in leaf
+
+
+def patients(*data_sets: pydicom.Dataset) -> int:
+    builder = dicomdir.DirectoryBuilder()
+    for number, ds in enumerate(data_sets):
+        added(builder, ds, f"X{number}")
+    found = pydicom.dcmread(io.BytesIO(encoded(builder))).DirectoryRecordSequence
+    return sum(record.DirectoryRecordType == "PATIENT" for record in found)
+
+
+def test_a_patient_is_an_id_and_its_issuer_however_the_name_is_written() -> None:
+    spelled = [samples.instance(1, 1, 1, patient_id="7", patient_name="Müller^Jörg")]
+    spelled.append(samples.instance(2, 1, 1, patient_id="7 ", patient_name="MUELLER^JOERG"))
+    spelled.append(samples.instance(3, 1, 1, patient_id="7", patient_name="Müller^Jörg"))
+    spelled[2].SpecificCharacterSet = "ISO_IR 100"
+    assert patients(*spelled) == 1
+    spelled[1].IssuerOfPatientID = "Elsewhere"
+    assert patients(*spelled) == 2
+    nameless = [samples.instance(number, 1, 1, patient_id="", patient_name=name) for number, name in
+                enumerate(("Doe^Jane", "Doe^Jane^^", "Roe^Jane"), 1)]  # fmt: skip
+    assert patients(*nameless) == 2

@@ -101,9 +101,7 @@ def test_pipes_devices_and_links_to_them_are_refused_and_hold_nobody_up(tmp_path
     written(folder / "1.dcm")
     paths = [folder, tmp_path / "pipe", Path("/dev/null"), Path("/proc/kmsg")]
     with sink({CTImageStorage: [ExplicitVRLittleEndian]}) as (peer, _):
-        summary = uvloop.run(
-            file_scu.send_files(peer, Config(), paths, lambda what, done, total: None, follow=follow)
-        )
+        summary = uvloop.run(file_scu.send_files(peer, Config(), paths, lambda what, done, total: None, follow=follow))
     assert summary.sent == 1
     reasons = dict(summary.failed)
     assert reasons[str(folder / "pipe")] == "is neither a file nor a folder"

@@ -2,8 +2,8 @@
 
 Touches no file: `media` follows the file IDs, `exporter` lays the files out. Reading takes every
 directory record that is in use and refers to a file, wherever the offsets that link the records point, for they are
-what is most often wrong. Writing copies the keys of PS3.3 F.5 out of the data sets as they stand there, in their
-own character set; a required key that an instance lacks stands in its record with no value: nothing is invented.
+what is most often wrong. Writing puts together what `directory_records` found in the data sets; a required key that an
+instance lacks stands in its record with no value: nothing is invented.
 
     group 0002 | File-set ID | offset of the first, of the last PATIENT record | consistency | Directory Record Sequence
                                                                                                        |
@@ -15,24 +15,20 @@ own character set; a required key that an instance lacks stands in its record wi
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Final
 
+from engine.archive.interchange import directory_records as records
 from engine.dicom import elements, part10, tags, transfer_syntax, uids
-from engine.dicom.reencoding import reencode
-from engine.dicom.transfer_syntax import EXPLICIT_VR, EXPLICIT_VR_LITTLE_ENDIAN, TransferSyntax
+from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 from engine.errors import DataSetError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 NAME: Final = "DICOMDIR"
-
-HEAD_INFLATED_BYTES_MAX: Final = 4 << 20
-"""Of a deflated data set this much is searched for the keys of its record."""
 
 _IN_USE: Final = 0xFFFF
 _RECORD_FIXED = struct.Struct("<HH2sHI HH2sHH HH2sHI")
@@ -80,152 +76,6 @@ def _file_ids_of_records(view: memoryview, sequence: elements.Element, encoding:
 
 # Writing -----------------------------------------------------------------------------------------
 
-_CHARACTER_SET: Final = tags.SpecificCharacterSet
-
-_PATIENT_KEYS: Final = (tags.PatientName, tags.PatientID)
-_STUDY_KEYS: Final = (
-    tags.StudyDate, tags.StudyTime, tags.AccessionNumber, tags.StudyDescription, tags.StudyInstanceUID, tags.StudyID,
-)  # fmt: skip
-_SERIES_KEYS: Final = (tags.Modality, tags.SeriesInstanceUID, tags.SeriesNumber)
-
-_CONTENT: Final = (tags.ContentDate, tags.ContentTime, tags.InstanceNumber)
-_LABELLED: Final = (
-    tags.ContentDate, tags.ContentTime, tags.InstanceNumber, tags.ContentLabel, tags.ContentDescription,
-    tags.ContentCreatorName,
-)  # fmt: skip
-
-_LEAF_KEYS: Final[dict[str, tuple[int, ...]]] = {
-    "IMAGE": (tags.InstanceNumber,),
-    "RT DOSE": (tags.InstanceNumber, tags.DoseSummationType),
-    "RT STRUCTURE SET": (
-        tags.InstanceNumber, tags.StructureSetLabel, tags.StructureSetDate, tags.StructureSetTime,
-    ),
-    "RT PLAN": (tags.InstanceNumber, tags.RTPlanLabel, tags.RTPlanDate, tags.RTPlanTime),
-    "RT TREAT RECORD": (tags.InstanceNumber, tags.TreatmentDate, tags.TreatmentTime),
-    "PRESENTATION": (
-        tags.InstanceNumber, tags.ContentLabel, tags.ContentDescription, tags.PresentationCreationDate,
-        tags.PresentationCreationTime, tags.ContentCreatorName, tags.ReferencedSeriesSequence, tags.BlendingSequence,
-    ),
-    "WAVEFORM": _CONTENT,
-    "SR DOCUMENT": (
-        *_CONTENT, tags.VerificationDateTime, tags.ConceptNameCodeSequence, tags.CompletionFlag, tags.VerificationFlag,
-    ),
-    "KEY OBJECT DOC": (*_CONTENT, tags.ConceptNameCodeSequence),
-    "SPECTROSCOPY": (
-        *_CONTENT, tags.ImageType, tags.ReferencedImageEvidenceSequence, tags.NumberOfFrames, tags.Rows, tags.Columns,
-        tags.DataPointRows, tags.DataPointColumns,
-    ),
-    "RAW DATA": _CONTENT,
-    "REGISTRATION": _LABELLED,
-    "FIDUCIAL": _LABELLED,
-    "ENCAP DOC": (
-        *_CONTENT, tags.DocumentTitle, tags.HL7InstanceIdentifier, tags.ConceptNameCodeSequence,
-        tags.MIMETypeOfEncapsulatedDocument,
-    ),
-    "VALUE MAP": _LABELLED,
-    "STEREOMETRIC": (),
-    "PLAN": (),
-    "MEASUREMENT": _LABELLED,
-    "SURFACE": _LABELLED,
-    "SURFACE SCAN": (tags.ContentDate, tags.ContentTime, tags.InstanceNumber),
-    "TRACT": _LABELLED,
-    "ASSESSMENT": (tags.InstanceCreationDate, tags.InstanceCreationTime, tags.InstanceNumber),
-    "RADIOTHERAPY": (tags.InstanceNumber, tags.UserContentLabel, tags.UserContentLongLabel, tags.ContentDescription,
-                     tags.ContentCreatorName),
-}  # fmt: skip
-"""Record type → keys beside those that all leaf records have (PS3.3 F.5)."""
-
-_STORAGE: Final = "1.2.840.10008.5.1.4.1.1."
-_LEAF_TYPES: Final = (
-    ("481.2", "RT DOSE"),
-    ("481.3", "RT STRUCTURE SET"),
-    ("481.5", "RT PLAN"),
-    ("481.8", "RT PLAN"),
-    ("481.4", "RT TREAT RECORD"),
-    ("481.6", "RT TREAT RECORD"),
-    ("481.7", "RT TREAT RECORD"),
-    ("481.9", "RT TREAT RECORD"),
-    ("481.1", "IMAGE"),
-    ("481.", "RADIOTHERAPY"),
-    ("11.", "PRESENTATION"),
-    ("131", "PRESENTATION"),
-    ("9.", "WAVEFORM"),
-    ("88.59", "KEY OBJECT DOC"),
-    ("88.", "SR DOCUMENT"),
-    ("78.6", "SR DOCUMENT"),
-    ("79.1", "SR DOCUMENT"),
-    ("104.", "ENCAP DOC"),
-    ("4.2", "SPECTROSCOPY"),
-    ("66", "RAW DATA"),
-    ("66.1", "REGISTRATION"),
-    ("66.3", "REGISTRATION"),
-    ("66.2", "FIDUCIAL"),
-    ("66.5", "SURFACE"),
-    ("66.6", "TRACT"),
-    ("67", "VALUE MAP"),
-    ("68.1", "SURFACE SCAN"),
-    ("68.2", "SURFACE SCAN"),
-    ("77.1.5.3", "STEREOMETRIC"),
-    ("78.", "MEASUREMENT"),
-    ("80.1", "MEASUREMENT"),
-    ("90.1", "ASSESSMENT"),
-    ("200.", "PLAN"),
-)
-"""What follows the root of the Storage SOP Classes → record type; a "." at the end stands for all below it."""
-
-_WANTED: Final = frozenset(
-    {
-        _CHARACTER_SET,
-        *_PATIENT_KEYS,
-        *_STUDY_KEYS,
-        *_SERIES_KEYS,
-        *(key for keys in _LEAF_KEYS.values() for key in keys),
-    }
-)
-_LAST_WANTED: Final = max(_WANTED)
-
-
-def record_type(sop_class_uid: str) -> str:
-    """The directory record type of an instance, IMAGE if nothing else fits."""
-    if sop_class_uid.startswith(_STORAGE):
-        rest = sop_class_uid.removeprefix(_STORAGE)
-        for form, kind in _LEAF_TYPES:
-            if rest == form or (form.endswith(".") and rest.startswith(form)):
-                return kind
-    return "IMAGE"
-
-
-def keys_of(head: Buffer, syntax: TransferSyntax) -> dict[int, bytes]:
-    """What the records of one instance say: tag → whole element in Explicit VR Little Endian.
-
-    `head` is the start of the data set, or all of it. What cannot be read is left out.
-    """
-    view = memoryview(head)
-    if syntax.deflated:
-        try:
-            view = memoryview(zlib.decompressobj(-zlib.MAX_WBITS).decompress(view, HEAD_INFLATED_BYTES_MAX))
-        except zlib.error:
-            return {}
-    encoding = elements.encoding_of(view, syntax)
-    found: dict[int, bytes] = {}
-    start = 0
-    try:
-        for element in elements.walk(view, encoding):
-            if element.tag > _LAST_WANTED:
-                break
-            end = element.value_offset + element.length + (8 if element.is_undefined_length else 0)
-            if element.tag in _WANTED:
-                found[element.tag] = reencode(view[start:end], encoding, EXPLICIT_VR)
-            start = end
-    except DataSetError:
-        pass
-    return found
-
-
-def patient_of(keys: dict[int, bytes]) -> object:
-    """What instances of one patient have in common."""
-    return tuple(map(keys.get, _PATIENT_KEYS))
-
 
 @dataclass(slots=True)
 class _Record:
@@ -262,10 +112,11 @@ class DirectoryBuilder:
         series_instance_uid: str,
     ) -> None:
         """One more instance, at `file_id`; `keys` are from `keys_of`."""
-        patient = self._child(self._root, patient_of(keys), lambda: _body("PATIENT", keys, _PATIENT_KEYS))
-        study = self._child(patient, study_instance_uid, lambda: _body("STUDY", keys, _STUDY_KEYS))
-        series = self._child(study, series_instance_uid, lambda: _body("SERIES", keys, _SERIES_KEYS))
-        kind = record_type(sop_class_uid)
+        who = records.patient_of(keys)
+        patient = self._child(self._root, who, lambda: _body("PATIENT", keys, records.PATIENT_KEYS))
+        study = self._child(patient, study_instance_uid, lambda: _body("STUDY", keys, records.STUDY_KEYS))
+        series = self._child(study, series_instance_uid, lambda: _body("SERIES", keys, records.SERIES_KEYS))
+        kind = records.record_type(sop_class_uid)
         reference = {
             tags.ReferencedFileID: _element(tags.ReferencedFileID, "\\".join(file_id)),
             tags.ReferencedSOPClassUIDInFile: _element(tags.ReferencedSOPClassUIDInFile, sop_class_uid),
@@ -274,7 +125,7 @@ class DirectoryBuilder:
                 tags.ReferencedTransferSyntaxUIDInFile, transfer_syntax_uid
             ),
         }
-        series.below.append(_Record(_body(kind, keys, _LEAF_KEYS[kind], reference)))
+        series.below.append(_Record(_body(kind, keys, records.LEAF_KEYS[kind], reference)))
 
     def encode(self, sop_instance_uid: str) -> Iterator[bytes]:
         """The file DICOMDIR, piece by piece. Raises DataSetError if it would pass 4 GiB."""
@@ -328,10 +179,10 @@ class DirectoryBuilder:
 
 def _body(kind: str, keys: dict[int, bytes], wanted: Sequence[int], reference: dict[int, bytes] | None = None) -> bytes:
     """The elements of a record from its type on, in ascending order; a key that is not there gets no value."""
-    found = {tag: keys.get(tag) or _element(tag, "") for tag in wanted}
+    found = {tag: keys.get(tag) or _element(tag, "") for tag in wanted if tag in keys or tag not in records.CONDITIONAL}
     found[tags.DirectoryRecordType] = _element(tags.DirectoryRecordType, kind)
-    if _CHARACTER_SET in keys:
-        found[_CHARACTER_SET] = keys[_CHARACTER_SET]
+    if records.CHARACTER_SET in keys:
+        found[records.CHARACTER_SET] = keys[records.CHARACTER_SET]
     found |= reference or {}
     return b"".join(found[tag] for tag in sorted(found))
 

@@ -33,7 +33,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias
 
-from engine.archive.interchange import dicomdir, private_files
+from engine.archive.interchange import dicomdir, directory_records, private_files
 from engine.archive.interchange.private_files import named_when_whole
 from engine.dicom import part10, transfer_syntax
 from engine.errors import CorruptRecord, DataSetError, ExportFailed
@@ -266,7 +266,7 @@ def _dicomdir(archive: Source, instances: Iterator[Instance], target: Path, summ
         except CorruptRecord as error:
             summary.failed.append((instance.sop_instance_uid, str(error)))
             continue
-        file_id = file_ids.next(dicomdir.patient_of(keys), instance)
+        file_id = file_ids.next(directory_records.patient_of(keys), instance)
         path = target.joinpath(*file_id)
         private_files.make_folder(path.parent)
         if _write_file(archive, instance, path, summary):
@@ -289,7 +289,7 @@ def _dicomdir(archive: Source, instances: Iterator[Instance], target: Path, summ
 
 
 def _keys(archive: Source, instance: Instance) -> dict[int, bytes]:
-    """What the directory records say, from the first piece of the data set."""
-    pieces = archive.buffers(instance)
-    first = next(pieces, memoryview(b""))
-    return dicomdir.keys_of(first, transfer_syntax.of(instance.transfer_syntax_uid))
+    """What the directory records say. Raises CorruptRecord."""
+    kind = directory_records.record_type(instance.sop_class_uid)
+    syntax = transfer_syntax.of(instance.transfer_syntax_uid)
+    return directory_records.keys_of(archive.buffers(instance), syntax, kind)

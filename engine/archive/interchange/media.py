@@ -51,6 +51,7 @@ DICOMDIR_BYTES_MAX: Final = 256 << 20
 
 _ENDING: Final = re.compile(r"\.[a-z]{1,5}$")
 
+
 def sources(paths: Sequence[Path], *, follow: bool = False, shallow: bool = False) -> Iterator[Source]:
     """Everything under these paths, one after the other; what a path is, is told by what it holds.
 
@@ -164,9 +165,7 @@ def _is_dicomdir(start: bytes) -> bool:
 
 
 def _item(file: File) -> SourceItem:
-    return SourceItem(
-        printable(file.path), file.size_bytes, lambda: open_regular(file.path, follow=file.follow)
-    )
+    return SourceItem(printable(file.path), file.size_bytes, lambda: open_regular(file.path, follow=file.follow))
 
 
 def _folder(root: Path, follow: bool) -> Iterator[File | Refused]:

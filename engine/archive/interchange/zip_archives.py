@@ -1,12 +1,12 @@
 """Members of a zip archive as sources of an import: read as streams, and no name in it becomes a path.
 
-    refused     encrypted, other methods than stored and deflated, links, members that share bytes, more than
-                ZIP_MEMBER_BYTES_MAX, and what is beyond the allowance
-    allowance   members that are compressed more than ZIP_RATIO_MAX-fold may have ZIP_DENSE_BYTES_MAX together, by what
-                the directory says: a segmentation that is nearly empty is no bomb, thousands of them are one
-    within it   a zip archive is opened, one level deep, with the same allowance: where it is stored, in its place;
-                where it is deflated, in memory up to ZIP_NESTED_BYTES_MAX
-    in front    anything: a self-extracting program, a damaged beginning. The directory at the end counts
+refused     encrypted, other methods than stored and deflated, links, members that share bytes, more than
+            ZIP_MEMBER_BYTES_MAX, and what is beyond the allowance
+allowance   members that are compressed more than ZIP_RATIO_MAX-fold may have ZIP_DENSE_BYTES_MAX together, by what
+            the directory says: a segmentation that is nearly empty is no bomb, thousands of them are one
+within it   a zip archive is opened, one level deep, with the same allowance: where it is stored, in its place;
+            where it is deflated, in memory up to ZIP_NESTED_BYTES_MAX
+in front    anything: a self-extracting program, a damaged beginning. The directory at the end counts
 """
 
 from __future__ import annotations
