@@ -5,14 +5,19 @@
     compressed with loss, otherwise       not the same
     cannot be read, or decoded            not the same
 
+What has been found out once is kept in the tombstone's reason, so that the same bytes need not be stored again to be
+compared again: "the same content as the version of stamp STAMP; sha256 DIGEST".
+
 Says yes only when everything has been read and compared; memory is bounded whatever the lengths are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from engine.dicom.comparison import Comparison
 from engine.dicom.content import ELEMENTS_MAX, PIXEL_DATA, Contents
@@ -20,6 +25,12 @@ from engine.dicom.sources import Source
 from engine.dicom.transfer_syntax import TransferSyntax
 from engine.errors import DataSetError, TranscodeError
 from engine.index.types import Instance
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+BY: Final = "resent"
+"""Who retires versions, in their tombstones."""
 
 LOSSLESS: Final = frozenset(
     {
@@ -86,3 +97,25 @@ def _is_same(left: Side, right: Side, decode: Decode | None, elements_max: int) 
         return False
     left, right = [decode(side) if side.syntax.encapsulated else side for side in (left, right)]
     return compared(left, right)
+
+
+_REASON: Final = re.compile(r"the same content as the version of stamp (\d+); sha256 ([0-9a-f]{64})")
+
+
+def digest_of(transfer_syntax_uid: str, pieces: Iterable[Buffer]) -> str:
+    """Names the bytes of a data set in its transfer syntax."""
+    digest = hashlib.sha256(transfer_syntax_uid.encode() + b"\0")
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def reason_of(stamp: int, digest: str) -> str:
+    """Why a version was retired: it says what the one of that stamp says."""
+    return f"the same content as the version of stamp {stamp}; sha256 {digest}"
+
+
+def read_reason(by: bytes, reason: bytes) -> tuple[int, str] | None:
+    """Stamp and digest of a tombstone that retired a version; None of another one."""
+    found = _REASON.fullmatch(reason.decode("utf-8", "replace")) if by == BY.encode() else None
+    return (int(found[1]), found[2]) if found is not None else None

@@ -42,6 +42,7 @@ from engine.index.entry import (
     POLICY_REPLACE,
     Entry,
     Quarantined,
+    Tombstone,
 )
 from engine.index.tables import Index
 from engine.index.types import Instance, Outcome, SegmentMark
@@ -59,6 +60,9 @@ COMPARED_BYTES_MAX = 1 << 20
 
 COMPARED_ELEMENTS_MAX = 5000
 """Of each of them."""
+
+RETIRED_MAX = 8
+"""Of the versions that were retired of a UID, in how many these bytes are looked for."""
 
 COMPARED_OTHERS_MAX = 2
 """With the current one and the oldest of those kept aside: that may be what a router sends again and again."""
@@ -135,15 +139,53 @@ class Store:
 
         None: there is none, or it would take long to find out.
         """
-        if length > bytes_max:
-            return None
-        syntax = transfer_syntax.of(entry.transfer_syntax_uid.decode("utf-8", "replace"))
         current = self.index.locate(entry.sop_instance_uid)
-        if current is None or syntax.deflated:
+        if current is None:
             return None
-        kept = [each for each in self.index.versions(entry.sop_instance_uid) if each.stamp != current.stamp]
+        versions = self.index.versions(entry.sop_instance_uid)
+        same = self._compared_before(entry, payload, versions)
+        if same is None and length <= bytes_max:
+            kept = [each for each in versions if each.stamp != current.stamp]
+            same = self._compared_now(entry, payload, [current, *kept], bytes_max, elements_max)
+        if same is not None and durable:
+            with self._final_failures():
+                self.reader.sync(same.position.segment_id)
+        return same
+
+    def _compared_before(
+        self, entry: Entry, payload: Sequence[Buffer], versions: Sequence[Instance]
+    ) -> Instance | None:
+        """What these bytes were found to say the same as, when they came before; if that can still be read."""
+        digest = ""
+        for place in self.index.drops(entry.sop_instance_uid, RETIRED_MAX):
+            try:
+                tombstone = Tombstone.unpack(self.reader.read_record(place))
+                known = likeness.read_reason(tombstone.by, tombstone.reason)
+                stored = next((each for each in versions if known is not None and each.stamp == known[0]), None)
+                if known is None or stored is None:
+                    continue
+                digest = digest or likeness.digest_of(entry.transfer_syntax_uid.decode("utf-8", "replace"), payload)
+                if known[1] == digest:
+                    self.reader.verify(stored.position)
+                    return stored
+            except CorruptRecord:
+                continue  # then it is stored once more
+        return None
+
+    def _compared_now(
+        self,
+        entry: Entry,
+        payload: Sequence[Buffer],
+        versions: Sequence[Instance],
+        bytes_max: int,
+        elements_max: int,
+    ) -> Instance | None:
+        """The first of the versions with the same content, where nothing is to be inflated or decoded for it."""
+        syntax = transfer_syntax.of(entry.transfer_syntax_uid.decode("utf-8", "replace"))
+        if syntax.deflated:
+            return None
         side = likeness.Side(Whole(b"".join(payload)), syntax)
-        for stored in [current, *kept][:COMPARED_OTHERS_MAX]:
+        for stored in versions[:COMPARED_OTHERS_MAX]:
             of_stored = transfer_syntax.of(stored.transfer_syntax_uid)
             if stored.position.payload_length > bytes_max or of_stored.deflated:
                 continue
@@ -152,9 +194,6 @@ class Store:
             except CorruptRecord:
                 continue  # the two stay beside each other
             if likeness.is_same(side, likeness.Side(Whole(data), of_stored), elements_max=elements_max):
-                if durable:
-                    with self._final_failures():
-                        self.reader.sync(stored.position.segment_id)
                 return stored
         return None
 

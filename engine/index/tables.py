@@ -169,6 +169,21 @@ class Index:
         with environment.reading() as txn:
             return sum(1 for _ in scan_prefix(txn, environment.versions, keys.bounded(sop_instance_uid) + b"\0"))
 
+    def drops(self, sop_instance_uid: bytes, limit: int) -> list[Position]:
+        """Where the tombstones lie that name one record of a UID each, the newest of the latest target first."""
+        environment = self.environment
+        found: list[Position] = []
+        with environment.reading() as txn:
+            rows = list(scan_prefix(txn, environment.drops, keys.bounded(sop_instance_uid) + b"\0"))
+            for row_key, _ in reversed(rows[-limit:]):
+                _, stamp, segment_id, offset = keys.TOLD.unpack(row_key[-keys.TOLD.size :])
+                place = keys.PLACE.pack(segment_id, offset)
+                for key, value in scan_prefix(txn, environment.tombstones, stamp.to_bytes(8, "big")):
+                    if key.endswith(place):
+                        _, meta_length, key_length, _ = keys.TOMBSTONE.unpack(value)
+                        found.append(Position(segment_id, offset, key_length, meta_length, 0, 0))
+        return found
+
     # -- what is no current instance --------------------------------------------------------------
 
     def kept_aside(self) -> Iterator[Instance]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.archive import verify
+from engine.archive import likeness, verify
 from engine.archive.archive import Archive
-from engine.archive.care import resent
+from engine.archive.care import quarantine, resent
 from engine.archive.care.compaction import Compactor
 from engine.archive.care.resent import Settler
 from engine.archive.ingest import ReceivedInstance
@@ -159,10 +159,44 @@ def test_a_rebuilt_index_says_the_same_and_compaction_gives_the_space_back(tmp_p
     with kept.opened(tmp_path / "data") as archive:
         assert archive.stats()["versions"] == 0
         assert archive.read(kept.current(archive, UID)) == payload
-        compactor = Compactor(archive, Compaction(dead_share_min=0.01), segment_bytes=kept.SEGMENT_BYTES)
-        while compactor.step():
-            pass
+        compact(archive)
         assert archive.read(kept.current(archive, UID)) == payload
+
+
+def test_bytes_that_were_retired_are_known_when_they_come_again(tmp_path: Path) -> None:
+    payload = kept.data_set(1)
+    deflated = converted(payload, DEFLATED)
+    with kept.opened(tmp_path / "data") as archive:
+        stored(archive, payload)
+        stored(archive, deflated, DEFLATED)
+        assert Settler(archive).run() == 1
+        compact(archive)
+        before = archive.stats()
+        for _ in range(3):
+            assert stored(archive, deflated, DEFLATED) is Outcome.DUPLICATE
+        assert archive.stats() == before
+    shutil.rmtree(tmp_path / "data" / "index")
+    with kept.opened(tmp_path / "data") as archive:
+        assert stored(archive, deflated, DEFLATED) is Outcome.DUPLICATE
+        assert stored(archive, kept.data_set(1, patient_id="P2"), policy="replace") is Outcome.REPLACED
+        assert stored(archive, deflated, DEFLATED) is Outcome.KEPT_ASIDE, "what it was the same as is gone"
+
+
+def test_bytes_that_somebody_dropped_are_stored_when_they_come_again(archive: Archive) -> None:
+    other = converted(kept.data_set(1, patient_id="P2"), DEFLATED)
+    with archive:
+        stored(archive, kept.data_set(1))
+        for _ in range(2):
+            assert stored(archive, other, DEFLATED) is Outcome.KEPT_ASIDE
+            assert archive.stats()["versions"] == 1
+            [version] = quarantine.listed(archive)
+            quarantine.drop(archive, version.id, by=likeness.BY, reason="seen")
+
+
+def compact(archive: Archive) -> None:
+    compactor = Compactor(archive, Compaction(dead_share_min=0.01), segment_bytes=kept.SEGMENT_BYTES)
+    while compactor.step():
+        pass
 
 
 def test_a_damaged_copy_is_the_same_as_nothing(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from engine import log
 from engine.archive import locks
@@ -178,20 +178,28 @@ def write_tombstones(
     _write(archive, tombstones)
 
 
-def write_drops(archive: Archive, drops: Sequence[tuple[bytes, int]], *, by: str, reason: str) -> None:
-    """A tombstone for each record of a SOP Instance UID and stamp, synced together; hold `locks.ledger`.
+class Drop(NamedTuple):
+    """One record that goes."""
+
+    sop_instance_uid: bytes
+    stamp: int
+    reason: str
+
+
+def write_drops(archive: Archive, drops: Sequence[Drop], *, by: str) -> None:
+    """A tombstone for each of these records, synced together; hold `locks.ledger`.
 
     Raises StorageFull, StorageFailed or IndexError_.
     """
     if not drops:
         return
-    stamp = archive.ledger().next_stamp(max(stamp for _, stamp in drops))
+    stamp = archive.ledger().next_stamp(max(drop.stamp for drop in drops))
     now_ns = time.time_ns()
     _write(
         archive,
         [
             Tombstone(UNPLACED, stamp, Level.IMAGE, uid, (uid,), target_stamp, now_ns, bounded(by), bounded(reason))
-            for uid, target_stamp in drops
+            for uid, target_stamp, reason in drops
         ],
     )
 

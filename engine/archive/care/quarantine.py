@@ -185,8 +185,10 @@ def drop_all(archive: Archive, many: Sequence[Kept], *, by: str, reason: str) ->
             held = held_studies(archive, found)
             if held:
                 raise DeletionRefused(f"the study {held[0]} is on legal hold; nothing was dropped", held)
-            drops = [(kept.instance.sop_instance_uid.encode(), kept.instance.stamp) for kept in found]
-            deletion.write_drops(archive, drops, by=by, reason=reason)
+            drops = [
+                deletion.Drop(kept.instance.sop_instance_uid.encode(), kept.instance.stamp, reason) for kept in found
+            ]
+            deletion.write_drops(archive, drops, by=by)
             return found
 
     dropped = deletion.with_ballast(archive, work)

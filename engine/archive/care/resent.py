@@ -5,7 +5,8 @@ conflict. Small ones are compared before they are stored (`archive.store`). What
 
     a version kept aside, compared with the current one and with earlier versions (`archive.likeness`)
         the same            a tombstone with its stamp: dropped, as `filmroom quarantine drop` does it; a rebuild from
-                            the log says so too, compaction gives its space back
+                            the log says so too, compaction gives its space back, and the same bytes that come again
+                            are known for it (`Store.resent`)
         not the same        stays
         on legal hold       stays until the hold is released and the archive is opened again
 
@@ -52,8 +53,6 @@ LOOK_AGAIN_S: Final = 600.0
 """How often all versions are looked at though their number has not changed."""
 LATE_NS: Final = 3600 * 10**9
 """So much later than its stamp a version may have become visible."""
-BY: Final = "resent"
-REASON: Final = "the same content as another version"
 
 
 class Judge:
@@ -238,11 +237,20 @@ def retire(archive: Archive, same: Iterable[tuple[Instance, Instance]]) -> list[
     def work() -> list[Instance]:
         with locks.ledger(archive.layout, archive.files):
             gone = [version for version, other in same if _may_go(archive, version, other)]
-            drops = [(version.sop_instance_uid.encode(), version.stamp) for version in gone]
-            deletion.write_drops(archive, drops, by=BY, reason=REASON)
+            drops = [
+                deletion.Drop(version.sop_instance_uid.encode(), version.stamp, reasons[version.stamp])
+                for version in gone
+            ]
+            deletion.write_drops(archive, drops, by=likeness.BY)
             return gone
 
     same = list(same)
+    reasons = {
+        version.stamp: likeness.reason_of(
+            other.stamp, likeness.digest_of(version.transfer_syntax_uid, archive.buffers(version))
+        )
+        for version, other in same
+    }
     gone = deletion.with_ballast(archive, work)
     logger.info("versions with the same content were retired", count=len(gone))
     return gone
