@@ -126,7 +126,7 @@ def make_entry(
 
 def _check_uid(name: str, uid: bytes) -> None:
     if not uid:
-        raise InstanceRefused(f"{name} is missing or empty")
+        raise InstanceRefused(f"incomplete: {name} is missing or empty")
     if len(uid) > UID_LENGTH_MAX:
         raise InstanceRefused(f"{name} has {len(uid)} bytes, the limit is {UID_LENGTH_MAX}")
     if _ODD_UID.search(uid):

@@ -72,7 +72,7 @@ def test_what_is_no_dicom_is_told_from_what_cannot_be_stored(tmp_path: Path) -> 
         f"{NOT_DICOM}: it is empty",
     ]
     assert not any(reason.startswith(NOT_DICOM) for reason in reasons[2:])
-    assert reasons[-1] == "Study Instance UID (0020,000D) is missing or empty"
+    assert reasons[-1] == "incomplete: Study Instance UID (0020,000D) is missing or empty"
 
 
 def test_file_meta_information_without_a_data_set_is_refused(tmp_path: Path) -> None:

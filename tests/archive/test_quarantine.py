@@ -246,6 +246,15 @@ def test_a_version_that_is_readmitted_becomes_current_and_the_other_is_kept_asid
         assert archive.read(only(archive).instance) == second
 
 
+def test_what_only_lacks_a_uid_is_called_incomplete(tmp_path: Path) -> None:
+    for reason, kind in (
+        ("incomplete: Study Instance UID (0020,000D) is missing or empty", "incomplete"),
+        ("Study Instance UID (0020,000D) is missing or empty", "incomplete"),  # as versions before 2026-11-29 wrote it
+        ("the data set cannot be read: no element", "unparseable"),
+    ):
+        assert quarantine.kind_of(reason) == kind
+
+
 def test_what_was_unparseable_is_tried_again_under_its_own_uids(tmp_path: Path) -> None:
     payload = kept.data_set(1)
     with kept.opened(tmp_path) as archive:

@@ -7,7 +7,10 @@
                    (`archive.care.unparseable`)                         that the data set itself has
 
 Versions with the same content as another one retire by themselves (`archive.care.resent`); what differs in the others:
-`difference`. An id names one record wherever it lies: its stamp and a checksum of its UID. Nothing here shows what is
+`difference`. "incomplete" is what is refused only because it lacks a UID. What a peer sends and is refused is kept, for
+the peer may forget it; what an import refuses is not: the file stays where it is.
+
+An id names one record wherever it lies: its stamp and a checksum of its UID. Nothing here shows what is
 in a data set: no name, no patient. A readmitted instance is a new record with the same bytes; the old one gets a
 tombstone. Works on a stopped archive and beside a running server. Legal holds: what belongs to a study on hold, as far
 as can be told, is not dropped.
@@ -42,6 +45,8 @@ logger = log.get("archive.quarantine")
 
 KEPT_ASIDE: Final = "version"
 UNPARSEABLE: Final = "unparseable"
+INCOMPLETE: Final = "incomplete"
+"""Of what could not be taken as an instance: it can be read, and lacks a UID that every instance has."""
 
 WHOLE_BYTES_MAX: Final = 8 << 20
 """A data set up to this length is read whole; longer ones go in pieces of this length."""
@@ -55,7 +60,7 @@ class Kept:
     """One thing in quarantine."""
 
     kind: str
-    """KEPT_ASIDE or UNPARSEABLE."""
+    """KEPT_ASIDE, UNPARSEABLE or INCOMPLETE."""
     reason: str
     instance: Instance
     """Of unparseable ones the UIDs are what the sender claimed, and there is no study."""
@@ -85,7 +90,13 @@ def listed(archive: Archive) -> Iterator[Kept]:
     for version in archive.index.kept_aside():
         yield Kept(KEPT_ASIDE, _ASIDE_REASON, version)
     for claimed in archive.index.quarantined():
-        yield Kept(UNPARSEABLE, claimed.reason.decode("utf-8", "replace"), _instance_of(claimed))
+        reason = claimed.reason.decode("utf-8", "replace")
+        yield Kept(kind_of(reason), reason, _instance_of(claimed))
+
+
+def kind_of(reason: str) -> str:
+    """The kind of what could not be taken as an instance, by the reason that is kept with it."""
+    return INCOMPLETE if reason.endswith("is missing or empty") else UNPARSEABLE
 
 
 def find(archive: Archive, identifier: str) -> Kept:
@@ -249,7 +260,7 @@ def _studies_of(archive: Archive, kept: Kept) -> set[str]:
     current = archive.index.locate(instance.sop_instance_uid.encode())
     if current is not None:
         studies.add(current.study_instance_uid)
-    if kept.kind == UNPARSEABLE:
+    if kept.kind != KEPT_ASIDE:
         try:
             found = completeness.head_of(archive.reader, instance)
             studies.add(found.study_instance_uid.decode("utf-8", "replace"))
