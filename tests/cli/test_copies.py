@@ -67,6 +67,22 @@ def test_a_restored_copy_is_refused_in_the_folder_of_the_first(capsys: pytest.Ca
     assert code == exit_codes.FAILED and "0 histories that begin with 'nonsense'" in err
 
 
+def test_a_pipe_in_the_place_of_a_backup_s_file_holds_nobody_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pipes" / "segments").mkdir(parents=True)
+    os.mkfifo(tmp_path / "pipes" / "backup.json")
+    for arguments in (["backup", "pipes"], ["restore", "pipes", "--data", "new"], ["verify-backup", "pipes"]):
+        code, _, err = run(capsys, *arguments)
+        assert code == exit_codes.FAILED and "backup.json cannot be used" in err
+    run(capsys, "backup", "safe")
+    (copy,) = (tmp_path / "safe" / "segments").iterdir()
+    copy.unlink()
+    os.mkfifo(copy)
+    assert run(capsys, "verify-backup", "safe")[0] == exit_codes.FAILED
+    assert run(capsys, "restore", "safe", "--data", "other")[0] == exit_codes.FAILED
+
+
 def test_damage_in_a_backup_is_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, "backup", "safe")
     (copy,) = (tmp_path / "safe" / "segments").iterdir()

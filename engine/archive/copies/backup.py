@@ -315,7 +315,7 @@ class _Backup:
         if copy.length > found.end or (copy.is_sealed and not (found.is_sealed and found.end == copy.length)):
             return False
         start = max(0, copy.length - JOIN_BYTES)
-        target = self._files.open(self._folder.segment(copy), os.O_RDONLY)
+        target = self._files.open(self._folder.segment(copy), os.O_RDONLY | os.O_NONBLOCK)
         try:
             ours = self._files.pread(target, copy.length - start, start)
         finally:
@@ -331,7 +331,7 @@ class _Backup:
 
     def _open(self, segment_id: int) -> int:
         try:
-            return self._files.open(segment_path(self._layout.segments, segment_id), os.O_RDONLY)
+            return self._files.open(segment_path(self._layout.segments, segment_id), os.O_RDONLY | os.O_NONBLOCK)
         except FileNotFoundError:
             raise _Vanished from None
         except OSError as error:

@@ -113,7 +113,7 @@ class _Check:
 
     def _read_copy(self, copy: SegmentCopy, total: int) -> None:
         try:
-            fd = self._files.open(self._folder.segment(copy), os.O_RDONLY)
+            fd = self._files.open(self._folder.segment(copy), os.O_RDONLY | os.O_NONBLOCK)
         except OSError as error:
             self.report.findings.append(f"{copy.file_name}: {error.strerror}")
             return
@@ -147,7 +147,7 @@ class _Check:
         """Right after it was hashed: its pages are in the cache still."""
         name = copy.file_name
         try:
-            fd = self._files.open(self._folder.segment(copy), os.O_RDONLY)
+            fd = self._files.open(self._folder.segment(copy), os.O_RDONLY | os.O_NONBLOCK)
         except OSError:
             return  # a finding already
         try:

@@ -275,7 +275,7 @@ class BackupFolder:
     def heading(self, name: str) -> Heading:
         """Of one manifest, by its first bytes where they are as `Manifest.encode` has them. Raises BackupError."""
         try:
-            fd = self.files.open(f"{self.manifests}/{name}", os.O_RDONLY)
+            fd = self.files.open(f"{self.manifests}/{name}", os.O_RDONLY | os.O_NONBLOCK)
             try:
                 start = self.files.pread(fd, HEADING_BYTES, 0)
             finally:
@@ -306,7 +306,7 @@ class BackupFolder:
     def size(self, copy: SegmentCopy) -> int:
         """How long that file is; -1 if it is not there."""
         try:
-            fd = self.files.open(self.segment(copy), os.O_RDONLY)
+            fd = self.files.open(self.segment(copy), os.O_RDONLY | os.O_NONBLOCK)
         except FileNotFoundError:
             return -1
         try:
@@ -317,7 +317,7 @@ class BackupFolder:
 
 def read_whole(files: Files, path: str, length_max: int) -> bytes:
     """A small file. Raises OSError, ValueError when it is longer than that."""
-    fd = files.open(path, os.O_RDONLY)
+    fd = files.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         size = files.size(fd)
         if size > length_max:

@@ -164,7 +164,7 @@ class _Copying:
     def _copy(self, copy: SegmentCopy, target: str, total: int) -> list[str]:
         part = f"{target}.part"
         try:
-            source = self._files.open(self._folder.segment(copy), os.O_RDONLY)
+            source = self._files.open(self._folder.segment(copy), os.O_RDONLY | os.O_NONBLOCK)
         except OSError as error:
             return self._damaged(f"{copy.file_name}: {error.strerror}")
         try:
