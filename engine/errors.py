@@ -141,6 +141,10 @@ class InstanceRefused(EngineError):
         self.refusal = refusal
 
 
+class NotAllowed(EngineError):
+    """Who asks may not do that (`engine.access`)."""
+
+
 class NotStored(EngineError):
     """UIDs that were named are not in the archive; the message names each."""
 

@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "net": LEAVES | {"dimse", "ul"},
     "services": LEAVES | {"access", "archive", "dimse", "net", "ul", "dicom", "index"},
     "control": LEAVES,
-    "server": LEAVES | {"control", "archive", "dimse", "net", "services", "ul"},
+    "server": LEAVES | {"access", "control", "archive", "dimse", "net", "services", "ul"},
     "doctor": LEAVES | {"control", "archive", "storage", "net"},
     "app": LEAVES | {"server", "control"},
     "cli": LEAVES | {"access", "app", "doctor", "control", "archive", "index", "dicom", "net", "services"},

@@ -15,10 +15,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from engine.access import Action, Destination, Kind, PeerRules, Principal
 from engine.cli import namespaces, query
 from engine.cli.output import Progress
 from engine.cli.units import time_text, with_times
-from engine.config import Config, Peer, Retention
+from engine.config import Config, Peer, Retention, parse_peer
 from engine.dicom import plain_values, tags
 from engine.errors import (
     CommitmentError,
@@ -26,6 +27,7 @@ from engine.errors import (
     CorruptRecord,
     DataSetError,
     InstanceRefused,
+    NotAllowed,
     NotStored,
     QuarantineError,
 )
@@ -327,13 +329,13 @@ def delete(config: Config, wanted: list[query.Keys], *, reason: str, dry_run: bo
             everything |= chosen[level]
         whole = list(everything.values())
         # First as a whole: nothing goes when something of it is held.
-        deletion = archive.delete_instances(whole, level=Level.IMAGE, by=who(), reason=reason, dry_run=True)
+        deletion = archive.delete_instances(whole, level=Level.IMAGE, by=operator().actor, reason=reason, dry_run=True)
         if dry_run:
             return asdict(deletion)
         deletion.refuse_held()
         began = time.perf_counter()
         for level in sorted(chosen):
-            archive.delete_instances(list(chosen[level].values()), level=level, by=who(), reason=reason)
+            archive.delete_instances(list(chosen[level].values()), level=level, by=operator().actor, reason=reason)
         deletion.dry_run = False
         return {**asdict(deletion), "took_ms": round((time.perf_counter() - began) * 1000, 3)}
 
@@ -382,7 +384,7 @@ def change_holds(
         if wanted is not None:
             named |= dict.fromkeys(instance.study_instance_uid for instance in _matching_instances(archive, [wanted]))
         change = archive.set_holds if is_set else archive.release_holds
-        return list(named), change(list(named), by=who(), reason=reason)
+        return list(named), change(list(named), by=operator().actor, reason=reason)
 
 
 def holds(config: Config) -> list[dict[str, Any]]:
@@ -452,7 +454,10 @@ def retention_apply(config: Config, names: tuple[str, ...], *, anyway: bool) -> 
     with opened(config) as archive:
         now_ns = time.time_ns()
         return [
-            {"rule": rule.name, **asdict(retention.apply(archive, rule, now_ns, by=who(), is_confirmed=anyway))}
+            {
+                "rule": rule.name,
+                **asdict(retention.apply(archive, rule, now_ns, by=operator().actor, is_confirmed=anyway)),
+            }
             for rule in _rules(config, names)
         ]
 
@@ -523,7 +528,7 @@ def acknowledge_losses(config: Config, segment_ids: list[int] | None) -> list[di
     from engine.archive.care import losses
 
     with opened(config) as archive:
-        chosen = losses.acknowledge(archive.layout, archive.files, archive.index, segment_ids, by=who())
+        chosen = losses.acknowledge(archive.layout, archive.files, archive.index, segment_ids, by=operator().actor)
         return [_loss(loss) for loss in chosen]
 
 
@@ -581,7 +586,7 @@ def quarantine_drop_all(
     from engine.archive.care import quarantine
 
     with _chosen(config, wanted, ids, same) as (archive, found):
-        dropped = quarantine.drop_all(archive, list(found), by=who(), reason=reason)
+        dropped = quarantine.drop_all(archive, list(found), by=operator().actor, reason=reason)
         return [with_times(kept.facts()) for kept in dropped]
 
 
@@ -594,7 +599,7 @@ def quarantine_readmit_all(
     with _chosen(config, wanted, ids, same) as (archive, found):
         for kept in list(found):
             try:
-                outcome = quarantine.readmit(archive, kept.id, policy=config.duplicates, by=who())
+                outcome = quarantine.readmit(archive, kept.id, policy=config.duplicates, by=operator().actor)
             except (InstanceRefused, CorruptRecord) as error:
                 yield {"id": kept.id, "outcome": "refused", "reason": str(error)}
             else:
@@ -614,7 +619,7 @@ def quarantine_readmit(config: Config, identifier: str) -> str:
     from engine.archive.care import quarantine
 
     with opened(config) as archive:
-        outcome = quarantine.readmit(archive, identifier, policy=config.duplicates, by=who())
+        outcome = quarantine.readmit(archive, identifier, policy=config.duplicates, by=operator().actor)
         return outcome.name.lower()
 
 
@@ -623,7 +628,7 @@ def quarantine_drop(config: Config, identifier: str, reason: str) -> dict[str, A
     from engine.archive.care import quarantine
 
     with opened(config) as archive:
-        return with_times(quarantine.drop(archive, identifier, by=who(), reason=reason).facts())
+        return with_times(quarantine.drop(archive, identifier, by=operator().actor, reason=reason).facts())
 
 
 # Storage commitment ------------------------------------------------------------------------------
@@ -703,17 +708,28 @@ def not_kept(wanted: query.Keys) -> list[int]:
     ]
 
 
-def who() -> str:
-    """Who works on the archive: recorded, and shown in lists."""
+def operator() -> Principal:
+    """Who works here: its `actor` is recorded, and shown in lists."""
     import getpass
 
     try:
-        return f"cli:{getpass.getuser()}"
+        name = getpass.getuser()
     except (KeyError, OSError):
-        return f"cli:uid {os.getuid()}"
+        name = f"uid {os.getuid()}"
+    return Principal(Kind.OPERATOR, name)
 
 
 # Peers -------------------------------------------------------------------------------------------
+
+
+def addressed(config: Config, text: str, action: Action) -> Peer:
+    """The peer that a command line names: a [[peer]], or AET@HOST:PORT. Raises ConfigError, or NotAllowed when this
+    operator may not do that to it."""
+    peer = parse_peer(config, text)
+    decision = PeerRules(lambda: config).allowed(operator(), action, Destination(peer.aet))
+    if not decision:
+        raise NotAllowed(f"not allowed for {peer.aet}: {decision.reason}")
+    return peer
 
 
 def echo(peer: Peer, config: Config) -> dict[str, float]:

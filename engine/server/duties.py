@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from engine import log
+from engine.access import Kind, Principal
 from engine.archive.archive import Archive
 from engine.archive.care import retention
 from engine.archive.care.compaction import Compactor
@@ -24,6 +25,9 @@ from engine.config import Config, Retention
 from engine.errors import RetentionRefused
 
 logger = log.get("server.duties")
+
+RETENTION = Principal(Kind.JOB, "retention")
+"""Who deletes by rule."""
 
 BETWEEN_STEPS_S = 0.05
 """Between two steps of one duty others get their turn."""
@@ -130,7 +134,7 @@ class RetentionDuty:
     def _apply(self, rule: Retention) -> None:
         try:
             applied = retention.apply(
-                self._archive, rule, time.time_ns(), by="retention", stopped=self._stopping.is_set
+                self._archive, rule, time.time_ns(), by=RETENTION.actor, stopped=self._stopping.is_set
             )
         except RetentionRefused as error:
             # Nothing else can be done about it: it is said again each time that the rule is due.

@@ -29,7 +29,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Final
 
 from .pdu import (
@@ -74,24 +73,6 @@ GET_SOP_CLASSES: Final = frozenset(
         "1.2.840.10008.5.1.4.1.2.5.3",  # Composite Instance Retrieve Without Bulk Data
     }
 )
-
-FIND_OPTIONS: Final = b"\1\1\1\1\0\1\1"
-"""PS3.4 Table C.5-2: relational queries, date-time matching, fuzzy names, timezone, enhanced multi-frame
-conversion, empty value matching, multiple value matching."""
-
-RETRIEVE_OPTIONS: Final = b"\1\0"
-"""PS3.4 Table C.5-3: relational retrieval, enhanced multi-frame conversion."""
-
-QUERY_RETRIEVE_OPTIONS: Final[Mapping[str, bytes]] = MappingProxyType(
-    {
-        f"1.2.840.10008.5.1.4.1.2.{root}.{operation}": FIND_OPTIONS if operation == 1 else RETRIEVE_OPTIONS
-        for root in (1, 2, 3)
-        for operation in (1, 2, 3)
-    }
-    | {"1.2.840.10008.5.1.4.1.1.201.6": FIND_OPTIONS}
-)
-"""What we can do of the options of Patient Root, Study Root and Patient/Study Only FIND, MOVE and GET, and of
-Repository Query, which is a FIND."""
 
 STORAGE_OPTIONS: Final = b"\2\0\3\0\0\0"
 """PS3.4 Table B.3-2: level of support 2 (full), reserved, digital signatures 3 (every byte is kept), reserved,
@@ -150,7 +131,7 @@ class AcceptPolicy:
     """Whether the asynchronous operations window is answered at all; if not, it is 1 and 1."""
     presentation_context_count_max: int = 128
     """Contexts that we accept on one association."""
-    options: Mapping[str, bytes] = field(default_factory=lambda: QUERY_RETRIEVE_OPTIONS)
+    options: Mapping[str, bytes] = field(default_factory=dict)
     """What we can do of the options in SOP class extended negotiation, byte by byte; classes not in it are not
     answered."""
     storage_options: bytes = STORAGE_OPTIONS

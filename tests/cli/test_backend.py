@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
+from engine.access import Action, Decision, Destination, Kind, PeerRules, Principal
 from engine.cli import exit_codes
 from tests import samples
 from tests.cli.commands import run
@@ -190,3 +191,22 @@ def test_an_archive_that_may_not_be_opened_is_one_sentence(
     assert (code, out) == (exit_codes.UNAVAILABLE, "")
     assert "keeper.lock" in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("arguments", "action"), [(["echo", "WS"], "ASSOCIATE"), (["send", "WS", "."], "SEND")])
+def test_a_command_that_calls_a_peer_asks_whether_this_operator_may(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str], action: str
+) -> None:
+    asked: list[tuple[Principal, str, object]] = []
+
+    def refuse(rules: PeerRules, principal: Principal, action: Action, target: object) -> Decision:
+        asked.append((principal, action.name, target))
+        return Decision(False, "closed for today")
+
+    monkeypatch.setattr(PeerRules, "allowed", refuse)
+    peer, *rest = arguments[1:]
+    code, out, err = run(capsys, arguments[0], f"{peer}@127.0.0.1:1", *rest)
+    assert (code, out) == (exit_codes.FAILED, "")
+    assert "not allowed for WS: closed for today" in err
+    (principal, asked_action, target), *_ = asked
+    assert (principal.kind, asked_action, target) == (Kind.OPERATOR, action, Destination("WS"))

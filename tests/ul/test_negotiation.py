@@ -8,7 +8,6 @@ import pytest
 
 from engine.ul import negotiation, pdu
 from engine.ul.negotiation import (
-    QUERY_RETRIEVE_OPTIONS,
     Accepted,
     AcceptedContext,
     AcceptPolicy,
@@ -45,10 +44,12 @@ JPEG = "1.2.840.10008.1.2.4.50"
 JPEG_LS = "1.2.840.10008.1.2.4.80"
 UNKNOWN_SYNTAX = "1.2.3.4.5"
 
+OPTIONS = {FIND: b"\1\1\1\1\0\1\1", MOVE: b"\1\0", GET: b"\1\0"}
 POLICY = AcceptPolicy(
     is_storage={CT, MR}.__contains__,
     storage_transfer_syntaxes=frozenset({IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED, JPEG, JPEG_LS}),
     services=dict.fromkeys((VERIFICATION, FIND, MOVE, GET), negotiation.PLAIN_TRANSFER_SYNTAXES),
+    options=OPTIONS,
     implementation_class_uid="1.2.826.0.1.3680043.10.1599.1",
     implementation_version_name="FILMROOM_0_1",
 )
@@ -384,7 +385,7 @@ def test_extended_negotiation_grants_what_both_want() -> None:
     assert answer.ac.user_information.sop_class_extended_negotiations == tuple(
         SopClassExtendedNegotiation(uid, options) for uid, options in expected.items()
     )
-    literal = replace(POLICY, options={**QUERY_RETRIEVE_OPTIONS, FIND: b"\1\1\0"})
+    literal = replace(POLICY, options={**OPTIONS, FIND: b"\1\1\0"})
     assert accept(rq, literal).options[FIND] == b"\1\0\0"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from engine import config as configuration
+from engine.access import Action
 from engine.cli import backend, options, output
 from engine.cli.options import Settings, with_settings
 
@@ -18,7 +18,7 @@ def command(peer: str, settings: Settings) -> None:
     Says how long the association took to be accepted, and how long the C-ECHO in it was under way.
     """
     config = settings.load()
-    target = configuration.parse_peer(config, peer)
+    target = backend.addressed(config, peer, Action.ASSOCIATE)
     took = backend.echo(target, config)
     facts = {"peer": target.aet, "host": target.host, "port": target.port, **took}
     if output.as_json():

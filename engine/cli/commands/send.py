@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from engine import config as configuration
+from engine.access import Action
 from engine.cli import backend, exchange, exit_codes, options, output, query
 from engine.cli.options import Settings, existing_paths, with_settings
 from engine.config import Config, Peer
@@ -50,7 +50,7 @@ def command(
     or is not stored; 5: the peer cannot be reached.
     """
     config = settings.load()
-    target = configuration.parse_peer(config, peer)
+    target = backend.addressed(config, peer, Action.SEND)
     paths, keys = _taken_apart(what)
     wanted = query.named(keys, studies, series, instances)
     if paths and wanted:
