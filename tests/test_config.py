@@ -151,6 +151,21 @@ def test_the_first_of_two_peers_whose_titles_mean_the_same_is_found() -> None:
     assert Config(peers=(utf_8, latin)).peer("RÃ¶") is utf_8
 
 
+@pytest.mark.parametrize(
+    "text",
+    ['[[peer]]\naet = "WARD"\ndestinations = ["SIXTEEN_AND_MORE_"]\n', '[[coercion]]\naets = ["SIXTEEN_AND_MORE_"]\n'],
+)
+def test_a_title_in_a_list_that_is_none_is_said_in_words(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"\[0\]: 'SIXTEEN_AND_MORE_' is no AE title: 1 to 16 characters"):
+        load(written(tmp_path, text), {}, {})
+
+
+def test_the_destinations_of_a_peer_are_read(tmp_path: Path) -> None:
+    text = PEER + 'destinations = ["WS1", "RÖNTGEN"]\n[[peer]]\naet = "NONE"\ndestinations = []\n'
+    config = load(written(tmp_path, text), {}, {})
+    assert [config.settings_of(aet).destinations for aet in ("STORE1", "NONE", "X")] == [("WS1", "RÖNTGEN"), (), None]
+
+
 def test_titles_without_a_peer_share_their_settings() -> None:
     config = Config(peers=(Peer(aet="CT1"),))
     assert config.settings_of("X") is config.settings_of("Y")

@@ -1,8 +1,8 @@
 """What holds for one AE title: its [[peer]]'s own settings, and everybody's where it has none.
 
-Worked out once for each [[peer]], and looked up by any form in which its title may come (`titles`): a look-up is one
-of a dictionary, however many peers there are. Titles without a [[peer]] share one `PeerSettings`, so that a thousand
-invented ones cost nothing.
+Worked out once for each [[peer]] that comes, and looked up by any form in which its title may come (`titles`): a
+look-up is one of a dictionary, however many peers there are. Titles without a [[peer]] share one `PeerSettings`, so
+that a thousand invented ones cost nothing.
 """
 
 from __future__ import annotations
@@ -63,11 +63,12 @@ class PeerBook:
 
     def __init__(self, everybody: PeerSettings, peers: Iterable[Peer], coercion: Iterable[Coercion]) -> None:
         self._everybody = everybody
-        self._by_title: dict[str, PeerSettings] = {}
+        self._peers: dict[str, Peer] = {}
         for peer in peers:
-            settings = everybody.of(peer)
             for title in _forms(peer.aet):
-                self._by_title.setdefault(title, settings)
+                self._peers.setdefault(title, peer)
+        self._settings: dict[str, PeerSettings] = {}
+        """Of those that somebody has asked for: a reload must not work out a thousand at once."""
         self._coercion: dict[str, Coercion] = {}
         self._coercion_of_others: Coercion | None = None
         for rule in coercion:
@@ -79,7 +80,13 @@ class PeerBook:
 
     def of(self, aet: str) -> PeerSettings:
         """What holds for an AE title, as it came or as it is written."""
-        return self._by_title.get(aet, self._everybody)
+        settings = self._settings.get(aet)
+        if settings is None:
+            peer = self._peers.get(aet)
+            if peer is None:
+                return self._everybody
+            settings = self._settings[aet] = self._everybody.of(peer)
+        return settings
 
     def coercion_of(self, aet: str) -> Coercion | None:
         """What is changed in what that AE title is sent; None: nothing."""

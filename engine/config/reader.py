@@ -378,7 +378,7 @@ def _reason(key: str, message: str, value: object) -> str:
     choices = _CHOICES.get(name)
     if choices and "enum" in message:
         return f"{value!r} is none of {', '.join(choices)}{_nearest(str(value), choices)}"
-    if name == "aet" and "regex" in message:
+    if name in ("aet", "aets", "destinations") and "regex" in message:
         return f"{value!r} is no AE title: 1 to 16 characters, no backslash, no space at either end"
     if name == "transfer_syntaxes" and ("regex" in message or "length" in message):
         return f"{value!r} is no UID"
