@@ -37,6 +37,7 @@ COMMANDS = {
     "stats": "Show what the archive holds and what the server does.",
     "echo": "Verify the connection to a peer (C-ECHO).",
     "send": "Send files, or what is stored, to a peer (C-STORE).",
+    "pull": "Bring studies from another archive (C-FIND, C-GET or C-MOVE).",
     "check": "Compare the log with the index, both ways.",
     "rebuild-index": "Make the index anew from the log.",
     "reindex": "Look through everything for the extra attributes configured.",

@@ -6,16 +6,23 @@ The part of `backend` for that; nothing here writes to the terminal.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from engine.archive.selection import Selection
 from engine.cli import backend, query
 from engine.cli.output import Progress
 from engine.config import Config, Peer
+from engine.dicom import tags
+from engine.errors import QueryError
+from engine.index.query import key_values
 from engine.services import stored_scu
+from engine.services.pull import PullReport, pulling
+from engine.services.pull_plan import Wish
 from engine.services.stored_scu import StoredReport
 
-__all__ = ["StoredReport", "send"]
+__all__ = ["PullReport", "StoredReport", "Wish", "planned", "pull", "send", "wish_of"]
 
 
 def send(
@@ -54,3 +61,46 @@ def send(
                 resources.close()
                 if remaining is not None:
                     remaining.save()
+
+
+def pull(
+    config: Config, peer: Peer, wish: Wish, report: PullReport, progress: Progress, *, is_move: bool, **options: int
+) -> None:
+    """Brings what is wanted from a peer; `options` as of `services.pull.pulling`.
+
+    Raises AssociationFailed, and ControlUnavailable for a C-MOVE without a server that it could come to.
+    """
+    if is_move:
+        backend.control(config, "stats")
+    with backend.opened(config, create=True, progress=progress) as archive:
+
+        async def run() -> None:
+            async with pulling(archive, config, peer, wish, report, progress, is_move=is_move, **options) as work:
+                await work.run()
+
+        backend.run(run())
+
+
+def planned(config: Config, peer: Peer, wish: Wish, report: PullReport, progress: Progress) -> list[dict[str, Any]]:
+    """The studies that match, and how many instances of each would come. Raises AssociationFailed."""
+    rows: list[dict[str, Any]] = []
+    with backend.opened(config) as archive:
+
+        async def run() -> None:
+            async with pulling(archive, config, peer, wish, report, progress) as work:
+                rows.extend([study.facts() async for study in work.plan()])
+
+        backend.run(run())
+    return rows
+
+
+def wish_of(studies: Sequence[str], keys: Sequence[str], since: str | None, limit: int | None, *, again: bool) -> Wish:
+    """What a command line asks for. Raises QueryError."""
+    for uid in studies:
+        key_values.check_uid(uid)
+    wanted = {tag: value for tag, value in query.parse(keys).values.items() if value} if keys else {}
+    if since:
+        if tags.StudyDate in wanted:
+            raise QueryError("--since and StudyDate are two ranges of one date")
+        wanted |= {tag: value for tag, value in query.parse([f"StudyDate={since}-"]).values.items() if value}
+    return Wish(tuple(dict.fromkeys(studies)), wanted, limit, again)

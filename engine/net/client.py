@@ -17,7 +17,7 @@ from engine.dimse.assembly import ChunkPool, DataSet, fragment_bytes
 from engine.dimse.status import GeneralStatus
 from engine.errors import AssociationFailed, MessageError
 from engine.net.connection import Connection, ConnectionLimits
-from engine.net.responses import Responses
+from engine.net.responses import Responses, ResponseStream
 from engine.ul.association import Role
 from engine.ul.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from engine.ul.negotiation import Accepted, accepted_contexts
@@ -32,7 +32,7 @@ from engine.ul.pdu import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from engine.config import Config, Peer
     from engine.net.trace import TraceFolder
@@ -44,6 +44,9 @@ CONTEXTS_MAX = 128
 """Presentation contexts of one association (PS3.8 9.3.2.2)."""
 
 SENT_PDU_BYTES_MAX = 128 << 10
+
+IDENTIFIER_BYTES_MAX = 4 << 20
+"""Of a response: a list of failed UIDs has 65 bytes for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,10 @@ class Requestor:
         self.accepted: Accepted | None = None
         self.fragment = 0
         self._rq = rq
+        self._awaiting: dict[int, messages.Response] = {}
+        """Responses whose identifier is to come, by presentation context."""
+        self._identifiers: dict[int, bytes] = {}
+        """Of identifiers that come in parts."""
         self._established: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ended = asyncio.Event()
 
@@ -112,7 +119,7 @@ class Requestor:
         """`association_ended` follows, with the reason."""
 
     def command_received(self, presentation_context_id: int, command: bytes, has_data_set: bool) -> None:
-        """A response to one of our requests. A request of the peer is declined, and a C-CANCEL cancels nothing here."""
+        """A response to one of our requests, or a request of the peer."""
         if self.accepted is None or presentation_context_id not in self.accepted.contexts:
             self.connection.abort(f"a message on presentation context {presentation_context_id}, not accepted", 2, 5)
             return
@@ -121,17 +128,40 @@ class Requestor:
         except MessageError as error:
             self.connection.abort(f"response not understood: {error}")
             return
-        if isinstance(message, messages.Response):
+        if not isinstance(message, messages.Response):
+            self.request_received(presentation_context_id, command, message, has_data_set)
+        elif has_data_set:
+            self._awaiting[presentation_context_id] = message
+        else:
             self.responses.received(message)
-            return
+
+    def request_received(
+        self, presentation_context_id: int, command: bytes, message: messages.Request, has_data_set: bool
+    ) -> None:
+        """A request of the peer: it is declined, its data set dropped; a C-CANCEL cancels nothing here."""
         why = MessageError("requests are not served on this association", GeneralStatus.SOP_CLASS_NOT_SUPPORTED)
         answer = messages.failure_response(command, why)
         if answer is not None:
             self.connection.send_message(presentation_context_id, answer, None, self.fragment)
 
     def data_set_received(self, presentation_context_id: int, data_set: DataSet, is_last: bool) -> None:
-        """No request that we send is answered with a data set that we need."""
+        """The identifier of a response, or the data set of a request that was declined."""
+        response = self._awaiting.get(presentation_context_id)
+        if response is None:
+            data_set.release()
+            return
+        gathered = self._identifiers.pop(presentation_context_id, b"")
+        if len(gathered) + data_set.length > IDENTIFIER_BYTES_MAX:
+            data_set.release()
+            self.connection.abort(f"an identifier of more than {IDENTIFIER_BYTES_MAX} bytes")
+            return
+        gathered += data_set.to_bytes()
         data_set.release()
+        if is_last:
+            del self._awaiting[presentation_context_id]
+            self.responses.received(response, gathered)
+        else:
+            self._identifiers[presentation_context_id] = gathered
 
     def release_requested(self) -> bool:
         """Peers may end an association that they were asked for; what they have not answered they never will."""
@@ -168,6 +198,23 @@ class Requestor:
             self.connection.abort(why)
             raise AssociationFailed(why) from None
 
+    def request_several(
+        self, presentation_context_id: int, make: Callable[[int], Any], identifier: bytes
+    ) -> tuple[int, ResponseStream]:
+        """Sends `make(message_id)`, to which several responses come. Raises AssociationFailed.
+
+        Whoever has had the last response calls `responses.forget` with the message id.
+        """
+        pause, resume = self.connection.pause_reading, self.connection.resume_reading
+        message_id, stream = self.responses.expect_several(pause, resume)
+        self.connection.send_message(presentation_context_id, make(message_id).encode(), identifier, self.fragment)
+        return message_id, stream
+
+    def cancel(self, presentation_context_id: int, message_id: int) -> None:
+        """C-CANCEL of a request that several responses come to (PS3.7 9.3.2.3)."""
+        rq = messages.CCancelRQ(message_id)
+        self.connection.send_message(presentation_context_id, rq.encode(), None, self.fragment)
+
     async def release(self) -> None:
         """An orderly end; aborts when the peer does not play along."""
         self.connection.request_release()
@@ -184,8 +231,9 @@ async def open_association(
     pool: ChunkPool | None = None,
     trace: TraceFolder | None = None,
     roles: Sequence[RoleSelection] = (),
+    user: Callable[[Connection, AssociateRQ, Address], Requestor] = Requestor,
 ) -> Requestor:
-    """Connects and negotiates. Raises AssociationFailed, with the reason in words."""
+    """Connects and negotiates; `user` makes the requestor. Raises AssociationFailed, with the reason in words."""
     window = AsynchronousOperationsWindow(address.window, 1) if address.window > 1 else None
     rq = AssociateRQ(
         called_ae_title=address.called_ae_title,
@@ -211,7 +259,7 @@ async def open_association(
         async with asyncio.timeout(address.connect_timeout_s):
             _, connection = await loop.create_connection(
                 lambda: Connection(
-                    lambda connection: Requestor(connection, rq, address),
+                    lambda connection: user(connection, rq, address),
                     Role.REQUESTOR,
                     pool,
                     limits,

@@ -233,6 +233,11 @@ class Connection(asyncio.BufferedProtocol):
         return self.receiver.bytes_received
 
     @property
+    def is_reading(self) -> bool:
+        """Whether bytes are taken from the peer."""
+        return not self._pauses
+
+    @property
     def unsent_bytes(self) -> int:
         """What the kernel has not taken yet. While it is not 0, no `Frame` that was sent may be changed.
 

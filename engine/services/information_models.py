@@ -18,9 +18,14 @@ FIND, MOVE, GET = 1, 2, 3
 _MODELS: Final = (PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY)
 
 
+def sop_class(model: int, operation: int) -> str:
+    """The SOP class of FIND, MOVE or GET in an information model."""
+    return f"1.2.840.10008.5.1.4.1.2.{model}.{operation}"
+
+
 def sop_classes(operation: int) -> tuple[str, ...]:
     """The SOP classes of FIND, MOVE or GET."""
-    return tuple(f"1.2.840.10008.5.1.4.1.2.{model}.{operation}" for model in _MODELS)
+    return tuple(sop_class(model, operation) for model in _MODELS)
 
 
 _MODEL_OF: Final[Mapping[str, int]] = MappingProxyType(

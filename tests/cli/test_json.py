@@ -18,7 +18,7 @@ import click
 import pytest
 
 from engine import cli
-from engine.cli import backend, exit_codes
+from engine.cli import backend, exchange, exit_codes
 from engine.dicom import tags
 from tests import samples
 from tests.cli.commands import run
@@ -52,6 +52,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "stats": (ONE, ()),
     "echo": (ONE, ("P@localhost:104",)),
     "send": (ONE, ("P@localhost:104", "again")),
+    "pull": (ONE, ("P@localhost:104", "--since", "20200101")),
     "check": (ONE, ()),
     "rebuild-index": (ONE, ()),
     "reindex": (ONE, ()),
@@ -167,6 +168,9 @@ def test_every_command_keeps_the_convention(
 ) -> None:
     monkeypatch.setattr(backend, "echo", lambda peer, config: {"association_ms": 1.5, "echo_ms": 0.5})
     monkeypatch.setattr(backend, "send", lambda *rest: SimpleNamespace(sent=1, failed=[("x.dcm", "status A700")]))
+    monkeypatch.setattr(
+        exchange, "pull", lambda config, peer, wish, report, *rest, **options: report.fail("1.2", "why")
+    )
     kind, arguments = COMMANDS[name]
     code, out, err = run(capsys, *name.split(), *filled_in(capsys, arguments), "--json")
     assert code in (exit_codes.OK, exit_codes.FAILED), err

@@ -1,0 +1,112 @@
+"""`filmroom pull PEER ...`: studies of another archive into this one."""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from engine import config as configuration
+from engine import log
+from engine.cli import exchange, exit_codes, options, output
+from engine.cli.options import Settings, with_settings
+from engine.cli.output import cut, whole
+from engine.config import Peer
+
+COLUMNS = (
+    whole("StudyDate"),
+    whole("PatientID"),
+    cut("PatientName"),
+    whole("ModalitiesInStudy"),
+    cut("StudyDescription"),
+    whole("instances"),
+    whole("here"),
+    whole("missing"),
+    whole("StudyInstanceUID"),
+)
+
+
+@options.command("pull")
+@click.argument("peer")
+@click.argument("keys", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--study", "studies", metavar="UID", multiple=True, help="Study Instance UID.")
+@click.option("--since", metavar="DATE", help="Studies of this Study Date and later.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="So many studies at most.")
+@click.option("--dry-run", is_flag=True, help="List the studies, and what of each would come.")
+@click.option("--again", is_flag=True, help="Have everything sent, also what is here.")
+@click.option("--move", is_flag=True, help="By C-MOVE to the running server, which PEER must know; else by C-GET.")
+@click.option("--associations", type=click.IntRange(1, 64), default=1, metavar="N", help="Retrieve on N in parallel.")
+@options.rate_option
+@with_settings("aet")
+def command(
+    peer: str,
+    keys: tuple[str, ...],
+    studies: tuple[str, ...],
+    since: str | None,
+    limit: int | None,
+    dry_run: bool,
+    again: bool,
+    move: bool,
+    associations: int,
+    rate: int,
+    settings: Settings,
+) -> int:
+    """Bring studies that are named, or that match KEY=VALUE, from PEER (the AE title of a [[peer]], or AET@HOST:PORT).
+
+    Keys of series and instances choose within the studies (Modality=CT). What is here is not asked for again: a pull
+    that was interrupted is simply started once more. A study with as many instances here as there is taken to be here.
+    What comes in is held to the same rules as what is sent to us. What does not come is asked for once more, then
+    named. Exit code 1: something did not come; 5: the peer cannot be asked, or nothing came.
+    """
+    config = settings.load()
+    target = configuration.parse_peer(config, peer)
+    wish = exchange.wish_of(studies, keys, since, limit, again=again)
+    if not wish.studies and not wish.keys:
+        raise click.UsageError("say what to pull: --study UID, KEY=VALUE or --since DATE")
+    # What is refused is named in the end.
+    log.configure(msgspec.structs.replace(config.log, level="error"))
+    report = exchange.PullReport()
+    if dry_run:
+        with output.progress_bar() as progress:
+            rows = exchange.planned(config, target, wish, report, progress)
+        output.write_list(rows, COLUMNS, empty="nothing matches")
+        _remark(report, target)
+        return exit_codes.FAILED if report.not_found else exit_codes.OK
+    try:
+        with output.progress_bar() as progress:
+            exchange.pull(
+                config, target, wish, report, progress, is_move=move, associations=associations, rate_bytes_per_s=rate
+            )
+    except output.Interrupted:
+        counts = f"{report.arrived} instances came, {report.here} were here, {report.failed_count} failed"
+        raise output.Interrupted(f"{counts}; the same command goes on") from None
+    return _tell(report, target)
+
+
+def _remark(report: exchange.PullReport, target: Peer) -> None:
+    for named in report.not_found:
+        output.complain(f"{target.aet} has no {named}")
+    for remark in report.remarks:
+        output.complain(remark)
+
+
+def _tell(report: exchange.PullReport, target: Peer) -> int:
+    _remark(report, target)
+    if not report.studies and not report.not_found:
+        output.complain("nothing matches")
+    facts = {
+        "peer": target.aet,
+        "studies": report.studies,
+        "studies_already_here": report.studies_here,
+        "already_here": report.here,
+        "stored": report.stored,
+        "sent_again": report.duplicates,
+        "versions": report.versions,
+        "not_asked_for": report.unwanted,
+        "bytes": report.bytes,
+        "seconds": round(report.seconds, 3),
+    }
+    if report.failed_count > len(report.failed):
+        output.complain(f"{report.failed_count} failed, the first {len(report.failed)} are named")
+    failed = [{"sop_instance_uid": uid, "reason": reason} for uid, reason in report.failed.items()]
+    output.write_report(facts, failed=failed)
+    return exit_codes.FAILED if report.failed_count or report.not_found or report.remarks else exit_codes.OK

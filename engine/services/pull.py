@@ -1,0 +1,375 @@
+"""`filmroom pull`: brings what matches in another archive into this one, and goes on where it was interrupted.
+
+    C-FIND studies ─► of each, what is here? ─► C-FIND series, instances of what is not ─► tasks, one a series
+                                                                                              │
+    `Retriever`s, one an association: the whole series, or the instances that are missing ◄───┘
+      └─► what is still missing is asked for once more, by UIDs; after lost associations one by one; then it is named
+
+What is here is what the index has: nothing is written down about a pull, so that one started again asks for what is
+missing. By C-GET everything comes in as by C-STORE; by C-MOVE it comes to the running server, and the index is watched.
+Asks no more than a series at a time, so that memory is bounded by the largest series and the list of studies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import msgspec
+
+from engine.archive.archive import StorageOptions
+from engine.archive.care import unparseable as quarantine
+from engine.archive.ingestor import Ingestor
+from engine.archive.transcoding.transcode import Transcoder
+from engine.dicom import tags, uids
+from engine.dimse.assembly import ChunkPool
+from engine.errors import ArchiveReadOnly, AssociationFailed, EngineError, StorageFailed, StorageFull
+from engine.index.types import Outcome
+from engine.metrics import Metrics
+from engine.net.client import Address
+from engine.services.find_scu import Finder
+from engine.services.pull_plan import Planner, Study, Task, Wish, proposed_classes
+from engine.services.retrieve_scu import Arrivals, AssociationLost, Retriever
+from engine.services.shared import Services
+
+if TYPE_CHECKING:
+    from engine.archive.archive import Archive
+    from engine.config import Config, Peer
+    from engine.services.shared import Services
+
+Progress = Callable[[str, int, int], None]
+Result = TypeVar("Result")
+
+UIDS_AT_ONCE: Final = 100
+"""Instances that are asked for by UID in one C-GET or C-MOVE: 6.5 KB, which every peer takes."""
+
+LOST_MAX: Final = 10
+"""Associations lost one after the other, with nothing coming in between, after which the peer is given up."""
+
+ALONE_LOST_MAX: Final = 3
+"""The same where the instances of one series are asked for one by one."""
+
+NAMED_MAX: Final = 10_000
+"""Failed instances that are named; further ones are counted."""
+
+VISIBLE_S: Final = 5.0
+"""How long what a C-MOVE is said to have sent may take to be seen here."""
+
+
+@dataclass(slots=True)
+class PullReport:
+    """What came of it; true at any time, also when it was interrupted."""
+
+    studies: int = 0
+    """That matched and have been looked at."""
+    studies_here: int = 0
+    """Of these, those that were here already."""
+    here: int = 0
+    """Instances that were here already."""
+    stored: int = 0
+    duplicates: int = 0
+    """That came though they were here, with the same bytes."""
+    versions: int = 0
+    """That came with other bytes than the one that is here, and stand aside."""
+    unwanted: int = 0
+    """That the peer sent without being asked."""
+    bytes: int = 0
+    failed_count: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    """SOP Instance UID → reason, of up to NAMED_MAX."""
+    not_found: list[str] = field(default_factory=list)
+    """Studies that were named and that the peer has not got."""
+    remarks: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def arrived(self) -> int:
+        """What came."""
+        return self.stored + self.duplicates + self.versions
+
+    def fail(self, sop_instance_uid: str, why: str) -> None:
+        """One did not come."""
+        self.failed_count += 1
+        if len(self.failed) < NAMED_MAX:
+            self.failed[sop_instance_uid] = why
+
+
+@asynccontextmanager
+async def pulling(
+    archive: Archive,
+    config: Config,
+    peer: Peer,
+    wish: Wish,
+    report: PullReport,
+    progress: Progress,
+    *,
+    associations: int = 1,
+    rate_bytes_per_s: int = 0,
+    is_move: bool = False,
+) -> AsyncIterator[Pull]:
+    """A pull into an archive that is open in this process; `rate_bytes_per_s` 0: as fast as it goes."""
+    rate = rate_bytes_per_s or peer.bandwidth_bytes_per_s_max
+    # Whom we ask may store, for as long as we ask.
+    peer = msgspec.structs.replace(peer, bandwidth_bytes_per_s_max=rate, may=tuple({*peer.may, "store"}))
+    others = tuple(other for other in config.peers if other.aet != peer.aet)
+    config = msgspec.structs.replace(config, peers=(peer, *others))
+    options = StorageOptions(
+        segment_bytes=config.storage.segment_bytes,
+        disk_reserve_bytes=config.limits.disk_reserve_bytes,
+        versions_max=config.storage.versions_max,
+    )
+    store = archive.writer(f"pull-{os.getpid()}", options)
+    metrics, kept, running = Metrics(), config.quarantine, list[Pull]()
+    limits = quarantine.Limits(kept.bytes_max, kept.count_max)
+    unparseable = quarantine.Unparseable(archive.index, limits, metrics.counters) if kept.unparseable else None
+    loop = asyncio.get_running_loop()
+
+    def failed(error: EngineError) -> None:
+        for each in running:
+            each.stop(error)
+
+    ingestor = Ingestor(loop, store, failed, unparseable)
+    transcoder = Transcoder()
+    services = Services(loop, archive, ingestor, config, metrics, ChunkPool(), transcoder)
+    destination = config.aet if is_move else ""
+    pull = Pull(services, peer, wish, report, progress, associations=associations, move_destination=destination)
+    running.append(pull)
+    try:
+        yield pull
+    finally:
+        ingestor.close()
+        services.commitments.close()
+        transcoder.close()
+
+
+class Pull(Arrivals):
+    """One pull from one peer; see the module's head."""
+
+    def __init__(
+        self,
+        services: Services,
+        peer: Peer,
+        wish: Wish,
+        report: PullReport,
+        progress: Progress,
+        *,
+        associations: int = 1,
+        move_destination: str = "",
+    ) -> None:
+        """`move_destination`: our AE title, where a server of this archive answers; "" for C-GET."""
+        self._peer = peer
+        self.report = report
+        self._progress = progress
+        self._finder = Finder(peer, services.config)
+        self._planner = Planner(services.archive, self._finder, wish, report.not_found, report.remarks)
+        address = Address.of(peer, services.config)
+        self._retrievers = [Retriever(services, address, self, move_destination) for _ in range(associations)]
+        self._is_move = bool(move_destination)
+        self._expected: dict[str, Task] = {}
+        """Of what is being asked for now: SOP Instance UID → its task."""
+        self._refusals: dict[str, str] = {}
+        """Why we did not take one of these."""
+        self._lost = 0
+        """Associations since something came."""
+        self._given_up = ""
+        """Why nothing more is asked for."""
+        self._fatal: EngineError | None = None
+        self._total = 0
+
+    # -- arrivals -------------------------------------------------------------------------------
+
+    def wants(self, sop_instance_uid: str) -> bool:
+        """Whether it has been asked for."""
+        return sop_instance_uid in self._expected
+
+    def came(self, sop_instance_uid: str, outcome: Outcome | EngineError, length: int) -> None:
+        """One has come, and has been stored or refused."""
+        task = self._expected.get(sop_instance_uid)
+        if task is None:
+            self.report.unwanted += 1
+            return
+        if isinstance(outcome, EngineError):
+            self._refusals[sop_instance_uid] = str(outcome)
+            if isinstance(outcome, StorageFull | StorageFailed | ArchiveReadOnly):
+                self.stop(outcome)
+            return
+        self._lost = 0
+        if task.wanted.pop(sop_instance_uid, None) is None:
+            return  # sent twice
+        self._refusals.pop(sop_instance_uid, None)
+        self.report.bytes += length
+        if outcome is Outcome.DUPLICATE:
+            self.report.duplicates += 1
+        elif outcome is Outcome.KEPT_ASIDE:
+            self.report.versions += 1
+        else:
+            self.report.stored += 1
+        self._tell()
+
+    def stop(self, error: EngineError) -> None:
+        """Nothing can be stored here: asks for nothing more, and gives up what is under way."""
+        self._fatal = self._fatal or error
+        self._given_up = self._given_up or str(error)
+        for retriever in self._retrievers:
+            retriever.abort()
+
+    async def plan(self) -> AsyncIterator[Study]:
+        """Each study that matches, and what of it is missing. Raises AssociationFailed."""
+        studies = await self._planner.studies()
+        self._total = sum(study.there or 0 for study in studies)
+        for study in studies:
+            estimated = study.there or 0
+            await self._planner.look_into(study)
+            self._total += study.here + study.missing - estimated
+            self.report.studies += 1
+            self.report.studies_here += not study.tasks
+            self.report.here += study.here
+            self._tell()
+            yield study
+
+    # -- fetching -------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Plans and fetches. Raises AssociationFailed when the peer cannot even be asked."""
+        began = time.monotonic()
+        tasks: asyncio.Queue[Task | None] = asyncio.Queue(len(self._retrievers))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for retriever in self._retrievers:
+                    group.create_task(self._work(retriever, tasks))
+                group.create_task(self._fill(tasks))
+        except* AssociationFailed as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            self.report.seconds = time.monotonic() - began
+            self._finder.abort()
+            for retriever in self._retrievers:
+                retriever.abort()
+        if self._fatal is not None:
+            raise self._fatal
+        if self._given_up and not self.report.arrived:
+            raise AssociationFailed(self._given_up)
+        if self._given_up:
+            self.report.remarks.append(f"it ended early: {self._given_up}")
+
+    async def _fill(self, tasks: asyncio.Queue[Task | None]) -> None:
+        async for study in self.plan():
+            for task in study.tasks:
+                await tasks.put(task)
+            if self._given_up:
+                break
+        for _ in self._retrievers:
+            await tasks.put(None)
+        await self._finder.close()
+
+    async def _work(self, retriever: Retriever, tasks: asyncio.Queue[Task | None]) -> None:
+        while (task := await tasks.get()) is not None:
+            try:
+                why = await self._fetch(retriever, task)
+            except AssociationFailed as error:
+                why = str(error)
+                self._given_up = self._given_up or why
+            for uid in task.wanted:
+                self.report.fail(uid, self._refusals.pop(uid, "") or self._given_up or why)
+            task.wanted.clear()
+            self._tell()
+        await retriever.close()
+
+    async def _fetch(self, retriever: Retriever, task: Task) -> str:
+        """Asks for what is missing, and once more for what did not come; what the peer said of the rest."""
+        self._expected |= dict.fromkeys(task.wanted, task)
+        asked = list(task.wanted)
+        why, was_lost = "", False
+        try:
+            for number, classes in enumerate(proposed_classes(task)):
+                if not task.wanted or self._given_up:
+                    break
+                uids_asked = None if task.is_whole and number == 0 else list(task.wanted)
+                said, lost = await self._ask(retriever, task, uids_asked, classes)
+                why, was_lost = said or why, was_lost or lost
+            if task.wanted and was_lost and not self._given_up:
+                why = await self._ask_one_by_one(retriever, task, classes) or why
+        finally:
+            for uid in asked:
+                self._expected.pop(uid, None)
+        lacking = {cls for cls in task.wanted.values() if cls and retriever.refused_class(cls)}
+        refused = ", ".join(map(uids.name_of, sorted(lacking)))
+        return f"{self._peer.aet} took no presentation context for {refused}" if refused else why or "it did not come"
+
+    async def _ask(
+        self, retriever: Retriever, task: Task, sop_instance_uids: list[str] | None, classes: list[str]
+    ) -> tuple[str, bool]:
+        """For these, or for the whole series; what the peer said, and whether an association was lost."""
+        why, was_lost = "", False
+        named = sop_instance_uids or []
+        starts = range(0, len(named), UIDS_AT_ONCE)
+        pieces: list[list[str] | None] = [named[start : start + UIDS_AT_ONCE] for start in starts]
+        for some in pieces or [None]:
+            if self._given_up:
+                break
+            try:
+                why = await self._retrieve(retriever, task, some, classes) or why
+            except AssociationLost as error:
+                why, was_lost = str(error), True
+                self._note_lost(why)
+        return why, was_lost
+
+    async def _ask_one_by_one(self, retriever: Retriever, task: Task, classes: list[str]) -> str:
+        """So that an instance at which the peer breaks down costs that one."""
+        why, lost = "", 0
+        for uid in list(task.wanted):
+            if self._given_up or lost >= ALONE_LOST_MAX:
+                break
+            try:
+                why = await self._retrieve(retriever, task, (uid,), classes) or why
+                lost = 0
+            except AssociationLost as error:
+                why = str(error)
+                lost += 1
+                self._note_lost(why)
+        return why
+
+    def _note_lost(self, why: str) -> None:
+        self._lost += 1
+        if self._lost >= LOST_MAX:
+            self._given_up = self._given_up or f"{LOST_MAX} associations were lost: {why}"
+
+    async def _retrieve(
+        self, retriever: Retriever, task: Task, sop_instance_uids: Iterable[str] | None, classes: list[str]
+    ) -> str:
+        keys = {**self._planner.unique_keys(task.study), tags.SeriesInstanceUID: task.series_instance_uid}
+        level = "SERIES"
+        if sop_instance_uids is not None:
+            level, keys[tags.SOPInstanceUID] = "IMAGE", "\\".join(sop_instance_uids)
+        keys[tags.QueryRetrieveLevel] = level
+        before = len(task.wanted)
+        model = self._finder.information_model
+        said = await retriever.retrieve(model, level, keys, classes, lambda: self.report.arrived)
+        if self._is_move:
+            await self._watch(task, is_certain=not said, before=before)
+        return said
+
+    async def _watch(self, task: Task, *, is_certain: bool, before: int) -> None:
+        """After a C-MOVE: what is here now. A peer may say that all is sent a moment before all is taken."""
+        until = time.monotonic() + (VISIBLE_S if is_certain else 0)
+        while True:
+            for instance in await self._blocking(lambda: self._planner.instances_here(task.study.study_instance_uid)):
+                if instance.sop_instance_uid in task.wanted:
+                    self.came(instance.sop_instance_uid, Outcome.STORED, instance.position.payload_length)
+            if not task.wanted or time.monotonic() >= until:
+                return
+            await asyncio.sleep(0.1)
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _tell(self) -> None:
+        done = self.report.here + self.report.arrived + self.report.failed_count
+        self._progress("pulling", done, max(self._total, done))
+
+    async def _blocking(self, work: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(None, work)

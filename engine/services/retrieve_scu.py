@@ -1,0 +1,308 @@
+"""Query/Retrieve Service Class, C-GET and C-MOVE SCU (PS3.4 C.4.2, C.4.3): has another archive send us instances.
+
+Does not choose them and does not repeat anything (`pull`). What a C-GET brings goes the way of every C-STORE
+(`storage_scp`), with the peer as its calling AE title; what was not asked for is refused.
+
+    contexts of a C-GET: C-GET itself, and for each SOP class one for native transfer syntaxes and as many others as
+    there is room for, each with few syntaxes, the commonest alone: so the peer can send as stored whatever it has
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from engine.access import Kind, Principal
+from engine.config.titles import readable
+from engine.dicom import transfer_syntax
+from engine.dimse.messages import CGetRQ, CMoveRQ, CStoreRQ
+from engine.dimse.status import Category, category
+from engine.errors import AssociationFailed, EngineError, InstanceRefused, Refusal
+from engine.net.client import CONTEXTS_MAX, PLAIN, Address, Requestor, open_association
+from engine.services.find_scu import Keys, encoded
+from engine.services.information_models import GET, MOVE, sop_class
+from engine.services.session import Session
+from engine.services.storage_scp import StorageProvider
+from engine.ul.pdu import PresentationContextRQ, RoleSelection
+
+if TYPE_CHECKING:
+    from engine.dimse.assembly import DataSet
+    from engine.dimse.messages import Request
+    from engine.index.types import Outcome
+    from engine.net.connection import Connection
+    from engine.services.shared import Services
+    from engine.ul.pdu import AssociateAC, AssociateRQ
+
+CLASSES_MAX = 40
+"""SOP classes of one association: at least three contexts each."""
+
+SYNTAXES_MAX = 20
+"""Of one context. DCMTK ends an association over one with more than 50, others at fewer; there is no limit in PS3.8."""
+
+STUCK_FACTOR = 10
+"""A peer that says "pending" all the time and sends nothing is given up after so many times its timeout."""
+
+_OTHER_NATIVE = (transfer_syntax.EXPLICIT_VR_BIG_ENDIAN.uid, transfer_syntax.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN.uid)
+"""In a context of their own: many prefer them to what is compressed, and could then send nothing compressed."""
+
+_COMMON = ("4.70", "4.90", "4.50", "4.57", "4.80", "5", "4.91", "4.51", "4.81", "4.102", "4.100", "4.103", "4.201")
+_COMPRESSED = tuple(
+    dict.fromkeys(
+        [f"1.2.840.10008.1.2.{arcs}" for arcs in _COMMON]
+        + [syntax.uid for syntax in transfer_syntax.ALL if syntax not in transfer_syntax.UNCOMPRESSED]
+    )
+)
+"""The commonest first."""
+
+
+def storage_contexts(classes: Sequence[str], room: int) -> list[tuple[str, tuple[str, ...]]]:
+    """What to propose for these SOP classes in `room` contexts: (SOP class, transfer syntaxes)."""
+    each = min(room // max(len(classes), 1), 2 + len(_COMPRESSED))
+    proposals: list[tuple[str, tuple[str, ...]]] = [(uid, PLAIN) for uid in classes[:room]]
+    if each > 2:
+        each -= 1
+        proposals += [(uid, _OTHER_NATIVE) for uid in classes]
+    for number in range(each - 1):
+        proposals += [(uid, _COMPRESSED[number :: each - 1][:SYNTAXES_MAX]) for uid in classes]
+    return proposals
+
+
+class Arrivals:
+    """Who is told of what comes."""
+
+    def wants(self, sop_instance_uid: str) -> bool:
+        """Whether it was asked for."""
+        raise NotImplementedError
+
+    def came(self, sop_instance_uid: str, outcome: Outcome | EngineError, length: int) -> None:
+        """What became of one; `length` of its data set in bytes."""
+        raise NotImplementedError
+
+
+class _Incoming(StorageProvider):
+    """C-STORE on an association that we asked for: takes what is wanted, and tells of it."""
+
+    def __init__(self, session: Session, arrivals: Arrivals) -> None:
+        super().__init__(session)
+        self._arrivals = arrivals
+
+    def receive(self, presentation_context_id: int, rq: CStoreRQ, data_set: DataSet) -> None:
+        """Refuses what was not asked for, before anything of it is looked at."""
+        if presentation_context_id in self._streams or self._arrivals.wants(rq.affected_sop_instance_uid):
+            super().receive(presentation_context_id, rq, data_set)
+            return
+        data_set.release()
+        self._unanswered += 1
+        self._answer(presentation_context_id, rq, 0, _unwanted())
+
+    def receive_part(self, presentation_context_id: int, rq: CStoreRQ, part: DataSet) -> None:
+        """The same for a part of a large one."""
+        is_wanted = self._arrivals.wants(rq.affected_sop_instance_uid)
+        super().receive_part(presentation_context_id, rq, part)
+        if not is_wanted:
+            self._streams[presentation_context_id].error = _unwanted()
+
+    def _answer(self, presentation_context_id: int, rq: CStoreRQ, length: int, outcome: Outcome | EngineError) -> None:
+        """Also tells what has become of it."""
+        super()._answer(presentation_context_id, rq, length, outcome)
+        self._arrivals.came(rq.affected_sop_instance_uid, outcome, length)
+
+
+def _unwanted() -> InstanceRefused:
+    return InstanceRefused("it was not asked for", Refusal.NOT_AUTHORIZED)
+
+
+class GetRequestor(Requestor):
+    """An association on which a C-GET runs: what comes on it is stored as from a peer that calls us."""
+
+    def __init__(
+        self, connection: Connection, rq: AssociateRQ, address: Address, services: Services, arrivals: Arrivals
+    ) -> None:
+        super().__init__(connection, rq, address)
+        self._called_ae_title = rq.called_ae_title
+        self._calling_ae_title = rq.calling_ae_title
+        self._services = services
+        self._arrivals = arrivals
+        self._stores: dict[int, CStoreRQ] = {}
+        self._storage: _Incoming | None = None
+
+    def associate_accepted(self, ac: AssociateAC) -> None:
+        """The peer has answered."""
+        super().associate_accepted(ac)
+        assert self.accepted is not None
+        principal = Principal(Kind.PEER, self._called_ae_title, self.connection.peer_host)
+        session = Session(self._services, self.connection, principal, self._calling_ae_title, self.accepted)
+        self._storage = _Incoming(session, self._arrivals)
+        self._storage.prepare()
+
+    def request_received(
+        self, presentation_context_id: int, command: bytes, message: Request, has_data_set: bool
+    ) -> None:
+        """A C-STORE of the C-GET waits for its data set."""
+        if isinstance(message, CStoreRQ) and has_data_set and self._storage is not None:
+            self._stores[presentation_context_id] = message
+            self._storage.request(presentation_context_id, message, has_data_set)
+        else:
+            super().request_received(presentation_context_id, command, message, has_data_set)
+
+    def data_set_received(self, presentation_context_id: int, data_set: DataSet, is_last: bool) -> None:
+        """A data set to be stored, or a part of it."""
+        rq = self._stores.get(presentation_context_id)
+        if rq is None or self._storage is None:
+            super().data_set_received(presentation_context_id, data_set, is_last)
+        elif is_last:
+            del self._stores[presentation_context_id]
+            self._storage.receive(presentation_context_id, rq, data_set)
+        else:
+            self._storage.receive_part(presentation_context_id, rq, data_set)
+
+    def association_ended(self, reason: str) -> None:
+        """Half-received objects are given up."""
+        super().association_ended(reason)
+        if self._storage is not None:
+            self._storage.ended()
+
+
+class Retriever:
+    """Asks one peer for instances, by C-GET or C-MOVE, on one association that is opened when it is needed."""
+
+    def __init__(self, services: Services, address: Address, arrivals: Arrivals, move_destination: str = "") -> None:
+        """`move_destination`: an AE title; "" for C-GET."""
+        self._services = services
+        self._address = address
+        self._arrivals = arrivals
+        self._destination = move_destination
+        self._name = readable(address.called_ae_title)
+        self._requestor: Requestor | None = None
+        self._classes: frozenset[str] = frozenset()
+
+    async def retrieve(
+        self, model: int, level: str, keys: Keys, classes: Iterable[str], progress: Callable[[], object]
+    ) -> str:
+        """One C-GET or C-MOVE; what the peer said of it in the end, "" for Success.
+
+        `classes`: SOP classes of what will come. `progress` gives something else whenever something has come. Raises
+        AssociationFailed when no association is possible, AssociationLost when one was lost.
+        """
+        requestor = await self._opened(model, frozenset(classes))
+        operation = MOVE if self._destination else GET
+        wanted_class = sop_class(model, operation)
+        assert requestor.accepted is not None
+        context = next(
+            (each for each in requestor.accepted.contexts.values() if each.abstract_syntax == wanted_class), None
+        )
+        if context is None:
+            await self.close()
+            what = (
+                "be asked to send to others (C-MOVE)" if self._destination else "be retrieved from (C-GET); try --move"
+            )
+            raise AssociationFailed(f"{readable(self._address.called_ae_title)} cannot {what}")
+
+        def make(message_id: int) -> CGetRQ | CMoveRQ:
+            if self._destination:
+                return CMoveRQ(message_id, wanted_class, self._destination)
+            return CGetRQ(message_id, wanted_class)
+
+        try:
+            identifier = encoded(keys, context.transfer_syntax)
+            message_id, stream = requestor.request_several(context.presentation_context_id, make, identifier)
+            try:
+                return _said(await self._final(requestor, stream, progress))
+            except asyncio.CancelledError:
+                requestor.cancel(context.presentation_context_id, message_id)
+                raise
+            finally:
+                requestor.responses.forget(message_id)
+        except AssociationFailed as error:
+            self._requestor = None
+            raise AssociationLost(str(error)) from error
+
+    def refused_class(self, sop_class_uid: str) -> bool:
+        """Whether the peer took no context for a SOP class on the association that is open."""
+        requestor = self._requestor
+        if self._destination or requestor is None or requestor.accepted is None:
+            return False
+        return all(each.abstract_syntax != sop_class_uid for each in requestor.accepted.contexts.values())
+
+    async def close(self) -> None:
+        """Ends the association, if there is one."""
+        requestor, self._requestor = self._requestor, None
+        if requestor is not None and requestor.connection.is_open:
+            await requestor.release()
+
+    def abort(self) -> None:
+        """The same at once."""
+        if self._requestor is not None:
+            self._requestor.connection.abort("not wanted any more")
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    async def _opened(self, model: int, classes: frozenset[str]) -> Requestor:
+        requestor = self._requestor
+        if requestor is not None and requestor.connection.is_open and classes <= self._classes:
+            return requestor
+        await self.close()
+        operation = MOVE if self._destination else GET
+        proposals: list[tuple[str, tuple[str, ...]]] = [(sop_class(model, operation), PLAIN)]
+        roles: list[RoleSelection] = []
+        if not self._destination:
+            ordered = sorted(classes)
+            proposals += storage_contexts(ordered, CONTEXTS_MAX - 1)
+            roles = [RoleSelection(uid, scu_role=False, scp_role=True) for uid in ordered]
+        self._requestor = await open_association(
+            self._address,
+            [PresentationContextRQ(2 * number + 1, *proposal) for number, proposal in enumerate(proposals)],
+            self._services.pool,
+            self._services.trace,
+            roles,
+            lambda connection, rq, address: GetRequestor(connection, rq, address, self._services, self._arrivals),
+        )
+        self._classes = classes
+        return self._requestor
+
+    async def _final(self, requestor: Requestor, stream: Any, progress: Callable[[], object]) -> Any:
+        """The final response. Silence has a limit, and so has saying "pending" and sending nothing."""
+        limit_s, connection = self._address.message_timeout_s, requestor.connection
+        loop = asyncio.get_running_loop()
+        heard_at = moved_at = loop.time()
+        remaining: int | None = None
+        heard, moved = connection.received_bytes, (progress(), remaining)
+        while True:
+            try:
+                response, _ = await stream.next(min(limit_s / 4, 1.0))
+            except TimeoutError:
+                response = None
+            if response is not None:
+                if category(response.status) is not Category.PENDING:
+                    return response
+                remaining = response.number_of_remaining_suboperations if self._destination else None
+            now = loop.time()
+            before, heard = heard, connection.received_bytes
+            if heard != before or not connection.is_reading:
+                heard_at = now
+            came, moved = moved, (progress(), remaining)
+            if moved != came or not connection.is_reading:
+                moved_at = now
+            why = ""
+            if now - heard_at > limit_s:
+                why = f"{self._name} said nothing for {limit_s:g} s"
+            elif now - moved_at > STUCK_FACTOR * limit_s:
+                why = f"{self._name} sent nothing for {STUCK_FACTOR * limit_s:g} s"
+            if why:
+                connection.abort(why)
+                raise AssociationFailed(why)
+
+
+class AssociationLost(AssociationFailed):
+    """An association was lost in the middle of a retrieval; another one may be possible."""
+
+
+def _said(response: Any) -> str:
+    """What a final response says, for people; "" for Success without failures."""
+    failed = response.number_of_failed_suboperations
+    if category(response.status) is Category.SUCCESS and not failed:
+        return ""
+    counted = f", {failed} failed" if failed else ""
+    comment = f": {response.error_comment}" if response.error_comment else ""
+    return f"status {response.status:04X}{counted}{comment}"
