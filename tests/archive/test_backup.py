@@ -34,6 +34,7 @@ from engine.errors import ArchiveInUse, BackupError, EngineError, StorageError
 from engine.index.types import Level
 from engine.storage.files import Files
 from engine.storage.journal import Journal
+from tests import effort
 from tests.archive.filled import contents, findings, opened, payload_of, received, store, study_query
 from tests.faulty_files import FaultyFiles, PowerCut, SimulatedDisk
 
@@ -44,7 +45,7 @@ SEED = int(os.environ.get("FILMROOM_BACKUP_SEED", "20260102"))
 STATES = int(os.environ.get("FILMROOM_BACKUP_STATES", "60"))
 """Power cuts of the backup's disk that are tried."""
 
-EVERY = int(os.environ.get("FILMROOM_BACKUP_EVERY", "3"))
+EVERY = effort.amount("BACKUP_EVERY", 3, 1)
 """Of the calls before which a process is killed, every n-th is tried; 1 for the long run."""
 
 PIXELS = bytes(range(256)) * 200

@@ -1,7 +1,7 @@
 """engine.archive.care.compaction: the space comes back, nothing alive is lost, whatever happens in between.
 
 The kill test forks: the child opens a copy of the archive, compacts it and ends at the n-th call that changes a file;
-the parent opens what is left. FILMROOM_TEST_EVERY=1 kills at every call, the default at every third.
+the parent opens what is left. FILMROOM_TEST_EVERY=1 and --all kill at every call, a run else at every third.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from engine.index import survival
 from engine.index.types import Instance
 from engine.storage.log import SegmentLog
 from engine.storage.segment import list_segments, segment_path
+from tests import effort
 from tests.archive.filled import (
     EXPLICIT,
     all_instances,
@@ -42,7 +43,7 @@ from tests.archive.filled import (
 )
 from tests.faulty_files import FaultyFiles
 
-EVERY = int(os.environ.get("FILMROOM_TEST_EVERY", "3"))
+EVERY = effort.amount("TEST_EVERY", 3, 1)
 
 SEGMENT_BYTES = 64 << 10
 """Of a full segment in these tests: some ten instances."""

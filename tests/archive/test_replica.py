@@ -35,6 +35,7 @@ from engine.storage.files import Files
 from engine.storage.log import SegmentLog
 from engine.storage.record import Kind, crc32c
 from engine.storage.segment import FIRST_RECORD, segment_path
+from tests import effort
 from tests.archive.filled import (
     contents,
     findings,
@@ -48,7 +49,7 @@ from tests.archive.filled import (
 from tests.faulty_files import FaultyFiles, PowerCut, SimulatedDisk
 
 SEED = int(os.environ.get("FILMROOM_REPLICA_SEED", "20260102"))
-EVERY = int(os.environ.get("FILMROOM_REPLICA_EVERY", "3"))
+EVERY = effort.amount("REPLICA_EVERY", 3, 1)
 """Of the calls before which a replication is killed, every n-th is tried; 1 for the long run."""
 
 STATES = int(os.environ.get("FILMROOM_REPLICA_STATES", "60"))

@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import EngineError
+from tests import effort
 from tests.faults import uml
 from tests.system import mounts
 from tests.system.server import ROOT
@@ -29,7 +30,7 @@ from tests.system.test_injection import Told, verify
 
 pytestmark = pytest.mark.slow
 
-STRIDE = int(os.environ.get("FILMROOM_LOG_WRITES_STRIDE", "12"))
+STRIDE = effort.amount("LOG_WRITES_STRIDE", 12, 1)
 SEED = int(os.environ.get("FILMROOM_LOG_WRITES_SEED", "20260601"))
 
 DISK_BYTES = 48 << 20
