@@ -12,7 +12,8 @@
 # What writers get wrong and readers live with: two characters that are no VR ("  ", "??", "un", NUL NUL) are passed
 # over and stand before a length of 2 bytes, "ox" and "lt" of 4, as DCMTK writes and reads them (`odd_form`); the VR is
 # then the dictionary's. An element with nothing of the kind in an explicit data set is read as implicit, and so is a
-# whole item whose first element has none (legal below UN, PS3.5 6.2.2).
+# whole item whose first element has none (legal below UN, PS3.5 6.2.2). Lengths may look like VRs: what follows the
+# first element of a data set or item must agree (`explicit_belief`).
 
 from cursor cimport Cursor, holds, u16, u32
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
@@ -73,6 +74,13 @@ cdef enum:
     US_OR_SS = 0x7873
     OB_OR_OW = 0x6F78
     OW_OR_NUMBERS = 0x6C74
+
+
+cdef enum:
+    # Bytes from the first element of a data set on by which its encoding is judged.
+    ROOT_LOOK = 112
+    ITEM_LOOK = 24
+    FIRST_BYTES_MAX = 0x20000000  # of a first element; four letters as a length are more
 
 
 cdef enum OddForm:
@@ -224,25 +232,97 @@ cdef inline bint looks_explicit(const Cursor *cursor, Py_ssize_t offset, int enc
     return odd_form(p, u16(cursor, offset, big_endian), big_endian) != NO_VR
 
 
-cdef inline int item_encoding(const Cursor *cursor, Py_ssize_t offset, int encoding) noexcept nogil:
-    """The encoding of an item's data set, by its first element: implicit may begin here, explicit may not."""
+cdef enum Belief:
+    REFUTED
+    DOUBTFUL
+    UNSEEN
+    CONFIRMED
+
+
+cdef inline Belief explicit_belief(
+    const Cursor *cursor, Py_ssize_t offset, Py_ssize_t end, int encoding, Py_ssize_t look
+) noexcept nogil:
+    """Whether a data set's first element, which looks explicit, is: by what `look` bytes from it on say.
+
+    The length of an implicit element may be letters, from 16 705 bytes on, or what is forgiven in their place. Read as
+    explicit it is empty or some bytes long and then comes nonsense, or it has a length that nothing has. Whoever gives
+    the bytes in pieces gives `look` of them at once, unless the data set ends: no more is looked at.
+    """
+    cdef bint big_endian = (encoding & BIG_ENDIAN) != 0
+    cdef Cursor seen = cursor[0]
+    cdef Header first
+    cdef Header second
+    cdef Py_ssize_t after
+    cdef uint16_t vr
+    seen.end = min(seen.end, offset + look)
+    if read_header(&seen, offset, encoding | EXPLICIT_VR, &first) != OK:
+        return UNSEEN
+    after = first.value_offset
+    if after == offset + 12 and u16(&seen, offset + 6, big_endian) != 0:
+        return REFUTED
+    if first.length == UNDEFINED_LENGTH or first.vr == VR_SQ and first.length > 0:
+        if not holds(&seen, after, 4):
+            return UNSEEN
+        return CONFIRMED if u16(&seen, after, big_endian) == 0xFFFE else REFUTED
+    if <Py_ssize_t>first.length > (FIRST_BYTES_MAX if end == NO_END else end - after):
+        return REFUTED
+    after += first.length
+    if not holds(&seen, after, 8):
+        return CONFIRMED if after == seen.end and seen.end < offset + look else UNSEEN
+    read_header(&seen, after, encoding & ~EXPLICIT_VR, &second)
+    if second.tag >> 16 == 0xFFFE:
+        return CONFIRMED if second.tag == ITEM_DELIMITER else REFUTED
+    vr = <uint16_t>(seen.data[after + 4] << 8 | seen.data[after + 5])
+    if is_letters(seen.data[after + 4], seen.data[after + 5]) and is_listed_vr(vr):
+        return CONFIRMED if second.tag > first.tag else DOUBTFUL
+    if second.tag <= first.tag or second.tag >> 16 != first.tag >> 16:
+        return REFUTED
+    return DOUBTFUL if looks_explicit(&seen, after, encoding) else REFUTED
+
+
+cdef inline int item_encoding(const Cursor *cursor, Py_ssize_t offset, Py_ssize_t end, int encoding) noexcept nogil:
+    """The encoding of an item's data set, by its beginning: implicit may begin here (PS3.5 6.2.2), explicit may not.
+
+    `end`: of the innermost thing of defined length that it lies in, NO_END if there is none.
+    """
     cdef Header header
-    if not encoding & EXPLICIT_VR or looks_explicit(cursor, offset, encoding):
+    if not encoding & EXPLICIT_VR:
         return encoding
-    if read_header(cursor, offset, encoding, &header) != OK or header.tag >> 16 == 0xFFFE:
+    if read_header(cursor, offset, encoding & ~EXPLICIT_VR, &header) != OK or header.tag >> 16 == 0xFFFE:
         return encoding
-    return encoding & ~EXPLICIT_VR
+    if not looks_explicit(cursor, offset, encoding):
+        return encoding & ~EXPLICIT_VR
+    if encoding & BIG_ENDIAN or (end != NO_END and <Py_ssize_t>header.length > end - header.value_offset):
+        return encoding
+    if explicit_belief(cursor, offset, end, encoding, ITEM_LOOK) == REFUTED:
+        return encoding & ~EXPLICIT_VR
+    return encoding
+
+
+cdef inline Py_ssize_t root_look(const Cursor *cursor, int encoding) noexcept nogil:
+    """How many bytes of a data set, if it has so many, `root_encoding` looks at; 8 of them must be there."""
+    if not is_letters(cursor.data[4], cursor.data[5]):
+        return 8
+    return ITEM_LOOK if encoding & EXPLICIT_VR else ROOT_LOOK
 
 
 cdef inline int root_encoding(const Cursor *cursor, int encoding) noexcept nogil:
-    """The encoding of a whole data set, by its first element where that contradicts the transfer syntax."""
+    """The encoding of a whole data set, by its beginning where that contradicts the transfer syntax."""
+    cdef Belief belief
+    cdef uint16_t vr
     if not holds(cursor, 0, 8):
         return encoding
-    if is_letters(cursor.data[4], cursor.data[5]):
+    if not is_letters(cursor.data[4], cursor.data[5]):
+        if encoding & EXPLICIT_VR and looks_explicit(cursor, 0, encoding):
+            return encoding
+        return encoding & ~EXPLICIT_VR
+    belief = explicit_belief(cursor, 0, NO_END, encoding, root_look(cursor, encoding))
+    if encoding & EXPLICIT_VR:
+        return encoding & ~EXPLICIT_VR if belief == REFUTED and not encoding & BIG_ENDIAN else encoding
+    vr = <uint16_t>(cursor.data[4] << 8 | cursor.data[5])
+    if belief == CONFIRMED or (belief == UNSEEN and not is_long(vr)):
         return encoding | EXPLICIT_VR
-    if encoding & EXPLICIT_VR and looks_explicit(cursor, 0, encoding):
-        return encoding
-    return encoding & ~EXPLICIT_VR
+    return encoding
 
 
 cdef inline bint holds_items(const Cursor *cursor, const Header *header, int encoding) noexcept nogil:
@@ -316,7 +396,7 @@ cdef inline int probe(
         open[level].encoding = top.encoding & ~EXPLICIT_VR if header.vr == VR_UN and not is_delimited else top.encoding
         if top.is_sequence:
             cursor.end = open[level].end
-            open[level].encoding = item_encoding(&cursor, offset, top.encoding)
+            open[level].encoding = item_encoding(&cursor, offset, cursor.end, top.encoding)
 
 
 cdef inline int skip_undefined(
@@ -363,7 +443,7 @@ cdef inline int skip_undefined(
                 return TOO_DEEP
             if depth & 1 and not opaque_depth and (header.vr == VR_OB or header.vr == VR_OW):
                 opaque_depth = depth
-            if not depth & 1 and not implicit_depth and item_encoding(cursor, offset[0], here) != here:
+            if not depth & 1 and not implicit_depth and item_encoding(cursor, offset[0], NO_END, here) != here:
                 here = here & ~EXPLICIT_VR
                 implicit_depth = depth
         elif holds(cursor, header.value_offset, header.length):
@@ -373,7 +453,7 @@ cdef inline int skip_undefined(
                 inner = cursor[0]
                 inner.end = offset[0]
                 if depth & 1:
-                    within = item_encoding(&inner, header.value_offset, within)
+                    within = item_encoding(&inner, header.value_offset, inner.end, within)
                 if probe(&inner, header.value_offset, inner.end, within, not depth & 1, depth + 1, budget) != OK:
                     return TOO_DEEP if budget.elements_left >= 0 else TOO_MANY
         else:

@@ -9,7 +9,7 @@ from cursor cimport Cursor, holds, u32
 from dataset cimport (
     ENCAPSULATED, ITEM, MISPLACED, NESTING_MAX, OB_OR_OW, OK, OVERRUN, OW_OR_NUMBERS, TOO_DEEP, TOO_LONG, TOO_MANY,
     UNDEFINED_LENGTH, US_OR_SS, VR_OW, VR_SQ, VR_UN, VR_US, Budget, Dictionary, Entry, Header, dictionary_vr,
-    read_header, root_encoding, skip_undefined,
+    item_encoding, read_header, root_encoding, skip_undefined,
 )
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
@@ -76,11 +76,19 @@ def blob_items(const uint8_t[::1] blob_):
 
 
 def root_encoding_of(const uint8_t[::1] data, int encoding):
-    """The encoding in which a data set really is, told by its first element."""
+    """The encoding in which a data set really is, told by its beginning."""
     cdef Cursor cursor
     cursor.data = &data[0] if data.shape[0] else NULL
     cursor.end = data.shape[0]
     return root_encoding(&cursor, encoding)
+
+
+def item_encoding_of(const uint8_t[::1] value, int encoding):
+    """The encoding within an item with this value."""
+    cdef Cursor cursor
+    cursor.data = &value[0] if value.shape[0] else NULL
+    cursor.end = value.shape[0]
+    return item_encoding(&cursor, 0, cursor.end, encoding)
 
 
 def read_element(const uint8_t[::1] data, Py_ssize_t offset, Py_ssize_t end, int encoding):

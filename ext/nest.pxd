@@ -11,14 +11,17 @@
 
 from cursor cimport Cursor
 from dataset cimport (
-    CONTAINERS_MAX, EXPLICIT_VR, ITEM, ITEM_DELIMITER, MISPLACED, NESTING_MAX, NO_END, OK, OVERRUN, SEQUENCE_DELIMITER,
-    TOO_DEEP, TOO_MANY, UNDEFINED_LENGTH, VR_OB, VR_OW, VR_UN, Budget, Header, holds_items, item_encoding, read_header,
+    CONTAINERS_MAX, EXPLICIT_VR, ITEM, ITEM_DELIMITER, ITEM_LOOK, MISPLACED, NESTING_MAX, NO_END, OK, OVERRUN,
+    SEQUENCE_DELIMITER, TOO_DEEP, TOO_MANY, UNDEFINED_LENGTH, VR_OB, VR_OW, VR_UN, Budget, Header, holds_items,
+    item_encoding, read_header,
 )
 from libc.stdint cimport uint32_t
 
 cdef enum:
-    # A long header and the first 8 bytes after it: what a decision needs at most.
+    # What a decision needs at most: a long header and the first 8 bytes after it.
     LOOK_AHEAD = 20
+    # In a sequence: an item's header, and what tells the encoding of the item.
+    LOOK_AHEAD_ITEM = 8 + ITEM_LOOK
 
 
 cdef struct Container:
@@ -89,7 +92,9 @@ cdef inline int pass_nest(
         cursor.end = top.end if is_within else source.end
         if not top.is_sequence:
             pass_plain_within(top, &cursor, offset, budget)
-        if not is_within and not is_last and source.end - offset[0] < LOOK_AHEAD:
+        if not is_within and not is_last and source.end - offset[0] < (
+            LOOK_AHEAD_ITEM if top.is_sequence else LOOK_AHEAD
+        ):
             return OVERRUN
         status = read_header(&cursor, offset[0], top.encoding, &header)
         if status == OK:
@@ -156,7 +161,7 @@ cdef inline int step(
             return MISPLACED  # fragments: of no interest where a length says what comes after them
         offset[0] = header.value_offset
         if top.is_sequence:
-            within = item_encoding(cursor, header.value_offset, within)
+            within = item_encoding(cursor, header.value_offset, top.end, within)
         return enter(
             nest, top.end, within, not top.is_sequence, True,
             top.is_opaque or (not top.is_sequence and (header.vr == VR_OB or header.vr == VR_OW)), budget,
@@ -169,7 +174,7 @@ cdef inline int step(
             return OK
         inner = cursor[0]
         inner.end = min(inner.end, after)
-        within = item_encoding(&inner, header.value_offset, within)
+        within = item_encoding(&inner, header.value_offset, after, within)
     elif top.is_opaque or not holds_items(cursor, header, within):
         offset[0] = after
         return OK

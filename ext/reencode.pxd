@@ -18,8 +18,8 @@
 # Forgiven, as readers do: up to 7 bytes at the end of anything of defined length that cannot be an element; at the root
 # whatever makes no sense behind Pixel Data, or is short and has a tag that is not above the last one: the data set ends
 # before it (`Walk.tail_offset`). A plain value of the root that ends early is kept as far as it goes, under
-# the length that it has: what is cut stays cut. If what comes out has an odd length because of the last element's value,
-# that is padded (PS3.5 7.1.1): others are left as they are.
+# the length that it has: what is cut stays cut. If what comes out has an odd length, the root's last plain value of odd
+# length is padded (PS3.5 7.1.1): others are left as they are.
 
 from cursor cimport Cursor, holds, u16, u32
 from dataset cimport (
@@ -94,7 +94,7 @@ cdef struct Walk:
     Py_ssize_t lengths_room
     Py_ssize_t value_left  # of the value that is being written
     int value_unit
-    Py_ssize_t odd_offset  # of the element written last to the root, if that has a plain value of odd length
+    Py_ssize_t odd_offset  # of the root's last element with a plain value of odd length
     bint pads_odd  # and it gets one byte more
     bint is_padding_due
     uint8_t padding
@@ -191,8 +191,6 @@ cdef inline int open_container(
         return OVERRUN
     if walk.mode != PATCHED and walk.lengths_count >= LENGTHS_MAX:
         is_delimited = True
-    if walk.mode == MEASURED and walk.depth == 1:
-        walk.odd_offset = NO_OFFSET
     child = &walk.open[walk.depth]
     child[0] = parent[0]
     child.is_sequence = is_sequence
@@ -219,7 +217,7 @@ cdef inline int open_container(
     walk.source.end = child.limit
     walk.offset = header.value_offset
     if not is_sequence:
-        child.encoding = item_encoding(&walk.source, walk.offset, child.encoding)
+        child.encoding = item_encoding(&walk.source, walk.offset, child.limit, child.encoding)
     elif header.vr == VR_UN and child.encoding & BIG_ENDIAN and holds(&walk.source, walk.offset, 4):
         if u16(&walk.source, walk.offset, False) == 0xFFFE:  # implicit VR little endian, as PS3.5 6.2.2 has it
             child.encoding = 0
@@ -299,7 +297,6 @@ cdef inline bint is_sequence_value(const Walk *walk, const Header *header, uint1
 cdef inline int step_value(Walk *walk, Container *data_set, const Header *header, uint16_t vr) noexcept nogil:
     """Writes the header of an element that is no sequence, and begins with its value."""
     cdef Py_ssize_t length = header.length
-    cdef bint is_odd
     if not holds(&walk.source, header.value_offset, length):
         if walk.mode == PATCHED or walk.depth > 1 or walk.may_be_tail or walk.tail_size == 0:
             return OVERRUN
@@ -311,8 +308,8 @@ cdef inline int step_value(Walk *walk, Container *data_set, const Header *header
     if header.length > 0xFFFF and not is_long(vr):
         vr = VR_UN
     if walk.mode == MEASURED and walk.depth == 1:
-        is_odd = length & 1 and length == header.length and (is_long(vr) or length < 0xFFFF)
-        walk.odd_offset = walk.tail_offset if is_odd else NO_OFFSET
+        if length & 1 and length == header.length and (is_long(vr) or length < 0xFFFF):
+            walk.odd_offset = walk.tail_offset
     if walk.mode == REPLAYED and walk.depth == 1 and walk.pads_odd and walk.odd_offset == walk.tail_offset:
         walk.is_padding_due = True
         walk.padding = 0 if vr == VR_OB or vr == VR_UN or vr == VR_UI or swap_unit(vr) > 1 else 0x20
@@ -376,7 +373,8 @@ cdef inline void note_root_element(Walk *walk, const Container *root, const Head
     walk.may_be_tail = (
         walk.is_past_pixels or header.tag <= walk.root_tag and walk.source.end - walk.offset <= TAIL_BYTES_MAX
     )
-    walk.root_tag = header.tag
+    if header.tag & 0xFFFF:  # group lengths are left out
+        walk.root_tag = header.tag
     if TAG_FLOAT_PIXEL_DATA <= header.tag <= TAG_PIXEL_DATA:
         walk.is_past_pixels = True
     if header.tag > TAG_PIXEL_REPRESENTATION and not walk.is_found:

@@ -9,7 +9,7 @@ of them. What is kept of a data set and what is forgiven stands in reencode.pxd.
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING
-from dataset cimport OK, TOO_MANY, Dictionary, Entry, root_encoding
+from dataset cimport OK, ROOT_LOOK, TOO_MANY, Dictionary, Entry, root_encoding
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, realloc
 from reencode cimport (
@@ -24,7 +24,7 @@ cdef enum:
 cdef bytes dictionary_bytes = b""
 cdef Dictionary dictionary
 
-WINDOW_BYTES_MIN = LOOK_BYTES
+WINDOW_BYTES_MIN = max(LOOK_BYTES, ROOT_LOOK)
 TARGET_BYTES_MIN = 2 * STEP_BYTES
 
 
@@ -48,7 +48,7 @@ cdef class Reencoder:
     cdef readonly Py_ssize_t size
     """Of the result, once it has been measured."""
     cdef readonly Py_ssize_t odd_offset
-    """Of the root's last element, if that has a plain value of odd length; -1. Once it has been measured."""
+    """Of the root's last element with a plain value of odd length; -1. Once it has been measured."""
 
     def __cinit__(self, Py_ssize_t length, int encoding, int target_encoding):
         self.walk.dictionary = &dictionary

@@ -15,7 +15,7 @@ from cursor cimport Cursor, holds, u16
 from dataset cimport (
     BIG_ENDIAN, EXPLICIT_VR, ITEM_DELIMITER, MISPLACED, NO_END, OK, OVERRUN, TOO_DEEP, TOO_MANY, UNDEFINED_LENGTH,
     US_OR_SS, VR_OB, VR_OW, VR_SQ, VR_UN, Budget, Dictionary, Entry, Header, dictionary_vr, holds_items, is_listed_vr,
-    read_header, root_encoding, swap_unit,
+    read_header, root_encoding, root_look, swap_unit,
 )
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy, memmove, memset
@@ -32,7 +32,7 @@ cdef enum:
     CREATOR_BYTES_MAX = 64
     PIXEL_TAGS_MAX = 4
     ENTRY_BYTES = 8  # of a blob: tag and length before each value
-    CARRY_BYTES = 128  # more than a header with what must be seen behind it, a private creator at most
+    CARRY_BYTES = 128  # more than ROOT_LOOK, and than a header with what must be seen behind it, a private creator at most
     RAW_SEQUENCE_FACTOR = 16  # what a blob keeps of a sequence is found in the first so many times its bound
     TAG_PIXEL_GROUP = 0x7FE00000
     TAG_PIXEL_DATA = 0x7FE00010
@@ -217,7 +217,9 @@ cdef int run(Scan *scan) noexcept nogil:
     """Goes as far as the bytes given let it; OK, or why these are no data set."""
     cdef int status
     if not scan.is_begun:
-        if scan.source.end < 8 and not scan.is_last:
+        if not scan.is_last and (
+            scan.source.end < 8 or scan.source.end < root_look(&scan.source, scan.encoding)
+        ):
             return OK
         scan.encoding = root_encoding(&scan.source, scan.encoding)
         scan.is_begun = True

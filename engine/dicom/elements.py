@@ -235,7 +235,7 @@ def blob_items(blob: Buffer) -> dict[int, bytes]:
 
 
 def encoding_of(data: Buffer, transfer_syntax: TransferSyntax) -> int:
-    """The encoding in which a data set really is: the transfer syntax's unless its first element says otherwise."""
+    """The encoding in which a data set really is: the transfer syntax's unless its beginning says otherwise."""
     return _ext.root_encoding_of(data, transfer_syntax.encoding)
 
 
@@ -261,4 +261,4 @@ def item_encoding(data: Buffer, item: Element, encoding: int) -> int:
     if item.length < 8:
         return encoding
     with memoryview(data) as view, view[item.value_offset : item.value_offset + item.length] as value:
-        return encoding & _ext.root_encoding_of(value, encoding)
+        return _ext.item_encoding_of(value, encoding)

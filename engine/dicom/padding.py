@@ -1,7 +1,7 @@
-"""Pads the last element of a data set of odd length (PS3.5 7.1.1), on the way out.
+"""Pads an element of a data set of odd length (PS3.5 7.1.1), on the way out.
 
-Behind a value of odd length receivers take a lone NUL for the beginning of another element; DCMTK gives up there. So
-the element's own length is made even. Standard: PS3.5 6.2 for what a VR is padded with.
+A NUL at the end of the data set receivers take for the beginning of another element; DCMTK gives up there. So
+the length of the last value that is odd is made even. Standard: PS3.5 6.2 for what a VR is padded with.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PADDED_WITH_SPACE: Final = charset.TEXT_VRS | {"AE", "AS", "CS", "DA", "DS", "D
 
 
 def padded(source: Source, encoding: int) -> Source:
-    """A native data set with its last element padded, if that makes its length odd; else as it is."""
+    """A native data set of odd length with the last odd value of its root padded; else as it is."""
     if source.length % 2 == 0:
         return source
     try:
@@ -40,8 +40,10 @@ def padded(source: Source, encoding: int) -> Source:
         vr = header[4:6].decode("ascii")
         at, width, header_bytes = (8, 4, 12) if vr in LONG_VRS else (6, 2, 8)
     length = int.from_bytes(header[at : at + width], order)
-    if offset + header_bytes + length != source.length:
+    after = offset + header_bytes + length
+    if length % 2 == 0 or after > source.length:
         return source
     changed = header[:at] + (length + 1).to_bytes(width, order) + header[at + width : header_bytes]
     padding = b" " if vr in _PADDED_WITH_SPACE else b"\0"
-    return Joined(Part(source, 0, offset), Whole(changed), Part(source, offset + header_bytes), Whole(padding))
+    before, value = Part(source, 0, offset), Part(source, offset + header_bytes, after)
+    return Joined(before, Whole(changed), value, Whole(padding), Part(source, after))

@@ -85,16 +85,17 @@ def plain(element: Any, dataset: Dataset) -> Any:
 def assert_same_raw_values(data: bytes, other: bytes, encoding: int, other_encoding: int, path: object) -> None:
     """Plain top-level values byte by byte, for two little endian encodings; only group lengths may be gone.
 
-    The last one is padded where the data set would be of odd length.
+    The last odd one is padded where the data set would be of odd length.
     """
     ones = {e.tag: e for e in elements.walk(data, encoding) if e.tag & 0xFFFF}
+    last_odd = max((e.tag for e in ones.values() if e.length % 2), default=0)
     others = {e.tag: e for e in elements.walk(other, other_encoding)}
     assert ones.keys() == others.keys(), path
     for tag, one in ones.items():
         if one.vr != "SQ" and others[tag].vr != "SQ":
             value = data[one.value_offset : one.value_offset + one.length]
             start = others[tag].value_offset
-            padding = b"\0" if len(value) % 2 and tag == max(ones) else b""
+            padding = b"\0" if tag == last_odd else b""
             assert other[start : start + others[tag].length] in (value, value + padding), (path, hex(tag))
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.dicom import attributes, elements, tags, transfer_syntax
+from engine.dicom.convert import convert
 from engine.dicom.transfer_syntax import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_BIG_ENDIAN,
@@ -203,6 +204,45 @@ def test_a_wrong_transfer_syntax_is_seen_by_the_first_element() -> None:
         for one, other in ((stated, real), (real, stated)):
             head = elements.extract(encoded(other), one)
             assert head.sop_instance_uid == b"1.2.3.4.5"
+
+
+LETTER_LENGTHS = [int.from_bytes(letters, "little") for letters in (b"BO", b"OB", b"SQ", b"LO", b"US", b"AA", b"UK")]
+
+
+@pytest.mark.parametrize("length", LETTER_LENGTHS)
+@pytest.mark.parametrize(
+    ("syntax", "filling"),
+    [
+        *((IMPLICIT_VR_LITTLE_ENDIAN, filling) for filling in (b"\0", b"x", b"\xff", b"\x08\0")),
+        *((EXPLICIT_VR_LITTLE_ENDIAN, filling) for filling in (b"\0", b"x", b"\xff")),  # 8 may be a length: as stated
+    ],
+)
+def test_a_first_length_that_looks_like_a_vr_is_a_length(length: int, filling: bytes, syntax: TransferSyntax) -> None:
+    value = (filling * length)[:length]
+    data = data_sets.header(0x00080001, "", length, 0) + value + encoded(IMPLICIT_VR_LITTLE_ENDIAN)
+    assert elements.encoding_of(data, syntax) == 0
+    assert elements.extract(data, syntax).sop_instance_uid == b"1.2.3.4.5"
+    for piece_bytes in (1, 7, 5000):
+        assert scanned(data, syntax, piece_bytes).sop_instance_uid == b"1.2.3.4.5"
+    assert elements.extract(convert(data, syntax, EXPLICIT_VR_BIG_ENDIAN), EXPLICIT_VR_BIG_ENDIAN).sop_instance_uid
+
+
+@pytest.mark.parametrize("length", [*LETTER_LENGTHS, 0x2020, 0x6E75])
+@pytest.mark.parametrize("filling", [b"\0", b"x", b"\xff"])
+@pytest.mark.parametrize("undefined", [False, True])
+def test_so_it_is_in_an_implicit_item_of_an_explicit_data_set(length: int, filling: bytes, undefined: bool) -> None:
+    value = data_sets.header(0x00290010, "", length, 0) + filling * length + b"\x29\0\x11\0\2\0\0\0ab"
+    item = data_sets.header(data_sets.ITEM, "", 0xFFFFFFFF if undefined else len(value), 0) + value
+    item += b"\xfe\xff\x0d\xe0\0\0\0\0" if undefined else b""
+    sequence = data_sets.header(0x00291001, "UN", 0xFFFFFFFF, 1) + item + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    data = encoded(EXPLICIT_VR_LITTLE_ENDIAN)
+    at = data.index(b"\x40\0\x75\2")
+    data = data[:at] + sequence + data[at:]
+    whole = elements.extract(data, EXPLICIT_VR_LITTLE_ENDIAN)
+    assert whole.pixel_data_offset > at and not whole.cut
+    for piece_bytes in (1, 7, 5000):
+        assert scanned(data, EXPLICIT_VR_LITTLE_ENDIAN, piece_bytes).pixel_data_offset == whole.pixel_data_offset
+    assert filling * length in convert(data, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
 
 
 def test_pixel_data_in_an_icon_is_not_the_pixel_data() -> None:

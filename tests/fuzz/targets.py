@@ -21,7 +21,7 @@ from pynetdicom.tests import encoded_dimse_msg as golden_messages
 from pynetdicom.tests import encoded_pdu_items as golden_pdus
 
 from engine.archive.commitment.judge import Verdict
-from engine.archive.interchange import dicomdir
+from engine.archive.interchange import dicomdir, directory_records
 from engine.archive.transcoding.decompress import decompress
 from engine.config import reader
 from engine.dicom import elements, identifier, part10, reencoding, tags, transfer_syntax, values
@@ -428,7 +428,8 @@ def _dicomdir(data: bytes) -> None:
             assert all(isinstance(component, str) for component in components)
     except DataSetError:
         pass
-    dicomdir.keys_of(data[1:], SYNTAXES[data[0] % 4 if data else 0])
+    for kind in ("IMAGE", "SR DOCUMENT"):
+        directory_records.keys_of([data[1:]], SYNTAXES[data[0] % 4 if data else 0], kind)
 
 
 class _Text(PosixPath):

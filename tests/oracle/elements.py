@@ -98,20 +98,60 @@ def says_explicit(data: bytes, offset: int, end: int, encoding: int) -> bool:
     )
 
 
+def agreement(data: bytes, offset: int, end: int | None, encoding: int, look: int) -> str:
+    """Whether what looks like an explicit element at the beginning of a data set is one: what follows it tells."""
+    seen = data[: min(len(data), offset + look)]
+    try:
+        first = header_at(seen, offset, len(seen), encoding | EXPLICIT_VR)
+    except Broken:
+        return "unseen"
+    at = first.value
+    if at == offset + 12 and seen[offset + 6 : offset + 8] != b"\0\0":
+        return "no"
+    if first.length == UNDEFINED or (first.vr == "SQ" and first.length):
+        if len(seen) < at + 4:
+            return "unseen"
+        return "yes" if number(seen[at : at + 2], encoding) == 0xFFFE else "no"
+    if first.length > (0x20000000 if end is None else end - at):
+        return "no"
+    at += first.length
+    if len(seen) < at + 8:
+        return "yes" if at == len(seen) < offset + look else "unseen"
+    second = number(seen[at : at + 2], encoding) << 16 | number(seen[at + 2 : at + 4], encoding)
+    if second >> 16 == 0xFFFE:
+        return "yes" if second == ITEM_END else "no"
+    if seen[at + 4 : at + 6].decode("latin-1") in LONG | SHORT:
+        return "yes" if second > first.tag else "perhaps"
+    if second <= first.tag or second >> 16 != first.tag >> 16:
+        return "no"
+    return "perhaps" if says_explicit(seen, at, len(seen), encoding) else "no"
+
+
 def sniff_root(data: bytes, encoding: int) -> int:
     if len(data) < 8:
         return encoding
+    if not set(data[4:6]) <= LETTERS:
+        looks_explicit = encoding & EXPLICIT_VR and says_explicit(data, 0, len(data), encoding)
+        return encoding if looks_explicit else encoding & ~EXPLICIT_VR
+    answer = agreement(data, 0, None, encoding, 24 if encoding & EXPLICIT_VR else 112)
     if encoding & EXPLICIT_VR:
-        return encoding if says_explicit(data, 0, len(data), encoding) else encoding & ~EXPLICIT_VR
-    return encoding | EXPLICIT_VR if set(data[4:6]) <= LETTERS else encoding
+        return encoding & ~EXPLICIT_VR if answer == "no" and not encoding & BIG_ENDIAN else encoding
+    is_short = data[4:6].decode() in SHORT
+    return encoding | EXPLICIT_VR if answer == "yes" or (answer == "unseen" and is_short) else encoding
 
 
-def sniff_item(data: bytes, offset: int, end: int, encoding: int) -> int:
-    if not encoding & EXPLICIT_VR or end - offset < 8 or says_explicit(data, offset, end, encoding):
+def sniff_item(data: bytes, offset: int, end: int | None, encoding: int) -> int:
+    """`end` is None within items that nothing of defined length is around."""
+    if not encoding & EXPLICIT_VR or (len(data) if end is None else end) - offset < 8:
         return encoding
-    if header_at(data, offset, end, encoding).tag >> 16 == 0xFFFE:
+    implicit = header_at(data, offset, len(data), encoding & ~EXPLICIT_VR)
+    if implicit.tag >> 16 == 0xFFFE:
         return encoding
-    return encoding & ~EXPLICIT_VR
+    if not says_explicit(data, offset, len(data), encoding):
+        return encoding & ~EXPLICIT_VR
+    if encoding & BIG_ENDIAN or (end is not None and implicit.length > end - implicit.value):
+        return encoding
+    return encoding & ~EXPLICIT_VR if agreement(data, offset, end, encoding, 24) == "no" else encoding
 
 
 def end_of_sequence(data: bytes, offset: int, end: int, encoding: int) -> int:
@@ -123,7 +163,7 @@ def end_of_sequence(data: bytes, offset: int, end: int, encoding: int) -> int:
         if header.tag != ITEM:
             raise Broken(False)
         if header.length == UNDEFINED:
-            offset = end_of_item(data, header.value, end, sniff_item(data, header.value, end, encoding))
+            offset = end_of_item(data, header.value, end, sniff_item(data, header.value, None, encoding))
         else:
             offset = after(header, end)
 

@@ -162,3 +162,14 @@ def test_a_file_of_odd_length_is_sent_with_its_last_element_padded(tmp_path: Pat
         assert send(peer, tmp_path / "a").sent == 1
     ((_, came),) = received.values()
     assert came.endswith(b"\xe0\x7f\x10\0OB\0\0\6\0\0\0\1\2\3\4\5\0")
+
+
+def test_of_a_file_of_odd_length_the_value_that_makes_it_odd_is_padded(tmp_path: Path) -> None:
+    written(tmp_path / "a")
+    tail = b"\xe0\x7f\x10\0OB\0\0\4\0\0\0\1\2\3\4"
+    with (tmp_path / "a").open("ab") as file:
+        file.write(b"\x40\0\0\x24LO\3\0odd" + tail)
+    with sink({CTImageStorage: [ExplicitVRLittleEndian]}) as (peer, received):
+        assert send(peer, tmp_path / "a").sent == 1
+    ((_, came),) = received.values()
+    assert came.endswith(b"\x40\0\0\x24LO\4\0odd " + tail)
