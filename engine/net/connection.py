@@ -454,6 +454,8 @@ class Connection(asyncio.BufferedProtocol):
                 case ul_events.AssociateRejected(rj):
                     self._end_reason = f"rejected by the peer: {rj}"
                     self.user.associate_rejected(rj)
+                case ul_events.ReleaseRequested() if self.receiver.mid_message:
+                    self.abort("released in the middle of a message")
                 case ul_events.ReleaseRequested():
                     if self.user.release_requested():
                         self.respond_release()

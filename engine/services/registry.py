@@ -3,6 +3,7 @@
     Verification                    echo_scp              C-ECHO
     Patient Root, Study Root,       find_scp              C-FIND, C-CANCEL
     Patient/Study Only              retrieve_scp          C-MOVE or C-GET, as the class is; C-CANCEL
+                                                          C-STORE-RSP with C-GET
     Repository Query                repository_query      C-FIND, C-CANCEL
     Storage Commitment Push Model   commitment.scp        N-ACTION, N-EVENT-REPORT-RSP
     everything else                 storage_scp           C-STORE, C-STORE-RSP

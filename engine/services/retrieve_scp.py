@@ -16,7 +16,7 @@ from engine.access import Action
 from engine.config.titles import readable
 from engine.dicom import tags, transfer_syntax
 from engine.dicom.identifier import encode_identifier
-from engine.dimse.messages import CGetRQ, CGetRSP, CMoveRQ, CMoveRSP
+from engine.dimse.messages import CGetRQ, CGetRSP, CMoveRQ, CMoveRSP, CStoreRSP
 from engine.dimse.status import Category, GeneralStatus, RetrieveStatus, Service, category, status_of
 from engine.errors import EngineError, QueryError
 from engine.index.types import Instance
@@ -305,6 +305,7 @@ GET_SERVICE = ServiceClass(
     action=Action.RETRIEVE,
     requests=frozenset({CGetRQ}),
     attach=operations(get, refuse),
+    responses=frozenset({CStoreRSP}),  # who has not got the role for a sub-operation refuses it on this context
     is_cancellable=True,
     options=RETRIEVE_OPTIONS,
 )

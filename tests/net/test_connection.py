@@ -396,6 +396,19 @@ def test_a_release_that_the_user_holds_back_is_answered_when_it_says_so() -> Non
     assert user.ends == ["released by the peer"]
 
 
+@pytest.mark.parametrize("came", ["the command", "half the data set"])
+def test_a_release_in_the_middle_of_a_message_is_an_abort_at_once(came: str) -> None:
+    whole = peer.message_pdus(3, peer.c_store_rq(1, CT, "1.2.3"), bytes(3000), fragment=1000)
+
+    def script(scripted: Peer, user: User) -> None:
+        scripted.associate(STORE)
+        scripted.send(b"".join(whole[: 1 if came == "the command" else 3]) + peer.pdu(peer.RELEASE_RQ, bytes(4)))
+        scripted.expect(peer.ABORT)
+
+    user = play(script)
+    assert user.ends == ["released in the middle of a message"]
+
+
 @pytest.mark.parametrize("end", ["an unknown PDU", "A-RELEASE-RQ again", "A-ABORT", "our own abort"])
 def test_a_release_that_is_answered_when_the_association_is_over_does_nothing(end: str) -> None:
     """The answer comes from the group commit, which serves other associations too."""
