@@ -1,6 +1,6 @@
 """Whether a worker takes new instances at the moment, and why not: disk reserve, memory, sync latency.
 
-Does not refuse anything itself: `storage_scp` asks before it takes a data set and `provider` before it accepts an
+Does not refuse anything itself: `storage_scp` asks before it takes a data set and `acceptor` before it accepts an
 association. What reads, C-ECHO and deletes never ask. Each figure has two limits, so that the answer does not change
 with every instance:
 

@@ -193,7 +193,10 @@ def test_an_archive_that_may_not_be_opened_is_one_sentence(
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize(("arguments", "action"), [(["echo", "WS"], "ASSOCIATE"), (["send", "WS", "."], "SEND")])
+@pytest.mark.parametrize(
+    ("arguments", "action"),
+    [(["echo", "WS"], "ASSOCIATE"), (["send", "WS", "."], "SEND"), (["pull", "WS", "PatientID=1"], "RETRIEVE")],
+)
 def test_a_command_that_calls_a_peer_asks_whether_this_operator_may(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str], action: str
 ) -> None:

@@ -49,6 +49,14 @@ def test_a_pull_is_found_in_a_new_archive(capsys: pytest.CaptureFixture[str]) ->
     assert len(out.splitlines()) == 3
 
 
+def test_whoever_pulls_may_pull_from_a_peer_that_may_not_store(capsys: pytest.CaptureFixture[str]) -> None:
+    """The person at the command line has asked for what comes."""
+    Path("filmroom.toml").write_text("accept_unknown_peers = false\n")
+    with foreign_archive.serving(Archive(some())) as peer:
+        code, out, err = run(capsys, "pull", named(peer), "--study", f"{ROOT}.1", "--json")
+    assert (code, err, json.loads(out)["stored"]) == (exit_codes.OK, "", 3)
+
+
 def test_what_is_missing_there_or_does_not_come_is_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
     lost = str(some()[1].SOPInstanceUID)
 

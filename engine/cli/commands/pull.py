@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 import msgspec
 
-from engine import config as configuration
 from engine import log
-from engine.cli import exchange, exit_codes, options, output
+from engine.access import Action
+from engine.cli import backend, exchange, exit_codes, options, output
 from engine.cli.options import Settings, with_settings
 from engine.cli.output import cut, whole
 from engine.config import Peer
@@ -58,7 +58,7 @@ def command(
     named. Exit code 1: something did not come; 5: the peer cannot be asked, or nothing came.
     """
     config = settings.load()
-    target = configuration.parse_peer(config, peer)
+    target = backend.addressed(config, peer, Action.RETRIEVE)
     wish = exchange.wish_of(studies, keys, since, limit, again=again)
     if not wish.studies and not wish.keys:
         raise click.UsageError("say what to pull: --study UID, KEY=VALUE or --since DATE")
