@@ -245,6 +245,9 @@ cdef class Receiver:
     cdef readonly uint64_t bytes_received
     cdef public int quick_ack_fd
     """The TCP socket that the bytes come from, while it is open; -1: none, or a transport that has no such option."""
+    cdef public object on_command
+    """Is shown each command without a data set first, as (presentation context id, command); if it takes one (True),
+    nobody else is told. None, the default: nobody is. It must not raise."""
     cdef readonly uint64_t quick_acks
     """How often TCP_QUICKACK was set."""
 
@@ -545,6 +548,10 @@ cdef class Receiver:
             command = bytes(context.command)
             context.command = None
             context.awaits_data = announces_data_set(command)
+            # What came before it is to be told before it.
+            if self.on_command is not None and not context.awaits_data and not self.events:
+                if self.on_command(self.context_id, command):
+                    return 0
             self.events.append((COMMAND, self.context_id, command, bool(context.awaits_data)))
         else:
             self.events.append((DATA_SET, self.context_id, self.hand_over(context)))

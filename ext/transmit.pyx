@@ -9,15 +9,34 @@ stored data set reaches the socket with one copy and is never moved:
     | prefix (the command's own PDU) | 12 | fragment | 12 | fragment | … | 12 | last fragment |
 
 Every fragment has an even length (PS3.8 9.3.1): a data set of odd length is followed by one NUL, which is in no gap.
+
+`StoreBatch` is the steady state of a retrieval. It is told of stored data sets ahead of time and then lives on the answers
+of the peer: each one makes it send the frame that is ready and read the next data set into a frame that is free.
+
+    added ──read, checked──► ready ──sent──► sent ──C-STORE-RSP──► answered ──collect──► (its slot is free)
+    head                     next_send       next_read             end       slots in a ring, numbered without end
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.buffer cimport PyBuffer_FillInfo
-from libc.stdint cimport uint8_t, uint32_t
+from cpython.unicode cimport PyUnicode_GET_LENGTH
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from crc32c_impl cimport crc32c_update
+
+
+cdef extern from "<sys/uio.h>" nogil:
+    struct iovec:
+        void* iov_base
+        size_t iov_len
+    ssize_t preadv2(int fd, const iovec* vectors, int count, int64_t offset, int flags)
+    int RWF_NOWAIT
+
+cdef extern from "Python.h":
+    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
 
 
 cdef inline void put_big32(uint8_t* p, uint32_t value) noexcept nogil:
@@ -100,35 +119,43 @@ cdef class Frame:
         too small.
         """
         cdef Py_ssize_t prefix_length = PyBytes_GET_SIZE(prefix)
-        cdef Py_ssize_t at = prefix_length, left = payload, length, padding
+        cdef Py_ssize_t at, left, length
         cdef list gaps = []
         if payload < 0 or fragment < 1:
             raise ValueError("payload and fragment must not be negative")
         if Frame.room_for(prefix_length, payload, fragment) > self.capacity:
             raise ValueError("the frame is too small for this payload")
         memcpy(self.data, PyBytes_AS_STRING(prefix), prefix_length)
-        self.first = prefix_length
+        self.put_headers(prefix_length, payload, fragment, context_id, is_last)
+        whole = memoryview(self)
+        at, left = prefix_length, payload
+        while left:
+            length = left if left < fragment else fragment
+            gaps.append(whole[at + 12:at + 12 + length])
+            at += 12 + length
+            left -= length
+        return gaps
+
+    cdef void put_headers(self, Py_ssize_t first, Py_ssize_t payload, Py_ssize_t fragment, uint8_t context_id,
+                          bint is_last) noexcept nogil:
+        """The headers for `payload` bytes behind a prefix of `first` bytes; the caller has made sure of the room."""
+        cdef Py_ssize_t at = first, left = payload, length, padding
+        self.first = first
         self.fragment = fragment
         self.payload = payload
-        self.length = self.capacity
-        whole = memoryview(self)
         while True:
             length = left if left < fragment else fragment
             left -= length
             # Of odd length is only the last one: others are as long as `fragment`, which is even unless it is 1.
             padding = 1 if is_last and length & 1 and length < fragment else 0
             put_header(self.data + at, length + padding, context_id, 2 if left == 0 and is_last else 0)
-            at += 12
-            if length:
-                gaps.append(whole[at:at + length])
-            at += length
+            at += 12 + length
             if padding:
                 self.data[at] = 0
                 at += 1
             if left == 0:
                 break
         self.length = at
-        return gaps
 
     def crc(self, uint32_t value=0):
         """crc32c of the payload bytes in the gaps, carried on from `value`."""
@@ -141,3 +168,427 @@ cdef class Frame:
                 p += 12 + length
                 left -= length
         return value
+
+
+# Batches -----------------------------------------------------------------------------------------
+
+DEF SLOTS = 128         # instances that a batch holds at most; a power of two
+DEF HEADS = 128         # kinds of command, one a presentation context at most (PS3.8 9.3.2.2)
+DEF UID = 64            # characters of a UID (PS3.5 9.1)
+DEF VECTORS = 1024      # IOV_MAX: fragments that one read fills
+
+BATCH_SLOTS = SLOTS
+
+# Why a batch does not go on, as `stopped` says.
+RUNNING = 0
+NOT_CACHED = 1          # the next data set is not in the page cache, or not readable at all
+DAMAGED = 2             # its checksum is wrong
+ANSWERED_EARLY = 3      # the peer answered before the kernel had taken the whole of a frame
+UNWANTED = 4
+BROKEN = 5              # an exception of ours: `error`
+HALTED = 6              # told so
+
+cdef enum State:
+    ADDED = 0
+    READY = 1
+    SENT = 2
+    ANSWERED = 3
+
+
+cdef struct Head:
+    # A C-STORE-RQ whose message id and SOP Instance UID are put in for each instance.
+    const uint8_t* data
+    Py_ssize_t length
+    Py_ssize_t message_id_at    # of the value
+    Py_ssize_t uid_at           # of the value, which ends at uid_end
+    Py_ssize_t uid_end
+    uint8_t context_id
+
+
+cdef struct Slot:
+    int64_t offset
+    Py_ssize_t length
+    uint32_t crc
+    int fd
+    int frame
+    int head
+    uint16_t message_id
+    uint16_t status
+    uint8_t state
+    uint8_t uid_length
+    char uid[UID]
+
+
+cdef inline uint32_t little32(const uint8_t* p) noexcept nogil:
+    return (<uint32_t>p[3] << 24) | (<uint32_t>p[2] << 16) | (<uint32_t>p[1] << 8) | p[0]
+
+
+cdef inline void put_little32(uint8_t* p, uint32_t value) noexcept nogil:
+    p[0] = value & 0xFF
+    p[1] = (value >> 8) & 0xFF
+    p[2] = (value >> 16) & 0xFF
+    p[3] = value >> 24
+
+
+cdef Py_ssize_t find(const uint8_t* p, Py_ssize_t size, uint16_t element, Py_ssize_t length) noexcept nogil:
+    """Where the value of an element of group 0000 begins; -1: not there, or not of so many bytes (-1: any number)."""
+    cdef Py_ssize_t at = 0
+    cdef uint32_t count
+    while at + 8 <= size:
+        count = little32(p + at + 4)
+        if count > size - at - 8:
+            return -1
+        if p[at] == 0 and p[at + 1] == 0 and (p[at + 2] | <uint16_t>p[at + 3] << 8) == element:
+            return at + 8 if length < 0 or count == length else -1
+        at += 8 + count
+    return -1
+
+
+cdef int us_value(const uint8_t* p, Py_ssize_t size, uint16_t element) noexcept nogil:
+    """The value of a US element; -1 without it."""
+    cdef Py_ssize_t at = find(p, size, element, 2)
+    return p[at] | p[at + 1] << 8 if at >= 0 else -1
+
+
+def store_response(bytes command not None):
+    """(message id responded to, status) of a C-STORE-RSP (PS3.7 9.3.1.2) as `StoreBatch` takes it; None of others."""
+    cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(command)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(command)
+    cdef uint16_t message_id = 0, status = 0
+    return (message_id, status) if parse_response(p, size, &message_id, &status) else None
+
+
+cdef bint parse_response(const uint8_t* p, Py_ssize_t size, uint16_t* message_id, uint16_t* status) noexcept nogil:
+    """Takes only what is whole, in order and of group 0000; the rest is for `dimse.messages` to judge."""
+    cdef Py_ssize_t at = 0
+    cdef int element, before = -1, field = -1, responded_to = -1, data_set_type = -1, code = -1
+    cdef uint32_t length
+    while at < size:
+        if size - at < 8 or p[at] or p[at + 1]:
+            return False
+        element = p[at + 2] | p[at + 3] << 8
+        length = little32(p + at + 4)
+        at += 8
+        if element <= before or length > size - at:
+            return False
+        before = element
+        if element == 0x0100 or element == 0x0120 or element == 0x0800 or element == 0x0900:
+            if length != 2:
+                return False
+            if element == 0x0100:
+                field = p[at] | p[at + 1] << 8
+            elif element == 0x0120:
+                responded_to = p[at] | p[at + 1] << 8
+            elif element == 0x0800:
+                data_set_type = p[at] | p[at + 1] << 8
+            else:
+                code = p[at] | p[at + 1] << 8
+        at += length
+    if field != 0x8001 or data_set_type != 0x0101 or responded_to < 0 or code < 0:
+        return False
+    message_id[0] = responded_to
+    status[0] = code
+    return True
+
+
+cdef class StoreBatch:
+    """See the module's head. All calls come on one thread; nothing of it waits."""
+
+    cdef Slot slots[SLOTS]
+    cdef Head heads[HEADS]
+    cdef int heads_count
+    cdef list kept
+    """What `heads` points into."""
+    cdef list frames
+    cdef int free_frames[SLOTS]
+    cdef int free_count
+    cdef object connection
+    cdef object is_wanted
+    cdef object on_news
+    cdef Py_ssize_t capacity
+    """Of the smallest frame."""
+    cdef Py_ssize_t fragment
+    cdef Py_ssize_t window
+    cdef Py_ssize_t head
+    """The oldest that is not collected."""
+    cdef Py_ssize_t first_open
+    """The oldest that is not answered."""
+    cdef Py_ssize_t next_send
+    cdef Py_ssize_t next_read
+    cdef Py_ssize_t end
+    cdef bint advancing
+    cdef readonly Py_ssize_t outstanding
+    """Sent and not answered."""
+    cdef readonly Py_ssize_t answered_count
+    cdef readonly int stopped
+    cdef readonly object error
+    cdef public Py_ssize_t news_below
+    """There are news when fewer are left to be sent; 0: none for that."""
+
+    def __init__(self, connection, is_wanted, on_news, list frames not None, Py_ssize_t fragment, Py_ssize_t window):
+        """`connection` has `send(frame)` and `unsent_bytes`; `is_wanted()` is asked before each instance is sent.
+
+        `on_news()` is called when it has stopped, all is answered, or little is left to be sent. `fragment` in bytes;
+        of `frames` one more than `window` answers may be outstanding is enough.
+        """
+        if fragment < 1 or window < 1 or not 2 <= len(frames) <= SLOTS:
+            raise ValueError("a batch needs a fragment, a window and 2 to 128 frames")
+        self.connection = connection
+        self.is_wanted = is_wanted
+        self.on_news = on_news
+        self.frames = [<Frame?>frame for frame in frames]
+        self.capacity = min([frame.capacity for frame in frames])
+        self.fragment = fragment
+        self.window = window
+        self.kept = []
+        for number in range(len(frames)):
+            self.free_frames[number] = number
+        self.free_count = len(frames)
+
+    # -- what is to be sent ---------------------------------------------------------------------
+
+    @property
+    def room(self):
+        """How many more can be added."""
+        return SLOTS - (self.end - self.head)
+
+    @property
+    def unsent_count(self):
+        """Added and not sent."""
+        return self.end - self.next_send
+
+    def add_head(self, uint8_t context_id, bytes command not None):
+        """A kind of C-STORE-RQ, as one with any message id and SOP Instance UID; returns its number.
+
+        Raises ValueError when it is none, is longer than a fragment may be, or is one kind too many.
+        """
+        cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(command)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(command)
+        cdef Py_ssize_t uid_at = find(p, size, 0x1000, -1), message_id_at = find(p, size, 0x0110, 2)
+        cdef Head* head
+        if us_value(p, size, 0x0100) != 0x0001 or uid_at < 0 or message_id_at < 0 or find(p, size, 0x0000, 4) != 8:
+            raise ValueError("no C-STORE-RQ")
+        if size + UID > self.fragment:
+            raise ValueError("the command does not fit one fragment")
+        if self.heads_count == HEADS:
+            raise ValueError("too many kinds of command")
+        self.kept.append(command)
+        head = &self.heads[self.heads_count]
+        head.data = p
+        head.length = size
+        head.message_id_at = message_id_at
+        head.uid_at = uid_at
+        head.uid_end = uid_at + little32(p + uid_at - 4)
+        head.context_id = context_id
+        self.heads_count += 1
+        return self.heads_count - 1
+
+    def add(self, int head, uint16_t message_id, str uid not None, int fd, int64_t offset, Py_ssize_t length,
+            uint32_t crc):
+        """A data set of `length` bytes at `offset` of a file, which the caller keeps open; whether it can be sent so.
+
+        It cannot when there is no room, or it does not fit a frame, or its UID is none.
+        """
+        cdef Py_ssize_t size
+        cdef const char* text
+        cdef Slot* slot
+        if not 0 <= head < self.heads_count:
+            raise ValueError("no such head")
+        if self.end - self.head == SLOTS or length < 1 or offset < 0 or PyUnicode_GET_LENGTH(uid) > UID:
+            return False
+        if length > VECTORS * self.fragment:
+            return False
+        if Frame.room_for(12 + self.heads[head].length + UID, length, self.fragment) > self.capacity:
+            return False
+        text = PyUnicode_AsUTF8AndSize(uid, &size)
+        if size != PyUnicode_GET_LENGTH(uid):
+            return False
+        slot = &self.slots[self.end % SLOTS]
+        slot.offset = offset
+        slot.length = length
+        slot.crc = crc
+        slot.fd = fd
+        slot.frame = -1
+        slot.head = head
+        slot.message_id = message_id
+        slot.status = 0
+        slot.state = ADDED
+        memcpy(slot.uid, text, size)
+        if size & 1:
+            slot.uid[size] = 0
+            size += 1
+        slot.uid_length = size
+        self.end += 1
+        return True
+
+    # -- sending --------------------------------------------------------------------------------
+
+    def advance(self):
+        """Sends what may be sent and reads ahead."""
+        cdef Slot* slot
+        if self.advancing:
+            return  # called back by the connection
+        self.advancing = True
+        try:
+            while not self.stopped:
+                if self.next_read > self.next_send and self.outstanding < self.window:
+                    self.send_next()
+                elif self.next_read == self.next_send and self.next_read < self.end and self.free_count:
+                    self.read_next()
+                else:
+                    break
+        except BaseException as error:
+            self.stopped = BROKEN
+            self.error = error
+        finally:
+            self.advancing = False
+
+    def halt(self):
+        """Sends nothing more; what is outstanding may still be answered."""
+        if not self.stopped:
+            self.stopped = HALTED
+
+    def let_go(self):
+        """Forgets its frames, of which the kernel must have all that was sent; it has stopped then."""
+        self.halt()
+        self.frames = []
+        self.free_count = 0
+
+    cdef int send_next(self) except -1:
+        cdef Slot* slot = &self.slots[self.next_send % SLOTS]
+        if not self.is_wanted():
+            self.stopped = UNWANTED
+            return 0
+        # Before the call: what happens in it may ask.
+        slot.state = SENT
+        self.next_send += 1
+        self.outstanding += 1
+        self.connection.send(self.frames[slot.frame])
+        return 0
+
+    cdef int read_next(self) except -1:
+        """The next data set, between the headers of a free frame; stops where that is not possible at once."""
+        cdef Slot* slot = &self.slots[self.next_read % SLOTS]
+        cdef Frame frame = <Frame>self.frames[self.free_frames[self.free_count - 1]]
+        cdef Py_ssize_t prefix = self.put_command(slot, frame)
+        frame.put_headers(prefix, slot.length, self.fragment, self.heads[slot.head].context_id, True)
+        if not read_gaps(frame, slot.fd, slot.offset):
+            self.stopped = NOT_CACHED
+        elif frame.crc() != slot.crc:
+            self.stopped = DAMAGED
+        else:
+            self.free_count -= 1
+            slot.frame = self.free_frames[self.free_count]
+            slot.state = READY
+            self.next_read += 1
+        return 0
+
+    cdef Py_ssize_t put_command(self, Slot* slot, Frame frame) noexcept nogil:
+        """The P-DATA-TF of a C-STORE-RQ; returns its length."""
+        cdef Head* head = &self.heads[slot.head]
+        cdef uint8_t* p = frame.data + 12
+        cdef Py_ssize_t rest = head.length - head.uid_end
+        cdef Py_ssize_t length = head.uid_at + slot.uid_length + rest
+        put_header(frame.data, length, head.context_id, 3)
+        memcpy(p, head.data, head.uid_at)
+        put_little32(p + 8, length - 12)
+        p[head.message_id_at] = slot.message_id & 0xFF
+        p[head.message_id_at + 1] = slot.message_id >> 8
+        put_little32(p + head.uid_at - 4, slot.uid_length)
+        memcpy(p + head.uid_at, slot.uid, slot.uid_length)
+        memcpy(p + head.uid_at + slot.uid_length, head.data + head.uid_end, rest)
+        return 12 + length
+
+    # -- answers --------------------------------------------------------------------------------
+
+    def take(self, Py_ssize_t context_id, bytes command not None):
+        """Whether a command is a C-STORE-RSP to one of these; then it has been dealt with."""
+        cdef uint16_t message_id = 0, status = 0
+        if not parse_response(<const uint8_t*>PyBytes_AS_STRING(command), PyBytes_GET_SIZE(command),
+                              &message_id, &status):
+            return False
+        return self.note(message_id, status, context_id)
+
+    def answered(self, uint16_t message_id, uint16_t status):
+        """The same for a response that somebody else has read; whether one of these was meant."""
+        return self.note(message_id, status, -1)
+
+    cdef bint note(self, uint16_t message_id, uint16_t status, Py_ssize_t context_id) except *:
+        cdef Py_ssize_t number
+        cdef Slot* slot
+        for number in range(self.first_open, self.next_send):
+            slot = &self.slots[number % SLOTS]
+            if slot.state == SENT and slot.message_id == message_id:
+                break
+        else:
+            return False
+        if context_id >= 0 and context_id != self.heads[slot.head].context_id:
+            return False
+        slot.state = ANSWERED
+        slot.status = status
+        self.outstanding -= 1
+        self.answered_count += 1
+        while self.first_open < self.next_send and self.slots[self.first_open % SLOTS].state == ANSWERED:
+            self.first_open += 1
+        if self.connection.unsent_bytes:
+            if not self.stopped:
+                self.stopped = ANSWERED_EARLY
+        elif self.frames:
+            self.free_frames[self.free_count] = slot.frame
+            self.free_count += 1
+        self.advance()
+        if (self.stopped or self.end - self.next_send < self.news_below
+                or not self.outstanding and self.next_send == self.end):
+            self.on_news()
+        return True
+
+    def collect(self):
+        """Statuses of those at the front that are answered, in order; their slots are free then."""
+        cdef list statuses = []
+        while self.head < self.first_open:
+            statuses.append(self.slots[self.head % SLOTS].status)
+            self.head += 1
+        return statuses
+
+    def rest(self):
+        """(is sent, status or None) of all that are not collected, in order."""
+        cdef list rest = []
+        cdef Py_ssize_t number
+        cdef Slot* slot
+        for number in range(self.head, self.end):
+            slot = &self.slots[number % SLOTS]
+            rest.append((slot.state >= SENT, slot.status if slot.state == ANSWERED else None))
+        return rest
+
+
+cdef bint read_gaps(Frame frame, int fd, int64_t offset) noexcept nogil:
+    """Fills a frame's gaps from the page cache; whether all of it was there."""
+    cdef iovec vectors[VECTORS]
+    cdef iovec* next_vector = vectors
+    cdef Py_ssize_t left = frame.payload, length, done
+    cdef uint8_t* p = frame.data + frame.first
+    cdef int count = 0
+    while left:
+        length = left if left < frame.fragment else frame.fragment
+        vectors[count].iov_base = p + 12
+        vectors[count].iov_len = length
+        count += 1
+        p += 12 + length
+        left -= length
+    left = frame.payload
+    while left:
+        done = preadv2(fd, next_vector, count, offset, RWF_NOWAIT)
+        if done < 0 and errno == EINTR:
+            continue
+        if done <= 0:
+            return False
+        left -= done
+        offset += done
+        while count and <size_t>done >= next_vector.iov_len:
+            done -= next_vector.iov_len
+            next_vector += 1
+            count -= 1
+        if done:
+            next_vector.iov_base = <uint8_t*>next_vector.iov_base + done
+            next_vector.iov_len -= done
+    return True

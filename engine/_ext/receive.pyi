@@ -44,6 +44,7 @@ class DataSet:
 class Receiver:
     data_allowed: bool
     quick_ack_fd: int
+    on_command: Callable[[int, bytes], bool] | None
     def __init__(
         self,
         pool: ChunkPool,

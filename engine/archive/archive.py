@@ -57,6 +57,7 @@ from engine.index.tables import Index
 from engine.index.types import Instance, Level, Match, Named, Outcome, Query
 from engine.storage.files import Files
 from engine.storage.log import LogReader, SegmentLog
+from engine.storage.reader import OpenSegment as OpenSegment
 from engine.storage.reader import Pin as Pin
 from engine.storage.record import Position, crc32c
 

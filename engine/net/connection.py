@@ -312,6 +312,17 @@ class Connection(asyncio.BufferedProtocol):
         if self._trace is not None:
             self._trace.command("out", presentation_context_id, command)
 
+    def show_commands(self, take: Callable[[int, bytes], bool] | None) -> bool:
+        """Shows commands without a data set to `take` as they are read, before the user; None: to the user only.
+
+        It gets presentation context id and command, says whether it has dealt with it, and must not raise.
+        False: there is somebody already, or a wire trace, which has to see all.
+        """
+        if take is not None and (self._trace is not None or self.receiver.on_command is not None):
+            return False
+        self.receiver.on_command = take
+        return True
+
     async def drained(self) -> None:
         """Waits until the kernel has all that was sent. Raises ConnectionResetError when the connection is gone."""
         while self._behind and self.is_open:

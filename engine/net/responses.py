@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from engine.errors import AssociationFailed
 
@@ -65,11 +65,19 @@ class ResponseStream:
             self._resume()
 
 
+class Taker(Protocol):
+    """Somebody who waits for many responses."""
+
+    def received(self, response: Any, /) -> None: ...
+    def fail(self, reason: str, /) -> None:
+        """The association is gone."""
+
+
 class Responses:
     """The outstanding requests of one association that we are SCU on."""
 
     def __init__(self) -> None:
-        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._waiting: dict[int, asyncio.Future[Any] | Taker] = {}
         self._streams: dict[int, ResponseStream] = {}
         self._next = 0
         self._ended: str | None = None
@@ -89,6 +97,12 @@ class Responses:
         self._waiting[message_id] = future
         return message_id, future
 
+    def expect_by(self, taker: Taker) -> int:
+        """A free message id, whose response `taker` is told, or has before it comes here. Raises AssociationFailed."""
+        message_id = self._free_id()
+        self._waiting[message_id] = taker
+        return message_id
+
     def expect_several(self, pause: Callable[[], None], resume: Callable[[], None]) -> tuple[int, ResponseStream]:
         """The same for a request that has several responses; whoever has had the last one calls `forget`."""
         message_id = self._free_id()
@@ -97,29 +111,33 @@ class Responses:
 
     def forget(self, message_id: int) -> None:
         """Nobody waits for this response any more; its id is free."""
-        future = self._waiting.pop(message_id, None)
-        if future is not None:
-            future.cancel()
-        elif (stream := self._streams.pop(message_id, None)) is not None:
+        waiter = self._waiting.pop(message_id, None)
+        if isinstance(waiter, asyncio.Future):
+            waiter.cancel()
+        elif self._streams and (stream := self._streams.pop(message_id, None)) is not None:
             stream.close()
 
     def received(self, response: Any, identifier: bytes = b"") -> None:
         """Hands a response to its waiter; one that nobody waits for (a late one) is dropped."""
         message_id = getattr(response, "message_id_being_responded_to", 0)
-        future = self._waiting.pop(message_id, None)
-        if future is not None:
-            if not future.done():
-                future.set_result(response)
+        waiter = self._waiting.pop(message_id, None)
+        if isinstance(waiter, asyncio.Future):
+            if not waiter.done():
+                waiter.set_result(response)
+        elif waiter is not None:
+            waiter.received(response)
         elif self._streams and (stream := self._streams.get(message_id)) is not None:
             stream.put(response, identifier)
 
     def fail(self, reason: str) -> None:
         """The association is gone: every waiter gets AssociationFailed."""
         self._ended = reason
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(AssociationFailed(reason))
-                future.exception()  # a waiter that was cancelled meanwhile is no unhandled error
+        for waiter in set(self._waiting.values()):
+            if not isinstance(waiter, asyncio.Future):
+                waiter.fail(reason)
+            elif not waiter.done():
+                waiter.set_exception(AssociationFailed(reason))
+                waiter.exception()  # a waiter that was cancelled meanwhile is no unhandled error
         self._waiting.clear()
         for stream in self._streams.values():
             stream.fail(reason)

@@ -9,14 +9,15 @@ have, opens lost ones again as long as that gets on, and tells `Results` what be
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from engine.errors import AssociationFailed
 from engine.net.client import Address, Requestor, open_association
 from engine.services.coercion import Coercer
 from engine.services.contexts import in_groups, propose
-from engine.services.storage_scu import InstanceSender, Originator, Sent
+from engine.services.storage_scu import InstanceSender
+from engine.services.suboperations import Originator, Sent, Source
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
@@ -148,7 +149,7 @@ class Destination:
             preferred=self._peer.transfer_syntaxes,
             coercer=Coercer(self._resources.archive, self._resources.config, self._peer.aet),
         )
-        source = Source(results, share)
+        source = Source(lambda: not results.cancelled, share)
         try:
             async for sent in sender.send_all(source, self._originator, lambda: not results.cancelled):
                 source.ended(sent.instance)
@@ -172,34 +173,3 @@ class Destination:
             requestor.connection.abort("the retrieval was given up")
             raise
         return []
-
-
-class Source:
-    """Gives out instances one by one, and stops when they are not wanted any more; knows which are under way."""
-
-    def __init__(self, results: Results, instances: list[Instance]) -> None:
-        self._results = results
-        self._todo = list(reversed(instances))
-        self._under_way: dict[str, Instance] = {}
-
-    def __aiter__(self) -> AsyncIterator[Instance]:
-        return self
-
-    async def __anext__(self) -> Instance:
-        if not self._todo or self._results.cancelled:
-            raise StopAsyncIteration
-        instance = self._todo.pop()
-        self._under_way[instance.sop_instance_uid] = instance
-        return instance
-
-    def ended(self, instance: Instance) -> None:
-        """This one has its result."""
-        self._under_way.pop(instance.sop_instance_uid, None)
-
-    def under_way(self) -> list[Instance]:
-        """Given out and without a result."""
-        return list(self._under_way.values())
-
-    def left(self) -> list[Instance]:
-        """Not given out yet, in order."""
-        return list(reversed(self._todo))

@@ -43,6 +43,11 @@ class Frames:
         else:
             self._idle.append(frame)
 
+    def keep_all(self, frames: list[Frame]) -> None:
+        """The same of several."""
+        for frame in frames:
+            self.keep(frame)
+
     def drop(self, frame: Frame | None) -> None:
         """Nobody refers to it any more."""
         if frame is not None:

@@ -21,12 +21,13 @@ from engine.dimse.status import Category, GeneralStatus, RetrieveStatus, Service
 from engine.errors import EngineError, QueryError
 from engine.index.types import Instance
 from engine.services.coercion import Coercer
-from engine.services.destination import Destination, Source
+from engine.services.destination import Destination
 from engine.services.information_models import GET, MOVE, sop_classes
 from engine.services.operations import operations
 from engine.services.query import retrieval_query
 from engine.services.service import ServiceClass
-from engine.services.storage_scu import InstanceSender, Originator, Sent
+from engine.services.storage_scu import InstanceSender
+from engine.services.suboperations import Originator, Sent, Source
 
 if TYPE_CHECKING:
     from engine.archive.archive import Pin
@@ -240,7 +241,7 @@ async def _get_batch(retrieval: Retrieval, batch: list[Instance]) -> None:
         preferred=session.settings.transfer_syntaxes,
         coercer=Coercer(session.archive, session.config, session.calling_ae_title),
     )
-    source = Source(retrieval, batch)
+    source = Source(lambda: not retrieval.cancelled, batch)
     originator = Originator(priority=retrieval.rq.priority)
     async for sent in sender.send_all(source, originator, lambda: not retrieval.cancelled):
         source.ended(sent.instance)

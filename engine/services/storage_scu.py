@@ -2,8 +2,9 @@
 
 Does not choose instances and does not count them. A stored data set is read straight between the PDU headers of one
 frame, checked there against its checksum and sent with one write; while the peer thinks about one instance the next is
-read. Only when the peer took no presentation context for the stored transfer syntax is a data set transcoded, and then
-it is made while it is sent (`outgoing`).
+read. What goes out as it is stored goes in batches as long as nothing is in the way (`steady`); here is what happens
+otherwise, one by one. Only when the peer took no presentation context for the stored transfer syntax is a data set
+transcoded, and then it is made while it is sent (`outgoing`).
 
     read-ahead    frame i+1 is filled while the answer to i is due
     window        answers outstanding at once: 1, or what the asynchronous operations window allows
@@ -16,8 +17,9 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from engine import log
@@ -30,6 +32,8 @@ from engine.services.budget import PIECE_SHARE, WHOLE_SHARE, RetrievalBudget
 from engine.services.contexts import UID_LENGTH_MAX, SendContexts
 from engine.services.frames import Frames
 from engine.services.outgoing import Outgoing, Stream, bytes_held, outgoing
+from engine.services.steady import SteadySender
+from engine.services.suboperations import SENT_WITH_FAILURE, Originator, Sent, Source
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -53,32 +57,14 @@ PIECE_BYTES_MIN = 64 << 10
 GAPS_MAX = 4096
 """Fragments of one frame. A peer may ask for PDUs of a few bytes: what it takes shall not multiply our memory."""
 
+ONE_BY_ONE = 64
+"""Instances sent one by one before a batch is tried again: each change costs a moment in which nothing is read."""
+
 PROGRESS_S = 1.0
 """How often a peer that takes its time is looked at: by so much silence may last longer than its limit."""
 
-SENT_WITH_FAILURE = 0xA700
-"""Not a status on the wire: what the sender notes for an instance that it could not send."""
-
 
 _AS_STORED = Outgoing(None, None)
-
-
-@dataclass(frozen=True, slots=True)
-class Originator:
-    """What sub-operations of a C-MOVE carry (PS3.7 9.1.1.1)."""
-
-    ae_title: str = ""
-    message_id: int | None = None
-    priority: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """What became of one instance: the peer's status, or why it was not sent."""
-
-    instance: Instance
-    status: int
-    error: EngineError | None = None
 
 
 @dataclass(slots=True)
@@ -142,42 +128,70 @@ class InstanceSender:
         """Answered before the kernel had all of them."""
         self.unanswered: dict[str, Instance] = {}
         """What has been sent, wholly or in part, and has no answer: it may or may not have arrived."""
+        self._steady = SteadySender(
+            archive,
+            connection,
+            responses,
+            self._contexts,
+            self._frames,
+            budget,
+            fragment=fragment,
+            window=window,
+            timeout_s=response_timeout_s,
+            coercer=coercer,
+            drained=self._drained,
+        )
 
     async def send_all(
-        self, instances: AsyncIterator[Instance], originator: Originator, is_wanted: Callable[[], bool]
+        self, source: Source, originator: Originator, is_wanted: Callable[[], bool]
     ) -> AsyncIterator[Sent]:
-        """Sends what `instances` yields, in order, reading one ahead, while that `is_wanted`: what is read and not
+        """Sends what `source` gives, in order, reading ahead, while that `is_wanted`: what is read and not
         wanted any more is not sent. Raises AssociationFailed when the peer is lost.
 
         What could not be sent (no context, corrupt, not decodable) is reported, and the next one follows.
         """
-        outstanding = self._outstanding
         try:
-            async for instance in instances:
-                try:
-                    ready = self._ahead = await self._prepare(instance, originator)
-                    while len(outstanding) >= self._window:
-                        yield await self._answer()
-                    if not is_wanted():
-                        break
-                    await self._transmit(ready)
-                except AssociationFailed:
-                    raise
-                except EngineError as error:
-                    self._forget_ahead()
-                    if isinstance(error, CorruptRecord):
-                        await self._blocking(functools.partial(self._archive.note_damage, instance, error))
-                    yield Sent(instance, SENT_WITH_FAILURE, error)
-            while outstanding:
-                yield await self._answer()
-            if self._leaving:
-                await self._all_left()
+            while True:
+                async for sent in self._steady.run(source, originator, is_wanted, self.unanswered):
+                    yield sent
+                is_through = True
+                async for sent in self._one_by_one(islice(source, ONE_BY_ONE), originator, is_wanted):
+                    is_through = False
+                    yield sent
+                if is_through:
+                    break
         finally:
             self._forget_ahead()
-            for ready in outstanding:
+            for ready in self._outstanding:
                 self._responses.forget(ready.message_id)
                 self._give_back(ready)
             self._frames.close()
+
+    async def _one_by_one(
+        self, instances: Iterator[Instance], originator: Originator, is_wanted: Callable[[], bool]
+    ) -> AsyncIterator[Sent]:
+        """Sends them in whatever way each needs, reading one ahead."""
+        outstanding = self._outstanding
+        for instance in instances:
+            try:
+                ready = self._ahead = await self._prepare(instance, originator)
+                while len(outstanding) >= self._window:
+                    yield await self._answer()
+                if not is_wanted():
+                    break
+                await self._transmit(ready)
+            except AssociationFailed:
+                raise
+            except EngineError as error:
+                self._forget_ahead()
+                if isinstance(error, CorruptRecord):
+                    await self._blocking(functools.partial(self._archive.note_damage, instance, error))
+                yield Sent(instance, SENT_WITH_FAILURE, error)
+        self._forget_ahead()
+        while outstanding:
+            yield await self._answer()
+        if self._leaving:
+            await self._all_left()
 
     # -- inside ---------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from engine.errors import AssociationFailed, StorageError
 from engine.metrics import Metrics
 from engine.services.budget import RetrievalBudget
 from engine.services.destination import Destination
-from engine.services.storage_scu import Originator, Sent
+from engine.services.suboperations import Originator, Sent
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive

@@ -37,8 +37,8 @@ PINNED_SEGMENTS_MAX = 256
 _CHUNK_BYTES = 1 << 20
 
 
-class _OpenSegment:
-    """A descriptor that is closed when the last thread that reads from it lets it go."""
+class OpenSegment:
+    """A descriptor, `fd`, that is closed when the last who reads from it lets this object go."""
 
     __slots__ = ("directory_synced", "fd", "files", "header")
 
@@ -55,7 +55,7 @@ class _OpenSegment:
 class Pin:
     """Segments whose bytes stay readable until `close`, whatever happens to their files; also a context."""
 
-    def __init__(self, reader: LogReader, segments: dict[int, _OpenSegment]) -> None:
+    def __init__(self, reader: LogReader, segments: dict[int, OpenSegment]) -> None:
         self._reader = reader
         self._segments = segments
 
@@ -96,8 +96,8 @@ class LogReader:
         self._open_segments_max = open_segments_max
         self._pinned_segments_max = pinned_segments_max
         self._lock = threading.Lock()
-        self._segments: OrderedDict[int, _OpenSegment] = OrderedDict()
-        self._pinned: dict[int, tuple[_OpenSegment, int]] = {}
+        self._segments: OrderedDict[int, OpenSegment] = OrderedDict()
+        self._pinned: dict[int, tuple[OpenSegment, int]] = {}
         """Segment and by how many pins it is held."""
 
     def read(self, position: Position, *, verify: bool = True) -> bytes:
@@ -150,6 +150,13 @@ class LogReader:
         if count != length:
             raise _too_short(count, length, position)
         return True
+
+    def opened(self, position: Position) -> OpenSegment:
+        """Where a record lies, for who reads it without us, with preadv2(2); not verified, see `check`.
+
+        The object keeps it open. Raises as `read`, if there is no such segment.
+        """
+        return self._segment(position)
 
     def check(self, position: Position, crc: int) -> None:
         """Raises CorruptRecord unless `crc` is what the whole payload's checksum should be."""
@@ -219,7 +226,7 @@ class LogReader:
 
     def pin(self, segment_ids: Iterable[int]) -> Pin:
         """Holds these segments open, as many as the limit allows; what is gone already is left out."""
-        pinned: dict[int, _OpenSegment] = {}
+        pinned: dict[int, OpenSegment] = {}
         for segment_id in dict.fromkeys(segment_ids):
             try:
                 segment = self._segment(Position(segment_id, 0, 0, 0, 0, 0))
@@ -233,7 +240,7 @@ class LogReader:
             pinned[segment_id] = held
         return Pin(self, pinned)
 
-    def _unpin(self, segments: dict[int, _OpenSegment]) -> None:
+    def _unpin(self, segments: dict[int, OpenSegment]) -> None:
         with self._lock:
             for segment_id in segments:
                 held, count = self._pinned.pop(segment_id)
@@ -259,7 +266,7 @@ class LogReader:
             dropped, self._segments = self._segments, OrderedDict()
         dropped.clear()
 
-    def _segment(self, position: Position) -> _OpenSegment:
+    def _segment(self, position: Position) -> OpenSegment:
         segment_id = position.segment_id
         with self._lock:
             segment = self._segments.get(segment_id)
@@ -269,7 +276,7 @@ class LogReader:
             if segment_id in self._pinned:
                 return self._pinned[segment_id][0]
         opened = self._open(position)
-        evicted: list[_OpenSegment] = []
+        evicted: list[OpenSegment] = []
         with self._lock:
             # Another thread may have been quicker; its descriptor stays and ours is closed on leaving.
             segment = self._segments.setdefault(segment_id, opened)
@@ -277,10 +284,10 @@ class LogReader:
                 evicted.append(self._segments.popitem(last=False)[1])
         return segment
 
-    def _open(self, position: Position) -> _OpenSegment:
+    def _open(self, position: Position) -> OpenSegment:
         path = segment_path(self._directory, position.segment_id)
         try:
-            return _OpenSegment(self._files, self._files.open(path, os.O_RDONLY))
+            return OpenSegment(self._files, self._files.open(path, os.O_RDONLY))
         except FileNotFoundError as error:
             raise SegmentGone("the segment file is gone", position.segment_id, position.offset) from error
         except OSError as error:
@@ -290,7 +297,7 @@ class LogReader:
             # Out of descriptors or memory: nothing is wrong with the segment, and it may open in a moment.
             raise (StorageFull if error.errno in NO_ROOM else StorageError)(what) from error
 
-    def _header(self, segment: _OpenSegment, segment_id: int) -> SegmentHeader:
+    def _header(self, segment: OpenSegment, segment_id: int) -> SegmentHeader:
         if segment.header is None:
             segment.header = read_header_or_trailer(self._files, segment.fd, segment_id)
         return segment.header

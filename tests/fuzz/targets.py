@@ -27,7 +27,7 @@ from engine.config import reader
 from engine.dicom import elements, identifier, part10, reencoding, tags, transfer_syntax, values
 from engine.dicom.convert import convert
 from engine.dicom.sources import Whole
-from engine.dimse import command, messages
+from engine.dimse import assembly, command, messages
 from engine.errors import (
     ConfigError,
     DataSetError,
@@ -43,6 +43,7 @@ from tests import samples
 from tests.oracle import data_sets
 from tests.oracle import elements as oracle
 from tests.oracle.pieces import scan_in_pieces
+from tests.oracle.store_response import store_response
 
 INFLATED_BYTES_MAX = 1 << 20
 """For conversions here; the default would only cost time."""
@@ -409,6 +410,25 @@ def _commitment(data: bytes) -> None:
         assert sorted(told) == sorted((one.encode(), other.encode()) for one, other in references)
 
 
+def _store_response(data: bytes) -> None:
+    """What a batch reads by itself is read the same by its twin and by who reads all commands."""
+    found = assembly.store_response(data)
+    assert found == store_response(data)
+    if found is None:
+        return
+    try:
+        message = messages.decode(data)
+    except MessageError:
+        return  # an element that a batch does not need is no good
+    assert isinstance(message, messages.CStoreRSP)
+    assert (message.message_id_being_responded_to, message.status) == found
+
+
+def _store_response_seeds() -> list[bytes]:
+    answers = [messages.CStoreRSP(7, "1.2.3", "1.2.3.4", status) for status in (0, 0xB000, 0xA700)]
+    return [answer.encode() for answer in (*answers, messages.CStoreRSP(1, "", "", 0xA700, error_comment="no"))]
+
+
 def _frames(data: bytes) -> None:
     choice, data = data[0] if data else 0, data[1:]
     source = transfer_syntax.of(FRAME_SYNTAXES[choice % len(FRAME_SYNTAXES)])
@@ -495,6 +515,7 @@ TARGETS: dict[str, Target] = {
     "part10": Target(_part10, _file_seeds),
     "identifier": Target(_identifier, _identifier_seeds),
     "commitment": Target(_commitment, _commitment_seeds),
+    "store-response": Target(_store_response, _store_response_seeds),
     "frames": Target(_frames, _frame_seeds),
     "dicomdir": Target(_dicomdir, _dicomdir_seeds),
     "text": Target(_text, _text_seeds),

@@ -11,6 +11,9 @@ import pytest
 from engine.config import Config
 from engine.config.schema import Limits
 from engine.config.schema import Peer as KnownPeer
+from engine.dimse.assembly import Frame
+from engine.net.connection import Connection
+from engine.services import steady
 from engine.services.frames import Frames
 from engine.services.storage_scu import GAPS_MAX, InstanceSender
 from tests import peer, samples
@@ -158,11 +161,19 @@ def test_a_peer_that_takes_tiny_pdus_costs_no_more_memory(
     assert max(frames) < 2 * GAPS_MAX * (fragment + 12) + 2000
 
 
+@pytest.mark.parametrize("sender", ["in a batch", "one by one"])
 def test_after_a_mistake_of_ours_the_destination_is_not_left_waiting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sender: str
 ) -> None:
     async def broken(self: object, ready: object) -> None:
         raise RuntimeError("a mistake of ours")
+
+    def broken_send(self: Connection, data: object) -> None:
+        if isinstance(data, Frame):
+            raise RuntimeError("a mistake of ours")
+        send(self, data)
+
+    send = Connection.send
 
     with Listener() as listener:
         config = Config(
@@ -171,7 +182,11 @@ def test_after_a_mistake_of_ours_the_destination_is_not_left_waiting(
 
         def script(serving: Serving) -> None:
             fill(serving, [100, 100])
-            monkeypatch.setattr(InstanceSender, "_transmit", broken)
+            if sender == "in a batch":
+                monkeypatch.setattr(Connection, "send", broken_send)
+            else:
+                monkeypatch.setattr(steady, "DATA_SET_BYTES_MAX", 0)
+                monkeypatch.setattr(InstanceSender, "_transmit", broken)
             with serving.call() as scripted:
                 scripted.associate(MOVE)
                 rq = peer.query_rq(peer.C_MOVE_RQ, 7, STUDY_ROOT_MOVE, "SINK")
