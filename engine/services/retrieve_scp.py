@@ -19,7 +19,7 @@ from engine.dicom.identifier import encode_identifier
 from engine.dimse.messages import CGetRQ, CGetRSP, CMoveRQ, CMoveRSP, CStoreRSP
 from engine.dimse.status import Category, GeneralStatus, RetrieveStatus, Service, category, status_of
 from engine.errors import EngineError, QueryError
-from engine.index.types import Instance
+from engine.index.types import Instance, Query
 from engine.services.coercion import Coercer
 from engine.services.destination import Destination
 from engine.services.information_models import GET, MOVE, sop_classes
@@ -199,13 +199,14 @@ async def move(session: Session, presentation_context_id: int, rq: CMoveRQ, iden
         )
         _refuse(session, presentation_context_id, rq, RetrieveStatus.MOVE_DESTINATION_UNKNOWN)
         return
-    selection = await _selection(session, presentation_context_id, rq, identifier)
-    if selection is None:
+    selected = await _selected(session, presentation_context_id, rq, identifier)
+    if selected is None:
         return
+    selection, pin = selected
     retrieval = Retrieval(session, presentation_context_id, rq, len(selection))
     originator = Originator(session.calling_ae_title, rq.message_id, rq.priority)
     destination = Destination(session.services, peer, retrieval, originator, rq.move_destination)
-    with selection, await _pinned(session, selection):
+    with selection, pin:
         async for batch in _batches(retrieval, selection):
             await destination.send(batch)
     retrieval.finish()
@@ -216,11 +217,12 @@ async def get(session: Session, presentation_context_id: int, rq: CGetRQ, identi
     session.services.metrics.counters["get"] += 1
     if not _is_permitted(session, presentation_context_id, rq):
         return
-    selection = await _selection(session, presentation_context_id, rq, identifier)
-    if selection is None:
+    selected = await _selected(session, presentation_context_id, rq, identifier)
+    if selected is None:
         return
+    selection, pin = selected
     retrieval = Retrieval(session, presentation_context_id, rq, len(selection))
-    with selection, await _pinned(session, selection):
+    with selection, pin:
         async for batch in _batches(retrieval, selection):
             await _get_batch(retrieval, batch)
     retrieval.finish()
@@ -256,29 +258,29 @@ def _is_permitted(session: Session, presentation_context_id: int, rq: CMoveRQ | 
     return False
 
 
-async def _pinned(session: Session, selection: Selection) -> Pin:
-    """Keeps the instances readable to the end of their retrieval, though somebody deletes them meanwhile."""
-    return await session.services.loop.run_in_executor(None, session.archive.pin, selection.segment_ids)
-
-
 async def _batches(retrieval: Retrieval, selection: Selection) -> AsyncIterator[list[Instance]]:
     """All that is selected, until that is cancelled."""
     batches = selection.batches()
-    while not retrieval.cancelled:
-        batch = await retrieval.session.services.loop.run_in_executor(None, next, batches, None)
-        if batch is None:
-            return
+    batch = next(batches, None)  # the first one is in memory
+    while batch is not None and not retrieval.cancelled:
         yield batch
+        batch = await retrieval.session.services.loop.run_in_executor(None, next, batches, None)
 
 
-async def _selection(
+async def _selected(
     session: Session, presentation_context_id: int, rq: CMoveRQ | CGetRQ, identifier: bytes
-) -> Selection | None:
-    """What the identifier names; None after an error has been answered."""
-    context = session.contexts[presentation_context_id]
+) -> tuple[Selection, Pin] | None:
+    """What the identifier names, and what keeps it readable; None after an error has been answered."""
+    context, archive = session.contexts[presentation_context_id], session.archive
+
+    def select(query: Query) -> tuple[Selection, Pin]:
+        selection = archive.select(query)
+        # At once: somebody may delete them meanwhile.
+        return selection, archive.pin(selection.segment_ids)
+
     try:
         query = retrieval_query(context, identifier)
-        return await session.services.loop.run_in_executor(None, session.archive.select, query)
+        return await session.services.loop.run_in_executor(None, select, query)
     except EngineError as error:
         code = status_of(error, Service.MOVE if isinstance(rq, CMoveRQ) else Service.GET)
         logger.warning("retrieval refused", calling=session.caller, status=f"{code:04X}", error=str(error))

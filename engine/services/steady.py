@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from engine.net.connection import Connection
     from engine.net.responses import Responses
     from engine.services.coercion import Coercer
+    from engine.ul.negotiation import AcceptedContext
 
 DATA_SET_BYTES_MAX = 2 << 20
 """What is longer gains nothing, and its frames would hold much."""
@@ -164,7 +165,7 @@ class SteadySender:
         source.put_back(first)
         self._heads.clear()
         length = first.position.payload_length
-        if length > DATA_SET_BYTES_MAX or not self._goes_as_stored(first):
+        if length > DATA_SET_BYTES_MAX or self._context(first) is None or not self._is_unchanged(first):
             return None
         frames = self._taken(length)
         if not frames:
@@ -231,11 +232,13 @@ class SteadySender:
             self._responses.forget(message_id)
         return added
 
-    def _goes_as_stored(self, instance: Instance) -> bool:
+    def _context(self, instance: Instance) -> AcceptedContext | None:
+        """Where it goes in its own transfer syntax."""
         try:
-            return self._contexts.choose(instance)[1] == instance.transfer_syntax_uid and self._is_unchanged(instance)
+            context, target = self._contexts.choose(instance)
         except TranscodeError:
-            return False
+            return None
+        return context if target == instance.transfer_syntax_uid else None
 
     def _is_unchanged(self, instance: Instance) -> bool:
         is_even = not instance.position.payload_length & 1
@@ -243,9 +246,9 @@ class SteadySender:
 
     def _head(self, batch: StoreBatch, instance: Instance, originator: Originator) -> int | None:
         """The kind of command of this SOP class and transfer syntax; None: it has none here."""
-        if not self._goes_as_stored(instance):
+        context = self._context(instance)
+        if context is None:
             return None
-        context, _ = self._contexts.choose(instance)
         command = CStoreRQ(
             1,
             instance.sop_class_uid,

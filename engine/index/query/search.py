@@ -77,17 +77,18 @@ def select(environment: Environment, query: Query) -> Iterator[Instance]:
     may be, since UIDs need no context.
     """
     found: list[tuple[int, bytes, Instance]] = []
-    series_before = b""
+    series_before = study_uid = series_uid = b""
+    texts: dict[bytes, str] = {}
     for place in _named_places(environment, query):
         series = place.study_id + place.series_id
         if series != series_before or len(found) >= SORTED_MAX:
             yield from _sorted(found)
             found.clear()
             series_before = series
-        study_uid = place.values[Level.STUDY].get(tags.StudyInstanceUID, b"")
-        series_uid = place.values[Level.SERIES].get(tags.SeriesInstanceUID, b"")
-        instance = _instance(place.instance_row, study_uid, series_uid, place.name_of)
-        items = blob_items(instance.attributes)
+            study_uid = place.values[Level.STUDY].get(tags.StudyInstanceUID, b"")
+            series_uid = place.values[Level.SERIES].get(tags.SeriesInstanceUID, b"")
+        items = blob_items(place.instance_row[keys.INSTANCE.size :])
+        instance = _instance(place.instance_row, items, study_uid, series_uid, place.name_of, texts)
         number = _number(items.get(tags.InstanceNumber, b""))
         found.append((number, items.get(tags.SOPInstanceUID, b""), instance))
     yield from _sorted(found)
@@ -150,25 +151,39 @@ def read_instance(txn: Any, environment: Environment, instance_key: bytes, row: 
     """The instance of a row of `instances`."""
     owner, series_uid = _owner_and_uid(txn.get(instance_key[:4], db=environment.series))
     _, study_uid = _owner_and_uid(txn.get(keys.ID.pack(owner), db=environment.studies))
-    return _instance(row, study_uid, series_uid, lambda number: read_name(txn, environment, number))
+    items = blob_items(row[keys.INSTANCE.size :])
+    return _instance(row, items, study_uid, series_uid, lambda number: read_name(txn, environment, number), {})
 
 
-def _instance(row: bytes, study_uid: bytes, series_uid: bytes, name: Callable[[int], bytes]) -> Instance:
+def _instance(
+    row: bytes,
+    items: dict[int, bytes],
+    study_uid: bytes,
+    series_uid: bytes,
+    name: Callable[[int], bytes],
+    texts: dict[bytes, str],
+) -> Instance:
+    """`items` of its blob; `texts`: what has been decoded for others, since instances of a series say the same."""
+
+    def text(value: bytes) -> str:
+        if value not in texts:
+            texts[value] = value.decode("utf-8", "replace")
+        return texts[value]
+
     (stamp, segment_id, offset, payload_length, pixel_data_offset, received_ns, payload_crc, meta_length,
      key_length, _, class_id, syntax_id, title_id, set_id, _) = keys.INSTANCE.unpack_from(row)  # fmt: skip
-    blob = row[keys.INSTANCE.size :]
     return Instance(
         Position(segment_id, offset, key_length, meta_length, payload_length, payload_crc),
         stamp,
-        name(class_id).decode("utf-8", "replace"),
-        blob_items(blob).get(tags.SOPInstanceUID, b"").decode("utf-8", "replace"),
-        name(syntax_id).decode("utf-8", "replace"),
-        study_uid.decode("utf-8", "replace"),
-        series_uid.decode("utf-8", "replace"),
+        text(name(class_id)),
+        items.get(tags.SOPInstanceUID, b"").decode("utf-8", "replace"),
+        text(name(syntax_id)),
+        text(study_uid),
+        text(series_uid),
         pixel_data_offset,
-        name(title_id).decode("utf-8", "replace"),
+        text(name(title_id)),
         received_ns,
-        blob,
+        row[keys.INSTANCE.size :],
         name(set_id),
     )
 
