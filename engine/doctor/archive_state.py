@@ -180,8 +180,13 @@ def _server(config: Config) -> Iterator[Finding]:
         yield fault("retention", f"rule {rule} is not applied: {reason}", advice)
     workers = stats["workers"]
     silent = [row["number"] for row in workers if "counters" not in row]
-    if silent or len(workers) < config.workers:
-        what = f"{len(workers)} of {config.workers} workers run, {len(silent)} of them do not answer"
+    truncated = sum(row["counters"].get("instances_truncated", 0) for row in workers if "counters" in row)
+    if truncated:
+        what = f"{truncated} that end early were stored since the server started, from peers that may (accept_truncated)"
+        yield warning("truncated instances", what, "filmroom check names them; have them sent again")
+    if silent or stats["workers_missing"]:
+        count = len(workers) + len(stats["workers_missing"])
+        what = f"{len(workers)} of {count} workers run, {len(silent)} of them do not answer"
         yield fault("server", what, "look at its log; workers that die are replaced, what stops them is there")
     elif refusing := [worker for worker in workers if worker["admission"]["reason"]]:
         reasons = ", ".join(sorted({worker["admission"]["reason"] for worker in refusing}))

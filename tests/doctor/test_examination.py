@@ -324,3 +324,21 @@ def test_re_indexing_that_is_due_is_a_warning_until_it_is_done(data: Path) -> No
         assert [each.verdict for each in examine(config)["extra attributes"]] == [Verdict.GOOD]
     finally:
         extra.use(extra.NONE)
+
+
+def test_a_server_is_judged_by_its_own_workers_and_says_what_came_in_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker: dict[str, object] = {"number": 0, "connections": 2, "admission": {"reason": None}, "counters": {}}
+    stats: dict[str, object] = {"workers": [worker], "workers_missing": []}
+    monkeypatch.setattr(archive_state.control, "request", lambda *_: stats)
+    config = Config(data=tmp_path, workers=2)  # it was started with --workers 1
+
+    def found() -> dict[str, tuple[Verdict, str]]:
+        return {one.subject: (one.verdict, one.what) for one in archive_state._server(config)}
+
+    assert found() == {"server": (Verdict.GOOD, "1 workers, 2 connections")}
+    worker["counters"] = {"instances_truncated": 3}
+    assert found()["truncated instances"][0] is Verdict.WARNING
+    stats["workers_missing"] = [{"number": 1, "error": "no memory"}]
+    assert found()["server"] == (Verdict.FAULT, "1 of 2 workers run, 0 of them do not answer")
