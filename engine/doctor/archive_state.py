@@ -182,7 +182,7 @@ def _server(config: Config) -> Iterator[Finding]:
     silent = [row["number"] for row in workers if "counters" not in row]
     truncated = sum(row["counters"].get("instances_truncated", 0) for row in workers if "counters" in row)
     if truncated:
-        what = f"{truncated} that end early were stored since the server started, from peers that may (accept_truncated)"
+        what = f"{truncated} that end early were stored since the start, from peers that may (accept_truncated)"
         yield warning("truncated instances", what, "filmroom check names them; have them sent again")
     if silent or stats["workers_missing"]:
         count = len(workers) + len(stats["workers_missing"])
