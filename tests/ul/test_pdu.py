@@ -399,7 +399,7 @@ def test_a_user_identity_without_secondary_field_is_read() -> None:
     [
         AssociateRQ("", "A", ()),
         AssociateRQ("A" * 17, "A", ()),
-        AssociateRQ("Ä", "A", ()),
+        AssociateRQ("日本", "A", ()),
         AssociateRQ("A", "A", (PresentationContextRQ(2, CT, (IMPLICIT,)),)),
         AssociateRQ("A", "A", (PresentationContextRQ(257, CT, (IMPLICIT,)),)),
         AssociateRQ("A", "A", (PresentationContextRQ(1, CT, (IMPLICIT,)),) * 129),
