@@ -130,7 +130,7 @@ class Index:
         return list(select(self.environment, query))
 
     def select(self, query: Query) -> Iterator[Instance]:
-        """The same one by one, in one read transaction, which should not be kept open. Raises QueryError."""
+        """The same one by one, in read transactions that end while a caller has one of them. Raises QueryError."""
         return select(self.environment, query)
 
     def names(self, query: Query) -> list[Named]:

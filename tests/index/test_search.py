@@ -184,5 +184,37 @@ def test_a_retrieval_needs_the_key_of_its_level(index: Index) -> None:
         index.instances(Query(Level.PATIENT, {tags.PatientID: b"P1"}, Root.STUDY))
 
 
+@pytest.mark.parametrize("seconds", [0.0, 1e9])
+def test_a_retrieval_lists_the_same_in_one_read_transaction_or_in_many(
+    index: Index, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    monkeypatch.setattr(searching, "SELECT_S", seconds)
+    series = [f"{study}.{series}" for study in (1, 2) for series in (1, 2)]
+    everything = [f"{one}.{number}" for one in series for number in (1, 2, 10)]
+    patients = Query(Level.PATIENT, {tags.PatientID: b"P1\\P2"}, Root.PATIENT)
+    found = []
+    for instance in index.select(patients):
+        assert index.environment._readers == 0, "a page of the index is kept for whoever is slow"
+        found.append(instance)
+    assert _uids(found) == everything
+    assert sorted(f"{ROOT}.{uid}".encode() for uid in everything) == sorted(one.sop_instance_uid for one in index.names(patients))
+
+
+def test_what_is_stored_and_deleted_while_a_retrieval_is_listed_takes_nothing_else_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "SELECT_S", 0.0)
+    tail = Tail()
+    index = Index.open(str(tmp_path / "index"), map_bytes=1 << 30)
+    index.apply([entry(tail, study=1, series=series) for series in range(1, 7)])
+    found = []
+    for instance in index.select(Query(Level.STUDY, {tags.StudyInstanceUID: f"{ROOT}.1".encode()})):
+        found.append(instance)
+        if len(found) == 2:
+            index.apply([entry(tail, study=1, series=7)], [tombstone(tail, f"{ROOT}.1.5.1".encode())])
+    assert _uids(found) == ["1.1.1", "1.2.1", "1.3.1", "1.4.1", "1.6.1", "1.7.1"]
+    index.close()
+
+
 def test_a_retrieval_takes_wild_cards_for_what_they_are(index: Index) -> None:
     assert index.instances(Query(Level.PATIENT, {tags.PatientID: b"P*"}, Root.PATIENT)) == []

@@ -15,6 +15,7 @@ Standard: PS3.4 C.4.1 (find), C.4.2 and C.4.3 (which instances a retrieval names
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from engine.dicom import tags
@@ -41,6 +42,9 @@ SORTED_MAX = 100_000
 """Instances of one series that are held to be put in order."""
 PAGE = 200
 """In the others: some milliseconds."""
+SELECT_S = 0.05
+"""Seconds of a read transaction for what a retrieval names: some thousand instances, so that a study is seen as it is
+at one time, and no page of the index is kept for one that names a million."""
 
 
 def search(index: Index, query: Query, explanation: Explanation | None = None) -> Iterator[Match]:
@@ -70,19 +74,24 @@ def search_steps(index: Index, query: Query, explanation: Explanation | None = N
 
 
 def select(environment: Environment, query: Query) -> Iterator[Instance]:
-    """The instances that a retrieval names by its unique keys, in one read transaction.
+    """The instances that a retrieval names by its unique keys; no read transaction is open while a caller has one.
 
     By study and series in their order, by Instance Number, by SOP Instance UID; of a series with more than SORTED_MAX
     instances so many at a time. Raises QueryError when the unique key of the level is missing; those above the level
     may be, since UIDs need no context.
     """
     found: list[tuple[int, bytes, Instance]] = []
+    in_order: list[Instance] = []
     series_before = study_uid = series_uid = b""
     texts: dict[bytes, str] = {}
     for place in _named_places(environment, query):
+        if place is None:
+            yield from in_order
+            in_order.clear()
+            continue
         series = place.study_id + place.series_id
         if series != series_before or len(found) >= SORTED_MAX:
-            yield from _sorted(found)
+            in_order += _sorted(found)
             found.clear()
             series_before = series
             study_uid = place.values[Level.STUDY].get(tags.StudyInstanceUID, b"")
@@ -91,6 +100,7 @@ def select(environment: Environment, query: Query) -> Iterator[Instance]:
         instance = _instance(place.instance_row, items, study_uid, series_uid, place.name_of, texts)
         number = _number(items.get(tags.InstanceNumber, b""))
         found.append((number, items.get(tags.SOPInstanceUID, b""), instance))
+    yield from in_order
     yield from _sorted(found)
 
 
@@ -107,6 +117,8 @@ def select_names(environment: Environment, query: Query) -> list[Named]:
     # Without a SOP Instance UID the walk ends at the series, whose instances lie one after the other.
     level = Level.IMAGE if query.keys.get(wanted) else Level.SERIES
     for place in _named_places(environment, query, level):
+        if place is None:
+            continue
         study_uid = place.values[Level.STUDY].get(tags.StudyInstanceUID, b"").decode("utf-8", "replace")
         series_uid = place.values[Level.SERIES].get(tags.SeriesInstanceUID, b"").decode("utf-8", "replace")
         for row in [place.instance_row] if level == Level.IMAGE else place.instance_rows():
@@ -116,23 +128,32 @@ def select_names(environment: Environment, query: Query) -> list[Named]:
     return found
 
 
-def _named_places(environment: Environment, query: Query, level: Level = Level.IMAGE) -> Iterator[Place]:
-    """The instances that unique keys name, or their series, in one read transaction. Raises QueryError."""
+def _named_places(environment: Environment, query: Query, level: Level = Level.IMAGE) -> Iterator[Place | None]:
+    """The instances that unique keys name, or their series. Raises QueryError.
+
+    None: a read transaction has ended after some SELECT_S, and the next one has not begun.
+    """
     own = UNIQUE[query.level]
     unique = {tag: query.keys[tag] for tag in (*UNIQUE.values(), *_also_unique(query)) if query.keys.get(tag)}
     wanted = Query(level, unique, Root.PATIENT, query.character_set, relational=True)
     plan = Plan.of(wanted, wildcards=False)
     if query.level not in query.root.value or not any(asked.tag == own for asked in plan.conditions[query.level]):
         raise QueryError(f"a retrieval at level {query.level.name} of this model needs {tags.keyword_of(own)}")
-    with environment.reading() as txn:
-        walk = Walk(environment, wanted, plan)
-        walk.txn = txn
-        for _ in find_candidates(walk):
-            pass  # what unique keys name is found in one transaction anyway
-        for place in walk.places():
-            if place is not None:
-                yield place
-        walk.txn = None
+    walk = Walk(environment, wanted, plan)
+    yield from _found_candidates(walk)
+    is_over = False
+    while not is_over:
+        with environment.reading() as walk.txn:
+            ends_at = perf_counter() + SELECT_S
+            is_over = True
+            for place in walk.places():
+                if place is not None:
+                    yield place
+                if perf_counter() >= ends_at:
+                    is_over = False
+                    break
+        walk.txn = None  # a finished transaction keeps its reader slot until the last reference to it is gone
+        yield None
 
 
 def _also_unique(query: Query) -> tuple[int, ...]:
@@ -196,13 +217,7 @@ def _owner_and_uid(row: bytes) -> tuple[int, bytes]:
 def _steps(walk: Walk) -> Iterator[Match | None]:
     """Matches page by page; see the module's head."""
     environment, query, explanation = walk.environment, walk.query, walk.explanation
-    finding = find_candidates(walk)
-    is_found = False
-    while not is_found:
-        with environment.reading() as walk.txn:
-            is_found = next(finding, True) is not None
-        walk.txn = None  # a finished transaction keeps its reader slot until the last reference to it is gone
-        yield None
+    yield from _found_candidates(walk)
     to_skip = query.offset
     left = query.limit if query.limit is not None else 1 << 62
     page = FIRST_PAGE
@@ -232,6 +247,17 @@ def _steps(walk: Walk) -> Iterator[Match | None]:
             return
         yield None
         page = PAGE
+
+
+def _found_candidates(walk: Walk) -> Iterator[None]:
+    """Finds them, in as many read transactions as it takes; None after each."""
+    finding = find_candidates(walk)
+    is_found = False
+    while not is_found:
+        with walk.environment.reading() as walk.txn:
+            is_found = next(finding, True) is not None
+        walk.txn = None  # a finished transaction keeps its reader slot until the last reference to it is gone
+        yield None
 
 
 __all__ = ["Level", "Match", "Query", "Root", "level_of", "search", "search_steps", "select"]
