@@ -408,8 +408,8 @@ class Archive:
         return self.index.corrected(study_instance_uid.encode(), series_instance_uid.encode())
 
     def select(self, query: Query) -> Selection:
-        """The same in bounded memory, however many they are. Raises QueryError, StorageFull."""
-        return Selection(self.index.select(query), Path(self.layout.index))
+        """The same in bounded memory, however many they are; `gather` reads them. Raises QueryError, StorageFull."""
+        return Selection(self.index.select(query), Path(self.layout.index), at_once=False)
 
     def pin(self, segment_ids: Iterable[int]) -> Pin:
         """Keeps what lies in these segments readable until it is closed, though it is deleted meanwhile.

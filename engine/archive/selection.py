@@ -30,23 +30,35 @@ _decode = msgspec.msgpack.Decoder(list[Instance]).decode
 class Selection:
     """See the module's head. A context manager: the file goes with it."""
 
-    def __init__(self, instances: Iterable[Instance], folder: Path, batch: int = 0) -> None:
-        """`folder`: where a file may lie; `batch`: 0 for BATCH. Raises StorageFull when there is no room for it."""
+    def __init__(self, instances: Iterable[Instance], folder: Path, batch: int = 0, *, at_once: bool = True) -> None:
+        """`folder`: where a file may lie; `batch`: 0 for BATCH; not `at_once`: empty, until `gather` is called.
+
+        Raises StorageFull when there is no room for it.
+        """
+        self._source = iter(instances)
+        self._folder = folder
+        self._batch = batch or BATCH
         self._first: list[Instance] = []
         self._file: IO[bytes] | None = None
         self._count = 0
         self.segment_ids: set[int] = set()
         """All segments that they lie in."""
-        source = iter(instances)
+        while at_once and self.gather():
+            pass
+
+    def gather(self) -> bool:
+        """Reads a batch more; whether there may be another one. Raises StorageFull, and what the source raises."""
         try:
-            while found := list(islice(source, batch or BATCH)):
-                self._add(found, folder)
+            found = list(islice(self._source, self._batch))
+            if found:
+                self._add(found)
         except OSError as error:
             self.close()
             raise StorageFull(f"no room for the list of a retrieval: {error.strerror}") from error
         except BaseException:
             self.close()
             raise
+        return len(found) == self._batch
 
     def __len__(self) -> int:
         return self._count
@@ -74,14 +86,14 @@ class Selection:
             self._file.close()
             self._file = None
 
-    def _add(self, found: list[Instance], folder: Path) -> None:
+    def _add(self, found: list[Instance]) -> None:
         self._count += len(found)
         self.segment_ids.update(instance.position.segment_id for instance in found)
         if not self._first:
             self._first = found
             return
         if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by `close`
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed by `close`
         data = zlib.compress(_encode(found), 1)
         self._file.write(len(data).to_bytes(4, "little"))
         self._file.write(data)

@@ -19,7 +19,7 @@ from engine.dicom.identifier import encode_identifier
 from engine.dimse.messages import CGetRQ, CGetRSP, CMoveRQ, CMoveRSP, CStoreRSP
 from engine.dimse.status import Category, GeneralStatus, RetrieveStatus, Service, category, status_of
 from engine.errors import EngineError, QueryError
-from engine.index.types import Instance, Query
+from engine.index.types import Instance
 from engine.services.coercion import Coercer
 from engine.services.destination import Destination
 from engine.services.information_models import GET, MOVE, sop_classes
@@ -48,7 +48,7 @@ FAILED_LIST_BYTES_MAX = 1 << 20
 class Retrieval:
     """One C-MOVE or C-GET under way: what is still to be sent, and the counts."""
 
-    def __init__(self, session: Session, presentation_context_id: int, rq: CMoveRQ | CGetRQ, total: int) -> None:
+    def __init__(self, session: Session, presentation_context_id: int, rq: CMoveRQ | CGetRQ) -> None:
         self.session = session
         self.context_id = presentation_context_id
         self.rq = rq
@@ -57,7 +57,8 @@ class Retrieval:
         """Their UIDs, as many as a response can name."""
         self.failed_count = 0
         self._failed_bytes = 0
-        self._total = total
+        self.total = 0
+        """Sub-operations that are known of: all, once the index has been read."""
         self.unreachable = ""
         """Why nothing can be sent any more; "" as long as that may be tried."""
         self._pending_at = 0.0
@@ -75,7 +76,7 @@ class Retrieval:
     @property
     def remaining(self) -> int:
         """Sub-operations without a result yet."""
-        return self._total - self.completed - self.warned - self.failed_count
+        return self.total - self.completed - self.warned - self.failed_count
 
     def note(self, sent: Sent) -> None:
         """One sub-operation has ended."""
@@ -88,6 +89,10 @@ class Retrieval:
             self.warned += 1
         else:
             self.fail(sent.instance, str(sent.error or f"status {sent.status:04X}"))
+        self.tell()
+
+    def tell(self) -> None:
+        """A pending response, when one is due."""
         now = self.session.services.loop.time()
         if now - self._pending_at >= PENDING_INTERVAL_S and self.remaining:
             self._pending_at = now
@@ -124,7 +129,7 @@ class Retrieval:
         self.session.services.metrics.counters["suboperations_completed"] += self.completed + self.warned
         if self.cancelled and self.remaining:
             self._respond(RetrieveStatus.CANCEL, with_remaining=True)
-        elif self._total and self.failed_count == self._total:
+        elif self.total and self.failed_count == self.total:
             self._respond(RetrieveStatus.CANNOT_PERFORM_SUBOPERATIONS)
         elif self.failed_count or self.warned:
             self._respond(RetrieveStatus.FAILURES_OR_WARNINGS)
@@ -199,11 +204,11 @@ async def move(session: Session, presentation_context_id: int, rq: CMoveRQ, iden
         )
         _refuse(session, presentation_context_id, rq, RetrieveStatus.MOVE_DESTINATION_UNKNOWN)
         return
-    selected = await _selected(session, presentation_context_id, rq, identifier)
+    retrieval = Retrieval(session, presentation_context_id, rq)
+    selected = await _selected(retrieval, identifier)
     if selected is None:
         return
     selection, pin = selected
-    retrieval = Retrieval(session, presentation_context_id, rq, len(selection))
     originator = Originator(session.calling_ae_title, rq.message_id, rq.priority)
     destination = Destination(session.services, peer, retrieval, originator, rq.move_destination)
     with selection, pin:
@@ -217,11 +222,11 @@ async def get(session: Session, presentation_context_id: int, rq: CGetRQ, identi
     session.services.metrics.counters["get"] += 1
     if not _is_permitted(session, presentation_context_id, rq):
         return
-    selected = await _selected(session, presentation_context_id, rq, identifier)
+    retrieval = Retrieval(session, presentation_context_id, rq)
+    selected = await _selected(retrieval, identifier)
     if selected is None:
         return
     selection, pin = selected
-    retrieval = Retrieval(session, presentation_context_id, rq, len(selection))
     with selection, pin:
         async for batch in _batches(retrieval, selection):
             await _get_batch(retrieval, batch)
@@ -267,26 +272,32 @@ async def _batches(retrieval: Retrieval, selection: Selection) -> AsyncIterator[
         batch = await retrieval.session.services.loop.run_in_executor(None, next, batches, None)
 
 
-async def _selected(
-    session: Session, presentation_context_id: int, rq: CMoveRQ | CGetRQ, identifier: bytes
-) -> tuple[Selection, Pin] | None:
-    """What the identifier names, and what keeps it readable; None after an error has been answered."""
-    context, archive = session.contexts[presentation_context_id], session.archive
+async def _selected(retrieval: Retrieval, identifier: bytes) -> tuple[Selection, Pin] | None:
+    """What the identifier names, and what keeps it readable; None after an error has been answered.
 
-    def select(query: Query) -> tuple[Selection, Pin]:
-        selection = archive.select(query)
-        # At once: somebody may delete them meanwhile.
-        return selection, archive.pin(selection.segment_ids)
+    A batch at a time, so that a list of millions holds up no other retrieval, ends when nobody waits for it any more,
+    and its asker hears from us meanwhile.
+    """
+    session, rq = retrieval.session, retrieval.rq
+    archive, loop = session.archive, session.services.loop
+
+    def gather() -> Pin | None:
+        # Pinned at once with the last batch: somebody may delete them meanwhile.
+        return None if selection.gather() else archive.pin(selection.segment_ids)
 
     try:
-        query = retrieval_query(context, identifier)
-        return await session.services.loop.run_in_executor(None, select, query)
+        selection = archive.select(retrieval_query(session.contexts[retrieval.context_id], identifier))
+        while (pin := await loop.run_in_executor(None, gather)) is None and not retrieval.cancelled:
+            retrieval.total = len(selection)
+            retrieval.tell()
     except EngineError as error:
         code = status_of(error, Service.MOVE if isinstance(rq, CMoveRQ) else Service.GET)
         logger.warning("retrieval refused", calling=session.caller, status=f"{code:04X}", error=str(error))
         offending = error.offending_elements if isinstance(error, QueryError) else ()
-        _refuse(session, presentation_context_id, rq, code, str(error), offending)
-    return None
+        _refuse(session, retrieval.context_id, rq, code, str(error), offending)
+        return None
+    retrieval.total = len(selection)
+    return selection, pin or archive.pin(())  # nothing of what was cancelled is read
 
 
 RETRIEVE_OPTIONS = b"\1\0"

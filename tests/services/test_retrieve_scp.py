@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -201,3 +202,69 @@ def test_a_destination_of_others_is_an_unknown_one_and_hears_nothing(tmp_path: P
         sink = KnownPeer(aet="SINK", host="127.0.0.1", port=listener.port)
         ward = KnownPeer(aet="SCRIPT", destinations=("WARD-WS",))
         serve(tmp_path / "data", script, config=Config(data=tmp_path / "data", limits=LIMITS, peers=(sink, ward)))
+
+
+def slowly_listed(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], None]) -> list[selection.Selection]:
+    """Lists are read a batch of four at a time; after the first batch `meanwhile` is called. The lists there were."""
+    seen: list[selection.Selection] = []
+    gather = selection.Selection.gather
+
+    def watched(self: selection.Selection) -> bool:
+        more = gather(self)
+        if self not in seen:
+            seen.append(self)
+            meanwhile()
+        return more
+
+    monkeypatch.setattr(selection.Selection, "gather", watched)
+    return seen
+
+
+def test_a_cancel_ends_the_reading_of_a_long_list(
+    tmp_path: Path, small_batches: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_listing, may_go_on = threading.Event(), threading.Event()
+
+    def meanwhile() -> None:
+        is_listing.set()
+        assert may_go_on.wait(10)
+
+    seen = slowly_listed(monkeypatch, meanwhile)
+
+    def script(serving: Serving) -> None:
+        fill(serving, [1000] * COUNT)
+        with serving.call() as asker:
+            get(asker)
+            assert is_listing.wait(10)
+            asker.send(peer.message(3, peer.c_cancel_rq(7)) + peer.message(1, peer.c_echo_rq(9)))
+            assert asker.expect_message().responded_to() == 9, "the cancel before it has been read"
+            may_go_on.set()
+            came, final = answers(asker)
+            assert came == {}
+            assert (final.status(), counts(final)) == (0xFE00, [0, 0, 0])
+            assert len(seen[0]) == 4, "what nobody waits for is read no further"
+            asker.release()
+
+    serve(tmp_path / "data", script)
+
+
+def test_who_waits_for_a_long_list_hears_from_us(
+    tmp_path: Path, small_batches: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrieve_scp, "PENDING_INTERVAL_S", 0.0)
+    slowly_listed(monkeypatch, lambda: None)
+
+    def script(serving: Serving) -> None:
+        fill(serving, [1000] * COUNT)
+        with serving.call() as asker:
+            get(asker)
+            known = []
+            message = asker.expect_message()
+            while peer.number(message.command, peer.COMMAND_FIELD) != peer.C_STORE_RQ:
+                assert message.status() == 0xFF00
+                known.append(peer.number(message.command, peer.REMAINING))
+                message = asker.expect_message()
+            assert known == [4, 8]
+            asker.cut()
+
+    serve(tmp_path / "data", script)
