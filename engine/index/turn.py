@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from engine.errors import StorageFailed
 from engine.index.locks import is_locked, try_lock, wait_exclusive
 
 _HOLDER = struct.Struct("<8xIIQQ64s")
@@ -93,7 +94,7 @@ class Turn:
         self._command = _command()
 
     def take(self) -> None:
-        """Waits for it."""
+        """Waits for it. Raises StorageFailed, as the other two do, when the disk fails."""
         wait_exclusive(self._fd)
         self._note()
 
@@ -119,8 +120,9 @@ class Turn:
         try:
             os.pwrite(self._fd, _HOLDER.pack(*self._who, _now_ns(), self._command), 0)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-                raise  # on a full disk nobody is named, and all the same everybody writes in turn
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # then nobody is named, and all the same all take turns
+                self.leave()
+                raise StorageFailed(f"the index cannot be written: {error.strerror}") from error
 
     def leave(self) -> None:
         """Gives it to the next."""

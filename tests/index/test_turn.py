@@ -5,21 +5,22 @@ Other processes are Python children that do what a test says with an index of th
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from engine.errors import IndexError_, ProcessIdTaken
+from engine.errors import IndexError_, ProcessIdTaken, StorageFailed
 from engine.index import environment
 from engine.index.tables import Index
-from engine.index.turn import holder_of
+from engine.index.turn import Turn, holder_of
 from engine.index.types import Outcome
 from tests.index.made import Tail, entry
 from tests.system.server import wait_for
@@ -173,3 +174,35 @@ wait()
         process.kill()
         process.wait()
     Index.open(str(tmp_path)).close()
+
+
+@pytest.mark.parametrize("take", [Turn.take, Turn.try_take, lambda turn: turn.take_within(1.0)])
+def test_a_disk_that_fails_is_no_turn_and_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, take: Callable[[Turn], object]
+) -> None:
+    first, second = Turn(str(tmp_path)), Turn(str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", failing(errno.EIO))
+        with pytest.raises(StorageFailed, match="cannot be written"):
+            take(first)
+    assert second.try_take(), "who could not write keeps nobody from it"
+    first.close()
+    second.close()
+
+
+def test_on_a_full_disk_all_take_turns_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = Turn(str(tmp_path)), Turn(str(tmp_path))
+    monkeypatch.setattr(os, "pwrite", failing(errno.ENOSPC))
+    assert first.try_take()
+    assert not second.try_take()
+    first.leave()
+    assert second.try_take()
+    first.close()
+    second.close()
+
+
+def failing(number: int) -> Callable[..., int]:
+    def pwrite(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    return pwrite
