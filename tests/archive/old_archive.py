@@ -24,7 +24,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 from pathlib import Path
 
 from pydicom.dataset import Dataset
@@ -38,6 +37,7 @@ from pydicom.uid import (
 
 from engine.dicom import part10
 from tests import samples
+from tests.system import server
 
 TARGET = Path(__file__).with_name("written_by_40d30ac.tar.xz")
 ROOT = samples.ROOT
@@ -118,12 +118,13 @@ class Old:
         words = ("serve", "--data", self.data, "--config", self.settings, "--dicom-port", port, "--host", "127.0.0.1")
         command = [self.program, *map(str, words)]
         process = subprocess.Popen(command, cwd=self.checkout, stderr=subprocess.DEVNULL, start_new_session=True)
-        for _ in range(10):
-            asked = [self.program, "echo", f"FILMROOM@127.0.0.1:{port}"]
-            if not subprocess.run(asked, cwd=self.checkout, capture_output=True, check=False).returncode:
-                return process
-            time.sleep(1)
-        raise TimeoutError("the server does not answer")
+        asked = [self.program, "echo", f"FILMROOM@127.0.0.1:{port}"]
+        server.wait_for(
+            lambda: not subprocess.run(asked, cwd=self.checkout, capture_output=True, check=False).returncode,
+            timeout_s=60,
+            what="an answer of the server",
+        )
+        return process
 
 
 def _rows(text: str) -> list[object]:
@@ -187,7 +188,7 @@ def make(checkout: Path, folder: Path, port: int) -> dict[str, object]:
     old.run("correct", "--series", f"{ROOT}.1.2", "SeriesDescription=wrong", *WHY)
     old.run("undo", json.loads(old.run("corrections", "--json").splitlines()[-1])["number"], *WHY)
     old.run("compact", "--all")
-    server = old.serve(port)
+    serving = old.serve(port)
     try:
         samples.write(folder / "more", *(large(number) for number in (1, 2, 3)))
         no_study = samples.instance(8, patient_id="P8")
@@ -196,20 +197,20 @@ def make(checkout: Path, folder: Path, port: int) -> dict[str, object]:
         old.run("send", f"FILMROOM@127.0.0.1:{port}", folder / "more")
         old.run("send", f"FILMROOM@127.0.0.1:{port}", folder / "none", exit_codes=(0, 1))
     finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(60)
+        serving.send_signal(signal.SIGTERM)
+        serving.wait(60)
     old.run("delete", "--instance", f"{ROOT}.7.1.2", "--yes", *WHY)
     old.run("backup", folder / "safe")
     said: dict[str, object] = {"stopped": old.said()}
 
     killed = Old(checkout, folder / "killed")
     shutil.copytree(old.data, killed.data, symlinks=True)
-    server = killed.serve(port)
+    serving = killed.serve(port)
     samples.write(folder / "late", *(samples.instance(10, 1, n, patient_id="P10") for n in (1, 2, 3)))
     killed.run("send", f"FILMROOM@127.0.0.1:{port}", folder / "late")
     killed.run("delete", "--instance", f"{ROOT}.10.1.2", "--yes", *WHY)
-    os.killpg(server.pid, signal.SIGKILL)
-    server.wait(60)
+    os.killpg(serving.pid, signal.SIGKILL)
+    serving.wait(60)
     shutil.copytree(killed.data, folder / "kept", ignore=shutil.ignore_patterns("*.sock"))
     said["killed"] = killed.said()  # opens it, which recovers it
     shutil.rmtree(killed.data)
