@@ -197,14 +197,14 @@ class SteadySender:
 
     def _add_from(self, batch: StoreBatch, source: Source, originator: Originator) -> bool:
         """Fills the batch; whether there may be more for it."""
-        for _ in range(batch.room):
-            instance = next(source, None)
-            if instance is None:
-                return False
+        room = batch.room
+        instances = source.take(room)
+        for number, instance in enumerate(instances):
             if not self._add(batch, instance, originator):
-                source.put_back(instance)
+                for each in reversed(instances[number:]):
+                    source.put_back(each)
                 return False
-        return True
+        return len(instances) == room
 
     def _add(self, batch: StoreBatch, instance: Instance, originator: Originator) -> bool:
         key = (instance.sop_class_uid, instance.transfer_syntax_uid)

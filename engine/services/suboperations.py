@@ -48,6 +48,15 @@ class Source:
         self._under_way[instance.sop_instance_uid] = instance
         return instance
 
+    def take(self, count: int) -> list[Instance]:
+        """The next ones, `count` at most; fewer: there are no more, or they are not wanted."""
+        if not self._is_wanted():
+            return []
+        taken = self._todo[: -count - 1 : -1]
+        del self._todo[len(self._todo) - len(taken) :]
+        self._under_way.update((instance.sop_instance_uid, instance) for instance in taken)
+        return taken
+
     def put_back(self, instance: Instance) -> None:
         """It has not been sent, and comes next again."""
         self._under_way.pop(instance.sop_instance_uid, None)
