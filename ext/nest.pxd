@@ -92,6 +92,8 @@ cdef inline int pass_nest(
         cursor.end = top.end if is_within else source.end
         if not top.is_sequence:
             pass_plain_within(top, &cursor, offset, budget)
+            if not top.is_delimited and offset[0] >= top.end:
+                continue
         if not is_within and not is_last and source.end - offset[0] < (
             LOOK_AHEAD_ITEM if top.is_sequence else LOOK_AHEAD
         ):

@@ -245,6 +245,21 @@ def test_so_it_is_in_an_implicit_item_of_an_explicit_data_set(length: int, filli
     assert filling * length in convert(data, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
 
 
+@pytest.mark.parametrize("plain_bytes", [2, 12, 40])
+def test_what_nests_too_deeply_is_found_behind_other_items(plain_bytes: int) -> None:
+    def sequence(content: bytes) -> bytes:
+        item = data_sets.header(data_sets.ITEM, "", len(content), 1) + content
+        return data_sets.header(tags.ProcedureCodeSequence, "SQ", len(item), 1) + item
+
+    plain = data_sets.header(tags.CodeValue, "SH", plain_bytes, 1) + b"x" * plain_bytes
+    deep = plain
+    for _ in range(140):
+        deep = sequence(deep)
+    assert elements.extract(sequence(sequence(plain) + sequence(plain)), EXPLICIT_VR_LITTLE_ENDIAN).cut == ""
+    with pytest.raises(DataSetError, match="too deeply"):
+        elements.extract(sequence(sequence(plain) + deep), EXPLICIT_VR_LITTLE_ENDIAN)
+
+
 def test_pixel_data_in_an_icon_is_not_the_pixel_data() -> None:
     icon = data_sets.Item([us(tags.Rows, 1), Plain(tags.PixelData, "OW", b"\1\2")], undefined=True)
     data_set = [
