@@ -70,14 +70,28 @@ class Destination:
     """See the module's head."""
 
     def __init__(
-        self, resources: Resources, peer: Peer, results: Results, originator: Originator, named: str = ""
+        self,
+        resources: Resources,
+        peer: Peer,
+        results: Results,
+        originator: Originator,
+        named: str = "",
+        *,
+        silences_max: int = 1,
     ) -> None:
-        """`named`: the peer's title as it came in a message."""
+        """`named`: the peer's title as it came in a message.
+
+        After `silences_max` associations, one after the other, on which the peer answered nothing in time, it is given
+        up; fewer cost the instance at which it fell silent.
+        """
         self._resources = resources
         self._peer = peer
         self._results = results
         self._originator = originator
         self._address = Address.of(peer, resources.config, named)
+        self._silences_max = silences_max
+        self._silences = 0
+        """Since the peer answered something."""
 
     async def send(self, instances: list[Instance]) -> None:
         """Sends them all, or tells why not."""
@@ -102,11 +116,12 @@ class Destination:
     async def _send_share(self, share: list[Instance]) -> None:
         """Sends `share` on an association of its own; a lost one is opened again as long as that gets on.
 
-        That is as long as the peer answers something in message_timeout_s, association after association.
+        That is as long as the peer answers something in message_timeout_s, association after association, or in so
+        many times that as silences are borne.
         """
         left, results = share, self._results
         loop = asyncio.get_running_loop()
-        answered_at = loop.time()
+        answered_at, limit_s = loop.time(), self._address.message_timeout_s * self._silences_max
         while left and not results.cancelled:
             try:
                 requestor = await self._open(left)
@@ -121,7 +136,7 @@ class Destination:
             left = await self._send_on(requestor, left)
             if results.answered > answered:
                 answered_at = loop.time()
-            is_late = loop.time() - answered_at > self._address.message_timeout_s
+            is_late = loop.time() - answered_at > limit_s
             if left and (len(left) == before or is_late):
                 why = "association after association was lost" if is_late else "it was lost before anything was sent"
                 results.unreachable = why
@@ -149,7 +164,7 @@ class Destination:
             preferred=self._peer.transfer_syntaxes,
             coercer=Coercer(self._resources.archive, self._resources.config, self._peer.aet),
         )
-        source = Source(lambda: not results.cancelled, share)
+        source, answered = Source(lambda: not results.cancelled, share), results.answered
         try:
             async for sent in sender.send_all(source, self._originator, lambda: not results.cancelled):
                 source.ended(sent.instance)
@@ -160,7 +175,9 @@ class Destination:
             results.fail_all(sender.unanswered.values(), str(error))
             read_ahead = [each for each in source.under_way() if each.sop_instance_uid not in sender.unanswered]
             left = read_ahead + source.left()
-            if requestor.connection.gave_up and not results.cancelled:
+            self._silences = 0 if results.answered > answered else self._silences
+            self._silences += requestor.connection.gave_up
+            if self._silences >= self._silences_max and not results.cancelled:
                 results.unreachable = f"given up: {error}"
                 results.fail_all(left, results.unreachable)
                 return []

@@ -37,6 +37,10 @@ Progress = Callable[[str, int, int], None]
 
 logger = log.get("services.stored_scu")
 
+SILENCES_MAX = 3
+"""Instances, one after the other, that a peer does not answer in time before it is given up. Some (Orthanc) neither
+answer nor end the association over a data set that they cannot parse: it shall not cost all that follow."""
+
 
 @dataclass(slots=True)
 class StoredReport:
@@ -111,7 +115,7 @@ async def send_stored(
 
 
 async def _send(resources: Resources, peer: Peer, batches: Iterable[list[Instance]], results: _Results) -> None:
-    destination = Destination(resources, peer, results, Originator())
+    destination = Destination(resources, peer, results, Originator(), silences_max=SILENCES_MAX)
     source = iter(batches)
     loop = asyncio.get_running_loop()
     while (batch := await loop.run_in_executor(None, next, source, None)) is not None:
@@ -157,8 +161,8 @@ class _Results:
         self.fail_all(instances, f"internal error: {error!r}")
 
     def begin_again(self) -> list[Instance]:
-        """What failed, which counts as not tried from now on."""
-        again, self._failed = self._failed, []
+        """What failed, which counts as not tried from now on; last what the peer was given up over."""
+        again, self._failed = self._failed[::-1], []
         self._report.failed.clear()
         if again:
             self.unreachable = ""

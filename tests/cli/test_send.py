@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.cli import exit_codes
+from engine.services import stored_scu
 from tests import samples
 from tests.cli.commands import run
 from tests.sinks import NATIVE, sink
@@ -76,6 +78,47 @@ def test_what_the_peer_refuses_is_named_and_sent_again(capsys: pytest.CaptureFix
     assert report["failed"] == [{"sop_instance_uid": bad, "reason": "refused with status A700"}]
     assert asked.count(bad) == 3
     assert len(asked) == 5
+
+
+@pytest.mark.parametrize("silent_from", [1, 2], ids=["the first", "one in the middle"])
+def test_an_instance_that_the_peer_never_answers_costs_that_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, silent_from: int
+) -> None:
+    monkeypatch.setenv("FILMROOM_LIMITS_DIMSE_TIMEOUT_S", "2")
+    ended, asked = threading.Event(), list[str]()
+
+    def answer(event: Any) -> int:
+        asked.append(event.request.AffectedSOPInstanceUID)
+        if len(asked) == silent_from:
+            ended.wait(30)
+        return 0
+
+    with sink(BOTH, answer=answer) as (peer, _):
+        code, report, _ = sent(capsys, peer, "PatientID=*", "--retry", "0")
+        ended.set()
+    silent = asked[silent_from - 1]
+    assert (code, report["sent"], [each["sop_instance_uid"] for each in report["failed"]]) == (1, 4, [silent])
+    assert "did not answer" in report["failed"][0]["reason"]
+    assert len(asked) == 5
+
+
+def test_a_peer_that_answers_nothing_is_given_up_after_some_instances(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FILMROOM_LIMITS_DIMSE_TIMEOUT_S", "0.5")
+    ended, asked = threading.Event(), list[str]()
+
+    def answer(event: Any) -> int:
+        asked.append(event.request.AffectedSOPInstanceUID)
+        ended.wait(30)
+        return 0
+
+    with sink(BOTH, answer=answer) as (peer, _):
+        code, out, err = run(capsys, "send", named(peer), "PatientID=*", "--retry", "0")
+        ended.set()
+    assert (code, out) == (exit_codes.PEER, "")
+    assert "given up" in err
+    assert len(asked) == stored_scu.SILENCES_MAX
 
 
 def test_a_peer_that_takes_another_class_only_fails_that_one(capsys: pytest.CaptureFixture[str]) -> None:
