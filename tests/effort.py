@@ -6,7 +6,7 @@
 A long list is what follows from nothing but the code: each call of a life, each length of a torn tail. Its part
 begins where a number from the commit says, so that the same commit always does the same, and the commits of a week do
 far more together than one, by chance: only --all is sure to do each. `FILMROOM_<NAME>` and `FILMROOM_<NAME>_SEED` go
-before both; `tests/README.md` lists them. """
+before both; `tests/README.md` lists them."""
 
 from __future__ import annotations
 

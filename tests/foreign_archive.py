@@ -40,9 +40,11 @@ class Archive:
     before_find: Callable[[Any, Dataset], list[tuple[int, Dataset | None]] | None] = lambda event, asked: None
     """Answers of a C-FIND instead of its own."""
     sent: Callable[[Any, list[Dataset]], list[Dataset]] = lambda event, chosen: chosen
-    """What a C-GET sends of what was asked for."""
+    """What a C-GET or C-MOVE sends of what was asked for."""
+    destination: tuple[str | None, int | None] = (None, None)
+    """Host and port to which a C-MOVE sends, whatever its destination; with None it is unknown."""
     asked: list[tuple[str, Dataset]] = field(default_factory=list)
-    """("find", identifier), ("get", identifier), …"""
+    """("find", identifier), ("get", identifier), ("move", identifier)"""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def matching(self, asked: Dataset) -> list[Dataset]:
@@ -89,6 +91,16 @@ class Archive:
         for ds in chosen:
             yield 0xFF00, ds
 
+    def move(self, event: Any) -> Iterator[Any]:
+        with self.lock:
+            self.asked.append(("move", event.identifier))
+        yield self.destination
+        if self.destination[0] is not None:
+            chosen = self.sent(event, self.matching(event.identifier))
+            yield len(chosen)
+            for ds in chosen:
+                yield 0xFF00, ds
+
     def levels_of_gets(self) -> list[str]:
         """The level of each C-GET."""
         return [str(asked.QueryRetrieveLevel) for what, asked in self.asked if what == "get"]
@@ -99,11 +111,13 @@ def serving(archive: Archive) -> Iterator[Peer]:
     """The archive, on a port."""
     entity = AE(ae_title="OTHER")
     for root in archive.roots:
-        for operation in (FIND, GET):
+        for operation in (FIND, GET, MOVE):
             entity.add_supported_context(_model(root, operation))
     for uid in archive.classes:
         entity.add_supported_context(uid, NATIVE, scu_role=True, scp_role=True)
+        entity.add_requested_context(uid, NATIVE)  # for what a C-MOVE sends
     handlers: list[Any] = [(evt.EVT_C_FIND, archive.find), (evt.EVT_C_GET, archive.get)]
+    handlers.append((evt.EVT_C_MOVE, archive.move))
     server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
     assert server is not None
     try:

@@ -188,5 +188,7 @@ class Destination:
         except BaseException:
             # Whoever wanted it is gone: nobody else would end this association.
             requestor.connection.abort("the retrieval was given up")
+            for sent in sender.untold:
+                results.note(sent)
             raise
         return []

@@ -51,6 +51,12 @@ UIDS_AT_ONCE: Final = 100
 LOST_MAX: Final = 10
 """Associations lost one after the other, with nothing coming in between, after which the peer is given up."""
 
+SILENCES_MAX: Final = 3
+"""The same for those that we have ended, as the peer said or sent nothing: each has cost its whole time limit."""
+
+BARREN_MAX: Final = 3
+"""C-MOVEs, one after the other, of which nothing comes here, after which the peer is taken to send elsewhere."""
+
 ALONE_LOST_MAX: Final = 3
 """The same where the instances of one series are asked for one by one."""
 
@@ -59,6 +65,9 @@ NAMED_MAX: Final = 10_000
 
 VISIBLE_S: Final = 5.0
 """How long what a C-MOVE is said to have sent may take to be seen here."""
+
+LOOK_S: Final = 0.5
+"""How often it is looked for at most; a series is listed each time."""
 
 
 @dataclass(slots=True)
@@ -170,12 +179,20 @@ class Pull(Arrivals):
         address = Address.of(peer, services.config)
         self._retrievers = [Retriever(services, address, self, move_destination) for _ in range(associations)]
         self._is_move = bool(move_destination)
+        self._here = f"{services.config.aet} as this machine's address with port {services.config.dicom_port}"
+        """What a peer must know for a C-MOVE."""
+        self._barren = 0
+        """C-MOVEs since something came."""
+        self._said = ""
+        """What the peer said of the last one."""
         self._expected: dict[str, Task] = {}
         """Of what is being asked for now: SOP Instance UID → its task."""
         self._refusals: dict[str, str] = {}
         """Why we did not take one of these."""
         self._lost = 0
         """Associations since something came."""
+        self._silences = 0
+        """Of these, those that we have ended."""
         self._given_up = ""
         """Why nothing more is asked for."""
         self._fatal: EngineError | None = None
@@ -198,7 +215,7 @@ class Pull(Arrivals):
             if isinstance(outcome, StorageFull | StorageFailed | ArchiveReadOnly):
                 self.stop(outcome)
             return
-        self._lost = 0
+        self._lost = self._silences = self._barren = 0
         if task.wanted.pop(sop_instance_uid, None) is None:
             return  # sent twice
         self._refusals.pop(sop_instance_uid, None)
@@ -252,6 +269,8 @@ class Pull(Arrivals):
                 retriever.abort()
         if self._fatal is not None:
             raise self._fatal
+        if self._said and self.report.failed_count and not self.report.arrived:
+            self._given_up = self._given_up or self._why_barren()
         if self._given_up and not self.report.arrived:
             raise AssociationFailed(self._given_up)
         if self._given_up:
@@ -316,7 +335,7 @@ class Pull(Arrivals):
                 why = await self._retrieve(retriever, task, some, classes) or why
             except AssociationLost as error:
                 why, was_lost = str(error), True
-                self._note_lost(why)
+                self._note_lost(error)
         return why, was_lost
 
     async def _ask_one_by_one(self, retriever: Retriever, task: Task, classes: list[str]) -> str:
@@ -331,13 +350,14 @@ class Pull(Arrivals):
             except AssociationLost as error:
                 why = str(error)
                 lost += 1
-                self._note_lost(why)
+                self._note_lost(error)
         return why
 
-    def _note_lost(self, why: str) -> None:
+    def _note_lost(self, error: AssociationLost) -> None:
         self._lost += 1
-        if self._lost >= LOST_MAX:
-            self._given_up = self._given_up or f"{LOST_MAX} associations were lost: {why}"
+        self._silences += error.is_silence
+        if self._lost >= LOST_MAX or self._silences >= SILENCES_MAX:
+            self._given_up = self._given_up or f"{self._lost} associations were lost: {error}"
 
     async def _retrieve(
         self, retriever: Retriever, task: Task, sop_instance_uids: Iterable[str] | None, classes: list[str]
@@ -347,23 +367,48 @@ class Pull(Arrivals):
         if sop_instance_uids is not None:
             level, keys[tags.SOPInstanceUID] = "IMAGE", "\\".join(sop_instance_uids)
         keys[tags.QueryRetrieveLevel] = level
-        before = len(task.wanted)
         model = self._finder.information_model
-        said = await retriever.retrieve(model, level, keys, classes, lambda: self.report.arrived)
-        if self._is_move:
-            await self._watch(task, is_certain=not said, before=before)
+        if not self._is_move:
+            return await retriever.retrieve(model, level, keys, classes, lambda: self.report.arrived)
+        said = "the association was lost"
+        try:
+            said = await retriever.retrieve(model, level, keys, classes, lambda: self.report.arrived)
+        except AssociationLost:
+            raise
+        except AssociationFailed as error:
+            raise AssociationFailed(f"{error}; {self._peer.aet} must know {self._here}") from error
+        finally:
+            await self._watch(task, set(sop_instance_uids or task.wanted), is_certain=not said)
+        self._note_barren(said)
         return said
 
-    async def _watch(self, task: Task, *, is_certain: bool, before: int) -> None:
+    async def _watch(self, task: Task, asked: set[str], *, is_certain: bool) -> None:
         """After a C-MOVE: what is here now. A peer may say that all is sent a moment before all is taken."""
-        until = time.monotonic() + (VISIBLE_S if is_certain else 0)
-        while True:
-            for instance in await self._blocking(lambda: self._planner.instances_here(task.study.study_instance_uid)):
-                if instance.sop_instance_uid in task.wanted:
-                    self.came(instance.sop_instance_uid, Outcome.STORED, instance.position.payload_length)
-            if not task.wanted or time.monotonic() >= until:
+        until, pause_s = time.monotonic() + (VISIBLE_S if is_certain else 0), LOOK_S / 16
+        study, series = task.study.study_instance_uid, task.series_instance_uid
+        while asked & task.wanted.keys():
+            for instance in await self._blocking(lambda: self._planner.instances_here(study, series)):
+                uid = instance.sop_instance_uid
+                if uid in task.wanted and uid not in task.again:
+                    self.came(uid, Outcome.STORED, instance.position.payload_length)
+                elif uid in asked and uid in task.wanted and is_certain:
+                    # It was here before: only the peer knows that it has been sent again.
+                    self.came(uid, Outcome.DUPLICATE, instance.position.payload_length)
+            if time.monotonic() >= until:
                 return
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LOOK_S)
+
+    def _note_barren(self, said: str) -> None:
+        """One C-MOVE more; where nothing at all comes, the peer sends elsewhere, or cannot reach us."""
+        self._barren += 1
+        self._said = said or "it says that all is sent"
+        if self._barren >= BARREN_MAX and not self.report.arrived:
+            self._given_up = self._given_up or self._why_barren()
+
+    def _why_barren(self) -> str:
+        aet = self._peer.aet
+        return f"nothing comes here of what {aet} is asked to send ({self._said}); {aet} must know {self._here}"
 
     # -- inside ---------------------------------------------------------------------------------
 

@@ -85,6 +85,8 @@ class Task:
     """SOP Instance UID → SOP class, "" if the peer does not say."""
     is_whole: bool
     """Nothing of the series is here, and nothing else is in it."""
+    again: frozenset[str] = frozenset()
+    """Those of `wanted` that are here already."""
 
 
 @dataclass(slots=True)
@@ -213,7 +215,7 @@ class Planner:
             study.here += len(images) - len(wanted)
             if wanted:
                 is_whole = len(wanted) == len(images) and not of_image
-                study.tasks.append(Task(study, uid, wanted, is_whole))
+                study.tasks.append(Task(study, uid, wanted, is_whole, frozenset(known & wanted.keys())))
         study.there = there
 
     async def _images(self, study: Study, series_instance_uid: str, of_image: Keys) -> dict[str, str]:
@@ -243,10 +245,12 @@ class Planner:
             found.setdefault(instance.series_instance_uid, set()).add(instance.sop_instance_uid)
         return found
 
-    def instances_here(self, study_instance_uid: str) -> list[Instance]:
-        """What of a study is in this archive. Blocks."""
-        keys = {tags.StudyInstanceUID: study_instance_uid.encode("ascii", "replace")}
-        return self._archive.instances(Query(Level.STUDY, keys, relational=True))
+    def instances_here(self, study_instance_uid: str, series_instance_uid: str = "") -> list[Instance]:
+        """What of a study, or of one of its series, is in this archive. Blocks."""
+        level, keys = Level.STUDY, {tags.StudyInstanceUID: study_instance_uid.encode("ascii", "replace")}
+        if series_instance_uid:
+            level, keys[tags.SeriesInstanceUID] = Level.SERIES, series_instance_uid.encode("ascii", "replace")
+        return self._archive.instances(Query(level, keys, relational=True))
 
     async def _blocking(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(None, work)

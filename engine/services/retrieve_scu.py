@@ -17,7 +17,7 @@ from engine.access import Kind, Principal
 from engine.config.titles import readable
 from engine.dicom import transfer_syntax
 from engine.dimse.messages import CGetRQ, CMoveRQ, CStoreRQ
-from engine.dimse.status import Category, category
+from engine.dimse.status import Category, RetrieveStatus, category
 from engine.errors import AssociationFailed, EngineError, InstanceRefused, Refusal
 from engine.net.client import CONTEXTS_MAX, PLAIN, Address, Requestor, open_association
 from engine.services.find_scu import Keys, encoded
@@ -183,7 +183,8 @@ class Retriever:
         """One C-GET or C-MOVE; what the peer said of it in the end, "" for Success.
 
         `classes`: SOP classes of what will come. `progress` gives something else whenever something has come. Raises
-        AssociationFailed when no association is possible, AssociationLost when one was lost.
+        AssociationFailed when no association is possible, or the peer does not know where to send to; AssociationLost
+        when an association was lost.
         """
         requestor = await self._opened(model, frozenset(classes))
         operation = MOVE if self._destination else GET
@@ -208,7 +209,7 @@ class Retriever:
             identifier = encoded(keys, context.transfer_syntax)
             message_id, stream = requestor.request_several(context.presentation_context_id, make, identifier)
             try:
-                return _said(await self._final(requestor, stream, progress))
+                response = await self._final(requestor, stream, progress)
             except asyncio.CancelledError:
                 requestor.cancel(context.presentation_context_id, message_id)
                 raise
@@ -216,7 +217,10 @@ class Retriever:
                 requestor.responses.forget(message_id)
         except AssociationFailed as error:
             self._requestor = None
-            raise AssociationLost(str(error)) from error
+            raise AssociationLost(str(error), is_silence=requestor.connection.gave_up) from error
+        if self._destination and response.status == RetrieveStatus.MOVE_DESTINATION_UNKNOWN:
+            raise AssociationFailed(f"{self._name} does not know {readable(self._destination)} (status A801)")
+        return _said(response)
 
     def refused_class(self, sop_class_uid: str) -> bool:
         """Whether the peer took no context for a SOP class on the association that is open."""
@@ -290,12 +294,17 @@ class Retriever:
             elif now - moved_at > STUCK_FACTOR * limit_s:
                 why = f"{self._name} sent nothing for {STUCK_FACTOR * limit_s:g} s"
             if why:
-                connection.abort(why)
+                connection.give_up(why)
                 raise AssociationFailed(why)
 
 
 class AssociationLost(AssociationFailed):
     """An association was lost in the middle of a retrieval; another one may be possible."""
+
+    def __init__(self, why: str, *, is_silence: bool = False) -> None:
+        """`is_silence`: we have ended it, as the peer said or sent nothing."""
+        super().__init__(why)
+        self.is_silence = is_silence
 
 
 def _said(response: Any) -> str:

@@ -93,6 +93,8 @@ class SteadySender:
         self._heads: dict[tuple[str, str], int | None] = {}
         """The batch's kind of command for a SOP class and transfer syntax; None: none of the batch's."""
         self._segments: dict[int, OpenSegment] = {}
+        self.untold: list[Sent] = []
+        """Answered, and not told since whoever asked for the instances was gone (cancelled) in that moment."""
         self._news: asyncio.Future[None] | None = None
         self._has_got_on = False
         """Whether the batch sent all that was added to it: what could not be added may fit another."""
@@ -347,6 +349,8 @@ class SteadySender:
                 source.put_back(instance)
             elif status is None:
                 unanswered[instance.sop_instance_uid] = instance
+            else:
+                self.untold.append(Sent(instance, status))
         self._added.clear()
         self._segments.clear()
         if not self._connection.unsent_bytes:

@@ -193,6 +193,11 @@ class InstanceSender:
         if self._leaving:
             await self._all_left()
 
+    @property
+    def untold(self) -> list[Sent]:
+        """What was answered and `send_all` could not tell, as it was cancelled in that moment."""
+        return self._steady.untold
+
     # -- inside ---------------------------------------------------------------------------------
 
     async def _prepare(self, instance: Instance, originator: Originator) -> _Ready:

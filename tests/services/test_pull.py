@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
 from pydicom.dataset import Dataset
+from pynetdicom.dimse_primitives import C_GET
 
 from engine.archive.archive import Archive
 from engine.config import Config, Peer
@@ -192,6 +194,36 @@ def test_a_peer_that_answers_the_same_for_ever_is_given_up(tmp_path: Path, monke
     with foreign_archive.serving(Foreign(six(), before_find=endless)) as peer:
         with pytest.raises(AssociationFailed, match="answers C-FIND without end"):
             pulled(tmp_path, peer)
+
+
+def pending_for_ever(event: Any) -> None:
+    response = C_GET()
+    response.MessageIDBeingRespondedTo = event.request.MessageID
+    response.AffectedSOPClassUID = event.request.AffectedSOPClassUID
+    response.Status = 0xFF00
+    event.assoc.dimse.send_msg(response, event.context.context_id)
+
+
+@pytest.mark.parametrize(
+    ("say", "why"), [(lambda event: None, "said nothing"), (pending_for_ever, "sent nothing")], ids=["silent", "busy"]
+)
+def test_a_peer_that_sends_nothing_is_given_up_after_some_times_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, say: Any, why: str
+) -> None:
+    monkeypatch.setattr(retrieve_scu, "STUCK_FACTOR", 2)
+    ended = threading.Event()
+
+    def sent(event: Any, chosen: list[Dataset]) -> list[Dataset]:
+        while not ended.wait(0.05):
+            say(event)
+        return []
+
+    foreign = Foreign([samples.instance(1, number, 1) for number in range(1, 9)], sent=sent)
+    with foreign_archive.serving(foreign) as peer:
+        with pytest.raises(AssociationFailed, match=f"associations were lost: OTHER {why} for"):
+            pulled(tmp_path, peer, timeout_s=0.4)
+        ended.set()
+    assert len(foreign.levels_of_gets()) == pull.SILENCES_MAX
 
 
 def test_of_a_peer_that_cuts_its_answers_all_studies_are_found_by_their_dates(tmp_path: Path) -> None:
