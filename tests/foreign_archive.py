@@ -35,6 +35,8 @@ class Archive:
     classes: Sequence[str] = (samples.CT, samples.MR)
     counts: bool = True
     """Whether it says how many instances studies and series have."""
+    knows_roles: bool = True
+    """Whether it answers SCP/SCU Role Selection."""
     names_classes: bool = True
     """Whether it returns the SOP Class UID of an instance."""
     before_find: Callable[[Any, Dataset], list[tuple[int, Dataset | None]] | None] = lambda event, asked: None
@@ -114,7 +116,8 @@ def serving(archive: Archive) -> Iterator[Peer]:
         for operation in (FIND, GET, MOVE):
             entity.add_supported_context(_model(root, operation))
     for uid in archive.classes:
-        entity.add_supported_context(uid, NATIVE, scu_role=True, scp_role=True)
+        role = True if archive.knows_roles else None
+        entity.add_supported_context(uid, NATIVE, scu_role=role, scp_role=role)
         entity.add_requested_context(uid, NATIVE)  # for what a C-MOVE sends
     handlers: list[Any] = [(evt.EVT_C_FIND, archive.find), (evt.EVT_C_GET, archive.get)]
     handlers.append((evt.EVT_C_MOVE, archive.move))

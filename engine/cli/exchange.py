@@ -18,8 +18,9 @@ from engine.dicom import tags
 from engine.errors import QueryError
 from engine.index.query import key_values
 from engine.services import stored_scu
-from engine.services.pull import PullReport, pulling
+from engine.services.pull import pulling
 from engine.services.pull_plan import Wish
+from engine.services.pull_report import PullReport
 from engine.services.stored_scu import StoredReport
 
 __all__ = ["PullReport", "StoredReport", "Wish", "planned", "pull", "send", "wish_of"]

@@ -17,7 +17,6 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
@@ -34,6 +33,7 @@ from engine.metrics import Metrics
 from engine.net.client import Address
 from engine.services.find_scu import Finder
 from engine.services.pull_plan import Planner, Study, Task, Wish, proposed_classes
+from engine.services.pull_report import PullReport
 from engine.services.retrieve_scu import Arrivals, AssociationLost, Retriever
 from engine.services.shared import Services
 
@@ -60,52 +60,11 @@ BARREN_MAX: Final = 3
 ALONE_LOST_MAX: Final = 3
 """The same where the instances of one series are asked for one by one."""
 
-NAMED_MAX: Final = 10_000
-"""Failed instances that are named; further ones are counted."""
-
 VISIBLE_S: Final = 5.0
 """How long what a C-MOVE is said to have sent may take to be seen here."""
 
 LOOK_S: Final = 0.5
 """How often it is looked for at most; a series is listed each time."""
-
-
-@dataclass(slots=True)
-class PullReport:
-    """What came of it; true at any time, also when it was interrupted."""
-
-    studies: int = 0
-    """That matched and have been looked at."""
-    studies_here: int = 0
-    """Of these, those that were here already."""
-    here: int = 0
-    """Instances that were here already."""
-    stored: int = 0
-    duplicates: int = 0
-    """That came though they were here, with the same bytes."""
-    versions: int = 0
-    """That came with other bytes than the one that is here, and stand aside."""
-    unwanted: int = 0
-    """That the peer sent without being asked."""
-    bytes: int = 0
-    failed_count: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-    """SOP Instance UID → reason, of up to NAMED_MAX."""
-    not_found: list[str] = field(default_factory=list)
-    """Studies that were named and that the peer has not got."""
-    remarks: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-
-    @property
-    def arrived(self) -> int:
-        """What came."""
-        return self.stored + self.duplicates + self.versions
-
-    def fail(self, sop_instance_uid: str, why: str) -> None:
-        """One did not come."""
-        self.failed_count += 1
-        if len(self.failed) < NAMED_MAX:
-            self.failed[sop_instance_uid] = why
 
 
 @asynccontextmanager
@@ -316,9 +275,16 @@ class Pull(Arrivals):
         finally:
             for uid in asked:
                 self._expected.pop(uid, None)
-        lacking = {cls for cls in task.wanted.values() if cls and retriever.refused_class(cls)}
-        refused = ", ".join(map(uids.name_of, sorted(lacking)))
-        return f"{self._peer.aet} took no presentation context for {refused}" if refused else why or "it did not come"
+        return self._why_missing(retriever, task) or why or "it did not come"
+
+    def _why_missing(self, retriever: Retriever, task: Task) -> str:
+        """What was agreed on the association explains, if anything."""
+        classes = sorted(set(filter(None, task.wanted.values())))
+        if refused := ", ".join(uids.name_of(cls) for cls in classes if retriever.refused_class(cls)):
+            return f"{self._peer.aet} took no presentation context for {refused}"
+        if refused := ", ".join(uids.name_of(cls) for cls in classes if retriever.refused_role(cls)):
+            return f"{self._peer.aet} did not agree to send {refused} on our association, as C-GET needs; try --move"
+        return ""
 
     async def _ask(
         self, retriever: Retriever, task: Task, sop_instance_uids: list[str] | None, classes: list[str]

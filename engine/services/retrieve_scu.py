@@ -229,6 +229,14 @@ class Retriever:
             return False
         return all(each.abstract_syntax != sop_class_uid for each in requestor.accepted.contexts.values())
 
+    def refused_role(self, sop_class_uid: str) -> bool:
+        """Whether the peer took contexts for a SOP class, and in none of them the role in which it would send."""
+        requestor = self._requestor
+        if self._destination or requestor is None or requestor.accepted is None:
+            return False
+        contexts = [each for each in requestor.accepted.contexts.values() if each.abstract_syntax == sop_class_uid]
+        return bool(contexts) and not any(each.we_are_scp for each in contexts)
+
     async def close(self) -> None:
         """Ends the association, if there is one."""
         requestor, self._requestor = self._requestor, None

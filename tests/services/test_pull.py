@@ -18,8 +18,8 @@ from engine.dicom import tags
 from engine.errors import AssociationFailed
 from engine.services import find_scu, pull, retrieve_scu
 from engine.services.find_scu import Keys
-from engine.services.pull import PullReport
 from engine.services.pull_plan import Wish
+from engine.services.pull_report import PullReport
 from tests import foreign_archive, samples
 from tests.foreign_archive import PATIENT_ROOT
 from tests.foreign_archive import Archive as Foreign
@@ -165,6 +165,14 @@ def test_a_peer_without_a_context_for_a_class_is_told_so(tmp_path: Path) -> None
         report = pulled(tmp_path, peer)
     assert report.stored == 2
     assert report.failed[uid(instances[2])].startswith("OTHER took no presentation context for MR Image Storage")
+
+
+def test_a_peer_that_answers_no_role_selection_is_told_so(tmp_path: Path) -> None:
+    with foreign_archive.serving(Foreign(six(), knows_roles=False)) as peer:
+        report = pulled(tmp_path, peer)
+    assert report.stored == 0
+    assert set(report.failed) == set(map(uid, six()))
+    assert all("did not agree to send CT Image Storage" in why for why in report.failed.values())
 
 
 def test_a_peer_that_never_answers_is_given_up(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from engine.config.schema import Limits
 from engine.dicom import tags
 from engine.errors import AssociationFailed
 from engine.services import pull
-from engine.services.pull import PullReport
 from engine.services.pull_plan import Wish
+from engine.services.pull_report import PullReport
 from tests import foreign_archive, samples
 from tests.foreign_archive import Archive as Foreign
 from tests.sinks import NATIVE, sink
