@@ -199,7 +199,7 @@ def test_ctrl_c_says_what_was_done_until_then(
 ) -> None:
     from engine.cli import backend
 
-    def interrupted(config: object, paths: object, jobs: object, progress: Any) -> None:
+    def interrupted(config: object, paths: object, jobs: object, progress: Any, **options: object) -> None:
         progress("segments", 1, 1)
         progress("importing", 1234, 5000)
         signal.raise_signal(signal.SIGINT)
