@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from engine.index.types import Match as Match
     from engine.index.types import Outcome as Outcome
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Archive": "engine.archive.archive",
