@@ -21,6 +21,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import signal
 import struct
 import sys
@@ -37,9 +38,12 @@ _HOLDER = struct.Struct("<8xIIQQ64s")
 
 _POLL_S = 0.01
 
-_TRIES = 4
-_TRY_S = 0.0005
-"""How often, and how long in between, a turn is asked for before who must not wait gives up."""
+_TRY_S = 0.002
+"""How long a turn is asked for again before who must not wait gives up."""
+_YIELDS = 20
+_PAUSE_S = 0.00005
+"""A transaction takes some 100 microseconds: first the processor is given to others, then for moments. Pauses of half a
+millisecond here cost a tenth of what eight write-behind senders reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +104,17 @@ class Turn:
 
     def try_take(self) -> bool:
         """Takes it, unless somebody else has it for more than some milliseconds."""
-        for _ in range(_TRIES):
-            if try_lock(self._fd, exclusive=True):
-                self._note()
-                return True
-            threading.Event().wait(_TRY_S)
-        return False
+        give_up_at, tries = time.monotonic() + _TRY_S, 0
+        while not try_lock(self._fd, exclusive=True):
+            if time.monotonic() > give_up_at:
+                return False
+            tries += 1
+            if tries <= _YIELDS:
+                os.sched_yield()
+            else:
+                select.select((), (), (), _PAUSE_S)
+        self._note()
+        return True
 
     def take_within(self, patience_s: float) -> bool:
         """Waits for it, but not for ever."""
