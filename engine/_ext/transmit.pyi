@@ -10,7 +10,7 @@ UNWANTED: Final[int]
 BROKEN: Final[int]
 HALTED: Final[int]
 
-class Connection(Protocol):
+class _Connection(Protocol):
     @property
     def unsent_bytes(self) -> int: ...
     def send(self, data: Frame, /) -> None: ...
@@ -38,7 +38,7 @@ class StoreBatch:
     news_below: int
     def __init__(
         self,
-        connection: Connection,
+        connection: _Connection,
         is_wanted: Callable[[], bool],
         on_news: Callable[[], object],
         frames: list[Frame],

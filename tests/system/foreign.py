@@ -164,9 +164,9 @@ def send(assoc: Association, stored: Stored, message_id: int = 1) -> C_STORE:
     rq.AffectedSOPInstanceUID = stored.sop_instance_uid
     rq.Priority = 0
     rq.DataSet = io.BytesIO(stored.data_set)
-    # Its own thread must not take the answer, so it has to stand still; `_is_paused` says so a moment too early.
+    # As pynetdicom's send_c_store does: its own thread must not take the answer.
     assoc._reactor_checkpoint.clear()
-    while assoc.is_alive() and not assoc._reactor_checkpoint._cond._waiters:  # type: ignore[attr-defined]
+    while not assoc._is_paused:
         threading.Event().wait(0.0002)
     try:
         assoc.dimse.send_msg(rq, context_id(assoc, stored.sop_class_uid, stored.transfer_syntax_uid))
