@@ -40,7 +40,7 @@ _POLL_S = 0.01
 
 _TRY_S = 0.002
 """How long a turn is asked for again before who must not wait gives up."""
-_YIELDS = 20
+_YIELDS = 200
 _PAUSE_S = 0.00005
 """A transaction takes some 100 microseconds: first the processor is given to others, then for moments. Pauses of half a
 millisecond here cost a tenth of what eight write-behind senders reach."""
