@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from engine.archive.archive import Archive as Archive
     from engine.errors import EngineError as EngineError
     from engine.errors import InstanceRefused as InstanceRefused
-    from engine.index.types import Instance as Instance
-    from engine.index.types import Match as Match
-    from engine.index.types import Outcome as Outcome
+    from engine.index.format.types import Instance as Instance
+    from engine.index.format.types import Match as Match
+    from engine.index.format.types import Outcome as Outcome
 
 __version__ = "0.2.0"
 
@@ -33,9 +33,9 @@ _HOMES = {
     "Archive": "engine.archive.archive",
     "EngineError": "engine.errors",
     "InstanceRefused": "engine.errors",
-    "Instance": "engine.index.types",
-    "Match": "engine.index.types",
-    "Outcome": "engine.index.types",
+    "Instance": "engine.index.format.types",
+    "Match": "engine.index.format.types",
+    "Outcome": "engine.index.format.types",
 }
 
 

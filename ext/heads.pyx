@@ -1,4 +1,4 @@
-"""Makes rows of the index from the heads of instance records: engine._ext.heads, whose door is index.bulk.
+"""Makes rows of the index from the heads of instance records: engine._ext.heads, whose door is index.apply.bulk.
 
 A rebuild goes through millions of heads in the hints of sealed segments (storage/hints.py). What takes a decision is
 Python's: `Gatherer.run` stops at every head that is not plainly one more instance of a series it has been told of, and

@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine.errors import CorruptRecord, IndexError_
-from engine.index.entry import unpack_record
+from engine.index.format.entry import unpack_record
 from engine.storage import hints
 from engine.storage.files import Files
 from engine.storage.reader import read_header_or_trailer

@@ -47,14 +47,14 @@ from engine.errors import (
     StorageFailed,
     StorageFull,
 )
-from engine.index import rebuild
-from engine.index.entry import HEAL, POLICY_MASK, POLICY_REPLACE, Entry
+from engine.index.catalog import Catalog
+from engine.index.format.entry import HEAL, POLICY_MASK, POLICY_REPLACE, Entry
+from engine.index.format.types import Instance, Level, Match, Named, Outcome, Query
 from engine.index.query.explanation import Explanation
 from engine.index.query.keywords import question
 from engine.index.query.plan import UNIQUE
 from engine.index.query.search import search, search_steps
-from engine.index.tables import Index
-from engine.index.types import Instance, Level, Match, Named, Outcome, Query
+from engine.index.upkeep import rebuild
 from engine.storage.files import Files
 from engine.storage.log import LogReader, SegmentLog
 from engine.storage.reader import OpenSegment as OpenSegment
@@ -95,7 +95,7 @@ class StorageOptions:
 class Archive:
     """One archive, opened by one process."""
 
-    def __init__(self, layout: layouts.Layout, files: Files, index: Index, keeper: Keeper | None) -> None:
+    def __init__(self, layout: layouts.Layout, files: Files, index: Catalog, keeper: Keeper | None) -> None:
         self.layout = layout
         self.index = index
         self.keeper = keeper
@@ -152,7 +152,7 @@ class Archive:
             archive = cls(layout, files, keeper.index, keeper)
             keeper.start(sync_interval_s, on_keeper_failure or archive._keeper_failed)
             return archive
-        return cls(layout, files, Index.open(layout.index, files=files), None)
+        return cls(layout, files, Catalog.open(layout.index, files=files), None)
 
     @classmethod
     def _read_only(cls, layout: layouts.Layout, files: Files, progress: Progress | None) -> Archive:

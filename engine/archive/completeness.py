@@ -14,7 +14,7 @@ from engine.errors import CorruptRecord, DataSetError
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from engine.index.types import Instance
+    from engine.index.format.types import Instance
     from engine.storage.reader import LogReader
 
 LIMITS: Final = elements.ScanLimits(nesting_depth_max=512, element_count_max=100_000_000)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from engine.dicom import elements, extra, transfer_syntax
 from engine.errors import DataSetError, InstanceRefused, Refusal
-from engine.index.entry import Entry
+from engine.index.format.entry import Entry
 from engine.storage.record import Position
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from engine.archive.stream import StreamIngest, claim_of
 from engine.dicom import transfer_syntax
 from engine.dicom.elements import SCAN_LIMITS, Head, ScanLimits
 from engine.errors import EngineError, InstanceQuarantined, InstanceRefused, StorageError, StorageFailed
-from engine.index.entry import HEAL, POLICY_MASK, POLICY_REPLACE, Entry, Quarantined
-from engine.index.types import Instance, Outcome
+from engine.index.format.entry import HEAL, POLICY_MASK, POLICY_REPLACE, Entry, Quarantined
+from engine.index.format.types import Instance, Outcome
 from engine.storage.commit import GroupCommit
 
 if TYPE_CHECKING:

@@ -33,9 +33,9 @@ from engine.errors import (
     StorageFailed,
     StorageFull,
 )
-from engine.index import checkpoint, lifetime, rebuild
-from engine.index.tables import Index
-from engine.index.types import SegmentMark
+from engine.index.catalog import Catalog
+from engine.index.format.types import SegmentMark
+from engine.index.upkeep import checkpoint, epoch_id, rebuild
 from engine.storage.files import Files
 from engine.storage.log import LogReader, list_segments
 from engine.storage.recovery import NOTHING_KNOWN
@@ -90,7 +90,7 @@ class KeeperLock:
         self.close()
 
 
-def sync_log(index: Index, reader: LogReader) -> dict[int, SegmentMark]:
+def sync_log(index: Catalog, reader: LogReader) -> dict[int, SegmentMark]:
     """Makes durable whatever the index points to: syncs every segment that is not sealed. The marks it went by."""
     marks = index.segment_marks()
     for segment_id, mark in marks.items():
@@ -130,16 +130,16 @@ class Keeper:
             self._lock.close()
             raise
 
-    def _open_index(self) -> Index:
+    def _open_index(self) -> Catalog:
         """The index; one of another version of this engine, or damaged, is thrown away, for the replay to make anew."""
         try:
-            return Index.open(self._layout.index, files=self._files)
+            return Catalog.open(self._layout.index, files=self._files)
         except IndexOutdated as error:
             logger.warning("the index is made anew", reason=str(error))
         except IndexDamaged as error:
             logger.error("the index is made anew from the log", reason=str(error))
         checkpoint.discard(self._layout.index, self._files)
-        return Index.open(self._layout.index, files=self._files)
+        return Catalog.open(self._layout.index, files=self._files)
 
     def _open_and_bring_up(self, restored: checkpoint.Restored, progress: Progress | None) -> None:
         self.index = self._open_index()
@@ -148,15 +148,15 @@ class Keeper:
         except IndexDamaged as error:
             logger.error("the index is made anew from the log", reason=str(error))
             checkpoint.discard(self._layout.index, self._files)
-            self.index = Index.open(self._layout.index, files=self._files)
+            self.index = Catalog.open(self._layout.index, files=self._files)
             self._bring_up(checkpoint.Restored.DISCARDED, progress)
 
     def _renew_lifetime(self, restored: checkpoint.Restored) -> None:
         """Ids that were given away mean nothing any more when what is replayed may get others."""
         directory = self._layout.index
-        if restored is checkpoint.Restored.CHECKPOINT or not lifetime.read(directory, self._files):
+        if restored is checkpoint.Restored.CHECKPOINT or not epoch_id.read(directory, self._files):
             try:
-                lifetime.renew(directory, self._files)
+                epoch_id.renew(directory, self._files)
             except StorageFull as error:
                 logger.warning("long queries cannot be continued, the disk is full", error=str(error))
 

@@ -24,7 +24,7 @@ from engine.dicom.content import ELEMENTS_MAX, PIXEL_DATA, Contents
 from engine.dicom.sources import Source
 from engine.dicom.transfer_syntax import TransferSyntax
 from engine.errors import DataSetError, TranscodeError
-from engine.index.types import Instance
+from engine.index.format.types import Instance
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

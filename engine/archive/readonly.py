@@ -20,10 +20,10 @@ from engine import log as logs
 from engine.archive.layout import REPLICA, Layout
 from engine.archive.store import Store
 from engine.errors import ArchiveReadOnly, IndexError_, StorageError
-from engine.index import checkpoint, rebuild
-from engine.index.entry import Entry
-from engine.index.tables import Index
-from engine.index.types import Instance
+from engine.index.catalog import Catalog
+from engine.index.format.entry import Entry
+from engine.index.format.types import Instance
+from engine.index.upkeep import checkpoint, rebuild
 from engine.storage.files import Files
 from engine.storage.log import LogReader, SegmentLog
 
@@ -58,13 +58,13 @@ class UnwrittenIndex:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         if checkpoint.is_clean(layout.index, files):
             try:
-                self.index = Index.open(layout.index, read_only=True, files=files)
+                self.index = Catalog.open(layout.index, read_only=True, files=files)
                 return
             except IndexError_ as error:
                 logger.info("the index cannot be used as it is", reason=str(error))
         self._folder = tempfile.TemporaryDirectory(prefix="filmroom-index-")
         try:
-            self.index = Index.open(self._folder.name)
+            self.index = Catalog.open(self._folder.name)
             report = rebuild.replay(
                 self.index, layout.segments, files, progress=progress, follow=True, archive_id=layout.archive_id
             )
@@ -84,7 +84,7 @@ class UnwrittenIndex:
 class RefusingStore(Store):
     """A store that takes nothing."""
 
-    def __init__(self, index: Index, log: SegmentLog, reader: LogReader, layout: Layout) -> None:
+    def __init__(self, index: Catalog, log: SegmentLog, reader: LogReader, layout: Layout) -> None:
         super().__init__(index, log, reader)
         self._layout = layout
 

@@ -24,10 +24,10 @@ from engine.archive.keeper import KeeperLock, Progress, sync_log
 from engine.archive.layout import Layout
 from engine.archive.register import Register
 from engine.errors import CorruptRecord, IndexError_
-from engine.index import audit, checkpoint, rebuild
-from engine.index.checkpoint import Checkpointer, Restored
-from engine.index.tables import Index
-from engine.index.types import DamageRow, SegmentMark
+from engine.index.catalog import Catalog
+from engine.index.format.types import DamageRow, SegmentMark
+from engine.index.upkeep import audit, checkpoint, rebuild
+from engine.index.upkeep.checkpoint import Checkpointer, Restored
 from engine.storage import hints
 from engine.storage.files import Files
 from engine.storage.log import LogReader
@@ -89,7 +89,7 @@ def _before(layout: Layout, files: Files, known: Known) -> Before:
     if checkpoint.restore(layout.index, files) in _NOTHING:
         return Before(known)
     try:
-        index = Index.open(layout.index, files=files)
+        index = Catalog.open(layout.index, files=files)
     except IndexError_ as error:
         logger.warning("the old index tells nothing", reason=str(error))
         return Before(known)
@@ -139,7 +139,7 @@ def _is_as_sealed(layout: Layout, files: Files, sealed: Sealed) -> bool:
     )
 
 
-def _placed(index: Index) -> Iterator[tuple[str, Position]]:
+def _placed(index: Catalog) -> Iterator[tuple[str, Position]]:
     """What is stored, current or kept aside, and where."""
     return (
         (instance.sop_instance_uid, instance.position)
@@ -147,7 +147,7 @@ def _placed(index: Index) -> Iterator[tuple[str, Position]]:
     )
 
 
-def _carry_over(index: Index, before: Before) -> None:
+def _carry_over(index: Catalog, before: Before) -> None:
     """Damage that was known stays known, if what it hit is still needed."""
     marks = index.segment_marks()
     for row in before.damage:
@@ -159,7 +159,7 @@ def _carry_over(index: Index, before: Before) -> None:
             index.note_damage(row.segment_id, row.offset, row.sop_instance_uid, row.what, row.found_ns)
 
 
-def _name_losses(layout: Layout, files: Files, index: Index, report: rebuild.Report, before: Before) -> None:
+def _name_losses(layout: Layout, files: Files, index: Catalog, report: rebuild.Report, before: Before) -> None:
     now_ns = time.time_ns()
     gone = [place for place in before.placed if index.locate(place[0].encode()) is None]
     reasons = {damage.segment_id: damage.reason for damage in report.lost}

@@ -21,7 +21,7 @@ from engine import log
 from engine.archive import locks
 from engine.archive.layout import Layout
 from engine.errors import ArchiveInUse, CorruptRecord, StorageError, StorageFailed, StorageFull
-from engine.index.types import SegmentMark
+from engine.index.format.types import SegmentMark
 from engine.storage import hints
 from engine.storage.files import Files
 from engine.storage.journal import Journal, read_notes

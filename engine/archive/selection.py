@@ -18,7 +18,7 @@ from typing import IO
 import msgspec
 
 from engine.errors import StorageFull
-from engine.index.types import Instance
+from engine.index.format.types import Instance
 
 BATCH = 10_000
 """Instances in memory, some 6 MB."""

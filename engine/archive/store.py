@@ -34,7 +34,8 @@ from engine.archive.ingest import StampClock
 from engine.dicom import transfer_syntax
 from engine.dicom.sources import Whole
 from engine.errors import CorruptRecord, InstanceRefused, Refusal, StorageFailed, StorageFull
-from engine.index.entry import (
+from engine.index.catalog import Catalog
+from engine.index.format.entry import (
     HEAL,
     POLICY_KEEP_BOTH,
     POLICY_KEEP_FIRST,
@@ -44,8 +45,7 @@ from engine.index.entry import (
     Quarantined,
     Tombstone,
 )
-from engine.index.tables import Index
-from engine.index.types import Instance, Outcome, SegmentMark
+from engine.index.format.types import Instance, Outcome, SegmentMark
 from engine.storage.log import LogReader, SegmentLog
 from engine.storage.record import Kind
 
@@ -79,7 +79,7 @@ logger = logs.get("archive.store")
 class Store:
     """One writing process's log and index."""
 
-    def __init__(self, index: Index, log: SegmentLog, reader: LogReader, *, versions_max: int = VERSIONS_MAX) -> None:
+    def __init__(self, index: Catalog, log: SegmentLog, reader: LogReader, *, versions_max: int = VERSIONS_MAX) -> None:
         """With `versions_max`, how many versions of one UID may be kept aside (some more when many come at once)."""
         self.index = index
         self.log = log

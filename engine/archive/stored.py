@@ -10,7 +10,7 @@ from engine.storage.record import crc32c
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
-    from engine.index.types import Instance
+    from engine.index.format.types import Instance
 
 _PIECE_BYTES: Final = 1 << 20
 

@@ -17,8 +17,8 @@ from engine import log
 from engine.archive.ingest import make_entry, unreadable
 from engine.dicom import elements, transfer_syntax
 from engine.errors import DataSetError, EngineError, InstanceRefused
-from engine.index.entry import HEAL, Entry, Quarantined
-from engine.index.types import Outcome
+from engine.index.format.entry import HEAL, Entry, Quarantined
+from engine.index.format.types import Outcome
 from engine.storage.record import KEY_BYTES_MAX, Kind
 
 if TYPE_CHECKING:

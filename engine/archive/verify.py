@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 from engine.archive import completeness
 from engine.archive.care import losses
 from engine.errors import CorruptRecord, DataSetError, SegmentGone, StorageError
-from engine.index import audit
-from engine.index.types import Instance, SegmentMark
+from engine.index.format.types import Instance, SegmentMark
+from engine.index.upkeep import audit
 from engine.storage import hints, segment
 from engine.storage.log import list_segments
 from engine.storage.record import Kind, Position, Record

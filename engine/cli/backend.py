@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from engine.archive.interchange.importer import ImportSummary
     from engine.archive.verify import CheckReport
     from engine.cli.options import Settings
-    from engine.index.types import Instance, Query
+    from engine.index.format.types import Instance, Query
     from engine.services.file_scu import SendSummary
 
 Result = TypeVar("Result")
@@ -83,7 +83,7 @@ def opened(
     """The archive of a configuration, closed at the end; one that is made here gets the extra attributes of that."""
     from engine.archive import extras
     from engine.archive.archive import Archive
-    from engine.index.turn import put_off_stops
+    from engine.index.database.turn import put_off_stops
 
     wanted = extras.configured(config) if create and not (config.data / "archive.json").exists() else None
     archive = namespaces.under_a_free_id(
@@ -314,7 +314,7 @@ def examine(config: Config, *, measure: bool, progress: Progress) -> list[dict[s
 
 def delete(config: Config, wanted: list[query.Keys], *, reason: str, dry_run: bool) -> dict[str, Any]:
     """Deletes what matches, or says what that would be. Raises DeletionRefused; NotStored for UIDs that are named."""
-    from engine.index.types import Level
+    from engine.index.format.types import Level
 
     with opened(config) as archive:
         _refuse_missing(not_stored(archive, wanted), "nothing was deleted")

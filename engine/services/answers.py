@@ -22,10 +22,10 @@ from engine.dimse.assembly import p_data_tf
 from engine.dimse.messages import CFindRQ, CFindRSP
 from engine.dimse.status import FindStatus
 from engine.errors import DataSetError
-from engine.index.query.private import vr_of_key
+from engine.index.query.private_attributes import vr_of_key
 
 if TYPE_CHECKING:
-    from engine.index.types import Match
+    from engine.index.format.types import Match
     from engine.services.query import Asked
     from engine.services.session import Session
 

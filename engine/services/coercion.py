@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from engine.archive.archive import Archive
     from engine.config import Config
     from engine.dicom.transfer_syntax import TransferSyntax
-    from engine.index.types import Instance
+    from engine.index.format.types import Instance
 
 HEAD_BYTES_MAX: Final = 64 << 20
 """Of a head; one that is longer cannot be changed."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from engine.archive.transcoding.transcode import Transcoder
     from engine.config import Config, Peer
     from engine.dimse.assembly import ChunkPool
-    from engine.index.types import Instance
+    from engine.index.format.types import Instance
     from engine.net.trace import TraceFolder
     from engine.services.budget import RetrievalBudget
 

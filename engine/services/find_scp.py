@@ -36,7 +36,7 @@ from engine.services.service import ServiceClass
 
 if TYPE_CHECKING:
     from engine.config import QueryOption
-    from engine.index.types import Match, Query
+    from engine.index.format.types import Match, Query
     from engine.services.session import Session
 
 logger = log.get("services.find_scp")

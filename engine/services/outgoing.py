@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from engine.archive.archive import Archive
     from engine.archive.transcoding.transcode import Transcoder
     from engine.dicom.coercion import Changes
-    from engine.index.types import Instance
+    from engine.index.format.types import Instance
 
 SHORT_BYTES: Final = 256 << 10
 """Up to this a native data set takes no more than some times its length to be converted."""

@@ -28,7 +28,7 @@ from engine.archive.transcoding.transcode import Transcoder
 from engine.dicom import tags, uids
 from engine.dimse.assembly import ChunkPool
 from engine.errors import ArchiveReadOnly, AssociationFailed, EngineError, StorageFailed, StorageFull
-from engine.index.types import Outcome
+from engine.index.format.types import Outcome
 from engine.metrics import Metrics
 from engine.net.client import Address
 from engine.services.find_scu import Finder

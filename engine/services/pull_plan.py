@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from engine.dicom import tags, uids
 from engine.dicom.identifier import Identifier
 from engine.errors import AssociationFailed
+from engine.index.format.types import Instance, Level, Query
 from engine.index.query.plan import level_of
-from engine.index.types import Instance, Level, Query
 from engine.services.find_scu import Finder, Key, Keys
 from engine.services.information_models import PATIENT_ROOT
 from engine.services.retrieve_scu import CLASSES_MAX

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from engine.dicom import charset, tags, transfer_syntax
 from engine.dicom.identifier import Identifier, decode_identifier
 from engine.errors import QueryError
-from engine.index.types import KeyValue, Level, Query, Root
+from engine.index.format.types import KeyValue, Level, Query, Root
 from engine.services.information_models import PATIENT_ROOT, PATIENT_STUDY_ONLY, STUDY_ROOT, information_model
 
 if TYPE_CHECKING:

@@ -28,14 +28,14 @@ from engine.dicom import tags, uids
 from engine.dimse.messages import CFindRQ
 from engine.dimse.status import FindStatus, GeneralStatus, Service, status_of
 from engine.errors import EngineError, MessageError, QueryError
-from engine.index.types import Level
+from engine.index.format.types import Level
 from engine.services.find_scp import Finding, refuse, run
 from engine.services.operations import operations
 from engine.services.query import FIND_OPTIONS
 from engine.services.service import ServiceClass
 
 if TYPE_CHECKING:
-    from engine.index.types import KeyValue, Match, Query
+    from engine.index.format.types import KeyValue, Match, Query
     from engine.services.query import Asked
     from engine.services.session import Session
 

@@ -19,7 +19,7 @@ from engine.dicom.identifier import encode_identifier
 from engine.dimse.messages import CGetRQ, CGetRSP, CMoveRQ, CMoveRSP, CStoreRSP
 from engine.dimse.status import Category, GeneralStatus, RetrieveStatus, Service, category, status_of
 from engine.errors import EngineError, QueryError
-from engine.index.types import Instance
+from engine.index.format.types import Instance
 from engine.services.coercion import Coercer
 from engine.services.destination import Destination
 from engine.services.information_models import GET, MOVE, sop_classes

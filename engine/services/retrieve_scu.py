@@ -29,7 +29,7 @@ from engine.ul.pdu import PresentationContextRQ, RoleSelection
 if TYPE_CHECKING:
     from engine.dimse.assembly import DataSet
     from engine.dimse.messages import Request
-    from engine.index.types import Outcome
+    from engine.index.format.types import Outcome
     from engine.net.connection import Connection
     from engine.services.shared import Services
     from engine.ul.pdu import AssociateAC, AssociateRQ

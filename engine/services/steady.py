@@ -24,7 +24,7 @@ from engine.services.suboperations import Originator, Sent, Source
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive, OpenSegment
-    from engine.index.types import Instance
+    from engine.index.format.types import Instance
     from engine.net.connection import Connection
     from engine.net.responses import Responses
     from engine.services.coercion import Coercer

@@ -20,7 +20,7 @@ from engine.dimse.assembly import DataSet, p_data_tf
 from engine.dimse.messages import CStoreRQ, CStoreRSP
 from engine.dimse.status import Service, StoreStatus, status_of
 from engine.errors import EngineError, InstanceQuarantined, InstanceRefused, Refusal, StorageError, StorageFull
-from engine.index.types import Outcome
+from engine.index.format.types import Outcome
 from engine.services.admission import Reason, full_comment
 from engine.services.service import ServiceClass
 

@@ -27,7 +27,7 @@ from engine.archive.transcoding import transcode
 from engine.dimse.assembly import Frame, p_data_tf
 from engine.dimse.messages import CStoreRQ
 from engine.errors import AssociationFailed, CorruptRecord, EngineError, LocalProtocolError, SegmentGone
-from engine.index.types import Instance
+from engine.index.format.types import Instance
 from engine.services.budget import PIECE_SHARE, WHOLE_SHARE, RetrievalBudget
 from engine.services.contexts import UID_LENGTH_MAX, SendContexts
 from engine.services.frames import Frames

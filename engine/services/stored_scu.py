@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from engine.archive.archive import Archive
     from engine.archive.selection import Selection
     from engine.config import Config, Peer
-    from engine.index.types import Instance
+    from engine.index.format.types import Instance
     from engine.net.trace import TraceFolder
 
 Progress = Callable[[str, int, int], None]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.errors import EngineError
-from engine.index.types import Instance
+from engine.index.format.types import Instance
 
 SENT_WITH_FAILURE = 0xA700
 """Not a status on the wire: what a sender notes for an instance that it could not send."""

@@ -9,7 +9,7 @@ from engine.archive.ingest import ReceivedInstance
 from engine.archive.verify import check
 from engine.dicom import tags
 from engine.errors import EngineError
-from engine.index.types import Instance, Level, Outcome, Query, Root
+from engine.index.format.types import Instance, Level, Outcome, Query, Root
 from engine.storage.files import Files
 from engine.storage.record import crc32c
 from tests import samples

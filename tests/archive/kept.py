@@ -10,8 +10,8 @@ from pathlib import Path
 from engine.archive.archive import Archive, StorageOptions
 from engine.archive.ingest import ReceivedInstance
 from engine.errors import EngineError
-from engine.index import audit
-from engine.index.types import Instance, Outcome
+from engine.index.format.types import Instance, Outcome
+from engine.index.upkeep import audit
 from engine.storage.files import Files
 from engine.storage.record import HEADER_BYTES, Position, crc32c
 from engine.storage.segment import segment_path

@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.archive.ingest import ReceivedInstance, make_entry, scan
 from engine.errors import CorruptRecord, EngineError, InstanceRefused
-from engine.index.types import Instance, Outcome, Query
+from engine.index.format.types import Instance, Outcome, Query
 from engine.storage.record import Position, crc32c
 
 

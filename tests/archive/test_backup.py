@@ -31,7 +31,7 @@ from engine.archive.pace import Pace
 from engine.archive.store import POLICIES
 from engine.config import Compaction
 from engine.errors import ArchiveInUse, BackupError, EngineError, StorageError
-from engine.index.types import Level
+from engine.index.format.types import Level
 from engine.storage.files import Files
 from engine.storage.journal import Journal
 from tests import effort

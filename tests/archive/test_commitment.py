@@ -17,7 +17,7 @@ from engine.archive.ingest import make_entry, scan
 from engine.config.schema import Compaction
 from engine.dicom import tags
 from engine.errors import CommitmentError, StorageError, StorageFailed, StorageFull
-from engine.index.types import Level, Query
+from engine.index.format.types import Level, Query
 from engine.storage.record import crc32c
 from tests import samples
 from tests.archive import kept

@@ -23,8 +23,8 @@ from engine.archive.care import compaction
 from engine.archive.care.compaction import Compactor, Totals
 from engine.config import Compaction
 from engine.errors import ArchiveInUse, SegmentGone, StorageFailed, StorageFull
-from engine.index import survival
-from engine.index.types import Instance
+from engine.index.format.types import Instance
+from engine.index.upkeep import liveness
 from engine.storage.log import SegmentLog
 from engine.storage.segment import list_segments, segment_path
 from tests import effort
@@ -161,7 +161,7 @@ def test_small_segments_are_joined_and_streamed_ones_are_not_copied(tmp_path: Pa
 def test_the_newest_sealed_segment_stays_so_that_its_number_is_not_given_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(survival, "TOMBSTONE_KEEP_S", 0)
+    monkeypatch.setattr(liveness, "TOMBSTONE_KEEP_S", 0)
     with opened(tmp_path) as archive:
         fill(archive, range(1, 3))
     for study in (1, 2):

@@ -21,7 +21,7 @@ from engine.archive.copies.restore import restore
 from engine.config import Compaction, Scrub
 from engine.dicom import tags
 from engine.errors import ArchiveReadOnly, CorrectionRefused, EngineError, StorageFull
-from engine.index.types import Level, Query, Root
+from engine.index.format.types import Level, Query, Root
 from tests.archive import kept
 from tests.archive.filled import contents, findings, opened, payload_of, store, uid
 from tests.faulty_files import FaultyFiles
@@ -246,7 +246,7 @@ def too_large(archive: Archive) -> Corrected:
 def test_what_cannot_be_is_refused_in_words_that_name_no_patient(
     archive: Archive, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.index.entry.META_BYTES_MAX", 600)
+    monkeypatch.setattr("engine.index.format.entry.META_BYTES_MAX", 600)
     what, why = REFUSED[case]
     with pytest.raises(CorrectionRefused, match=why) as refused:
         what(archive)

@@ -12,8 +12,8 @@ from engine.archive import locks
 from engine.archive.archive import Archive
 from engine.archive.care import ballast, deletion, holds
 from engine.errors import ArchiveInUse, DeletionRefused, QueryError, StorageFailed, StorageFull
-from engine.index.entry import Tombstone
-from engine.index.types import Level, Named, Outcome, Query
+from engine.index.format.entry import Tombstone
+from engine.index.format.types import Level, Named, Outcome, Query
 from engine.storage import segment
 from engine.storage.record import Kind, Record
 from tests.archive.filled import (

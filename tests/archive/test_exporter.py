@@ -18,7 +18,7 @@ from engine.archive.interchange.exporter import ExportSummary, export
 from engine.archive.interchange.importer import import_paths
 from engine.dicom.part10 import read_file_meta
 from engine.errors import ExportFailed
-from engine.index.types import Instance, Level, Query
+from engine.index.format.types import Instance, Level, Query
 from tests import samples
 from tests.archive.stand_in import ArchiveInMemory
 from tests.corpus import corpus_files, corpus_root, needs_corpus

@@ -14,7 +14,7 @@ from engine.archive.archive import Archive
 from engine.archive.interchange import importer, media
 from engine.archive.interchange.importer import NOT_DICOM, ImportSummary, import_paths
 from engine.errors import CorruptRecord, StorageFull
-from engine.index.types import Level, Query
+from engine.index.format.types import Level, Query
 from tests import samples
 from tests.archive.stand_in import ArchiveInMemory
 from tests.corpus import corpus_files, corpus_root, needs_corpus

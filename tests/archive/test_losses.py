@@ -17,7 +17,7 @@ from engine.archive.care import losses
 from engine.archive.care.compaction import Compactor
 from engine.archive.register import Register
 from engine.config import Compaction
-from engine.index.types import Outcome
+from engine.index.format.types import Outcome
 from engine.storage.files import Files
 from engine.storage.segment import list_segments, segment_path
 from tests.archive import kept

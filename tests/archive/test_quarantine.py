@@ -25,8 +25,8 @@ from engine.errors import (
     QuarantineError,
     Refusal,
 )
-from engine.index.entry import POLICY_KEEP_FIRST
-from engine.index.types import Outcome
+from engine.index.format.entry import POLICY_KEEP_FIRST
+from engine.index.format.types import Outcome
 from engine.storage.record import crc32c
 from tests import samples
 from tests.archive import kept

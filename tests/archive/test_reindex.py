@@ -24,9 +24,9 @@ from engine.config import Attribute, Compaction, Config
 from engine.dicom import elements, extra, tags, transfer_syntax
 from engine.dicom.extra import NONE, ExtraSet
 from engine.errors import ArchiveInUse, EngineError, StorageError
-from engine.index.entry import Correction, Entry, Hold, Quarantined, Tombstone, unpack_record
-from engine.index.tables import Index
-from engine.index.types import Level, Query, SegmentMark
+from engine.index.catalog import Catalog
+from engine.index.format.entry import Correction, Entry, Hold, Quarantined, Tombstone, unpack_record
+from engine.index.format.types import Level, Query, SegmentMark
 from engine.storage import hints
 from engine.storage.files import Files
 from engine.storage.record import Record
@@ -102,7 +102,7 @@ def history(archive: Archive, seed: int, count: int = 100) -> None:
 
 def judged(archive: Archive, folder: Path) -> dict[str, Any]:
     """What an index from nothing says under the set in effect."""
-    index = Index.open(str(folder), map_bytes=1 << 26)
+    index = Catalog.open(str(folder), map_bytes=1 << 26)
     files = Files()
     marks = archive.index.segment_marks()
     for segment_id in list_segments(archive.layout.segments, files):

@@ -30,7 +30,7 @@ from engine.archive.layout import Layout
 from engine.config import Compaction
 from engine.dimse.status import Service, status_of
 from engine.errors import ArchiveInUse, ArchiveReadOnly, EngineError, ReplicationFailed, StorageError
-from engine.index.types import Level
+from engine.index.format.types import Level
 from engine.storage.files import Files
 from engine.storage.log import SegmentLog
 from engine.storage.record import Kind, crc32c

@@ -17,7 +17,7 @@ from engine.archive.ingest import ReceivedInstance
 from engine.config.schema import Compaction
 from engine.dicom import convert, transfer_syntax
 from engine.errors import EngineError
-from engine.index.types import Outcome
+from engine.index.format.types import Outcome
 from engine.storage.record import crc32c
 from tests import samples
 from tests.archive import kept

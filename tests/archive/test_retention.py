@@ -13,7 +13,7 @@ from engine.archive.care import retention, retention_clock
 from engine.archive.care.retention import DAY_NS, Due
 from engine.config import Retention
 from engine.errors import RetentionRefused
-from engine.index.types import Outcome
+from engine.index.format.types import Outcome
 from tests.archive.filled import all_instances, findings, opened, payload_of, store, uid
 
 NOW_NS = time.time_ns()

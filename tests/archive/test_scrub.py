@@ -20,7 +20,7 @@ from engine.archive.care.scrub_pace import RATE_BYTES_PER_S_MIN, TICK_BYTES_MIN,
 from engine.archive.care.scrub_state import ScrubState
 from engine.config import Log
 from engine.errors import ArchiveInUse, CorruptRecord, IndexDamaged
-from engine.index.types import Outcome
+from engine.index.format.types import Outcome
 from engine.storage import hints
 from engine.storage.segment import FIRST_RECORD, segment_path
 from tests import samples

@@ -12,7 +12,7 @@ import pytest
 
 from engine.archive.selection import Selection
 from engine.errors import QueryError, StorageFull
-from engine.index.types import Instance
+from engine.index.format.types import Instance
 from engine.storage.record import Position
 
 

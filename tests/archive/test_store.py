@@ -8,9 +8,9 @@ import pytest
 
 from engine.archive.archive import Archive, StorageOptions
 from engine.errors import InstanceRefused, Refusal
-from engine.index import history
-from engine.index.fold import Told
-from engine.index.types import Outcome
+from engine.index.apply import history
+from engine.index.apply.versions import Told
+from engine.index.format.types import Outcome
 from tests.archive.kept import data_set, received, uid_of
 
 UID = uid_of(1)

@@ -17,7 +17,7 @@ from engine.archive.ingestor import Ingestor, StoreRequest
 from engine.archive.store import POLICIES
 from engine.dicom import elements
 from engine.errors import EngineError, InstanceQuarantined, InstanceRefused
-from engine.index.types import Outcome
+from engine.index.format.types import Outcome
 from engine.storage.record import crc32c
 from tests import samples
 from tests.archive import kept

@@ -14,8 +14,8 @@ import pytest
 
 from engine.archive import writer_watch
 from engine.archive.writer_watch import WriterWatch
-from engine.index.turn import Holder
-from tests.index.test_turn import state_of
+from engine.index.database.turn import Holder
+from tests.index.database.test_turn import state_of
 from tests.system.server import wait_for
 
 HOLDS_OPEN = "import sys\nlock = open(sys.argv[1], 'a')\nprint('ready', flush=True)\nsys.stdin.readline()"

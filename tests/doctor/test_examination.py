@@ -25,7 +25,7 @@ from engine.config.schema import Attribute, Limits, Peer, Storage, Target
 from engine.dicom import extra, tags
 from engine.doctor import archive_state, disk, examination, host
 from engine.doctor.finding import Finding, Verdict
-from engine.index.types import Level, Query
+from engine.index.format.types import Level, Query
 from engine.storage.files import Files
 from engine.storage.record import crc32c
 from tests import samples

@@ -18,7 +18,7 @@ from engine.archive.copies.restore import restore
 from engine.config import Compaction
 from engine.dicom import tags
 from engine.errors import DeletionRefused
-from engine.index.types import Level, Query
+from engine.index.format.types import Level, Query
 from engine.storage.files import Files
 from tests.faults.model import Broken, Event, Shown
 from tests.faults.operations import ROOT, SERIES, STUDIES, Operation, Scene, judge, study_of

@@ -18,8 +18,9 @@ from unittest.mock import patch
 
 from engine.archive.care.compaction import Compactor
 from engine.archive.care.ledger_copy import LedgerCopy
-from engine.index import checkpoint, data_file
-from engine.index.checkpoint import Checkpoint, Checkpointer, Kind, boot_id, write_file
+from engine.index.database import data_file
+from engine.index.upkeep import checkpoint
+from engine.index.upkeep.checkpoint import Checkpoint, Checkpointer, Kind, boot_id, write_file
 from engine.storage.log import SegmentLog
 from tests.faults.histories import History
 from tests.faults.model import Broken

@@ -28,7 +28,7 @@ import orjson
 from engine.archive import rebuilding, verify
 from engine.archive.care import correction
 from engine.errors import CorruptRecord, EngineError, StorageFailed, TornTail
-from engine.index.entry import Tombstone
+from engine.index.format.entry import Tombstone
 from engine.storage.record import Kind, Record
 from engine.storage.segment import list_segments, scan, segment_path
 from tests.faults import administration as administration

@@ -15,7 +15,7 @@ from engine.archive import verify
 from engine.archive.ingest import ReceivedInstance
 from engine.dicom import tags
 from engine.errors import CorruptRecord, EngineError
-from engine.index.types import Level, Outcome, Query
+from engine.index.format.types import Level, Outcome, Query
 from engine.storage.record import crc32c
 from tests.faults.model import Broken, Event, Model, Shown
 from tests.faults.world import EXPLICIT, World

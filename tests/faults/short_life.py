@@ -28,8 +28,8 @@ from engine.archive.care.compaction import Compactor
 from engine.archive.ingestor import Ingestor, StoreRequest
 from engine.config.schema import Compaction
 from engine.errors import EngineError
-from engine.index.entry import POLICY_KEEP_FIRST
-from engine.index.types import Level, Query
+from engine.index.format.entry import POLICY_KEEP_FIRST
+from engine.index.format.types import Level, Query
 from engine.storage.record import crc32c
 from tests.faults.faulty_libc import Action, Armed, Call
 from tests.peer import CT, EXPLICIT

@@ -12,8 +12,8 @@ from unittest.mock import patch
 import pytest
 
 from engine.errors import CorruptRecord, EngineError, StorageFailed
-from engine.index import checkpoint
-from engine.index.types import Outcome
+from engine.index.format.types import Outcome
+from engine.index.upkeep import checkpoint
 from tests.faults.histories import observe
 from tests.faults.model import Model
 from tests.faults.operations import CT, ROOT, Scene, check, data_set, received

@@ -14,7 +14,7 @@ from engine.archive.archive import Archive, StorageOptions
 from engine.archive.care.compaction import Compactor
 from engine.config import Compaction
 from engine.dicom import tags
-from engine.index.types import Level, Outcome, Query
+from engine.index.format.types import Level, Outcome, Query
 from tests.faults.operations import EXPLICIT, ROOT, data_set, received
 
 

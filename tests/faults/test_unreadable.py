@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.index.types import Outcome
+from engine.index.format.types import Outcome
 from tests.faults.histories import observe
 from tests.faults.model import Model, Shown
 from tests.faults.operations import POLICIES, ROOT, Scene, data_set, received

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from engine.archive.archive import Archive
-from engine.index.tables import Index
+from engine.index.catalog import Catalog
 from tests.faults.short_life import LARGE, Life, tell
 
 MAP_BYTES = 1 << 30
@@ -38,7 +38,7 @@ class MarkedLife(Life):
 
 def main(data: Path, device: str) -> None:
     """Two lives of one archive."""
-    Index.open.__func__.__kwdefaults__["map_bytes"] = MAP_BYTES
+    Catalog.open.__func__.__kwdefaults__["map_bytes"] = MAP_BYTES
     MarkedLife.device = device
     with Archive.open(data, role="keeper", create=True, sync_interval_s=3600.0) as archive:
         asyncio.run(MarkedLife(archive, Unarmed(), writes_behind=False).ingest())

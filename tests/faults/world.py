@@ -36,9 +36,9 @@ from engine.archive.archive import Archive, StorageOptions
 from engine.archive.ingestor import Ingestor, StoreRequest
 from engine.archive.store import POLICIES
 from engine.errors import EngineError, StorageFailed
-from engine.index import checkpoint
-from engine.index import environment as environments
-from engine.index.environment import Environment
+from engine.index.database import environment as environments
+from engine.index.database.environment import Environment
+from engine.index.upkeep import checkpoint
 from engine.storage.commit import GroupCommit
 from engine.storage.record import crc32c
 from tests.faults.model import Shown

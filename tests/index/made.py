@@ -10,14 +10,14 @@ from typing import Any
 
 from engine.dicom import tags
 from engine.dicom.elements import blob_items
-from engine.index import keys
-from engine.index.entry import HEAL, Correction, Entry, Hold, Item, Operation, Quarantined, Tombstone
-from engine.index.fold import State
-from engine.index.history import read_history
-from engine.index.rows import read_name, scan_prefix, unpack_tail
-from engine.index.statements import LEVEL_OF, Facts, canonical
-from engine.index.tables import Index
-from engine.index.types import Level
+from engine.index.apply.history import read_history
+from engine.index.apply.versions import State
+from engine.index.catalog import Catalog
+from engine.index.format import keys
+from engine.index.format.entry import HEAL, Correction, Entry, Hold, Item, Operation, Quarantined, Tombstone
+from engine.index.format.rows import read_name, scan_prefix, unpack_tail
+from engine.index.format.statements import LEVEL_OF, Facts, canonical
+from engine.index.format.types import Level
 from engine.storage.record import HEADER_BYTES, Kind, Position, Record, padded
 
 CT = b"1.2.840.10008.5.1.4.1.1.2"
@@ -268,7 +268,7 @@ def random_correction(
     return correction(tail, operation, *names, level=level, items=items, segment_id=segment_id, stamp=stamp)
 
 
-def apply(index: Index, records: list[Item]) -> None:
+def apply(index: Catalog, records: list[Item]) -> None:
     index.apply(
         [record for record in records if isinstance(record, Entry)],
         [record for record in records if isinstance(record, Tombstone)],
@@ -291,7 +291,7 @@ def _facts(data: bytes) -> tuple[int, bytes, list[dict[int, bytes]], list[str], 
     return owner, data[keys.UID_HEAD.size : at], [{"statements": statements, **v} for v in values], conflicts, orders  # type: ignore[dict-item]
 
 
-def meaning(index: Index) -> dict[str, Any]:
+def meaning(index: Catalog) -> dict[str, Any]:
     """Everything in the index with UIDs instead of ids."""
     environment = index.environment
     said: dict[str, Any] = {"marks": index.segment_marks()}
@@ -392,7 +392,7 @@ def record_of(item: Item) -> Record:
     return Record(item.position, kind, flags, item.stamp, 0, 0, key, item.pack_meta())
 
 
-def recount(index: Index, items: Iterable[Item]) -> dict[int, tuple[int, int, int]]:
+def recount(index: Catalog, items: Iterable[Item]) -> dict[int, tuple[int, int, int]]:
     """Segment → live_count, live_bytes, dead_bytes, from the states of these items, which are all there are."""
     environment = index.environment
     counts: dict[int, tuple[int, int, int]] = {}
@@ -430,7 +430,7 @@ def recount(index: Index, items: Iterable[Item]) -> dict[int, tuple[int, int, in
     return counts
 
 
-def booked(index: Index) -> dict[int, tuple[int, int, int]]:
+def booked(index: Catalog) -> dict[int, tuple[int, int, int]]:
     """The same as the index has it."""
     marks = index.segment_marks().items()
     return {segment_id: (mark.live_count, mark.live_bytes, mark.dead_bytes) for segment_id, mark in marks}

@@ -16,7 +16,7 @@ from engine.dicom import charset, extra, tags, transfer_syntax
 from engine.dicom.identifier import BINARY_VRS, decode_identifier, encode_identifier
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN, UNCOMPRESSED, TransferSyntax
 from engine.dimse.messages import CFindRQ, CFindRSP
-from engine.index.types import Level, Match, Query
+from engine.index.format.types import Level, Match, Query
 from engine.services.answers import Answers
 from engine.services.query import Asked
 from engine.services.session import Session

@@ -16,7 +16,7 @@ from engine.config import Config, Log, Queries
 from engine.config.schema import Limits
 from engine.config.schema import Peer as KnownPeer
 from engine.dicom import tags
-from engine.index.types import Level, Match
+from engine.index.format.types import Level, Match
 from tests import peer, samples
 from tests.peer import CT, EXPLICIT, IMPLICIT, STUDY_ROOT_FIND, VERIFICATION, Peer
 from tests.services.serving import Serving, serve

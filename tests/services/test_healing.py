@@ -10,7 +10,7 @@ import pytest
 from engine.archive.care import quarantine
 from engine.config import Config
 from engine.config.schema import Quarantine
-from engine.index import audit
+from engine.index.upkeep import audit
 from engine.services import storage_scu
 from engine.storage.record import Position
 from tests import peer, samples

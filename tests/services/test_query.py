@@ -11,7 +11,7 @@ from engine.dicom import tags
 from engine.dicom.identifier import Identifier, Value, encode_identifier
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 from engine.errors import QueryError
-from engine.index.types import Level, Query, Root
+from engine.index.format.types import Level, Query, Root
 from engine.services.query import (
     DESCRIBED_MAX,
     FIND_OPTIONS,

@@ -19,7 +19,7 @@ from pynetdicom.sop_class import RepositoryQuery
 from engine.archive.archive import Archive
 from engine.config import Config
 from engine.config.schema import Peer as KnownPeer
-from engine.index import lifetime
+from engine.index.upkeep import epoch_id
 from engine.storage.files import Files
 from tests import peer
 from tests.archive import filled
@@ -216,8 +216,8 @@ def test_keys_outlive_a_restart_and_not_a_new_index(data: Path) -> None:
 
 def test_a_lifetime_is_renewed_when_the_index_goes_back(data: Path) -> None:
     directory = str(data / "index")
-    before = lifetime.read(directory, Files())
-    assert len(before) == lifetime.LIFETIME_BYTES
+    before = epoch_id.read(directory, Files())
+    assert len(before) == epoch_id.LIFETIME_BYTES
     with filled.opened(data) as archive:
         assert archive.index.lifetime() == before, "closed cleanly"
     # What a kill leaves: a checkpoint that is not the clean end.
@@ -229,7 +229,7 @@ def test_a_lifetime_is_renewed_when_the_index_goes_back(data: Path) -> None:
 
 def test_without_a_lifetime_no_keys_are_given_but_the_query_is_answered(data: Path) -> None:
     def script(serving: Serving) -> None:
-        (data / "index" / lifetime.NAME).write_bytes(b"short")
+        (data / "index" / epoch_id.NAME).write_bytes(b"short")
         with asker(serving) as scripted:
             assert asked(scripted, identifier("STUDY")) == (0xA700, [])
             plain = identifier("STUDY")

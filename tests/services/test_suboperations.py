@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-from engine.index.types import Instance
+from engine.index.format.types import Instance
 from engine.services.suboperations import Source
 
 

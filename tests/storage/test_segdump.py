@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.dicom import tags
-from engine.index.entry import Item, Operation
+from engine.index.format.entry import Item, Operation
 from engine.storage.files import Files
 from engine.storage.log import SegmentLog
 from engine.storage.record import crc32c

@@ -14,7 +14,7 @@ import pytest
 
 from engine.archive import verify
 from engine.archive.archive import Archive
-from engine.index import audit
+from engine.index.upkeep import audit
 from engine.storage.record import Position
 from tests import peer
 from tests.archive.kept import PARTS, place_in, turn_byte

@@ -24,7 +24,7 @@ from pydicom.valuerep import TEXT_VR_DELIMS, PersonName
 from engine.archive.archive import Archive, StorageOptions
 from engine.archive.ingest import ReceivedInstance
 from engine.dicom import tags
-from engine.index.types import Level, Match, Outcome, Query
+from engine.index.format.types import Level, Match, Outcome, Query
 from engine.storage.record import crc32c
 from tests import samples
 from tests.corpus import corpus_files, needs_corpus

@@ -27,7 +27,7 @@ import pytest
 from engine.archive.archive import Archive
 from engine.archive.ingest import ReceivedInstance
 from engine.archive.verify import check
-from engine.index.types import Level, Query
+from engine.index.format.types import Level, Query
 from engine.storage.record import crc32c
 from tests import effort, samples
 from tests.faults import faulty_libc, short_life

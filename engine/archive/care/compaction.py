@@ -38,8 +38,8 @@ from engine.archive import locks, readonly
 from engine.archive.care import ballast
 from engine.archive.pace import Pace
 from engine.errors import ArchiveInUse, CorruptRecord, StorageError, StorageFull
-from engine.index import checkpoint, rebuild
-from engine.index.types import SegmentMark
+from engine.index.format.types import SegmentMark
+from engine.index.upkeep import checkpoint, rebuild
 from engine.storage import hints, segment
 from engine.storage.log import SegmentLog, list_segments
 from engine.storage.record import HEADER_BYTES, Position, Record
@@ -324,8 +324,8 @@ class Compactor:
     def _wins(self, source: _Source, marks: dict[int, SegmentMark], *, is_joined: bool) -> bool:
         """Whether copying is of use: it drops enough, or makes one small segment of several.
 
-        Some records are dead and must stay all the same (see `index.survival`). The marks count them as dead, at each
-        of their places: who went by the marks alone would copy them for ever.
+        Some records are dead and must stay all the same (see `index.upkeep.liveness`). The marks count them as dead, at
+        each of their places: who went by the marks alone would copy them for ever.
         """
         if not source.alive:
             return True

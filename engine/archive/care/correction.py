@@ -47,13 +47,13 @@ from engine.archive.ingest import UNPLACED
 from engine.dicom import tags
 from engine.dicom.elements import blob_items
 from engine.errors import CorrectionRefused, IndexError_
-from engine.index import keys
-from engine.index.corrections import Listed, find_correction, newest_correction
-from engine.index.entry import Correction, Operation
-from engine.index.environment import Environment
-from engine.index.overlay import PATIENT, SERIES, STUDY, key_of_patient
-from engine.index.rows import UidRow, scan_prefix
-from engine.index.statements import LEVEL_OF, PART_COUNT_STUDY, blob_of
+from engine.index.apply.corrections import Listed, find_correction, newest_correction
+from engine.index.apply.overlay import PATIENT, SERIES, STUDY, key_of_patient
+from engine.index.database.environment import Environment
+from engine.index.format import keys
+from engine.index.format.entry import Correction, Operation
+from engine.index.format.rows import UidRow, scan_prefix
+from engine.index.format.statements import LEVEL_OF, PART_COUNT_STUDY, blob_of
 from engine.storage.record import Kind
 
 if TYPE_CHECKING:

@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING
 
 from engine import log
 from engine.errors import CorruptRecord, EngineError
-from engine.index import audit
-from engine.index.tables import Index
-from engine.index.types import Instance
+from engine.index.catalog import Catalog
+from engine.index.format.types import Instance
+from engine.index.upkeep import audit
 from engine.storage import repair
 from engine.storage.inspection import Fault, Part
 from engine.storage.record import Kind, Position, Record
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
-    from engine.index.types import DamageRow
+    from engine.index.format.types import DamageRow
 
 logger = log.get("archive.damage")
 
@@ -61,7 +61,7 @@ class Damaged:
         )
 
 
-def note_damage(index: Index, stored: Instance, error: CorruptRecord) -> None:
+def note_damage(index: Catalog, stored: Instance, error: CorruptRecord) -> None:
     """Names a stored instance that could not be read, once; unless it lies elsewhere by now."""
     uid = stored.sop_instance_uid.encode()
     segment_id, offset = stored.position[:2]
@@ -201,6 +201,6 @@ class SegmentDamage:
         return is_instance and bool(gap.key) and self._index.locate(gap.key) is not None
 
 
-def _lies_at(index: Index, sop_instance_uid: bytes, position: Position) -> bool:
+def _lies_at(index: Catalog, sop_instance_uid: bytes, position: Position) -> bool:
     """Whether the current instance of a UID, or a version kept aside, is the record at this place."""
     return any(version.position[:2] == position[:2] for version in index.versions(sop_instance_uid))

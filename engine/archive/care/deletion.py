@@ -26,8 +26,8 @@ from engine.archive.care import ballast
 from engine.archive.care.ledger_copy import LedgerCopy, commit
 from engine.archive.ingest import UNPLACED
 from engine.errors import DeletionRefused, StorageFull
-from engine.index.entry import Tombstone
-from engine.index.types import Instance, Level, Named
+from engine.index.format.entry import Tombstone
+from engine.index.format.types import Instance, Level, Named
 from engine.storage.record import META_BYTES_MAX, Kind
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from engine.archive import locks
 from engine.archive.care.deletion import bounded, with_ballast
 from engine.archive.care.ledger_copy import LedgerCopy, commit
 from engine.archive.ingest import UNPLACED
-from engine.index.entry import Hold
+from engine.index.format.entry import Hold
 from engine.storage.record import Kind
 
 if TYPE_CHECKING:

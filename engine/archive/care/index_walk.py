@@ -14,8 +14,8 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from engine.errors import CorruptRecord, IndexDamaged
-from engine.index import audit
-from engine.index.types import SegmentMark
+from engine.index.format.types import SegmentMark
+from engine.index.upkeep import audit
 from engine.storage import hints
 from engine.storage.inspection import Fault, Part, Step
 from engine.storage.record import HEADER_BYTES, Kind, Record

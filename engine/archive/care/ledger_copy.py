@@ -37,12 +37,12 @@ from engine.errors import (
     StorageFailed,
     StorageFull,
 )
-from engine.index import ledger
-from engine.index.entry import Correction, Hold, Tombstone, unpack_record
-from engine.index.ledger import Item
-from engine.index.survival import TOMBSTONE_KEEP_S
-from engine.index.tables import Index
-from engine.index.types import SegmentMark
+from engine.index.catalog import Catalog
+from engine.index.format.entry import Correction, Hold, Tombstone, unpack_record
+from engine.index.format.types import SegmentMark
+from engine.index.query import ledger_records
+from engine.index.query.ledger_records import Item
+from engine.index.upkeep.liveness import TOMBSTONE_KEEP_S
 from engine.storage.files import Files
 from engine.storage.journal import Journal, read_notes
 from engine.storage.log import LogReader, SegmentLog
@@ -94,7 +94,7 @@ class LedgerCopy:
         finally:
             self._files.close(fd)
 
-    def settle(self, index: Index, lost: Iterable[Damage], records_of: dict[int, int]) -> set[int]:
+    def settle(self, index: Catalog, lost: Iterable[Damage], records_of: dict[int, int]) -> set[int]:
         """Brings copy and index together, and what only the copy has back into the log.
 
         `records_of`: how many records sealed segments had. Returns the segments among those of `lost` of which every
@@ -126,12 +126,12 @@ class LedgerCopy:
         noted = [found for note in notes if (found := _noted(note)) is not None]
         return noted, is_whole and len(noted) == len(notes)
 
-    def _missing(self, index: Index, known: set[tuple[object, ...]]) -> list[Noted]:
+    def _missing(self, index: Catalog, known: set[tuple[object, ...]]) -> list[Noted]:
         """What the index knows and the copy does not: of an archive that had none, or where one stopped in between."""
         reader = LogReader(self._layout.segments, self._files)
         missing = []
         try:
-            for position in ledger.places(index):
+            for position in ledger_records.places(index):
                 try:
                     item = unpack_record(reader.read_record(position))
                 except (CorruptRecord, IndexError_) as error:
@@ -143,7 +143,7 @@ class LedgerCopy:
             reader.close()
         return missing
 
-    def _write_again(self, index: Index, unknown: Sequence[Noted]) -> list[Noted]:
+    def _write_again(self, index: Catalog, unknown: Sequence[Noted]) -> list[Noted]:
         """Writes records to the log that it has lost, and applies them."""
         if not unknown:
             return []
@@ -193,7 +193,7 @@ class LedgerCopy:
             raise StorageError(f"{self._path} cannot be written: {error.strerror}") from error
 
 
-def apply(index: Index, items: Iterable[Item]) -> None:
+def apply(index: Catalog, items: Iterable[Item]) -> None:
     """Makes records of the ledger visible, in one transaction."""
     tombstones: list[Tombstone] = []
     holds: list[Hold] = []
@@ -208,16 +208,16 @@ def apply(index: Index, items: Iterable[Item]) -> None:
     index.apply([], tombstones, holds=holds, corrected=corrections)
 
 
-def _sorted_out(index: Index, noted: Sequence[Noted]) -> tuple[list[Noted], list[Noted], int]:
+def _sorted_out(index: Catalog, noted: Sequence[Noted]) -> tuple[list[Noted], list[Noted], int]:
     """What the index knows; what it does not and should, each once; how many are needed no more."""
     known, unknown = [], {}
     superfluous = 0
     young_ns = time.time_ns() - TOMBSTONE_KEEP_S * 10**9
     for each in noted:
         item = each.item
-        if ledger.is_known(index, item):
+        if ledger_records.is_known(index, item):
             known.append(each)
-        elif (isinstance(item, Tombstone) and item.deleted_ns > young_ns) or ledger.is_needed(index, item):
+        elif (isinstance(item, Tombstone) and item.deleted_ns > young_ns) or ledger_records.is_needed(index, item):
             unknown[_identity(item)] = each
         else:
             superfluous += 1

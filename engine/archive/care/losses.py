@@ -21,7 +21,7 @@ from engine import log
 from engine.archive import locks
 from engine.archive.layout import Layout
 from engine.errors import StorageError
-from engine.index.tables import Index
+from engine.index.catalog import Catalog
 from engine.storage.files import Files
 from engine.storage.journal import Journal, read_notes
 from engine.storage.segment import Damage
@@ -99,14 +99,14 @@ def _append(layout: Layout, files: Files, notes: Sequence[Sequence[object]]) -> 
             journal.close()
 
 
-def outstanding(layout: Layout, files: Files, index: Index) -> list[Loss]:
+def outstanding(layout: Layout, files: Files, index: Catalog) -> list[Loss]:
     """What is lost, not acknowledged, and not stored again; by place. Raises StorageError."""
     noted, acknowledged = _read(layout, files)
     left = [loss for place, loss in noted.items() if place not in acknowledged]
     return sorted(loss for loss in left if not _is_back(index, loss))
 
 
-def _is_back(index: Index, loss: Loss) -> bool:
+def _is_back(index: Catalog, loss: Loss) -> bool:
     return bool(loss.sop_instance_uid) and index.locate(loss.sop_instance_uid.encode()) is not None
 
 
@@ -143,7 +143,7 @@ def forget_whole(layout: Layout, files: Files, whole: Collection[int]) -> None:
         logger.warning("a segment that had lost something is whole again", segment=f"{segment_id:016x}")
 
 
-def acknowledge(layout: Layout, files: Files, index: Index, wanted: Collection[int] | None, *, by: str) -> list[Loss]:
+def acknowledge(layout: Layout, files: Files, index: Catalog, wanted: Collection[int] | None, *, by: str) -> list[Loss]:
     """Says of what is outstanding, in these segments or in all (None), that somebody knows of it; which that was.
 
     Raises StorageFull or StorageFailed.
@@ -156,7 +156,7 @@ def acknowledge(layout: Layout, files: Files, index: Index, wanted: Collection[i
     return chosen
 
 
-def tell(layout: Layout, files: Files, index: Index) -> None:
+def tell(layout: Layout, files: Files, index: Catalog) -> None:
     """What is outstanding, a line for each segment, at the level of an error: at every start."""
     by_segment: dict[int, list[Loss]] = {}
     for loss in outstanding(layout, files, index):

@@ -11,11 +11,11 @@ from typing import Any
 
 from engine.dicom import conformance, tags
 from engine.errors import CorrectionRefused, PatientUnknown
-from engine.index.corrections import merge_of, patients_with, uncorrected_patient
-from engine.index.environment import Environment
-from engine.index.overlay import PATIENT, key_of_patient
-from engine.index.rows import scan_prefix
-from engine.index.statements import LEVEL_OF
+from engine.index.apply.corrections import merge_of, patients_with, uncorrected_patient
+from engine.index.apply.overlay import PATIENT, key_of_patient
+from engine.index.database.environment import Environment
+from engine.index.format.rows import scan_prefix
+from engine.index.format.statements import LEVEL_OF
 
 IDENTITY = (tags.PatientID, tags.IssuerOfPatientID, tags.IssuerOfPatientIDQualifiersSequence)
 """What says who a patient is; the last of it only repeats the issuer in other words."""

@@ -32,8 +32,8 @@ from engine.archive.ingest import ReceivedInstance
 from engine.archive.interchange import private_files
 from engine.dicom import part10
 from engine.errors import CorruptRecord, DataSetError, DeletionRefused, EngineError, ExportFailed, QuarantineError
-from engine.index.entry import POLICY_KEEP_BOTH, Entry, Quarantined
-from engine.index.types import Instance, Level, Outcome
+from engine.index.format.entry import POLICY_KEEP_BOTH, Entry, Quarantined
+from engine.index.format.types import Instance, Level, Outcome
 from engine.storage.record import Kind, crc32c
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
 """Brings what is stored under the extra attributes in effect: looks through the log again after the set has changed.
 
 Segment by segment, the newest first, from the heads in their footers; of each instance whose record carries another
-mark the first bytes of the data set are read, its attributes extracted anew, and the index told (`index.restating`).
+mark the first bytes of the data set are read, its attributes extracted anew, and the index told
+(`index.apply.reextract`).
 
     the set has changed ─► every sealed segment lacks its digest ─► batch by batch, noted with each ─► none lacks it
     a segment is sealed ─► it lacks the digest ─► its records have the mark already, and no payload is read
@@ -29,7 +30,7 @@ from engine.archive import completeness, extras, locks
 from engine.archive.pace import Pace
 from engine.dicom import elements, extra, transfer_syntax
 from engine.errors import ArchiveInUse, CorruptRecord, DataSetError, IndexError_, SegmentGone, StorageError
-from engine.index.entry import Entry
+from engine.index.format.entry import Entry
 from engine.storage import hints, segment
 from engine.storage.record import HEADER_BYTES, Kind, Record, crc32c, unpack_head
 from engine.storage.segment import Damage

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from engine.archive.archive import Archive
-    from engine.index.types import Instance
+    from engine.index.format.types import Instance
 
 logger = log.get("archive.resent")
 

@@ -25,7 +25,7 @@ from engine.archive.care.deletion import kept_aside_with
 from engine.config.titles import names
 from engine.dicom import tags
 from engine.errors import DeletionRefused
-from engine.index.types import Instance, Level, Query, Root
+from engine.index.format.types import Instance, Level, Query, Root
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine.errors import RetentionRefused
-from engine.index.checkpoint import boot_id
+from engine.index.upkeep.checkpoint import boot_id
 from engine.storage import files as storage_files
 from engine.storage.log import list_segments
 from engine.storage.reader import read_header_or_trailer

@@ -35,7 +35,7 @@ from engine.storage.segment import FIRST_RECORD
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
     from engine.config import Scrub
-    from engine.index.types import SegmentMark
+    from engine.index.format.types import SegmentMark
 
 logger = log.get("archive.scrub")
 

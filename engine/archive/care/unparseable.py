@@ -18,8 +18,8 @@ from typing import Final
 from engine import log
 from engine.archive.ingest import UID_LENGTH_MAX, UNPLACED
 from engine.errors import InstanceRefused, Refusal
-from engine.index.entry import NO_UID, Quarantined
-from engine.index.tables import Index
+from engine.index.catalog import Catalog
+from engine.index.format.entry import NO_UID, Quarantined
 
 logger = log.get("archive.quarantine")
 
@@ -41,7 +41,7 @@ class Limits:
 class Unparseable:
     """One process's way into the quarantine. Thread-safe as far as its index is: decisions may be made twice."""
 
-    def __init__(self, index: Index, limits: Limits, counters: MutableMapping[str, int] | None = None) -> None:
+    def __init__(self, index: Catalog, limits: Limits, counters: MutableMapping[str, int] | None = None) -> None:
         """Counts what it does in `counters`."""
         self._index = index
         self._limits = limits

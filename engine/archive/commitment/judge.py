@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from engine.archive.archive import Archive
     from engine.archive.commitment.transactions import Reference
-    from engine.index.types import Instance
+    from engine.index.format.types import Instance
 
 Place = tuple[int, int]
 """Segment and offset of a record."""

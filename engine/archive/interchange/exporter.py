@@ -37,7 +37,7 @@ from engine.archive.interchange import dicomdir, directory_records, private_file
 from engine.archive.interchange.private_files import named_when_whole
 from engine.dicom import part10, transfer_syntax
 from engine.errors import CorruptRecord, DataSetError, ExportFailed
-from engine.index.types import Instance
+from engine.index.format.types import Instance
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """(what, done, total)."""

@@ -31,7 +31,7 @@ from engine.archive.interchange import formats, media
 from engine.archive.interchange.media import Refused, SourceItem
 from engine.dicom import elements, part10, tags, transfer_syntax, uids
 from engine.errors import CorruptRecord, DataSetError, EngineError, InstanceRefused
-from engine.index.types import Instance, Level, Outcome, Query
+from engine.index.format.types import Instance, Level, Outcome, Query
 from engine.storage.record import crc32c
 
 if TYPE_CHECKING:

@@ -21,12 +21,12 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.dicom import tags
-from engine.index import keys, terms
-from engine.index.rows import scan_prefix
-from engine.index.statements import LEVEL_OF
-from engine.index.terms import Range
-from engine.index.texts import TEXTS, Scan, Sieve
-from engine.index.types import Level
+from engine.index.apply.texts import TEXTS, Scan, Sieve
+from engine.index.format import keys, terms
+from engine.index.format.rows import scan_prefix
+from engine.index.format.statements import LEVEL_OF
+from engine.index.format.terms import Range
+from engine.index.format.types import Level
 
 if TYPE_CHECKING:
     from engine.index.query.condition import Condition

@@ -1,6 +1,6 @@
 """What one key asks of an entity (`Condition`), and what was agreed about how keys are matched (`Rules`).
 
-Holds no way of matching: `matching` and `moments` make conditions, `access` looks where they may be met, `walk` tests
+Holds no way of matching: `matching` and `date_time` make conditions, `access` looks where they may be met, `walk` tests
 every candidate with them.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from engine.index.terms import Range
-from engine.index.types import Query
+from engine.index.format.terms import Range
+from engine.index.format.types import Query
 
 
 @dataclass(frozen=True, slots=True)

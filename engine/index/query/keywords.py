@@ -17,9 +17,9 @@ from typing import TypeAlias
 
 from engine.dicom import extra, keywords, plain_values, tags
 from engine.errors import QueryError
+from engine.index.format.types import KeyValue, Level, Query, Root
 from engine.index.query import key_values
 from engine.index.query.plan import COMPUTED, level_of
-from engine.index.types import KeyValue, Level, Query, Root
 
 LEVELS = {"patient": Level.PATIENT, "study": Level.STUDY, "series": Level.SERIES, "instance": Level.IMAGE}
 """Levels as people call them."""

@@ -7,7 +7,7 @@ applies every test to every candidate, so that a range may be generous but never
     single value    the normal forms (`dicom.values`) are equal
     list of UID     any of them
     wild card       `*` and `?`, in AE CS LO LT PN SH ST UC UR UT; case counts, but not in person names
-    moments         DA, TM, DT: single values, ranges, both together: `moments`
+    moments         DA, TM, DT: single values, ranges, both together: `date_time`
     sequence        some stored item meets every key of the one item asked for; nested alike
     by negotiation  `""` asks for an attribute without a value; person names by sound
 
@@ -34,9 +34,7 @@ from typing import Any
 from engine.dicom import charset, items, phonetic, tags, values
 from engine.dicom.identifier import BINARY_VRS, Identifier
 from engine.errors import DataSetError, QueryError
-from engine.index.query.condition import BASELINE, Condition, Rules
-from engine.index.query.moments import MOMENT_VRS, moment_condition, pair_condition, pair_of
-from engine.index.terms import (
+from engine.index.format.terms import (
     Range,
     normal_values,
     pieces_of_patterns,
@@ -45,7 +43,9 @@ from engine.index.terms import (
     split_wildcards,
     words_of,
 )
-from engine.index.types import KeyValue
+from engine.index.format.types import KeyValue
+from engine.index.query.condition import BASELINE, Condition, Rules
+from engine.index.query.date_time import MOMENT_VRS, moment_condition, pair_condition, pair_of
 
 WILDCARD_VRS = frozenset(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"))
 EMPTY_VALUE = '""'

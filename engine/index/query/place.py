@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from engine.dicom import tags
 from engine.dicom.elements import blob_items
-from engine.index import keys
-from engine.index.query.picking import Pick
+from engine.index.format import keys
+from engine.index.format.rows import unpack_tail
+from engine.index.format.statements import fact_values, utf_8
+from engine.index.format.types import Level, Match
 from engine.index.query.plan import Plan
-from engine.index.rows import unpack_tail
-from engine.index.statements import fact_values, utf_8
-from engine.index.types import Level, Match
+from engine.index.query.sequences import Pick
 
 if TYPE_CHECKING:
     from engine.index.query.walk import Walk

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 from engine.dicom import charset, tags, values
 from engine.errors import QueryError
+from engine.index.format.statements import LEVEL_OF
+from engine.index.format.types import KeyValue, Level, Query
 from engine.index.query.condition import Condition, Rules
 from engine.index.query.matching import conditions
-from engine.index.query.picking import Pick, pick_of
-from engine.index.statements import LEVEL_OF
-from engine.index.types import KeyValue, Level, Query
+from engine.index.query.sequences import Pick, pick_of
 
 _ADDED_BY_THE_SERVICE = frozenset(
     (

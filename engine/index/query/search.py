@@ -21,20 +21,20 @@ from typing import TYPE_CHECKING, Any
 from engine.dicom import tags
 from engine.dicom.elements import blob_items
 from engine.errors import QueryError
-from engine.index import keys
-from engine.index.environment import Environment
-from engine.index.query import private
+from engine.index.database.environment import Environment
+from engine.index.format import keys
+from engine.index.format.rows import read_name
+from engine.index.format.types import Instance, Level, Match, Named, Query, Root
+from engine.index.query import private_attributes
 from engine.index.query.access import find_candidates
 from engine.index.query.explanation import Explanation
 from engine.index.query.place import Place
 from engine.index.query.plan import UNIQUE, Plan, check_hierarchy, level_of
 from engine.index.query.walk import Walk
-from engine.index.rows import read_name
-from engine.index.types import Instance, Level, Match, Named, Query, Root
 from engine.storage.record import Position
 
 if TYPE_CHECKING:
-    from engine.index.tables import Index
+    from engine.index.catalog import Catalog
 
 FIRST_PAGE = 32
 """Matches in the first page: an early first answer."""
@@ -47,7 +47,7 @@ SELECT_S = 0.05
 at one time, and no page of the index is kept for one that names a million."""
 
 
-def search(index: Index, query: Query, explanation: Explanation | None = None) -> Iterator[Match]:
+def search(index: Catalog, query: Query, explanation: Explanation | None = None) -> Iterator[Match]:
     """The matches of a query in a stable order. Raises QueryError, at once and not at the first match.
 
     `explanation` is filled in on the way.
@@ -55,13 +55,13 @@ def search(index: Index, query: Query, explanation: Explanation | None = None) -
     return (match for match in search_steps(index, query, explanation) if match is not None)
 
 
-def search_steps(index: Index, query: Query, explanation: Explanation | None = None) -> Iterator[Match | None]:
+def search_steps(index: Catalog, query: Query, explanation: Explanation | None = None) -> Iterator[Match | None]:
     """The same with a None between two read transactions, so that whoever asks can look around while nothing matches.
 
     At most `walk.EXAMINED_MAX` candidates are looked at, for some `walk.STEP_S`, or `access.KEYS_MAX` keys read,
     between two values.
     """
-    asked = private.of(query)
+    asked = private_attributes.of(query)
     if asked is not None:
         query = asked.query
     plan = Plan.of(query)

@@ -19,14 +19,14 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from engine.dicom import tags
-from engine.index import keys
-from engine.index.environment import Environment
+from engine.index.database.environment import Environment
+from engine.index.format import keys
+from engine.index.format.rows import read_name, scan_prefix
+from engine.index.format.types import Level, Query
 from engine.index.query.condition import Condition
 from engine.index.query.explanation import Explanation
 from engine.index.query.place import COMPUTE, Place, Shows, instance_count
 from engine.index.query.plan import Plan
-from engine.index.rows import read_name, scan_prefix
-from engine.index.types import Level, Query
 
 if TYPE_CHECKING:
     from engine.index.query.access import Candidates

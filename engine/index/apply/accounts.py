@@ -1,0 +1,112 @@
+"""What a batch adds to and takes from the books: how far each segment is applied, its living and dead bytes, counters.
+
+    share    live_count  live_bytes  dead_bytes
+    ALIVE    +1          +           .            current instances, versions, quarantined records, holds that count
+    NEEDED   .           +           .            tombstones
+    DEAD     .           .           +            everything else: what a compaction would win
+
+Rows are loaded at the first use in a batch and written at its end. Who is in which state is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+from engine.index.apply.versions import KILLED, LIVE, State
+from engine.index.database.environment import Environment
+from engine.index.format import keys
+from engine.index.format.rows import Segment, read_count
+from engine.storage.record import Position
+
+
+class Share(Enum):
+    """How a record counts in its segment."""
+
+    ALIVE = "alive"
+    NEEDED = "needed"
+    DEAD = "dead"
+
+
+def share_of(state: State) -> Share:
+    """How a record in this state counts."""
+    if state in LIVE:
+        return Share.ALIVE
+    return Share.NEEDED if state == State.TOMBSTONE else Share.DEAD
+
+
+class Accounts:
+    """The books of one batch."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self.segments: dict[int, Segment] = {}
+        """Rows of `segments` that the batch has loaded."""
+        self._counts: dict[bytes, int] = {}
+
+    def begin(self) -> None:
+        """Forgets what a batch before has loaded."""
+        self.segments.clear()
+        self._counts.clear()
+
+    def write(self, txn: Any) -> None:
+        """Ends a batch."""
+        environment = self._environment
+        for segment_id, segment in self.segments.items():
+            txn.put(keys.U64_KEY.pack(segment_id), segment.encode(), db=environment.segments)
+        for word, change in self._counts.items():
+            if change:
+                total = read_count(txn, environment, word) + change
+                txn.put(word, keys.U64.pack(total), db=environment.meta)
+
+    def segment(self, txn: Any, segment_id: int) -> Segment:
+        """The row of a segment, to be changed."""
+        segment = self.segments.get(segment_id)
+        if segment is None:
+            segment = Segment(txn.get(keys.U64_KEY.pack(segment_id), db=self._environment.segments))
+            self.segments[segment_id] = segment
+        return segment
+
+    def cover(self, txn: Any, position: Position) -> None:
+        """Notes that a record has been applied."""
+        self.segment(txn, position.segment_id).cover(position.offset, position.offset + position.record_bytes)
+
+    def count(self, word: bytes, change: int) -> None:
+        """Adds to a number of `meta`."""
+        self._counts[word] = self._counts.get(word, 0) + change
+
+    def move(self, txn: Any, position: Position, before: Share | None, after: Share) -> None:
+        """Books a record that counted so and counts otherwise now; None: it is new."""
+        if before is after:
+            return
+        segment = self.segment(txn, position.segment_id)
+        record_bytes = position.record_bytes
+        if before is Share.DEAD:
+            segment.dead_bytes -= record_bytes
+        elif before is not None:
+            segment.live_count -= before is Share.ALIVE
+            segment.live_bytes -= record_bytes
+        if after is Share.DEAD:
+            segment.dead_bytes += record_bytes
+        else:
+            segment.live_count += after is Share.ALIVE
+            segment.live_bytes += record_bytes
+
+    def kill(self, txn: Any, segment_id: int, count: int, record_bytes: int) -> None:
+        """Books current instances of one segment that a tombstone has killed."""
+        segment = self.segment(txn, segment_id)
+        segment.live_count -= count
+        segment.live_bytes -= record_bytes
+        segment.dead_bytes += record_bytes
+        self.count(keys.META_DELETED, count)
+
+    def change(self, txn: Any, position: Position, before: State | None, after: State) -> None:
+        """Books a record that goes from one state to another; None: it is new."""
+        if before == after:
+            return
+        self.move(txn, position, None if before is None else share_of(before), share_of(after))
+        self.count(keys.META_VERSIONS, (after == State.VERSION) - (before == State.VERSION))
+        self.count(keys.META_DELETED, (after in KILLED) - (before in KILLED))
+        held = (after == State.QUARANTINED) - (before == State.QUARANTINED)
+        self.count(keys.META_QUARANTINED, held)
+        self.count(keys.META_QUARANTINED_BYTES, held * position.record_bytes)

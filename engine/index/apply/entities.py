@@ -1,0 +1,559 @@
+"""Patients, studies and series above the instances: made when one names them first, unmade when none does any more.
+
+Not here: the instances themselves (`writer`), what facts are (`statements`). Everything happens within one batch of the
+writer and its transaction: `settle` for what is new, `refresh` once at the end for what has lost an instance.
+
+    settle     finds or makes study, series and the two statements; brings facts, search keys and patient up with them
+    refresh    makes facts, orders, Modality and SOP classes anew from the instances that are left, from the series up,
+               and ends what all processes remember (the epoch); also of what is corrected otherwise than before
+    correct    what corrections set (`overlay`) is laid over the facts whenever these change
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from operator import itemgetter
+from typing import Any
+
+from engine.dicom import tags
+from engine.errors import IndexDamaged, IndexError_
+from engine.index.apply.overlay import Overlay, Part, key_of_patient
+from engine.index.apply.texts import Texts
+from engine.index.database.environment import Environment
+from engine.index.format import keys, terms
+from engine.index.format.entry import Entry
+from engine.index.format.rows import Counts, PatientRow, UidRow, pack_tail, read_count, scan_prefix, unpack_tail
+from engine.index.format.statements import (
+    PART_COUNT_PATIENT,
+    PART_COUNT_SERIES,
+    PART_COUNT_STUDY,
+    Facts,
+    Statement,
+    facts_of,
+    pack_content,
+    repeats,
+    unpack_content,
+)
+
+_first = itemgetter(0)
+
+REMEMBERED_STUDIES_MAX = 1024
+"""A process remembers so many studies: some 200 KiB."""
+
+
+class Remembered:
+    """What this process knows of a series and one statement in it."""
+
+    __slots__ = ("classes", "counts_key", "digest", "first", "prefix", "series_id", "tail")
+
+    def __init__(self, study_id: bytes, series_id: bytes, digest: bytes, first: bytes) -> None:
+        self.counts_key = study_id + series_id
+        self.prefix = series_id
+        self.series_id = keys.ID.unpack(series_id)[0]
+        self.digest = digest
+        self.first = first
+        """The statement's order is this one or an earlier one."""
+        self.tail = b""
+        self.classes: frozenset[int] = frozenset()
+
+
+class Entities:
+    """Everything above the instances, while a batch changes it."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self.counts: dict[bytes, Counts] = {}
+        """Rows of `counts` that the batch has loaded, by key; written at its end."""
+        self._texts = Texts(environment)
+        self.overlay = Overlay(environment)
+        self._new_keys: list[tuple[bytes, bytes]] = []
+        """Keys of `search` and their owners that the batch has not put yet."""
+        self._next_ids: dict[str, int] = {}
+        """The same of the next ids in `meta`."""
+        self._studies: dict[tuple[bytes, bytes], tuple[bytes, bytes]] = {}
+        """Study Instance UID and digest of a statement → study id, and an order: that of the statement is no later."""
+        self.puts_all_keys = False
+        """Whether keys of `search` are put though they should be there already: see `reextract`."""
+        self._dirty_series: dict[bytes, bytes] = {}
+        self._dirty_studies: set[bytes] = set()
+        self._dirty_patients: set[bytes] = set()
+
+    def begin(self) -> None:
+        """Begins a batch."""
+        self.counts.clear()
+        self._texts.begin()
+        self._new_keys.clear()
+        self._next_ids.clear()
+
+    def write(self, txn: Any) -> None:
+        """Ends a batch."""
+        environment = self._environment
+        for counts_key, row in self.counts.items():
+            txn.put(counts_key, row.encode(), db=environment.counts)
+        self._texts.write(txn)
+        self._put_new_keys(txn)
+        for what, number in self._next_ids.items():
+            txn.put(keys.META_NEXT[what], keys.U32.pack(number), db=environment.meta)
+
+    def forget(self) -> None:
+        """Ends a batch that has failed."""
+        self.begin()
+        self.forget_studies()
+        self._dirty_series.clear()
+        self._dirty_studies.clear()
+        self._dirty_patients.clear()
+
+    def forget_studies(self) -> None:
+        """Forgets what it knows of studies: the epoch has changed."""
+        self._studies.clear()
+
+    @property
+    def needs_refresh(self) -> bool:
+        """Whether something has lost an instance, or is corrected otherwise."""
+        return bool(self._dirty_series or self._dirty_studies or self._dirty_patients)
+
+    def lost_instances(self, txn: Any, series_id: bytes, count: int, payload_bytes: int) -> None:
+        """Notes that instances are taken out of a series."""
+        row = txn.get(series_id, db=self._environment.series)
+        study_id = keys.ID.pack(keys.U32.unpack_from(row)[0])
+        counts = self.load_counts(txn, study_id + series_id)
+        counts.count -= count
+        counts.bytes -= payload_bytes
+        self._dirty_series[series_id] = study_id
+
+    def touch_study(self, study_id: bytes) -> None:
+        """Notes that a study is corrected otherwise than before."""
+        self._dirty_studies.add(study_id)
+
+    def touch_series(self, series_id: bytes, study_id: bytes) -> None:
+        """The same of a series."""
+        self._dirty_series[series_id] = study_id
+
+    def stated(self, txn: Any, series_id: bytes, digest: bytes) -> tuple[bytes, bytes, bytes]:
+        """The three blobs of a series statement."""
+        environment = self._environment
+        row = txn.get(series_id, db=environment.series)
+        statement = txn.get(series_id + digest, db=environment.series_statements)
+        content = statement[keys.ORDER_BYTES + keys.DIGEST_BYTES :]
+        series = unpack_content(content)[0] if content else _uid_row_facts(row).blobs()[0]
+        study_id = keys.ID.pack(keys.U32.unpack_from(row)[0])
+        study_digest = statement[keys.ORDER_BYTES : keys.ORDER_BYTES + keys.DIGEST_BYTES]
+        content = txn.get(study_id + study_digest, db=environment.study_statements)[keys.ORDER_BYTES :]
+        if content:
+            patient, study = unpack_content(content)
+        else:
+            patient, study = _uid_row_facts(txn.get(study_id, db=environment.studies), PART_COUNT_STUDY).blobs()
+        return patient, study, series
+
+    # -- what is new ----------------------------------------------------------------------------
+
+    def settle(self, txn: Any, entry: Entry, order: bytes) -> Remembered:
+        """Makes sure that patient, study, series and both statements of an instance are there."""
+        environment = self._environment
+        stated = Statement.of(entry)
+        study_id, first = self._studies.get((stated.study_instance_uid, stated.study_digest), (b"", b""))
+        if not study_id or order < first:
+            study_id = self._settle_study(txn, stated, order)
+        series_key = keys.bounded(stated.series_instance_uid) + b"\0" + study_id
+        series_id = txn.get(series_key, db=environment.series_uids)
+        if series_id is None and self.overlay.is_empty:
+            series_id = self._add_series(txn, series_key, study_id, stated, order)
+            return Remembered(study_id, series_id, stated.series_digest, order)
+        if series_id is None:
+            series_id = self.next_id(txn, "series")
+            txn.put(series_key, series_id, db=environment.series_uids)
+            row = UidRow(keys.ID.unpack(study_id)[0], 0, stated.series_instance_uid, Facts.empty(PART_COUNT_SERIES))
+            self.counts[study_id + series_id] = Counts(0, 1, 0, pack_tail(b"", ()))
+        else:
+            row = UidRow.decode(txn.get(series_id, db=environment.series))
+        before = row.facts.values(0)
+        if self._state(
+            txn,
+            environment.series_statements,
+            series_id,
+            stated.series_digest,
+            row,
+            order,
+            stated.study_digest,
+            [stated.series],
+        ):
+            if not self.overlay.is_empty:
+                over = partial(self.overlay.of_series, txn, stated.study_instance_uid, row.uid)
+                self._correct(txn, environment.series_statements, series_id, row, keys.DIGEST_BYTES, over)
+            txn.put(series_id, row.encode(), db=environment.series)
+            self._series_changed(txn, study_id, series_id, before, row.facts.values(0))
+        return Remembered(study_id, series_id, stated.series_digest, order)
+
+    def _add_series(self, txn: Any, series_key: bytes, study_id: bytes, stated: Statement, order: bytes) -> bytes:
+        """What most series are: new, and nothing corrected. Comes to the same as all steps one by one."""
+        environment = self._environment
+        series_id = self.next_id(txn, "series")
+        txn.put(series_key, series_id, db=environment.series_uids)
+        txn.put(series_id + stated.series_digest, order + stated.study_digest, db=environment.series_statements)
+        uid = stated.series_instance_uid[:0xFFFF]
+        head = keys.UID_HEAD.pack(keys.ID.unpack(study_id)[0], 1, len(uid))
+        txn.put(series_id, head + uid + facts_of(order, stated.series), db=environment.series)
+        items = stated.items[2]
+        self.counts[study_id + series_id] = Counts(0, 1, 0, pack_tail(items.get(tags.Modality, b""), ()))
+        self._new_keys += [(key, series_id) for key in terms.search_keys(items)]
+        return series_id
+
+    def _add_study(self, txn: Any, study_key: bytes, stated: Statement, order: bytes) -> bytes:
+        """The same of a study, and of its patient if that is new or says nothing else."""
+        environment = self._environment
+        study_id = self.next_id(txn, "study")
+        txn.put(study_key, study_id, db=environment.study_uids)
+        txn.put(study_id + stated.study_digest, order, db=environment.study_statements)
+        key = key_of_patient(stated.items[0], stated.study_instance_uid)
+        patient_id = txn.get(key, db=environment.patient_keys)
+        head = keys.KEY_HEAD.pack(len(key)) + key
+        after = head + facts_of(order, stated.patient)
+        if patient_id is None:
+            patient_id = self.next_id(txn, "patient")
+            txn.put(key, patient_id, db=environment.patient_keys)
+            txn.put(patient_id, after, db=environment.patients)
+        else:
+            before = txn.get(patient_id, db=environment.patients)
+            if not repeats(before, after, len(head)):
+                patient = PatientRow.decode(before)
+                facts = Facts.empty(PART_COUNT_PATIENT)
+                facts.observe(order, [stated.patient])
+                patient.facts.observe_facts(facts)
+                txn.put(patient_id, patient.encode(), db=environment.patients)
+        txn.put(patient_id + study_id, b"", db=environment.patient_studies)
+        uid = stated.study_instance_uid[:0xFFFF]
+        head = keys.UID_HEAD.pack(keys.ID.unpack(patient_id)[0], 1, len(uid))
+        txn.put(study_id, head + uid + facts_of(order, stated.patient, stated.study), db=environment.studies)
+        items = stated.items[0] | stated.items[1]
+        self._new_keys += [(key, study_id) for key in terms.search_keys(items)]
+        self._texts.add(txn, study_id, items)
+        return study_id
+
+    def _settle_study(self, txn: Any, stated: Statement, order: bytes) -> bytes:
+        environment = self._environment
+        study_key = keys.bounded(stated.study_instance_uid)
+        study_id = txn.get(study_key, db=environment.study_uids)
+        if study_id is None and self.overlay.is_empty:
+            study_id = self._add_study(txn, study_key, stated, order)
+            self._remember_study(stated, study_id, order)
+            return study_id
+        if study_id is None:
+            study_id = self.next_id(txn, "study")
+            txn.put(study_key, study_id, db=environment.study_uids)
+            row = UidRow(0, 0, stated.study_instance_uid, Facts.empty(PART_COUNT_STUDY))
+        else:
+            row = UidRow.decode(txn.get(study_id, db=environment.studies), PART_COUNT_STUDY)
+        before = _study_values(row.facts)
+        conflicts = len(row.facts.conflicts)
+        content = [stated.patient, stated.study]
+        if self._state(txn, environment.study_statements, study_id, stated.study_digest, row, order, b"", content):
+            if not self.overlay.is_empty:
+                over = partial(self.overlay.of_study, txn, row.uid)
+                if self._correct(txn, environment.study_statements, study_id, row, 0, over) and row.owner:
+                    self._dirty_patients.add(keys.ID.pack(row.owner))
+            self._link_patient(txn, study_id, row)
+            txn.put(study_id, row.encode(), db=environment.studies)
+            self._study_changed(txn, study_id, before, _study_values(row.facts))
+            self.count(txn, keys.META_CONFLICTS, len(row.facts.conflicts) - conflicts)
+        self._remember_study(stated, study_id, order)
+        return bytes(study_id)
+
+    def _remember_study(self, stated: Statement, study_id: bytes, order: bytes) -> None:
+        if len(self._studies) >= REMEMBERED_STUDIES_MAX:
+            self._studies.clear()
+        self._studies[stated.study_instance_uid, stated.study_digest] = study_id, order
+
+    def _state(
+        self,
+        txn: Any,
+        table: Any,
+        owner: bytes,
+        digest: bytes,
+        row: UidRow,
+        order: bytes,
+        above: bytes,
+        content: list[bytes],
+    ) -> bool:
+        """Adds a statement to an entity, or gives it an earlier order; whether that changed the row."""
+        statement_key = owner + digest
+        known = txn.get(statement_key, db=table)
+        if known is not None and known[: keys.ORDER_BYTES] <= order:
+            return False
+        if known is not None:
+            txn.put(statement_key, order + known[keys.ORDER_BYTES :], db=table)
+        else:
+            if row.statements == 1:
+                self._write_out(txn, table, owner, len(above), row.facts)
+            row.statements += 1
+            txn.put(statement_key, order + above + (pack_content(*content) if row.statements > 1 else b""), db=table)
+        row.facts.observe(order, content)
+        return True
+
+    def _write_out(self, txn: Any, table: Any, owner: bytes, above_bytes: int, facts: Facts) -> None:
+        """Gives the only statement its content, before there are more, or the facts say something else."""
+        for key, value in scan_prefix(txn, table, owner):
+            if len(value) > keys.ORDER_BYTES + above_bytes:
+                return
+            txn.put(key, value[: keys.ORDER_BYTES + above_bytes] + pack_content(*facts.blobs()), db=table)
+            return
+
+    def _correct(
+        self,
+        txn: Any,
+        table: Any,
+        owner: bytes,
+        row: UidRow,
+        above_bytes: int,
+        overlay_of: Callable[[Facts], Sequence[Part]],
+    ) -> bool:
+        """Lays what corrections say over the facts of an entity that has a new statement; whether they say anything.
+
+        What is corrected has its only statement's content written out too: the facts do not say the same.
+        """
+        facts = row.facts
+        head_bytes = keys.ORDER_BYTES + above_bytes
+        was_corrected = facts.is_corrected
+        if was_corrected:
+            facts = Facts.empty(len(facts.parts))
+            for _, value in scan_prefix(txn, table, owner):
+                facts.observe(value[: keys.ORDER_BYTES], unpack_content(value[head_bytes:]))
+        overlay = overlay_of(facts)
+        is_corrected = any(overlay)
+        if is_corrected and row.statements == 1:
+            self._write_out(txn, table, owner, above_bytes, facts)
+        facts.correct(overlay)
+        row.facts = facts
+        return is_corrected or was_corrected
+
+    def _link_patient(self, txn: Any, study_id: bytes, row: UidRow) -> None:
+        """Puts the study under the patient that its facts name, and tells the patient what they say."""
+        environment = self._environment
+        key = key_of_patient(row.facts.values(0), row.uid)
+        patient_id = txn.get(key, db=environment.patient_keys)
+        if patient_id is None:
+            patient_id = self.next_id(txn, "patient")
+            txn.put(key, patient_id, db=environment.patient_keys)
+            patient = PatientRow(key, Facts.empty(PART_COUNT_PATIENT))
+            before = b""
+        else:
+            before = txn.get(patient_id, db=environment.patients)
+            patient = PatientRow.decode(before)
+        number = keys.ID.unpack(patient_id)[0]
+        if row.owner != number:
+            if row.owner:
+                self._unlink_patient(txn, study_id, row.owner)
+            row.owner = number
+            txn.put(patient_id + study_id, b"", db=environment.patient_studies)
+        patient.facts.observe_facts(row.facts)
+        after = patient.encode()
+        if after != before:
+            txn.put(patient_id, after, db=environment.patients)
+
+    def _unlink_patient(self, txn: Any, study_id: bytes, patient: int) -> None:
+        patient_id = keys.ID.pack(patient)
+        txn.delete(patient_id + study_id, db=self._environment.patient_studies)
+        self._dirty_patients.add(patient_id)
+
+    def _series_changed(
+        self, txn: Any, study_id: bytes, series_id: bytes, before: Mapping[int, bytes], after: Mapping[int, bytes]
+    ) -> None:
+        self._search_changed(txn, series_id, before, after)
+        modality = after.get(tags.Modality, b"")
+        row = self.load_counts(txn, study_id + series_id)
+        known, class_ids = unpack_tail(row.tail, 0)
+        if modality[:255] != known:
+            row.tail = pack_tail(modality, class_ids)
+
+    def _study_changed(
+        self, txn: Any, study_id: bytes, before: Mapping[int, bytes], after: Mapping[int, bytes]
+    ) -> None:
+        self._search_changed(txn, study_id, before, after)
+        self._texts.change(txn, study_id, before, after)
+
+    def _search_changed(self, txn: Any, owner: bytes, before: Mapping[int, bytes], after: Mapping[int, bytes]) -> None:
+        """Brings the keys of `search` from one set of facts to another."""
+        table = self._environment.search
+        old = terms.search_keys(before)
+        new = terms.search_keys(after)
+        if gone := old - new:
+            self._put_new_keys(txn)
+            for key in gone:
+                txn.delete(key, owner, db=table)
+        self._new_keys += [(key, owner) for key in (new if self.puts_all_keys else new - old)]
+
+    def _put_new_keys(self, txn: Any) -> None:
+        """Puts the new keys of `search`, in order: neighbours lie on one page."""
+        if self._new_keys:
+            with txn.cursor(db=self._environment.search) as cursor:
+                cursor.putmulti(sorted(self._new_keys, key=_first))
+            self._new_keys.clear()
+
+    # -- what is left after a removal -----------------------------------------------------------
+
+    def refresh(self, txn: Any) -> None:
+        """Makes anew what depends on instances that are gone, from the series up; and ends what all remember."""
+        for series_id, study_id in self._dirty_series.items():
+            self._refresh_series(txn, series_id, study_id)
+            self._dirty_studies.add(study_id)
+        for study_id in self._dirty_studies:
+            self._refresh_study(txn, study_id)
+        for patient_id in self._dirty_patients:
+            self._refresh_patient(txn, patient_id)
+        self._dirty_series.clear()
+        self._dirty_studies.clear()
+        self._dirty_patients.clear()
+        self.forget_studies()
+        self.count(txn, keys.META_EPOCH, 1)
+
+    def _refresh_series(self, txn: Any, series_id: bytes, study_id: bytes) -> None:
+        environment = self._environment
+        firsts: dict[bytes, bytes] = {}
+        class_ids = set()
+        for _, value in scan_prefix(txn, environment.instances, series_id):
+            fields = keys.INSTANCE.unpack_from(value)
+            order = keys.ORDER.pack(fields[0], keys.tie_of(fields[3], fields[6]))
+            digest = fields[14]
+            if digest not in firsts or order < firsts[digest]:
+                firsts[digest] = order
+            class_ids.add(fields[10])
+        row = UidRow.decode(txn.get(series_id, db=environment.series))
+        before = row.facts.values(0)
+        if not firsts:
+            self._drop_prefix(txn, environment.series_statements, series_id)
+            self._search_changed(txn, series_id, before, {})
+            txn.delete(keys.bounded(row.uid) + b"\0" + study_id, db=environment.series_uids)
+            txn.delete(series_id, db=environment.series)
+            txn.delete(study_id + series_id, db=environment.counts)
+            self.counts.pop(study_id + series_id, None)
+            return
+        over: Callable[[Facts], Sequence[Part]] | None = None
+        if not self.overlay.is_empty:
+            study = UidRow.decode(txn.get(study_id, db=environment.studies), PART_COUNT_STUDY)
+            over = partial(self.overlay.of_series, txn, study.uid, row.uid)
+        self._restate(txn, environment.series_statements, series_id, row, firsts, keys.DIGEST_BYTES, over)
+        txn.put(series_id, row.encode(), db=environment.series)
+        counts = self.load_counts(txn, study_id + series_id)
+        counts.tail = pack_tail(before.get(tags.Modality, b""), class_ids)
+        self._series_changed(txn, study_id, series_id, before, row.facts.values(0))
+
+    def _refresh_study(self, txn: Any, study_id: bytes) -> None:
+        environment = self._environment
+        row = UidRow.decode(txn.get(study_id, db=environment.studies), PART_COUNT_STUDY)
+        before = _study_values(row.facts)
+        conflicts = len(row.facts.conflicts)
+        firsts: dict[bytes, bytes] = {}
+        for series_id in self._series_of(txn, study_id):
+            for _, value in scan_prefix(txn, environment.series_statements, series_id):
+                order = value[: keys.ORDER_BYTES]
+                digest = value[keys.ORDER_BYTES : keys.ORDER_BYTES + keys.DIGEST_BYTES]
+                if digest not in firsts or order < firsts[digest]:
+                    firsts[digest] = order
+        if not firsts:
+            self._drop_prefix(txn, environment.study_statements, study_id)
+            self._study_changed(txn, study_id, before, {})
+            self._unlink_patient(txn, study_id, row.owner)
+            txn.delete(keys.bounded(row.uid), db=environment.study_uids)
+            txn.delete(study_id, db=environment.studies)
+            self.count(txn, keys.META_CONFLICTS, -conflicts)
+            return
+        over = None if self.overlay.is_empty else partial(self.overlay.of_study, txn, row.uid)
+        self._restate(txn, environment.study_statements, study_id, row, firsts, 0, over)
+        self._dirty_patients.add(keys.ID.pack(row.owner))
+        self._link_patient(txn, study_id, row)
+        txn.put(study_id, row.encode(), db=environment.studies)
+        self._study_changed(txn, study_id, before, _study_values(row.facts))
+        self.count(txn, keys.META_CONFLICTS, len(row.facts.conflicts) - conflicts)
+
+    def _series_of(self, txn: Any, study_id: bytes) -> list[bytes]:
+        """The series ids of a study, those that this batch has added included."""
+        found = {key[4:] for key, _ in scan_prefix(txn, self._environment.counts, study_id)}
+        found.update(key[4:] for key in self.counts if key[:4] == study_id)
+        return sorted(found)
+
+    def _restate(
+        self,
+        txn: Any,
+        table: Any,
+        owner: bytes,
+        row: UidRow,
+        firsts: Mapping[bytes, bytes],
+        above_bytes: int,
+        overlay_of: Callable[[Facts], Sequence[Part]] | None,
+    ) -> None:
+        """Leaves the statements of `firsts`, with their orders, and makes the facts from them and from corrections."""
+        head_bytes = keys.ORDER_BYTES + above_bytes
+        part_count = len(row.facts.parts)
+        only = row.facts.blobs()
+        statements = list(scan_prefix(txn, table, owner))
+        facts = Facts.empty(part_count)
+        kept = []
+        for key, value in statements:
+            digest = key[len(owner) :]
+            if digest not in firsts:
+                txn.delete(key, db=table)
+                continue
+            content = unpack_content(value[head_bytes:]) if len(value) > head_bytes else only
+            facts.observe(firsts[digest], content)
+            kept.append((key, firsts[digest] + value[keys.ORDER_BYTES : head_bytes], content))
+        overlay = overlay_of(facts) if overlay_of is not None else ()
+        if any(overlay):
+            facts.correct(overlay)
+        is_said_by_facts = len(firsts) == 1 and not any(overlay)
+        for key, head, content in kept:
+            txn.put(key, head if is_said_by_facts else head + pack_content(*content), db=table)
+        row.statements = len(firsts)
+        row.facts = facts
+
+    def _refresh_patient(self, txn: Any, patient_id: bytes) -> None:
+        environment = self._environment
+        patient = PatientRow.decode(txn.get(patient_id, db=environment.patients))
+        patient.facts = Facts.empty(PART_COUNT_PATIENT)
+        is_empty = True
+        for key, _ in scan_prefix(txn, environment.patient_studies, patient_id):
+            study = UidRow.decode(txn.get(key[4:], db=environment.studies), PART_COUNT_STUDY)
+            patient.facts.observe_facts(study.facts)
+            is_empty = False
+        if is_empty:
+            txn.delete(patient_id, db=environment.patients)
+            txn.delete(patient.key, db=environment.patient_keys)
+        else:
+            txn.put(patient_id, patient.encode(), db=environment.patients)
+
+    def _drop_prefix(self, txn: Any, table: Any, prefix: bytes) -> None:
+        for key, _ in list(scan_prefix(txn, table, prefix)):
+            txn.delete(key, db=table)
+
+    # -- small rows -----------------------------------------------------------------------------
+
+    def load_counts(self, txn: Any, counts_key: bytes) -> Counts:
+        row = self.counts.get(counts_key)
+        if row is None:
+            data = txn.get(counts_key, db=self._environment.counts)
+            if data is None:
+                raise IndexDamaged("a series has no counts: the index is damaged; `filmroom rebuild-index` helps")
+            row = self.counts[counts_key] = Counts.decode(data)
+        return row
+
+    def count(self, txn: Any, word: bytes, change: int) -> None:
+        if change:
+            table = self._environment.meta
+            txn.put(word, keys.U64.pack(read_count(txn, self._environment, word) + change), db=table)
+
+    def next_id(self, txn: Any, what: str) -> bytes:
+        number = self._next_ids.get(what)
+        if number is None:
+            data = txn.get(keys.META_NEXT[what], db=self._environment.meta)
+            number = keys.U32.unpack(data)[0] if data else 1
+        if number == 0xFFFFFFFF:
+            raise IndexError_(f"the index has given out every id of its kind ({what}): rebuild it")
+        self._next_ids[what] = number + 1
+        return keys.ID.pack(number)
+
+
+def _uid_row_facts(data: bytes, part_count: int = PART_COUNT_SERIES) -> Facts:
+    return UidRow.decode(data, part_count).facts
+
+
+def _study_values(facts: Facts) -> dict[int, bytes]:
+    return facts.values(0) | facts.values(1)

@@ -1,0 +1,112 @@
+"""The rows that say which records a SOP Instance UID has beside its current one: `history`, `versions`, `drops`.
+
+Reads, and what a row says as a `Told` of the fold rule. A UID may have thousands of records, most of them dead: who
+needs few of them asks for those, by the table `versions` (only what is kept aside) or by the end of a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from engine.errors import IndexError_
+from engine.index.apply.versions import State, Told
+from engine.index.database.environment import Environment
+from engine.index.format import keys
+from engine.index.format.entry import Entry, Tombstone
+from engine.index.format.rows import scan_prefix
+from engine.storage.record import Kind, Position
+
+
+def told_of(entry: Entry) -> Told:
+    """A record that has not been applied yet."""
+    position = entry.position
+    return Told(
+        told_key(entry.stamp, position),
+        None,
+        Kind.INSTANCE,
+        entry.flags,
+        position,
+        entry.transfer_syntax_uid,
+        entry.pack_meta(),
+    )
+
+
+def told_of_tombstone(tombstone: Tombstone) -> Told:
+    """A tombstone without a target, as one of the records of its UIDs."""
+    position = tombstone.position
+    key = keys.TOLD.pack(tombstone.stamp, 0, position.segment_id, position.offset)
+    return Told(key, None, Kind.TOMBSTONE, 0, position)
+
+
+def told_key(stamp: int, position: Position) -> bytes:
+    """Order and place of a record."""
+    segment_id, offset, _, _, payload_length, payload_crc = position
+    return keys.TOLD.pack(stamp, keys.tie_of(payload_length, payload_crc), segment_id, offset)
+
+
+def pack_history(record: Told, state: State) -> bytes:
+    """The row of `history` for a record. What a tombstone came after is never needed again: its meta is left out."""
+    position = record.position
+    head = keys.HISTORY.pack(
+        state,
+        record.kind,
+        record.flags,
+        position.payload_length,
+        position.payload_crc,
+        position.meta_length,
+        position.key_length,
+    )
+    return head if state == State.DELETED else head + record.meta
+
+
+def unpack_history(key: bytes, value: bytes) -> Told:
+    """The record of a row; `key` is order and place, the end of the row's key."""
+    segment_id, offset = keys.PLACE.unpack_from(key, keys.ORDER_BYTES)
+    state, kind, flags, payload_length, payload_crc, meta_length, key_length = keys.HISTORY.unpack_from(value)
+    position = Position(segment_id, offset, key_length, meta_length, payload_length, payload_crc)
+    meta = value[keys.HISTORY.size :]
+    syntax = Entry.unpack_meta(position, flags, 0, b"", meta).transfer_syntax_uid if meta else b""
+    return Told(key, State(state), kind, flags, position, syntax, meta)
+
+
+def read_history(txn: Any, environment: Environment, sop_key: bytes) -> list[Told]:
+    """Every record of a UID but its current one, and the tombstones with a target; not in the order of ranks."""
+    prefix = sop_key + b"\0"
+    start = len(prefix)
+    told = [unpack_history(key[start:], value) for key, value in scan_prefix(txn, environment.history, prefix)]
+    for key, _ in scan_prefix(txn, environment.drops, prefix):
+        target, stamp, segment_id, offset = keys.TOLD.unpack_from(key, start)
+        place = Position(segment_id, offset, 0, 0, 0, 0)
+        order = keys.TOLD.pack(stamp, 0, segment_id, offset)
+        told.append(Told(order, State.TOMBSTONE, Kind.TOMBSTONE, 0, place, target_stamp=target))
+    return told
+
+
+def newest_stamp(txn: Any, table: Any, uid_key: bytes) -> int:
+    """The highest stamp in the rows of `history` or `holds` of a UID; 0 without any."""
+    prefix = uid_key + b"\0"
+    with txn.cursor(db=table) as cursor:
+        found = cursor.prev() if cursor.set_range(uid_key + b"\1") else cursor.last()
+        if not found or not cursor.key().startswith(prefix):
+            return 0
+        return int(keys.TOLD.unpack(cursor.key()[-keys.TOLD.size :])[0])
+
+
+def newest_drop(txn: Any, environment: Environment, sop_key: bytes) -> int:
+    """The highest stamp of the tombstones with a target that a UID has; 0 without any."""
+    rows = scan_prefix(txn, environment.drops, sop_key + b"\0")
+    return max((keys.TOLD.unpack(key[-keys.TOLD.size :])[1] for key, _ in rows), default=0)
+
+
+def read_kept(txn: Any, environment: Environment, sop_key: bytes, tie: int | None = None) -> Iterator[Told]:
+    """What is kept aside of a UID, by stamp; with a tie only what has it, which costs a look at the others' keys."""
+    prefix = sop_key + b"\0"
+    start = len(prefix)
+    wanted = None if tie is None else keys.U64_KEY.pack(tie)
+    for row_key, _ in scan_prefix(txn, environment.versions, prefix):
+        if wanted is None or row_key[start + 8 : start + keys.ORDER_BYTES] == wanted:
+            value = txn.get(row_key, db=environment.history)
+            if value is None:
+                raise IndexError_("a version that is kept aside has no record: the index is damaged; rebuild it")
+            yield unpack_history(row_key[start:], value)

@@ -1,0 +1,183 @@
+"""What corrections lay over the facts of studies and series: who a study's patient is, and what is called otherwise.
+
+Statements stay what the instances say (`statements`). What is laid over the facts that come of them is seen by every
+search and answer, and nothing else knows of it. It follows from the facts and from the corrections in force alone,
+whatever the order in which either reached the index.
+
+Who a study's patient is:
+
+    stated     Patient ID and issuer of its facts
+    moved      the latest MOVE that names the study says who it is instead
+    merged     while a MERGE names that patient, the latest of them says who it is instead
+
+What is to be seen of a study; of each attribute the later one counts:
+
+    what the last step of moves and merges says of the patient    as late as the latest of the steps
+    CORRECT of the patient that they led to                       later than all steps
+    CORRECT of the study
+
+Of a series: CORRECT of the series. What a patient is called follows from the studies, as everywhere. An attribute that
+is set to nothing hides what is stated; where nothing is stated it is left out.
+
+Reads only; what enters and leaves the table: `corrections`. Format: `keys`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from engine.dicom import tags
+from engine.dicom.elements import blob_items
+from engine.index.database.environment import Environment
+from engine.index.format import keys
+from engine.index.format.entry import Operation
+from engine.index.format.rows import scan_prefix
+from engine.index.format.statements import LEVEL_OF, Facts
+
+PATIENT = 0
+STUDY = 1
+SERIES = 2
+
+Part: TypeAlias = "dict[int, tuple[bytes, bytes]]"
+"""Tag → order and value, as in `Facts.parts`."""
+
+
+class InForce(NamedTuple):
+    """A correction as the table has it under one of its names."""
+
+    stamp: int
+    operation: int
+    items: dict[int, bytes]
+
+
+def key_of_patient(items: Mapping[int, bytes], study_instance_uid: bytes = b"") -> bytes:
+    """The key of the patient that these attributes name: spaces around ID and issuer mean nothing (PS3.5 6.2, LO)."""
+    return keys.patient_key(
+        items.get(tags.PatientID, b"").strip(b" "),
+        items.get(tags.IssuerOfPatientID, b"").strip(b" "),
+        study_instance_uid,
+    )
+
+
+def has_id(items: Mapping[int, bytes]) -> bool:
+    """Whether these attributes name a patient that can have more than one study."""
+    return bool(items.get(tags.PatientID, b"").strip(b" "))
+
+
+def name_of_series(study_instance_uid: bytes, series_instance_uid: bytes) -> bytes:
+    """What a series is found by in the table: its UID may occur in two studies."""
+    return keys.bounded(series_instance_uid + b"/" + study_instance_uid)
+
+
+def in_force(txn: Any, environment: Environment, level: int, name: bytes) -> Iterator[InForce]:
+    """The corrections that name this patient, study or series, the earliest first."""
+    prefix = keys.correction_prefix(level, name)
+    for key, value in scan_prefix(txn, environment.corrections, prefix):
+        if len(key) == len(prefix) + keys.CORRECTION_END.size:
+            stamp, _ = keys.CORRECTION_END.unpack_from(key, len(prefix))
+            yield InForce(stamp, value[0], blob_items(value[1:]))
+
+
+def merges_from(txn: Any, environment: Environment, key: bytes) -> Iterator[tuple[bytes, InForce]]:
+    """From one patient to the next by the merges that count: the patient each leads to. Never goes in a circle."""
+    seen = {key}
+    while True:
+        merges = [one for one in in_force(txn, environment, PATIENT, key) if one.operation == Operation.MERGE]
+        if not merges:
+            return
+        key = key_of_patient(merges[-1].items)
+        if key in seen:
+            return
+        seen.add(key)
+        yield key, merges[-1]
+
+
+class Overlay:
+    """What a batch of the writer, or a reader, asks of the corrections."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self.is_empty = True
+        """There is not one correction: nothing need be asked."""
+
+    def begin(self, txn: Any) -> None:
+        """Looks whether there are any."""
+        self.is_empty = not txn.stat(self._environment.corrections)["entries"]
+
+    def of_study(self, txn: Any, uid: bytes, stated: Facts, *, of_patient: bool = True) -> list[Part]:
+        """What is laid over the patient and the study part of a study's facts.
+
+        Without `of_patient`, without what has been said of its patient as such.
+        """
+        environment = self._environment
+        own = list(in_force(txn, environment, STUDY, keys.bounded(uid)))
+        items = stated.values(PATIENT)
+        steps = [one for one in own if one.operation == Operation.MOVE][-1:]
+        if steps:
+            items = steps[-1].items
+        key = key_of_patient(items, uid)
+        if has_id(items):
+            for merged_key, merge in merges_from(txn, environment, key):
+                key = merged_key
+                steps.append(merge)
+        moved_at = max((step.stamp for step in steps), default=0)
+        said = _Said()
+        if steps:
+            said.set(moved_at, 0, steps[-1].stamp, steps[-1].items)
+        if of_patient:
+            for one in in_force(txn, environment, PATIENT, key):
+                if one.operation == Operation.CORRECT:
+                    said.set(max(one.stamp, moved_at), 1, one.stamp, one.items)
+        for one in own:
+            if one.operation == Operation.CORRECT:
+                said.set(one.stamp, 2, one.stamp, one.items)
+        parts: list[Part] = [{}, {}]
+        for tag, order, value in said.result():
+            part = PATIENT if LEVEL_OF.get(tag) == PATIENT else STUDY
+            if value or stated.parts[part].get(tag, (b"", b""))[1]:
+                parts[part][tag] = (order, value)
+        return parts
+
+    def of_series(self, txn: Any, study_uid: bytes, uid: bytes, stated: Facts) -> list[Part]:
+        """What is laid over the facts of a series."""
+        said = _Said()
+        for one in in_force(txn, self._environment, SERIES, name_of_series(study_uid, uid)):
+            if one.operation == Operation.CORRECT:
+                said.set(one.stamp, 0, one.stamp, one.items)
+        known = stated.parts[0]
+        return [{tag: (order, value) for tag, order, value in said.result() if value or known.get(tag, (b"", b""))[1]}]
+
+
+class _Said:
+    """Attributes as corrections set them: the later one counts, of two at once the nearer one."""
+
+    def __init__(self) -> None:
+        self._best: dict[int, tuple[tuple[int, int, int], bytes]] = {}
+
+    def set(self, since: int, nearness: int, stamp: int, items: Mapping[int, bytes]) -> None:
+        for tag, value in items.items():
+            rank = (since, nearness, stamp)
+            if tag not in self._best or rank >= self._best[tag][0]:
+                self._best[tag] = (rank, value)
+
+    def result(self) -> Iterator[tuple[int, bytes, bytes]]:
+        """Tag, order, value."""
+        for tag, ((_, _, stamp), value) in self._best.items():
+            yield tag, keys.correction_order(stamp), value
+
+
+def corrected(txn: Any, environment: Environment, study_uid: bytes, series_uid: bytes) -> dict[int, bytes]:
+    """The attributes of a study and of one of its series that a correction sets, in UTF-8."""
+    study_id = txn.get(keys.bounded(study_uid), db=environment.study_uids)
+    if study_id is None:
+        return {}
+    found = _corrected_in(txn.get(study_id, db=environment.studies))
+    series_id = txn.get(keys.bounded(series_uid) + b"\0" + study_id, db=environment.series_uids)
+    return found if series_id is None else found | _corrected_in(txn.get(series_id, db=environment.series))
+
+
+def _corrected_in(row: bytes) -> dict[int, bytes]:
+    _, _, uid_length = keys.UID_HEAD.unpack_from(row)
+    parts: Sequence[Part] = Facts.decode(row, keys.UID_HEAD.size + uid_length).parts
+    return {tag: value for part in parts for tag, (order, value) in part.items() if order < keys.FIRST_STATED}

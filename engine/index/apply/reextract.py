@@ -1,0 +1,110 @@
+"""Gives records whose attributes have been extracted anew the new ones: what a change of the extra attributes comes to.
+
+A record keeps its position, its stamp and so its order; only what is said of it changes, and the index comes to what it
+would say had the record always said that.
+
+    it is the current one, under the same statement     its row in `instances` gets the new blob
+    it is the current one, under another statement      the same; the row moves to the new statement. What its series,
+                                                        study and patient say then is made anew (`Entities.refresh`)
+    it stands in `history`, with a meta block           the row gets the new meta block, for the day it may be current
+    anything else: deleted, moved, unknown              nothing
+
+Keys of `search` are put for every study and series that is touched, also where nothing changes: an attribute that is
+searched from now on had none. Those of attributes that are not searched any more go at the end (`drop_unsearched`).
+Rows of `amended` say how far each segment has been brought under which set: AMENDED, digest and offset; everything
+before the offset has been. Within batches of the writer; not here: where the attributes come from
+(`archive.care.reindex`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import IndexError_
+from engine.index.apply.history import told_key
+from engine.index.format import keys, terms
+from engine.index.format.entry import Entry
+
+if TYPE_CHECKING:
+    from engine.index.apply.writer import Writer
+    from engine.index.database.environment import Environment
+
+_COMMON_AT = keys.INSTANCE.size - keys.INSTANCE_END.size
+
+
+def restate(writer: Writer, txn: Any, entries: Sequence[Entry]) -> int:
+    """Applies what instances say now; how many of them are current or kept, and say something else than before."""
+    entities = writer.entities
+    entities.puts_all_keys = True
+    try:
+        count = 0
+        for entry in entries:
+            count += _restate(writer, txn, entry)
+        if entities.needs_refresh:
+            entities.refresh(txn)
+    finally:
+        entities.puts_all_keys = False
+    return count
+
+
+def _restate(writer: Writer, txn: Any, entry: Entry) -> bool:
+    environment = writer.environment
+    sop_key = keys.bounded(entry.sop_instance_uid)
+    where = txn.get(sop_key, db=environment.sop_uids)
+    row = txn.get(where, db=environment.instances) if where else None
+    if row is not None and _is_at(row, entry):
+        return _restate_current(writer, txn, where, row, entry)
+    key = sop_key + b"\0" + told_key(entry.stamp, entry.position)
+    told = txn.get(key, db=environment.history)
+    if told is None or len(told) == keys.HISTORY.size:
+        return False
+    new = told[: keys.HISTORY.size] + entry.pack_meta()
+    txn.put(key, new, db=environment.history)
+    return bool(new != told)
+
+
+def _is_at(row: bytes, entry: Entry) -> bool:
+    stamp, segment_id, offset = keys.INSTANCE.unpack_from(row)[:3]
+    return (stamp, segment_id, offset) == (entry.stamp, *entry.position[:2])
+
+
+def _restate_current(writer: Writer, txn: Any, where: bytes, row: bytes, entry: Entry) -> bool:
+    known, _, common = writer.place_for(txn, entry)
+    new = row[:_COMMON_AT] + common + entry.instance
+    if known.prefix != where[:4]:
+        raise IndexError_("an instance was restated under another series than its own")
+    txn.put(where, new, db=writer.environment.instances)
+    writer.entities.touch_series(where[:4], known.counts_key[:4])
+    return bool(new != row)
+
+
+# how far -----------------------------------------------------------------------------------------------
+
+
+def note(environment: Environment, txn: Any, segment_id: int, digest: bytes, amended_bytes: int) -> None:
+    """Notes that the records of a segment before an offset have been brought under a set."""
+    txn.put(keys.U64_KEY.pack(segment_id), keys.AMENDED.pack(digest, amended_bytes), db=environment.amended)
+
+
+def read_notes(environment: Environment) -> dict[int, tuple[bytes, int]]:
+    """For each segment the digest of the set, and the offset before which all its records are under that."""
+    with environment.reading() as txn, txn.cursor(db=environment.amended) as cursor:
+        return {keys.U64_KEY.unpack(key)[0]: keys.AMENDED.unpack(value) for key, value in cursor}
+
+
+def drop_unsearched(environment: Environment, txn: Any, count_max: int) -> bool:
+    """Removes keys of `search` of attributes that are not searched; whether there may be more of them."""
+    with txn.cursor(db=environment.search) as cursor:
+        found = cursor.first()
+        while found:
+            tag = int.from_bytes(cursor.key()[:4], "big")
+            if terms.is_searched(tag):
+                found = cursor.set_range((tag + 1).to_bytes(4, "big"))
+                continue
+            if not count_max:
+                return True
+            count_max -= 1
+            cursor.delete(True)
+            found = bool(cursor.key())
+    return False

@@ -1,0 +1,214 @@
+"""What a compaction tells the index: that records lie elsewhere now, and that a segment is gone.
+
+    relocate   the copy is one more record of its UID, of the same stamp. By the fold rule the last of two copies
+               counts, so it takes the older one's place, whatever that was; the older one is a duplicate, dead, where
+               it was. A rebuild that finds both comes to the same. What has died meanwhile is dead at its new place
+    forget     rows of the segment go. They were dead, and not needed; should anything depend on one of them (it was not
+               asked about) the fold rule is applied again, so that the index says what is left of the log
+
+Statements keep their orders: an order names no place, and a copy has the order of its record. For the same reason what
+a process remembers of a series stays true.
+
+Within batches of the writer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import IndexError_
+from engine.index.apply.corrections import correction_key
+from engine.index.apply.history import pack_history, told_key, told_of, told_of_tombstone
+from engine.index.apply.other_records import drop_key, hold_key, quarantine_key, tombstone_key
+from engine.index.apply.versions import KILLED, State, Told
+from engine.index.database.environment import Environment
+from engine.index.format import keys
+from engine.index.format.entry import Correction, Entry, Hold, Quarantined, Tombstone, unpack_record
+from engine.index.format.rows import Segment, scan_prefix
+from engine.index.upkeep.liveness import is_copied, killed_by
+from engine.storage.record import Kind, Position, Record
+
+if TYPE_CHECKING:
+    from engine.index.apply.writer import Writer
+
+PAGE = 2000
+"""Rows in one transaction."""
+
+Row = tuple[str, bytes]
+"""Table and key."""
+
+
+def relocate(writer: Writer, txn: Any, moves: Sequence[tuple[Record, Position]]) -> int:
+    """Applies copies of records; how many are new and alive where they are now."""
+    count = 0
+    tombstones: list[Tombstone] = []
+    for record, position in moves:
+        if record.kind == Kind.INSTANCE:
+            count += _relocate_instance(writer, txn, record, position)
+            continue
+        item = unpack_record(record._replace(position=position))
+        if isinstance(item, Tombstone):
+            tombstones.append(item)
+        elif isinstance(item, Hold):
+            writer.other_records.hold(txn, item)
+        elif isinstance(item, Quarantined):
+            writer.other_records.quarantine(txn, item)
+        elif isinstance(item, Correction):
+            writer.corrections.apply(txn, item)
+        count += 1
+    writer.tombstones.bury(txn, tombstones)
+    return count
+
+
+def _relocate_instance(writer: Writer, txn: Any, record: Record, position: Position) -> bool:
+    environment = writer.environment
+    old = record.position
+    sop_key = keys.bounded(record.key)
+    where = txn.get(sop_key, db=environment.sop_uids)
+    row = txn.get(where, db=environment.instances) if where else None
+    if row is not None:
+        stamp, *place = keys.INSTANCE.unpack_from(row)[:3]
+        if stamp == record.stamp and tuple(place) == old[:2] and old < position:
+            key = told_key(stamp, old)
+            told = Told(key, State.CURRENT, record.kind, record.flags, old, meta=record.meta)
+            writer.relocate_current(txn, where, position)
+            row = pack_history(told, State.DUPLICATE)
+            txn.put(sop_key + b"\0" + key, row, db=environment.history)
+            writer.accounts.change(txn, old, State.CURRENT, State.DUPLICATE)
+            writer.accounts.change(txn, position, None, State.CURRENT)
+            writer.accounts.cover(txn, position)
+            return True
+    told = told_of(Entry.unpack(record._replace(position=position)))
+    told.meta = record.meta
+    return writer.tell_copy(txn, sop_key, told)
+
+
+# forget --------------------------------------------------------------------------------------------
+
+
+def check_dead(environment: Environment, segment_id: int) -> None:
+    """Raises IndexError_ when something of a segment is alive."""
+    with environment.reading() as txn:
+        segment = Segment(txn.get(keys.U64_KEY.pack(segment_id), db=environment.segments))
+    if segment.live_count:
+        raise IndexError_(f"{segment.live_count} records of segment {segment_id:016x} are alive: it is not forgotten")
+
+
+def rows_of(records: Iterable[Record]) -> list[Row]:
+    """The rows that records have; instances before tombstones, which may depend on them."""
+    rows: list[Row] = []
+    last: list[Row] = []
+    for record in records:
+        if record.kind == Kind.INSTANCE:
+            rows.append(("history", keys.bounded(record.key) + b"\0" + told_key(record.stamp, record.position)))
+            continue
+        try:
+            item = unpack_record(record)
+        except IndexError_:
+            continue  # never applied
+        if isinstance(item, Hold):
+            rows.append(("holds", hold_key(item)))
+        elif isinstance(item, Quarantined):
+            rows.append(("quarantine", quarantine_key(item)))
+        elif isinstance(item, Correction):
+            rows.append(("corrections", correction_key(item)))
+        elif isinstance(item, Tombstone):
+            last.append(("tombstones", tombstone_key(item)))
+            for uid in item.sop_instance_uids:
+                sop_key = keys.bounded(uid)
+                if item.target_stamp:
+                    last.append(("drops", drop_key(item, sop_key)))
+                else:
+                    last.append(("history", sop_key + b"\0" + told_of_tombstone(item).key))
+    return rows + last
+
+
+def rows_in(environment: Environment, segment_id: int) -> list[Row]:
+    """The same, for a segment whose file is gone: looks at every row there is, page by page."""
+    rows: list[Row] = []
+    last: list[Row] = []
+    ends = segment_id.to_bytes(8, "big")
+    for table in ("history", "holds", "quarantine", "corrections", "tombstones", "drops"):
+        after = b""
+        while True:
+            with environment.reading() as txn, txn.cursor(db=getattr(environment, table)) as cursor:
+                found = cursor.set_range(after + b"\0") if after else cursor.first()
+                for _ in range(PAGE):
+                    if not found:
+                        break
+                    after = cursor.key()
+                    if table == "corrections" and not after.startswith(keys.CORRECTION_RECORD):
+                        found = False
+                        break  # the rest names no places
+                    if after[-keys.PLACE.size : -8] == ends:
+                        is_killer = table in ("tombstones", "drops") or (
+                            table == "history" and cursor.value()[1] == Kind.TOMBSTONE
+                        )
+                        (last if is_killer else rows).append((table, after))
+                    found = cursor.next()
+            if not found:
+                break
+    return rows + last
+
+
+def forget_rows(writer: Writer, rows: Sequence[Row], txn: Any) -> None:
+    """Removes rows of a segment, and sees to it that the rest is as the fold rule says."""
+    environment = writer.environment
+    touched: dict[bytes, bool] = {}
+    for table, key in rows:
+        if table == "history":
+            _forget_history(writer, txn, key, touched)
+        elif table == "drops":
+            sop_key = key[: -keys.TOLD.size - 1]
+            target_stamp, stamp, _, _ = keys.TOLD.unpack(key[-keys.TOLD.size :])
+            others = list(scan_prefix(txn, environment.drops, key[:-24]))
+            if len(others) > 1 or not killed_by(txn, environment, sop_key, stamp, target_stamp):
+                txn.delete(key, db=environment.drops)
+            touched.setdefault(sop_key, False)
+        elif table == "corrections":
+            writer.corrections.forget(txn, key)
+        else:
+            value = txn.pop(key, db=getattr(environment, table))
+            if table == "tombstones":
+                writer.other_records.last_of_copies(txn, key)
+            elif table == "quarantine":
+                if value is not None and value[0] == State.DROPPED:
+                    writer.accounts.count(keys.META_DELETED, -1)
+                touched.setdefault(key[: -keys.TOLD.size - 1], False)
+    for sop_key, must_fold in touched.items():
+        where = txn.get(sop_key, db=environment.sop_uids)
+        if must_fold and where is not None:
+            writer.tell(txn, sop_key, None)
+            where = txn.get(sop_key, db=environment.sop_uids)
+        if where == b"" and not any(
+            True for table in (environment.history, environment.drops) for _ in scan_prefix(txn, table, sop_key + b"\0")
+        ):
+            txn.delete(sop_key, db=environment.sop_uids)
+
+
+def _forget_history(writer: Writer, txn: Any, key: bytes, touched: dict[bytes, bool]) -> None:
+    environment = writer.environment
+    value = txn.get(key, db=environment.history)
+    if value is None:
+        return
+    sop_key = key[: -keys.TOLD.size - 1]
+    state = value[0]
+    if state == State.TOMBSTONE:
+        stamp = keys.TOLD.unpack(key[-keys.TOLD.size :])[0]
+        if killed_by(txn, environment, sop_key, stamp, 0) and not _others_kill(txn, environment, key, stamp):
+            return  # what it killed must stay dead
+    elif state in KILLED:
+        writer.accounts.count(keys.META_DELETED, -1)
+    txn.delete(key, db=environment.history)
+    is_plain = state in (State.DELETED, State.TOMBSTONE) or is_copied(txn, environment, sop_key, key[-keys.TOLD.size :])
+    touched[sop_key] = touched.get(sop_key, False) or not is_plain
+
+
+def _others_kill(txn: Any, environment: Environment, key: bytes, stamp: int) -> bool:
+    """Whether another tombstone keeps dead what this one does."""
+    prefix = key[: -keys.TOLD.size]
+    return any(
+        other != key and value[1] == Kind.TOMBSTONE and keys.TOLD.unpack(other[len(prefix) :])[0] >= stamp
+        for other, value in scan_prefix(txn, environment.history, prefix)
+    )

@@ -1,0 +1,177 @@
+"""What tombstones do to instances: thousands at once, in key order, without asking the fold rule where it is plain.
+
+A tombstone that is later than every record of a UID kills them all, whatever they are to each other: their rows become
+DELETED, the instance goes, nothing needs to be folded. That is nearly every deletion. Where a record is as late or
+later, and for tombstones with a target, the fold rule decides (`tell`). Both ways come to the same.
+
+Within a batch of the writer; `Entities.refresh` sees to series, studies and patients at its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+from engine.index.apply.accounts import Accounts
+from engine.index.apply.entities import Entities
+from engine.index.apply.history import pack_history, told_of_tombstone, unpack_history
+from engine.index.apply.other_records import OtherRecords, drop_key
+from engine.index.apply.versions import State, Told
+from engine.index.database.environment import Environment
+from engine.index.format import keys
+from engine.index.format.entry import Tombstone
+from engine.storage.record import HEADER_BYTES, Kind
+
+_unpack_instance = keys.INSTANCE.unpack_from
+_history = keys.HISTORY.pack
+_told = keys.TOLD.pack
+
+_Fields: TypeAlias = tuple[Any, ...]
+"""A row of `instances`, unpacked."""
+
+
+class Tombstones:
+    """Applies tombstones."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        entities: Entities,
+        accounts: Accounts,
+        other_records: OtherRecords,
+        tell: Callable[[Any, bytes, Told | None], object],
+    ) -> None:
+        self._environment = environment
+        self._entities = entities
+        self._accounts = accounts
+        self._other_records = other_records
+        self._tell = tell
+
+    def bury(self, txn: Any, tombstones: Sequence[Tombstone]) -> None:
+        """Applies tombstones, those that are known already too."""
+        plain: dict[bytes, Told] = {}
+        for tombstone in tombstones:
+            if not self._other_records.note_tombstone(txn, tombstone):
+                continue
+            if tombstone.target_stamp:
+                for uid in tombstone.sop_instance_uids:
+                    self._drop(txn, keys.bounded(uid), tombstone)
+                continue
+            told = told_of_tombstone(tombstone)
+            for uid in tombstone.sop_instance_uids:
+                if plain.setdefault(keys.bounded(uid), told) is not told:
+                    self._tell(txn, keys.bounded(uid), told)
+        if plain:
+            self._bury(txn, dict(sorted(plain.items())))
+
+    def _drop(self, txn: Any, sop_key: bytes, tombstone: Tombstone) -> None:
+        """A tombstone with a target."""
+        environment = self._environment
+        txn.put(drop_key(tombstone, sop_key), b"", db=environment.drops)
+        self._other_records.settle_quarantine(txn, sop_key, tombstone.target_stamp)
+        self._tell(txn, sop_key, None)
+
+    def _bury(self, txn: Any, plain: dict[bytes, Told]) -> None:
+        environment = self._environment
+        with txn.cursor(db=environment.sop_uids) as cursor:
+            current = {sop_key: where for sop_key, where in cursor.getmulti(plain) if where}
+        wheres = sorted(current.values())
+        with txn.cursor(db=environment.instances) as cursor:
+            instances = {where: _unpack_instance(row) for where, row in cursor.getmulti(wheres)}
+        rows: list[tuple[bytes, bytes]] = []
+        late: list[bytes] = []
+        # A tombstone's UIDs share one Told: its stamp is asked for once.
+        stamps = {told.key[:8]: told.stamp for told in {id(told): told for told in plain.values()}.values()}
+        for sop_key, history in self._histories(txn, plain):
+            told = plain[sop_key]
+            where = current.get(sop_key)
+            stamp = told.key[:8]
+            if (where is not None and instances[where][0] >= stamps[stamp]) or any(
+                value[1] == Kind.INSTANCE and key[:8] >= stamp for key, value in history
+            ):
+                late.append(sop_key)
+            elif history:
+                self._bury_history(txn, sop_key, history)
+        for sop_key in late:
+            self._tell(txn, sop_key, plain.pop(sop_key))
+            where = current.pop(sop_key, None)
+            if where is not None:
+                del instances[where]
+        self._bury_current(current, instances, rows)
+        for told, sop_keys in _grouped(plain):
+            value = pack_history(told, State.TOMBSTONE)
+            rows += [(sop_key + b"\0" + told.key, value) for sop_key in sop_keys]
+        rows.sort()
+        with txn.cursor(db=environment.history) as cursor:
+            cursor.putmulti(rows)
+        with txn.cursor(db=environment.sop_uids) as cursor:
+            cursor.putmulti([(sop_key, b"") for sop_key in plain])
+        self._remove(txn, instances)
+
+    def _histories(self, txn: Any, plain: dict[bytes, Told]) -> Iterator[tuple[bytes, list[tuple[bytes, bytes]]]]:
+        """The rows of `history` of each UID, without the UID in their keys."""
+        with txn.cursor(db=self._environment.history) as cursor:
+            is_over = not cursor.first()
+            for sop_key in list(plain):
+                history: list[tuple[bytes, bytes]] = []
+                prefix = sop_key + b"\0"
+                found = not is_over and cursor.set_range(prefix)
+                is_over = not found
+                while found:
+                    key, value = cursor.item()
+                    if not key.startswith(prefix):
+                        break
+                    history.append((key[len(prefix) :], value))
+                    found = cursor.next()
+                yield sop_key, history
+
+    def _bury_history(self, txn: Any, sop_key: bytes, history: Sequence[tuple[bytes, bytes]]) -> None:
+        environment = self._environment
+        for key, value in history:
+            if value[0] in (State.DELETED, State.TOMBSTONE):
+                continue
+            record = unpack_history(key, value)
+            row_key = sop_key + b"\0" + key
+            txn.put(row_key, pack_history(record, State.DELETED), db=environment.history)
+            if record.state == State.VERSION:
+                txn.delete(row_key, db=environment.versions)
+            self._accounts.change(txn, record.position, record.state, State.DELETED)
+
+    def _bury_current(
+        self, current: dict[bytes, bytes], instances: dict[bytes, _Fields], rows: list[tuple[bytes, bytes]]
+    ) -> None:
+        """The rows of `history` of what was current."""
+        for sop_key, where in current.items():
+            (stamp, segment_id, offset, payload_length, _, _, payload_crc, meta_length, key_length, flags,
+             _, _, _, _, _) = instances[where]  # fmt: skip
+            order_and_place = _told(stamp, payload_crc << 32 | payload_length & 0xFFFFFFFF, segment_id, offset)
+            head = _history(State.DELETED, Kind.INSTANCE, flags, payload_length, payload_crc, meta_length, key_length)
+            rows.append((sop_key + b"\0" + order_and_place, head))
+
+    def _remove(self, txn: Any, instances: dict[bytes, _Fields]) -> None:
+        """Takes instances out of their series, and books their bytes as dead."""
+        by_series: dict[bytes, list[int]] = {}
+        by_segment: dict[int, list[int]] = {}
+        for where, fields in instances.items():
+            _, segment_id, _, payload_length, _, _, _, meta_length, key_length = fields[:9]
+            by_series.setdefault(where[:4], []).append(payload_length)
+            record_bytes = (HEADER_BYTES + key_length + meta_length + payload_length + 7) & ~7
+            by_segment.setdefault(segment_id, []).append(record_bytes)
+        with txn.cursor(db=self._environment.instances) as cursor:
+            found = False
+            for where in sorted(instances):
+                if not found or cursor.key() != where:
+                    cursor.set_key(where)
+                found = cursor.delete()
+        for series_id, lengths in by_series.items():
+            self._entities.lost_instances(txn, series_id, len(lengths), sum(lengths))
+        for segment_id, lengths in by_segment.items():
+            self._accounts.kill(txn, segment_id, len(lengths), sum(lengths))
+
+
+def _grouped(plain: dict[bytes, Told]) -> Iterator[tuple[Told, list[bytes]]]:
+    """The UIDs of each tombstone."""
+    groups: dict[bytes, tuple[Told, list[bytes]]] = {}
+    for sop_key, told in plain.items():
+        groups.setdefault(told.key, (told, []))[1].append(sop_key)
+    yield from groups.values()

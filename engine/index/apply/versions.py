@@ -1,0 +1,308 @@
+"""What several records of one SOP Instance UID come to: the fold rule. Pure: the rows are in `history`.
+
+In the order of their stamps:
+
+    the first one                                            current
+    same bytes (length, checksum, transfer syntax) as the
+      current one, or with keep-first as a kept version      duplicate, dead
+    to heal, same bytes as the current one or a version      takes that one's place, which is dead
+    other bytes, keep-first                                  a version; the current one stays
+    other bytes, replace                                     current; the one before is dead
+    other bytes, keep-both                                   current; the one before is a version
+    a tombstone                                              all before it are dead; the next one is the first again
+    a tombstone with a target                                the one with that stamp is dead; if it was the current one
+                                                             the oldest version is current
+
+With one stamp: tombstones first, so that nothing that was stored at the moment of a deletion is lost; then by checksum
+and length; and of *copies* (one stamp, one checksum and length: compaction makes them) the one that lies last counts,
+since the others are on their way out. No order depends on where a record lies otherwise.
+
+The records of a UID are remembered until their segment is gone, so the rule can be applied again when one arrives out
+of order, and a record that is applied twice changes nothing. That is why a live index and a rebuilt one agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import chain
+from typing import TypeAlias
+
+from engine.index.format import keys
+from engine.index.format.entry import HEAL, POLICY_KEEP_FIRST, POLICY_MASK, POLICY_REPLACE, Entry
+from engine.index.format.types import Outcome
+from engine.storage.record import Kind, Position
+
+
+class State(IntEnum):
+    """What the fold rule makes of a record."""
+
+    CURRENT = 0
+    VERSION = 1
+    DUPLICATE = 2
+    SUPERSEDED = 3
+    DELETED = 4
+    """A tombstone came after it."""
+    TOMBSTONE = 5
+    QUARANTINED = 6
+    """Not of this rule: see `other_records`."""
+    DROPPED = 7
+    """A tombstone named its stamp."""
+
+
+LIVE = frozenset((State.CURRENT, State.VERSION, State.QUARANTINED))
+KILLED = frozenset((State.DELETED, State.DROPPED))
+
+OUTCOMES = {
+    State.CURRENT: Outcome.STORED,
+    State.VERSION: Outcome.KEPT_ASIDE,
+    State.DUPLICATE: Outcome.DUPLICATE,
+    State.SUPERSEDED: Outcome.REPLACED,
+    State.DELETED: Outcome.STORED,
+    State.TOMBSTONE: Outcome.STORED,
+    State.DROPPED: Outcome.STORED,
+}
+
+
+@dataclass(slots=True)
+class Told:
+    """One record of a SOP Instance UID that has more than one."""
+
+    key: bytes
+    """Order and place."""
+    state: State | None
+    """None: not applied yet."""
+    kind: int
+    flags: int
+    position: Position
+    transfer_syntax_uid: bytes = b""
+    meta: bytes = b""
+    """The record's meta block; text may have become UTF-8. Empty for tombstones and what they have deleted."""
+    target_stamp: int = 0
+    """Of a tombstone: the one record that it kills, 0 for all."""
+
+    @property
+    def order(self) -> bytes:
+        """Which of two records is first, but for the kind."""
+        return self.key[: keys.ORDER_BYTES]
+
+    @property
+    def stamp(self) -> int:
+        """The record's stamp."""
+        return int.from_bytes(self.key[:8], "big")
+
+    @property
+    def rank(self) -> tuple[bytes, bool, bytes, int, int]:
+        """The order of the fold rule; see the module's head."""
+        key = self.key
+        return key[:8], self.kind != Kind.TOMBSTONE, key[8:16], -self.position.segment_id, -self.position.offset
+
+    @property
+    def bytes_key(self) -> tuple[int, int, bytes]:
+        """What tells data sets apart: length, checksum and transfer syntax."""
+        position = self.position
+        return position.payload_length, position.payload_crc, self.transfer_syntax_uid
+
+    def same_bytes(self, other: Told) -> bool:
+        """Whether both carry the same data set, as far as length and checksum can tell."""
+        return self.bytes_key == other.bytes_key
+
+    def entry(self, sop_instance_uid: bytes) -> Entry:
+        """The instance, for one that is none of a tombstone."""
+        return Entry.unpack_meta(self.position, self.flags, self.stamp, sop_instance_uid, self.meta)
+
+
+class Course:
+    """What is alive while records are applied in the order of their ranks: the rule, but for plain tombstones.
+
+    Each record costs the same, however many versions there are.
+    """
+
+    __slots__ = ("_next", "_slots", "current", "versions")
+
+    def __init__(self, current: Told | None = None, versions: Iterable[Told] = ()) -> None:
+        """`versions` in the order in which they were kept aside; who asks of one record needs those with its bytes."""
+        self.current = current
+        self.versions = dict(enumerate(versions))
+        """Those kept aside, by slot; the slots are in the order in which they were kept aside."""
+        self._next = len(self.versions)
+        self._slots: dict[tuple[int, int, bytes], tuple[int, ...]] = {}
+        for slot, version in self.versions.items():
+            self._slots[version.bytes_key] = (*self._slots.get(version.bytes_key, ()), slot)
+
+    def copy(self) -> Course:
+        """The same, to be gone on with otherwise."""
+        other = Course(self.current)
+        other.versions = dict(self.versions)
+        other._next = self._next
+        other._slots = dict(self._slots)
+        return other
+
+    def members(self) -> Iterator[Told]:
+        """The current record and the versions."""
+        if self.current is not None:
+            yield self.current
+        yield from self.versions.values()
+
+    def take(self, record: Told) -> tuple[bool, Told | None]:
+        """Applies a record: whether it is alive now, and which one is so no more."""
+        if record.target_stamp:
+            self._drop(record.target_stamp)
+            return False, None
+        current = self.current
+        if current is None:
+            self.current = record
+            return True, None
+        heals = bool(record.flags & HEAL)
+        if record.same_bytes(current):
+            if not heals or record.order == current.order:
+                return False, None
+            self.current = record
+            return True, current
+        policy = record.flags & POLICY_MASK
+        if heals or policy == POLICY_KEEP_FIRST:
+            slots = self._slots.get(record.bytes_key)
+            if slots:
+                return self._heal(slots[0], record) if heals else (False, None)
+            if policy == POLICY_KEEP_FIRST:
+                self._keep(record)
+                return True, None
+        self.current = record
+        if policy == POLICY_REPLACE:
+            return True, current
+        self._keep(current)
+        return True, None
+
+    def _heal(self, slot: int, record: Told) -> tuple[bool, Told | None]:
+        known = self.versions[slot]
+        if record.order == known.order:
+            return False, None
+        self.versions[slot] = record
+        return True, known
+
+    def _keep(self, version: Told) -> None:
+        self.versions[self._next] = version
+        self._slots[version.bytes_key] = (*self._slots.get(version.bytes_key, ()), self._next)
+        self._next += 1
+
+    def _forget(self, slot: int) -> Told:
+        version = self.versions.pop(slot)
+        left = tuple([other for other in self._slots[version.bytes_key] if other != slot])
+        self._slots[version.bytes_key] = left
+        return version
+
+    def _drop(self, target_stamp: int) -> None:
+        for slot in [slot for slot, version in self.versions.items() if version.stamp == target_stamp]:
+            self._forget(slot)
+        if self.current is not None and self.current.stamp == target_stamp:
+            self.current = self._forget(next(iter(self.versions))) if self.versions else None
+
+
+def fold(told: Sequence[Told]) -> dict[bytes, State]:
+    """Key → state, for all records of one UID, given in the order of their ranks."""
+    states: dict[bytes, State] = {}
+    course = Course()
+    since: dict[bytes, list[bytes]] = {}
+    """Stamp → keys of the instances since the last plain tombstone: what was before it stays DELETED."""
+    for record in told:
+        if record.kind == Kind.TOMBSTONE:
+            if record.target_stamp:
+                course.take(record)
+                for key in since.get(record.target_stamp.to_bytes(8, "big"), ()):
+                    states[key] = State.DROPPED
+            else:
+                for key in chain.from_iterable(since.values()):
+                    states[key] = State.DELETED
+                since = {}
+                course = Course()
+            states[record.key] = State.TOMBSTONE
+            continue
+        is_alive, gone = course.take(record)
+        states[record.key] = State.VERSION if is_alive else State.DUPLICATE
+        if gone is not None:
+            states[gone.key] = State.SUPERSEDED
+        since.setdefault(record.key[:8], []).append(record.key)
+    for version in course.versions.values():
+        states[version.key] = State.VERSION
+    if course.current is not None:
+        states[course.current.key] = State.CURRENT
+    return states
+
+
+FOLDS_MAX = 64
+"""How many courses `is_needed` follows before it answers yes."""
+
+RECORDS_MAX = 1000
+"""Of how many records of one UID it follows any: what is answered yes stays a while longer, and no more."""
+
+
+def is_needed(told: Sequence[Told], segment_id: int) -> bool:
+    """Whether what is alive depends on dead records of a segment: whether it might come out otherwise without them.
+
+    Compares the course with them and those without some of them, for every case in which any of the dead records of
+    earlier segments are gone: so two segments whose answer is no may go at once, in any order. `told` is in the order
+    of ranks.
+    """
+    if _is_replaced_only(told):
+        return False
+    if len(told) > RECORDS_MAX:
+        return True
+    courses: dict[tuple[_Members, _Members], tuple[Course, Course]] = {((), ()): (Course(), Course())}
+    for record in told:
+        if record.kind == Kind.TOMBSTONE and not record.target_stamp:
+            courses = {((), ()): (Course(), Course())}
+            continue
+        is_dead = record.state not in LIVE and record.state != State.TOMBSTONE
+        is_asked = is_dead and record.position.segment_id == segment_id
+        may_be_gone = is_dead and record.position.segment_id < segment_id
+        after: dict[tuple[_Members, _Members], tuple[Course, Course]] = dict(courses) if may_be_gone else {}
+        for with_all, without in courses.values():
+            taken = _with(with_all, record)
+            if is_asked:
+                _put(after, taken, without)
+            _put(after, taken, _with(without, record))
+        if len(after) > FOLDS_MAX:
+            return True
+        courses = after
+    return any((one[:1], frozenset(one[1:])) != (other[:1], frozenset(other[1:])) for one, other in courses)
+
+
+_Members: TypeAlias = tuple[bytes, ...]
+
+
+def _with(course: Course, record: Told) -> Course:
+    after = course.copy()
+    after.take(record)
+    return after
+
+
+def _put(courses: dict[tuple[_Members, _Members], tuple[Course, Course]], one: Course, other: Course) -> None:
+    courses[tuple([each.key for each in one.members()]), tuple([each.key for each in other.members()])] = one, other
+
+
+def _is_replaced_only(told: Sequence[Told]) -> bool:
+    """Whether each record plainly replaced the one before it: corrections, of which there may be hundreds."""
+    last: Told | None = None
+    others: list[Told] = []
+    for record in told:
+        if record.kind == Kind.TOMBSTONE:
+            if record.target_stamp:
+                return False
+            last, others = None, []
+        elif record.flags & POLICY_MASK != POLICY_REPLACE:
+            return False
+        elif record.state in LIVE:
+            if last is not None:
+                return False
+            last = record
+        elif last is None:
+            others.append(record)
+        elif record.order != last.order:
+            return False
+    return last is not None and not any(record.same_bytes(last) for record in others)
+
+
+def in_order(told: Iterable[Told]) -> list[Told]:
+    """In the order of the fold rule."""
+    return sorted(told, key=lambda record: record.rank)

@@ -1,0 +1,431 @@
+"""Applies what the log says to the index: records of all kinds and how far each segment has come, a batch at a time.
+
+Two ways through here. Steady: the UID is new and its series has been seen by this process with the same statement; four
+puts. Everything else goes by way of `versions` (a UID that is there already), `entities` (a series that is new or
+states something new), `tombstones`, `other_records` (holds, the quarantine), `corrections` or `relocation` (copies).
+What a process remembers of a series stays true until the epoch changes; every removal of an instance changes it.
+
+Not here: the format of the tables (`keys`), and when the log is synced (nobody calls `apply` for a durable instance
+before that).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from engine.dicom import charset
+from engine.index.apply.accounts import Accounts
+from engine.index.apply.corrections import Corrections
+from engine.index.apply.entities import Entities, Remembered
+from engine.index.apply.history import (
+    newest_drop,
+    newest_stamp,
+    pack_history,
+    read_history,
+    read_kept,
+    told_key,
+    told_of,
+)
+from engine.index.apply.other_records import OtherRecords
+from engine.index.apply.tombstones import Tombstones
+from engine.index.apply.versions import OUTCOMES, Course, State, Told, fold, in_order
+from engine.index.database.environment import Environment
+from engine.index.format import keys
+from engine.index.format.entry import Correction, Entry, Hold, Quarantined, Tombstone
+from engine.index.format.rows import Counts, pack_tail, read_name, unpack_tail
+from engine.index.format.statements import canonical
+from engine.index.format.types import Outcome, SegmentMark
+from engine.storage.record import HEADER_BYTES, Kind, Position
+from engine.storage.segment import FIRST_RECORD
+
+REMEMBERED_SERIES_MAX = 2048
+"""A process remembers so many series with their blobs: some 4 MiB."""
+REMEMBERED_NAMES_MAX = 4096
+
+_pair = keys.PAIR.pack
+_order = keys.ORDER.pack
+_instance = keys.INSTANCE.pack
+
+Result = TypeVar("Result")
+
+
+@lru_cache(maxsize=1024)
+def _with_class(tail: bytes, class_id: int) -> tuple[bytes, frozenset[int]]:
+    """The end of a row of `counts` with one more SOP class, and all that it names; few series differ in these."""
+    modality, class_ids = unpack_tail(tail, 0)
+    classes = frozenset((*class_ids, class_id))
+    return pack_tail(modality, classes), classes
+
+
+class Writer:
+    """Applies batches; one per process, any thread."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+        self.entities = Entities(environment)
+        self.accounts = Accounts(environment)
+        self.other_records = OtherRecords(environment, self.accounts)
+        self.corrections = Corrections(environment, self.accounts, self.entities)
+        self.tombstones = Tombstones(environment, self.entities, self.accounts, self.other_records, self.tell)
+        self._lock = threading.Lock()
+        self._series: dict[tuple[bytes, bytes, bytes, bytes], Remembered] = {}
+        self._names: dict[bytes, int] = {}
+        self._epoch: bytes | None = None
+
+    def apply(
+        self,
+        entries: Sequence[Entry],
+        tombstones: Sequence[Tombstone],
+        marks: Mapping[int, SegmentMark] | None,
+        covered: Mapping[int, int] | None,
+        holds: Sequence[Hold],
+        quarantined: Sequence[Quarantined],
+        corrections: Sequence[Correction],
+    ) -> list[Outcome]:
+        """See `Catalog.apply`."""
+
+        def work(txn: Any) -> list[Outcome]:
+            outcomes = [self.add(txn, entry) for entry in entries]
+            if tombstones:
+                self.tombstones.bury(txn, tombstones)
+            for hold in holds:
+                self.other_records.hold(txn, hold)
+            for one in quarantined:
+                self.other_records.quarantine(txn, one)
+            for correction in corrections:
+                self.corrections.apply(txn, correction)
+            accounts = self.accounts
+            for segment_id, end in (covered or {}).items():
+                accounts.segment(txn, segment_id).cover(FIRST_RECORD, end)
+            for segment_id, mark in (marks or {}).items():
+                if mark.sealed:
+                    accounts.segment(txn, segment_id).end = mark.indexed_bytes
+            return outcomes
+
+        return self.batch(work)
+
+    def batch(self, work: Callable[[Any], Result]) -> Result:
+        """Runs `work` in a write transaction, all or nothing, with what goes before and after every batch."""
+        with self._lock:
+            result: Result = self.environment.write(lambda txn: self._batch(txn, work), self._forget)
+            return result
+
+    def try_batch(self, work: Callable[[Any], Result]) -> tuple[Result] | None:
+        """The same for who must not wait: None when somebody else is writing."""
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
+            return self.environment.try_write(lambda txn: self._batch(txn, work), self._forget)
+        finally:
+            self._lock.release()
+
+    def _batch(self, txn: Any, work: Callable[[Any], Result]) -> Result:
+        environment = self.environment
+        epoch = txn.get(keys.META_EPOCH, db=environment.meta)
+        if epoch != self._epoch:
+            self._series.clear()
+            self.entities.forget_studies()
+            self._epoch = epoch
+        self.accounts.begin()
+        self.entities.begin()
+        self.entities.overlay.begin(txn)
+        result = work(txn)
+        if self.entities.needs_refresh:
+            self.entities.refresh(txn)
+            self._series.clear()
+        self.entities.write(txn)
+        self.accounts.write(txn)
+        return result
+
+    def _forget(self) -> None:
+        """After a failed transaction nothing that it told this process is true."""
+        self._series.clear()
+        self._names.clear()
+        self._epoch = None
+        self.entities.forget()
+
+    # -- one record -----------------------------------------------------------------------------
+
+    def add(self, txn: Any, entry: Entry) -> Outcome:
+        """Applies an instance."""
+        environment = self.environment
+        position = entry.position
+        segment_id, offset, key_length, meta_length, payload_length, payload_crc = position
+        order = _order(entry.stamp, payload_crc << 32 | payload_length & 0xFFFFFFFF)
+        sop_key = entry.sop_instance_uid
+        if not 0 < len(sop_key) <= 128 or b"\0" in sop_key:
+            sop_key = keys.bounded(sop_key)
+        known = self._series.get((entry.character_set, entry.patient, entry.study, entry.series))
+        if known is None or order < known.first:
+            if txn.get(sop_key, db=environment.sop_uids) is not None:
+                return self.tell(txn, sop_key, told_of(entry))
+            known = self._settle(txn, entry, order)
+        row = self.entities.counts.get(known.counts_key) or self.entities.load_counts(txn, known.counts_key)
+        where = _pair(known.series_id, row.next)
+        if not txn.put(sop_key, where, overwrite=False, db=environment.sop_uids):
+            return self.tell(txn, sop_key, told_of(entry))
+        self._insert(txn, entry, known, row, where)
+        segment = self.accounts.segments.get(segment_id)
+        if segment is None:
+            segment = self.accounts.segment(txn, segment_id)
+        record_bytes = (HEADER_BYTES + key_length + meta_length + payload_length + 7) & ~7
+        segment.cover(offset, offset + record_bytes)
+        segment.live_count += 1
+        segment.live_bytes += record_bytes
+        return Outcome.STORED
+
+    def _settle(self, txn: Any, entry: Entry, order: bytes) -> Remembered:
+        """Makes sure that the entry's series is there, and remembers it."""
+        known = self.entities.settle(txn, entry, order)
+        if len(self._series) >= REMEMBERED_SERIES_MAX:
+            del self._series[next(iter(self._series))]
+        self._series[(entry.character_set, entry.patient, entry.study, entry.series)] = known
+        return known
+
+    def _insert(self, txn: Any, entry: Entry, known: Remembered, row: Counts, where: bytes) -> None:
+        """Puts the instance itself; the UID points there already."""
+        segment_id, offset, key_length, meta_length, payload_length, payload_crc = entry.position
+        names = self._names
+        class_id = names.get(entry.sop_class_uid) or self._name(txn, entry.sop_class_uid)
+        syntax_id = names.get(entry.transfer_syntax_uid) or self._name(txn, entry.transfer_syntax_uid)
+        title_id = names.get(entry.calling_ae_title) or self._name(txn, entry.calling_ae_title)
+        set_id = names.get(entry.character_set) or self._name(txn, entry.character_set)
+        value = _instance(
+            entry.stamp,
+            segment_id,
+            offset,
+            payload_length,
+            entry.pixel_data_offset,
+            entry.received_ns,
+            payload_crc,
+            meta_length,
+            key_length,
+            entry.flags,
+            class_id,
+            syntax_id,
+            title_id,
+            set_id,
+            known.digest,
+        )
+        txn.put(where, value + entry.instance, db=self.environment.instances)
+        row.count += 1
+        row.next += 1
+        row.bytes += payload_length
+        self._note_class(known, row, class_id)
+
+    def _note_class(self, known: Remembered, row: Counts, class_id: int) -> None:
+        """Makes sure that the series' row names the SOP class."""
+        if row.tail != known.tail or class_id not in known.classes:
+            row.tail, known.classes = _with_class(row.tail, class_id)
+            known.tail = row.tail
+
+    # -- for `bulk`, which makes the rows of many instances itself ------------------------------
+
+    def place_for(self, txn: Any, entry: Entry) -> tuple[Remembered, Counts, bytes]:
+        """Sees to the series of an instance that is new: what is known of it, its row in `counts`, and how all rows of
+        `instances` end that have the same texts."""
+        order = _order(entry.stamp, keys.tie_of(entry.position.payload_length, entry.position.payload_crc))
+        known = self._series.get((entry.character_set, entry.patient, entry.study, entry.series))
+        if known is None or order < known.first:
+            known = self._settle(txn, entry, order)
+        row = self.entities.load_counts(txn, known.counts_key)
+        texts = (entry.sop_class_uid, entry.transfer_syntax_uid, entry.calling_ae_title, entry.character_set)
+        ids = [self._names.get(text) or self._name(txn, text) for text in texts]
+        self._note_class(known, row, ids[0])
+        return known, row, keys.INSTANCE_END.pack(*ids, known.digest)
+
+    # -- several records of one UID -------------------------------------------------------------
+
+    def tell(self, txn: Any, sop_key: bytes, news: Told | None) -> Outcome:
+        """Applies the fold rule to all that is known of a UID and to `news`, if there is any."""
+        where = txn.get(sop_key, db=self.environment.sop_uids)
+        current = self._current(txn, where) if where else None
+        if news is None:
+            self._fold(txn, sop_key, where or b"", current, [])
+            return Outcome.STORED
+        self.accounts.cover(txn, news.position)
+        known = self._known_state(txn, sop_key, current, news)
+        if known is not None:
+            return OUTCOMES[known]
+        if news.kind == Kind.INSTANCE and self._is_newest(txn, sop_key, current, news):
+            state = self._take(txn, sop_key, where or b"", current, news)
+        else:
+            state = self._fold(txn, sop_key, where or b"", current, [news])[news.key]
+        if state != State.CURRENT or current is None:
+            return OUTCOMES[state]
+        # The same bytes with an earlier stamp, from another process: its place changes and nothing else.
+        return Outcome.DUPLICATE if news.same_bytes(current) else Outcome.REPLACED
+
+    def tell_all(self, txn: Any, sop_key: bytes, entries: Sequence[Entry]) -> None:
+        """The same for many records of one UID at once."""
+        where = txn.get(sop_key, db=self.environment.sop_uids)
+        current = self._current(txn, where) if where else None
+        for entry in entries:
+            self.accounts.cover(txn, entry.position)
+        news = {record.key: record for record in map(told_of, entries)}
+        unknown = [one for one in news.values() if self._known_state(txn, sop_key, current, one) is None]
+        if unknown:
+            self._fold(txn, sop_key, where or b"", current, unknown)
+
+    def _known_state(self, txn: Any, sop_key: bytes, current: Told | None, news: Told) -> State | None:
+        """The state of a record that has been applied already."""
+        if current is not None and current.key == news.key:
+            return State.CURRENT
+        value = txn.get(sop_key + b"\0" + news.key, db=self.environment.history)
+        return State(value[0]) if value is not None else None
+
+    def _is_newest(self, txn: Any, sop_key: bytes, current: Told | None, news: Told) -> bool:
+        """Whether all that is known of the UID is older: nearly always."""
+        environment = self.environment
+        return (
+            (current is None or current.stamp < news.stamp)
+            and newest_stamp(txn, environment.history, sop_key) < news.stamp
+            and newest_drop(txn, environment, sop_key) < news.stamp
+        )
+
+    def _take(self, txn: Any, sop_key: bytes, where: bytes, current: Told | None, news: Told) -> State:
+        """Applies the newest record of a UID, whatever is dead, and those versions that have other bytes, left alone:
+        nothing in the rule depends on them."""
+        position = news.position
+        tie = keys.tie_of(position.payload_length, position.payload_crc)
+        kept = list(read_kept(txn, self.environment, sop_key, tie))
+        told = [record for record in (current, *kept, news) if record is not None]
+        course = Course(current, kept)
+        course.take(news)
+        states = dict.fromkeys((record.key for record in told), State.SUPERSEDED)
+        states[news.key] = State.DUPLICATE
+        states |= dict.fromkeys((record.key for record in course.versions.values()), State.VERSION)
+        if course.current is not None:
+            states[course.current.key] = State.CURRENT
+        self._move(txn, sop_key, where, told, states)
+        return states[news.key]
+
+    def _fold(
+        self, txn: Any, sop_key: bytes, where: bytes, current: Told | None, news: Sequence[Told]
+    ) -> dict[bytes, State]:
+        """Applies the rule to every record of a UID, in whatever order they come."""
+        told = read_history(txn, self.environment, sop_key)
+        if current is not None:
+            told.append(current)
+        told = in_order([*told, *news])
+        states = fold(told)
+        self._move(txn, sop_key, where, told, states)
+        return states
+
+    def tell_copy(self, txn: Any, sop_key: bytes, news: Told) -> bool:
+        """The same for a copy of a record; whether it is news and alive."""
+        row_key = sop_key + b"\0" + news.key
+        if txn.get(row_key, db=self.environment.history) is not None:
+            return False
+        where = txn.get(sop_key, db=self.environment.sop_uids)
+        row = txn.get(where, db=self.environment.instances) if where else None
+        if row is not None and keys.INSTANCE.unpack_from(row)[1:3] == news.position[:2]:
+            return False
+        self.tell(txn, sop_key, news)
+        value = txn.get(row_key, db=self.environment.history)
+        return value is None or value[0] == State.VERSION
+
+    def _move(self, txn: Any, sop_key: bytes, where: bytes, told: Sequence[Told], states: dict[bytes, State]) -> None:
+        """Brings tables from the states that the records have to those that they shall have."""
+        environment = self.environment
+        current = next((record for record in told if states[record.key] == State.CURRENT), None)
+        for record in told:
+            if record.state == State.CURRENT and record is not current:
+                self._remove(txn, where)
+                where = b""
+        for record in told:
+            state = states[record.key]
+            history_key = sop_key + b"\0" + record.key
+            if record is current:
+                txn.delete(history_key, db=environment.history)
+                txn.delete(history_key, db=environment.versions)
+                where = where or self._promote(txn, record.entry(sop_key))
+            elif state != record.state:
+                txn.put(history_key, pack_history(record, state), db=environment.history)
+                if state == State.VERSION:
+                    txn.put(history_key, b"", db=environment.versions)
+                elif record.state == State.VERSION:
+                    txn.delete(history_key, db=environment.versions)
+            if record.kind != Kind.TOMBSTONE:
+                self.accounts.change(txn, record.position, record.state, state)
+        txn.put(sop_key, where, db=environment.sop_uids)
+
+    def relocate_current(self, txn: Any, where: bytes, position: Position) -> None:
+        """Gives a current instance the place of a copy of its record."""
+        environment = self.environment
+        row = txn.get(where, db=environment.instances)
+        fields = list(keys.INSTANCE.unpack_from(row))
+        fields[1:3] = position.segment_id, position.offset
+        fields[7:9] = position.meta_length, position.key_length
+        txn.put(where, _instance(*fields) + row[keys.INSTANCE.size :], db=environment.instances)
+
+    def _promote(self, txn: Any, entry: Entry) -> bytes:
+        position = entry.position
+        order = _order(entry.stamp, keys.tie_of(position.payload_length, position.payload_crc))
+        known = self._settle(txn, entry, order)
+        row = self.entities.load_counts(txn, known.counts_key)
+        where = _pair(known.series_id, row.next)
+        self._insert(txn, entry, known, row, where)
+        return where
+
+    def _remove(self, txn: Any, where: bytes) -> None:
+        """Takes an instance out of its series; `Entities.refresh` sees to the rest."""
+        environment = self.environment
+        value = txn.get(where, db=environment.instances)
+        self.entities.lost_instances(txn, where[:4], 1, keys.INSTANCE.unpack_from(value)[3])
+        txn.delete(where, db=environment.instances)
+
+    def _current(self, txn: Any, where: bytes) -> Told:
+        """The current record of a UID, with all that it would take to bring it back."""
+        environment = self.environment
+        row = txn.get(where, db=environment.instances)
+        (stamp, segment_id, offset, payload_length, pixel_data_offset, received_ns, payload_crc, meta_length,
+         key_length, flags, class_id, syntax_id, title_id, set_id, digest) = keys.INSTANCE.unpack_from(row)  # fmt: skip
+        position = Position(segment_id, offset, key_length, meta_length, payload_length, payload_crc)
+        patient, study, series = self.entities.stated(txn, where[:4], digest)
+        entry = Entry(
+            position,
+            flags,
+            stamp,
+            read_name(txn, environment, class_id),
+            b"",
+            read_name(txn, environment, syntax_id),
+            read_name(txn, environment, title_id),
+            received_ns,
+            pixel_data_offset,
+            charset.UTF_8,
+            patient,
+            study,
+            series,
+            canonical(row[keys.INSTANCE.size :], read_name(txn, environment, set_id)),
+        )
+        return Told(
+            told_key(stamp, position),
+            State.CURRENT,
+            Kind.INSTANCE,
+            flags,
+            position,
+            entry.transfer_syntax_uid,
+            entry.pack_meta(),
+        )
+
+    # -- small rows -----------------------------------------------------------------------------
+
+    def _name(self, txn: Any, text: bytes) -> int:
+        """The id that stands for a text; a new one if the text is new."""
+        table = self.environment.names
+        key = b"\x01" + keys.bounded(text)
+        data = txn.get(key, db=table)
+        if data is None:
+            number = keys.ID.unpack(self.entities.next_id(txn, "name"))[0]
+            txn.put(key, keys.U32.pack(number), db=table)
+            txn.put(b"\0" + keys.U32.pack(number), text, db=table)
+        else:
+            number = keys.U32.unpack(data)[0]
+        if len(self._names) >= REMEMBERED_NAMES_MAX:
+            self._names.clear()
+        self._names[text] = number
+        return int(number)

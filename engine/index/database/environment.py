@@ -1,0 +1,528 @@
+"""The LMDB environment: opens it, checks its format, hands out transactions, turns LMDB's errors into ours.
+
+Knows the names of the tables and nothing of what is in them. Rules that hold here and nowhere else:
+
+    one environment a process, opened after spawn; a forked child that touches it is refused
+    commits are not synced (`checkpoint` says how that survives a power cut); WRITEMAP never (SIGBUS on a full disk)
+    a write transaction begins and ends on one thread; a read transaction lasts for one page of answers
+    whoever writes has his turn (`turn`) first: it can be tried, and names who has it
+    the map is huge from the start and grows when it is full: nobody outside sees MapFullError
+    whoever writes makes sure first that a checkpoint on disk stays true (`guard`, see `checkpoint`)
+
+Files in the index directory: data.mdb and lock.mdb (LMDB), checkpoint (`checkpoint`), users (an empty file; shared lock
+of every process that has the index open, exclusive while it is restored), pin (an empty file; lock of the live
+checkpointer), writer (`turn`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import threading
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import lmdb
+
+from engine.errors import (
+    DataSetError,
+    EngineError,
+    IndexDamaged,
+    IndexError_,
+    IndexOutdated,
+    ProcessIdTaken,
+    StorageFailed,
+    StorageFull,
+)
+from engine.index.database import data_file
+from engine.index.database.locks import wait_shared
+from engine.index.database.turn import Holder, Turn, stops
+from engine.index.format import keys
+from engine.storage.files import Files
+
+MAP_BYTES = 1 << 40
+"""Address space, not memory and not disk."""
+READERS_MAX = 512
+"""Read transactions at once, of all processes."""
+OPEN_PATIENCE_S = 10.0
+"""How long opening waits for a process that writes: a transaction takes milliseconds."""
+FULL_BYTES = 1 << 20
+"""A write error while less than this is free is taken for a full disk: LMDB reports both as EIO."""
+
+TABLES = (
+    "instances",
+    "sop_uids",
+    "history",
+    "versions",
+    "drops",
+    "tombstones",
+    "holds",
+    "quarantine",
+    "damage",
+    "counts",
+    "series",
+    "series_uids",
+    "series_statements",
+    "studies",
+    "study_uids",
+    "study_statements",
+    "patients",
+    "patient_keys",
+    "patient_studies",
+    "search",
+    "texts",
+    "corrections",
+    "amended",
+    "names",
+    "segments",
+    "meta",
+)
+
+_SEVERAL = frozenset(("search",))
+"""Tables with several values a key, all ids of four bytes: `dupsort` and `dupfixed`."""
+
+ROT = (
+    lmdb.Error, struct.error, TypeError, LookupError, ValueError, AttributeError, OverflowError, AssertionError
+)  # fmt: skip
+"""What the decoding of a row raises that is not as it was written: LMDB has no checksums, and rows have none either."""
+
+
+DAMAGE = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.VersionMismatchError)
+"""What LMDB says of files that are not its own, or not as it wrote them."""
+
+
+def unreadable(error: BaseException) -> IndexDamaged:
+    """The error for who asked, of a row or a page that cannot be what was written."""
+    what = f"{error}" if isinstance(error, lmdb.Error) else f"a row cannot be decoded ({type(error).__name__}: {error})"
+    return IndexDamaged(f"the index cannot be read: {what}; `filmroom rebuild-index` makes it anew from the log")
+
+
+class Reading:
+    """A read transaction as a context; a snapshot of the last commit."""
+
+    __slots__ = ("_environment", "_txn")
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._txn: Any = None
+
+    def __enter__(self) -> Any:
+        self._txn = self._environment.begin_read()
+        return self._txn
+
+    def renew(self) -> Any:
+        """Ends the transaction and begins another: what has been written meanwhile is seen."""
+        txn, self._txn = self._txn, None
+        self._environment.end_read(txn)
+        self._txn = self._environment.begin_read()
+        return self._txn
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        txn, self._txn = self._txn, None
+        if txn is not None:
+            self._environment.end_read(txn)
+        if isinstance(error, (*ROT, DataSetError)):
+            raise unreadable(error) from error
+
+
+_open_environments: weakref.WeakSet[Environment] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    # Asked at each transaction, getpid would cost as much as the transaction's start.
+    for environment in _open_environments:
+        environment._forked = True
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class Environment:
+    """One process's handle; thread-safe."""
+
+    # The handles of the tables.
+    instances: Any
+    sop_uids: Any
+    history: Any
+    versions: Any
+    drops: Any
+    tombstones: Any
+    holds: Any
+    quarantine: Any
+    damage: Any
+    counts: Any
+    series: Any
+    series_uids: Any
+    series_statements: Any
+    studies: Any
+    study_uids: Any
+    study_statements: Any
+    patients: Any
+    patient_keys: Any
+    patient_studies: Any
+    search: Any
+    texts: Any
+    corrections: Any
+    amended: Any
+    names: Any
+    segments: Any
+    meta: Any
+
+    def __init__(self, directory: str, files: Files, *, read_only: bool = False, map_bytes: int = MAP_BYTES) -> None:
+        """Opens the index and creates it if there is none. Raises IndexError_; IndexOutdated: make it anew."""
+        self.directory = directory
+        self.files = files
+        self.read_only = read_only
+        self._pid = os.getpid()
+        self._forked = False
+        _open_environments.add(self)
+        self._gate = threading.Lock()
+        self._no_readers = threading.Condition(self._gate)
+        self._readers = 0
+        self._is_growing = False
+        self._write_lock = threading.Lock()
+        self.guard: Callable[[], None] | None = None
+        """Called within each write transaction, before its first write."""
+        self.before_grow: Callable[[], None] | None = None
+        """Growing the map ends every transaction of this process, the checkpointer's pin too."""
+        self._map_bytes = map_bytes
+        self._users_fd = -1
+        self._environment: Any = None
+        self._turn: Turn | None = None
+        self.run_write: Callable[[Callable[[], Any]], Any] = _run_here
+        """Runs a write transaction, on whichever thread."""
+        try:
+            if not read_only:
+                os.makedirs(directory, mode=0o750, exist_ok=True)
+            self._users_fd = os.open(f"{directory}/users", os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT, 0o640)
+            wait_shared(self._users_fd)
+            if not read_only:
+                self._turn = Turn(directory)
+            self._look_before_mapping()
+            self._environment = lmdb.open(
+                directory,
+                map_size=map_bytes,
+                readonly=read_only,
+                metasync=False,
+                sync=False,
+                writemap=False,
+                readahead=False,
+                meminit=False,
+                max_dbs=len(TABLES),
+                max_readers=READERS_MAX,
+                max_spare_txns=0,  # a spare keeps its reader slot until the last reference to it is gone
+                mode=0o640,
+            )
+        except (lmdb.Error, OSError) as error:
+            self._release_users()
+            raise self._unopened(error) from error
+        try:
+            self._open_in_turn()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_in_turn(self) -> None:
+        """Opens the tables, which takes LMDB's write lock. Raises IndexError_ when another process keeps that."""
+        turn = self._turn
+        if turn is None:
+            self._open_tables()
+            return
+        if not turn.take_within(OPEN_PATIENCE_S):
+            who = turn.holder() or "another process"
+            raise IndexError_(f"the index in {self.directory} is being written by {who}: continue that, or end it")
+        try:
+            self._open_tables()
+        finally:
+            turn.leave()
+
+    def _look_before_mapping(self) -> None:
+        """Raises IndexDamaged when data.mdb cannot be what it says: LMDB would map it, and die of it."""
+        try:
+            fd = self.files.open(f"{self.directory}/data.mdb", os.O_RDONLY)
+        except FileNotFoundError:
+            return
+        try:
+            fault = data_file.fault_of(self.files, fd)
+        finally:
+            self.files.close(fd)
+        if fault:
+            self._release_users()
+            raise IndexDamaged(
+                f"the index in {self.directory} is damaged: data.mdb: {fault}; `filmroom rebuild-index` makes it anew"
+            )
+
+    def _open_tables(self) -> None:
+        try:
+            missing = False
+            # Each in a transaction of its own, which commits: a handle that a read transaction opened ends with it.
+            for name in TABLES:
+                try:
+                    several = name in _SEVERAL
+                    handle = self._environment.open_db(name.encode(), create=False, dupsort=several, dupfixed=several)
+                    setattr(self, name, handle)
+                except lmdb.NotFoundError:
+                    missing = True
+            if hasattr(self, "meta"):
+                with self._environment.begin() as txn:
+                    self._check_format(txn)
+            if not missing:
+                return
+            if self.read_only:
+                raise IndexError_(f"there is no index in {self.directory}")
+            self._create_tables()
+        except lmdb.Error as error:
+            raise self._unopened(error) from error
+
+    def _unopened(self, error: Exception) -> IndexError_:
+        if getattr(error, "code", 0) == errno.EAGAIN:
+            # LMDB tells processes apart by their ids, each of which has the byte of lock.mdb with its number locked.
+            return ProcessIdTaken(
+                f"the index in {self.directory} is open in another PID namespace (a container?) by a process that has"
+                f" the id of this one, {os.getpid()}: run this where the server runs (docker exec), or share its PID"
+                " namespace (docker run --pid=container:NAME, or --pid=host on both)"
+            )
+        what = f"the index in {self.directory} cannot be opened: {error}"
+        if isinstance(error, DAMAGE):
+            return IndexDamaged(f"{what}; `filmroom rebuild-index` makes it anew from the log")
+        return IndexError_(what)
+
+    def _create_tables(self) -> None:
+        with self._environment.begin(write=True) as txn:
+            for name in TABLES:
+                several = name in _SEVERAL
+                handle = self._environment.open_db(name.encode(), txn=txn, dupsort=several, dupfixed=several)
+                setattr(self, name, handle)
+            if txn.get(keys.META_FORMAT, db=self.meta) is None:
+                txn.put(keys.META_FORMAT, keys.U32.pack(keys.FORMAT), db=self.meta)
+        with self._environment.begin() as txn:
+            self._check_format(txn)
+
+    def _check_format(self, txn: Any) -> None:
+        found = txn.get(keys.META_FORMAT, db=self.meta)
+        if found != keys.U32.pack(keys.FORMAT):
+            number = keys.U32.unpack(found)[0] if found and len(found) == 4 else "none"
+            raise IndexOutdated(
+                f"the index in {self.directory} has format {number}, this engine has {keys.FORMAT}: rebuild it"
+            )
+
+    # -- reading --------------------------------------------------------------------------------
+
+    def reading(self) -> Reading:
+        """A context with a read transaction."""
+        return Reading(self)
+
+    def begin_read(self) -> Any:
+        """A read transaction; give it back with `end_read`."""
+        self._check_process()
+        has_looked = False
+        while True:
+            with self._gate:
+                while self._is_growing:
+                    self._no_readers.wait()
+                self._readers += 1
+            try:
+                return self._environment.begin()
+            except lmdb.MapResizedError:
+                self._leave()
+                self._resize(0)
+            except lmdb.ReadersFullError as error:
+                self._leave()
+                if has_looked or not self.reader_check():
+                    raise IndexError_(f"{READERS_MAX} read transactions are open at once: {error}") from error
+                has_looked = True
+            except lmdb.Error as error:
+                self._leave()
+                raise unreadable(error) from error
+
+    def end_read(self, txn: Any) -> None:
+        """Ends a read transaction."""
+        txn.abort()
+        self._leave()
+
+    def _leave(self) -> None:
+        with self._gate:
+            self._readers -= 1
+            if not self._readers:
+                self._no_readers.notify_all()
+
+    def begin_pin(self) -> Any:
+        """A read transaction that may last; opens no cursors and is lost when the map grows. Raises IndexError_."""
+        self._check_process()
+        try:
+            return self._environment.begin()
+        except lmdb.ReadersFullError:
+            self.reader_check()
+        try:
+            return self._environment.begin()
+        except lmdb.ReadersFullError as error:
+            raise IndexError_(f"{READERS_MAX} read transactions are open at once: {error}") from error
+
+    # -- writing --------------------------------------------------------------------------------
+
+    def write(self, work: Callable[[Any], Any], undo: Callable[[], None]) -> Any:
+        """Runs `work` in a write transaction and commits; on any failure nothing is written and `undo` is called.
+
+        Raises StorageFull, StorageFailed (final) or IndexError_.
+        """
+        turn = self._writable()
+        return self.run_write(lambda: self._in_turn(turn, lambda: self._write(work, undo)))
+
+    def try_write(self, work: Callable[[Any], Any], undo: Callable[[], None]) -> tuple[Any] | None:
+        """The same for who must not wait: the result in a tuple; None when somebody else has been writing for some
+        milliseconds."""
+        turn = self._writable()
+        if not self._write_lock.acquire(blocking=False):
+            return None
+        try:
+            if not turn.try_take():
+                return None
+            try:
+                return (self._until_it_fits(lambda: self._write(work, undo)),)
+            finally:
+                turn.leave()
+        finally:
+            self._write_lock.release()
+
+    def _writable(self) -> Turn:
+        self._check_process()
+        if self._turn is None:
+            raise IndexError_("the index is open for reading only")
+        return self._turn
+
+    def _in_turn(self, turn: Turn, work: Callable[[], Any]) -> Any:
+        """Runs `work`, which begins a write transaction, when nobody else writes."""
+        with self._write_lock:
+            stops.enter()
+            try:
+                turn.take()
+                try:
+                    return self._until_it_fits(work)
+                finally:
+                    turn.leave()
+            finally:
+                stops.leave()
+
+    def _until_it_fits(self, work: Callable[[], Any]) -> Any:
+        """Runs `work` again and again until the map is large enough."""
+        while True:
+            try:
+                return work()
+            except lmdb.MapFullError:
+                self._map_bytes *= 2
+                self._resize(self._map_bytes)
+            except lmdb.MapResizedError:
+                self._resize(0)
+            except lmdb.Error as error:
+                raise self._translated(error) from error
+            except ROT as error:
+                raise unreadable(error) from error
+
+    def _write(self, work: Callable[[Any], Any], undo: Callable[[], None]) -> Any:
+        txn = self._environment.begin(write=True)
+        try:
+            if self.guard is not None:
+                self.guard()
+            result = work(txn)
+            txn.commit()
+        except BaseException:
+            txn.abort()
+            undo()
+            raise
+        return result
+
+    def holding_write_lock(self, work: Callable[[], Any]) -> Any:
+        """Runs `work` while nobody, in any process, can commit."""
+        turn = self._writable()
+
+        def hold() -> Any:
+            txn = self._environment.begin(write=True)
+            try:
+                return work()
+            finally:
+                txn.abort()
+
+        return self._in_turn(turn, hold)
+
+    def _translated(self, error: Exception) -> EngineError:
+        """A failed write: out of room, a broken disk, or a broken index."""
+        # What LMDB has no code for is an error of the operating system, and comes as the bare class.
+        if type(error) is not lmdb.Error and not isinstance(error, lmdb.DiskError | lmdb.PanicError):
+            return IndexError_(f"the index cannot be written: {error}")
+        try:
+            free_bytes = self.files.free_bytes(self.directory)
+        except OSError:
+            free_bytes = FULL_BYTES
+        if free_bytes < FULL_BYTES:
+            return StorageFull(f"the index cannot be written, {free_bytes} bytes are free: {error}")
+        return StorageFailed(f"the index cannot be written: {error}")
+
+    def _resize(self, map_bytes: int) -> None:
+        """Grows the map, or with 0 takes over the size that another process gave it."""
+        with self._gate:
+            while self._is_growing:
+                self._no_readers.wait()
+            self._is_growing = True
+            try:
+                while self._readers:
+                    self._no_readers.wait()
+                if self.before_grow is not None:
+                    self.before_grow()
+                self._environment.set_mapsize(map_bytes)
+            except lmdb.Error as error:
+                raise IndexError_(f"the index cannot grow to {map_bytes} bytes: {error}") from error
+            finally:
+                self._is_growing = False
+                self._no_readers.notify_all()
+
+    def writer(self) -> Holder | None:
+        """The other process that writes just now."""
+        return None if self._turn is None else self._turn.holder()
+
+    # -- looking after --------------------------------------------------------------------------
+
+    def last_transaction_id(self) -> int:
+        """The number of the last commit, of any process."""
+        self._check_process()
+        return int(self._environment.info()["last_txnid"])
+
+    def page_bytes(self) -> int:
+        """The size of LMDB's pages."""
+        return int(self._environment.stat()["psize"])
+
+    def file_bytes(self) -> int:
+        """How far data.mdb has grown."""
+        return (int(self._environment.info()["last_pgno"]) + 1) * self.page_bytes()
+
+    def reader_check(self) -> int:
+        """Frees the reader slots of dead processes; how many there were. In any process: what a dead checkpointer has
+        pinned is written over only by a write, and each of those makes the checkpoint void first (`guard`)."""
+        self._check_process()
+        return int(self._environment.reader_check())
+
+    def close(self) -> None:
+        """Ends every transaction of this handle and closes it."""
+        self.guard = None
+        if not self._forked and self._environment is not None:
+            self._environment.close()
+        self._release_users()
+
+    def _release_users(self) -> None:
+        if self._turn is not None:
+            self._turn.close()
+        if self._users_fd >= 0:
+            os.close(self._users_fd)
+            self._users_fd = -1
+
+    def _check_process(self) -> None:
+        if self._forked:
+            raise IndexError_(f"the index was opened by process {self._pid}, this is {os.getpid()}")
+
+
+def _run_here(work: Callable[[], Any]) -> Any:
+    return work()

@@ -1,0 +1,264 @@
+"""What `search` keeps of a value, and where in it all that meets a pattern must stand.
+
+Both sides of one bargain: a stored value has keys (`search_keys`), a pattern has ranges of keys, and every value that
+meets the pattern has a key in one of them. Does not decide what matches (`matching`) nor which ranges to use
+(`access`); opens nothing.
+
+    WHOLE   normal form     for every value of an attribute of SEARCHED; of a person name for each of its groups
+    WORD    word            of a person name for each of its words, so that `*^JOHN*` needs no look at every name
+    SOUND   code            of the names in SOUNDED for each code of each word (`dicom.phonetic`), for fuzzy matching
+
+Where there are no ranges, `pieces_of_patterns` says which bytes a value must hold that meets the pattern: `texts`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+
+from engine.dicom import extra, phonetic, tags, values
+from engine.index.format import keys
+
+SEARCHED: tuple[int, ...] = (
+    tags.PatientID,
+    tags.AccessionNumber,
+    tags.StudyID,
+    tags.PatientName,
+    tags.OtherPatientIDs,
+    tags.PatientBirthDate,
+    tags.StudyDate,
+    tags.ReferringPhysicianName,
+    tags.StudyTime,
+    tags.PerformedProcedureStepStartDate,
+    tags.StudyDescription,
+    tags.Modality,
+)
+"""The attributes that have keys in `search`, the most selective ones first."""
+SOUNDED = frozenset((tags.PatientName, tags.ReferringPhysicianName))
+"""Person names that have keys by sound: some four keys a name."""
+
+WHOLE = b"\0"
+WORD = b"\1"
+SOUND = b"\2"
+
+_searched = set(SEARCHED)
+_KEPT_AS = {tags.ModalitiesInStudy: tags.Modality}
+"""Computed attributes: the keys of what they are computed from."""
+_WORD_BREAK = re.compile(r"[\^= ]+")
+_PLAIN_VRS = frozenset(("LO", "SH"))
+"""VRs in which the normal form of one ASCII value is the value without its padding."""
+_CACHED_BYTES_MAX = 128
+"""Longer values are rare, and seldom the same."""
+
+Range = tuple[bytes, bytes]
+"""Keys of `search` from the first, without the second."""
+
+
+@lru_cache(maxsize=4096)
+def _vr_of(tag: int) -> str:
+    return tags.vr_of(tag)
+
+
+def is_person_name(tag: int) -> bool:
+    """Whether the attribute has the VR PN."""
+    return _vr_of(tag) == "PN"
+
+
+def normal_values(tag: int, value: bytes) -> tuple[str, ...]:
+    """The normal forms of a stored value, in UTF-8, without empty ones."""
+    return _normal_values(tag, value) if len(value) <= _CACHED_BYTES_MAX else _normal_values.__wrapped__(tag, value)
+
+
+@lru_cache(maxsize=1024)
+def _normal_values(tag: int, value: bytes) -> tuple[str, ...]:
+    vr = _vr_of(tag)
+    texts = values.split(vr, value.decode("utf-8", "replace"))
+    return tuple([normal for normal in [values.normalise(vr, text) for text in texts] if normal])
+
+
+def plain_text(tag: int, value: bytes) -> bytes | None:
+    """The only normal form of a value that plainly has no other than itself without padding; None if it is not plain.
+
+    What most values are whose texts are all different, so that nothing is won by remembering them.
+    """
+    if _vr_of(tag) in _PLAIN_VRS and value.isascii() and b"\\" not in value:
+        return value.strip(b" \0")
+    return None
+
+
+def words_of(normal: str) -> list[str]:
+    """The words of a person name in normal form, of all groups and components."""
+    return [word for word in _WORD_BREAK.split(normal) if word]
+
+
+def search_keys(items: Mapping[int, bytes]) -> set[bytes]:
+    """The keys of `search` for an entity with these attributes."""
+    found: set[bytes] = set()
+    for tag, value in items.items():
+        if not value or tag not in _searched:
+            continue
+        plain = plain_text(tag, value)
+        if plain is not None:
+            if plain:
+                found.add(keys.search_key(tag, plain, WHOLE))
+            continue
+        found |= _keys_of(tag, value) if len(value) <= _CACHED_BYTES_MAX else _keys_of.__wrapped__(tag, value)
+    return found
+
+
+@lru_cache(maxsize=8192)
+def _keys_of(tag: int, value: bytes) -> frozenset[bytes]:
+    """The keys of `search` for an attribute."""
+    found = set()
+    is_name = is_person_name(tag)
+    for normal in normal_values(tag, value):
+        if not is_name:
+            found.add(_key(tag, WHOLE, normal))
+            continue
+        for group in filter(None, normal.split("=")):
+            found.add(_key(tag, WHOLE, group))
+        for word in words_of(normal):
+            found.add(_key(tag, WORD, word))
+            if tag in SOUNDED:
+                found.update([_key(tag, SOUND, code) for code in _sounds(word)])
+    return frozenset(found)
+
+
+def keys_of(tag: int, value: bytes) -> frozenset[bytes]:
+    """The keys of `search` that an attribute has if it is searched."""
+    return _keys_of.__wrapped__(tag, value)
+
+
+def is_searched(tag: int) -> bool:
+    """Whether the attribute has keys."""
+    return tag in _searched
+
+
+def rank(tag: int) -> int:
+    """The place of a searched attribute: SEARCHED, then the extra ones."""
+    return SEARCHED.index(tag) if tag in SEARCHED else len(SEARCHED)
+
+
+def _take_extras() -> None:
+    _vr_of.cache_clear()
+    _normal_values.cache_clear()
+    _keys_of.cache_clear()
+    _searched.clear()
+    _searched.update(SEARCHED, (one.tag for one in extra.in_effect().extras if one.is_searched))
+
+
+extra.when_changed(_take_extras)
+
+
+@lru_cache(maxsize=4096)
+def _sounds(word: str) -> frozenset[str]:
+    return phonetic.codes(word)
+
+
+def _key(tag: int, kind: bytes, text: str) -> bytes:
+    return keys.search_key(tag, text.encode("utf-8", "replace"), kind)
+
+
+# ranges ----------------------------------------------------------------------------------------------
+
+
+def ranges_between(tag: int, low: str, high: str) -> list[Range] | None:
+    """Where all normal forms from `low` to `high` stand; None if the attribute is not in `search`."""
+    tag = _KEPT_AS.get(tag, tag)
+    if tag not in _searched:
+        return None
+    start = _key(tag, WHOLE, low)
+    end = _key(tag, WHOLE, "") + b"\xff" if high == "\uffff" else _key(tag, WHOLE, high) + b"\0"
+    return [(start, end)] if start < end else []
+
+
+def ranges_of_patterns(tag: int, patterns: Sequence[Sequence[str]], *, wildcards: bool) -> list[Range] | None:
+    """Where everything stands that meets one of these patterns, each the groups of a normal form; None: anywhere."""
+    tag = _KEPT_AS.get(tag, tag)
+    if tag not in _searched:
+        return None
+    found = [_range_of_pattern(tag, groups, wildcards) for groups in patterns]
+    return None if None in found else [item for item in found if item is not None]
+
+
+def ranges_of_words(tag: int, words: Iterable[tuple[str, bool]]) -> list[list[Range]]:
+    """Fuzzy matching: for each word asked for, and whether more may follow, where all names stand that meet it.
+
+    A name must stand in one range of each list. Empty if the names have no keys by sound.
+    """
+    if tag not in SOUNDED:
+        return []
+    found = []
+    for word, is_prefix in words:
+        if is_prefix:
+            found.append([_beginning(tag, WORD, word)])
+        else:
+            found.append([_exact(tag, SOUND, code) for code in sorted(_sounds(word))] + [_exact(tag, WORD, word)])
+    return found
+
+
+def pieces_of_patterns(tag: int, patterns: Sequence[Sequence[str]]) -> tuple[bytes, ...]:
+    """For each pattern a piece that one text of every value holds that meets it; empty if one has no such piece.
+
+    What a pattern begins with is none where that has ranges.
+    """
+    found = []
+    for groups in patterns:
+        split = [split_wildcards(group) for group in groups]
+        if tag in _searched:
+            split = [pieces[1:] if pieces and pieces[0] not in ("*", "?") else pieces for pieces in split]
+        piece = max([piece for pieces in split for piece in pieces if piece not in ("*", "?")], key=len, default="")
+        if not piece:
+            return ()
+        found.append(piece.encode("utf-8", "replace"))
+    return tuple(dict.fromkeys(found))
+
+
+def describe(ranges: Sequence[Range]) -> str:
+    """What ranges are, without what they hold: `PatientName prefix`."""
+    if not ranges:
+        return "nothing"
+    start, end = ranges[0]
+    name = tags.keyword_of(int.from_bytes(start[:4], "big"))
+    if start[4:5] == SOUND:
+        return f"{name} sound"
+    if end == start + b"\0":
+        kind = "exact" if len(ranges) == 1 else "list"
+    else:
+        kind = "prefix" if end == start + b"\xff" else "range"
+    return f"{name} word {kind}" if start[4:5] == WORD else f"{name} {kind}"
+
+
+def _range_of_pattern(tag: int, groups: Sequence[str], wildcards: bool) -> Range | None:
+    group = next((group for group in groups if group.strip("*")), "")
+    if not wildcards or not ("*" in group or "?" in group):
+        return _exact(tag, WHOLE, group) if group else None
+    pieces = split_wildcards(group)
+    if pieces[0] not in ("*", "?"):
+        return _beginning(tag, WHOLE, pieces[0])
+    return _word_range(tag, pieces) if is_person_name(tag) else None
+
+
+def _word_range(tag: int, pieces: Sequence[str]) -> Range | None:
+    """A name pattern without a beginning may still begin a word: *^JOHN*."""
+    best = ""
+    for piece in pieces:
+        words = _WORD_BREAK.split(piece)
+        best = max(best, *words[1:], key=len) if len(words) > 1 else best
+    return _beginning(tag, WORD, best) if best else None
+
+
+def split_wildcards(text: str) -> list[str]:
+    """A pattern as its literal pieces and its `*` and `?`."""
+    return [part for part in re.split(r"(\*|\?)", text) if part]
+
+
+def _exact(tag: int, kind: bytes, normal: str) -> Range:
+    start = _key(tag, kind, normal)
+    return (start, start + b"\0")
+
+
+def _beginning(tag: int, kind: bytes, normal: str) -> Range:
+    start = _key(tag, kind, normal)
+    return (start, start + b"\xff")

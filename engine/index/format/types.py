@@ -1,0 +1,192 @@
+"""What goes into the index and comes out of it, beside `entry.Entry`: levels, queries, matches, places, marks.
+
+Holds no behaviour beyond construction and plain access, so that every module of this layer may import it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from typing import Any, NamedTuple, TypeAlias
+
+from engine.dicom import keywords, plain_values, tags
+from engine.dicom.identifier import Identifier
+from engine.errors import QueryError
+from engine.storage.record import Position
+
+KeyValue: TypeAlias = "bytes | Sequence[Identifier | Mapping[int, KeyValue]]"
+"""A key of an identifier: the value's bytes in the identifier's character set, or a sequence's items."""
+
+
+class Level(IntEnum):
+    """Query/Retrieve levels from the root down (PS3.4 C.6.1.1)."""
+
+    PATIENT = 0
+    STUDY = 1
+    SERIES = 2
+    IMAGE = 3
+
+    @classmethod
+    def of(cls, text: bytes | str) -> Level:
+        """The level that (0008,0052) names, also in lower case, as some ask. Raises QueryError."""
+        name = text.decode("ascii", "replace") if isinstance(text, bytes) else text
+        try:
+            return cls[name.strip(" \0").upper()]
+        except KeyError:
+            raise QueryError(
+                f"(0008,0052) {name[:9]!r} is none of PATIENT, STUDY, SERIES, IMAGE", tags.QueryRetrieveLevel
+            ) from None
+
+
+class Root(Enum):
+    """The information models of PS3.4 C.3, with the levels that each has."""
+
+    PATIENT = (Level.PATIENT, Level.STUDY, Level.SERIES, Level.IMAGE)
+    STUDY = (Level.STUDY, Level.SERIES, Level.IMAGE)
+    PATIENT_STUDY_ONLY = (Level.PATIENT, Level.STUDY)
+    """Retired, still asked for."""
+
+
+class Outcome(IntEnum):
+    """What became of an instance that was stored."""
+
+    STORED = 0
+    """It is the current one of its SOP Instance UID, and the first."""
+    DUPLICATE = 1
+    """The same bytes are there already."""
+    KEPT_ASIDE = 2
+    """Another one stays current; this one is among the versions."""
+    REPLACED = 3
+    """It took another one's place as the current one, or was itself replaced by a later one."""
+    TRUNCATED = 4
+    """It is the current one, and its data set ends early, which its sender may do."""
+
+    def of_cut(self) -> Outcome:
+        """The same of an instance whose data set ends early."""
+        return self if self is Outcome.KEPT_ASIDE else Outcome.TRUNCATED
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentMark:
+    """How far a segment is in the index, and how much of it is alive."""
+
+    indexed_bytes: int
+    """Every record that begins below this offset has been applied."""
+    sealed: bool
+    """The segment is sealed and all of it has been applied: a replay need not open it."""
+    live_count: int = 0
+    """Current instances, kept versions, quarantined records, and the hold that counts of each study."""
+    live_bytes: int = 0
+    """Theirs, and those of tombstones; padding and headers included."""
+    dead_bytes: int = 0
+    """Of duplicates, replaced and deleted instances: what a compaction would win."""
+
+
+@dataclass(frozen=True, slots=True)
+class DamageRow:
+    """A place in the log that is not as it was written, as a scrub or a reader found it."""
+
+    segment_id: int
+    offset: int
+    sop_instance_uid: bytes
+    """Empty if nobody knows."""
+    what: str
+    found_ns: int
+
+
+@dataclass(slots=True)
+class Instance:
+    """Where one instance lies, and what a retrieval needs to know before reading it."""
+
+    position: Position
+    stamp: int
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    pixel_data_offset: int
+    """-1 if the data set has no Pixel Data."""
+    calling_ae_title: str
+    received_ns: int
+    attributes: bytes
+    """The instance level's blob."""
+    character_set: bytes
+    """Of `attributes`."""
+
+
+class Named(NamedTuple):
+    """One instance as a deletion needs to know it."""
+
+    sop_instance_uid: bytes
+    series_instance_uid: str
+    study_instance_uid: str
+    stamp: int
+    payload_length: int
+    """Bytes."""
+
+    @classmethod
+    def of(cls, instance: Instance) -> Named:
+        """The same of an instance."""
+        return cls(
+            instance.sop_instance_uid.encode(),
+            instance.series_instance_uid,
+            instance.study_instance_uid,
+            instance.stamp,
+            instance.position.payload_length,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A question at one level. `keys` are the identifier's, without level and character set."""
+
+    level: Level
+    keys: Mapping[int, KeyValue]
+    root: Root = Root.STUDY
+    character_set: bytes = b""
+    """Specific Character Set of the keys; b"" is ASCII."""
+    limit: int | None = None
+    """Matches to give at most."""
+    offset: int = 0
+    """Matches to leave out at the start; the order is stable while nothing is stored or deleted."""
+    relational: bool = False
+    """Keys of any level may be combined, and the unique keys above the level may be missing (PS3.4 C.4.1.2.2.2)."""
+    date_time: bool = False
+    """A date and its time, each a range, are one range of moments (PS3.4 C.2.2.2.5)."""
+    fuzzy: bool = False
+    """Person names match by sound, whatever the order of their words (PS3.4 C.2.2.2.1.1)."""
+    timezone: bool = False
+    """Dates and times asked for are in the zone of the key Timezone Offset From UTC (PS3.4 C.4.1.2.2.4)."""
+    empty_values: bool = False
+    """Two quotation marks ask for an attribute without a value (PS3.4 C.2.2.2.7)."""
+    multiple_values: bool = False
+    """Several values of a key that is no UID: each of them must match some stored value (PS3.4 C.2.2.2.8)."""
+    is_keyed: bool = False
+    """Each match tells in Record Key (0008,041B) where it stands: ids, for `after`. See `epoch_id`."""
+    after: bytes = b""
+    """Only what stands behind this Record Key, of the same level."""
+
+
+@dataclass(slots=True)
+class Match:
+    """One entity that a query found."""
+
+    level: Level
+    attributes: dict[int, bytes] = field(default_factory=dict)
+    """The requested keys that the index knows, computed ones included, in ascending order of tags: text in UTF-8,
+    numbers in little endian, a sequence as its items in Explicit VR Little Endian; b"" where there is no value."""
+    unsupported: bool = False
+    """Some requested key is not known here (status FF01)."""
+
+    def __getitem__(self, name: str) -> Any:
+        """The value of an attribute by its keyword, as Python has it. Raises KeyError when it was not asked for."""
+        tag = keywords.tag_of(name)
+        if tag is None or tag not in self.attributes:
+            raise KeyError(name)
+        return plain_values.value_of(tag, self.attributes[tag])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Keyword → value, in the order of tags."""
+        return {tags.keyword_of(tag): plain_values.value_of(tag, value) for tag, value in self.attributes.items()}

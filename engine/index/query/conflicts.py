@@ -1,0 +1,64 @@
+"""Studies and series whose instances do not agree on an attribute, and what each of them says.
+
+The rule that chooses one value is in `statements`. What a correction has set is no conflict any more. Reads only, page
+by page; costs a look at every study and series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from engine.dicom.elements import blob_items
+from engine.index.database.environment import Environment
+from engine.index.format import keys
+from engine.index.format.rows import UidRow, scan_prefix
+from engine.index.format.statements import PART_COUNT_STUDY, unpack_content
+from engine.index.query.listing import read_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Conflicting:
+    """A study, or a series of one."""
+
+    study_instance_uid: bytes
+    series_instance_uid: bytes
+    """b"" of a study."""
+    values: dict[int, list[bytes]]
+    """Tag → the values stated, in UTF-8, the one that counts first."""
+
+
+def read_conflicts(environment: Environment) -> Iterator[Conflicting]:
+    """Studies in the order of arrival, then series."""
+
+    def read_study(txn: Any, key: bytes, value: bytes) -> Conflicting | None:
+        row = UidRow.decode(value, PART_COUNT_STUDY)
+        if not row.facts.conflicts:
+            return None
+        return Conflicting(row.uid, b"", _values(txn, environment.study_statements, key, row, 0))
+
+    def read_series(txn: Any, key: bytes, value: bytes) -> Conflicting | None:
+        row = UidRow.decode(value)
+        if not row.facts.conflicts:
+            return None
+        study = UidRow.decode(txn.get(keys.ID.pack(row.owner), db=environment.studies), PART_COUNT_STUDY)
+        values = _values(txn, environment.series_statements, key, row, keys.DIGEST_BYTES)
+        return Conflicting(study.uid, row.uid, values)
+
+    yield from read_rows(environment, environment.studies, read_study)
+    yield from read_rows(environment, environment.series, read_series)
+
+
+def _values(txn: Any, table: Any, owner: bytes, row: UidRow, above_bytes: int) -> dict[int, list[bytes]]:
+    found: dict[int, list[bytes]] = {tag: [] for tag in sorted(row.facts.conflicts)}
+    head_bytes = keys.ORDER_BYTES + above_bytes
+    statements = sorted((value[: keys.ORDER_BYTES], value[head_bytes:]) for _, value in scan_prefix(txn, table, owner))
+    for _, content in statements:
+        for part in unpack_content(content):
+            items = blob_items(part)
+            for tag, values in found.items():
+                value = items.get(tag, b"")
+                if value and value not in values:
+                    values.append(value)
+    return found

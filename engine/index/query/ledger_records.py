@@ -1,0 +1,76 @@
+"""What the index knows of the ledger's records, whichever copy of them it has: tombstones, holds, corrections.
+
+Reads only; for who keeps these records a second time (`archive.care.ledger_copy`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+from engine.index.apply.corrections import correction_key
+from engine.index.apply.history import newest_stamp
+from engine.index.apply.other_records import hold_key, tombstone_key, unpack_apart
+from engine.index.catalog import Catalog
+from engine.index.format import keys
+from engine.index.format.entry import Correction, Hold, Tombstone
+from engine.index.format.rows import scan_prefix
+from engine.index.query.listing import read_rows
+from engine.storage.record import Position
+
+Item: TypeAlias = Tombstone | Hold | Correction
+
+
+def is_known(index: Catalog, item: Item) -> bool:
+    """Whether the record has been applied, wherever it lies."""
+    environment = index.environment
+    with environment.reading() as txn:
+        if isinstance(item, Tombstone):
+            table, row_key = environment.tombstones, tombstone_key(item)
+        elif isinstance(item, Hold):
+            table, row_key = environment.holds, hold_key(item)
+        else:
+            table, row_key = environment.corrections, correction_key(item)
+        return any(True for _ in scan_prefix(txn, table, row_key[: -keys.PLACE.size]))
+
+
+def is_needed(index: Catalog, item: Item) -> bool:
+    """Whether a record that the index does not know would change anything now.
+
+    A tombstone: something that it names is there; a hold: no later record of its study is known; a correction: always.
+    """
+    environment = index.environment
+    if isinstance(item, Hold):
+        with environment.reading() as txn:
+            newest = newest_stamp(txn, environment.holds, keys.bounded(item.study_instance_uid) + b"\0")
+        return item.stamp > newest
+    if isinstance(item, Correction):
+        return True
+    return any(_is_mortal(index, item, uid) for uid in item.sop_instance_uids)
+
+
+def _is_mortal(index: Catalog, tombstone: Tombstone, sop_instance_uid: bytes) -> bool:
+    stamps = {version.stamp for version in index.versions(sop_instance_uid)}
+    if tombstone.target_stamp:
+        quarantined = (kept.stamp for kept in index.quarantined() if kept.sop_instance_uid == sop_instance_uid)
+        return tombstone.target_stamp in stamps or tombstone.target_stamp in quarantined
+    return any(stamp < tombstone.stamp for stamp in stamps)
+
+
+def places(index: Catalog) -> Iterator[Position]:
+    """Where each record of the ledger lies; of copies each."""
+    environment = index.environment
+
+    def tombstone(txn: Any, key: bytes, value: bytes) -> Position:
+        del txn
+        _, meta_length, key_length, _ = keys.TOMBSTONE.unpack(value)
+        segment_id, offset = keys.PLACE.unpack(key[-keys.PLACE.size :])
+        return Position(segment_id, offset, key_length, meta_length, 0, 0)
+
+    def apart(txn: Any, key: bytes, value: bytes) -> Position:
+        del txn
+        return unpack_apart(key, value)[1]
+
+    yield from read_rows(environment, environment.tombstones, tombstone)
+    yield from read_rows(environment, environment.holds, apart)
+    yield from read_rows(environment, environment.corrections, apart, keys.CORRECTION_RECORD)

@@ -1,0 +1,94 @@
+"""Private keys of a query, in the blocks that its own private creators reserve, as the attributes that the index keeps.
+
+    in the query      (0019,0012) ACME 1.0, (0019,12A3) value     or (0019,10A3) value alone, as it is configured
+    in the index      (0019,10A3)
+
+Answers have the tags of the query, private creators included. A private key of a creator or element that is not among
+the extra attributes (`dicom.extra`) is one that is not supported, like any other. Standard: PS3.5 7.8.1, PS3.4 C.2.2.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from engine.dicom import charset, extra, tags
+from engine.index.format.types import KeyValue, Match, Query
+
+
+@dataclass(frozen=True, slots=True)
+class Private:
+    """What the private keys of a query are called here and there."""
+
+    query: Query
+    """With the tags of the index."""
+    asked_as: Mapping[int, int]
+    """Tag in the index → tag in the query."""
+    creators: Mapping[int, bytes]
+    """Private creators of the query."""
+    is_unsupported: bool
+
+    def restored(self, match: Match) -> Match:
+        """A match with the tags of the query."""
+        attributes = {self.asked_as.get(tag, tag): value for tag, value in match.attributes.items()}
+        attributes.update(self.creators)
+        return replace(
+            match,
+            attributes=dict(sorted(attributes.items())),
+            unsupported=match.unsupported or self.is_unsupported,
+        )
+
+
+def of(query: Query) -> Private | None:
+    """The private keys of a query; None if it has none."""
+    if not any(tag & 0x10000 for tag in query.keys):
+        return None
+    creators = {
+        tag: value
+        for tag, value in query.keys.items()
+        if tags.is_private(tag) and 0x10 <= tag & 0xFFFF <= 0xFF and isinstance(value, bytes)
+    }
+    keys: dict[int, KeyValue] = {}
+    asked_as: dict[int, int] = {}
+    is_unsupported = False
+    for tag, value in query.keys.items():
+        if not tags.is_private(tag):
+            keys[tag] = value
+        elif tag & 0xFFFF > 0xFF:
+            kept = _kept(tag, creators, query.character_set)
+            if kept is None or kept in asked_as:
+                is_unsupported = True
+                continue
+            keys[kept] = value
+            asked_as[kept] = tag
+    return Private(replace(query, keys=keys), asked_as, creators, is_unsupported)
+
+
+def in_index(query: Query, tag: int) -> int | None:
+    """What the index calls the attribute that a key asks for; None for a private one that it does not keep."""
+    if not tags.is_private(tag) or tag & 0xFFFF <= 0xFF:
+        return tag
+    creator_tag = _creator_tag(tag)
+    creator = query.keys.get(creator_tag)
+    return _kept(tag, {creator_tag: creator} if isinstance(creator, bytes) else {}, query.character_set)
+
+
+def vr_of_key(query: Query, tag: int) -> str:
+    """The VR of a key: of a private one that of the attribute that it asks for."""
+    kept = in_index(query, tag)
+    return "UN" if kept is None else tags.vr_of(kept)
+
+
+def _creator_tag(tag: int) -> int:
+    return tag & 0xFFFF0000 | tag >> 8 & 0xFF
+
+
+def _kept(tag: int, creators: Mapping[int, bytes], character_set: bytes) -> int | None:
+    """What the index calls a private element."""
+    creator = creators.get(_creator_tag(tag))
+    if creator is None:
+        return tag if tag in extra.LEVEL_OF else None
+    found = extra.in_effect().find_private(
+        tag >> 16, charset.decode(creator, character_set, "LO").strip(" \0"), tag & 0xFF
+    )
+    return None if found is None else found.tag

@@ -1,0 +1,1 @@
+"""What keeps an index alive and right: checkpoints, rebuilding, auditing, and which records a compaction needs."""

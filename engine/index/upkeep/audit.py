@@ -1,0 +1,153 @@
+"""What the index holds against what the log says, record by record and row by row: for `archive.verify` and the scrub.
+
+    log → index    a record is known where it lies, and the row of a current instance says what the record says: place,
+                   stamp, UIDs, transfer syntax, sender; its series, study and patient can be read and lead to each
+                   other, and what a study of one statement says of patient and study is what the record says
+    index → log    the row of a current instance is the one that its SOP Instance UID leads to; with the other way that
+                   makes one record of each
+
+Reads only, page by page, and keeps no read transaction between pages. Judges nothing. Rows that cannot be decoded raise
+IndexDamaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from engine.dicom.elements import blob_items
+from engine.index.apply.relocation import rows_in, rows_of
+from engine.index.catalog import Catalog
+from engine.index.database.environment import Environment
+from engine.index.format import keys
+from engine.index.format.entry import Entry
+from engine.index.format.rows import Counts, PatientRow, UidRow
+from engine.index.format.statements import PART_COUNT_SERIES, PART_COUNT_STUDY
+from engine.index.format.types import Instance
+from engine.index.query.listing import instance_of
+from engine.index.query.search import read_instance
+from engine.storage.record import Kind, Record
+
+PAGE = 500
+
+UNKNOWN = "the index does not know this record"
+HELP = "`filmroom rebuild-index` makes the index anew"
+
+_SAID = (
+    "position",
+    "stamp",
+    "sop_class_uid",
+    "sop_instance_uid",
+    "transfer_syntax_uid",
+    "study_instance_uid",
+    "series_instance_uid",
+    "pixel_data_offset",
+    "calling_ae_title",
+    "received_ns",
+)
+"""What the row of an instance and its record both say; the attributes may have been extracted anew since."""
+
+
+def current_instances(index: Catalog) -> Iterator[Instance]:
+    """Every current instance, by series."""
+    for page in _pages(index):
+        yield from (instance for instance, _ in page)
+
+
+def loose_rows(index: Catalog) -> Iterator[list[tuple[Instance, str]]]:
+    """The rows of instances that nothing leads to, and what is wrong; for each PAGE rows a list, often an empty one."""
+    what = f"the index has a row for it that its UID does not lead to; {HELP}"
+    for page in _pages(index):
+        yield [(instance, what) for instance, is_led_to in page if not is_led_to]
+
+
+def _pages(index: Catalog) -> Iterator[list[tuple[Instance, bool]]]:
+    """Instances, and whether the UID of each leads to its row."""
+    environment = index.environment
+    after = b""
+    while True:
+        with environment.reading() as txn, txn.cursor(db=environment.instances) as cursor:
+            page: list[tuple[Instance, bool]] = []
+            found = cursor.set_range(after + b"\0") if after else cursor.first()
+            while found and len(page) < PAGE:
+                after = bytes(cursor.key())
+                instance = read_instance(txn, environment, after, cursor.value())
+                where = txn.get(keys.bounded(instance.sop_instance_uid.encode()), db=environment.sop_uids)
+                page.append((instance, where == after))
+                found = cursor.next()
+        yield page
+        if len(page) < PAGE:
+            return
+
+
+def wrong_records(index: Catalog, records: Sequence[Record]) -> list[tuple[Record, str]]:
+    """Those of `records` that the index does not know at their positions, or knows otherwise; what is wrong."""
+    with index.environment.reading() as txn:
+        checked = _Levels(txn, index.environment)
+        return [(record, fault) for record in records if (fault := _fault(txn, index.environment, record, checked))]
+
+
+def tables_by_offset(index: Catalog, segment_id: int) -> dict[int, str]:
+    """Where records of a segment begin that are no current instances, and the table that knows each; reads all rows."""
+    places = ((key[-keys.PLACE.size :], table) for table, key in rows_in(index.environment, segment_id))
+    return {keys.PLACE.unpack(place)[1]: table for place, table in places}
+
+
+def _fault(txn: Any, environment: Environment, record: Record, levels: _Levels) -> str:
+    if record.kind == Kind.INSTANCE:
+        where = txn.get(keys.bounded(record.key), db=environment.sop_uids)
+        row = txn.get(where, db=environment.instances) if where else None
+        if row is not None and keys.INSTANCE.unpack_from(row)[1:3] == record.position[:2]:
+            entry = Entry.unpack(record)
+            said, found = instance_of(entry), read_instance(txn, environment, where, row)
+            other = [name for name in _SAID if getattr(said, name) != getattr(found, name)]
+            if other:
+                return f"the index says otherwise of it: {', '.join(other)}; {HELP}"
+            return levels.fault(where[:4], entry)
+    rows = rows_of([record])
+    if not rows:
+        return UNKNOWN
+    table, key = rows[0]
+    return "" if txn.get(key, db=getattr(environment, table)) is not None else UNKNOWN
+
+
+class _Levels:
+    """Looks at the series, study and patient above instances, each series once in a read transaction."""
+
+    def __init__(self, txn: Any, environment: Environment) -> None:
+        self._txn = txn
+        self._environment = environment
+        self._seen: dict[bytes, str] = {}
+
+    def fault(self, series_key: bytes, entry: Entry) -> str:
+        """What is wrong with them; empty if nothing is."""
+        if series_key not in self._seen:
+            fault = self._look(series_key, entry)
+            self._seen[series_key] = f"the index: {fault}; {HELP}" if fault else ""
+        return self._seen[series_key]
+
+    def _look(self, series_key: bytes, entry: Entry) -> str:
+        txn, environment = self._txn, self._environment
+        series = UidRow.decode(txn.get(series_key, db=environment.series), PART_COUNT_SERIES)
+        study_key = keys.ID.pack(series.owner)
+        study = UidRow.decode(txn.get(study_key, db=environment.studies), PART_COUNT_STUDY)
+        patient_key = keys.ID.pack(study.owner)
+        patient = PatientRow.decode(txn.get(patient_key, db=environment.patients))
+        ways = (
+            (keys.bounded(series.uid) + b"\0" + study_key, environment.series_uids, series_key, "series"),
+            (keys.bounded(study.uid), environment.study_uids, study_key, "study"),
+            (patient.key, environment.patient_keys, patient_key, "patient"),
+        )
+        for key, table, expected, level in ways:
+            if txn.get(key, db=table) != expected:
+                return f"the UID or key of its {level} leads elsewhere"
+        if txn.get(patient_key + study_key, db=environment.patient_studies) is None:
+            return "its study is none of its patient's"
+        if Counts.decode(txn.get(study_key + series_key, db=environment.counts)).count < 1:
+            return "its series counts no instance"
+        if study.statements == 1 and not study.facts.is_corrected and not entry.mark:
+            for part, blob in zip(study.facts.parts, (entry.patient, entry.study), strict=True):
+                said = {tag: value for tag, value in blob_items(blob).items() if value.isascii()}
+                if any(tag in said and value.isascii() and value != said[tag] for tag, (_, value) in part.items()):
+                    return "what it says of its study is not what the instance says"
+        return ""

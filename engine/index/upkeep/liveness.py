@@ -1,0 +1,140 @@
+"""Which records of a segment must survive its compaction. Reads only.
+
+    instance      the current one and versions; a dead one as long as what is alive might come out otherwise without it
+                  (`versions.is_needed`): the log that is left must say the same as the whole one
+    tombstone     as long as a record that it killed lies in another segment, and for TOMBSTONE_KEEP_S in any case
+    hold          the one that counts, of each study
+    quarantined   until a tombstone names it
+    correction    for good, undone or not: it is what tells who did what
+    unknown       everything that the index has not been told of
+
+Of copies of one record only the last survives: what has been copied and relocated is not needed at its old place. An
+answer is right until something is applied; so ask again before a file goes. Segments whose records are all not needed
+may go at once, in any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from engine.errors import IndexError_
+from engine.index.apply.corrections import correction_key
+from engine.index.apply.history import read_history, told_key
+from engine.index.apply.other_records import hold_key, quarantine_key, tombstone_key, unpack_apart
+from engine.index.apply.versions import State, Told, in_order, is_needed
+from engine.index.database.environment import Environment
+from engine.index.format import keys
+from engine.index.format.entry import Correction, Hold, Quarantined, Tombstone
+from engine.index.format.rows import read_name, scan_prefix
+from engine.storage.record import Kind, Position, Record
+
+TOMBSTONE_KEEP_S = 30 * 86_400
+"""How long a tombstone stays though nothing is left of what it killed: a replica that was out of touch, or a segment
+that is put back by hand, must not bring deleted instances to life again."""
+
+
+def alive(txn: Any, environment: Environment, records: Sequence[Record], now_ns: int) -> list[bool]:
+    """For each record, whether it must survive."""
+    needed: dict[tuple[bytes, int], bool] = {}
+    return [_is_alive(txn, environment, record, now_ns, needed) for record in records]
+
+
+def _is_alive(
+    txn: Any, environment: Environment, record: Record, now_ns: int, needed: dict[tuple[bytes, int], bool]
+) -> bool:
+    if record.kind == Kind.INSTANCE:
+        return _is_instance_alive(txn, environment, record, needed)
+    try:
+        if record.kind == Kind.TOMBSTONE:
+            return _is_tombstone_alive(txn, environment, Tombstone.unpack(record), now_ns)
+        if record.kind == Kind.HOLD:
+            row_key = hold_key(Hold.unpack(record))
+            value = txn.get(row_key, db=environment.holds)
+            return value is None or bool(unpack_apart(row_key, value)[0])
+        if record.kind == Kind.QUARANTINED:
+            row_key = quarantine_key(Quarantined.unpack(record))
+            value = txn.get(row_key, db=environment.quarantine)
+            return value is None or unpack_apart(row_key, value)[0] == State.QUARANTINED
+        if record.kind == Kind.CORRECTION:
+            value = txn.get(correction_key(Correction.unpack(record)), db=environment.corrections)
+            return value is None or bool(value[0])
+    except IndexError_:
+        return True  # of a later version of this engine
+    return True
+
+
+def _is_instance_alive(
+    txn: Any, environment: Environment, record: Record, needed: dict[tuple[bytes, int], bool]
+) -> bool:
+    sop_key = keys.bounded(record.key)
+    position = record.position
+    where = txn.get(sop_key, db=environment.sop_uids)
+    if where is None:
+        return True
+    row = txn.get(where, db=environment.instances) if where else b""
+    current = _current(row) if row else None
+    if current is not None and current.position[:2] == position[:2]:
+        return True
+    key = told_key(record.stamp, position)
+    value = txn.get(sop_key + b"\0" + key, db=environment.history)
+    if value is None or value[0] == State.VERSION:
+        return True
+    if value[0] == State.DELETED:
+        return False
+    if current is not None and current.order == key[: keys.ORDER_BYTES]:
+        return False  # see `is_copied`
+    asked = sop_key, position.segment_id
+    if asked not in needed:  # one answer for all dead records that a UID has in a segment: there may be thousands
+        told = read_history(txn, environment, sop_key)
+        if current is not None:
+            current.transfer_syntax_uid = read_name(txn, environment, keys.INSTANCE.unpack_from(row)[11])
+            told.append(current)
+        needed[asked] = is_needed(in_order(told), position.segment_id)
+    return needed[asked]
+
+
+def is_copied(txn: Any, environment: Environment, sop_key: bytes, key: bytes) -> bool:
+    """Whether the current record of a UID is a copy of the one with this key: then nothing depends on that one."""
+    where = txn.get(sop_key, db=environment.sop_uids)
+    row = txn.get(where, db=environment.instances) if where else b""
+    return bool(row) and _current(row).order == key[: keys.ORDER_BYTES]
+
+
+def _current(row: bytes) -> Told:
+    """The current record, as far as the fold rule looks at it; without its transfer syntax."""
+    fields = keys.INSTANCE.unpack_from(row)
+    position = Position(fields[1], fields[2], fields[8], fields[7], fields[3], fields[6])
+    return Told(told_key(fields[0], position), State.CURRENT, Kind.INSTANCE, fields[9], position)
+
+
+def _is_tombstone_alive(txn: Any, environment: Environment, tombstone: Tombstone, now_ns: int) -> bool:
+    value = txn.get(tombstone_key(tombstone), db=environment.tombstones)
+    if value is None:
+        return True
+    if not value[0]:
+        return False
+    if tombstone.deleted_ns > now_ns - TOMBSTONE_KEEP_S * 1_000_000_000:
+        return True
+    return any(
+        segment_id != tombstone.position.segment_id
+        for uid in tombstone.sop_instance_uids
+        for segment_id in killed_by(txn, environment, keys.bounded(uid), tombstone.stamp, tombstone.target_stamp)
+    )
+
+
+def killed_by(txn: Any, environment: Environment, sop_key: bytes, stamp: int, target_stamp: int) -> list[int]:
+    """The segments in which records of a UID lie that a tombstone of this stamp and target keeps dead."""
+    found = []
+    prefix = sop_key + b"\0"
+    if target_stamp:
+        prefix += target_stamp.to_bytes(8, "big")
+        for key, _ in scan_prefix(txn, environment.quarantine, prefix):
+            found.append(keys.PLACE.unpack(key[-keys.PLACE.size :])[0])
+    for key, value in scan_prefix(txn, environment.history, prefix):
+        if value[1] == Kind.INSTANCE:
+            order_stamp, _, segment_id, _ = keys.TOLD.unpack(key[-keys.TOLD.size :])
+            if order_stamp >= stamp:
+                break
+            found.append(segment_id)
+    return found

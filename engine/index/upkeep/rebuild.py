@@ -1,0 +1,292 @@
+"""Brings the index up with the log: the tail after a stop, or everything from nothing.
+
+Reads records by way of `storage.recovery`, which also cuts torn tails and seals what a dead writer left; applies them
+by `Catalog.apply`, so that what comes out is what live writing would have made. Can be stopped and started again.
+
+    segment's mark                       what happens
+    sealed                               not opened at all: a start costs what is unsealed, not what is stored
+    not sealed, or no mark               recovered from `indexed_bytes` on and applied: by its hints if it is sealed
+    a living writer has it               left to that writer
+    its file is gone, live records       reported; the index keeps saying where they were
+    no mark, no file, known as sealed    reported: the index was lost, and so were these records
+
+With `follow` the log is somebody else's, a replica's or one that cannot be written: it is only read, by
+`recovery.read_segment`, again and again. What a compaction over there has moved moves here too: the last copy counts.
+
+A record that cannot be read as an instance (another version, damage that its checksum does not show) is reported and
+the rest goes on: nothing is skipped in silence.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+
+from engine.errors import CorruptRecord, EngineError, IndexError_, StorageFailed, StorageFull
+from engine.index.catalog import Catalog
+from engine.index.format.entry import Correction, Entry, Hold, Quarantined, Tombstone, unpack_record
+from engine.index.format.types import SegmentMark
+from engine.index.upkeep import checkpoint
+from engine.storage.files import Files
+from engine.storage.hints import read_heads
+from engine.storage.reader import read_header_or_trailer
+from engine.storage.record import Record
+from engine.storage.recovery import (
+    NOTHING_KNOWN,
+    Known,
+    is_owned,
+    put_right,
+    read_segment,
+    recover_segment,
+    went_on,
+)
+from engine.storage.segment import FIRST_RECORD, Damage, list_segments, segment_path
+
+BATCH = 2000
+"""Records in one transaction: some 20 ms in which no other process can write."""
+
+Progress = Callable[[str, int, int], None]
+"""(what, done, total)."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What a replay did and found."""
+
+    segments: int = 0
+    """Opened."""
+    records: int = 0
+    """Applied; those that were there already included."""
+    torn: int = 0
+    """Segments whose tail was cut."""
+    owned: int = 0
+    """Segments left to a living writer."""
+    findings: list[Damage] = field(default_factory=list)
+    """What is not as it was written, or cannot be read."""
+    lost: list[Damage] = field(default_factory=list)
+    """Those of the findings that say for good that something is lost which was safe once."""
+    put_right: list[tuple[int, int]] = field(default_factory=list)
+    """Segments that had another one's name, and the number that they have now."""
+
+    def add_lost(self, *lost: Damage) -> None:
+        """Something is lost for good."""
+        self.findings += lost
+        self.lost += lost
+
+    def summary(self) -> dict[str, int]:
+        """The numbers, for a log."""
+        return {
+            "segments": self.segments,
+            "records": self.records,
+            "torn": self.torn,
+            "owned": self.owned,
+            "findings": len(self.findings),
+        }
+
+
+def replay(
+    index: Catalog,
+    log_directory: str,
+    files: Files,
+    *,
+    progress: Progress | None = None,
+    only: Iterable[int] | None = None,
+    seal: bool = True,
+    follow: bool = False,
+    archive_id: bytes = b"",
+    known: Known = NOTHING_KNOWN,
+) -> Report:
+    """Applies what the log has beyond the marks; with `only`, of these segments.
+
+    With an `archive_id`, a segment that says it belongs to another archive is reported and left as it is. `known`:
+    which segments were sealed, from elsewhere. Raises IndexError_, StorageFailed or StorageFull; damage in the log is
+    reported, not raised.
+    """
+    marks = index.segment_marks()
+    present = list_segments(log_directory, files)
+    report = Report()
+    if not follow:
+        is_sealed = {segment_id for segment_id, mark in marks.items() if mark.sealed}
+        report.put_right = put_right(files, log_directory, [number for number in present if number not in is_sealed])
+        present = list_segments(log_directory, files)
+    wanted = set(present) if only is None else set(only)
+    for segment_id in sorted(marks.keys() & wanted if only is not None else marks.keys()):
+        if segment_id not in present and marks[segment_id].live_count:
+            report.add_lost(Damage(segment_id, 0, marks[segment_id].indexed_bytes, "the segment file is gone"))
+    for segment_id in sorted(known.sealed.keys() - marks.keys() - set(present) if only is None else ()):
+        # Asked once more: it may have been removed, or renamed, a moment ago.
+        report.add_lost(*recover_segment(files, log_directory, segment_id, FIRST_RECORD, known=known).damage)
+    news = [
+        segment_id
+        for segment_id in present
+        if segment_id in wanted and not (segment_id in marks and marks[segment_id].sealed)
+    ]
+    for done, segment_id in enumerate(news):
+        if progress is not None:
+            progress("segments", done, len(news))
+        mark = marks.get(segment_id)
+        if archive_id and mark is None and _is_foreign(log_directory, files, segment_id, archive_id):
+            report.findings.append(Damage(segment_id, 0, 0, "the segment belongs to another archive"))
+            continue
+        if follow:
+            _follow_segment(index, log_directory, files, segment_id, mark, report)
+            continue
+        has_gone_on = partial(went_on, files, log_directory, segment_id, present)
+        _replay_segment(index, log_directory, files, segment_id, mark, report, seal, known, has_gone_on)
+    if progress is not None:
+        progress("segments", len(news), len(news))
+    return report
+
+
+def _is_foreign(directory: str, files: Files, segment_id: int, archive_id: bytes) -> bool:
+    """Whether a segment names another archive; one that names none is for recovery to judge."""
+    try:
+        fd = files.open(segment_path(directory, segment_id), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return read_header_or_trailer(files, fd, segment_id).archive_id != archive_id
+    except (CorruptRecord, OSError):
+        return False
+    finally:
+        files.close(fd)
+
+
+def _replay_segment(
+    index: Catalog,
+    log_directory: str,
+    files: Files,
+    segment_id: int,
+    mark: SegmentMark | None,
+    report: Report,
+    seal: bool,
+    known: Known,
+    has_gone_on: Callable[[], bool],
+) -> None:
+    start = mark.indexed_bytes if mark is not None else FIRST_RECORD
+    try:
+        if is_owned(files, log_directory, segment_id):
+            report.owned += 1
+            return
+        if _load(index, log_directory, files, segment_id, start, report, known):
+            report.segments += 1
+            return
+        found = recover_segment(files, log_directory, segment_id, start, seal=seal, known=known, went_on=has_gone_on)
+    except (StorageFailed, StorageFull, IndexError_):
+        raise
+    except EngineError as error:
+        report.findings.append(Damage(segment_id, start, 0, str(error)))
+        return
+    report.segments += 1
+    report.torn += bool(found.torn)
+    report.findings.extend(found.damage)
+    if found.is_final:
+        report.lost += [damage for damage in found.damage if damage.was_synced]
+    is_large = found.sealed and len(found.records) > BATCH
+    if is_large and _load(index, log_directory, files, segment_id, start, report, known):
+        return
+    for at in range(0, len(found.records), BATCH):
+        _apply(index, found.records[at : at + BATCH], report)
+    if found.written_bytes:
+        marks = {segment_id: SegmentMark(found.written_bytes, True)} if found.sealed else {}
+        index.apply([], marks=marks, covered={segment_id: found.written_bytes})
+
+
+def _load(
+    index: Catalog, directory: str, files: Files, segment_id: int, start: int, report: Report, known: Known
+) -> bool:
+    """Applies a segment that is sealed and as it should be; False when `recover_segment` has to look at it."""
+    sealed = known.sealed.get(segment_id)
+    try:
+        fd = files.open(segment_path(directory, segment_id), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        files.drop_cache(fd)
+        heads = read_heads(files, fd, segment_id)
+        if heads is None or heads.trailer.damage_count:
+            return False
+        if sealed is not None and (sealed.salt not in (-1, heads.trailer.salt) or sealed.tail != heads.trailer.tail):
+            return False
+        loaded = index.load(heads, start)
+    except CorruptRecord:
+        return False
+    finally:
+        files.close(fd)
+    report.records += loaded.records
+    report.findings += loaded.findings
+    return True
+
+
+def _follow_segment(
+    index: Catalog, log_directory: str, files: Files, segment_id: int, mark: SegmentMark | None, report: Report
+) -> None:
+    start = mark.indexed_bytes if mark is not None else FIRST_RECORD
+    try:
+        found = read_segment(files, log_directory, segment_id, start)
+    except EngineError as error:
+        report.findings.append(Damage(segment_id, start, 0, str(error)))
+        return
+    report.segments += 1
+    report.findings.extend(found.damage)
+    if not found.sealed and found.written_bytes <= start:
+        return
+    for at in range(0, len(found.records), BATCH):
+        _apply(index, found.records[at : at + BATCH], report)
+    marks = {segment_id: SegmentMark(found.written_bytes, True)} if found.sealed else {}
+    index.apply([], marks=marks, covered={segment_id: found.written_bytes})
+
+
+def _apply(index: Catalog, records: list[Record], report: Report) -> None:
+    entries: list[Entry] = []
+    tombstones: list[Tombstone] = []
+    holds: list[Hold] = []
+    quarantined: list[Quarantined] = []
+    corrections: list[Correction] = []
+    for record in records:
+        try:
+            item = unpack_record(record)
+        except IndexError_ as error:
+            position = record.position
+            report.findings.append(Damage(position.segment_id, position.offset, position.record_bytes, str(error)))
+            continue
+        if isinstance(item, Entry):
+            entries.append(item)
+        elif isinstance(item, Tombstone):
+            tombstones.append(item)
+        elif isinstance(item, Hold):
+            holds.append(item)
+        elif isinstance(item, Quarantined):
+            quarantined.append(item)
+        else:
+            corrections.append(item)
+    index.apply(entries, tombstones, holds=holds, quarantined=quarantined, corrected=corrections)
+    report.records += len(entries) + len(tombstones) + len(holds) + len(quarantined) + len(corrections)
+
+
+def rebuild(
+    directory: str,
+    log_directory: str,
+    files: Files,
+    *,
+    progress: Progress | None = None,
+    follow: bool = False,
+    archive_id: bytes = b"",
+    known: Known = NOTHING_KNOWN,
+) -> tuple[Catalog, Report]:
+    """Throws the index away and makes it again from the log, which `follow` leaves as it is. Returns it open.
+
+    Raises IndexError_ when it is in use, StorageFailed or StorageFull.
+    """
+    checkpoint.discard(directory, files)
+    index = Catalog.open(directory, files=files)
+    try:
+        report = replay(
+            index, log_directory, files, progress=progress, follow=follow, archive_id=archive_id, known=known
+        )
+    except BaseException:
+        index.close()
+        raise
+    return index, report

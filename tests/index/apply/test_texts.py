@@ -1,0 +1,179 @@
+"""Texts of studies in blocks: the rows follow the facts through random histories, and a scan finds what a look at every
+study finds, or more."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from engine.dicom import tags
+from engine.index.apply import texts as packing
+from engine.index.apply.texts import TEXT_BYTES_MAX, TEXTS
+from engine.index.catalog import Catalog
+from engine.index.format import keys
+from engine.index.format.statements import fact_values
+from engine.index.format.terms import is_person_name, normal_values, pieces_of_patterns
+from engine.index.format.types import Level, Query
+from engine.index.query.explanation import Explanation
+from engine.index.query.search import search
+from tests.index.made import ROOT, Tail, apply, entry, random_history, tombstone
+
+NAMES = ["Doe^John", "Müller^Jörg", "Yamada^Tarou=山田^太郎=やまだ^たろう", "Ä", "a" * 300, "", "O'Neil^Ann\\Other^Ann"]
+DESCRIPTIONS = ["Thorax", "thorax a.p.", "Knee 2 (0)", "ÿþ", "", "x" * TEXT_BYTES_MAX + "end", "0", "?"]
+
+
+def filled(directory: Path, count: int, seed: int = 1) -> tuple[Catalog, list[dict[int, str]]]:
+    """An index with studies of one instance each, and what each says."""
+    rng = random.Random(seed)
+    index = Catalog.open(str(directory), map_bytes=1 << 30)
+    tail = Tail()
+    said = []
+    entries = []
+    for number in range(count):
+        values = {tags.PatientName: rng.choice(NAMES), tags.StudyDescription: rng.choice(DESCRIPTIONS)}
+        said.append(values | {tags.PatientID: f"P{number}", tags.AccessionNumber: f"A{number}", tags.StudyID: "S"})
+        entries.append(
+            entry(
+                tail,
+                study=number,
+                character_set=b"ISO_IR 192",
+                patient={tags.PatientName: values[tags.PatientName].encode()},
+                study_items={
+                    tags.StudyDescription: values[tags.StudyDescription].encode(),
+                    tags.StudyID: b"S",
+                },
+            )
+        )
+    index.apply(entries)
+    return index, said
+
+
+def rows_of_facts(index: Catalog) -> dict[bytes, bytes]:
+    """What `texts` should say, made from the rows of `studies`."""
+    environment = index.environment
+    rows: dict[bytes, list[tuple[int, bytes]]] = {}
+    with environment.reading() as txn, txn.cursor(db=environment.studies) as cursor:
+        for study_id, row in cursor:
+            uid_length = keys.UID_HEAD.unpack_from(row)[2]
+            of_patient, of_study = fact_values(row, keys.UID_HEAD.size + uid_length)[0]
+            number = keys.ID.unpack(study_id)[0]
+            for tag in TEXTS:
+                value = (of_patient | of_study).get(tag, b"")
+                found = {
+                    text.encode()
+                    for normal in normal_values(tag, value)
+                    for text in (normal.split("=") if is_person_name(tag) else [normal])
+                    if text
+                }
+                cut = {text if len(text) <= TEXT_BYTES_MAX else text[:TEXT_BYTES_MAX] + b"\xfe" for text in found}
+                for text in sorted(cut):
+                    entry_ = (number & 63, b"\xff" + bytes((128 | number & 63,)) + text)
+                    rows.setdefault(keys.PAIR.pack(tag, number >> 6), []).append(entry_)
+    return {key: b"".join(text for _, text in sorted(entries, key=lambda one: one[0])) for key, entries in rows.items()}
+
+
+def rows_of(index: Catalog) -> dict[bytes, bytes]:
+    with index.environment.reading() as txn, txn.cursor(db=index.environment.texts) as cursor:
+        return dict(cursor)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_rows_say_what_the_facts_say_after_every_step_of_a_history(tmp_path: Path, seed: int) -> None:
+    index = Catalog.open(str(tmp_path), map_bytes=1 << 30)
+    rng = random.Random(seed)
+    history = random_history(rng, 60)
+    while history:
+        some, history = history[: rng.randrange(1, 9)], history[9:]
+        apply(index, some)
+        assert rows_of(index) == rows_of_facts(index), f"seed {seed}"
+    index.close()
+
+
+def test_a_study_that_goes_takes_its_texts_along(tmp_path: Path) -> None:
+    index, _ = filled(tmp_path, 130)
+    assert rows_of(index) == rows_of_facts(index)
+    tail = Tail()
+    tail.stamp = 10_000
+    gone = random.Random(3).sample(range(130), 100)
+    index.apply([], [tombstone(tail, *[f"{ROOT}.{number}.1.1".encode() for number in gone])])
+    assert rows_of(index) == rows_of_facts(index)
+    index.apply([], [tombstone(tail, *[f"{ROOT}.{number}.1.1".encode() for number in range(130)])])
+    assert rows_of(index) == {}
+    index.close()
+
+
+@pytest.mark.parametrize("rows_max", [1, 4096])
+def test_an_infix_is_found_wherever_it_stands_and_whatever_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_max: int
+) -> None:
+    monkeypatch.setattr(packing, "ROWS_MAX", rows_max)
+    monkeypatch.setattr(packing, "_STEP_ROWS", rows_max)
+    index, said = filled(tmp_path, 300)
+    for tag, pattern in (
+        (tags.PatientName, "*ohn*"),
+        (tags.PatientName, "*山*"),
+        (tags.PatientName, "*org"),
+        (tags.PatientName, "?oe*"),
+        (tags.PatientName, "*aaa"),
+        (tags.PatientName, "*nothing*"),
+        (tags.PatientName, "*n*\\*ö*"),
+        (tags.StudyDescription, "*hor*"),
+        (tags.StudyDescription, "*0*"),
+        (tags.StudyDescription, "*þ"),
+        (tags.StudyDescription, "*xend"),
+        (tags.StudyDescription, "*nee*0*"),
+        (tags.AccessionNumber, "*99"),
+        (tags.PatientID, "?99"),
+        (tags.StudyID, "*S"),
+    ):
+        expected = [at for at, values in enumerate(said) if _meets(tag, pattern, values[tag])]
+        explanation = Explanation()
+        query = Query(Level.STUDY, {tag: pattern.encode(), tags.AccessionNumber: b""}, character_set=b"ISO_IR 192")
+        if tag == tags.AccessionNumber:
+            query = Query(Level.STUDY, {tag: pattern.encode()}, character_set=b"ISO_IR 192")
+        found = [int(match.attributes[tags.AccessionNumber][1:]) for match in search(index, query, explanation)]
+        assert found == expected, f"{tags.keyword_of(tag)} {pattern}"
+        assert explanation.access == f"texts: {tags.keyword_of(tag)}"
+    index.close()
+
+
+def _meets(tag: int, pattern: str, stored: str) -> bool:
+    """By the pieces in their order: enough for patterns without a `?` in the middle."""
+    for one in pattern.split("\\"):
+        for value in stored.split("\\"):
+            for group in value.split("=") if is_person_name(tag) else [value]:
+                text, asked = (group.casefold(), one.casefold()) if is_person_name(tag) else (group, one)
+                text, asked = text.replace("ö", "o").replace("ä", "a").replace("ü", "u"), asked.replace("ö", "o")
+                if text and _wild(asked, text):
+                    return True
+    return False
+
+
+def _wild(pattern: str, text: str) -> bool:
+    if not pattern:
+        return not text
+    if pattern[0] == "*":
+        return any(_wild(pattern[1:], text[at:]) for at in range(len(text) + 1))
+    return bool(text) and pattern[0] in ("?", text[0]) and _wild(pattern[1:], text[1:])
+
+
+def test_the_last_attribute_of_the_table_is_read_to_its_end(tmp_path: Path) -> None:
+    index, _ = filled(tmp_path, 200)
+    last = max(TEXTS)
+    query = Query(Level.STUDY, {last: b"*S*", tags.StudyInstanceUID: b""})
+    assert last == tags.StudyID
+    assert len(list(search(index, query))) == 200
+    index.close()
+
+
+def test_a_pattern_without_a_piece_has_none() -> None:
+    assert pieces_of_patterns(tags.StudyDescription, [["?*"]]) == ()
+    assert pieces_of_patterns(tags.StudyDescription, [["*ab*"], ["*"]]) == ()
+    assert pieces_of_patterns(tags.PatientName, [["*ab*cde", "x"]]) == (b"cde",)
+
+
+def test_what_a_searched_attribute_begins_with_is_left_to_search() -> None:
+    assert pieces_of_patterns(tags.StudyDescription, [["abcdef*"]]) == ()
+    assert pieces_of_patterns(tags.StudyDescription, [["abcdef*xy*"]]) == (b"xy",)

@@ -1,0 +1,265 @@
+"""Tombstones: thousands at once and one by one, before and after what they kill, with and without a target."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.index.apply.tombstones import Tombstones
+from engine.index.apply.versions import Told
+from engine.index.catalog import Catalog
+from engine.index.format.entry import POLICY_KEEP_BOTH, POLICY_REPLACE, Item
+from engine.index.format.types import Level, Outcome, Query, Root
+from tests.index.made import (
+    ROOT,
+    Tail,
+    apply,
+    booked,
+    entry,
+    meaning,
+    quarantined,
+    random_history,
+    recount,
+    tombstone,
+)
+
+UID = f"{ROOT}.1.1.1".encode()
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Catalog]:
+    opened = Catalog.open(str(tmp_path / "index"), map_bytes=1 << 30)
+    yield opened
+    opened.close()
+
+
+def _study(tail: Tail, study: int, *, series_count: int = 3, count: int = 20, **options: Any) -> list[Any]:
+    return [
+        entry(tail, study=study, series=series, instance=instance, **options)
+        for series in range(series_count)
+        for instance in range(count)
+    ]
+
+
+def test_a_deleted_study_is_gone_at_every_level_and_the_others_stay(index: Catalog) -> None:
+    tail = Tail()
+    doomed, other = _study(tail, 1), _study(tail, 2)
+    index.apply([*doomed, *other])
+    alone = Catalog.open(f"{index.environment.directory}-alone", map_bytes=1 << 30)
+    alone.apply(other)
+    index.apply([], [tombstone(tail, *[made.sop_instance_uid for made in doomed])])
+    assert index.stats()["deleted"] == 60
+    for level in Level:
+        query = Query(
+            level, dict.fromkeys((0x0020000D, 0x0020000E, 0x00080018, 0x00201208), b""), Root.PATIENT, relational=True
+        )
+        assert [match.attributes for match in index.search(query)] == [m.attributes for m in alone.search(query)]
+    assert all(index.locate(made.sop_instance_uid) is None for made in doomed)
+    for part in ("studies", "series", "patients", "search", "patient_studies", "counts", "instances", "current"):
+        assert meaning(index)[part] == meaning(alone)[part], part
+    alone.close()
+
+
+def test_part_of_a_series_leaves_counts_and_statements_of_the_rest(index: Catalog) -> None:
+    tail = Tail()
+    made = [entry(tail, instance=i, patient={0x00100010: b"Wrong" if i < 5 else b"Right"}) for i in range(10)]
+    index.apply(made)
+    index.apply([], [tombstone(tail, *[one.sop_instance_uid for one in made[:5]])])
+    said = meaning(index)
+    assert said["counts"][f"{ROOT}.1".encode(), f"{ROOT}.1.1".encode()][:2] == (5, 5000)
+    assert said["studies"][f"{ROOT}.1".encode()][1][0][0x00100010] == b"Right"
+    assert said["studies"][f"{ROOT}.1".encode()][2] == []
+
+
+def test_what_is_sent_again_after_a_deletion_is_current_again(index: Catalog) -> None:
+    tail = Tail()
+    made = _study(tail, 1, count=4)
+    index.apply(made)
+    for _ in range(3):
+        index.apply([], [tombstone(tail, *[one.sop_instance_uid for one in made])])
+        assert index.stats()["instances"] == 0
+        again = _study(tail, 1, count=4)
+        assert index.apply(again) == [Outcome.STORED] * 12
+        assert index.stats()["instances"] == 12
+        made += again
+        found = index.locate(UID)
+        assert found is not None and found.position in [one.position for one in again]
+    assert index.stats()["deleted"] == 36
+
+
+def test_a_record_that_is_late_stays_dead_and_one_of_the_same_stamp_lives(index: Catalog) -> None:
+    tail = Tail()
+    index.apply([entry(tail, stamp=10)])
+    index.apply([], [tombstone(tail, UID, stamp=50)])
+    index.apply([entry(tail, stamp=40, crc=3)])
+    assert index.locate(UID) is None
+    index.apply([entry(tail, stamp=50, crc=4)])
+    assert index.locate(UID) is not None
+
+
+def test_kept_versions_go_with_the_current_one(index: Catalog) -> None:
+    tail = Tail()
+    made = [entry(tail, crc=crc, flags=POLICY_KEEP_BOTH) for crc in (1, 2, 3)]
+    index.apply(made)
+    assert len(list(index.kept_aside())) == index.version_count() == 2
+    index.apply([], [tombstone(tail, UID)])
+    assert index.versions(UID) == []
+    assert list(index.kept_aside()) == []
+    assert (index.version_count(), index.stats()["deleted"]) == (0, 3)
+
+
+def test_a_target_kills_one_version_only(index: Catalog) -> None:
+    tail = Tail()
+    made = [entry(tail, crc=crc, flags=POLICY_KEEP_BOTH) for crc in (1, 2, 3)]
+    index.apply(made)
+    index.apply([], [tombstone(tail, UID, target=made[1].stamp)])
+    assert [one.stamp for one in index.versions(UID)] == [made[0].stamp, made[2].stamp]
+    assert [one.stamp for one in index.kept_aside()] == [made[0].stamp]
+    assert index.apply([entry(tail, crc=2)]) == [Outcome.KEPT_ASIDE]
+
+
+def test_a_target_that_is_current_makes_the_oldest_version_current(index: Catalog) -> None:
+    tail = Tail()
+    made = [entry(tail, crc=crc) for crc in (1, 2, 3)]
+    index.apply(made)
+    index.apply([], [tombstone(tail, UID, target=made[0].stamp)])
+    found = index.locate(UID)
+    assert found is not None and found.stamp == made[1].stamp
+    assert [one.stamp for one in index.kept_aside()] == [made[2].stamp]
+    index.apply([], [tombstone(tail, UID, target=made[1].stamp), tombstone(tail, UID, target=made[2].stamp)])
+    assert index.locate(UID) is None
+    assert index.stats()["studies"] == 0
+
+
+def test_a_target_may_come_before_its_record(index: Catalog) -> None:
+    tail = Tail()
+    index.apply([], [tombstone(tail, UID, stamp=90, target=40)])
+    index.apply([entry(tail, stamp=30, crc=1), entry(tail, stamp=40, crc=2), entry(tail, stamp=50, crc=3)])
+    assert [one.stamp for one in index.versions(UID)] == [30, 50]
+
+
+def test_a_target_drops_a_quarantined_record_and_no_other(index: Catalog) -> None:
+    tail = Tail()
+    made = [quarantined(tail, b"-", crc=i) for i in range(3)]
+    index.apply([entry(tail)], quarantined=made)
+    index.apply([], [tombstone(tail, b"-", target=made[1].stamp)])
+    assert list(index.quarantined()) == [made[0], made[2]]
+    index.apply([], [tombstone(tail, b"-")])
+    assert list(index.quarantined()) == [made[0], made[2]]
+    assert index.quarantined_bytes() == 2 * made[0].position.record_bytes
+    assert index.locate(UID) is not None
+
+
+def test_bytes_of_what_was_deleted_are_dead_and_tombstones_are_not(index: Catalog) -> None:
+    tail = Tail()
+    made = _study(tail, 1, series_count=1, count=5)
+    index.apply(made)
+    grave = tombstone(tail, *[one.sop_instance_uid for one in made[:4]])
+    index.apply([], [grave])
+    mark = index.segment_marks()[1]
+    assert mark.live_count == 1
+    assert mark.live_bytes == made[4].position.record_bytes + grave.position.record_bytes
+    assert mark.dead_bytes == sum(one.position.record_bytes for one in made[:4])
+    index.apply([], [grave])
+    assert index.segment_marks()[1] == mark
+
+
+def test_a_study_and_the_tombstone_that_deletes_it_may_come_together(index: Catalog) -> None:
+    tail = Tail()
+    made = _study(tail, 1, count=5)
+    grave = tombstone(tail, *[one.sop_instance_uid for one in made])
+    index.apply(made, [grave])
+    assert index.stats()["instances"] == index.stats()["studies"] == 0
+
+
+def test_instances_deleted_one_tombstone_each_leave_nothing(index: Catalog) -> None:
+    tail = Tail()
+    made = _study(tail, 1, count=50)
+    index.apply(made)
+    index.apply([], [tombstone(tail, one.sop_instance_uid) for one in made])
+    stats = index.stats()
+    assert [stats[name] for name in ("patients", "studies", "series", "instances")] == [0, 0, 0, 0]
+
+
+def test_another_process_does_not_store_into_a_series_that_is_gone(index: Catalog) -> None:
+    tail = Tail()
+    other = Catalog(index.environment)  # what it remembers is its own
+    made = _study(tail, 1, series_count=1, count=3)
+    other.apply(made[:1])
+    index.apply(made[1:2])
+    index.apply([], [tombstone(tail, made[0].sop_instance_uid, made[1].sop_instance_uid)])
+    other.apply(made[2:])
+    assert meaning(index)["counts"][f"{ROOT}.1".encode(), f"{ROOT}.1.0".encode()][0] == 1
+
+
+def _one_by_one(self: Tombstones, txn: Any, plain: dict[bytes, Told]) -> None:
+    for sop_key, told in plain.items():
+        self._tell(txn, sop_key, told)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_all_at_once_comes_to_the_same_as_one_by_one(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(seed)
+    records = random_history(rng, 100)
+    tail = Tail()
+    tail.ends = {9: 4096}
+    everything = sorted({one.sop_instance_uid for one in records if hasattr(one, "sop_instance_uid")})
+    latest = max(record.stamp for record in records)
+    records.append(tombstone(tail, *everything[::2], segment_id=9, stamp=latest - 40))
+    records.append(tombstone(tail, *everything[1::2], segment_id=9, stamp=latest + 1))
+    said = []
+    for turn in range(3):
+        opened = Catalog.open(str(tmp_path / str(turn)), map_bytes=1 << 30)
+        with monkeypatch.context() as context:
+            if turn == 0:
+                context.setattr(Tombstones, "_bury", _one_by_one)
+            left = list(records)
+            if turn == 2:
+                rng.shuffle(left)
+            while left:
+                apply(opened, left[:20])
+                del left[:20]
+        said.append(meaning(opened))
+        assert booked(opened) == recount(opened, records), f"seed {seed}"
+        opened.close()
+    for turn in (1, 2):
+        for part in said[0]:
+            assert said[turn][part] == said[0][part], f"seed {seed}, turn {turn}: {part}"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_books_are_right_after_every_batch(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    records = random_history(rng, 120)
+    rng.shuffle(records)
+    opened = Catalog.open(str(tmp_path / "index"), map_bytes=1 << 30)
+    done: list[Item] = []
+    while records:
+        size = rng.randrange(1, 9)
+        apply(opened, records[:size])
+        done += records[:size]
+        del records[:size]
+        assert booked(opened) == recount(opened, done), f"seed {seed} after {len(done)}"
+        stats = opened.stats()
+        assert stats["versions"] == len(list(opened.kept_aside()))
+        assert stats["quarantined"] == len(list(opened.quarantined()))
+        assert stats["held_studies"] == len(opened.holds())
+        assert opened.quarantined_bytes() == sum(one.position.record_bytes for one in opened.quarantined())
+    opened.close()
+
+
+def test_a_replaced_instance_that_was_deleted_stays_deleted(index: Catalog) -> None:
+    tail = Tail()
+    index.apply([entry(tail, crc=1, stamp=10), entry(tail, crc=2, stamp=20, flags=POLICY_REPLACE)])
+    index.apply([], [tombstone(tail, UID, stamp=15)])
+    found = index.locate(UID)
+    assert found is not None and found.stamp == 20
+    index.apply([], [tombstone(tail, UID, stamp=25)])
+    assert index.locate(UID) is None
+    assert index.stats()["deleted"] == 2

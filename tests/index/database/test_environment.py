@@ -1,0 +1,243 @@
+"""What LMDB does under the index: a full map, forks, threads, errors of the disk."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from engine.errors import IndexError_, StorageFailed, StorageFull
+from engine.index.catalog import Catalog
+from engine.index.format.entry import Entry
+from engine.index.upkeep import checkpoint
+from engine.index.upkeep.checkpoint import Checkpointer, Kind
+from engine.storage.files import Files
+from tests.index.made import ROOT, Tail, entry, meaning
+
+
+def _several(tail: Tail, count: int, series: int = 1) -> list[Entry]:
+    return [entry(tail, study=series, series=series, instance=i) for i in range(count)]
+
+
+def test_a_full_map_grows_and_nobody_sees_it(tmp_path: Path) -> None:
+    index = Catalog.open(str(tmp_path), map_bytes=1 << 19)
+    tail = Tail()
+    for series in range(1, 9):
+        index.apply(_several(tail, 200, series))
+    assert index.stats()["instances"] == 1600
+    assert index.stats()["index_bytes"] > 1 << 19
+    index.close()
+
+
+def test_a_map_that_grows_leaves_no_checkpoint_that_lies(tmp_path: Path) -> None:
+    index = Catalog.open(str(tmp_path), map_bytes=1 << 19)
+    checkpointer = Checkpointer(index, str(tmp_path), Files(), lambda: None)
+    tail = Tail()
+    index.apply(_several(tail, 50))
+    checkpointer.checkpoint()
+    for series in range(2, 9):
+        index.apply(_several(tail, 200, series))
+    found = checkpoint.read_file(str(tmp_path), Files())
+    assert found is not None and found.kind == Kind.VOID
+    checkpointer.checkpoint()
+    said = meaning(index)
+    index.apply(_several(tail, 50, 20))
+    checkpointer.close(clean=False)
+    index.close()
+    assert checkpoint.restore(str(tmp_path), Files()) == checkpoint.Restored.CHECKPOINT
+    index = Catalog.open(str(tmp_path))
+    assert meaning(index) == said
+    index.close()
+
+
+def test_a_map_that_grows_while_a_checkpoint_runs_voids_it(tmp_path: Path) -> None:
+    index = Catalog.open(str(tmp_path), map_bytes=1 << 19)
+    tail = Tail()
+    meanwhile: list[list[Entry]] = []
+
+    def store_meanwhile() -> None:
+        for batch in meanwhile:
+            index.apply(batch)
+
+    checkpointer = Checkpointer(index, str(tmp_path), Files(), store_meanwhile)
+    index.apply(_several(tail, 5))
+    for batches, kind in (([], Kind.OPEN), ([_several(tail, 2000, 2)], Kind.VOID), ([], Kind.OPEN)):
+        meanwhile[:] = batches
+        checkpointer.checkpoint()
+        found = checkpoint.read_file(str(tmp_path), Files())
+        assert found is not None and found.kind == kind
+        assert checkpointer.needs_checkpoint() == (kind == Kind.VOID)
+    checkpointer.close()
+    index.close()
+
+
+_GROWS_ELSEWHERE = """
+import sys
+from engine.index.catalog import Catalog
+from tests.index.made import Tail, entry
+index = Catalog.open(sys.argv[1], map_bytes=1 << 24)
+tail = Tail()
+index.apply([entry(tail, study=9, instance=i) for i in range(4000)])
+"""
+
+
+def test_a_map_that_another_process_grew_is_taken_over(tmp_path: Path) -> None:
+    index = Catalog.open(str(tmp_path), map_bytes=1 << 19)
+    subprocess.run([sys.executable, "-c", _GROWS_ELSEWHERE, str(tmp_path)], check=True, timeout=60)
+    assert index.locate(f"{ROOT}.9.1.7".encode()) is not None
+    index.apply([entry(Tail())])
+    assert index.stats()["instances"] == 4001
+    index.close()
+
+
+def test_readers_and_writers_on_several_threads_while_the_map_grows(tmp_path: Path) -> None:
+    index = Catalog.open(str(tmp_path), map_bytes=1 << 19)
+    tails = [Tail() for _ in range(3)]
+    failures: list[BaseException] = []
+    done = threading.Event()
+
+    def write(number: int) -> None:
+        try:
+            for series in range(20):
+                batch = [
+                    entry(tails[number], study=number * 100 + series, instance=i, segment_id=number) for i in range(20)
+                ]
+                index.apply(batch)
+                assert index.locate(batch[-1].sop_instance_uid) is not None
+        except BaseException as error:
+            failures.append(error)
+
+    def read() -> None:
+        try:
+            while not done.is_set():
+                index.segment_marks()
+                index.locate(f"{ROOT}.1.1.1".encode())
+        except BaseException as error:
+            failures.append(error)
+
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(3)]
+    reader = threading.Thread(target=read)
+    for thread in (*writers, reader):
+        thread.start()
+    for thread in writers:
+        thread.join()
+    done.set()
+    reader.join()
+    assert failures == []
+    assert index.stats()["instances"] == 3 * 20 * 20
+    index.close()
+
+
+def test_a_forked_child_is_refused(tmp_path: Path) -> None:
+    index = Catalog.open(str(tmp_path), map_bytes=1 << 24)
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            index.locate(b"1.2")
+        except IndexError_:
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    index.apply([entry(Tail())])
+    index.close()
+
+
+def test_a_failed_batch_leaves_nothing_and_the_next_one_works(tmp_path: Path) -> None:
+    index = Catalog.open(str(tmp_path), map_bytes=1 << 24)
+    tail = Tail()
+    index.apply([entry(tail, instance=1)])
+    before = meaning(index)
+    bad = entry(tail, instance=3)
+    bad.stamp = -1
+    with pytest.raises(IndexError_, match="too large"):
+        index.apply([entry(tail, instance=2), entry(tail, study=7), bad])
+    assert meaning(index) == before
+    index.apply([entry(tail, instance=2), entry(tail, study=7)])
+    assert index.stats()["instances"] == 3
+    index.close()
+
+
+def test_reading_only_needs_an_index_and_never_writes(tmp_path: Path) -> None:
+    with pytest.raises(IndexError_):
+        Catalog.open(str(tmp_path / "none"), read_only=True)
+    assert not (tmp_path / "none").exists()
+    index = Catalog.open(str(tmp_path / "index"), map_bytes=1 << 24)
+    index.apply([entry(Tail())])
+    index.close()
+    index = Catalog.open(str(tmp_path / "index"), read_only=True)
+    assert index.locate(f"{ROOT}.1.1.1".encode()) is not None
+    with pytest.raises(IndexError_, match="reading only"):
+        index.apply([entry(Tail())])
+    index.close()
+
+
+def test_what_is_no_index_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data.mdb").write_bytes(b"nonsense" * 2000)
+    with pytest.raises(IndexError_, match="does not begin with a meta page"):
+        Catalog.open(str(tmp_path), map_bytes=1 << 24)
+
+
+_WRITE_ERROR = """
+import resource, signal, sys
+from engine.errors import StorageFailed
+from engine.index.catalog import Catalog
+from tests.index.made import Tail, entry
+index = Catalog.open(sys.argv[1], map_bytes=1 << 26)
+tail = Tail()
+index.apply([entry(tail, instance=i) for i in range(10)])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+size = index.stats()["index_bytes"]
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 4096, resource.RLIM_INFINITY))
+try:
+    index.apply([entry(tail, study=2, instance=i) for i in range(2000)])
+except StorageFailed as error:
+    pass
+else:
+    sys.exit("no error")
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert index.stats()["instances"] == 10
+"""
+
+
+def test_an_error_of_the_disk_at_commit_is_final_and_says_so(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _WRITE_ERROR, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+class _FullDisk(Files):
+    def free_bytes(self, path: str) -> int:
+        return 1000
+
+
+def test_an_error_while_the_disk_is_full_is_a_full_disk(tmp_path: Path) -> None:
+    index = Catalog.open(str(tmp_path / "full"), map_bytes=1 << 24, files=_FullDisk())
+    error = lmdb.Error("mdb_txn_commit: Input/output error")
+    assert isinstance(index.environment._translated(error), StorageFull)
+    assert isinstance(index.environment._translated(lmdb.CorruptedError("page")), IndexError_)
+    index.close()
+    index = Catalog.open(str(tmp_path / "other"), map_bytes=1 << 24)
+    assert isinstance(index.environment._translated(error), StorageFailed)
+    index.close()
+
+
+def test_the_readers_of_a_dead_process_are_freed(tmp_path: Path) -> None:
+    index = Catalog.open(str(tmp_path), map_bytes=1 << 24)
+    script = (
+        "import os, sys\n"
+        "from engine.index.catalog import Catalog\n"
+        "index = Catalog.open(sys.argv[1], map_bytes=1 << 24)\n"
+        "txn = index.environment.begin_read()\n"
+        "os._exit(0)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, timeout=60)
+    assert index.reader_check() == 1
+    index.close()

@@ -1,0 +1,208 @@
+"""Whose turn it is to write the index: named, tried, given back by who dies, and not kept by who is stopped.
+
+Other processes are Python children that do what a test says with an index of their own.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from engine.errors import IndexError_, ProcessIdTaken, StorageFailed
+from engine.index.catalog import Catalog
+from engine.index.database import environment
+from engine.index.database.turn import Turn, holder_of
+from engine.index.format.types import Outcome
+from tests.index.made import Tail, entry
+from tests.system.server import wait_for
+
+CHILD = """
+import os, sys
+from engine.index.catalog import Catalog
+from engine.index.database.turn import put_off_stops
+
+index = Catalog.open(sys.argv[1])
+environment = index.environment
+
+def say(word):
+    print(word, flush=True)
+
+def wait(txn=None):
+    say("ready")
+    sys.stdin.readline()
+
+"""
+
+
+@contextmanager
+def child(directory: Path, script: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that has said that it is ready."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD + script, str(directory)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def goes_on(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+WRITES = "environment.write(wait, lambda: None)\nsay('done')\nsys.stdin.readline()"
+
+
+def test_who_writes_is_named_and_who_must_not_wait_is_told_so(tmp_path: Path) -> None:
+    index = Catalog.open(str(tmp_path))
+    tail = Tail()
+    assert index.try_apply([entry(tail, instance=1)]) == [Outcome.STORED]
+    assert index.who_writes() == "" and holder_of(str(tmp_path)) is None
+    with child(tmp_path, WRITES) as process:
+        assert index.try_apply([entry(tail, instance=2)]) is None
+        holder = holder_of(str(tmp_path))
+        assert holder is not None and holder.pid == process.pid
+        assert f"pid {process.pid}" in index.who_writes()
+        goes_on(process)
+        assert process.stdout is not None and process.stdout.readline() == "done\n"
+        assert index.try_apply([entry(tail, instance=2)]) == [Outcome.STORED]
+        assert index.who_writes() == ""
+    index.close()
+
+
+def test_who_dies_in_a_transaction_gives_his_turn_back(tmp_path: Path) -> None:
+    index = Catalog.open(str(tmp_path))
+    with child(tmp_path, WRITES) as process:
+        assert index.try_apply([entry(Tail(), instance=1)]) is None
+        process.kill()
+        process.wait()
+        assert index.apply([entry(Tail(), instance=1)]) == [Outcome.STORED]
+    index.close()
+
+
+def test_a_thread_of_ours_that_waits_for_its_turn_keeps_no_other_one_waiting(tmp_path: Path) -> None:
+    index = Catalog.open(str(tmp_path))
+    tail = Tail()
+    with child(tmp_path, WRITES) as process:
+        waiting = threading.Thread(target=index.apply, args=([entry(tail, instance=1)],))
+        waiting.start()
+        assert index.try_apply([entry(tail, instance=2)]) is None
+        goes_on(process)
+        waiting.join(20)
+        assert not waiting.is_alive()
+    assert index.try_apply([entry(tail, instance=2)]) == [Outcome.STORED]
+    assert index.stats()["instances"] == 2
+    index.close()
+
+
+def test_who_is_told_to_stop_in_a_transaction_ends_it_first(tmp_path: Path) -> None:
+    index = Catalog.open(str(tmp_path))
+    with child(tmp_path, "put_off_stops()\n" + WRITES) as process:
+        process.send_signal(signal.SIGTSTP)
+        for _ in range(5):
+            assert index.try_apply([entry(Tail(), instance=1)]) is None
+        assert state_of(process.pid) != "T"
+        goes_on(process)
+        wait_for(lambda: state_of(process.pid) == "T", what="the stop")
+        assert index.apply([entry(Tail(), instance=1)]) == [Outcome.STORED]
+        process.send_signal(signal.SIGCONT)
+        assert process.stdout is not None and process.stdout.readline() == "done\n"
+        # Between transactions it stops at once.
+        process.send_signal(signal.SIGTSTP)
+        goes_on(process)
+        wait_for(lambda: state_of(process.pid) in "TZ", what="the stop, or its end")
+    index.close()
+
+
+READS = "txns = [environment.begin_read() for _ in range({})]\nwait()"
+
+
+def test_readers_that_have_died_make_room_when_the_table_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "READERS_MAX", 8)
+    index = Catalog.open(str(tmp_path))
+    index.apply([entry(Tail())])
+    with child(tmp_path, READS.format(6)) as process:
+        ours = [index.environment.begin_read(), index.environment.begin_read()]
+        with pytest.raises(IndexError_, match="read transactions are open at once"):
+            index.environment.begin_read()
+        with pytest.raises(IndexError_, match="read transactions are open at once"):
+            index.environment.begin_pin()
+        process.kill()
+        process.wait()
+        ours.append(index.environment.begin_read())
+        for txn in ours:
+            index.environment.end_read(txn)
+    assert index.stats()["instances"] == 1
+    index.close()
+
+
+def test_a_process_id_that_another_namespace_has_in_use_is_named(tmp_path: Path) -> None:
+    Catalog.open(str(tmp_path)).close()
+    # As the process of this id in the other namespace would: LMDB locks the byte of its number.
+    script = f"""
+import fcntl
+fd = os.open(sys.argv[1] + "/lock.mdb", os.O_RDWR)
+fcntl.lockf(fd, fcntl.LOCK_EX, 1, {os.getpid()})
+wait()
+"""
+    with child(tmp_path, script) as process:
+        with pytest.raises(ProcessIdTaken, match="PID namespace"):
+            Catalog.open(str(tmp_path))
+        process.kill()
+        process.wait()
+    Catalog.open(str(tmp_path)).close()
+
+
+@pytest.mark.parametrize("take", [Turn.take, Turn.try_take, lambda turn: turn.take_within(1.0)])
+def test_a_disk_that_fails_is_no_turn_and_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, take: Callable[[Turn], object]
+) -> None:
+    first, second = Turn(str(tmp_path)), Turn(str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", failing(errno.EIO))
+        with pytest.raises(StorageFailed, match="cannot be written"):
+            take(first)
+    assert second.try_take(), "who could not write keeps nobody from it"
+    first.close()
+    second.close()
+
+
+def test_on_a_full_disk_all_take_turns_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = Turn(str(tmp_path)), Turn(str(tmp_path))
+    monkeypatch.setattr(os, "pwrite", failing(errno.ENOSPC))
+    assert first.try_take()
+    assert not second.try_take()
+    first.leave()
+    assert second.try_take()
+    first.close()
+    second.close()
+
+
+def failing(number: int) -> Callable[..., int]:
+    def pwrite(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    return pwrite

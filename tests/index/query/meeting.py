@@ -1,0 +1,53 @@
+"""Whether a key meets stored values; and if it does, whether all that should find them does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from hypothesis import strategies as st
+
+from engine.dicom import tags
+from engine.index.format.terms import normal_values, search_keys
+from engine.index.query.condition import BASELINE, Condition, Rules
+from engine.index.query.matching import condition, conditions
+
+
+def met(tag: int, key: str, stored: str, character_set: bytes = b"ISO_IR 192", rules: Rules = BASELINE) -> bool:
+    asked = condition(tag, key.encode(), character_set, rules)
+    return asked is None or meets(asked, {tag: stored.encode()})
+
+
+def meets(asked: Condition, items: Mapping[int, bytes], zone: bytes = b"") -> bool:
+    """Whether a condition is met; if it is, all that should find it does."""
+    found = asked.met_by(items, zone)
+    stored = items.get(asked.tag, b"")
+    if found and asked.ranges is not None:
+        for ranges in (asked.ranges, *asked.also):
+            assert in_ranges(ranges, items), f"{items} meets it and its ranges do not hold it"
+    if found and asked.infix:
+        texts = [text.encode() for normal in normal_values(asked.tag, stored) for text in _texts(asked.tag, normal)]
+        assert any(piece in text for piece in asked.infix for text in texts), f"{stored!r} has none of {asked.infix}"
+    if found and asked.may_meet is not None:
+        assert asked.may_meet(asked.tag.to_bytes(4, "little") + len(stored).to_bytes(4, "little") + stored)
+    return found
+
+
+def _texts(tag: int, normal: str) -> list[str]:
+    return normal.split("=") if tags.vr_of(tag) == "PN" else [normal]
+
+
+def in_ranges(ranges: Sequence[tuple[bytes, bytes]], items: Mapping[int, bytes]) -> bool:
+    kept = {tags.Modality if tag == tags.ModalitiesInStudy else tag: value for tag, value in items.items()}
+    return any(low <= key < high for key in search_keys(kept) for low, high in ranges)
+
+
+def meet_all(
+    keys: Mapping[int, str], stored: Mapping[int, str], rules: Rules, zone: str = "", character_set: bytes = b""
+) -> bool:
+    items = {tag: value.encode() for tag, value in stored.items()}
+    found = conditions({tag: value.encode() for tag, value in keys.items()}, character_set, rules)
+    return all(meets(asked, items, zone.encode()) for asked in found)
+
+
+def texts_of(parts: list[str]) -> st.SearchStrategy[str]:
+    return st.lists(st.sampled_from(parts), max_size=6).map("".join)
