@@ -60,13 +60,13 @@ DOORS = {
 CIRCLES = {
     # The façade, what it delegates to and what takes it as an argument.
     "engine.archive.archive",
-    "engine.archive.care.damage",
-    "engine.archive.care.deletion",
-    "engine.archive.care.holds",
-    "engine.archive.ingestor",
+    "engine.archive.lifecycle.damage",
+    "engine.archive.lifecycle.deletion",
+    "engine.archive.lifecycle.holds",
+    "engine.archive.ingest.live",
     "engine.archive.readonly",
-    "engine.archive.store",
-    "engine.archive.stream",
+    "engine.archive.ingest.writer",
+    "engine.archive.ingest.stream",
     # The index takes checkpoints and searches of itself.
     "engine.index.upkeep.checkpoint",
     "engine.index.query.search",

@@ -23,17 +23,17 @@ from typing import TYPE_CHECKING, TypeVar
 from engine import log
 from engine.archive import extras, rebuilding
 from engine.archive import layout as layouts
-from engine.archive.care import deletion, holds
-from engine.archive.care.damage import note_damage
-from engine.archive.care.deletion import Deletion
-from engine.archive.care.ledger_copy import LEDGER_SEGMENT_BYTES
-from engine.archive.ingest import ReceivedInstance, make_entry, scan
+from engine.archive.ingest.entry import ReceivedInstance, make_entry, scan
+from engine.archive.ingest.stream import StreamedRecord
+from engine.archive.ingest.writer import POLICIES, VERSIONS_MAX, Store
 from engine.archive.keeper import Keeper, Progress
+from engine.archive.lifecycle import deletion, holds
+from engine.archive.lifecycle.damage import note_damage
+from engine.archive.lifecycle.deletion import Deletion
+from engine.archive.lifecycle.ledger_copy import LEDGER_SEGMENT_BYTES
 from engine.archive.readonly import RefusingLog, RefusingStore, UnwrittenIndex, is_unwritable, refuse
 from engine.archive.register import Register
 from engine.archive.selection import Selection
-from engine.archive.store import POLICIES, VERSIONS_MAX, Store
-from engine.archive.stream import StreamedRecord
 from engine.dicom import part10
 from engine.dicom.content import ELEMENTS_MAX
 from engine.dicom.extra import ExtraSet

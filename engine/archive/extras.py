@@ -6,7 +6,8 @@ Written to a temporary name, synced, renamed. Nobody decides for himself: the ke
 server at its start, `filmroom reindex`) records the set that this describes, with the next number if it is another one;
 everybody else takes over what is recorded,
 whatever his configuration says, so that an import with another file stores as the server does. No file: no extra
-attributes, ever. What is in effect for a process is `dicom.extra`'s; what is stored already `care.reindex` sees to.
+attributes, ever. What is in effect for a process is `dicom.extra`'s; what is stored already `lifecycle.reindex`
+sees to.
 """
 
 from __future__ import annotations

@@ -19,9 +19,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 from engine import guards, log
-from engine.archive.care import losses
-from engine.archive.care.ledger_copy import LedgerCopy
 from engine.archive.layout import REPLICA, Layout
+from engine.archive.lifecycle import losses
+from engine.archive.lifecycle.ledger_copy import LedgerCopy
 from engine.archive.register import Register
 from engine.errors import (
     ArchiveInUse,

@@ -7,14 +7,14 @@
     DATA/ledger.lock          flock of whoever deletes, or sets or releases a hold
     DATA/journals.lock        flock of whoever writes to one of the next three
     DATA/sealed               which segments were sealed (see `archive.register`)
-    DATA/ledger.copy          tombstones, holds and corrections once more (see `archive.care.ledger_copy`)
-    DATA/losses               what is lost for good (see `archive.care.losses`)
+    DATA/ledger.copy          tombstones, holds and corrections once more (see `archive.lifecycle.ledger_copy`)
+    DATA/losses               what is lost for good (see `archive.lifecycle.losses`)
     DATA/commitments.lock     flock of whoever sends the storage commitment reports that are left
     DATA/commitments/         those reports (see `archive.commitment.transactions`)
-    DATA/ballast              space that is given up when a deletion finds the disk full (see `archive.care.ballast`)
+    DATA/ballast              disk space given up when a deletion finds the disk full (see `lifecycle.reserve_file`)
     DATA/control.sock         control socket of a running server
     DATA/attributes.json      the extra attributes in effect (see `archive.extras`)
-    DATA/scrub.json           how far the scrub has come (see `archive.care.scrub_state`)
+    DATA/scrub.json           how far the scrub has come (see `archive.lifecycle.scrub_state`)
     DATA/segments/*.seg       the log: the truth
     DATA/index/               LMDB, derived from the log; may be deleted while nothing runs
 

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from engine import log as logs
+from engine.archive.ingest.writer import Store
 from engine.archive.layout import REPLICA, Layout
-from engine.archive.store import Store
 from engine.errors import ArchiveReadOnly, IndexError_, StorageError
 from engine.index.catalog import Catalog
 from engine.index.format.entry import Entry

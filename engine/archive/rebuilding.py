@@ -17,11 +17,11 @@ from pathlib import Path
 from engine import log
 from engine.archive import extras
 from engine.archive import layout as layouts
-from engine.archive.care import losses
-from engine.archive.care.ledger_copy import LedgerCopy
-from engine.archive.care.losses import Loss
 from engine.archive.keeper import KeeperLock, Progress, sync_log
 from engine.archive.layout import Layout
+from engine.archive.lifecycle import losses
+from engine.archive.lifecycle.ledger_copy import LedgerCopy
+from engine.archive.lifecycle.losses import Loss
 from engine.archive.register import Register
 from engine.errors import CorruptRecord, IndexError_
 from engine.index.catalog import Catalog

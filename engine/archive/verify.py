@@ -6,7 +6,7 @@
     known damage   what a scrub or a reader has found and no re-send has healed
     data sets      current ones that end early (findings), and native Pixel Data of another length than its attributes
                    describe, which is named and no finding: by their element headers
-    losses         what the log has lost for good, until somebody acknowledges it (`archive.care.losses`)
+    losses         what the log has lost for good, until somebody acknowledges it (`archive.lifecycle.losses`)
 
 What is damaged and needed by nobody is no finding. Repairs nothing. Runs beside a server: what is stored meanwhile may
 or may not be looked at.
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engine.archive import completeness
-from engine.archive.care import losses
+from engine.archive.lifecycle import losses
 from engine.errors import CorruptRecord, DataSetError, SegmentGone, StorageError
 from engine.index.format.types import Instance, SegmentMark
 from engine.index.upkeep import audit

@@ -35,11 +35,11 @@ from engine.index.query import key_values
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
-    from engine.archive.care.losses import Loss
-    from engine.archive.care.scrub import Scrubber
     from engine.archive.commitment.transactions import Transactions
     from engine.archive.interchange.exporter import ExportSummary
     from engine.archive.interchange.importer import ImportSummary
+    from engine.archive.lifecycle.losses import Loss
+    from engine.archive.lifecycle.scrub import Scrubber
     from engine.archive.verify import CheckReport
     from engine.cli.options import Settings
     from engine.index.format.types import Instance, Query
@@ -141,8 +141,8 @@ def import_paths(
     What was done, and whether it came to its end: False after Ctrl-C.
     """
     from engine.archive.archive import StorageOptions
-    from engine.archive.care import resent
     from engine.archive.interchange import importer
+    from engine.archive.lifecycle import resent
 
     with opened(config, create=True, progress=progress) as archive:
         archive.writer(
@@ -275,7 +275,7 @@ def reindex(config: Config, progress: Progress) -> dict[str, int]:
     """Brings everything under the extra attributes of the configuration; what was done."""
     from engine.archive import extras
     from engine.archive.archive import Archive
-    from engine.archive.care import reindex as reindexing
+    from engine.archive.lifecycle import reindex as reindexing
 
     with Archive.open(config.data, progress=progress, extra_attributes=extras.configured(config)) as archive:
         return reindexing.run(archive, progress)
@@ -283,7 +283,7 @@ def reindex(config: Config, progress: Progress) -> dict[str, int]:
 
 def reindex_status(config: Config) -> dict[str, Any]:
     """How far that is."""
-    from engine.archive.care.reindex import Reindexer
+    from engine.archive.lifecycle.reindex import Reindexer
 
     with opened(config) as archive:
         return Reindexer(archive, bytes_per_s=0).status()
@@ -291,7 +291,7 @@ def reindex_status(config: Config) -> dict[str, Any]:
 
 def is_reindexing(config: Config, wanted: query.Keys) -> bool:
     """Whether a query asks for an extra attribute that what is stored has not been looked through for yet."""
-    from engine.archive.care.reindex import Reindexer
+    from engine.archive.lifecycle.reindex import Reindexer
     from engine.dicom import extra
 
     if all(map(extra.is_kept_by_all, wanted.values)):
@@ -420,7 +420,7 @@ def _rules(config: Config, names: tuple[str, ...]) -> list[Retention]:
 
 def retention_due(config: Config, names: tuple[str, ...]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The studies that are due, and the sums of each rule."""
-    from engine.archive.care import retention
+    from engine.archive.lifecycle import retention
 
     rules = _rules(config, names)
     sums: dict[str, dict[str, Any]]
@@ -449,7 +449,7 @@ def retention_due(config: Config, names: tuple[str, ...]) -> tuple[list[dict[str
 
 def retention_apply(config: Config, names: tuple[str, ...], *, anyway: bool) -> list[dict[str, Any]]:
     """Deletes what is due; what became of each rule's studies. Raises RetentionRefused, unless `anyway`."""
-    from engine.archive.care import retention
+    from engine.archive.lifecycle import retention
 
     with opened(config) as archive:
         now_ns = time.time_ns()
@@ -464,7 +464,7 @@ def retention_apply(config: Config, names: tuple[str, ...], *, anyway: bool) -> 
 
 def compact(config: Config, everything: bool, progress: Progress) -> dict[str, Any]:
     """Compacts until there is nothing left to do."""
-    from engine.archive.care.compaction import Compactor
+    from engine.archive.lifecycle.compaction import Compactor
 
     with opened(config, progress=progress) as archive:
         compactor = Compactor(
@@ -484,7 +484,7 @@ def scrub_status(config: Config) -> dict[str, Any]:
 
 def scrub_run(config: Config, rate_bytes_per_s: int, progress: Progress) -> tuple[list[str], dict[str, Any]]:
     """One pass over everything; what it found that was not known, and where the scrub is afterwards."""
-    from engine.archive.care import scrub
+    from engine.archive.lifecycle import scrub
 
     with opened(config, progress=progress) as archive:
         found = scrub.run_pass(archive, config.scrub, rate_bytes_per_s, progress)
@@ -493,7 +493,7 @@ def scrub_run(config: Config, rate_bytes_per_s: int, progress: Progress) -> tupl
 
 def damage(config: Config) -> list[dict[str, Any]]:
     """What is known to be damaged, and what is lost for good and not acknowledged."""
-    from engine.archive.care import losses
+    from engine.archive.lifecycle import losses
 
     with opened(config) as archive:
         rows = [
@@ -525,7 +525,7 @@ def _loss(loss: Loss) -> dict[str, Any]:
 
 def acknowledge_losses(config: Config, segment_ids: list[int] | None) -> list[dict[str, Any]]:
     """Says of what is lost, in these segments or everywhere, that somebody knows; what that was."""
-    from engine.archive.care import losses
+    from engine.archive.lifecycle import losses
 
     with opened(config) as archive:
         chosen = losses.acknowledge(archive.layout, archive.files, archive.index, segment_ids, by=operator().actor)
@@ -533,7 +533,7 @@ def acknowledge_losses(config: Config, segment_ids: list[int] | None) -> list[di
 
 
 def _scrubber(archive: Archive, config: Config) -> Scrubber:
-    from engine.archive.care.scrub import Scrubber
+    from engine.archive.lifecycle.scrub import Scrubber
 
     return Scrubber.of(archive, config.scrub)
 
@@ -541,7 +541,7 @@ def _scrubber(archive: Archive, config: Config) -> Scrubber:
 @contextmanager
 def _chosen(config: Config, wanted: list[query.Keys], ids: Sequence[str], same: bool) -> Iterator[tuple[Archive, Any]]:
     """The archive, and what of its quarantine has one of the ids, or belongs to what matches; or all of it."""
-    from engine.archive.care import quarantine, resent
+    from engine.archive.lifecycle import quarantine, resent
 
     with opened(config) as archive:
         judge = resent.Judge(archive, reserve_bytes=config.limits.disk_reserve_bytes)
@@ -566,7 +566,7 @@ def quarantined(
 
 def quarantine_diff(config: Config, identifier: str) -> list[dict[str, Any]]:
     """What differs between a version and the current instance, an element each."""
-    from engine.archive.care import difference, quarantine, resent
+    from engine.archive.lifecycle import difference, quarantine, resent
 
     with opened(config) as archive:
         judge = resent.Judge(archive, reserve_bytes=config.limits.disk_reserve_bytes)
@@ -583,7 +583,7 @@ def quarantine_drop_all(
     config: Config, wanted: list[query.Keys], ids: Sequence[str], reason: str, *, same: bool
 ) -> list[dict[str, Any]]:
     """Deletes all that is chosen; what it was."""
-    from engine.archive.care import quarantine
+    from engine.archive.lifecycle import quarantine
 
     with _chosen(config, wanted, ids, same) as (archive, found):
         dropped = quarantine.drop_all(archive, list(found), by=operator().actor, reason=reason)
@@ -594,7 +594,7 @@ def quarantine_readmit_all(
     config: Config, wanted: list[query.Keys], ids: Sequence[str], *, same: bool
 ) -> Iterator[dict[str, Any]]:
     """Takes all that is chosen in, one by one; what became of each, or why it stays."""
-    from engine.archive.care import quarantine
+    from engine.archive.lifecycle import quarantine
 
     with _chosen(config, wanted, ids, same) as (archive, found):
         for kept in list(found):
@@ -608,7 +608,7 @@ def quarantine_readmit_all(
 
 def quarantine_export(config: Config, identifier: str, folder: Path) -> Path:
     """Writes one to a folder; the file."""
-    from engine.archive.care import quarantine
+    from engine.archive.lifecycle import quarantine
 
     with opened(config) as archive:
         return quarantine.export(archive, quarantine.find(archive, identifier), folder)
@@ -616,7 +616,7 @@ def quarantine_export(config: Config, identifier: str, folder: Path) -> Path:
 
 def quarantine_readmit(config: Config, identifier: str) -> str:
     """Takes one in; what became of it."""
-    from engine.archive.care import quarantine
+    from engine.archive.lifecycle import quarantine
 
     with opened(config) as archive:
         outcome = quarantine.readmit(archive, identifier, policy=config.duplicates, by=operator().actor)
@@ -625,7 +625,7 @@ def quarantine_readmit(config: Config, identifier: str) -> str:
 
 def quarantine_drop(config: Config, identifier: str, reason: str) -> dict[str, Any]:
     """Deletes one; what it was."""
-    from engine.archive.care import quarantine
+    from engine.archive.lifecycle import quarantine
 
     with opened(config) as archive:
         return with_times(quarantine.drop(archive, identifier, by=operator().actor, reason=reason).facts())

@@ -19,7 +19,7 @@ from engine.index.query import key_values
 
 def merge(config: Config, source: str, into: str, *, in_advance: bool, reason: str) -> dict[str, Any]:
     """All studies of one patient become another one's. Raises CorrectionRefused, as all of these."""
-    from engine.archive.care import correction, patients
+    from engine.archive.lifecycle import correction, patients
 
     _check_encoding(source, into)
     named = (patients.patient_of(source), patients.patient_of(into))
@@ -30,7 +30,7 @@ def merge(config: Config, source: str, into: str, *, in_advance: bool, reason: s
 
 def move(config: Config, studies: Sequence[str], into: str, *, reason: str) -> dict[str, Any]:
     """Studies become another patient's."""
-    from engine.archive.care import correction, patients
+    from engine.archive.lifecycle import correction, patients
 
     _check_uids(studies)
     _check_encoding(into)
@@ -42,7 +42,7 @@ def move(config: Config, studies: Sequence[str], into: str, *, reason: str) -> d
 
 def split(config: Config, studies: Sequence[str], new: str, texts: Sequence[str], *, reason: str) -> dict[str, Any]:
     """Studies become a new patient's."""
-    from engine.archive.care import correction, patients
+    from engine.archive.lifecycle import correction, patients
 
     _check_uids(studies)
     _check_encoding(new)
@@ -57,7 +57,7 @@ def correct(
     config: Config, texts: Sequence[str], *, patient: str | None, study: str | None, series: str | None, reason: str
 ) -> dict[str, Any]:
     """Sets attributes of a patient, a study, or a series, of which the study may be named too."""
-    from engine.archive.care import correction, patients
+    from engine.archive.lifecycle import correction, patients
 
     _check_uids([uid for uid in (study, series) if uid is not None])
     _check_encoding(patient or "")
@@ -77,7 +77,7 @@ def correct(
 
 def undo(config: Config, number: str, *, reason: str) -> dict[str, Any]:
     """Takes a correction back."""
-    from engine.archive.care import correction
+    from engine.archive.lifecycle import correction
 
     with backend.opened(config) as archive:
         return {"number": correction.undo(archive, number, by=backend.operator().actor, reason=reason).number}
@@ -85,7 +85,7 @@ def undo(config: Config, number: str, *, reason: str) -> dict[str, Any]:
 
 def listed(config: Config, *, values: bool) -> Iterator[dict[str, Any]]:
     """Every correction and undo, the earliest first; what is set by keyword, with its value if that is asked for."""
-    from engine.archive.care import correction
+    from engine.archive.lifecycle import correction
 
     with backend.opened(config) as archive:
         for row in correction.listed(archive):
@@ -127,7 +127,7 @@ def _named(hint: str = "") -> Iterator[None]:
     try:
         yield
     except PatientUnknown as error:
-        from engine.archive.care import patients
+        from engine.archive.lifecycle import patients
 
         who = patients.as_text(error.patient_id, error.issuer or "")
         raise CorrectionRefused(f"no study of patient {who!r} is stored" + (f"; {hint}" if hint else "")) from error

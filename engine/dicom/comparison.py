@@ -9,8 +9,9 @@ No difference is what only the writing of a data set is:
     a Basic Offset Table or an empty one
 
 Everything else is one: another value, an element or an empty element more, items in another order. Fragments of Pixel
-Data are the same when their bytes are; whoever knows that both sides are lossless decodes them before (`archive.care.
-resent`). What cannot be read raises DataSetError: then nobody says that they are the same. Standard: PS3.5 6.2, 7.
+Data are the same when their bytes are; whoever knows that both sides are lossless decodes them before
+(`archive.lifecycle.resent`). What cannot be read raises DataSetError: then nobody says that they are the
+same. Standard: PS3.5 6.2, 7.
 """
 
 from __future__ import annotations

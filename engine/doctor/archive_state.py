@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 from engine import control
 from engine.archive.archive import Archive
-from engine.archive.care import losses
-from engine.archive.care.reindex import Reindexer
 from engine.archive.commitment.transactions import Transactions
+from engine.archive.lifecycle import losses
+from engine.archive.lifecycle.reindex import Reindexer
 from engine.config import Config
 from engine.doctor.finding import Finding, fault, good, warning
 from engine.errors import ControlUnavailable, EngineError

@@ -29,7 +29,7 @@ from typing import Any
 
 from engine import guards, log
 from engine.archive.archive import Archive
-from engine.archive.care import ballast
+from engine.archive.lifecycle import reserve_file
 from engine.config import Config
 from engine.errors import ArchiveInUse, EngineError, StorageFailed
 from engine.server.channel import Channel, ChannelClosed
@@ -100,7 +100,7 @@ class Caretaker:
                     self._stopping.wait(min(wait_s, WAIT_MAX_S))
                     continue
                 self._due_s[duty.name] = math.inf
-                ballast.make(self._archive.layout, self._archive.files)
+                reserve_file.make(self._archive.layout, self._archive.files)
                 pause_s = self._step(duty)
                 # A reload in between has made it due.
                 self._due_s[duty.name] = min(self._due_s[duty.name], time.monotonic() + pause_s)

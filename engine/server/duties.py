@@ -16,11 +16,11 @@ from typing import Protocol
 from engine import log
 from engine.access import Kind, Principal
 from engine.archive.archive import Archive
-from engine.archive.care import retention
-from engine.archive.care.compaction import Compactor
-from engine.archive.care.reindex import Reindexer
-from engine.archive.care.resent import Settler
-from engine.archive.care.scrub import Scrubber
+from engine.archive.lifecycle import retention
+from engine.archive.lifecycle.compaction import Compactor
+from engine.archive.lifecycle.reindex import Reindexer
+from engine.archive.lifecycle.resent import Settler
+from engine.archive.lifecycle.scrub import Scrubber
 from engine.config import Config, Retention
 from engine.errors import RetentionRefused
 

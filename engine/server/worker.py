@@ -20,8 +20,8 @@ import uvloop
 
 from engine import guards, log
 from engine.archive.archive import Archive, StorageOptions
-from engine.archive.care.unparseable import Limits, Unparseable
-from engine.archive.ingestor import Ingestor
+from engine.archive.ingest.live import Ingestor
+from engine.archive.ingest.unparseable import Limits, Unparseable
 from engine.archive.transcoding.transcode import Transcoder
 from engine.config import Config
 from engine.dimse.assembly import ChunkPool

@@ -1,6 +1,6 @@
 """What is changed in instances on their way to one receiver: corrections and what the configuration says.
 
-Does not change the bytes (`dicom.coercion` does) and does not record corrections (`archive.care.correction` does).
+Does not change the bytes (`dicom.coercion` does) and does not record corrections (`archive.lifecycle.correction` does).
 Without a [[coercion]] rule for the receiver, or without anything to change, an instance is sent as it is stored. Only
 the head of a data set, up to Pixel Data, is taken into memory.
 """

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 
 from engine.archive.archive import StorageOptions
-from engine.archive.care import unparseable as quarantine
-from engine.archive.ingestor import Ingestor
+from engine.archive.ingest import unparseable as quarantine
+from engine.archive.ingest.live import Ingestor
 from engine.archive.transcoding.transcode import Transcoder
 from engine.dicom import tags, uids
 from engine.dimse.assembly import ChunkPool

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from engine.archive.archive import Archive
-    from engine.archive.ingestor import Ingestor
+    from engine.archive.ingest.live import Ingestor
     from engine.archive.transcoding.transcode import Transcoder
     from engine.config import Config
     from engine.dimse.assembly import ChunkPool

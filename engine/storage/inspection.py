@@ -47,7 +47,7 @@ class Part(Enum):
     GAP = "gap"
     FOOTER = "footer"
     INDEX = "index"
-    """None of a segment: what the index says of one of its records (`archive.care.index_walk`)."""
+    """None of a segment: what the index says of one of its records (`archive.lifecycle.index_walk`)."""
 
 
 class Fault(NamedTuple):

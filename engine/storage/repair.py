@@ -8,7 +8,7 @@
     head of a record without payload   the footer's copy                            the footer is damaged too
 
 Writes the bytes that were there before, in place, and syncs; a crash in between leaves what was damaged damaged. Never
-touches a payload, nor the head of a record that has one: instances are healed by a re-send (`archive.store`).
+touches a payload, nor the head of a record that has one: instances are healed by a re-send (`archive.ingest.writer`).
 Every function says whether all is well again. Raises StorageFailed, which is final.
 """
 

@@ -16,7 +16,6 @@ import pytest
 
 from engine.archive import layout as layouts
 from engine.archive.archive import Archive, StorageOptions
-from engine.archive.care.compaction import Compactor
 from engine.archive.copies import backup as backups
 from engine.archive.copies import backup_check, histories
 from engine.archive.copies import restore as restores
@@ -26,9 +25,10 @@ from engine.archive.copies.manifest import BackupFolder
 from engine.archive.copies.replica import Replica
 from engine.archive.copies.replication import Replication, Status
 from engine.archive.copies.restore import restore
-from engine.archive.ingest import make_entry, scan
+from engine.archive.ingest.entry import make_entry, scan
+from engine.archive.ingest.writer import POLICIES
+from engine.archive.lifecycle.compaction import Compactor
 from engine.archive.pace import Pace
-from engine.archive.store import POLICIES
 from engine.config import Compaction
 from engine.errors import ArchiveInUse, BackupError, EngineError, StorageError
 from engine.index.format.types import Level

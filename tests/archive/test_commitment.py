@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from engine.archive.archive import Archive, StorageOptions
-from engine.archive.care.compaction import Compactor
 from engine.archive.commitment.judge import Judge, Place, Verdict
 from engine.archive.commitment.transactions import ABANDONED_NS, Attempts, Transaction, Transactions
-from engine.archive.ingest import make_entry, scan
+from engine.archive.ingest.entry import make_entry, scan
+from engine.archive.lifecycle.compaction import Compactor
 from engine.config.schema import Compaction
 from engine.dicom import tags
 from engine.errors import CommitmentError, StorageError, StorageFailed, StorageFull

@@ -18,7 +18,6 @@ import pytest
 
 from engine.archive import layout as layouts
 from engine.archive.archive import Archive, StorageOptions
-from engine.archive.care.compaction import Compactor
 from engine.archive.copies import extent, replica_link, replica_listener, replication
 from engine.archive.copies.backup import back_up
 from engine.archive.copies.replica import Destination, Held, Replica, Shipped, promote, read_status
@@ -27,6 +26,7 @@ from engine.archive.copies.replica_listener import Listener
 from engine.archive.copies.replication import Replication, Status
 from engine.archive.copies.restore import restore
 from engine.archive.layout import Layout
+from engine.archive.lifecycle.compaction import Compactor
 from engine.config import Compaction
 from engine.dimse.status import Service, status_of
 from engine.errors import ArchiveInUse, ArchiveReadOnly, EngineError, ReplicationFailed, StorageError

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 from engine.archive.archive import Archive
-from engine.archive.care import ballast, correction
-from engine.archive.care.compaction import Compactor
-from engine.archive.care.patients import Patient
-from engine.archive.care.scrub import Scrubber
 from engine.archive.copies.backup import back_up
 from engine.archive.copies.restore import restore
+from engine.archive.lifecycle import correction, reserve_file
+from engine.archive.lifecycle.compaction import Compactor
+from engine.archive.lifecycle.patients import Patient
+from engine.archive.lifecycle.scrub import Scrubber
 from engine.config import Compaction
 from engine.dicom import tags
 from engine.errors import DeletionRefused
@@ -150,23 +150,23 @@ class Compact(Operation):
             segment_bytes=scene.world.options.segment_bytes,
             everything=scene.rng.random() < 0.7,
         )
-        with _small_ballast():
+        with _small_reserve():
             totals = compactor.run()
         scene.did[-1] += f" {totals.segments_removed} removed {totals.segments_written} written"
         if totals.left_alone and not scene.world.disk.fault_hit and not scene.model.damaged_places:
             raise Broken("compaction left a segment alone and nothing is damaged")
 
 
-class Ballast(Operation):
+class ReserveFile(Operation):
     """Room is set aside for deletions on a full disk."""
 
     def run(self, scene: Scene) -> None:
-        with _small_ballast():
-            ballast.make(scene.world.keeper.layout, scene.world.keeper.files)
+        with _small_reserve():
+            reserve_file.make(scene.world.keeper.layout, scene.world.keeper.files)
 
 
-def _small_ballast() -> patch[int]:  # type: ignore[type-arg]
-    return patch.multiple(ballast, BALLAST_BYTES=8192, BLOCK_BYTES=4096)  # type: ignore[return-value]
+def _small_reserve() -> patch[int]:  # type: ignore[type-arg]
+    return patch.multiple(reserve_file, RESERVE_BYTES=8192, BLOCK_BYTES=4096)  # type: ignore[return-value]
 
 
 class Scrub(Operation):

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from engine.archive.care.compaction import Compactor
-from engine.archive.care.ledger_copy import LedgerCopy
+from engine.archive.lifecycle.compaction import Compactor
+from engine.archive.lifecycle.ledger_copy import LedgerCopy
 from engine.index.database import data_file
 from engine.index.upkeep import checkpoint
 from engine.index.upkeep.checkpoint import Checkpoint, Checkpointer, Kind, boot_id, write_file

@@ -26,7 +26,7 @@ from pathlib import Path
 import orjson
 
 from engine.archive import rebuilding, verify
-from engine.archive.care import correction
+from engine.archive.lifecycle import correction
 from engine.errors import CorruptRecord, EngineError, StorageFailed, TornTail
 from engine.index.format.entry import Tombstone
 from engine.storage.record import Kind, Record

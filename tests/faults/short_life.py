@@ -24,8 +24,8 @@ from typing import Protocol
 import orjson
 
 from engine.archive.archive import Archive, StorageOptions
-from engine.archive.care.compaction import Compactor
-from engine.archive.ingestor import Ingestor, StoreRequest
+from engine.archive.ingest.live import Ingestor, StoreRequest
+from engine.archive.lifecycle.compaction import Compactor
 from engine.config.schema import Compaction
 from engine.errors import EngineError
 from engine.index.format.entry import POLICY_KEEP_FIRST

@@ -46,7 +46,7 @@ LIFE: tuple[type[Operation] | str, ...] = (
     ops.Receive,
     ops.Receive,
     ops.Prepare,
-    admin.Ballast,
+    admin.ReserveFile,
     Import,
     ops.Stream,
     ops.Receive,

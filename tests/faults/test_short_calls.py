@@ -11,7 +11,7 @@ import pytest
 
 from engine.archive import verify
 from engine.archive.archive import Archive, StorageOptions
-from engine.archive.care.compaction import Compactor
+from engine.archive.lifecycle.compaction import Compactor
 from engine.config import Compaction
 from engine.dicom import tags
 from engine.index.format.types import Level, Outcome, Query

@@ -33,8 +33,8 @@ from engine import log
 from engine.archive import archive as archives
 from engine.archive import keeper as keepers
 from engine.archive.archive import Archive, StorageOptions
-from engine.archive.ingestor import Ingestor, StoreRequest
-from engine.archive.store import POLICIES
+from engine.archive.ingest.live import Ingestor, StoreRequest
+from engine.archive.ingest.writer import POLICIES
 from engine.errors import EngineError, StorageFailed
 from engine.index.database import environment as environments
 from engine.index.database.environment import Environment
@@ -372,7 +372,7 @@ class Worker:
         self.store = self.archive.writer(self.name, world.options)
         self.loop = Loop()
         self.failed: EngineError | None = None
-        with patch("engine.archive.ingestor.GroupCommit", GroupCommitByHand):
+        with patch("engine.archive.ingest.live.GroupCommit", GroupCommitByHand):
             self.ingestor = Ingestor(self.loop, self.store, self._failed)  # type: ignore[arg-type]
 
     def _failed(self, error: EngineError) -> None:

@@ -192,9 +192,9 @@ def test_a_reload_reaches_every_duty_and_makes_it_due(tmp_path: Path, scripted: 
     assert told.end() == 0
 
 
-def test_the_ballast_is_made_when_there_is_none(tmp_path: Path, scripted: Scripted) -> None:
+def test_the_reserve_file_is_made_when_there_is_none(tmp_path: Path, scripted: Scripted) -> None:
     told = Told(tmp_path / "d", Config(data=tmp_path / "d"))
-    wait_for((tmp_path / "d" / "ballast").exists, what="the ballast")
+    wait_for((tmp_path / "d" / "ballast").exists, what="the reserve file")
     assert told.end() == 0
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import uvloop
 
 from engine.archive.archive import Archive
-from engine.archive.care.unparseable import Limits as UnparseableLimits
-from engine.archive.care.unparseable import Unparseable
-from engine.archive.ingestor import Ingestor
+from engine.archive.ingest.live import Ingestor
+from engine.archive.ingest.unparseable import Limits as UnparseableLimits
+from engine.archive.ingest.unparseable import Unparseable
 from engine.archive.transcoding.transcode import Transcoder
 from engine.config import Config
 from engine.config.schema import Limits

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
-from engine.archive.care import correction, patients
+from engine.archive.lifecycle import correction, patients
 from engine.config import Coercion, Config
 from engine.dicom import tags, transfer_syntax
 from engine.dicom.coercion import values_of

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.archive.care import quarantine
+from engine.archive.lifecycle import quarantine
 from engine.config import Config
 from engine.config.schema import Quarantine
 from engine.index.upkeep import audit

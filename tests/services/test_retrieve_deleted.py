@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.archive.care.compaction import Compactor
+from engine.archive.lifecycle.compaction import Compactor
 from engine.config import Compaction
 from engine.services import steady
 from tests import peer

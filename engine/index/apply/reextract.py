@@ -13,7 +13,7 @@ Keys of `search` are put for every study and series that is touched, also where 
 searched from now on had none. Those of attributes that are not searched any more go at the end (`drop_unsearched`).
 Rows of `amended` say how far each segment has been brought under which set: AMENDED, digest and offset; everything
 before the offset has been. Within batches of the writer; not here: where the attributes come from
-(`archive.care.reindex`).
+(`archive.lifecycle.reindex`).
 """
 
 from __future__ import annotations

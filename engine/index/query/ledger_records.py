@@ -1,6 +1,6 @@
 """What the index knows of the ledger's records, whichever copy of them it has: tombstones, holds, corrections.
 
-Reads only; for who keeps these records a second time (`archive.care.ledger_copy`).
+Reads only; for who keeps these records a second time (`archive.lifecycle.ledger_copy`).
 """
 
 from __future__ import annotations

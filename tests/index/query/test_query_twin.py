@@ -26,8 +26,8 @@ import pytest
 from pydicom.values import convert_SQ
 
 from engine.archive.archive import Archive, StorageOptions
-from engine.archive.care import reindex
-from engine.archive.ingest import ReceivedInstance
+from engine.archive.ingest.entry import ReceivedInstance
+from engine.archive.lifecycle import reindex
 from engine.config import Attribute
 from engine.dicom import extra
 from engine.dicom.extra import ExtraSet

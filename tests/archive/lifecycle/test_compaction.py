@@ -1,4 +1,4 @@
-"""engine.archive.care.compaction: the space comes back, nothing alive is lost, whatever happens in between.
+"""engine.archive.lifecycle.compaction: the space comes back, nothing alive is lost, whatever happens in between.
 
 The kill test forks: the child opens a copy of the archive, compacts it and ends at the n-th call that changes a file;
 the parent opens what is left. FILMROOM_TEST_EVERY=1 and --all kill at every call, a run else at every third.
@@ -19,8 +19,8 @@ import pytest
 
 from engine.archive import locks
 from engine.archive.archive import Archive
-from engine.archive.care import compaction
-from engine.archive.care.compaction import Compactor, Totals
+from engine.archive.lifecycle import compaction
+from engine.archive.lifecycle.compaction import Compactor, Totals
 from engine.config import Compaction
 from engine.errors import ArchiveInUse, SegmentGone, StorageFailed, StorageFull
 from engine.index.format.types import Instance

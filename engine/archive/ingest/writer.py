@@ -1,7 +1,7 @@
 """What a writing process keeps: its segment log, the index, and the rule for an instance that is sent again.
 
-Does not sync and does not answer anybody: the caller commits (`archive.ingestor` for a server, `Archive.ingest_batch`
-for an import).
+Does not sync and does not answer anybody: the caller commits (`live` for a server, `Archive.ingest_batch` for an
+import).
 
 A SOP Instance UID that is already there (PS3.4 leaves this to the archive):
     same bytes                       success, nothing is stored twice
@@ -10,7 +10,7 @@ A SOP Instance UID that is already there (PS3.4 leaves this to the archive):
                                      the old one is kept aside
     other bytes, keep-both-versions  the new one becomes current, the old one is kept aside
     other bytes, same content        success, as the same bytes (not with replace): compared here when both are small
-                                     and native, else stored, and retired later (`archive.care.resent`)
+                                     and native, else stored, and retired later (`archive.lifecycle.resent`)
     other bytes, and as many kept aside as there may be (`versions_max`): refused, nothing is stored
 The rule travels in the record's flags and is applied by the index writer, in the order of the stamps, so that a
 rebuild comes to the same end, and so that eight senders of one UID at once leave one current instance.
@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING
 
 from engine import log as logs
 from engine.archive import completeness, likeness
-from engine.archive.care.damage import note_damage
-from engine.archive.ingest import StampClock
+from engine.archive.ingest.entry import StampClock
+from engine.archive.lifecycle.damage import note_damage
 from engine.dicom import transfer_syntax
 from engine.dicom.sources import Whole
 from engine.errors import CorruptRecord, InstanceRefused, Refusal, StorageFailed, StorageFull
@@ -73,7 +73,7 @@ VERSIONS_MAX = 100
 CONFIRM_TRIES = 3
 """How often a stored copy that is not where it was is looked for again: a compaction may be moving it."""
 
-logger = logs.get("archive.store")
+logger = logs.get("archive.ingest")
 
 
 class Store:

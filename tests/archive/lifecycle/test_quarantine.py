@@ -1,4 +1,4 @@
-"""archive.care.quarantine and unparseable: what stands apart is listed, exported, taken in and dropped, in bounds."""
+"""lifecycle.quarantine and unparseable: what stands apart is listed, exported, taken in and dropped, in bounds."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 
 from engine.archive import verify
 from engine.archive.archive import Archive
-from engine.archive.care import quarantine
-from engine.archive.care.unparseable import Limits, Unparseable
-from engine.archive.ingestor import Ingestor, StoreRequest
+from engine.archive.ingest.live import Ingestor, StoreRequest
+from engine.archive.ingest.unparseable import Limits, Unparseable
+from engine.archive.lifecycle import quarantine
 from engine.errors import (
     DeletionRefused,
     EngineError,

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING
 
 from engine import log
 from engine.archive import locks
-from engine.archive.care import index_walk, scrub_state
-from engine.archive.care.damage import Damaged, SegmentDamage
-from engine.archive.care.scrub_pace import Allowance
-from engine.archive.care.scrub_state import Passed, ScrubState
+from engine.archive.lifecycle import index_walk, scrub_state
+from engine.archive.lifecycle.damage import Damaged, SegmentDamage
+from engine.archive.lifecycle.scrub_pace import Allowance
+from engine.archive.lifecycle.scrub_state import Passed, ScrubState
 from engine.archive.pace import Pace
 from engine.errors import ArchiveInUse, StorageError, StorageFull
 from engine.storage.inspection import Fault, Inspection, Part, Step

@@ -8,7 +8,7 @@
 The bytes stay in their segments until a compaction. A tombstone carries who deleted, when and why, and the UIDs that
 were there: a rebuild from the log comes to the same, and an audit can be made from it. Everything that was stored under
 those SOP Instance UIDs goes, versions kept aside included. Under `locks.ledger`, so that no hold is set in between. On
-a full disk the ballast makes room.
+a full disk the reserve file makes room.
 
 Not here: who may delete (the front end asks), and which studies are due (`retention`).
 """
@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from engine import log
 from engine.archive import locks
-from engine.archive.care import ballast
-from engine.archive.care.ledger_copy import LedgerCopy, commit
-from engine.archive.ingest import UNPLACED
+from engine.archive.ingest.entry import UNPLACED
+from engine.archive.lifecycle import reserve_file
+from engine.archive.lifecycle.ledger_copy import LedgerCopy, commit
 from engine.errors import DeletionRefused, StorageFull
 from engine.index.format.entry import Tombstone
 from engine.index.format.types import Instance, Level, Named
@@ -101,17 +101,17 @@ def delete(
         with locks.ledger(archive.layout, archive.files):
             return _delete(archive, choose(), level, by, reason, dry_run)
 
-    return with_ballast(archive, work)
+    return with_reserve(archive, work)
 
 
-def with_ballast(archive: Archive, work: Callable[[], Result]) -> Result:
-    """Does `work`; when the disk is full, once more without the ballast. Raises what `work` raises."""
+def with_reserve(archive: Archive, work: Callable[[], Result]) -> Result:
+    """Does `work`; when the disk is full, once more without the reserve file. Raises what `work` raises."""
     try:
         return work()
     except StorageFull as error:
-        if not ballast.release(archive.layout, archive.files):
+        if not reserve_file.release(archive.layout, archive.files):
             raise
-        logger.warning("the disk is full: ballast given up", error=str(error))
+        logger.warning("the disk is full: reserve file removed", error=str(error))
     return work()
 
 

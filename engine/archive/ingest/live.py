@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from engine import log
-from engine.archive.care.unparseable import Unparseable
-from engine.archive.ingest import make_entry, scan
-from engine.archive.store import Store
-from engine.archive.stream import StreamIngest, claim_of
+from engine.archive.ingest.entry import make_entry, scan
+from engine.archive.ingest.stream import StreamIngest, claim_of
+from engine.archive.ingest.unparseable import Unparseable
+from engine.archive.ingest.writer import Store
 from engine.dicom import transfer_syntax
 from engine.dicom.elements import SCAN_LIMITS, Head, ScanLimits
 from engine.errors import EngineError, InstanceQuarantined, InstanceRefused, StorageError, StorageFailed
@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 
 Done = Callable[["Outcome | EngineError"], None]
 
-logger = log.get("archive.ingestor")
+logger = log.get("archive.ingest")
 
 
 class ReceivedDataSet(Protocol):

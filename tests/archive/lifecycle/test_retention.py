@@ -1,4 +1,4 @@
-"""engine.archive.care.retention: which studies a rule names, as a whole or not at all, and that a hold is stronger."""
+"""archive.lifecycle.retention: which studies a rule names, as a whole or not at all, and that a hold is stronger."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from engine.archive.archive import Archive
-from engine.archive.care import retention, retention_clock
-from engine.archive.care.retention import DAY_NS, Due
+from engine.archive.lifecycle import retention, retention_clock
+from engine.archive.lifecycle.retention import DAY_NS, Due
 from engine.config import Retention
 from engine.errors import RetentionRefused
 from engine.index.format.types import Outcome

@@ -13,8 +13,8 @@ import pytest
 from engine.archive import layout as layouts
 from engine.archive import verify
 from engine.archive.archive import Archive
-from engine.archive.care import losses
-from engine.archive.care.compaction import Compactor
+from engine.archive.lifecycle import losses
+from engine.archive.lifecycle.compaction import Compactor
 from engine.archive.register import Register
 from engine.config import Compaction
 from engine.index.format.types import Outcome

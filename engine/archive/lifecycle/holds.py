@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from engine import log
 from engine.archive import locks
-from engine.archive.care.deletion import bounded, with_ballast
-from engine.archive.care.ledger_copy import LedgerCopy, commit
-from engine.archive.ingest import UNPLACED
+from engine.archive.ingest.entry import UNPLACED
+from engine.archive.lifecycle.deletion import bounded, with_reserve
+from engine.archive.lifecycle.ledger_copy import LedgerCopy, commit
 from engine.index.format.entry import Hold
 from engine.storage.record import Kind
 
@@ -37,7 +37,7 @@ def change(archive: Archive, study_instance_uids: Sequence[str], *, is_set: bool
         with locks.ledger(archive.layout, archive.files):
             return _change(archive, study_instance_uids, is_set, by, reason)
 
-    return with_ballast(archive, work)
+    return with_reserve(archive, work)
 
 
 def _change(archive: Archive, study_instance_uids: Sequence[str], is_set: bool, by: str, reason: str) -> list[str]:

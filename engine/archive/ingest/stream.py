@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from engine import log
-from engine.archive.ingest import make_entry, unreadable
+from engine.archive.ingest.entry import make_entry, unreadable
 from engine.dicom import elements, transfer_syntax
 from engine.errors import DataSetError, EngineError, InstanceRefused
 from engine.index.format.entry import HEAL, Entry, Quarantined
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from engine.archive.care.unparseable import Unparseable
-    from engine.archive.ingestor import Ingestor, ReceivedDataSet, StoreRequest
-    from engine.archive.store import Store
+    from engine.archive.ingest.live import Ingestor, ReceivedDataSet, StoreRequest
+    from engine.archive.ingest.unparseable import Unparseable
+    from engine.archive.ingest.writer import Store
     from engine.storage.log import StreamAppender
 
-logger = log.get("archive.ingestor")
+logger = log.get("archive.ingest")
 
 HEAD_BYTES_MAX: Final = KEY_BYTES_MAX
 """Of key and meta block together: dicom.attributes bounds what is kept of an instance."""

@@ -1,6 +1,6 @@
 """What a server does with data sets that cannot be taken as instances: keeps the bytes, in bounds, and still refuses.
 
-The sender gets its failure status either way. What is kept waits in quarantine (`care.quarantine`) until somebody
+The sender gets its failure status either way. What is kept waits in quarantine (`lifecycle.quarantine`) until somebody
 looks at it. Bounds, so that a sender of rubbish fills no disk: bytes and number over the whole archive, and the same
 bytes under the same UID are kept once, however often a device tries.
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from engine import log
-from engine.archive.ingest import UID_LENGTH_MAX, UNPLACED
+from engine.archive.ingest.entry import UID_LENGTH_MAX, UNPLACED
 from engine.errors import InstanceRefused, Refusal
 from engine.index.catalog import Catalog
 from engine.index.format.entry import NO_UID, Quarantined

@@ -30,9 +30,10 @@ from typing import TYPE_CHECKING, Any
 
 from engine import log
 from engine.archive import locks
-from engine.archive.care.deletion import bounded, with_ballast
-from engine.archive.care.ledger_copy import LedgerCopy, commit
-from engine.archive.care.patients import (
+from engine.archive.ingest.entry import UNPLACED
+from engine.archive.lifecycle.deletion import bounded, with_reserve
+from engine.archive.lifecycle.ledger_copy import LedgerCopy, commit
+from engine.archive.lifecycle.patients import (
     IDENTITY,
     Patient,
     as_text,
@@ -43,7 +44,6 @@ from engine.archive.care.patients import (
     number_of,
     unknown,
 )
-from engine.archive.ingest import UNPLACED
 from engine.dicom import tags
 from engine.dicom.elements import blob_items
 from engine.errors import CorrectionRefused, IndexError_
@@ -331,7 +331,7 @@ def _record(archive: Archive, decide: Callable[[Any, Environment], _Decision], *
             bounded(reason),
         )
         # Written twice, since there was room only then, it is two copies of one correction.
-        with_ballast(archive, lambda: _write(archive, correction))
+        with_reserve(archive, lambda: _write(archive, correction))
     number = number_of(correction.stamp)
     logger.info("corrected", number=number, operation=decision.operation.name.lower(), studies=decision.studies, by=by)
     return Corrected(number, decision.studies)

@@ -1,9 +1,9 @@
-"""The ballast: disk space that is given up so that deletions work on a full disk.
+"""The reserve file: disk space that is given up so that deletions work on a full disk.
 
 DATA/ballast is a file of blocks that nobody reads. A deletion needs room for its tombstones and for the pages of the
-index that change; when there is none, the ballast is removed and the deletion tried once more. Whoever keeps or looks
-after the archive makes it anew when there is room again. Nothing else may rely on it, and it is no reserve for
-instances: those have limits.disk_reserve_bytes.
+index that change; when there is none, it is removed and the deletion tried once more. Whoever keeps or looks
+after the archive makes it anew when there is room again. Nothing else may rely on it, and it is not what instances
+leave free: that is limits.disk_reserve_bytes.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     from engine.archive.layout import Layout
     from engine.storage.files import Files
 
-BALLAST_BYTES = 32 << 20
+RESERVE_BYTES = 32 << 20
 """A deletion of 5 000 instances changes some 8 MiB of the index; a few of them, and the checkpoint after each."""
 
 FREE_SHARE = 16
-"""On a small disk the ballast takes at most this part of what is free when it is made."""
+"""On a small disk the reserve file takes at most this part of what is free when it is made."""
 
 BLOCK_BYTES = 1 << 20
 
 
 def path_of(layout: Layout) -> str:
-    """Where the ballast lies."""
+    """Where the reserve file lies."""
     return str(layout.data / "ballast")
 
 
 def make(layout: Layout, files: Files) -> bool:
-    """Makes the ballast if there is none and there is room for it; whether there is one now. Raises StorageFailed."""
+    """Makes the reserve file if there is none and there is room; whether there is one now. Raises StorageFailed."""
     path = path_of(layout)
     if files.exists(path):
         return True
@@ -39,7 +39,7 @@ def make(layout: Layout, files: Files) -> bool:
         free = files.free_bytes(str(layout.data))
     except OSError:
         return False
-    length = min(BALLAST_BYTES, free // FREE_SHARE) // BLOCK_BYTES * BLOCK_BYTES
+    length = min(RESERVE_BYTES, free // FREE_SHARE) // BLOCK_BYTES * BLOCK_BYTES
     if length == 0:
         return False
     try:
@@ -59,7 +59,7 @@ def make(layout: Layout, files: Files) -> bool:
 
 
 def release(layout: Layout, files: Files) -> bool:
-    """Gives the ballast's blocks back to the disk; False when there were none. Raises StorageFailed."""
+    """Gives the file's blocks back to the disk; False when there were none. Raises StorageFailed."""
     path = path_of(layout)
     if not files.exists(path):
         return False

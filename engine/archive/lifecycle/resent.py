@@ -1,7 +1,7 @@
 """Versions that say what another one of their UID says: found in the background, and retired.
 
 A router sends each image once more in another transfer syntax, or DCMTK writes lengths otherwise: other bytes, and no
-conflict. Small ones are compared before they are stored (`archive.store`). What is stored first and compared later is:
+conflict. Small ones are compared before they are stored (`ingest.writer`). What is stored first and compared later is:
 
     a version kept aside, compared with the current one and with earlier versions (`archive.likeness`)
         the same            a tombstone with its stamp: dropped, as `filmroom quarantine drop` does it; a rebuild from
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 from engine import log
 from engine.archive import likeness, locks
-from engine.archive.care import deletion
+from engine.archive.lifecycle import deletion
 from engine.archive.likeness import Side
 from engine.archive.stored import StoredSource
 from engine.archive.transcoding import transcode
@@ -251,7 +251,7 @@ def retire(archive: Archive, same: Iterable[tuple[Instance, Instance]]) -> list[
         )
         for version, other in same
     }
-    gone = deletion.with_ballast(archive, work)
+    gone = deletion.with_reserve(archive, work)
     logger.info("versions with the same content were retired", count=len(gone))
     return gone
 

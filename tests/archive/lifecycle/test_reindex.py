@@ -16,10 +16,10 @@ import pytest
 
 from engine.archive import extras
 from engine.archive.archive import Archive, StorageOptions
-from engine.archive.care import correction, reindex
-from engine.archive.care.compaction import Compactor
-from engine.archive.care.patients import Patient
-from engine.archive.care.reindex import Reindexer
+from engine.archive.lifecycle import correction, reindex
+from engine.archive.lifecycle.compaction import Compactor
+from engine.archive.lifecycle.patients import Patient
+from engine.archive.lifecycle.reindex import Reindexer
 from engine.config import Attribute, Compaction, Config
 from engine.dicom import elements, extra, tags, transfer_syntax
 from engine.dicom.extra import NONE, ExtraSet

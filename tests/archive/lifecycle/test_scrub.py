@@ -1,4 +1,4 @@
-"""engine.archive.care.scrub: whatever byte turns is named, nothing wrong is served, and a re-send heals it."""
+"""engine.archive.lifecycle.scrub: whatever byte turns is named, nothing wrong is served, and a re-send heals it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pytest
 from engine import log
 from engine.archive import locks, verify
 from engine.archive.archive import Archive
-from engine.archive.care import scrub_state
-from engine.archive.care.scrub import Scrubber, ScrubStep
-from engine.archive.care.scrub_pace import RATE_BYTES_PER_S_MIN, TICK_BYTES_MIN, Allowance
-from engine.archive.care.scrub_state import ScrubState
+from engine.archive.lifecycle import scrub_state
+from engine.archive.lifecycle.scrub import Scrubber, ScrubStep
+from engine.archive.lifecycle.scrub_pace import RATE_BYTES_PER_S_MIN, TICK_BYTES_MIN, Allowance
+from engine.archive.lifecycle.scrub_state import ScrubState
 from engine.config import Log
 from engine.errors import ArchiveInUse, CorruptRecord, IndexDamaged
 from engine.index.format.types import Outcome

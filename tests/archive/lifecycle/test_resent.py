@@ -1,4 +1,4 @@
-"""archive.care.resent and the duplicate rule: the same content in other bytes is no conflict, other content is one."""
+"""lifecycle.resent and the duplicate rule: the same content in other bytes is no conflict, other content is one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 
 from engine.archive import likeness, verify
 from engine.archive.archive import Archive
-from engine.archive.care import quarantine, resent
-from engine.archive.care.compaction import Compactor
-from engine.archive.care.resent import Settler
-from engine.archive.ingest import ReceivedInstance
+from engine.archive.ingest.entry import ReceivedInstance
+from engine.archive.lifecycle import quarantine, resent
+from engine.archive.lifecycle.compaction import Compactor
+from engine.archive.lifecycle.resent import Settler
 from engine.config.schema import Compaction
 from engine.dicom import convert, transfer_syntax
 from engine.errors import EngineError

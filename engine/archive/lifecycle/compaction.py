@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING
 
 from engine import log
 from engine.archive import locks, readonly
-from engine.archive.care import ballast
+from engine.archive.lifecycle import reserve_file
 from engine.archive.pace import Pace
 from engine.errors import ArchiveInUse, CorruptRecord, StorageError, StorageFull
 from engine.index.format.types import SegmentMark
@@ -166,7 +166,7 @@ class Compactor:
         while self._step_in_turn() and not self._stopping.is_set():
             if progress is not None:
                 progress("compacted", self.totals.bytes_copied, max(total, self.totals.bytes_copied))
-        ballast.make(self._archive.layout, self._archive.files)
+        reserve_file.make(self._archive.layout, self._archive.files)
         return self.totals
 
     def _step_in_turn(self) -> bool:

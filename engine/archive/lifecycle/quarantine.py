@@ -2,11 +2,11 @@
 
     kind           came in by                                      readmit                        drop
     version        other bytes under a known SOP Instance UID      becomes the current one; the   its space comes
-                   (`archive.store`)                               one before is kept aside       back by compaction
+                   (`ingest.writer`)                              one before is kept aside       back by compaction
     unparseable    a C-STORE that was refused                      tried again, under the UIDs    the same
-                   (`archive.care.unparseable`)                         that the data set itself has
+                   (`ingest.unparseable`)                         that the data set itself has
 
-Versions with the same content as another one retire by themselves (`archive.care.resent`); what differs in the others:
+Versions with the same content as another one retire by themselves (`resent`); what differs in the others:
 `difference`. "incomplete" is what is refused only because it lacks a UID. What a peer sends and is refused is kept, for
 the peer may forget it; what an import refuses is not: the file stays where it is.
 
@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, Final
 
 from engine import log
 from engine.archive import completeness, locks
-from engine.archive.care import deletion, resent
-from engine.archive.ingest import ReceivedInstance
+from engine.archive.ingest.entry import ReceivedInstance
 from engine.archive.interchange import private_files
+from engine.archive.lifecycle import deletion, resent
 from engine.dicom import part10
 from engine.errors import CorruptRecord, DataSetError, DeletionRefused, EngineError, ExportFailed, QuarantineError
 from engine.index.format.entry import POLICY_KEEP_BOTH, Entry, Quarantined
@@ -38,8 +38,8 @@ from engine.storage.record import Kind, crc32c
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
-    from engine.archive.care.resent import Judge
-    from engine.archive.store import Store
+    from engine.archive.ingest.writer import Store
+    from engine.archive.lifecycle.resent import Judge
 
 logger = log.get("archive.quarantine")
 
@@ -172,7 +172,7 @@ def drop(archive: Archive, identifier: str, *, by: str, reason: str) -> Kept:
             _bury(archive, kept, by, reason)
             return kept
 
-    kept = deletion.with_ballast(archive, work)
+    kept = deletion.with_reserve(archive, work)
     logger.info("dropped from quarantine", sop_instance_uid=kept.instance.sop_instance_uid, kind=kept.kind, by=by)
     return kept
 
@@ -202,7 +202,7 @@ def drop_all(archive: Archive, many: Sequence[Kept], *, by: str, reason: str) ->
             deletion.write_drops(archive, drops, by=by)
             return found
 
-    dropped = deletion.with_ballast(archive, work)
+    dropped = deletion.with_reserve(archive, work)
     logger.info("dropped from quarantine", count=len(dropped), by=by)
     return dropped
 
@@ -286,7 +286,7 @@ def _readmit_version(archive: Archive, kept: Kept, by: str) -> Outcome:
             _bury(archive, kept, by, "readmitted")
             return outcome
 
-    return deletion.with_ballast(archive, work)
+    return deletion.with_reserve(archive, work)
 
 
 def _copy(archive: Archive, store: Store, entry: Entry, version: Instance) -> None:

@@ -1,4 +1,4 @@
-"""engine.archive.care.deletion, holds, ballast: gone at once and for good, all or nothing, refused when held."""
+"""archive.lifecycle.deletion, holds, reserve_file: gone at once and for good, all or nothing, refused when held."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from engine.archive import locks
 from engine.archive.archive import Archive
-from engine.archive.care import ballast, deletion, holds
+from engine.archive.lifecycle import deletion, holds, reserve_file
 from engine.errors import ArchiveInUse, DeletionRefused, QueryError, StorageFailed, StorageFull
 from engine.index.format.entry import Tombstone
 from engine.index.format.types import Level, Named, Outcome, Query
@@ -289,22 +289,22 @@ def test_a_process_that_hangs_in_a_deletion_does_not_hang_the_others(
 # Trouble -----------------------------------------------------------------------------------------
 
 
-def test_on_a_full_disk_the_ballast_makes_room(tmp_path: Path) -> None:
+def test_on_a_full_disk_the_reserve_file_makes_room(tmp_path: Path) -> None:
     files = FaultyFiles()
     with opened(tmp_path, files=files) as archive:
         fill(archive)
-        assert ballast.make(archive.layout, files)
-        assert ballast.make(archive.layout, files)
-        path = Path(ballast.path_of(archive.layout))
-        assert path.stat().st_blocks * 512 >= ballast.BLOCK_BYTES
+        assert reserve_file.make(archive.layout, files)
+        assert reserve_file.make(archive.layout, files)
+        path = Path(reserve_file.path_of(archive.layout))
+        assert path.stat().st_blocks * 512 >= reserve_file.BLOCK_BYTES
         files.fail("create", 28)  # ENOSPC for the ledger's first segment
         archive.delete(study_query(1), by="", reason="")
         assert left(archive) == uids(without={(1,)})
         assert not path.exists()
-        assert ballast.make(archive.layout, files)
+        assert reserve_file.make(archive.layout, files)
 
 
-def test_without_ballast_a_full_disk_refuses_and_nothing_changes(tmp_path: Path) -> None:
+def test_without_a_reserve_file_a_full_disk_refuses_and_nothing_changes(tmp_path: Path) -> None:
     files = FaultyFiles()
     with opened(tmp_path, files=files) as archive:
         fill(archive)
@@ -321,15 +321,15 @@ def test_without_ballast_a_full_disk_refuses_and_nothing_changes(tmp_path: Path)
         assert left(archive) == uids(without={(1,)})
 
 
-def test_a_ballast_for_which_there_is_no_room_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reserve_file_for_which_there_is_no_room_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = FaultyFiles()
     with opened(tmp_path, files=files) as archive:
         files.fail("allocate", 28)
-        assert not ballast.make(archive.layout, files)
-        assert not Path(ballast.path_of(archive.layout)).exists()
-        monkeypatch.setattr(FaultyFiles, "free_bytes", lambda self, path: ballast.BLOCK_BYTES * 15)
-        assert not ballast.make(archive.layout, files)
-        assert not ballast.release(archive.layout, files)
+        assert not reserve_file.make(archive.layout, files)
+        assert not Path(reserve_file.path_of(archive.layout)).exists()
+        monkeypatch.setattr(FaultyFiles, "free_bytes", lambda self, path: reserve_file.BLOCK_BYTES * 15)
+        assert not reserve_file.make(archive.layout, files)
+        assert not reserve_file.release(archive.layout, files)
 
 
 @pytest.mark.parametrize("method", ["pwritev", "fdatasync"])

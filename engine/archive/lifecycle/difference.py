@@ -16,8 +16,8 @@ from typing import Final
 
 from engine.archive import likeness
 from engine.archive.archive import Archive
-from engine.archive.care.quarantine import KEPT_ASIDE, Kept
-from engine.archive.care.resent import Judge
+from engine.archive.lifecycle.quarantine import KEPT_ASIDE, Kept
+from engine.archive.lifecycle.resent import Judge
 from engine.archive.likeness import OF_PIXELS, Side
 from engine.archive.stored import StoredSource
 from engine.dicom import charset, plain_values, tags

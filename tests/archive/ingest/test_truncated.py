@@ -10,18 +10,18 @@ import pytest
 
 from engine.archive import completeness, verify
 from engine.archive.archive import Archive
-from engine.archive.care import quarantine
 from engine.archive.commitment.judge import Judge, Verdict
-from engine.archive.ingest import ReceivedInstance, make_entry, scan
-from engine.archive.ingestor import Ingestor, StoreRequest
-from engine.archive.store import POLICIES
+from engine.archive.ingest.entry import ReceivedInstance, make_entry, scan
+from engine.archive.ingest.live import Ingestor, StoreRequest
+from engine.archive.ingest.writer import POLICIES
+from engine.archive.lifecycle import quarantine
 from engine.dicom import elements
 from engine.errors import EngineError, InstanceQuarantined, InstanceRefused
 from engine.index.format.types import Outcome
 from engine.storage.record import crc32c
 from tests import samples
 from tests.archive import kept
-from tests.archive.test_quarantine import ROOM, Borrowed, Unparseable, listed, sent_in_parts
+from tests.archive.lifecycle.test_quarantine import ROOM, Borrowed, Unparseable, listed, sent_in_parts
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT, DEFLATED = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"

@@ -20,8 +20,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from engine import log
-from engine.archive.care import retention_clock
-from engine.archive.care.deletion import kept_aside_with
+from engine.archive.lifecycle import retention_clock
+from engine.archive.lifecycle.deletion import kept_aside_with
 from engine.config.titles import names
 from engine.dicom import tags
 from engine.errors import DeletionRefused

@@ -1,4 +1,4 @@
-"""engine.archive.care.correction: merge, move, split, correct, undo; refusals in words; through crashes and copies."""
+"""archive.lifecycle.correction: merge, move, split, correct, undo; refusals in words; through crashes and copies."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from engine.archive.archive import Archive
-from engine.archive.care import ballast, correction, scrub
-from engine.archive.care.compaction import Compactor
-from engine.archive.care.correction import Corrected
-from engine.archive.care.patients import Patient, patient_of
 from engine.archive.copies.backup import back_up
 from engine.archive.copies.replica import Replica
 from engine.archive.copies.replication import Replication, Status
 from engine.archive.copies.restore import restore
+from engine.archive.lifecycle import correction, reserve_file, scrub
+from engine.archive.lifecycle.compaction import Compactor
+from engine.archive.lifecycle.correction import Corrected
+from engine.archive.lifecycle.patients import Patient, patient_of
 from engine.config import Compaction, Scrub
 from engine.dicom import tags
 from engine.errors import ArchiveReadOnly, CorrectionRefused, EngineError, StorageFull
@@ -348,11 +348,11 @@ def test_without_room_nothing_changes(tmp_path: Path) -> None:
         assert patients(archive)["P2"] == ("Roe^Jane", {1, 2, 3})
 
 
-def test_what_the_ballast_made_room_for_is_recorded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_reserve_file_made_room_for_is_recorded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = FaultyFiles()
     with opened(tmp_path, files=files) as archive:
         fill(archive)
-        assert ballast.make(archive.layout, files)
+        assert reserve_file.make(archive.layout, files)
         apply = archive.index.apply
         full = iter([True])
 

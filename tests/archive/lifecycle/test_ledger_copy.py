@@ -1,4 +1,4 @@
-"""engine.archive.care.ledger_copy: no deletion, hold or correction ends because one segment and the index are lost."""
+"""archive.lifecycle.ledger_copy: no deletion, hold or correction ends because one segment and the index are lost."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from engine.archive.archive import Archive
-from engine.archive.care import correction, ledger_copy, losses
-from engine.archive.care.ledger_copy import LedgerCopy
+from engine.archive.lifecycle import correction, ledger_copy, losses
+from engine.archive.lifecycle.ledger_copy import LedgerCopy
 from engine.errors import DeletionRefused
 from engine.storage import hints
 from engine.storage.files import Files

@@ -1,0 +1,1 @@
+"""The one way in: C-STORE, import, replica and HTTP alike."""
