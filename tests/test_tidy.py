@@ -60,12 +60,9 @@ DOORS = {
 CIRCLES = {
     # The façade, what it delegates to and what takes it as an argument.
     "engine.archive.archive",
-    "engine.archive.lifecycle.damage",
     "engine.archive.lifecycle.deletion",
     "engine.archive.lifecycle.holds",
     "engine.archive.ingest.live",
-    "engine.archive.readonly",
-    "engine.archive.ingest.writer",
     "engine.archive.ingest.stream",
     # The index takes checkpoints and searches of itself.
     "engine.index.upkeep.checkpoint",

@@ -10,15 +10,14 @@ Of a replica (see `archive.layout`) everybody only reads; `writer` gives a store
 
 from __future__ import annotations
 
-import functools
 import io
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from engine import log
 from engine.archive import extras, rebuilding
@@ -28,11 +27,11 @@ from engine.archive.ingest.stream import StreamedRecord
 from engine.archive.ingest.writer import POLICIES, VERSIONS_MAX, Store
 from engine.archive.keeper import Keeper, Progress
 from engine.archive.lifecycle import deletion, holds
-from engine.archive.lifecycle.damage import note_damage
 from engine.archive.lifecycle.deletion import Deletion
 from engine.archive.lifecycle.ledger_copy import LEDGER_SEGMENT_BYTES
 from engine.archive.readonly import RefusingLog, RefusingStore, UnwrittenIndex, is_unwritable, refuse
 from engine.archive.register import Register
+from engine.archive.retrieve import Retrieval
 from engine.archive.selection import Selection
 from engine.dicom import part10
 from engine.dicom.content import ELEMENTS_MAX
@@ -42,7 +41,6 @@ from engine.errors import (
     CorruptRecord,
     EngineError,
     InstanceRefused,
-    SegmentGone,
     StorageError,
     StorageFailed,
     StorageFull,
@@ -57,9 +55,7 @@ from engine.index.query.search import search, search_steps
 from engine.index.upkeep import rebuild
 from engine.storage.files import Files
 from engine.storage.log import LogReader, SegmentLog
-from engine.storage.reader import OpenSegment as OpenSegment
-from engine.storage.reader import Pin as Pin
-from engine.storage.record import Position, crc32c
+from engine.storage.record import crc32c
 
 if TYPE_CHECKING:
     import pydicom
@@ -70,16 +66,11 @@ logger = log.get("archive")
 PREPARE_S = 0.2
 """How long a start may prewrite its first segment."""
 
-READ_BYTES = 1 << 20
-"""How much `buffers` reads at a time."""
-
 RESENT_BYTES_MAX = 64 << 20
 """Of two data sets under one UID that are compared in line; longer ones are stored first."""
 
 UIDS_AT_ONCE = 500
 """Of what a query matched, named in one retrieval: so many are looked up at a time."""
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +91,7 @@ class Archive:
         self.index = index
         self.keeper = keeper
         self.reader = LogReader(layout.segments, files)
+        self.retrieval = Retrieval(index, self.reader)
         self.register = Register(layout, files) if keeper is None else keeper.register
         self.files = files
         self._store: Store | None = None
@@ -411,69 +403,13 @@ class Archive:
         """The same in bounded memory, however many they are; `gather` reads them. Raises QueryError, StorageFull."""
         return Selection(self.index.select(query), Path(self.layout.index), at_once=False)
 
-    def pin(self, segment_ids: Iterable[int]) -> Pin:
-        """Keeps what lies in these segments readable until it is closed, though it is deleted meanwhile.
-
-        Of instances in more segments than can be pinned, those that are deleted and compacted away can be missing.
-        """
-        return self.reader.pin(segment_ids)
-
-    def follow(self, instance: Instance) -> None:
-        """Brings the position of an instance up to date when its segment is gone: a compaction has moved it.
-
-        Raises SegmentGone when it has been deleted, or replaced.
-        """
-        old = instance.position
-        for found in self.index.versions(instance.sop_instance_uid.encode()):
-            new = found.position
-            is_same = (new.payload_length, new.payload_crc) == (old.payload_length, old.payload_crc)
-            if is_same and found.transfer_syntax_uid == instance.transfer_syntax_uid and new[:2] != old[:2]:
-                instance.position = new
-                return
-        raise SegmentGone("it has been deleted, and its segment is gone", old.segment_id, old.offset)
-
-    def following(self, instance: Instance, read: Callable[[Position], Result]) -> Result:
-        """What `read` makes of the position of an instance, wherever that is by now. Raises as it does."""
-        try:
-            return read(instance.position)
-        except SegmentGone:
-            self.follow(instance)
-        return read(instance.position)
-
-    def buffers(self, instance: Instance) -> Iterator[memoryview]:
-        """The stored data set piece by piece, checked against its checksum before the last piece is given out.
-
-        Raises CorruptRecord. The memory of a piece is used again for the next one.
-        """
-        length = instance.position.payload_length
-        buffer = memoryview(bytearray(min(READ_BYTES, max(length, 1))))
-        at = crc = 0
-        while at < length or at == 0:
-            piece = buffer[: min(len(buffer), length - at)]
-            try:
-                self.following(instance, functools.partial(self.reader.read_into, target=piece, payload_offset=at))
-                crc = crc32c(piece, crc)
-                at += len(piece)
-                if at == length:
-                    self.reader.check(instance.position, crc)
-            except CorruptRecord as error:
-                self.note_damage(instance, error)
-                raise
-            yield piece
-            if length == 0:
-                return
-
     def read(self, instance: Instance) -> bytes:
         """The stored data set, whole and checked. Raises CorruptRecord."""
-        try:
-            return self.following(instance, self.reader.read)
-        except CorruptRecord as error:
-            self.note_damage(instance, error)
-            raise
+        return self.retrieval.open(instance).whole()
 
-    def verify(self, instance: Instance) -> None:
-        """Reads the stored data set piece by piece and compares its checksum. Raises CorruptRecord."""
-        self.following(instance, self.reader.verify_payload)
+    def pieces(self, instance: Instance) -> Iterator[memoryview]:
+        """The same piece by piece; what is wrong raises before the last one. Each piece is overwritten by the next."""
+        return self.retrieval.open(instance).pieces()
 
     def dataset(self, instance: Instance) -> pydicom.Dataset:
         """The stored data set as pydicom reads it, with its transfer syntax. Raises CorruptRecord."""
@@ -481,16 +417,6 @@ class Archive:
 
         meta = part10.write_file_meta(instance.sop_class_uid, instance.sop_instance_uid, instance.transfer_syntax_uid)
         return pydicom.dcmread(io.BytesIO(meta + self.read(instance)))
-
-    def check_damaged(self, instance: Instance) -> None:
-        """Reads an instance that is known to be damaged, and only such a one. Raises CorruptRecord when it still is."""
-        place = instance.position[:2]
-        if any((row.segment_id, row.offset) == place for row in self.index.damage()):
-            self.reader.verify_payload(instance.position)
-
-    def note_damage(self, instance: Instance, error: CorruptRecord) -> None:
-        """Names an instance that could not be read, so that everybody knows of it until a re-send has healed it."""
-        note_damage(self.index, instance, error)
 
     # -- deleting -------------------------------------------------------------------------------
 

@@ -185,11 +185,7 @@ def _check_instance(
     archive: Archive, report: CheckReport, instance: Instance, payloads: bool, *, is_current: bool
 ) -> None:
     try:
-        try:
-            _read(archive, instance.position, payloads)
-        except SegmentGone:
-            archive.follow(instance)
-            _read(archive, instance.position, payloads)
+        archive.retrieval.following(instance, lambda position: _read(archive, position, payloads))
         if is_current:
             _check_data_set(archive, report, instance)
     except CorruptRecord as error:

@@ -1,7 +1,7 @@
 """Where the bytes of a data set come from, when they are not all in memory: read at any offset, a piece at a time.
 
-Knows no files: a stored instance is `archive.stored.StoredSource`. Reading on from where the last read ended is cheap
-for all of them; reading back is not, for what is inflated.
+Knows no files: a stored instance is `archive.retrieve.StoredInstance`. Reading on from where the last read ended is
+cheap for all of them; reading back is not, for what is inflated.
 """
 
 from __future__ import annotations

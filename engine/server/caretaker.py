@@ -104,7 +104,7 @@ class Caretaker:
                 pause_s = self._step(duty)
                 # A reload in between has made it due.
                 self._due_s[duty.name] = min(self._due_s[duty.name], time.monotonic() + pause_s)
-                self._archive.reader.sweep()
+                self._archive.retrieval.sweep()
             self._exit_code = 0
         except StorageFailed as error:
             logger.error("storage failed, the caretaker ends", error=str(error))

@@ -121,7 +121,7 @@ class Worker:
 
     def _sweep(self) -> None:
         self._loop.call_later(SWEEP_INTERVAL_S, self._sweep)
-        guards.call("sweep", self._archive.reader.sweep)
+        guards.call("sweep", self._archive.retrieval.sweep)
 
     def _beat(self) -> None:
         self._loop.call_later(BEAT_S, self._beat)

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from engine.archive.stored import StoredSource
 from engine.dicom import transfer_syntax
 from engine.dicom.convert import BYTES_HELD, Conversion
 from engine.dicom.padding import padded
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from engine.archive.archive import Archive
+    from engine.archive.retrieve import StoredInstance
     from engine.archive.transcoding.transcode import Transcoder
     from engine.dicom.coercion import Changes
     from engine.index.format.types import Instance
@@ -101,7 +101,7 @@ async def outgoing(
     archive: Archive, transcoder: Transcoder, instance: Instance, target_uid: str, changes: Changes | None
 ) -> Outgoing:
     """What goes out of an instance in `target_uid`, with `changes`. Raises CorruptRecord, TranscodeError."""
-    stored = StoredSource(archive, instance)
+    stored = archive.retrieval.open(instance)
     syntax, target = transfer_syntax.of(instance.transfer_syntax_uid), transfer_syntax.of(target_uid)
     source: Source = stored
     if changes is not None:
@@ -120,7 +120,7 @@ def _changed(
     return coerced(source, syntax, pixel_data_offset, changes), syntax
 
 
-def _made(source: Source, stored: StoredSource, syntax: TransferSyntax, target: TransferSyntax) -> Outgoing:
+def _made(source: Source, stored: StoredInstance, syntax: TransferSyntax, target: TransferSyntax) -> Outgoing:
     if syntax.uid == target.uid and not syntax.deflated:
         source = padded(source, syntax.encoding)
     conversion = Conversion(source, syntax, target)

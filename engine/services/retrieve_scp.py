@@ -30,7 +30,7 @@ from engine.services.storage_scu import InstanceSender
 from engine.services.suboperations import Originator, Sent, Source
 
 if TYPE_CHECKING:
-    from engine.archive.archive import Pin
+    from engine.archive.retrieve import Pin
     from engine.archive.selection import Selection
     from engine.services.session import Session
 
@@ -283,7 +283,7 @@ async def _selected(retrieval: Retrieval, identifier: bytes) -> tuple[Selection,
 
     def gather() -> Pin | None:
         # Pinned at once with the last batch: somebody may delete them meanwhile.
-        return None if selection.gather() else archive.pin(selection.segment_ids)
+        return None if selection.gather() else archive.retrieval.pin(selection.segment_ids)
 
     try:
         selection = archive.select(retrieval_query(session.contexts[retrieval.context_id], identifier))
@@ -297,7 +297,7 @@ async def _selected(retrieval: Retrieval, identifier: bytes) -> tuple[Selection,
         _refuse(session, retrieval.context_id, rq, code, str(error), offending)
         return None
     retrieval.total = len(selection)
-    return selection, pin or archive.pin(())  # nothing of what was cancelled is read
+    return selection, pin or archive.retrieval.pin(())  # nothing of what was cancelled is read
 
 
 RETRIEVE_OPTIONS = b"\1\0"

@@ -23,7 +23,8 @@ from engine.services.frames import Frames
 from engine.services.suboperations import Originator, Sent, Source
 
 if TYPE_CHECKING:
-    from engine.archive.archive import Archive, OpenSegment
+    from engine.archive.archive import Archive
+    from engine.archive.retrieve import OpenSegment
     from engine.index.format.types import Instance
     from engine.net.connection import Connection
     from engine.net.responses import Responses
@@ -74,7 +75,7 @@ class SteadySender:
     ) -> None:
         """`fragment` in bytes; `window` ≥ 1 answers outstanding; `timeout_s`: how long a peer may be silent;
         `drained` waits until the kernel has all that was sent, and raises AssociationFailed."""
-        self._reader = archive.reader
+        self._retrieval = archive.retrieval
         self._connection = connection
         self._responses = responses
         self._contexts = contexts
@@ -270,7 +271,7 @@ class SteadySender:
         segment = self._segments.get(position.segment_id)
         if segment is None and len(self._segments) < SEGMENTS_MAX:
             try:
-                segment = self._segments[position.segment_id] = self._reader.opened(position)
+                segment = self._segments[position.segment_id] = self._retrieval.segment(instance)
             except StorageError:
                 return None  # whoever reads it otherwise learns why
         return segment

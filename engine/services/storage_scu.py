@@ -26,7 +26,7 @@ from engine import log
 from engine.archive.transcoding import transcode
 from engine.dimse.assembly import Frame, p_data_tf
 from engine.dimse.messages import CStoreRQ
-from engine.errors import AssociationFailed, CorruptRecord, EngineError, LocalProtocolError, SegmentGone
+from engine.errors import AssociationFailed, CorruptRecord, EngineError, LocalProtocolError
 from engine.index.format.types import Instance
 from engine.services.budget import PIECE_SHARE, WHOLE_SHARE, RetrievalBudget
 from engine.services.contexts import UID_LENGTH_MAX, SendContexts
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from engine.archive.archive import Archive
+    from engine.archive.retrieve import StoredInstance
     from engine.dicom.coercion import Changes
     from engine.net.connection import Connection
     from engine.net.responses import Responses
@@ -71,7 +72,7 @@ _AS_STORED = Outgoing(None, None)
 class _Ready:
     """An instance that can go out: a frame, or one that goes in pieces and is yet to be read."""
 
-    instance: Instance
+    stored: StoredInstance
     message_id: int
     response: asyncio.Future[Any]
     frame: Frame | None
@@ -85,9 +86,14 @@ class _Ready:
     """What `data` or `stream` has taken from the budget."""
 
     @property
+    def instance(self) -> Instance:
+        """Where it lies, and what it is."""
+        return self.stored.instance
+
+    @property
     def length(self) -> int:
         """Bytes of the data set as it is sent, unless it is a stream."""
-        return self.instance.position.payload_length if self.data is None else len(self.data)
+        return self.stored.length if self.data is None else len(self.data)
 
 
 class InstanceSender:
@@ -185,7 +191,7 @@ class InstanceSender:
             except EngineError as error:
                 self._forget_ahead()
                 if isinstance(error, CorruptRecord):
-                    await self._blocking(functools.partial(self._archive.note_damage, instance, error))
+                    await self._blocking(functools.partial(self._archive.retrieval.note_damage, instance, error))
                 yield Sent(instance, SENT_WITH_FAILURE, error)
         self._forget_ahead()
         while outstanding:
@@ -222,14 +228,15 @@ class InstanceSender:
             ).encode()
             self._connection.trace_command(context.presentation_context_id, command)
             prefix = p_data_tf(context.presentation_context_id, True, command, self._fragment)
-            ready = _Ready(instance, message_id, response, None, prefix, context, made.data, made.stream, held_bytes)
+            stored = self._archive.retrieval.open(instance)
+            ready = _Ready(stored, message_id, response, None, prefix, context, made.data, made.stream, held_bytes)
             if ready.stream is not None:
                 pass
             elif ready.length <= min(WHOLE_BYTES_MAX, GAPS_MAX * self._fragment):
                 ready.frame = await self._whole_frame(ready)
             elif ready.data is None:
                 # Found corrupt in the middle it would cost the association, and everything else on it.
-                await self._blocking(functools.partial(self._archive.check_damaged, instance))
+                await self._blocking(ready.stored.verify_damaged)
         except BaseException:
             self._budget.give_back(held_bytes)
             self._responses.forget(message_id)
@@ -290,7 +297,7 @@ class InstanceSender:
             gaps = frame.layout(ready.prefix, ready.length, self._fragment, ready.context.presentation_context_id, True)
             await self._fill(gaps, ready, 0)
             if ready.data is None:
-                self._archive.reader.check(ready.instance.position, frame.crc())
+                ready.stored.check(frame.crc())
         except BaseException:
             self._frames.keep(frame)
             raise
@@ -301,17 +308,8 @@ class InstanceSender:
         if ready.data is not None:
             _fill_from(ready.data, gaps, at)
             return
-        try:
-            await self._read(ready.instance, gaps, at)
-        except SegmentGone:
-            # Not pinned, and moved by a compaction since the retrieval began.
-            await self._blocking(functools.partial(self._archive.follow, ready.instance))
-            await self._read(ready.instance, gaps, at)
-
-    async def _read(self, instance: Instance, gaps: list[memoryview], at: int) -> None:
-        reader, position = self._archive.reader, instance.position
-        if not reader.read_scattered(position, gaps, at, cached_only=True):
-            await self._blocking(functools.partial(reader.read_scattered, position, gaps, at))
+        if not ready.stored.fill_cached(gaps, at):
+            await self._blocking(functools.partial(ready.stored.fill, gaps, at))
 
     async def _transmit(self, ready: _Ready) -> None:
         if self._leaving:
@@ -330,7 +328,7 @@ class InstanceSender:
         except CorruptRecord as error:
             # Half of the object is at the peer already: only an abort keeps it from being taken for whole.
             self._connection.abort(f"stored object is corrupt: {error}", 2, 0)
-            await self._blocking(functools.partial(self._archive.note_damage, ready.instance, error))
+            await self._blocking(functools.partial(self._archive.retrieval.note_damage, ready.instance, error))
             raise AssociationFailed(f"aborted, stored object is corrupt: {error}") from error
         self._frames.keep(frame)
 
@@ -360,7 +358,7 @@ class InstanceSender:
             frame = await self._frames.wait_for(len(ready.prefix), wanted, self._timeout_s)
         if ready.data is None and ready.stream is None and ready.length <= WHOLE_BYTES_MAX:
             try:
-                await self._blocking(functools.partial(self._archive.verify, ready.instance))
+                await self._blocking(ready.stored.verify)
             except BaseException:
                 self._frames.keep(frame)
                 raise
@@ -377,7 +375,7 @@ class InstanceSender:
                 await self._fill(gaps, ready, at)
                 crc = frame.crc(crc)
                 if is_last and ready.data is None:
-                    self._archive.reader.check(ready.instance.position, crc)
+                    ready.stored.check(crc)
                 send(frame)
                 await self._until(self._connection.taken)
                 prefix, at = b"", at + length

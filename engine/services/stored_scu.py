@@ -103,7 +103,7 @@ async def send_stored(
     try:
         report.total = len(selection)
         progress("sending", 0, report.total)
-        with resources.archive.pin(selection.segment_ids):
+        with resources.archive.retrieval.pin(selection.segment_ids):
             await _send(resources, peer, selection.batches(), results)
             for _ in range(retries):
                 if again := results.begin_again():

@@ -83,7 +83,7 @@ class ArchiveInMemory:
         instance = self.found.get(uid.decode())
         return [instance] if instance else []
 
-    def buffers(self, instance: Instance) -> Iterator[memoryview]:
+    def pieces(self, instance: Instance) -> Iterator[memoryview]:
         payload = self.payloads[instance.sop_instance_uid]
         buffer = bytearray(self.piece_bytes)
         for at in range(0, max(len(payload), 1), self.piece_bytes):

@@ -129,27 +129,12 @@ class Judge:
 
     def _read(self, instance: Instance, *, is_past_the_cache: bool) -> Verdict:
         try:
-            self._verify(instance, is_past_the_cache)
+            self._archive.retrieval.open(instance).verify_record(past_the_cache=is_past_the_cache)
         except SegmentGone:
-            try:
-                self._archive.follow(instance)
-                self._verify(instance, is_past_the_cache)
-            except SegmentGone:
-                return Verdict.ABSENT
-            except CorruptRecord as error:
-                return self._damaged(instance, error)
-        except CorruptRecord as error:
-            return self._damaged(instance, error)
+            return Verdict.ABSENT
+        except CorruptRecord:
+            return Verdict.DAMAGED
         return Verdict.COMMITTED
-
-    def _verify(self, instance: Instance, is_past_the_cache: bool) -> None:
-        if is_past_the_cache:
-            self._archive.reader.forget(instance.position)
-        self._archive.reader.verify(instance.position)
-
-    def _damaged(self, instance: Instance, error: CorruptRecord) -> Verdict:
-        self._archive.note_damage(instance, error)
-        return Verdict.DAMAGED
 
 
 def _lie_together(one: Instance | None, other: Instance | None) -> bool:

@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING
 
 from engine import log as logs
 from engine.archive import completeness, likeness
+from engine.archive.damage import note_damage
 from engine.archive.ingest.entry import StampClock
-from engine.archive.lifecycle.damage import note_damage
 from engine.dicom import transfer_syntax
 from engine.dicom.sources import Whole
 from engine.errors import CorruptRecord, InstanceRefused, Refusal, StorageFailed, StorageFull

@@ -54,7 +54,7 @@ _ZIP_YEARS: Final = (1980, 2107)
 class Source(Protocol):
     """What of an Archive is needed here."""
 
-    def buffers(self, instance: Instance) -> Iterator[memoryview]: ...
+    def pieces(self, instance: Instance) -> Iterator[memoryview]: ...
 
 
 @dataclass(slots=True)
@@ -120,7 +120,7 @@ def _file_pieces(archive: Source, instance: Instance) -> Iterator[memoryview | b
         instance.transfer_syntax_uid,
         source_ae_title=instance.calling_ae_title,
     )
-    yield from archive.buffers(instance)
+    yield from archive.pieces(instance)
 
 
 # Folder ------------------------------------------------------------------------------------------
@@ -292,4 +292,4 @@ def _keys(archive: Source, instance: Instance) -> dict[int, bytes]:
     """What the directory records say. Raises CorruptRecord."""
     kind = directory_records.record_type(instance.sop_class_uid)
     syntax = transfer_syntax.of(instance.transfer_syntax_uid)
-    return directory_records.keys_of(archive.buffers(instance), syntax, kind)
+    return directory_records.keys_of(archive.pieces(instance), syntax, kind)

@@ -62,7 +62,7 @@ class Target(Protocol):
     def ingest_batch(self, items: Sequence[ReceivedInstance], *, policy: str = ...) -> list[Outcome | EngineError]: ...
     def ingest_stream(self, chunks: Iterator[Buffer], *, transfer_syntax_uid: str, policy: str = ...) -> Outcome: ...
     def instances(self, query: Query) -> list[Instance]: ...
-    def buffers(self, instance: Instance) -> Iterator[memoryview]: ...
+    def pieces(self, instance: Instance) -> Iterator[memoryview]: ...
 
 
 @dataclass(slots=True)
@@ -393,7 +393,7 @@ def _is_same(archive: Target, stored: Instance, large: _Large) -> bool:
     """Compares a file with what is stored, piece by piece."""
     with large.item.open() as stream:
         _skip(stream, large.data_set_offset)
-        for piece in archive.buffers(stored):
+        for piece in archive.pieces(stored):
             at = 0
             while at < len(piece):
                 read = stream.read(len(piece) - at)

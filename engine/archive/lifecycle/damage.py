@@ -1,27 +1,18 @@
-"""Which damage matters, and what it is called: faults in the log become rows of the index, by SOP Instance UID.
+"""What a scrub makes of the faults of one segment: rows of damage in the index, by SOP Instance UID.
 
-    who finds it     what is done
-    a reader         `note_damage`: the instance it could not read, unless that lies elsewhere by now
-    a scrub          `SegmentDamage`: every fault of one segment, but for those that nobody would miss, and those that
-                     `storage.repair` puts right: headers, footers, heads of what has no payload
-
-A row stays until a re-send has healed the instance (`store`), or a scrub finds the place whole or needed no more. When
-it is new it is one line in the log: UID, segment, offset, and never a word of what is in the data set.
+It names every fault, except those that nobody would miss and those that `storage.repair` puts right: headers, footers,
+heads of records without a payload. What one reader could not read is `archive.damage`.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine import log
-from engine.errors import CorruptRecord, EngineError
-from engine.index.catalog import Catalog
-from engine.index.format.types import Instance
+from engine.archive.damage import Damaged, lies_at
 from engine.index.upkeep import audit
 from engine.storage import repair
 from engine.storage.inspection import Fault, Part
@@ -34,46 +25,6 @@ if TYPE_CHECKING:
 logger = log.get("archive.damage")
 
 _UID = re.compile(rb"[0-9]+(\.[0-9]+)*")
-
-
-@dataclass(frozen=True, slots=True)
-class Damaged:
-    """One thing that is not as it was written."""
-
-    sop_instance_uid: str
-    """Empty: it lies in no record, or nothing tells in which."""
-    segment_id: int
-    offset: int
-    what: str
-
-    def __str__(self) -> str:
-        name = f" (SOP Instance UID {self.sop_instance_uid})" if self.sop_instance_uid else ""
-        return f"segment {self.segment_id:016x} offset {self.offset}: {self.what}{name}"
-
-    def log(self) -> None:
-        """One line, at the level of an error."""
-        logger.error(
-            "stored bytes are damaged",
-            sop_instance_uid=self.sop_instance_uid,
-            segment=f"{self.segment_id:016x}",
-            offset=self.offset,
-            reason=self.what,
-        )
-
-
-def note_damage(index: Catalog, stored: Instance, error: CorruptRecord) -> None:
-    """Names a stored instance that could not be read, once; unless it lies elsewhere by now."""
-    uid = stored.sop_instance_uid.encode()
-    segment_id, offset = stored.position[:2]
-    try:
-        is_known = any((row.segment_id, row.offset) == (segment_id, offset) for row in index.damage())
-        if is_known or not _lies_at(index, uid, stored.position):
-            return
-        index.note_damage(segment_id, offset, uid, str(error), time.time_ns())
-    except EngineError as failure:
-        # What is damaged stays damaged, and whoever reads it next will say so again.
-        logger.error("damage could not be noted", reason=str(failure))
-    Damaged(stored.sop_instance_uid, segment_id, offset, str(error)).log()
 
 
 class SegmentDamage:
@@ -183,7 +134,7 @@ class SegmentDamage:
 
     def _is_needed(self, record: Record) -> bool:
         if record.kind == Kind.INSTANCE:
-            return _lies_at(self._index, record.key, record.position)
+            return lies_at(self._index, record.key, record.position)
         return self._index.alive(record.position.segment_id, [record])[0]
 
     def _placed(self) -> Iterator[tuple[bytes, Position]]:
@@ -199,8 +150,3 @@ class SegmentDamage:
         """Whether nobody misses a gap that the index knows nothing of: its instance lies elsewhere."""
         is_instance = gap.record is None or gap.record.kind == Kind.INSTANCE
         return is_instance and bool(gap.key) and self._index.locate(gap.key) is not None
-
-
-def _lies_at(index: Catalog, sop_instance_uid: bytes, position: Position) -> bool:
-    """Whether the current instance of a UID, or a version kept aside, is the record at this place."""
-    return any(version.position[:2] == position[:2] for version in index.versions(sop_instance_uid))

@@ -19,7 +19,6 @@ from engine.archive.archive import Archive
 from engine.archive.lifecycle.quarantine import KEPT_ASIDE, Kept
 from engine.archive.lifecycle.resent import Judge
 from engine.archive.likeness import OF_PIXELS, Side
-from engine.archive.stored import StoredSource
 from engine.dicom import charset, plain_values, tags
 from engine.dicom.comparison import PIECE_BYTES, Comparison, Difference, is_pixels
 from engine.dicom.content import Contents, Element
@@ -50,7 +49,7 @@ def differences(archive: Archive, kept: Kept, judge: Judge) -> Iterator[Differs]
     if current is None:
         raise QuarantineError("no instance of this SOP Instance UID is current: there is nothing to compare with")
     try:
-        left, right = [judge.side(StoredSource(archive, each), each) for each in (current, kept.instance)]
+        left, right = [judge.side(archive.retrieval.open(each), each) for each in (current, kept.instance)]
     except TranscodeError as error:
         raise QuarantineError(f"it cannot be compared: {error}") from error
     found = list(Comparison(left.contents(), right.contents()).differences())

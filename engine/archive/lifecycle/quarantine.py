@@ -121,7 +121,7 @@ def export(archive: Archive, kept: Kept, folder: Path) -> Path:
     def pieces() -> Iterator[bytes | memoryview]:
         if has_meta:
             yield part10.write_file_meta(*uids, source_ae_title=instance.calling_ae_title)
-        yield from archive.buffers(instance)
+        yield from archive.pieces(instance)
 
     try:
         private_files.make_folder(folder)
@@ -302,7 +302,7 @@ def _copy(archive: Archive, store: Store, entry: Entry, version: Instance) -> No
         return
     appender = store.log.begin_stream(Kind.INSTANCE, entry.flags, entry.stamp, entry.sop_instance_uid, len(meta))
     try:
-        for piece in archive.buffers(version):
+        for piece in archive.pieces(version):
             appender.write([piece], len(piece))
         entry.position = appender.finish(meta, crc)
     except BaseException:
@@ -314,7 +314,7 @@ def _try_again(archive: Archive, instance: Instance, policy: str) -> Outcome:
     """Stores what was unparseable as if it came now. Raises what it is refused for."""
     if instance.position.payload_length > WHOLE_BYTES_MAX:
         return archive.ingest_stream(
-            archive.buffers(instance),
+            archive.pieces(instance),
             transfer_syntax_uid=instance.transfer_syntax_uid,
             calling_ae_title=instance.calling_ae_title,
             policy=policy,

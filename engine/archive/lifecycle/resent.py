@@ -26,7 +26,7 @@ from engine import log
 from engine.archive import likeness, locks
 from engine.archive.lifecycle import deletion
 from engine.archive.likeness import Side
-from engine.archive.stored import StoredSource
+from engine.archive.retrieve import StoredInstance
 from engine.archive.transcoding import transcode
 from engine.archive.transcoding.decoder_pool import DecoderPool
 from engine.archive.transcoding.spool import Spool
@@ -67,7 +67,7 @@ class Judge:
         """Whether both have the same content. Blocks. Raises CorruptRecord."""
         if not likeness.may_be_same(one, other):
             return False
-        sources = StoredSource(self._archive, one), StoredSource(self._archive, other)
+        sources = self._archive.retrieval.open(one), self._archive.retrieval.open(other)
         try:
             left, right = [self.side(source, instance) for source, instance in zip(sources, (one, other), strict=True)]
         except (DataSetError, TranscodeError):
@@ -78,7 +78,7 @@ class Judge:
             source.finish()
         return True
 
-    def side(self, source: StoredSource, instance: Instance) -> Side:
+    def side(self, source: StoredInstance, instance: Instance) -> Side:
         """A stored data set, inflated. Raises TranscodeError."""
         syntax = transfer_syntax.of(instance.transfer_syntax_uid)
         if not syntax.deflated:
@@ -247,7 +247,7 @@ def retire(archive: Archive, same: Iterable[tuple[Instance, Instance]]) -> list[
     same = list(same)
     reasons = {
         version.stamp: likeness.reason_of(
-            other.stamp, likeness.digest_of(version.transfer_syntax_uid, archive.buffers(version))
+            other.stamp, likeness.digest_of(version.transfer_syntax_uid, archive.pieces(version))
         )
         for version, other in same
     }

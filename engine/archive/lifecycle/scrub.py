@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING
 
 from engine import log
 from engine.archive import locks
+from engine.archive.damage import Damaged
 from engine.archive.lifecycle import index_walk, scrub_state
-from engine.archive.lifecycle.damage import Damaged, SegmentDamage
+from engine.archive.lifecycle.damage import SegmentDamage
 from engine.archive.lifecycle.scrub_pace import Allowance
 from engine.archive.lifecycle.scrub_state import Passed, ScrubState
 from engine.archive.pace import Pace

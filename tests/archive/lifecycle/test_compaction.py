@@ -236,7 +236,7 @@ def test_a_retrieval_under_way_finishes_though_its_segments_go(tmp_path: Path) -
         found = archive.instances(study_query(1))
         unpinned = [Instance(**{name: getattr(one, name) for name in Instance.__slots__}) for one in found]
         stayed = archive.instances(study_query(2))
-        with archive.pin([instance.position.segment_id for instance in found]) as pin:
+        with archive.retrieval.pin([instance.position.segment_id for instance in found]) as pin:
             assert pin.segment_ids == {one.position.segment_id for one in found}
             archive.reader.close()  # nothing but the pin holds the files
             delete(archive, 1, 3)
@@ -244,7 +244,7 @@ def test_a_retrieval_under_way_finishes_though_its_segments_go(tmp_path: Path) -
             assert compact(archive, everything=True).segments_removed >= 4
             for one in found:
                 assert archive.read(one) == expected(1)[one.sop_instance_uid]
-                assert b"".join(archive.buffers(one)) == expected(1)[one.sop_instance_uid]
+                assert b"".join(archive.pieces(one)) == expected(1)[one.sop_instance_uid]
         assert archive.reader.sweep() == []
         for one in unpinned:
             with pytest.raises(SegmentGone):
@@ -253,7 +253,7 @@ def test_a_retrieval_under_way_finishes_though_its_segments_go(tmp_path: Path) -
         for one in stayed:
             assert archive.read(one) == expected(2)[one.sop_instance_uid]
         for one in archive.instances(study_query(4)):
-            assert b"".join(archive.buffers(one)) == expected(4)[one.sop_instance_uid]
+            assert b"".join(archive.pieces(one)) == expected(4)[one.sop_instance_uid]
 
 
 def test_a_record_that_dies_while_it_is_copied_is_dead_at_its_new_place(

@@ -1,0 +1,67 @@
+"""Damage: stored bytes that are not as they were written, as rows of the index by SOP Instance UID.
+
+    who finds it     what notes it
+    a reader         `note_damage`: the instance it could not read, unless that lies elsewhere by now
+    a scrub          `lifecycle.damage.SegmentDamage`: the faults of a whole segment
+
+A row stays until a re-send has healed the instance, or a scrub finds the place whole or not needed any more. A new row
+is one line in the log: UID, segment, offset, and never a word of what is in the data set.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from engine import log
+from engine.errors import CorruptRecord, EngineError
+from engine.index.catalog import Catalog
+from engine.index.format.types import Instance
+from engine.storage.record import Position
+
+logger = log.get("archive.damage")
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """One thing that is not as it was written."""
+
+    sop_instance_uid: str
+    """Empty: it lies in no record, or nothing tells in which."""
+    segment_id: int
+    offset: int
+    what: str
+
+    def __str__(self) -> str:
+        name = f" (SOP Instance UID {self.sop_instance_uid})" if self.sop_instance_uid else ""
+        return f"segment {self.segment_id:016x} offset {self.offset}: {self.what}{name}"
+
+    def log(self) -> None:
+        """One line, at the level of an error."""
+        logger.error(
+            "stored bytes are damaged",
+            sop_instance_uid=self.sop_instance_uid,
+            segment=f"{self.segment_id:016x}",
+            offset=self.offset,
+            reason=self.what,
+        )
+
+
+def note_damage(index: Catalog, stored: Instance, error: CorruptRecord) -> None:
+    """Names a stored instance that could not be read, once; unless it lies elsewhere by now."""
+    uid = stored.sop_instance_uid.encode()
+    segment_id, offset = stored.position[:2]
+    try:
+        is_known = any((row.segment_id, row.offset) == (segment_id, offset) for row in index.damage())
+        if is_known or not lies_at(index, uid, stored.position):
+            return
+        index.note_damage(segment_id, offset, uid, str(error), time.time_ns())
+    except EngineError as failure:
+        # What is damaged stays damaged, and whoever reads it next will say so again.
+        logger.error("damage could not be noted", reason=str(failure))
+    Damaged(stored.sop_instance_uid, segment_id, offset, str(error)).log()
+
+
+def lies_at(index: Catalog, sop_instance_uid: bytes, position: Position) -> bool:
+    """Whether the current instance of a UID, or one of its other versions, is the record at this position."""
+    return any(version.position[:2] == position[:2] for version in index.versions(sop_instance_uid))
