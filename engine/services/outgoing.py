@@ -3,7 +3,7 @@
 Decides nothing: `contexts` chose the transfer syntax, `coercion` the attributes. Makes it in bounded memory, whatever
 the length of the instance:
 
-    stored ─ (inflated, if attributes change) ─ (other attributes) ─ (decoded) ─ native form ─► data, or a Stream
+    stored ─ (inflated) ─ (other attributes) ─ (decoded, encoded) ─ native form ─► data, or a Stream
 
 A short result is data; a longer one is a stream, of which a few megabytes exist at a time. What is stored with an odd
 length goes the same way, so that its last element is padded.
@@ -106,8 +106,8 @@ async def outgoing(
     source: Source = stored
     if changes is not None:
         source, syntax = await _blocking(lambda: _changed(stored, syntax, instance.pixel_data_offset, changes))
-    if syntax.uid != target_uid and not syntax.convertible:
-        source, syntax = await transcoder.decode(source, syntax)
+    if syntax.uid != target_uid and not (syntax.convertible and target.convertible):
+        source, syntax = await _recoded(transcoder, source, syntax, target)
         await _blocking(stored.finish)
     return await _blocking(lambda: _made(source, stored, syntax, target))
 
@@ -135,14 +135,23 @@ def _made(source: Source, stored: StoredInstance, syntax: TransferSyntax, target
 
 async def stream_of(transcoder: Transcoder, source: Source, syntax: TransferSyntax, target: TransferSyntax) -> Stream:
     """A data set in another transfer syntax, or with its last element padded. Raises TranscodeError."""
-    if syntax.uid != target.uid and not syntax.convertible:
-        source, syntax = await transcoder.decode(source, syntax)
+    if syntax.uid != target.uid and not (syntax.convertible and target.convertible):
+        source, syntax = await _recoded(transcoder, source, syntax, target)
 
     def work() -> Stream:
         is_same = syntax.uid == target.uid and not syntax.deflated
         return Stream(Conversion(padded(source, syntax.encoding) if is_same else source, syntax, target).pieces())
 
     return await _blocking(work)
+
+
+async def _recoded(
+    transcoder: Transcoder, source: Source, syntax: TransferSyntax, target: TransferSyntax
+) -> tuple[Source, TransferSyntax]:
+    """Pixel Data compressed, or native, as the target wants it. Raises TranscodeError."""
+    if target.convertible:
+        return await transcoder.decode(source, syntax)
+    return await transcoder.encode(source, syntax, target), target
 
 
 async def _blocking(work: Callable[[], Result]) -> Result:

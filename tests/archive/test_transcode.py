@@ -22,8 +22,8 @@ import pydicom
 import pytest
 from pydicom.encaps import encapsulate, encapsulate_extended
 
-from engine.archive.transcoding import decoder_pool, pixels, transcode
 from engine.archive.transcoding import decompress as decompress_module
+from engine.archive.transcoding import pixels, process_pool, transcode
 from engine.archive.transcoding.decompress import decompress
 from engine.archive.transcoding.spool import MEMORY_BYTES_MAX, Spool
 from engine.archive.transcoding.transcode import Transcoder, plan
@@ -45,6 +45,8 @@ RLE = "1.2.840.10008.1.2.5"
 LOSSLESS = "1.2.840.10008.1.2.4.70"
 BASELINE = "1.2.840.10008.1.2.4.50"
 J2K = "1.2.840.10008.1.2.4.90"
+J2K_LOSSY = "1.2.840.10008.1.2.4.91"
+HTJ2K = "1.2.840.10008.1.2.4.201"
 DEFLATED_FRAME = "1.2.840.10008.1.2.8.1"
 ENCAPSULATED_UNCOMPRESSED = "1.2.840.10008.1.2.1.98"
 SEED = 20261124
@@ -65,7 +67,10 @@ BYTES_MAX = 64 << 20
         (EXPLICIT, [IMPLICIT], IMPLICIT),
         (IMPLICIT, [BIG, DEFLATED], DEFLATED),
         (DEFLATED, [BIG], BIG),
-        (EXPLICIT, [J2K], None),
+        (EXPLICIT, [J2K], J2K),
+        (EXPLICIT, [J2K, IMPLICIT], IMPLICIT),
+        (RLE, [J2K, HTJ2K], HTJ2K),
+        (EXPLICIT, [BASELINE], None),
         ("1.2.840.10008.1.2.4.100", [EXPLICIT, IMPLICIT], None),
         ("1.2.840.10008.1.2.4.110", [EXPLICIT, IMPLICIT], None),
         ("1.2.840.10008.1.2.4.94", [EXPLICIT, IMPLICIT], None),
@@ -673,7 +678,7 @@ def test_a_refusal_names_the_reason_and_keeps_the_process(transcoder: Transcoder
 def test_what_has_no_way_is_refused_at_once(transcoder: Transcoder) -> None:
     async def work() -> None:
         for source, target, reason in (
-            (EXPLICIT, J2K, "nothing is compressed into JPEG 2000"),
+            (EXPLICIT, J2K_LOSSY, "nothing here encodes JPEG 2000"),
             ("1.2.840.10008.1.2.4.100", EXPLICIT, "nothing here decodes MPEG2"),
         ):
             with pytest.raises(TranscodeError, match=reason):
@@ -794,20 +799,20 @@ def test_an_image_larger_than_it_says_ends_in_an_answer() -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        decoder_pool.ANSWER.pack(decoder_pool.PIECE, 1 << 40, 0),
-        decoder_pool.ANSWER.pack(decoder_pool.NOT_POSSIBLE, 1 << 40, 0),
-        decoder_pool.ANSWER.pack(decoder_pool.WANTED, 0, 11),
-        decoder_pool.ANSWER.pack(decoder_pool.WANTED, 1 << 63, 1 << 63),
-        decoder_pool.ANSWER.pack(77, 0, 0),
+        process_pool.ANSWER.pack(process_pool.PIECE, 1 << 40, 0),
+        process_pool.ANSWER.pack(process_pool.NOT_POSSIBLE, 1 << 40, 0),
+        process_pool.ANSWER.pack(process_pool.READ, 0, 11),
+        process_pool.ANSWER.pack(process_pool.READ, 1 << 63, 1 << 63),
+        process_pool.ANSWER.pack(77, 0, 0),
     ],
 )
 def test_an_answer_that_cannot_be_is_not_believed(answer: bytes) -> None:
-    process = decoder_pool._Process(100)
+    process = process_pool._Process(transcode.CODECS, 100)
     ours, theirs = os.pipe()
     os.write(theirs, answer)
     os.dup2(ours, process._process.stdout.fileno())  # type: ignore[union-attr]
     with pytest.raises(TranscodeError, match="failed"):
-        process.run(Whole(bytes(10)), LOSSLESS, lambda piece: None, 10)
+        process.run(Whole(bytes(10)), {"job": "decoding", "syntax": LOSSLESS}, lambda piece: None, 10)
     process.end()
     os.close(ours)
     os.close(theirs)

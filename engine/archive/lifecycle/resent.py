@@ -28,7 +28,7 @@ from engine.archive.lifecycle import deletion
 from engine.archive.likeness import Side
 from engine.archive.retrieve import StoredInstance
 from engine.archive.transcoding import transcode
-from engine.archive.transcoding.decoder_pool import DecoderPool
+from engine.archive.transcoding.process_pool import ProcessPool
 from engine.archive.transcoding.spool import Spool
 from engine.dicom import transfer_syntax
 from engine.dicom.sources import PIECE_BYTES, Inflated
@@ -61,7 +61,7 @@ class Judge:
     def __init__(self, archive: Archive, *, reserve_bytes: int = 0) -> None:
         self._archive = archive
         self._reserve_bytes = reserve_bytes
-        self._pool: DecoderPool | None = None
+        self._pool: ProcessPool | None = None
 
     def is_same(self, one: Instance, other: Instance) -> bool:
         """Whether both have the same content. Blocks. Raises CorruptRecord."""
@@ -92,9 +92,11 @@ class Judge:
     def decoded(self, side: Side) -> Side:
         """The same with native pixels. Raises TranscodeError."""
         if self._pool is None:
-            self._pool = DecoderPool(transcode.TIME_LIMIT_S, transcode.DECODED_BYTES_MAX, transcode.IDLE_S)
+            self._pool = ProcessPool(
+                transcode.CODECS, transcode.TIME_LIMIT_S, transcode.DECODED_BYTES_MAX, transcode.IDLE_S
+            )
         spool = self._spool()
-        self._pool.run(side.source, side.syntax.uid, spool.write)
+        self._pool.run(side.source, {"job": "decoding", "syntax": side.syntax.uid}, spool.write)
         return Side(spool.source(), EXPLICIT_VR_LITTLE_ENDIAN)
 
     def _spool(self) -> Spool:

@@ -1,4 +1,4 @@
-"""Which colour space decoded samples are in. Runs in `archive.transcoding.decoder` only.
+"""Which colour space decoded samples are in. Runs in `archive.transcoding.codec_process` only.
 
 Decoded samples are never subsampled and never transformed by a codec, so what a compressed data set says of them
 (PS3.3 C.7.6.3.1.2) is not always what may be said of them afterwards:

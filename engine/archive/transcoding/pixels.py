@@ -1,4 +1,4 @@
-"""Decodes encapsulated Pixel Data frame by frame. Runs in `archive.transcoding.decoder` only.
+"""Decodes encapsulated Pixel Data frame by frame. Runs in `archive.transcoding.codec_process` only.
 
 Knows no data set: it is given the value of Pixel Data and the numbers of the Image Pixel Module, and gives native
 frames back, colour by pixel (Planar Configuration 0). Values stay what they are in the codestream, also in bits beyond
@@ -35,6 +35,7 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 
 from engine.archive.transcoding import colours
+from engine.archive.transcoding.head import ImagePixel
 from engine.errors import TranscodeError
 
 if TYPE_CHECKING:
@@ -60,36 +61,6 @@ _CONTAINER_BITS: Final = (8, 16, 32, 64)
 
 
 @dataclass(frozen=True, slots=True)
-class ImagePixel:
-    """What of the Image Pixel Module decides how samples lie."""
-
-    number_of_frames: int
-    rows: int
-    columns: int
-    samples_per_pixel: int
-    bits_allocated: int
-    bits_stored: int
-    pixel_representation: int
-    photometric_interpretation: str
-    planar_configuration: int
-
-    @property
-    def frame_samples(self) -> int:
-        """How many samples one frame has."""
-        return self.rows * self.columns * self.samples_per_pixel
-
-    @property
-    def frame_bytes(self) -> int:
-        """What one frame takes, native."""
-        return (self.frame_samples * self.bits_allocated + 7) // 8
-
-    @property
-    def decoded_bytes(self) -> int:
-        """What all frames take, native; frames of single bits follow one another without padding (PS3.5 8.1.1)."""
-        return (self.number_of_frames * self.frame_samples * self.bits_allocated + 7) // 8
-
-
-@dataclass(frozen=True, slots=True)
 class Frame:
     """One native frame."""
 
@@ -104,8 +75,7 @@ def frames(
     encapsulated: BinaryIO, transfer_syntax_uid: str, image: ImagePixel, extended_offsets: tuple[bytes, bytes] | None
 ) -> Iterator[Frame]:
     """The native frames of an encapsulated value, which is read as they are needed. Raises TranscodeError."""
-    decoder = _DECODERS.get(transfer_syntax_uid)
-    if decoder is None:
+    if transfer_syntax_uid not in _DECODERS:
         raise TranscodeError(f"nothing here decodes transfer syntax {transfer_syntax_uid}")
     if image.bits_allocated != 1 and image.bits_allocated not in _CONTAINER_BITS:
         raise TranscodeError(f"Bits Allocated (0028,0100) is {image.bits_allocated}")
@@ -116,10 +86,7 @@ def frames(
             encapsulated, number_of_frames=image.number_of_frames, extended_offsets=extended_offsets
         )
         for frame in islice(coded, image.number_of_frames):
-            samples, said = decoder(frame, transfer_syntax_uid, image)
-            samples, photometric = colours.to_native(samples, said, image.samples_per_pixel)
-            if samples.size != image.frame_samples:
-                raise TranscodeError(f"it has {samples.size} samples, {image.frame_samples} are said")
+            samples, photometric = samples_of(frame, transfer_syntax_uid, image)
             count += 1
             if image.bits_allocated == 1:
                 bits = np.concatenate((bits, samples.reshape(-1) != 0))
@@ -128,16 +95,42 @@ def frames(
                 bits = bits[whole:]
             else:
                 value = _contained(samples, image)
-            yield Frame(value, photometric, _lossy_method(frame, transfer_syntax_uid))
+            yield Frame(value, photometric, lossy_method(frame, transfer_syntax_uid))
     except TranscodeError as error:
         raise TranscodeError(f"frame {count + 1}: {error}") from error
     except Exception as error:  # whatever a decoder makes of hostile bytes: it runs in a process of its own
-        raise TranscodeError(f"frame {count + 1} cannot be decoded: {_sentence(error)}") from error
+        raise TranscodeError(f"frame {count + 1} cannot be decoded: {sentence(error)}") from error
     if count < image.number_of_frames:
         raise TranscodeError(f"there are {count} frames, Number of Frames (0028,0008) says {image.number_of_frames}")
 
 
-def _lossy_method(frame: bytes, transfer_syntax_uid: str) -> str:
+def samples_of(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[Samples, str]:
+    """One frame's samples, by pixel, and their Photometric Interpretation. Raises whatever a codec raises."""
+    samples, said = _DECODERS[transfer_syntax_uid](frame, transfer_syntax_uid, image)
+    samples, photometric = colours.to_native(samples, said, image.samples_per_pixel)
+    if samples.size != image.frame_samples:
+        raise TranscodeError(f"it has {samples.size} samples, {image.frame_samples} are said")
+    return samples, photometric
+
+
+def frame(codestream: bytes, transfer_syntax_uid: str, image: ImagePixel) -> Frame:
+    """One frame, native; of single bits too it begins with a byte of its own. Raises TranscodeError."""
+    if transfer_syntax_uid not in _DECODERS:
+        raise TranscodeError(f"nothing here decodes transfer syntax {transfer_syntax_uid}")
+    try:
+        samples, photometric = samples_of(codestream, transfer_syntax_uid, image)
+        if image.bits_allocated == 1:
+            value = np.packbits(samples.reshape(-1) != 0, bitorder="little").tobytes()
+        else:
+            value = _contained(samples, image)
+    except TranscodeError:
+        raise
+    except Exception as error:  # as above
+        raise TranscodeError(f"it cannot be decoded: {sentence(error)}") from error
+    return Frame(value, photometric, lossy_method(codestream, transfer_syntax_uid))
+
+
+def lossy_method(frame: bytes, transfer_syntax_uid: str) -> str:
     """What the codestream itself says: of what was done before it was coded nothing is known here."""
     if transfer_syntax_uid in DCT:
         return "ISO_10918_1"
@@ -155,7 +148,7 @@ def _lossy_method(frame: bytes, transfer_syntax_uid: str) -> str:
     return ""
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
     """The last line of what a decoder says, without line breaks: pydicom writes one line a plugin, after its name."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
@@ -263,10 +256,15 @@ def _deflated(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tupl
     """One raw deflate stream a frame, native within (PS3.5 A.4.12)."""
     wanted = (image.frame_samples * image.bits_allocated + 7) // 8
     inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(frame, wanted + 1)
-    return _native(inflated, transfer_syntax_uid, image)
+    return native(inflated, image)
 
 
 def _native(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[Samples, str]:
+    return native(frame, image)
+
+
+def native(frame: bytes, image: ImagePixel) -> tuple[Samples, str]:
+    """The samples of a native frame, by pixel, and what they are. Raises TranscodeError."""
     photometric = image.photometric_interpretation
     if image.bits_allocated == 1:
         bits = np.unpackbits(np.frombuffer(frame, np.uint8), bitorder="little")

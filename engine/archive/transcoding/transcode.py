@@ -1,11 +1,11 @@
 """Which transfer syntax a data set can be brought into for a peer, and the processes in which that is done.
 
 Decides nothing about when: `services.storage_scu` asks only if the peer took no stored form. Among the uncompressed
-syntaxes `dicom.convert` does it. Decompression runs in processes of its own (`decoder_pool`), since a decoder may hold
-the interpreter lock, crash, or never come back, and none of that may touch an association. They work frame by frame,
-and what comes of it waits until it is whole (`spool`). Nothing compresses.
+syntaxes `dicom.convert` does it. Codecs run in processes of their own (`process_pool`), since a codec may hold the
+interpreter lock, crash, or never come back, and none of that may touch an association. They work frame by frame, and
+what comes of it waits until it is whole (`spool`).
 
-What can be decoded with the default installation is told in `archive.transcoding.pixels`.
+`archive.transcoding.pixels` says what can be decoded, `archive.transcoding.compress` what can be encoded.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ import asyncio
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from engine.archive.transcoding.decoder_pool import DecoderPool
+from engine.archive.transcoding.head import ImagePixel
+from engine.archive.transcoding.process_pool import ProcessPool
 from engine.archive.transcoding.spool import Spool
 from engine.dicom import elements, transfer_syntax
 from engine.dicom.convert import Conversion
-from engine.dicom.sources import Source, Whole
+from engine.dicom.sources import Inflated, Source, Whole
 from engine.dicom.transfer_syntax import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR,
@@ -57,6 +59,17 @@ DECODABLE: Final = frozenset(
 )
 """What `archive.transcoding.pixels` decodes; listed here too, for that module brings numpy and the codecs with it."""
 
+ENCODABLE: Final = (
+    "1.2.840.10008.1.2.4.201",
+    "1.2.840.10008.1.2.4.90",
+    "1.2.840.10008.1.2.4.80",
+    "1.2.840.10008.1.2.4.70",
+    "1.2.840.10008.1.2.5",
+)
+"""What `archive.transcoding.compress` encodes without loss, smaller and faster first."""
+LOSSY_ENCODABLE: Final = ("1.2.840.10008.1.2.4.50",)
+"""What it encodes with a loss: only for who asks for it by name."""
+
 PREFERENCE: Final = (
     EXPLICIT_VR_LITTLE_ENDIAN.uid,
     IMPLICIT_VR_LITTLE_ENDIAN.uid,
@@ -65,6 +78,8 @@ PREFERENCE: Final = (
 )
 """What a data set is brought into, the first that the peer took: what keeps VRs first, what costs most last."""
 
+CODECS: Final = "engine.archive.transcoding.codec_process"
+"""What the processes run."""
 DECODED_BYTES_MAX: Final = 1 << 30
 """Of one native frame. A decoder process may use five times as much and a little, then it is told that there is no more
 memory."""
@@ -78,12 +93,15 @@ Result = TypeVar("Result")
 
 
 def plan(source: str, accepted: Sequence[str]) -> str | None:
-    """The transfer syntax in which to send a data set stored in `source`; None if there is no way."""
+    """The transfer syntax in which to send a data set stored in `source`; None if there is no way.
+
+    Compressed ones come last: a peer that takes a native one can be spared the work.
+    """
     if source in accepted:
         return source
     if source not in DECODABLE and not transfer_syntax.of(source).convertible:
         return None
-    return next((uid for uid in PREFERENCE if uid in accepted), None)
+    return next((uid for uid in (*PREFERENCE, *ENCODABLE) if uid in accepted), None)
 
 
 class Transcoder:
@@ -103,7 +121,7 @@ class Transcoder:
         self._directory = str(directory) if directory is not None else None
         self._reserve_bytes = reserve_bytes
         self._threads = ThreadPoolExecutor(max_workers=processes, thread_name_prefix="transcode")
-        self._pool = DecoderPool(time_limit_s, decoded_bytes_max, idle_s)
+        self._pool = ProcessPool(CODECS, time_limit_s, decoded_bytes_max, idle_s)
         # Also when nobody calls close: processes end with the last reference.
         self._end = weakref.finalize(self, _end, self._threads, self._pool)
 
@@ -112,9 +130,10 @@ class Transcoder:
         if source == target:
             return bytes(data)
         to_syntax, syntax = transfer_syntax.of(target), transfer_syntax.of(source)
-        if not to_syntax.convertible:
-            raise TranscodeError(f"nothing is compressed into {to_syntax.name}")
         found: Source = Whole(data)
+        if not to_syntax.convertible:
+            encoded = await self.encode(found, syntax, to_syntax)
+            return bytes(encoded.read(0, encoded.length))
         if not syntax.convertible:
             found, syntax = await self.decode(found, syntax)
         pieces = Conversion(found, syntax, to_syntax).pieces()
@@ -127,11 +146,40 @@ class Transcoder:
         spool = Spool(self._directory, self._reserve_bytes)
 
         def work() -> tuple[Source, TransferSyntax]:
-            self._pool.run(source, syntax.uid, spool.write)
+            self._pool.run(source, {"job": "decoding", "syntax": syntax.uid}, spool.write)
             is_explicit = elements.encoding_of(source.read(0, 8), syntax) & EXPLICIT_VR
             return spool.source(), EXPLICIT_VR_LITTLE_ENDIAN if is_explicit else IMPLICIT_VR_LITTLE_ENDIAN
 
         return await self._in_thread(work)
+
+    async def encode(self, source: Source, syntax: TransferSyntax, target: TransferSyntax) -> Source:
+        """A data set with Pixel Data compressed in `target`. Raises TranscodeError with the reason."""
+        if target.uid not in ENCODABLE and target.uid not in LOSSY_ENCODABLE:
+            raise TranscodeError(f"nothing here encodes {target.name}")
+        if syntax.uid not in DECODABLE and not syntax.convertible:
+            raise TranscodeError(f"nothing here decodes {syntax.name}")
+        spool = Spool(self._directory, self._reserve_bytes)
+
+        def work() -> Source:
+            plain, plain_syntax = source, syntax
+            if syntax.deflated:
+                plain, plain_syntax = Inflated(source), EXPLICIT_VR_LITTLE_ENDIAN
+            options = {"job": "encoding", "syntax": plain_syntax.uid, "target": target.uid}
+            self._pool.run(plain, options, spool.write)
+            return spool.source()
+
+        return await self._in_thread(work)
+
+    async def frame(self, frame: Buffer, syntax_uid: str, target_uid: str, image: ImagePixel) -> bytes:
+        """One frame, as it is stored, in another transfer syntax. Raises TranscodeError with the reason.
+
+        `frame`: its codestream, fragments joined, or its native bytes. `target_uid` "": native, by pixel, in little
+        endian.
+        """
+        options = {"job": "frame conversion", "syntax": syntax_uid, "target": target_uid, "image": asdict(image)}
+        pieces: list[Buffer] = []
+        await self._in_thread(lambda: self._pool.run(Whole(frame), options, pieces.append))
+        return b"".join([bytes(piece) for piece in pieces])
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         try:
@@ -145,6 +193,6 @@ class Transcoder:
         self._end()
 
 
-def _end(threads: ThreadPoolExecutor, pool: DecoderPool) -> None:
+def _end(threads: ThreadPoolExecutor, pool: ProcessPool) -> None:
     pool.close()
     threads.shutdown(wait=False)

@@ -1,15 +1,17 @@
-"""The decoder processes: few, started when first needed, ended when idle, killed when late. Knows no DICOM.
+"""Processes in which pixels are decoded, encoded and drawn. Knows no DICOM.
 
-One process does one job at a time for the thread that took it. `archive.transcoding.decoder` is what runs in it.
+They are few, started when first needed, ended when idle, and killed when late.
+
+One process does one job at a time for the thread that took it. `job_process` is the other side of the pipes.
 
     run ─► an idle process, or a new one ─► job ─► answer ─► idle again ─► after `idle_s`: ended
                                              └─ late, dead or nonsense: killed, TranscodeError; the next job: a new one
 
-    job       transfer syntax UID (64 bytes, NUL padded) | length of the data set u64               little endian
+    job       length of the options u32 | length of the input u64, and the options in JSON          little endian
     answers   u8 | u64 | u64, any number of them, then the last:
               0 done | 0 | 0            1 not possible | length | 0, and a sentence in UTF-8
-              2 wanted | offset | length: the bytes of the data set there follow on the decoder's input
-              3 piece | length | 0, and that much of the data set with native Pixel Data
+              2 read | offset | length: the bytes of the input there follow on the process's standard input
+              3 piece | length | 0, and that much of the result
 
 So neither side holds more of an object than a piece and a frame.
 """
@@ -22,7 +24,9 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import orjson
 
 from engine import interpreter
 from engine.errors import TranscodeError
@@ -32,14 +36,17 @@ if TYPE_CHECKING:
 
     from engine.dicom.sources import Source
 
-JOB: Final = struct.Struct("<64sQ")
+JOB: Final = struct.Struct("<IQ")
 ANSWER: Final = struct.Struct("<BQQ")
 DONE: Final = 0
 NOT_POSSIBLE: Final = 1
-WANTED: Final = 2
+READ: Final = 2
 PIECE: Final = 3
 
 PIECE_BYTES: Final = 1 << 20
+
+Options: TypeAlias = dict[str, Any]
+"""What a job is words: "job" names it, the rest is its own. Plain values only."""
 
 SLOWEST_BYTES_PER_S: Final = 1 << 20
 """A job that has given so much may take a second more than the limit."""
@@ -66,10 +73,12 @@ def write_all(fd: int, data: Buffer) -> None:
         view = view[os.write(fd, view[:PIECE_BYTES]) :]
 
 
-class DecoderPool:
-    """Used from the transcoder's threads, of which there are as many as there may be processes."""
+class ProcessPool:
+    """Used from threads, of which there are as many as there may be processes."""
 
-    def __init__(self, time_limit_s: float, decoded_bytes_max: int, idle_s: float) -> None:
+    def __init__(self, module: str, time_limit_s: float, decoded_bytes_max: int, idle_s: float) -> None:
+        """`module`: what each process runs. `decoded_bytes_max`: of one native frame."""
+        self._module = module
         self._time_limit_s = time_limit_s
         self._decoded_bytes_max = decoded_bytes_max
         self._idle_s = idle_s
@@ -78,12 +87,12 @@ class DecoderPool:
         self._working: set[_Process] = set()
         self._is_closed = False
 
-    def run(self, source: Source, transfer_syntax_uid: str, take: Callable[[Buffer], None]) -> None:
-        """Does one job, and waits for it; `take` gets the pieces of the answer. Raises TranscodeError."""
+    def run(self, source: Source, options: Options, take: Callable[[Buffer], None]) -> None:
+        """Does one job, and waits for it; `take` gets the pieces of the result. Raises TranscodeError."""
         process = self._take()
         is_well = False
         try:
-            why = process.run(source, transfer_syntax_uid, take, self._time_limit_s)
+            why = process.run(source, options, take, self._time_limit_s)
             is_well = True
         finally:
             self._give_back(process, is_well)
@@ -101,7 +110,7 @@ class DecoderPool:
                     break
                 process.end()
             else:
-                process = _Process(self._decoded_bytes_max)
+                process = _Process(self._module, self._decoded_bytes_max)
             self._working.add(process)
             return process
 
@@ -138,10 +147,10 @@ class DecoderPool:
 class _Process:
     """One process, and our side of the protocol."""
 
-    def __init__(self, decoded_bytes_max: int) -> None:
+    def __init__(self, module: str, decoded_bytes_max: int) -> None:
         try:
             self._process = subprocess.Popen(
-                interpreter.command("engine.archive.transcoding.decoder", str(decoded_bytes_max)),
+                interpreter.command(module, str(decoded_bytes_max)),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -150,36 +159,34 @@ class _Process:
                 env=interpreter.environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1"),
             )
         except OSError as error:
-            raise TranscodeError(f"no decoder process can be started: {error.strerror}") from error
+            raise TranscodeError(f"no process can be started to decode: {error.strerror}") from error
 
     @property
     def is_alive(self) -> bool:
         """Whether it has not ended by itself."""
         return self._process.poll() is None
 
-    def run(
-        self, source: Source, transfer_syntax_uid: str, take: Callable[[Buffer], None], time_limit_s: float
-    ) -> str | None:
+    def run(self, source: Source, options: Options, take: Callable[[Buffer], None], time_limit_s: float) -> str | None:
         """Does one job: why it was not possible, or None. After an exception the process is good for nothing."""
         watch = _Watch(time_limit_s, self.kill)
         try:
-            return self._exchange(source, transfer_syntax_uid, take, watch)
+            return self._exchange(source, options, take, watch)
         except (BrokenPipeError, EOFError) as error:
             how = f"took more than {time_limit_s:g} s" if watch.is_late else f"failed: its process {self._fate()}"
-            raise TranscodeError(f"decoding transfer syntax {transfer_syntax_uid} {how}") from error
+            subject = f" transfer syntax {options['syntax']}" if "syntax" in options else ""
+            raise TranscodeError(f"{options['job']}{subject} {how}") from error
         finally:
             watch.end()
 
-    def _exchange(
-        self, source: Source, transfer_syntax_uid: str, take: Callable[[Buffer], None], watch: _Watch
-    ) -> str | None:
+    def _exchange(self, source: Source, options: Options, take: Callable[[Buffer], None], watch: _Watch) -> str | None:
         if self._process.stdin is None or self._process.stdout is None:
             raise EOFError
         jobs, answers = self._process.stdin.fileno(), self._process.stdout.fileno()
-        write_all(jobs, JOB.pack(transfer_syntax_uid.encode("ascii"), source.length))
+        words = orjson.dumps(options)
+        write_all(jobs, JOB.pack(len(words), source.length) + words)
         while True:
             kind, first, second = ANSWER.unpack(read_exactly(answers, ANSWER.size))
-            if kind == WANTED and first + second <= source.length:
+            if kind == READ and first + second <= source.length:
                 for at in range(first, first + second, PIECE_BYTES):
                     write_all(jobs, source.read(at, min(PIECE_BYTES, first + second - at)))
             elif kind == PIECE and first <= PIECE_BYTES:
