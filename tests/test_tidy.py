@@ -49,6 +49,7 @@ DOORS = {
     "elements": "dicom/elements.py",
     "reencoder": "dicom/reencoding.py",
     "scan": "dicom/elements.py",
+    "json_model": "dicom/json_model.py",
     "crc32c": "storage/record.py",
     "disk": "storage/files.py",
     "heads": "index/apply/bulk.py",
@@ -292,6 +293,7 @@ def test_no_module_is_dead() -> None:
     """A module that nothing imports is either an entry point or left over."""
     entries = {"engine.__main__", "engine.archive.transcoding.codec_process", "engine.cli.backend"}
     entries |= {"engine.server.caretaker", "engine.server.worker"}
+    entries |= {"engine.dicom.json_model"}  # until the HTTP front end is there
     reached = {name for path in modules() for _, name in imported(path)}
     reached |= {name.rpartition(".")[0] for name in reached}
     dead = [

@@ -1,7 +1,7 @@
 """The compiled parsers under the address and undefined-behaviour sanitizers, a few seconds' worth of it.
 
-The long run is `tools/sanitize FOLDER` (ext/README.md). Only elements, scan and receive are built here, which read what
-peers send; the others count, or write what we say.
+The long run is `tools/sanitize FOLDER` (ext/README.md). Only elements, scan, receive and json_model are built here,
+which read what peers send; the others count, or write what we say.
 
 They are compiled once for the same sources, compiler and Python, and kept in the environment's folder (`cache/`).
 """
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = int(os.environ.get("FILMROOM_FUZZ_RUNS", "300"))
-STEMS = ("elements", "scan", "receive")
+STEMS = ("elements", "scan", "receive", "json_model")
 CACHE = Path(sys.prefix) / "cache" / "sanitized"
 
 TOO_FAR = """
@@ -130,7 +130,7 @@ def test_parsers_under_sanitizers(tmp_path: Path) -> None:
         assert str(tmp_path) in where.stdout, where.stderr
         assert b"__asan_init" in Path(where.stdout.strip()).read_bytes()
     assert "heap-buffer-overflow" in python("-c", TOO_FAR).stderr
-    done = python("-m", "tests.fuzz.run", "extract,walk,reencode,blob,identifier", str(5 * RUNS))
+    done = python("-m", "tests.fuzz.run", "extract,json-model,walk,reencode,blob,identifier", str(5 * RUNS))
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     done = python("-m", "tests.fuzz.receive", str(RUNS // 20))
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]

@@ -8,6 +8,7 @@ twins agree. Frames are decoded by Python and RLE alone: the foreign codecs have
 
 from __future__ import annotations
 
+import json
 import random
 import struct
 import zlib
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import PosixPath
+from typing import Any
 
 from pydicom.encaps import encapsulate
 from pynetdicom.tests import encoded_dimse_msg as golden_messages
@@ -24,7 +26,7 @@ from engine.archive.commitment.judge import Verdict
 from engine.archive.interchange import dicomdir, directory_records
 from engine.archive.transcoding.decompress import decompress
 from engine.config import reader
-from engine.dicom import elements, identifier, part10, reencoding, tags, transfer_syntax, values
+from engine.dicom import charset, elements, identifier, json_model, part10, reencoding, tags, transfer_syntax, values
 from engine.dicom.convert import convert
 from engine.dicom.sources import Whole
 from engine.dimse import assembly, command, messages
@@ -283,6 +285,29 @@ def _extract(data: bytes) -> None:
     assert syntax.deflated or head.pixel_data_offset == -1 or 0 <= head.pixel_data_offset <= len(data) - 8
 
 
+def _json_model(data: bytes) -> None:
+    """What is written is JSON with ascending keys, and needs no more room than its bytes can ask for."""
+    choice, data = data[0] if data else 0, data[1:]
+    encoding = ENCODINGS[choice % 3]
+    writer = json_model._ext.Writer(charset.decode, (64, 128, 256, 64, 1 << 20))
+    for prefix in (b"/bulk", None):
+        try:
+            written = writer.data_set(data, encoding, prefix, b"", bool(choice & 128))
+        except elements._ext.Malformed:
+            continue
+        _ascending(json.loads(written))
+        assert len(written) <= 64 * len(data) + 100
+
+
+def _ascending(model: dict[str, Any]) -> None:
+    assert list(model) == sorted(model)
+    for attribute in model.values():
+        assert len(attribute) <= 2
+        if attribute["vr"] == "SQ":
+            for item in attribute.get("Value", ()):
+                _ascending(item)
+
+
 def _extract_twins(data: bytes) -> None:
     choice, data = data[0] if data else 0, data[1:4000]
     encoding = ENCODINGS[choice % 3]
@@ -509,6 +534,7 @@ TARGETS: dict[str, Target] = {
     "extract": Target(_extract, lambda: list(_transfer_seeds())),
     "scan-pieces": Target(_scan_pieces, lambda: list(_data_set_seeds())),
     "extract-twins": Target(_extract_twins, lambda: list(_data_set_seeds())),
+    "json-model": Target(_json_model, lambda: list(_data_set_seeds())),
     "walk": Target(_walk, lambda: list(_data_set_seeds())),
     "reencode": Target(_reencode, lambda: list(_data_set_seeds())),
     "convert": Target(_convert, lambda: list(_transfer_seeds())),

@@ -1,0 +1,109 @@
+"""Data sets as the DICOM JSON Model (PS3.18 annex F), and what annex F leaves open; the door to _ext.json_model.
+
+`encode` writes one instance in one pass over its bytes, in whatever encoding they are. Reading is `json_reader`'s.
+
+    keys            8 hexadecimal digits, ascending, each once; no group lengths, nothing of groups 0000 and 0002
+    text            UTF-8, without the spaces that do not count; (0008,0005), where it is or is needed, says ISO_IR 192
+    VR              on the wire; the dictionary's where there is none, or UN; "US or SS" by Pixel Representation
+    DS, IS, SV, UV  numbers where a double has them exactly (16 digits, 32 bits, 53 bits), else the text as it stands
+    FL, FD          the double that has the same value
+    InlineBinary    up to BINARY_INLINE_BYTES_MAX, tables of group 0028 to TABLE_INLINE_BYTES_MAX; little endian always
+    BulkDataURI     longer ones; Pixel Data of the top level always; FL and FD with NaN or infinity in them, for which
+                    JSON has no number; numbers and text beyond TEXT_INLINE_BYTES_MAX, where annex F allows it
+    UN              values whose length is no multiple of their number's, and sequences in which no items are
+
+A BulkDataURI is the prefix that the caller gives, and the way to the element: tags, and numbers of items from 1 on.
+
+    PREFIX/7FE00010        PREFIX/54000100/1/54001010
+
+Items of undefined length, implicit VR below UN and what else `elements` forgives is forgiven here too.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from typing import TYPE_CHECKING, Final
+
+from engine._ext import json_model as _ext
+from engine.errors import DataSetError
+
+from . import charset, tags
+from .elements import INFLATED_BYTES_MAX, SCAN_LIMITS
+from .transfer_syntax import TransferSyntax
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+BINARY_INLINE_BYTES_MAX: Final = 1 << 10
+TABLE_INLINE_BYTES_MAX: Final = 4 << 10
+"""Palettes and LUTs, which viewers need for the first image, and read from the metadata alone."""
+TEXT_INLINE_BYTES_MAX: Final = 64 << 10
+"""Of what is text or a number: contours of RT structure sets are seldom longer."""
+
+_ext.configure(tags.packed())
+
+_LIMITS: Final = (
+    BINARY_INLINE_BYTES_MAX,
+    TABLE_INLINE_BYTES_MAX,
+    TEXT_INLINE_BYTES_MAX,
+    SCAN_LIMITS.nesting_depth_max,
+    SCAN_LIMITS.element_count_max,
+)
+
+
+class _Writers(threading.local):
+    """One writer a thread, with the room that its last data set needed."""
+
+    def __init__(self) -> None:
+        self.writer = _ext.Writer(charset.decode, _LIMITS)
+
+
+_writers: Final = _Writers()
+
+
+def encode(
+    data: Buffer,
+    transfer_syntax: TransferSyntax,
+    bulk_data: str | None,
+    *,
+    tail: Buffer = b"",
+    may_be_cut: bool = False,
+) -> bytes:
+    """An instance as one JSON object.
+
+    `data` may end within top-level Pixel Data, its header is enough; `tail` is then what follows it. `bulk_data` is
+    what BulkDataURIs begin with, without the last slash; None puts every value inline, but for Pixel Data, which has
+    no value then. `may_be_cut`: an instance that ends early is written as far as it goes. Raises DataSetError where
+    `data` ends anywhere else or is no data set.
+    """
+    prefix = None if bulk_data is None else _checked(bulk_data)
+    if transfer_syntax.deflated:
+        data = _inflated(data)
+    try:
+        return _writers.writer.data_set(data, transfer_syntax.encoding, prefix, tail, may_be_cut)
+    except _ext.Malformed as error:
+        raise DataSetError(str(error)) from None
+
+
+def encode_element(tag: int, vr: str, value: Buffer) -> bytes:
+    """`"GGGGEEEE":{…}` of a value as the index has it: UTF-8, little endian, a sequence in Explicit VR Little Endian.
+
+    Every value is inline; NaN and infinity are null. Items that cannot be read are left out.
+    """
+    return _writers.writer.element(tag, ord(vr[0]) << 8 | ord(vr[1]), value)
+
+
+def _inflated(data: Buffer) -> bytes:
+    """As far as `elements` goes; what is left out then is Pixel Data, or `encode` finds an end within an element."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        return inflater.decompress(data, INFLATED_BYTES_MAX)
+    except zlib.error as error:
+        raise DataSetError(f"the deflated data set cannot be inflated: {error}") from None
+
+
+def _checked(bulk_data: str) -> bytes:
+    if not bulk_data.isascii() or not bulk_data.isprintable() or '"' in bulk_data or "\\" in bulk_data:
+        raise ValueError(f"no URI that JSON could hold as it is: {bulk_data!r}")
+    return bulk_data.encode("ascii")
