@@ -158,7 +158,7 @@ def fill_directly(
 ) -> FillResult:
     """Through the archive's own ingest in this process, without a network: some five times as fast as C-STORE."""
     from engine.archive.archive import Archive
-    from engine.archive.ingest.entry import ReceivedInstance
+    from engine.archive.ingest.request import ReceivedInstance
     from engine.errors import EngineError
     from engine.storage.record import crc32c
 

@@ -63,8 +63,6 @@ CIRCLES = {
     "engine.archive.archive",
     "engine.archive.lifecycle.deletion",
     "engine.archive.lifecycle.holds",
-    "engine.archive.ingest.live",
-    "engine.archive.ingest.stream",
     # The index takes checkpoints and searches of itself.
     "engine.index.upkeep.checkpoint",
     "engine.index.query.search",

@@ -22,31 +22,28 @@ from typing import TYPE_CHECKING
 from engine import log
 from engine.archive import extras, rebuilding
 from engine.archive import layout as layouts
-from engine.archive.ingest.entry import ReceivedInstance, make_entry, scan
-from engine.archive.ingest.stream import StreamedRecord
-from engine.archive.ingest.writer import POLICIES, VERSIONS_MAX, Store
+from engine.archive.ingest.batch import BatchIngestor
+from engine.archive.ingest.request import ReceivedInstance
+from engine.archive.ingest.resolver import VERSIONS_MAX
+from engine.archive.ingest.writer import Writer
 from engine.archive.keeper import Keeper, Progress
 from engine.archive.lifecycle import deletion, holds
 from engine.archive.lifecycle.deletion import Deletion
 from engine.archive.lifecycle.ledger_copy import LEDGER_SEGMENT_BYTES
-from engine.archive.readonly import RefusingLog, RefusingStore, UnwrittenIndex, is_unwritable, refuse
+from engine.archive.readonly import RefusingLog, RefusingWriter, UnwrittenIndex, is_unwritable, refuse
 from engine.archive.register import Register
 from engine.archive.retrieve import Retrieval
 from engine.archive.selection import Selection
 from engine.dicom import part10
-from engine.dicom.content import ELEMENTS_MAX
 from engine.dicom.extra import ExtraSet
 from engine.errors import (
     ArchiveInUse,
-    CorruptRecord,
     EngineError,
-    InstanceRefused,
     StorageError,
     StorageFailed,
     StorageFull,
 )
 from engine.index.catalog import Catalog
-from engine.index.format.entry import HEAL, POLICY_MASK, POLICY_REPLACE, Entry
 from engine.index.format.types import Instance, Level, Match, Named, Outcome, Query
 from engine.index.query.explanation import Explanation
 from engine.index.query.keywords import question
@@ -55,7 +52,6 @@ from engine.index.query.search import search, search_steps
 from engine.index.upkeep import rebuild
 from engine.storage.files import Files
 from engine.storage.log import LogReader, SegmentLog
-from engine.storage.record import crc32c
 
 if TYPE_CHECKING:
     import pydicom
@@ -65,9 +61,6 @@ logger = log.get("archive")
 
 PREPARE_S = 0.2
 """How long a start may prewrite its first segment."""
-
-RESENT_BYTES_MAX = 64 << 20
-"""Of two data sets under one UID that are compared in line; longer ones are stored first."""
 
 UIDS_AT_ONCE = 500
 """Of what a query matched, named in one retrieval: so many are looked up at a time."""
@@ -94,9 +87,10 @@ class Archive:
         self.retrieval = Retrieval(index, self.reader)
         self.register = Register(layout, files) if keeper is None else keeper.register
         self.files = files
-        self._store: Store | None = None
-        self._ledger: Store | None = None
+        self._store: Writer | None = None
+        self._ledger: Writer | None = None
         self._ingesting = threading.Lock()
+        self._batch_port: BatchIngestor | None = None
         self._unwritten: UnwrittenIndex | None = None
 
     @classmethod
@@ -181,10 +175,10 @@ class Archive:
 
     # -- in -------------------------------------------------------------------------------------
 
-    def writer(self, label: str, options: StorageOptions | None = None) -> Store:
+    def writer(self, label: str, options: StorageOptions | None = None) -> Writer:
         """This process's store, opened at the first call; `label` names the writer in its segments' headers."""
         if self._store is None and self.is_read_only:
-            self._store = RefusingStore(self.index, RefusingLog(self.layout, self.files), self.reader, self.layout)
+            self._store = RefusingWriter(self.index, RefusingLog(self.layout, self.files), self.reader, self.layout)
         if self._store is None:
             options = options or StorageOptions()
             segment_log = SegmentLog(
@@ -196,10 +190,10 @@ class Archive:
                 reserve_bytes=options.disk_reserve_bytes,
                 prewrite_bytes=options.prewrite_bytes,
             )
-            self._store = Store(self.index, segment_log, self.reader, versions_max=options.versions_max)
+            self._store = Writer(self.index, segment_log, self.reader, versions_max=options.versions_max)
         return self._store
 
-    def ledger(self) -> Store:
+    def ledger(self) -> Writer:
         """This process's log of tombstones, holds and corrections, opened at first. Use it under `locks.ledger`.
 
         Apart from the one that ingests: the reserve of the disk does not hold for it, and another thread may use it.
@@ -214,7 +208,7 @@ class Archive:
                 writer=f"ledger-{os.getpid()}",
                 segment_bytes=LEDGER_SEGMENT_BYTES,
             )
-            self._ledger = Store(self.index, segment_log, self.reader)
+            self._ledger = Writer(self.index, segment_log, self.reader)
         return self._ledger
 
     def prepare_writer(self) -> None:
@@ -242,70 +236,7 @@ class Archive:
 
         One answer an item, in order: what became of it, or why it was refused.
         """
-        with self._ingesting:
-            store = self.writer(f"import-{os.getpid()}")
-            answers: list[Outcome | EngineError] = []
-            entries: list[Entry] = []
-            waiting: list[int] = []
-            for item in items:
-                answer = self._place(store, item, POLICIES[policy])
-                if isinstance(answer, Entry):
-                    waiting.append(len(answers))
-                    entries.append(answer)
-                    answers.append(Outcome.STORED)
-                else:
-                    answers.append(answer)
-            if entries:
-                store.log.sync()
-                for where, entry, outcome in zip(waiting, entries, store.apply(entries), strict=True):
-                    answers[where] = self._healed(store, entry, outcome) if entry.flags & HEAL else outcome
-            store.seal_rolled()
-            return answers
-
-    def _place(self, store: Store, item: ReceivedInstance, policy: int) -> Entry | Outcome | EngineError:
-        try:
-            found = scan(item.payload, item.transfer_syntax_uid)
-            entry = make_entry(
-                found,
-                transfer_syntax_uid=item.transfer_syntax_uid,
-                calling_ae_title=item.calling_ae_title,
-                sop_class_uid=item.sop_class_uid,
-                sop_instance_uid=item.sop_instance_uid,
-            )
-            length, crc = item.payload_length, item.payload_crc
-            stored = store.same_instance(entry, length, crc)
-            if stored is not None:
-                same = store.confirm_same(entry, stored, item.payload, length, crc, durable=True)
-                if same is not None:
-                    return Outcome.DUPLICATE if store.is_current(same) else Outcome.KEPT_ASIDE
-                policy |= HEAL
-            elif entry.stamp:
-                resent = self._resent(store, entry, item, policy, found.cut)
-                if resent is not None:
-                    return Outcome.DUPLICATE if store.is_current(resent) else Outcome.KEPT_ASIDE
-                policy = store.policy_against(entry, policy, found.cut)
-            store.append(entry, item.payload, length, crc, policy)
-            return entry
-        except (InstanceRefused, CorruptRecord) as error:
-            return error
-
-    def _resent(self, store: Store, entry: Entry, item: ReceivedInstance, policy: int, cut: str) -> Instance | None:
-        """What is stored with the same content in other bytes; nobody waits for an answer here."""
-        if cut or policy & POLICY_MASK == POLICY_REPLACE:
-            return None
-        return store.resent(
-            entry,
-            item.payload,
-            item.payload_length,
-            durable=True,
-            bytes_max=RESENT_BYTES_MAX,
-            elements_max=ELEMENTS_MAX,
-        )
-
-    def _healed(self, store: Store, entry: Entry, outcome: Outcome) -> Outcome:
-        """What is said of a copy that took a damaged one's place."""
-        store.clear_healed(entry.sop_instance_uid)
-        return Outcome.KEPT_ASIDE if outcome is Outcome.KEPT_ASIDE else Outcome.STORED
+        return self._batches().ingest(items, policy=policy)
 
     def ingest_stream(
         self,
@@ -319,29 +250,15 @@ class Archive:
 
         Raises InstanceRefused, StorageFull or StorageFailed.
         """
+        return self._batches().ingest_stream(
+            chunks, transfer_syntax_uid=transfer_syntax_uid, calling_ae_title=calling_ae_title, policy=policy
+        )
+
+    def _batches(self) -> BatchIngestor:
         with self._ingesting:
-            store = self.writer(f"import-{os.getpid()}")
-            record = StreamedRecord(
-                store,
-                transfer_syntax_uid=transfer_syntax_uid,
-                calling_ae_title=calling_ae_title,
-                sop_class_uid=None,
-                sop_instance_uid=None,
-            )
-            try:
-                crc = 0
-                for chunk in chunks:
-                    view = memoryview(chunk).cast("B")
-                    crc = crc32c(view, crc)
-                    record.scan([view])
-                    record.append([view], len(view))
-                entry = record.entry()
-                record.finish(entry, crc, POLICIES[policy])
-            except BaseException:
-                record.abort()
-                raise
-            outcome = store.apply([entry])[0]
-            return self._healed(store, entry, outcome) if entry.flags & HEAL else outcome
+            if self._batch_port is None:
+                self._batch_port = BatchIngestor(self.writer(f"import-{os.getpid()}"))
+            return self._batch_port
 
     # -- out ------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@
                               there if it was closed cleanly and no process has it open, else one is made from the log
                               in a temporary directory, and thrown away at the end
 
-`RefusingStore` stands where a writing process has its store: everything that would write raises ArchiveReadOnly.
+`RefusingWriter` stands where a writing process has its writer: everything that would write raises ArchiveReadOnly.
 Not here: how the log is read without being changed (`index.rebuild`, follow).
 """
 
@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from engine import log as logs
-from engine.archive.ingest.writer import Store
+from engine.archive.ingest.resolver import Resolver
+from engine.archive.ingest.writer import Writer
 from engine.archive.layout import REPLICA, Layout
 from engine.errors import ArchiveReadOnly, IndexError_, StorageError
 from engine.index.catalog import Catalog
@@ -81,19 +82,28 @@ class UnwrittenIndex:
             self._folder.cleanup()
 
 
-class RefusingStore(Store):
-    """A store that takes nothing."""
+class RefusingResolver(Resolver):
+    """Acknowledges nothing, not even what is there already."""
+
+    def __init__(self, resolver: Resolver, layout: Layout) -> None:
+        super().__init__(resolver.index, resolver.reader, resolver.sync_segment, versions_max=resolver.versions_max)
+        self._layout = layout
+
+    def look_up(self, entry: Entry, length: int, crc: int) -> Instance | None:
+        """Raises ArchiveReadOnly."""
+        refuse(self._layout)
+
+
+class RefusingWriter(Writer):
+    """A writer that takes nothing."""
 
     def __init__(self, index: Catalog, log: SegmentLog, reader: LogReader, layout: Layout) -> None:
         super().__init__(index, log, reader)
+        self.resolver = RefusingResolver(self.resolver, layout)
         self._layout = layout
 
-    def same_instance(self, entry: Entry, length: int, crc: int) -> Instance | None:
-        """Raises ArchiveReadOnly: not even what is there already is acknowledged."""
-        refuse(self._layout)
-
     def append(
-        self, entry: Entry, payload: Sequence[Buffer], length: int, crc: int, policy: int, *, sync_soon: bool = True
+        self, entry: Entry, payload: Sequence[Buffer], length: int, crc: int, flags: int, *, sync_soon: bool = True
     ) -> None:
         """Raises ArchiveReadOnly."""
         refuse(self._layout)

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 from engine import guards, log
 from engine.access import Action
-from engine.archive.ingest.live import StoreRequest
+from engine.archive.ingest.request import POLICIES, StoreRequest
 from engine.archive.ingest.stream import StreamIngest
-from engine.archive.ingest.writer import POLICIES
 from engine.dicom.elements import SCAN_LIMITS, ScanLimits
 from engine.dimse.assembly import DataSet, p_data_tf
 from engine.dimse.messages import CStoreRQ, CStoreRSP

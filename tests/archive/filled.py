@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine.archive.archive import Archive, StorageOptions
-from engine.archive.ingest.entry import ReceivedInstance
+from engine.archive.ingest.request import ReceivedInstance
 from engine.archive.verify import check
 from engine.dicom import tags
 from engine.errors import EngineError

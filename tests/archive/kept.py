@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from engine.archive.archive import Archive, StorageOptions
-from engine.archive.ingest.entry import ReceivedInstance
+from engine.archive.ingest.request import ReceivedInstance
 from engine.errors import EngineError
 from engine.index.format.types import Instance, Outcome
 from engine.index.upkeep import audit

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from engine.archive.ingest.entry import ReceivedInstance, make_entry, scan
+from engine.archive.ingest.entry import make_entry, scan
+from engine.archive.ingest.request import ReceivedInstance
 from engine.errors import CorruptRecord, EngineError, InstanceRefused
 from engine.index.format.types import Instance, Outcome, Query
 from engine.storage.record import Position, crc32c

@@ -26,7 +26,7 @@ from engine.archive.copies.replica import Replica
 from engine.archive.copies.replication import Replication, Status
 from engine.archive.copies.restore import restore
 from engine.archive.ingest.entry import make_entry, scan
-from engine.archive.ingest.writer import POLICIES
+from engine.archive.ingest.request import POLICIES
 from engine.archive.lifecycle.compaction import Compactor
 from engine.archive.pace import Pace
 from engine.config import Compaction

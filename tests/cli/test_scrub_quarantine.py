@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine import cli
-from engine.archive.ingest.entry import ReceivedInstance
+from engine.archive.ingest.request import ReceivedInstance
 from engine.cli import exit_codes
 from engine.dicom import convert, transfer_syntax
 from engine.storage.record import crc32c

@@ -18,7 +18,7 @@ import pytest
 from engine import cli
 from engine.archive.archive import Archive
 from engine.archive.commitment.transactions import Transaction, Transactions
-from engine.archive.ingest.entry import ReceivedInstance
+from engine.archive.ingest.request import ReceivedInstance
 from engine.archive.lifecycle import reindex
 from engine.config import Config
 from engine.config.schema import Attribute, Limits, Peer, Storage, Target

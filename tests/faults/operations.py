@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from engine.archive import verify
-from engine.archive.ingest.entry import ReceivedInstance
+from engine.archive.ingest.request import ReceivedInstance
 from engine.dicom import tags
 from engine.errors import CorruptRecord, EngineError
 from engine.index.format.types import Level, Outcome, Query

@@ -24,7 +24,8 @@ from typing import Protocol
 import orjson
 
 from engine.archive.archive import Archive, StorageOptions
-from engine.archive.ingest.live import Ingestor, StoreRequest
+from engine.archive.ingest.live import Ingestor
+from engine.archive.ingest.request import StoreRequest
 from engine.archive.lifecycle.compaction import Compactor
 from engine.config.schema import Compaction
 from engine.errors import EngineError

@@ -33,8 +33,8 @@ from engine import log
 from engine.archive import archive as archives
 from engine.archive import keeper as keepers
 from engine.archive.archive import Archive, StorageOptions
-from engine.archive.ingest.live import Ingestor, StoreRequest
-from engine.archive.ingest.writer import POLICIES
+from engine.archive.ingest.live import Ingestor
+from engine.archive.ingest.request import POLICIES, StoreRequest
 from engine.errors import EngineError, StorageFailed
 from engine.index.database import environment as environments
 from engine.index.database.environment import Environment
@@ -372,7 +372,7 @@ class Worker:
         self.store = self.archive.writer(self.name, world.options)
         self.loop = Loop()
         self.failed: EngineError | None = None
-        with patch("engine.archive.ingest.live.GroupCommit", GroupCommitByHand):
+        with patch("engine.archive.ingest.committer.GroupCommit", GroupCommitByHand):
             self.ingestor = Ingestor(self.loop, self.store, self._failed)  # type: ignore[arg-type]
 
     def _failed(self, error: EngineError) -> None:
@@ -401,7 +401,7 @@ class Worker:
 
     def kill(self) -> None:
         """kill -9 of this process alone."""
-        self.ingestor._executor.shutdown()
+        self.ingestor._committer.stop()
         self.files.end()
 
 
@@ -532,7 +532,7 @@ class World:
     def _end_process(self) -> None:
         """Lets go of what the dead processes held of this one: descriptors, maps, threads. Writes nothing."""
         for worker in self.workers:
-            worker.ingestor._executor.shutdown()
+            worker.ingestor._committer.stop()
         self.workers = []
         archive, self.archive = self.archive, None
         if archive is not None and archive.keeper is not None:

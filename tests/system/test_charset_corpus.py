@@ -22,7 +22,7 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import TEXT_VR_DELIMS, PersonName
 
 from engine.archive.archive import Archive, StorageOptions
-from engine.archive.ingest.entry import ReceivedInstance
+from engine.archive.ingest.request import ReceivedInstance
 from engine.dicom import tags
 from engine.index.format.types import Level, Match, Outcome, Query
 from engine.storage.record import crc32c

@@ -25,7 +25,7 @@ from pydicom.dataset import Dataset
 from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
 
 from engine.archive.archive import Archive
-from engine.archive.ingest.entry import ReceivedInstance
+from engine.archive.ingest.request import ReceivedInstance
 from engine.storage.record import crc32c
 from tests import samples
 from tests.oracle import comparison, key_matching, matcher, query_question, query_world

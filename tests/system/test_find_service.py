@@ -11,7 +11,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from engine.archive.archive import Archive
-from engine.archive.ingest.entry import ReceivedInstance
+from engine.archive.ingest.request import ReceivedInstance
 from engine.storage.record import crc32c
 from tests import samples
 from tests.system import foreign

@@ -25,7 +25,7 @@ import orjson
 import pytest
 
 from engine.archive.archive import Archive
-from engine.archive.ingest.entry import ReceivedInstance
+from engine.archive.ingest.request import ReceivedInstance
 from engine.archive.verify import check
 from engine.index.format.types import Level, Query
 from engine.storage.record import crc32c

@@ -1,7 +1,6 @@
-"""One instance on its way in: attribute scan, checks, duplicate look-up, append, index entry.
+"""From a data set to its index entry: reads the attributes that the index keeps, and checks the UIDs.
 
-Does not wait: `storage.commit` makes durable and visible what is prepared here. Knows no DIMSE status:
-what cannot be kept raises InstanceRefused with the reason.
+Neither looks anything up nor writes. Knows no DIMSE status: what cannot be kept raises InstanceRefused with the reason.
 """
 
 from __future__ import annotations
@@ -9,16 +8,19 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engine.archive.ingest.request import Answer
 from engine.dicom import elements, extra, transfer_syntax
-from engine.errors import DataSetError, InstanceRefused, Refusal
+from engine.errors import DataSetError, EngineError, InstanceRefused, Refusal
 from engine.index.format.entry import Entry
 from engine.storage.record import Position
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+    from engine.archive.ingest.request import StoreRequest
+    from engine.index.format.types import Outcome
 
 UNPLACED = Position(0, 0, 0, 0, 0, 0)
 """The position of an entry that has not been appended yet."""
@@ -45,22 +47,6 @@ class StampClock:
         return self._last
 
 
-@dataclass(slots=True)
-class ReceivedInstance:
-    """A whole data set in memory, as a front end received it."""
-
-    payload: Sequence[Buffer]
-    payload_length: int
-    """Bytes."""
-    payload_crc: int
-    """crc32c of the payload."""
-    transfer_syntax_uid: str
-    calling_ae_title: str = ""
-    sop_class_uid: str | None = None
-    """As the C-STORE command or the file meta information names it; None: not compared."""
-    sop_instance_uid: str | None = None
-
-
 def scan(
     payload: Sequence[Buffer], transfer_syntax_uid: str, limits: elements.ScanLimits = elements.SCAN_LIMITS
 ) -> elements.Head:
@@ -83,45 +69,69 @@ def unreadable(error: DataSetError) -> InstanceRefused:
 
 
 def make_entry(
-    found: elements.Head,
+    head: elements.Head,
     *,
     transfer_syntax_uid: str,
     calling_ae_title: str,
     sop_class_uid: str | None,
     sop_instance_uid: str | None,
+    study_instance_uid: str | None = None,
     accept_truncated: bool = False,
 ) -> Entry:
-    """The index entry of a data set of which this was found; position and stamp are still open.
+    """The index entry of a data set with this head; position and stamp are still open.
 
-    Raises InstanceRefused when the data set ends early and that is not accepted, or is not what the command says.
+    Raises InstanceRefused when the data set ends early and that is not accepted, or is not the one announced.
     """
-    if found.cut and not accept_truncated:
-        raise InstanceRefused(f"the data set {found.cut}")
-    _check_uid("SOP Instance UID (0008,0018)", found.sop_instance_uid)
-    _check_uid("SOP Class UID (0008,0016)", found.sop_class_uid)
-    _check_uid("Study Instance UID (0020,000D)", found.study_instance_uid)
-    _check_uid("Series Instance UID (0020,000E)", found.series_instance_uid)
-    if sop_class_uid is not None and sop_class_uid.encode("ascii", "replace") != found.sop_class_uid:
+    if head.cut and not accept_truncated:
+        raise InstanceRefused(f"the data set {head.cut}")
+    _check_uid("SOP Instance UID (0008,0018)", head.sop_instance_uid)
+    _check_uid("SOP Class UID (0008,0016)", head.sop_class_uid)
+    _check_uid("Study Instance UID (0020,000D)", head.study_instance_uid)
+    _check_uid("Series Instance UID (0020,000E)", head.series_instance_uid)
+    if sop_class_uid is not None and sop_class_uid.encode("ascii", "replace") != head.sop_class_uid:
         raise InstanceRefused("SOP Class UID of the data set is not the one announced", Refusal.MISMATCH)
-    if sop_instance_uid is not None and sop_instance_uid.encode("ascii", "replace") != found.sop_instance_uid:
+    if sop_instance_uid is not None and sop_instance_uid.encode("ascii", "replace") != head.sop_instance_uid:
         raise InstanceRefused("SOP Instance UID of the data set is not the one announced", Refusal.MISMATCH)
+    if study_instance_uid is not None and study_instance_uid.encode("ascii", "replace") != head.study_instance_uid:
+        raise InstanceRefused("Study Instance UID of the data set is not the one announced", Refusal.MISMATCH)
     return Entry(
         position=UNPLACED,
         flags=0,
         stamp=0,
-        sop_class_uid=found.sop_class_uid,
-        sop_instance_uid=found.sop_instance_uid,
+        sop_class_uid=head.sop_class_uid,
+        sop_instance_uid=head.sop_instance_uid,
         transfer_syntax_uid=transfer_syntax_uid.encode("utf-8", "replace"),
         calling_ae_title=calling_ae_title.encode("utf-8"),
         received_ns=time.time_ns(),
-        pixel_data_offset=found.pixel_data_offset,
-        character_set=found.specific_character_set,
-        patient=found.patient,
-        study=found.study,
-        series=found.series,
-        instance=found.instance,
+        pixel_data_offset=head.pixel_data_offset,
+        character_set=head.specific_character_set,
+        patient=head.patient,
+        study=head.study,
+        series=head.series,
+        instance=head.instance,
         mark=extra.in_effect().mark,
     )
+
+
+def entry_of(head: elements.Head, request: StoreRequest) -> Entry:
+    """The same, as a front end asks for it."""
+    return make_entry(
+        head,
+        transfer_syntax_uid=request.transfer_syntax_uid,
+        calling_ae_title=request.calling_ae_title,
+        sop_class_uid=request.sop_class_uid,
+        sop_instance_uid=request.sop_instance_uid,
+        study_instance_uid=request.study_instance_uid,
+        accept_truncated=request.accept_truncated,
+    )
+
+
+def answer_of(outcome: Outcome | EngineError, head: elements.Head | None) -> Answer:
+    """An outcome with the UIDs of its data set."""
+    if head is None:
+        return Answer(outcome, "", "", "", "")
+    uids = (head.sop_class_uid, head.sop_instance_uid, head.study_instance_uid, head.series_instance_uid)
+    return Answer(outcome, *[uid.decode("utf-8", "replace") for uid in uids])
 
 
 def _check_uid(name: str, uid: bytes) -> None:

@@ -1,8 +1,8 @@
 """Objects larger than memory on their way in: each into a segment of its own, scanned and written as its parts come.
 
-    StreamedRecord      the record: what is found in the parts, and where they are written; blocks
-    StreamIngest        one C-STORE: its parts in threads; at the end it is committed, or refused and put into
-                        quarantine as far as that has room
+    StreamedRecord      the record: what the parts say, and where they are written; blocks. Both ports use it
+    StreamIngest        one object of the live port: its parts in threads; at the end it is committed, or refused and
+                        put into quarantine as far as that has room
 
 The index keeps attributes that may lie anywhere, so what the record says of the instance is known for certain with the
 last part only. Its head is written last anyway; room for it is left free. When Pixel Data comes with the first part, as
@@ -11,10 +11,12 @@ nearly always, that is as much as it takes, else as much as it may be.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from engine import log
-from engine.archive.ingest.entry import make_entry, unreadable
+from engine.archive.ingest.entry import answer_of, entry_of, unreadable
+from engine.archive.ingest.resolver import Duplicate
 from engine.dicom import elements, transfer_syntax
 from engine.errors import DataSetError, EngineError, InstanceRefused
 from engine.index.format.entry import HEAL, Entry, Quarantined
@@ -22,13 +24,12 @@ from engine.index.format.types import Outcome
 from engine.storage.record import KEY_BYTES_MAX, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from typing_extensions import Buffer
 
-    from engine.archive.ingest.live import Ingestor, ReceivedDataSet, StoreRequest
+    from engine.archive.ingest.committer import Committer
+    from engine.archive.ingest.request import Answer, ReceivedDataSet, StoreRequest
     from engine.archive.ingest.unparseable import Unparseable
-    from engine.archive.ingest.writer import Store
+    from engine.archive.ingest.writer import Writer
     from engine.storage.log import StreamAppender
 
 logger = log.get("archive.ingest")
@@ -39,47 +40,27 @@ HEAD_BYTES_MIN: Final = 2048
 """What a record in quarantine takes, whatever the instance would have."""
 
 
-def claim_of(unparseable: Unparseable, error: InstanceRefused, request: StoreRequest) -> Quarantined:
-    """What a C-STORE says of the bytes that came with it."""
-    return unparseable.claim(
-        error,
-        sop_class_uid=request.sop_class_uid,
-        sop_instance_uid=request.sop_instance_uid,
-        transfer_syntax_uid=request.transfer_syntax_uid,
-        calling_ae_title=request.calling_ae_title,
-    )
-
-
 class StreamedRecord:
     """A record of unknown length, and what it says of its payload. Used by one thread at a time; blocks."""
 
-    def __init__(
-        self,
-        store: Store,
-        *,
-        transfer_syntax_uid: str,
-        calling_ae_title: str,
-        sop_class_uid: str | None,
-        sop_instance_uid: str | None,
-        limits: elements.ScanLimits = elements.SCAN_LIMITS,
-        accept_truncated: bool = False,
-    ) -> None:
-        self._store = store
-        self._transfer_syntax_uid = transfer_syntax_uid
-        self._calling_ae_title = calling_ae_title
-        self._sop_class_uid = sop_class_uid
-        self._sop_instance_uid = sop_instance_uid
-        self._accept_truncated = accept_truncated
-        self._scanner = elements.Scanner(transfer_syntax.of(transfer_syntax_uid), limits)
+    def __init__(self, writer: Writer, request: StoreRequest) -> None:
+        self._writer = writer
+        self._request = request
+        self._scanner = elements.Scanner(transfer_syntax.of(request.transfer_syntax_uid), request.limits)
         self._settled: Entry | None = None
         self._appender: StreamAppender | None = None
-        self.cut = ""
-        """Where the data set ends early; of one that was accepted all the same."""
+        self.head: elements.Head | None = None
+        """What was found in the data set, as far as it could be read."""
 
     @property
     def payload_length(self) -> int:
         """Bytes written so far."""
         return self._appender.payload_length if self._appender is not None else 0
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the data set ends early and was accepted all the same; once there is an entry."""
+        return self.head is not None and self.head.cut != ""
 
     def scan(self, buffers: Sequence[Buffer]) -> None:
         """Looks at the next part. Raises InstanceRefused as soon as it shows that this is no instance."""
@@ -89,7 +70,8 @@ class StreamedRecord:
         except DataSetError as error:
             raise unreadable(error) from error
         if self._settled is None and self._scanner.is_settled:
-            self._settled = self._made(self._scanner.so_far())
+            self.head = self._scanner.so_far()
+            self._settled = entry_of(self.head, self._request)
 
     def append(self, buffers: Sequence[Buffer], length: int) -> None:
         """Writes the next part. Raises StorageFull or StorageFailed."""
@@ -98,26 +80,40 @@ class StreamedRecord:
             if self._settled is not None:
                 head_bytes = len(self._settled.sop_instance_uid) + len(self._settled.pack_meta())
             head_bytes = max(head_bytes, HEAD_BYTES_MIN)
-            self._appender = self._store.log.begin_stream(Kind.INSTANCE, 0, 0, b"", min(head_bytes, HEAD_BYTES_MAX))
+            self._appender = self._writer.log.begin_stream(Kind.INSTANCE, 0, 0, b"", min(head_bytes, HEAD_BYTES_MAX))
         self._appender.write(buffers, length)
 
     def entry(self) -> Entry:
         """The entry, once all parts have been scanned. Raises InstanceRefused."""
         try:
-            found = self._scanner.finish()
+            self.head = self._scanner.finish()
         except DataSetError as error:
             raise unreadable(error) from error
-        entry = self._made(found)
-        self.cut = found.cut
-        return entry
+        return entry_of(self.head, self._request)
 
-    def finish(self, entry: Entry, crc: int, policy: int) -> None:
-        """Ends the record as that of the instance; fills the entry's position, stamp and flags."""
+    def finish(self, entry: Entry, crc: int) -> None:
+        """Ends the record as that of the instance, durably; fills the entry's position, stamp and flags.
+
+        Raises InstanceRefused when too many versions of its UID are kept aside, StorageFull or StorageFailed.
+        """
         assert self._appender is not None
-        store = self._store
-        store.stamp(entry, store.policy_against(entry, policy, self.cut))
-        if store.heals(entry, self.payload_length, crc):
-            entry.flags |= HEAL
+        writer, length = self._writer, self.payload_length
+        entry.flags = self._request.policy
+        stored = writer.resolver.look_up(entry, length, crc)
+        if entry.stamp:
+            duplicate = Duplicate(
+                writer.resolver,
+                entry,
+                stored,
+                None,
+                length,
+                crc,
+                policy=self._request.policy,
+                is_cut=self.is_cut,
+                durable=False,
+            )
+            entry.flags = duplicate.settle_written().flags
+        entry.stamp = writer.next_stamp(entry.stamp)
         entry.position = self._appender.finish(
             entry.pack_meta(), crc, flags=entry.flags, stamp=entry.stamp, key=entry.sop_instance_uid
         )
@@ -125,7 +121,7 @@ class StreamedRecord:
     def quarantine(self, claim: Quarantined, crc: int) -> None:
         """Ends the record as that of bytes in quarantine; fills the claim's position and stamp."""
         assert self._appender is not None
-        claim.stamp = self._store.next_stamp()
+        claim.stamp = self._writer.next_stamp()
         claim.position = self._appender.finish(
             claim.pack_meta(), crc, kind=Kind.QUARANTINED, flags=0, stamp=claim.stamp, key=claim.sop_instance_uid
         )
@@ -135,49 +131,31 @@ class StreamedRecord:
         if self._appender is not None:
             self._appender.abort()
 
-    def _made(self, found: elements.Head) -> Entry:
-        return make_entry(
-            found,
-            transfer_syntax_uid=self._transfer_syntax_uid,
-            calling_ae_title=self._calling_ae_title,
-            sop_class_uid=self._sop_class_uid,
-            sop_instance_uid=self._sop_instance_uid,
-            accept_truncated=self._accept_truncated,
-        )
-
 
 class StreamIngest:
     """One large object on its way in, its parts scanned and written in threads.
 
-    What a part shows not to be an instance goes on into the quarantine, as far as there is room, then nowhere, and is
-    refused at the end like any other.
+    When a part shows that this is no instance, the rest goes on into the quarantine, as far as there is room, then
+    nowhere; at the end the object is refused like any other.
     """
 
     def __init__(
-        self, ingestor: Ingestor, store: Store, unparseable: Unparseable | None, request: StoreRequest
+        self, committer: Committer, writer: Writer, unparseable: Unparseable | None, request: StoreRequest
     ) -> None:
-        self._ingestor = ingestor
-        self._store = store
+        self._committer = committer
+        self._writer = writer
         self._unparseable = unparseable
         self._request = request
-        self._record = StreamedRecord(
-            store,
-            transfer_syntax_uid=request.transfer_syntax_uid,
-            calling_ae_title=request.calling_ae_title,
-            sop_class_uid=request.sop_class_uid,
-            sop_instance_uid=request.sop_instance_uid,
-            limits=request.limits,
-            accept_truncated=request.accept_truncated,
-        )
+        self._record = StreamedRecord(writer, request)
         self._refusal: InstanceRefused | None = None
         self._is_dropped = False
         """Nothing of it is kept any more."""
 
     async def write(self, part: ReceivedDataSet) -> None:
-        """Takes one part and releases it. Raises StorageFull or StorageFailed."""
+        """Takes one part and releases it; await it before the next one. Raises StorageFull or StorageFailed."""
         try:
             if not self._is_dropped:
-                await self._ingestor.blocking(lambda: self._write(part.buffers, part.length))
+                await self._committer.blocking(lambda: self._write(part.buffers, part.length))
         except EngineError as error:
             if self._refusal is None:
                 raise
@@ -212,33 +190,43 @@ class StreamIngest:
         await self.write(last)
         if self._refusal is None:
             try:
-                entry = await self._ingestor.blocking(self._record.entry)
+                entry = await self._committer.blocking(self._record.entry)
             except InstanceRefused as error:
                 self._refusal = error
         if self._refusal is not None:
             raise await self._refused(self._refusal, crc)
-        await self._ingestor.blocking(lambda: self._record.finish(entry, crc, self._request.policy))
+        await self._committer.blocking(lambda: self._record.finish(entry, crc))
         # The appender has synced its segment in finish: the entry only needs to become visible.
-        outcome = await self._ingestor.committed(entry, durable=False)
+        outcome = await self._committer.committed(entry, durable=False)
         if entry.flags & HEAL:
-            await self._ingestor.blocking(lambda: self._store.clear_healed(entry.sop_instance_uid))
-            outcome = Outcome.KEPT_ASIDE if outcome is Outcome.KEPT_ASIDE else Outcome.STORED
-        return outcome.of_cut() if self._record.cut else outcome
+            committed = outcome
+            outcome = await self._committer.blocking(lambda: self._writer.outcome_of(entry, committed))
+        return outcome.of_cut() if self._record.is_cut else outcome
+
+    async def answer(self, last: ReceivedDataSet) -> Answer:
+        """As `finish`, with the UIDs; an error is an answer too, and nothing of the object is left behind then."""
+        outcome: Outcome | EngineError
+        try:
+            outcome = await self.finish(last)
+        except EngineError as error:
+            await self.abort()
+            outcome = error
+        return answer_of(outcome, self._record.head)
 
     async def _refused(self, refusal: InstanceRefused, crc: int) -> InstanceRefused:
-        """Puts it into quarantine if it is wanted there; what its sender is answered with."""
+        """Puts it into quarantine if there is room for it; the error that its sender is answered with."""
         unparseable, length = self._unparseable, self._record.payload_length
         if unparseable is None or self._is_dropped or not unparseable.keeps(refusal):
             await self.abort()
             return refusal
-        claim = claim_of(unparseable, refusal, self._request)
-        if not await self._ingestor.blocking(lambda: unparseable.wants(claim, length, crc)):
+        claim = unparseable.claim(refusal, self._request)
+        if not await self._committer.blocking(lambda: unparseable.wants(claim, length, crc)):
             await self.abort()
             return refusal
-        await self._ingestor.blocking(lambda: self._record.quarantine(claim, crc))
-        return await self._ingestor.book(claim, unparseable, refusal)
+        await self._committer.blocking(lambda: self._record.quarantine(claim, crc))
+        return await self._committer.book(claim, refusal)
 
     async def abort(self) -> None:
         """Keeps nothing of it."""
         self._is_dropped = True
-        await self._ingestor.blocking(self._record.abort)
+        await self._committer.blocking(self._record.abort)

@@ -13,13 +13,16 @@ import time
 from collections import Counter
 from collections.abc import MutableMapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from engine import log
 from engine.archive.ingest.entry import UID_LENGTH_MAX, UNPLACED
 from engine.errors import InstanceRefused, Refusal
 from engine.index.catalog import Catalog
 from engine.index.format.entry import NO_UID, Quarantined
+
+if TYPE_CHECKING:
+    from engine.archive.ingest.request import StoreRequest
 
 logger = log.get("archive.quarantine")
 
@@ -52,25 +55,17 @@ class Unparseable:
         self._known_at_s = -KNOWN_AGE_S
         self.counters: MutableMapping[str, int] = Counter() if counters is None else counters
 
-    def claim(
-        self,
-        error: InstanceRefused,
-        *,
-        sop_class_uid: str,
-        sop_instance_uid: str,
-        transfer_syntax_uid: str,
-        calling_ae_title: str,
-    ) -> Quarantined:
-        """What is written beside the bytes; position and stamp are still open."""
+    def claim(self, refusal: InstanceRefused, request: StoreRequest) -> Quarantined:
+        """What is written beside the bytes: why, and what the front end says of them. Position and stamp are open."""
         return Quarantined(
             UNPLACED,
             0,
-            _uid(sop_instance_uid) or NO_UID,
-            _uid(sop_class_uid),
-            _uid(transfer_syntax_uid),
-            calling_ae_title.encode("utf-8", "replace"),
+            _uid(request.sop_instance_uid) or NO_UID,
+            _uid(request.sop_class_uid),
+            _uid(request.transfer_syntax_uid),
+            request.calling_ae_title.encode("utf-8", "replace"),
             time.time_ns(),
-            str(error).encode("utf-8", "replace"),
+            str(refusal).encode("utf-8", "replace"),
         )
 
     def keeps(self, error: InstanceRefused) -> bool:
@@ -108,7 +103,7 @@ class Unparseable:
         return within
 
 
-def _uid(text: str) -> bytes:
+def _uid(text: str | None) -> bytes:
     """A claimed UID as a record may carry it; empty when it is too long for one."""
-    uid = text.encode("ascii", "replace")
+    uid = (text or "").encode("ascii", "replace")
     return uid if len(uid) <= UID_LENGTH_MAX and b"\0" not in uid else b""

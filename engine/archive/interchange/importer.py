@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, TypeAlias
 
 from engine import guards
-from engine.archive.ingest.entry import ReceivedInstance
+from engine.archive.ingest.request import ReceivedInstance
 from engine.archive.interchange import formats, media
 from engine.archive.interchange.media import Refused, SourceItem
 from engine.dicom import elements, part10, tags, transfer_syntax, uids

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 
 from engine import log
 from engine.archive import completeness, locks
-from engine.archive.ingest.entry import ReceivedInstance
+from engine.archive.ingest.request import ReceivedInstance
 from engine.archive.interchange import private_files
 from engine.archive.lifecycle import deletion, resent
 from engine.dicom import part10
@@ -38,7 +38,7 @@ from engine.storage.record import Kind, crc32c
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
-    from engine.archive.ingest.writer import Store
+    from engine.archive.ingest.writer import Writer
     from engine.archive.lifecycle.resent import Judge
 
 logger = log.get("archive.quarantine")
@@ -289,7 +289,7 @@ def _readmit_version(archive: Archive, kept: Kept, by: str) -> Outcome:
     return deletion.with_reserve(archive, work)
 
 
-def _copy(archive: Archive, store: Store, entry: Entry, version: Instance) -> None:
+def _copy(archive: Archive, store: Writer, entry: Entry, version: Instance) -> None:
     """Appends the entry with the bytes of `version`, and makes it durable."""
     length, crc = version.position.payload_length, version.position.payload_crc
     meta = entry.pack_meta()

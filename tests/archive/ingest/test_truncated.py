@@ -11,9 +11,9 @@ import pytest
 from engine.archive import completeness, verify
 from engine.archive.archive import Archive
 from engine.archive.commitment.judge import Judge, Verdict
-from engine.archive.ingest.entry import ReceivedInstance, make_entry, scan
-from engine.archive.ingest.live import Ingestor, StoreRequest
-from engine.archive.ingest.writer import POLICIES
+from engine.archive.ingest.entry import make_entry, scan
+from engine.archive.ingest.live import Ingestor
+from engine.archive.ingest.request import POLICIES, ReceivedInstance, StoreRequest
 from engine.archive.lifecycle import quarantine
 from engine.dicom import elements
 from engine.errors import EngineError, InstanceQuarantined, InstanceRefused

@@ -13,7 +13,8 @@ import pytest
 
 from engine.archive import verify
 from engine.archive.archive import Archive
-from engine.archive.ingest.live import Ingestor, StoreRequest
+from engine.archive.ingest.live import Ingestor
+from engine.archive.ingest.request import StoreRequest
 from engine.archive.ingest.unparseable import Limits, Unparseable
 from engine.archive.lifecycle import quarantine
 from engine.errors import (

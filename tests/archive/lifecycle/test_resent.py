@@ -10,7 +10,7 @@ import pytest
 
 from engine.archive import likeness, verify
 from engine.archive.archive import Archive
-from engine.archive.ingest.entry import ReceivedInstance
+from engine.archive.ingest.request import ReceivedInstance
 from engine.archive.lifecycle import quarantine, resent
 from engine.archive.lifecycle.compaction import Compactor
 from engine.archive.lifecycle.resent import Settler

@@ -26,7 +26,7 @@ import pytest
 from pydicom.values import convert_SQ
 
 from engine.archive.archive import Archive, StorageOptions
-from engine.archive.ingest.entry import ReceivedInstance
+from engine.archive.ingest.request import ReceivedInstance
 from engine.archive.lifecycle import reindex
 from engine.config import Attribute
 from engine.dicom import extra

@@ -1,0 +1,142 @@
+"""Commits what a server has appended, and runs what may block in threads. On the loop's thread, but for `blocking`.
+
+A failed write or sync is final wherever it is seen: the group commit answers nobody any more. StorageFull and refusals
+are not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from engine import log
+from engine.archive.ingest.request import Done
+from engine.archive.ingest.writer import Writer
+from engine.errors import EngineError, InstanceQuarantined, InstanceRefused, StorageError, StorageFailed
+from engine.index.format.entry import Entry, Quarantined
+from engine.index.format.types import Outcome
+from engine.storage.commit import GroupCommit
+
+Result = TypeVar("Result")
+
+logger = log.get("archive.ingest")
+
+
+class Committer:
+    """One server process's group commit and its ingest threads."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, writer: Writer, on_failure: Callable[[EngineError], None]
+    ) -> None:
+        self._loop = loop
+        self._writer = writer
+        self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="ingest")
+        self.group: GroupCommit[Entry, Outcome] = GroupCommit(
+            loop,
+            writer.log.sync,
+            writer.apply,
+            on_failure,
+            try_apply=writer.try_apply,
+            why_late=writer.index.who_writes,
+        )
+        self.group.start()
+        self._closed = False
+        self._sealing = False
+
+    def check_in_time(self) -> None:
+        """Raises StorageError while nothing that is submitted would be answered in time."""
+        if self.group.late:
+            raise StorageError(f"out of resources: {self.group.late}")
+
+    def submit(self, entry: Entry, durable: bool, done: Done) -> None:
+        """Commits an appended entry with the next group, then calls `done`."""
+        if durable:
+            self.group.submit(entry, done)
+        else:
+            self.group.submit_unsynced(entry, done)
+
+    async def committed(self, entry: Entry, durable: bool) -> Outcome:
+        """As `submit`, awaited."""
+        answer: asyncio.Future[Outcome] = self._loop.create_future()
+
+        def done(outcome: Outcome | EngineError) -> None:
+            if answer.cancelled():
+                return
+            if isinstance(outcome, EngineError):
+                answer.set_exception(outcome)
+            else:
+                answer.set_result(outcome)
+
+        self.submit(entry, durable, done)
+        return await answer
+
+    async def book(self, claim: Quarantined, refusal: InstanceRefused) -> InstanceRefused:
+        """Makes a quarantined record visible; the error that its sender is answered with."""
+        try:
+            await self.blocking(lambda: self._writer.book_quarantined(claim))
+        except EngineError as failure:
+            logger.warning("nothing was put into quarantine", reason=str(failure))
+            return refusal
+        return InstanceQuarantined(str(refusal), refusal.refusal)
+
+    async def blocking(self, work: Callable[[], Result]) -> Result:
+        """Runs `work` in a thread. Raises what it raises, StorageError after `close`."""
+        if self._closed:
+            raise StorageError("this writer is closed")
+        try:
+            return await self._loop.run_in_executor(self._executor, work)
+        except EngineError as error:
+            self.note(error)
+            raise
+
+    def spawn(self, work: Coroutine[Any, Any, Outcome], done: Done) -> None:
+        """Runs `work` as a task; `done` is called once, whatever becomes of it."""
+        task = self._loop.create_task(work)
+
+        def finished(task: asyncio.Task[Outcome]) -> None:
+            if task.cancelled():
+                done(StorageError("the store was cancelled"))
+                return
+            error = task.exception()
+            if error is None:
+                done(task.result())
+            elif isinstance(error, EngineError):
+                done(error)
+            else:
+                done(StorageError(f"the store failed: {error!r}"))
+
+        task.add_done_callback(finished)
+
+    def note(self, error: EngineError) -> None:
+        """Tells the group commit of an error that is final."""
+        if isinstance(error, StorageFailed):
+            self.group.fail(error)
+
+    def seal(self) -> None:
+        """Seals full segments, in a thread."""
+        if self._sealing:
+            return
+        self._sealing = True
+
+        def finished(future: asyncio.Future[None]) -> None:
+            self._sealing = False
+            error = future.exception()
+            if isinstance(error, EngineError):
+                self.group.fail(error)
+            elif error is not None:
+                self.group.fail(StorageError(f"sealing a segment failed: {error!r}"))
+
+        self._loop.run_in_executor(self._executor, self._writer.seal_rolled).add_done_callback(finished)
+
+    def close(self) -> None:
+        """Commits what has been submitted, and seals the log. Blocks."""
+        self._closed = True
+        self.group.close()
+        self.stop()
+        self._writer.close()
+
+    def stop(self) -> None:
+        """Ends the threads and nothing else."""
+        self._executor.shutdown(wait=True)

@@ -1,0 +1,106 @@
+"""What a front end hands over, and what it gets back. Values; nothing here reads or writes.
+
+A front end computes the checksum (crc32c) of a data set while it receives it, so that nobody reads the bytes twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from engine.dicom.elements import SCAN_LIMITS, ScanLimits
+from engine.errors import EngineError
+from engine.index.format.entry import POLICY_KEEP_BOTH, POLICY_KEEP_FIRST, POLICY_REPLACE
+from engine.index.format.types import Outcome
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+POLICIES = {"keep-first": POLICY_KEEP_FIRST, "replace": POLICY_REPLACE, "keep-both-versions": POLICY_KEEP_BOTH}
+"""The configuration's words → the flag in the record."""
+
+Done: TypeAlias = Callable[[Outcome | EngineError], None]
+"""Takes the answer: what became of an instance, or why it was refused."""
+
+
+class ReceivedDataSet(Protocol):
+    """A data set, or a part of one, in borrowed memory. Whoever takes it calls `release` once."""
+
+    @property
+    def buffers(self) -> Sequence[Buffer]: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def crc(self) -> int:
+        """crc32c of the data set from its first byte to the end of this part."""
+
+    def release(self) -> None: ...
+
+
+class Payload:
+    """A data set, or a part of one, in memory of the front end's own."""
+
+    __slots__ = ("_on_release", "buffers", "crc", "length")
+
+    def __init__(
+        self, buffers: Sequence[Buffer], length: int, crc: int, on_release: Callable[[], None] | None = None
+    ) -> None:
+        """`crc`: of the data set from its first byte to the end of this part. `on_release` is called once."""
+        self.buffers = buffers
+        self.length = length
+        self.crc = crc
+        self._on_release = on_release
+
+    def release(self) -> None:
+        """Gives the memory back."""
+        self.buffers = ()
+        on_release, self._on_release = self._on_release, None
+        if on_release is not None:
+            on_release()
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRequest:
+    """What the front end knows about an instance besides its bytes."""
+
+    transfer_syntax_uid: str
+    calling_ae_title: str
+    sop_class_uid: str | None
+    """As the C-STORE command names it; None: not compared."""
+    sop_instance_uid: str | None
+    durable: bool
+    policy: int
+    """One of POLICIES."""
+    limits: ScanLimits = SCAN_LIMITS
+    accept_truncated: bool = False
+    """Whether a data set that ends early is stored, with a warning."""
+    study_instance_uid: str | None = None
+    """The study that it must belong to; None: any."""
+
+
+@dataclass(slots=True)
+class ReceivedInstance:
+    """A whole data set in memory, for a batch."""
+
+    payload: Sequence[Buffer]
+    payload_length: int
+    """Bytes."""
+    payload_crc: int
+    """crc32c of the payload."""
+    transfer_syntax_uid: str
+    calling_ae_title: str = ""
+    sop_class_uid: str | None = None
+    """As the file meta information names it; None: not compared."""
+    sop_instance_uid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of an instance, and what its data set calls it: empty where that cannot be read."""
+
+    outcome: Outcome | EngineError
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str

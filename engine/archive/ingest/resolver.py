@@ -1,0 +1,323 @@
+"""Finds out what `decision` asks about an instance whose SOP Instance UID is known, from the index and the log.
+
+    Resolver     looks a UID up: one index read; the only part that an instance with a new UID comes by
+    Duplicate    one instance of a known UID, until it is decided what happens to it
+
+`Duplicate.decide` reads the index only, and may run on an event loop. `Duplicate.settle` reads stored bytes too, and
+blocks. A stored copy that cannot be read is noted as damaged.
+
+Contents are compared before the answer while both data sets are small and native. Longer and compressed ones are
+stored as a version of their own; `archive.lifecycle.resent` compares them later and retires one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from engine import log
+from engine.archive import completeness, likeness
+from engine.archive.damage import note_damage
+from engine.archive.ingest.decision import Copy, Decision, Facts, Step, decide
+from engine.dicom import transfer_syntax
+from engine.dicom.content import ELEMENTS_MAX
+from engine.dicom.sources import Whole
+from engine.errors import CorruptRecord, InstanceRefused, Refusal
+from engine.index.format.entry import Entry, Tombstone
+from engine.index.format.types import Instance, Outcome
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from engine.index.catalog import Catalog
+    from engine.storage.reader import LogReader
+
+logger = log.get("archive.ingest")
+
+VERSIONS_MAX: Final = 100
+"""The default of storage.versions_max."""
+
+RETIRED_MAX: Final = 8
+"""How many retired versions of a UID are searched for the bytes that have come."""
+
+COMPARED_VERSIONS_MAX: Final = 2
+"""The current one and the oldest of those kept aside: that may be what a router sends again and again."""
+
+CONFIRM_TRIES: Final = 3
+"""How often a stored copy that is not where it was is looked for again: a compaction may be moving it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much of two data sets is compared before an answer; above that, the instance is stored."""
+
+    bytes_max: int
+    """Of each of them."""
+    elements_max: int
+
+
+QUICK: Final = Effort(1 << 20, 5000)
+"""Somebody waits: some milliseconds."""
+
+THOROUGH: Final = Effort(64 << 20, ELEMENTS_MAX)
+"""Nobody waits: an import."""
+
+
+class Resolver:
+    """Looks SOP Instance UIDs up, for one writing process."""
+
+    def __init__(
+        self, index: Catalog, reader: LogReader, sync_segment: Callable[[int], None], *, versions_max: int
+    ) -> None:
+        """`sync_segment` makes a stored record durable. `versions_max` versions of one UID may be kept aside (some
+        more when many come at once)."""
+        self.index = index
+        self.reader = reader
+        self.sync_segment = sync_segment
+        self.versions_max = versions_max
+
+    def look_up(self, entry: Entry, length: int, crc: int) -> Instance | None:
+        """What is stored under the entry's UID with this transfer syntax, length and checksum: probably the same bytes.
+
+        Versions kept aside count too: a sender that tries again must not fill the disk. Sets the entry's stamp to the
+        newest of its UID; 0: the UID is new.
+        """
+        current, entry.stamp = self.index.known(entry.sop_instance_uid)
+        if current is None or _is_alike(current, entry, length, crc):
+            return current
+        versions = self.index.alike(entry.sop_instance_uid, length, crc)
+        return next((version for version in versions if _is_alike(version, entry, length, crc)), None)
+
+    def outcome_of(self, stored: Instance) -> Outcome:
+        """What to answer when these bytes were stored before.
+
+        Compares bytes, not places: a copy that was sent at the same time, with an earlier stamp, may have become the
+        current one meanwhile.
+        """
+        current = self.index.locate(stored.sop_instance_uid.encode())
+        is_current = (
+            current is not None
+            and current.position.payload_length == stored.position.payload_length
+            and current.position.payload_crc == stored.position.payload_crc
+            and current.transfer_syntax_uid == stored.transfer_syntax_uid
+        )
+        return Outcome.DUPLICATE if is_current else Outcome.KEPT_ASIDE
+
+    def clear_healed(self, sop_instance_uid: bytes) -> None:
+        """Forgets the damage of those records of a UID that other records have taken the place of."""
+        needed = {version.position[:2] for version in self.index.versions(sop_instance_uid)}
+        for row in self.index.damage():
+            if row.sop_instance_uid == sop_instance_uid and (row.segment_id, row.offset) not in needed:
+                self.index.clear_damage(row.segment_id, row.offset)
+                logger.warning(
+                    "a damaged instance was healed by a re-send",
+                    sop_instance_uid=sop_instance_uid.decode("ascii", "replace"),
+                    segment=f"{row.segment_id:016x}",
+                    offset=row.offset,
+                )
+
+
+class Duplicate:
+    """One instance of a known UID."""
+
+    def __init__(
+        self,
+        resolver: Resolver,
+        entry: Entry,
+        stored: Instance | None,
+        payload: Sequence[Buffer] | None,
+        length: int,
+        crc: int,
+        *,
+        policy: int,
+        is_cut: bool = False,
+        durable: bool = True,
+        effort: Effort = QUICK,
+    ) -> None:
+        """`stored`: as `look_up` returned it. `payload`: None when the bytes are not in memory; then checksums count.
+
+        With `durable`, a stored copy that is acknowledged is synced first.
+        """
+        self.entry = entry
+        self.stored = stored
+        """What is stored already, once the decision is to acknowledge it."""
+        self._resolver = resolver
+        self._index = resolver.index
+        self._reader = resolver.reader
+        self._payload = payload
+        self._length = length
+        self._crc = crc
+        self._durable = durable
+        self._effort = effort
+        self._facts = Facts(policy, is_cut, Copy.NONE if stored is None else Copy.CLAIMED)
+        if payload is None:
+            self._facts.has_same_content = False
+
+    def decide(self) -> Decision | None:
+        """Decides by the index alone; None when stored bytes must be read: call `settle`, in a thread.
+
+        Raises InstanceRefused when too many versions are kept aside.
+        """
+        return self._decide(may_block=False)
+
+    def settle(self) -> Decision:
+        """Decides: to acknowledge or to append. Blocks.
+
+        Raises InstanceRefused when too many versions are kept aside, or lengths and checksums agree and bytes do not.
+        """
+        decision = self._decide(may_block=True)
+        assert decision is not None
+        return decision
+
+    def settle_written(self) -> Decision:
+        """The same for bytes that are in the log already: they are never acknowledged, the index finds them equal."""
+        decision = self.settle()
+        if decision.step is Step.ACKNOWLEDGE:
+            self._facts.copy = Copy.NONE
+            self._facts.has_room = True
+            decision = self.settle()
+        return decision
+
+    def _decide(self, *, may_block: bool) -> Decision | None:
+        facts = self._facts
+        while True:
+            decision = decide(facts)
+            match decision.step:
+                case Step.ACKNOWLEDGE | Step.APPEND:
+                    return decision
+                case Step.REFUSE:
+                    raise InstanceRefused(
+                        f"{self._resolver.versions_max} versions of this UID are kept aside already",
+                        Refusal.OUT_OF_RESOURCES,
+                    )
+                case Step.CHECK_HOLD:
+                    facts.is_held = self._is_held()
+                case Step.COUNT:
+                    # Before anything is written, so that nothing that has been acknowledged is dropped.
+                    count = self._index.kept_count(self.entry.sop_instance_uid)
+                    facts.has_room = count < self._resolver.versions_max
+                case _ if not may_block:
+                    return None
+                case Step.CONFIRM:
+                    facts.copy = Copy.SOUND if self._confirm() else Copy.DAMAGED
+                case Step.COMPARE:
+                    facts.has_same_content = self._compare()
+                case Step.INSPECT:
+                    facts.is_current_cut = self._is_current_cut()
+
+    def _is_held(self) -> bool:
+        versions = self._index.versions(self.entry.sop_instance_uid)
+        return any(self._index.is_held(version.study_instance_uid.encode()) for version in versions)
+
+    def _is_current_cut(self) -> bool:
+        current = self._index.locate(self.entry.sop_instance_uid)
+        if current is None or not completeness.cut_of(self._reader, current):
+            return False
+        logger.warning(
+            "a whole instance takes the place of one that was cut",
+            sop_instance_uid=self.entry.sop_instance_uid.decode("ascii", "replace"),
+        )
+        return True
+
+    # -- the same bytes -------------------------------------------------------------------------
+
+    def _confirm(self) -> bool:
+        """Whether a stored copy has these bytes; False when it is damaged. Raises InstanceRefused if it has others."""
+        for _ in range(CONFIRM_TRIES):
+            assert self.stored is not None
+            try:
+                self._compare_bytes(self.stored)
+                if self._durable:
+                    self._resolver.sync_segment(self.stored.position.segment_id)
+                return True
+            except CorruptRecord as error:
+                again = self._resolver.look_up(self.entry, self._length, self._crc)
+                if again is None or again.position == self.stored.position:
+                    note_damage(self._index, self.stored, error)
+                    return False
+                self.stored = again
+        return False
+
+    def _compare_bytes(self, stored: Instance) -> None:
+        """Raises InstanceRefused when other bytes are stored, CorruptRecord when they or their head are damaged."""
+        if self._payload is None:
+            self._reader.verify(stored.position)
+            return
+        self._reader.read_record(stored.position)
+        data = memoryview(self._reader.read(stored.position, verify=True))
+        at = 0
+        for buffer in self._payload:
+            view = memoryview(buffer).cast("B")
+            # As bytes: memory views compare element by element, forty times as slowly.
+            if data[at : at + len(view)].tobytes() != view.tobytes():
+                raise InstanceRefused("another instance of this UID has the same length and checksum")
+            at += len(view)
+
+    # -- the same content -----------------------------------------------------------------------
+
+    def _compare(self) -> bool:
+        """Whether a stored version says the same in other bytes; False when that would take long to find out."""
+        assert self._payload is not None
+        entry = self.entry
+        current = self._index.locate(entry.sop_instance_uid)
+        if current is None:
+            return False
+        versions = self._index.versions(entry.sop_instance_uid)
+        same = self._compared_before(self._payload, versions)
+        if same is None and self._length <= self._effort.bytes_max:
+            others = [version for version in versions if version.stamp != current.stamp]
+            same = self._compared_now(self._payload, [current, *others])
+        if same is None:
+            return False
+        if self._durable:
+            self._resolver.sync_segment(same.position.segment_id)
+        self.stored = same
+        return True
+
+    def _compared_before(self, payload: Sequence[Buffer], versions: Sequence[Instance]) -> Instance | None:
+        """The version that these bytes were found to equal when they came before, if it can still be read."""
+        entry = self.entry
+        digest = ""
+        for place in self._index.drops(entry.sop_instance_uid, RETIRED_MAX):
+            try:
+                tombstone = Tombstone.unpack(self._reader.read_record(place))
+                finding = likeness.read_reason(tombstone.by, tombstone.reason)
+                stored = next((each for each in versions if finding is not None and each.stamp == finding[0]), None)
+                if finding is None or stored is None:
+                    continue
+                digest = digest or likeness.digest_of(entry.transfer_syntax_uid.decode("utf-8", "replace"), payload)
+                if finding[1] == digest:
+                    self._reader.verify(stored.position)
+                    return stored
+            except CorruptRecord:
+                continue  # then it is stored once more
+        return None
+
+    def _compared_now(self, payload: Sequence[Buffer], versions: Sequence[Instance]) -> Instance | None:
+        """The first of the versions with the same content, where nothing must be inflated or decoded for it."""
+        syntax = transfer_syntax.of(self.entry.transfer_syntax_uid.decode("utf-8", "replace"))
+        if syntax.deflated:
+            return None
+        side = likeness.Side(Whole(b"".join(payload)), syntax)
+        for stored in versions[:COMPARED_VERSIONS_MAX]:
+            of_stored = transfer_syntax.of(stored.transfer_syntax_uid)
+            if stored.position.payload_length > self._effort.bytes_max or of_stored.deflated:
+                continue
+            try:
+                data = self._reader.read(stored.position, verify=True)
+            except CorruptRecord:
+                continue  # the two stay beside each other
+            other = likeness.Side(Whole(data), of_stored)
+            if likeness.is_same(side, other, elements_max=self._effort.elements_max):
+                return stored
+        return None
+
+
+def _is_alike(stored: Instance, entry: Entry, length: int, crc: int) -> bool:
+    position = stored.position
+    return (
+        position.payload_length == length
+        and position.payload_crc == crc
+        and stored.transfer_syntax_uid.encode() == entry.transfer_syntax_uid
+    )
