@@ -220,5 +220,9 @@ class TranscodeError(EngineError):
     """A data set that cannot be brought into the wanted transfer syntax; the message says why."""
 
 
+class FramesUnreadable(EngineError):
+    """Pixel data that cannot be taken apart into frames, or has no such frame; the message says why."""
+
+
 class MemoryShort(EngineError):
     """Retrievals hold all the memory that they may hold together, and none came free in time."""

@@ -16,11 +16,23 @@ A caller that needs a stable view pins its segments first.
 from __future__ import annotations
 
 import functools
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from engine.archive.damage import note_damage
-from engine.errors import CorruptRecord, SegmentGone
+from engine.dicom import elements, transfer_syntax
+from engine.dicom.frames import (
+    Description,
+    EncapsulatedFrames,
+    NativeFrames,
+    end_of_pixels,
+    frame_table,
+    pixel_stream,
+)
+from engine.dicom.sources import Inflated, Source, Whole
+from engine.errors import CorruptRecord, FramesUnreadable, SegmentGone
 from engine.storage.reader import OpenSegment as OpenSegment
 from engine.storage.reader import Pin as Pin
 from engine.storage.record import Position, crc32c
@@ -33,7 +45,54 @@ if TYPE_CHECKING:
 PIECE_BYTES: Final = 1 << 20
 """How much `pieces` and `finish` read at a time."""
 
+TABLES_BYTES_MAX: Final = 64 << 20
+"""Frame tables kept in memory: those of eight whole slide images of a million tiles, or of any number of small ones."""
+TABLES_MAX: Final = 4096
+
+CACHED_BYTES_MAX: Final = 32 << 20
+"""Of a frame that `frame_cached` copies: some milliseconds."""
+
+PIXEL_HEADER_BYTES: Final = 12
+"""The longest header of Pixel Data."""
+
+FrameTable: TypeAlias = NativeFrames | EncapsulatedFrames
 Result = TypeVar("Result")
+
+
+class FrameTables:
+    """Tables of frames that were read lately, by the instance's identity, which a compaction does not change."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tables: OrderedDict[tuple[str, int, int], FrameTable] = OrderedDict()
+        self._held_bytes = 0
+
+    def get(self, instance: Instance) -> FrameTable | None:
+        """The table, if it is here."""
+        with self._lock:
+            table = self._tables.get(_identity(instance))
+            if table is not None:
+                self._tables.move_to_end(_identity(instance))
+            return table
+
+    def put(self, instance: Instance, table: FrameTable) -> None:
+        """Keeps a table, instead of older ones if need be."""
+        with self._lock:
+            self._forget(self._tables.pop(_identity(instance), None))
+            if table.held_bytes > TABLES_BYTES_MAX:
+                return
+            self._tables[_identity(instance)] = table
+            self._held_bytes += table.held_bytes
+            while self._held_bytes > TABLES_BYTES_MAX or len(self._tables) > TABLES_MAX:
+                self._forget(self._tables.popitem(last=False)[1])
+
+    def _forget(self, table: FrameTable | None) -> None:
+        if table is not None:
+            self._held_bytes -= table.held_bytes
+
+
+def _identity(instance: Instance) -> tuple[str, int, int]:
+    return instance.sop_instance_uid, instance.stamp, instance.position.payload_crc
 
 
 class Retrieval:
@@ -42,6 +101,7 @@ class Retrieval:
     def __init__(self, index: Catalog, reader: LogReader) -> None:
         self._index = index
         self._reader = reader
+        self.tables = FrameTables()
 
     def open(self, instance: Instance) -> StoredInstance:
         """The instance for reading. Reads nothing yet."""
@@ -98,7 +158,7 @@ class Retrieval:
 class StoredInstance:
     """One stored data set, open for reading. A `dicom.sources.Source`. Not for several threads at once."""
 
-    __slots__ = ("_checked_bytes", "_crc", "_reader", "_retrieval", "instance", "length")
+    __slots__ = ("_checked_bytes", "_crc", "_inflated", "_reader", "_retrieval", "instance", "length", "syntax")
 
     def __init__(self, retrieval: Retrieval, reader: LogReader, instance: Instance) -> None:
         self._retrieval = retrieval
@@ -106,7 +166,9 @@ class StoredInstance:
         self.instance = instance
         self.length = instance.position.payload_length
         """Bytes of the data set as it is stored."""
+        self.syntax = transfer_syntax.of(instance.transfer_syntax_uid)
         self._crc = self._checked_bytes = 0
+        self._inflated: Inflated | None = None
 
     # -- ranges ---------------------------------------------------------------------------------
 
@@ -189,6 +251,95 @@ class StoredInstance:
         while self._checked_bytes < self.length:
             self.read(self._checked_bytes, PIECE_BYTES)
         self._follow(lambda position: self._reader.check(position, self._crc))
+
+    # -- head and frames ------------------------------------------------------------------------
+
+    def head(self) -> memoryview:
+        """What lies before the value of Pixel Data, header included; all of an instance that has none or is deflated.
+
+        Not checked. Raises CorruptRecord.
+        """
+        pixel_data = self.instance.pixel_data_offset
+        is_all = pixel_data < 0 or self.syntax.deflated
+        return self.read(0, self.length if is_all else pixel_data + PIXEL_HEADER_BYTES)
+
+    def tail(self) -> memoryview:
+        """What lies behind Pixel Data, mostly nothing. Not checked. Raises CorruptRecord, FramesUnreadable."""
+        pixel_data = self.instance.pixel_data_offset
+        if pixel_data < 0 or self.syntax.deflated:
+            return memoryview(b"")
+        return self.read(end_of_pixels(self, self.syntax, pixel_data), self.length)
+
+    def frames(self) -> FrameTable:
+        """Where the frames lie. Raises CorruptRecord, FramesUnreadable, TranscodeError (a deflate stream)."""
+        table = self._retrieval.tables.get(self.instance)
+        return table if table is not None else self._frames()
+
+    def frame(self, number: int) -> memoryview:
+        """A frame, numbered from 1: a bare codestream, or samples in little endian. Not checked. Raises as `frames`."""
+        table = self.frames()
+        table.check(number)
+        try:
+            return table.read(self._source(), number)
+        except FramesUnreadable:
+            if not (isinstance(table, EncapsulatedFrames) and table.is_trusted):
+                raise
+            return self._frames(trust_offsets=False).read(self._source(), number)
+
+    def frame_cached(self, number: int) -> memoryview | None:
+        """The same without waiting for a disk. None: call `frame`, which waits or says what is wrong."""
+        table = self._retrieval.tables.get(self.instance)
+        try:
+            if table is None:
+                return self._only_frame_cached() if number == 1 else None
+            span = table.span(number)
+            if span is None or span[1] > CACHED_BYTES_MAX:
+                return None
+            target = memoryview(bytearray(span[1]))
+            return table.cut(number, target) if self.fill_cached([target], span[0]) else None
+        except FramesUnreadable:
+            return None
+
+    def pixels(self) -> Source:
+        """The value of Pixel Data as one stream: native in little endian, or all fragments joined.
+
+        Raises as `frames`.
+        """
+        return pixel_stream(self._source(), self.syntax, self.instance.pixel_data_offset)
+
+    def _frames(self, *, trust_offsets: bool = True) -> FrameTable:
+        source, pixel_data = self._source(), self.instance.pixel_data_offset
+        table = frame_table(
+            source, self.syntax, pixel_data, self._only_frame_description(), trust_offsets=trust_offsets
+        )
+        self._retrieval.tables.put(self.instance, table)
+        return table
+
+    def _source(self) -> Source:
+        if not self.syntax.deflated:
+            return self
+        if self._inflated is None:
+            self._inflated = Inflated(self)
+        return self._inflated
+
+    def _only_frame_description(self) -> Description | None:
+        return Description.of_one_frame(elements.blob_items(self.instance.attributes))
+
+    def _only_frame_cached(self) -> memoryview | None:
+        """Of an instance of one frame that the index describes: Pixel Data in one read, and taken apart in memory."""
+        pixel_data = self.instance.pixel_data_offset
+        count = self.length - pixel_data
+        if self.syntax.deflated or self.syntax.big_endian or pixel_data < 0 or count > CACHED_BYTES_MAX:
+            return None
+        description = self._only_frame_description()
+        if description is None:
+            return None
+        target = memoryview(bytearray(count))
+        if not self.fill_cached([target], pixel_data):
+            return None
+        # In memory the pixels begin at 0: what lies before them is not needed any more.
+        source = Whole(target)
+        return frame_table(source, self.syntax, 0, description).read(source, 1)
 
     def _follow(self, read: Callable[[Position], Result]) -> Result:
         try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import struct
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,11 +12,19 @@ import pytest
 
 from engine.archive import retrieve
 from engine.archive.archive import Archive
+from engine.archive.ingest.entry import ReceivedInstance
+from engine.archive.interchange.importer import import_paths
 from engine.archive.lifecycle.compaction import Compactor
 from engine.config import Compaction
-from engine.errors import CorruptRecord, StorageError
-from engine.index.format.types import Instance, Level
+from engine.dicom.frames import frame_table
+from engine.dicom.sources import Inflated, Whole
+from engine.errors import CorruptRecord, FramesUnreadable, StorageError
+from engine.index.format.types import Instance, Level, Outcome
+from engine.index.upkeep import audit
+from engine.storage.record import crc32c
+from tests import samples
 from tests.archive import kept
+from tests.corpus import corpus_files, needs_corpus
 
 COUNT = 4
 PIXELS = 4096
@@ -135,3 +146,118 @@ def test_an_instance_that_a_compaction_moved_is_read_where_it_lies_now(
         assert opened[uid].whole() == payloads[uid]
         assert opened[uid].instance.position == kept.current(archive, uid).position
     assert noted(archive) == []
+
+
+# Head and frames ---------------------------------------------------------------------------------
+
+
+def framed(number: int, *, count: int, tables: str = "", tail: bytes = b"") -> tuple[bytes, list[bytes]]:
+    """A JPEG instance of `count` frames, its Basic Offset Table right, wrong or empty; and its frames."""
+    codestreams = [b"\xff\xd8\xff\xe0" + bytes([number, at]) * 200 + b"\xff\xd9" for at in range(count)]
+    offsets = [(8 + len(codestreams[0])) * at for at in range(count)]
+    if tables == "wrong":
+        offsets[-1] += 2
+    ds = samples.instance(9, 1, number, pixels=b"")
+    del ds.PixelData
+    ds.NumberOfFrames, ds.BitsAllocated, ds.Columns = count, 8, 16
+    table = struct.pack(f"<{count}I", *offsets) if tables else b""
+    items = b"".join(b"\xfe\xff\x00\xe0" + struct.pack("<I", len(each)) + each for each in (table, *codestreams))
+    head = samples.encoded(ds) + b"\xe0\x7f\x10\x00OB\0\0\xff\xff\xff\xff"
+    return head + items + b"\xfe\xff\xdd\xe0\0\0\0\0" + tail, codestreams
+
+
+JPEG = "1.2.840.10008.1.2.4.50"
+TRAILING_PADDING = b"\xfc\xff\xfc\xffOB\0\0\2\0\0\0\0\0"
+
+
+def stored(archive: Archive, payload: bytes, number: int, syntax_uid: str = JPEG) -> retrieve.StoredInstance:
+    item = ReceivedInstance([payload], len(payload), crc32c(payload), syntax_uid, "MODALITY")
+    assert archive.ingest_batch([item]) == [Outcome.STORED]
+    return archive.retrieval.open(kept.current(archive, f"{samples.ROOT}.9.1.{number}"))
+
+
+@pytest.mark.parametrize("tables", ["", "right", "wrong"])
+@pytest.mark.parametrize("count", [1, 5])
+def test_frames_are_the_same_from_the_cache_and_from_the_disk(archive: Archive, tables: str, count: int) -> None:
+    payload, codestreams = framed(1, count=count, tables=tables)
+    one = stored(archive, payload, 1)
+    found = [bytes(one.frame(number)) for number in range(1, count + 1)]
+    assert found == codestreams
+    cached = [one.frame_cached(number) for number in range(1, count + 1)]
+    assert [bytes(each or b"") for each in cached] == codestreams
+    for number in (0, count + 1):
+        assert one.frame_cached(number) is None
+        with pytest.raises(FramesUnreadable, match=f"no frame {number}"):
+            one.frame(number)
+
+
+def test_the_only_frame_is_read_without_a_table_and_at_once(archive: Archive) -> None:
+    payload, (codestream,) = framed(1, count=1)
+    one = stored(archive, payload, 1)
+    assert bytes(one.frame_cached(1) or b"") == codestream
+    native = archive.retrieval.open(kept.current(archive, kept.uid_of(0)))
+    assert bytes(native.frame_cached(1) or b"") == bytes(native.frame(1)) == random.Random(0).randbytes(PIXELS)
+
+
+def test_a_table_is_kept_and_outlives_a_compaction(archive: Archive) -> None:
+    payload, _ = framed(1, count=5, tables="right")
+    one = stored(archive, payload, 1)
+    table = one.frames()
+    again = archive.retrieval.open(kept.current(archive, one.instance.sop_instance_uid))
+    again.instance.position = again.instance.position._replace(segment_id=77)
+    assert again.frames() is table
+
+
+def test_tables_take_bounded_memory(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrieve, "TABLES_BYTES_MAX", 700)
+    opened = []
+    for number in range(1, 6):
+        payload, codestreams = framed(number, count=5)
+        opened.append(stored(archive, payload, number))
+        assert bytes(opened[-1].frame(5)) == codestreams[4]
+    kept_tables = [archive.retrieval.tables.get(each.instance) is not None for each in opened]
+    assert kept_tables == [False, False, False, True, True]
+    assert bytes(opened[0].frame(2))  # made anew
+
+
+def test_head_and_tail_leave_pixel_data_out(archive: Archive) -> None:
+    payload, _ = framed(1, count=3, tail=TRAILING_PADDING)
+    one = stored(archive, payload, 1)
+    assert bytes(one.head()) == payload[: one.instance.pixel_data_offset + 12]
+    assert bytes(one.tail()) == TRAILING_PADDING
+    native = archive.retrieval.open(kept.current(archive, kept.uid_of(0)))
+    assert native.length - len(native.head()) == PIXELS
+    assert bytes(native.tail()) == b""
+
+
+@needs_corpus()
+def test_every_frame_of_the_stored_corpus_is_that_of_its_file(tmp_path: Path) -> None:
+    """`tests/dicom/test_frames` compares the latter with pydicom."""
+    ways: Counter[str] = Counter()
+    with Archive.open(tmp_path, create=True) as archive:
+        import_paths(archive, corpus_files())
+        for instance in audit.current_instances(archive.index):
+            one = archive.retrieval.open(instance)
+            payload = archive.read(instance)
+            try:
+                source = Inflated(Whole(payload)) if one.syntax.deflated else Whole(payload)
+                table = frame_table(source, one.syntax, instance.pixel_data_offset)
+            except FramesUnreadable as error:
+                with pytest.raises(FramesUnreadable) as caught:
+                    one.frame(1)
+                assert str(caught.value) == str(error)
+                ways["refused"] += 1
+                continue
+            for number in range(1, table.count + 1):
+                expected = bytes(table.read(source, number))
+                cached = one.frame_cached(number)
+                ways["cached" if cached is not None else "waited for"] += 1
+                assert cached is None or bytes(cached) == expected
+                assert bytes(one.frame(number)) == expected
+            if not one.syntax.deflated and instance.pixel_data_offset >= 0:
+                tail = bytes(one.tail())
+                assert payload.endswith(tail)
+                ways["tail"] += bool(tail)
+    assert ways["cached"] > 800, ways
+    assert ways["refused"] > 40, ways
+    assert ways["tail"] > 0, ways

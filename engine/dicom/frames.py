@@ -1,0 +1,417 @@
+"""Frames: where each frame of an instance's pixel data lies, and what its bytes are.
+
+    frame_table(source, syntax, offset of Pixel Data) ──► NativeFrames        arithmetic
+                                                      └─► EncapsulatedFrames  a list of offsets (`fragments`)
+
+Reads the elements before Pixel Data, and of Pixel Data no more than headers. A frame of encapsulated Pixel Data is the
+bare codestream; a native one is its samples in little endian, without the byte that pads an odd total. Where Bits
+Allocated is no multiple of 8, frames of native Pixel Data are not byte aligned: each is shifted so that it begins at
+bit 0 (PS3.5 8.1.1, PS3.18 8.7.3.5.2). Float and Double Float Pixel Data are pixel data; an Icon Image is not. Video is
+one stream: it has no frames here, but `pixel_stream` gives it. Knows no files, and decodes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from engine.errors import DataSetError, FramesUnreadable
+
+from . import elements, fragments, tags
+from .content import UNDEFINED, Contents
+from .identifier import LONG_VRS, NUMBER_BYTES
+from .sources import Part, Source
+from .transfer_syntax import BIG_ENDIAN, EXPLICIT_VR, TransferSyntax
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from typing_extensions import Buffer
+
+FRAMES_MAX: Final = fragments.FRAGMENTS_MAX
+HEAD_BYTES_MAX: Final = 16 << 20
+"""A longer head is read element by element: of one in Explicit VR with 100 000 frames that takes seconds."""
+
+_VIDEO: Final = re.compile(r"1\.2\.840\.10008\.1\.2\.(4\.10[0-8](\.1)?|7\.[123])")
+_SUBSAMPLED: Final = {"YBR_FULL_422": (2, 3), "YBR_PARTIAL_422": (2, 3), "YBR_PARTIAL_420": (1, 2)}
+"""How much of three samples a pixel is stored natively."""
+_SAMPLES_OF: Final = {
+    **dict.fromkeys((b"MONOCHROME1", b"MONOCHROME2", b"PALETTE COLOR"), b"\1\0"),
+    **dict.fromkeys((b"RGB", b"YBR_FULL", b"YBR_FULL_422", b"YBR_ICT", b"YBR_RCT"), b"\3\0"),
+}
+"""Samples per Pixel (0028,0002) by Photometric Interpretation (PS3.3 C.7.6.3.1.2)."""
+_SAMPLE_BITS: Final = {tags.FloatPixelData: 32, tags.DoubleFloatPixelData: 64}
+_PIXEL_DATA_TAGS: Final = frozenset((tags.PixelData, *_SAMPLE_BITS))
+_US: Final = (tags.Rows, tags.Columns, tags.SamplesPerPixel, tags.BitsAllocated)
+_KEPT: Final = frozenset(
+    {
+        *_US,
+        tags.NumberOfFrames,
+        tags.PhotometricInterpretation,
+        tags.ExtendedOffsetTable,
+        tags.ExtendedOffsetTableLengths,
+    }
+)
+
+
+def is_video(transfer_syntax_uid: str) -> bool:
+    """Whether Pixel Data is one stream that only a player takes apart."""
+    return _VIDEO.fullmatch(transfer_syntax_uid) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class PixelElement:
+    """The element that holds the pixels, by its header."""
+
+    tag: int
+    value_offset: int
+    length: int
+    """Bytes, -1 if it is a sequence of fragments."""
+    word_bytes: int
+    """Of the words that are turned round in big endian; 1: none."""
+
+
+class FrameTable(Protocol):
+    """What both kinds have."""
+
+    count: int
+    """Frames that are there."""
+    is_encapsulated: bool
+    missing: str
+    """Why there are fewer than Number of Frames says; "" if there are not."""
+
+    @property
+    def held_bytes(self) -> int:
+        """What the table takes in memory."""
+
+    def span(self, number: int) -> tuple[int, int] | None:
+        """Offset and length of what `cut` takes for this frame; None: only `read` gives it. Numbers begin with 1."""
+
+    def cut(self, number: int, region: memoryview) -> memoryview:
+        """The frame, from the bytes that `span` names; mostly not copied. Raises FramesUnreadable."""
+
+    def read(self, source: Source, number: int) -> memoryview:
+        """The frame, read from the source that the table was made of. Raises FramesUnreadable."""
+
+
+class _Numbered:
+    """The limits of frame numbers."""
+
+    __slots__ = ("count", "missing")
+
+    def __init__(self, count: int, missing: str) -> None:
+        self.count = count
+        self.missing = missing
+
+    def check(self, number: int) -> None:
+        """Raises FramesUnreadable unless there is such a frame."""
+        if not 1 <= number <= self.count:
+            why = f": {self.missing}" if self.missing else ""
+            raise FramesUnreadable(f"there is no frame {number}, the last one is {self.count}{why}")
+
+
+class NativeFrames(_Numbered):
+    """Frames of one length, end to end. See `FrameTable`."""
+
+    __slots__ = ("frame_bits", "value_offset", "word_bytes")
+    is_encapsulated = False
+
+    def __init__(self, element: PixelElement, frame_bits: int, count: int, missing: str) -> None:
+        super().__init__(count, missing)
+        self.value_offset = element.value_offset
+        self.word_bytes = element.word_bytes
+        self.frame_bits = frame_bits
+
+    @property
+    def held_bytes(self) -> int:
+        """What the table takes in memory."""
+        return 128
+
+    def span(self, number: int) -> tuple[int, int] | None:
+        """See `FrameTable`."""
+        self.check(number)
+        if self.frame_bits % 8 or self.word_bytes > 1:
+            return None
+        length = self.frame_bits // 8
+        return self.value_offset + (number - 1) * length, length
+
+    def cut(self, number: int, region: memoryview) -> memoryview:
+        """See `FrameTable`."""
+        return region
+
+    def read(self, source: Source, number: int) -> memoryview:
+        """See `FrameTable`."""
+        self.check(number)
+        start = (number - 1) * self.frame_bits
+        first, end = start // 8, (start + self.frame_bits + 7) // 8
+        # Whole words, counted from where the value begins.
+        word_start = first - first % self.word_bytes
+        word_end = end + -end % self.word_bytes
+        value = source.read(self.value_offset + word_start, word_end - word_start)
+        turned = memoryview(turn(value, self.word_bytes))[first - word_start : end - word_start]
+        if len(turned) < end - first:
+            raise FramesUnreadable(f"frame {number} is cut")
+        return turned if not self.frame_bits % 8 else _shifted(turned, start % 8, self.frame_bits)
+
+
+class EncapsulatedFrames(_Numbered):
+    """Codestreams in fragments. See `FrameTable`."""
+
+    __slots__ = ("is_trusted", "lengths", "starts")
+    is_encapsulated = True
+
+    def __init__(self, starts: array[int], lengths: array[int] | None, missing: str, *, is_trusted: bool) -> None:
+        super().__init__(len(starts) - 1, missing)
+        self.starts = starts
+        """Where the first item of each frame begins, and the last frame ends."""
+        self.lengths = lengths
+        """Of the codestreams, if an Extended Offset Table says them."""
+        self.is_trusted = is_trusted
+        """Whether it is what an offset table says, and nobody has looked."""
+
+    @property
+    def held_bytes(self) -> int:
+        """What the table takes in memory."""
+        return 256 + 8 * (len(self.starts) + len(self.lengths or ()))
+
+    def span(self, number: int) -> tuple[int, int] | None:
+        """See `FrameTable`."""
+        self.check(number)
+        start = self.starts[number - 1]
+        return start, self.starts[number] - start
+
+    def cut(self, number: int, region: memoryview) -> memoryview:
+        """See `FrameTable`."""
+        return fragments.cut(region, self.lengths[number - 1] if self.lengths is not None else None)
+
+    def read(self, source: Source, number: int) -> memoryview:
+        """See `FrameTable`."""
+        self.check(number)
+        start = self.starts[number - 1]
+        return self.cut(number, memoryview(source.read(start, self.starts[number] - start)))
+
+
+def frame_table(
+    source: Source,
+    syntax: TransferSyntax,
+    pixel_data_offset: int,
+    description: Description | None = None,
+    *,
+    trust_offsets: bool = True,
+) -> NativeFrames | EncapsulatedFrames:
+    """The frames of an instance, which is not deflated here. Raises FramesUnreadable.
+
+    `pixel_data_offset`: of the tag of Pixel Data, -1 if there is none. `description`: if the caller has it. Not
+    `trust_offsets`: no table of the data set is believed, after one has led astray.
+    """
+    if is_video(syntax.uid):
+        raise FramesUnreadable(f"{syntax.name} is one stream that cannot be cut into frames")
+    encoding = encoding_of(source, syntax)
+    element = pixel_element(source, encoding, pixel_data_offset)
+    if (element.length < 0) != syntax.encapsulated:
+        raise FramesUnreadable(f"Pixel Data is {'not ' * syntax.encapsulated}encapsulated, against {syntax.name}")
+    head = description or Description.read(source, syntax, encoding, pixel_data_offset)
+    if element.length < 0:
+        return _encapsulated(source, syntax, element, head, trust_offsets)
+    return _native(source, element, head)
+
+
+def pixel_stream(source: Source, syntax: TransferSyntax, pixel_data_offset: int) -> Source:
+    """The value of Pixel Data as one stream: native in little endian, or all fragments joined (video).
+
+    Raises FramesUnreadable.
+    """
+    element = pixel_element(source, encoding_of(source, syntax), pixel_data_offset)
+    if element.length >= 0:
+        value = Part(source, element.value_offset, min(element.value_offset + element.length, source.length))
+        return Turned(value, element.word_bytes) if element.word_bytes > 1 else value
+    _, first = fragments.offset_table(source, element.value_offset)
+    return fragments.Joined(source, fragments.scan(source, first))
+
+
+def end_of_pixels(source: Source, syntax: TransferSyntax, pixel_data_offset: int) -> int:
+    """Where the element of Pixel Data is over, its delimiter included. Raises FramesUnreadable."""
+    element = pixel_element(source, encoding_of(source, syntax), pixel_data_offset)
+    if element.length >= 0:
+        return min(element.value_offset + element.length, source.length)
+    table, first = fragments.offset_table(source, element.value_offset)
+    found = fragments.scan(source, first + max(table, default=0))
+    if not len(found) or found.cut:
+        found = fragments.scan(source, first)
+    return min(found.starts[-1] + 8, source.length)
+
+
+def encoding_of(source: Source, syntax: TransferSyntax) -> int:
+    """The encoding in which a data set really is."""
+    return elements.encoding_of(source.read(0, 8), syntax)
+
+
+def pixel_element(source: Source, encoding: int, offset: int) -> PixelElement:
+    """The header at `offset`. Raises FramesUnreadable when there is none."""
+    if offset < 0:
+        raise FramesUnreadable("the instance has no Pixel Data")
+    order: Literal["big", "little"] = "big" if encoding & BIG_ENDIAN else "little"
+    header = bytes(source.read(offset, 12))
+    tag = int.from_bytes(header[:2], order) << 16 | int.from_bytes(header[2:4], order)
+    vr = header[4:6].decode("latin-1")
+    at, end = 4, 8
+    if encoding & EXPLICIT_VR:
+        at, end = (8, 12) if vr in LONG_VRS else (6, 8)
+    if tag not in _PIXEL_DATA_TAGS or len(header) < end:
+        raise FramesUnreadable(f"there is no Pixel Data at offset {offset}")
+    length = int.from_bytes(header[at:end], order)
+    if length == UNDEFINED and tag == tags.PixelData:
+        length = -1
+    word_bytes = NUMBER_BYTES.get(vr, 1) if encoding & BIG_ENDIAN else 1
+    return PixelElement(tag, offset + end, length, word_bytes)
+
+
+def turn(value: Buffer, word_bytes: int) -> Buffer:
+    """The same with the bytes of each word in the other order; what is no whole word stays."""
+    if word_bytes == 1:
+        return value
+    given = bytes(value)
+    turned = bytearray(given)
+    whole = len(given) - len(given) % word_bytes
+    for byte in range(word_bytes):
+        turned[byte:whole:word_bytes] = given[word_bytes - 1 - byte : whole : word_bytes]
+    return turned
+
+
+class Turned:
+    """A value in the other byte order."""
+
+    def __init__(self, source: Source, word_bytes: int) -> None:
+        self._source = source
+        self._word_bytes = word_bytes
+        self.length = source.length
+
+    def read(self, offset: int, count: int) -> Buffer:
+        """See `Source`."""
+        start = offset - offset % self._word_bytes
+        end = offset + count + -(offset + count) % self._word_bytes
+        return memoryview(turn(self._source.read(start, end - start), self._word_bytes))[offset - start :][:count]
+
+
+class Description:
+    """What the elements before Pixel Data say of it."""
+
+    def __init__(self, values: Mapping[int, bytes]) -> None:
+        """Numbers in little endian. Raises FramesUnreadable."""
+        self._values = values
+        self.frame_count = self._frame_count()
+
+    @classmethod
+    def read(cls, source: Source, syntax: TransferSyntax, encoding: int, end: int) -> Description:
+        """From the data set; of a tag that is there twice the last one counts. Raises FramesUnreadable."""
+        try:
+            values = _from_memory(source, encoding, end) if end <= HEAD_BYTES_MAX else _from_far(source, syntax, end)
+        except DataSetError as error:
+            raise FramesUnreadable(f"the data set cannot be read: {error}") from error
+        return cls(values)
+
+    @classmethod
+    def of_one_frame(cls, values: Mapping[int, bytes]) -> Description | None:
+        """From attributes that an index has, without (0028,0002) and offset tables; None: read the data set."""
+        samples = _SAMPLES_OF.get(values.get(tags.PhotometricInterpretation, b"").strip(b" \0"))
+        if samples is None or values.get(tags.NumberOfFrames, b"").strip(b" \0") not in (b"", b"1"):
+            return None
+        return cls({**values, tags.SamplesPerPixel: samples})
+
+    def number(self, tag: int, otherwise: int | None = None) -> int:
+        """An unsigned short. Raises FramesUnreadable if it is neither there nor given."""
+        raw = self._values.get(tag, b"")
+        if len(raw) >= 2:
+            return int.from_bytes(raw[:2], "little")
+        if otherwise is None:
+            raise FramesUnreadable(f"{tags.keyword_of(tag)} ({tag >> 16:04X},{tag & 0xFFFF:04X}) is missing")
+        return otherwise
+
+    def text(self, tag: int) -> str:
+        """The first value of a text."""
+        return self._values.get(tag, b"").decode("ascii", "replace").split("\\")[0].strip(" \0")
+
+    def table(self, tag: int) -> array[int]:
+        """A list of numbers of 64 bits."""
+        raw = self._values.get(tag, b"")
+        numbers = array("Q")
+        numbers.frombytes(raw[: len(raw) // 8 * 8])
+        return numbers
+
+    def frame_bits(self, tag: int) -> int:
+        """What one native frame takes, with all its samples. Raises FramesUnreadable."""
+        bits = _SAMPLE_BITS.get(tag) or self.number(tags.BitsAllocated)
+        samples = 1 if tag in _SAMPLE_BITS else self.number(tags.SamplesPerPixel, 1)
+        frame_bits = self.number(tags.Rows) * self.number(tags.Columns) * samples * bits
+        if not frame_bits:
+            raise FramesUnreadable("Rows, Columns, Samples per Pixel or Bits Allocated is 0")
+        return frame_bits
+
+    def _frame_count(self) -> int:
+        text = self.text(tags.NumberOfFrames) or "1"
+        if not re.fullmatch(r"\+?[0-9]{1,10}", text):
+            raise FramesUnreadable(f"Number of Frames (0028,0008) is {text[:16]!r}")
+        count = max(int(text), 1)
+        if count > FRAMES_MAX:
+            raise FramesUnreadable(f"Number of Frames (0028,0008) is {count}, at most {FRAMES_MAX} are read")
+        return count
+
+
+def _from_memory(source: Source, encoding: int, end: int) -> dict[int, bytes]:
+    view = memoryview(source.read(0, end))
+    values: dict[int, bytes] = {}
+    for element in elements.walk(view, encoding):
+        if element.tag in _KEPT:
+            value = view[element.value_offset : element.value_offset + element.length]
+            width = 2 if element.tag in _US and encoding & BIG_ENDIAN else 1
+            values[element.tag] = bytes(turn(value, width))
+    return values
+
+
+def _from_far(source: Source, syntax: TransferSyntax, end: int) -> dict[int, bytes]:
+    contents = Contents(Part(source, 0, end), syntax)
+    return {element.tag: contents.value(element) for element in contents.root()[0] if element.tag in _KEPT}
+
+
+def _native(source: Source, element: PixelElement, head: Description) -> NativeFrames:
+    length = max(min(element.length, source.length - element.value_offset), 0)
+    count, frame_bits = head.frame_count, head.frame_bits(element.tag)
+    share = _SUBSAMPLED.get(head.text(tags.PhotometricInterpretation))
+    if share is not None and head.number(tags.SamplesPerPixel, 1) == 3:
+        subsampled = frame_bits * share[0] // share[1]
+        # Some say so and store all samples.
+        if length * 8 < count * frame_bits:
+            frame_bits = subsampled
+    there = min(length * 8 // frame_bits, count)
+    expected = (count * frame_bits + 7) // 8
+    missing = "" if there == count else f"Pixel Data has {length} bytes, {count} frames take {expected}"
+    return NativeFrames(element, frame_bits, there, missing)
+
+
+def _encapsulated(
+    source: Source, syntax: TransferSyntax, element: PixelElement, head: Description, trust_offsets: bool
+) -> EncapsulatedFrames:
+    table, first = fragments.offset_table(source, element.value_offset)
+    count = head.frame_count
+    if trust_offsets:
+        offsets, lengths = head.table(tags.ExtendedOffsetTable), head.table(tags.ExtendedOffsetTableLengths)
+        if len(offsets) == len(lengths) == count:
+            starts = fragments.by_table(source, offsets, count, first)
+            if starts is not None:
+                return EncapsulatedFrames(starts, lengths, "", is_trusted=True)
+        starts = fragments.by_table(source, table, count, first) if table else None
+        if starts is not None:
+            return EncapsulatedFrames(starts, None, "", is_trusted=True)
+    native_bytes = (head.frame_bits(element.tag) + 7) // 8 if syntax.uid == fragments.ENCAPSULATED_UNCOMPRESSED else 0
+    found = fragments.scan(source, first)
+    starts, missing = fragments.by_fragments(source, found, count, syntax.uid, native_bytes)
+    return EncapsulatedFrames(starts, None, missing, is_trusted=False)
+
+
+def _shifted(value: memoryview, shift: int, count: int) -> memoryview:
+    """`count` bits from bit `shift` on, so that they begin at bit 0; what is left of the last byte is 0."""
+    bits = (int.from_bytes(value, "little") >> shift) & ((1 << count) - 1)
+    return memoryview(bits.to_bytes((count + 7) // 8, "little"))
