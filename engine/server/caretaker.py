@@ -1,16 +1,19 @@
 """The caretaker process: compaction, retention and scrubbing beside the workers, politely.
 
 Started as `python -m engine.server.caretaker FD` by the supervisor and replaced when it dies; FD is its end of the
-channel. A guest of the archive as workers are, without connections. One thread does the duties (`duties`), one step
-after the other, at the lowest priority; one listens to the supervisor; and one writes the index at the priority that
-workers have, since all wait for whoever writes: at the lowest one, a busy machine would let it stand there for seconds.
+channel. A guest of the archive as workers are, without connections. It has three threads:
 
-    a step has something left to do       the duty whose turn it is goes on
-    nothing to do                         it sleeps until the first duty is due
+    jobs            does the background jobs (`background_jobs`), one step after the other, at the lowest priority
+    main            listens to the supervisor
+    index-writer    writes the index at the priority that workers have. All wait for whoever writes: at the lowest
+                    priority, a busy machine would let it stand there for seconds
+
+    a step has something left to do       the job whose turn it is goes on
+    nothing to do                         it sleeps until the first job is due
     another process compacts or scrubs    later
     a step fails                          said, and tried again after a pause that doubles up to FAILURE_PAUSE_MAX_S
     StorageFailed                         final, as for every writer: the process ends, a successor starts from the disk
-    config                                every duty takes the new configuration over, and is due
+    config                                every job takes the new configuration over, and is due
     drain, or the supervisor is gone      what is being copied is thrown away, and it ends
 """
 
@@ -32,20 +35,20 @@ from engine.archive.archive import Archive
 from engine.archive.lifecycle import reserve_file
 from engine.config import Config
 from engine.errors import ArchiveInUse, EngineError, StorageFailed
+from engine.server.background_jobs import JOBS, READ_ONLY_JOBS, Job
 from engine.server.channel import Channel, ChannelClosed
-from engine.server.duties import DUTIES, READ_ONLY_DUTIES, Duty
 
 logger = log.get("server.caretaker")
 
 NICENESS = 19
-"""Of the duties' thread: it takes only processor time that nobody else wants."""
+"""Of the background jobs' thread: it takes only processor time that nobody else wants."""
 
 IN_USE_PAUSE_S = 5.0
 FAILURE_PAUSE_S = 5.0
 FAILURE_PAUSE_MAX_S = 600.0
 
 WAIT_MAX_S = 1.0
-"""How long the duties' thread sleeps at a time: a reload is noticed then."""
+"""How long the background jobs' thread sleeps at a time: a reload is noticed then."""
 
 FLUSH_MS = 20
 """How soon what the supervisor's buffer had no room for is tried again."""
@@ -67,16 +70,16 @@ class Caretaker:
         self._writing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="index-writer")
         self._writing.submit(threading.get_native_id).result()
         self._archive.index.environment.run_write = lambda work: self._writing.submit(work).result()
-        makers = READ_ONLY_DUTIES if self._archive.is_read_only else DUTIES
-        self._duties: list[Duty] = [make(self._archive, config, self._stopping) for make in makers]
-        self._due_s = dict.fromkeys((duty.name for duty in self._duties), 0.0)
+        makers = READ_ONLY_JOBS if self._archive.is_read_only else JOBS
+        self._jobs: list[Job] = [make(self._archive, config, self._stopping) for make in makers]
+        self._due_s = dict.fromkeys((job.name for job in self._jobs), 0.0)
         self._failures: dict[str, int] = {}
         self._errors: dict[str, str] = {}
         self._exit_code = 1
 
     def run(self) -> int:
         """Works until the supervisor says drain, or goes away."""
-        thread = guards.start("duties", self._work)
+        thread = guards.start("jobs", self._work)
         try:
             self._channel.send("configured", version=self._version)
             self._listen()
@@ -88,22 +91,22 @@ class Caretaker:
         self._writing.shutdown(wait=self._exit_code == 0)
         return self._exit_code
 
-    # -- the duties' thread ---------------------------------------------------------------------
+    # -- the background jobs' thread ---------------------------------------------------------------------
 
     def _work(self) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         try:
             while not self._stopping.is_set():
-                duty = min(self._duties, key=lambda duty: self._due_s[duty.name])
-                wait_s = self._due_s[duty.name] - time.monotonic()
+                job = min(self._jobs, key=lambda job: self._due_s[job.name])
+                wait_s = self._due_s[job.name] - time.monotonic()
                 if wait_s > 0:
                     self._stopping.wait(min(wait_s, WAIT_MAX_S))
                     continue
-                self._due_s[duty.name] = math.inf
+                self._due_s[job.name] = math.inf
                 reserve_file.make(self._archive.layout, self._archive.files)
-                pause_s = self._step(duty)
+                pause_s = self._step(job)
                 # A reload in between has made it due.
-                self._due_s[duty.name] = min(self._due_s[duty.name], time.monotonic() + pause_s)
+                self._due_s[job.name] = min(self._due_s[job.name], time.monotonic() + pause_s)
                 self._archive.retrieval.sweep()
             self._exit_code = 0
         except StorageFailed as error:
@@ -114,32 +117,32 @@ class Caretaker:
         finally:
             os.write(self._ended_write, b"x")
 
-    def _step(self, duty: Duty) -> float:
-        """One step; how long the duty pauses. Raises StorageFailed."""
+    def _step(self, job: Job) -> float:
+        """One step; how long the job pauses. Raises StorageFailed."""
         pause_s: float
         try:
-            pause_s = duty.step()
+            pause_s = job.step()
         except ArchiveInUse:
             return IN_USE_PAUSE_S
         except StorageFailed:
             raise
         except EngineError as error:
-            pause_s = self._failed(duty, str(error))
-            logger.warning("background work failed", duty=duty.name, error=str(error), pause_s=pause_s)
+            pause_s = self._failed(job, str(error))
+            logger.warning("background work failed", job=job.name, error=str(error), pause_s=pause_s)
             return pause_s
         except Exception as error:
-            # One duty's mistake: the others go on, and no successor begins with the same one at once.
-            pause_s = self._failed(duty, repr(error))
-            logger.error("background work crashed", duty=duty.name, error=repr(error), pause_s=pause_s)
+            # One job's mistake: the others go on, and no successor begins with the same one at once.
+            pause_s = self._failed(job, repr(error))
+            logger.error("background work crashed", job=job.name, error=repr(error), pause_s=pause_s)
             return pause_s
-        self._failures.pop(duty.name, None)
+        self._failures.pop(job.name, None)
         return pause_s
 
-    def _failed(self, duty: Duty, error: str) -> float:
-        """Notes it; how long the duty pauses."""
-        count = self._failures.get(duty.name, 0)
-        self._failures[duty.name] = count + 1
-        self._errors[duty.name] = error
+    def _failed(self, job: Job, error: str) -> float:
+        """Notes it; how long the job pauses."""
+        count = self._failures.get(job.name, 0)
+        self._failures[job.name] = count + 1
+        self._errors[job.name] = error
         return float(min(FAILURE_PAUSE_S * 2 ** min(count, 20), FAILURE_PAUSE_MAX_S))
 
     # -- the supervisor's messages --------------------------------------------------------------
@@ -162,15 +165,15 @@ class Caretaker:
                 self._channel.send("stats", request=message["request"], stats=self._stats())
             case "config":
                 config = Config.from_json(message["config"].encode())
-                for duty in self._duties:
-                    duty.configure(config)
-                    self._due_s[duty.name] = 0.0
+                for job in self._jobs:
+                    job.configure(config)
+                    self._due_s[job.name] = 0.0
                 self._channel.send("configured", version=message["version"])
             case "drain":
                 self._stopping.set()
 
     def _stats(self) -> dict[str, object]:
-        stats: dict[str, object] = {duty.name: duty.stats() for duty in self._duties}
+        stats: dict[str, object] = {job.name: job.stats() for job in self._jobs}
         return {**stats, "failing": {name: self._errors[name] for name in list(self._failures)}}
 
 

@@ -1,35 +1,72 @@
-"""The listening sockets, the limit of descriptors, and what systemd is told."""
+"""The listening sockets, each with its port's front; the limit of descriptors, and what systemd is told."""
 
 from __future__ import annotations
 
 import os
 import resource
 import socket
+from typing import TYPE_CHECKING, NamedTuple
 
 from engine import log
 from engine.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from engine.runtime.front import Port
 
 logger = log.get("server.supervisor")
 
 LISTEN_BACKLOG = 1024
 
 
-def listen(host: str, port: int) -> list[socket.socket]:
-    """Listening sockets for every address of `host`. Raises ConfigError when the port cannot be had."""
+class Listener(NamedTuple):
+    """One listening socket."""
+
+    port: Port
+    sock: socket.socket
+
+    @property
+    def url(self) -> str:
+        """Where a browser finds it; "" for a protocol without URLs."""
+        host, number = self.sock.getsockname()[:2]
+        if not self.port.scheme:
+            return ""
+        if host in ("0.0.0.0", "::"):
+            host = socket.gethostname()
+        return f"{self.port.scheme}://{f'[{host}]' if ':' in host else host}:{number}/"
+
+
+def listen(ports: Iterable[Port]) -> list[Listener]:
+    """Listening sockets for every address of every port. Raises ConfigError when one cannot be had."""
+    listeners: list[Listener] = []
+    try:
+        for port in ports:
+            listeners += [Listener(port, sock) for sock in _sockets(port.host, port.number, port.protocol)]
+    except ConfigError:
+        for listener in listeners:
+            listener.sock.close()
+        raise
+    return listeners
+
+
+def _sockets(host: str, port: int, protocol: str) -> list[socket.socket]:
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        raise ConfigError(f"host {host!r} is no address to listen on: {error}") from error
-    sockets = []
-    for family, kind, protocol, _, address in addresses:
-        sock = socket.socket(family, kind, protocol)
+        raise ConfigError(f"host {host!r} is no address to listen on for {protocol}: {error}") from error
+    sockets: list[socket.socket] = []
+    for family, kind, number, _, address in addresses:
+        sock = socket.socket(family, kind, number)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:
             sock.bind(address)
         except OSError as error:
-            raise ConfigError(f"{host}:{port} cannot be listened on: {error.strerror}") from error
+            for opened in (*sockets, sock):
+                opened.close()
+            raise ConfigError(f"{host}:{port} cannot be listened on for {protocol}: {error.strerror}") from error
         sock.listen(LISTEN_BACKLOG)
         sock.setblocking(False)
         sockets.append(sock)

@@ -1,6 +1,6 @@
 """The workers: started, given connections, watched, replaced when they die.
 
-a connection → the worker with the fewest that is not silent; it stays open here until that worker says it has it
+a connection → the worker with the fewest of its front that is not silent; it stays open here until that worker has it
 worker is silent → what it has not claimed goes to another, and so do new connections; after a time it is killed
 worker is full → the next one; all are full, or there is none → the connection waits here
 worker dies → what it has claimed is lost, what it has not goes to another; what it appended is replayed and sealed;
@@ -12,17 +12,17 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import time
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine import guards, log
 from engine.config import Config
 from engine.errors import StorageError
 from engine.metrics import Metrics
+from engine.runtime.worker_memory import WorkerMemory
 from engine.server import child
 from engine.server.channel import Channel, ChannelClosed
 from engine.server.child import Child, Restarts
-from engine.services.roster import Roster
 
 if TYPE_CHECKING:
     import socket
@@ -44,34 +44,49 @@ CONFIGURED_S = 2.0
 STATS_TIMEOUT_S = 2.0
 
 
+class Connection(NamedTuple):
+    """One that has asked for something and is to be served."""
+
+    front: str
+    sock: socket.socket
+    host: str
+
+
 class WorkerProcess(Child):
     """One worker process as the supervisor sees it."""
 
     def __init__(self, number: int, process: subprocess.Popen[bytes], channel: Channel) -> None:
         super().__init__(process, channel)
         self.number = number
-        self.connections = 0
+        self.connections: dict[str, int] = {}
+        """How many it has, or is given, by front."""
         self.ready = False
         self.is_silent = False
-        self.handed: dict[int, tuple[socket.socket, str]] = {}
+        self.handed: dict[int, Connection] = {}
         """Connections that it has been given and has not taken yet, by serial number."""
+
+    @property
+    def connections_count(self) -> int:
+        """All that it has, or is given."""
+        return sum(self.connections.values())
 
 
 class Pool:
-    """See the module's head. Used on the supervisor's loop."""
+    """All workers; used on the supervisor's loop."""
 
     def __init__(
         self,
         config: Config,
         metrics: Metrics,
+        module: str,
         *,
         recover: Callable[[], Awaitable[None]],
         on_change: Callable[[], None],
         fail: Callable[[str], None],
         spawn: Callable[[str], tuple[subprocess.Popen[bytes], Channel]] = child.spawn,
     ) -> None:
-        """`recover` takes over what a dead process left in the log; `on_change`: whether any worker is ready may have
-        changed; `fail` ends the server."""
+        """`module` of ours is a worker when it is run. `recover` takes over what a dead process left in the log;
+        `on_change`: whether any worker is ready may have changed; `fail` ends the server."""
         self._config = config
         self._config_json = config.to_json().decode()
         self._version = 1
@@ -81,13 +96,16 @@ class Pool:
         self._fail = fail
         self._spawn = spawn
         self._loop = asyncio.get_running_loop()
-        self._roster, self._roster_fd = Roster.create(config.workers)
+        self._module = module
+        self._memory = WorkerMemory.create(config.workers)
+        self.server_stats: Callable[[], Awaitable[dict[str, object]]] = self._no_stats
+        """What a worker gets that asks for the statistics of the whole server."""
         self._workers: list[WorkerProcess] = []
         self._restarts = [Restarts(RESTART_PAUSE_S, RESTART_PAUSE_MAX_S) for _ in range(config.workers)]
         self._missing: dict[int, str] = {}
         """Workers that could not be started again: number → why."""
-        self._parked: list[tuple[socket.socket, str]] = []
-        """Asked for an association while no worker could take it."""
+        self._parked: list[Connection] = []
+        """They have asked for something while no worker could take them."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._serial = 0
         self._serving = False
@@ -111,7 +129,7 @@ class Pool:
     @property
     def connections_count(self) -> int:
         """Connections that workers have, or are given."""
-        return sum(worker.connections for worker in self._workers)
+        return sum(worker.connections_count for worker in self._workers)
 
     @property
     def processes(self) -> list[subprocess.Popen[bytes]]:
@@ -144,8 +162,8 @@ class Pool:
         """No new associations; those that are open may go on for so long. Nobody is replaced any more."""
         self._draining = True
         parked, self._parked = self._parked, []
-        for sock, _ in parked:
-            sock.close()
+        for connection in parked:
+            connection.sock.close()
         for worker in list(self._workers):
             worker.tell("drain", limit_s=limit_s)
 
@@ -154,7 +172,7 @@ class Pool:
         workers = list(self._workers)
         answers = await asyncio.gather(*(worker.ask(STATS_TIMEOUT_S) for worker in workers))
         rows: list[dict[str, object]] = [
-            {"number": worker.number, "pid": worker.process.pid, "connections": worker.connections,
+            {"number": worker.number, "pid": worker.process.pid, "connections": worker.connections_count,
              "is_configured": worker.version == self._version, **answer}
             for worker, answer in zip(workers, answers, strict=True)
         ]  # fmt: skip
@@ -168,11 +186,11 @@ class Pool:
     # -- start and end of one -------------------------------------------------------------------
 
     def _start(self, number: int) -> None:
-        process, channel = self._spawn("engine.server.worker")
+        process, channel = self._spawn(self._module)
         worker = WorkerProcess(number, process, channel)
         self._workers.append(worker)
         worker.attach(lambda message: self._handle(worker, message), lambda: self._lost(worker))
-        worker.tell("start", fd=self._roster_fd, number=number)
+        worker.tell("start", fd=self._memory.fd, number=number)
         worker.configure(self._config_json, self._version)
 
     def _handle(self, worker: WorkerProcess, message: dict[str, Any]) -> None:
@@ -186,43 +204,54 @@ class Pool:
             case "taken":
                 self._let_go(worker, message["serial"])
             case "full":
-                worker.connections -= self._let_go(worker, message["serial"])
+                if (connection := self._let_go(worker, message["serial"])) is not None:
+                    worker.connections[connection.front] -= 1
             case "closed":
-                worker.connections -= 1
+                worker.connections[message["front"]] -= 1
+            case "server_stats":
+                self._run(self._answer(worker, message["request"]), "server statistics")
             case "failed":
                 logger.error("worker stopped writing", worker=worker.number, error=message["error"])
 
-    def _let_go(self, worker: WorkerProcess, serial: int) -> bool:
-        handed = worker.handed.pop(serial, None)
-        if handed is None:
-            return False
-        handed[0].close()
-        return True
+    async def _answer(self, worker: WorkerProcess, request: int) -> None:
+        worker.tell("server_stats", request=request, stats=await self.server_stats())
+
+    async def _no_stats(self) -> dict[str, object]:
+        return {}
+
+    def _let_go(self, worker: WorkerProcess, serial: int) -> Connection | None:
+        connection = worker.handed.pop(serial, None)
+        if connection is not None:
+            connection.sock.close()
+        return connection
 
     def _lost(self, worker: WorkerProcess) -> None:
         self._workers.remove(worker)
         if not self.ready_count:
             self._on_change()
-        claimed = self._roster.claimed(worker.number)
+        claimed = self._memory.heartbeat.claimed(worker.number)
         handed, worker.handed = worker.handed, {}
-        for serial, (sock, host) in handed.items():
+        for serial, connection in handed.items():
             if serial > claimed:
-                self.hand_over(sock, host)
+                self._hand_over(connection)
             else:
-                sock.close()
+                connection.sock.close()
 
         def give_up(error: BaseException) -> None:
             self._fail(f"worker {worker.number} cannot be replaced: {error}")
 
-        task = guards.watch(self._loop.create_task(self._bury(worker)), "replace worker", give_up)
+        self._run(self._replace(worker), "replace worker", give_up)
+
+    def _run(self, work: Coroutine[None, None, None], name: str, on_crash: guards.OnCrash | None = None) -> None:
+        task = guards.watch(self._loop.create_task(work), name, on_crash)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _bury(self, worker: WorkerProcess) -> None:
+    async def _replace(self, worker: WorkerProcess) -> None:
         """Waits for a lost worker's end, takes over what it left in the log, and replaces it."""
         number = worker.number
         code = await worker.ended()
-        self._roster.clear(number)
+        self._memory.clear(number)
         if self._draining:
             return
         logger.error("worker died, its associations are lost", worker=number, exit_code=code)
@@ -249,30 +278,38 @@ class Pool:
 
     # -- connections ----------------------------------------------------------------------------
 
-    def hand_over(self, sock: socket.socket, host: str) -> None:
-        """Gives a connection to a worker; it stays open here until the worker says that it has taken it."""
-        if not self._offer(sock, host):
-            if self._draining or len(self._parked) >= self._config.limits.connections_waiting_max:
-                sock.close()
-            else:
-                self._parked.append((sock, host))
+    def hand_over(self, front: str, sock: socket.socket, host: str) -> None:
+        """Gives a connection to a worker's front; it stays open here until the worker says that it has taken it."""
+        self._hand_over(Connection(front, sock, host))
 
-    def _offer(self, sock: socket.socket, host: str) -> bool:
-        ready = [worker for worker in self._workers if worker.ready]
-        for worker in sorted(ready, key=lambda candidate: (candidate.is_silent, candidate.connections)):
+    def _hand_over(self, connection: Connection) -> None:
+        if not self._offer(connection):
+            if self._draining or len(self._parked) >= self._config.limits.connections_waiting_max:
+                connection.sock.close()
+            else:
+                self._parked.append(connection)
+
+    def _offer(self, connection: Connection) -> bool:
+        front, sock, host = connection
+
+        def load(worker: WorkerProcess) -> tuple[bool, int, int]:
+            # Those of one front are spread evenly: a browser's idle connections say nothing about associations.
+            return worker.is_silent, worker.connections.get(front, 0), worker.connections_count
+
+        for worker in sorted((worker for worker in self._workers if worker.ready), key=load):
             self._serial += 1
             try:
-                if not worker.channel.offer("accept", fd=sock.fileno(), host=host, serial=self._serial):
+                if not worker.channel.offer("accept", fd=sock.fileno(), front=front, host=host, serial=self._serial):
                     continue
             except ChannelClosed:
                 continue
-            worker.connections += 1
-            worker.handed[self._serial] = sock, host
+            worker.connections[front] = worker.connections.get(front, 0) + 1
+            worker.handed[self._serial] = connection
             return True
         return False
 
     def _unpark(self) -> None:
-        while self._parked and self._offer(*self._parked[0]):
+        while self._parked and self._offer(self._parked[0]):
             self._parked.pop(0)
 
     # -- watching -------------------------------------------------------------------------------
@@ -288,7 +325,7 @@ class Pool:
         self._unpark()
 
     def _listen_for(self, worker: WorkerProcess) -> None:
-        silent_s = self._roster.silent_s(worker.number)
+        silent_s = self._memory.heartbeat.silent_s(worker.number)
         if silent_s < SILENT_S:
             if worker.is_silent:
                 logger.info("worker runs again", worker=worker.number)
@@ -308,10 +345,10 @@ class Pool:
 
     def _take_back(self, worker: WorkerProcess) -> None:
         """Gives what a silent worker has not claimed to others; what it has claimed it will tell us of, or die with."""
-        claimed = self._roster.revoke(worker.number, max(worker.handed))
+        claimed = self._memory.heartbeat.revoke(worker.number, max(worker.handed))
         if claimed is None:
             return  # it runs again, and is just taking one
         for serial in [serial for serial in worker.handed if serial > claimed]:
-            sock, host = worker.handed.pop(serial)
-            worker.connections -= 1
-            self.hand_over(sock, host)
+            connection = worker.handed.pop(serial)
+            worker.connections[connection.front] -= 1
+            self._hand_over(connection)

@@ -1,12 +1,12 @@
 """The supervisor: owns the listening socket, keeps the archive, starts workers and hands connections to them.
 
-    accept → the lobby, until an association is asked for → the worker with the fewest open connections gets it
+    accept → pending, until its first bytes say what it asks for → the worker with the fewest of its front gets it
     worker is silent, full or dead → see `pool`                        caretaker dies → see `caretaker_process`
     SIGTERM → no new connections, workers drain, last checkpoint, exit 0        SIGHUP → peers and limits are read again
     SIGTERM again → what is still running is aborted
 
-It serves no association itself. The listening socket outlives every worker, so nobody is refused while one is
-replaced; and few long-lived associations are spread evenly, which SO_REUSEPORT does not do (8 fall 6 to 2).
+It serves nothing itself and knows no protocol. The listening sockets outlive every worker, so nobody is refused while
+one is replaced; and few long-lived connections are spread evenly, which SO_REUSEPORT does not do (8 fall 6 to 2).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import asyncio
 import errno
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 from engine import __version__, log
 from engine.archive import extras
@@ -27,13 +27,17 @@ from engine.archive.writer_watch import WriterWatch
 from engine.config import Reading
 from engine.errors import ArchiveInUse, ConfigError, EngineError
 from engine.metrics import Metrics
-from engine.net.trace import make_folder
+from engine.runtime.pools import ThreadPool
 from engine.server.caretaker_process import CaretakerProcess
 from engine.server.child import spawn
 from engine.server.control_server import Commands, ControlServer
-from engine.server.listeners import listen, notify_systemd, raise_descriptor_limit
-from engine.server.lobby import Lobby
+from engine.server.listeners import Listener, listen, notify_systemd, raise_descriptor_limit
+from engine.server.pending import PendingConnections
 from engine.server.pool import Pool
+
+if TYPE_CHECKING:
+    from engine.config import Config
+    from engine.runtime.front import Port
 
 logger = log.get("server.supervisor")
 
@@ -47,10 +51,25 @@ ARCHIVE_PATIENCE_S = 3.0
 """How long a start waits for another process to let the archive go."""
 
 
-class Supervisor:
-    """See the module's head; `run` returns the exit code."""
+class Composition(Protocol):
+    """What the supervisor must know of the program that it is part of, which knows the protocols."""
 
-    def __init__(self, reading: Reading, reread: Callable[[], Reading], announce: Callable[[str], None]) -> None:
+    worker_module: str
+    """A module of ours which is a worker when it is run."""
+
+    def ports(self, config: Callable[[], Config]) -> list[Port]:
+        """Where to listen, the first one named in the ready line; `config` gives the configuration in force."""
+
+    def prepare(self, config: Config) -> None:
+        """Makes ready what workers will need. Raises ConfigError."""
+
+
+class Supervisor:
+    """The process; `run` returns its exit code."""
+
+    def __init__(
+        self, reading: Reading, reread: Callable[[], Reading], announce: Callable[[str], None], composition: Composition
+    ) -> None:
         """`reread` reads the configuration anew; `announce` prints the one line that says it is ready."""
         self._config = config = reading.config
         self._told = reading.told
@@ -58,7 +77,8 @@ class Supervisor:
         self._announce = announce
         self._archive: Archive | None = None
         self._writer_watch: WriterWatch | None = None
-        self._listeners: list[socket.socket] = []
+        self._composition = composition
+        self._listeners: list[Listener] = []
         self._stopping = asyncio.Event()
         self._failed: str | None = None
         self._loop = asyncio.get_running_loop()
@@ -66,8 +86,18 @@ class Supervisor:
         self._draining = False
         self._metrics = Metrics()
         raise_descriptor_limit()
-        self._pool = Pool(config, self._metrics, recover=self._recover, on_change=self._mind_doors, fail=self._fail)
-        self._lobby = Lobby(self._loop, lambda: self._config, self._metrics, self._pool.hand_over)
+        self._pool = Pool(
+            config,
+            self._metrics,
+            composition.worker_module,
+            recover=self._recover,
+            on_change=self._mind_doors,
+            fail=self._fail,
+        )
+        self._pool.server_stats = self._stats
+        self._pending = PendingConnections(self._loop, lambda: self._config, self._metrics, self._pool.hand_over)
+        self._archive_thread = ThreadPool("archive", 2)
+        """Opens and closes the archive, and recovers what dead processes left: one thread of it may be stuck."""
         self._looked_at = self._loop.time()
         self._spare_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         """Closed for a moment when there are no descriptors left, so that a connection can be accepted and closed."""
@@ -77,10 +107,9 @@ class Supervisor:
 
     async def run(self) -> int:
         """Serves until SIGTERM or SIGINT, or until the archive fails."""
-        self._listeners = listen(self._config.host, self._config.dicom_port)
-        if self._config.log.wire_trace is not None:
-            make_folder(self._config.log.wire_trace)
-        self._archive = await self._loop.run_in_executor(None, self._open_archive)
+        self._composition.prepare(self._config)
+        self._listeners = listen(self._composition.ports(lambda: self._config))
+        self._archive = await self._archive_thread.run(self._open_archive)
         index = self._archive.layout.index
         self._writer_watch = WriterWatch(
             self._archive.index.environment.writer, f"{index}/writer", self._metrics.counters
@@ -102,7 +131,8 @@ class Supervisor:
         await self._stopping.wait()
         await self._drain()
         self._control.close()
-        await self._loop.run_in_executor(None, self._archive.close)
+        await self._archive_thread.run(self._archive.close)
+        self._archive_thread.close()
         logger.info("stopped", reason=self._failed or "asked to")
         return 1 if self._failed else 0
 
@@ -130,11 +160,13 @@ class Supervisor:
 
     def _announce_ready(self) -> None:
         assert self._archive is not None
-        host, port = self._listeners[0].getsockname()[:2]
+        host, port = self._listeners[0].sock.getsockname()[:2]
+        urls = [listener.url for listener in self._listeners if listener.url]
         count = self._archive.stats()["instances"]
         held = "a new, empty archive" if self._archive.layout.is_new else f"{count} instances"
         self._announce(
-            f"filmroom {__version__} ready: {self._config.aet} on {host}:{port}, {self._config.workers} workers, "
+            f"filmroom {__version__} ready: {self._config.aet} on {host}:{port}, {''.join(f'{url}, ' for url in urls)}"
+            f"{self._config.workers} workers, "
             f"{self._config.durability}, data in {self._config.data} ({held}), configuration: {self._told}"
         )
         logger.info(
@@ -142,6 +174,7 @@ class Supervisor:
             aet=self._config.aet,
             host=host,
             port=port,
+            urls=urls,
             workers=self._config.workers,
             archive=held,
             configuration=self._told,
@@ -165,7 +198,7 @@ class Supervisor:
         """Takes over what dead processes left in the log; when that fails, the server ends."""
         assert self._archive is not None
         try:
-            await self._loop.run_in_executor(None, self._archive.recover_dead_writers)
+            await self._archive_thread.run(self._archive.recover_dead_writers)
         except EngineError as error:
             self._fail(f"what a dead process left cannot be recovered: {error}")
 
@@ -179,18 +212,18 @@ class Supervisor:
 
     def _open_doors(self) -> None:
         for listener in self._listeners:
-            self._loop.add_reader(listener.fileno(), self._accept, listener)
+            self._loop.add_reader(listener.sock.fileno(), self._accept, listener)
 
     def _close_doors(self) -> None:
         """While there is no worker, connections wait in the backlog."""
         for listener in self._listeners:
-            if listener.fileno() >= 0:
-                self._loop.remove_reader(listener.fileno())
+            if listener.sock.fileno() >= 0:
+                self._loop.remove_reader(listener.sock.fileno())
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: Listener) -> None:
         for _ in range(64):
             try:
-                sock, address = listener.accept()
+                sock, address = listener.sock.accept()
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -199,17 +232,17 @@ class Supervisor:
                     return
                 continue
             sock.setblocking(False)
-            self._lobby.enter(sock, str(address[0]))
+            self._pending.enter(listener.port, sock, str(address[0]))
 
-    def _find_descriptor(self, listener: socket.socket) -> bool:
+    def _find_descriptor(self, listener: Listener) -> bool:
         """Out of descriptors: makes one free, or turns one connection away, so that the loop does not spin on it."""
         self._metrics.counters["out_of_descriptors"] += 1
-        if self._lobby.make_room():
+        if self._pending.make_room():
             return True
         if self._spare_fd >= 0:
             os.close(self._spare_fd)
         try:
-            listener.accept()[0].close()
+            listener.sock.accept()[0].close()
         except OSError:
             pass  # it is gone, or another thread was quicker to take the descriptor
         try:
@@ -225,7 +258,7 @@ class Supervisor:
         self._loop.call_later(LOOK_S, self._look_after)
         now = self._loop.time()
         late_s, self._looked_at = now - self._looked_at - LOOK_S, now
-        self._lobby.sweep()
+        self._pending.sweep()
         log.flush()
         self._caretaker.look_after()
         if late_s < LATE_S:
@@ -251,7 +284,7 @@ class Supervisor:
             "time": time.time(),
             "turned_away": sum(n for name, n in counters.items() if name.startswith(("not_dicom_", "connections_"))),
             "counters": counters,
-            "waiting": len(self._lobby),
+            "waiting": len(self._pending),
             "workers": await self._pool.stats(),
             "workers_missing": self._pool.missing,
             "caretaker": await self._caretaker.stats(),
@@ -299,8 +332,8 @@ class Supervisor:
         notify_systemd("STOPPING=1")
         self._close_doors()
         for listener in self._listeners:
-            listener.close()
-        self._lobby.close()
+            listener.sock.close()
+        self._pending.close()
         limit_s = 0.0 if self._failed else self._config.limits.drain_timeout_s
         logger.info("draining", limit_s=limit_s, associations=self._pool.connections_count)
         self._pool.tell_drain(limit_s)

@@ -1,7 +1,8 @@
-"""One worker process: an event loop, a segment log of its own, and the associations that the supervisor hands it.
+"""One worker process: an event loop, an engine, and fronts for the connections that the supervisor hands it.
 
-Started as `python -m engine.server.worker FD`; FD is its end of the channel. It shares no memory with anybody: LMDB and
-the log are what workers have in common. When the supervisor goes, it goes.
+Knows no protocol: whoever composes the program gives it what makes the fronts (`serve`). It shares no memory with other
+workers but the one in which they are counted: LMDB and the log are what workers have in common. When the supervisor
+goes, it goes.
 """
 
 from __future__ import annotations
@@ -11,31 +12,23 @@ import gc
 import os
 import signal
 import socket
-import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from traceback import format_exc
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
 from engine import guards, log
-from engine.archive.archive import Archive, StorageOptions
-from engine.archive.ingest.live import Ingestor
-from engine.archive.ingest.unparseable import Limits, Unparseable
-from engine.archive.transcoding.transcode import Transcoder
+from engine.archive.archive import Archive
 from engine.config import Config
-from engine.dimse.assembly import ChunkPool
 from engine.errors import EngineError
-from engine.metrics import Metrics
-from engine.net.connection import Connection, ConnectionLimits
-from engine.net.trace import TraceFolder
+from engine.runtime.engine import Engine
+from engine.runtime.worker_memory import WorkerMemory
 from engine.server.channel import Channel, ChannelClosed
 from engine.server.child import flush_later
-from engine.services.acceptor import Acceptor
-from engine.services.commitment.reporter import Reporter
-from engine.services.roster import Roster
-from engine.services.shared import Services
-from engine.ul.association import Role
+
+if TYPE_CHECKING:
+    from engine.runtime.front import Front
 
 logger = log.get("server.worker")
 
@@ -46,76 +39,98 @@ EXIT_STORAGE_FAILED = 3
 """The log or the index failed: what was acknowledged is safe, the supervisor recovers and starts another worker."""
 
 BEAT_S = 0.1
-"""How often the roster learns that the loop runs; the supervisor takes a second of silence for a sign."""
+"""How often the heartbeat is written; the supervisor takes a second of silence for a sign."""
+
+CLUSTER_TIMEOUT_S = 3.0
+"""How long the supervisor may take to tell the statistics of all processes: longer than it waits for each."""
+
+DRAIN_LOOK_S = 0.02
+
+MakeFronts = Callable[[Engine, "Process"], "list[Front]"]
+"""Makes the fronts of one worker."""
+
+
+class Process:
+    """What a front may ask of the process that hosts it."""
+
+    def __init__(self, number: int, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
+        self.number = number
+        self._channel = channel
+        self._loop = loop
+        self._request = 0
+        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+
+    async def server_stats(self) -> dict[str, Any]:
+        """The statistics of the whole server, all its processes; empty when the supervisor does not answer in time."""
+        self._request = request = self._request + 1
+        answer: asyncio.Future[dict[str, Any]] = self._loop.create_future()
+        self._answers[request] = answer
+        try:
+            self._channel.send("server_stats", request=request)
+            return await asyncio.wait_for(answer, CLUSTER_TIMEOUT_S)
+        except (ChannelClosed, TimeoutError):
+            return {}
+        finally:
+            self._answers.pop(request, None)
+
+    def answered(self, request: int, stats: dict[str, Any]) -> None:
+        """The supervisor has answered."""
+        answer = self._answers.get(request)
+        if answer is not None and not answer.done():
+            answer.set_result(stats)
 
 
 class Worker:
-    """See the module's head."""
+    """The process; `run` returns its exit code."""
 
-    def __init__(self, channel: Channel, number: int, config: Config, roster: Roster, version: int) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        number: int,
+        config: Config,
+        memory: WorkerMemory,
+        make_fronts: MakeFronts,
+        version: int,
+    ) -> None:
         """`version`: of the configuration."""
         self._channel = channel
         self._version = version
-        self._number = number
-        self._config = config
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         self._exit_code = 0
-        self._connections: dict[Connection, Acceptor] = {}
-        self._draining = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._metrics = Metrics()
-        self._pool = ChunkPool()
-        self._trace = TraceFolder(config.log.wire_trace, number) if config.log.wire_trace else None
+        self._heartbeat = memory.heartbeat
         self._archive = Archive.open(config.data, role="guest")
-        self._store = store = self._archive.writer(
-            f"worker-{number}-{os.getpid()}",
-            StorageOptions(
-                segment_bytes=config.storage.segment_bytes,
-                disk_reserve_bytes=config.limits.disk_reserve_bytes,
-                prewrite_bytes=config.storage.prewrite_bytes,
-                versions_max=config.storage.versions_max,
-            ),
-        )
-        self._ingestor = Ingestor(self._loop, store, self._storage_failed, self._quarantine(config))
-        self._roster = roster
-        self._services = Services(
-            self._loop,
+        self._engine = Engine.open(
             self._archive,
-            self._ingestor,
             config,
-            self._metrics,
-            self._pool,
-            Transcoder(directory=config.data, reserve_bytes=config.limits.disk_reserve_bytes),
-            self._trace,
-            roster,
+            writer=f"worker-{number}-{os.getpid()}",
+            on_failure=self._storage_failed,
+            associations=memory.associations,
         )
-
-    def _quarantine(self, config: Config) -> Unparseable | None:
-        kept = config.quarantine
-        if not kept.unparseable:
-            return None
-        return Unparseable(self._archive.index, Limits(kept.bytes_max, kept.count_max), self._metrics.counters)
+        self._process = Process(number, channel, self._loop)
+        self._fronts: dict[str, Front] = {}
+        self._make_fronts = make_fronts
 
     async def run(self) -> int:
         """Serves until the supervisor says drain, or goes away."""
         flush_later(self._loop, self._channel)
         self._loop.add_reader(self._channel.fileno(), self._on_channel)
-        await self._loop.run_in_executor(None, self._archive.prepare_writer)
+        await self._engine.pools.slow.run(self._archive.prepare_writer)
+        self._fronts = {front.name: front for front in self._make_fronts(self._engine, self._process)}
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)
         self._beat()
-        Reporter(self._services.commitments, self._trace).start()
         self._tell("configured", version=self._version)
         self._tell("ready")
         self._sweep()
         await self._ended.wait()
         self._loop.remove_reader(self._channel.fileno())
         if self._exit_code == 0:
-            self._services.commitments.close()
-            self._ingestor.close()
-            self._services.transcoder.close()
+            for front in self._fronts.values():
+                front.close()
+            self._engine.close()
             self._archive.close()
         return self._exit_code
 
@@ -125,8 +140,8 @@ class Worker:
 
     def _beat(self) -> None:
         self._loop.call_later(BEAT_S, self._beat)
-        self._roster.beat()
-        guards.call("admission", self._services.admission.look)
+        self._heartbeat.beat()
+        guards.call("admission", self._engine.admission.look)
         log.flush()
 
     def _storage_failed(self, error: EngineError) -> None:
@@ -134,8 +149,8 @@ class Worker:
         logger.error("storage failed", error=str(error))
         self._exit_code = EXIT_STORAGE_FAILED
         self._tell("failed", error=str(error))
-        for connection in list(self._connections):
-            connection.abort("storage failed", 2, 0)
+        for front in self._fronts.values():
+            front.abort("storage failed")
         self._loop.call_later(0.2, self._ended.set)
 
     # -- the supervisor's messages --------------------------------------------------------------
@@ -157,85 +172,36 @@ class Worker:
     def _handle(self, message: dict[str, Any], fd: int | None) -> None:
         match message["kind"]:
             case "accept":
-                self._accept(message["host"], message["serial"], fd)
+                self._accept(message["front"], message["host"], message["serial"], fd)
             case "config":
-                self._config = Config.from_json(message["config"].encode())
-                self._services.config = self._config
-                self._store.log.keep_free(self._config.limits.disk_reserve_bytes)
+                config = Config.from_json(message["config"].encode())
+                self._engine.configure(config)
+                for front in self._fronts.values():
+                    front.configure(config)
                 self._version = message["version"]
                 self._tell("configured", version=self._version)
             case "stats":
                 self._tell("stats", request=message["request"], stats=self._stats())
+            case "server_stats":
+                self._process.answered(message["request"], message["stats"])
             case "drain":
-                self._draining = True
                 self._run_task("drain", self._drain(message["limit_s"]), lambda _: self._ended.set())
 
-    def _accept(self, host: str, serial: int, fd: int | None) -> None:
-        if not self._roster.claim(serial):
+    def _accept(self, front: str, host: str, serial: int, fd: int | None) -> None:
+        if not self._heartbeat.claim(serial):
             if fd is not None:
                 os.close(fd)
             return
         if fd is None:
             # The kernel drops a descriptor for which we have no number left.
             logger.about(host).error("out of file descriptors, a connection was not taken", peer=host)
-            self._metrics.counters["out_of_descriptors"] += 1
+            self._engine.metrics.counters["out_of_descriptors"] += 1
             self._tell("full", serial=serial)
             return
         self._tell("taken", serial=serial)
         sock = socket.socket(fileno=fd)
         sock.setblocking(False)
-        self._make_room()
-        self._run_task("connect", self._connect(sock, host, self._draining))
-
-    def _make_room(self) -> None:
-        """Ends the oldest of those that have no association, when there are too many of them."""
-        limit = self._config.limits.connections_waiting_max
-        if len(self._connections) - self._services.associations_count < limit:
-            return
-        for connection, acceptor in list(self._connections.items()):
-            if acceptor.session is None:
-                self._metrics.counters["connections_evicted"] += 1
-                connection.abort("made room for others", 2, 0)
-                return
-
-    async def _connect(self, sock: socket.socket, host: str, busy: bool) -> None:
-        def end(connection: Connection) -> None:
-            self._connections.pop(connection, None)
-            self._tell("closed")
-
-        def user(connection: Connection) -> Acceptor:
-            acceptor = Acceptor(self._services, connection, refuse=busy, on_end=end)
-            self._connections[connection] = acceptor
-            return acceptor
-
-        limits = self._config.limits
-        try:
-            await self._loop.connect_accepted_socket(
-                lambda: Connection(
-                    user,
-                    Role.ACCEPTOR,
-                    self._pool,
-                    ConnectionLimits(
-                        p_data_length_max=limits.pdu_length_accept_max,
-                        control_length_max=limits.associate_pdu_length_max,
-                        part_bytes=limits.stream_threshold_bytes,
-                        artim_timeout_s=limits.artim_timeout_s,
-                        message_timeout_s=limits.dimse_timeout_s,
-                        rate_bytes_per_s_min=limits.transfer_rate_bytes_per_s_min,
-                        delivery_rate_bytes_per_s_min=limits.delivery_rate_bytes_per_s_min,
-                        pdv_count_max=limits.pdvs_per_pdu_max,
-                        idle_timeout_s=limits.idle_timeout_s,
-                    ),
-                    self._trace.association(host) if self._trace else None,
-                ),
-                sock,
-            )
-        except Exception as error:
-            # Mostly an OSError: the peer was gone before the loop could take the socket.
-            tell = logger.info if isinstance(error, OSError) else logger.error
-            tell("connection lost before it began", peer=host, error=str(error))
-            sock.close()
-            self._tell("closed")
+        self._fronts[front].connected(sock, host, lambda: self._tell("closed", front=front))
 
     def _run_task(self, name: str, work: Coroutine[None, None, None], on_crash: guards.OnCrash | None = None) -> None:
         """Runs it, kept until it ends; what it raises is logged."""
@@ -250,32 +216,28 @@ class Worker:
             pass  # _on_channel sees it too and ends the worker
 
     def _stats(self) -> dict[str, object]:
-        return {
-            **self._metrics.snapshot(),
-            "associations": self._services.associations_count,
-            "waiting": self._services.traffic.waiting_count,
-            "admission": self._services.admission.snapshot(),
-            "retrieval_budget": self._services.retrieval_budget.snapshot(),
-            "queue_depth": self._ingestor.depth,
-            "chunks": self._pool.outstanding,
-            "group_size": self._ingestor.commit.group_sizes.snapshot(),
-            "sync_latency_s": self._ingestor.commit.sync_latency_s.snapshot(),
-        }
+        stats = self._engine.stats()
+        for front in self._fronts.values():
+            stats |= front.stats()
+        return stats
 
     async def _drain(self, limit_s: float) -> None:
         deadline = self._loop.time() + limit_s
-        for connection, acceptor in list(self._connections.items()):
-            if acceptor.session is None:
-                connection.abort("the server is stopping", 2, 0)
-        while self._connections and self._loop.time() < deadline:
-            await asyncio.sleep(0.02)
-        for connection in list(self._connections):
-            connection.abort("the server is stopping", 2, 0)
+        for front in self._fronts.values():
+            front.start_draining()
+        while self._connections_count and self._loop.time() < deadline:
+            await asyncio.sleep(DRAIN_LOOK_S)
+        for front in self._fronts.values():
+            front.abort("the server is stopping")
         self._ended.set()
 
+    @property
+    def _connections_count(self) -> int:
+        return sum(front.connections_count for front in self._fronts.values())
 
-def main(fd: int) -> int:
-    """The worker's whole life; the exit code."""
+
+def serve(fd: int, make_fronts: MakeFronts) -> int:
+    """The worker's whole life; the exit code. `fd`: its end of the channel to the supervisor."""
     # The terminal's Ctrl-C goes to the whole process group: the supervisor decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -291,17 +253,13 @@ def main(fd: int) -> int:
     assert started[1] is not None
     config = Config.from_json(message["config"].encode())
     log.configure(config.log, worker=number)
-    roster = Roster.inherited(started[1], number)
+    memory = WorkerMemory(started[1], number)
 
     async def run() -> int:
-        return await Worker(channel, number, config, roster, message["version"]).run()
+        return await Worker(channel, number, config, memory, make_fronts, message["version"]).run()
 
     try:
         return uvloop.run(run())
     except EngineError as error:
         logger.error("worker cannot start", error=str(error))
         return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))

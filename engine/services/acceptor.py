@@ -74,14 +74,14 @@ class Acceptor:
 
     def associate_requested(self, rq: AssociateRQ) -> AssociateAC | AssociateRJ:
         """Answers an A-ASSOCIATE-RQ."""
-        host, counters = self.connection.peer_host, self.services.metrics.counters
+        host, counters = self.connection.peer_host, self.services.engine.metrics.counters
         self._log = logger.about(host)
         principal = Principal(Kind.PEER, rq.calling_ae_title, host)
         who = {"calling": readable(rq.calling_ae_title), "host": host}
         answer: AssociateAC | AssociateRJ | Accepted | None
-        answer = refusal(self.services.access, principal, busy=self._refuse)
+        answer = refusal(self.services.engine.access, principal, busy=self._refuse)
         if answer is None:
-            answer = negotiate(rq, accept_policy(self.services.config, self.services.access, principal))
+            answer = negotiate(rq, accept_policy(self.services.config, self.services.engine.access, principal))
         why = ""
         if isinstance(answer, Accepted):
             why = self._no_room(principal, answer)
@@ -99,17 +99,17 @@ class Acceptor:
                 message_timeout_s=session.settings.timeout_s,
                 delivery_rate_bytes_per_s_min=session.settings.delivery_rate_bytes_per_s_min,
             )
-        self.services.metrics.peer(session.caller).associations += 1
+        self.services.engine.metrics.peer(session.caller).associations += 1
         called = readable(rq.called_ae_title)
         self._log.info("association accepted", **who, called=called, contexts=len(session.contexts))
         return answer.ac
 
     def _no_room(self, principal: Principal, accepted: Accepted) -> str:
         """Why this association is one too many at the moment; "" when it is not, and then it is counted."""
-        if only_stores(accepted) and self.services.admission.rejects():
+        if only_stores(accepted) and self.services.engine.admission.rejects():
             return "new instances are refused"
         settings = self.services.config.settings_of(principal.name)
-        if self.services.roster.enter(
+        if self.services.engine.associations.enter(
             principal.name,
             principal.address,
             total_max=self.services.config.limits.associations_max,
@@ -117,7 +117,7 @@ class Acceptor:
             address_max=settings.associations_per_address_max,
         ):
             return ""
-        self.services.metrics.counters["associations_rejected_for_number"] += 1
+        self.services.engine.metrics.counters["associations_rejected_for_number"] += 1
         return "too many associations"
 
     def _attach(self, session: Session) -> None:
@@ -149,12 +149,12 @@ class Acceptor:
             session.ended(reason)
             for handler in self._handlers:
                 handler.ended()
-            self.services.roster.leave(session.calling_ae_title, self.connection.peer_host)
+            self.services.engine.associations.leave(session.calling_ae_title, self.connection.peer_host)
             self.services.associations_count -= 1
             who = {"calling": session.caller, "host": self.connection.peer_host}
             self._log.info("association ended", **who, reason=reason)
         else:
-            self.services.metrics.counters["connections_without_association"] += 1
+            self.services.engine.metrics.counters["connections_without_association"] += 1
         self._on_end(self.connection)
 
     # -- messages ---------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ class Acceptor:
         """Answers a request that breaks PS3.7 with its status; what cannot be answered ends the association."""
         assert self.session is not None
         self._log.warning("command not understood", calling=self.session.caller, error=str(error))
-        self.services.metrics.counters["messages_not_understood"] += 1
+        self.services.engine.metrics.counters["messages_not_understood"] += 1
         response = messages.failure_response(command, error)
         if response is None:
             self.connection.abort(f"command not understood: {error}")

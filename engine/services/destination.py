@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from engine.dimse.assembly import ChunkPool
     from engine.index.format.types import Instance
     from engine.net.trace import TraceFolder
-    from engine.services.budget import RetrievalBudget
+    from engine.runtime.pools import Pools
+    from engine.runtime.retrieval_budget import RetrievalBudget
 
 
 class Resources(Protocol):
@@ -44,6 +45,8 @@ class Resources(Protocol):
     def trace(self) -> TraceFolder | None: ...
     @property
     def retrieval_budget(self) -> RetrievalBudget: ...
+    @property
+    def pools(self) -> Pools: ...
 
 
 class Results(Protocol):
@@ -158,6 +161,7 @@ class Destination:
             requestor.responses,
             accepted.contexts.values(),
             budget=self._resources.retrieval_budget,
+            reads=self._resources.pools.reads,
             fragment=requestor.fragment,
             window=max(accepted.operations_invoked_max or self._peer.send_window, 1),
             response_timeout_s=self._address.message_timeout_s,

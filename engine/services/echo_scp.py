@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def echo(session: Session, presentation_context_id: int, rq: CEchoRQ) -> None:
     """Answers one C-ECHO."""
-    session.services.metrics.counters["echo"] += 1
+    session.services.engine.metrics.counters["echo"] += 1
     session.respond(presentation_context_id, CEchoRSP(rq.message_id, rq.affected_sop_class_uid))
 
 

@@ -9,10 +9,10 @@ straight between the PDU headers, so that an object of any size costs a megabyte
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from engine.dimse.assembly import Frame, p_data_tf
 from engine.dimse.messages import CStoreRQ, CStoreRSP
 from engine.errors import AssociationFailed, DataSetError, EngineError
 from engine.net.client import Address, Requestor, open_association
+from engine.runtime.pools import ThreadPool
 from engine.services.contexts import SendContexts, in_groups, propose
 from engine.services.outgoing import Stream, stream_of
 from engine.services.storage_scu import GAPS_MAX
@@ -77,7 +78,7 @@ async def send_files(
     """
     summary = SendSummary()
     heads = list(_heads(paths, summary, progress, follow=follow))
-    transcoder = transcode.Transcoder()
+    transcoder, reads = transcode.Transcoder(), ThreadPool("reads", 2)
     progress("sending", 0, len(heads))
     for group in in_groups(heads, peer.transfer_syntaxes):
         left = group
@@ -89,8 +90,9 @@ async def send_files(
                     raise
                 summary.failed += [(str(head.path), str(error)) for head in left]
                 break
-            left = await _send_on(_FileSender(requestor, peer, transcoder), left, summary, progress, len(heads))
+            left = await _send_on(_FileSender(requestor, peer, transcoder, reads), left, summary, progress, len(heads))
     transcoder.close()
+    reads.close()
     return summary
 
 
@@ -119,9 +121,10 @@ async def _send_on(
 class _FileSender:
     """Sends files on one association."""
 
-    def __init__(self, requestor: Requestor, peer: Peer, transcoder: transcode.Transcoder) -> None:
+    def __init__(self, requestor: Requestor, peer: Peer, transcoder: transcode.Transcoder, reads: ThreadPool) -> None:
         self._requestor = requestor
         self._transcoder = transcoder
+        self._reads = reads
         accepted = requestor.accepted
         self._contexts = SendContexts(accepted.contexts.values() if accepted else (), peer.transfer_syntaxes)
 
@@ -143,7 +146,7 @@ class _FileSender:
                     await self._transmit(fd, head, context, prefix)
                 else:
                     syntaxes = transfer_syntax.of(head.transfer_syntax_uid), transfer_syntax.of(target)
-                    stream = await stream_of(self._transcoder, _FileSource(fd, head), *syntaxes)
+                    stream = await stream_of(self._transcoder, self._reads, _FileSource(fd, head), *syntaxes)
                     await self._transmit_stream(stream, context, prefix)
             finally:
                 os.close(fd)
@@ -183,11 +186,11 @@ class _FileSender:
         connection, fragment = self._requestor.connection, self._requestor.fragment
         piece_bytes = max(min(PIECE_BYTES // fragment, GAPS_MAX), 1) * fragment
         piece, following = memoryview(bytearray(piece_bytes)), memoryview(bytearray(piece_bytes))
-        length = await asyncio.to_thread(stream.fill, piece)
+        length = await self._reads.run(partial(stream.fill, piece))
         is_last = False
         while not is_last:
             try:
-                ahead = await asyncio.to_thread(stream.fill, following)
+                ahead = await self._reads.run(partial(stream.fill, following))
                 is_last = ahead == 0
                 frame = Frame(Frame.room_for(len(prefix), length, fragment))
                 at = 0

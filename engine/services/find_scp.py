@@ -96,7 +96,7 @@ class Finding:
     async def run(self, identifier: bytes) -> None:
         """To the final response."""
         session = self._session
-        session.services.metrics.counters["find"] += 1
+        session.services.engine.metrics.counters["find"] += 1
         if not session.allowed(Action.QUERY):
             self._refuse(GeneralStatus.NOT_AUTHORIZED, "")
             return
@@ -149,7 +149,7 @@ class Finding:
                 if await self._is_cancelled():
                     return FindStatus.CANCEL
                 if limit_s and self._worked_s > limit_s:
-                    session.services.metrics.counters["find_timed_out"] += 1
+                    session.services.engine.metrics.counters["find_timed_out"] += 1
                     raise MessageError(f"stopped after {limit_s:g} s: narrow the query", FindStatus.OUT_OF_RESOURCES)
                 slice_ends = self._slice_ends()
         connection.send(bytes(gathered))
@@ -185,7 +185,7 @@ class Finding:
     def tell(self) -> None:
         """Counts it and logs it, however it ended; no value of a key is in what is logged."""
         session, asked = self._session, self._asked
-        counters = session.services.metrics.counters
+        counters = session.services.engine.metrics.counters
         counters["find_matches"] += self._count
         if self._is_refused:
             counters["find_refused"] += 1

@@ -7,7 +7,7 @@ whoever holds it; using one again costs nothing.
 from __future__ import annotations
 
 from engine.dimse.assembly import Frame
-from engine.services.budget import RetrievalBudget
+from engine.runtime.retrieval_budget import RetrievalBudget
 
 
 class Frames:

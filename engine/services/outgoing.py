@@ -11,10 +11,9 @@ length goes the same way, so that its last element is padded.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from engine.dicom import transfer_syntax
 from engine.dicom.convert import BYTES_HELD, Conversion
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from engine.archive.transcoding.transcode import Transcoder
     from engine.dicom.coercion import Changes
     from engine.index.format.types import Instance
+    from engine.runtime.pools import ThreadPool
 
 SHORT_BYTES: Final = 256 << 10
 """Up to this a native data set takes no more than some times its length to be converted."""
@@ -39,8 +39,6 @@ WHOLE_BYTES_MAX: Final = 4 << 20
 VERIFIED_BYTES_MAX: Final = 8 << 20
 """Up to this an instance is read for its checksum before its stream begins: found corrupt in the middle, it would cost
 the association."""
-
-Result = TypeVar("Result")
 
 
 class Stream:
@@ -98,18 +96,23 @@ def bytes_held(instance: Instance, changes: Changes | None) -> int:
 
 
 async def outgoing(
-    archive: Archive, transcoder: Transcoder, instance: Instance, target_uid: str, changes: Changes | None
+    archive: Archive,
+    transcoder: Transcoder,
+    reads: ThreadPool,
+    instance: Instance,
+    target_uid: str,
+    changes: Changes | None,
 ) -> Outgoing:
     """What goes out of an instance in `target_uid`, with `changes`. Raises CorruptRecord, TranscodeError."""
     stored = archive.retrieval.open(instance)
     syntax, target = transfer_syntax.of(instance.transfer_syntax_uid), transfer_syntax.of(target_uid)
     source: Source = stored
     if changes is not None:
-        source, syntax = await _blocking(lambda: _changed(stored, syntax, instance.pixel_data_offset, changes))
+        source, syntax = await reads.run(lambda: _changed(stored, syntax, instance.pixel_data_offset, changes))
     if syntax.uid != target_uid and not (syntax.convertible and target.convertible):
         source, syntax = await _recoded(transcoder, source, syntax, target)
-        await _blocking(stored.finish)
-    return await _blocking(lambda: _made(source, stored, syntax, target))
+        await reads.run(stored.finish)
+    return await reads.run(lambda: _made(source, stored, syntax, target))
 
 
 def _changed(
@@ -133,7 +136,9 @@ def _made(source: Source, stored: StoredInstance, syntax: TransferSyntax, target
     return Outgoing(None, Stream(conversion.pieces(), stored.finish))
 
 
-async def stream_of(transcoder: Transcoder, source: Source, syntax: TransferSyntax, target: TransferSyntax) -> Stream:
+async def stream_of(
+    transcoder: Transcoder, reads: ThreadPool, source: Source, syntax: TransferSyntax, target: TransferSyntax
+) -> Stream:
     """A data set in another transfer syntax, or with its last element padded. Raises TranscodeError."""
     if syntax.uid != target.uid and not (syntax.convertible and target.convertible):
         source, syntax = await _recoded(transcoder, source, syntax, target)
@@ -142,7 +147,7 @@ async def stream_of(transcoder: Transcoder, source: Source, syntax: TransferSynt
         is_same = syntax.uid == target.uid and not syntax.deflated
         return Stream(Conversion(padded(source, syntax.encoding) if is_same else source, syntax, target).pieces())
 
-    return await _blocking(work)
+    return await reads.run(work)
 
 
 async def _recoded(
@@ -152,7 +157,3 @@ async def _recoded(
     if target.convertible:
         return await transcoder.decode(source, syntax)
     return await transcoder.encode(source, syntax, target), target
-
-
-async def _blocking(work: Callable[[], Result]) -> Result:
-    return await asyncio.get_running_loop().run_in_executor(None, work)

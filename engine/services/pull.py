@@ -17,20 +17,16 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from engine.archive.archive import StorageOptions
-from engine.archive.ingest import unparseable as quarantine
-from engine.archive.ingest.live import Ingestor
-from engine.archive.transcoding.transcode import Transcoder
 from engine.dicom import tags, uids
 from engine.dimse.assembly import ChunkPool
 from engine.errors import ArchiveReadOnly, AssociationFailed, EngineError, StorageFailed, StorageFull
 from engine.index.format.types import Outcome
-from engine.metrics import Metrics
 from engine.net.client import Address
+from engine.runtime.engine import Engine
 from engine.services.find_scu import Finder
 from engine.services.pull_plan import Planner, Study, Task, Wish, proposed_classes
 from engine.services.pull_report import PullReport
@@ -43,7 +39,6 @@ if TYPE_CHECKING:
     from engine.services.shared import Services
 
 Progress = Callable[[str, int, int], None]
-Result = TypeVar("Result")
 
 UIDS_AT_ONCE: Final = 100
 """Instances that are asked for by UID in one C-GET or C-MOVE: 6.5 KB, which every peer takes."""
@@ -86,33 +81,23 @@ async def pulling(
     peer = msgspec.structs.replace(peer, bandwidth_bytes_per_s_max=rate, may=tuple({*peer.may, "store"}))
     others = tuple(other for other in config.peers if other.aet != peer.aet)
     config = msgspec.structs.replace(config, peers=(peer, *others))
-    options = StorageOptions(
-        segment_bytes=config.storage.segment_bytes,
-        disk_reserve_bytes=config.limits.disk_reserve_bytes,
-        versions_max=config.storage.versions_max,
-    )
-    store = archive.writer(f"pull-{os.getpid()}", options)
-    metrics, kept, running = Metrics(), config.quarantine, list[Pull]()
-    limits = quarantine.Limits(kept.bytes_max, kept.count_max)
-    unparseable = quarantine.Unparseable(archive.index, limits, metrics.counters) if kept.unparseable else None
-    loop = asyncio.get_running_loop()
+    running = list[Pull]()
 
     def failed(error: EngineError) -> None:
         for each in running:
             each.stop(error)
 
-    ingestor = Ingestor(loop, store, failed, unparseable)
-    transcoder = Transcoder()
-    services = Services(loop, archive, ingestor, config, metrics, ChunkPool(), transcoder)
+    # Nothing is written ahead: who pulls once has no use for a prepared segment.
+    engine = Engine.open(archive, config, writer=f"pull-{os.getpid()}", on_failure=failed, prewrite_bytes=0)
+    services = Services(engine, ChunkPool())
     destination = config.aet if is_move else ""
     pull = Pull(services, peer, wish, report, progress, associations=associations, move_destination=destination)
     running.append(pull)
     try:
         yield pull
     finally:
-        ingestor.close()
+        engine.close()
         services.commitments.close()
-        transcoder.close()
 
 
 class Pull(Arrivals):
@@ -134,7 +119,8 @@ class Pull(Arrivals):
         self.report = report
         self._progress = progress
         self._finder = Finder(peer, services.config)
-        self._planner = Planner(services.archive, self._finder, wish, report.not_found, report.remarks)
+        self._index = services.pools.index
+        self._planner = Planner(services.archive, self._index, self._finder, wish, report.not_found, report.remarks)
         address = Address.of(peer, services.config)
         self._retrievers = [Retriever(services, address, self, move_destination) for _ in range(associations)]
         self._is_move = bool(move_destination)
@@ -353,7 +339,7 @@ class Pull(Arrivals):
         until, pause_s = time.monotonic() + (VISIBLE_S if is_certain else 0), LOOK_S / 16
         study, series = task.study.study_instance_uid, task.series_instance_uid
         while asked & task.wanted.keys():
-            for instance in await self._blocking(lambda: self._planner.instances_here(study, series)):
+            for instance in await self._index.run(lambda: self._planner.instances_here(study, series)):
                 uid = instance.sop_instance_uid
                 if uid in task.wanted and uid not in task.again:
                     self.came(uid, Outcome.STORED, instance.position.payload_length)
@@ -381,6 +367,3 @@ class Pull(Arrivals):
     def _tell(self) -> None:
         done = self.report.here + self.report.arrived + self.report.failed_count
         self._progress("pulling", done, max(self._total, done))
-
-    async def _blocking(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(None, work)

@@ -9,12 +9,11 @@ Does not fetch anything (`pull`). Asks by C-FIND, study by study and series by s
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from engine.dicom import tags, uids
 from engine.dicom.identifier import Identifier
@@ -27,8 +26,7 @@ from engine.services.retrieve_scu import CLASSES_MAX
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
-
-Result = TypeVar("Result")
+    from engine.runtime.pools import ThreadPool
 
 _ARCS = (
     "2 4 1 1.1 1.2 6.1 3.1 7 7.2 7.4 12.1 12.2 20 128 2.1 4.1 66.4 11.1 88.11 88.22 88.33 88.59 88.67 104.1 "
@@ -126,9 +124,18 @@ class Study:
 class Planner:
     """See the module's head."""
 
-    def __init__(self, archive: Archive, finder: Finder, wish: Wish, not_found: list[str], remarks: list[str]) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        index: ThreadPool,
+        finder: Finder,
+        wish: Wish,
+        not_found: list[str],
+        remarks: list[str],
+    ) -> None:
         """`not_found` gets the studies that were named and are not there, `remarks` what else is to be known."""
         self._archive = archive
+        self._index = index
         self._finder = finder
         self._wish = wish
         self._not_found = not_found
@@ -241,7 +248,7 @@ class Planner:
     async def _here(self, study_instance_uid: str) -> dict[str, set[str]]:
         """What of a study is here: Series Instance UID → SOP Instance UIDs."""
         found: dict[str, set[str]] = {}
-        for instance in await self._blocking(lambda: self.instances_here(study_instance_uid)):
+        for instance in await self._index.run(lambda: self.instances_here(study_instance_uid)):
             found.setdefault(instance.series_instance_uid, set()).add(instance.sop_instance_uid)
         return found
 
@@ -251,9 +258,6 @@ class Planner:
         if series_instance_uid:
             level, keys[tags.SeriesInstanceUID] = Level.SERIES, series_instance_uid.encode("ascii", "replace")
         return self._archive.instances(Query(level, keys, relational=True))
-
-    async def _blocking(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(None, work)
 
 
 def proposed_classes(task: Task) -> Iterator[list[str]]:

@@ -58,7 +58,7 @@ class RepositoryFinding(Finding):
     async def run(self, identifier: bytes) -> None:
         """To the final response."""
         session = self._session
-        session.services.metrics.counters["repository_query"] += 1
+        session.services.engine.metrics.counters["repository_query"] += 1
         if not session.allowed(Action.QUERY):
             self._refuse(GeneralStatus.NOT_AUTHORIZED, "")
             return

@@ -81,7 +81,7 @@ class Retrieval:
     def note(self, sent: Sent) -> None:
         """One sub-operation has ended."""
         if sent.error is None:
-            self.session.services.traffic.sent(sent.instance.position.payload_length)
+            self.session.services.engine.flow.sent(sent.instance.position.payload_length)
         outcome = category(sent.status) if sent.error is None else Category.FAILURE
         if outcome is Category.SUCCESS:
             self.completed += 1
@@ -93,7 +93,7 @@ class Retrieval:
 
     def tell(self) -> None:
         """A pending response, when one is due."""
-        now = self.session.services.loop.time()
+        now = self.session.services.engine.loop.time()
         if now - self._pending_at >= PENDING_INTERVAL_S and self.remaining:
             self._pending_at = now
             self._respond(RetrieveStatus.PENDING, with_remaining=True)
@@ -108,7 +108,7 @@ class Retrieval:
         if self._failed_bytes + len(instance.sop_instance_uid) < FAILED_LIST_BYTES_MAX:
             self._failed_bytes += len(instance.sop_instance_uid) + 1
             self.failed.append(instance.sop_instance_uid)
-        self.session.services.metrics.counters["suboperations_failed"] += 1
+        self.session.services.engine.metrics.counters["suboperations_failed"] += 1
 
     def fail_all(self, instances: Iterable[Instance], why: str) -> None:
         """None of these can be sent; one line in the log for all of them."""
@@ -121,12 +121,12 @@ class Retrieval:
     def crashed(self, instances: Iterable[Instance], error: Exception) -> None:
         """A mistake of ours: the loop is told of it, and it costs what was still to be sent, not the answer."""
         logger.error("sub-operations crashed", error=repr(error))
-        self.session.services.loop.call_exception_handler({"message": "a C-MOVE crashed", "exception": error})
+        self.session.services.engine.loop.call_exception_handler({"message": "a C-MOVE crashed", "exception": error})
         self.fail_all(instances, "internal error")
 
     def finish(self) -> None:
         """The final response."""
-        self.session.services.metrics.counters["suboperations_completed"] += self.completed + self.warned
+        self.session.services.engine.metrics.counters["suboperations_completed"] += self.completed + self.warned
         if self.cancelled and self.remaining:
             self._respond(RetrieveStatus.CANCEL, with_remaining=True)
         elif self.total and self.failed_count == self.total:
@@ -190,7 +190,7 @@ def refuse(session: Session, presentation_context_id: int, rq: CMoveRQ | CGetRQ,
 
 async def move(session: Session, presentation_context_id: int, rq: CMoveRQ, identifier: bytes) -> None:
     """Answers one C-MOVE."""
-    session.services.metrics.counters["move"] += 1
+    session.services.engine.metrics.counters["move"] += 1
     if not _is_permitted(session, presentation_context_id, rq):
         return  # before anything is said of the destination: who may not retrieve need not know who is here
     decision = session.allowed(Action.SEND, access.Destination(rq.move_destination))
@@ -219,7 +219,7 @@ async def move(session: Session, presentation_context_id: int, rq: CMoveRQ, iden
 
 async def get(session: Session, presentation_context_id: int, rq: CGetRQ, identifier: bytes) -> None:
     """Answers one C-GET: the instances go back on the asker's association."""
-    session.services.metrics.counters["get"] += 1
+    session.services.engine.metrics.counters["get"] += 1
     if not _is_permitted(session, presentation_context_id, rq):
         return
     retrieval = Retrieval(session, presentation_context_id, rq)
@@ -242,6 +242,7 @@ async def _get_batch(retrieval: Retrieval, batch: list[Instance]) -> None:
         session.responses,
         session.contexts.values(),
         budget=session.services.retrieval_budget,
+        reads=session.services.pools.reads,
         fragment=session.fragment,
         window=max(session.accepted.operations_invoked_max or 1, 1),
         response_timeout_s=session.settings.timeout_s,
@@ -269,7 +270,7 @@ async def _batches(retrieval: Retrieval, selection: Selection) -> AsyncIterator[
     batch = next(batches, None)  # the first one is in memory
     while batch is not None and not retrieval.cancelled:
         yield batch
-        batch = await retrieval.session.services.loop.run_in_executor(None, next, batches, None)
+        batch = await retrieval.session.services.pools.index.run(lambda: next(batches, None))
 
 
 async def _selected(retrieval: Retrieval, identifier: bytes) -> tuple[Selection, Pin] | None:
@@ -279,7 +280,7 @@ async def _selected(retrieval: Retrieval, identifier: bytes) -> tuple[Selection,
     and its asker hears from us meanwhile.
     """
     session, rq = retrieval.session, retrieval.rq
-    archive, loop = session.archive, session.services.loop
+    archive, pool = session.archive, session.services.pools.index
 
     def gather() -> Pin | None:
         # Pinned at once with the last batch: somebody may delete them meanwhile.
@@ -287,7 +288,7 @@ async def _selected(retrieval: Retrieval, identifier: bytes) -> tuple[Selection,
 
     try:
         selection = archive.select(retrieval_query(session.contexts[retrieval.context_id], identifier))
-        while (pin := await loop.run_in_executor(None, gather)) is None and not retrieval.cancelled:
+        while (pin := await pool.run(gather)) is None and not retrieval.cancelled:
             retrieval.total = len(selection)
             retrieval.tell()
     except EngineError as error:

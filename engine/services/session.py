@@ -86,7 +86,7 @@ class Session:
 
     def allowed(self, action: Action, target: Target = ARCHIVE) -> Decision:
         """Whether the peer may do that. To be asked once an operation, not once an instance."""
-        return self.services.access.allowed(self.principal, action, target)
+        return self.services.engine.access.allowed(self.principal, action, target)
 
     # -- answers ----------------------------------------------------------------------------------
 
@@ -117,14 +117,14 @@ class Session:
         """Runs an operation as a task; `refuse` answers it with a comment if there are too many, or two of one id."""
         outstanding_max = self.settings.receive_window
         if len(self._running) >= outstanding_max or message_id in self._running:
-            self.services.metrics.counters["operations_refused"] += 1
+            self.services.engine.metrics.counters["operations_refused"] += 1
             comment = f"out of resources: {outstanding_max} operations at a time, of own message ids"
             self._log.warning("operation refused", calling=self.caller, why=comment)
             refuse(comment)
             return
         self.operation_began()
         self._running.add(message_id)
-        task = self.services.loop.create_task(self._run(message_id, serve()))
+        task = self.services.engine.loop.create_task(self._run(message_id, serve()))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

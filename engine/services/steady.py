@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from engine.dimse.assembly import BATCH_SLOTS, Frame, StoreBatch
 from engine.dimse.messages import CStoreRQ, CStoreRSP
 from engine.errors import AssociationFailed, StorageError, TranscodeError
-from engine.services.budget import WHOLE_SHARE, RetrievalBudget
+from engine.runtime.retrieval_budget import WHOLE_SHARE, RetrievalBudget
 from engine.services.contexts import SendContexts
 from engine.services.frames import Frames
 from engine.services.suboperations import Originator, Sent, Source

@@ -20,7 +20,7 @@ from engine.dimse.messages import CStoreRQ, CStoreRSP
 from engine.dimse.status import Service, StoreStatus, status_of
 from engine.errors import EngineError, InstanceQuarantined, InstanceRefused, Refusal, StorageError, StorageFull
 from engine.index.format.types import Outcome
-from engine.services.admission import Reason, full_comment
+from engine.runtime.admission import Reason, full_comment
 from engine.services.service import ServiceClass
 
 if TYPE_CHECKING:
@@ -65,10 +65,10 @@ class StorageProvider:
         self._accept_truncated = settings.accept_truncated
         self._window = max(settings.receive_window, 1)
         self._chunks_max = max(1, limits.ingest_bytes_max // self._services.pool.chunk_bytes)
-        self._counters = self._services.metrics.peer(self._session.caller)
+        self._counters = self._services.engine.metrics.peer(self._session.caller)
         self._log = logger.about(self._connection.peer_host)
         if self._allowed:
-            self._services.traffic.began(self._connection, session.calling_ae_title)
+            self._services.engine.flow.began(self._connection, session.calling_ae_title)
 
     def request(self, presentation_context_id: int, rq: CStoreRQ, has_data_set: bool) -> None:
         """A C-STORE-RQ: from now on until its answer, the association is busy."""
@@ -76,7 +76,7 @@ class StorageProvider:
             self._connection.abort("CStoreRQ without its data set", 0, 0)
             return
         self._session.operation_began()
-        self._services.traffic.wake()
+        self._services.engine.flow.wake()
 
     def receive(self, presentation_context_id: int, rq: CStoreRQ, data_set: DataSet) -> None:
         """A whole data set, or the last part of a large one."""
@@ -85,7 +85,7 @@ class StorageProvider:
         length = data_set.offset + data_set.length
 
         def done(outcome: Outcome | EngineError) -> None:
-            self._services.metrics.store_latency_s.observe(perf_counter() - began)
+            self._services.engine.metrics.store_latency_s.observe(perf_counter() - began)
             self._answer(presentation_context_id, rq, length, outcome)
 
         stream = self._streams.pop(presentation_context_id, None)
@@ -96,22 +96,22 @@ class StorageProvider:
             data_set.release()
             self._refuse(presentation_context_id, rq)
             return
-        self._services.traffic.received(self._connection, data_set.length)
-        refusal = self._services.admission.refusal() or self._too_long(length)
+        self._services.engine.flow.received(self._connection, data_set.length)
+        refusal = self._services.engine.admission.refusal() or self._too_long(length)
         if refusal is not None:
             data_set.release()
             self._answer(presentation_context_id, rq, 0, refusal)
             return
-        self._services.ingestor.store(data_set, self._request(presentation_context_id, rq), done)
+        self._services.engine.ingestor.store(data_set, self._request(presentation_context_id, rq), done)
         self._hold_back()
 
     def receive_part(self, presentation_context_id: int, rq: CStoreRQ, part: DataSet) -> None:
         """A part of an object that is larger than the stream threshold; reading waits until it is written."""
         stream = self._streams.get(presentation_context_id)
         if stream is None:
-            stream = _Stream(self._services.loop, self._connection)
+            stream = _Stream(self._services.engine.loop, self._connection)
             self._streams[presentation_context_id] = stream
-            refusal = self._services.admission.refusal()
+            refusal = self._services.engine.admission.refusal()
             if not self._allowed:
                 stream.error = InstanceRefused("not allowed to store", Refusal.NOT_AUTHORIZED)
             elif refusal is not None:
@@ -119,14 +119,14 @@ class StorageProvider:
                 stream.error = refusal
             else:
                 request = self._request(presentation_context_id, rq)
-                stream.begin(self._services.ingestor.begin_stream, request)
+                stream.begin(self._services.engine.ingestor.begin_stream, request)
         stream.error = stream.error or self._too_long(part.offset + part.length)
-        self._services.traffic.received(self._connection, part.length)
+        self._services.engine.flow.received(self._connection, part.length)
         stream.part(part)
 
     def ended(self) -> None:
         """The association is gone: half-received objects are given up."""
-        self._services.traffic.ended(self._connection)
+        self._services.engine.flow.ended(self._connection)
         for stream in self._streams.values():
             stream.abort()
         self._streams.clear()
@@ -163,7 +163,7 @@ class StorageProvider:
 
     def _answer(self, presentation_context_id: int, rq: CStoreRQ, length: int, outcome: Outcome | EngineError) -> None:
         self._unanswered -= 1
-        counters = self._services.metrics.counters
+        counters = self._services.engine.metrics.counters
         code: int = StoreStatus.SUCCESS
         comment = ""
         if isinstance(outcome, EngineError):
@@ -181,7 +181,7 @@ class StorageProvider:
             if isinstance(outcome, StorageFull):
                 comment = full_comment(outcome)
                 if comment == Reason.DISK_RESERVE.comment:
-                    self._services.admission.found_full()
+                    self._services.engine.admission.found_full()
                 counters["stores_refused_storage_full"] += 1
         else:
             self._counters.instances += 1
@@ -199,7 +199,7 @@ class StorageProvider:
         self._session.operation_ended()
 
     def _note_duplicate(self, rq: CStoreRQ, outcome: Outcome) -> tuple[int, str]:
-        self._services.metrics.counters[f"instances_{outcome.name.lower()}"] += 1
+        self._services.engine.metrics.counters[f"instances_{outcome.name.lower()}"] += 1
         if outcome is Outcome.DUPLICATE:
             return StoreStatus.SUCCESS, ""
         if outcome is Outcome.TRUNCATED:

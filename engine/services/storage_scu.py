@@ -28,7 +28,8 @@ from engine.dimse.assembly import Frame, p_data_tf
 from engine.dimse.messages import CStoreRQ
 from engine.errors import AssociationFailed, CorruptRecord, EngineError, LocalProtocolError
 from engine.index.format.types import Instance
-from engine.services.budget import PIECE_SHARE, WHOLE_SHARE, RetrievalBudget
+from engine.runtime.pools import ThreadPool
+from engine.runtime.retrieval_budget import PIECE_SHARE, WHOLE_SHARE, RetrievalBudget
 from engine.services.contexts import UID_LENGTH_MAX, SendContexts
 from engine.services.frames import Frames
 from engine.services.outgoing import Outgoing, Stream, bytes_held, outgoing
@@ -108,6 +109,7 @@ class InstanceSender:
         contexts: Iterable[AcceptedContext],
         *,
         budget: RetrievalBudget,
+        reads: ThreadPool,
         fragment: int,
         window: int,
         response_timeout_s: float,
@@ -116,6 +118,7 @@ class InstanceSender:
     ) -> None:
         """`contexts`: those on which we are SCU; `fragment` in bytes; `window` ≥ 1 answers outstanding."""
         self._budget = budget
+        self._reads = reads
         self._coercer = coercer
         self._archive = archive
         self._transcoder = transcoder
@@ -252,7 +255,7 @@ class InstanceSender:
             self._shed(ahead=False)
             await self._budget.wait_for(held_bytes, self._timeout_s)
         try:
-            made = await outgoing(self._archive, self._transcoder, instance, target, changes)
+            made = await outgoing(self._archive, self._transcoder, self._reads, instance, target, changes)
         except BaseException:
             self._budget.give_back(held_bytes)
             raise
@@ -459,7 +462,7 @@ class InstanceSender:
                 raise AssociationFailed(why) from None
 
     async def _blocking(self, work: Callable[[], Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(None, work)
+        return await self._reads.run(work)
 
 
 def _fill_from(data: Buffer, gaps: list[memoryview], at: int) -> None:

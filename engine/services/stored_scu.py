@@ -8,7 +8,6 @@ Does not choose instances (its user selects them) and does not send them (`desti
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +21,8 @@ from engine.dimse.assembly import ChunkPool
 from engine.dimse.status import Category, category
 from engine.errors import AssociationFailed, StorageError
 from engine.metrics import Metrics
-from engine.services.budget import RetrievalBudget
+from engine.runtime.pools import Pools
+from engine.runtime.retrieval_budget import RetrievalBudget
 from engine.services.destination import Destination
 from engine.services.suboperations import Originator, Sent
 
@@ -77,10 +77,12 @@ class Resources:
         self.pool = ChunkPool(64 << 10, 1)
         self.trace: TraceFolder | None = None
         self.retrieval_budget = RetrievalBudget(lambda: config, Metrics())
+        self.pools = Pools()
 
     def close(self) -> None:
-        """Ends the decoders."""
+        """Ends decoders and threads."""
         self.transcoder.close()
+        self.pools.close()
 
 
 async def send_stored(
@@ -117,8 +119,7 @@ async def send_stored(
 async def _send(resources: Resources, peer: Peer, batches: Iterable[list[Instance]], results: _Results) -> None:
     destination = Destination(resources, peer, results, Originator(), silences_max=SILENCES_MAX)
     source = iter(batches)
-    loop = asyncio.get_running_loop()
-    while (batch := await loop.run_in_executor(None, next, source, None)) is not None:
+    while (batch := await resources.pools.index.run(lambda: next(source, None))) is not None:
         await destination.send(batch)
 
 

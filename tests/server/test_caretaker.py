@@ -1,4 +1,4 @@
-"""The caretaker process and its duties: priority, turns, failures, restarts, the end."""
+"""The caretaker process and its jobs: priority, turns, failures, restarts, the end."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from engine.config import Attribute, Compaction, Config, Reindex, Retention, Sto
 from engine.dicom import extra
 from engine.errors import ArchiveInUse, IndexError_, StorageFailed
 from engine.server import caretaker, caretaker_process
+from engine.server.background_jobs import REINDEX_REST_S, CompactionJob, ReindexJob, RetentionJob
 from engine.server.caretaker import Caretaker
 from engine.server.channel import Channel, ChannelClosed
-from engine.server.duties import REINDEX_REST_S, CompactionDuty, ReindexDuty, RetentionDuty
 from engine.storage.files import Files
 from tests.archive.filled import all_instances, opened, payload_of, store, study_query, uid
 from tests.system.server import Server, running, wait_for
@@ -38,10 +38,10 @@ def pid_of(server: Server) -> int | None:
 
 
 def nicenesses(pid: int) -> dict[str, int]:
-    """Of a caretaker's threads: the duties' one is the only one at the lowest priority."""
+    """Of a caretaker's threads: the background jobs' one is the only one at the lowest priority."""
     found = sorted(os.getpriority(os.PRIO_PROCESS, int(thread)) for thread in os.listdir(f"/proc/{pid}/task"))
     assert found[:-1] == [found[0]] * (len(found) - 1)
-    return {"duties": found[-1], "others": found[0]}
+    return {"jobs": found[-1], "others": found[0]}
 
 
 # Its life ----------------------------------------------------------------------------------------
@@ -53,7 +53,7 @@ def test_it_runs_at_the_lowest_priority_takes_reloads_and_ends_with_the_server(t
         pid = pid_of(server)
         assert pid is not None
         own = os.getpriority(os.PRIO_PROCESS, 0)
-        assert nicenesses(pid) == {"duties": caretaker.NICENESS, "others": own}
+        assert nicenesses(pid) == {"jobs": caretaker.NICENESS, "others": own}
         assert pid not in server.worker_pids()
         assert caretaker_of(server)["compaction"]["enabled"] is False  # type: ignore[index]
         server.reload('[[retention]]\nname = "a"\nolder_than_days = 1000\nenabled = true\n')
@@ -119,7 +119,7 @@ class Told:
 
 
 class Scripted:
-    """A duty that raises or returns what a test says."""
+    """A job that raises or returns what a test says."""
 
     name = "scripted"
 
@@ -146,11 +146,11 @@ class Scripted:
 def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
     with opened(tmp_path / "d"):
         pass
-    duty = Scripted()
-    monkeypatch.setattr(caretaker, "DUTIES", (lambda archive, config, stopping: duty,))
+    job = Scripted()
+    monkeypatch.setattr(caretaker, "JOBS", (lambda archive, config, stopping: job,))
     monkeypatch.setattr(caretaker, "FAILURE_PAUSE_S", 0.01)
     monkeypatch.setattr(caretaker, "IN_USE_PAUSE_S", 0.01)
-    yield duty
+    yield job
 
 
 def test_a_step_that_fails_is_said_and_tried_again_later_and_later(tmp_path: Path, scripted: Scripted) -> None:
@@ -182,7 +182,7 @@ def test_a_failed_disk_ends_it(tmp_path: Path, scripted: Scripted) -> None:
     told.caretaker._archive.close()
 
 
-def test_a_reload_reaches_every_duty_and_makes_it_due(tmp_path: Path, scripted: Scripted) -> None:
+def test_a_reload_reaches_every_job_and_makes_it_due(tmp_path: Path, scripted: Scripted) -> None:
     told = Told(tmp_path / "d", Config(data=tmp_path / "d"))
     wait_for(lambda: len(scripted.done) == 1, what="a step")
     fresh = Config(data=tmp_path / "d", aet="OTHER")
@@ -209,10 +209,10 @@ def test_the_caretaker_of_a_replica_scrubs_and_looks_after_its_index(
     assert told.end() == 0
 
 
-# Its duties --------------------------------------------------------------------------------------
+# Its jobs --------------------------------------------------------------------------------------
 
 
-def test_the_duty_of_compaction_rests_when_nothing_is_left_to_do(tmp_path: Path) -> None:
+def test_the_job_of_compaction_rests_when_nothing_is_left_to_do(tmp_path: Path) -> None:
     config = Config(
         data=tmp_path,
         compaction=Compaction(interval_s=77, bytes_per_s=0),
@@ -223,15 +223,15 @@ def test_the_duty_of_compaction_rests_when_nothing_is_left_to_do(tmp_path: Path)
     with opened(tmp_path) as archive:
         archive.delete(study_query(1), by="", reason="")
     with opened(tmp_path) as archive:
-        duty = CompactionDuty(archive, config, threading.Event())
-        assert duty.step() < 1
-        assert duty.step() == 77
-        assert duty.stats()["segments_removed"] == 1
-        duty.configure(Config(data=tmp_path, compaction=Compaction(enabled=False)))
-        assert duty.step() > 77
+        job = CompactionJob(archive, config, threading.Event())
+        assert job.step() < 1
+        assert job.step() == 77
+        assert job.stats()["segments_removed"] == 1
+        job.configure(Config(data=tmp_path, compaction=Compaction(enabled=False)))
+        assert job.step() > 77
 
 
-def test_the_duty_of_retention_applies_each_enabled_rule_as_often_as_it_says(
+def test_the_job_of_retention_applies_each_enabled_rule_as_often_as_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rules = (
@@ -250,21 +250,21 @@ def test_the_duty_of_retention_applies_each_enabled_rule_as_often_as_it_says(
 
     with opened(tmp_path) as archive:
         fill(archive)
-        duty = RetentionDuty(archive, Config(data=tmp_path, retention=rules), threading.Event())
-        assert duty.step() < 1
-        duty.step()
+        job = RetentionJob(archive, Config(data=tmp_path, retention=rules), threading.Event())
+        assert job.step() < 1
+        job.step()
         assert left(archive) == {uid(3)}
         fill(archive)
-        assert 3500 < duty.step() <= 3600
+        assert 3500 < job.step() <= 3600
         assert left(archive) == {uid(1), uid(2), uid(3)}
         now_s[0] += 3601
-        duty.step()
+        job.step()
         assert left(archive) == {uid(2), uid(3)}
-        assert duty.stats() == {
+        assert job.stats() == {
             "rules": 2,
             "studies_deleted": 3,
             "instances_deleted": 3,
-            "bytes_deleted": duty.stats()["bytes_deleted"],
+            "bytes_deleted": job.stats()["bytes_deleted"],
             "studies_held": 0,
         }
 
@@ -318,18 +318,18 @@ def test_restarts_come_later_and_later(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(recovered) >= 3
 
 
-def test_the_duty_of_re_indexing_goes_on_until_everything_is_under_the_set_and_then_rests(tmp_path: Path) -> None:
+def test_the_job_of_re_indexing_goes_on_until_everything_is_under_the_set_and_then_rests(tmp_path: Path) -> None:
     chosen = extra.of([Attribute(tag="StudyStatusID", level="study")])
     with opened(tmp_path) as archive:
         store(archive, payload_of(1, 1, 1))
     with Archive.open(tmp_path, role="keeper", extra_attributes=chosen) as archive:
-        duty = ReindexDuty(archive, Config(data=tmp_path), threading.Event())
-        assert duty.stats()["running"] is True
-        while duty.step() < REINDEX_REST_S:
+        job = ReindexJob(archive, Config(data=tmp_path), threading.Event())
+        assert job.stats()["running"] is True
+        while job.step() < REINDEX_REST_S:
             pass
-        assert (duty.stats()["running"], duty.stats()["extracted_since_start"]) == (False, 1)
-        duty.configure(Config(data=tmp_path, reindex=Reindex(bytes_per_s=1)))
-        assert duty.step() == REINDEX_REST_S
+        assert (job.stats()["running"], job.stats()["extracted_since_start"]) == (False, 1)
+        job.configure(Config(data=tmp_path, reindex=Reindex(bytes_per_s=1)))
+        assert job.step() == REINDEX_REST_S
     extra.use(extra.NONE)
 
 
@@ -354,7 +354,7 @@ def test_the_index_is_written_at_the_priority_of_workers_by_a_step_at_the_lowest
             seen["in the step"] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
             return super().step()
 
-    monkeypatch.setattr(caretaker, "DUTIES", (lambda archive, config, stopping: Writes(archive),))
+    monkeypatch.setattr(caretaker, "JOBS", (lambda archive, config, stopping: Writes(archive),))
     own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     told = Told(tmp_path / "d", Config(data=tmp_path / "d"))
     wait_for(lambda: "in the step" in seen, what="a step")
@@ -369,11 +369,11 @@ def test_a_rule_that_is_refused_is_told_and_the_others_are_applied(tmp_path: Pat
     )
     with opened(tmp_path) as archive:
         store(archive, *(payload_of(study, 1, 1) for study in range(1, 31)), payload_of(99, 1, 1, modality="MR"))
-        duty = RetentionDuty(archive, Config(data=tmp_path, retention=rules), threading.Event())
-        duty.step()
-        duty.step()
+        job = RetentionJob(archive, Config(data=tmp_path, retention=rules), threading.Event())
+        job.step()
+        job.step()
         assert {one.study_instance_uid for one in all_instances(archive)} == {uid(study) for study in range(1, 31)}
-        refused = duty.stats()["refused"]
+        refused = job.stats()["refused"]
         assert list(refused) == ["too much"] and "30 of 31 studies" in refused["too much"]  # type: ignore[index, call-overload]
-        duty.configure(Config(data=tmp_path, retention=rules[1:]))
-        assert "refused" not in duty.stats()
+        job.configure(Config(data=tmp_path, retention=rules[1:]))
+        assert "refused" not in job.stats()

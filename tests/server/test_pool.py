@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
 import signal
 import socket
@@ -16,10 +17,10 @@ import pytest
 from engine import control
 from engine.config import Config
 from engine.metrics import Metrics
+from engine.runtime.worker_memory import PART_BYTES, WorkerMemory
 from engine.server import child, pool
 from engine.server.channel import Channel
 from engine.server.child import Restarts
-from engine.services.roster import Roster
 from tests.peer import Peer, associate_rq
 from tests.system.server import running, wait_for
 
@@ -79,6 +80,7 @@ def test_a_worker_that_cannot_be_started_is_tried_again_later_and_later_and_is_s
         workers = pool.Pool(
             Config(workers=1),
             metrics,
+            "engine.app.worker",
             recover=recover,
             on_change=lambda: None,
             fail=failed.append,
@@ -145,7 +147,7 @@ def test_a_start_that_fails_leaves_no_descriptor_behind(monkeypatch: pytest.Monk
     monkeypatch.setattr(subprocess, "Popen", fails)
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(BlockingIOError):
-        child.spawn("engine.server.worker")
+        child.spawn("engine.app.worker")
     assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -153,8 +155,8 @@ def test_a_start_that_fails_leaves_no_descriptor_behind(monkeypatch: pytest.Monk
 
 
 def test_a_connection_is_claimed_by_the_worker_or_taken_back_never_both() -> None:
-    supervisor, fd = Roster.create(2)
-    worker = Roster.inherited(fd, 1)
+    memory = WorkerMemory.create(2)
+    supervisor, worker = memory.heartbeat, WorkerMemory(memory.fd, 1).heartbeat
     assert worker.claim(3) and worker.claim(4)
     assert supervisor.revoke(1, 7) == 4
     assert not worker.claim(5) and not worker.claim(7)
@@ -164,11 +166,8 @@ def test_a_connection_is_claimed_by_the_worker_or_taken_back_never_both() -> Non
 
 
 def test_nothing_is_taken_back_while_the_worker_is_just_claiming() -> None:
-    import fcntl
-
-    from engine.services.roster import PART_BYTES
-
-    supervisor, fd = Roster.create(2)
+    memory = WorkerMemory.create(2)
+    supervisor, fd = memory.heartbeat, memory.fd
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:

@@ -142,7 +142,8 @@ def test_a_taken_port_and_an_archive_in_use_are_sentences(tmp_path: Path) -> Non
     with running(tmp_path / "d", workers=1) as server:
         taken = serve("--data", str(tmp_path / "e"), "--dicom-port", str(server.port))
         assert taken.returncode == exit_codes.CONFIGURATION
-        assert taken.stderr == f"filmroom: 127.0.0.1:{server.port} cannot be listened on: Address already in use\n"
+        why = f"127.0.0.1:{server.port} cannot be listened on for DICOM: Address already in use"
+        assert taken.stderr == f"filmroom: {why}\n"
         in_use = serve("--data", str(server.data), "--dicom-port", "0")
         assert in_use.returncode == exit_codes.UNAVAILABLE
         assert f"kept by another process (pid {server.process.pid})" in in_use.stderr

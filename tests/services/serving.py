@@ -20,6 +20,7 @@ from engine.dimse.assembly import ChunkPool
 from engine.errors import EngineError
 from engine.metrics import Metrics
 from engine.net.connection import Connection, ConnectionLimits
+from engine.runtime.engine import Engine
 from engine.services.acceptor import Acceptor
 from engine.services.shared import Services
 from engine.storage.files import Files
@@ -75,7 +76,8 @@ def serve(
         unparseable = Unparseable(archive.index, UnparseableLimits(kept.bytes_max, kept.count_max), metrics.counters)
         ingestor = Ingestor(loop, archive.writer("test"), failures.append, unparseable if kept.unparseable else None)
         pool = ChunkPool(CHUNK_BYTES, 4)
-        services = Services(loop, archive, ingestor, settings, metrics, pool, Transcoder())
+        engine = Engine(loop, archive, ingestor, settings, metrics, Transcoder())
+        services = Services(engine, pool)
         ended = 0
 
         def end(connection: Connection) -> None:
@@ -105,7 +107,8 @@ def serve(
         if not failures:
             ingestor.close()
             archive.close()
-        services.transcoder.close()
+        engine.transcoder.close()
+        engine.pools.close()
         gc.collect()
         await asyncio.sleep(0)
         assert bool(serving.unhandled) == crashes, serving.unhandled

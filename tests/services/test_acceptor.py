@@ -75,7 +75,7 @@ def test_a_service_is_one_file_and_one_row(tmp_path: Path, worklist: Worklist) -
             pending, final = asker.expect_message(), asker.expect_message()
             assert (pending.context_id, pending.status(), pending.data_set) == (3, 0xFF00, KEYS)
             assert final.status() == 0
-            assert serving.services.metrics.counters["find"] == 0, "it went to the index of studies"
+            assert serving.services.engine.metrics.counters["find"] == 0, "it went to the index of studies"
             ask(asker, 5, STUDY_ROOT_FIND)
             assert asker.expect_message().status() == 0xA900
             assert worklist.identifiers == [KEYS]

@@ -14,10 +14,11 @@ from engine.config import Config, Peer
 from engine.config.schema import Limits
 from engine.errors import StorageFull
 from engine.metrics import Histogram, Metrics
-from engine.services import admission, roster, traffic
-from engine.services.admission import FULL_TOLD_S, Admission, Reason, full_comment
-from engine.services.roster import Roster
-from engine.services.traffic import Traffic
+from engine.runtime import admission, associations_count, flow_control
+from engine.runtime.admission import FULL_TOLD_S, Admission, Reason, full_comment
+from engine.runtime.associations_count import AssociationsCount
+from engine.runtime.flow_control import FlowControl
+from engine.runtime.worker_memory import WorkerMemory
 from engine.storage.files import Files
 from tests import peer, samples
 from tests.peer import CT, EXPLICIT, IMPLICIT, STUDY_ROOT_FIND, VERIFICATION
@@ -30,16 +31,16 @@ ECHO = (5, VERIFICATION, [IMPLICIT])
 RESERVE = 1 << 30
 
 
-# The roster --------------------------------------------------------------------------------------
+# Counts --------------------------------------------------------------------------------------
 
 
-def rosters(count: int) -> list[Roster]:
-    _, fd = Roster.create(count)
-    return [Roster.inherited(fd, number) for number in range(count)]
+def counts(workers: int) -> list[AssociationsCount]:
+    fd = WorkerMemory.create(workers).fd
+    return [WorkerMemory(fd, number).associations for number in range(workers)]
 
 
 def test_associations_are_counted_across_workers_and_not_divided_among_them() -> None:
-    first, second = rosters(2)
+    first, second = counts(2)
     assert [first.enter("A", total_max=100, title_max=3) for _ in range(3)] == [True, True, True]
     assert not second.enter("A", total_max=100, title_max=3)
     assert second.enter("B", total_max=4, title_max=3)
@@ -52,9 +53,9 @@ def test_associations_are_counted_across_workers_and_not_divided_among_them() ->
 
 
 def test_associations_are_counted_by_address_whatever_they_call_themselves() -> None:
-    first, second = rosters(2)
+    first, second = counts(2)
 
-    def enter(worker: Roster, title: str, address: str) -> bool:
+    def enter(worker: AssociationsCount, title: str, address: str) -> bool:
         return worker.enter(title, address, total_max=100, title_max=100, address_max=3)
 
     assert [enter(worker, f"T{n}", "10.0.0.1") for n, worker in enumerate((first, second, first))] == [True] * 3
@@ -71,7 +72,7 @@ def test_associations_are_counted_by_address_whatever_they_call_themselves() -> 
 
 
 def test_an_ipv6_network_is_one_address_and_a_link_is_not() -> None:
-    (alone,) = rosters(1)
+    (alone,) = counts(1)
     for address in ("2001:db8::1", "2001:db8::2:3", "fe80::1%eth0", "fe80::2"):
         assert alone.enter("A", address, total_max=9, title_max=9, address_max=2)
     assert not alone.enter("A", "2001:db8::9", total_max=9, title_max=9, address_max=2)
@@ -80,14 +81,14 @@ def test_an_ipv6_network_is_one_address_and_a_link_is_not() -> None:
 
 
 def test_what_has_no_address_is_not_counted_by_it() -> None:
-    (alone,) = rosters(1)
+    (alone,) = counts(1)
     for _ in range(5):
         assert alone.enter("A", "", total_max=9, title_max=9, address_max=1)
 
 
 def test_a_worker_that_is_gone_holds_no_associations() -> None:
-    supervisor, fd = Roster.create(2)
-    first, second = (Roster.inherited(fd, number) for number in range(2))
+    supervisor = WorkerMemory.create(2)
+    first, second = (WorkerMemory(supervisor.fd, number).associations for number in range(2))
     for _ in range(3):
         first.enter("A", total_max=9, title_max=9)
     second.enter("A", total_max=9, title_max=9)
@@ -96,12 +97,12 @@ def test_a_worker_that_is_gone_holds_no_associations() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_roster_counts_as_a_table_would(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_associations_are_counted_as_a_table_would(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when there are more titles than rows: those count together, and never less than they are."""
-    monkeypatch.setattr(roster, "OTHERS", 6)
+    monkeypatch.setattr(associations_count, "OTHERS", 6)
     rng = random.Random(seed)
-    workers = rosters(3)
-    open_: list[tuple[Roster, str]] = []
+    workers = counts(3)
+    open_: list[tuple[AssociationsCount, str]] = []
     for _ in range(3000):
         if open_ and rng.random() < 0.5:
             worker, title = open_.pop(rng.randrange(len(open_)))
@@ -122,7 +123,7 @@ def test_the_roster_counts_as_a_table_would(seed: int, monkeypatch: pytest.Monke
 
 
 def test_titles_that_contain_each_other_are_told_apart() -> None:
-    (alone,) = rosters(1)
+    (alone,) = counts(1)
     titles = ["A", "AA", "A A", "A" * 16, "\xe9" * 16, "", "B" * 8 + "A" * 8]
     for number, title in enumerate(titles, 1):
         for _ in range(number):
@@ -131,8 +132,8 @@ def test_titles_that_contain_each_other_are_told_apart() -> None:
 
 
 def test_a_worker_is_silent_from_its_last_beat_on() -> None:
-    supervisor, fd = Roster.create(1)
-    worker = Roster.inherited(fd, 0)
+    memory = WorkerMemory.create(1)
+    supervisor, worker = memory.heartbeat, WorkerMemory(memory.fd, 0).heartbeat
     assert supervisor.silent_s(0) == 0
     worker.beat()
     assert supervisor.silent_s(0) < 60
@@ -344,7 +345,7 @@ def test_below_the_disk_reserve_stores_are_refused_and_everything_else_goes_on(t
             for _ in range(3):
                 assert next_is_refused()
             assert sum(path.stat().st_blocks for path in segments.iterdir()) == written
-            assert serving.services.metrics.counters["stores_refused_disk_reserve"] == 4
+            assert serving.services.engine.metrics.counters["stores_refused_disk_reserve"] == 4
             scripted.echo(5)
             assert find_count(scripted) == stored
             disk.free = 100 << 30
@@ -370,7 +371,7 @@ def test_an_association_that_only_stores_is_rejected_while_memory_is_short_and_o
             scripted.echo(5)
             assert find_count(scripted) == 0
             scripted.release()
-        counters = serving.services.metrics.counters
+        counters = serving.services.engine.metrics.counters
         assert (counters["associations_rejected_for_admission"], counters["stores_refused_memory"]) == (1, 1)
 
     serve(tmp_path / "data", script, config=config)
@@ -391,16 +392,16 @@ def test_a_peer_has_the_number_of_associations_that_it_was_given(tmp_path: Path)
             assert third.expect_reject() == (2, 3, 2)
             other.associate(ECHO, calling="ONE")
             first.release()
-            wait_for(lambda: serving.services.roster.count("TWO") == 1, what="its end")
+            wait_for(lambda: serving.services.engine.associations.count("TWO") == 1, what="its end")
             with serving.call() as again:
                 again.associate(ECHO, calling="TWO")
                 again.release()
             second.release()
             other.release()
-        assert serving.services.metrics.counters["associations_rejected_for_number"] == 1
+        assert serving.services.engine.metrics.counters["associations_rejected_for_number"] == 1
 
     serving = serve(tmp_path / "data", script, config=config)
-    assert serving.services.roster.total() == 0
+    assert serving.services.engine.associations.total() == 0
     assert serving.services.associations_count == 0
 
 
@@ -423,14 +424,14 @@ def test_an_address_has_the_number_of_associations_that_it_may_have_under_any_ti
                 assert fifth.expect_reject() == (2, 3, 2)
             for scripted in (first, second, fourth):
                 scripted.release()
-        wait_for(lambda: serving.services.roster.total() == 0, what="their ends")
+        wait_for(lambda: serving.services.engine.associations.total() == 0, what="their ends")
         with serving.call() as again:
             again.associate(ECHO, calling="THREE")
             again.release()
 
     serving = serve(tmp_path / "data", script, config=config)
-    assert serving.services.roster.count_from("127.0.0.1") == 0
-    assert serving.services.metrics.counters["associations_rejected_for_number"] == 2
+    assert serving.services.engine.associations.count_from("127.0.0.1") == 0
+    assert serving.services.engine.metrics.counters["associations_rejected_for_number"] == 2
 
 
 def test_operations_beyond_those_that_may_be_outstanding_are_refused_with_their_status(tmp_path: Path) -> None:
@@ -455,7 +456,7 @@ def test_operations_beyond_those_that_may_be_outstanding_are_refused_with_their_
             ]
             scripted.echo(5)
             scripted.release()
-        assert serving.services.metrics.counters["operations_refused"] == 2
+        assert serving.services.engine.metrics.counters["operations_refused"] == 2
 
     serve(tmp_path / "data", script, config=config)
 
@@ -490,7 +491,7 @@ def test_a_data_set_that_is_too_long_is_refused_whether_it_comes_in_parts_or_not
 
 
 def test_stores_wait_for_retrievals_and_are_all_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traffic, "COMPETING_BYTES", 0)  # as if something were always retrieved
+    monkeypatch.setattr(flow_control, "COMPETING_BYTES", 0)  # as if something were always retrieved
     config = Config(
         data=tmp_path / "data",
         limits=Limits(disk_reserve_bytes=0, ingest_during_retrieval_bytes_per_s_max=16 << 20),
@@ -502,7 +503,7 @@ def test_stores_wait_for_retrievals_and_are_all_answered(tmp_path: Path, monkeyp
             for number in range(1, 9):
                 assert store(scripted, number, 700_000)[0] == 0
             scripted.release()
-        assert serving.services.metrics.counters["ingest_waits_for_retrieval"] >= 8
+        assert serving.services.engine.metrics.counters["ingest_waits_for_retrieval"] >= 8
 
     serve(tmp_path / "data", script, config=config)
 
@@ -519,14 +520,14 @@ def test_a_peer_with_little_bandwidth_waits_and_is_answered(tmp_path: Path) -> N
             scripted.associate(STORE, calling="SLOW")
             for number in range(1, 6):
                 assert store(scripted, number, 150_000)[0] == 0
-            assert serving.services.metrics.counters["waits_for_bandwidth"] >= 4
+            assert serving.services.engine.metrics.counters["waits_for_bandwidth"] >= 4
             scripted.release()
         with serving.call() as scripted:
             scripted.associate(STORE, calling="OTHER")
             for number in range(11, 16):
                 assert store(scripted, number, 150_000)[0] == 0
             scripted.release()
-        assert serving.services.metrics.counters["waits_for_bandwidth"] <= 5
+        assert serving.services.engine.metrics.counters["waits_for_bandwidth"] <= 5
 
     serve(tmp_path / "data", script, config=config)
 
@@ -556,20 +557,20 @@ class Reading:
 
 
 class Ticks:
-    """A `Traffic` whose ticks are called by the test."""
+    """A `FlowControl` whose ticks are called by the test."""
 
     def __init__(self, peers: tuple[Peer, ...] = (), share: float = 1.0, **limits: float) -> None:
         config = Config(limits=Limits(**limits), peers=peers)  # type: ignore[arg-type]
         self.metrics = Metrics()
         self.chunks = 0
         self.scheduled = 0
-        self.traffic = Traffic(
+        self.flow = FlowControl(
             lambda: config,
             self.metrics,
-            chunks_bytes=lambda: self.chunks,
             share=lambda title: share,
             call_later=self._later,
         )
+        self.flow.ingest_bytes.append(lambda: self.chunks)
 
     def _later(self, delay_s: float, call: Callable[[], None]) -> asyncio.TimerHandle:
         self.scheduled += 1
@@ -577,46 +578,46 @@ class Ticks:
 
     def began(self, title: str = "A", held: int = 0) -> Reading:
         reading = Reading(held)
-        self.traffic.began(reading, title)
+        self.flow.began(reading, title)
         return reading
 
 
 def test_ingest_has_a_budget_a_tick_while_a_retrieval_sends_as_fast_as_it_can() -> None:
     size = 512 << 10
-    ticks = Ticks(ingest_during_retrieval_bytes_per_s_max=int(2 * size / traffic.TICK_S))
+    ticks = Ticks(ingest_during_retrieval_bytes_per_s_max=int(2 * size / flow_control.TICK_S))
     readings = [ticks.began(f"T{number}") for number in range(6)]
     taken = 0
     for _ in range(30):
-        ticks.traffic.sent(4 << 20)
-        ticks.traffic.tick()
+        ticks.flow.sent(4 << 20)
+        ticks.flow.tick()
         for reading in readings:
             if not reading.pauses:
                 taken += 1
-                ticks.traffic.received(reading, size)
+                ticks.flow.received(reading, size)
     # Six could send in every tick: 180. Two may; the first tick still lets each of the six send one.
     assert 60 <= taken <= 68
-    assert ticks.traffic.waiting_count > 0
-    ticks.traffic.tick()
-    ticks.traffic.tick()
-    assert not ticks.traffic.competing
+    assert ticks.flow.waiting_count > 0
+    ticks.flow.tick()
+    ticks.flow.tick()
+    assert not ticks.flow.competing
     assert [reading.pauses for reading in readings] == [0] * 6
     for reading in readings:
-        ticks.traffic.received(reading, size)
+        ticks.flow.received(reading, size)
     assert [reading.pauses for reading in readings] == [0] * 6
 
 
 def test_everyone_gets_a_turn_while_a_retrieval_goes_on() -> None:
     size = 512 << 10
-    ticks = Ticks(ingest_during_retrieval_bytes_per_s_max=int(size / traffic.TICK_S))
+    ticks = Ticks(ingest_during_retrieval_bytes_per_s_max=int(size / flow_control.TICK_S))
     readings = [ticks.began() for _ in range(5)]
     counts = [0] * 5
     for _ in range(50):
-        ticks.traffic.sent(4 << 20)
-        ticks.traffic.tick()
+        ticks.flow.sent(4 << 20)
+        ticks.flow.tick()
         for number, reading in enumerate(readings):
             if not reading.pauses:
                 counts[number] += 1
-                ticks.traffic.received(reading, size)
+                ticks.flow.received(reading, size)
     assert max(counts) - min(counts) <= 2, counts
 
 
@@ -624,9 +625,9 @@ def test_a_retrieval_that_waits_for_its_peer_holds_nobody_up() -> None:
     ticks = Ticks(ingest_during_retrieval_bytes_per_s_max=1)
     reading = ticks.began()
     for _ in range(10):
-        ticks.traffic.sent(traffic.COMPETING_BYTES // 2)
-        ticks.traffic.tick()
-        ticks.traffic.received(reading, 10 << 20)
+        ticks.flow.sent(flow_control.COMPETING_BYTES // 2)
+        ticks.flow.tick()
+        ticks.flow.received(reading, 10 << 20)
         assert not reading.pauses
 
 
@@ -640,11 +641,11 @@ def test_a_peer_gets_its_bandwidth_over_all_its_associations_and_the_others_thei
         for reading in slow:
             if not reading.pauses:
                 taken += 1 << 20
-                ticks.traffic.received(reading, 1 << 20)
-        ticks.traffic.received(quick, 8 << 20)
+                ticks.flow.received(reading, 1 << 20)
+        ticks.flow.received(quick, 8 << 20)
         assert not quick.pauses
-        ticks.traffic.tick()
-    wanted = rate * traffic.TICK_S * 100
+        ticks.flow.tick()
+    wanted = rate * flow_control.TICK_S * 100
     assert wanted <= taken <= wanted + (3 << 20)
 
 
@@ -658,8 +659,8 @@ def test_each_worker_gives_a_peer_its_part_of_its_bandwidth() -> None:
         for _ in range(400):
             if not reading.pauses:
                 count += 1
-                ticks.traffic.received(reading, 1 << 20)
-            ticks.traffic.tick()
+                ticks.flow.received(reading, 1 << 20)
+            ticks.flow.tick()
         taken.append(count)
     assert taken[1] == pytest.approx(taken[0] / 4, rel=0.1)
 
@@ -669,13 +670,13 @@ def test_one_title_does_not_hold_more_than_its_share_of_the_memory() -> None:
     greedy = [ticks.began("GREEDY", 4 << 20) for _ in range(10)]
     modest = ticks.began("MODEST", 4 << 20)
     ticks.chunks = 44 << 20
-    ticks.traffic.tick()
-    assert [reading.pauses for reading in greedy] == [0] * traffic.TURNS + [1] * 6
+    ticks.flow.tick()
+    assert [reading.pauses for reading in greedy] == [0] * flow_control.TURNS + [1] * 6
     assert not modest.pauses
     # Those whose turn it is get on and end, and the next ones go on, until the rest is no more than the share.
-    for reading in greedy[: traffic.TURNS]:
+    for reading in greedy[: flow_control.TURNS]:
         reading.held_bytes = 0
-    ticks.traffic.tick()
+    ticks.flow.tick()
     assert [reading.pauses for reading in greedy] == [0] * 10
 
 
@@ -685,7 +686,7 @@ def test_when_all_hold_too_much_every_title_has_a_turn_before_any_has_two() -> N
     few = [ticks.began(f"FEW{number}", 4 << 20) for number in range(2)]
     idle = ticks.began("IDLE")
     ticks.chunks = 90 << 20
-    ticks.traffic.tick()
+    ticks.flow.tick()
     assert [reading.pauses for reading in few] == [0, 0]
     assert sum(reading.pauses for reading in many) == 18
     assert not idle.pauses
@@ -697,10 +698,10 @@ def test_who_holds_memory_and_does_not_use_its_turn_is_ended_and_who_does_is_not
     stalled = [ticks.began(f"S{number}", 8 << 20) for number in range(20)]
     honest = ticks.began("HONEST", 1 << 20)
     ticks.chunks = 170 << 20
-    for _ in range(6 * traffic.TURN_TICKS):
-        ticks.traffic.tick()
+    for _ in range(6 * flow_control.TURN_TICKS):
+        ticks.flow.tick()
         if not honest.pauses:
-            honest.received_bytes += traffic.TURN_BYTES_MIN // 10
+            honest.received_bytes += flow_control.TURN_BYTES_MIN // 10
     assert not honest.aborted
     assert not honest.pauses
     ended = [reading for reading in stalled if reading.aborted]
@@ -715,28 +716,28 @@ def test_an_association_that_ends_while_it_waits_leaves_nothing_behind() -> None
         ingest_during_retrieval_bytes_per_s_max=1,
     )
     reading = ticks.began("A", 100 << 20)
-    ticks.traffic.sent(4 << 20)
-    ticks.traffic.received(reading, 1 << 20)
+    ticks.flow.sent(4 << 20)
+    ticks.flow.received(reading, 1 << 20)
     ticks.chunks = 100 << 20
-    ticks.traffic.tick()
-    assert ticks.traffic.waiting_count == 1
-    ticks.traffic.ended(reading)
-    assert ticks.traffic.waiting_count == 0
+    ticks.flow.tick()
+    assert ticks.flow.waiting_count == 1
+    ticks.flow.ended(reading)
+    assert ticks.flow.waiting_count == 0
     pauses = reading.pauses
     ticks.chunks = 0
     for _ in range(30):
-        ticks.traffic.tick()
+        ticks.flow.tick()
     assert reading.pauses == pauses, "told after its end"
 
 
 def test_nothing_ticks_while_there_is_nothing_to_look_after() -> None:
     ticks = Ticks()
-    ticks.traffic.wake()
-    ticks.traffic.wake()
+    ticks.flow.wake()
+    ticks.flow.wake()
     assert ticks.scheduled == 1
-    ticks.traffic._on_tick()
+    ticks.flow._on_tick()
     assert ticks.scheduled == 1
-    ticks.traffic.wake()
+    ticks.flow.wake()
     ticks.chunks = 1
-    ticks.traffic._on_tick()
+    ticks.flow._on_tick()
     assert ticks.scheduled == 3

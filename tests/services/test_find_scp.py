@@ -122,7 +122,7 @@ def test_a_query_that_breaks_the_hierarchy_is_told_by_which_key(
         told = comment(final)
         assert tags.keyword_of(missing) in told or "(0008,0052)" in told or "no level PATIENT" in told
         assert len(told) <= 64
-        assert serving.services.metrics.counters["find_refused"] == 1
+        assert serving.services.engine.metrics.counters["find_refused"] == 1
 
     run(tmp_path, script)
 
@@ -262,7 +262,9 @@ def test_a_peer_that_may_not_query_is_not_authorized(tmp_path: Path) -> None:
             other.associate(FIND, calling="SENDER", relational=False)
             before = serving.services.config
             # Its permission was taken away after the association began.
-            serving.services.config = Config(data=before.data, limits=LIMITS, peers=(KnownPeer(aet="SENDER", may=()),))
+            serving.services.engine.config = Config(
+                data=before.data, limits=LIMITS, peers=(KnownPeer(aet="SENDER", may=()),)
+            )
             pending, final = find(other, IN_SERIES)
             assert (pending, final.status()) == ([], 0x0124)
             other.release()
@@ -332,8 +334,8 @@ def test_a_limit_that_cuts_is_no_success_and_says_so(
             assert comment(final) == (f"more than {sent} matches: narrow the query" if status else "")
             assert OFFENDING_ELEMENT not in final.command
             other.release()
-        assert serving.services.metrics.counters["find_truncated"] == (status != 0)
-        assert serving.services.metrics.counters["find_matches"] == sent
+        assert serving.services.engine.metrics.counters["find_truncated"] == (status != 0)
+        assert serving.services.engine.metrics.counters["find_matches"] == sent
 
     limits = Limits(disk_reserve_bytes=0, query_results_max=limit)
     peers = (KnownPeer(aet="FEW", query_results_max=1), KnownPeer(aet="ALL", query_results_max=0))
@@ -378,7 +380,7 @@ def test_a_search_without_matches_is_cancelled_and_holds_nobody_up(tmp_path: Pat
         assert (pending, final.status(), final.data_set) == ([], 0xFE00, None)
         assert search.is_closed
         one.echo(5)
-        assert serving.services.metrics.counters["find_cancelled"] == 1
+        assert serving.services.engine.metrics.counters["find_cancelled"] == 1
 
     run(tmp_path, script)
 
@@ -394,7 +396,7 @@ def test_a_search_that_works_too_long_ends_with_a700_and_says_so(tmp_path: Path,
         assert final.status() == 0xA700
         assert comment(final) == "stopped after 0.05 s: narrow the query"
         assert OFFENDING_ELEMENT not in final.command
-        assert serving.services.metrics.counters["find_timed_out"] == 1
+        assert serving.services.engine.metrics.counters["find_timed_out"] == 1
         with serving.call() as other:
             other.associate(FIND, calling="PATIENT", relational=False)
             ask(other, IN_SERIES)
@@ -417,7 +419,7 @@ def test_a_search_is_cancelled_between_two_of_its_matches(tmp_path: Path) -> Non
         one.send(peer.message(3, peer.c_cancel_rq(1)))
         pending, final = answers(one)
         assert final.status() == 0xFE00
-        assert serving.services.metrics.counters["find_matches"] == len(pending) + 1
+        assert serving.services.engine.metrics.counters["find_matches"] == len(pending) + 1
         assert search.is_closed
 
     run(tmp_path, script, limits=Limits(disk_reserve_bytes=0, query_results_max=0))
@@ -487,7 +489,7 @@ def test_a_slow_query_is_logged_by_its_keys_and_never_by_their_values(
     is_slow = 0 < slow_s < 1
     (line,) = [line for line in told if line["event"] == ("slow query" if is_slow else "query")]
     assert (line["calling"], line["query_level"], line["matches"], line["status"]) == ("SCRIPT", "study", 1, "0000")
-    assert serving.services.metrics.counters["find_slow"] == is_slow
+    assert serving.services.engine.metrics.counters["find_slow"] == is_slow
     if is_slow:
         assert line["level"] == "warning"
         assert line["keys"] == "StudyDate range, PatientName wild card, PatientID single value"
@@ -503,7 +505,7 @@ def test_a_refused_query_is_counted_and_logged_once(tmp_path: Path, lines: io.St
         assert find(one, {**IMAGES, tags.PatientID: "SECRET"})[1].status() == 0xA900
 
     serving = run(tmp_path, script)
-    counters = serving.services.metrics.counters
+    counters = serving.services.engine.metrics.counters
     assert (counters["find"], counters["find_refused"], counters["find_matches"]) == (1, 1, 0)
     told = [json.loads(line) for line in lines.getvalue().splitlines()]
     assert [line["event"] for line in told if line["logger"] == "services.find_scp"] == ["query refused"]

@@ -153,8 +153,8 @@ def test_what_cannot_be_parsed_is_answered_with_a_failure_and_kept(tmp_path: Pat
         assert {one.instance.calling_ae_title for one in kept} == {"SCRIPT"}
 
     serving = serve(tmp_path / "data", script)
-    assert serving.services.metrics.counters["instances_quarantined"] == 2
-    assert serving.services.metrics.counters["instances_refused"] == 2
+    assert serving.services.engine.metrics.counters["instances_quarantined"] == 2
+    assert serving.services.engine.metrics.counters["instances_refused"] == 2
 
 
 def test_a_full_quarantine_changes_no_answer(tmp_path: Path) -> None:
@@ -170,8 +170,8 @@ def test_a_full_quarantine_changes_no_answer(tmp_path: Path) -> None:
             scripted.release()
 
     serving = serve(tmp_path / "data", script, config=config)
-    assert serving.services.metrics.counters["instances_quarantined"] <= 1
-    assert serving.services.metrics.counters["quarantine_full"] >= 4
+    assert serving.services.engine.metrics.counters["instances_quarantined"] <= 1
+    assert serving.services.engine.metrics.counters["quarantine_full"] >= 4
 
 
 def test_a_large_instance_that_is_known_to_be_damaged_does_not_cost_the_association(

@@ -67,7 +67,7 @@ def test_a_conversion_that_gets_no_memory_in_time_fails_alone(tmp_path: Path) ->
         fill(serving, [400_000, 8])
         budget = serving.services.retrieval_budget
         taken = budget.bytes_max - outgoing.BYTES_HELD // 2
-        serving.services.loop.call_soon_threadsafe(budget.take, taken)
+        serving.services.engine.loop.call_soon_threadsafe(budget.take, taken)
         with serving.call() as scripted:
             get_in(scripted, IMPLICIT)
             came, final = answers(scripted)

@@ -109,7 +109,7 @@ def test_a_destination_that_is_not_there_is_called_once_for_all_batches(
         named = final.data_set[8:].rstrip(b"\0").decode().split("\\")
         assert 0 < len(named) < COUNT
         assert set(named) < set(stored)
-        assert serving.services.metrics.counters["suboperations_failed"] == COUNT
+        assert serving.services.engine.metrics.counters["suboperations_failed"] == COUNT
         assert len(calls) == 1
 
     serve(tmp_path / "data", script, config=Config(data=tmp_path / "data", limits=LIMITS, peers=(sink,)))
@@ -125,7 +125,7 @@ def test_who_may_not_retrieve_does_not_learn_whether_a_destination_is_known(tmp_
         with serving.call() as asker:
             asker.associate(MOVE)
             allowed = KnownPeer(aet="SCRIPT", may=("store",))
-            serving.services.config = msgspec.structs.replace(config, peers=(sink, allowed))
+            serving.services.engine.config = msgspec.structs.replace(config, peers=(sink, allowed))
             rq = peer.query_rq(peer.C_MOVE_RQ, 7, STUDY_ROOT_MOVE, destination)
             asker.send(peer.message(5, rq, peer.identifier(STUDY)))
             assert answers(asker)[1].status() == 0x0124

@@ -75,7 +75,7 @@ def test_a_retrieval_that_finds_no_memory_fails_and_a_store_does_not(tmp_path: P
             assert (came, final.status()) == ({}, 0xA702)
             assert [peer.number(final.command, what) for what in (peer.COMPLETED, peer.FAILED)] == [0, 2]
             fill(serving, [1000])
-            serving.services.loop.call_soon_threadsafe(budget.give_back, budget.bytes_max)
+            serving.services.engine.loop.call_soon_threadsafe(budget.give_back, budget.bytes_max)
             asker.send(peer.message(3, peer.query_rq(peer.C_GET_RQ, 8, peer.STUDY_ROOT_GET), peer.identifier(STUDY)))
             came, final = answers(asker)
             assert (len(came), final.status()) == (2, 0)
@@ -188,7 +188,7 @@ def test_answers_of_other_operations_wait_for_the_end_of_an_object_that_goes_in_
             wait_for(lambda: connection.unsent_bytes > 0, what="the object is under way")
             asker.send(peer.message(5, peer.query_rq(peer.C_FIND_RQ, 8, STUDY_ROOT_FIND), peer.identifier(STUDY)))
             asker.send(peer.message(7, peer.c_echo_rq(9)))
-            wait_for(lambda: serving.services.metrics.counters["echo"] == 1, what="the echo is answered")
+            wait_for(lambda: serving.services.engine.metrics.counters["echo"] == 1, what="the echo is answered")
             came: dict[str, bytes] = {}
             finals: dict[int, int] = {}
             while len(finals) < 3:

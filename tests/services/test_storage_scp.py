@@ -245,4 +245,4 @@ def test_who_may_not_store_is_refused_without_a_byte_kept(tmp_path: Path) -> Non
             scripted.release()
 
     serving = serve(tmp_path / "data", script, config=config)
-    assert serving.services.metrics.counters["instances_refused"] == 2
+    assert serving.services.engine.metrics.counters["instances_refused"] == 2

@@ -50,7 +50,7 @@ async def act(session: Session, presentation_context_id: int, rq: NActionRQ, inf
     """Answers one N-ACTION; the report follows when this has ended. `turn`: of the reports on this association."""
     services = session.services
     commitments = services.commitments
-    services.metrics.counters["commitment_requests"] += 1
+    services.engine.metrics.counters["commitment_requests"] += 1
     try:
         _check(session, rq)
         syntax = session.contexts[presentation_context_id].transfer_syntax
@@ -59,7 +59,7 @@ async def act(session: Session, presentation_context_id: int, rq: NActionRQ, inf
         claim = await commitments.take(transaction)
     except EngineError as error:
         code, comment = status_of(error, Service.OTHER), str(error)
-        services.metrics.counters["commitment_requests_refused"] += 1
+        services.engine.metrics.counters["commitment_requests_refused"] += 1
         logger.warning("commitment refused", calling=session.caller, status=f"{code:04X}", error=comment)
         session.respond(presentation_context_id, _response(rq, code, comment))
         return

@@ -63,7 +63,7 @@ def reporting(data: Path, config: Config, script: Callable[[Serving], None]) -> 
 
     def start(serving: Serving) -> None:
         reporter = Reporter(serving.services.commitments)
-        serving.services.loop.call_soon_threadsafe(reporter.start)
+        serving.services.engine.loop.call_soon_threadsafe(reporter.start)
         script(serving)
 
     serve(data, start, config=config)
@@ -229,7 +229,7 @@ def test_without_an_address_it_waits_and_says_so_until_somebody_asks_for_a_retry
         wait_for(lambda: identifier in transactions.load_attempts())
         assert "no [[peer]] MODALITY" in transactions.load_attempts()[identifier].error
         with Listener() as listener:
-            serving.services.config = configured(data, listener.port, retry_s=3600.0, retry_s_max=3600.0)
+            serving.services.engine.config = configured(data, listener.port, retry_s=3600.0, retry_s_max=3600.0)
             transactions.ask_retry(identifier)
             scripted = accept(listener)
             assert take(scripted) == "1.9.1"
@@ -244,7 +244,7 @@ def test_what_nobody_takes_is_given_up_in_the_end(data: Path) -> None:
 
     def script(serving: Serving) -> None:
         wait_for(lambda: waiting(data) == 0)
-        wait_for(lambda: serving.services.metrics.counters["commitment_reports_given_up"] == 1)
+        wait_for(lambda: serving.services.engine.metrics.counters["commitment_reports_given_up"] == 1)
 
     reporting(data, configured(data, 0), script)
 
@@ -260,7 +260,7 @@ def test_a_clock_that_jumps_gives_nothing_up_and_one_that_is_set_back_keeps_noth
             assert take(scripted) == "1.9.1"
             end(scripted)
             wait_for(lambda: waiting(data) == 0)
-            assert not serving.services.metrics.counters["commitment_reports_given_up"]
+            assert not serving.services.engine.metrics.counters["commitment_reports_given_up"]
 
         reporting(data, configured(data, listener.port), script)
 
@@ -304,7 +304,7 @@ def test_one_that_cannot_be_judged_does_not_hold_up_the_others(data: Path) -> No
             # Read once, as by a worker that has served for a while; then the disk forgets.
             serving.services.commitments.transactions.headings()
             path.write_bytes(path.read_bytes()[:-9])
-            serving.services.loop.call_soon_threadsafe(Reporter(serving.services.commitments).start)
+            serving.services.engine.loop.call_soon_threadsafe(Reporter(serving.services.commitments).start)
             scripted = accept(listener)
             assert take(scripted) == "1.9.2"
             end(scripted)

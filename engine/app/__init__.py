@@ -1,4 +1,8 @@
-"""The composition root: what `filmroom serve` runs."""
+"""The composition root: what `filmroom serve` runs, and which fronts it has.
+
+Here, and only here, the server is told of protocols: `ports` says to the supervisor where to listen and how the first
+bytes of a connection are judged; `worker` makes the fronts of a worker process.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from collections.abc import Callable
 import uvloop
 
 from engine import log
+from engine.app.ports import FilmroomComposition
 from engine.config import Reading
 from engine.server.supervisor import Supervisor
 
@@ -20,7 +25,7 @@ def serve(reading: Reading, reread: Callable[[], Reading]) -> int:
     log.configure(reading.config.log)
 
     async def run() -> int:
-        return await Supervisor(reading, reread, _announce).run()
+        return await Supervisor(reading, reread, _announce, FilmroomComposition()).run()
 
     return uvloop.run(run())
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from engine.config import Config
     from engine.metrics import Histogram, Metrics
 
-logger = log.get("services.admission")
+logger = log.get("runtime.admission")
 
 LOOK_S = 0.25
 """How old a figure may be: at 500 MB/s, 125 MB of the reserve."""

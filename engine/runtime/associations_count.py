@@ -1,58 +1,47 @@
-"""How many associations are open, by calling AE title and by address, on all workers; and when each worker last ran.
+"""How many associations are open, by calling AE title and by network address, on all workers.
 
-Does not decide what is too many or silent for too long. One mapping of memory is shared by supervisor and workers, with
-a part for each worker that this worker writes, so that nobody waits for anybody, also not for one that is stopped:
+Does not decide how many are too many. Each worker writes its own part of a shared memory (`worker_memory`), so that no
+worker waits for another, not even for one that is stopped:
 
-    part     beat (8: CLOCK_MONOTONIC in ns) | revoked (8: of the connections that the supervisor gave to this worker,
-             those up to this number that it has not taken are no longer its own) | claimed (8: those up to this number
-             it has taken, or turned away) | associations (4) | reserved (4) | tally of titles | tally of addresses
+    part     associations (4) | reserved (4) | tally of titles | tally of addresses
     tally    rows in use (4) | reserved (12) | names (16 each) | counts (4 each)
     name     a title as it came, padded with spaces; an IPv6 address, of which a host may choose the second half
              itself, by its first half; an IPv4 address as IPv6 writes it
 
-A connection has one owner: the worker claims it and the supervisor takes it back under a lock on the part's bytes, so
-that whoever comes second sees what the first did. The supervisor does not wait for that lock.
-
-A worker first counts an association in, then adds all parts up: of two that are let in at the same moment each sees
-the other, so that the limit is never passed, though both may be told no. The supervisor clears the part of a
-worker that is gone.
+A worker first counts an association in, then adds all parts up. When two are let in at the same moment, each sees the
+other: the limit is never passed, though both may be refused.
 """
 
 from __future__ import annotations
 
-import fcntl
 import ipaddress
 import mmap
-import os
 import struct
-import time
 
 ROWS = 4096
 """Names of a kind that have associations open on one worker; what comes beyond is counted together in the last row."""
 
 OTHERS = ROWS - 1
 
-_HEAD = struct.Struct("=QQQI4x")
 _COUNT = struct.Struct("=I")
-_NUMBER = struct.Struct("=Q")
-_REVOKED_AT = 8
-_CLAIMED_AT = 16
-_ASSOCIATIONS_AT = 24
+_HEAD_BYTES = 8
 _NAME_BYTES = 16
 _NAMES_AT = 16
 _COUNTS_AT = _NAMES_AT + ROWS * _NAME_BYTES
 _TALLY_BYTES = _COUNTS_AT + ROWS * _COUNT.size
-PART_BYTES = -(-(_HEAD.size + 2 * _TALLY_BYTES) // mmap.PAGESIZE) * mmap.PAGESIZE
+COUNT_BYTES = _HEAD_BYTES + 2 * _TALLY_BYTES
+"""Of one worker's part."""
 
 
 class _Tally:
     """Associations by one kind of name, in all parts; changes are made in our own."""
 
-    def __init__(self, memory: mmap.mmap, own: int, offset: int) -> None:
+    def __init__(self, memory: mmap.mmap, part_bytes: int, own: int, offset: int) -> None:
         """`own`: the part that is ours; `offset`: of the tally in each part."""
         self._memory = memory
+        self._part_bytes = part_bytes
         self._offset = offset
-        self._start = own * PART_BYTES + offset
+        self._start = own * part_bytes + offset
         self._rows: dict[bytes, int] = {}
         """Our own rows, by name: those of which an association is open."""
         self._free = list(range(OTHERS - 1, -1, -1))
@@ -71,11 +60,11 @@ class _Tally:
 
     def count(self, name: bytes) -> int:
         """All of that name."""
-        return sum(self.count_in(part, name) for part in range(len(self._memory) // PART_BYTES))
+        return sum(self.count_in(part, name) for part in range(len(self._memory) // self._part_bytes))
 
     def count_in(self, part: int, name: bytes) -> int:
         """Those of one part."""
-        start = part * PART_BYTES + self._offset
+        start = part * self._part_bytes + self._offset
         rows = min(_COUNT.unpack_from(self._memory, start)[0], ROWS)
         first = start + _NAMES_AT
         at = self._memory.find(name, first, first + rows * _NAME_BYTES)
@@ -113,38 +102,22 @@ class _Tally:
         return count
 
 
-class Roster:
-    """One process's view; `number` is the part that it writes."""
+class AssociationsCount:
+    """The open associations of all workers; one process's view."""
 
-    def __init__(self, memory: mmap.mmap, number: int, fd: int = -1) -> None:
-        """`fd`: of the memory, for its locks; kept open. Without one nothing can be claimed."""
+    def __init__(self, memory: mmap.mmap, part_bytes: int, number: int, offset: int) -> None:
+        """`number`: the part that this process writes; `offset`: of the counts in each part."""
         self._memory = memory
+        self._part_bytes = part_bytes
         self._number = number
-        self._fd = fd
-        self._start = number * PART_BYTES
-        self._parts = len(memory) // PART_BYTES
-        self._titles = _Tally(memory, number, _HEAD.size)
-        self._addresses = _Tally(memory, number, _HEAD.size + _TALLY_BYTES)
+        self._offset = offset
+        self._titles = _Tally(memory, part_bytes, number, offset + _HEAD_BYTES)
+        self._addresses = _Tally(memory, part_bytes, number, offset + _HEAD_BYTES + _TALLY_BYTES)
 
     @classmethod
-    def alone(cls) -> Roster:
+    def alone(cls) -> AssociationsCount:
         """For a process that serves by itself."""
-        return cls(mmap.mmap(-1, PART_BYTES), 0)
-
-    @classmethod
-    def create(cls, workers: int) -> tuple[Roster, int]:
-        """The supervisor's, and the descriptor that its workers inherit. The supervisor counts nothing of its own."""
-        fd = os.memfd_create("filmroom-roster", os.MFD_CLOEXEC)
-        os.ftruncate(fd, workers * PART_BYTES)
-        return cls(mmap.mmap(fd, workers * PART_BYTES), 0, fd), fd
-
-    @classmethod
-    def inherited(cls, fd: int, number: int) -> Roster:
-        """A worker's."""
-        length = os.fstat(fd).st_size
-        return cls(mmap.mmap(fd, length), number, fd)
-
-    # -- associations ---------------------------------------------------------------------------
+        return cls(mmap.mmap(-1, COUNT_BYTES), COUNT_BYTES, 0, 0)
 
     def enter(
         self, title: str, address: str = "", *, total_max: int, title_max: int, address_max: int | None = None
@@ -173,7 +146,8 @@ class Roster:
 
     def total(self) -> int:
         """Associations open on all workers."""
-        return sum(self._head(part)[3] for part in range(self._parts))
+        starts = range(self._offset, len(self._memory), self._part_bytes)
+        return sum(_COUNT.unpack_from(self._memory, start)[0] for start in starts)
 
     def count(self, title: str) -> int:
         """Associations of that calling AE title open on all workers."""
@@ -188,61 +162,10 @@ class Roster:
         total = self.count(title)
         return self._titles.count_in(self._number, _title_name(title)) / total if total else 1.0
 
-    # -- life -----------------------------------------------------------------------------------
-
-    def beat(self) -> None:
-        """This worker's loop runs."""
-        _NUMBER.pack_into(self._memory, self._start, time.monotonic_ns())
-
-    def silent_s(self, number: int) -> float:
-        """How long ago worker `number` was last heard of; 0 while it has not begun."""
-        beat = self._head(number)[0]
-        return max(0.0, (time.monotonic_ns() - beat) / 1e9) if beat else 0.0
-
-    def revoke(self, number: int, serial: int) -> int | None:
-        """Takes back what worker `number` has been given, up to that connection, and has not claimed.
-
-        The last connection that it has claimed: later ones are the supervisor's again. None, and nothing is changed,
-        when the worker is just claiming one.
-        """
-        start = number * PART_BYTES
-        try:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, PART_BYTES, start)
-        except (BlockingIOError, PermissionError):
-            return None
-        try:
-            _NUMBER.pack_into(self._memory, start + _REVOKED_AT, serial)
-            return self.claimed(number)
-        finally:
-            fcntl.lockf(self._fd, fcntl.LOCK_UN, PART_BYTES, start)
-
-    def claim(self, serial: int) -> bool:
-        """Makes a connection this worker's own, in their order; False when it was taken back before."""
-        fcntl.lockf(self._fd, fcntl.LOCK_EX, PART_BYTES, self._start)
-        try:
-            if serial <= self._head(self._start // PART_BYTES)[1]:
-                return False
-            _NUMBER.pack_into(self._memory, self._start + _CLAIMED_AT, serial)
-            return True
-        finally:
-            fcntl.lockf(self._fd, fcntl.LOCK_UN, PART_BYTES, self._start)
-
-    def claimed(self, number: int) -> int:
-        """The last connection that worker `number` has made its own."""
-        return self._head(number)[2]
-
-    def clear(self, number: int) -> None:
-        """Worker `number` is gone, and its associations with it."""
-        self._memory[number * PART_BYTES : (number + 1) * PART_BYTES] = bytes(PART_BYTES)
-
     # -- inside ---------------------------------------------------------------------------------
 
-    def _head(self, part: int) -> tuple[int, int, int, int]:
-        beat, revoked, claimed, associations = _HEAD.unpack_from(self._memory, part * PART_BYTES)
-        return beat, revoked, claimed, associations
-
     def _add(self, change: int) -> None:
-        at = self._start + _ASSOCIATIONS_AT
+        at = self._number * self._part_bytes + self._offset
         _COUNT.pack_into(self._memory, at, _COUNT.unpack_from(self._memory, at)[0] + change)
 
 

@@ -12,7 +12,7 @@ from engine.config import Config
 from engine.config.schema import Limits
 from engine.errors import MemoryShort
 from engine.metrics import Metrics
-from engine.services.budget import PIECE_SHARE, WHOLE_SHARE, RetrievalBudget
+from engine.runtime.retrieval_budget import PIECE_SHARE, WHOLE_SHARE, RetrievalBudget
 
 MIB = 1 << 20
 LONG_S = 60.0

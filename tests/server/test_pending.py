@@ -15,8 +15,11 @@ from engine import log
 from engine.config import Config
 from engine.config.schema import Limits, Log
 from engine.metrics import Metrics
-from engine.server import lobby
-from engine.server.lobby import Lobby, judge
+from engine.runtime.front import Port
+from engine.server import pending
+from engine.server.pending import PendingConnections
+from engine.services import first_pdu
+from engine.ul import pdu
 from tests import peer
 from tests.peer import IMPLICIT, VERIFICATION, Peer
 from tests.system.server import wait_for
@@ -27,21 +30,21 @@ LIMIT = 1 << 20
 
 
 class Host:
-    """A lobby on a listening socket, and what it handed over."""
+    """Pending connections on a listening socket, and what it handed over."""
 
     def __init__(self, **limits: float) -> None:
         self.limits = Limits(**limits)  # type: ignore[arg-type]
         self.metrics = Metrics()
         self.handed: list[socket.socket] = []
-        self.lobby: Lobby | None = None
+        self.pending: PendingConnections | None = None
         self.port = 0
         self.hosts: list[str] = []
         """Addresses to pretend, for the connections in their order."""
 
     @property
     def waiting(self) -> int:
-        assert self.lobby is not None
-        return len(self.lobby)
+        assert self.pending is not None
+        return len(self.pending)
 
     def call(self) -> Peer:
         before = self.entered
@@ -55,7 +58,17 @@ class Host:
         async def serve() -> None:
             loop = asyncio.get_running_loop()
             config = Config(limits=self.limits)
-            self.lobby = Lobby(loop, lambda: config, self.metrics, lambda sock, host: self.handed.append(sock))
+            self.pending = PendingConnections(
+                loop, lambda: config, self.metrics, lambda front, sock, host: self.handed.append(sock)
+            )
+            self.listened = Port(
+                front="dicom",
+                protocol="DICOM",
+                host="127.0.0.1",
+                number=0,
+                judge=lambda head: first_pdu.judge(head, config.limits.associate_pdu_length_max),
+                silence_s_max=lambda: config.limits.artim_timeout_s,
+            )
             with socket.create_server(("127.0.0.1", 0)) as listener:
                 listener.setblocking(False)
                 self.port = listener.getsockname()[1]
@@ -64,23 +77,23 @@ class Host:
                 await loop.run_in_executor(None, script)
                 sweeping.cancel()
                 loop.remove_reader(listener.fileno())
-            self.lobby.close()
+            self.pending.close()
             for sock in self.handed:
                 sock.close()
 
         uvloop.run(serve())
 
     def _accept(self, listener: socket.socket) -> None:
-        assert self.lobby is not None
+        assert self.pending is not None
         sock, address = listener.accept()
         sock.setblocking(False)
-        self.lobby.enter(sock, self.hosts.pop(0) if self.hosts else address[0])
+        self.pending.enter(self.listened, sock, self.hosts.pop(0) if self.hosts else address[0])
         self.entered += 1
 
     async def _sweep(self) -> None:
-        assert self.lobby is not None
+        assert self.pending is not None
         while True:
-            self.lobby.sweep()
+            self.pending.sweep()
             await asyncio.sleep(0.05)
 
 
@@ -104,8 +117,8 @@ class Host:
     ],
 )
 def test_what_is_no_request_is_recognised_by_its_first_bytes(head: bytes, what: str, reason: int) -> None:
-    verdict = judge(head, LIMIT)
-    assert (verdict.what, verdict.abort_reason) == (what, reason)
+    verdict = first_pdu.judge(head, LIMIT)
+    assert (verdict.problem, verdict.farewell) == (what, pdu.encode(pdu.Abort(2, reason)) if reason else b"")
 
 
 @pytest.mark.parametrize(
@@ -118,12 +131,13 @@ def test_what_is_no_request_is_recognised_by_its_first_bytes(head: bytes, what: 
         (b"\x01\x00\x00\x00\x00", 6),
         (b"\x01\x00\x00\x00\x00\x00", 6),
         (b"\x01\x00\x00\x00\x01\x00", 262),
-        (b"\x01\x00\x00\x10\x00\x00", lobby.ENOUGH_BYTES),
+        (b"\x01\x00\x00\x10\x00\x00", first_pdu.ENOUGH_BYTES),
     ],
 )
 def test_what_may_still_become_one_is_waited_for(head: bytes, wanted: int) -> None:
-    verdict = judge(head, LIMIT)
-    assert (verdict.what, verdict.wanted_bytes) == ("", wanted)
+    verdict = first_pdu.judge(head, LIMIT)
+    assert (verdict.problem, verdict.needed_bytes) == ("", wanted)
+    assert bool(verdict.rationed_bytes) == (wanted == first_pdu.ENOUGH_BYTES), "only long ones are rationed"
 
 
 @pytest.mark.parametrize("pieces", [0, 1, 7, 100])
@@ -150,14 +164,14 @@ def test_a_long_request_is_handed_over_before_it_is_whole() -> None:
     host = Host()
     contexts = [(number * 2 + 1, VERIFICATION, [IMPLICIT] * 20) for number in range(128)]
     request = peer.associate_rq(contexts)
-    assert len(request) > lobby.ENOUGH_BYTES + 1000
+    assert len(request) > first_pdu.ENOUGH_BYTES + 1000
 
     def script() -> None:
         with host.call() as scripted:
-            scripted.send(request[: lobby.ENOUGH_BYTES - 1])
+            scripted.send(request[: first_pdu.ENOUGH_BYTES - 1])
             assert not scripted.socket_has_more(0.1)
             assert host.handed == []
-            scripted.send(request[lobby.ENOUGH_BYTES - 1 : lobby.ENOUGH_BYTES + 1])
+            scripted.send(request[first_pdu.ENOUGH_BYTES - 1 : first_pdu.ENOUGH_BYTES + 1])
             wait_for(lambda: host.handed, what="handed over")
 
     host.run(script)
@@ -261,10 +275,10 @@ def test_room_can_be_made_until_nobody_is_left() -> None:
 
     def script() -> None:
         called = [host.call() for _ in range(2)]
-        assert host.lobby is not None
-        loop = host.lobby._loop
+        assert host.pending is not None
+        loop = host.pending._loop
         for _ in range(3):
-            loop.call_soon_threadsafe(lambda: made.append(host.lobby.make_room()))  # type: ignore[union-attr]
+            loop.call_soon_threadsafe(lambda: made.append(host.pending.make_room()))  # type: ignore[union-attr]
         for scripted in called:
             scripted.expect_closed()
         wait_for(lambda: len(made) == 3)
@@ -329,11 +343,11 @@ def test_who_is_put_off_and_leaves_or_makes_room_is_let_go() -> None:
 
 
 def test_a_budget_of_long_requests_is_of_bounded_size_and_fills_up_again() -> None:
-    budget = lobby.LongRequests()
+    budget = pending.LongRequests()
     size = 1 << 20
     assert budget.wait_s("a", size, size, 0.0) == 0
     assert budget.wait_s("a", size, size, 0.25) == 0.75
-    assert budget.wait_s("a", lobby.ENOUGH_BYTES, size, 0.25) == 0, "short ones always pass"
+    assert budget.wait_s("a", 0, size, 0.25) == 0, "short ones always pass"
     assert budget.wait_s("a", size, size, 1.0) == 0
     assert budget.wait_s("a", 4 * size, size, 2.0) == 0, "one that is longer than the budget takes all of it"
     assert budget.wait_s("a", size, 0, 2.0) == 0, "no bound"

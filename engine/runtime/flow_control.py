@@ -1,7 +1,7 @@
 """Whose turn it is to be read: bandwidth of a peer, priority of retrievals over ingest, shares of ingest memory.
 
 Does not read or send: it tells connections to pause reading and to go on, which is all the back-pressure that a sender
-understands. One `Traffic` a worker, told by what takes data sets in and by what sends them out. While there is
+understands. One `FlowControl` a worker, told by what takes data sets in and by what sends them out. While there is
 something to look after it looks once a tick:
 
     bandwidth    what came of a calling AE title beyond its rate is owed, and reading waits until it is paid
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from engine.config import Config
     from engine.metrics import Metrics
 
-logger = log.get("services.traffic")
+logger = log.get("runtime.flow_control")
 
 TICK_S = 0.02
 """No wait is shorter. A worker takes some ten CT instances in meanwhile."""
@@ -67,7 +67,7 @@ class _Turn:
     received_bytes: int
 
 
-class Traffic:
+class FlowControl:
     """See the module's head. All calls come on the loop's thread."""
 
     def __init__(
@@ -75,15 +75,14 @@ class Traffic:
         config: Callable[[], Config],
         metrics: Metrics,
         *,
-        chunks_bytes: Callable[[], int],
         share: Callable[[str], float],
         call_later: Callable[[float, Callable[[], None]], asyncio.TimerHandle],
     ) -> None:
-        """`config`: the present one; `chunks_bytes`: room taken for data sets on their way in; `share`: this worker's
-        part of a title's associations."""
+        """`config`: the present one; `share`: this worker's part of a title's associations."""
         self._config = config
         self._metrics = metrics
-        self._chunks_bytes = chunks_bytes
+        self.ingest_bytes: list[Callable[[], int]] = []
+        """For each front: how much room its data sets on their way in take."""
         self._share = share
         self._call_later = call_later
         self._storing: dict[Reader, str] = {}
@@ -167,6 +166,9 @@ class Traffic:
             self._share_memory()
 
     # -- inside ---------------------------------------------------------------------------------
+
+    def _chunks_bytes(self) -> int:
+        return sum(taken() for taken in self.ingest_bytes)
 
     def _rate(self, title: str) -> float:
         limit = self._config().settings_of(title).bandwidth_bytes_per_s_max

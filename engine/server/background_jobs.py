@@ -1,8 +1,8 @@
 """What a caretaker does in the background, a step at a time: compaction, retention, scrubbing, re-indexing, and looking
 whether versions kept aside say the same as what is current.
 
-A duty says after each step how long it can wait for the next one, and tells what it has done in numbers. It raises what
-goes wrong; `caretaker` decides what follows from that. A new duty is a class like these and a line in `DUTIES`.
+A job says after each step how long it can wait for the next one, and tells what it has done in numbers. It raises what
+goes wrong; `caretaker` decides what follows from that. A new job is a class like these and a line in `JOBS`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from engine.archive.lifecycle.scrub import Scrubber
 from engine.config import Config, Retention
 from engine.errors import RetentionRefused
 
-logger = log.get("server.duties")
+logger = log.get("server.background_jobs")
 
 RETENTION = Principal(Kind.JOB, "retention")
 """Who deletes by rule."""
 
 BETWEEN_STEPS_S = 0.05
-"""Between two steps of one duty others get their turn."""
+"""Between two steps of one job others get their turn."""
 
 NOTHING_TO_DO_S = 3600.0
 
@@ -48,7 +48,7 @@ REINDEX_REST_S = 10.0
 """How long it waits until it asks again whether a segment has been sealed."""
 
 
-class Duty(Protocol):
+class Job(Protocol):
     """One kind of background work on one archive; used by one thread."""
 
     name: str
@@ -66,7 +66,7 @@ class Duty(Protocol):
         ...
 
 
-class CompactionDuty:
+class CompactionJob:
     """Gives the space of dead records back."""
 
     name = "compaction"
@@ -93,7 +93,7 @@ class CompactionDuty:
         return {"enabled": self._options.enabled, **self._compactor.totals.as_dict()}
 
 
-class RetentionDuty:
+class RetentionJob:
     """Applies the rules that are enabled, each as often as it says."""
 
     name = "retention"
@@ -159,7 +159,7 @@ class RetentionDuty:
         return {**told, "refused": dict(self._refused)} if self._refused else told
 
 
-class ScrubDuty:
+class ScrubJob:
     """Reads and verifies what is stored, as fast as the cycle needs it."""
 
     name = "scrub"
@@ -194,7 +194,7 @@ class ScrubDuty:
         return told | {f"{name}_since_start": count for name, count in self._scrubber.counters.items()}
 
 
-class ReindexDuty:
+class ReindexJob:
     """Looks through what is stored again when the extra attributes have changed."""
 
     name = "reindex"
@@ -216,7 +216,7 @@ class ReindexDuty:
         return {**self._reindexer.status(), **counters}
 
 
-class ResentDuty:
+class ResentJob:
     """Retires versions that were kept aside and have the same content as another one of their UID."""
 
     name = "resent"
@@ -236,14 +236,14 @@ class ResentDuty:
         return {f"{name}_since_start": count for name, count in self._settler.counters.as_dict().items()}
 
 
-DUTIES: tuple[Callable[[Archive, Config, threading.Event], Duty], ...] = (
-    CompactionDuty,
-    RetentionDuty,
-    ScrubDuty,
-    ReindexDuty,
-    ResentDuty,
+JOBS: tuple[Callable[[Archive, Config, threading.Event], Job], ...] = (
+    CompactionJob,
+    RetentionJob,
+    ScrubJob,
+    ReindexJob,
+    ResentJob,
 )
 """What every caretaker does."""
 
-READ_ONLY_DUTIES: tuple[Callable[[Archive, Config, threading.Event], Duty], ...] = (ScrubDuty, ReindexDuty)
+READ_ONLY_JOBS: tuple[Callable[[Archive, Config, threading.Event], Job], ...] = (ScrubJob, ReindexJob)
 """What the caretaker of a replica does: its log is somebody else's, its index is its own."""

@@ -1,0 +1,43 @@
+"""Where the server listens: one port for each front. Imports no front: the supervisor serves nothing itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.net.trace import make_folder
+from engine.runtime.front import Port, Verdict
+from engine.services import first_pdu
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from engine.config import Config
+
+
+class FilmroomComposition:
+    """What the supervisor must know (`server.supervisor.Composition`)."""
+
+    worker_module = "engine.app.worker"
+
+    def ports(self, config: Callable[[], Config]) -> list[Port]:
+        """The DICOM port."""
+
+        def judge(head: bytes) -> Verdict:
+            return first_pdu.judge(head, config().limits.associate_pdu_length_max)
+
+        fixed = config()
+        return [
+            Port(
+                front="dicom",
+                protocol="DICOM",
+                host=fixed.host,
+                number=fixed.dicom_port,
+                judge=judge,
+                silence_s_max=lambda: config().limits.artim_timeout_s,
+            )
+        ]
+
+    def prepare(self, config: Config) -> None:
+        """Makes the folder of wire traces."""
+        if config.log.wire_trace is not None:
+            make_folder(config.log.wire_trace)

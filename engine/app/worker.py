@@ -1,0 +1,22 @@
+"""A worker of the server with all its fronts: `python -m engine.app.worker FD`, started by the supervisor."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from engine.server import worker
+from engine.services.front import DimseFront
+
+if TYPE_CHECKING:
+    from engine.runtime.engine import Engine
+    from engine.runtime.front import Front
+
+
+def make_fronts(engine: Engine, process: worker.Process) -> list[Front]:
+    """The fronts of one process."""
+    return [DimseFront(engine, process.number)]
+
+
+if __name__ == "__main__":
+    sys.exit(worker.serve(int(sys.argv[1]), make_fronts))

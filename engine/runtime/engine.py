@@ -1,0 +1,126 @@
+"""The engine: what every front end of one process shares.
+
+    archive, ingest       what is stored, and the one way in
+    access                who may do what: asked by every front, once an operation
+    admission             whether new instances are taken at the moment
+    flow                  whose turn it is to be read
+    retrieval_budget      memory for what goes out
+    associations          how many are open, on all workers
+    pools, transcoder     where blocking work is done
+    config, metrics       the configuration in force, and what was counted
+
+An engine knows no protocol. A front is made with it and asks it; it never asks a front.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from engine.access import Access, PeerRules
+from engine.archive.archive import StorageOptions
+from engine.archive.ingest.live import Ingestor
+from engine.archive.ingest.unparseable import Limits as QuarantineLimits
+from engine.archive.ingest.unparseable import Unparseable
+from engine.archive.transcoding.transcode import Transcoder
+from engine.metrics import Metrics
+from engine.runtime.admission import Admission
+from engine.runtime.associations_count import AssociationsCount
+from engine.runtime.flow_control import FlowControl
+from engine.runtime.pools import Pools
+from engine.runtime.retrieval_budget import RetrievalBudget
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from engine.archive.archive import Archive
+    from engine.config import Config
+    from engine.errors import EngineError
+
+
+@dataclass(slots=True)
+class Engine:
+    """The shared parts of one process's front ends."""
+
+    loop: asyncio.AbstractEventLoop
+    archive: Archive
+    ingestor: Ingestor
+    config: Config
+    """The one in force: a reload puts another one here."""
+    metrics: Metrics
+    transcoder: Transcoder
+    associations: AssociationsCount = field(default_factory=AssociationsCount.alone)
+    pools: Pools = field(default_factory=Pools)
+    access: Access = field(init=False)
+    admission: Admission = field(init=False)
+    flow: FlowControl = field(init=False)
+    retrieval_budget: RetrievalBudget = field(init=False)
+
+    def __post_init__(self) -> None:
+        files, segments = self.archive.files, str(self.archive.layout.segments)
+        self.access = PeerRules(lambda: self.config)
+        self.admission = Admission(
+            lambda: self.config,
+            self.metrics,
+            free_bytes=lambda: files.free_bytes(segments),
+            sync_latency_s=self.ingestor.commit.sync_latency_s,
+            waiting_count=lambda: self.ingestor.depth,
+            now=self.loop.time,
+        )
+        self.flow = FlowControl(
+            lambda: self.config, self.metrics, share=self.associations.share, call_later=self.loop.call_later
+        )
+        self.retrieval_budget = RetrievalBudget(lambda: self.config, self.metrics)
+
+    @classmethod
+    def open(
+        cls,
+        archive: Archive,
+        config: Config,
+        *,
+        writer: str,
+        on_failure: Callable[[EngineError], None],
+        prewrite_bytes: int | None = None,
+        associations: AssociationsCount | None = None,
+    ) -> Engine:
+        """An engine that writes into `archive` under the name `writer`; to be called on its loop.
+
+        `on_failure` is told of a failed write or sync, which is final for the process.
+        """
+        storage, kept, metrics, loop = config.storage, config.quarantine, Metrics(), asyncio.get_running_loop()
+        options = StorageOptions(
+            segment_bytes=storage.segment_bytes,
+            disk_reserve_bytes=config.limits.disk_reserve_bytes,
+            prewrite_bytes=storage.prewrite_bytes if prewrite_bytes is None else prewrite_bytes,
+            versions_max=storage.versions_max,
+        )
+        limits = QuarantineLimits(kept.bytes_max, kept.count_max)
+        unparseable = Unparseable(archive.index, limits, metrics.counters) if kept.unparseable else None
+        ingestor = Ingestor(loop, archive.writer(writer, options), on_failure, unparseable)
+        transcoder = Transcoder(directory=config.data, reserve_bytes=config.limits.disk_reserve_bytes)
+        return cls(loop, archive, ingestor, config, metrics, transcoder, associations or AssociationsCount.alone())
+
+    def configure(self, config: Config) -> None:
+        """The configuration from now on."""
+        self.config = config
+        self.ingestor.keep_free(config.limits.disk_reserve_bytes)
+
+    def stats(self) -> dict[str, object]:
+        """What the process has done and how it is, as plain data."""
+        return {
+            **self.metrics.snapshot(),
+            "waiting": self.flow.waiting_count,
+            "admission": self.admission.snapshot(),
+            "retrieval_budget": self.retrieval_budget.snapshot(),
+            "pools": self.pools.snapshot(),
+            "queue_depth": self.ingestor.depth,
+            "group_size": self.ingestor.commit.group_sizes.snapshot(),
+            "sync_latency_s": self.ingestor.commit.sync_latency_s.snapshot(),
+        }
+
+    def close(self) -> None:
+        """Stores what waits; the archive stays open. To be called after the fronts were closed."""
+        self.ingestor.close()
+        self.transcoder.close()
+        self.pools.close()

@@ -1,0 +1,87 @@
+"""Named, bounded thread pools for what blocks: one for each thing that can stand still by itself.
+
+    reads    stored instances are read, and converted on their way out      a disk that does not answer stops here
+    index    lists of instances are read from the index                     pages of the index that are not in memory
+    slow     what takes seconds: preparing a writer, opening what is large
+
+Work that waits for a dead disk fills its own pool and no other. The event loop's default executor is not used: whoever
+calls `run_in_executor(None, …)` shares its fate with everybody else who does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+READ_THREADS = 8
+"""Enough to keep a disk with queues busy; each thread holds what one instance takes."""
+
+INDEX_THREADS = 4
+SLOW_THREADS = 2
+
+
+class ThreadPool:
+    """A bounded number of threads under one name; what comes beyond waits its turn."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self.name = name
+        self.threads = threads
+        self._executor = ThreadPoolExecutor(max_workers=threads, thread_name_prefix=name)
+        self._unfinished = 0
+
+    async def run(self, work: Callable[[], Result]) -> Result:
+        """Runs `work` in a thread; raises what it raises.
+
+        Who stops waiting does not stop the work: a thread that has begun goes on to its end.
+        """
+        self._unfinished += 1
+        future = self._executor.submit(work)
+        loop = asyncio.get_running_loop()
+        future.add_done_callback(lambda _: _from_thread(loop, self._finished))
+        return await asyncio.wrap_future(future)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether every thread is busy and as much work again waits."""
+        return self._unfinished >= 2 * self.threads
+
+    def snapshot(self) -> dict[str, int]:
+        """As plain data, for the statistics."""
+        busy = min(self._unfinished, self.threads)
+        return {"threads": self.threads, "busy": busy, "waiting": self._unfinished - busy}
+
+    def close(self, *, wait: bool = False) -> None:
+        """Takes no more work. What has begun goes on; what waits is dropped."""
+        self._executor.shutdown(wait=wait, cancel_futures=True)
+
+    def _finished(self) -> None:
+        self._unfinished -= 1
+
+
+class Pools:
+    """The pools of one process."""
+
+    def __init__(self) -> None:
+        self.reads = ThreadPool("reads", READ_THREADS)
+        self.index = ThreadPool("index", INDEX_THREADS)
+        self.slow = ThreadPool("slow", SLOW_THREADS)
+
+    def snapshot(self) -> dict[str, dict[str, int]]:
+        """As plain data, for the statistics."""
+        return {pool.name: pool.snapshot() for pool in (self.reads, self.index, self.slow)}
+
+    def close(self, *, wait: bool = False) -> None:
+        """Takes no more work."""
+        for pool in (self.reads, self.index, self.slow):
+            pool.close(wait=wait)
+
+
+def _from_thread(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    try:
+        loop.call_soon_threadsafe(call)
+    except RuntimeError:
+        return  # the loop is closed, and nobody counts any more

@@ -1,0 +1,253 @@
+"""Connections that have not said yet what they want: who is no peer of a port never reaches a worker.
+
+Does not read what it looks at (MSG_PEEK): a connection whose first bytes are what its front waits for is handed over as
+it came. What they are, the port's judge says (`runtime.front`). A thousand connections that say nothing cost a
+descriptor each and no time; the kernel wakes us when as much is there as we wait for (SO_RCVLOWAT), so that one byte
+now and then costs nothing either.
+
+    a request                            handed over; a long one when its address has asked for little lately
+    anything else                        closed, with the farewell of the judge's verdict
+    closed by the peer, silent too long  closed
+    too many                             the one that waited longest, of the address that has most, is closed
+
+A long request costs a worker milliseconds before anybody has proven anything, so an address gets only so many bytes
+of them a second (`limits.associate_bytes_per_address_per_s_max`); others wait here, short ones never. A health check,
+which connects and says nothing or one byte, is counted and no line of the log.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import resource
+import socket
+import termios
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from engine import log
+from engine.runtime.front import HEAD_BYTES
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from engine.config import Config
+    from engine.metrics import Metrics
+    from engine.runtime.front import Port, Verdict
+
+logger = log.get("server.pending")
+
+DRAINED_BYTES_MAX = 256 << 10
+"""What is read and dropped before we close, so that the farewell is not overtaken by a reset."""
+
+_ESTABLISHED = 1
+"""tcpi_state of struct tcp_info while the peer has not closed its side."""
+
+
+class LongRequests:
+    """How many bytes of long A-ASSOCIATE-RQs each address may still have handed over: a second's worth at most."""
+
+    ADDRESSES_MAX = 1024
+    """Remembered ones; the one that has not asked for longest is forgotten first."""
+
+    def __init__(self) -> None:
+        self._left: dict[str, tuple[float, float]] = {}
+        """Address → (bytes left, when that was)."""
+
+    def wait_s(self, host: str, length: int, rate: int, now: float) -> float:
+        """0, and the bytes are taken, or how long it will be until there are enough. `rate`: bytes a second; 0: any."""
+        if not rate or not length:
+            return 0.0
+        left, at = self._left.pop(host, (float(rate), now))
+        left = min(left + (now - at) * rate, float(rate))
+        wanted = min(length, rate)
+        if enough := left >= wanted:
+            left -= wanted
+        self._left[host] = left, now
+        if len(self._left) > self.ADDRESSES_MAX:
+            del self._left[next(iter(self._left))]
+        return 0.0 if enough else (wanted - left) / rate
+
+
+DESCRIPTORS_KEPT = 64
+"""Of this process: for the archive, whose checkpoints open segments, for channels and commands."""
+
+
+class _Pending:
+    """One connection that waits."""
+
+    __slots__ = ("arrived_at", "host", "needed_bytes", "port", "sock")
+
+    def __init__(self, port: Port, sock: socket.socket, host: str, arrived_at: float) -> None:
+        self.port = port
+        self.sock = sock
+        self.host = host
+        self.arrived_at = arrived_at
+        self.needed_bytes = 1
+
+
+class PendingConnections:
+    """All of them, on all ports; `hand_over` gets the sockets that ask for something, and owns them then."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        config: Callable[[], Config],
+        metrics: Metrics,
+        hand_over: Callable[[str, socket.socket, str], None],
+    ) -> None:
+        self._loop = loop
+        self._config = config
+        self._counters = metrics.counters
+        self._hand_over = hand_over
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._descriptor_count = max(soft - DESCRIPTORS_KEPT, 1)
+        self._waiting: dict[_Pending, None] = {}
+        """In the order of arrival."""
+        self._by_host: dict[str, dict[_Pending, None]] = {}
+        self._long_requests = LongRequests()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def enter(self, port: Port, sock: socket.socket, host: str) -> None:
+        """Takes a connection that was accepted on a port."""
+        connection = _Pending(port, sock, host, self._loop.time())
+        self._waiting[connection] = None
+        mine = self._by_host.setdefault(host, {})
+        mine[connection] = None
+        self._loop.add_reader(sock.fileno(), self._look, connection)
+        limits = self._config().limits
+        if len(mine) > limits.connections_waiting_per_address_max:
+            self._evict(next(iter(mine)))
+        elif len(self._waiting) > min(limits.connections_waiting_max, self._descriptor_count):
+            self.make_room()
+
+    def make_room(self) -> bool:
+        """Closes the oldest connection of the address that has most; False when there is none."""
+        if not self._waiting:
+            return False
+        crowd = max(self._by_host, key=lambda host: len(self._by_host[host]))
+        self._evict(next(iter(self._by_host[crowd])))
+        return True
+
+    def sweep(self) -> None:
+        """Closes those that have been silent for too long; to be called several times a second."""
+        now = self._loop.time()
+        limits: dict[Port, float] = {}
+        for connection in list(self._waiting):
+            port = connection.port
+            limit_s = limits[port] if port in limits else limits.setdefault(port, port.silence_s_max())
+            if now - connection.arrived_at >= limit_s:
+                self._close(connection, "silent for too long", "silent")
+
+    def close(self) -> None:
+        """Closes all."""
+        for connection in list(self._waiting):
+            self._leave(connection)
+            connection.sock.close()
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _look(self, connection: _Pending) -> None:
+        try:
+            head = connection.sock.recv(HEAD_BYTES, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            head = b""  # reset by the peer
+        if not head:
+            self._close(connection, "closed without a word", "closed_without_a_word")
+            return
+        verdict = connection.port.judge(head)
+        if verdict.problem:
+            self._turn_away(connection, verdict, is_health_check=len(head) == 1)
+        elif _readable_bytes(connection.sock) >= verdict.needed_bytes and verdict.is_complete:
+            self._let_in(connection, verdict)
+        elif not _is_open(connection.sock):
+            self._close(connection, "closed inside its first request", "closed_without_a_word")
+        elif connection.needed_bytes != verdict.needed_bytes:
+            self._wait_for(connection, verdict.needed_bytes)
+        else:
+            # Woken though less is there than we wait for: the kernel has no room to keep it.
+            self._close(connection, "no memory for its first request", "evicted")
+
+    def _let_in(self, connection: _Pending, verdict: Verdict) -> None:
+        rate = self._config().limits.associate_bytes_per_address_per_s_max
+        wait_s = self._long_requests.wait_s(connection.host, verdict.rationed_bytes, rate, self._loop.time())
+        if wait_s:
+            self._counters["associations_put_off"] += 1
+            self._loop.remove_reader(connection.sock.fileno())
+            self._loop.call_later(wait_s, self._look_again, connection)
+            return
+        self._leave(connection)
+        self._wait_for(connection, 1)
+        self._hand_over(connection.port.front, connection.sock, connection.host)
+
+    def _look_again(self, connection: _Pending) -> None:
+        if connection in self._waiting:
+            self._loop.add_reader(connection.sock.fileno(), self._look, connection)
+            self._look(connection)
+
+    def _wait_for(self, connection: _Pending, count: int) -> None:
+        connection.needed_bytes = count
+        try:
+            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+        except OSError:
+            return  # the peer is gone; the next look finds that out
+
+    def _turn_away(self, connection: _Pending, verdict: Verdict, *, is_health_check: bool) -> None:
+        problem = verdict.problem.replace(" ", "_").replace("-", "_").lower()
+        self._counters[f"not_{connection.port.front}_{problem}"] += 1
+        self._leave(connection)
+        if verdict.farewell:
+            try:
+                left = DRAINED_BYTES_MAX
+                while left > 0 and (data := connection.sock.recv(min(left, 64 << 10))):
+                    left -= len(data)
+            except OSError:
+                pass  # nothing more is there, or the peer is gone
+            try:
+                connection.sock.send(verdict.farewell)
+                connection.sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # the peer is gone
+        connection.sock.close()
+        line = logger.about(connection.host)
+        tell = line.debug if is_health_check else line.warning
+        tell(f"no {connection.port.protocol} peer, closed", peer=connection.host, what=verdict.problem)
+
+    def _evict(self, connection: _Pending) -> None:
+        self._look(connection)  # in a burst its request may have come meanwhile
+        if connection in self._waiting:
+            self._close(connection, "made room for others", "evicted")
+
+    def _close(self, connection: _Pending, why: str, counter: str) -> None:
+        self._counters[f"connections_{counter}"] += 1
+        self._leave(connection)
+        connection.sock.close()
+        line = logger.about(connection.host)
+        tell = line.debug if counter == "closed_without_a_word" else line.info
+        tell("connection without a request closed", peer=connection.host, reason=why)
+
+    def _leave(self, connection: _Pending) -> None:
+        self._loop.remove_reader(connection.sock.fileno())
+        del self._waiting[connection]
+        mine = self._by_host[connection.host]
+        del mine[connection]
+        if not mine:
+            del self._by_host[connection.host]
+
+
+def _readable_bytes(sock: socket.socket) -> int:
+    count = array.array("i", [0])
+    fcntl.ioctl(sock.fileno(), termios.FIONREAD, count)
+    return count[0]
+
+
+def _is_open(sock: socket.socket) -> bool:
+    """Whether the peer may still send."""
+    try:
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _ESTABLISHED
+    except OSError:
+        return False

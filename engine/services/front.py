@@ -1,0 +1,140 @@
+"""The DICOM front: associations on sockets that somebody else has accepted.
+
+connected   Connection (`net.connection`) + Acceptor (`acceptor`)     one for each socket
+crowded     the oldest connection without an association makes room for a new one
+draining    connections without an association end at once; associations go on, new ones are rejected
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine import guards, log
+from engine.dimse.assembly import ChunkPool
+from engine.net.connection import Connection, ConnectionLimits
+from engine.net.trace import TraceFolder
+from engine.services.acceptor import Acceptor
+from engine.services.commitment.reporter import Reporter
+from engine.services.shared import Services
+from engine.ul.association import Role
+
+if TYPE_CHECKING:
+    import asyncio
+    import socket
+    from collections.abc import Callable
+
+    from engine.config import Config, Limits
+    from engine.runtime.engine import Engine
+
+logger = log.get("services.front")
+
+
+class DimseFront:
+    """All associations of one process (`runtime.front.Front`)."""
+
+    name = "dicom"
+
+    def __init__(self, engine: Engine, process: int = 0) -> None:
+        """`process`: its number, for the names of wire traces."""
+        trace_folder = engine.config.log.wire_trace
+        self._engine = engine
+        self._trace = TraceFolder(trace_folder, process) if trace_folder else None
+        self._pool = ChunkPool()
+        self._services = Services(engine, self._pool, self._trace)
+        self._connections: dict[Connection, Acceptor] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_draining = False
+        Reporter(self._services.commitments, self._trace).start()
+
+    @property
+    def connections_count(self) -> int:
+        """How many connections are open."""
+        return len(self._connections)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an operation is under way."""
+        return any(acceptor.busy for acceptor in self._connections.values())
+
+    def connected(self, sock: socket.socket, host: str, on_end: Callable[[], None]) -> None:
+        """Takes a connection over."""
+        self._make_room()
+        task = guards.watch(self._engine.loop.create_task(self._connect(sock, host, on_end)), "connect")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def configure(self, config: Config) -> None:
+        """New associations follow it; the engine has it already."""
+
+    def start_draining(self) -> None:
+        """From now on associations are rejected as transient; those that are open go on."""
+        self._is_draining = True
+        for connection, acceptor in list(self._connections.items()):
+            if acceptor.session is None:
+                connection.abort("the server is stopping", 2, 0)
+
+    def abort(self, why: str) -> None:
+        """A-ABORT on every connection."""
+        for connection in list(self._connections):
+            connection.abort(why, 2, 0)
+
+    def stats(self) -> dict[str, object]:
+        """What it has done, as plain data."""
+        return {"associations": self._services.associations_count, "chunks": self._pool.outstanding}
+
+    def close(self) -> None:
+        """Ends what works for storage commitment."""
+        self._services.commitments.close()
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _make_room(self) -> None:
+        limit = self._engine.config.limits.connections_waiting_max
+        if len(self._connections) - self._services.associations_count < limit:
+            return
+        for connection, acceptor in list(self._connections.items()):
+            if acceptor.session is None:
+                self._engine.metrics.counters["connections_evicted"] += 1
+                connection.abort("made room for others", 2, 0)
+                return
+
+    async def _connect(self, sock: socket.socket, host: str, on_end: Callable[[], None]) -> None:
+        is_draining = self._is_draining
+
+        def end(connection: Connection) -> None:
+            self._connections.pop(connection, None)
+            on_end()
+
+        def user(connection: Connection) -> Acceptor:
+            acceptor = Acceptor(self._services, connection, refuse=is_draining, on_end=end)
+            self._connections[connection] = acceptor
+            return acceptor
+
+        def protocol() -> Connection:
+            limits = connection_limits(self._engine.config.limits)
+            trace = self._trace.association(host) if self._trace else None
+            return Connection(user, Role.ACCEPTOR, self._pool, limits, trace)
+
+        try:
+            await self._engine.loop.connect_accepted_socket(protocol, sock)
+        except Exception as error:
+            # Mostly an OSError: the peer was gone before the loop could take the socket.
+            tell = logger.info if isinstance(error, OSError) else logger.error
+            tell("connection lost before it began", peer=host, error=str(error))
+            sock.close()
+            on_end()
+
+
+def connection_limits(limits: Limits) -> ConnectionLimits:
+    """What one association may cost, of the configuration."""
+    return ConnectionLimits(
+        p_data_length_max=limits.pdu_length_accept_max,
+        control_length_max=limits.associate_pdu_length_max,
+        part_bytes=limits.stream_threshold_bytes,
+        artim_timeout_s=limits.artim_timeout_s,
+        message_timeout_s=limits.dimse_timeout_s,
+        rate_bytes_per_s_min=limits.transfer_rate_bytes_per_s_min,
+        delivery_rate_bytes_per_s_min=limits.delivery_rate_bytes_per_s_min,
+        pdv_count_max=limits.pdvs_per_pdu_max,
+        idle_timeout_s=limits.idle_timeout_s,
+    )
