@@ -1,9 +1,10 @@
 """Walks data elements one at a time: engine._ext.elements, whose door is dicom.elements.
 
-`read_element` serves the slow paths, `blob_items` whoever reads what ext/scan.pyx wrote. The bytes' layout is in
+`ElementReader` serves the slow paths, `blob_items` whoever reads what ext/scan.pyx wrote. The bytes' layout is in
 dataset.pxd.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cursor cimport Cursor, holds, u32
 from dataset cimport (
@@ -16,8 +17,6 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 cdef enum:
     ENTRY_BYTES = 8  # of a blob: tag and length before each value
 
-cdef bytes dictionary_bytes = b""
-cdef Dictionary dictionary
 cdef dict vr_names = {}
 
 REASONS = {
@@ -37,14 +36,6 @@ class Malformed(ValueError):
         super().__init__(f"the data set {REASONS[status]} at offset {offset}")
         self.offset = offset
         self.ends_early = status == OVERRUN
-
-
-def configure(bytes dictionary_):
-    """Takes the table of dicom.tags, on import of dicom.elements."""
-    global dictionary_bytes
-    dictionary_bytes = dictionary_
-    dictionary.entries = <const Entry *>PyBytes_AS_STRING(dictionary_bytes)
-    dictionary.count = len(dictionary_bytes) // sizeof(Entry)
 
 
 cdef int fail(int status, Py_ssize_t offset) except -1:
@@ -91,42 +82,55 @@ def item_encoding_of(const uint8_t[::1] value, int encoding):
     return item_encoding(&cursor, 0, cursor.end, encoding)
 
 
-def read_element(const uint8_t[::1] data, Py_ssize_t offset, Py_ssize_t end, int encoding):
-    """(tag, VR, value offset, value length, is undefined length, offset after it) of the element or item at an offset."""
-    cdef Cursor cursor
-    cdef Header header
-    cdef Budget budget
-    cdef Py_ssize_t after
-    cdef Py_ssize_t length
-    cdef int status
-    budget.nesting_max = NESTING_MAX
-    budget.elements_left = data.shape[0]
-    cursor.data = &data[0] if data.shape[0] else NULL
-    cursor.end = min(end, data.shape[0])
-    if read_header(&cursor, offset, encoding, &header) != OK:
-        fail(OVERRUN, offset)
-    after = header.value_offset
-    if header.length == UNDEFINED_LENGTH:
-        # Opaque: what it steps over is looked into when it is walked itself.
-        status = skip_undefined(&cursor, &after, encoding, 2 if header.tag == ITEM else 1, True, &budget)
-        if status != OK:
-            fail(status, after)
-        length = after - 8 - header.value_offset
-    else:
-        length = header.length
-        if not holds(&cursor, after, length):
+@cython.auto_pickle(False)
+cdef class ElementReader:
+    """Reads elements one at a time; `dictionary` is dicom.tags.packed()."""
+
+    cdef bytes dictionary_bytes  # what `dictionary` points into
+    cdef Dictionary dictionary
+
+    def __cinit__(self, bytes dictionary not None):
+        self.dictionary_bytes = dictionary
+        self.dictionary.entries = <const Entry *>PyBytes_AS_STRING(dictionary)
+        self.dictionary.count = len(dictionary) // sizeof(Entry)
+
+    def read(self, const uint8_t[::1] data, Py_ssize_t offset, Py_ssize_t end, int encoding):
+        """(tag, VR, value offset, value length, is undefined length, offset after it) of the element or item there."""
+        cdef Cursor cursor
+        cdef Header header
+        cdef Budget budget
+        cdef Py_ssize_t after
+        cdef Py_ssize_t length
+        cdef int status
+        budget.nesting_max = NESTING_MAX
+        budget.elements_left = data.shape[0]
+        cursor.data = &data[0] if data.shape[0] else NULL
+        cursor.end = min(end, data.shape[0])
+        if read_header(&cursor, offset, encoding, &header) != OK:
             fail(OVERRUN, offset)
-        after += length
-    return header.tag, vr_name(&header), header.value_offset, length, header.length == UNDEFINED_LENGTH, after
+        after = header.value_offset
+        if header.length == UNDEFINED_LENGTH:
+            # Opaque: what it steps over is looked into when it is walked itself.
+            status = skip_undefined(&cursor, &after, encoding, 2 if header.tag == ITEM else 1, True, &budget)
+            if status != OK:
+                fail(status, after)
+            length = after - 8 - header.value_offset
+        else:
+            length = header.length
+            if not holds(&cursor, after, length):
+                fail(OVERRUN, offset)
+            after += length
+        vr = vr_name(&self.dictionary, &header)
+        return header.tag, vr, header.value_offset, length, header.length == UNDEFINED_LENGTH, after
 
 
-cdef str vr_name(const Header *header):
+cdef str vr_name(const Dictionary *dictionary, const Header *header):
     """The VR on the wire, else the dictionary's, the open choices as dicom.tags.vr_of; SQ for UN of undefined length."""
     cdef uint16_t vr = header.vr
     if header.tag >> 16 == 0xFFFE:
         return ""
     if vr == 0:
-        vr = dictionary_vr(&dictionary, header.tag)
+        vr = dictionary_vr(dictionary, header.tag)
         if vr == US_OR_SS:
             vr = VR_US
         elif vr == OB_OR_OW or vr == OW_OR_NUMBERS:

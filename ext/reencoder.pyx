@@ -21,19 +21,8 @@ from engine._ext.elements import Malformed
 cdef enum:
     LENGTHS_ROOM = 256
 
-cdef bytes dictionary_bytes = b""
-cdef Dictionary dictionary
-
 WINDOW_BYTES_MIN = max(LOOK_BYTES, ROOT_LOOK)
 TARGET_BYTES_MIN = 2 * STEP_BYTES
-
-
-def configure(bytes dictionary_):
-    """Takes the table of dicom.tags."""
-    global dictionary_bytes
-    dictionary_bytes = dictionary_
-    dictionary.entries = <const Entry *>PyBytes_AS_STRING(dictionary_bytes)
-    dictionary.count = len(dictionary_bytes) // sizeof(Entry)
 
 
 @cython.auto_pickle(False)
@@ -41,6 +30,8 @@ cdef class Reencoder:
     """One data set of `length` bytes; see dicom.reencoding."""
 
     cdef Walk walk
+    cdef Dictionary dictionary
+    cdef bytes dictionary_bytes  # what `dictionary` points into
     cdef Py_ssize_t start  # of the window, in the data set
     cdef Py_ssize_t length
     cdef int encoding
@@ -50,8 +41,11 @@ cdef class Reencoder:
     cdef readonly Py_ssize_t odd_offset
     """Of the root's last element with a plain value of odd length; -1. Once it has been measured."""
 
-    def __cinit__(self, Py_ssize_t length, int encoding, int target_encoding):
-        self.walk.dictionary = &dictionary
+    def __cinit__(self, bytes dictionary not None, Py_ssize_t length, int encoding, int target_encoding):
+        self.dictionary_bytes = dictionary
+        self.dictionary.entries = <const Entry *>PyBytes_AS_STRING(dictionary)
+        self.dictionary.count = len(dictionary) // sizeof(Entry)
+        self.walk.dictionary = &self.dictionary
         self.walk.target_encoding = target_encoding
         self.walk.mode = MEASURED
         self.walk.target = NULL

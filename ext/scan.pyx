@@ -1,9 +1,11 @@
 """Finds what the index keeps of a data set, in one pass: engine._ext.scan, whose door is dicom.elements.
 
-`extract` is on the path of every stored instance that lies in one piece; a `Scanner` is fed a data set of any size in
-pieces. Both are one walk over the element headers: values are stepped over by their length, the wanted ones noted, and
-at the end one blob a level is written at its exact size. No Python object is made for an element. Of what came before
-the piece at hand only the wanted values are kept, each up to its bound, and the stack of what is open (nest.pxd).
+An `Extractor` holds the tables of what is wanted, which never change: two archives with different extra attributes have
+one each. `Extractor.extract` is on the path of every stored instance that lies in one piece; a `Scanner` is fed a data
+set of any size in pieces. Both are one walk over the element headers: values are stepped over by their length, the
+wanted ones noted, and at the end one blob a level is written at its exact size. No Python object is made for an
+element. Of what came before the piece at hand only the wanted values are kept, each up to its bound, and the stack of
+what is open (nest.pxd).
 
 The walk goes on behind Pixel Data, to the end: fragments by their headers, so that a data set that ends early is known
 by it (`note_end`). The bytes' layout is in dataset.pxd.
@@ -63,6 +65,27 @@ cdef struct Private:
     Py_ssize_t creator_length
     uint8_t creator[CREATOR_BYTES_MAX]
 
+cdef struct Tables:
+    # What is looked for, by ascending tag, and the bounds of what is kept. Written once.
+    Wanted wanted[WANTED_MAX]
+    Py_ssize_t wanted_count
+    Private privates[PRIVATE_MAX]
+    Py_ssize_t private_count
+    Dictionary dictionary
+    uint32_t last_wanted  # nothing wanted has a higher tag
+    uint32_t pixel_tags[PIXEL_TAGS_MAX]
+    Py_ssize_t pixel_tag_count
+    Py_ssize_t value_bytes_max
+    Py_ssize_t sequence_bytes_max
+    Py_ssize_t blobs_bytes_max
+    # Places in `wanted`.
+    Py_ssize_t sop_class_at
+    Py_ssize_t sop_instance_at
+    Py_ssize_t study_at
+    Py_ssize_t series_at
+    Py_ssize_t character_set_at
+    Py_ssize_t image_at[5]  # Samples per Pixel, Number of Frames, Rows, Columns, Bits Allocated
+
 cdef struct Found:
     Py_ssize_t offset  # in the bytes given; before them if it began earlier
     Py_ssize_t length
@@ -76,6 +99,7 @@ cdef struct Found:
     uint8_t is_left_out
 
 cdef struct Scan:
+    const Tables *tables
     Cursor source
     Py_ssize_t base  # of these bytes in the data set
     int encoding
@@ -98,25 +122,9 @@ cdef struct Scan:
     uint8_t blocks[PRIVATE_MAX]  # of each private attribute: the block that its creator has reserved, 0 for none
     Nest nest
 
-cdef bytes dictionary_bytes = b""
-cdef Dictionary dictionary
-cdef Wanted wanted[WANTED_MAX]
-cdef Py_ssize_t wanted_count = 0
-cdef Private privates[PRIVATE_MAX]
-cdef Py_ssize_t private_count = 0
-cdef uint32_t last_wanted = 0  # nothing wanted has a higher tag
-cdef uint32_t pixel_tags[PIXEL_TAGS_MAX]
-cdef Py_ssize_t pixel_tag_count = 0
-cdef Py_ssize_t value_bytes_max = 0
-cdef Py_ssize_t sequence_bytes_max = 0
-cdef Py_ssize_t blobs_bytes_max = 0
 # How often the bounds of a value and of a sequence are halved until everything has room.
 cdef int[5] VALUE_HALVINGS = [0, 0, 3, 5, 7]
 cdef int[5] SEQUENCE_HALVINGS = [0, 3, 3, 5, 7]
-cdef Py_ssize_t sop_class_at = -1, sop_instance_at = -1, study_at = -1, series_at = -1, character_set_at = -1
-cdef Py_ssize_t image_at[5]  # Samples per Pixel, Number of Frames, Rows, Columns, Bits Allocated
-
-
 @cython.auto_pickle(False)
 cdef class Head:
     """What ingest needs to know of a data set; the fields are described in dicom.elements."""
@@ -135,57 +143,75 @@ cdef class Head:
     cdef public str cut
 
 
-def configure(levels, character_set, uids, pixel_data, image, bytes dictionary_, limits, extras=()):
-    """Takes the tables of dicom.attributes and dicom.tags, on import of dicom.elements and when the extra ones change.
+@cython.auto_pickle(False)
+cdef class Extractor:
+    """What is extracted: the tables of dicom.attributes and dicom.tags, and the extra attributes of one archive.
 
-    `extras`: (tag, level, VR, creator) each; the creator is b"" for one that is not private. No thread may scan
-    meanwhile.
+    `extras`: (tag, level, VR, creator) each; the creator is b"" for one that is not private.
     """
-    global dictionary_bytes, wanted_count, pixel_tag_count, value_bytes_max, sequence_bytes_max, blobs_bytes_max
-    global sop_class_at, sop_instance_at, study_at, series_at, character_set_at, private_count, last_wanted
-    more = {tag: (VR, creator) for tag, _, VR, creator in extras}
-    rows = [(tag, level) for level, tags in enumerate(levels) for tag in tags] + [(tag, level) for tag, level, _, _ in extras]
-    known = {tag for tag, _ in rows}
-    rows = sorted(rows + [(tag, BESIDE_LEVEL) for tag in (character_set, *image) if tag not in known])
-    if len(rows) > WANTED_MAX or len(pixel_data) > PIXEL_TAGS_MAX or len(levels) != LEVELS or len(more) > PRIVATE_MAX:
-        raise ValueError("more attributes than the tables of ext/scan.pyx hold")
-    if any(len(creator) > CREATOR_BYTES_MAX for _, creator in more.values()):
-        raise ValueError("a private creator is longer than the tables of ext/scan.pyx hold")
-    dictionary_bytes = dictionary_
-    dictionary.entries = <const Entry *>PyBytes_AS_STRING(dictionary_bytes)
-    dictionary.count = len(dictionary_bytes) // sizeof(Entry)
-    value_bytes_max, sequence_bytes_max, blobs_bytes_max = limits
-    wanted_count = len(rows)
-    private_count = 0
-    last_wanted = 0
-    for i, (tag, level) in enumerate(rows):
-        wanted[i].tag = tag
-        wanted[i].level = level
-        VR, creator = more.get(tag, ("", b""))
-        wanted[i].vr = ord(VR[0]) << 8 | ord(VR[1]) if VR else dictionary_vr(&dictionary, tag)
-        wanted[i].kind = kind_of(wanted[i].vr)
-        last_wanted = max(last_wanted, tag | 0xFFFF if creator else tag)
-        if creator:
-            add_private(i, tag, creator)
-    pixel_tag_count = len(pixel_data)
-    for i, tag in enumerate(pixel_data):
-        pixel_tags[i] = tag
-    order = [tag for tag, _ in rows]
-    sop_class_at, sop_instance_at, study_at, series_at = [order.index(tag) for tag in uids]
-    character_set_at = order.index(character_set)
-    for i, tag in enumerate(image):
-        image_at[i] = order.index(tag)
+    cdef Tables tables
+    cdef bytes dictionary  # what `tables.dictionary` points into
+
+    def __cinit__(self, levels, character_set, uids, pixel_data, image, bytes dictionary, limits, extras=()):
+        cdef Tables *tables = &self.tables
+        more = {tag: (VR, creator) for tag, _, VR, creator in extras}
+        rows = [(tag, level) for level, tags in enumerate(levels) for tag in tags] + [
+            (tag, level) for tag, level, _, _ in extras
+        ]
+        known = {tag for tag, _ in rows}
+        rows = sorted(rows + [(tag, BESIDE_LEVEL) for tag in (character_set, *image) if tag not in known])
+        if len(rows) > WANTED_MAX or len(pixel_data) > PIXEL_TAGS_MAX or len(levels) != LEVELS or len(more) > PRIVATE_MAX:
+            raise ValueError("more attributes than the tables of ext/scan.pyx hold")
+        if any(len(creator) > CREATOR_BYTES_MAX for _, creator in more.values()):
+            raise ValueError("a private creator is longer than the tables of ext/scan.pyx hold")
+        self.dictionary = dictionary
+        tables.dictionary.entries = <const Entry *>PyBytes_AS_STRING(dictionary)
+        tables.dictionary.count = len(dictionary) // sizeof(Entry)
+        tables.value_bytes_max, tables.sequence_bytes_max, tables.blobs_bytes_max = limits
+        tables.wanted_count = len(rows)
+        for i, (tag, level) in enumerate(rows):
+            tables.wanted[i].tag = tag
+            tables.wanted[i].level = level
+            VR, creator = more.get(tag, ("", b""))
+            tables.wanted[i].vr = ord(VR[0]) << 8 | ord(VR[1]) if VR else dictionary_vr(&tables.dictionary, tag)
+            tables.wanted[i].kind = kind_of(tables.wanted[i].vr)
+            tables.last_wanted = max(tables.last_wanted, <uint32_t>(tag | 0xFFFF if creator else tag))
+            if creator:
+                add_private(tables, i, tag, creator)
+        tables.pixel_tag_count = len(pixel_data)
+        for i, tag in enumerate(pixel_data):
+            tables.pixel_tags[i] = tag
+        order = [tag for tag, _ in rows]
+        tables.sop_class_at, tables.sop_instance_at, tables.study_at, tables.series_at = [
+            order.index(tag) for tag in uids
+        ]
+        tables.character_set_at = order.index(character_set)
+        for i, tag in enumerate(image):
+            tables.image_at[i] = order.index(tag)
+
+    def extract(self, const uint8_t[::1] data, int encoding, Py_ssize_t nesting_max, Py_ssize_t element_count_max):
+        """The wanted attributes of a data set that is all there; see dicom.elements.extract."""
+        cdef Scan scan
+        cdef Py_ssize_t at
+        begin(&scan, &self.tables, encoding, nesting_max, element_count_max)
+        scan.source.data = &data[0] if data.shape[0] else NULL
+        scan.source.end = data.shape[0]
+        scan.is_last = True
+        advance(&scan)
+        for at in range(self.tables.wanted_count):
+            if scan.found[at].is_present:
+                scan.found[at].value = scan.source.data + scan.found[at].offset
+        return head_of(&scan)
 
 
-cdef void add_private(Py_ssize_t at, uint32_t tag, bytes creator):
-    global private_count
-    cdef Private *one = &privates[private_count]
+cdef void add_private(Tables *tables, Py_ssize_t at, uint32_t tag, bytes creator):
+    cdef Private *one = &tables.privates[tables.private_count]
     one.at = at
     one.group = tag >> 16
     one.element = tag & 0xFF
     one.creator_length = len(creator)
     memcpy(one.creator, PyBytes_AS_STRING(creator), len(creator))
-    private_count += 1
+    tables.private_count += 1
 
 
 cdef Kind kind_of(uint16_t vr) noexcept nogil:
@@ -197,7 +223,10 @@ cdef Kind kind_of(uint16_t vr) noexcept nogil:
 # the walk --------------------------------------------------------------------------------------------------------
 
 
-cdef void begin(Scan *scan, int encoding, Py_ssize_t nesting_max, Py_ssize_t element_count_max) noexcept nogil:
+cdef void begin(
+    Scan *scan, const Tables *tables, int encoding, Py_ssize_t nesting_max, Py_ssize_t element_count_max
+) noexcept nogil:
+    scan.tables = tables
     scan.base = scan.offset = scan.at = 0
     scan.encoding = encoding
     scan.is_begun = scan.is_last = scan.is_inside = scan.is_past_pixels = scan.is_over = False
@@ -209,8 +238,8 @@ cdef void begin(Scan *scan, int encoding, Py_ssize_t nesting_max, Py_ssize_t ele
     scan.budget.nesting_max = nesting_max
     scan.budget.elements_left = element_count_max
     scan.nest.depth = scan.nest.lenient = 0
-    memset(scan.found, 0, wanted_count * sizeof(Found))
-    memset(scan.blocks, 0, private_count)
+    memset(scan.found, 0, tables.wanted_count * sizeof(Found))
+    memset(scan.blocks, 0, tables.private_count)
 
 
 cdef int run(Scan *scan) noexcept nogil:
@@ -234,7 +263,7 @@ cdef int run(Scan *scan) noexcept nogil:
                 note_end(scan)
             return OK
         scan.is_over = True
-        if scan.is_past_pixels or (status == MISPLACED and scan.highest > last_wanted):
+        if scan.is_past_pixels or (status == MISPLACED and scan.highest > scan.tables.last_wanted):
             return OK  # what is broken after them is not for us to refuse
         return status
     return OK
@@ -245,6 +274,10 @@ cdef void pass_plain(Scan *scan) noexcept nogil:
 
     What it says of them is what `next_element` would say; it keeps what it needs in registers.
     """
+    cdef const Tables *tables = scan.tables
+    cdef const Wanted *wanted = tables.wanted
+    cdef Py_ssize_t wanted_count = tables.wanted_count
+    cdef bint has_privates = tables.private_count != 0
     cdef Cursor source = scan.source
     cdef Header header
     cdef Found *found
@@ -257,11 +290,11 @@ cdef void pass_plain(Scan *scan) noexcept nogil:
     while source.end - offset >= LOOK_AHEAD and elements_left > 0:
         if read_header(&source, offset, encoding, &header) != OK:
             break
-        if header.tag & 0x10000 and private_count or header.tag >= TAG_PIXEL_GROUP:
+        if header.tag & 0x10000 and has_privates or header.tag >= TAG_PIXEL_GROUP:
             break
         if <Py_ssize_t>header.length > source.end - header.value_offset or holds_items(&source, &header, encoding):
             break
-        at = next_wanted(at if header.tag >= tag_before else 0, header.tag)
+        at = next_wanted(tables, at if header.tag >= tag_before else 0, header.tag)
         if at < wanted_count and wanted[at].tag == header.tag:
             found = &scan.found[at]
             found.offset = header.value_offset
@@ -293,18 +326,18 @@ cdef int next_element(Scan *scan) noexcept nogil:
         return OK
     after = header.value_offset + header.length
     scan.place = -1
-    if is_pixel_data(header.tag):
+    if is_pixel_data(scan.tables, header.tag):
         enter_pixel_data(scan)
     elif not scan.is_past_pixels:
-        if header.tag & 0x10000 and private_count:
+        if header.tag & 0x10000 and scan.tables.private_count:
             if is_creator(header.tag) and after > scan.source.end and not scan.is_last and (
                 header.length <= CREATOR_BYTES_MAX
             ):
                 return OVERRUN
             scan.place = private_place(scan, header)
         else:
-            scan.at = next_wanted(scan.at if header.tag >= scan.tag_before else 0, header.tag)
-            if scan.at < wanted_count and wanted[scan.at].tag == header.tag:
+            scan.at = next_wanted(scan.tables, scan.at if header.tag >= scan.tag_before else 0, header.tag)
+            if scan.at < scan.tables.wanted_count and scan.tables.wanted[scan.at].tag == header.tag:
                 scan.place = scan.at
     scan.tag_before = header.tag
     scan.highest = max(scan.highest, header.tag)
@@ -328,7 +361,7 @@ cdef int enter_value(Scan *scan, Py_ssize_t after) noexcept nogil:
     scan.is_inside = True
     scan.offset = header.value_offset
     if header.length == UNDEFINED_LENGTH:
-        is_opaque = header.vr == VR_OB or header.vr == VR_OW or is_pixel_data(header.tag)
+        is_opaque = header.vr == VR_OB or header.vr == VR_OW or is_pixel_data(scan.tables, header.tag)
         return enter(&scan.nest, NO_END, within, True, True, is_opaque, &scan.budget)
     if holds_items(&scan.source, header, scan.encoding):
         if header.vr == VR_UN:
@@ -362,7 +395,7 @@ cdef void note(Scan *scan, Py_ssize_t length) noexcept nogil:
     found.offset = scan.header.value_offset
     found.length = length
     found.vr = scan.header.vr
-    found.is_present = is_fitting(wanted[scan.place].kind, &scan.header)
+    found.is_present = is_fitting(scan.tables.wanted[scan.place].kind, &scan.header)
     found.is_kept = False
 
 
@@ -377,12 +410,12 @@ cdef void enter_pixel_data(Scan *scan) noexcept nogil:
     scan.budget.elements_left = <Py_ssize_t>1 << 62
 
 
-cdef bint is_pixel_data(uint32_t tag) noexcept nogil:
+cdef bint is_pixel_data(const Tables *tables, uint32_t tag) noexcept nogil:
     cdef Py_ssize_t i
     if tag >> 16 != TAG_PIXEL_DATA >> 16:
         return False
-    for i in range(pixel_tag_count):
-        if tag == pixel_tags[i]:
+    for i in range(tables.pixel_tag_count):
+        if tag == tables.pixel_tags[i]:
             return True
     return False
 
@@ -434,9 +467,9 @@ cdef void note_end(Scan *scan) noexcept nogil:
     scan.ending = IN_HEADER
 
 
-cdef Py_ssize_t next_wanted(Py_ssize_t at, uint32_t tag) noexcept nogil:
+cdef Py_ssize_t next_wanted(const Tables *tables, Py_ssize_t at, uint32_t tag) noexcept nogil:
     """The first wanted attribute that is not before a tag."""
-    while at < wanted_count and wanted[at].tag < tag:
+    while at < tables.wanted_count and tables.wanted[at].tag < tag:
         at += 1
     return at
 
@@ -447,12 +480,13 @@ cdef bint is_creator(uint32_t tag) noexcept nogil:
 
 cdef Py_ssize_t private_place(Scan *scan, const Header *header) noexcept nogil:
     """Where in `wanted` an element of an odd group stands, -1 for nowhere; takes note of private creators."""
+    cdef const Private *privates = scan.tables.privates
     cdef uint32_t element = header.tag & 0xFFFF
     cdef Py_ssize_t i
     cdef Py_ssize_t length
     if element < 0x10:
         return -1
-    for i in range(private_count):
+    for i in range(scan.tables.private_count):
         if privates[i].group != header.tag >> 16:
             continue
         if element > 0xFF:
@@ -483,21 +517,6 @@ cdef bint is_fitting(Kind kind, const Header *header) noexcept nogil:
 # whole, and in pieces --------------------------------------------------------------------------------------------
 
 
-def extract(const uint8_t[::1] data, int encoding, Py_ssize_t nesting_max, Py_ssize_t element_count_max):
-    """The wanted attributes of a data set that is all there; see dicom.elements.extract."""
-    cdef Scan scan
-    cdef Py_ssize_t at
-    begin(&scan, encoding, nesting_max, element_count_max)
-    scan.source.data = &data[0] if data.shape[0] else NULL
-    scan.source.end = data.shape[0]
-    scan.is_last = True
-    advance(&scan)
-    for at in range(wanted_count):
-        if scan.found[at].is_present:
-            scan.found[at].value = scan.source.data + scan.found[at].offset
-    return head_of(&scan)
-
-
 cdef int advance(Scan *scan) except -1:
     cdef int status
     with nogil:
@@ -509,6 +528,7 @@ cdef int advance(Scan *scan) except -1:
 
 cdef class Scanner:
     """The same for a data set that comes in pieces, each borrowed for the call alone; see dicom.elements.Scanner."""
+    cdef Extractor extractor  # whose tables `scan` uses
     cdef Scan scan
     cdef uint8_t carry[2 * CARRY_BYTES]  # what was left of the pieces before, too little to go on with
     cdef Py_ssize_t carried
@@ -517,9 +537,12 @@ cdef class Scanner:
     cdef readonly Py_ssize_t position
     """How many bytes it was fed, or told to skip."""
 
-    def __cinit__(self, int encoding, Py_ssize_t nesting_max, Py_ssize_t element_count_max):
-        begin(&self.scan, encoding, nesting_max, element_count_max)
-        self.kept = [None] * wanted_count
+    def __cinit__(
+        self, Extractor extractor not None, int encoding, Py_ssize_t nesting_max, Py_ssize_t element_count_max
+    ):
+        self.extractor = extractor
+        begin(&self.scan, &extractor.tables, encoding, nesting_max, element_count_max)
+        self.kept = [None] * extractor.tables.wanted_count
         self.partial = bytearray()
 
     @property
@@ -566,7 +589,7 @@ cdef class Scanner:
     def so_far(self):
         """What was found until now: of a data set that goes on all of it only if `is_settled`."""
         cdef Py_ssize_t at
-        for at in range(wanted_count):
+        for at in range(self.scan.tables.wanted_count):
             if self.scan.found[at].is_present:
                 self.scan.found[at].value = <const uint8_t *>PyBytes_AS_STRING(<bytes>self.kept[at])
         return head_of(&self.scan)
@@ -590,10 +613,10 @@ cdef class Scanner:
         cdef Found *found
         cdef Py_ssize_t at
         cdef Py_ssize_t wanted_bytes
-        for at in range(wanted_count):
+        for at in range(scan.tables.wanted_count):
             found = &scan.found[at]
             if found.is_present and not found.is_kept:
-                wanted_bytes = min(found.length, bytes_of(wanted[at].kind))
+                wanted_bytes = min(found.length, bytes_of(scan.tables, scan.tables.wanted[at].kind))
                 if found.offset < 0:  # the one that was in hand when these bytes came
                     self.gather(found.offset, wanted_bytes)
                     self.kept[at] = bytes(self.partial)
@@ -605,7 +628,7 @@ cdef class Scanner:
         if not scan.is_inside or scan.place < 0:
             self.partial = bytearray()
             return 0
-        wanted_bytes = bytes_of(wanted[scan.place].kind)
+        wanted_bytes = bytes_of(scan.tables, scan.tables.wanted[scan.place].kind)
         if scan.header.length != UNDEFINED_LENGTH:
             wanted_bytes = min(wanted_bytes, <Py_ssize_t>scan.header.length)
         if scan.header.value_offset >= 0:
@@ -629,9 +652,9 @@ cdef class Scanner:
             memmove(self.carry, self.scan.source.data + self.scan.offset, self.carried)
 
 
-cdef Py_ssize_t bytes_of(Kind kind) noexcept nogil:
+cdef Py_ssize_t bytes_of(const Tables *tables, Kind kind) noexcept nogil:
     """How much of a value is looked at."""
-    return RAW_SEQUENCE_FACTOR * sequence_bytes_max if kind == SEQUENCE else value_bytes_max
+    return RAW_SEQUENCE_FACTOR * tables.sequence_bytes_max if kind == SEQUENCE else tables.value_bytes_max
 
 
 # what is handed out ----------------------------------------------------------------------------------------------
@@ -642,11 +665,11 @@ cdef Head head_of(Scan *scan):
     cdef Head head = Head.__new__(Head)
     cdef Py_ssize_t sizes[LEVELS + 1]
     measure(scan, sizes)
-    head.specific_character_set = value_at(scan, character_set_at)
-    head.sop_class_uid = value_at(scan, sop_class_at)
-    head.sop_instance_uid = value_at(scan, sop_instance_at)
-    head.study_instance_uid = value_at(scan, study_at)
-    head.series_instance_uid = value_at(scan, series_at)
+    head.specific_character_set = value_at(scan, scan.tables.character_set_at)
+    head.sop_class_uid = value_at(scan, scan.tables.sop_class_at)
+    head.sop_instance_uid = value_at(scan, scan.tables.sop_instance_at)
+    head.study_instance_uid = value_at(scan, scan.tables.study_at)
+    head.series_instance_uid = value_at(scan, scan.tables.series_at)
     head.patient = blob(scan, 0, sizes[0])
     head.study = blob(scan, 1, sizes[1])
     head.series = blob(scan, 2, sizes[2])
@@ -672,11 +695,11 @@ cdef str cut_of(const Scan *scan):
 
 cdef Py_ssize_t image_bytes(const Scan *scan) noexcept nogil:
     """How long native Pixel Data should be (PS3.5 8.1.1, without padding); -1 if that cannot be told."""
-    cdef Py_ssize_t samples = number_at(scan, image_at[0])
-    cdef Py_ssize_t frames = number_at(scan, image_at[1])
-    cdef Py_ssize_t rows = number_at(scan, image_at[2])
-    cdef Py_ssize_t columns = number_at(scan, image_at[3])
-    cdef Py_ssize_t bits = number_at(scan, image_at[4])
+    cdef Py_ssize_t samples = number_at(scan, scan.tables.image_at[0])
+    cdef Py_ssize_t frames = number_at(scan, scan.tables.image_at[1])
+    cdef Py_ssize_t rows = number_at(scan, scan.tables.image_at[2])
+    cdef Py_ssize_t columns = number_at(scan, scan.tables.image_at[3])
+    cdef Py_ssize_t bits = number_at(scan, scan.tables.image_at[4])
     if rows < 0 or columns < 0 or bits <= 0 or bits > 64:
         return -1
     samples = 1 if samples < 0 else samples
@@ -694,7 +717,7 @@ cdef Py_ssize_t number_at(const Scan *scan, Py_ssize_t at) noexcept nogil:
     cdef bint is_number = False
     if not found.is_present:
         return -1
-    if wanted[at].kind == NUMBERS:
+    if scan.tables.wanted[at].kind == NUMBERS:
         if found.length < 2:
             return -1
         if scan.encoding & BIG_ENDIAN:
@@ -718,19 +741,23 @@ cdef void measure(Scan *scan, Py_ssize_t *sizes) noexcept nogil:
     cdef int i
     for i in range(5):
         if measure_within(
-            scan, sizes, value_bytes_max >> VALUE_HALVINGS[i], sequence_bytes_max >> SEQUENCE_HALVINGS[i]
-        ) <= blobs_bytes_max:
+            scan,
+            sizes,
+            scan.tables.value_bytes_max >> VALUE_HALVINGS[i],
+            scan.tables.sequence_bytes_max >> SEQUENCE_HALVINGS[i],
+        ) <= scan.tables.blobs_bytes_max:
             return
 
 
 cdef Py_ssize_t measure_within(
     Scan *scan, Py_ssize_t *sizes, Py_ssize_t value_max, Py_ssize_t sequence_max
 ) noexcept nogil:
+    cdef const Wanted *wanted = scan.tables.wanted
     cdef Py_ssize_t at
     cdef Py_ssize_t total = 0
     cdef Found *found
     memset(sizes, 0, (LEVELS + 1) * sizeof(Py_ssize_t))
-    for at in range(wanted_count):
+    for at in range(scan.tables.wanted_count):
         found = &scan.found[at]
         if not found.is_present:
             continue
@@ -764,8 +791,9 @@ cdef bytes blob(Scan *scan, int level, Py_ssize_t size):
     """One level's blob, its entries in the order of `wanted`."""
     cdef bytes result = PyBytes_FromStringAndSize(NULL, size)
     cdef uint8_t *target = <uint8_t *>PyBytes_AS_STRING(result)
+    cdef const Wanted *wanted = scan.tables.wanted
     cdef Py_ssize_t at
-    for at in range(wanted_count):
+    for at in range(scan.tables.wanted_count):
         if scan.found[at].is_present and not scan.found[at].is_left_out and wanted[at].level == level:
             put_u32_little(target, wanted[at].tag)
             put_u32_little(target + 4, <uint32_t>scan.found[at].blob_length)
@@ -811,10 +839,10 @@ cdef bint measure_sequence(Scan *scan, Found *found, Py_ssize_t bytes_max) noexc
 cdef bint measure_items(Scan *scan, Found *found, Py_ssize_t bytes_max) noexcept nogil:
     """Walks the items; False if not all of them have room, unless they are shortened, or if they are malformed."""
     cdef Walk walk
-    cdef Py_ssize_t length = min(found.length, RAW_SEQUENCE_FACTOR * sequence_bytes_max)
+    cdef Py_ssize_t length = min(found.length, RAW_SEQUENCE_FACTOR * scan.tables.sequence_bytes_max)
     cdef bint is_all
     cdef int status
-    start_walk(&walk, found, NULL, 0)
+    start_walk(&walk, scan.tables, found, NULL, 0)
     walk.source.end = length
     walk.size_max = bytes_max
     status = reencode_walk(&walk, 0, length, sequence_encoding(scan, found), True)
@@ -830,7 +858,7 @@ cdef bint measure_items(Scan *scan, Found *found, Py_ssize_t bytes_max) noexcept
 cdef void put_sequence(Scan *scan, const Found *found, uint8_t *target) noexcept nogil:
     """The walk of measure_items again, now writing."""
     cdef Walk walk
-    start_walk(&walk, found, target, found.blob_length)
+    start_walk(&walk, scan.tables, found, target, found.blob_length)
     walk.source.end = found.items_length
     reencode_walk(&walk, 0, found.items_length, sequence_encoding(scan, found), True)
 
@@ -839,10 +867,12 @@ cdef int sequence_encoding(Scan *scan, const Found *found) noexcept nogil:
     return scan.encoding if found.vr != VR_UN else scan.encoding & ~EXPLICIT_VR
 
 
-cdef void start_walk(Walk *walk, const Found *found, uint8_t *target, Py_ssize_t room) noexcept nogil:
+cdef void start_walk(
+    Walk *walk, const Tables *tables, const Found *found, uint8_t *target, Py_ssize_t room
+) noexcept nogil:
     walk.source.data = found.value
     walk.is_brief = found.is_brief
-    walk.dictionary = &dictionary
+    walk.dictionary = &tables.dictionary
     walk.target_encoding = EXPLICIT_VR
     walk.target = target
     walk.target_room = room

@@ -72,10 +72,6 @@ from typing import Final
 
 TAGS_TAIL = '''
 
-UNLISTED_VRS: dict[int, str] = {}
-"""VRs of elements that PS3.6 does not list; `extra` knows some."""
-
-
 def _base_group(tag: int) -> int:
     """The first of the repeating groups 50xx and 60xx for a member of them, else the tag itself (PS3.5 7.6)."""
     if (tag >> 24) in (0x50, 0x60) and not tag & 0x00010000:
@@ -92,7 +88,7 @@ def dictionary_vr(tag: int) -> str:
         return "UL"
     if tag & 0x00010000 and 0x10 <= tag & 0xFFFF <= 0xFF:
         return "LO"
-    return UNLISTED_VRS.get(tag, "UN")
+    return "UN"
 
 
 def vr_of(tag: int) -> str:
@@ -129,6 +125,7 @@ def tag_of(keyword: str) -> int | None:
         return None
 
 
+@cache
 def packed() -> bytes:
     """Every listed tag with its VR for the compiled walker: ascending (tag u32, VR u16, 0 u16), little endian.
 

@@ -33,8 +33,23 @@ class Head:
     def image_bytes(self) -> int: ...
     cut: str
 
+@final
+class Extractor:
+    def __init__(
+        self,
+        levels: Sequence[Sequence[int]],
+        character_set: int,
+        uids: Sequence[int],
+        pixel_data: Sequence[int],
+        image: Sequence[int],
+        dictionary: bytes,
+        limits: tuple[int, int, int],
+        extras: Sequence[tuple[int, int, str, bytes]] = (),
+    ) -> None: ...
+    def extract(self, data: Buffer, encoding: int, nesting_max: int, element_count_max: int) -> Head: ...
+
 class Scanner:
-    def __init__(self, encoding: int, nesting_max: int, element_count_max: int) -> None: ...
+    def __init__(self, extractor: Extractor, encoding: int, nesting_max: int, element_count_max: int) -> None: ...
     @property
     def position(self) -> int: ...
     @property
@@ -45,15 +60,3 @@ class Scanner:
     def skip(self, count: int) -> None: ...
     def so_far(self) -> Head: ...
     def finish(self) -> Head: ...
-
-def configure(
-    levels: Sequence[Sequence[int]],
-    character_set: int,
-    uids: Sequence[int],
-    pixel_data: Sequence[int],
-    image: Sequence[int],
-    dictionary_: bytes,
-    limits: tuple[int, int, int],
-    extras: Sequence[tuple[int, int, str, bytes]] = (),
-) -> None: ...
-def extract(data: Buffer, encoding: int, nesting_max: int, element_count_max: int) -> Head: ...

@@ -36,6 +36,7 @@ from engine.archive.retrieve import Retrieval
 from engine.archive.selection import Selection
 from engine.dicom import part10
 from engine.dicom.extra import ExtraSet
+from engine.dicom.schema import Schema
 from engine.errors import (
     ArchiveInUse,
     EngineError,
@@ -113,39 +114,48 @@ class Archive:
         """
         files = files or Files()
         layout = layouts.open_layout(Path(data), files, create=create)
-        chosen = extras.take_over(layout, files, extra_attributes)
+        chosen = extras.choose(layout, files, extra_attributes)
+        schema = Schema(chosen)
         keeper: Keeper | None = None
         if role == "reader":
-            return cls._read_only(layout, files, progress)
+            return cls._read_only(layout, files, schema, progress)
         if role != "guest":
             try:
-                keeper = Keeper(layout, files, progress)
+                keeper = Keeper(layout, files, progress, schema)
             except ArchiveInUse:
                 if role == "keeper":
                     raise
             except StorageError as error:
                 if role == "keeper" or not is_unwritable(error):
                     raise
-                return cls._read_only(layout, files, progress)
+                return cls._read_only(layout, files, schema, progress)
         if extra_attributes is not None:
             try:
-                extras.settle(layout, files, chosen, is_keeper=keeper is not None)
+                settled = extras.settle(layout, files, chosen, is_keeper=keeper is not None)
             except EngineError:
                 if keeper is not None:
                     keeper.close()
                 raise
+            if keeper is not None and settled != chosen:
+                keeper.close()
+                keeper = Keeper(layout, files, progress, Schema(settled))
         if keeper is not None:
             archive = cls(layout, files, keeper.index, keeper)
             keeper.start(sync_interval_s, on_keeper_failure or archive._keeper_failed)
             return archive
-        return cls(layout, files, Catalog.open(layout.index, files=files), None)
+        return cls(layout, files, Catalog.open(layout.index, files=files, schema=schema), None)
 
     @classmethod
-    def _read_only(cls, layout: layouts.Layout, files: Files, progress: Progress | None) -> Archive:
-        unwritten = UnwrittenIndex(layout, files, progress)
+    def _read_only(cls, layout: layouts.Layout, files: Files, schema: Schema, progress: Progress | None) -> Archive:
+        unwritten = UnwrittenIndex(layout, files, schema, progress)
         archive = cls(layout, files, unwritten.index, None)
         archive._unwritten = unwritten
         return archive
+
+    @property
+    def schema(self) -> Schema:
+        """Which attributes of its instances the archive keeps."""
+        return self.index.schema
 
     @property
     def is_read_only(self) -> bool:
@@ -280,7 +290,7 @@ class Archive:
         has those that no identifier can name ({"RequestAttributesSequence.RequestedProcedureID": "R7"}).
         """
         if isinstance(query, str):
-            query = question(query, {**(keys or {}), **named}, limit=limit, offset=offset, fuzzy=fuzzy)
+            query = question(query, {**(keys or {}), **named}, self.schema, limit=limit, offset=offset, fuzzy=fuzzy)
         return search(self.index, query, explanation)
 
     def find_steps(self, query: Query, explanation: Explanation | None = None) -> Iterator[Match | None]:
@@ -296,7 +306,7 @@ class Archive:
     ) -> Iterator[Instance]:
         """The instances of everything that matches, as `find` names it: of these studies, series, …; each once."""
         if isinstance(query, str):
-            query = question(query, {**(keys or {}), **named})
+            query = question(query, {**(keys or {}), **named}, self.schema)
         # PatientID alone does not tell patients apart; their studies do.
         query = replace(query, level=max(query.level, Level.STUDY))
         unique = UNIQUE[query.level]

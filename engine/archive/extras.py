@@ -1,4 +1,4 @@
-"""Which extra attributes an archive keeps: DATA/attributes.json, so that all its processes have the same set in effect.
+"""Which extra attributes an archive keeps: DATA/attributes.json, so that all its processes have the same.
 
     {"crc32c": <of the bytes of set>, "set": {"format": 1, "number": …, "attributes": [{"tag": …, "level": …, …}, …]}}
 
@@ -6,22 +6,23 @@ Written to a temporary name, synced, renamed. Nobody decides for himself: the ke
 server at its start, `filmroom reindex`) records the set that this describes, with the next number if it is another one;
 everybody else takes over what is recorded,
 whatever his configuration says, so that an import with another file stores as the server does. No file: no extra
-attributes, ever. What is in effect for a process is `dicom.extra`'s; what is stored already `lifecycle.reindex`
-sees to.
+attributes, ever. What follows from a set is `dicom.schema`'s; what is stored already `lifecycle.reindex` sees to.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from engine import log
-from engine.archive.layout import Layout
+from engine.archive.layout import Layout, open_layout
 from engine.dicom import extra
 from engine.dicom.extra import Extra, ExtraSet
+from engine.dicom.schema import Schema
 from engine.errors import ArchiveInUse, StorageError, StorageFull
 from engine.storage.files import Files, replace
 from engine.storage.record import crc32c
@@ -83,31 +84,37 @@ def recorded(layout: Layout, files: Files) -> ExtraSet:
     return ExtraSet(found.attributes, found.number)
 
 
-def take_over(layout: Layout, files: Files, wanted: ExtraSet | None) -> ExtraSet:
-    """Puts the set of an archive in effect for this process, or with `wanted` the one that it is to have."""
-    if wanted is None:
-        chosen = recorded(layout, files)
-    else:
-        try:
-            before = recorded(layout, files)
-            chosen = before if before.extras == wanted.extras else ExtraSet(wanted.extras, before.number + 1)
-        except StorageError as error:
-            logger.warning("the record of the extra attributes is made anew", reason=str(error))
-            # A number that none of those before has had.
-            chosen = ExtraSet(wanted.extras, time.time_ns())
-    extra.use(chosen)
-    return chosen
+def schema_of(data: Path) -> Schema:
+    """What the archive in `data` keeps, without opening it. Raises StorageError."""
+    files = Files()
+    return Schema(recorded(open_layout(data, files, create=False), files))
 
 
-def settle(layout: Layout, files: Files, chosen: ExtraSet, *, is_keeper: bool) -> None:
-    """Records what `take_over` has chosen. Raises ArchiveInUse when somebody else keeps the archive under another."""
+def choose(layout: Layout, files: Files, configured: ExtraSet | None) -> ExtraSet:
+    """The set of an archive as it is recorded, or of a keeper with a configuration the one that it is to have."""
+    if configured is None:
+        return recorded(layout, files)
+    try:
+        before = recorded(layout, files)
+    except StorageError as error:
+        logger.warning("the record of the extra attributes is made anew", reason=str(error))
+        # A number that none of those before has had.
+        return ExtraSet(configured.extras, time.time_ns())
+    return before if before.extras == configured.extras else ExtraSet(configured.extras, before.number + 1)
+
+
+def settle(layout: Layout, files: Files, chosen: ExtraSet, *, is_keeper: bool) -> ExtraSet:
+    """Records the chosen set; returns the one that holds: where the disk is full, the one that was recorded before.
+
+    Raises ArchiveInUse when another process keeps the archive under another set.
+    """
     before: ExtraSet | None
     try:
         before = recorded(layout, files)
     except StorageError:
         before = None
     if before == chosen:
-        return
+        return chosen
     if not is_keeper:
         raise ArchiveInUse("a process keeps the archive under other [[attribute]]: restart the server to change them")
     try:
@@ -116,9 +123,9 @@ def settle(layout: Layout, files: Files, chosen: ExtraSet, *, is_keeper: bool) -
         if before is None:
             raise
         logger.warning("the extra attributes stay as they were, the disk is full", error=str(error))
-        extra.use(before)
-        return
+        return before
     logger.info("extra attributes", count=len(chosen.extras), number=chosen.number)
+    return chosen
 
 
 def _record(path: str, chosen: ExtraSet, files: Files) -> None:

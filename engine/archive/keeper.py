@@ -23,6 +23,7 @@ from engine.archive.layout import REPLICA, Layout
 from engine.archive.lifecycle import losses
 from engine.archive.lifecycle.ledger_copy import LedgerCopy
 from engine.archive.register import Register
+from engine.dicom.schema import STANDARD, Schema
 from engine.errors import (
     ArchiveInUse,
     EngineError,
@@ -105,11 +106,14 @@ def sync_log(index: Catalog, reader: LogReader) -> dict[int, SegmentMark]:
 class Keeper:
     """Holds the lock, and with it the duties above, from construction to `close`."""
 
-    def __init__(self, layout: Layout, files: Files, progress: Progress | None = None) -> None:
+    def __init__(
+        self, layout: Layout, files: Files, progress: Progress | None = None, schema: Schema = STANDARD
+    ) -> None:
         """Brings the archive up. Raises ArchiveInUse when another process keeps it."""
         self._lock = KeeperLock(layout, files)
         self._layout = layout
         self._files = files
+        self._schema = schema
         self._follows = layout.role == REPLICA
         self._reported: set[str] = set()
         self._stop = threading.Event()
@@ -133,13 +137,13 @@ class Keeper:
     def _open_index(self) -> Catalog:
         """The index; one of another version of this engine, or damaged, is thrown away, for the replay to make anew."""
         try:
-            return Catalog.open(self._layout.index, files=self._files)
+            return Catalog.open(self._layout.index, files=self._files, schema=self._schema)
         except IndexOutdated as error:
             logger.warning("the index is made anew", reason=str(error))
         except IndexDamaged as error:
             logger.error("the index is made anew from the log", reason=str(error))
         checkpoint.discard(self._layout.index, self._files)
-        return Catalog.open(self._layout.index, files=self._files)
+        return Catalog.open(self._layout.index, files=self._files, schema=self._schema)
 
     def _open_and_bring_up(self, restored: checkpoint.Restored, progress: Progress | None) -> None:
         self.index = self._open_index()
@@ -148,7 +152,7 @@ class Keeper:
         except IndexDamaged as error:
             logger.error("the index is made anew from the log", reason=str(error))
             checkpoint.discard(self._layout.index, self._files)
-            self.index = Catalog.open(self._layout.index, files=self._files)
+            self.index = Catalog.open(self._layout.index, files=self._files, schema=self._schema)
             self._bring_up(checkpoint.Restored.DISCARDED, progress)
 
     def _renew_lifetime(self, restored: checkpoint.Restored) -> None:

@@ -20,6 +20,7 @@ from engine import log as logs
 from engine.archive.ingest.resolver import Resolver
 from engine.archive.ingest.writer import Writer
 from engine.archive.layout import REPLICA, Layout
+from engine.dicom.schema import Schema
 from engine.errors import ArchiveReadOnly, IndexError_, StorageError
 from engine.index.catalog import Catalog
 from engine.index.format.entry import Entry
@@ -54,18 +55,18 @@ def refuse(layout: Layout) -> NoReturn:
 class UnwrittenIndex:
     """The index of an archive where nothing can be written."""
 
-    def __init__(self, layout: Layout, files: Files, progress: Progress | None = None) -> None:
+    def __init__(self, layout: Layout, files: Files, schema: Schema, progress: Progress | None = None) -> None:
         """Opens it, or makes one elsewhere. Raises IndexError_, StorageFull or StorageFailed."""
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         if checkpoint.is_clean(layout.index, files):
             try:
-                self.index = Catalog.open(layout.index, read_only=True, files=files)
+                self.index = Catalog.open(layout.index, read_only=True, files=files, schema=schema)
                 return
             except IndexError_ as error:
                 logger.info("the index cannot be used as it is", reason=str(error))
         self._folder = tempfile.TemporaryDirectory(prefix="filmroom-index-")
         try:
-            self.index = Catalog.open(self._folder.name)
+            self.index = Catalog.open(self._folder.name, schema=schema)
             report = rebuild.replay(
                 self.index, layout.segments, files, progress=progress, follow=True, archive_id=layout.archive_id
             )

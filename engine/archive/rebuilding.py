@@ -23,6 +23,7 @@ from engine.archive.lifecycle import losses
 from engine.archive.lifecycle.ledger_copy import LedgerCopy
 from engine.archive.lifecycle.losses import Loss
 from engine.archive.register import Register
+from engine.dicom.schema import Schema
 from engine.errors import CorruptRecord, IndexError_
 from engine.index.catalog import Catalog
 from engine.index.format.types import DamageRow, SegmentMark
@@ -54,7 +55,7 @@ def rebuild_index(data: Path, *, progress: Progress | None = None, files: Files 
     """Throws the index of `data` away and makes it again from the log. Raises ArchiveInUse, StorageError."""
     files = files or Files()
     layout = layouts.open_layout(data, files, create=False)
-    extras.take_over(layout, files, None)
+    schema = Schema(extras.recorded(layout, files))
     is_replica = layout.role == layouts.REPLICA
     with KeeperLock(layout, files):
         register = Register(layout, files)
@@ -67,6 +68,7 @@ def rebuild_index(data: Path, *, progress: Progress | None = None, files: Files 
             follow=is_replica,
             archive_id=layout.archive_id,
             known=before.known,
+            schema=schema,
         )
         try:
             _carry_over(index, before)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from engine.archive.lifecycle.scrub import Scrubber
     from engine.archive.verify import CheckReport
     from engine.cli.options import Settings
+    from engine.dicom.schema import Schema
     from engine.index.format.types import Instance, Query
     from engine.services.file_scu import SendSummary
 
@@ -99,7 +100,7 @@ def opened(
 def find(config: Config, wanted: query.Keys, limit: int | None, offset: int = 0) -> Iterator[dict[int, bytes]]:
     """The matches, each as tag → UTF-8 text."""
     with opened(config) as archive:
-        for match in archive.find(_query(wanted, limit, offset)):
+        for match in archive.find(_query(wanted, archive.schema, limit, offset)):
             yield match.attributes
 
 
@@ -112,7 +113,7 @@ def explain(
     explanation = Explanation()
     with opened(config) as archive:
         began = time.perf_counter()
-        matches = archive.find(_query(wanted, limit, offset), explanation=explanation)
+        matches = archive.find(_query(wanted, archive.schema, limit, offset), explanation=explanation)
         found = [match.attributes for match in matches]
         took_ms = (time.perf_counter() - began) * 1000
     return found, {**explanation.summary(), "took_ms": round(took_ms, 3)}
@@ -230,7 +231,10 @@ def not_stored(archive: Archive, wanted: Sequence[query.Keys]) -> list[str]:
         for start in range(0, len(uids), UIDS_AT_ONCE):
             some = uids[start : start + UIDS_AT_ONCE]
             keys = query.Keys(level, {tag: "\\".join(some)}, (tag,))
-            found = {match.attributes[tag].decode("utf-8", "replace") for match in archive.find(_query(keys, None))}
+            found = {
+                match.attributes[tag].decode("utf-8", "replace")
+                for match in archive.find(_query(keys, archive.schema, None))
+            }
             missing += [f"{level} {uid}" for uid in some if uid not in found]
     return missing
 
@@ -245,7 +249,7 @@ def matching(archive: Archive, wanted: Sequence[query.Keys]) -> Iterator[Instanc
     """The instances of everything that matches, each once."""
     given: set[str] = set()
     for keys in wanted:
-        for instance in archive.matching(_query(keys, None)):
+        for instance in archive.matching(_query(keys, archive.schema, None)):
             if len(wanted) == 1 or instance.sop_instance_uid not in given:
                 given.add(instance.sop_instance_uid)
                 yield instance
@@ -289,6 +293,13 @@ def reindex_status(config: Config) -> dict[str, Any]:
         return Reindexer(archive, bytes_per_s=0).status()
 
 
+def schema(config: Config) -> Schema:
+    """Which attributes the archive of a configuration keeps. Raises StorageError when there is none."""
+    from engine.archive import extras
+
+    return extras.schema_of(config.data)
+
+
 def is_reindexing(config: Config, wanted: query.Keys) -> bool:
     """Whether a query asks for an extra attribute that what is stored has not been looked through for yet."""
     from engine.archive.lifecycle.reindex import Reindexer
@@ -297,7 +308,7 @@ def is_reindexing(config: Config, wanted: query.Keys) -> bool:
     if all(map(extra.is_kept_by_all, wanted.values)):
         return False
     with opened(config) as archive:
-        asks = any(tag in extra.LEVEL_OF and not extra.is_kept_by_all(tag) for tag in wanted.values)
+        asks = any(tag in archive.schema.level_of and not extra.is_kept_by_all(tag) for tag in wanted.values)
         return asks and bool(Reindexer(archive, bytes_per_s=0).lacking())
 
 
@@ -320,7 +331,7 @@ def delete(config: Config, wanted: list[query.Keys], *, reason: str, dry_run: bo
         _refuse_missing(not_stored(archive, wanted), "nothing was deleted")
         chosen: dict[Level, dict[str, Instance]] = {}
         for keys in wanted:
-            level = max(_query(keys, None).level, Level.STUDY)
+            level = max(_query(keys, archive.schema, None).level, Level.STUDY)
             found = {instance.sop_instance_uid: instance for instance in _matching_instances(archive, [keys])}
             chosen.setdefault(level, {}).update(found)
         everything: dict[str, Instance] = {}
@@ -345,7 +356,7 @@ def patients_of(config: Config, wanted: list[query.Keys]) -> list[str]:
     with opened(config) as archive:
         found: dict[str, None] = {}
         for keys in wanted:
-            asked = _query(keys, None)
+            asked = _query(keys, archive.schema, None)
             named = {tags.PatientName: b"", tags.PatientID: b"", **asked.keys}
             for match in archive.find(replace(asked, keys=named)):
                 who = (plain_values.text_of(tag, match.attributes.get(tag, b"")) for tag in named if tag in _WHO)
@@ -681,7 +692,7 @@ def _transactions(config: Config) -> Transactions:
     return Transactions.existing(config.data)
 
 
-def _query(wanted: query.Keys, limit: int | None, offset: int = 0) -> Query:
+def _query(wanted: query.Keys, schema: Schema, limit: int | None, offset: int = 0) -> Query:
     """Raises QueryError."""
     from engine.index.query import keywords
 
@@ -689,6 +700,7 @@ def _query(wanted: query.Keys, limit: int | None, offset: int = 0) -> Query:
     return keywords.query_of(
         level,
         wanted.values,
+        schema,
         limit=limit,
         offset=offset,
         date_time="date_time" in wanted.options,
@@ -697,15 +709,14 @@ def _query(wanted: query.Keys, limit: int | None, offset: int = 0) -> Query:
     )
 
 
-def not_kept(wanted: query.Keys) -> list[int]:
+def not_kept(wanted: query.Keys, schema: Schema) -> list[int]:
     """The attributes to be returned that the index does not keep, so that no match has them."""
     from engine.dicom.keywords import is_creator
     from engine.index.query.keywords import is_kept
     from engine.index.query.plan import COMPUTED
 
-    return [
-        tag for tag in wanted.columns if tag not in COMPUTED and not is_creator(tag) and not is_kept(tag, wanted.values)
-    ]
+    stored = [tag for tag in wanted.columns if tag not in COMPUTED and not is_creator(tag)]
+    return [tag for tag in stored if not is_kept(tag, wanted.values, schema)]
 
 
 def operator() -> Principal:

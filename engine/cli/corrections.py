@@ -99,7 +99,7 @@ def conflicts(config: Config, *, values: bool) -> Iterator[dict[str, Any]]:
     with backend.opened(config) as archive:
         for found in archive.index.conflicts():
             stated = {
-                tags.keyword_of(tag): [plain_values.text_of(tag, value) for value in said]
+                tags.keyword_of(tag): [plain_values.text_of(tag, value, archive.schema.vr_of) for value in said]
                 for tag, said in found.values.items()
             }
             yield {

@@ -66,18 +66,12 @@ def named(
     return [*queries, parse(keys)] if keys else queries
 
 
-def form_of(tag: int) -> Form:
+def form_of(tag: int, vr: str) -> Form:
     """What a terminal may do to the values of an attribute where there is no room for them."""
-    vr = tags.vr_of(tag)
     if vr == "SQ":
         return Form.WRAPPED
     is_text = vr in ("LO", "LT", "PN", "ST", "UC", "UN", "UT") and not tags.keyword_of(tag).endswith("ID")
     return Form.CUT if is_text else Form.WHOLE
-
-
-def is_person_name(tag: int) -> bool:
-    """Whether it names a person."""
-    return tags.vr_of(tag) == "PN"
 
 
 def _level(value: str) -> str:

@@ -112,6 +112,22 @@ INSTANCE: Final[tuple[int, ...]] = (
 LEVELS: Final = (PATIENT, STUDY, SERIES, INSTANCE)
 """From the root of the information model down."""
 
+SEARCHED: Final[tuple[int, ...]] = (
+    tags.PatientID,
+    tags.AccessionNumber,
+    tags.StudyID,
+    tags.PatientName,
+    tags.OtherPatientIDs,
+    tags.PatientBirthDate,
+    tags.StudyDate,
+    tags.ReferringPhysicianName,
+    tags.StudyTime,
+    tags.PerformedProcedureStepStartDate,
+    tags.StudyDescription,
+    tags.Modality,
+)
+"""The attributes that have keys by which they are found, the most selective ones first."""
+
 PIXEL_DATA: Final = (tags.FloatPixelData, tags.DoubleFloatPixelData, tags.PixelData)
 """Each of these at the top level ends the head of a data set."""
 

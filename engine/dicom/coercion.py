@@ -14,7 +14,7 @@ brought into UTF-8 first, and (0008,0005) says so.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -61,6 +61,8 @@ class Changes:
     """Reason for the Attribute Modification (0400,0565): COERCE or CORRECT."""
     moment: str = ""
     """Attribute Modification DateTime (0400,0562), VR DT."""
+    vr_of: Callable[[int], str] = tags.vr_of
+    """The VRs of the attributes: of an archive, those of its schema."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ def coerce(head: Buffer, transfer_syntax: TransferSyntax, changes: Changes) -> C
     end = pieces[-1].end if pieces else 0
     kept = [piece for piece in pieces if piece.tag & 0xFFFF]
     declared = next((_value(view, piece) for piece in kept if piece.tag == tags.SpecificCharacterSet), b"")
-    values = _encoded(changes.values, declared)
+    values = _encoded(changes.values, declared, changes.vr_of)
     parts: dict[int, bytes] = {}
     for piece in kept:
         parts[piece.tag] = bytes(view[piece.start : piece.end])  # of a double one the last counts
@@ -146,12 +148,14 @@ def _value(view: memoryview, piece: _Piece) -> bytes:
     return bytes(view[at : at + piece.element.length]).rstrip(b" \0")
 
 
-def _encoded(values: Mapping[int, bytes | None], declared: bytes) -> dict[int, bytes | None] | None:
+def _encoded(
+    values: Mapping[int, bytes | None], declared: bytes, vr_of: Callable[[int], str]
+) -> dict[int, bytes | None] | None:
     """The new values in the data set's character set; None if it cannot carry one of them."""
     found: dict[int, bytes | None] = {}
     for tag, value in values.items():
         if value is not None and not value.isascii():
-            vr = tags.vr_of(tag)
+            vr = vr_of(tag)
             if vr == "SQ":
                 return None
             if vr in charset.TEXT_VRS:
@@ -169,10 +173,10 @@ def _change(parts: dict[int, bytes], values: Mapping[int, bytes | None], changes
     for tag in sorted(values):
         value = values[tag]
         old = parts.get(tag, b"")
-        new = b"" if value is None else _element(tag, value, encoding)
+        new = b"" if value is None else _element(tag, value, encoding, changes.vr_of)
         if old == new:
             continue
-        before.append(old or _element(tag, b"", encoding))
+        before.append(old or _element(tag, b"", encoding, changes.vr_of))
         if value is None:
             parts.pop(tag, None)
         else:
@@ -204,8 +208,8 @@ def _items_of(element: bytes, encoding: int) -> list[bytes]:
     return contents
 
 
-def _element(tag: int, value: Value, encoding: int) -> bytes:
-    return encode_identifier({tag: value}, _BY_ENCODING[encoding])
+def _element(tag: int, value: Value, encoding: int, vr_of: Callable[[int], str] = tags.vr_of) -> bytes:
+    return encode_identifier({tag: value}, _BY_ENCODING[encoding], vr_of)
 
 
 def _order(encoding: int) -> str:

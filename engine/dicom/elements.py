@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from engine._ext import elements as _ext
 from engine._ext import scan as _scan
+from engine._ext.scan import Extractor as Extractor
 from engine._ext.scan import Head as Head
 from engine.errors import DataSetError
 
@@ -57,12 +58,9 @@ _FRAGMENT_READ_BYTES: Final = 512
 """Read at a time before Pixel Data, and behind its beginning: a fragment's header, or several when they are small."""
 
 
-def take_out(extras: Sequence[tuple[int, int, str, bytes]]) -> None:
-    """Has `extract` take these out beside the tables of `attributes`: tag, level, VR, private creator or b"".
-
-    For `extra`, which knows what they mean; no other thread may extract meanwhile.
-    """
-    _scan.configure(
+def extractor_of(extras: Sequence[tuple[int, int, str, bytes]] = ()) -> Extractor:
+    """What takes out the attributes of `attributes` and these: tag, level, VR, private creator or b""."""
+    return Extractor(
         attributes.LEVELS,
         tags.SpecificCharacterSet,
         (tags.SOPClassUID, tags.SOPInstanceUID, tags.StudyInstanceUID, tags.SeriesInstanceUID),
@@ -74,8 +72,10 @@ def take_out(extras: Sequence[tuple[int, int, str, bytes]]) -> None:
     )
 
 
-_ext.configure(tags.packed())
-take_out(())
+STANDARD: Final = extractor_of()
+"""Takes out what every archive keeps. An archive extracts with its own (`schema.Schema.extractor`)."""
+
+_reader = _ext.ElementReader(tags.packed())
 
 
 OWNERS: Final = (tags.StudyInstanceUID, tags.SeriesInstanceUID)
@@ -108,7 +108,13 @@ class Element(NamedTuple):
     is_undefined_length: bool
 
 
-def extract(data: Buffer, transfer_syntax: TransferSyntax, *, limits: ScanLimits = SCAN_LIMITS) -> Head:
+def extract(
+    data: Buffer,
+    transfer_syntax: TransferSyntax,
+    *,
+    limits: ScanLimits = SCAN_LIMITS,
+    extractor: Extractor = STANDARD,
+) -> Head:
     """What the index keeps of an instance, from the whole of its data set.
 
     `Head.pixel_data_offset` is the offset of the tag of (Float, Double Float) Pixel Data at the top level, counted in
@@ -118,11 +124,11 @@ def extract(data: Buffer, transfer_syntax: TransferSyntax, *, limits: ScanLimits
     Raises DataSetError if the bytes are no data set or go beyond the limits.
     """
     if transfer_syntax.deflated:
-        scanner = Scanner(transfer_syntax, limits)
+        scanner = Scanner(transfer_syntax, limits, extractor)
         scanner.feed(data)
         return scanner.finish()
     try:
-        return _scan.extract(data, transfer_syntax.encoding, limits.nesting_depth_max, limits.element_count_max)
+        return extractor.extract(data, transfer_syntax.encoding, limits.nesting_depth_max, limits.element_count_max)
     except _ext.Malformed as error:
         raise DataSetError(str(error)) from None
 
@@ -133,8 +139,12 @@ class Scanner:
     Feed it all pieces in order, then finish. A piece is borrowed for the call only.
     """
 
-    def __init__(self, transfer_syntax: TransferSyntax, limits: ScanLimits = SCAN_LIMITS) -> None:
-        self._scan = _scan.Scanner(transfer_syntax.encoding, limits.nesting_depth_max, limits.element_count_max)
+    def __init__(
+        self, transfer_syntax: TransferSyntax, limits: ScanLimits = SCAN_LIMITS, extractor: Extractor = STANDARD
+    ) -> None:
+        self._scan = _scan.Scanner(
+            extractor, transfer_syntax.encoding, limits.nesting_depth_max, limits.element_count_max
+        )
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if transfer_syntax.deflated else None
         self._fed_bytes = 0
         self._has_given_up = False
@@ -206,6 +216,7 @@ def scan_at(
     transfer_syntax: TransferSyntax,
     *,
     limits: ScanLimits = SCAN_LIMITS,
+    extractor: Extractor = STANDARD,
     to_the_end: bool = True,
 ) -> Head:
     """`extract` for a data set of `length` bytes that lies somewhere: `read(offset, count)` gives just so many of them.
@@ -213,7 +224,7 @@ def scan_at(
     Reads headers and what is kept, and passes over values. Not `to_the_end`: leaves off at Pixel Data, so that `cut`
     says nothing. Raises DataSetError, and what `read` raises.
     """
-    scanner = Scanner(transfer_syntax, limits)
+    scanner = Scanner(transfer_syntax, limits, extractor)
     at = 0
     while at < length and (to_the_end or not scanner.is_settled):
         count = min(_FRAGMENT_READ_BYTES if scanner.is_settled else _HEAD_READ_BYTES, length - at)
@@ -249,7 +260,7 @@ def walk(data: Buffer, encoding: int, start: int = 0, end: int | None = None) ->
     stop = len(memoryview(data)) if end is None else end
     while stop - offset >= 8:
         try:
-            tag, vr, value_offset, length, is_undefined, after = _ext.read_element(data, offset, stop, encoding)
+            tag, vr, value_offset, length, is_undefined, after = _reader.read(data, offset, stop, encoding)
         except _ext.Malformed as error:
             raise DataSetError(str(error)) from None
         yield Element(tag, vr, value_offset, length, is_undefined)

@@ -1,8 +1,7 @@
-"""Extra attributes: what a site wants the index to keep beside the tables of `attributes`, and what is in effect here.
+"""Extra attributes: what a site wants the index to keep beside the tables of `attributes`.
 
-An `ExtraSet` is a value; `use` makes one the set in effect of this process: what `elements.extract` takes out, which VR
-an element has that PS3.6 does not list, at which level an attribute stands and whether it is searched. That is done
-before anything is extracted or looked for (`Archive.open` does it), never while another thread works.
+An `ExtraSet` is a value, made from the [[attribute]] tables of a configuration or read from the archive that keeps it.
+What follows from it for an archive, such as levels, VRs and what is extracted, is its `schema.Schema`.
 
 A private attribute has in the index the tag that it has in the configuration. In data sets and identifiers it may lie
 in any block of its group: the one that its private creator element (gggg,00bb) reserves (PS3.5 7.8.1).
@@ -13,7 +12,7 @@ in any block of its group: the one that its private creator element (gggg,00bb) 
 
 A set has a number, which grows with every change of an archive's configuration: a set that comes back is another one.
 It has a digest, 8 bytes, and the *mark* of that which records carry, 16 bits: by it who reads a record knows whether
-its attributes were extracted under the set in effect. Zeros: the archive has never had extra attributes.
+its attributes were extracted under the set of its archive. Zeros: the archive has never had extra attributes.
 One change in 65 535 ends at the mark of an earlier set, and leaves what was stored under that as it is.
 """
 
@@ -21,13 +20,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
-from engine.dicom import attributes, elements, tags
+from engine.dicom import attributes, tags
 from engine.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -63,7 +62,8 @@ _COMPUTED = frozenset(
         tags.InstanceAvailability,
     )
 )
-_BUILT_IN = {tag: level for level, table in enumerate(attributes.LEVELS) for tag in table}
+BUILT_IN: Final = {tag: level for level, table in enumerate(attributes.LEVELS) for tag in table}
+"""Tag → the level at which every archive keeps it, 0 patient to 3 instance."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -110,44 +110,10 @@ class ExtraSet:
 
 NONE: Final = ExtraSet()
 
-LEVEL_OF: dict[int, int] = dict(_BUILT_IN)
-"""Tag → the level that keeps it, 0 patient to 3 instance; with the extra attributes in effect."""
-
-_in_effect = NONE
-_when_changed: list[Callable[[], None]] = []
-
-
-def in_effect() -> ExtraSet:
-    """The set of this process."""
-    return _in_effect
-
-
-def use(wanted: ExtraSet) -> None:
-    """Makes a set the one in effect."""
-    global _in_effect
-    if wanted == _in_effect:
-        return
-    for extra in _in_effect.extras:
-        del LEVEL_OF[extra.tag]
-        tags.UNLISTED_VRS.pop(extra.tag, None)
-    _in_effect = wanted
-    for extra in wanted.extras:
-        LEVEL_OF[extra.tag] = extra.level
-        if tags.dictionary_vr(extra.tag) == "UN":
-            tags.UNLISTED_VRS[extra.tag] = extra.vr
-    elements.take_out([(extra.tag, extra.level, extra.vr, extra.creator.encode()) for extra in wanted.extras])
-    for forget in _when_changed:
-        forget()
-
-
-def when_changed(forget: Callable[[], None]) -> None:
-    """Has something called after each change of the set: the caches of what depends on it."""
-    _when_changed.append(forget)
-
 
 def is_kept_by_all(tag: int) -> bool:
     """Whether every archive keeps or computes an attribute, whatever is configured."""
-    return tag in _BUILT_IN or tag in _COMPUTED
+    return tag in BUILT_IN or tag in _COMPUTED
 
 
 # from the configuration ------------------------------------------------------------------------------------------
@@ -194,8 +160,8 @@ def _extra(one: Attribute) -> Extra:
         _check_private(one, tag)
     elif one.creator:
         raise _wrong(one, "only private attributes have a creator, and their groups are odd")
-    if tag in _BUILT_IN:
-        raise _wrong(one, f"it is kept anyway, at the {LEVEL_NAMES[_BUILT_IN[tag]]} level")
+    if tag in BUILT_IN:
+        raise _wrong(one, f"it is kept anyway, at the {LEVEL_NAMES[BUILT_IN[tag]]} level")
     if tag in _COMPUTED:
         raise _wrong(one, "it is no attribute of stored instances, and answered anyway")
     if tag < 0x00080000 or not tag & 0xFFFF or tag == tags.SpecificCharacterSet or tag >> 16 >= 0x7FE0:
@@ -234,7 +200,7 @@ def _check_private(one: Attribute, tag: int) -> None:
 
 def _vr(one: Attribute, tag: int) -> str:
     listed = tags.dictionary_vr(tag)
-    if listed == "UN" or tag in tags.UNLISTED_VRS:
+    if listed == "UN":
         if not one.vr:
             raise _wrong(one, "its VR is in no dictionary: vr is missing")
         vr = one.vr

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -144,13 +144,15 @@ def _value(raw: memoryview, vr: str, encoding: int) -> bytes:
     return bytes(raw)
 
 
-def encode_identifier(items: Mapping[int, Value], transfer_syntax: TransferSyntax) -> bytes:
+def encode_identifier(
+    items: Mapping[int, Value], transfer_syntax: TransferSyntax, vr_of: Callable[[int], str] = tags.vr_of
+) -> bytes:
     """Writes values as a data set: ascending tags, VRs from the dictionary, values padded to even length.
 
     A sequence is given as its items, or as the bytes of its items in Explicit VR Little Endian (as level blobs have
     them). Sequences get defined lengths. (0008,0005) is written only where the values hold it.
     """
-    return finished(_encode(items, working_encoding(transfer_syntax), 0), transfer_syntax)
+    return finished(_encode(items, working_encoding(transfer_syntax), 0, vr_of), transfer_syntax)
 
 
 def working_encoding(transfer_syntax: TransferSyntax) -> int:
@@ -212,23 +214,25 @@ class Form:
 form_of = lru_cache(maxsize=1024)(Form)
 
 
-def _encode(items: Mapping[int, Value], encoding: int, depth: int) -> bytes:
+def _encode(items: Mapping[int, Value], encoding: int, depth: int, vr_of: Callable[[int], str]) -> bytes:
     parts: list[bytes] = []
     for tag in sorted(items):
         value = items[tag]
-        form = form_of(tag, tags.vr_of(tag), encoding)
+        form = form_of(tag, vr_of(tag), encoding)
         if isinstance(value, bytes):
             parts.append(form.element_of_blob(value))
         else:
-            parts.append(form.element(_encode_items(value, encoding, depth + 1)))
+            parts.append(form.element(_encode_items(value, encoding, depth + 1, vr_of)))
     return b"".join(parts)
 
 
-def _encode_items(items: Sequence[Identifier | Mapping[int, Value]], encoding: int, depth: int) -> bytes:
+def _encode_items(
+    items: Sequence[Identifier | Mapping[int, Value]], encoding: int, depth: int, vr_of: Callable[[int], str]
+) -> bytes:
     if depth > NESTING_MAX:
         raise DataSetError(f"the identifier nests more than {NESTING_MAX} sequences")
     parts = []
     for item in items:
-        data = _encode(item.items if isinstance(item, Identifier) else item, encoding, depth)
+        data = _encode(item.items if isinstance(item, Identifier) else item, encoding, depth, vr_of)
         parts.append(struct.pack("<HHI", 0xFFFE, 0xE000, len(data)) + data)
     return b"".join(parts)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Callable
 
 from engine.dicom import tags, values
 from engine.dicom.identifier import Identifier, decode_identifier
@@ -21,36 +22,36 @@ EMPTY_VALUE = '""'
 """A key that asks for an attribute without a value (PS3.4 C.2.2.2.7)."""
 
 
-def value_of(tag: int, value: bytes) -> object:
+def value_of(tag: int, value: bytes, vr_of: Callable[[int], str] = tags.vr_of) -> object:
     """An attribute of a match as JSON has it: text or a number; a list wherever PS3.6 allows several values.
 
     A number that is missing is None; text that is no number where one should be stays text.
     """
-    vr = tags.vr_of(tag)
+    vr = vr_of(tag)
     if vr == "SQ":
         items = _items(tag, value)
-        return [_item(item) for item in items] if items or not value else ["(sequence)"]
+        return [_item(item, vr_of) for item in items] if items or not value else ["(sequence)"]
     found = _values(vr, value)
     if vr in values.SINGLE_VALUE_VRS or not _has_several_values(tag):
         return found[0] if len(found) == 1 else found or (None if vr in _NUMBER_VRS else "")
     return found
 
 
-def encoded_numbers(tag: int, text: str) -> bytes | None:
+def encoded_numbers(tag: int, vr: str, text: str) -> bytes | None:
     """What was typed for an attribute of a binary VR, as a key has it; None for another VR. Raises QueryError."""
-    form = _NUMBERS.get(tags.vr_of(tag))
+    form = _NUMBERS.get(vr)
     if form is None or not text.strip(" *") or text == EMPTY_VALUE:
         return None if form is None else b""
     try:
         read = float if form in ("<f", "<d") else int
         return b"".join(struct.pack(form, read(part)) for part in text.split("\\"))
     except (ValueError, OverflowError, struct.error):
-        raise QueryError(f"{tags.keyword_of(tag)}={text}: it is no number of VR {tags.vr_of(tag)}") from None
+        raise QueryError(f"{tags.keyword_of(tag)}={text}: it is no number of VR {vr}") from None
 
 
-def text_of(tag: int, value: bytes) -> str:
+def text_of(tag: int, value: bytes, vr_of: Callable[[int], str] = tags.vr_of) -> str:
     """An attribute of a match as DICOM writes it: several values with backslashes between them."""
-    return as_text(value_of(tag, value))
+    return as_text(value_of(tag, value, vr_of))
 
 
 def as_text(shown: object) -> str:
@@ -96,9 +97,11 @@ def _items(tag: int, value: bytes) -> list[Identifier]:
         return []
 
 
-def _item(item: Identifier) -> dict[str, object]:
+def _item(item: Identifier, vr_of: Callable[[int], str]) -> dict[str, object]:
     return {
-        tags.keyword_of(tag): value_of(tag, value) if isinstance(value, bytes) else [_item(inner) for inner in value]
+        tags.keyword_of(tag): value_of(tag, value, vr_of)
+        if isinstance(value, bytes)
+        else [_item(inner, vr_of) for inner in value]
         for tag, value in item.items.items()
     }
 

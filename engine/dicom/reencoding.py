@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 HEADER_WINDOW_BYTES = 64 << 10
 """What is read at a time to look for headers only: a value that is longer is stepped over."""
 
-_ext.configure(tags.packed())
-
 
 class Reencoding:
     """One data set on its way into another encoding."""
@@ -30,7 +28,7 @@ class Reencoding:
     def __init__(self, source: Source, encoding: int, target_encoding: int) -> None:
         """Goes over the headers once. Raises DataSetError."""
         self._source = source
-        self._reencoder = _ext.Reencoder(source.length, encoding, target_encoding)
+        self._reencoder = _ext.Reencoder(tags.packed(), source.length, encoding, target_encoding)
         offset, count = 0, _ext.WINDOW_BYTES_MIN
         try:
             while offset >= 0:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from engine.dicom.schema import STANDARD, Schema
 from engine.errors import IndexError_
 from engine.index.apply import bulk, corrections, overlay, reextract, relocation
 from engine.index.apply.history import newest_stamp, read_kept
@@ -39,7 +40,13 @@ class Catalog:
 
     @classmethod
     def open(
-        cls, directory: str, *, read_only: bool = False, map_bytes: int = MAP_BYTES, files: Files | None = None
+        cls,
+        directory: str,
+        *,
+        read_only: bool = False,
+        map_bytes: int = MAP_BYTES,
+        files: Files | None = None,
+        schema: Schema = STANDARD,
     ) -> Catalog:
         """Opens the index of a directory, and creates it if there is none.
 
@@ -47,7 +54,7 @@ class Catalog:
         `checkpoint.restore` must have been called before.
         """
         files = files or Files()
-        environment = Environment(directory, files, read_only=read_only, map_bytes=map_bytes)
+        environment = Environment(directory, files, read_only=read_only, map_bytes=map_bytes, schema=schema)
         if not read_only:
             try:
                 environment.guard = checkpoint.Guard(directory, files)
@@ -55,6 +62,11 @@ class Catalog:
                 environment.close()
                 raise IndexError_(f"the index in {directory} cannot be opened: {error}") from error
         return cls(environment)
+
+    @property
+    def schema(self) -> Schema:
+        """Which attributes are kept, and how."""
+        return self.environment.schema
 
     def apply(
         self,

@@ -50,7 +50,7 @@ class Answers:
             said[tags.InstanceAvailability] = b"ONLINE"
         wanted = sorted({*asked.returned, *said, tags.SpecificCharacterSet})
         encoding = working_encoding(self._syntax)
-        self._forms = [form_of(tag, vr_of_key(asked.query, tag), encoding) for tag in wanted]
+        self._forms = [form_of(tag, vr_of_key(asked.query, tag, session.archive.schema), encoding) for tag in wanted]
         self._declaring = wanted.index(tags.SpecificCharacterSet)
         self._columns = [
             (i, asked.said_by.get(tag, tag))

@@ -59,7 +59,7 @@ class Coercer:
         corrected = {tag: value for tag, value in corrected.items() if tag not in _KEPT}
         if not corrected:
             return self._of_values()
-        return Changes({**corrected, **self._values}, self._system, "CORRECT", self._moment)
+        return Changes({**corrected, **self._values}, self._system, "CORRECT", self._moment, self._archive.schema.vr_of)
 
 
 def coerced(source: Source, syntax: TransferSyntax, pixel_data_offset: int, changes: Changes) -> Source:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from engine.dicom import tags, uids
 from engine.dicom.identifier import Identifier
+from engine.dicom.schema import Schema
 from engine.errors import AssociationFailed
 from engine.index.format.types import Instance, Level, Query
 from engine.index.query.plan import level_of
@@ -64,12 +65,12 @@ class Wish:
     again: bool = False
     """Also what is here."""
 
-    def at(self, level: Level) -> dict[int, Key]:
+    def at(self, level: Level, schema: Schema) -> dict[int, Key]:
         """The keys of one level; what the index does not know is taken for one of the study."""
         return {
             tag: value
             for tag, value in self.keys.items()
-            if max(level_of(tag) or Level.STUDY, Level.STUDY) is level and value
+            if max(level_of(tag, schema) or Level.STUDY, Level.STUDY) is level and value
         }
 
 
@@ -158,10 +159,11 @@ class Planner:
 
     async def _questions(self) -> list[dict[int, Key]]:
         """The keys of each C-FIND for studies."""
-        keys = self._wish.at(Level.STUDY)
+        keys = self._wish.at(Level.STUDY, self._archive.schema)
         if self._wish.studies:
             return [{**keys, tags.StudyInstanceUID: uid} for uid in self._wish.studies]
-        within, of_image = self._wish.at(Level.SERIES), self._wish.at(Level.IMAGE)
+        schema = self._archive.schema
+        within, of_image = self._wish.at(Level.SERIES, schema), self._wish.at(Level.IMAGE, schema)
         if modality := within.get(tags.Modality):
             keys.setdefault(tags.ModalitiesInStudy, modality)
         if keys:
@@ -196,8 +198,8 @@ class Planner:
 
     async def look_into(self, study: Study) -> None:
         """What of a study is to come."""
-        within, wish = self._wish.at(Level.SERIES), self._wish
-        of_image = wish.at(Level.IMAGE)
+        wish, schema = self._wish, self._archive.schema
+        within, of_image = wish.at(Level.SERIES, schema), wish.at(Level.IMAGE, schema)
         here = await self._here(study.study_instance_uid)
         here_count = sum(map(len, here.values()))
         if not wish.again and not within and not of_image and study.there and study.there == here_count:

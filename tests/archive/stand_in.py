@@ -7,6 +7,7 @@ from typing import Any
 
 from engine.archive.ingest.entry import make_entry, scan
 from engine.archive.ingest.request import ReceivedInstance
+from engine.dicom.schema import STANDARD
 from engine.errors import CorruptRecord, EngineError, InstanceRefused
 from engine.index.format.types import Instance, Outcome, Query
 from engine.storage.record import Position, crc32c
@@ -51,7 +52,8 @@ class ArchiveInMemory:
 
     def keep(self, payload: bytes, transfer_syntax_uid: str) -> Outcome:
         entry = make_entry(
-            scan([payload], transfer_syntax_uid),
+            scan([payload], transfer_syntax_uid, STANDARD),
+            STANDARD,
             transfer_syntax_uid=transfer_syntax_uid,
             calling_ae_title="",
             sop_class_uid=None,

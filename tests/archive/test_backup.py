@@ -30,6 +30,7 @@ from engine.archive.ingest.request import POLICIES
 from engine.archive.lifecycle.compaction import Compactor
 from engine.archive.pace import Pace
 from engine.config import Compaction
+from engine.dicom.schema import STANDARD
 from engine.errors import ArchiveInUse, BackupError, EngineError, StorageError
 from engine.index.format.types import Level
 from engine.storage.files import Files
@@ -131,7 +132,8 @@ def test_what_was_written_behind_and_never_synced_is_in_it(tmp_path: Path) -> No
         writer = archive.writer("test", StorageOptions(segment_bytes=1 << 20))
         item = received(some(1, 1)[0])
         entry = make_entry(
-            scan(item.payload, item.transfer_syntax_uid),
+            scan(item.payload, item.transfer_syntax_uid, STANDARD),
+            STANDARD,
             transfer_syntax_uid=item.transfer_syntax_uid,
             calling_ae_title=item.calling_ae_title,
             sop_class_uid=None,

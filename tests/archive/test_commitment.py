@@ -16,6 +16,7 @@ from engine.archive.ingest.entry import make_entry, scan
 from engine.archive.lifecycle.compaction import Compactor
 from engine.config.schema import Compaction
 from engine.dicom import tags
+from engine.dicom.schema import STANDARD
 from engine.errors import CommitmentError, StorageError, StorageFailed, StorageFull
 from engine.index.format.types import Level, Query
 from engine.storage.record import crc32c
@@ -142,7 +143,8 @@ def write_behind(archive: Archive, number: int) -> str:
     store = archive.writer("test", StorageOptions(segment_bytes=1 << 20))
     payload = kept.data_set(number)
     entry = make_entry(
-        scan([payload], "1.2.840.10008.1.2.1"),
+        scan([payload], "1.2.840.10008.1.2.1", STANDARD),
+        STANDARD,
         transfer_syntax_uid="1.2.840.10008.1.2.1",
         calling_ae_title="MODALITY",
         sop_class_uid=None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
@@ -23,12 +22,6 @@ def data(tmp_path: Path) -> Path:
     with kept.opened(tmp_path / "data") as archive:
         kept.store(archive, [samples.encoded(samples.instance(1, 1, 1, StudyStatusID="READ"))])
     return tmp_path / "data"
-
-
-@pytest.fixture(autouse=True)
-def nothing_in_effect_afterwards() -> Iterator[None]:
-    yield
-    extra.use(extra.NONE)
 
 
 def written(folder: Path, text: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from pydicom.filewriter import write_dataset
 from engine.config import Attribute
 from engine.dicom import elements, extra, tags
 from engine.dicom.extra import COUNT_MAX, NONE, ExtraSet
+from engine.dicom.schema import STANDARD, Schema
 from engine.dicom.transfer_syntax import (
     BIG_ENDIAN,
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
@@ -37,12 +37,6 @@ SYNTAXES = (
 )
 
 
-@pytest.fixture(autouse=True)
-def nothing_in_effect_afterwards() -> Iterator[None]:
-    yield
-    extra.use(NONE)
-
-
 def wanted(*attributes: dict[str, Any]) -> ExtraSet:
     return extra.of([Attribute(**{"level": "study", **one}) for one in attributes])
 
@@ -59,8 +53,10 @@ def encoded(ds: Dataset, syntax: TransferSyntax) -> bytes:
     return data
 
 
-def extracted(ds: Dataset, syntax: TransferSyntax = EXPLICIT_VR_LITTLE_ENDIAN) -> list[dict[int, bytes]]:
-    head = elements.extract(encoded(ds, syntax), syntax)
+def extracted(
+    ds: Dataset, schema: Schema = STANDARD, syntax: TransferSyntax = EXPLICIT_VR_LITTLE_ENDIAN
+) -> list[dict[int, bytes]]:
+    head = elements.extract(encoded(ds, syntax), syntax, extractor=schema.extractor)
     return [elements.blob_items(blob) for blob in (head.patient, head.study, head.series, head.instance)]
 
 
@@ -128,13 +124,21 @@ def test_every_change_of_a_set_is_another_digest_also_when_it_comes_back() -> No
     assert (NONE.digest, NONE.mark) == (bytes(8), 0)
 
 
-def test_the_set_in_effect_says_level_and_vr_and_leaves_nothing_behind() -> None:
-    before = dict(extra.LEVEL_OF)
-    extra.use(wanted({"tag": "0019,10A3", "creator": ACME, "vr": "DS", "level": "series"}, {"tag": "StudyStatusID"}))
-    assert (extra.LEVEL_OF[0x001910A3], tags.vr_of(0x001910A3)) == (2, "DS")
-    assert extra.LEVEL_OF[tags.StudyStatusID] == 1
-    extra.use(NONE)
-    assert before == extra.LEVEL_OF
+def test_a_schema_says_level_vr_and_what_is_searched_and_changes_no_other() -> None:
+    one = Schema(
+        wanted(
+            {"tag": "0019,10A3", "creator": ACME, "vr": "DS", "level": "series"},
+            {"tag": "StudyStatusID", "indexed": True},
+        )
+    )
+    other = Schema(wanted({"tag": "0019,10A3", "creator": "OTHER", "vr": "PN", "level": "patient"}))
+    assert [(s.level_of.get(0x001910A3), s.vr_of(0x001910A3)) for s in (one, other, STANDARD)] == [
+        (2, "DS"),
+        (0, "PN"),
+        (None, "UN"),
+    ]
+    assert [s.level_of.get(tags.StudyStatusID) for s in (one, other)] == [1, None]
+    assert [tags.StudyStatusID in s.searched for s in (one, other)] == [True, False]
     assert tags.vr_of(0x001910A3) == "UN"
 
 
@@ -170,9 +174,8 @@ EXTRAS = (
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
 def test_public_and_private_attributes_are_taken_out_of_every_encoding(syntax: TransferSyntax) -> None:
-    plain = extracted(private_instance(), syntax)
-    extra.use(wanted(*EXTRAS))
-    patient, study, series, instance = extracted(private_instance(), syntax)
+    plain = extracted(private_instance(), syntax=syntax)
+    patient, study, series, instance = extracted(private_instance(), Schema(wanted(*EXTRAS)), syntax)
     assert patient.pop(tags.PatientSpeciesDescription) == b"Homo sapiens"
     assert study.pop(tags.ReasonForStudy) == b"Schmerz"
     assert instance.pop(tags.SliceThickness) == b"1.25"
@@ -190,23 +193,23 @@ def test_public_and_private_attributes_are_taken_out_of_every_encoding(syntax: T
 
 
 def test_without_its_creator_or_under_another_one_an_element_is_not_taken_for_ours() -> None:
-    extra.use(wanted({"tag": "0019,10A3", "creator": ACME, "vr": "LO"}))
+    schema = Schema(wanted({"tag": "0019,10A3", "creator": ACME, "vr": "LO"}))
     ds = samples.instance()
     ds.add_new(0x001910A3, "LO", "literally there")
-    assert 0x001910A3 not in extracted(ds)[1]
+    assert 0x001910A3 not in extracted(ds, schema)[1]
     ds.add_new(0x00190010, "LO", "ACME 1.0.1")
-    assert 0x001910A3 not in extracted(ds)[1]
+    assert 0x001910A3 not in extracted(ds, schema)[1]
     ds.add_new(0x00190010, "LO", ACME)
-    assert extracted(ds)[1][0x001910A3] == b"literally there"
+    assert extracted(ds, schema)[1][0x001910A3] == b"literally there"
 
 
 def test_of_two_creators_with_one_element_number_each_gets_its_own() -> None:
-    extra.use(
+    schema = Schema(
         wanted(
             {"tag": "0019,10A3", "creator": ACME, "vr": "LO"}, {"tag": "0019,11A3", "creator": "OTHER 2", "vr": "LO"}
         )
     )
-    study = extracted(private_instance())[1]
+    study = extracted(private_instance(), schema)[1]
     assert (study[0x001910A3], study[0x001911A3]) == (b"this", b"not this")
 
 
@@ -214,16 +217,16 @@ def test_private_values_sent_as_un_are_kept() -> None:
     ds = samples.instance()
     ds.add_new(0x00190010, "LO", ACME)
     ds.add_new(0x001910A3, "UN", b"plain ")
-    extra.use(wanted({"tag": "0019,10A3", "creator": ACME, "vr": "LO"}))
-    assert extracted(ds)[1][0x001910A3] == b"plain"
+    schema = Schema(wanted({"tag": "0019,10A3", "creator": ACME, "vr": "LO"}))
+    assert extracted(ds, schema)[1][0x001910A3] == b"plain"
 
 
 def test_extra_attributes_are_found_in_pieces_of_any_size() -> None:
     data = encoded(private_instance(), EXPLICIT_VR_LITTLE_ENDIAN)
-    extra.use(wanted(*EXTRAS))
-    whole = elements.extract(data, EXPLICIT_VR_LITTLE_ENDIAN)
+    extractor = Schema(wanted(*EXTRAS)).extractor
+    whole = elements.extract(data, EXPLICIT_VR_LITTLE_ENDIAN, extractor=extractor)
     for piece_bytes in (1, 9, 30, 77):
-        scanner = elements.Scanner(EXPLICIT_VR_LITTLE_ENDIAN)
+        scanner = elements.Scanner(EXPLICIT_VR_LITTLE_ENDIAN, extractor=extractor)
         for at in range(0, len(data), piece_bytes):
             scanner.feed(data[at : at + piece_bytes])
         head = scanner.finish()
@@ -254,7 +257,7 @@ def test_random_private_elements_are_found_as_pydicom_finds_them(seed: int) -> N
     for group, creator, element in sorted(keys):
         block = 0x10 + CREATORS.index(creator)
         chosen[group << 16 | block << 8 | element] = (group, creator, element)
-    extra.use(
+    schema = Schema(
         wanted(
             *[
                 {"tag": extra.written(tag), "creator": creator, "vr": "LO", "level": rng.choice(extra.LEVEL_NAMES)}
@@ -264,7 +267,7 @@ def test_random_private_elements_are_found_as_pydicom_finds_them(seed: int) -> N
     )
     syntax = rng.choice(SYNTAXES)
     theirs = foreign.read_data_set(encoded(ds, EXPLICIT_VR_LITTLE_ENDIAN), EXPLICIT_VR_LITTLE_ENDIAN)
-    found = {tag: value for blob in extracted(ds, syntax) for tag, value in blob.items()}
+    found = {tag: value for blob in extracted(ds, schema, syntax) for tag, value in blob.items()}
     for tag, (group, creator, element) in chosen.items():
         try:
             expected = theirs.private_block(group, creator)[element].value.encode()

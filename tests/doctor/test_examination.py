@@ -316,14 +316,11 @@ def test_re_indexing_that_is_due_is_a_warning_until_it_is_done(data: Path) -> No
     config = config_of(data)
     assert "extra attributes" not in examine(config)
     wanted = extra.of((Attribute(tag="PatientReligiousPreference", level="patient"),))
-    try:
-        with Archive.open(data, extra_attributes=wanted) as archive:
-            found = list(archive_state._reindexing(archive))
-            assert [each.verdict for each in found] == [Verdict.WARNING] and found[0].advice
-            reindex.run(archive, lambda *_: None)
-        assert [each.verdict for each in examine(config)["extra attributes"]] == [Verdict.GOOD]
-    finally:
-        extra.use(extra.NONE)
+    with Archive.open(data, extra_attributes=wanted) as archive:
+        found = list(archive_state._reindexing(archive))
+        assert [each.verdict for each in found] == [Verdict.WARNING] and found[0].advice
+        reindex.run(archive, lambda *_: None)
+    assert [each.verdict for each in examine(config)["extra attributes"]] == [Verdict.GOOD]
 
 
 def test_a_server_is_judged_by_its_own_workers_and_says_what_came_in_cut(

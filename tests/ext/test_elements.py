@@ -32,7 +32,7 @@ NESTING_MAX, COUNT_MAX = SCAN_LIMITS.nesting_depth_max, SCAN_LIMITS.element_coun
 
 
 def extract(data: bytes, encoding: int) -> scan.Head:
-    return scan.extract(data, encoding, NESTING_MAX, COUNT_MAX)
+    return door.STANDARD.extract(data, encoding, NESTING_MAX, COUNT_MAX)
 
 
 def head_by_ext(data: bytes, encoding: int) -> oracle.Head | str:
@@ -267,9 +267,9 @@ def test_elements_are_counted_wherever_they_are(form: str) -> None:
             )
         return data_sets.header(0x00091001, "SQ", 8 * (count - 1), EXPLICIT) + item * (count - 1)
 
-    scan.extract(data(limit), EXPLICIT, 128, limit)
+    door.STANDARD.extract(data(limit), EXPLICIT, 128, limit)
     with pytest.raises(ext.Malformed, match="more elements"):
-        scan.extract(data(limit + 1), EXPLICIT, 128, limit)
+        door.STANDARD.extract(data(limit + 1), EXPLICIT, 128, limit)
 
 
 @pytest.mark.parametrize("length", [0xFFFFFFFE, 0x7FFFFFFF, 0x80000000])
@@ -286,7 +286,7 @@ def test_a_claim_of_gigabytes_allocates_nothing(length: int) -> None:
 
 
 def test_a_scanner_says_how_far_the_value_in_the_way_reaches() -> None:
-    scanner = scan.Scanner(EXPLICIT, NESTING_MAX, COUNT_MAX)
+    scanner = scan.Scanner(door.STANDARD, EXPLICIT, NESTING_MAX, COUNT_MAX)
     scanner.feed(b"\x09\x00\x02\x10OB\0\0\x00\x00\x10\x00" + bytes(100))
     assert scanner.needed_from == 12 + 0x100000
     with pytest.raises(ValueError, match="are needed"):

@@ -318,7 +318,7 @@ def _extract_twins(data: bytes) -> None:
     except RecursionError:
         return  # the twin's weakness
     try:
-        found = elements._scan.extract(data, encoding, 64, 1 << 20)
+        found = elements.STANDARD.extract(data, encoding, 64, 1 << 20)
     except elements._ext.Malformed as error:
         assert expected is None or "too deeply" in str(error)
         return
@@ -335,7 +335,7 @@ def _scan_pieces(data: bytes) -> None:
     encoding = ENCODINGS[choice % 3]
     outcomes: list[object] = []
     for read in (
-        lambda: elements._scan.extract(data, encoding, 64, 10_000),
+        lambda: elements.STANDARD.extract(data, encoding, 64, 10_000),
         lambda: scan_in_pieces(data, encoding, random.Random(choice), 64, 10_000),
     ):
         try:

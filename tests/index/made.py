@@ -16,7 +16,7 @@ from engine.index.catalog import Catalog
 from engine.index.format import keys
 from engine.index.format.entry import HEAL, Correction, Entry, Hold, Item, Operation, Quarantined, Tombstone
 from engine.index.format.rows import read_name, scan_prefix, unpack_tail
-from engine.index.format.statements import LEVEL_OF, Facts, canonical
+from engine.index.format.statements import Facts, canonical
 from engine.index.format.types import Level
 from engine.storage.record import HEADER_BYTES, Kind, Position, Record, padded
 
@@ -294,6 +294,7 @@ def _facts(data: bytes) -> tuple[int, bytes, list[dict[int, bytes]], list[str], 
 def meaning(index: Catalog) -> dict[str, Any]:
     """Everything in the index with UIDs instead of ids."""
     environment = index.environment
+    schema, level_of = index.schema, index.schema.level_of
     said: dict[str, Any] = {"marks": index.segment_marks()}
     stats = index.stats()
     said["stats"] = {name: value for name, value in stats.items() if name != "index_bytes"}
@@ -333,7 +334,7 @@ def meaning(index: Catalog) -> dict[str, Any]:
             classes = sorted(read_name(txn, environment, class_id) for class_id in class_ids)
             said.setdefault("counts", {})[series[key[4:]]] = (count, payload_bytes, modality, classes)
         said["search"] = sorted(
-            (key, (studies if LEVEL_OF[int.from_bytes(key[:4], "big")] < Level.SERIES else series).get(owner))
+            (key, (studies if level_of[int.from_bytes(key[:4], "big")] < Level.SERIES else series).get(owner))
             for key, owner in rows("search")
         )
         said["texts"] = sorted(
@@ -350,7 +351,7 @@ def meaning(index: Catalog) -> dict[str, Any]:
             fields = keys.INSTANCE.unpack_from(value)
             names = [read_name(txn, environment, number) for number in fields[10:13]]
             set_ = read_name(txn, environment, fields[13])
-            content = canonical(value[keys.INSTANCE.size :], set_)
+            content = canonical(value[keys.INSTANCE.size :], set_, schema)
             uid = blob_items(content)[tags.SOPInstanceUID]
             places[key] = keys.bounded(uid)
             said.setdefault("instances", {})[uid] = (series[key[:4]], fields[:10], names, fields[14], content)
@@ -360,7 +361,7 @@ def meaning(index: Catalog) -> dict[str, Any]:
             for told in read_history(txn, environment, sop_key):
                 record = told.entry(sop_key) if told.meta else None
                 blobs = record and [
-                    canonical(part, record.character_set)
+                    canonical(part, record.character_set, schema)
                     for part in (record.patient, record.study, record.series, record.instance)
                 ]
                 rest = record and (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 from engine._ext import scan
+from engine.dicom import elements
 from engine.dicom.elements import SCAN_LIMITS
 
 SMALL = (0, 1, 2, 3, 7, 8, 12, 19, 20, 21, 64, 127, 128, 129, 300, 5000)
@@ -19,7 +20,7 @@ def scan_in_pieces(
     element_count_max: int = SCAN_LIMITS.element_count_max,
 ) -> scan.Head:
     """What is found. Raises Malformed."""
-    scanner = scan.Scanner(encoding, nesting_max, element_count_max)
+    scanner = scan.Scanner(elements.STANDARD, encoding, nesting_max, element_count_max)
     sizes = SMALL if len(data) < 100_000 else LARGE
     at = 0
     while at < len(data):

@@ -330,7 +330,6 @@ def test_the_job_of_re_indexing_goes_on_until_everything_is_under_the_set_and_th
         assert (job.stats()["running"], job.stats()["extracted_since_start"]) == (False, 1)
         job.configure(Config(data=tmp_path, reindex=Reindex(bytes_per_s=1)))
         assert job.step() == REINDEX_REST_S
-    extra.use(extra.NONE)
 
 
 def test_the_index_is_written_at_the_priority_of_workers_by_a_step_at_the_lowest(

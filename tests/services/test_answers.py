@@ -14,6 +14,7 @@ from pydicom.multival import MultiValue
 
 from engine.dicom import charset, extra, tags, transfer_syntax
 from engine.dicom.identifier import BINARY_VRS, decode_identifier, encode_identifier
+from engine.dicom.schema import STANDARD, Schema
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN, UNCOMPRESSED, TransferSyntax
 from engine.dimse.messages import CFindRQ, CFindRSP
 from engine.index.format.types import Level, Match, Query
@@ -83,7 +84,7 @@ UNKNOWN = tags.PatientMotherBirthName
 # what is asked, and what matches -------------------------------------------------------------------
 
 
-def session_of(syntax: TransferSyntax, fragment: int = 16378) -> tuple[Session, list[bytes]]:
+def session_of(syntax: TransferSyntax, fragment: int = 16378, schema: Schema = STANDARD) -> tuple[Session, list[bytes]]:
     """What Answers needs of a session, and the commands that were told to the wire trace."""
     traced: list[bytes] = []
     session = SimpleNamespace(
@@ -91,6 +92,7 @@ def session_of(syntax: TransferSyntax, fragment: int = 16378) -> tuple[Session, 
         contexts={CONTEXT_ID: SimpleNamespace(transfer_syntax=syntax.uid)},
         fragment=fragment,
         config=SimpleNamespace(aet="FILMROOM"),
+        archive=SimpleNamespace(schema=schema),
     )
     return cast(Session, session), traced
 
@@ -101,8 +103,8 @@ def asked_of(returned: Iterable[int], character_set: bytes = b"", keys: Mapping[
     return Asked(query, every, b"STUDY")
 
 
-def answers_of(syntax: TransferSyntax, asked: Asked, fragment: int = 16378) -> Answers:
-    return Answers(session_of(syntax, fragment)[0], CONTEXT_ID, CFindRQ(7, FIND), asked)
+def answers_of(syntax: TransferSyntax, asked: Asked, fragment: int = 16378, schema: Schema = STANDARD) -> Answers:
+    return Answers(session_of(syntax, fragment, schema)[0], CONTEXT_ID, CFindRQ(7, FIND), asked)
 
 
 def text_of(rng: random.Random, tag: int) -> Any:
@@ -313,15 +315,11 @@ def test_commands_go_to_the_wire_trace() -> None:
 
 
 def test_a_private_attribute_has_the_vr_of_its_configuration() -> None:
-    before = extra.in_effect()
-    extra.use(extra.ExtraSet((extra.Extra(0x00191010, 1, "DS", "ACME 1.0"),)))
-    try:
-        asked = asked_of([0x00190012, 0x00191210], keys={0x00190012: b"ACME 1.0"})
-        answers = answers_of(EXPLICIT, asked)
-        match = Match(Level.STUDY, {0x00190012: b"ACME 1.0", 0x00191210: b"1.5"})
-        dataset = read_data_set(taken_apart(answers.encoded(match))[1], EXPLICIT)
-    finally:
-        extra.use(before)
+    schema = Schema(extra.ExtraSet((extra.Extra(0x00191010, 1, "DS", "ACME 1.0"),)))
+    asked = asked_of([0x00190012, 0x00191210], keys={0x00190012: b"ACME 1.0"})
+    answers = answers_of(EXPLICIT, asked, schema=schema)
+    match = Match(Level.STUDY, {0x00190012: b"ACME 1.0", 0x00191210: b"1.5"})
+    dataset = read_data_set(taken_apart(answers.encoded(match))[1], EXPLICIT)
     element = dataset.private_block(0x19, "ACME 1.0")[0x10]
     assert (element.VR, float(element.value)) == ("DS", 1.5)
 

@@ -89,7 +89,8 @@ class BatchIngestor:
         writer, length, crc = self._writer, item.payload_length, item.payload_crc
         try:
             entry = make_entry(
-                scan(item.payload, item.transfer_syntax_uid),
+                scan(item.payload, item.transfer_syntax_uid, writer.schema),
+                writer.schema,
                 transfer_syntax_uid=item.transfer_syntax_uid,
                 calling_ae_title=item.calling_ae_title,
                 sop_class_uid=item.sop_class_uid,

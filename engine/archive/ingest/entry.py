@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from engine.archive.ingest.request import Answer
-from engine.dicom import elements, extra, transfer_syntax
+from engine.dicom import elements, transfer_syntax
+from engine.dicom.schema import Schema
 from engine.errors import DataSetError, EngineError, InstanceRefused, Refusal
 from engine.index.format.entry import Entry
 from engine.storage.record import Position
@@ -48,14 +49,17 @@ class StampClock:
 
 
 def scan(
-    payload: Sequence[Buffer], transfer_syntax_uid: str, limits: elements.ScanLimits = elements.SCAN_LIMITS
+    payload: Sequence[Buffer],
+    transfer_syntax_uid: str,
+    schema: Schema,
+    limits: elements.ScanLimits = elements.SCAN_LIMITS,
 ) -> elements.Head:
     """What the index keeps of a whole data set. Raises InstanceRefused when it cannot be read."""
     syntax = transfer_syntax.of(transfer_syntax_uid)
     try:
         if len(payload) == 1:
-            return elements.extract(payload[0], syntax, limits=limits)
-        scanner = elements.Scanner(syntax, limits)
+            return elements.extract(payload[0], syntax, limits=limits, extractor=schema.extractor)
+        scanner = elements.Scanner(syntax, limits, schema.extractor)
         for piece in payload:
             scanner.feed(piece)
         return scanner.finish()
@@ -70,6 +74,7 @@ def unreadable(error: DataSetError) -> InstanceRefused:
 
 def make_entry(
     head: elements.Head,
+    schema: Schema,
     *,
     transfer_syntax_uid: str,
     calling_ae_title: str,
@@ -109,14 +114,15 @@ def make_entry(
         study=head.study,
         series=head.series,
         instance=head.instance,
-        mark=extra.in_effect().mark,
+        mark=schema.mark,
     )
 
 
-def entry_of(head: elements.Head, request: StoreRequest) -> Entry:
+def entry_of(head: elements.Head, schema: Schema, request: StoreRequest) -> Entry:
     """The same, as a front end asks for it."""
     return make_entry(
         head,
+        schema,
         transfer_syntax_uid=request.transfer_syntax_uid,
         calling_ae_title=request.calling_ae_title,
         sop_class_uid=request.sop_class_uid,

@@ -87,7 +87,9 @@ class Ingestor:
             self._loop.create_task(self._scan_and_store(data_set, request, done))
             return
         try:
-            head: Head | InstanceRefused = scan(data_set.buffers, request.transfer_syntax_uid, request.limits)
+            head: Head | InstanceRefused = scan(
+                data_set.buffers, request.transfer_syntax_uid, self._writer.schema, request.limits
+            )
         except InstanceRefused as error:
             head = error
         self._store_scanned(data_set, request, head, done)
@@ -136,9 +138,9 @@ class Ingestor:
         try:
             if transfer_syntax.of(request.transfer_syntax_uid).deflated:
                 return await self._committer.blocking(
-                    lambda: scan(data_set.buffers, request.transfer_syntax_uid, request.limits)
+                    lambda: scan(data_set.buffers, request.transfer_syntax_uid, self._writer.schema, request.limits)
                 )
-            return scan(data_set.buffers, request.transfer_syntax_uid, request.limits)
+            return scan(data_set.buffers, request.transfer_syntax_uid, self._writer.schema, request.limits)
         except InstanceRefused as error:
             return error
 
@@ -151,7 +153,7 @@ class Ingestor:
             committer.check_in_time()
             if isinstance(head, InstanceRefused):
                 raise head
-            entry = entry_of(head, request)
+            entry = entry_of(head, self._writer.schema, request)
             stored = self._resolver.look_up(entry, length, crc)
             decision: Decision | None = None
             if entry.stamp:

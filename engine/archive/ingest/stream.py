@@ -46,7 +46,9 @@ class StreamedRecord:
     def __init__(self, writer: Writer, request: StoreRequest) -> None:
         self._writer = writer
         self._request = request
-        self._scanner = elements.Scanner(transfer_syntax.of(request.transfer_syntax_uid), request.limits)
+        self._scanner = elements.Scanner(
+            transfer_syntax.of(request.transfer_syntax_uid), request.limits, writer.schema.extractor
+        )
         self._settled: Entry | None = None
         self._appender: StreamAppender | None = None
         self.head: elements.Head | None = None
@@ -71,7 +73,7 @@ class StreamedRecord:
             raise unreadable(error) from error
         if self._settled is None and self._scanner.is_settled:
             self.head = self._scanner.so_far()
-            self._settled = entry_of(self.head, self._request)
+            self._settled = entry_of(self.head, self._writer.schema, self._request)
 
     def append(self, buffers: Sequence[Buffer], length: int) -> None:
         """Writes the next part. Raises StorageFull or StorageFailed."""
@@ -89,7 +91,7 @@ class StreamedRecord:
             self.head = self._scanner.finish()
         except DataSetError as error:
             raise unreadable(error) from error
-        return entry_of(self.head, self._request)
+        return entry_of(self.head, self._writer.schema, self._request)
 
     def finish(self, entry: Entry, crc: int) -> None:
         """Ends the record as that of the instance, durably; fills the entry's position, stamp and flags.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from engine import log as logs
 from engine.archive.ingest.entry import StampClock
 from engine.archive.ingest.resolver import VERSIONS_MAX, Resolver
+from engine.dicom.schema import Schema
 from engine.errors import StorageFailed, StorageFull
 from engine.index.format.entry import HEAL, Entry, Quarantined
 from engine.index.format.types import Outcome, SegmentMark
@@ -41,6 +42,11 @@ class Writer:
         self._sealing = threading.Lock()
         self._sealed: dict[int, SegmentMark] = {}
         """Sealed segments that the index has not been told of yet."""
+
+    @property
+    def schema(self) -> Schema:
+        """Which attributes of its instances the archive keeps."""
+        return self.index.schema
 
     def next_stamp(self, after: int = 0) -> int:
         """A stamp above all that this writer gave and above `after`."""

@@ -53,7 +53,7 @@ from engine.index.database.environment import Environment
 from engine.index.format import keys
 from engine.index.format.entry import Correction, Operation
 from engine.index.format.rows import UidRow, scan_prefix
-from engine.index.format.statements import LEVEL_OF, PART_COUNT_STUDY, blob_of
+from engine.index.format.statements import PART_COUNT_STUDY, blob_of
 from engine.storage.record import Kind
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def correct_patient(
     archive: Archive, patient: Patient, attributes: Mapping[int, str], *, by: str, reason: str
 ) -> Corrected:
     """Sets attributes of a patient; "" is no value. Raises as all of these: see `_record`."""
-    items = _items(attributes, (PATIENT,))
+    items = _items(archive, attributes, (PATIENT,))
 
     def decide(txn: Any, environment: Environment) -> _Decision:
         found = known(txn, environment, patient)
@@ -92,7 +92,7 @@ def correct_study(
     archive: Archive, study_instance_uid: str, attributes: Mapping[int, str], *, by: str, reason: str
 ) -> Corrected:
     """Sets attributes of a study, those of the patient level for this study alone."""
-    items = _items(attributes, (PATIENT, STUDY))
+    items = _items(archive, attributes, (PATIENT, STUDY))
 
     def decide(txn: Any, environment: Environment) -> _Decision:
         _study(txn, environment, study_instance_uid)
@@ -111,7 +111,7 @@ def correct_series(
     reason: str,
 ) -> Corrected:
     """Sets attributes of a series; the study need be said only where its UID occurs in two."""
-    items = _items(attributes, (SERIES,))
+    items = _items(archive, attributes, (SERIES,))
 
     def decide(txn: Any, environment: Environment) -> _Decision:
         study_uid = _study_of_series(txn, environment, series_instance_uid, study_instance_uid)
@@ -164,7 +164,7 @@ def split(
 
     Other attributes stay what the studies say: what was set of the patient that they leave is not of the new one.
     """
-    set_items = _items(attributes or {}, (PATIENT,), may_be_none=True)
+    set_items = _items(archive, attributes or {}, (PATIENT,), may_be_none=True)
 
     def decide(txn: Any, environment: Environment) -> _Decision:
         found = unknown(txn, environment, new)
@@ -282,14 +282,16 @@ def _study_of_series(txn: Any, environment: Environment, uid: str, study_uid: st
     return uids[0]
 
 
-def _items(attributes: Mapping[int, str], levels: tuple[int, ...], *, may_be_none: bool = False) -> dict[int, bytes]:
+def _items(
+    archive: Archive, attributes: Mapping[int, str], levels: tuple[int, ...], *, may_be_none: bool = False
+) -> dict[int, bytes]:
     """Attributes as a correction keeps them. Raises CorrectionRefused."""
     if not attributes and not may_be_none:
         raise CorrectionRefused("no attribute is named")
     items = {}
     for tag, text in attributes.items():
         name = tags.keyword_of(tag)
-        level = LEVEL_OF.get(tag)
+        level = archive.schema.level_of.get(tag)
         if tag in IDENTITY:
             raise CorrectionRefused(f"{name} says which patient it is: merge the patient, or move the study")
         if level is None:
@@ -297,7 +299,7 @@ def _items(attributes: Mapping[int, str], levels: tuple[int, ...], *, may_be_non
         if level not in levels or tag in _NEVER_SET:
             wanted = " or ".join(_LEVEL_NAMES[wanted] for wanted in levels)
             raise CorrectionRefused(f"{name} is no attribute of the {wanted} level that can be set")
-        check_value(tag, text)
+        check_value(tag, archive.schema.vr_of(tag), text)
         items[tag] = text.rstrip(" ").encode()
     return items
 

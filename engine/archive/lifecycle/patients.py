@@ -15,7 +15,6 @@ from engine.index.apply.corrections import merge_of, patients_with, uncorrected_
 from engine.index.apply.overlay import PATIENT, key_of_patient
 from engine.index.database.environment import Environment
 from engine.index.format.rows import scan_prefix
-from engine.index.format.statements import LEVEL_OF
 
 IDENTITY = (tags.PatientID, tags.IssuerOfPatientID, tags.IssuerOfPatientIDQualifiersSequence)
 """What says who a patient is; the last of it only repeats the issuer in other words."""
@@ -109,7 +108,7 @@ def _named(patient: Patient) -> tuple[bytes, tuple[bytes, bytes]]:
     """Key, ID and issuer of a patient that need not be known. Raises CorrectionRefused."""
     texts = (patient.patient_id.strip(" "), (patient.issuer or "").strip(" "))
     for tag, text in zip(IDENTITY, texts, strict=False):
-        check_value(tag, text)
+        check_value(tag, tags.vr_of(tag), text)
         if "\\" in text:
             raise CorrectionRefused(f"{tags.keyword_of(tag)} cannot have two values")
     names = (texts[0].encode(), texts[1].encode())
@@ -122,13 +121,12 @@ def called(txn: Any, environment: Environment, patient: Known) -> dict[int, byte
     if not patient.studies:
         return identity
     known = uncorrected_patient(txn, environment, patient.key)
-    at_level = {tag: known.get(tag, b"") for tag, level in LEVEL_OF.items() if level == PATIENT}
+    at_level = {tag: known.get(tag, b"") for tag, level in environment.schema.level_of.items() if level == PATIENT}
     return {**at_level, **dict(zip(IDENTITY, patient.names, strict=False))}
 
 
-def check_value(tag: int, text: str) -> None:
+def check_value(tag: int, vr: str, text: str) -> None:
     """Raises CorrectionRefused for what the VR does not allow."""
-    vr = tags.vr_of(tag)
     what = f"its VR is {vr}, which is no text" if vr in _TEXTLESS_VRS and text else conformance.fault(vr, text)
     if what:
         raise CorrectionRefused(f"{tags.keyword_of(tag)} cannot be set to that: {what}")

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from engine import log
 from engine.archive import completeness, extras, locks
 from engine.archive.pace import Pace
-from engine.dicom import elements, extra, transfer_syntax
+from engine.dicom import elements, transfer_syntax
 from engine.errors import ArchiveInUse, CorruptRecord, DataSetError, IndexError_, SegmentGone, StorageError
 from engine.index.format.entry import Entry
 from engine.storage import hints, segment
@@ -84,11 +84,12 @@ class Reindexer:
     @property
     def is_concerned(self) -> bool:
         """Whether the archive has ever had extra attributes."""
-        return bool(extra.in_effect().number) or extras.has_record(self._archive.layout, self._archive.files)
+        archive = self._archive
+        return bool(archive.schema.extra_set.number) or extras.has_record(archive.layout, archive.files)
 
     def lacking(self) -> list[int]:
         """The sealed segments that are not under the set in effect yet, in ascending order."""
-        digest = extra.in_effect().digest
+        digest = self._archive.schema.extra_set.digest
         notes = self._archive.index.amended()
         return sorted(
             segment_id
@@ -122,7 +123,7 @@ class Reindexer:
         total_bytes = sum(sealed.values())
         left_bytes = sum(sealed.get(segment_id, 0) for segment_id in lacking)
         return {
-            "attributes": len(extra.in_effect().extras),
+            "attributes": len(self._archive.schema.extra_set.extras),
             "running": bool(lacking),
             "progress": round(1 - left_bytes / total_bytes, 4) if total_bytes else 1.0,
             "segments_left": len(lacking),
@@ -151,7 +152,7 @@ class Reindexer:
         archive = self._archive
         mark = archive.index.segment_marks()[segment_id]
         note = archive.index.amended().get(segment_id)
-        start = note[1] if note is not None and note[0] == extra.in_effect().digest else 0
+        start = note[1] if note is not None and note[0] == self._archive.schema.extra_set.digest else 0
         fd = archive.files.open(segment.segment_path(archive.layout.segments, segment_id), os.O_RDONLY)
         try:
             try:
@@ -167,7 +168,7 @@ class Reindexer:
             archive.files.close(fd)
 
     def _amend(self, under: _Under) -> None:
-        mark = extra.in_effect().mark
+        mark = self._archive.schema.mark
         entries: list[Entry] = []
         looked_at = 0
         reached = under.end
@@ -191,7 +192,7 @@ class Reindexer:
         counters["extracted"] += len(entries)
         if entries:
             self._say()
-        digest = extra.in_effect().digest
+        digest = self._archive.schema.extra_set.digest
         counters["changed"] += self._archive.index.restate(entries, under.segment_id, digest, reached)
         if reached == under.end:
             counters["segments"] += 1
@@ -226,7 +227,7 @@ class Reindexer:
             study=head.study,
             series=head.series,
             instance=head.instance,
-            mark=extra.in_effect().mark,
+            mark=self._archive.schema.mark,
         )
 
     def _head(self, entry: Entry) -> elements.Head:
@@ -241,7 +242,14 @@ class Reindexer:
                 self._archive.reader.check(position, crc32c(data))
             return data
 
-        head = elements.scan_at(read, position.payload_length, syntax, limits=completeness.LIMITS, to_the_end=False)
+        head = elements.scan_at(
+            read,
+            position.payload_length,
+            syntax,
+            limits=completeness.LIMITS,
+            extractor=self._archive.schema.extractor,
+            to_the_end=False,
+        )
         if head.sop_instance_uid != entry.sop_instance_uid or not _same_owners(head, entry):
             raise CorruptRecord("its UIDs are not those it was stored under", position.segment_id, position.offset)
         return head

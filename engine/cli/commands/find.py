@@ -8,12 +8,16 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import click
 
 from engine.cli import backend, options, output, query
 from engine.cli.options import Settings, with_settings
 from engine.dicom import plain_values, tags
+
+if TYPE_CHECKING:
+    from engine.dicom.schema import Schema
 
 SHOWN_MAX = 200
 """Matches that a terminal shows unless it is told to show all."""
@@ -90,6 +94,7 @@ def command(
         wanted = replace(wanted, values={**wanted.values, zone: timezone})
     wanted = replace(wanted, options=frozenset(options_on))
     config = settings.load()
+    schema = backend.schema(config)
     facts: dict[str, object] = {}
     if explain:
         matches, facts = backend.explain(config, wanted, limit, offset)
@@ -97,23 +102,24 @@ def command(
     else:
         found = backend.find(config, wanted, limit, offset)
     is_cut = output.on_terminal() and not (output.as_json() or limit or everything)
-    shown = _rows(wanted, islice(found, SHOWN_MAX) if is_cut else found)
-    count = output.write_list(shown, [_column(tag) for tag in wanted.columns], shown=_text)
+    shown = _rows(wanted, schema, islice(found, SHOWN_MAX) if is_cut else found)
+    count = output.write_list(shown, [_column(tag, schema) for tag in wanted.columns], shown=_text)
     if is_cut and count == SHOWN_MAX:
         _tell_more(found, offset)
     elif output.on_terminal() and not output.as_json():
         output.complain(f"matches: {count}")
     if explain:
         output.write_aside(facts)
-    for tag in backend.not_kept(wanted):
+    for tag in backend.not_kept(wanted, schema):
         output.complain(f"{tags.keyword_of(tag)} is not indexed: no match shows a value of it")
     if backend.is_reindexing(config, wanted):
         output.complain("re-indexing is under way: what was stored before may not be found by all of these keys yet")
 
 
-def _rows(wanted: query.Keys, found: Iterable[Mapping[int, bytes]]) -> Iterator[dict[str, object]]:
+def _rows(wanted: query.Keys, schema: Schema, found: Iterable[Mapping[int, bytes]]) -> Iterator[dict[str, object]]:
+    vr_of = schema.vr_of
     for match in found:
-        yield {tags.keyword_of(tag): plain_values.value_of(tag, match.get(tag, b"")) for tag in wanted.columns}
+        yield {tags.keyword_of(tag): plain_values.value_of(tag, match.get(tag, b""), vr_of) for tag in wanted.columns}
 
 
 def _text(row: Mapping[str, object]) -> Mapping[str, object]:
@@ -121,9 +127,10 @@ def _text(row: Mapping[str, object]) -> Mapping[str, object]:
     return {name: value if isinstance(value, int) else plain_values.as_text(value) for name, value in row.items()}
 
 
-def _column(tag: int) -> output.Column:
-    name, form = tags.keyword_of(tag), query.form_of(tag)
-    return output.Column(name, HEADS.get(name, name), form, NAME_WIDTH_MIN if query.is_person_name(tag) else 0)
+def _column(tag: int, schema: Schema) -> output.Column:
+    name, vr = tags.keyword_of(tag), schema.vr_of(tag)
+    form = query.form_of(tag, vr)
+    return output.Column(name, HEADS.get(name, name), form, NAME_WIDTH_MIN if vr == "PN" else 0)
 
 
 def _tell_more(found: Iterator[object], offset: int) -> None:

@@ -151,7 +151,7 @@ class Entities:
     def settle(self, txn: Any, entry: Entry, order: bytes) -> Remembered:
         """Makes sure that patient, study, series and both statements of an instance are there."""
         environment = self._environment
-        stated = Statement.of(entry)
+        stated = Statement.of(entry, environment.schema)
         study_id, first = self._studies.get((stated.study_instance_uid, stated.study_digest), (b"", b""))
         if not study_id or order < first:
             study_id = self._settle_study(txn, stated, order)
@@ -196,7 +196,7 @@ class Entities:
         txn.put(series_id, head + uid + facts_of(order, stated.series), db=environment.series)
         items = stated.items[2]
         self.counts[study_id + series_id] = Counts(0, 1, 0, pack_tail(items.get(tags.Modality, b""), ()))
-        self._new_keys += [(key, series_id) for key in terms.search_keys(items)]
+        self._new_keys += [(key, series_id) for key in terms.search_keys(items, environment.schema)]
         return series_id
 
     def _add_study(self, txn: Any, study_key: bytes, stated: Statement, order: bytes) -> bytes:
@@ -226,7 +226,7 @@ class Entities:
         head = keys.UID_HEAD.pack(keys.ID.unpack(patient_id)[0], 1, len(uid))
         txn.put(study_id, head + uid + facts_of(order, stated.patient, stated.study), db=environment.studies)
         items = stated.items[0] | stated.items[1]
-        self._new_keys += [(key, study_id) for key in terms.search_keys(items)]
+        self._new_keys += [(key, study_id) for key in terms.search_keys(items, environment.schema)]
         self._texts.add(txn, study_id, items)
         return study_id
 
@@ -374,8 +374,8 @@ class Entities:
     def _search_changed(self, txn: Any, owner: bytes, before: Mapping[int, bytes], after: Mapping[int, bytes]) -> None:
         """Brings the keys of `search` from one set of facts to another."""
         table = self._environment.search
-        old = terms.search_keys(before)
-        new = terms.search_keys(after)
+        old = terms.search_keys(before, self._environment.schema)
+        new = terms.search_keys(after, self._environment.schema)
         if gone := old - new:
             self._put_new_keys(txn)
             for key in gone:

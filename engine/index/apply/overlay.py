@@ -33,7 +33,7 @@ from engine.index.database.environment import Environment
 from engine.index.format import keys
 from engine.index.format.entry import Operation
 from engine.index.format.rows import scan_prefix
-from engine.index.format.statements import LEVEL_OF, Facts
+from engine.index.format.statements import Facts
 
 PATIENT = 0
 STUDY = 1
@@ -132,9 +132,10 @@ class Overlay:
         for one in own:
             if one.operation == Operation.CORRECT:
                 said.set(one.stamp, 2, one.stamp, one.items)
+        level_of = environment.schema.level_of
         parts: list[Part] = [{}, {}]
         for tag, order, value in said.result():
-            part = PATIENT if LEVEL_OF.get(tag) == PATIENT else STUDY
+            part = PATIENT if level_of.get(tag) == PATIENT else STUDY
             if value or stated.parts[part].get(tag, (b"", b""))[1]:
                 parts[part][tag] = (order, value)
         return parts

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import IndexError_
 from engine.index.apply.history import told_key
-from engine.index.format import keys, terms
+from engine.index.format import keys
 from engine.index.format.entry import Entry
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def drop_unsearched(environment: Environment, txn: Any, count_max: int) -> bool:
         found = cursor.first()
         while found:
             tag = int.from_bytes(cursor.key()[:4], "big")
-            if terms.is_searched(tag):
+            if tag in environment.schema.searched:
                 found = cursor.set_range((tag + 1).to_bytes(4, "big"))
                 continue
             if not count_max:

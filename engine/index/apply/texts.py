@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from engine.dicom import tags
 from engine.index.database.environment import Environment
 from engine.index.format import keys
-from engine.index.format.terms import is_person_name, normal_values, plain_text
+from engine.index.format.terms import normal_values, plain_text
 
 if TYPE_CHECKING:
     from engine.index.query.walk import Walk
@@ -43,6 +43,7 @@ TEXTS = frozenset(
     )
 )
 """The attributes, all of patient or study, that have texts."""
+_VRS = {tag: tags.vr_of(tag) for tag in TEXTS}
 TEXT_BYTES_MAX = 256
 """Longer texts are cut; LO and PN have 64 characters a value or group."""
 BLOCK_BITS = 6
@@ -60,12 +61,13 @@ _CUT = b"\xfe"
 @lru_cache(maxsize=4096)
 def _texts_of(tag: int, value: bytes) -> tuple[bytes, ...]:
     """The texts of a stored value."""
-    normals = normal_values(tag, value)
+    vr = _VRS[tag]
+    normals = normal_values(vr, value)
     if len(normals) == 1 and "=" not in normals[0]:
         return (_bounded(normals[0].encode("utf-8", "replace")),)
     found = set()
     for normal in normals:
-        for text in normal.split("=") if is_person_name(tag) else (normal,):
+        for text in normal.split("=") if vr == "PN" else (normal,):
             if text:
                 found.add(_bounded(text.encode("utf-8", "replace")))
     return tuple(sorted(found))
@@ -93,7 +95,7 @@ class Texts:
         mark = bytes((_START, _SLOT_MARK | number & _SLOTS))
         for tag in TEXTS & items.keys():
             value = items[tag]
-            plain = plain_text(tag, value)
+            plain = plain_text(_VRS[tag], value)
             texts = _texts_of(tag, value) if plain is None else (_bounded(plain),) if plain else ()
             if texts:
                 row = self._row(txn, keys.PAIR.pack(tag, block))

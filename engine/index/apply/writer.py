@@ -400,7 +400,7 @@ class Writer:
             patient,
             study,
             series,
-            canonical(row[keys.INSTANCE.size :], read_name(txn, environment, set_id)),
+            canonical(row[keys.INSTANCE.size :], read_name(txn, environment, set_id), environment.schema),
         )
         return Told(
             told_key(stamp, position),

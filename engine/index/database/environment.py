@@ -27,6 +27,7 @@ from typing import Any
 
 import lmdb
 
+from engine.dicom.schema import STANDARD, Schema
 from engine.errors import (
     DataSetError,
     EngineError,
@@ -173,10 +174,20 @@ class Environment:
     segments: Any
     meta: Any
 
-    def __init__(self, directory: str, files: Files, *, read_only: bool = False, map_bytes: int = MAP_BYTES) -> None:
+    def __init__(
+        self,
+        directory: str,
+        files: Files,
+        *,
+        read_only: bool = False,
+        map_bytes: int = MAP_BYTES,
+        schema: Schema = STANDARD,
+    ) -> None:
         """Opens the index and creates it if there is none. Raises IndexError_; IndexOutdated: make it anew."""
         self.directory = directory
         self.files = files
+        self.schema = schema
+        """Which attributes the rows hold, and how."""
         self.read_only = read_only
         self._pid = os.getpid()
         self._forked = False

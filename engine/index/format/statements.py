@@ -28,8 +28,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from engine.dicom import charset, elements, extra, tags
+from engine.dicom import charset, elements, tags
 from engine.dicom.elements import blob_items
+from engine.dicom.schema import Schema
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 from engine.errors import DataSetError
 from engine.index.format import keys
@@ -53,17 +54,9 @@ def blob_of(items: Mapping[int, bytes]) -> bytes:
     return b"".join([_ITEM.pack(tag, len(items[tag])) + items[tag] for tag in sorted(items)])
 
 
-@lru_cache(maxsize=4096)
-def _vr_of(tag: int) -> str:
-    return tags.vr_of(tag)
-
-
-extra.when_changed(_vr_of.cache_clear)
-
-
-def utf_8(tag: int, value: bytes, character_set: bytes) -> bytes:
+def utf_8(tag: int, value: bytes, character_set: bytes, schema: Schema) -> bytes:
     """A value of a blob with its text in UTF-8."""
-    vr = _vr_of(tag)
+    vr = schema.vr_of(tag)
     if vr in _BINARY_VRS:
         return value
     if vr == "SQ":
@@ -76,12 +69,12 @@ def utf_8(tag: int, value: bytes, character_set: bytes) -> bytes:
     return charset.decode(value, character_set, vr).encode("utf-8", "replace")
 
 
-def canonical(blob: bytes, character_set: bytes) -> bytes:
+def canonical(blob: bytes, character_set: bytes, schema: Schema) -> bytes:
     """A level blob with its texts in UTF-8. Canonical blobs stay as they are when given `charset.UTF_8`."""
-    return _canonical(blob, character_set)[0]
+    return _canonical(blob, character_set, schema)[0]
 
 
-def _canonical(blob: bytes, character_set: bytes) -> tuple[bytes, dict[int, bytes]]:
+def _canonical(blob: bytes, character_set: bytes, schema: Schema) -> tuple[bytes, dict[int, bytes]]:
     """The same and its items."""
     items = blob_items(blob)
     texts = b"".join(items.values())
@@ -93,7 +86,7 @@ def _canonical(blob: bytes, character_set: bytes) -> tuple[bytes, dict[int, byte
     plain_bytes = 0
     before = -1
     for tag, value in items.items():
-        text = utf_8(tag, value, character_set)
+        text = utf_8(tag, value, character_set, schema)
         if text is value and tag > before:
             plain_bytes += _ITEM.size + len(value)
         items[tag] = text
@@ -153,10 +146,12 @@ class Statement:
     series_digest: bytes
 
     @classmethod
-    def of(cls, entry: Entry) -> Statement:
+    def of(cls, entry: Entry, schema: Schema) -> Statement:
         """The statement of an instance."""
-        patient, study, study_digest, of_patient, of_study = _of_study(entry.patient, entry.study, entry.character_set)
-        series, of_series = _canonical(entry.series, entry.character_set)
+        patient, study, study_digest, of_patient, of_study = _of_study(
+            entry.patient, entry.study, entry.character_set, schema
+        )
+        series, of_series = _canonical(entry.series, entry.character_set, schema)
         return cls(
             of_study.get(tags.StudyInstanceUID, b""),
             of_series.get(tags.SeriesInstanceUID, b""),
@@ -171,11 +166,11 @@ class Statement:
 
 @lru_cache(maxsize=256)
 def _of_study(
-    patient: bytes, study: bytes, character_set: bytes
+    patient: bytes, study: bytes, character_set: bytes, schema: Schema
 ) -> tuple[bytes, bytes, bytes, dict[int, bytes], dict[int, bytes]]:
     """Both blobs in canonical form, their digest, their items; the series of a study arrive together."""
-    patient, of_patient = _canonical(patient, character_set)
-    study, of_study = _canonical(study, character_set)
+    patient, of_patient = _canonical(patient, character_set, schema)
+    study, of_study = _canonical(study, character_set, schema)
     return patient, study, keys.digest_of(patient, study), of_patient, of_study
 
 
@@ -328,5 +323,3 @@ PART_COUNT_STUDY = 2
 """Patient, study."""
 PART_COUNT_SERIES = 1
 PART_COUNT_PATIENT = 1
-
-LEVEL_OF = extra.LEVEL_OF

@@ -17,24 +17,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
-from engine.dicom import extra, phonetic, tags, values
+from engine.dicom import phonetic, tags, values
+from engine.dicom.attributes import SEARCHED
+from engine.dicom.schema import Schema
 from engine.index.format import keys
 
-SEARCHED: tuple[int, ...] = (
-    tags.PatientID,
-    tags.AccessionNumber,
-    tags.StudyID,
-    tags.PatientName,
-    tags.OtherPatientIDs,
-    tags.PatientBirthDate,
-    tags.StudyDate,
-    tags.ReferringPhysicianName,
-    tags.StudyTime,
-    tags.PerformedProcedureStepStartDate,
-    tags.StudyDescription,
-    tags.Modality,
-)
-"""The attributes that have keys in `search`, the most selective ones first."""
 SOUNDED = frozenset((tags.PatientName, tags.ReferringPhysicianName))
 """Person names that have keys by sound: some four keys a name."""
 
@@ -42,7 +29,6 @@ WHOLE = b"\0"
 WORD = b"\1"
 SOUND = b"\2"
 
-_searched = set(SEARCHED)
 _KEPT_AS = {tags.ModalitiesInStudy: tags.Modality}
 """Computed attributes: the keys of what they are computed from."""
 _WORD_BREAK = re.compile(r"[\^= ]+")
@@ -55,34 +41,23 @@ Range = tuple[bytes, bytes]
 """Keys of `search` from the first, without the second."""
 
 
-@lru_cache(maxsize=4096)
-def _vr_of(tag: int) -> str:
-    return tags.vr_of(tag)
-
-
-def is_person_name(tag: int) -> bool:
-    """Whether the attribute has the VR PN."""
-    return _vr_of(tag) == "PN"
-
-
-def normal_values(tag: int, value: bytes) -> tuple[str, ...]:
+def normal_values(vr: str, value: bytes) -> tuple[str, ...]:
     """The normal forms of a stored value, in UTF-8, without empty ones."""
-    return _normal_values(tag, value) if len(value) <= _CACHED_BYTES_MAX else _normal_values.__wrapped__(tag, value)
+    return _normal_values(vr, value) if len(value) <= _CACHED_BYTES_MAX else _normal_values.__wrapped__(vr, value)
 
 
 @lru_cache(maxsize=1024)
-def _normal_values(tag: int, value: bytes) -> tuple[str, ...]:
-    vr = _vr_of(tag)
+def _normal_values(vr: str, value: bytes) -> tuple[str, ...]:
     texts = values.split(vr, value.decode("utf-8", "replace"))
     return tuple([normal for normal in [values.normalise(vr, text) for text in texts] if normal])
 
 
-def plain_text(tag: int, value: bytes) -> bytes | None:
+def plain_text(vr: str, value: bytes) -> bytes | None:
     """The only normal form of a value that plainly has no other than itself without padding; None if it is not plain.
 
     What most values are whose texts are all different, so that nothing is won by remembering them.
     """
-    if _vr_of(tag) in _PLAIN_VRS and value.isascii() and b"\\" not in value:
+    if vr in _PLAIN_VRS and value.isascii() and b"\\" not in value:
         return value.strip(b" \0")
     return None
 
@@ -92,27 +67,29 @@ def words_of(normal: str) -> list[str]:
     return [word for word in _WORD_BREAK.split(normal) if word]
 
 
-def search_keys(items: Mapping[int, bytes]) -> set[bytes]:
+def search_keys(items: Mapping[int, bytes], schema: Schema) -> set[bytes]:
     """The keys of `search` for an entity with these attributes."""
     found: set[bytes] = set()
+    searched, vr_of = schema.searched, schema.vr_of
     for tag, value in items.items():
-        if not value or tag not in _searched:
+        if not value or tag not in searched:
             continue
-        plain = plain_text(tag, value)
+        vr = vr_of(tag)
+        plain = plain_text(vr, value)
         if plain is not None:
             if plain:
                 found.add(keys.search_key(tag, plain, WHOLE))
             continue
-        found |= _keys_of(tag, value) if len(value) <= _CACHED_BYTES_MAX else _keys_of.__wrapped__(tag, value)
+        found |= _keys_of(tag, vr, value) if len(value) <= _CACHED_BYTES_MAX else _keys_of.__wrapped__(tag, vr, value)
     return found
 
 
 @lru_cache(maxsize=8192)
-def _keys_of(tag: int, value: bytes) -> frozenset[bytes]:
+def _keys_of(tag: int, vr: str, value: bytes) -> frozenset[bytes]:
     """The keys of `search` for an attribute."""
     found = set()
-    is_name = is_person_name(tag)
-    for normal in normal_values(tag, value):
+    is_name = vr == "PN"
+    for normal in normal_values(vr, value):
         if not is_name:
             found.add(_key(tag, WHOLE, normal))
             continue
@@ -125,30 +102,9 @@ def _keys_of(tag: int, value: bytes) -> frozenset[bytes]:
     return frozenset(found)
 
 
-def keys_of(tag: int, value: bytes) -> frozenset[bytes]:
-    """The keys of `search` that an attribute has if it is searched."""
-    return _keys_of.__wrapped__(tag, value)
-
-
-def is_searched(tag: int) -> bool:
-    """Whether the attribute has keys."""
-    return tag in _searched
-
-
 def rank(tag: int) -> int:
     """The place of a searched attribute: SEARCHED, then the extra ones."""
     return SEARCHED.index(tag) if tag in SEARCHED else len(SEARCHED)
-
-
-def _take_extras() -> None:
-    _vr_of.cache_clear()
-    _normal_values.cache_clear()
-    _keys_of.cache_clear()
-    _searched.clear()
-    _searched.update(SEARCHED, (one.tag for one in extra.in_effect().extras if one.is_searched))
-
-
-extra.when_changed(_take_extras)
 
 
 @lru_cache(maxsize=4096)
@@ -163,22 +119,25 @@ def _key(tag: int, kind: bytes, text: str) -> bytes:
 # ranges ----------------------------------------------------------------------------------------------
 
 
-def ranges_between(tag: int, low: str, high: str) -> list[Range] | None:
+def ranges_between(tag: int, low: str, high: str, schema: Schema) -> list[Range] | None:
     """Where all normal forms from `low` to `high` stand; None if the attribute is not in `search`."""
     tag = _KEPT_AS.get(tag, tag)
-    if tag not in _searched:
+    if tag not in schema.searched:
         return None
     start = _key(tag, WHOLE, low)
     end = _key(tag, WHOLE, "") + b"\xff" if high == "\uffff" else _key(tag, WHOLE, high) + b"\0"
     return [(start, end)] if start < end else []
 
 
-def ranges_of_patterns(tag: int, patterns: Sequence[Sequence[str]], *, wildcards: bool) -> list[Range] | None:
+def ranges_of_patterns(
+    tag: int, patterns: Sequence[Sequence[str]], schema: Schema, *, wildcards: bool
+) -> list[Range] | None:
     """Where everything stands that meets one of these patterns, each the groups of a normal form; None: anywhere."""
     tag = _KEPT_AS.get(tag, tag)
-    if tag not in _searched:
+    if tag not in schema.searched:
         return None
-    found = [_range_of_pattern(tag, groups, wildcards) for groups in patterns]
+    is_name = schema.vr_of(tag) == "PN"
+    found = [_range_of_pattern(tag, groups, wildcards, is_name) for groups in patterns]
     return None if None in found else [item for item in found if item is not None]
 
 
@@ -198,7 +157,7 @@ def ranges_of_words(tag: int, words: Iterable[tuple[str, bool]]) -> list[list[Ra
     return found
 
 
-def pieces_of_patterns(tag: int, patterns: Sequence[Sequence[str]]) -> tuple[bytes, ...]:
+def pieces_of_patterns(tag: int, patterns: Sequence[Sequence[str]], schema: Schema) -> tuple[bytes, ...]:
     """For each pattern a piece that one text of every value holds that meets it; empty if one has no such piece.
 
     What a pattern begins with is none where that has ranges.
@@ -206,7 +165,7 @@ def pieces_of_patterns(tag: int, patterns: Sequence[Sequence[str]]) -> tuple[byt
     found = []
     for groups in patterns:
         split = [split_wildcards(group) for group in groups]
-        if tag in _searched:
+        if tag in schema.searched:
             split = [pieces[1:] if pieces and pieces[0] not in ("*", "?") else pieces for pieces in split]
         piece = max([piece for pieces in split for piece in pieces if piece not in ("*", "?")], key=len, default="")
         if not piece:
@@ -230,14 +189,14 @@ def describe(ranges: Sequence[Range]) -> str:
     return f"{name} word {kind}" if start[4:5] == WORD else f"{name} {kind}"
 
 
-def _range_of_pattern(tag: int, groups: Sequence[str], wildcards: bool) -> Range | None:
+def _range_of_pattern(tag: int, groups: Sequence[str], wildcards: bool, is_name: bool) -> Range | None:
     group = next((group for group in groups if group.strip("*")), "")
     if not wildcards or not ("*" in group or "?" in group):
         return _exact(tag, WHOLE, group) if group else None
     pieces = split_wildcards(group)
     if pieces[0] not in ("*", "?"):
         return _beginning(tag, WHOLE, pieces[0])
-    return _word_range(tag, pieces) if is_person_name(tag) else None
+    return _word_range(tag, pieces) if is_name else None
 
 
 def _word_range(tag: int, pieces: Sequence[str]) -> Range | None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from engine.dicom import keywords, plain_values, tags
 from engine.dicom.identifier import Identifier
+from engine.dicom.schema import STANDARD, Schema
 from engine.errors import QueryError
 from engine.storage.record import Position
 
@@ -179,14 +180,19 @@ class Match:
     numbers in little endian, a sequence as its items in Explicit VR Little Endian; b"" where there is no value."""
     unsupported: bool = False
     """Some requested key is not known here (status FF01)."""
+    schema: Schema = field(default=STANDARD, repr=False, compare=False)
+    """Of the archive that it is from."""
 
     def __getitem__(self, name: str) -> Any:
         """The value of an attribute by its keyword, as Python has it. Raises KeyError when it was not asked for."""
         tag = keywords.tag_of(name)
         if tag is None or tag not in self.attributes:
             raise KeyError(name)
-        return plain_values.value_of(tag, self.attributes[tag])
+        return plain_values.value_of(tag, self.attributes[tag], self.schema.vr_of)
 
     def to_dict(self) -> dict[str, Any]:
         """Keyword → value, in the order of tags."""
-        return {tags.keyword_of(tag): plain_values.value_of(tag, value) for tag, value in self.attributes.items()}
+        vr_of = self.schema.vr_of
+        return {
+            tags.keyword_of(tag): plain_values.value_of(tag, value, vr_of) for tag, value in self.attributes.items()
+        }

@@ -24,7 +24,6 @@ from engine.dicom import tags
 from engine.index.apply.texts import TEXTS, Scan, Sieve
 from engine.index.format import keys, terms
 from engine.index.format.rows import scan_prefix
-from engine.index.format.statements import LEVEL_OF
 from engine.index.format.terms import Range
 from engine.index.format.types import Level
 
@@ -189,6 +188,8 @@ class _Asked:
     """The ranges of one condition."""
 
     ranges: Sequence[Range]
+    is_owned_by_series: bool
+    """Whether the ids are those of series, not of studies."""
     is_of_series: bool = False
     """A series that meets all that is asked is among their owners."""
     count: int = 0
@@ -199,7 +200,7 @@ class _Asked:
     @property
     def weight(self) -> int:
         """What an id costs: of a series the study has to be looked up."""
-        return _SERIES_IDS if _is_owned_by_series(self.ranges) else 1
+        return _SERIES_IDS if self.is_owned_by_series else 1
 
 
 def _tops_by_range(walk: Walk) -> Generator[None, None, set[int] | None]:
@@ -240,10 +241,13 @@ def _is_near(walk: Walk, asked: Sequence[_Asked], study_count: int) -> bool:
 def _by_count(walk: Walk) -> list[_Asked]:
     """Every condition that has ranges, the shortest first; one alone if it is short enough."""
     asked = []
+    level_of = walk.environment.schema.level_of
     for item in _conditions(walk):
         if item.ranges is not None:
-            is_of_series = item.tag == _tag_of(item.ranges) and LEVEL_OF.get(item.tag) == Level.SERIES
-            asked += [_Asked(ranges, is_of_series) for ranges in (item.ranges, *item.also)]
+            is_of_series = item.tag == _tag_of(item.ranges) and level_of.get(item.tag) == Level.SERIES
+            for ranges in (item.ranges, *item.also):
+                is_owned_by_series = level_of.get(_tag_of(ranges), Level.STUDY) >= Level.SERIES
+                asked.append(_Asked(ranges, is_owned_by_series, is_of_series))
     asked.sort(key=lambda one: terms.rank(_tag_of(one.ranges)))
     for keys_max in _COUNTED_MAX if len(asked) > 1 or walk.query.limit is not None else _COUNTED_MAX[:1]:
         for one in asked:
@@ -254,11 +258,6 @@ def _by_count(walk: Walk) -> list[_Asked]:
         if any(one.is_whole and one.count <= _SHORT for one in asked):
             break
     return sorted(asked, key=lambda one: one.count)
-
-
-def _is_owned_by_series(ranges: Sequence[Range]) -> bool:
-    """Whether the ids are those of series, not of studies."""
-    return LEVEL_OF.get(_tag_of(ranges), Level.STUDY) >= Level.SERIES
 
 
 def _tag_of(ranges: Sequence[Range]) -> int:
@@ -336,7 +335,7 @@ def _read_some(walk: Walk, start: bytes, end: bytes, data: bytearray) -> bytes |
 
 def _studies_of(walk: Walk, asked: _Asked, owners: set[int]) -> Generator[None, None, set[int]]:
     """The studies of what ranges belong to: studies or series."""
-    if not _is_owned_by_series(asked.ranges):
+    if not asked.is_owned_by_series:
         return owners
     if asked.is_of_series and walk.series_of is None:
         return (yield from _narrow(walk, owners))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from engine.dicom.schema import STANDARD, Schema
 from engine.index.format.terms import Range
 from engine.index.format.types import Query
 
@@ -57,9 +58,11 @@ class Rules:
     multiple_values: bool = False
     zone: str = ""
     """Timezone Offset From UTC of the dates and times asked for; "" leaves all of them as they are."""
+    schema: Schema = STANDARD
+    """Of the archive that is asked."""
 
     @classmethod
-    def of(cls, query: Query, zone: str, *, wildcards: bool = True) -> Rules:
+    def of(cls, query: Query, zone: str, schema: Schema, *, wildcards: bool = True) -> Rules:
         """Those of a query, whose keys are in this zone."""
         return cls(
             wildcards=wildcards,
@@ -68,6 +71,7 @@ class Rules:
             empty_values=query.empty_values,
             multiple_values=query.multiple_values,
             zone=zone if query.timezone else "",
+            schema=schema,
         )
 
 

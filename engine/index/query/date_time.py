@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 from engine.dicom import tags, values
+from engine.dicom.schema import Schema
 from engine.dicom.values import Instant, Span
 from engine.index.format.terms import Range, normal_values, ranges_between
 from engine.index.query.condition import Condition, Rules
@@ -35,13 +36,13 @@ _DAY_MINUTES = 24 * 60
 def moment_condition(tag: int, vr: str, texts: Sequence[str], rules: Rules) -> Condition:
     """The condition of a key of VR DA, TM or DT: any of these values or ranges."""
     if vr == "DT":
-        return _date_time_condition(tag, texts, rules.zone)
+        return _date_time_condition(tag, texts, rules)
     intervals = [_interval(vr, text) for text in texts]
 
     def matches(stored: bytes) -> bool:
-        return any(_is_in(intervals, normal) for normal in normal_values(tag, stored))
+        return any(_is_in(intervals, normal) for normal in normal_values(vr, stored))
 
-    return Condition(tag, matches, _ranges(tag, intervals), test_count=len(intervals))
+    return Condition(tag, matches, _ranges(tag, intervals, rules.schema), test_count=len(intervals))
 
 
 def _interval(vr: str, text: str) -> Interval:
@@ -60,10 +61,10 @@ def _is_in(intervals: Sequence[Interval], normal: str) -> bool:
     return any(low <= normal <= high for low, high in intervals)
 
 
-def _ranges(tag: int, intervals: Sequence[Interval]) -> list[Range] | None:
+def _ranges(tag: int, intervals: Sequence[Interval], schema: Schema) -> list[Range] | None:
     found: list[Range] = []
     for low, high in intervals:
-        ranges = ranges_between(tag, low, high)
+        ranges = ranges_between(tag, low, high, schema)
         if ranges is None:
             return None
         found += ranges
@@ -73,7 +74,8 @@ def _ranges(tag: int, intervals: Sequence[Interval]) -> list[Range] | None:
 # DT --------------------------------------------------------------------------------------------------
 
 
-def _date_time_condition(tag: int, texts: Sequence[str], zone: str) -> Condition:
+def _date_time_condition(tag: int, texts: Sequence[str], rules: Rules) -> Condition:
+    zone = rules.zone
     ends = [_instants(text, zone) for text in texts]
     words = frozenset(values.normalise("DT", text) for text, found in zip(texts, ends, strict=True) if found is None)
     intervals = [found for found in ends if found is not None]
@@ -94,7 +96,9 @@ def _date_time_condition(tag: int, texts: Sequence[str], zone: str) -> Condition
     def together(items: Mapping[int, bytes], stored_zone: bytes) -> bool:
         return bool(items.get(tag)) and test(items[tag], stored_zone.decode("ascii", "replace"))
 
-    ranges = _ranges(tag, [_around(low, high) for low, high in intervals] + [(word, word) for word in words])
+    ranges = _ranges(
+        tag, [_around(low, high) for low, high in intervals] + [(word, word) for word in words], rules.schema
+    )
     return Condition(tag, lambda stored: test(stored, ""), ranges, together=together if zone else None)
 
 
@@ -156,8 +160,8 @@ def pair_condition(pair: tuple[int, int], dates: Sequence[str], times: Sequence[
     asked_minutes = values.offset_minutes(rules.zone) if shifts else None
 
     def together(items: Mapping[int, bytes], zone: bytes) -> bool:
-        stored_dates = normal_values(date_tag, items.get(date_tag, b"")) or [""]
-        stored_times = normal_values(time_tag, items.get(time_tag, b"")) or [""]
+        stored_dates = normal_values("DA", items.get(date_tag, b"")) or [""]
+        stored_times = normal_values("TM", items.get(time_tag, b"")) or [""]
         minutes = values.offset_minutes(zone.decode("ascii", "replace")) if asked_minutes is not None else None
         shift = asked_minutes - minutes if asked_minutes is not None and minutes is not None else 0
         return any(test(*_shifted(date, time, shift)) for date in stored_dates for time in stored_times)
@@ -167,7 +171,7 @@ def pair_condition(pair: tuple[int, int], dates: Sequence[str], times: Sequence[
         days = [
             (_moved_or(low, -2 * _DAY_MINUTES, ""), _moved_or(high, 2 * _DAY_MINUTES, "\uffff")) for low, high in days
         ]
-    ranges = _ranges(date_tag, days) if days else None
+    ranges = _ranges(date_tag, days, rules.schema) if days else None
     return Condition(date_tag if dates else time_tag, lambda stored: True, ranges, together=together)
 
 

@@ -15,7 +15,8 @@ import re
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from engine.dicom import extra, keywords, plain_values, tags
+from engine.dicom import keywords, plain_values, tags
+from engine.dicom.schema import STANDARD, Schema
 from engine.errors import QueryError
 from engine.index.format.types import KeyValue, Level, Query, Root
 from engine.index.query import key_values
@@ -70,7 +71,7 @@ def matches_all(value: Value) -> bool:
     return not value if isinstance(value, str) else all(matches_all(inner) for item in value for inner in item.values())
 
 
-def path_of(name: str) -> list[int]:
+def path_of(name: str, schema: Schema = STANDARD) -> list[int]:
     """The tags that lead to an attribute, through sequences."""
     path = []
     steps = name.strip().split(".")
@@ -80,30 +81,36 @@ def path_of(name: str) -> list[int]:
         if match and match[2] is not None and match[2].strip() != "0":
             raise QueryError(f"{name}: a sequence is matched by one item, which is {match[1]}[0] (PS3.4 C.2.2.2.6)")
         is_entered = number < len(steps) - 1 or (match is not None and match[2] is not None)
-        if is_entered and tags.vr_of(tag) not in ("SQ", "UN"):
+        if is_entered and schema.vr_of(tag) not in ("SQ", "UN"):
             raise QueryError(f"{name}: {tags.keyword_of(tag)} is no sequence")
         path.append(tag)
     return path
 
 
-def put(wanted: Keys, path: list[int], value: str) -> None:
+def put(wanted: Keys, path: list[int], value: str, schema: Schema = STANDARD) -> None:
     """Sets a key, or one within a sequence. Raises QueryError for a value that it can never match."""
     tag, *inner = path
     if inner:
         items = wanted.get(tag)
         if not isinstance(items, list):
             items = wanted[tag] = [{}]
-        put(items[0], inner, value)
-    elif value and tags.vr_of(tag) == "SQ":
+        put(items[0], inner, value, schema)
+    elif value and schema.vr_of(tag) == "SQ":
         name = tags.keyword_of(tag)
         raise QueryError(f"{name} is a sequence: {name}.ATTRIBUTE=VALUE asks for what is in it")
     else:
-        key_values.check(tags.keyword_of(tag), tags.vr_of(tag), value)
+        key_values.check(tags.keyword_of(tag), schema.vr_of(tag), value)
         wanted[tag] = value
 
 
 def question(
-    level: str, named: Mapping[str, str], *, limit: int | None = None, offset: int = 0, fuzzy: bool = False
+    level: str,
+    named: Mapping[str, str],
+    schema: Schema,
+    *,
+    limit: int | None = None,
+    offset: int = 0,
+    fuzzy: bool = False,
 ) -> Query:
     """The question of names and plain strings: `named` is what must match, and with "" what is to be returned too.
 
@@ -115,13 +122,14 @@ def question(
     for name, value in named.items():
         if not isinstance(value, str):
             raise QueryError(f"{name}={value!r}: write it as DICOM does, in a string")
-        put(wanted, path_of(name), value)
-    return query_of(LEVELS[level], wanted, limit=limit, offset=offset, fuzzy=fuzzy)
+        put(wanted, path_of(name, schema), value, schema)
+    return query_of(LEVELS[level], wanted, schema, limit=limit, offset=offset, fuzzy=fuzzy)
 
 
 def query_of(
     level: Level,
     wanted: Mapping[int, Value],
+    schema: Schema,
     *,
     limit: int | None = None,
     offset: int = 0,
@@ -137,14 +145,14 @@ def query_of(
         if keywords.is_creator(tag) or matches_all(value):
             continue
         # C-FIND passes over such a key (PS3.4 C.2.2.1.3); who types it wants fewer matches, and exports fewer.
-        if not is_kept(tag, wanted) or COMPUTED.get(tag, level) > level:
+        if not is_kept(tag, wanted, schema) or COMPUTED.get(tag, level) > level:
             name = next(name for name, each in LEVELS.items() if each is level)
             raise QueryError(f"{tags.keyword_of(tag)} is not indexed at the {name} level: nothing matches it")
     return Query(
         # The root that has every level; the two give the same answers at the levels that both have.
         root=Root.PATIENT,
         level=level,
-        keys={tag: _key_value(tag, value) for tag, value in wanted.items()},
+        keys={tag: _key_value(tag, value, schema) for tag, value in wanted.items()},
         character_set=b"ISO_IR 192",
         limit=limit,
         offset=offset,
@@ -158,18 +166,18 @@ def query_of(
     )
 
 
-def is_kept(tag: int, wanted: Mapping[int, Value]) -> bool:
+def is_kept(tag: int, wanted: Mapping[int, Value], schema: Schema) -> bool:
     """Whether the index keeps an attribute; a private one in the block that a creator among the keys reserves."""
     creator = wanted.get(keywords.creator_of(tag)) if tags.is_private(tag) else None
     if not isinstance(creator, str):
-        return level_of(tag) is not None
-    return extra.in_effect().find_private(tag >> 16, creator.strip(), tag & 0xFF) is not None
+        return level_of(tag, schema) is not None
+    return schema.extra_set.find_private(tag >> 16, creator.strip(), tag & 0xFF) is not None
 
 
-def _key_value(tag: int, value: Value) -> KeyValue:
+def _key_value(tag: int, value: Value, schema: Schema) -> KeyValue:
     if not isinstance(value, str):
-        return [{inner: _key_value(inner, text) for inner, text in item.items()} for item in value]
-    if (encoded := plain_values.encoded_numbers(tag, value)) is not None:
+        return [{inner: _key_value(inner, text, schema) for inner, text in item.items()} for item in value]
+    if (encoded := plain_values.encoded_numbers(tag, schema.vr_of(tag), value)) is not None:
         return encoded
     try:
         return value.encode()

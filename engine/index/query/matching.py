@@ -33,6 +33,7 @@ from typing import Any
 
 from engine.dicom import charset, items, phonetic, tags, values
 from engine.dicom.identifier import BINARY_VRS, Identifier
+from engine.dicom.schema import Schema
 from engine.errors import DataSetError, QueryError
 from engine.index.format.terms import (
     Range,
@@ -111,7 +112,7 @@ def _together(
 
 def _texts(tag: int, value: bytes, character_set: bytes, rules: Rules) -> list[str]:
     """The values asked for, without empty ones; none if the key matches everything."""
-    vr = tags.vr_of(tag)
+    vr = rules.schema.vr_of(tag)
     text = charset.decode(value, character_set, vr)
     padding = " \0*" if rules.wildcards else " \0"
     if not text.strip(padding):
@@ -131,7 +132,7 @@ def _check(tag: int, what: str, count: int, limit: int) -> None:
 
 
 def _value_condition(tag: int, value: bytes, character_set: bytes, rules: Rules) -> Condition | None:
-    vr = tags.vr_of(tag)
+    vr = rules.schema.vr_of(tag)
     if vr == "SQ" or not value:
         return None
     if vr in BINARY_VRS:
@@ -140,7 +141,7 @@ def _value_condition(tag: int, value: bytes, character_set: bytes, rules: Rules)
     if not wanted:
         return None
     if rules.empty_values and len(wanted) == 1 and values.strip(vr, wanted[0]) == EMPTY_VALUE:
-        return Condition(tag, lambda stored: not normal_values(tag, stored), meets_absent=True)
+        return Condition(tag, lambda stored: not normal_values(vr, stored), meets_absent=True)
     if vr == "UI":
         return _uid_condition(tag, wanted)
     if vr in MOMENT_VRS:
@@ -153,7 +154,7 @@ def _value_condition(tag: int, value: bytes, character_set: bytes, rules: Rules)
         _check(tag, "values with wild cards", len(wild), WILD_VALUES_MAX)
         _check(tag, "characters in values with wild cards", sum(map(len, wild)), WILD_CHARACTERS_MAX)
     patterns = [_Pattern(vr, part, rules.wildcards and vr in WILDCARD_VRS) for part in wanted]
-    return _pattern_condition(tag, vr, patterns, needs_all)
+    return _pattern_condition(tag, rules.schema, patterns, needs_all)
 
 
 def _number_condition(tag: int, value: bytes, unit_bytes: int) -> Condition:
@@ -179,22 +180,22 @@ def _uid_condition(tag: int, wanted: Sequence[str]) -> Condition:
 
 
 def _values_test(
-    tag: int,
+    vr: str,
     tests: Sequence[Callable[[str], bool]],
     needs_all: bool,
-    values_of: Callable[[int, bytes], Sequence[str]] = normal_values,
+    values_of: Callable[[str, bytes], Sequence[str]] = normal_values,
 ) -> Callable[[bytes], bool]:
     """A test of a stored value: that any of its values meets any of some tests, or that each test is met."""
     if len(tests) == 1:
         test = tests[0]
 
         def matches_one(stored: bytes) -> bool:
-            return any(test(value) for value in values_of(tag, stored))
+            return any(test(value) for value in values_of(vr, stored))
 
         return matches_one
 
     def matches(stored: bytes) -> bool:
-        there = values_of(tag, stored)
+        there = values_of(vr, stored)
         met = (any(test(value) for value in there) for test in tests)
         return all(met) if needs_all else any(met)
 
@@ -263,23 +264,24 @@ def _piece(text: str) -> str:
     return "".join(["." if part == "?" else re.escape(part) for part in split_wildcards(text)])
 
 
-def _pattern_condition(tag: int, vr: str, patterns: Sequence[_Pattern], needs_all: bool) -> Condition:
+def _pattern_condition(tag: int, schema: Schema, patterns: Sequence[_Pattern], needs_all: bool) -> Condition:
+    vr = schema.vr_of(tag)
     tests: list[Callable[[str], bool]] = [pattern.matches for pattern in patterns]
     if any(pattern.by_letter for pattern in patterns):
         tests = [pattern.matches_name for pattern in patterns]
-        matches = _values_test(tag, tests, needs_all, _names)
+        matches = _values_test(vr, tests, needs_all, _names)
     else:
         if len(patterns) > 1 and not needs_all:
             tests = _without_plain(vr, patterns)
-        matches = _values_test(tag, tests, needs_all)
+        matches = _values_test(vr, tests, needs_all)
     has_wildcards = any(pattern.has_wildcards for pattern in patterns)
     groups = [pattern.groups for pattern in patterns]
     if needs_all:
-        each = [ranges_of_patterns(tag, [one], wildcards=has_wildcards) for one in groups]
+        each = [ranges_of_patterns(tag, [one], schema, wildcards=has_wildcards) for one in groups]
         known = [ranges for ranges in each if ranges is not None]
         return Condition(tag, matches, known[0] if known else None, also=known[1:], test_count=len(tests))
-    ranges = ranges_of_patterns(tag, groups, wildcards=has_wildcards)
-    infix = pieces_of_patterns(tag, groups) if has_wildcards else ()
+    ranges = ranges_of_patterns(tag, groups, schema, wildcards=has_wildcards)
+    infix = pieces_of_patterns(tag, groups, schema) if has_wildcards else ()
     numbers = [pattern.number() for pattern in patterns] if vr == "IS" else [b""]
     may_meet = _integer_search(tag, numbers) if all(numbers) else None
     return Condition(tag, matches, ranges, infix=infix, may_meet=may_meet, test_count=len(tests))
@@ -296,7 +298,7 @@ def _without_plain(vr: str, patterns: Sequence[_Pattern]) -> list[Callable[[str]
     return tests
 
 
-def _names(tag: int, stored: bytes) -> list[str]:
+def _names(vr: str, stored: bytes) -> list[str]:
     """The person names of a stored value as they are."""
     return [text for text in stored.decode("utf-8", "replace").split("\\") if text.strip(" \0^=")]
 
@@ -344,7 +346,7 @@ def _sound_condition(tag: int, wanted: Sequence[str], needs_all: bool) -> Condit
 
         return test
 
-    matches = _values_test(tag, [test_of(name) for name in names], needs_all)
+    matches = _values_test("PN", [test_of(name) for name in names], needs_all)
     each = [ranges_of_words(tag, [word.key for word in name if word.key[0]]) for name in names]
     if needs_all or len(names) == 1:
         flat = [ranges for lists in each for ranges in lists]

@@ -145,7 +145,7 @@ class Place:
         if not blob.isascii() or b"\x1b" in blob:
             declared = self._walk.names[keys.INSTANCE.unpack_from(self.instance_row)[13]]
             for tag, value in items.items():
-                items[tag] = utf_8(tag, value, declared)
+                items[tag] = utf_8(tag, value, declared, self._walk.environment.schema)
         return items
 
     def _meets(self, level: Level) -> bool:
@@ -169,7 +169,7 @@ class Place:
         self._show(attributes, walk.shows.own)
         if walk.query.is_keyed:
             attributes[tags.RecordKey] = self._record_key()
-        return Match(walk.query.level, attributes, walk.plan.unsupported)
+        return Match(walk.query.level, attributes, walk.plan.unsupported, walk.environment.schema)
 
     def _record_key(self) -> bytes:
         """The ids down to the query's level, of fixed length: their order is the order of the matches."""

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from engine.dicom import charset, tags, values
+from engine.dicom.schema import Schema
 from engine.errors import QueryError
-from engine.index.format.statements import LEVEL_OF
 from engine.index.format.types import KeyValue, Level, Query
 from engine.index.query.condition import Condition, Rules
 from engine.index.query.matching import conditions
@@ -49,9 +49,9 @@ UNIQUE = {
 }
 
 
-def level_of(tag: int) -> Level | None:
+def level_of(tag: int, schema: Schema) -> Level | None:
     """The level of an attribute that the index keeps or computes; None for any other."""
-    found = LEVEL_OF.get(tag)
+    found = schema.level_of.get(tag)
     return Level(found) if found is not None else COMPUTED.get(tag)
 
 
@@ -71,14 +71,14 @@ class Plan:
     """Of sequences of which only a part is given back: which."""
 
     @classmethod
-    def of(cls, query: Query, *, wildcards: bool = True) -> Plan:
+    def of(cls, query: Query, schema: Schema, *, wildcards: bool = True) -> Plan:
         """Raises QueryError."""
         plan = cls({level: [] for level in Level}, [], [], False)
         asked: dict[Level, dict[int, KeyValue]] = {level: {} for level in Level}
         for tag in sorted(query.keys):
             if tag in _ADDED_BY_THE_SERVICE or not tag & 0xFFFF:
                 continue
-            level = level_of(tag)
+            level = level_of(tag, schema)
             is_computed = tag in COMPUTED
             if level is None or (level > query.level and (is_computed or not query.relational)):
                 plan.unsupported = True
@@ -87,7 +87,7 @@ class Plan:
                 plan.returned.append((tag, level, is_computed))
             if not is_computed or tag in _MATCHED_COMPUTED:
                 asked[level][tag] = query.keys[tag]
-        rules = Rules.of(query, _zone(query), wildcards=wildcards)
+        rules = Rules.of(query, _zone(query), schema, wildcards=wildcards)
         for level, keys in asked.items():
             plan._ask(level, conditions(keys, query.character_set, rules))
         for tag, _, _ in plan.returned:

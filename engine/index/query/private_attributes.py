@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from engine.dicom import charset, extra, tags
+from engine.dicom import charset, tags
+from engine.dicom.schema import Schema
 from engine.index.format.types import KeyValue, Match, Query
 
 
@@ -39,7 +40,7 @@ class Private:
         )
 
 
-def of(query: Query) -> Private | None:
+def of(query: Query, schema: Schema) -> Private | None:
     """The private keys of a query; None if it has none."""
     if not any(tag & 0x10000 for tag in query.keys):
         return None
@@ -55,7 +56,7 @@ def of(query: Query) -> Private | None:
         if not tags.is_private(tag):
             keys[tag] = value
         elif tag & 0xFFFF > 0xFF:
-            kept = _kept(tag, creators, query.character_set)
+            kept = _kept(tag, creators, query.character_set, schema)
             if kept is None or kept in asked_as:
                 is_unsupported = True
                 continue
@@ -64,31 +65,31 @@ def of(query: Query) -> Private | None:
     return Private(replace(query, keys=keys), asked_as, creators, is_unsupported)
 
 
-def in_index(query: Query, tag: int) -> int | None:
+def in_index(query: Query, tag: int, schema: Schema) -> int | None:
     """What the index calls the attribute that a key asks for; None for a private one that it does not keep."""
     if not tags.is_private(tag) or tag & 0xFFFF <= 0xFF:
         return tag
     creator_tag = _creator_tag(tag)
     creator = query.keys.get(creator_tag)
-    return _kept(tag, {creator_tag: creator} if isinstance(creator, bytes) else {}, query.character_set)
+    creators = {creator_tag: creator} if isinstance(creator, bytes) else {}
+    return _kept(tag, creators, query.character_set, schema)
 
 
-def vr_of_key(query: Query, tag: int) -> str:
+def vr_of_key(query: Query, tag: int, schema: Schema) -> str:
     """The VR of a key: of a private one that of the attribute that it asks for."""
-    kept = in_index(query, tag)
-    return "UN" if kept is None else tags.vr_of(kept)
+    kept = in_index(query, tag, schema)
+    return "UN" if kept is None else schema.vr_of(kept)
 
 
 def _creator_tag(tag: int) -> int:
     return tag & 0xFFFF0000 | tag >> 8 & 0xFF
 
 
-def _kept(tag: int, creators: Mapping[int, bytes], character_set: bytes) -> int | None:
+def _kept(tag: int, creators: Mapping[int, bytes], character_set: bytes, schema: Schema) -> int | None:
     """What the index calls a private element."""
     creator = creators.get(_creator_tag(tag))
     if creator is None:
-        return tag if tag in extra.LEVEL_OF else None
-    found = extra.in_effect().find_private(
-        tag >> 16, charset.decode(creator, character_set, "LO").strip(" \0"), tag & 0xFF
-    )
+        return tag if tag in schema.level_of else None
+    name = charset.decode(creator, character_set, "LO").strip(" \0")
+    found = schema.extra_set.find_private(tag >> 16, name, tag & 0xFF)
     return None if found is None else found.tag

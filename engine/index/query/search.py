@@ -61,10 +61,11 @@ def search_steps(index: Catalog, query: Query, explanation: Explanation | None =
     At most `walk.EXAMINED_MAX` candidates are looked at, for some `walk.STEP_S`, or `access.KEYS_MAX` keys read,
     between two values.
     """
-    asked = private_attributes.of(query)
+    schema = index.environment.schema
+    asked = private_attributes.of(query, schema)
     if asked is not None:
         query = asked.query
-    plan = Plan.of(query)
+    plan = Plan.of(query, schema)
     check_hierarchy(query, plan)
     walk = Walk(index.environment, query, plan)
     walk.go_on(query.after)
@@ -136,7 +137,7 @@ def _named_places(environment: Environment, query: Query, level: Level = Level.I
     own = UNIQUE[query.level]
     unique = {tag: query.keys[tag] for tag in (*UNIQUE.values(), *_also_unique(query)) if query.keys.get(tag)}
     wanted = Query(level, unique, Root.PATIENT, query.character_set, relational=True)
-    plan = Plan.of(wanted, wildcards=False)
+    plan = Plan.of(wanted, environment.schema, wildcards=False)
     if query.level not in query.root.value or not any(asked.tag == own for asked in plan.conditions[query.level]):
         raise QueryError(f"a retrieval at level {query.level.name} of this model needs {tags.keyword_of(own)}")
     walk = Walk(environment, wanted, plan)

@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
-from engine.dicom import items, tags
+from engine.dicom import items
 from engine.dicom.identifier import BINARY_VRS, Identifier
 from engine.dicom.items import Content
+from engine.dicom.schema import Schema
 from engine.errors import DataSetError
 from engine.index.format.types import KeyValue
 from engine.index.query.condition import Condition, Rules
@@ -49,7 +50,7 @@ def pick_of(asked: KeyValue, character_set: bytes, rules: Rules) -> Pick | None:
         except DataSetError:
             return b""
         shown = [item for item in found if _meets_any(item, alternatives, zone)]
-        return items.joined([_picked(item, wanted, zone) for item in shown])
+        return items.joined([_picked(item, wanted, zone, rules.schema) for item in shown])
 
     return lru_cache(_REMEMBERED_MAX)(pick)
 
@@ -59,11 +60,11 @@ def _meets_any(item: Sequence[Content], alternatives: Sequence[Sequence[Conditio
     return any(all(one.met_by(there, zone) for one in asked) for asked in alternatives)
 
 
-def _picked(item: Sequence[Content], wanted: Mapping[int, Pick | None], zone: bytes) -> list[Content]:
+def _picked(item: Sequence[Content], wanted: Mapping[int, Pick | None], zone: bytes, schema: Schema) -> list[Content]:
     there = {content.tag: content for content in item}
     picked = []
     for tag in sorted(wanted):
-        content = there.get(tag) or Content(tag, tags.vr_of(tag), b"")
+        content = there.get(tag) or Content(tag, schema.vr_of(tag), b"")
         pick = wanted[tag]
         picked.append(content._replace(value=pick(content.value, zone)) if pick and content.value else content)
     return picked

@@ -18,7 +18,7 @@ from functools import lru_cache
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from engine.dicom import tags
+from engine.dicom.schema import Schema
 from engine.index.database.environment import Environment
 from engine.index.format import keys
 from engine.index.format.rows import read_name, scan_prefix
@@ -66,8 +66,10 @@ class Walk:
         self.environment = environment
         self.query = query
         self.plan = plan
-        self.conditions = {level: [_remembering(asked) for asked in plan.conditions[level]] for level in LEVELS}
-        self.computed = [(_remembering(asked), COMPUTE[asked.tag]) for asked in plan.computed]
+        self.conditions = {
+            level: [_remembering(asked, environment.schema) for asked in plan.conditions[level]] for level in LEVELS
+        }
+        self.computed = [(_remembering(asked, environment.schema), COMPUTE[asked.tag]) for asked in plan.computed]
         self.shows = Shows(query.level, plan)
         self._reaches_below = plan.reaches_below(query.level)
         self.examined = 0
@@ -295,8 +297,8 @@ class Walk:
         return found
 
 
-def _remembering(asked: Condition) -> Condition:
+def _remembering(asked: Condition, schema: Schema) -> Condition:
     """The same condition, which remembers the values that repeat."""
-    if tags.vr_of(asked.tag) not in _REPEATING_VRS:
+    if schema.vr_of(asked.tag) not in _REPEATING_VRS:
         return asked
     return replace(asked, matches=lru_cache(_ANSWERS_MAX)(asked.matches))

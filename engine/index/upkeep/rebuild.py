@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
+from engine.dicom.schema import STANDARD, Schema
 from engine.errors import CorruptRecord, EngineError, IndexError_, StorageFailed, StorageFull
 from engine.index.catalog import Catalog
 from engine.index.format.entry import Correction, Entry, Hold, Quarantined, Tombstone, unpack_record
@@ -275,13 +276,14 @@ def rebuild(
     follow: bool = False,
     archive_id: bytes = b"",
     known: Known = NOTHING_KNOWN,
+    schema: Schema = STANDARD,
 ) -> tuple[Catalog, Report]:
     """Throws the index away and makes it again from the log, which `follow` leaves as it is. Returns it open.
 
     Raises IndexError_ when it is in use, StorageFailed or StorageFull.
     """
     checkpoint.discard(directory, files)
-    index = Catalog.open(directory, files=files)
+    index = Catalog.open(directory, files=files, schema=schema)
     try:
         report = replay(
             index, log_directory, files, progress=progress, follow=follow, archive_id=archive_id, known=known

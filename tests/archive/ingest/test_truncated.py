@@ -16,6 +16,7 @@ from engine.archive.ingest.live import Ingestor
 from engine.archive.ingest.request import POLICIES, ReceivedInstance, StoreRequest
 from engine.archive.lifecycle import quarantine
 from engine.dicom import elements
+from engine.dicom.schema import STANDARD
 from engine.errors import EngineError, InstanceQuarantined, InstanceRefused
 from engine.index.format.types import Outcome
 from engine.storage.record import crc32c
@@ -50,10 +51,11 @@ def sent(archive: Archive, payload: bytes, asked: StoreRequest) -> Outcome | Eng
 
 def store_cut(archive: Archive, payload: bytes) -> None:
     """As an earlier version did, which did not look at the end."""
-    found = scan([payload], EXPLICIT)
+    found = scan([payload], EXPLICIT, STANDARD)
     assert found.cut
     entry = make_entry(
         found,
+        STANDARD,
         transfer_syntax_uid=EXPLICIT,
         calling_ae_title="OLD",
         sop_class_uid=None,

@@ -7,7 +7,7 @@ effect by whoever reads the whole data set.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from engine.archive.lifecycle.patients import Patient
 from engine.archive.lifecycle.reindex import Reindexer
 from engine.config import Attribute, Compaction, Config
 from engine.dicom import elements, extra, tags, transfer_syntax
-from engine.dicom.extra import NONE, ExtraSet
+from engine.dicom.extra import ExtraSet
+from engine.dicom.schema import STANDARD
 from engine.errors import ArchiveInUse, EngineError, StorageError
 from engine.index.catalog import Catalog
 from engine.index.format.entry import Correction, Entry, Hold, Quarantined, Tombstone, unpack_record
@@ -46,12 +47,6 @@ ATTRIBUTES = (
     Attribute(tag="SliceThickness", level="instance"),
     Attribute(tag="0019,xxA3", level="series", creator=ACME, vr="LO", indexed=True),
 )
-
-
-@pytest.fixture(autouse=True)
-def nothing_in_effect_afterwards() -> Iterator[None]:
-    yield
-    extra.use(NONE)
 
 
 def wanted(*attributes: Attribute) -> ExtraSet:
@@ -102,7 +97,7 @@ def history(archive: Archive, seed: int, count: int = 100) -> None:
 
 def judged(archive: Archive, folder: Path) -> dict[str, Any]:
     """What an index from nothing says under the set in effect."""
-    index = Catalog.open(str(folder), map_bytes=1 << 26)
+    index = Catalog.open(str(folder), map_bytes=1 << 26, schema=archive.schema)
     files = Files()
     marks = archive.index.segment_marks()
     for segment_id in list_segments(archive.layout.segments, files):
@@ -135,14 +130,15 @@ def judged(archive: Archive, folder: Path) -> dict[str, Any]:
 
 def extracted_whole(archive: Archive, entry: Entry) -> Entry:
     data = archive.reader.read(entry.position)
-    head = elements.extract(data, transfer_syntax.of(entry.transfer_syntax_uid.decode()))
+    syntax = transfer_syntax.of(entry.transfer_syntax_uid.decode())
+    head = elements.extract(data, syntax, extractor=archive.schema.extractor)
     return replace(
         entry,
         patient=head.patient,
         study=head.study,
         series=head.series,
         instance=head.instance,
-        mark=extra.in_effect().mark,
+        mark=archive.schema.mark,
     )
 
 
@@ -306,9 +302,9 @@ def test_a_segment_that_a_guest_of_another_day_writes_is_looked_at_when_it_is_se
     with opened(tmp_path / "data") as archive:
         kept.store(archive, [instance(1, 1, 1)])
     keeper = opened(tmp_path / "data", wanted(*ATTRIBUTES))
-    extra.use(NONE)  # a process that has not noticed
+    schema, keeper.index.environment.schema = keeper.schema, STANDARD  # as a process that was opened before
     kept.store(keeper, [instance(2, 1, 1, StudyStatusID="OLD")])
-    extra.use(extras.recorded(keeper.layout, keeper.files))
+    keeper.index.environment.schema = schema
     assert run(keeper)["extracted"] == 1
     assert found(keeper, Level.STUDY, {tags.StudyStatusID: b"OLD"}) == []
     keeper.close()
@@ -409,17 +405,14 @@ def test_sequences_are_matched_by_item(tmp_path: Path) -> None:
 def test_everybody_has_the_set_of_the_keeper(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with opened(data, wanted(*ATTRIBUTES)) as keeper:
-        in_effect = extra.in_effect()
-        extra.use(NONE)
+        in_effect = keeper.schema.extra_set
         for chosen in (None, wanted(*ATTRIBUTES)):
-            assert extras.take_over(keeper.layout, keeper.files, chosen) == in_effect
-            assert extra.in_effect() == in_effect
+            assert extras.choose(keeper.layout, keeper.files, chosen) == in_effect
         with pytest.raises(ArchiveInUse, match=r"\[\[attribute\]\]"):
             Archive.open(data, extra_attributes=wanted(ATTRIBUTES[0]))
         assert extras.recorded(keeper.layout, keeper.files) == in_effect
-        extra.use(in_effect)
-    with opened(data):
-        assert extra.in_effect() == in_effect
+    with opened(data) as archive:
+        assert archive.schema.extra_set == in_effect
 
 
 def test_a_configuration_without_a_file_changes_nothing_and_an_empty_file_ends_it(tmp_path: Path) -> None:
@@ -427,10 +420,10 @@ def test_a_configuration_without_a_file_changes_nothing_and_an_empty_file_ends_i
     assert extras.configured(Config()) is None
     with opened(data, wanted(*ATTRIBUTES)) as archive:
         kept.store(archive, [instance(1, 1, 1, StudyStatusID="READ")])
-    with opened(data, extras.configured(Config())):
-        assert len(extra.in_effect().extras) == len(ATTRIBUTES)
+    with opened(data, extras.configured(Config())) as archive:
+        assert len(archive.schema.extra_set.extras) == len(ATTRIBUTES)
     with opened(data, extras.configured(Config(attributes=()))) as archive:
-        assert extra.in_effect().extras == ()
+        assert archive.schema.extra_set.extras == ()
         assert run(archive)["extracted"] == 1
         assert_as_from_nothing(archive, tmp_path / "judge", "ended")
         query = Query(Level.STUDY, {tags.StudyInstanceUID: b"", tags.StudyStatusID: b""})
@@ -455,7 +448,7 @@ def test_a_record_of_the_set_that_is_damaged_is_never_guessed_at(
     data = tmp_path / "data"
     with opened(data, wanted(*ATTRIBUTES)) as archive:
         kept.store(archive, [instance(1, 1, 1, StudyStatusID="READ")])
-        before = extra.in_effect()
+        before = archive.schema.extra_set
     path = data / "attributes.json"
     path.write_bytes(damage(path.read_bytes()).replace(b'"number":1', b'"number":2'))
     with pytest.raises(StorageError, match="cannot be used"):
@@ -463,6 +456,6 @@ def test_a_record_of_the_set_that_is_damaged_is_never_guessed_at(
     with pytest.raises(EngineError, match="cannot be used"):
         Archive.rebuild_index(data)
     with opened(data, wanted(*ATTRIBUTES)) as archive:
-        assert extra.in_effect().digest != before.digest
+        assert archive.schema.extra_set.digest != before.digest
         assert run(archive)["extracted"] == 1
         assert len(found(archive, Level.STUDY, {tags.StudyStatusID: b"READ"})) == 1

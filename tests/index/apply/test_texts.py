@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from engine.dicom import tags
+from engine.dicom.schema import STANDARD
 from engine.index.apply import texts as packing
 from engine.index.apply.texts import TEXT_BYTES_MAX, TEXTS
 from engine.index.catalog import Catalog
 from engine.index.format import keys
 from engine.index.format.statements import fact_values
-from engine.index.format.terms import is_person_name, normal_values, pieces_of_patterns
+from engine.index.format.terms import normal_values, pieces_of_patterns
 from engine.index.format.types import Level, Query
 from engine.index.query.explanation import Explanation
 from engine.index.query.search import search
@@ -63,8 +64,8 @@ def rows_of_facts(index: Catalog) -> dict[bytes, bytes]:
                 value = (of_patient | of_study).get(tag, b"")
                 found = {
                     text.encode()
-                    for normal in normal_values(tag, value)
-                    for text in (normal.split("=") if is_person_name(tag) else [normal])
+                    for normal in normal_values(tags.vr_of(tag), value)
+                    for text in (normal.split("=") if tags.vr_of(tag) == "PN" else [normal])
                     if text
                 }
                 cut = {text if len(text) <= TEXT_BYTES_MAX else text[:TEXT_BYTES_MAX] + b"\xfe" for text in found}
@@ -143,8 +144,8 @@ def _meets(tag: int, pattern: str, stored: str) -> bool:
     """By the pieces in their order: enough for patterns without a `?` in the middle."""
     for one in pattern.split("\\"):
         for value in stored.split("\\"):
-            for group in value.split("=") if is_person_name(tag) else [value]:
-                text, asked = (group.casefold(), one.casefold()) if is_person_name(tag) else (group, one)
+            for group in value.split("=") if tags.vr_of(tag) == "PN" else [value]:
+                text, asked = (group.casefold(), one.casefold()) if tags.vr_of(tag) == "PN" else (group, one)
                 text, asked = text.replace("ö", "o").replace("ä", "a").replace("ü", "u"), asked.replace("ö", "o")
                 if text and _wild(asked, text):
                     return True
@@ -169,11 +170,11 @@ def test_the_last_attribute_of_the_table_is_read_to_its_end(tmp_path: Path) -> N
 
 
 def test_a_pattern_without_a_piece_has_none() -> None:
-    assert pieces_of_patterns(tags.StudyDescription, [["?*"]]) == ()
-    assert pieces_of_patterns(tags.StudyDescription, [["*ab*"], ["*"]]) == ()
-    assert pieces_of_patterns(tags.PatientName, [["*ab*cde", "x"]]) == (b"cde",)
+    assert pieces_of_patterns(tags.StudyDescription, [["?*"]], STANDARD) == ()
+    assert pieces_of_patterns(tags.StudyDescription, [["*ab*"], ["*"]], STANDARD) == ()
+    assert pieces_of_patterns(tags.PatientName, [["*ab*cde", "x"]], STANDARD) == (b"cde",)
 
 
 def test_what_a_searched_attribute_begins_with_is_left_to_search() -> None:
-    assert pieces_of_patterns(tags.StudyDescription, [["abcdef*"]]) == ()
-    assert pieces_of_patterns(tags.StudyDescription, [["abcdef*xy*"]]) == (b"xy",)
+    assert pieces_of_patterns(tags.StudyDescription, [["abcdef*"]], STANDARD) == ()
+    assert pieces_of_patterns(tags.StudyDescription, [["abcdef*xy*"]], STANDARD) == (b"xy",)

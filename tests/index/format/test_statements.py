@@ -11,6 +11,7 @@ import pytest
 from engine.dicom import tags
 from engine.dicom.elements import blob_items
 from engine.dicom.identifier import encode_identifier
+from engine.dicom.schema import STANDARD
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 from engine.index.format import keys
 from engine.index.format.statements import Facts, Statement, canonical, fact_values, pack_content, unpack_content
@@ -57,7 +58,7 @@ def test_facts_come_back_as_they_were(count: int) -> None:
 
 
 def test_facts_of_one_statement_are_the_statement() -> None:
-    content = [canonical(entry(Tail()).patient, b""), canonical(entry(Tail()).study, b"")]
+    content = [canonical(entry(Tail()).patient, b"", STANDARD), canonical(entry(Tail()).study, b"", STANDARD)]
     facts = Facts.empty(2)
     facts.observe(_order(1), content)
     assert Facts.decode(facts.encode(), 0).blobs() == content
@@ -76,9 +77,9 @@ def test_facts_of_one_statement_are_the_statement() -> None:
     ],
 )
 def test_canonical_blobs_are_in_utf_8_and_stay_as_they_are(declared: bytes, raw: bytes, text: str) -> None:
-    once = canonical(blob({tags.PatientName: raw, tags.PatientID: b"1"}), declared)
+    once = canonical(blob({tags.PatientName: raw, tags.PatientID: b"1"}), declared, STANDARD)
     assert blob_items(once)[tags.PatientName] == text.encode()
-    assert canonical(once, UTF_8) == once
+    assert canonical(once, UTF_8, STANDARD) == once
 
 
 def test_sequences_become_utf_8_at_every_depth() -> None:
@@ -89,18 +90,18 @@ def test_sequences_become_utf_8_at_every_depth() -> None:
     inner = items({tags.SpecificCharacterSet: b"ISO_IR 101", tags.CodeMeaning: "Głowa".encode("iso8859_2")})
     meaning = "Schädel".encode("latin-1")
     outer = items({tags.CodeMeaning: meaning, tags.CodeValue: b"1", tags.ProcedureCodeSequence: inner})
-    once = canonical(blob({tags.ProcedureCodeSequence: outer}), b"ISO_IR 100")
+    once = canonical(blob({tags.ProcedureCodeSequence: outer}), b"ISO_IR 100", STANDARD)
     (item,) = sequence_items(blob_items(once)[tags.ProcedureCodeSequence])
     assert item[tags.CodeMeaning] == "Schädel".encode()
     (nested,) = sequence_items(item[tags.ProcedureCodeSequence])
     assert nested[tags.CodeMeaning] == "Głowa".encode()
     assert tags.SpecificCharacterSet not in nested
-    assert canonical(once, UTF_8) == once
+    assert canonical(once, UTF_8, STANDARD) == once
 
 
 def test_a_damaged_sequence_is_kept_as_it_is() -> None:
     damaged = blob({tags.ProcedureCodeSequence: b"\xff" * 40})
-    assert canonical(damaged, b"ISO_IR 100") == damaged
+    assert canonical(damaged, b"ISO_IR 100", STANDARD) == damaged
 
 
 def test_statements_differ_when_anything_in_them_does() -> None:
@@ -111,10 +112,10 @@ def test_statements_differ_when_anything_in_them_does() -> None:
         entry(tail, study_items={tags.StudyDescription: b"x"}),
         entry(tail, series_items={tags.SeriesDescription: b"x"}),
     ]
-    stated = [Statement.of(one) for one in made]
+    stated = [Statement.of(one, STANDARD) for one in made]
     assert len({one.series_digest for one in stated}) == 4
     assert len({one.study_digest for one in stated}) == 3
-    assert Statement.of(entry(tail, instance=5)).series_digest == stated[0].series_digest
+    assert Statement.of(entry(tail, instance=5), STANDARD).series_digest == stated[0].series_digest
 
 
 def test_keys_are_bounded_and_differ() -> None:

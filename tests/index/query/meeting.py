@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from hypothesis import strategies as st
 
 from engine.dicom import tags
+from engine.dicom.schema import STANDARD
 from engine.index.format.terms import normal_values, search_keys
 from engine.index.query.condition import BASELINE, Condition, Rules
 from engine.index.query.matching import condition, conditions
@@ -25,7 +26,11 @@ def meets(asked: Condition, items: Mapping[int, bytes], zone: bytes = b"") -> bo
         for ranges in (asked.ranges, *asked.also):
             assert in_ranges(ranges, items), f"{items} meets it and its ranges do not hold it"
     if found and asked.infix:
-        texts = [text.encode() for normal in normal_values(asked.tag, stored) for text in _texts(asked.tag, normal)]
+        texts = [
+            text.encode()
+            for normal in normal_values(tags.vr_of(asked.tag), stored)
+            for text in _texts(asked.tag, normal)
+        ]
         assert any(piece in text for piece in asked.infix for text in texts), f"{stored!r} has none of {asked.infix}"
     if found and asked.may_meet is not None:
         assert asked.may_meet(asked.tag.to_bytes(4, "little") + len(stored).to_bytes(4, "little") + stored)
@@ -38,7 +43,7 @@ def _texts(tag: int, normal: str) -> list[str]:
 
 def in_ranges(ranges: Sequence[tuple[bytes, bytes]], items: Mapping[int, bytes]) -> bool:
     kept = {tags.Modality if tag == tags.ModalitiesInStudy else tag: value for tag, value in items.items()}
-    return any(low <= key < high for key in search_keys(kept) for low, high in ranges)
+    return any(low <= key < high for key in search_keys(kept, STANDARD) for low, high in ranges)
 
 
 def meet_all(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from engine.dicom import tags
+from engine.dicom.schema import STANDARD
 from engine.index.apply import texts as packing
 from engine.index.catalog import Catalog
 from engine.index.format import terms
@@ -240,14 +241,14 @@ def test_a_word_asked_for_has_ranges_by_sound_and_its_beginning_has_one_by_spell
 
 
 def _hit(ranges: list[terms.Range], name: bytes) -> bool:
-    keys = terms.search_keys({tags.PatientName: name})
+    keys = terms.search_keys({tags.PatientName: name}, STANDARD)
     return any(start <= key < end for key in keys for start, end in ranges)
 
 
 def test_words_of_a_description_of_ranges() -> None:
-    exact = terms.ranges_of_patterns(tags.PatientID, [["P1"]], wildcards=False)
-    word = terms.ranges_of_patterns(tags.PatientName, [["*^john*"]], wildcards=True)
-    between = terms.ranges_between(tags.StudyDate, "20240101", "20240131")
+    exact = terms.ranges_of_patterns(tags.PatientID, [["P1"]], STANDARD, wildcards=False)
+    word = terms.ranges_of_patterns(tags.PatientName, [["*^john*"]], STANDARD, wildcards=True)
+    between = terms.ranges_between(tags.StudyDate, "20240101", "20240131", STANDARD)
     assert exact and word and between
     assert terms.describe(exact) == "PatientID exact"
     assert terms.describe(word) == "PatientName word prefix"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.dicom import tags
-from engine.index.format.terms import is_searched
+from engine.dicom.schema import STANDARD
 from engine.index.query.condition import BASELINE, Rules
 from engine.index.query.matching import conditions
 from tests.index.query.meeting import meet_all, met, texts_of
@@ -194,7 +194,7 @@ def test_whatever_meets_a_moment_is_where_it_is_looked_for(tag: int, key: str, s
 def test_moved_dates_are_where_they_are_looked_for(
     asked: tuple[object, object], stored: tuple[object, object], zone: str, own: str, combined: bool
 ) -> None:
-    assert is_searched(DAY)
+    assert DAY in STANDARD.searched
     keys = {DAY: f"{asked[0]:%Y%m%d}-", TIME: f"{asked[1]:%H%M%S}-"}
     items = {DAY: f"{stored[0]:%Y%m%d}", TIME: f"{stored[1]:%H%M%S.%f}"}
     meet_all(keys, items, Rules(date_time=combined, zone=own), zone)

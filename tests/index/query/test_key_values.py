@@ -117,7 +117,7 @@ def test_a_value_without_its_keyword_is_told_which_it_may_be() -> None:
 
 def test_numbers_of_binary_attributes_are_encoded_as_they_are_stored() -> None:
     rows = query.tag_of("Rows")
-    assert plain_values.encoded_numbers(rows, "512\\16") == b"\x00\x02\x10\x00"
-    assert plain_values.encoded_numbers(query.tag_of("PatientID"), "512") is None
+    assert plain_values.encoded_numbers(rows, "US", "512\\16") == b"\x00\x02\x10\x00"
+    assert plain_values.encoded_numbers(query.tag_of("PatientID"), "LO", "512") is None
     with pytest.raises(QueryError, match="no number of VR US"):
-        plain_values.encoded_numbers(rows, "-1")
+        plain_values.encoded_numbers(rows, "US", "-1")

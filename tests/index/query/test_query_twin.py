@@ -243,7 +243,6 @@ def _quiet() -> Iterator[None]:
         warnings.simplefilter("ignore")
         yield
     logger.setLevel(level)
-    extra.use(extra.NONE)
 
 
 def test_every_answer_is_what_the_standard_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
