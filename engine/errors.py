@@ -59,6 +59,21 @@ class MessageError(EngineError):
         """e.g. 0x0211 unrecognized operation, 0x0212 mistyped argument."""
 
 
+# web ---------------------------------------------------------------------------------------------
+
+
+class RequestError(EngineError):
+    """A request that HTTP or PS3.18 does not allow; the message names the parameter or header at fault."""
+
+
+class MultipartError(RequestError):
+    """A multipart body that is not one, ends early, or goes beyond its limits; the message says which."""
+
+
+class NotAcceptable(EngineError):
+    """Nothing that a resource can be given as is among what the request accepts; the message says what there is."""
+
+
 # storage -----------------------------------------------------------------------------------------
 
 

@@ -35,12 +35,14 @@ from engine.errors import (
     DataSetError,
     LocalProtocolError,
     MessageError,
+    MultipartError,
     RemoteProtocolError,
     StorageFull,
     TranscodeError,
 )
 from engine.services.commitment.information import decode_action, encode_event
 from engine.ul import pdu
+from engine.web import multipart
 from tests import samples
 from tests.oracle import data_sets
 from tests.oracle import elements as oracle
@@ -283,6 +285,32 @@ def _extract(data: bytes) -> None:
             if tags.vr_of(tag) == "SQ":
                 list(elements.walk(value, 1))
     assert syntax.deflated or head.pixel_data_offset == -1 or 0 <= head.pixel_data_offset <= len(data) - 8
+
+
+def _multipart(data: bytes) -> None:
+    """In one piece and byte by byte the same parts come out, or both are refused."""
+    outcomes: list[object] = []
+    for size in (max(len(data), 1), 1):
+        reader = multipart.Reader("bound")
+        events: list[object] = []
+        try:
+            for at in range(0, len(data), size):
+                for event in reader.feed(data[at : at + size]):
+                    is_content = isinstance(event, bytes | memoryview)
+                    if is_content and events and isinstance(events[-1], bytes):
+                        events[-1] += bytes(event)
+                    else:
+                        events.append(bytes(event) if is_content else event)
+            reader.finish()
+            outcomes.append(events)
+        except MultipartError as error:
+            outcomes.append(str(error))
+    assert outcomes[0] == outcomes[1]
+
+
+def _multipart_seeds() -> list[bytes]:
+    part = b"--bound\r\nContent-Type: application/dicom\r\nContent-Length: 5\r\n\r\n\r\n--b\r\n"
+    return [part * 3 + b"--bound--\r\n", b"x\n" + part.replace(b"\r", b"") + b"--bound--", b"--bound\r\n\r\n--bound--"]
 
 
 def _json_model(data: bytes) -> None:
@@ -535,6 +563,7 @@ TARGETS: dict[str, Target] = {
     "scan-pieces": Target(_scan_pieces, lambda: list(_data_set_seeds())),
     "extract-twins": Target(_extract_twins, lambda: list(_data_set_seeds())),
     "json-model": Target(_json_model, lambda: list(_data_set_seeds())),
+    "multipart": Target(_multipart, _multipart_seeds),
     "walk": Target(_walk, lambda: list(_data_set_seeds())),
     "reencode": Target(_reencode, lambda: list(_data_set_seeds())),
     "convert": Target(_convert, lambda: list(_transfer_seeds())),
