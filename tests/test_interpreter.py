@@ -75,7 +75,10 @@ def test_a_server_that_is_started_among_hostile_files_runs_none_of_them(
     assert not marker.exists(), marker.read_text()
 
 
-@pytest.mark.parametrize("module", ["engine.server.worker", "engine.archive.transcoding.codec_process"])
+@pytest.mark.parametrize(
+    "module",
+    ["engine.server.worker", "engine.archive.transcoding.codec_process", "engine.archive.rendering.render_process"],
+)
 def test_a_child_finds_what_we_found_and_nothing_else(
     module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

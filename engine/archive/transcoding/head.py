@@ -79,7 +79,8 @@ class Head:
         self.encoding = encoding
         self.parts = list(_parts(view, encoding))
         self._by_tag = {part.element.tag: part for part in self.parts}
-        self._order = ">" if encoding & BIG_ENDIAN else "<"
+        self.order = ">" if encoding & BIG_ENDIAN else "<"
+        """Of bytes, as struct and numpy write it."""
 
     @classmethod
     def read(cls, source: Source, encoding: int) -> Head:
@@ -147,7 +148,7 @@ class Head:
         if vr in _FLOATS:
             size = struct.calcsize(_FLOATS[vr])
             count = len(raw) // size
-            return [float(value) for value in struct.unpack_from(f"{self._order}{count}{_FLOATS[vr]}", raw)]
+            return [float(value) for value in struct.unpack_from(f"{self.order}{count}{_FLOATS[vr]}", raw)]
         values: list[float] = []
         for text in self.texts(tag):
             try:
@@ -181,8 +182,8 @@ class Head:
                 return Head(self.view[item.value_offset : item.value_offset + item.length], encoding)
         return None
 
-    def image_pixel(self) -> ImagePixel:
-        """The Image Pixel Module. Raises TranscodeError when it describes no image."""
+    def image_pixel(self, *, is_float: bool = False) -> ImagePixel:
+        """The Image Pixel Module, or that of floats, which says less. Raises TranscodeError when it is no image."""
         frames = self.text(tags.NumberOfFrames) or "1"
         try:
             number_of_frames = max(int(frames), 1)
@@ -195,7 +196,7 @@ class Head:
             columns=self.number(tags.Columns),
             samples_per_pixel=self.number(tags.SamplesPerPixel, 1),
             bits_allocated=bits_allocated,
-            bits_stored=self.number(tags.BitsStored, bits_allocated),
+            bits_stored=bits_allocated if is_float else self.number(tags.BitsStored, bits_allocated),
             pixel_representation=self.number(tags.PixelRepresentation, 0),
             photometric_interpretation=self.text(tags.PhotometricInterpretation),
             planar_configuration=self.number(tags.PlanarConfiguration, 0),
@@ -233,7 +234,7 @@ class Head:
 
     def short(self, tag: int, value: int) -> bytes:
         """An element of one unsigned short."""
-        return self.element(tag, "US", struct.pack(f"{self._order}H", value))
+        return self.element(tag, "US", struct.pack(f"{self.order}H", value))
 
 
 def header(tag: int, vr: str, length: int, encoding: int) -> bytes:

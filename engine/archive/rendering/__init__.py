@@ -1,0 +1,1 @@
+"""Pictures of stored instances, made in processes of their own."""

@@ -1,0 +1,225 @@
+"""Samples to grey levels of 8 bits: modality, values of interest, presentation (PS3.3 C.11.1, C.11.2; PS3.4 N.2).
+
+    stored values ─ rescale or Modality LUT ─ window or VOI LUT ─ MONOCHROME1 inverted ─► 0 to 255
+
+Integers go through one table of all their values, made once for a frame: the cost of a frame is a look-up a sample.
+Attributes may stand at the top level or in the functional groups of an enhanced object (PS3.3 C.7.6.16).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import numpy as np
+
+from engine.dicom import tags
+from engine.errors import TranscodeError
+
+if TYPE_CHECKING:
+    from engine.archive.transcoding.head import Head, ImagePixel
+
+    Samples: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+LINEAR: Final = "LINEAR"
+LINEAR_EXACT: Final = "LINEAR_EXACT"
+SIGMOID: Final = "SIGMOID"
+FUNCTIONS: Final = (LINEAR, LINEAR_EXACT, SIGMOID)
+
+LUT_ENTRIES_MAX: Final = 1 << 16
+_EXPONENT_MAX: Final = 700.0
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Window Center and Width with VOI LUT Function (PS3.3 C.11.2.1.2)."""
+
+    center: float
+    width: float
+    function: str = LINEAR
+
+    def __post_init__(self) -> None:
+        """Raises TranscodeError."""
+        least = 1.0 if self.function == LINEAR else 0.0
+        if self.width < least or (self.width == 0.0):
+            raise TranscodeError(f"a window of width {self.width:g} shows nothing")
+
+    def apply(self, values: Samples) -> Samples:
+        """0 to 1 for each value."""
+        if self.function == SIGMOID:
+            exponent = np.clip(-4.0 * (values - self.center) / self.width, -_EXPONENT_MAX, _EXPONENT_MAX)
+            level: Samples = 1.0 / (1.0 + np.exp(exponent))
+            return level
+        if self.function == LINEAR_EXACT:
+            return np.clip((values - self.center) / self.width + 0.5, 0.0, 1.0)
+        if self.width == 1.0:
+            return (values > self.center - 0.5).astype(np.float64)
+        return np.clip((values - (self.center - 0.5)) / (self.width - 1.0) + 0.5, 0.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Lut:
+    """A Modality or VOI LUT (PS3.3 C.11.1.1.1): entry 0 belongs to `first`."""
+
+    first: int
+    entries: Samples
+    entry_max: int
+    """The largest value that an entry of its bits may have."""
+
+    def apply(self, values: Samples) -> Samples:
+        """The entry of each value; those beyond the ends get the first or last."""
+        index = np.clip(np.nan_to_num(values) - self.first, 0, len(self.entries) - 1).astype(np.intp)
+        levels: Samples = self.entries[index]
+        return levels
+
+
+def lut(item: Head, is_signed: bool) -> Lut:
+    """The LUT of a sequence item. Raises TranscodeError."""
+    descriptor = [int(number) for number in item.numbers(tags.LUTDescriptor)]
+    if len(descriptor) != 3:
+        raise TranscodeError("LUT Descriptor (0028,3002) has no three values")
+    count, first, bits = descriptor
+    count = (count & 0xFFFF) or LUT_ENTRIES_MAX
+    if is_signed and first >= 1 << 15:
+        first -= 1 << 16
+    raw = item.raw(tags.LUTData)
+    if len(raw) >= 2 * count:
+        entries = np.frombuffer(raw, item.order + "u2", count)
+    elif len(raw) >= count:
+        entries = np.frombuffer(raw, np.uint8, count)
+    else:
+        raise TranscodeError(f"LUT Data (0028,3006) has {len(raw)} bytes for {count} entries")
+    bits = bits if 0 < bits <= 16 else 16
+    return Lut(first, entries.astype(np.float64), (1 << bits) - 1)
+
+
+class Groups:
+    """Where an attribute of a frame may stand: in its own functional groups, in the shared ones, at the top."""
+
+    def __init__(self, head: Head, number: int) -> None:
+        """`number`: of the frame, from 0."""
+        own = head.item(tags.PerFrameFunctionalGroupsSequence, number)
+        shared = head.item(tags.SharedFunctionalGroupsSequence)
+        self._head = head
+        self._groups = [group for group in (own, shared) if group is not None]
+
+    def of(self, group_tag: int, *present: int) -> Head:
+        """What holds one of the attributes: the item of a functional group, else the top level."""
+        for group in self._groups:
+            item = group.item(group_tag)
+            if item is not None and any(tag in item for tag in present):
+                return item
+        return self._head
+
+
+def grey_levels(
+    samples: Samples,
+    head: Head,
+    image: ImagePixel,
+    number: int,
+    window: Window | None = None,
+    range_of: Samples | None = None,
+) -> Samples:
+    """A frame in 8 bits, black to white. Raises TranscodeError.
+
+    `window` replaces what the data set says. Where neither says anything, samples of up to 8 bits are shown as they
+    are, and of more bits the range that is there: in this frame, or in `range_of`.
+    """
+    if image.bits_allocated == 1:
+        return samples * np.uint8(255)
+    groups = Groups(head, number)
+    is_signed = image.pixel_representation == 1
+    modality = groups.of(tags.PixelValueTransformationSequence, tags.RescaleSlope, tags.RescaleIntercept)
+    modality_lut = next(_luts(head, tags.ModalityLUTSequence, is_signed), None)
+    is_inverse = image.photometric_interpretation == "MONOCHROME1"
+
+    def modal(values: Samples) -> Samples:
+        if modality_lut is not None:
+            return modality_lut.apply(values)
+        slope = next(iter(modality.numbers(tags.RescaleSlope)), 1.0) or 1.0
+        intercept = next(iter(modality.numbers(tags.RescaleIntercept)), 0.0)
+        return values * slope + intercept
+
+    voi = _voi(head, groups, is_signed, window)
+    if isinstance(voi, Window) and window is None and modality_lut is None and not _meets(voi, samples, modal):
+        voi = None  # what it shows is all black or all white
+    if voi is None and image.bits_stored <= 8 and not is_signed:
+        voi = _full_range(np.array([0, (1 << image.bits_stored) - 1], samples.dtype), modal)
+    if voi is None:
+        voi = _full_range(_without_padding(samples if range_of is None else range_of, head), modal)
+
+    def level(values: Samples) -> Samples:
+        out = voi.apply(modal(values))
+        if isinstance(voi, Lut):
+            out = out / voi.entry_max
+        if is_inverse:
+            out = 1.0 - out
+        return (np.clip(out, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+
+    if samples.dtype.kind == "f" or samples.dtype.itemsize > 2:
+        return level(samples.astype(np.float64))
+    low, high = int(samples.min()), int(samples.max())
+    table = level(np.arange(low, high + 1, dtype=np.float64))
+    if samples.dtype.itemsize == 1 and low == 0:
+        return table[samples]
+    return np.take(table, samples.astype(np.int32) - low)
+
+
+def _luts(head: Head, tag: int, is_signed: bool) -> Iterator[Lut]:
+    for item in head.items(tag):
+        try:
+            yield lut(item, is_signed)
+        except TranscodeError:
+            continue  # one that cannot be read is as good as none
+
+
+def _voi(head: Head, groups: Groups, is_signed: bool, window: Window | None) -> Window | Lut | None:
+    if window is not None:
+        return window
+    there = groups.of(tags.FrameVOILUTSequence, tags.WindowCenter)
+    center = next(iter(there.numbers(tags.WindowCenter)), None)
+    width = next(iter(there.numbers(tags.WindowWidth)), None)
+    if center is not None and width is not None:
+        said = there.text(tags.VOILUTFunction)
+        try:
+            return Window(center, width, said if said in FUNCTIONS else LINEAR)
+        except TranscodeError:
+            pass
+    return next(_luts(head, tags.VOILUTSequence, is_signed), None)
+
+
+def _meets(window: Window, samples: Samples, modal: Any) -> bool:
+    """Whether a window has any of the values between its ends, or on both sides of it."""
+    ends = modal(np.array([samples.min(), samples.max()], np.float64))
+    levels = window.apply(ends)
+    return bool(levels.max() > 0.0 and levels.min() < 1.0)
+
+
+def _without_padding(samples: Samples, head: Head) -> Samples:
+    """The samples that are not padding (PS3.3 C.7.5.1.1.2); all, if nothing else is there."""
+    padding = head.numbers(tags.PixelPaddingValue)
+    if not padding:
+        return samples
+    limit = head.numbers(tags.PixelPaddingRangeLimit) or padding
+    low, high = sorted((_as_stored(padding[0], samples), _as_stored(limit[0], samples)))
+    kept = samples[(samples < low) | (samples > high)]
+    return kept if kept.size else samples
+
+
+def _as_stored(value: float, samples: Samples) -> float:
+    """Pixel Padding Value of signed samples may be written unsigned."""
+    if samples.dtype.kind == "i" and samples.dtype.itemsize == 2 and value >= 1 << 15:
+        return value - (1 << 16)
+    return value
+
+
+def _full_range(samples: Samples, modal: Any) -> Window:
+    finite = samples[np.isfinite(samples)] if samples.dtype.kind == "f" else samples
+    if not finite.size:
+        return Window(0.0, 1.0)
+    ends = modal(np.array([finite.min(), finite.max()], np.float64))
+    low, high = float(ends.min()), float(ends.max())
+    if low == high:
+        return Window(low + 0.5, 1.0, LINEAR_EXACT)  # black
+    return Window((low + high) / 2, high - low, LINEAR_EXACT)

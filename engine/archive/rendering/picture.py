@@ -1,0 +1,183 @@
+"""One instance to a picture or an animation. Runs in `render_process` only.
+
+    frame ─ grey levels or RGB of 8 bits ─ region, flip, scale ─ annotation ─ colour space ─► JPEG, PNG, GIF, MP4
+
+Presentation states are not applied, overlays not drawn.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from engine.archive.rendering import annotation, colour, icc, icons, video
+from engine.archive.rendering.frames import FrameReader
+from engine.archive.rendering.grey import Window, grey_levels
+from engine.archive.rendering.options import GIF, JPEG, MP4, PNG, PictureOptions, Viewport
+from engine.archive.transcoding.head import Head
+from engine.dicom import elements, tags
+from engine.errors import DataSetError, TranscodeError
+
+if TYPE_CHECKING:
+    from engine.dicom.sources import Source
+    from engine.dicom.transfer_syntax import TransferSyntax
+
+    Samples: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+FRAMES_MAX: Final = 4096
+"""Of an animation."""
+FRAME_S: Final = 0.1
+"""How long a frame of an animation is seen when nothing says so."""
+
+_GREY: Final = frozenset({"MONOCHROME1", "MONOCHROME2", ""})
+
+
+def draw(source: Source, syntax: TransferSyntax, options: PictureOptions, *, decoded_bytes_max: int) -> bytes:
+    """The picture, encoded. Raises TranscodeError."""
+    try:
+        encoding = elements.encoding_of(source.read(0, 8), syntax)
+        head = Head.read(source, encoding)
+        if options.is_thumbnail and (why := icons.reason(head)):
+            return _encoded(icons.icon(why, options.viewport), options, None)
+        reader = FrameReader(source, syntax, head, decoded_bytes_max)
+        if options.frame is None and options.media_type in (GIF, MP4):
+            return _animation(reader, head, options)
+        number = options.frame if options.frame is not None else (reader.image.number_of_frames + 1) // 2
+        return _encoded(_picture(reader, head, number - 1, options), options, icc.wanted(head, options.icc_profile))
+    except DataSetError as error:
+        raise TranscodeError(f"the data set cannot be read: {error}") from error
+
+
+def _picture(
+    reader: FrameReader, head: Head, number: int, options: PictureOptions, range_of: Samples | None = None
+) -> Image.Image:
+    """`range_of`: the frame whose values are shown from black to white, where nothing says what is to be seen."""
+    samples, image = reader.frame(number)
+    if image.photometric_interpretation in _GREY:
+        if image.samples_per_pixel != 1:
+            raise TranscodeError(f"{image.samples_per_pixel} samples a pixel are no grey levels")
+        window = Window(*options.window) if options.window else None
+        levels = grey_levels(samples, head, image, number, window, range_of)
+    else:
+        levels = colour.rgb(samples, head, image)
+    picture = Image.fromarray(np.ascontiguousarray(levels))
+    if options.viewport is not None:
+        picture = viewed(picture, options.viewport, _pixel_aspect(head))
+    if options.annotation:
+        annotation.draw(picture, head, options.annotation)
+    return picture
+
+
+def _pixel_aspect(head: Head) -> float:
+    """Height of a pixel as a share of its width (PS3.3 C.7.6.3.1.7)."""
+    for tag in (tags.PixelAspectRatio, tags.PixelSpacing, tags.ImagerPixelSpacing):
+        numbers = head.numbers(tag)
+        if len(numbers) == 2 and numbers[0] > 0 and numbers[1] > 0:
+            aspect = numbers[0] / numbers[1]
+            return aspect if 0.1 <= aspect <= 10 else 1.0
+    return 1.0
+
+
+def viewed(picture: Image.Image, viewport: Viewport, aspect: float = 1.0) -> Image.Image:
+    """The region, flipped, scaled to fit the viewport with its proportions kept (PS3.18 8.3.5.1.3)."""
+    width, height = picture.size
+    unit_x, unit_y = (width, height) if viewport.is_relative else (1, 1)
+    left = (viewport.left or 0.0) * unit_x
+    top = (viewport.top or 0.0) * unit_y
+    across = viewport.region_width * unit_x if viewport.region_width else width - left
+    down = viewport.region_height * unit_y if viewport.region_height else height - top
+    box = _within(left, top, left + abs(across), top + abs(down), width, height)
+    region_width, region_height = box[2] - box[0], (box[3] - box[1]) * aspect
+    scale = min(viewport.width / region_width, viewport.height / region_height)
+    size = max(round(region_width * scale), 1), max(round(region_height * scale), 1)
+    sampling = Image.Resampling
+    resample = sampling.BILINEAR if scale > 1 else sampling.BOX if scale < 0.5 else sampling.HAMMING
+    scaled = picture.resize(size, resample, box=box)
+    if across < 0:
+        scaled = scaled.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if down < 0:
+        scaled = scaled.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    return scaled
+
+
+def _within(
+    left: float, top: float, right: float, bottom: float, width: int, height: int
+) -> tuple[float, float, float, float]:
+    left, right = min(max(left, 0.0), width), min(max(right, 0.0), width)
+    top, bottom = min(max(top, 0.0), height), min(max(bottom, 0.0), height)
+    if right - left < 1e-3 or bottom - top < 1e-3:
+        raise TranscodeError("the region lies outside of the image")
+    return left, top, right, bottom
+
+
+def _encoded(picture: Image.Image, options: PictureOptions, profile: icc.Profile | None) -> bytes:
+    embedded = None
+    if profile is not None:
+        picture, embedded = profile.applied(picture)
+    if options.media_type == JPEG and embedded is None:
+        import simplejpeg
+
+        levels = np.asarray(picture)
+        is_grey = levels.ndim == 2
+        return bytes(
+            simplejpeg.encode_jpeg(
+                np.ascontiguousarray(levels[:, :, None] if is_grey else levels),
+                quality=options.quality,
+                colorspace="GRAY" if is_grey else "RGB",
+                colorsubsampling="444" if options.quality >= 95 else "422",
+            )
+        )
+    out = io.BytesIO()
+    if options.media_type == JPEG:
+        picture.save(out, "JPEG", quality=options.quality, icc_profile=embedded)
+    elif options.media_type == PNG:
+        picture.save(out, "PNG", compress_level=1, icc_profile=embedded)
+    elif options.media_type == GIF:
+        picture.save(out, "GIF")
+    else:
+        raise TranscodeError(f"one frame is no {options.media_type}")
+    return out.getvalue()
+
+
+def _animation(reader: FrameReader, head: Head, options: PictureOptions) -> bytes:
+    count = reader.image.number_of_frames
+    if count > FRAMES_MAX:
+        raise TranscodeError(f"it has {count} frames, an animation has {FRAMES_MAX} at most")
+    middle, _ = reader.frame(count // 2)
+    pictures = (_picture(reader, head, number, options, middle) for number in range(count))
+    if options.media_type == MP4:
+        return video.mp4(pictures, frame_s(head))
+    return _gif(pictures, frame_s(head))
+
+
+def _gif(pictures: Iterator[Image.Image], seconds: float) -> bytes:
+    out = io.BytesIO()
+    first = next(pictures)
+    first.save(
+        out,
+        "GIF",
+        save_all=True,
+        append_images=pictures,
+        duration=max(round(seconds * 1000), 20),
+        loop=0,
+    )
+    return out.getvalue()
+
+
+def frame_s(head: Head) -> float:
+    """How long each frame is to be seen (PS3.3 C.7.6.5)."""
+    times = head.numbers(tags.FrameTime)
+    if times and 0 < times[0] <= 60_000:
+        return times[0] / 1000
+    for tag in (tags.RecommendedDisplayFrameRate, tags.CineRate):
+        rates = head.numbers(tag)
+        if rates and 0 < rates[0] <= 1000:
+            return 1 / rates[0]
+    vector = head.numbers(tags.FrameTimeVector)
+    if len(vector) > 1 and 0 < vector[1] <= 60_000:
+        return vector[1] / 1000
+    return FRAME_S
