@@ -108,7 +108,7 @@ def dotted(path: Path) -> str:
 
 
 def layer_of(name: str) -> str:
-    """engine.storage.log → storage; engine itself → "" (its version is for all)."""
+    """engine.storage.record → storage; engine itself → "" (its version is for all)."""
     parts = name.split(".")
     return parts[1] if len(parts) > 1 else ""
 

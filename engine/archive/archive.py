@@ -52,7 +52,8 @@ from engine.index.query.plan import UNIQUE
 from engine.index.query.search import search, search_steps
 from engine.index.upkeep import rebuild
 from engine.storage.files import Files
-from engine.storage.log import LogReader, SegmentLog
+from engine.storage.reader import LogReader
+from engine.storage.segment_log import SegmentLog
 
 if TYPE_CHECKING:
     import pydicom

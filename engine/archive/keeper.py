@@ -38,8 +38,9 @@ from engine.index.catalog import Catalog
 from engine.index.format.types import SegmentMark
 from engine.index.upkeep import checkpoint, epoch_id, rebuild
 from engine.storage.files import Files
-from engine.storage.log import LogReader, list_segments
+from engine.storage.reader import LogReader
 from engine.storage.recovery import NOTHING_KNOWN
+from engine.storage.segment import list_segments
 
 logger = log.get("archive.keeper")
 

@@ -27,7 +27,8 @@ from engine.index.format.entry import Entry
 from engine.index.format.types import Instance
 from engine.index.upkeep import checkpoint, rebuild
 from engine.storage.files import Files
-from engine.storage.log import LogReader, SegmentLog
+from engine.storage.reader import LogReader
+from engine.storage.segment_log import SegmentLog
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

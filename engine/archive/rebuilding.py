@@ -31,7 +31,7 @@ from engine.index.upkeep import audit, checkpoint, rebuild
 from engine.index.upkeep.checkpoint import Checkpointer, Restored
 from engine.storage import hints
 from engine.storage.files import Files
-from engine.storage.log import LogReader
+from engine.storage.reader import LogReader
 from engine.storage.record import Position
 from engine.storage.recovery import NOTHING_KNOWN, Known, Sealed
 from engine.storage.segment import LAYOUT_LOG, Damage, segment_path

@@ -25,9 +25,8 @@ from engine.errors import CorruptRecord, DataSetError, SegmentGone, StorageError
 from engine.index.format.types import Instance, SegmentMark
 from engine.index.upkeep import audit
 from engine.storage import hints, segment
-from engine.storage.log import list_segments
 from engine.storage.record import Kind, Position, Record
-from engine.storage.segment import Damage
+from engine.storage.segment import Damage, list_segments
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive

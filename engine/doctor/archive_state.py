@@ -19,9 +19,8 @@ from engine.config import Config
 from engine.doctor.finding import Finding, fault, good, warning
 from engine.errors import ControlUnavailable, EngineError
 from engine.sizes import bytes_text
-from engine.storage.log import list_segments
 from engine.storage.reader import read_header_or_trailer
-from engine.storage.segment import segment_path
+from engine.storage.segment import list_segments, segment_path
 
 DEAD_SHARE_MAX = 0.5
 """More than this of the log is dead: compaction does not keep up, or is off."""

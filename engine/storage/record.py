@@ -1,4 +1,4 @@
-"""One record of a segment: what `storage.log` appends and `storage.segment` walks over. The door to _ext.crc32c.
+"""One record of a segment: what `segment_log` appends and `storage.segment` walks over. The door to _ext.crc32c.
 
 Pure: bytes in, bytes out; no file is touched here. Key and meta are opaque, and so is the payload.
 

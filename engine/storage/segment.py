@@ -1,4 +1,4 @@
-"""One segment file: its header, its name, and walking over its records. Writing is `storage.log`'s, the end `hints`'.
+"""One segment file: its header, its name, and walking over its records. Writing is `segment_log`'s, the end `hints`'.
 
     0        4096                                     tail                     end of file
     +--------+----------+----------+-- … --+----------+-----------------------+

@@ -32,9 +32,9 @@ from engine.dimse.status import Service, status_of
 from engine.errors import ArchiveInUse, ArchiveReadOnly, EngineError, ReplicationFailed, StorageError
 from engine.index.format.types import Level
 from engine.storage.files import Files
-from engine.storage.log import SegmentLog
 from engine.storage.record import Kind, crc32c
 from engine.storage.segment import FIRST_RECORD, segment_path
+from engine.storage.segment_log import SegmentLog
 from tests import effort
 from tests.archive.filled import (
     contents,

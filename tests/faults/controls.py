@@ -21,7 +21,7 @@ from engine.archive.lifecycle.ledger_copy import LedgerCopy
 from engine.index.database import data_file
 from engine.index.upkeep import checkpoint
 from engine.index.upkeep.checkpoint import Checkpoint, Checkpointer, Kind, boot_id, write_file
-from engine.storage.log import SegmentLog
+from engine.storage.segment_log import SegmentLog
 from tests.faults.histories import History
 from tests.faults.model import Broken
 from tests.faults.world import World

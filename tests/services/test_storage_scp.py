@@ -217,7 +217,7 @@ def test_a_failed_sync_of_what_was_sent_again_ends_the_writer(tmp_path: Path) ->
 def test_what_nobody_expected_while_a_large_object_is_written_is_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine.storage.log import StreamAppender
+    from engine.storage.stream_appender import StreamAppender
 
     def broken(self: object, buffers: object, length: int) -> None:
         raise RuntimeError("a mistake of ours")

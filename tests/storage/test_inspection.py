@@ -11,8 +11,8 @@ import pytest
 
 from engine.storage.files import Files
 from engine.storage.inspection import PIECE_BYTES, Fault, Inspection, Part
-from engine.storage.log import SegmentLog
 from engine.storage.record import Kind, Position, crc32c
+from engine.storage.segment_log import SegmentLog
 from tests.faulty_files import FaultyFiles
 
 

@@ -12,9 +12,11 @@ from typing import NamedTuple
 import pytest
 
 from engine.errors import StorageError
-from engine.storage.log import LogReader, SegmentLog, list_segments, recover_segment
+from engine.storage.reader import LogReader
 from engine.storage.record import Position, crc32c
-from engine.storage.segment import Damage
+from engine.storage.recovery import recover_segment
+from engine.storage.segment import Damage, list_segments
+from engine.storage.segment_log import SegmentLog
 from tests.faulty_files import PowerCut, SimulatedDisk
 
 DIRECTORY = "D"

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from engine.errors import CorruptRecord, SegmentGone, StorageError, StorageFailed
-from engine.storage.log import LogReader, SegmentLog
+from engine.storage.reader import LogReader
 from engine.storage.record import Position, crc32c
 from engine.storage.segment import segment_path
+from engine.storage.segment_log import SegmentLog
 from tests.faulty_files import FaultyFiles
 
 

@@ -11,9 +11,11 @@ import pytest
 
 from engine.errors import StorageError, StorageFull
 from engine.storage import hints
-from engine.storage.log import LogReader, Recovery, SegmentLog, is_owned, list_segments, recover_segment
+from engine.storage.reader import LogReader
 from engine.storage.record import HEADER_BYTES, Position, crc32c
-from engine.storage.segment import FIRST_RECORD, segment_path
+from engine.storage.recovery import Recovery, is_owned, recover_segment
+from engine.storage.segment import FIRST_RECORD, list_segments, segment_path
+from engine.storage.segment_log import SegmentLog
 from tests.faulty_files import FaultyFiles
 
 PAYLOADS = (b"a" * 30, b"", os.urandom(700), b"d" * 77)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from engine.archive.ingest.request import Answer, ReceivedDataSet, StoreRequest
     from engine.archive.ingest.unparseable import Unparseable
     from engine.archive.ingest.writer import Writer
-    from engine.storage.log import StreamAppender
+    from engine.storage.stream_appender import StreamAppender
 
 logger = log.get("archive.ingest")
 

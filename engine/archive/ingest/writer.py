@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from engine.index.catalog import Catalog
-    from engine.storage.log import SegmentLog
     from engine.storage.reader import LogReader
+    from engine.storage.segment_log import SegmentLog
 
 logger = logs.get("archive.ingest")
 

@@ -41,8 +41,9 @@ from engine.errors import ArchiveInUse, CorruptRecord, StorageError, StorageFull
 from engine.index.format.types import SegmentMark
 from engine.index.upkeep import checkpoint, rebuild
 from engine.storage import hints, segment
-from engine.storage.log import SegmentLog, list_segments
 from engine.storage.record import HEADER_BYTES, Position, Record
+from engine.storage.segment import list_segments
+from engine.storage.segment_log import SegmentLog
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive

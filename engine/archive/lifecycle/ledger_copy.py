@@ -45,9 +45,10 @@ from engine.index.query.ledger_records import Item
 from engine.index.upkeep.liveness import TOMBSTONE_KEEP_S
 from engine.storage.files import Files
 from engine.storage.journal import Journal, read_notes
-from engine.storage.log import LogReader, SegmentLog
+from engine.storage.reader import LogReader
 from engine.storage.record import Kind, Position, Record
 from engine.storage.segment import Damage
+from engine.storage.segment_log import SegmentLog
 
 logger = log.get("archive.ledger")
 

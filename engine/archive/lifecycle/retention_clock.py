@@ -23,9 +23,8 @@ import msgspec
 from engine.errors import RetentionRefused
 from engine.index.upkeep.checkpoint import boot_id
 from engine.storage import files as storage_files
-from engine.storage.log import list_segments
 from engine.storage.reader import read_header_or_trailer
-from engine.storage.segment import segment_path
+from engine.storage.segment import list_segments, segment_path
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive

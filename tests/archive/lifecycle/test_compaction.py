@@ -25,8 +25,8 @@ from engine.config import Compaction
 from engine.errors import ArchiveInUse, SegmentGone, StorageFailed, StorageFull
 from engine.index.format.types import Instance
 from engine.index.upkeep import liveness
-from engine.storage.log import SegmentLog
 from engine.storage.segment import list_segments, segment_path
+from engine.storage.segment_log import SegmentLog
 from tests import effort
 from tests.archive.filled import (
     EXPLICIT,

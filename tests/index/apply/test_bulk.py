@@ -20,9 +20,9 @@ from engine.index.format.entry import Item
 from engine.storage import hints
 from engine.storage.files import Files
 from engine.storage.hints import Heads, read_heads
-from engine.storage.log import SegmentLog
 from engine.storage.record import HEADER_BYTES, encode_head
 from engine.storage.segment import FIRST_RECORD, segment_path
+from engine.storage.segment_log import SegmentLog
 from tests.index.made import (
     MR,
     ROOT,

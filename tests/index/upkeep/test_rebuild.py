@@ -29,9 +29,9 @@ from engine.index.query.search import search
 from engine.index.upkeep import checkpoint, rebuild
 from engine.index.upkeep.checkpoint import Checkpointer, Restored
 from engine.storage.files import Files
-from engine.storage.log import SegmentLog
 from engine.storage.record import Kind, crc32c
 from engine.storage.segment import list_segments, segment_path
+from engine.storage.segment_log import SegmentLog
 from tests.faulty_files import FaultyFiles
 from tests.index.made import Tail, apply, entry, meaning, random_history, record_of
 

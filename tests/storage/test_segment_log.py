@@ -12,9 +12,11 @@ import pytest
 
 from engine.errors import CorruptRecord, StorageError, StorageFailed, StorageFull
 from engine.storage import hints
-from engine.storage.log import LogReader, SegmentLog, is_owned, list_segments, recover_segment
+from engine.storage.reader import LogReader
 from engine.storage.record import Kind, Position, Record, crc32c
-from engine.storage.segment import FIRST_RECORD, read_segment_header, scan, segment_path
+from engine.storage.recovery import is_owned, recover_segment
+from engine.storage.segment import FIRST_RECORD, list_segments, read_segment_header, scan, segment_path
+from engine.storage.segment_log import SegmentLog
 from tests.faulty_files import FaultyFiles
 
 ARCHIVE_ID = b"archive-id-16-by"
@@ -667,7 +669,7 @@ def test_more_meta_than_announced_is_refused(bench: Bench) -> None:
 
 
 def test_write_back_of_a_stream_is_started_as_it_comes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.storage.log.STREAM_WRITE_BACK_BYTES", 100_000)
+    monkeypatch.setattr("engine.storage.stream_appender.WRITE_BACK_BYTES", 100_000)
     stream(bench, bytes(1_000_000))
     assert bench.files.calls["write_back"] >= 6
 

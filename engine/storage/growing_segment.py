@@ -1,0 +1,63 @@
+"""GrowingSegment: a segment that its log still writes, and how far it has come."""
+
+from __future__ import annotations
+
+from engine.storage.segment import FIRST_RECORD, SegmentHeader
+
+HINT_BYTES_MAX = 64 << 20
+"""Record heads that a writer keeps in memory for one footer; a segment of many small records rolls here."""
+
+
+class GrowingSegment:
+    """One open segment file. Only its log touches it."""
+
+    __slots__ = (
+        "closing",
+        "fd",
+        "header",
+        "heads",
+        "heads_bytes",
+        "is_allocated",
+        "limit",
+        "path",
+        "payload_bytes",
+        "prewritten",
+        "seed",
+        "segment_id",
+        "sequence",
+        "synced",
+        "users",
+        "written",
+    )
+
+    def __init__(self, header: SegmentHeader, fd: int, path: str) -> None:
+        self.header = header
+        self.segment_id = header.segment_id
+        self.seed = header.seed
+        self.fd = fd
+        self.path = path
+        self.limit = 0
+        """Where records and footer must end."""
+        self.prewritten = 0
+        """Below this offset the blocks have been written once: syncing over them costs no journal commit."""
+        self.is_allocated = False
+        """Whether the disk has set aside everything up to the limit."""
+        self.written = FIRST_RECORD
+        """Where the records end."""
+        self.synced = 0
+        """Where the records end that are on stable storage."""
+        self.sequence = 0
+        """Of the next record."""
+        self.heads: list[bytearray] = []
+        """Of all records, for the footer."""
+        self.heads_bytes = 0
+        self.payload_bytes = 0
+        self.users = 0
+        """Syncs that use the descriptor at the moment."""
+        self.closing = False
+        """Whether the last user closes the descriptor."""
+
+    def has_room(self, record_bytes: int, head_bytes: int) -> bool:
+        """Whether a record and the footer after it fit."""
+        end = self.written + record_bytes + self.heads_bytes + head_bytes
+        return end <= self.limit and self.heads_bytes <= HINT_BYTES_MAX

@@ -1,0 +1,173 @@
+"""StreamAppender: writes one record larger than memory, in a segment of its own.
+
+The payload is written where it will stay, and its write-back starts as it comes. The head is written last, when length
+and checksum are known. A crash before that leaves a file whose first head is zeros, and recovery removes it.
+
+    0                4096                                  + 64 + key + meta
+    +----------------+-------------------------------------+-----------+--------+
+    | segment header | record header, key, meta, unused    | payload … | footer |
+    +----------------+-------------------------------------+-----------+--------+
+                     written last                          as it comes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from engine.errors import StorageError, StorageFailed, StorageFull
+from engine.storage import hints
+from engine.storage.files import Files
+from engine.storage.growing_segment import GrowingSegment
+from engine.storage.log_health import LogHealth
+from engine.storage.record import HEADER_BYTES, Position, encode_head
+from engine.storage.segment import FIRST_RECORD
+from engine.storage.segment_factory import SegmentFactory
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+WRITE_BACK_BYTES = 8 << 20
+"""How much of a streamed object gathers before its write-back is started."""
+
+_PAGE_MASK = ~4095
+
+
+class StreamAppender:
+    """One streamed record. Use it on one thread at a time."""
+
+    def __init__(
+        self,
+        files: Files,
+        factory: SegmentFactory,
+        health: LogHealth,
+        kind: int,
+        flags: int,
+        stamp: int,
+        key: bytes,
+        meta_max: int,
+        *,
+        on_end: Callable[[StreamAppender], None],
+    ) -> None:
+        """`meta_max`: what the meta block may take; `on_end` is called once the file is closed."""
+        self._files = files
+        self._factory = factory
+        self._health = health
+        self._on_end = on_end
+        self._kind = kind
+        self._flags = flags
+        self._stamp = stamp
+        self._key = key
+        self._meta_max = meta_max
+        self._segment: GrowingSegment | None = None
+        self._payload_offset = FIRST_RECORD + HEADER_BYTES + len(key) + meta_max
+        self._write_back_offset = 0
+        self._is_over = False
+        self.payload_length = 0
+        """Bytes written so far."""
+
+    def write(self, buffers: Sequence[Buffer], length: int) -> None:
+        """Appends to the payload. Raises StorageFull or StorageFailed: abort then. Blocks on a slow disk."""
+        segment = self._open_segment()
+        offset = self._payload_offset + self.payload_length
+        try:
+            self._files.pwritev(segment.fd, buffers, offset, length)
+        except StorageFailed as error:
+            self._health.fail(error)
+            raise
+        self.payload_length += length
+        end = offset + length
+        if end - self._write_back_offset >= WRITE_BACK_BYTES:
+            self._factory.check_reserve()
+            self._start_write_back(segment.fd, end)
+            self._write_back_offset = end & _PAGE_MASK
+
+    def finish(
+        self,
+        meta: bytes,
+        payload_crc: int,
+        *,
+        kind: int | None = None,
+        flags: int | None = None,
+        stamp: int | None = None,
+        key: bytes | None = None,
+    ) -> Position:
+        """Writes the head and the footer; the record is on stable storage when this returns. Blocks on the disk.
+
+        `kind`, `flags`, `stamp` and `key` are in place of those that it began with; key and meta together may be as
+        long as was announced.
+        """
+        key = self._key if key is None else key
+        meta_length = len(self._key) + self._meta_max - len(key)
+        if len(meta) > meta_length:
+            raise StorageError(f"{len(meta)} bytes of meta, there is room for {meta_length}")
+        segment = self._open_segment()
+        meta_unused = meta_length - len(meta)
+        head = encode_head(
+            segment.seed,
+            FIRST_RECORD,
+            self._kind if kind is None else kind,
+            self._flags if flags is None else flags,
+            self._stamp if stamp is None else stamp,
+            0,
+            0,
+            key,
+            meta + bytes(meta_unused),
+            self.payload_length,
+            payload_crc,
+            meta_unused,
+        )
+        position = Position(segment.segment_id, FIRST_RECORD, len(key), meta_length, self.payload_length, payload_crc)
+        try:
+            end = self._payload_offset + self.payload_length
+            if position.end > end:
+                self._files.pwritev(segment.fd, [bytes(position.end - end)], end)
+            self._files.pwritev(segment.fd, [head], FIRST_RECORD)
+            self._files.fdatasync(segment.fd)
+            self._factory.sync_names()
+        except StorageFailed as error:
+            self._health.fail(error)
+            raise
+        self._is_over = True
+        try:
+            hints.seal(self._files, segment.fd, segment.header, position.end, [head], self.payload_length)
+        except StorageFull:
+            pass  # The record is safe without its footer; a later recovery writes it.
+        except StorageFailed as error:
+            self._health.fail(error)
+            raise
+        finally:
+            self._end()
+        return position
+
+    def abort(self) -> None:
+        """Gives up and removes the file; no error if it was finished or aborted before."""
+        if self._is_over:
+            return
+        self._is_over = True
+        segment = self._segment
+        try:
+            if segment is not None:
+                self._files.unlink(segment.path)
+        finally:
+            self._end()
+
+    def _open_segment(self) -> GrowingSegment:
+        if self._is_over:
+            raise StorageError("this stream has ended")
+        self._health.check()
+        if self._segment is None:
+            self._segment = self._factory.create_stream_segment(self._payload_offset)
+        return self._segment
+
+    def _start_write_back(self, fd: int, end: int) -> None:
+        try:
+            self._files.write_back(fd, self._write_back_offset, end - self._write_back_offset)
+        except StorageError as error:
+            self._health.fail(error)
+            raise
+
+    def _end(self) -> None:
+        if self._segment is not None:
+            self._files.close(self._segment.fd)
+        self._on_end(self)
