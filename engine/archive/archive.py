@@ -49,7 +49,6 @@ from engine.index.format.types import Instance, Level, Match, Named, Outcome, Qu
 from engine.index.query.explanation import Explanation
 from engine.index.query.keywords import question
 from engine.index.query.plan import UNIQUE
-from engine.index.query.search import search, search_steps
 from engine.index.upkeep import rebuild
 from engine.storage.files import Files
 from engine.storage.reader import LogReader
@@ -292,11 +291,11 @@ class Archive:
         """
         if isinstance(query, str):
             query = question(query, {**(keys or {}), **named}, self.schema, limit=limit, offset=offset, fuzzy=fuzzy)
-        return search(self.index, query, explanation)
+        return self.index.search(query, explanation)
 
     def find_steps(self, query: Query, explanation: Explanation | None = None) -> Iterator[Match | None]:
         """As `find`, with a None where the search may be left for a while: for who has others to serve."""
-        return search_steps(self.index, query, explanation)
+        return self.index.search_steps(query, explanation)
 
     def instances(self, query: Query) -> list[Instance]:
         """Where the instances that a retrieval names lie, by series and instance number. Raises QueryError."""

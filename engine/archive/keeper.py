@@ -34,9 +34,9 @@ from engine.errors import (
     StorageFailed,
     StorageFull,
 )
-from engine.index.catalog import Catalog
+from engine.index.catalog import Catalog, Restored
 from engine.index.format.types import SegmentMark
-from engine.index.upkeep import checkpoint, epoch_id, rebuild
+from engine.index.upkeep import rebuild
 from engine.storage.files import Files
 from engine.storage.reader import LogReader
 from engine.storage.recovery import NOTHING_KNOWN
@@ -48,7 +48,7 @@ TRIES = 3
 """How often in a row the keeper's work may fail in a way that nobody has foreseen before the process gives up: what is
 written behind must not stay unsynced, and a second without memory must not end a server."""
 
-_UNTOUCHED = frozenset((checkpoint.Restored.CLEAN, checkpoint.Restored.IN_USE))
+_UNTOUCHED = frozenset((Restored.CLEAN, Restored.IN_USE))
 
 Progress = Callable[[str, int, int], None]
 """(what, done, total) while an archive is brought up."""
@@ -126,9 +126,9 @@ class Keeper:
         self._marks: dict[int, SegmentMark] = {}
         """As the last checkpoint has them."""
         try:
-            restored = checkpoint.restore(layout.index, files)
+            restored = Catalog.restore(layout.index, files)
             logger.info("index opens", state=restored.name.lower())
-            if restored is checkpoint.Restored.DAMAGED:
+            if restored is Restored.DAMAGED:
                 logger.error("the index is made anew from the log", reason=restored.value)
             self._open_and_bring_up(restored, progress)
         except BaseException:
@@ -143,33 +143,32 @@ class Keeper:
             logger.warning("the index is made anew", reason=str(error))
         except IndexDamaged as error:
             logger.error("the index is made anew from the log", reason=str(error))
-        checkpoint.discard(self._layout.index, self._files)
+        Catalog.discard(self._layout.index, self._files)
         return Catalog.open(self._layout.index, files=self._files, schema=self._schema)
 
-    def _open_and_bring_up(self, restored: checkpoint.Restored, progress: Progress | None) -> None:
+    def _open_and_bring_up(self, restored: Restored, progress: Progress | None) -> None:
         self.index = self._open_index()
         try:
             self._bring_up(restored, progress)
         except IndexDamaged as error:
             logger.error("the index is made anew from the log", reason=str(error))
-            checkpoint.discard(self._layout.index, self._files)
+            Catalog.discard(self._layout.index, self._files)
             self.index = Catalog.open(self._layout.index, files=self._files, schema=self._schema)
-            self._bring_up(checkpoint.Restored.DISCARDED, progress)
+            self._bring_up(Restored.DISCARDED, progress)
 
-    def _renew_lifetime(self, restored: checkpoint.Restored) -> None:
+    def _renew_epoch_id(self, restored: Restored) -> None:
         """Ids that were given away mean nothing any more when what is replayed may get others."""
-        directory = self._layout.index
-        if restored is checkpoint.Restored.CHECKPOINT or not epoch_id.read(directory, self._files):
+        if restored is Restored.CHECKPOINT or not self.index.epoch_id():
             try:
-                epoch_id.renew(directory, self._files)
+                self.index.renew_epoch_id()
             except StorageFull as error:
                 logger.warning("long queries cannot be continued, the disk is full", error=str(error))
 
-    def _bring_up(self, restored: checkpoint.Restored, progress: Progress | None) -> None:
+    def _bring_up(self, restored: Restored, progress: Progress | None) -> None:
         try:
-            self._renew_lifetime(restored)
+            self._renew_epoch_id(restored)
             # Before anything is written: from here on a power cut costs no more than the replay again.
-            self._checkpointer = checkpoint.Checkpointer(self.index, self._layout.index, self._files, self._sync_log)
+            self._checkpointer = self.index.checkpointer(self._sync_log)
             try:
                 report = self._replay("replayed", progress)
                 if not self._follows:
@@ -219,7 +218,7 @@ class Keeper:
             self._note_sealed(self.index.segment_marks(), is_complete=True)
         return report
 
-    def _settle_ledger(self, restored: checkpoint.Restored, report: rebuild.Report) -> set[int]:
+    def _settle_ledger(self, restored: Restored, report: rebuild.Report) -> set[int]:
         """What the log has lost of deletions, holds and corrections holds again; the segments of which nothing is."""
         copy = LedgerCopy(self._layout, self._files)
         is_certain = restored in _UNTOUCHED and not report.records and not report.lost

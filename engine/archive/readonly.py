@@ -25,7 +25,7 @@ from engine.errors import ArchiveReadOnly, IndexError_, StorageError
 from engine.index.catalog import Catalog
 from engine.index.format.entry import Entry
 from engine.index.format.types import Instance
-from engine.index.upkeep import checkpoint, rebuild
+from engine.index.upkeep import rebuild
 from engine.storage.files import Files
 from engine.storage.reader import LogReader
 from engine.storage.segment_log import SegmentLog
@@ -59,7 +59,7 @@ class UnwrittenIndex:
     def __init__(self, layout: Layout, files: Files, schema: Schema, progress: Progress | None = None) -> None:
         """Opens it, or makes one elsewhere. Raises IndexError_, StorageFull or StorageFailed."""
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        if checkpoint.is_clean(layout.index, files):
+        if Catalog.is_clean(layout.index, files):
             try:
                 self.index = Catalog.open(layout.index, read_only=True, files=files, schema=schema)
                 return

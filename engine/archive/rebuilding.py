@@ -25,10 +25,9 @@ from engine.archive.lifecycle.losses import Loss
 from engine.archive.register import Register
 from engine.dicom.schema import Schema
 from engine.errors import CorruptRecord, IndexError_
-from engine.index.catalog import Catalog
+from engine.index.catalog import Catalog, Restored
 from engine.index.format.types import DamageRow, SegmentMark
-from engine.index.upkeep import audit, checkpoint, rebuild
-from engine.index.upkeep.checkpoint import Checkpointer, Restored
+from engine.index.upkeep import rebuild
 from engine.storage import hints
 from engine.storage.files import Files
 from engine.storage.reader import LogReader
@@ -80,7 +79,7 @@ def rebuild_index(data: Path, *, progress: Progress | None = None, files: Files 
                 _name_losses(layout, files, index, report, before)
         finally:
             reader = LogReader(layout.segments, files)
-            Checkpointer(index, layout.index, files, lambda: sync_log(index, reader)).close(clean=True)
+            index.checkpointer(lambda: sync_log(index, reader)).close(clean=True)
             reader.close()
             index.close()
     return report
@@ -88,7 +87,7 @@ def rebuild_index(data: Path, *, progress: Progress | None = None, files: Files 
 
 def _before(layout: Layout, files: Files, known: Known) -> Before:
     """What the old index says; of one that cannot be read there is nothing, and that is said."""
-    if checkpoint.restore(layout.index, files) in _NOTHING:
+    if Catalog.restore(layout.index, files) in _NOTHING:
         return Before(known)
     try:
         index = Catalog.open(layout.index, files=files)
@@ -145,7 +144,7 @@ def _placed(index: Catalog) -> Iterator[tuple[str, Position]]:
     """What is stored, current or kept aside, and where."""
     return (
         (instance.sop_instance_uid, instance.position)
-        for instance in itertools.chain(audit.current_instances(index), index.kept_aside())
+        for instance in itertools.chain(index.current_instances(), index.kept_aside())
     )
 
 

@@ -23,7 +23,6 @@ from engine.archive import completeness
 from engine.archive.lifecycle import losses
 from engine.errors import CorruptRecord, DataSetError, SegmentGone, StorageError
 from engine.index.format.types import Instance, SegmentMark
-from engine.index.upkeep import audit
 from engine.storage import hints, segment
 from engine.storage.record import Kind, Position, Record
 from engine.storage.segment import Damage, list_segments
@@ -122,7 +121,7 @@ def _check_segment(archive: Archive, report: CheckReport, segment_id: int, mark:
             _compare(archive, report, batch)
             batch = []
     _compare(archive, report, batch)
-    known = audit.tables_by_offset(archive.index, segment_id) if gaps else {}
+    known = archive.index.tables_by_offset(segment_id) if gaps else {}
     for gap in gaps:
         if known.get(gap.offset) != "history":
             report.add(Finding(segment_id, gap.offset, gap.reason))
@@ -148,7 +147,7 @@ def _records(archive: Archive, segment_id: int, mark: SegmentMark) -> Iterator[R
 
 
 def _compare(archive: Archive, report: CheckReport, records: list[Record]) -> None:
-    for record, what in audit.wrong_records(archive.index, records):
+    for record, what in archive.index.wrong_records(records):
         position = record.position
         uid = record.key.decode("utf-8", "replace") if record.kind == Kind.INSTANCE else ""
         report.add(Finding(position.segment_id, position.offset, _named(what, uid)))
@@ -156,12 +155,12 @@ def _compare(archive: Archive, report: CheckReport, records: list[Record]) -> No
 
 def _check_index(archive: Archive, report: CheckReport, payloads: bool, progress: Progress | None) -> None:
     total = archive.stats()["instances"]
-    for done, instance in enumerate(audit.current_instances(archive.index)):
+    for done, instance in enumerate(archive.index.current_instances()):
         if progress is not None and done % 100 == 0:
             progress("instances", done, total)
         report.counts["instances"] += 1
         _check_instance(archive, report, instance, payloads, is_current=True)
-    for wrong in audit.loose_rows(archive.index):
+    for wrong in archive.index.loose_rows():
         for instance, what in wrong:
             report.add(Finding(*instance.position[:2], _named(what, instance.sop_instance_uid)))
     for version in archive.index.kept_aside():

@@ -16,7 +16,7 @@ from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
 from engine import log
-from engine.index.database.turn import Holder
+from engine.index.format.types import Holder
 
 logger = log.get("archive.writer_watch")
 

@@ -84,7 +84,7 @@ def opened(
     """The archive of a configuration, closed at the end; one that is made here gets the extra attributes of that."""
     from engine.archive import extras
     from engine.archive.archive import Archive
-    from engine.index.database.turn import put_off_stops
+    from engine.stops import put_off_stops
 
     wanted = extras.configured(config) if create and not (config.data / "archive.json").exists() else None
     archive = namespaces.under_a_free_id(

@@ -1,31 +1,42 @@
-"""Catalog: what the rest of the engine may ask of the index. One handle a process; the work is done in its neighbours.
+"""The catalogue: all that the rest of the engine may ask of the index, and tell it. Nothing of LMDB is seen from here.
 
 Derived from the log and disposable: everything in here can be made again by `rebuild`. Any number of processes read
 and write it at once, one writer at a time for tens of microseconds. Thread-safe. Open it after spawn: a forked child
 that uses it is refused.
+
+    before it is opened     `restore` brings its files to a state that may be opened; the keeper does that
+    while it is open        `apply` makes records of the log visible; everything else is asked for
+    what makes checkpoints  `checkpointer`; one for an index, in the keeper
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from engine.dicom.schema import STANDARD, Schema
 from engine.errors import IndexError_
-from engine.index.apply import bulk, corrections, overlay, reextract, relocation
+from engine.index.apply import bulk, overlay, reextract, relocation
 from engine.index.apply.history import newest_stamp, read_kept
 from engine.index.apply.writer import Writer
 from engine.index.database.environment import MAP_BYTES, Environment
 from engine.index.format import keys
-from engine.index.format.entry import Correction, Entry, Hold, Quarantined, Tombstone
+from engine.index.format.entry import Correction, Entry, Hold, LedgerItem, Quarantined, Tombstone
 from engine.index.format.rows import decode_mark, read_count, scan_prefix
-from engine.index.format.types import DamageRow, Instance, Match, Named, Outcome, Query, SegmentMark
-from engine.index.query import conflicts, listing
-from engine.index.query.listing import instance_of
-from engine.index.query.search import read_instance, search, select, select_names
-from engine.index.upkeep import checkpoint, epoch_id, liveness
+from engine.index.format.types import DamageRow, Holder, Instance, Match, Named, Outcome, Query, SegmentMark
+from engine.index.query import conflicts, corrections, ledger_records, listing, selection
+from engine.index.query import search as searching
+from engine.index.query.corrections import Listed as Listed
+from engine.index.query.explanation import Explanation
+from engine.index.query.instances import instance_of, read_instance, read_versions
+from engine.index.query.snapshot import Snapshot as Snapshot
+from engine.index.upkeep import audit, checkpoint_file, epoch_id, liveness, restoration
+from engine.index.upkeep.checkpoint import Checkpointer
+from engine.index.upkeep.guard import Guard
+from engine.index.upkeep.restoration import Restored as Restored
 from engine.storage.files import Files
 from engine.storage.hints import Heads
 from engine.storage.record import Position, Record
@@ -35,8 +46,27 @@ class Catalog:
     """One process's handle of the index."""
 
     def __init__(self, environment: Environment) -> None:
-        self.environment = environment
+        self._environment = environment
         self._writer = Writer(environment)
+
+    @staticmethod
+    def restore(directory: str, files: Files) -> Restored:
+        """Brings the files of an index to a state that may be opened, after whatever end. For the keeper, before
+        `open`.
+
+        Raises IndexError_ or StorageError when the files cannot be read or written.
+        """
+        return restoration.restore(directory, files)
+
+    @staticmethod
+    def discard(directory: str, files: Files) -> None:
+        """Throws an index away, to be made again from the log. Raises IndexError_ when it is in use."""
+        restoration.discard(directory, files)
+
+    @staticmethod
+    def is_clean(directory: str, files: Files) -> bool:
+        """Whether an index was closed cleanly and nobody has it open: it may be read and need not be changed."""
+        return restoration.is_clean(directory, files)
 
     @classmethod
     def open(
@@ -50,14 +80,14 @@ class Catalog:
     ) -> Catalog:
         """Opens the index of a directory, and creates it if there is none.
 
-        Raises IndexError_ when it cannot be opened or is of another format. After a stop of the machine
-        `checkpoint.restore` must have been called before.
+        Raises IndexError_ when it cannot be opened or is of another format. After a stop of the machine `restore` must
+        have been called before.
         """
         files = files or Files()
         environment = Environment(directory, files, read_only=read_only, map_bytes=map_bytes, schema=schema)
         if not read_only:
             try:
-                environment.guard = checkpoint.Guard(directory, files)
+                environment.guard = Guard(directory, files)
             except OSError as error:
                 environment.close()
                 raise IndexError_(f"the index in {directory} cannot be opened: {error}") from error
@@ -66,7 +96,14 @@ class Catalog:
     @property
     def schema(self) -> Schema:
         """Which attributes are kept, and how."""
-        return self.environment.schema
+        return self._environment.schema
+
+    def checkpointer(self, sync_log: Callable[[], object], files: Files | None = None) -> Checkpointer:
+        """What takes checkpoints from now on; make it before anything is written. `sync_log` makes durable whatever the
+        log holds, and may be called by any thread. Raises IndexError_ when there is one already."""
+        return Checkpointer(self._environment, files or self._environment.files, sync_log)
+
+    # -- records become visible -------------------------------------------------------------------
 
     def apply(
         self,
@@ -103,7 +140,7 @@ class Catalog:
 
     def locate(self, sop_instance_uid: bytes) -> Instance | None:
         """Where the current instance of a UID lies."""
-        environment = self.environment
+        environment = self._environment
         sop_key = keys.bounded(sop_instance_uid)
         with environment.reading() as txn:
             where = txn.get(sop_key, db=environment.sop_uids)
@@ -117,7 +154,7 @@ class Catalog:
         The stamp is not always that of the current instance: what was kept aside may be newer, and where there is none
         a deletion from before the clock was set back would kill what is stored now.
         """
-        environment = self.environment
+        environment = self._environment
         sop_key = keys.bounded(sop_instance_uid)
         with environment.reading() as txn:
             where = txn.get(sop_key, db=environment.sop_uids)
@@ -130,51 +167,48 @@ class Catalog:
 
     def instances(self, query: Query) -> list[Instance]:
         """What a retrieval with these keys names: by series, Instance Number, UID. Raises QueryError."""
-        return list(select(self.environment, query))
+        return list(self.select(query))
 
     def select(self, query: Query) -> Iterator[Instance]:
         """The same one by one, in read transactions that end while a caller has one of them. Raises QueryError."""
-        return select(self.environment, query)
+        return selection.select(self._environment, query)
 
     def names(self, query: Query) -> list[Named]:
         """The same instances as a deletion needs to know them, in no order. Raises QueryError."""
-        return select_names(self.environment, query)
+        return selection.select_names(self._environment, query)
 
-    def search(self, query: Query) -> Iterator[Match]:
-        """The matches of a query in a stable order, page by page. Raises QueryError at once."""
-        return search(self, query)
+    def search(self, query: Query, explanation: Explanation | None = None) -> Iterator[Match]:
+        """The matches of a query in a stable order, page by page; `explanation` is filled in on the way. Raises
+        QueryError, at once and not at the first match."""
+        return searching.search(self._environment, query, explanation)
+
+    def search_steps(self, query: Query, explanation: Explanation | None = None) -> Iterator[Match | None]:
+        """The same with a None wherever the search may be left for a while, for a caller who has others to serve."""
+        return searching.search_steps(self._environment, query, explanation)
 
     def versions(self, sop_instance_uid: bytes) -> list[Instance]:
         """The current instance of a UID and those kept aside, the oldest first."""
-        environment = self.environment
-        sop_key = keys.bounded(sop_instance_uid)
-        with environment.reading() as txn:
-            found = []
-            where = txn.get(sop_key, db=environment.sop_uids)
-            if where:
-                found.append(read_instance(txn, environment, where, txn.get(where, db=environment.instances)))
-            found += [instance_of(told.entry(sop_instance_uid)) for told in read_kept(txn, environment, sop_key)]
-        return sorted(found, key=lambda item: (item.stamp, item.position))
+        return read_versions(self._environment, sop_instance_uid)
 
     def alike(self, sop_instance_uid: bytes, length: int, crc: int) -> list[Instance]:
         """What is kept aside of a UID with this length and checksum, the oldest first.
 
         Costs a look at the key of each version, and reads those that are alike.
         """
-        environment = self.environment
+        environment = self._environment
         with environment.reading() as txn:
             kept = list(read_kept(txn, environment, keys.bounded(sop_instance_uid), keys.tie_of(length, crc)))
         return [instance_of(told.entry(sop_instance_uid)) for told in kept]
 
     def kept_count(self, sop_instance_uid: bytes) -> int:
         """How many versions of a UID are kept aside."""
-        environment = self.environment
+        environment = self._environment
         with environment.reading() as txn:
             return sum(1 for _ in scan_prefix(txn, environment.versions, keys.bounded(sop_instance_uid) + b"\0"))
 
     def drops(self, sop_instance_uid: bytes, limit: int) -> list[Position]:
         """Where the tombstones lie that name one record of a UID each, the newest of the latest target first."""
-        environment = self.environment
+        environment = self._environment
         found: list[Position] = []
         with environment.reading() as txn:
             rows = list(scan_prefix(txn, environment.drops, keys.bounded(sop_instance_uid) + b"\0"))
@@ -187,11 +221,17 @@ class Catalog:
                         found.append(Position(segment_id, offset, key_length, meta_length, 0, 0))
         return found
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """Patients, studies and corrections at one moment, within the context."""
+        with self._environment.reading() as txn:
+            yield Snapshot(txn, self._environment)
+
     # -- what is no current instance --------------------------------------------------------------
 
     def kept_aside(self) -> Iterator[Instance]:
         """Every version that is kept aside, page by page."""
-        return listing.read_kept_aside(self.environment)
+        return listing.read_kept_aside(self._environment)
 
     def version_count(self) -> int:
         """How many versions are kept aside."""
@@ -199,25 +239,25 @@ class Catalog:
 
     def holds(self) -> list[Hold]:
         """The studies on legal hold, whether or not anything of them is stored."""
-        return listing.read_holds(self.environment)
+        return listing.read_holds(self._environment)
 
     def is_held(self, study_instance_uid: bytes) -> bool:
         """Whether a study is on legal hold."""
-        return listing.is_held(self.environment, study_instance_uid)
+        return listing.is_held(self._environment, study_instance_uid)
 
     def hold_stamp(self, study_instance_uid: bytes) -> int:
         """The stamp that a new hold of a study, or its release, must be above to count."""
-        environment = self.environment
+        environment = self._environment
         with environment.reading() as txn:
             return newest_stamp(txn, environment.holds, keys.bounded(study_instance_uid))
 
-    def corrections(self) -> Iterator[corrections.Listed]:
+    def corrections(self) -> Iterator[Listed]:
         """Every correction and every undo, the earliest first, page by page."""
-        return corrections.read_corrections(self.environment)
+        return corrections.read_corrections(self._environment)
 
     def corrected(self, study_instance_uid: bytes, series_instance_uid: bytes) -> dict[int, bytes]:
         """What corrections set of a study and one of its series, in UTF-8; b"" where there is to be no value."""
-        environment = self.environment
+        environment = self._environment
         with environment.reading() as txn:
             if not txn.stat(environment.corrections)["entries"]:
                 return {}
@@ -225,11 +265,11 @@ class Catalog:
 
     def conflicts(self) -> Iterator[conflicts.Conflicting]:
         """The studies and series whose instances disagree, and on what; page by page."""
-        return conflicts.read_conflicts(self.environment)
+        return conflicts.read_conflicts(self._environment)
 
     def quarantined(self) -> Iterator[Quarantined]:
         """What is in quarantine, page by page."""
-        return listing.read_quarantined(self.environment)
+        return listing.read_quarantined(self._environment)
 
     def quarantined_bytes(self) -> int:
         """What the quarantine takes in the log."""
@@ -239,17 +279,17 @@ class Catalog:
         """Keeps that a place in the log is not as it was written; a place has one note, the last."""
         uid = sop_instance_uid[:0xFFFF]
         row = keys.DAMAGE.pack(found_ns, len(uid)) + uid + what.encode("utf-8", "replace")
-        table = self.environment.damage
-        self.environment.write(lambda txn: txn.put(keys.PLACE.pack(segment_id, offset), row, db=table), _nothing)
+        table = self._environment.damage
+        self._environment.write(lambda txn: txn.put(keys.PLACE.pack(segment_id, offset), row, db=table), _nothing)
 
     def damage(self) -> list[DamageRow]:
         """Known damage, by place."""
-        return listing.read_damage(self.environment)
+        return listing.read_damage(self._environment)
 
     def clear_damage(self, segment_id: int, offset: int) -> None:
         """Takes a note back."""
-        table = self.environment.damage
-        self.environment.write(lambda txn: txn.delete(keys.PLACE.pack(segment_id, offset), db=table), _nothing)
+        table = self._environment.damage
+        self._environment.write(lambda txn: txn.delete(keys.PLACE.pack(segment_id, offset), db=table), _nothing)
 
     # -- compaction -------------------------------------------------------------------------------
 
@@ -257,8 +297,8 @@ class Catalog:
         """Which of these records, all of one segment, must survive its compaction: see `liveness`."""
         if any(record.position.segment_id != segment_id for record in records):
             raise IndexError_(f"not all of these records lie in segment {segment_id:016x}")
-        with self.environment.reading() as txn:
-            return liveness.alive(txn, self.environment, records, time.time_ns() if now_ns is None else now_ns)
+        with self._environment.reading() as txn:
+            return liveness.alive(txn, self._environment, records, time.time_ns() if now_ns is None else now_ns)
 
     def relocate(self, moves: Sequence[tuple[Record, Position]]) -> int:
         """Tells that records have been copied: each counts where it lies now. Returns how many of them are news.
@@ -274,7 +314,7 @@ class Catalog:
         Without `records` (nobody can read them any more) all rows are looked at. Can be stopped and done again. Raises
         IndexError_ when something of it is alive.
         """
-        environment = self.environment
+        environment = self._environment
         relocation.check_dead(environment, segment_id)
         rows = relocation.rows_of(records) if records else relocation.rows_in(environment, segment_id)
         for at in range(0, len(rows), relocation.PAGE):
@@ -298,30 +338,60 @@ class Catalog:
         """
 
         def work(txn: Any) -> int:
-            reextract.note(self.environment, txn, segment_id, digest, amended_bytes)
+            reextract.note(self._environment, txn, segment_id, digest, amended_bytes)
             return reextract.restate(self._writer, txn, entries)
 
         return self._writer.batch(work)
 
     def amended(self) -> dict[int, tuple[bytes, int]]:
         """For each segment the digest of the set of extra attributes that its records are under, and up to where."""
-        return reextract.read_notes(self.environment)
+        return reextract.read_notes(self._environment)
 
     def drop_unsearched(self, count_max: int) -> bool:
         """Removes keys of attributes that are not searched any more; whether there may be more of them."""
-        return self._writer.batch(lambda txn: reextract.drop_unsearched(self.environment, txn, count_max))
+        return self._writer.batch(lambda txn: reextract.drop_unsearched(self._environment, txn, count_max))
+
+    # -- against the log --------------------------------------------------------------------------
+
+    def current_instances(self) -> Iterator[Instance]:
+        """Every current instance, by series, page by page."""
+        return audit.current_instances(self._environment)
+
+    def loose_rows(self) -> Iterator[list[tuple[Instance, str]]]:
+        """The rows of instances that nothing leads to, and what is wrong; a list a page, often an empty one."""
+        return audit.loose_rows(self._environment)
+
+    def wrong_records(self, records: Sequence[Record]) -> list[tuple[Record, str]]:
+        """Those of `records` that the index does not know at their positions, or knows otherwise; what is wrong."""
+        return audit.wrong_records(self._environment, records)
+
+    def tables_by_offset(self, segment_id: int) -> dict[int, str]:
+        """Where records of a segment begin that are no current instances, and the table that knows each."""
+        return audit.tables_by_offset(self._environment, segment_id)
+
+    def knows(self, item: LedgerItem) -> bool:
+        """Whether a tombstone, hold or correction has been applied, wherever it lies."""
+        return ledger_records.is_known(self._environment, item)
+
+    def would_change(self, item: LedgerItem) -> bool:
+        """Whether a tombstone, hold or correction that the index does not know would change anything now."""
+        return ledger_records.is_needed(self._environment, item)
+
+    def ledger_places(self) -> Iterator[Position]:
+        """Where each tombstone, hold and correction lies; of copies each."""
+        return ledger_records.places(self._environment)
 
     # -- looking after ----------------------------------------------------------------------------
 
     def segment_marks(self) -> dict[int, SegmentMark]:
         """How far each segment is in the index, and how much of it is alive."""
-        environment = self.environment
+        environment = self._environment
         with environment.reading() as txn, txn.cursor(db=environment.segments) as cursor:
             return {keys.U64_KEY.unpack(key)[0]: decode_mark(value) for key, value in cursor}
 
     def stats(self) -> dict[str, int]:
         """Counts of what the index holds, and bytes of what it points to and of itself."""
-        environment = self.environment
+        environment = self._environment
         marks = self.segment_marks().values()
         with environment.reading() as txn:
             return {
@@ -343,25 +413,46 @@ class Catalog:
             }
 
     def _count(self, word: bytes) -> int:
-        with self.environment.reading() as txn:
-            return read_count(txn, self.environment, word)
+        with self._environment.reading() as txn:
+            return read_count(txn, self._environment, word)
 
     def reader_check(self) -> int:
         """Frees what dead processes hold; returns how many readers they were."""
-        return self.environment.reader_check()
+        return self._environment.reader_check()
+
+    def writing_process(self) -> Holder | None:
+        """The other process that writes the index just now."""
+        return self._environment.writer()
 
     def who_writes(self) -> str:
-        """Which other process writes the index just now, and since when; "" when none does."""
-        holder = self.environment.writer()
+        """The same in words; "" when none does."""
+        holder = self._environment.writer()
         return "" if holder is None else f"the index is being written by {holder}"
 
-    def lifetime(self) -> bytes:
+    def write_by(self, run: Callable[[Callable[[], Any]], Any]) -> None:
+        """Has every write transaction of this handle run by `run`, which calls what it is given, on any thread."""
+        self._environment.run_write = run
+
+    def epoch_id(self) -> bytes:
         """What tells ids of this index from those of another, or of another time; b"" when nothing does."""
-        return epoch_id.read(self.environment.directory, self.environment.files)
+        return epoch_id.read(self._environment.directory, self._environment.files)
+
+    def renew_epoch_id(self) -> None:
+        """Ids that have been given away mean nothing any more. Raises StorageFull or StorageFailed."""
+        epoch_id.renew(self._environment.directory, self._environment.files)
+
+    def last_commit(self) -> int:
+        """The number of the last write transaction, of any process."""
+        return self._environment.last_transaction_id()
+
+    def is_safe(self, commit: int) -> bool:
+        """Whether a state of the index that has this write transaction survives a power cut."""
+        saved = checkpoint_file.read_file(self._environment.directory, self._environment.files)
+        return saved is not None and saved.kind != checkpoint_file.Kind.VOID and saved.transaction_id >= commit
 
     def close(self) -> None:
         """Ends all use by this process."""
-        self.environment.close()
+        self._environment.close()
 
 
 def _nothing() -> None:

@@ -69,7 +69,7 @@ class Caretaker:
         # Begun here, by a thread of the common priority, which it has from it.
         self._writing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="index-writer")
         self._writing.submit(threading.get_native_id).result()
-        self._archive.index.environment.run_write = lambda work: self._writing.submit(work).result()
+        self._archive.index.write_by(lambda work: self._writing.submit(work).result())
         makers = READ_ONLY_JOBS if self._archive.is_read_only else JOBS
         self._jobs: list[Job] = [make(self._archive, config, self._stopping) for make in makers]
         self._due_s = dict.fromkeys((job.name for job in self._jobs), 0.0)

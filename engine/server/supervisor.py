@@ -111,9 +111,7 @@ class Supervisor:
         self._listeners = listen(self._composition.ports(lambda: self._config))
         self._archive = await self._archive_thread.run(self._open_archive)
         index = self._archive.layout.index
-        self._writer_watch = WriterWatch(
-            self._archive.index.environment.writer, f"{index}/writer", self._metrics.counters
-        )
+        self._writer_watch = WriterWatch(self._archive.index.writing_process, f"{index}/writer", self._metrics.counters)
         for signum in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(signum, self._stop)
         self._loop.add_signal_handler(signal.SIGHUP, self._reload_logged)

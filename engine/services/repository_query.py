@@ -63,7 +63,7 @@ class RepositoryFinding(Finding):
             self._refuse(GeneralStatus.NOT_AUTHORIZED, "")
             return
         try:
-            self._lifetime = session.archive.index.lifetime()
+            self._lifetime = session.archive.index.epoch_id()
             self._asked, limit = self._piece(self._ask(identifier, 0))
             status = await self._answer(self._asked, limit)
         except EngineError as error:

@@ -11,7 +11,6 @@ from engine.archive.archive import Archive, StorageOptions
 from engine.archive.ingest.request import ReceivedInstance
 from engine.errors import EngineError
 from engine.index.format.types import Instance, Outcome
-from engine.index.upkeep import audit
 from engine.storage.files import Files
 from engine.storage.record import HEADER_BYTES, Position, crc32c
 from engine.storage.segment import segment_path
@@ -58,7 +57,7 @@ def filled(data: Path, count: int, *, pixels: int = 512, **options: int) -> dict
 
 def positions(archive: Archive) -> dict[str, Position]:
     """Where each current instance lies."""
-    return {instance.sop_instance_uid: instance.position for instance in audit.current_instances(archive.index)}
+    return {instance.sop_instance_uid: instance.position for instance in archive.index.current_instances()}
 
 
 def current(archive: Archive, uid: str) -> Instance:

@@ -69,7 +69,7 @@ from pathlib import Path
 from engine.archive.archive import Archive
 
 archive = Archive.open(Path(sys.argv[1]), role="guest")
-archive.index.environment.begin_read()
+archive.index._environment.begin_read()
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -78,7 +78,7 @@ def test_what_a_guest_was_reading_when_it_died_is_let_go_within_an_interval(tmp_
     with Archive.open(tmp_path, role="keeper", create=True, sync_interval_s=0.01) as archive:
 
         def readers() -> int:
-            return str(archive.index.environment._environment.readers()).count("\n")
+            return str(archive.index._environment._environment.readers()).count("\n")
 
         before = readers()
         assert subprocess.run([sys.executable, "-c", GUEST, str(tmp_path)], timeout=60).returncode == -signal.SIGKILL

@@ -20,7 +20,6 @@ from engine.dicom.frames import frame_table
 from engine.dicom.sources import Inflated, Whole
 from engine.errors import CorruptRecord, FramesUnreadable, StorageError
 from engine.index.format.types import Instance, Level, Outcome
-from engine.index.upkeep import audit
 from engine.storage.record import crc32c
 from tests import samples
 from tests.archive import kept
@@ -236,7 +235,7 @@ def test_every_frame_of_the_stored_corpus_is_that_of_its_file(tmp_path: Path) ->
     ways: Counter[str] = Counter()
     with Archive.open(tmp_path, create=True) as archive:
         import_paths(archive, corpus_files())
-        for instance in audit.current_instances(archive.index):
+        for instance in archive.index.current_instances():
             one = archive.retrieval.open(instance)
             payload = archive.read(instance)
             try:

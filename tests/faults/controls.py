@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from engine import boot
 from engine.archive.lifecycle.compaction import Compactor
 from engine.archive.lifecycle.ledger_copy import LedgerCopy
 from engine.index.database import data_file
-from engine.index.upkeep import checkpoint
-from engine.index.upkeep.checkpoint import Checkpoint, Checkpointer, Kind, boot_id, write_file
+from engine.index.upkeep import checkpoint_file
+from engine.index.upkeep.checkpoint import Checkpointer
+from engine.index.upkeep.checkpoint_file import Checkpoint, Kind, write_file
 from engine.storage.segment_log import SegmentLog
 from tests.faults.histories import History
 from tests.faults.model import Broken
@@ -68,7 +70,7 @@ def _checkpoint_first() -> AbstractContextManager[Any]:
 
     def take(self: Checkpointer, kind: Kind) -> None:
         pin, transaction_id, page, _ = self._environment.holding_write_lock(self._pin_newest)
-        write_file(self._directory, self._files, Checkpoint(kind, transaction_id, boot_id(), page))
+        write_file(self._directory, self._files, Checkpoint(kind, transaction_id, boot.boot_id(), page))
         before, self._pin = self._pin, pin
         if before is not None:
             before.abort()
@@ -86,15 +88,15 @@ def _index_before_log() -> AbstractContextManager[Any]:
     """A checkpoint does not sync the log: the index may point to records that are gone."""
     real = Checkpointer.__init__
 
-    def init(self: Checkpointer, index: Any, directory: str, files: Any, sync_log: Callable[[], None]) -> None:
-        real(self, index, directory, files, lambda: None)
+    def init(self: Checkpointer, environment: Any, files: Any, sync_log: Callable[[], None]) -> None:
+        real(self, environment, files, lambda: None)
 
     return patch.object(Checkpointer, "__init__", init)
 
 
 def _no_wait() -> AbstractContextManager[Any]:
     """A compaction removes a file before a checkpoint says where its records are now."""
-    return patch.object(Compactor, "_checkpointed", lambda self, transaction_id: True)
+    return patch.object(Compactor, "_checkpointed", lambda self, commit: True)
 
 
 def _trusting_cache() -> AbstractContextManager[Any]:
@@ -109,7 +111,7 @@ def _sync_again() -> AbstractContextManager[Any]:
 
 def _no_void() -> AbstractContextManager[Any]:
     """Nobody says that the index is behind no checkpoint."""
-    return patch.object(checkpoint, "_write_void", lambda directory, files: None)
+    return patch.object(checkpoint_file, "write_void", lambda directory, files: None)
 
 
 def _ledger_once() -> AbstractContextManager[Any]:

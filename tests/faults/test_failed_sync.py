@@ -13,7 +13,7 @@ import pytest
 
 from engine.errors import CorruptRecord, EngineError, StorageFailed
 from engine.index.format.types import Outcome
-from engine.index.upkeep import checkpoint
+from engine.index.upkeep import checkpoint_file, restoration
 from tests.faults.histories import observe
 from tests.faults.model import Model
 from tests.faults.operations import CT, ROOT, Scene, check, data_set, received
@@ -149,16 +149,16 @@ def test_an_index_whose_first_checkpoint_failed_is_made_again(world: World, trus
     world.disk.fail_when("fdatasync", "data.mdb")
     with pytest.raises(StorageFailed):
         world.start()
-    found = checkpoint.read_file(f"{world.data}/index", world.disk)
-    assert found is not None and found.kind == checkpoint.Kind.VOID
+    found = checkpoint_file.read_file(f"{world.data}/index", world.disk)
+    assert found is not None and found.kind == checkpoint_file.Kind.VOID
     without: AbstractContextManager[Any] = nullcontext()
     if trusts:
-        believed = checkpoint.Checkpoint(found.kind, 0, "boot 0", b"")
-        without = patch.object(checkpoint.Checkpoint, "decode", lambda data: believed)
+        believed = checkpoint_file.Checkpoint(found.kind, 0, "boot 0", b"")
+        without = patch.object(checkpoint_file.Checkpoint, "decode", lambda data: believed)
     world.kill()
     with without:
-        restored = checkpoint.restore(f"{world.data}/index", world.disk)
-    assert restored == (checkpoint.Restored.AS_IS if trusts else checkpoint.Restored.DISCARDED)
+        restored = restoration.restore(f"{world.data}/index", world.disk)
+    assert restored == (restoration.Restored.AS_IS if trusts else restoration.Restored.DISCARDED)
 
 
 def test_an_archive_whose_first_checkpoint_failed_lives(world: World) -> None:

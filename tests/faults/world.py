@@ -29,7 +29,7 @@ from unittest.mock import patch
 
 import lmdb
 
-from engine import log
+from engine import boot, log
 from engine.archive import archive as archives
 from engine.archive import keeper as keepers
 from engine.archive.archive import Archive, StorageOptions
@@ -38,7 +38,6 @@ from engine.archive.ingest.request import POLICIES, StoreRequest
 from engine.errors import EngineError, StorageFailed
 from engine.index.database import environment as environments
 from engine.index.database.environment import Environment
-from engine.index.upkeep import checkpoint
 from engine.storage.commit import GroupCommit
 from engine.storage.record import crc32c
 from tests.faults.model import Shown
@@ -460,7 +459,7 @@ class World:
                 self.disk.note_index()
 
         self._patches.enter_context(patch.object(Environment, "_write", write))
-        self._patches.enter_context(patch.object(checkpoint, "boot_id", lambda: f"boot {self.machine_starts}"))
+        self._patches.enter_context(patch.object(boot, "boot_id", lambda: f"boot {self.machine_starts}"))
         self._patches.enter_context(patch.object(log, "_emit", lambda *event: None))
         self._patches.enter_context(patch.object(keepers, "logger", self.report))
         self._patches.enter_context(patch.object(archives, "logger", self.report))

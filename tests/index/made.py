@@ -293,7 +293,7 @@ def _facts(data: bytes) -> tuple[int, bytes, list[dict[int, bytes]], list[str], 
 
 def meaning(index: Catalog) -> dict[str, Any]:
     """Everything in the index with UIDs instead of ids."""
-    environment = index.environment
+    environment = index._environment
     schema, level_of = index.schema, index.schema.level_of
     said: dict[str, Any] = {"marks": index.segment_marks()}
     stats = index.stats()
@@ -395,7 +395,7 @@ def record_of(item: Item) -> Record:
 
 def recount(index: Catalog, items: Iterable[Item]) -> dict[int, tuple[int, int, int]]:
     """Segment → live_count, live_bytes, dead_bytes, from the states of these items, which are all there are."""
-    environment = index.environment
+    environment = index._environment
     counts: dict[int, tuple[int, int, int]] = {}
     with environment.reading() as txn:
 

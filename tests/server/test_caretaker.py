@@ -348,7 +348,7 @@ def test_the_index_is_written_at_the_priority_of_workers_by_a_step_at_the_lowest
             def work(txn: object) -> None:
                 seen["within the transaction"] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
-            self.archive.index.environment.write(work, lambda: None)
+            self.archive.index._environment.write(work, lambda: None)
             self.archive.index.note_damage(0, 0, b"", "none", 0)
             seen["in the step"] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
             return super().step()

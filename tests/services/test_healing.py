@@ -10,7 +10,6 @@ import pytest
 from engine.archive.lifecycle import quarantine
 from engine.config import Config
 from engine.config.schema import Quarantine
-from engine.index.upkeep import audit
 from engine.services import storage_scu
 from engine.storage.record import Position
 from tests import peer, samples
@@ -60,7 +59,7 @@ def retrieved(serving: Serving, data: dict[str, bytes] | None = None) -> tuple[i
 
 
 def places(serving: Serving) -> dict[str, Position]:
-    return {each.sop_instance_uid: each.position for each in audit.current_instances(serving.archive.index)}
+    return {each.sop_instance_uid: each.position for each in serving.archive.index.current_instances()}
 
 
 def named(serving: Serving) -> set[str]:

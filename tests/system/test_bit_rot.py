@@ -14,7 +14,6 @@ import pytest
 
 from engine.archive import verify
 from engine.archive.archive import Archive
-from engine.index.upkeep import audit
 from engine.storage.record import Position
 from tests import peer
 from tests.archive.kept import PARTS, place_in, turn_byte
@@ -89,7 +88,7 @@ def filmroom(data: Path, *arguments: str) -> tuple[int, list[dict[str, object]]]
 def places(data: Path) -> dict[str, Position]:
     """Where everything lies in a stopped archive."""
     with Archive.open(data) as archive:
-        return {each.sop_instance_uid: each.position for each in audit.current_instances(archive.index)}
+        return {each.sop_instance_uid: each.position for each in archive.index.current_instances()}
 
 
 def test_turned_bytes_are_never_served_all_named_and_healed_by_a_re_send(data: Path) -> None:

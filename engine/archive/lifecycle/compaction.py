@@ -39,7 +39,7 @@ from engine.archive.lifecycle import reserve_file
 from engine.archive.pace import Pace
 from engine.errors import ArchiveInUse, CorruptRecord, StorageError, StorageFull
 from engine.index.format.types import SegmentMark
-from engine.index.upkeep import checkpoint, rebuild
+from engine.index.upkeep import rebuild
 from engine.storage import hints, segment
 from engine.storage.record import HEADER_BYTES, Position, Record
 from engine.storage.segment import list_segments
@@ -437,7 +437,7 @@ class Compactor:
         if not sources:
             return False
         archive = self._archive
-        if not self._checkpointed(archive.index.environment.last_transaction_id()):
+        if not self._checkpointed(archive.index.last_commit()):
             return False
         with locks.ledger(archive.layout, archive.files):
             gone = [source for source in sources if not self._alive(source.segment_id, source.records)]
@@ -461,18 +461,17 @@ class Compactor:
         logger.info("segments removed", count=len(gone), bytes=sum(source.file_bytes for source in gone))
         return bool(gone)
 
-    def _checkpointed(self, transaction_id: int) -> bool:
-        """Waits until a state that has this transaction survives a power cut; False when that takes too long."""
+    def _checkpointed(self, commit: int) -> bool:
+        """Waits until a state that has this commit survives a power cut; False when that takes too long."""
         archive = self._archive
         if archive.keeper is not None:
             archive.keeper.checkpoint()
         give_up_at = time.monotonic() + CHECKPOINT_PATIENCE_S
         while True:
-            found = checkpoint.read_file(archive.layout.index, archive.files)
-            if found is not None and found.kind != checkpoint.Kind.VOID and found.transaction_id >= transaction_id:
+            if archive.index.is_safe(commit):
                 return True
             if time.monotonic() > give_up_at or self._stopping.wait(_CHECKPOINT_POLL_S):
-                logger.warning("no checkpoint in time, removed files stay for now", transaction=transaction_id)
+                logger.warning("no checkpoint in time, removed files stay for now", commit=commit)
                 return False
 
     def _tidy(self) -> None:

@@ -47,13 +47,10 @@ from engine.archive.lifecycle.patients import (
 from engine.dicom import tags
 from engine.dicom.elements import blob_items
 from engine.errors import CorrectionRefused, IndexError_
-from engine.index.apply.corrections import Listed, find_correction, newest_correction
-from engine.index.apply.overlay import PATIENT, SERIES, STUDY, key_of_patient
-from engine.index.database.environment import Environment
-from engine.index.format import keys
+from engine.index.catalog import Listed, Snapshot
 from engine.index.format.entry import Correction, Operation
-from engine.index.format.rows import UidRow, scan_prefix
-from engine.index.format.statements import PART_COUNT_STUDY, blob_of
+from engine.index.format.statements import blob_of
+from engine.index.format.types import Level
 from engine.storage.record import Kind
 
 if TYPE_CHECKING:
@@ -79,11 +76,11 @@ def correct_patient(
     archive: Archive, patient: Patient, attributes: Mapping[int, str], *, by: str, reason: str
 ) -> Corrected:
     """Sets attributes of a patient; "" is no value. Raises as all of these: see `_record`."""
-    items = _items(archive, attributes, (PATIENT,))
+    items = _items(archive, attributes, (Level.PATIENT,))
 
-    def decide(txn: Any, environment: Environment) -> _Decision:
-        found = known(txn, environment, patient)
-        return _Decision(Operation.CORRECT, PATIENT, found.names, items, found.studies)
+    def decide(snapshot: Snapshot) -> _Decision:
+        found = known(snapshot, patient)
+        return _Decision(Operation.CORRECT, Level.PATIENT, found.names, items, found.studies)
 
     return _record(archive, decide, by=by, reason=reason)
 
@@ -92,11 +89,11 @@ def correct_study(
     archive: Archive, study_instance_uid: str, attributes: Mapping[int, str], *, by: str, reason: str
 ) -> Corrected:
     """Sets attributes of a study, those of the patient level for this study alone."""
-    items = _items(archive, attributes, (PATIENT, STUDY))
+    items = _items(archive, attributes, (Level.PATIENT, Level.STUDY))
 
-    def decide(txn: Any, environment: Environment) -> _Decision:
-        _study(txn, environment, study_instance_uid)
-        return _Decision(Operation.CORRECT, STUDY, (study_instance_uid.encode(),), items, 1)
+    def decide(snapshot: Snapshot) -> _Decision:
+        _owner(snapshot, study_instance_uid)
+        return _Decision(Operation.CORRECT, Level.STUDY, (study_instance_uid.encode(),), items, 1)
 
     return _record(archive, decide, by=by, reason=reason)
 
@@ -111,11 +108,11 @@ def correct_series(
     reason: str,
 ) -> Corrected:
     """Sets attributes of a series; the study need be said only where its UID occurs in two."""
-    items = _items(archive, attributes, (SERIES,))
+    items = _items(archive, attributes, (Level.SERIES,))
 
-    def decide(txn: Any, environment: Environment) -> _Decision:
-        study_uid = _study_of_series(txn, environment, series_instance_uid, study_instance_uid)
-        return _Decision(Operation.CORRECT, SERIES, (study_uid, series_instance_uid.encode()), items, 1)
+    def decide(snapshot: Snapshot) -> _Decision:
+        study_uid = _study_of_series(snapshot, series_instance_uid, study_instance_uid)
+        return _Decision(Operation.CORRECT, Level.SERIES, (study_uid, series_instance_uid.encode()), items, 1)
 
     return _record(archive, decide, by=by, reason=reason)
 
@@ -128,12 +125,12 @@ def merge(
     With `in_advance` either may be unknown; what an unknown `into` is called is then what the studies say.
     """
 
-    def decide(txn: Any, environment: Environment) -> _Decision:
-        gone = known(txn, environment, source, in_advance=in_advance)
-        stays = known(txn, environment, into, in_advance=in_advance)
+    def decide(snapshot: Snapshot) -> _Decision:
+        gone = known(snapshot, source, in_advance=in_advance)
+        stays = known(snapshot, into, in_advance=in_advance)
         if gone.key == stays.key:
             raise CorrectionRefused("that is one patient: there is nothing to merge")
-        return _Decision(Operation.MERGE, PATIENT, gone.names, called(txn, environment, stays), gone.studies)
+        return _Decision(Operation.MERGE, Level.PATIENT, gone.names, called(snapshot, stays), gone.studies)
 
     return _record(archive, decide, by=by, reason=reason)
 
@@ -141,12 +138,12 @@ def merge(
 def move(archive: Archive, study_instance_uids: Sequence[str], into: Patient, *, by: str, reason: str) -> Corrected:
     """Makes these studies those of another patient that is known."""
 
-    def decide(txn: Any, environment: Environment) -> _Decision:
-        stays = known(txn, environment, into)
-        if all(owner == stays.key for owner in _owners(txn, environment, study_instance_uids)):
+    def decide(snapshot: Snapshot) -> _Decision:
+        stays = known(snapshot, into)
+        if all(owner == stays.key for owner in _owners(snapshot, study_instance_uids)):
             raise CorrectionRefused("that patient has these studies already")
         uids = _encoded(study_instance_uids)
-        return _Decision(Operation.MOVE, STUDY, uids, called(txn, environment, stays), len(uids))
+        return _Decision(Operation.MOVE, Level.STUDY, uids, called(snapshot, stays), len(uids))
 
     return _record(archive, decide, by=by, reason=reason)
 
@@ -164,14 +161,14 @@ def split(
 
     Other attributes stay what the studies say: what was set of the patient that they leave is not of the new one.
     """
-    set_items = _items(archive, attributes or {}, (PATIENT,), may_be_none=True)
+    set_items = _items(archive, attributes or {}, (Level.PATIENT,), may_be_none=True)
 
-    def decide(txn: Any, environment: Environment) -> _Decision:
-        found = unknown(txn, environment, new)
-        if len(set(_owners(txn, environment, study_instance_uids))) > 1:
+    def decide(snapshot: Snapshot) -> _Decision:
+        found = unknown(snapshot, new)
+        if len(set(_owners(snapshot, study_instance_uids))) > 1:
             raise CorrectionRefused("these studies are of several patients: split one patient at a time")
         uids = _encoded(study_instance_uids)
-        return _Decision(Operation.MOVE, STUDY, uids, {**set_items, **identity_of(found.names)}, len(uids))
+        return _Decision(Operation.MOVE, Level.STUDY, uids, {**set_items, **identity_of(found.names)}, len(uids))
 
     return _record(archive, decide, by=by, reason=reason)
 
@@ -181,8 +178,8 @@ def undo(archive: Archive, number: str, *, by: str, reason: str) -> Corrected:
 
     number = number.strip().lower()
 
-    def decide(txn: Any, environment: Environment) -> _Decision:
-        found = find_correction(txn, environment, _stamp_of(number))
+    def decide(snapshot: Snapshot) -> _Decision:
+        found = snapshot.correction(_stamp_of(number))
         if found is None:
             raise CorrectionRefused(f"there is no correction {number}")
         correction = found.correction
@@ -208,7 +205,7 @@ def _facts(one: Listed) -> dict[str, Any]:
     correction = one.correction
     operation = correction.operation
     names = [name.decode("utf-8", "replace") for name in correction.names]
-    if correction.level == PATIENT and len(names) == 2:
+    if correction.level == Level.PATIENT and len(names) == 2:
         names = [as_text(names[0], names[1])]
     is_known = operation in set(Operation)
     return {
@@ -244,37 +241,33 @@ class _Decision:
     undoes: int = 0
 
 
-def _study(txn: Any, environment: Environment, uid: str) -> UidRow:
-    """Raises CorrectionRefused."""
-    study_id = txn.get(keys.bounded(uid.encode()), db=environment.study_uids)
-    if study_id is None:
+def _owner(snapshot: Snapshot, uid: str) -> bytes:
+    """The key of a study's patient. Raises CorrectionRefused."""
+    owner = snapshot.owner_of(uid.encode())
+    if owner is None:
         raise CorrectionRefused(f"no study {uid} is stored")
-    return UidRow.decode(txn.get(study_id, db=environment.studies), PART_COUNT_STUDY)
+    return owner
 
 
-def _owners(txn: Any, environment: Environment, uids: Sequence[str]) -> list[bytes]:
+def _owners(snapshot: Snapshot, uids: Sequence[str]) -> list[bytes]:
     """The key of each study's patient. Raises CorrectionRefused."""
     if not uids:
         raise CorrectionRefused("no study is named")
-    missing = [uid for uid in uids if txn.get(keys.bounded(uid.encode()), db=environment.study_uids) is None]
+    owners = {uid: snapshot.owner_of(uid.encode()) for uid in uids}
+    missing = [uid for uid in uids if owners[uid] is None]
     if missing:
         raise CorrectionRefused(f"no study {', '.join(missing)} is stored")
-    rows = [_study(txn, environment, uid) for uid in uids]
-    return [key_of_patient(row.facts.values(PATIENT), row.uid) for row in rows]
+    return [owner for uid in uids if (owner := owners[uid]) is not None]
 
 
 def _encoded(uids: Sequence[str]) -> tuple[bytes, ...]:
     return tuple(uid.encode() for uid in dict.fromkeys(uids))
 
 
-def _study_of_series(txn: Any, environment: Environment, uid: str, study_uid: str) -> bytes:
+def _study_of_series(snapshot: Snapshot, uid: str, study_uid: str) -> bytes:
     """The study of a series. Raises CorrectionRefused."""
-    prefix = keys.bounded(uid.encode()) + b"\0"
-    rows = [
-        UidRow.decode(txn.get(key[len(prefix) :], db=environment.studies), PART_COUNT_STUDY)
-        for key, _ in scan_prefix(txn, environment.series_uids, prefix)
-    ]
-    uids = [row.uid for row in rows if not study_uid or row.uid == study_uid.encode()]
+    studies = snapshot.studies_of_series(uid.encode())
+    uids = [study for study in studies if not study_uid or study == study_uid.encode()]
     if not uids:
         raise CorrectionRefused(f"no series {uid} is stored" + (f" in study {study_uid}" if study_uid else ""))
     if len(uids) > 1:
@@ -307,7 +300,7 @@ def _items(
 # writing ---------------------------------------------------------------------------------------------
 
 
-def _record(archive: Archive, decide: Callable[[Any, Environment], _Decision], *, by: str, reason: str) -> Corrected:
+def _record(archive: Archive, decide: Callable[[Snapshot], _Decision], *, by: str, reason: str) -> Corrected:
     """Writes what `decide` says, asked in a read transaction while nobody else corrects or deletes.
 
     Durable and seen by every process when it returns. Raises CorrectionRefused (nothing was written), StorageFull,
@@ -316,10 +309,9 @@ def _record(archive: Archive, decide: Callable[[Any, Environment], _Decision], *
     """
 
     with locks.ledger(archive.layout, archive.files):
-        environment = archive.index.environment
-        with environment.reading() as txn:
-            decision = decide(txn, environment)
-            newest = newest_correction(txn, environment)
+        with archive.index.snapshot() as snapshot:
+            decision = decide(snapshot)
+            newest = snapshot.newest_correction()
         correction = Correction(
             UNPLACED,
             archive.ledger().next_stamp(newest),

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from engine import log
 from engine.archive.damage import Damaged, lies_at
-from engine.index.upkeep import audit
 from engine.storage import repair
 from engine.storage.inspection import Fault, Part
 from engine.storage.record import Kind, Position, Record
@@ -99,7 +98,7 @@ class SegmentDamage:
                     named.add(gap.offset)
                     self._note(position.offset, key, gap.what)
         nameless = [gap for gap in gaps if gap.offset not in named]
-        known = audit.tables_by_offset(self._index, self._segment_id) if nameless else {}
+        known = self._index.tables_by_offset(self._segment_id) if nameless else {}
         for gap in nameless:
             table = known.get(gap.offset, "")
             if table == "history" or (not table and self._is_healed(gap)):
@@ -141,7 +140,7 @@ class SegmentDamage:
         """Key and position of all that is needed."""
         index = self._index
         return itertools.chain(
-            ((each.sop_instance_uid.encode(), each.position) for each in audit.current_instances(index)),
+            ((each.sop_instance_uid.encode(), each.position) for each in index.current_instances()),
             ((each.sop_instance_uid.encode(), each.position) for each in index.kept_aside()),
             ((each.sop_instance_uid, each.position) for each in index.quarantined()),
         )

@@ -1,9 +1,9 @@
 """The index against the log, as the scrub does it: after the bytes of a segment, what the index says of its records.
 
 Every record of the segment must be known where it lies, and the row of a current instance say what the record says
-(`index.audit`), up to the levels above it. A row that leads nowhere is found by `filmroom check`, which goes over all
-rows; the record that it should lead to is found here. Findings are those of a scrub: named, logged, gone when a later
-pass finds the index right. It takes its share of the scrub's speed.
+(`Catalog.wrong_records`), up to the levels above it. A row that leads nowhere is found by `filmroom check`, which goes
+over all rows; the record that it should lead to is found here. Findings are those of a scrub: named, logged, gone when
+a later pass finds the index right. It takes its share of the scrub's speed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from engine.errors import CorruptRecord, IndexDamaged
 from engine.index.format.types import SegmentMark
-from engine.index.upkeep import audit
 from engine.storage import hints
 from engine.storage.inspection import Fault, Part, Step
 from engine.storage.record import HEADER_BYTES, Kind, Record
@@ -37,7 +36,7 @@ def steps_of_segment(archive: Archive, segment_id: int, mark: SegmentMark) -> It
     while batch := list(islice(records, RECORDS)):
         head_bytes = sum(HEADER_BYTES + each.position.key_length + each.position.meta_length for each in batch)
         try:
-            faults = tuple(_fault(record, what) for record, what in audit.wrong_records(archive.index, batch))
+            faults = tuple(_fault(record, what) for record, what in archive.index.wrong_records(batch))
         except IndexDamaged as error:
             offset = batch[0].position.offset
             what = f"the index, of this record or one of the {RECORDS} after: {error}"

@@ -38,11 +38,8 @@ from engine.errors import (
     StorageFull,
 )
 from engine.index.catalog import Catalog
-from engine.index.format.entry import Correction, Hold, Tombstone, unpack_record
+from engine.index.format.entry import TOMBSTONE_KEEP_S, Correction, Hold, LedgerItem, Tombstone, unpack_record
 from engine.index.format.types import SegmentMark
-from engine.index.query import ledger_records
-from engine.index.query.ledger_records import Item
-from engine.index.upkeep.liveness import TOMBSTONE_KEEP_S
 from engine.storage.files import Files
 from engine.storage.journal import Journal, read_notes
 from engine.storage.reader import LogReader
@@ -66,7 +63,7 @@ class Noted(NamedTuple):
     """One note."""
 
     segment_id: int
-    item: Item
+    item: LedgerItem
 
 
 class LedgerCopy:
@@ -77,7 +74,7 @@ class LedgerCopy:
         self._files = files
         self._path = str(layout.data / "ledger.copy")
 
-    def add(self, items: Sequence[Item]) -> None:
+    def add(self, items: Sequence[LedgerItem]) -> None:
         """Keeps records that are durable in the log. Raises StorageFailed; what else fails, the next start mends."""
         try:
             self._append([_note(Noted(item.position.segment_id, item)) for item in items])
@@ -132,7 +129,7 @@ class LedgerCopy:
         reader = LogReader(self._layout.segments, self._files)
         missing = []
         try:
-            for position in ledger_records.places(index):
+            for position in index.ledger_places():
                 try:
                     item = unpack_record(reader.read_record(position))
                 except (CorruptRecord, IndexError_) as error:
@@ -194,7 +191,7 @@ class LedgerCopy:
             raise StorageError(f"{self._path} cannot be written: {error.strerror}") from error
 
 
-def apply(index: Catalog, items: Iterable[Item]) -> None:
+def apply(index: Catalog, items: Iterable[LedgerItem]) -> None:
     """Makes records of the ledger visible, in one transaction."""
     tombstones: list[Tombstone] = []
     holds: list[Hold] = []
@@ -216,20 +213,20 @@ def _sorted_out(index: Catalog, noted: Sequence[Noted]) -> tuple[list[Noted], li
     young_ns = time.time_ns() - TOMBSTONE_KEEP_S * 10**9
     for each in noted:
         item = each.item
-        if ledger_records.is_known(index, item):
+        if index.knows(item):
             known.append(each)
-        elif (isinstance(item, Tombstone) and item.deleted_ns > young_ns) or ledger_records.is_needed(index, item):
+        elif (isinstance(item, Tombstone) and item.deleted_ns > young_ns) or index.would_change(item):
             unknown[_identity(item)] = each
         else:
             superfluous += 1
     return known, list(unknown.values()), superfluous
 
 
-def _identity(item: Item) -> tuple[object, ...]:
+def _identity(item: LedgerItem) -> tuple[object, ...]:
     return (item.stamp, *_parts(item))
 
 
-def _parts(item: Item) -> tuple[Kind, bytes, bytes]:
+def _parts(item: LedgerItem) -> tuple[Kind, bytes, bytes]:
     """Kind, key and meta block of its record."""
     if isinstance(item, Tombstone):
         return Kind.TOMBSTONE, item.uid, item.pack_meta()
@@ -259,7 +256,7 @@ def _noted(note: list[object]) -> Noted | None:
     return Noted(segment_id, item) if isinstance(item, Tombstone | Hold | Correction) else None
 
 
-def commit(archive_log: SegmentLog, copy: LedgerCopy, items: Sequence[Item]) -> None:
+def commit(archive_log: SegmentLog, copy: LedgerCopy, items: Sequence[LedgerItem]) -> None:
     """Makes records that have been appended durable, twice. Raises StorageFull or StorageFailed, which ends the log."""
     archive_log.sync()
     try:

@@ -7,14 +7,11 @@ if there are two, that is refused and not guessed. Reads only. Errors name no pa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from engine.dicom import conformance, tags
 from engine.errors import CorrectionRefused, PatientUnknown
-from engine.index.apply.corrections import merge_of, patients_with, uncorrected_patient
-from engine.index.apply.overlay import PATIENT, key_of_patient
-from engine.index.database.environment import Environment
-from engine.index.format.rows import scan_prefix
+from engine.index.catalog import Snapshot
+from engine.index.format.types import Level
 
 IDENTITY = (tags.PatientID, tags.IssuerOfPatientID, tags.IssuerOfPatientIDQualifiersSequence)
 """What says who a patient is; the last of it only repeats the issuer in other words."""
@@ -63,18 +60,17 @@ def identity_of(names: tuple[bytes, bytes]) -> dict[int, bytes]:
     return dict(zip(IDENTITY, (*names, b""), strict=True))
 
 
-def _found(txn: Any, environment: Environment, patient: Patient) -> list[Known]:
+def _found(snapshot: Snapshot, patient: Patient) -> list[Known]:
     """The patients that are known by this name. Raises CorrectionRefused for one that is no more."""
     patient_id = patient.patient_id.strip(" ").encode()
     issuer = None if patient.issuer is None else patient.issuer.strip(" ").encode()
     if not patient_id:
         raise CorrectionRefused("a patient is named by an ID; studies without one are named themselves")
-    merged = merge_of(txn, environment, patient_id, issuer)
+    merged = snapshot.merge_of(patient_id, issuer)
     found = []
-    for key, items in patients_with(txn, environment, patient_id, issuer):
-        number = txn.get(key, db=environment.patient_keys)
-        names = (items.get(IDENTITY[0], b"").strip(b" "), items.get(IDENTITY[1], b"").strip(b" "))
-        found.append(Known(key, names, sum(1 for _ in scan_prefix(txn, environment.patient_studies, number))))
+    for one in snapshot.patients_with(patient_id, issuer):
+        names = (one.items.get(IDENTITY[0], b"").strip(b" "), one.items.get(IDENTITY[1], b"").strip(b" "))
+        found.append(Known(one.key, names, one.studies))
     if not found and merged:
         raise CorrectionRefused(
             f"this patient has been merged into another one, by correction {number_of(merged)}: name that one"
@@ -82,9 +78,9 @@ def _found(txn: Any, environment: Environment, patient: Patient) -> list[Known]:
     return found
 
 
-def known(txn: Any, environment: Environment, patient: Patient, *, in_advance: bool = False) -> Known:
+def known(snapshot: Snapshot, patient: Patient, *, in_advance: bool = False) -> Known:
     """The one patient that is meant. Raises CorrectionRefused when there is none, or more than one."""
-    found = _found(txn, environment, patient)
+    found = _found(snapshot, patient)
     if len(found) > 1:
         raise CorrectionRefused(
             f"{len(found)} patients have this ID, each from another issuer: say whose it is, as ID^^^ISSUER"
@@ -97,9 +93,9 @@ def known(txn: Any, environment: Environment, patient: Patient, *, in_advance: b
     raise PatientUnknown(patient.patient_id, patient.issuer)
 
 
-def unknown(txn: Any, environment: Environment, patient: Patient) -> Known:
+def unknown(snapshot: Snapshot, patient: Patient) -> Known:
     """A patient that has no study yet. Raises CorrectionRefused."""
-    if _found(txn, environment, Patient(patient.patient_id, patient.issuer or "")):
+    if _found(snapshot, Patient(patient.patient_id, patient.issuer or "")):
         raise CorrectionRefused("there is a patient of this ID: move the studies there")
     return Known(*_named(patient), 0)
 
@@ -112,16 +108,16 @@ def _named(patient: Patient) -> tuple[bytes, tuple[bytes, bytes]]:
         if "\\" in text:
             raise CorrectionRefused(f"{tags.keyword_of(tag)} cannot have two values")
     names = (texts[0].encode(), texts[1].encode())
-    return key_of_patient(identity_of(names)), names
+    return Snapshot.patient_key(*names), names
 
 
-def called(txn: Any, environment: Environment, patient: Known) -> dict[int, bytes]:
+def called(snapshot: Snapshot, patient: Known) -> dict[int, bytes]:
     """All that the studies which it gets are to say of a patient; what it has not, they are not to have either."""
     identity = identity_of(patient.names)
     if not patient.studies:
         return identity
-    known = uncorrected_patient(txn, environment, patient.key)
-    at_level = {tag: known.get(tag, b"") for tag, level in environment.schema.level_of.items() if level == PATIENT}
+    known = snapshot.uncorrected_patient(patient.key)
+    at_level = {tag: known.get(tag, b"") for tag, level in snapshot.schema.level_of.items() if level == Level.PATIENT}
     return {**at_level, **dict(zip(IDENTITY, patient.names, strict=False))}
 
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from engine.boot import boot_id
 from engine.errors import RetentionRefused
-from engine.index.upkeep.checkpoint import boot_id
 from engine.storage import files as storage_files
 from engine.storage.reader import read_header_or_trailer
 from engine.storage.segment import list_segments, segment_path

@@ -6,35 +6,31 @@
     superseded       it stays in force below the later one, which may be undone
 
 Records stay for good: who asks later must be able to see what was done, by whom and why, and to undo it.
-What corrections mean: `overlay`. Written within a batch of the writer; the reads at the end are for listings.
+What corrections mean: `overlay`. Written within a batch of the writer. Listings: `query.corrections`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from engine.index.apply.accounts import Accounts, Share
 from engine.index.apply.entities import Entities
 from engine.index.apply.other_records import pack_apart, unpack_apart
-from engine.index.apply.overlay import PATIENT, SERIES, STUDY, Overlay, merges_from, name_of_series
+from engine.index.apply.overlay import PATIENT, SERIES, STUDY, merges_from, name_of_series
 from engine.index.database.environment import Environment
 from engine.index.format import keys
 from engine.index.format.entry import Correction, Operation
-from engine.index.format.rows import PatientRow, UidRow, scan_prefix
-from engine.index.format.statements import PART_COUNT_PATIENT, PART_COUNT_STUDY, Facts, unpack_content
-from engine.index.query.listing import read_rows
+from engine.index.format.rows import scan_prefix
 from engine.storage.record import Kind, Record
 
-_RECORD = keys.CORRECTION_RECORD
-_UNDO = keys.CORRECTION_UNDO
+RECORD = keys.CORRECTION_RECORD
+UNDO = keys.CORRECTION_UNDO
 
 
 def correction_key(correction: Correction) -> bytes:
     """The key of its row in `corrections`."""
     position = correction.position
-    return _RECORD + _which(correction) + keys.PLACE.pack(position.segment_id, position.offset)
+    return RECORD + _which(correction) + keys.PLACE.pack(position.segment_id, position.offset)
 
 
 def _which(correction: Correction) -> bytes:
@@ -83,7 +79,7 @@ class Corrections:
             return
         if value is None:
             return
-        correction = _read(row_key, value)
+        correction = correction_of_row(row_key, value)
         if correction.operation == Operation.UNDO:
             txn.delete(_undo_key(correction), db=table)
             if not self._is_undone(txn, correction.undoes):
@@ -100,12 +96,12 @@ class Corrections:
 
     def _of_stamp(self, txn: Any, stamp: int) -> list[Correction]:
         """The corrections of a stamp but undos: one, unless two clocks agreed to the nanosecond."""
-        rows = list(scan_prefix(txn, self._environment.corrections, _RECORD + keys.U64_KEY.pack(stamp)))
-        found = [_read(key, value) for key, value in rows if value[0]]
+        rows = list(scan_prefix(txn, self._environment.corrections, RECORD + keys.U64_KEY.pack(stamp)))
+        found = [correction_of_row(key, value) for key, value in rows if value[0]]
         return [correction for correction in found if correction.operation != Operation.UNDO]
 
     def _is_undone(self, txn: Any, stamp: int) -> bool:
-        return any(True for _ in scan_prefix(txn, self._environment.corrections, _UNDO + keys.U64_KEY.pack(stamp)))
+        return any(True for _ in scan_prefix(txn, self._environment.corrections, UNDO + keys.U64_KEY.pack(stamp)))
 
     def _enter(self, txn: Any, correction: Correction) -> None:
         """Puts a correction in force."""
@@ -175,108 +171,11 @@ def _force_keys(correction: Correction) -> list[bytes]:
 
 
 def _undo_key(correction: Correction) -> bytes:
-    return _UNDO + keys.U64_KEY.pack(correction.undoes) + _which(correction)
+    return UNDO + keys.U64_KEY.pack(correction.undoes) + _which(correction)
 
 
-def _read(row_key: bytes, value: bytes) -> Correction:
+def correction_of_row(row_key: bytes, value: bytes) -> Correction:
+    """The correction of a row of `corrections`."""
     _, position, key, meta = unpack_apart(row_key, value)
-    (stamp,) = keys.U64_KEY.unpack_from(row_key, len(_RECORD))
+    (stamp,) = keys.U64_KEY.unpack_from(row_key, len(RECORD))
     return Correction.unpack(Record(position, Kind.CORRECTION, 0, stamp, 0, 0, key, meta))
-
-
-# for listings ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A correction, and what became of it."""
-
-    correction: Correction
-    undone_by: int
-    """The stamp of the first undo; 0: it is in force."""
-
-
-def read_corrections(environment: Environment) -> Iterator[Listed]:
-    """Every correction and every undo, the earliest first; page by page."""
-
-    def read(txn: Any, key: bytes, value: bytes) -> Listed | None:
-        return _listed(txn, environment, key, value) if value[0] else None
-
-    return read_rows(environment, environment.corrections, read, _RECORD)
-
-
-def find_correction(txn: Any, environment: Environment, stamp: int) -> Listed | None:
-    """The correction of this stamp."""
-    for key, value in scan_prefix(txn, environment.corrections, _RECORD + keys.U64_KEY.pack(stamp)):
-        if value[0]:
-            return _listed(txn, environment, key, value)
-    return None
-
-
-def _listed(txn: Any, environment: Environment, key: bytes, value: bytes) -> Listed:
-    correction = _read(key, value)
-    undos = scan_prefix(txn, environment.corrections, _UNDO + keys.U64_KEY.pack(correction.stamp))
-    first = next((keys.U64_KEY.unpack_from(undo, 1 + keys.U64_KEY.size)[0] for undo, _ in undos), 0)
-    return Listed(correction, first)
-
-
-def newest_correction(txn: Any, environment: Environment) -> int:
-    """The stamp of the latest correction; 0 without any."""
-    with txn.cursor(db=environment.corrections) as cursor:
-        found = cursor.set_range(_UNDO)
-        if not (cursor.prev() if found else cursor.last()) or not cursor.key().startswith(_RECORD):
-            return 0
-        return int(keys.U64_KEY.unpack_from(cursor.key(), len(_RECORD))[0])
-
-
-def patients_with(
-    txn: Any, environment: Environment, patient_id: bytes, issuer: bytes | None
-) -> list[tuple[bytes, dict[int, bytes]]]:
-    """Key and facts of the patients that have this ID from this issuer; None: whoever issued it."""
-    found = []
-    for key, number in _keys_with(txn, environment.patient_keys, patient_id, issuer, b"", b""):
-        found.append((key, PatientRow.decode(txn.get(number, db=environment.patients)).facts.values(PATIENT)))
-    return found
-
-
-def merge_of(txn: Any, environment: Environment, patient_id: bytes, issuer: bytes | None) -> int:
-    """The stamp of a merge in force that names such a patient; 0 without any."""
-    before = keys.CORRECTION_NAME + bytes((PATIENT,))
-    for key, value in _keys_with(txn, environment.corrections, patient_id, issuer, before, b"\0"):
-        if value[0] == Operation.MERGE:
-            return int(keys.CORRECTION_END.unpack_from(key, len(key) - keys.CORRECTION_END.size)[0])
-    return 0
-
-
-def _keys_with(
-    txn: Any, table: Any, patient_id: bytes, issuer: bytes | None, before: bytes, after: bytes
-) -> Iterator[tuple[bytes, bytes]]:
-    """The rows whose key begins with the key of such a patient, between two other parts.
-
-    A patient's key that is hashed as a whole, since ID and issuer are too long for one, is found by its issuer only.
-    """
-    if issuer is None:
-        yield from scan_prefix(txn, table, before + keys.bounded(patient_id) + b"\0")
-        return
-    prefix = before + keys.patient_key(patient_id, issuer, b"") + after
-    for key, value in scan_prefix(txn, table, prefix):
-        if len(key) == len(prefix) + (keys.CORRECTION_END.size if after else 0):
-            yield key, value
-
-
-def uncorrected_patient(txn: Any, environment: Environment, key: bytes) -> dict[int, bytes]:
-    """What a patient would be called but for the corrections of the patient as such: what a merge hands on."""
-    facts = Facts.empty(PART_COUNT_PATIENT)
-    overlay = Overlay(environment)
-    patient_id = txn.get(key, db=environment.patient_keys)
-    for pair, _ in scan_prefix(txn, environment.patient_studies, patient_id) if patient_id else ():
-        study_id = pair[4:]
-        row = UidRow.decode(txn.get(study_id, db=environment.studies), PART_COUNT_STUDY)
-        of_study = row.facts
-        if of_study.is_corrected:
-            of_study = Facts.empty(PART_COUNT_STUDY)
-            for _, value in scan_prefix(txn, environment.study_statements, study_id):
-                of_study.observe(value[: keys.ORDER_BYTES], unpack_content(value[keys.ORDER_BYTES :]))
-        of_study.correct(overlay.of_study(txn, row.uid, of_study, of_patient=False))
-        facts.observe_facts(of_study)
-    return facts.values(0)

@@ -40,8 +40,10 @@ from engine.errors import (
 )
 from engine.index.database import data_file
 from engine.index.database.locks import wait_shared
-from engine.index.database.turn import Holder, Turn, stops
+from engine.index.database.turn import Turn
 from engine.index.format import keys
+from engine.index.format.types import Holder
+from engine.stops import stops
 from engine.storage.files import Files
 
 MAP_BYTES = 1 << 40

@@ -22,17 +22,15 @@ import errno
 import fcntl
 import os
 import select
-import signal
 import struct
 import sys
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from engine.errors import StorageFailed
 from engine.index.database.locks import is_locked, try_lock, wait_exclusive
+from engine.index.format.types import Holder
 
 _HOLDER = struct.Struct("<8xIIQQ64s")
 
@@ -44,27 +42,6 @@ _YIELDS = 200
 _PAUSE_S = 0.00005
 """A transaction takes some 100 microseconds: first the processor is given to others, then for moments. Pauses of half a
 millisecond here cost a tenth of what eight write-behind senders reach."""
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """The process that writes just now."""
-
-    pid: int
-    """0: of another PID namespace, where a process id means something else."""
-    foreign_pid: int
-    """Its process id in its own namespace."""
-    held_s: float
-    command: str
-
-    def __str__(self) -> str:
-        who = f"pid {self.pid}" if self.pid else f"pid {self.foreign_pid} of another PID namespace (a container)"
-        return f"{who} ({self.command}), for {self.held_s:.0f} s"
-
-    def as_dict(self) -> dict[str, object]:
-        """For statistics and the log."""
-        where = {"pid": self.pid} if self.pid else {"pid_elsewhere": self.foreign_pid}
-        return {**where, "command": self.command, "held_s": round(self.held_s, 1)}
 
 
 def pid_namespace() -> int:
@@ -173,50 +150,3 @@ def _read_holder(fd: int) -> Holder | None:
     is_ours = namespace == pid_namespace()
     held_s = max(0.0, (_now_ns() - since_ns) / 1e9)
     return Holder(pid if is_ours else 0, pid, held_s, command.rstrip(b"\0").decode("utf-8", "replace"))
-
-
-# Ctrl-Z ----------------------------------------------------------------------------------------------
-
-
-class _Stops:
-    """SIGTSTP, put off while this process has something that others wait for."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.holding = 0
-        self.is_wanted = False
-
-    def enter(self) -> None:
-        with self.lock:
-            self.holding += 1
-
-    def leave(self) -> None:
-        with self.lock:
-            self.holding -= 1
-            if self.is_wanted and not self.holding:
-                self._stop()
-
-    def _stop(self) -> None:
-        # Under the lock: no other thread of ours begins to write before we are stopped.
-        self.is_wanted = False
-        os.kill(os.getpid(), signal.SIGSTOP)
-
-    def on_signal(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        self.is_wanted = True
-        # The main thread may be at `enter` or `leave` itself: then that one sees to it, or the next `leave` does.
-        if self.lock.acquire(blocking=False):
-            try:
-                if not self.holding:
-                    self._stop()
-            finally:
-                self.lock.release()
-
-
-stops = _Stops()
-
-
-def put_off_stops() -> None:
-    """From now on Ctrl-Z stops this process between its transactions, not within one. Call it on the main thread."""
-    if signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL:
-        signal.signal(signal.SIGTSTP, stops.on_signal)

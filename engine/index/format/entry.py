@@ -68,6 +68,10 @@ from typing import TypeAlias
 from engine.errors import IndexError_
 from engine.storage.record import META_BYTES_MAX, Kind, Position, Record
 
+TOMBSTONE_KEEP_S = 30 * 86_400
+"""How long a tombstone stays though nothing is left of what it killed: a replica that was out of touch, or a segment
+that is put back by hand, must not bring deleted instances to life again."""
+
 # The low two bits of a record's flags: what happens when its SOP Instance UID is there already with other bytes.
 POLICY_KEEP_FIRST = 0
 """The stored one stays current, the new one is kept aside."""
@@ -392,6 +396,8 @@ class Correction:
         return cls(record.position, record.stamp, operation, level, tuple(names), items, undoes, made_ns, by, reason)
 
 
+LedgerItem: TypeAlias = Tombstone | Hold | Correction
+"""What the ledger has records of."""
 Item: TypeAlias = Entry | Tombstone | Hold | Quarantined | Correction
 
 

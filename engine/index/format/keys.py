@@ -56,6 +56,7 @@ a change here is a new FORMAT and a rebuild.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from hashlib import blake2b
 
 FORMAT = 4
@@ -174,3 +175,8 @@ def digest_of(*parts: bytes) -> bytes:
     """The digest that stands for these parts, and no others."""
     data = b"".join([piece for part in parts for piece in (len(part).to_bytes(4, "little"), part)])
     return blake2b(data, digest_size=DIGEST_BYTES).digest()
+
+
+def instance_count(rows: Iterable[bytes]) -> int:
+    """Of rows of `counts`: how many instances these series have."""
+    return sum([COUNTS.unpack_from(row)[0] for row in rows])

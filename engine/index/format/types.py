@@ -196,3 +196,24 @@ class Match:
         return {
             tags.keyword_of(tag): plain_values.value_of(tag, value, vr_of) for tag, value in self.attributes.items()
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The process that writes just now."""
+
+    pid: int
+    """0: of another PID namespace, where a process id means something else."""
+    foreign_pid: int
+    """Its process id in its own namespace."""
+    held_s: float
+    command: str
+
+    def __str__(self) -> str:
+        who = f"pid {self.pid}" if self.pid else f"pid {self.foreign_pid} of another PID namespace (a container)"
+        return f"{who} ({self.command}), for {self.held_s:.0f} s"
+
+    def as_dict(self) -> dict[str, object]:
+        """For statistics and the log."""
+        where = {"pid": self.pid} if self.pid else {"pid_elsewhere": self.foreign_pid}
+        return {**where, "command": self.command, "held_s": round(self.held_s, 1)}

@@ -6,30 +6,28 @@
     texts            bytes that a value must hold, looked for block by block in the order of arrival
     every            nothing rules out much: all patients or studies, in the order of arrival, tested one by one
 
-What is found may be too much, never too little: `walk` tests everything. Works in the walk's transaction, and gives way
-now and then: then the walk may have another one. A wide access (texts, every) finds its candidates while the walk goes
-on, so that the first answers do not wait for all of them.
+What is found may be too much, never too little: `walk` tests everything. Works in the transaction of the scope, and
+gives way now and then: then the scope may be in another one. A wide access (texts, every) finds its candidates while
+the walk goes on, so that the first answers do not wait for all of them.
 """
 
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from engine.dicom import tags
-from engine.index.apply.texts import TEXTS, Scan, Sieve
+from engine.index.apply.texts import TEXTS
 from engine.index.format import keys, terms
 from engine.index.format.rows import scan_prefix
 from engine.index.format.terms import Range
 from engine.index.format.types import Level
-
-if TYPE_CHECKING:
-    from engine.index.query.condition import Condition
-    from engine.index.query.walk import Walk
+from engine.index.query.candidates import Candidates, Ids, Listed, ascending
+from engine.index.query.condition import Condition
+from engine.index.query.scope import Scope
+from engine.index.query.text_scan import Scan, Sieve
 
 KEYS_MAX = 20_000
 """Ids of `search` read in one read transaction, give or take one key's."""
@@ -55,74 +53,61 @@ _SIEVED_MIN = 128
 """So many studies at least have their texts looked at before they are tested."""
 
 
-class Candidates(Protocol):
-    """Patients or studies to look at, in the order of arrival."""
-
-    def after(self, walk: Walk, number: int) -> Iterator[int]:
-        """Their ids above `number`, ascending; negative: there are none up to there, a place to stop at."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """Candidates that are known one by one."""
-
-    ids: array[int]
-    """Ascending."""
-
-    def after(self, walk: Walk, number: int) -> Iterator[int]:
-        """Their ids above `number`."""
-        return islice(self.ids, bisect_right(self.ids, number), None)
-
-
-def find_candidates(walk: Walk) -> Iterator[None]:
-    """Chooses the access and fills `walk.tops`; gives way every KEYS_MAX keys, after which the walk may have another
+def find_candidates(scope: Scope, candidates: Candidates) -> Iterator[None]:
+    """Chooses the access and fills `candidates`; gives way every KEYS_MAX keys, after which the scope may be in another
     transaction."""
-    studies = yield from _studies_by_uid(walk)
+    studies = yield from _studies_by_uid(scope, candidates)
     if studies is not None:
-        walk.tops = _listed((yield from _tops(walk, studies)))
+        candidates.tops = _listed((yield from _tops(scope, studies)))
         return
-    tops = yield from _tops_by_range(walk)
-    text = _text_condition(walk)
-    if text is not None and (tops is None or _is_worth_looking(walk, tops)):
-        _say(walk, f"texts: {tags.keyword_of(text.tag)}", tops)
-        if walk.query.level != Level.PATIENT:
-            walk.tops = _looked_for(walk, text, tops)
+    tops = yield from _tops_by_range(scope, candidates)
+    text = _text_condition(scope)
+    if text is not None and (tops is None or _is_worth_looking(scope, tops)):
+        _say(scope, f"texts: {tags.keyword_of(text.tag)}", tops)
+        if scope.query.level != Level.PATIENT:
+            candidates.tops = _looked_for(scope, text, tops)
             return
-        found = yield from _scanned(walk, Scan(text.tag, text.infix))
-        patients = yield from _tops(walk, found)
+        of_text = yield from _scanned(scope, Scan(text.tag, text.infix))
+        patients = yield from _tops(scope, of_text)
         tops = patients if tops is None else patients & tops
     if tops is not None:
-        walk.tops = _listed(tops)
+        candidates.tops = _listed(tops)
     else:
-        _say(walk, f"every {'patient' if walk.query.level == Level.PATIENT else 'study'}", None)
+        _say(scope, f"every {'patient' if scope.query.level == Level.PATIENT else 'study'}", None)
 
 
-def _say(walk: Walk, words: str, tops: set[int] | None) -> None:
-    walk.explanation.access = words if tops is None else f"{walk.explanation.access} and {words}"
+def find_in_steps(scope: Scope, candidates: Candidates) -> Iterator[None]:
+    """Does so in as many read transactions as it takes; gives way after each."""
+    finding = find_candidates(scope, candidates)
+    is_found = False
+    while not is_found:
+        with scope.reading():
+            is_found = next(finding, True) is not None
+        yield None
 
 
-def _ascending(found: set[int]) -> array[int]:
-    return array("I", sorted(found))
+def _say(scope: Scope, words: str, tops: set[int] | None) -> None:
+    scope.explanation.access = words if tops is None else f"{scope.explanation.access} and {words}"
 
 
 def _listed(found: set[int]) -> Listed:
-    return Listed(_ascending(found))
+    return Listed(ascending(found))
 
 
-def _tops(walk: Walk, studies: set[int]) -> Generator[None, None, set[int]]:
+def _tops(scope: Scope, studies: set[int]) -> Generator[None, None, set[int]]:
     """At the patient level the patients of studies, else the studies themselves."""
-    if walk.query.level != Level.PATIENT:
+    if scope.query.level != Level.PATIENT:
         return studies
-    above = yield from _above(walk, walk.environment.studies, studies)
+    above = yield from _above(scope, scope.environment.studies, studies)
     return set(above.values())
 
 
-def _above(walk: Walk, table: Any, ids: Iterable[int]) -> Generator[None, None, dict[int, int]]:
+def _above(scope: Scope, table: Any, ids: Iterable[int]) -> Generator[None, None, dict[int, int]]:
     """The patient of each of some studies, or the study of each of some series; gives way every ROWS_MAX rows."""
     pack, unpack = keys.ID.pack, keys.U32.unpack_from
     above = {}
     for count, number in enumerate(ids, 1):
-        row = walk.txn.get(pack(number), db=table)
+        row = scope.txn.get(pack(number), db=table)
         if row is not None:
             above[number] = unpack(row)[0]
         if not count % ROWS_MAX:
@@ -133,26 +118,28 @@ def _above(walk: Walk, table: Any, ids: Iterable[int]) -> Generator[None, None, 
 # unique keys -----------------------------------------------------------------------------------------
 
 
-def _studies_by_uid(walk: Walk) -> Generator[None, None, set[int] | None]:
+def _studies_by_uid(scope: Scope, candidates: Candidates) -> Generator[None, None, set[int] | None]:
     """By the unique keys, the lowest level last: what it finds is the fewest."""
-    plan, environment = walk.plan, walk.environment
+    plan, environment = scope.plan, scope.environment
     found: set[int] | None = None
     used = []
     if Level.IMAGE in plan.uids:
         used.append("SOP Instance UID")
-        walk.instances = _instances_by_uid(walk, plan.uids[Level.IMAGE])
-        found = yield from _narrow(walk, map(_number_of, walk.instances))
+        candidates.instances = _instances_by_uid(scope, plan.uids[Level.IMAGE])
+        found = yield from _narrow(scope, candidates, map(_number_of, candidates.instances))
     elif Level.SERIES in plan.uids:
         used.append("Series Instance UID")
         prefixes = [keys.bounded(uid) + b"\0" for uid in plan.uids[Level.SERIES]]
-        rows = (scan_prefix(walk.txn, environment.series_uids, prefix) for prefix in prefixes)
-        found = yield from _narrow(walk, [_number_of(series_id) for of_uid in rows for _, series_id in of_uid])
+        rows = (scan_prefix(scope.txn, environment.series_uids, prefix) for prefix in prefixes)
+        found = yield from _narrow(
+            scope, candidates, [_number_of(series_id) for of_uid in rows for _, series_id in of_uid]
+        )
     if Level.STUDY in plan.uids:
         used.append("Study Instance UID")
-        ids = (walk.txn.get(keys.bounded(uid), db=environment.study_uids) for uid in plan.uids[Level.STUDY])
+        ids = (scope.txn.get(keys.bounded(uid), db=environment.study_uids) for uid in plan.uids[Level.STUDY])
         by_study = {_number_of(study_id) for study_id in ids if study_id is not None}
         found = by_study if found is None else found & by_study
-    walk.explanation.access = " and ".join(used)
+    scope.explanation.access = " and ".join(used)
     return found
 
 
@@ -160,19 +147,19 @@ def _number_of(row_id: bytes) -> int:
     return int(keys.ID.unpack(row_id)[0])
 
 
-def _narrow(walk: Walk, series: Iterable[int]) -> Generator[None, None, set[int]]:
-    """Has the walk look at these series only; returns their studies."""
-    above = yield from _above(walk, walk.environment.series, sorted(series))
-    walk.series_of = {}
+def _narrow(scope: Scope, candidates: Candidates, series: Iterable[int]) -> Generator[None, None, set[int]]:
+    """Has the query look at these series only; returns their studies."""
+    above = yield from _above(scope, scope.environment.series, sorted(series))
+    candidates.series_of = {}
     for number, study in above.items():
-        walk.series_of.setdefault(keys.ID.pack(study), []).append(keys.ID.pack(number))
+        candidates.series_of.setdefault(keys.ID.pack(study), []).append(keys.ID.pack(number))
     return set(above.values())
 
 
-def _instances_by_uid(walk: Walk, uids: Iterable[bytes]) -> dict[bytes, list[bytes]]:
+def _instances_by_uid(scope: Scope, uids: Iterable[bytes]) -> dict[bytes, list[bytes]]:
     found: dict[bytes, list[bytes]] = {}
     for uid in uids:
-        where = walk.txn.get(keys.bounded(uid), db=walk.environment.sop_uids)
+        where = scope.txn.get(keys.bounded(uid), db=scope.environment.sop_uids)
         if where:
             found.setdefault(where[:4], []).append(where)
     for where_list in found.values():
@@ -203,56 +190,56 @@ class _Asked:
         return _SERIES_IDS if self.is_owned_by_series else 1
 
 
-def _tops_by_range(walk: Walk) -> Generator[None, None, set[int] | None]:
+def _tops_by_range(scope: Scope, candidates: Candidates) -> Generator[None, None, set[int] | None]:
     """What the shortest ranges have in common; None: all are too wide."""
-    study_count = walk.txn.stat(walk.environment.studies)["entries"]
+    study_count = scope.txn.stat(scope.environment.studies)["entries"]
     wide = max(study_count // _WIDE_SHARE, _SHORT)
     found: set[int] | None = None
     used = []
-    by_count = _by_count(walk)
-    if _is_near(walk, by_count, study_count):
+    by_count = _by_count(scope)
+    if _is_near(scope, by_count, study_count):
         return None
     for asked in by_count:
         if asked.count > wide:
             break
         if found is not None and (len(found) <= _FEW or asked.count * asked.weight > _TEST_IDS * len(found)):
             break
-        owners = yield from _owners(walk, asked.ranges, wide if found is None else _TEST_IDS * len(found))
+        owners = yield from _owners(scope, asked.ranges, wide if found is None else _TEST_IDS * len(found))
         if owners is None:
             continue
-        studies = yield from _studies_of(walk, asked, owners)
-        tops = yield from _tops(walk, studies)
+        studies = yield from _studies_of(scope, candidates, asked, owners)
+        tops = yield from _tops(scope, studies)
         found = tops if found is None else found & tops
         used.append(terms.describe(asked.ranges))
     if found is not None:
         words = " and ".join(dict.fromkeys(used))
-        walk.explanation.access = f"search: {words}"
+        scope.explanation.access = f"search: {words}"
     return found
 
 
-def _is_near(walk: Walk, asked: Sequence[_Asked], study_count: int) -> bool:
+def _is_near(scope: Scope, asked: Sequence[_Asked], study_count: int) -> bool:
     """Whether the few matches that are wanted are found sooner by testing all in turn than by reading the ids."""
-    query = walk.query
-    if query.limit is None or len(asked) != 1 or asked[0].count <= _SHORT or len(list(_conditions(walk))) != 1:
+    query = scope.query
+    if query.limit is None or len(asked) != 1 or asked[0].count <= _SHORT or len(list(_conditions(scope))) != 1:
         return False
     return (query.offset + query.limit) * study_count // asked[0].count * _TEST_IDS < asked[0].count * asked[0].weight
 
 
-def _by_count(walk: Walk) -> list[_Asked]:
+def _by_count(scope: Scope) -> list[_Asked]:
     """Every condition that has ranges, the shortest first; one alone if it is short enough."""
     asked = []
-    level_of = walk.environment.schema.level_of
-    for item in _conditions(walk):
+    level_of = scope.environment.schema.level_of
+    for item in _conditions(scope):
         if item.ranges is not None:
             is_of_series = item.tag == _tag_of(item.ranges) and level_of.get(item.tag) == Level.SERIES
             for ranges in (item.ranges, *item.also):
                 is_owned_by_series = level_of.get(_tag_of(ranges), Level.STUDY) >= Level.SERIES
                 asked.append(_Asked(ranges, is_owned_by_series, is_of_series))
     asked.sort(key=lambda one: terms.rank(_tag_of(one.ranges)))
-    for keys_max in _COUNTED_MAX if len(asked) > 1 or walk.query.limit is not None else _COUNTED_MAX[:1]:
+    for keys_max in _COUNTED_MAX if len(asked) > 1 or scope.query.limit is not None else _COUNTED_MAX[:1]:
         for one in asked:
             if not one.is_whole:
-                one.count, one.is_whole = _count(walk, one.ranges, keys_max)
+                one.count, one.is_whole = _count(scope, one.ranges, keys_max)
             if one.is_whole and one.count <= _FEW:
                 return [one]
         if any(one.is_whole and one.count <= _SHORT for one in asked):
@@ -264,16 +251,16 @@ def _tag_of(ranges: Sequence[Range]) -> int:
     return int.from_bytes(ranges[0][0][:4], "big") if ranges else 0
 
 
-def _conditions(walk: Walk) -> Iterator[Condition]:
+def _conditions(scope: Scope) -> Iterator[Condition]:
     for level in Level:
-        yield from walk.plan.conditions[level]
-    yield from walk.plan.computed
+        yield from scope.plan.conditions[level]
+    yield from scope.plan.computed
 
 
-def _count(walk: Walk, ranges: Sequence[Range], keys_max: int) -> tuple[int, bool]:
+def _count(scope: Scope, ranges: Sequence[Range], keys_max: int) -> tuple[int, bool]:
     """How many ids the ranges hold, and whether these are all: not if they have more than `keys_max` keys."""
     count = 0
-    with walk.txn.cursor(db=walk.environment.search) as cursor:
+    with scope.txn.cursor(db=scope.environment.search) as cursor:
         for start, end in ranges:
             there = cursor.set_range(start)
             while there and cursor.key() < end:
@@ -285,7 +272,7 @@ def _count(walk: Walk, ranges: Sequence[Range], keys_max: int) -> tuple[int, boo
     return count, True
 
 
-def _owners(walk: Walk, ranges: Sequence[Range], count_max: int) -> Generator[None, None, set[int] | None]:
+def _owners(scope: Scope, ranges: Sequence[Range], count_max: int) -> Generator[None, None, set[int] | None]:
     """The ids in the ranges, None if there are more than `count_max`; gives way every KEYS_MAX ids."""
     data = bytearray()
     left = KEYS_MAX
@@ -293,9 +280,9 @@ def _owners(walk: Walk, ranges: Sequence[Range], count_max: int) -> Generator[No
         at: bytes | None = start
         while at is not None:
             before = len(data)
-            at = _read_some(walk, at, end, data)
+            at = _read_some(scope, at, end, data)
             read = (len(data) - before) // 4
-            walk.explanation.keys_read += read
+            scope.explanation.keys_read += read
             if len(data) > 4 * count_max:
                 return None
             left -= max(read, 1)
@@ -307,11 +294,11 @@ def _owners(walk: Walk, ranges: Sequence[Range], count_max: int) -> Generator[No
     return set(ids)
 
 
-def _read_some(walk: Walk, start: bytes, end: bytes, data: bytearray) -> bytes | None:
+def _read_some(scope: Scope, start: bytes, end: bytes, data: bytearray) -> bytes | None:
     """Reads the ids of some keys from `start` on; returns where to go on, None at the end."""
     by_length: dict[int, list[bytes]] = {}
     following: bytes | None = None
-    with walk.txn.cursor(db=walk.environment.search) as cursor:
+    with scope.txn.cursor(db=scope.environment.search) as cursor:
         if not cursor.set_range(start):
             return None
         left = _CHUNK
@@ -333,52 +320,54 @@ def _read_some(walk: Walk, start: bytes, end: bytes, data: bytearray) -> bytes |
     return following
 
 
-def _studies_of(walk: Walk, asked: _Asked, owners: set[int]) -> Generator[None, None, set[int]]:
+def _studies_of(
+    scope: Scope, candidates: Candidates, asked: _Asked, owners: set[int]
+) -> Generator[None, None, set[int]]:
     """The studies of what ranges belong to: studies or series."""
     if not asked.is_owned_by_series:
         return owners
-    if asked.is_of_series and walk.series_of is None:
-        return (yield from _narrow(walk, owners))
-    above = yield from _above(walk, walk.environment.series, owners)
+    if asked.is_of_series and candidates.series_of is None:
+        return (yield from _narrow(scope, candidates, owners))
+    above = yield from _above(scope, scope.environment.series, owners)
     return set(above.values())
 
 
 # texts -----------------------------------------------------------------------------------------------
 
 
-def _text_condition(walk: Walk) -> Condition | None:
+def _text_condition(scope: Scope) -> Condition | None:
     """The condition that says most about the bytes of a text."""
-    able = [item for item in _conditions(walk) if item.infix and item.tag in TEXTS]
+    able = [item for item in _conditions(scope) if item.infix and item.tag in TEXTS]
     return max(able, key=lambda item: min(map(len, item.infix)), default=None)
 
 
-def _is_worth_looking(walk: Walk, tops: set[int]) -> bool:
+def _is_worth_looking(scope: Scope, tops: set[int]) -> bool:
     """Whether testing these costs more than looking at texts."""
-    if walk.query.level != Level.PATIENT:
+    if scope.query.level != Level.PATIENT:
         return len(tops) >= _SIEVED_MIN
-    return len(tops) * _TEST_ROWS > _row_count(walk)
+    return len(tops) * _TEST_ROWS > _row_count(scope)
 
 
-def _row_count(walk: Walk) -> int:
+def _row_count(scope: Scope) -> int:
     """Rows of one attribute in `texts`."""
-    entries: int = walk.txn.stat(walk.environment.texts)["entries"]
+    entries: int = scope.txn.stat(scope.environment.texts)["entries"]
     return entries // len(TEXTS)
 
 
-def _looked_for(walk: Walk, text: Condition, tops: set[int] | None) -> Candidates:
+def _looked_for(scope: Scope, text: Condition, tops: set[int] | None) -> Ids:
     """Looks at all texts, or at those of some studies, whichever is less work."""
-    if tops is not None and len(tops) < _row_count(walk):
-        return Sieve(text.tag, text.infix, _ascending(tops))
+    if tops is not None and len(tops) < _row_count(scope):
+        return Sieve(text.tag, text.infix, ascending(tops))
     return Scan(text.tag, text.infix, tops)
 
 
-def _scanned(walk: Walk, scan: Scan) -> Generator[None, None, set[int]]:
+def _scanned(scope: Scope, scan: Scan) -> Generator[None, None, set[int]]:
     """All that a scan finds."""
     found: set[int] = set()
     at: int | None = 0
     while at is not None:
         start, at = at, None
-        for number in scan.after(walk, start):
+        for number in scan.after(scope, start):
             if number < 0:
                 at = -number
                 break

@@ -6,24 +6,22 @@ Reads only; for who keeps these records a second time (`archive.lifecycle.ledger
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any
 
 from engine.index.apply.corrections import correction_key
 from engine.index.apply.history import newest_stamp
 from engine.index.apply.other_records import hold_key, tombstone_key, unpack_apart
-from engine.index.catalog import Catalog
+from engine.index.database.environment import Environment
 from engine.index.format import keys
-from engine.index.format.entry import Correction, Hold, Tombstone
+from engine.index.format.entry import Correction, Hold, LedgerItem, Tombstone
 from engine.index.format.rows import scan_prefix
-from engine.index.query.listing import read_rows
+from engine.index.query.instances import read_versions
+from engine.index.query.listing import read_quarantined, read_rows
 from engine.storage.record import Position
 
-Item: TypeAlias = Tombstone | Hold | Correction
 
-
-def is_known(index: Catalog, item: Item) -> bool:
+def is_known(environment: Environment, item: LedgerItem) -> bool:
     """Whether the record has been applied, wherever it lies."""
-    environment = index.environment
     with environment.reading() as txn:
         if isinstance(item, Tombstone):
             table, row_key = environment.tombstones, tombstone_key(item)
@@ -34,32 +32,32 @@ def is_known(index: Catalog, item: Item) -> bool:
         return any(True for _ in scan_prefix(txn, table, row_key[: -keys.PLACE.size]))
 
 
-def is_needed(index: Catalog, item: Item) -> bool:
+def is_needed(environment: Environment, item: LedgerItem) -> bool:
     """Whether a record that the index does not know would change anything now.
 
     A tombstone: something that it names is there; a hold: no later record of its study is known; a correction: always.
     """
-    environment = index.environment
     if isinstance(item, Hold):
         with environment.reading() as txn:
             newest = newest_stamp(txn, environment.holds, keys.bounded(item.study_instance_uid) + b"\0")
         return item.stamp > newest
     if isinstance(item, Correction):
         return True
-    return any(_is_mortal(index, item, uid) for uid in item.sop_instance_uids)
+    return any(_is_mortal(environment, item, uid) for uid in item.sop_instance_uids)
 
 
-def _is_mortal(index: Catalog, tombstone: Tombstone, sop_instance_uid: bytes) -> bool:
-    stamps = {version.stamp for version in index.versions(sop_instance_uid)}
+def _is_mortal(environment: Environment, tombstone: Tombstone, sop_instance_uid: bytes) -> bool:
+    stamps = {version.stamp for version in read_versions(environment, sop_instance_uid)}
     if tombstone.target_stamp:
-        quarantined = (kept.stamp for kept in index.quarantined() if kept.sop_instance_uid == sop_instance_uid)
+        quarantined = (
+            kept.stamp for kept in read_quarantined(environment) if kept.sop_instance_uid == sop_instance_uid
+        )
         return tombstone.target_stamp in stamps or tombstone.target_stamp in quarantined
     return any(stamp < tombstone.stamp for stamp in stamps)
 
 
-def places(index: Catalog) -> Iterator[Position]:
+def places(environment: Environment) -> Iterator[Position]:
     """Where each record of the ledger lies; of copies each."""
-    environment = index.environment
 
     def tombstone(txn: Any, key: bytes, value: bytes) -> Position:
         del txn

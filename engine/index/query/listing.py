@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from engine.dicom import tags
-from engine.dicom.elements import blob_items
 from engine.index.apply.history import unpack_history
 from engine.index.apply.other_records import is_set, unpack_apart
 from engine.index.apply.versions import State
 from engine.index.database.environment import Environment
 from engine.index.format import keys
-from engine.index.format.entry import Entry, Hold, Quarantined
+from engine.index.format.entry import Hold, Quarantined
 from engine.index.format.rows import scan_prefix
 from engine.index.format.types import DamageRow, Instance
+from engine.index.query.instances import instance_of
 from engine.storage.record import Kind, Position, Record
 
 PAGE = 500
@@ -107,24 +106,3 @@ def read_damage(environment: Environment) -> list[DamageRow]:
 def _record(kind: int, row_key: bytes, position: Position, key: bytes, meta: bytes) -> Record:
     stamp = keys.TOLD.unpack(row_key[-keys.TOLD.size :])[0]
     return Record(position, kind, 0, stamp, 0, 0, key, meta)
-
-
-def instance_of(entry: Entry) -> Instance:
-    """A record of the log as the place of an instance."""
-    study = blob_items(entry.study).get(tags.StudyInstanceUID, b"")
-    series = blob_items(entry.series).get(tags.SeriesInstanceUID, b"")
-    own = blob_items(entry.instance).get(tags.SOPInstanceUID, b"")
-    return Instance(
-        entry.position,
-        entry.stamp,
-        entry.sop_class_uid.decode("utf-8", "replace"),
-        (entry.sop_instance_uid or own).decode("utf-8", "replace"),
-        entry.transfer_syntax_uid.decode("utf-8", "replace"),
-        study.decode("utf-8", "replace"),
-        series.decode("utf-8", "replace"),
-        entry.pixel_data_offset,
-        entry.calling_ae_title.decode("utf-8", "replace"),
-        entry.received_ns,
-        entry.instance,
-        entry.character_set,
-    )

@@ -7,28 +7,28 @@ own values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from engine.dicom import tags
 from engine.dicom.elements import blob_items
+from engine.dicom.schema import Schema
 from engine.index.format import keys
 from engine.index.format.rows import unpack_tail
 from engine.index.format.statements import fact_values, utf_8
 from engine.index.format.types import Level, Match
+from engine.index.query.condition import Condition
 from engine.index.query.plan import Plan
+from engine.index.query.scope import Scope
 from engine.index.query.sequences import Pick
-
-if TYPE_CHECKING:
-    from engine.index.query.walk import Walk
 
 PATIENT, STUDY, SERIES, IMAGE = LEVELS = tuple(Level)
 
-
-def instance_count(rows: Iterable[bytes]) -> int:
-    """Of rows of `counts`."""
-    return sum([keys.COUNTS.unpack_from(row)[0] for row in rows])
+_ANSWERS_MAX = 256
+"""Values of which is remembered whether they meet a condition."""
+_REPEATING_VRS = frozenset(("CS", "DA"))
+"""VRs of which the same few values come again and again."""
 
 
 class Shows:
@@ -53,11 +53,31 @@ class Shows:
         self.above = LEVELS[: self.own[0]]
 
 
+class Question:
+    """What is asked of every place of one walk, and what its matches show."""
+
+    def __init__(self, level: Level, plan: Plan, schema: Schema) -> None:
+        self.level = level
+        self.conditions = [[_remembering(asked, schema) for asked in plan.conditions[of]] for of in LEVELS]
+        self.computed = [(_remembering(asked, schema), COMPUTE[asked.tag]) for asked in plan.computed]
+        self.shows = Shows(level, plan)
+        self.zone = b""
+        """Timezone Offset From UTC of the study that was entered last."""
+
+
+def _remembering(asked: Condition, schema: Schema) -> Condition:
+    """The same condition, which remembers the values that repeat."""
+    if schema.vr_of(asked.tag) not in _REPEATING_VRS:
+        return asked
+    return replace(asked, matches=lru_cache(_ANSWERS_MAX)(asked.matches))
+
+
 class Place:
     """One place of a walk: one patient, study, series or instance, and what is above it."""
 
-    def __init__(self, walk: Walk) -> None:
-        self._walk = walk
+    def __init__(self, scope: Scope, question: Question) -> None:
+        self._scope = scope
+        self._question = question
         self.patient_id = self.study_id = self.series_id = self.instance_key = b""
         self.instance_row = b""
         self.values: list[dict[int, bytes]] = [{}, {}, {}, {}]
@@ -67,11 +87,11 @@ class Place:
 
     def name_of(self, number: int) -> bytes:
         """The text that a name id stands for."""
-        return self._walk.names[number]
+        return self._scope.names[number]
 
     def instance_rows(self) -> Iterator[bytes]:
         """The row of every instance of the series, whatever is asked of instances."""
-        with self._walk.txn.cursor(db=self._walk.environment.instances) as cursor:
+        with self._scope.txn.cursor(db=self._scope.environment.instances) as cursor:
             if cursor.set_range(self.series_id):
                 last = self.series_id + b"\xff\xff\xff\xff"
                 for key, row in cursor:
@@ -82,7 +102,7 @@ class Place:
     def counts(self) -> list[tuple[bytes, bytes]]:
         """Ids and rows of `counts` of the study's series."""
         if self._counts is None:
-            self._counts = self._walk.counts_of(self.study_id)
+            self._counts = self._scope.counts_of(self.study_id)
         return self._counts
 
     # -- entering
@@ -96,19 +116,19 @@ class Place:
 
     def enter_study(self, study_id: bytes, row: bytes) -> bool:
         """Whether the study of this row matches, its patient attributes included."""
-        walk = self._walk
+        question = self._question
         self.study_id = study_id
         self._counts = None
-        if walk.shows.above:
+        if question.shows.above:
             self._above = None
         owner, _, uid_length = keys.UID_HEAD.unpack_from(row)
         self.patient_id = keys.ID.pack(owner)
         self.values[:2] = fact_values(row, keys.UID_HEAD.size + uid_length)[0]
-        walk.zone = self.values[STUDY].get(tags.TimezoneOffsetFromUTC, b"")
-        at_study = walk.query.level >= STUDY
+        question.zone = self.values[STUDY].get(tags.TimezoneOffsetFromUTC, b"")
+        at_study = question.level >= STUDY
         if (at_study and not self._meets(PATIENT)) or not self._meets(STUDY):
             return False
-        for asked, compute in walk.computed:
+        for asked, compute in question.computed:
             value = compute(self)
             if not asked.met_by({asked.tag: value}):
                 return False
@@ -116,13 +136,13 @@ class Place:
 
     def enter_series(self, series_id: bytes, counts_row: bytes) -> bool:
         """Whether the series matches."""
-        walk = self._walk
-        row = walk.txn.get(series_id, db=walk.environment.series)
+        scope = self._scope
+        row = scope.txn.get(series_id, db=scope.environment.series)
         if row is None:
             return False
         self.series_id = series_id
         self._counts_row = counts_row
-        if walk.query.level == IMAGE:
+        if self._question.level == IMAGE:
             self._above = None
         _, _, uid_length = keys.UID_HEAD.unpack_from(row)
         self.values[SERIES] = fact_values(row, keys.UID_HEAD.size + uid_length)[0][0]
@@ -132,7 +152,7 @@ class Place:
         """Whether the instance matches."""
         self.instance_key = key
         self.instance_row = row
-        if not self._walk.plan.conditions[IMAGE]:
+        if not self._question.conditions[IMAGE]:
             self.values[IMAGE] = {}
             return True
         self.values[IMAGE] = self._instance_values()
@@ -143,37 +163,37 @@ class Place:
         blob = self.instance_row[keys.INSTANCE.size :]
         items = blob_items(blob)
         if not blob.isascii() or b"\x1b" in blob:
-            declared = self._walk.names[keys.INSTANCE.unpack_from(self.instance_row)[13]]
+            declared = self._scope.names[keys.INSTANCE.unpack_from(self.instance_row)[13]]
             for tag, value in items.items():
-                items[tag] = utf_8(tag, value, declared, self._walk.environment.schema)
+                items[tag] = utf_8(tag, value, declared, self._scope.environment.schema)
         return items
 
     def _meets(self, level: Level) -> bool:
-        conditions = self._walk.conditions[level]
+        conditions = self._question.conditions[level]
         if not conditions:
             return True
-        items, zone = self.values[level], self._walk.zone
+        items, zone = self.values[level], self._question.zone
         return all(asked.met_by(items, zone) for asked in conditions)
 
     # -- what is shown
 
     def match(self) -> Match:
         """What the query wants to know about where we stand."""
-        walk = self._walk
-        if walk.query.level == IMAGE and not self.values[IMAGE]:
+        query, shows = self._scope.query, self._question.shows
+        if query.level == IMAGE and not self.values[IMAGE]:
             self.values[IMAGE] = self._instance_values()
         if self._above is None:
-            self._above = walk.shows.empty.copy()
-            self._show(self._above, walk.shows.above)
+            self._above = shows.empty.copy()
+            self._show(self._above, shows.above)
         attributes = self._above.copy()
-        self._show(attributes, walk.shows.own)
-        if walk.query.is_keyed:
+        self._show(attributes, shows.own)
+        if query.is_keyed:
             attributes[tags.RecordKey] = self._record_key()
-        return Match(walk.query.level, attributes, walk.plan.unsupported, walk.environment.schema)
+        return Match(query.level, attributes, self._scope.plan.unsupported, self._scope.environment.schema)
 
     def _record_key(self) -> bytes:
         """The ids down to the query's level, of fixed length: their order is the order of the matches."""
-        level = self._walk.query.level
+        level = self._question.level
         if level == Level.PATIENT:
             return self.patient_id
         if level == Level.STUDY:
@@ -181,20 +201,20 @@ class Place:
         return self.study_id + (self.series_id if level == Level.SERIES else self.instance_key)
 
     def _show(self, attributes: dict[int, bytes], levels: Sequence[Level]) -> None:
-        shows = self._walk.shows
+        shows = self._question.shows
         for level in levels:
             values = self.values[level]
             for tag in shows.stored[level]:
                 attributes[tag] = values.get(tag, b"")
             for tag, pick in shows.picked[level]:
-                attributes[tag] = pick(values.get(tag, b""), self._walk.zone)
+                attributes[tag] = pick(values.get(tag, b""), self._question.zone)
             for tag, compute in shows.computed[level]:
                 attributes[tag] = compute(self)
 
     # -- computed
 
     def _patient_total(self, which: int) -> bytes:
-        return b"%d" % self._walk.patient_totals(self.patient_id)[which]
+        return b"%d" % self._scope.patient_totals(self.patient_id)[which]
 
     def _instances_of_series(self) -> bytes:
         return b"%d" % keys.COUNTS.unpack_from(self._counts_row)[0]
@@ -203,13 +223,13 @@ class Place:
         return b"%d" % len(self.counts())
 
     def _instances_of_study(self) -> bytes:
-        return b"%d" % instance_count([row for _, row in self.counts()])
+        return b"%d" % keys.instance_count([row for _, row in self.counts()])
 
     def _modalities_of_study(self) -> bytes:
         return self._tails()[0]
 
     def _classes_of_study(self) -> bytes:
-        names = self._walk.names
+        names = self._scope.names
         return b"\\".join(sorted(names[class_id] for class_id in self._tails()[1]))
 
     def _tails(self) -> tuple[bytes, frozenset[int]]:

@@ -17,15 +17,13 @@ from typing import Any
 
 from engine.dicom.elements import blob_items
 from engine.index.apply.relocation import rows_in, rows_of
-from engine.index.catalog import Catalog
 from engine.index.database.environment import Environment
 from engine.index.format import keys
 from engine.index.format.entry import Entry
 from engine.index.format.rows import Counts, PatientRow, UidRow
 from engine.index.format.statements import PART_COUNT_SERIES, PART_COUNT_STUDY
 from engine.index.format.types import Instance
-from engine.index.query.listing import instance_of
-from engine.index.query.search import read_instance
+from engine.index.query.instances import instance_of, read_instance
 from engine.storage.record import Kind, Record
 
 PAGE = 500
@@ -48,22 +46,21 @@ _SAID = (
 """What the row of an instance and its record both say; the attributes may have been extracted anew since."""
 
 
-def current_instances(index: Catalog) -> Iterator[Instance]:
+def current_instances(environment: Environment) -> Iterator[Instance]:
     """Every current instance, by series."""
-    for page in _pages(index):
+    for page in _pages(environment):
         yield from (instance for instance, _ in page)
 
 
-def loose_rows(index: Catalog) -> Iterator[list[tuple[Instance, str]]]:
+def loose_rows(environment: Environment) -> Iterator[list[tuple[Instance, str]]]:
     """The rows of instances that nothing leads to, and what is wrong; for each PAGE rows a list, often an empty one."""
     what = f"the index has a row for it that its UID does not lead to; {HELP}"
-    for page in _pages(index):
+    for page in _pages(environment):
         yield [(instance, what) for instance, is_led_to in page if not is_led_to]
 
 
-def _pages(index: Catalog) -> Iterator[list[tuple[Instance, bool]]]:
+def _pages(environment: Environment) -> Iterator[list[tuple[Instance, bool]]]:
     """Instances, and whether the UID of each leads to its row."""
-    environment = index.environment
     after = b""
     while True:
         with environment.reading() as txn, txn.cursor(db=environment.instances) as cursor:
@@ -80,16 +77,16 @@ def _pages(index: Catalog) -> Iterator[list[tuple[Instance, bool]]]:
             return
 
 
-def wrong_records(index: Catalog, records: Sequence[Record]) -> list[tuple[Record, str]]:
+def wrong_records(environment: Environment, records: Sequence[Record]) -> list[tuple[Record, str]]:
     """Those of `records` that the index does not know at their positions, or knows otherwise; what is wrong."""
-    with index.environment.reading() as txn:
-        checked = _Levels(txn, index.environment)
-        return [(record, fault) for record in records if (fault := _fault(txn, index.environment, record, checked))]
+    with environment.reading() as txn:
+        checked = _Levels(txn, environment)
+        return [(record, fault) for record in records if (fault := _fault(txn, environment, record, checked))]
 
 
-def tables_by_offset(index: Catalog, segment_id: int) -> dict[int, str]:
+def tables_by_offset(environment: Environment, segment_id: int) -> dict[int, str]:
     """Where records of a segment begin that are no current instances, and the table that knows each; reads all rows."""
-    places = ((key[-keys.PLACE.size :], table) for table, key in rows_in(index.environment, segment_id))
+    places = ((key[-keys.PLACE.size :], table) for table, key in rows_in(environment, segment_id))
     return {keys.PLACE.unpack(place)[1]: table for place, table in places}
 
 

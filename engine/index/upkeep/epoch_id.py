@@ -1,4 +1,4 @@
-"""How long the ids of an index mean what they mean: INDEX/lifetime, 8 random bytes.
+"""The epoch of an index, in which its ids mean what they mean: INDEX/lifetime, 8 random bytes.
 
 Ids are given in the order of arrival and never twice, so one of them says where a long query can be taken up again,
 until the index is made anew or goes back to a checkpoint: what is replayed then may arrive in another order. Whoever
@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import os
 
-from engine.storage.files import Files, raise_write_error
+from engine.storage.files import Files, replace
 
-LIFETIME_BYTES = 8
+EPOCH_ID_BYTES = 8
 NAME = "lifetime"
 
 
@@ -25,27 +25,16 @@ def read(directory: str, files: Files) -> bytes:
     except OSError:
         return b""
     try:
-        found = files.pread(fd, LIFETIME_BYTES + 1, 0)
+        content = files.pread(fd, EPOCH_ID_BYTES + 1, 0)
     except OSError:
         return b""
     finally:
         files.close(fd)
-    return found if len(found) == LIFETIME_BYTES else b""
+    return content if len(content) == EPOCH_ID_BYTES else b""
 
 
 def renew(directory: str, files: Files) -> None:
     """Begins another one. Raises StorageFull or StorageFailed; the old one is over then too."""
     path = f"{directory}/{NAME}"
-    temporary = f"{path}.new"
     files.unlink(path)
-    try:
-        fd = files.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-    except OSError as error:
-        raise_write_error(error, f"open {temporary}")
-    try:
-        files.pwritev(fd, [os.urandom(LIFETIME_BYTES)], 0)
-        files.fdatasync(fd)
-    finally:
-        files.close(fd)
-    files.rename(temporary, path)
-    files.sync_directory(directory)
+    replace(files, path, os.urandom(EPOCH_ID_BYTES))

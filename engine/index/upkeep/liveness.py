@@ -25,13 +25,9 @@ from engine.index.apply.other_records import hold_key, quarantine_key, tombstone
 from engine.index.apply.versions import State, Told, in_order, is_needed
 from engine.index.database.environment import Environment
 from engine.index.format import keys
-from engine.index.format.entry import Correction, Hold, Quarantined, Tombstone
+from engine.index.format.entry import TOMBSTONE_KEEP_S, Correction, Hold, Quarantined, Tombstone
 from engine.index.format.rows import read_name, scan_prefix
 from engine.storage.record import Kind, Position, Record
-
-TOMBSTONE_KEEP_S = 30 * 86_400
-"""How long a tombstone stays though nothing is left of what it killed: a replica that was out of touch, or a segment
-that is put back by hand, must not bring deleted instances to life again."""
 
 
 def alive(txn: Any, environment: Environment, records: Sequence[Record], now_ns: int) -> list[bool]:

@@ -29,7 +29,6 @@ from engine.errors import CorruptRecord, EngineError, IndexError_, StorageFailed
 from engine.index.catalog import Catalog
 from engine.index.format.entry import Correction, Entry, Hold, Quarantined, Tombstone, unpack_record
 from engine.index.format.types import SegmentMark
-from engine.index.upkeep import checkpoint
 from engine.storage.files import Files
 from engine.storage.hints import read_heads
 from engine.storage.reader import read_header_or_trailer
@@ -282,7 +281,7 @@ def rebuild(
 
     Raises IndexError_ when it is in use, StorageFailed or StorageFull.
     """
-    checkpoint.discard(directory, files)
+    Catalog.discard(directory, files)
     index = Catalog.open(directory, files=files, schema=schema)
     try:
         report = replay(

@@ -302,9 +302,9 @@ def test_a_segment_that_a_guest_of_another_day_writes_is_looked_at_when_it_is_se
     with opened(tmp_path / "data") as archive:
         kept.store(archive, [instance(1, 1, 1)])
     keeper = opened(tmp_path / "data", wanted(*ATTRIBUTES))
-    schema, keeper.index.environment.schema = keeper.schema, STANDARD  # as a process that was opened before
+    schema, keeper.index._environment.schema = keeper.schema, STANDARD  # as a process that was opened before
     kept.store(keeper, [instance(2, 1, 1, StudyStatusID="OLD")])
-    keeper.index.environment.schema = schema
+    keeper.index._environment.schema = schema
     assert run(keeper)["extracted"] == 1
     assert found(keeper, Level.STUDY, {tags.StudyStatusID: b"OLD"}) == []
     keeper.close()

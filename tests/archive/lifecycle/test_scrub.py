@@ -545,7 +545,7 @@ def test_the_status_says_how_far_it_is(tmp_path: Path) -> None:
 
 def _spoiled_row(archive: Archive, table: str, change: Callable[[bytes, bytes], tuple[bytes, bytes] | None]) -> None:
     """Changes or removes the first row of a table that `change` has something for."""
-    environment = archive.index.environment
+    environment = archive.index._environment
     handle = getattr(environment, table)
 
     def work(txn: Any) -> None:
@@ -611,7 +611,7 @@ def test_a_row_that_nothing_leads_to_is_found_by_a_check(tmp_path: Path) -> None
         assert verify.check(archive, payloads=False).findings
     Archive.rebuild_index(tmp_path)
     with kept.opened(tmp_path) as archive:
-        environment = archive.index.environment
+        environment = archive.index._environment
 
         def twice(txn: Any) -> None:
             with txn.cursor(db=environment.instances) as cursor:

@@ -12,7 +12,6 @@ import pytest
 
 from engine.dicom import tags
 from engine.dicom.elements import blob_items
-from engine.index.apply.corrections import find_correction, newest_correction
 from engine.index.catalog import Catalog
 from engine.index.format.entry import Correction, Entry, Item, Operation
 from engine.index.format.types import Level, Query, Root
@@ -378,8 +377,8 @@ def test_the_newest_correction_is_found_beside_undos(index: Catalog) -> None:
     tail = Tail()
 
     def newest() -> int:
-        with index.environment.reading() as txn:
-            return newest_correction(txn, index.environment)
+        with index.snapshot() as snapshot:
+            return snapshot.newest_correction()
 
     assert newest() == 0
     made = correction(tail, Operation.CORRECT, b"A", b"", items={NAME: b"B"})
@@ -388,8 +387,8 @@ def test_the_newest_correction_is_found_beside_undos(index: Catalog) -> None:
     undo = correction(tail, Operation.UNDO, undoes=made.stamp)
     index.apply([], corrected=[undo])
     assert newest() == undo.stamp
-    with index.environment.reading() as txn:
-        listed: Any = find_correction(txn, index.environment, made.stamp)
+    with index.snapshot() as snapshot:
+        listed: Any = snapshot.correction(made.stamp)
     assert (listed.correction, listed.undone_by) == (made, undo.stamp)
 
 

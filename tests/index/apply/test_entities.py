@@ -21,9 +21,9 @@ LATER = b"\2" * 16
 def dump(index: Catalog) -> dict[str, list[tuple[bytes, bytes]]]:
     """Every row of every table."""
     rows = {}
-    with index.environment.reading() as txn:
+    with index._environment.reading() as txn:
         for name in TABLES:
-            with txn.cursor(db=getattr(index.environment, name)) as cursor:
+            with txn.cursor(db=getattr(index._environment, name)) as cursor:
                 rows[name] = list(cursor)
     return rows
 

@@ -247,8 +247,8 @@ def test_nothing_is_left_of_a_forgotten_segment(index: Catalog, with_records: bo
         assert not said.get(part), part
     assert said["marks"] == {}
     assert [row.segment_id for row in index.damage()] == [2]
-    with index.environment.reading() as txn:
-        assert txn.stat(index.environment.sop_uids)["entries"] == 0
+    with index._environment.reading() as txn:
+        assert txn.stat(index._environment.sop_uids)["entries"] == 0
     assert {name: n for name, n in index.stats().items() if n and name != "index_bytes"} == {"damaged": 1}
     index.forget_segment(1, [])
 

@@ -10,15 +10,14 @@ import pytest
 
 from engine.dicom import tags
 from engine.dicom.schema import STANDARD
-from engine.index.apply import texts as packing
 from engine.index.apply.texts import TEXT_BYTES_MAX, TEXTS
 from engine.index.catalog import Catalog
 from engine.index.format import keys
 from engine.index.format.statements import fact_values
 from engine.index.format.terms import normal_values, pieces_of_patterns
 from engine.index.format.types import Level, Query
+from engine.index.query import text_scan
 from engine.index.query.explanation import Explanation
-from engine.index.query.search import search
 from tests.index.made import ROOT, Tail, apply, entry, random_history, tombstone
 
 NAMES = ["Doe^John", "Müller^Jörg", "Yamada^Tarou=山田^太郎=やまだ^たろう", "Ä", "a" * 300, "", "O'Neil^Ann\\Other^Ann"]
@@ -53,7 +52,7 @@ def filled(directory: Path, count: int, seed: int = 1) -> tuple[Catalog, list[di
 
 def rows_of_facts(index: Catalog) -> dict[bytes, bytes]:
     """What `texts` should say, made from the rows of `studies`."""
-    environment = index.environment
+    environment = index._environment
     rows: dict[bytes, list[tuple[int, bytes]]] = {}
     with environment.reading() as txn, txn.cursor(db=environment.studies) as cursor:
         for study_id, row in cursor:
@@ -76,7 +75,7 @@ def rows_of_facts(index: Catalog) -> dict[bytes, bytes]:
 
 
 def rows_of(index: Catalog) -> dict[bytes, bytes]:
-    with index.environment.reading() as txn, txn.cursor(db=index.environment.texts) as cursor:
+    with index._environment.reading() as txn, txn.cursor(db=index._environment.texts) as cursor:
         return dict(cursor)
 
 
@@ -109,8 +108,8 @@ def test_a_study_that_goes_takes_its_texts_along(tmp_path: Path) -> None:
 def test_an_infix_is_found_wherever_it_stands_and_whatever_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_max: int
 ) -> None:
-    monkeypatch.setattr(packing, "ROWS_MAX", rows_max)
-    monkeypatch.setattr(packing, "_STEP_ROWS", rows_max)
+    monkeypatch.setattr(text_scan, "ROWS_MAX", rows_max)
+    monkeypatch.setattr(text_scan, "_STEP_ROWS", rows_max)
     index, said = filled(tmp_path, 300)
     for tag, pattern in (
         (tags.PatientName, "*ohn*"),
@@ -134,7 +133,7 @@ def test_an_infix_is_found_wherever_it_stands_and_whatever_the_page(
         query = Query(Level.STUDY, {tag: pattern.encode(), tags.AccessionNumber: b""}, character_set=b"ISO_IR 192")
         if tag == tags.AccessionNumber:
             query = Query(Level.STUDY, {tag: pattern.encode()}, character_set=b"ISO_IR 192")
-        found = [int(match.attributes[tags.AccessionNumber][1:]) for match in search(index, query, explanation)]
+        found = [int(match.attributes[tags.AccessionNumber][1:]) for match in index.search(query, explanation)]
         assert found == expected, f"{tags.keyword_of(tag)} {pattern}"
         assert explanation.access == f"texts: {tags.keyword_of(tag)}"
     index.close()
@@ -165,7 +164,7 @@ def test_the_last_attribute_of_the_table_is_read_to_its_end(tmp_path: Path) -> N
     last = max(TEXTS)
     query = Query(Level.STUDY, {last: b"*S*", tags.StudyInstanceUID: b""})
     assert last == tags.StudyID
-    assert len(list(search(index, query))) == 200
+    assert len(list(index.search(query))) == 200
     index.close()
 
 

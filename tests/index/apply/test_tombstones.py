@@ -49,7 +49,7 @@ def test_a_deleted_study_is_gone_at_every_level_and_the_others_stay(index: Catal
     tail = Tail()
     doomed, other = _study(tail, 1), _study(tail, 2)
     index.apply([*doomed, *other])
-    alone = Catalog.open(f"{index.environment.directory}-alone", map_bytes=1 << 30)
+    alone = Catalog.open(f"{index._environment.directory}-alone", map_bytes=1 << 30)
     alone.apply(other)
     index.apply([], [tombstone(tail, *[made.sop_instance_uid for made in doomed])])
     assert index.stats()["deleted"] == 60
@@ -187,7 +187,7 @@ def test_instances_deleted_one_tombstone_each_leave_nothing(index: Catalog) -> N
 
 def test_another_process_does_not_store_into_a_series_that_is_gone(index: Catalog) -> None:
     tail = Tail()
-    other = Catalog(index.environment)  # what it remembers is its own
+    other = Catalog(index._environment)  # what it remembers is its own
     made = _study(tail, 1, series_count=1, count=3)
     other.apply(made[:1])
     index.apply(made[1:2])

@@ -13,8 +13,8 @@ import pytest
 from engine.errors import IndexDamaged
 from engine.index.catalog import Catalog
 from engine.index.database import data_file
-from engine.index.upkeep import checkpoint
-from engine.index.upkeep.checkpoint import Restored
+from engine.index.upkeep import checkpoint_file, restoration
+from engine.index.upkeep.restoration import Restored
 from engine.storage.files import Files
 from tests.archive import kept
 
@@ -74,7 +74,7 @@ def test_a_damaged_data_file_is_made_anew_at_the_next_start(
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
     if end == "not clean":
         # As after a kill without a checkpoint: nothing says what the bytes should be, only what LMDB needs of them.
-        checkpoint._write_void(str(data / "index"), Files())
+        checkpoint_file.write_void(str(data / "index"), Files())
     with kept.opened(data) as archive:
         assert archive.stats()["instances"] == COUNT
         assert len(kept.positions(archive)) == COUNT
@@ -91,7 +91,7 @@ def test_who_does_not_keep_the_archive_refuses_a_damaged_data_file(stopped: Path
     for read_only in (True, False):
         with pytest.raises(IndexDamaged, match="rebuild-index"):
             Catalog.open(str(data / "index"), read_only=read_only)
-    assert not checkpoint.is_clean(str(data / "index"), Files())
+    assert not restoration.is_clean(str(data / "index"), Files())
 
 
 def test_a_clean_end_is_believed_when_its_checksum_is_gone_or_none_of_ours(stopped: Path, tmp_path: Path) -> None:
@@ -102,14 +102,14 @@ def test_a_clean_end_is_believed_when_its_checksum_is_gone_or_none_of_ours(stopp
             os.unlink(data / "index" / "checksum")
         else:
             (data / "index" / "checksum").write_bytes(content)
-        assert checkpoint.restore(str(data / "index"), Files()) is Restored.CLEAN
+        assert restoration.restore(str(data / "index"), Files()) is Restored.CLEAN
 
 
 def test_a_large_data_file_gets_no_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_file, "SUMMED_BYTES_MAX", 2 * PAGE)
     kept.filled(tmp_path / "data", 3)
     assert not (tmp_path / "data" / "index" / "checksum").exists()
-    assert checkpoint.restore(str(tmp_path / "data" / "index"), Files()) is Restored.CLEAN
+    assert restoration.restore(str(tmp_path / "data" / "index"), Files()) is Restored.CLEAN
 
 
 @pytest.mark.parametrize("name", ["lock.mdb", "checkpoint", "lifetime", "checksum"])

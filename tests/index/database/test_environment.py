@@ -14,8 +14,9 @@ import pytest
 from engine.errors import IndexError_, StorageFailed, StorageFull
 from engine.index.catalog import Catalog
 from engine.index.format.entry import Entry
-from engine.index.upkeep import checkpoint
-from engine.index.upkeep.checkpoint import Checkpointer, Kind
+from engine.index.upkeep import checkpoint_file, restoration
+from engine.index.upkeep.checkpoint import Checkpointer
+from engine.index.upkeep.checkpoint_file import Kind
 from engine.storage.files import Files
 from tests.index.made import ROOT, Tail, entry, meaning
 
@@ -36,20 +37,20 @@ def test_a_full_map_grows_and_nobody_sees_it(tmp_path: Path) -> None:
 
 def test_a_map_that_grows_leaves_no_checkpoint_that_lies(tmp_path: Path) -> None:
     index = Catalog.open(str(tmp_path), map_bytes=1 << 19)
-    checkpointer = Checkpointer(index, str(tmp_path), Files(), lambda: None)
+    checkpointer = Checkpointer(index._environment, Files(), lambda: None)
     tail = Tail()
     index.apply(_several(tail, 50))
     checkpointer.checkpoint()
     for series in range(2, 9):
         index.apply(_several(tail, 200, series))
-    found = checkpoint.read_file(str(tmp_path), Files())
+    found = checkpoint_file.read_file(str(tmp_path), Files())
     assert found is not None and found.kind == Kind.VOID
     checkpointer.checkpoint()
     said = meaning(index)
     index.apply(_several(tail, 50, 20))
     checkpointer.close(clean=False)
     index.close()
-    assert checkpoint.restore(str(tmp_path), Files()) == checkpoint.Restored.CHECKPOINT
+    assert restoration.restore(str(tmp_path), Files()) == restoration.Restored.CHECKPOINT
     index = Catalog.open(str(tmp_path))
     assert meaning(index) == said
     index.close()
@@ -64,12 +65,12 @@ def test_a_map_that_grows_while_a_checkpoint_runs_voids_it(tmp_path: Path) -> No
         for batch in meanwhile:
             index.apply(batch)
 
-    checkpointer = Checkpointer(index, str(tmp_path), Files(), store_meanwhile)
+    checkpointer = Checkpointer(index._environment, Files(), store_meanwhile)
     index.apply(_several(tail, 5))
     for batches, kind in (([], Kind.OPEN), ([_several(tail, 2000, 2)], Kind.VOID), ([], Kind.OPEN)):
         meanwhile[:] = batches
         checkpointer.checkpoint()
-        found = checkpoint.read_file(str(tmp_path), Files())
+        found = checkpoint_file.read_file(str(tmp_path), Files())
         assert found is not None and found.kind == kind
         assert checkpointer.needs_checkpoint() == (kind == Kind.VOID)
     checkpointer.close()
@@ -221,11 +222,11 @@ class _FullDisk(Files):
 def test_an_error_while_the_disk_is_full_is_a_full_disk(tmp_path: Path) -> None:
     index = Catalog.open(str(tmp_path / "full"), map_bytes=1 << 24, files=_FullDisk())
     error = lmdb.Error("mdb_txn_commit: Input/output error")
-    assert isinstance(index.environment._translated(error), StorageFull)
-    assert isinstance(index.environment._translated(lmdb.CorruptedError("page")), IndexError_)
+    assert isinstance(index._environment._translated(error), StorageFull)
+    assert isinstance(index._environment._translated(lmdb.CorruptedError("page")), IndexError_)
     index.close()
     index = Catalog.open(str(tmp_path / "other"), map_bytes=1 << 24)
-    assert isinstance(index.environment._translated(error), StorageFailed)
+    assert isinstance(index._environment._translated(error), StorageFailed)
     index.close()
 
 
@@ -235,7 +236,7 @@ def test_the_readers_of_a_dead_process_are_freed(tmp_path: Path) -> None:
         "import os, sys\n"
         "from engine.index.catalog import Catalog\n"
         "index = Catalog.open(sys.argv[1], map_bytes=1 << 24)\n"
-        "txn = index.environment.begin_read()\n"
+        "txn = index._environment.begin_read()\n"
         "os._exit(0)\n"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, timeout=60)

@@ -28,10 +28,10 @@ from tests.system.server import wait_for
 CHILD = """
 import os, sys
 from engine.index.catalog import Catalog
-from engine.index.database.turn import put_off_stops
+from engine.stops import put_off_stops
 
 index = Catalog.open(sys.argv[1])
-environment = index.environment
+environment = index._environment
 
 def say(word):
     print(word, flush=True)
@@ -145,16 +145,16 @@ def test_readers_that_have_died_make_room_when_the_table_is_full(
     index = Catalog.open(str(tmp_path))
     index.apply([entry(Tail())])
     with child(tmp_path, READS.format(6)) as process:
-        ours = [index.environment.begin_read(), index.environment.begin_read()]
+        ours = [index._environment.begin_read(), index._environment.begin_read()]
         with pytest.raises(IndexError_, match="read transactions are open at once"):
-            index.environment.begin_read()
+            index._environment.begin_read()
         with pytest.raises(IndexError_, match="read transactions are open at once"):
-            index.environment.begin_pin()
+            index._environment.begin_pin()
         process.kill()
         process.wait()
-        ours.append(index.environment.begin_read())
+        ours.append(index._environment.begin_read())
         for txn in ours:
-            index.environment.end_read(txn)
+            index._environment.end_read(txn)
     assert index.stats()["instances"] == 1
     index.close()
 

@@ -11,13 +11,11 @@ import pytest
 
 from engine.dicom import tags
 from engine.dicom.schema import STANDARD
-from engine.index.apply import texts as packing
 from engine.index.catalog import Catalog
 from engine.index.format import terms
 from engine.index.format.types import Level, Query, Root
-from engine.index.query import access
+from engine.index.query import access, text_scan
 from engine.index.query.explanation import Explanation
-from engine.index.query.search import search
 from tests.index.made import ROOT, Tail, entry, tombstone
 
 FAMILIES = ["Meier", "Meyer", "Maier", "Schmidt", "Schmitt", "Smith", "Doe", "Müller", "Mueller", "山田"]
@@ -60,12 +58,12 @@ def walked(index: Catalog, query: Query, monkeypatch: pytest.MonkeyPatch) -> lis
         without.setattr(access, "_text_condition", lambda walk: None)
         without.setattr(access, "_studies_by_uid", _nothing)
         explanation = Explanation()
-        found = [match.attributes for match in search(index, query, explanation)]
+        found = [match.attributes for match in index.search(query, explanation)]
         assert explanation.access.startswith("every ")
     return found
 
 
-def _nothing(walk: Any) -> Any:
+def _nothing(*_: Any) -> Any:
     yield
     return None
 
@@ -122,11 +120,11 @@ def test_no_access_is_narrower_than_a_look_at_everything(
             small.setattr(access, "_SERIES_IDS", rng.choice((1, 8)))
             row_count = rng.choice((1, 40))
             small.setattr(access, "_row_count", lambda walk, count=row_count: count)
-            small.setattr(packing, "ROWS_MAX", 2)
-            small.setattr(packing, "_STEP_ROWS", 1)
+            small.setattr(text_scan, "ROWS_MAX", 2)
+            small.setattr(text_scan, "_STEP_ROWS", 1)
             query, told = random_query(rng)
             explanation = Explanation()
-            found = [match.attributes for match in search(index, query, explanation)]
+            found = [match.attributes for match in index.search(query, explanation)]
         assert found == walked(index, query, monkeypatch), f"seed {seed} turn {turn}: {told}: {explanation.access}"
         used.add(explanation.access.split(":")[0])
         assert explanation.matches == len(found)
@@ -152,7 +150,7 @@ def _change(index: Catalog, rng: random.Random, turn: int) -> None:
 def explained(index: Catalog, keys: Mapping[int, bytes], level: Level = Level.STUDY, **more: Any) -> Explanation:
     explanation = Explanation()
     query = Query(level, {tags.PatientID: b"", **keys}, Root.PATIENT, b"ISO_IR 192", relational=True, **more)
-    assert sum(1 for _ in search(index, query, explanation)) == explanation.matches
+    assert sum(1 for _ in index.search(query, explanation)) == explanation.matches
     return explanation
 
 

@@ -33,9 +33,8 @@ from engine.dicom import extra
 from engine.dicom.extra import ExtraSet
 from engine.dicom.identifier import decode_identifier
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
-from engine.index.apply import texts
 from engine.index.format.types import Level, Match, Outcome, Query, Root
-from engine.index.query import access
+from engine.index.query import access, text_scan
 from engine.index.query import search as searching
 from engine.index.query import walk as walking
 from engine.storage.record import crc32c
@@ -61,7 +60,7 @@ SMALL = (
     (access, "KEYS_MAX", 5),
     (access, "_SIEVED_MIN", 1),
     (access, "_FEW", 1),
-    (texts, "ROWS_MAX", 2),
+    (text_scan, "ROWS_MAX", 2),
 )
 EXTRAS = extra.of(
     [

@@ -19,7 +19,7 @@ from engine.errors import QueryError
 from engine.index.catalog import Catalog
 from engine.index.format.types import Level, Query, Root
 from engine.index.query import search as searching
-from engine.index.query.search import search
+from engine.index.query import selection
 from tests.index.made import ROOT, Tail, entry, tombstone
 
 
@@ -30,8 +30,8 @@ def test_no_transaction_is_open_while_a_match_is_looked_at(tmp_path: Path, monke
     index = Catalog.open(str(tmp_path / "index"), map_bytes=1 << 30)
     index.apply([entry(tail, study=study) for study in range(1, 8)])
     seen = []
-    for match in search(index, Query(Level.STUDY, {tags.StudyInstanceUID: b""})):
-        assert index.environment._readers == 0
+    for match in index.search(Query(Level.STUDY, {tags.StudyInstanceUID: b""})):
+        assert index._environment._readers == 0
         seen.append(match.attributes[tags.StudyInstanceUID])
         if len(seen) == 3:
             # Deleted while the answer is on its way, and something new at its end.
@@ -68,9 +68,9 @@ def test_the_hierarchy_is_kept_unless_the_query_is_relational(
     index: Catalog, level: Level, root: Root, keys: Mapping[int, bytes], word: str
 ) -> None:
     with pytest.raises(QueryError, match=word):
-        search(index, Query(level, keys, root))
+        index.search(Query(level, keys, root))
     if level in root.value:
-        list(search(index, Query(level, keys, root, relational=True)))
+        list(index.search(Query(level, keys, root, relational=True)))
 
 
 def test_levels_have_names() -> None:
@@ -82,9 +82,9 @@ def test_levels_have_names() -> None:
 
 
 def test_what_is_not_known_is_said_to_be_unsupported(index: Catalog) -> None:
-    found = list(search(index, Query(Level.STUDY, {tags.StudyInstanceUID: b"", tags.ImageType: b""})))
+    found = list(index.search(Query(Level.STUDY, {tags.StudyInstanceUID: b"", tags.ImageType: b""})))
     assert all(match.unsupported and list(match.attributes) == [tags.StudyInstanceUID] for match in found)
-    found = list(search(index, Query(Level.STUDY, {tags.StudyID: b"", tags.RetrieveAETitle: b""})))
+    found = list(index.search(Query(Level.STUDY, {tags.StudyID: b"", tags.RetrieveAETitle: b""})))
     assert not any(match.unsupported for match in found)
 
 
@@ -94,7 +94,7 @@ def test_keys_come_in_the_requesters_character_set(tmp_path: Path) -> None:
     for name, declared in (("müller^jörg", b"ISO_IR 100"), ("MULLER^J?RG", b""), ("Müller*", b"ISO_IR 192")):
         encoded = name.encode("latin-1" if declared == b"ISO_IR 100" else "utf-8")
         query = Query(Level.STUDY, {tags.PatientName: encoded}, character_set=declared)
-        assert [match.attributes[tags.PatientName] for match in search(index, query)] == ["Müller^Jörg".encode()]
+        assert [match.attributes[tags.PatientName] for match in index.search(query)] == ["Müller^Jörg".encode()]
     index.close()
 
 
@@ -127,7 +127,7 @@ def test_sequences_match_by_their_items(tmp_path: Path) -> None:
             tags.SeriesNumber: b"",
             tags.RequestAttributesSequence: keys,
         }
-        return [match.attributes[tags.SeriesNumber] for match in search(index, Query(Level.SERIES, asked))]
+        return [match.attributes[tags.SeriesNumber] for match in index.search(Query(Level.SERIES, asked))]
 
     assert found({tags.RequestedProcedureID: b"R1"}) == [b"1"]
     assert found({tags.RequestedProcedureID: b"R2", tags.ScheduledProcedureStepID: b"S1"}) == []
@@ -135,7 +135,7 @@ def test_sequences_match_by_their_items(tmp_path: Path) -> None:
     assert found({tags.RequestedProcedureID: b""}) == [b"1", b"2"]
     asked = Identifier({tags.ScheduledProcedureStepDescription: "Schädel".encode()}, b"ISO_IR 192")
     query = Query(Level.SERIES, {tags.StudyInstanceUID: uid, tags.RequestAttributesSequence: [asked]})
-    (match,) = search(index, query)
+    (match,) = index.search(query)
     assert "Schädel".encode() in match.attributes[tags.RequestAttributesSequence]
     index.close()
 
@@ -147,9 +147,9 @@ def test_long_values_are_found_by_exact_and_by_beginning(tmp_path: Path) -> None
     index.apply([entry(tail, study=i, study_items={tags.StudyDescription: t.encode()}) for i, t in enumerate(texts_)])
     for i, text in enumerate(texts_):
         query = Query(Level.STUDY, {tags.StudyDescription: text.encode(), tags.StudyID: b""})
-        assert [match.attributes[tags.StudyID] for match in search(index, query)] == [b"S%d" % i]
+        assert [match.attributes[tags.StudyID] for match in index.search(query)] == [b"S%d" % i]
     query = Query(Level.STUDY, {tags.StudyDescription: b"d" * 250 + b"*"})
-    assert len(list(search(index, query))) == 3
+    assert len(list(index.search(query))) == 3
     index.close()
 
 
@@ -188,13 +188,13 @@ def test_a_retrieval_needs_the_key_of_its_level(index: Catalog) -> None:
 def test_a_retrieval_lists_the_same_in_one_read_transaction_or_in_many(
     index: Catalog, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
-    monkeypatch.setattr(searching, "SELECT_S", seconds)
+    monkeypatch.setattr(selection, "SELECT_S", seconds)
     series = [f"{study}.{series}" for study in (1, 2) for series in (1, 2)]
     everything = [f"{one}.{number}" for one in series for number in (1, 2, 10)]
     patients = Query(Level.PATIENT, {tags.PatientID: b"P1\\P2"}, Root.PATIENT)
     found = []
     for instance in index.select(patients):
-        assert index.environment._readers == 0, "a page of the index is kept for whoever is slow"
+        assert index._environment._readers == 0, "a page of the index is kept for whoever is slow"
         found.append(instance)
     assert _uids(found) == everything
     named = sorted(one.sop_instance_uid.decode().removeprefix(ROOT + ".") for one in index.names(patients))
@@ -204,7 +204,7 @@ def test_a_retrieval_lists_the_same_in_one_read_transaction_or_in_many(
 def test_what_is_stored_and_deleted_while_a_retrieval_is_listed_takes_nothing_else_from_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(searching, "SELECT_S", 0.0)
+    monkeypatch.setattr(selection, "SELECT_S", 0.0)
     tail = Tail()
     index = Catalog.open(str(tmp_path / "index"), map_bytes=1 << 30)
     index.apply([entry(tail, study=1, series=series) for series in range(1, 7)])

@@ -12,7 +12,6 @@ from engine.index.format.types import Level, Match, Query, Root
 from engine.index.query import access, walk
 from engine.index.query import search as searching
 from engine.index.query.place import Place
-from engine.index.query.search import search, search_steps
 from tests.index.made import ROOT, Tail, entry
 
 STUDIES, SERIES, INSTANCES = 12, 3, 4
@@ -72,20 +71,20 @@ def test_however_often_it_stops_the_answer_is_the_same(
     index: Catalog, monkeypatch: pytest.MonkeyPatch, level: Level, keys: dict[int, bytes]
 ) -> None:
     query = query_at(level, keys)
-    whole = list(search(index, query))
+    whole = list(index.search(query))
     for examined_max, keys_max, page in ((1, 1, 1), (2, 3, 2), (4, 5, 3), (7, 1000, 1000)):
         monkeypatch.setattr(walk, "EXAMINED_MAX", examined_max)
         monkeypatch.setattr(access, "KEYS_MAX", keys_max)
         monkeypatch.setattr(searching, "FIRST_PAGE", page)
         monkeypatch.setattr(searching, "PAGE", page)
-        assert [match for match in search_steps(index, query) if match is not None] == whole
-        piece = search(index, query_at(level, keys, limit=3, offset=2))
+        assert [match for match in index.search_steps(query) if match is not None] == whole
+        piece = index.search(query_at(level, keys, limit=3, offset=2))
         assert list(piece) == whole[2:5]
 
 
 def test_nothing_is_said_for_a_while_when_nothing_matches(index: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walk, "EXAMINED_MAX", 10)
-    steps = list(search_steps(index, query_at(Level.IMAGE, {tags.InstanceNumber: b"99"})))
+    steps = list(index.search_steps(query_at(Level.IMAGE, {tags.InstanceNumber: b"99"})))
     looked_at = STUDIES * (1 + SERIES * (1 + INSTANCES))
     assert len(steps) >= looked_at / 10
     assert not any(steps)
@@ -95,14 +94,14 @@ def test_a_step_with_many_tests_a_candidate_looks_at_fewer(index: Catalog, monke
     few = query_at(Level.STUDY, {tags.StudyDescription: b"X*Y"})
     many = query_at(Level.STUDY, {tags.StudyDescription: b"\\".join([b"?%d*Y" % number for number in range(100)])})
     monkeypatch.setattr(walk, "EXAMINED_MAX", 10)
-    assert len(list(search_steps(index, many))) > len(list(search_steps(index, few)))
+    assert len(list(index.search_steps(many))) > len(list(index.search_steps(few)))
 
 
 def test_a_step_ends_when_its_time_is_over(index: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     query = query_at(Level.STUDY, {})
-    whole = list(search(index, query))
+    whole = list(index.search(query))
     monkeypatch.setattr(walk, "STEP_S", 0.0)
-    steps = list(search_steps(index, query))
+    steps = list(index.search_steps(query))
     assert [step for step in steps if step is not None] == whole
     assert steps.count(None) >= len(whole)
 
@@ -111,7 +110,7 @@ def test_keys_are_read_in_steps_too(index: Catalog, monkeypatch: pytest.MonkeyPa
     query = query_at(Level.STUDY, {tags.StudyDate: b"20240101-20240103"})
 
     def steps_to_first_match() -> int:
-        return [step is not None for step in search_steps(index, query)].index(True)
+        return [step is not None for step in index.search_steps(query)].index(True)
 
     at_once = steps_to_first_match()
     monkeypatch.setattr(access, "KEYS_MAX", 1)
@@ -123,8 +122,8 @@ def test_no_transaction_is_open_between_steps(index: Catalog, monkeypatch: pytes
     monkeypatch.setattr(access, "KEYS_MAX", 1)
     monkeypatch.setattr(searching, "FIRST_PAGE", 2)
     seen = set()
-    for step in search_steps(index, query_at(Level.SERIES, {tags.StudyDate: b"20240101-20240109"})):
-        assert index.environment._readers == 0
+    for step in index.search_steps(query_at(Level.SERIES, {tags.StudyDate: b"20240101-20240109"})):
+        assert index._environment._readers == 0
         seen.add(type(step))
     assert seen == {Match, type(None)}
 
@@ -144,7 +143,7 @@ def test_matches_are_made_a_page_ahead_and_none_for_what_is_skipped(
     monkeypatch.setattr(searching, "FIRST_PAGE", 5)
     monkeypatch.setattr(searching, "PAGE", 7)
     ahead = []
-    for given, _ in enumerate(search(index, query_at(Level.IMAGE, {}, offset=100)), 1):
+    for given, _ in enumerate(index.search(query_at(Level.IMAGE, {}, offset=100)), 1):
         ahead.append(made - given)
     assert made == STUDIES * SERIES * INSTANCES - 100
     assert max(ahead) == 6
@@ -159,7 +158,7 @@ def test_what_stands_above_is_that_of_the_place(index: Catalog) -> None:
         tags.NumberOfSeriesRelatedInstances: b"",
         tags.Modality: b"",
     }
-    matches = list(search(index, query_at(Level.IMAGE, keys)))
+    matches = list(index.search(query_at(Level.IMAGE, keys)))
     assert len(matches) == STUDIES * SERIES * INSTANCES
     for match in matches:
         study, series, _ = match.attributes[tags.SOPInstanceUID].removeprefix(ROOT.encode() + b".").split(b".")

@@ -16,7 +16,6 @@ from engine.index.catalog import Catalog
 from engine.index.format.types import Level, Query
 from engine.index.query.condition import BASELINE
 from engine.index.query.matching import KEY_VALUES_MAX
-from engine.index.query.search import search
 from engine.index.query.sequences import pick_of
 from tests.index.made import Tail, entry
 
@@ -117,7 +116,7 @@ def index(tmp_path: Path) -> Iterator[Catalog]:
 @pytest.mark.parametrize("level", [Level.SERIES, Level.IMAGE])
 def test_matches_show_what_was_asked_for(index: Catalog, level: Level) -> None:
     keys = {tags.RequestAttributesSequence: [Identifier({tags.RequestedProcedureID: b"RP2"})]}
-    matches = list(search(index, Query(level, keys, relational=True)))
+    matches = list(index.search(Query(level, keys, relational=True)))
     assert len(matches) == (1 if level == Level.SERIES else 2)
     for match in matches:
         assert read(match.attributes[tags.RequestAttributesSequence]) == [{tags.RequestedProcedureID: "RP2"}]

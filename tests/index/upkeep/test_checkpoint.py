@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 
+from engine import boot
 from engine.errors import IndexError_, StorageError, StorageFailed
 from engine.index.catalog import Catalog
 from engine.index.database import data_file
-from engine.index.upkeep import checkpoint
-from engine.index.upkeep.checkpoint import Checkpoint, Checkpointer, Kind, Restored
+from engine.index.upkeep import checkpoint_file, restoration
+from engine.index.upkeep.checkpoint import Checkpointer
+from engine.index.upkeep.checkpoint_file import Checkpoint, Kind
+from engine.index.upkeep.restoration import Restored
 from engine.storage.files import Files
 from tests.faulty_files import FaultyFiles
 from tests.index.made import Tail, apply, entry, meaning, random_history
@@ -37,9 +40,9 @@ class Machine:
         self.directory = str(directory)
         self.with_pin = with_pin
         self.files = Files()
-        self.restored = checkpoint.restore(self.directory, self.files)
+        self.restored = restoration.restore(self.directory, self.files)
         self.index = Catalog.open(self.directory, map_bytes=MAP_BYTES)
-        self.checkpointer = Checkpointer(self.index, self.directory, self.files, self._synced)
+        self.checkpointer = Checkpointer(self.index._environment, self.files, self._synced)
         self.between: Any = None
         """Called while a checkpoint runs, after its state is chosen and before it is synced."""
         self.versions: list[bytes] = []
@@ -111,7 +114,7 @@ def test_after_a_power_cut_the_index_is_as_it_was_at_the_checkpoint(tmp_path: Pa
     for cut in range(4):
         target = tmp_path / str(cut)
         machine.power_cut(rng, target)
-        assert checkpoint.restore(str(target), Files()) == Restored.CHECKPOINT
+        assert restoration.restore(str(target), Files()) == Restored.CHECKPOINT
         index = Catalog.open(str(target), map_bytes=MAP_BYTES)
         assert meaning(index) == machine.said, f"seed {seed} cut {cut}"
         apply(index, rest)
@@ -132,7 +135,7 @@ def test_what_is_committed_while_a_checkpoint_runs_is_not_part_of_it(tmp_path: P
         for at in range(160, 200, 4):
             machine.apply(records[at : at + 4])
         machine.power_cut(rng, tmp_path / f"cut{seed}")
-        checkpoint.restore(str(tmp_path / f"cut{seed}"), Files())
+        restoration.restore(str(tmp_path / f"cut{seed}"), Files())
         index = Catalog.open(str(tmp_path / f"cut{seed}"), map_bytes=MAP_BYTES)
         assert meaning(index) == machine.said, f"seed {seed}"
         index.close()
@@ -143,7 +146,8 @@ _CONTROL = """
 import random, sys
 from pathlib import Path
 from engine.index.database import data_file
-from engine.index.upkeep import checkpoint
+from engine import boot
+from engine.index.upkeep import checkpoint, restoration
 from engine.index.catalog import Catalog
 from engine.storage.files import Files
 from tests.index.upkeep.test_checkpoint import MAP_BYTES, Machine, _history
@@ -154,7 +158,7 @@ machine = Machine(directory / "index", with_pin=with_pin)
 rest = _history(rng, machine)
 everything = meaning(machine.index)
 machine.power_cut(rng, directory / "cut")
-checkpoint.restore(str(directory / "cut"), Files())
+restoration.restore(str(directory / "cut"), Files())
 index = Catalog.open(str(directory / "cut"), map_bytes=MAP_BYTES)
 same = meaning(index) == machine.said
 apply(index, rest)
@@ -188,7 +192,7 @@ def test_restore_goes_back_even_where_nothing_was_lost(tmp_path: Path) -> None:
     machine.checkpoint()
     machine.apply([entry(tail, instance=2)])
     machine.close()
-    assert checkpoint.restore(machine.directory, Files()) == Restored.CHECKPOINT
+    assert restoration.restore(machine.directory, Files()) == Restored.CHECKPOINT
     index = Catalog.open(machine.directory, map_bytes=MAP_BYTES)
     assert meaning(index) == machine.said
     index.close()
@@ -223,7 +227,7 @@ def test_the_cut_may_come_right_after_a_clean_start(tmp_path: Path) -> None:
         again.apply([record])
     for cut in range(6):
         again.power_cut(rng, tmp_path / str(cut))
-        assert checkpoint.restore(str(tmp_path / str(cut)), Files()) in (Restored.CHECKPOINT, Restored.CLEAN)
+        assert restoration.restore(str(tmp_path / str(cut)), Files()) in (Restored.CHECKPOINT, Restored.CLEAN)
         index = Catalog.open(str(tmp_path / str(cut)), map_bytes=MAP_BYTES)
         assert meaning(index) == said
         index.close()
@@ -238,20 +242,20 @@ def test_who_writes_without_a_checkpointer_voids_the_checkpoint_first(
     machine.apply([entry(tail, instance=1)])
     machine.checkpoint()
     machine.checkpointer.close(clean=False)
-    found = checkpoint.read_file(machine.directory, Files())
+    found = checkpoint_file.read_file(machine.directory, Files())
     assert found is not None and found.kind == Kind.OPEN
     machine.index.apply([entry(tail, instance=2)])
-    found = checkpoint.read_file(machine.directory, Files())
+    found = checkpoint_file.read_file(machine.directory, Files())
     assert found is not None and found.kind == Kind.VOID
     said = meaning(machine.index)
     machine.index.close()
     # kill -9 of everything: the machine has not stopped, so the page cache has it all.
-    assert checkpoint.restore(machine.directory, Files()) == Restored.AS_IS
+    assert restoration.restore(machine.directory, Files()) == Restored.AS_IS
     index = Catalog.open(machine.directory, map_bytes=MAP_BYTES)
     assert meaning(index) == said
     index.close()
-    monkeypatch.setattr(checkpoint, "boot_id", lambda: "another boot")
-    assert checkpoint.restore(machine.directory, Files()) == Restored.DISCARDED
+    monkeypatch.setattr(boot, "boot_id", lambda: "another boot")
+    assert restoration.restore(machine.directory, Files()) == Restored.DISCARDED
     assert not Path(machine.directory, "data.mdb").exists()
 
 
@@ -259,16 +263,16 @@ def test_an_index_in_use_is_left_alone(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "index")
     machine.apply([entry(Tail())])
     machine.checkpoint()
-    assert checkpoint.restore(machine.directory, Files()) == Restored.IN_USE
+    assert restoration.restore(machine.directory, Files()) == Restored.IN_USE
     with pytest.raises(IndexError_, match="in use"):
-        checkpoint.discard(machine.directory, Files())
+        restoration.discard(machine.directory, Files())
     machine.close()
 
 
 def test_there_is_one_checkpointer(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "index")
     with pytest.raises(IndexError_, match="checkpointer already"):
-        Checkpointer(machine.index, machine.directory, Files(), _nothing)
+        Checkpointer(machine.index._environment, Files(), _nothing)
     machine.close()
 
 
@@ -292,7 +296,7 @@ def test_without_a_usable_checkpoint_the_index_is_discarded(tmp_path: Path, dama
     else:
         data[8] = 9
         file.write_bytes(data)
-    assert checkpoint.restore(machine.directory, Files()) == Restored.DISCARDED
+    assert restoration.restore(machine.directory, Files()) == Restored.DISCARDED
 
 
 def test_every_mutation_of_the_file_is_noticed() -> None:
@@ -315,7 +319,7 @@ def test_a_checkpoint_that_fails_leaves_the_one_before(tmp_path: Path, method: s
     files = FaultyFiles()
     directory = str(tmp_path / "index")
     index = Catalog.open(directory, map_bytes=MAP_BYTES)
-    checkpointer = Checkpointer(index, directory, files, _nothing)
+    checkpointer = Checkpointer(index._environment, files, _nothing)
     tail = Tail()
     index.apply([entry(tail, instance=1)])
     checkpointer.checkpoint()
@@ -333,7 +337,7 @@ def test_a_checkpoint_that_fails_leaves_the_one_before(tmp_path: Path, method: s
         index.apply([entry(tail, instance=instance)])
     checkpointer.close(clean=False)
     index.close()
-    assert checkpoint.restore(directory, Files()) == Restored.CHECKPOINT
+    assert restoration.restore(directory, Files()) == Restored.CHECKPOINT
     index = Catalog.open(directory, map_bytes=MAP_BYTES)
     # Renamed and then the directory could not be synced: either may be there, and both are pinned.
     expected = [first, second] if method == "sync_directory" else [first if failed else second]
@@ -351,7 +355,7 @@ def test_the_log_is_synced_before_the_index(tmp_path: Path) -> None:
 
     directory = str(tmp_path / "index")
     index = Catalog.open(directory, map_bytes=MAP_BYTES)
-    checkpointer = Checkpointer(index, directory, Watched(), lambda: calls.append("log"))
+    checkpointer = Checkpointer(index._environment, Watched(), lambda: calls.append("log"))
     index.apply([entry(Tail())])
     calls.clear()
     checkpointer.checkpoint()
@@ -367,12 +371,12 @@ def test_a_log_that_cannot_be_synced_is_no_checkpoint(tmp_path: Path) -> None:
     def broken() -> None:
         raise StorageError("no")
 
-    checkpointer = Checkpointer(index, directory, Files(), broken)
+    checkpointer = Checkpointer(index._environment, Files(), broken)
     index.apply([entry(Tail())])
     with pytest.raises(StorageError):
         checkpointer.checkpoint()
     assert checkpointer.needs_checkpoint()
-    found = checkpoint.read_file(directory, Files())
+    found = checkpoint_file.read_file(directory, Files())
     assert found is not None and found.kind == Kind.VOID
     checkpointer.close(clean=False)
     index.close()

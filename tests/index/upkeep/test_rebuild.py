@@ -25,9 +25,9 @@ from engine.index.catalog import Catalog
 from engine.index.format import keys
 from engine.index.format.entry import Entry, Item, Quarantined
 from engine.index.format.types import Level, Query, Root, SegmentMark
-from engine.index.query.search import search
-from engine.index.upkeep import checkpoint, rebuild
-from engine.index.upkeep.checkpoint import Checkpointer, Restored
+from engine.index.upkeep import rebuild, restoration
+from engine.index.upkeep.checkpoint import Checkpointer
+from engine.index.upkeep.restoration import Restored
 from engine.storage.files import Files
 from engine.storage.record import Kind, crc32c
 from engine.storage.segment import list_segments, segment_path
@@ -111,7 +111,7 @@ def _answers(index: Catalog) -> list[Any]:
         if level == Level.IMAGE:
             keys[tags.SOPInstanceUID] = b""
         query = Query(level, keys, Root.PATIENT, relational=True)
-        found.append(sorted(tuple(match.attributes.items()) for match in search(index, query)))
+        found.append(sorted(tuple(match.attributes.items()) for match in index.search(query)))
     return found
 
 
@@ -172,7 +172,7 @@ def test_a_start_opens_only_segments_that_are_not_sealed(archive: Path) -> None:
 
 def test_the_tail_is_replayed_from_any_earlier_state(archive: Path) -> None:
     index = _open(archive)
-    checkpointer = Checkpointer(index, str(archive / "index"), Files(), lambda: None)
+    checkpointer = Checkpointer(index._environment, Files(), lambda: None)
     log = _log(archive / "segments", "writer", 40_000)
     rng = random.Random(9)
     records = random_history(rng, 300)
@@ -189,7 +189,7 @@ def test_the_tail_is_replayed_from_any_earlier_state(archive: Path) -> None:
     said = meaning(index)
     for number, state in enumerate(states):
         directory = archive / f"state{number}"
-        assert checkpoint.restore(str(directory), Files()) == Restored.CHECKPOINT
+        assert restoration.restore(str(directory), Files()) == Restored.CHECKPOINT
         behind = Catalog.open(str(directory), map_bytes=MAP_BYTES)
         assert meaning(behind) == state
         report = _replay(behind, archive)
@@ -222,7 +222,7 @@ def test_a_rebuild_can_be_stopped_and_started_again(
 
     original = Writer.batch
     for stop in (1, 5, 12):
-        checkpoint.discard(str(archive / "again"), Files())
+        restoration.discard(str(archive / "again"), Files())
         again = _open(archive, "again")
         calls = 0
 
@@ -362,7 +362,7 @@ def test_what_was_applied_before_a_kill_is_there_after_it(archive: Path, acked: 
     uids += [line.strip() for line in process.stdout if line.endswith("\n")]
     process.wait()
     process.stdout.close()
-    assert checkpoint.restore(str(archive / "index"), Files()) == Restored.AS_IS
+    assert restoration.restore(str(archive / "index"), Files()) == Restored.AS_IS
     index = _open(archive)
     report = _replay(index, archive)
     assert report.findings == []
@@ -375,7 +375,7 @@ def test_what_was_applied_before_a_kill_is_there_after_it(archive: Path, acked: 
 
 def _age(archive: Path) -> None:
     index = _open(archive)
-    environment = index.environment
+    environment = index._environment
     environment.write(lambda txn: txn.put(keys.META_FORMAT, keys.U32.pack(99), db=environment.meta), lambda: None)
     index.close()
 

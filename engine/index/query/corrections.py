@@ -1,0 +1,47 @@
+"""Corrections and undos, listed, and what became of each. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from engine.index.apply.corrections import RECORD, UNDO, correction_of_row
+from engine.index.database.environment import Environment
+from engine.index.format import keys
+from engine.index.format.entry import Correction
+from engine.index.format.rows import scan_prefix
+from engine.index.query.listing import read_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A correction, and what became of it."""
+
+    correction: Correction
+    undone_by: int
+    """The stamp of the first undo; 0: it is in force."""
+
+
+def read_corrections(environment: Environment) -> Iterator[Listed]:
+    """Every correction and every undo, the earliest first; page by page."""
+
+    def read(txn: Any, key: bytes, value: bytes) -> Listed | None:
+        return _listed(txn, environment, key, value) if value[0] else None
+
+    return read_rows(environment, environment.corrections, read, RECORD)
+
+
+def find_correction(txn: Any, environment: Environment, stamp: int) -> Listed | None:
+    """The correction of this stamp."""
+    for key, value in scan_prefix(txn, environment.corrections, RECORD + keys.U64_KEY.pack(stamp)):
+        if value[0]:
+            return _listed(txn, environment, key, value)
+    return None
+
+
+def _listed(txn: Any, environment: Environment, key: bytes, value: bytes) -> Listed:
+    correction = correction_of_row(key, value)
+    undos = scan_prefix(txn, environment.corrections, UNDO + keys.U64_KEY.pack(correction.stamp))
+    first = next((keys.U64_KEY.unpack_from(undo, 1 + keys.U64_KEY.size)[0] for undo, _ in undos), 0)
+    return Listed(correction, first)

@@ -1,0 +1,95 @@
+"""Instances as values: of a row of `instances`, or of a record of the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from engine.dicom import tags
+from engine.dicom.elements import blob_items
+from engine.index.apply.history import read_kept
+from engine.index.database.environment import Environment
+from engine.index.format import keys
+from engine.index.format.entry import Entry
+from engine.index.format.rows import read_name
+from engine.index.format.types import Instance
+from engine.storage.record import Position
+
+
+def read_instance(txn: Any, environment: Environment, instance_key: bytes, row: bytes) -> Instance:
+    """The instance of a row of `instances`."""
+    owner, series_uid = _owner_and_uid(txn.get(instance_key[:4], db=environment.series))
+    _, study_uid = _owner_and_uid(txn.get(keys.ID.pack(owner), db=environment.studies))
+    items = blob_items(row[keys.INSTANCE.size :])
+    return instance_of_row(row, items, study_uid, series_uid, lambda number: read_name(txn, environment, number), {})
+
+
+def read_versions(environment: Environment, sop_instance_uid: bytes) -> list[Instance]:
+    """The current instance of a UID and those kept aside, the oldest first."""
+    sop_key = keys.bounded(sop_instance_uid)
+    with environment.reading() as txn:
+        versions = []
+        where = txn.get(sop_key, db=environment.sop_uids)
+        if where:
+            versions.append(read_instance(txn, environment, where, txn.get(where, db=environment.instances)))
+        versions += [instance_of(told.entry(sop_instance_uid)) for told in read_kept(txn, environment, sop_key)]
+    return sorted(versions, key=lambda item: (item.stamp, item.position))
+
+
+def instance_of_row(
+    row: bytes,
+    items: dict[int, bytes],
+    study_uid: bytes,
+    series_uid: bytes,
+    name: Callable[[int], bytes],
+    texts: dict[bytes, str],
+) -> Instance:
+    """`items` of its blob; `texts`: what has been decoded for others, since instances of a series say the same."""
+
+    def text(value: bytes) -> str:
+        if value not in texts:
+            texts[value] = value.decode("utf-8", "replace")
+        return texts[value]
+
+    (stamp, segment_id, offset, payload_length, pixel_data_offset, received_ns, payload_crc, meta_length,
+     key_length, _, class_id, syntax_id, title_id, set_id, _) = keys.INSTANCE.unpack_from(row)  # fmt: skip
+    return Instance(
+        Position(segment_id, offset, key_length, meta_length, payload_length, payload_crc),
+        stamp,
+        text(name(class_id)),
+        items.get(tags.SOPInstanceUID, b"").decode("utf-8", "replace"),
+        text(name(syntax_id)),
+        text(study_uid),
+        text(series_uid),
+        pixel_data_offset,
+        text(name(title_id)),
+        received_ns,
+        row[keys.INSTANCE.size :],
+        name(set_id),
+    )
+
+
+def _owner_and_uid(row: bytes) -> tuple[int, bytes]:
+    owner, _, uid_length = keys.UID_HEAD.unpack_from(row)
+    return owner, row[keys.UID_HEAD.size : keys.UID_HEAD.size + uid_length]
+
+
+def instance_of(entry: Entry) -> Instance:
+    """A record of the log as the place of an instance."""
+    study = blob_items(entry.study).get(tags.StudyInstanceUID, b"")
+    series = blob_items(entry.series).get(tags.SeriesInstanceUID, b"")
+    own = blob_items(entry.instance).get(tags.SOPInstanceUID, b"")
+    return Instance(
+        entry.position,
+        entry.stamp,
+        entry.sop_class_uid.decode("utf-8", "replace"),
+        (entry.sop_instance_uid or own).decode("utf-8", "replace"),
+        entry.transfer_syntax_uid.decode("utf-8", "replace"),
+        study.decode("utf-8", "replace"),
+        series.decode("utf-8", "replace"),
+        entry.pixel_data_offset,
+        entry.calling_ae_title.decode("utf-8", "replace"),
+        entry.received_ns,
+        entry.instance,
+        entry.character_set,
+    )

@@ -1,0 +1,88 @@
+"""What one query reads in: its read transaction, and what has been read in it that others ask for again.
+
+A caller may replace the transaction between two steps; ids, names and totals outlive it, cursors do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any
+
+from engine.index.database.environment import Environment
+from engine.index.format import keys
+from engine.index.format.rows import read_name, scan_prefix
+from engine.index.format.types import Query
+from engine.index.query.explanation import Explanation
+from engine.index.query.plan import Plan
+
+_TOTALS_MAX = 10_000
+"""Patients whose totals are remembered."""
+
+
+class Names(dict[int, bytes]):
+    """The texts that name ids stand for, as far as they have been asked for; they never change."""
+
+    def __init__(self, scope: Scope) -> None:
+        super().__init__()
+        self._scope = scope
+
+    def __missing__(self, number: int) -> bytes:
+        self[number] = text = read_name(self._scope.txn, self._scope.environment, number)
+        return text
+
+
+class Scope:
+    """One query and the read transaction that it is in."""
+
+    def __init__(self, environment: Environment, query: Query, plan: Plan, explanation: Explanation) -> None:
+        self.environment = environment
+        self.query = query
+        self.plan = plan
+        self.explanation = explanation
+        self.txn: Any = None
+        """The read transaction to work in: see `reading`."""
+        self.entered = 0.0
+        """When it was begun, by `perf_counter`."""
+        self.names = Names(self)
+        self._totals: dict[bytes, tuple[int, int, int]] = {}
+        self._counts: Any = None
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """A context in which there is a transaction."""
+        try:
+            with self.environment.reading() as self.txn:
+                self._counts = None
+                self.entered = perf_counter()
+                yield
+        finally:
+            # A finished transaction keeps its reader slot until the last reference to it is gone.
+            self.txn = self._counts = None
+
+    def counts_of(self, study_id: bytes) -> list[tuple[bytes, bytes]]:
+        """Ids and rows of `counts` of all series of a study, in their order."""
+        if self._counts is None:
+            self._counts = self.txn.cursor(db=self.environment.counts)
+        rows = []
+        if self._counts.set_range(study_id):
+            for key, row in self._counts:
+                if key[:4] != study_id:
+                    break
+                rows.append((key[4:], row))
+        return rows
+
+    def patient_totals(self, patient_id: bytes) -> tuple[int, int, int]:
+        """Studies, series and instances of a patient."""
+        totals = self._totals.get(patient_id)
+        if totals is None:
+            rows = [
+                [row for _, row in self.counts_of(key[4:])]
+                for key, _ in scan_prefix(self.txn, self.environment.patient_studies, patient_id)
+            ]
+            totals = len(rows), sum(map(len, rows)), sum(keys.instance_count(of_study) for of_study in rows)
+            if len(self._totals) >= _TOTALS_MAX:
+                self._totals.clear()
+            self._totals[patient_id] = totals
+        return totals

@@ -1,0 +1,124 @@
+"""Which instances a retrieval or a deletion names by its unique keys (PS3.4 C.4.2, C.4.3).
+
+No read transaction is open while a caller has one of them, and none lasts for more than some SELECT_S.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from time import perf_counter
+
+from engine.dicom import tags
+from engine.dicom.elements import blob_items
+from engine.errors import QueryError
+from engine.index.database.environment import Environment
+from engine.index.format import keys
+from engine.index.format.types import Instance, Level, Named, Query, Root
+from engine.index.query.access import find_in_steps
+from engine.index.query.explanation import Explanation
+from engine.index.query.instances import instance_of_row
+from engine.index.query.place import Place
+from engine.index.query.plan import UNIQUE, Plan
+from engine.index.query.scope import Scope
+from engine.index.query.walk import Walk
+
+SORTED_MAX = 100_000
+"""Instances of one series that are held to be put in order."""
+SELECT_S = 0.05
+"""Seconds of a read transaction: some thousand instances, so that a study is seen as it is at one time, and no page of
+the index is kept for a retrieval that names a million."""
+
+
+def select(environment: Environment, query: Query) -> Iterator[Instance]:
+    """The instances that a retrieval names by its unique keys; no read transaction is open while a caller has one.
+
+    By study and series in their order, by Instance Number, by SOP Instance UID; of a series with more than SORTED_MAX
+    instances so many at a time. Raises QueryError when the unique key of the level is missing; those above the level
+    may be, since UIDs need no context.
+    """
+    found: list[tuple[int, bytes, Instance]] = []
+    in_order: list[Instance] = []
+    series_before = study_uid = series_uid = b""
+    texts: dict[bytes, str] = {}
+    for place in _named_places(environment, query):
+        if place is None:
+            yield from in_order
+            in_order.clear()
+            continue
+        series = place.study_id + place.series_id
+        if series != series_before or len(found) >= SORTED_MAX:
+            in_order += _sorted(found)
+            found.clear()
+            series_before = series
+            study_uid = place.values[Level.STUDY].get(tags.StudyInstanceUID, b"")
+            series_uid = place.values[Level.SERIES].get(tags.SeriesInstanceUID, b"")
+        items = blob_items(place.instance_row[keys.INSTANCE.size :])
+        instance = instance_of_row(place.instance_row, items, study_uid, series_uid, place.name_of, texts)
+        number = _number(items.get(tags.InstanceNumber, b""))
+        found.append((number, items.get(tags.SOPInstanceUID, b""), instance))
+    yield from in_order
+    yield from _sorted(found)
+
+
+def _sorted(found: list[tuple[int, bytes, Instance]]) -> list[Instance]:
+    return [row[2] for row in sorted(found, key=lambda row: row[:2])]
+
+
+def select_names(environment: Environment, query: Query) -> list[Named]:
+    """The same instances by their UIDs alone, in no order: a tenth of the time. Raises QueryError."""
+    unpack = keys.INSTANCE.unpack_from
+    blob_at = keys.INSTANCE.size
+    wanted = tags.SOPInstanceUID
+    found: list[Named] = []
+    # Without a SOP Instance UID the walk ends at the series, whose instances lie one after the other.
+    level = Level.IMAGE if query.keys.get(wanted) else Level.SERIES
+    for place in _named_places(environment, query, level):
+        if place is None:
+            continue
+        study_uid = place.values[Level.STUDY].get(tags.StudyInstanceUID, b"").decode("utf-8", "replace")
+        series_uid = place.values[Level.SERIES].get(tags.SeriesInstanceUID, b"").decode("utf-8", "replace")
+        for row in [place.instance_row] if level == Level.IMAGE else place.instance_rows():
+            fields = unpack(row)
+            uid = blob_items(row[blob_at:]).get(wanted, b"")
+            found.append(Named(uid, series_uid, study_uid, fields[0], fields[3]))
+    return found
+
+
+def _named_places(environment: Environment, query: Query, level: Level = Level.IMAGE) -> Iterator[Place | None]:
+    """The instances that unique keys name, or their series. Raises QueryError.
+
+    None: a read transaction has ended after some SELECT_S, and the next one has not begun.
+    """
+    own = UNIQUE[query.level]
+    unique = {tag: query.keys[tag] for tag in (*UNIQUE.values(), *_also_unique(query)) if query.keys.get(tag)}
+    wanted = Query(level, unique, Root.PATIENT, query.character_set, relational=True)
+    plan = Plan.of(wanted, environment.schema, wildcards=False)
+    if query.level not in query.root.value or not any(asked.tag == own for asked in plan.conditions[query.level]):
+        raise QueryError(f"a retrieval at level {query.level.name} of this model needs {tags.keyword_of(own)}")
+    scope = Scope(environment, wanted, plan, Explanation())
+    walk = Walk(scope)
+    yield from find_in_steps(scope, walk.candidates)
+    is_over = False
+    while not is_over:
+        with scope.reading():
+            ends_at = perf_counter() + SELECT_S
+            is_over = True
+            for place in walk.places():
+                if place is not None:
+                    yield place
+                if perf_counter() >= ends_at:
+                    is_over = False
+                    break
+        yield None
+
+
+def _also_unique(query: Query) -> tuple[int, ...]:
+    """Of two patients of one ID, whose issuers differ, a retrieval may name the one that it means."""
+    return (tags.IssuerOfPatientID,) if query.level == Level.PATIENT else ()
+
+
+def _number(text: bytes) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        return 1 << 62

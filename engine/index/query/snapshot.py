@@ -1,0 +1,133 @@
+"""Patients, studies and corrections at one moment: what a new correction is decided by.
+
+A snapshot is good for one decision: keep none while you write, wait or send. Reads only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from engine.dicom.schema import Schema
+from engine.index.apply.corrections import RECORD, UNDO
+from engine.index.apply.overlay import PATIENT, Overlay, key_of_patient
+from engine.index.database.environment import Environment
+from engine.index.format import keys
+from engine.index.format.entry import Operation
+from engine.index.format.rows import PatientRow, UidRow, scan_prefix
+from engine.index.format.statements import PART_COUNT_PATIENT, PART_COUNT_STUDY, Facts, unpack_content
+from engine.index.query.corrections import Listed, find_correction
+
+
+@dataclass(frozen=True, slots=True)
+class PatientFacts:
+    """A patient as the index has it."""
+
+    key: bytes
+    items: dict[int, bytes]
+    studies: int
+    """How many."""
+
+
+class Snapshot:
+    """The index as the last commit left it."""
+
+    def __init__(self, txn: Any, environment: Environment) -> None:
+        self._txn = txn
+        self._environment = environment
+
+    @property
+    def schema(self) -> Schema:
+        """Which attributes are kept, and how."""
+        return self._environment.schema
+
+    # -- patients
+
+    @staticmethod
+    def patient_key(patient_id: bytes, issuer: bytes) -> bytes:
+        """What tells the patient with this ID from others, known or not."""
+        return keys.patient_key(patient_id, issuer, b"")
+
+    def patients_with(self, patient_id: bytes, issuer: bytes | None) -> list[PatientFacts]:
+        """The patients that have this ID from this issuer; None: whoever issued it."""
+        txn, environment = self._txn, self._environment
+        patients = []
+        for key, number in self._keys_with(environment.patient_keys, patient_id, issuer, b"", b""):
+            items = PatientRow.decode(txn.get(number, db=environment.patients)).facts.values(PATIENT)
+            study_count = sum(1 for _ in scan_prefix(txn, environment.patient_studies, number))
+            patients.append(PatientFacts(key, items, study_count))
+        return patients
+
+    def merge_of(self, patient_id: bytes, issuer: bytes | None) -> int:
+        """The stamp of a merge in force that names such a patient; 0 without any."""
+        before = keys.CORRECTION_NAME + bytes((PATIENT,))
+        for key, value in self._keys_with(self._environment.corrections, patient_id, issuer, before, b"\0"):
+            if value[0] == Operation.MERGE:
+                return int(keys.CORRECTION_END.unpack_from(key, len(key) - keys.CORRECTION_END.size)[0])
+        return 0
+
+    def _keys_with(
+        self, table: Any, patient_id: bytes, issuer: bytes | None, before: bytes, after: bytes
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """The rows whose key begins with the key of such a patient, between two other parts.
+
+        A patient's key that is hashed as a whole, since ID and issuer are too long for one, is found by its issuer
+        only.
+        """
+        if issuer is None:
+            yield from scan_prefix(self._txn, table, before + keys.bounded(patient_id) + b"\0")
+            return
+        prefix = before + keys.patient_key(patient_id, issuer, b"") + after
+        for key, value in scan_prefix(self._txn, table, prefix):
+            if len(key) == len(prefix) + (keys.CORRECTION_END.size if after else 0):
+                yield key, value
+
+    def uncorrected_patient(self, key: bytes) -> dict[int, bytes]:
+        """What a patient would be called but for the corrections of the patient as such: what a merge hands on."""
+        txn, environment = self._txn, self._environment
+        facts = Facts.empty(PART_COUNT_PATIENT)
+        overlay = Overlay(environment)
+        patient_id = txn.get(key, db=environment.patient_keys)
+        for pair, _ in scan_prefix(txn, environment.patient_studies, patient_id) if patient_id else ():
+            study_id = pair[4:]
+            row = UidRow.decode(txn.get(study_id, db=environment.studies), PART_COUNT_STUDY)
+            of_study = row.facts
+            if of_study.is_corrected:
+                of_study = Facts.empty(PART_COUNT_STUDY)
+                for _, value in scan_prefix(txn, environment.study_statements, study_id):
+                    of_study.observe(value[: keys.ORDER_BYTES], unpack_content(value[keys.ORDER_BYTES :]))
+            of_study.correct(overlay.of_study(txn, row.uid, of_study, of_patient=False))
+            facts.observe_facts(of_study)
+        return facts.values(0)
+
+    # -- studies
+
+    def owner_of(self, study_instance_uid: bytes) -> bytes | None:
+        """The key of a study's patient; None: no such study is stored."""
+        study_id = self._txn.get(keys.bounded(study_instance_uid), db=self._environment.study_uids)
+        if study_id is None:
+            return None
+        row = UidRow.decode(self._txn.get(study_id, db=self._environment.studies), PART_COUNT_STUDY)
+        return key_of_patient(row.facts.values(PATIENT), row.uid)
+
+    def studies_of_series(self, series_instance_uid: bytes) -> list[bytes]:
+        """The Study Instance UIDs of the studies that have a series of this UID."""
+        txn, environment = self._txn, self._environment
+        prefix = keys.bounded(series_instance_uid) + b"\0"
+        studies = [key[len(prefix) :] for key, _ in scan_prefix(txn, environment.series_uids, prefix)]
+        return [UidRow.decode(txn.get(study_id, db=environment.studies), PART_COUNT_STUDY).uid for study_id in studies]
+
+    # -- corrections
+
+    def correction(self, stamp: int) -> Listed | None:
+        """The correction of this stamp."""
+        return find_correction(self._txn, self._environment, stamp)
+
+    def newest_correction(self) -> int:
+        """The stamp of the latest correction; 0 without any."""
+        with self._txn.cursor(db=self._environment.corrections) as cursor:
+            there = cursor.set_range(UNDO)
+            if not (cursor.prev() if there else cursor.last()) or not cursor.key().startswith(RECORD):
+                return 0
+            return int(keys.U64_KEY.unpack_from(cursor.key(), len(RECORD))[0])

@@ -1,0 +1,116 @@
+"""Looks for bytes in `texts`: in all rows of an attribute (`Scan`), or in the texts of some studies (`Sieve`).
+
+Both give ids in the order of arrival, while the walk goes on. There may be too many of them, never too few. The format
+of the rows: `apply.texts`. Not here: what a pattern is (`terms`), when to look here (`access`).
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from engine.index.apply.texts import BLOCK_BITS, CUT, SLOT_MARK, SLOTS, START
+from engine.index.format import keys
+from engine.index.query.scope import Scope
+
+ROWS_MAX = 4096
+"""Rows read in one transaction, in which one piece is looked for: some 5 ms."""
+_STEP_ROWS = 256
+"""After so many rows a scan looks where it is: the rows of the next attribute follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """The studies with a text that holds one of some pieces, in the order of arrival, read as they are asked for."""
+
+    tag: int
+    pieces: Sequence[bytes]
+    """Not empty, in UTF-8."""
+    within: Container[int] | None = None
+    """Only these are wanted; None: all."""
+
+    def after(self, scope: Scope, number: int) -> Iterator[int]:
+        """Their ids above `number`; now and then, negative, one up to which there are no more: a place to stop at."""
+        first = number + 1
+        within = self.within
+        prefix = keys.ID.pack(self.tag)
+        left = ROWS_MAX
+        with scope.txn.cursor(db=scope.environment.texts) as cursor:
+            there = cursor.set_range(keys.PAIR.pack(self.tag, first >> BLOCK_BITS))
+            while there and (key := cursor.key()).startswith(prefix):
+                if left <= 0:
+                    yield -((keys.PAIR.unpack(key)[1] << BLOCK_BITS) - 1)
+                    left = ROWS_MAX
+                scope.explanation.keys_read += _STEP_ROWS
+                left -= _STEP_ROWS * len(self.pieces)
+                for row in islice(cursor.iternext(keys=False, values=True), _STEP_ROWS):
+                    slots = _slots(row, self.pieces)
+                    if not slots:
+                        continue
+                    key = cursor.key()
+                    if not key.startswith(prefix):
+                        break
+                    left -= len(slots)
+                    base = keys.PAIR.unpack(key)[1] << BLOCK_BITS
+                    for slot in slots:
+                        found = base | slot
+                        if found >= first and (within is None or found in within):
+                            yield found
+                there = cursor.next()
+
+
+@dataclass(frozen=True, slots=True)
+class Sieve:
+    """Those of some studies that have a text with one of some pieces."""
+
+    tag: int
+    pieces: Sequence[bytes]
+    ids: array[int]
+    """Of the studies, ascending."""
+
+    def after(self, scope: Scope, number: int) -> Iterator[int]:
+        """Their ids above `number`; now and then, negative, one up to which there are no more: a place to stop at."""
+        get, table = scope.txn.get, scope.environment.texts
+        block = -1
+        row = b""
+        left = ROWS_MAX
+        for found in islice(self.ids, bisect_right(self.ids, number), None):
+            if found >> BLOCK_BITS != block:
+                block = found >> BLOCK_BITS
+                row = get(keys.PAIR.pack(self.tag, block), db=table) or b""
+                scope.explanation.keys_read += 1
+            if _holds(row, found & SLOTS, self.pieces):
+                yield found
+            left -= len(self.pieces)
+            if left <= 0:
+                yield -found
+                left = ROWS_MAX
+
+
+def _slots(row: bytes, pieces: Sequence[bytes]) -> Sequence[int]:
+    """The slots with a text that may hold a piece, ascending."""
+    if len(pieces) == 1 and pieces[0] not in row and CUT not in row:
+        return ()
+    found = set()
+    for piece in (*pieces, CUT):
+        at = row.find(piece)
+        while at >= 0:
+            found.add(row[row.rfind(START, 0, at) + 1] & SLOTS)
+            following = row.find(START, at)
+            at = row.find(piece, following) if following >= 0 else -1
+    return sorted(found)
+
+
+def _holds(row: bytes, slot: int, pieces: Sequence[bytes]) -> bool:
+    """Whether a text of a slot may hold a piece."""
+    mark = bytes((START, SLOT_MARK | slot))
+    start = row.find(mark)
+    if start < 0:
+        return False
+    end = row.find(START, row.rfind(mark) + 1)
+    if end < 0:
+        end = len(row)
+    return any(row.find(piece, start, end) >= 0 for piece in (*pieces, CUT))

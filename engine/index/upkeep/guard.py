@@ -1,0 +1,38 @@
+"""Looks, within each write transaction, whether the checkpoint on disk stays true: see `checkpoint`."""
+
+from __future__ import annotations
+
+import os
+
+from engine import boot
+from engine.index.database.locks import is_locked
+from engine.index.upkeep import checkpoint_file
+from engine.index.upkeep.checkpoint_file import Kind, read_file
+from engine.storage.files import Files
+
+
+class Guard:
+    """Called in every write transaction of a handle: replaces a checkpoint that nothing pins by VOID."""
+
+    def __init__(self, directory: str, files: Files) -> None:
+        self._directory = directory
+        self._files = files
+        self._path = f"{directory}/checkpoint"
+        self._pin_fd = -1
+        self._pin_fd = os.open(f"{directory}/pin", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        self._void: tuple[int, int] | None = None
+
+    def __call__(self) -> None:
+        if is_locked(self._pin_fd):
+            return
+        identity = self._files.identity(self._path)
+        if identity is not None and identity == self._void:
+            return
+        found = read_file(self._directory, self._files)
+        if found is None or found.kind != Kind.VOID or found.boot_id != boot.boot_id():
+            checkpoint_file.write_void(self._directory, self._files)
+        self._void = self._files.identity(self._path)
+
+    def __del__(self) -> None:
+        if self._pin_fd >= 0:
+            os.close(self._pin_fd)
