@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from perf import corpus, harness, peers, retrieval, wire
+from perf import corpus, harness, native, peers, retrieval, wire
 from perf.association import Association, Target
 from perf.harness import PerfError
 from perf.retrieval import RetrievalLoad, RetrievalResult, StudyRetrieval
@@ -32,6 +32,8 @@ def run(target: Target, study_uids: Sequence[bytes], load: RetrievalLoad, *, ser
     def retrieve(study_uid: bytes) -> StudyRetrieval:
         identifier = retrieval.study_identifier(study_uid, syntax)
         association.send_message(GET_CONTEXT_ID, wire.get_rq(1), identifier)
+        if native.is_available():
+            return _receive(association)
         count = size = first_command_ns = first_instance_ns = responses = 0
         while True:
             message = association.read_message()
@@ -54,6 +56,25 @@ def run(target: Target, study_uids: Sequence[bytes], load: RetrievalLoad, *, ser
         return retrieval.measure(retrieve, study_uids, load, server_pid)
     finally:
         association.release()
+
+
+def _receive(association: Association) -> StudyRetrieval:
+    """The instances of one study, compiled; the responses between them are read here."""
+    receiver = native.Receiver(fd=association.sock.fileno())
+    responses = 0
+    while (outcome := receiver.receive()) == native.COMMAND:
+        responses += 1
+        command = wire.parse_command(receiver.other_bytes)
+        if wire.number(command, 0x0900) not in retrieval.PENDING:
+            return StudyRetrieval(
+                instance_count=receiver.instance_count,
+                data_set_bytes=receiver.data_set_bytes,
+                first_command_ns=receiver.first_command_ns,
+                first_instance_ns=receiver.first_instance_ns,
+                status=wire.number(command, 0x0900),
+                response_count=responses,
+            )
+    raise PerfError(f"the peer ended the association instead of answering ({outcome})")
 
 
 def main(arguments: list[str] | None = None) -> int:

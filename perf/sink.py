@@ -4,17 +4,18 @@
 
 It listens on 127.0.0.1 unless told otherwise: name the address at which a server on another machine finds it. It
 accepts every presentation context, drops data sets inside the kernel and answers each instance at once. It runs in
-threads of the program that measures, so that the first byte of an instance is seen on the same clock as the request.
+threads of the program that measures, compiled where there is a C compiler (`native`), so that the first byte of an instance is seen on the same clock as the request.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 import threading
 import time
 from dataclasses import dataclass
 
-from perf import harness, wire
+from perf import harness, native, wire
 from perf.association import PDU_LENGTH_MAX, Connection
 from perf.harness import PerfError, say
 
@@ -31,6 +32,18 @@ class SinkCounts:
     first_instance_ns: int = 0
     """The same for the last byte of the first data set."""
 
+    def add(self, receiver: native.Receiver) -> None:
+        """What a receiver has counted."""
+        self.instance_count += receiver.instance_count
+        self.data_set_bytes += receiver.data_set_bytes
+        self.first_command_ns = _earlier(self.first_command_ns, receiver.first_command_ns)
+        self.first_instance_ns = _earlier(self.first_instance_ns, receiver.first_instance_ns)
+
+
+def _earlier(one_ns: int, other_ns: int) -> int:
+    """Of two times, of which 0 is none."""
+    return min(filter(None, (one_ns, other_ns)), default=0)
+
 
 class Sink:
     """Listens from construction on; one thread an association."""
@@ -38,7 +51,9 @@ class Sink:
     def __init__(self, port: int = 0, aet: str = "SINK", host: str = "127.0.0.1") -> None:
         """Raises PerfError when `host`:`port` cannot be listened on."""
         self.aet = aet
-        self.counts = SinkCounts()
+        self._counts = SinkCounts()
+        """Of associations that have ended, and of all where nothing is compiled."""
+        self._receivers: list[native.Receiver] = []
         self._lock = threading.Lock()
         try:
             self._listener = socket.create_server((host, port), backlog=128)
@@ -48,8 +63,22 @@ class Sink:
         self._accepting = threading.Thread(target=self._accept, daemon=True)
         self._accepting.start()
 
+    @property
+    def counts(self) -> SinkCounts:
+        """What has arrived up to now."""
+        with self._lock:
+            counts = dataclasses.replace(self._counts)
+            for receiver in self._receivers:
+                counts.add(receiver)
+        return counts
+
     def reset(self) -> None:
-        self.counts = SinkCounts()
+        """Counts from nothing. What is under way must have been answered."""
+        with self._lock:
+            self._counts = SinkCounts()
+            for receiver in self._receivers:
+                receiver.instance_count = receiver.data_set_bytes = 0
+                receiver.first_command_ns = receiver.first_instance_ns = 0
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
@@ -73,7 +102,10 @@ class Sink:
             answer, peer_length_max = wire.answer_associate_rq(body, PDU_LENGTH_MAX)
             connection.sock.sendall(answer)
             with self._lock:
-                self.counts.association_count += 1
+                self._counts.association_count += 1
+            if native.is_available():
+                self._receive(connection)
+                return
             while (message := connection.read_message()) is not None:
                 if message.field == wire.C_STORE_RQ:
                     self._store(connection)
@@ -86,8 +118,20 @@ class Sink:
         finally:
             connection.close()
 
+    def _receive(self, connection: Connection) -> None:
+        """The same, compiled: until the peer releases. Other commands than C-STORE-RQ get no answer."""
+        receiver = native.Receiver(fd=connection.sock.fileno())
+        with self._lock:
+            self._receivers.append(receiver)
+        outcome = receiver.receive()
+        with self._lock:
+            self._receivers.remove(receiver)
+            self._counts.add(receiver)
+        if outcome == native.OTHER_PDU and receiver.other_kind == wire.RELEASE_RQ:
+            connection.sock.sendall(wire.RELEASE_RP_PDU)
+
     def _store(self, connection: Connection) -> None:
-        counts = self.counts
+        counts = self._counts
         if not counts.first_command_ns:
             counts.first_command_ns = time.perf_counter_ns()
         size = connection.discard_data_set()

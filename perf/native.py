@@ -1,0 +1,77 @@
+"""The compiled parts of the loads: built with the machine's C compiler on first use, called without the interpreter lock.
+
+A load that has no compiler says so and goes on in Python: the server is then measured by a slower receiver.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from perf.harness import say
+
+SOURCES = Path(__file__).parent
+BUFFER_BYTES = 65536
+
+CLOSED, COMMAND, OTHER_PDU, FAILED = range(4)
+"""What `receive` ends with."""
+
+
+class Receiver(ctypes.Structure):
+    """`struct receiver` of receiver.c."""
+
+    _fields_ = (
+        ("fd", ctypes.c_int32),
+        ("other_length", ctypes.c_int32),
+        ("other_kind", ctypes.c_int32),
+        ("pdu_left", ctypes.c_int32),
+        ("instance_count", ctypes.c_int64),
+        ("data_set_bytes", ctypes.c_int64),
+        ("first_command_ns", ctypes.c_int64),
+        ("first_instance_ns", ctypes.c_int64),
+        ("start", ctypes.c_int32),
+        ("end", ctypes.c_int32),
+        ("ahead", ctypes.c_uint8 * BUFFER_BYTES),
+        ("other", ctypes.c_uint8 * BUFFER_BYTES),
+    )
+
+    def receive(self) -> int:
+        """Receives and answers instances until something else comes: one of the constants above."""
+        library = compiled("receiver")
+        assert library is not None, "whoever makes a Receiver has asked `is_available`"
+        return int(library.receive(ctypes.byref(self)))
+
+    @property
+    def other_bytes(self) -> bytes:
+        """What came instead of an instance: a command, or the body of a PDU."""
+        return bytes(memoryview(self.other)[: self.other_length])
+
+
+def is_available() -> bool:
+    """Whether loads may use what is here."""
+    return compiled("receiver") is not None
+
+
+@functools.cache
+def compiled(name: str) -> ctypes.CDLL | None:
+    """`name`.c as a library; None without a compiler. What was built once is kept in the folder for temporary files."""
+    source = SOURCES / f"{name}.c"
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        say(f"no C compiler: {name} runs in Python")
+        return None
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"perf-native-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    built = folder / f"{name}-{digest}.so"
+    if not built.exists():
+        part = folder / f"{name}-{os.getpid()}.part"
+        subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", str(part), str(source)], check=True)
+        part.rename(built)
+    return ctypes.CDLL(str(built))
