@@ -4,7 +4,8 @@
 
 It listens on 127.0.0.1 unless told otherwise: name the address at which a server on another machine finds it. It
 accepts every presentation context, drops data sets inside the kernel and answers each instance at once. It runs in
-threads of the program that measures, compiled where there is a C compiler (`native`), so that the first byte of an instance is seen on the same clock as the request.
+threads of the program that measures, so that the first byte of an instance is seen on the same clock as the request.
+What follows the negotiation is compiled where there is a C compiler (`native`).
 """
 
 from __future__ import annotations
