@@ -1,4 +1,4 @@
-"""The compiled parts of the loads: built with the machine's C compiler on first use, called without the interpreter lock.
+"""The compiled parts of the loads: built by the C compiler on first use, called without the interpreter lock.
 
 A load that has no compiler says so and goes on in Python: the server is then measured by a slower receiver.
 """
