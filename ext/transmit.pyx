@@ -28,6 +28,17 @@ from libc.string cimport memcpy
 from crc32c_impl cimport crc32c_update
 
 
+cdef extern from "<sys/socket.h>" nogil:
+    ssize_t c_send "send"(int fd, const void* data, size_t length, int flags)
+    int MSG_DONTWAIT, MSG_NOSIGNAL
+
+cdef extern from "<unistd.h>" nogil:
+    int c_dup "fcntl"(int fd, int command, int least)
+    int c_close "close"(int fd)
+
+cdef extern from "<fcntl.h>" nogil:
+    int F_DUPFD_CLOEXEC
+
 cdef extern from "<sys/uio.h>" nogil:
     struct iovec:
         void* iov_base
@@ -170,6 +181,45 @@ cdef class Frame:
         return value
 
 
+cdef class Outlet:
+    """A way to a socket past its transport, for whole messages while the transport has nothing to write.
+
+    It has a descriptor of its own, so that it never writes to what a number means after the transport has closed it.
+    """
+
+    cdef int fd
+    cdef public bint is_free
+    """Whether a message may be sent now, and nothing waits to be sent before it; the connection's to say."""
+
+    def __cinit__(self, int fd):
+        """Raises OSError without a descriptor for it."""
+        self.is_free = False
+        self.fd = c_dup(fd, F_DUPFD_CLOEXEC, 3)
+        if self.fd < 0:
+            raise OSError(errno, "no descriptor for an outlet")
+
+    def __dealloc__(self):
+        self.close()
+
+    cpdef void close(self):
+        """Sends nothing more; the descriptor is given back."""
+        self.is_free = False
+        if self.fd >= 0:
+            c_close(self.fd)
+            self.fd = -1
+
+    cdef Py_ssize_t send(self, const uint8_t* data, Py_ssize_t length) noexcept nogil:
+        """How many of these bytes the kernel took at once; what is wrong with the socket the transport finds out."""
+        cdef ssize_t sent
+        while self.is_free:
+            sent = c_send(self.fd, data, length, MSG_DONTWAIT | MSG_NOSIGNAL)
+            if sent >= 0:
+                return sent
+            if errno != EINTR:
+                break
+        return 0
+
+
 # Batches -----------------------------------------------------------------------------------------
 
 DEF SLOTS = 128         # instances that a batch holds at most; a power of two
@@ -303,6 +353,7 @@ cdef class StoreBatch:
     cdef int free_frames[SLOTS]
     cdef int free_count
     cdef object connection
+    cdef Outlet outlet
     cdef object is_wanted
     cdef object on_news
     cdef Py_ssize_t capacity
@@ -325,8 +376,10 @@ cdef class StoreBatch:
     cdef public Py_ssize_t news_below
     """There are news when fewer are left to be sent; 0: none for that."""
 
-    def __init__(self, connection, is_wanted, on_news, list frames not None, Py_ssize_t fragment, Py_ssize_t window):
-        """`connection` has `send(frame)` and `unsent_bytes`; `is_wanted()` is asked before each instance is sent.
+    def __init__(self, connection, is_wanted, on_news, list frames not None, Py_ssize_t fragment, Py_ssize_t window,
+                 Outlet outlet=None):
+        """`connection` has `send(data)` and `unsent_bytes`, and gets what `outlet` does not take at once;
+        `is_wanted()` is asked before each instance is sent.
 
         `on_news()` is called when it has stopped, all is answered, or little is left to be sent. `fragment` in bytes;
         of `frames` one more than `window` answers may be outstanding is enough.
@@ -334,6 +387,7 @@ cdef class StoreBatch:
         if fragment < 1 or window < 1 or not 2 <= len(frames) <= SLOTS:
             raise ValueError("a batch needs a fragment, a window and 2 to 128 frames")
         self.connection = connection
+        self.outlet = outlet
         self.is_wanted = is_wanted
         self.on_news = on_news
         self.frames = [<Frame?>frame for frame in frames]
@@ -456,6 +510,8 @@ cdef class StoreBatch:
 
     cdef int send_next(self) except -1:
         cdef Slot* slot = &self.slots[self.next_send % SLOTS]
+        cdef Frame frame
+        cdef Py_ssize_t sent
         if not self.is_wanted():
             self.stopped = UNWANTED
             return 0
@@ -463,7 +519,12 @@ cdef class StoreBatch:
         slot.state = SENT
         self.next_send += 1
         self.outstanding += 1
-        self.connection.send(self.frames[slot.frame])
+        frame = <Frame>self.frames[slot.frame]
+        sent = 0 if self.outlet is None else self.outlet.send(frame.data, frame.length)
+        if sent == 0:
+            self.connection.send(frame)
+        elif sent < frame.length:
+            self.connection.send(memoryview(frame)[sent:])
         return 0
 
     cdef int read_next(self) except -1:
@@ -530,7 +591,7 @@ cdef class StoreBatch:
         self.answered_count += 1
         while self.first_open < self.next_send and self.slots[self.first_open % SLOTS].state == ANSWERED:
             self.first_open += 1
-        if self.connection.unsent_bytes:
+        if (self.outlet is None or not self.outlet.is_free) and self.connection.unsent_bytes:
             if not self.stopped:
                 self.stopped = ANSWERED_EARLY
         elif self.frames:

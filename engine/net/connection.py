@@ -137,6 +137,7 @@ class Connection(asyncio.BufferedProtocol):
         """A message goes out in several parts."""
         self._behind: list[Any] = []
         """What is to go out after that message."""
+        self._outlet: assembly.Outlet | None = None
         self._unread_bytes = 0
         self._is_choked = False
         """Whether reading waits for the peer to read."""
@@ -186,6 +187,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._tick is not None:
             self._tick.cancel()
         self._stop_receiving()
+        self.close_outlet()
         self._dispatch(self._association.transport_closed(self._loop.time()))
         self._transport = None
         if self._resumed is not None and not self._resumed.done():
@@ -203,6 +205,7 @@ class Connection(asyncio.BufferedProtocol):
             self._resumed = self._loop.create_future()
             self._write_stalled_at = self._loop.time()
             self._delivered_before = 0
+            self._set_outlet()
 
     def resume_writing(self) -> None:
         """The peer has caught up."""
@@ -210,6 +213,7 @@ class Connection(asyncio.BufferedProtocol):
             self._resumed.set_result(None)
         self._resumed = None
         self._write_stalled_at = None
+        self._set_outlet()
         self._unread_bytes = 0
         if self._is_choked:
             self._is_choked = False
@@ -274,6 +278,7 @@ class Connection(asyncio.BufferedProtocol):
         """For a message in several parts, with waits between them: gives what sends a part."""
         async with self._message_turn:
             self._is_in_message = True
+            self._set_outlet()
             try:
                 yield self._send_part
             except BaseException:
@@ -284,6 +289,37 @@ class Connection(asyncio.BufferedProtocol):
                 behind, self._behind = self._behind, []
                 for data in behind:
                     self.send(data)
+                self._set_outlet()
+
+    def open_outlet(self) -> assembly.Outlet | None:
+        """A way to the socket for somebody who sends many whole messages; None where there is none.
+
+        It is free exactly while `send` would write at once. Whoever opens it closes it: there is one at a time.
+        """
+        sock = self._socket()
+        if (
+            self._outlet is None
+            and self._transport is not None
+            and sock is not None
+            and self._transport.get_extra_info("sslcontext") is None
+        ):
+            try:
+                self._outlet = assembly.Outlet(sock.fileno())
+            except OSError:
+                return None  # no descriptor is left
+            self._set_outlet()
+            return self._outlet
+        return None
+
+    def close_outlet(self) -> None:
+        """Nothing is sent that way any more."""
+        if self._outlet is not None:
+            self._outlet.close()
+            self._outlet = None
+
+    def _set_outlet(self) -> None:
+        if self._outlet is not None:
+            self._outlet.is_free = self.is_open and self._resumed is None and not self._is_in_message
 
     def _send_part(self, data: Any) -> None:
         if self.is_open:
@@ -492,6 +528,7 @@ class Connection(asyncio.BufferedProtocol):
     def _flush(self) -> None:
         self.receiver.data_allowed = self._association.data_transfer_allowed
         data = self._association.data_to_send()
+        self._set_outlet()
         if data and self._transport is not None:
             if self._trace is not None:
                 self._trace.sent(data)

@@ -174,8 +174,11 @@ class SteadySender:
         if not frames:
             return None
         window = min(self._window, len(frames) - 1)
-        batch = StoreBatch(self._connection, is_wanted, self._wake, frames, self._fragment, window)
+        outlet = self._connection.open_outlet()
+        batch = StoreBatch(self._connection, is_wanted, self._wake, frames, self._fragment, window, outlet)
         if not self._connection.show_commands(batch.take):
+            if outlet is not None:
+                self._connection.close_outlet()
             self._frames.keep_all(frames)
             return None
         self._batch, self._in_batch, self._lost = batch, frames, ""
@@ -343,6 +346,7 @@ class SteadySender:
 
     def _end(self, batch: StoreBatch, source: Source, unanswered: dict[str, Instance]) -> None:
         batch.halt()
+        self._connection.close_outlet()
         self._connection.show_commands(None)
         for (instance, message_id), (is_sent, status) in reversed(list(zip(self._added, batch.rest(), strict=True))):
             self._responses.forget(message_id)

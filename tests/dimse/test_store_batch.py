@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from engine.dimse import assembly
-from engine.dimse.assembly import Frame, Receiver, StoreBatch, p_data_tf
+from engine.dimse.assembly import Frame, Outlet, Receiver, StoreBatch, p_data_tf
 from engine.dimse.messages import CStoreRQ, CStoreRSP
 from engine.storage.record import crc32c
 
@@ -235,3 +236,60 @@ def test_the_receiver_shows_it_commands_and_tells_others_of_what_it_does_not_tak
         (assembly.COMMAND, 5),  # what came before it is told first
     ]
     assert shown == [rsp, rsp, rsp]
+
+
+def _through_outlet(path: Path, lengths: list[int], *, send_buffer_bytes: int = 0) -> tuple[Bench, bytes, list[int]]:
+    """A bench whose batch has an outlet: what came out of the socket, and how much of each the wire was given."""
+    bench = Bench(path)
+    near, far = socket.socketpair()
+    if send_buffer_bytes:
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
+    outlet = Outlet(near.fileno())
+    outlet.is_free = True
+    frames = [Frame(Frame.room_for(512, LENGTH_MAX, 4096)) for _ in range(2)]
+    bench.batch = StoreBatch(bench.wire, lambda: True, bench._told, frames, 4096, 1, outlet)
+    bench.head = bench.batch.add_head(5, bench.rq.encode())
+    arrived, given = b"", []
+    for number, length in enumerate(lengths, 1):
+        assert bench.add(number, "1.2", bytes([number]) * length)
+        bench.batch.advance()
+        far.setblocking(False)
+        while True:
+            try:
+                arrived += far.recv(1 << 20)
+            except BlockingIOError:
+                break
+        arrived += b"".join(bench.wire.sent)
+        given.append(sum(map(len, bench.wire.sent)))
+        bench.wire.sent.clear()
+        assert bench.answer(number)
+    near.close()
+    far.close()
+    os.close(bench.fd)
+    return bench, arrived, given
+
+
+def test_what_an_outlet_takes_does_not_go_to_the_connection(tmp_path: Path) -> None:
+    bench, arrived, given = _through_outlet(tmp_path / "log", [100, 5000, 20_000, 2])
+    assert arrived == b"".join(bench.expected)
+    assert given == [0, 0, 0, 0]
+
+
+def test_the_connection_gets_what_an_outlet_does_not_take_at_once(tmp_path: Path) -> None:
+    bench, arrived, given = _through_outlet(tmp_path / "log", [100, 20_000], send_buffer_bytes=1)
+    assert arrived == b"".join(bench.expected)
+    assert given[0] == 0
+    assert 0 < given[1] < len(bench.expected[1])
+
+
+def test_an_outlet_that_is_not_free_takes_nothing_and_outlives_the_socket_it_was_made_of() -> None:
+    near, far = socket.socketpair()
+    outlet = Outlet(near.fileno())
+    assert not outlet.is_free
+    near.close()
+    far.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        far.recv(1)  # the descriptor of its own keeps the socket open
+    outlet.close()
+    assert far.recv(1) == b""
+    far.close()
