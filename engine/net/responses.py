@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from engine.errors import AssociationFailed
@@ -97,11 +97,14 @@ class Responses:
         self._waiting[message_id] = future
         return message_id, future
 
-    def expect_by(self, taker: Taker) -> int:
-        """A free message id, whose response `taker` is told, or has before it comes here. Raises AssociationFailed."""
-        message_id = self._free_id()
-        self._waiting[message_id] = taker
-        return message_id
+    def expect_by(self, taker: Taker, count: int) -> list[int]:
+        """Free message ids, whose responses `taker` is told, or has before they come here. Raises AssociationFailed."""
+        message_ids: list[int] = []
+        for _ in range(count):
+            message_id = self._free_id()
+            self._waiting[message_id] = taker
+            message_ids.append(message_id)
+        return message_ids
 
     def expect_several(self, pause: Callable[[], None], resume: Callable[[], None]) -> tuple[int, ResponseStream]:
         """The same for a request that has several responses; whoever has had the last one calls `forget`."""
@@ -116,6 +119,11 @@ class Responses:
             waiter.cancel()
         elif self._streams and (stream := self._streams.pop(message_id, None)) is not None:
             stream.close()
+
+    def forget_all(self, message_ids: Iterable[int]) -> None:
+        """The same for those that `expect_by` gave."""
+        for message_id in message_ids:
+            self._waiting.pop(message_id, None)
 
     def received(self, response: Any, identifier: bytes = b"") -> None:
         """Hands a response to its waiter; one that nobody waits for (a late one) is dropped."""

@@ -9,7 +9,7 @@ have, opens lost ones again as long as that gets on, and tells `Results` what be
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from engine.errors import AssociationFailed
@@ -63,7 +63,7 @@ class Results(Protocol):
     def answered(self) -> int:
         """Instances that the peer has taken."""
 
-    def note(self, sent: Sent) -> None: ...
+    def note(self, results: Sequence[Sent], /) -> None: ...
     def fail_all(self, instances: Iterable[Instance], why: str) -> None: ...
     def crashed(self, instances: Iterable[Instance], error: Exception) -> None:
         """A mistake of ours."""
@@ -170,9 +170,9 @@ class Destination:
         )
         source, answered = Source(lambda: not results.cancelled, share), results.answered
         try:
-            async for sent in sender.send_all(source, self._originator, lambda: not results.cancelled):
-                source.ended(sent.instance)
-                results.note(sent)
+            async for answers in sender.send_all(source, self._originator, lambda: not results.cancelled):
+                source.ended(answers)
+                results.note(answers)
             await requestor.release()
         except AssociationFailed as error:
             # What was sent may or may not have arrived: only an answer counts. What was only read ahead can go again.
@@ -192,7 +192,6 @@ class Destination:
         except BaseException:
             # Whoever wanted it is gone: nobody else would end this association.
             requestor.connection.abort("the retrieval was given up")
-            for sent in sender.untold:
-                results.note(sent)
+            results.note(sender.untold)
             raise
         return []

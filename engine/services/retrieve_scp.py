@@ -8,7 +8,7 @@ segments are pinned from the answer of the index on.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from engine import access, log
@@ -78,17 +78,21 @@ class Retrieval:
         """Sub-operations without a result yet."""
         return self.total - self.completed - self.warned - self.failed_count
 
-    def note(self, sent: Sent) -> None:
-        """One sub-operation has ended."""
-        if sent.error is None:
-            self.session.services.engine.flow.sent(sent.instance.position.payload_length)
-        outcome = category(sent.status) if sent.error is None else Category.FAILURE
-        if outcome is Category.SUCCESS:
-            self.completed += 1
-        elif outcome is Category.WARNING:
-            self.warned += 1
-        else:
+    def note(self, results: Sequence[Sent]) -> None:
+        """These sub-operations have ended."""
+        sent_bytes = 0
+        for sent in results:
+            if sent.error is None:
+                sent_bytes += sent.instance.position.payload_length
+                if not sent.status:  # success, as nearly all are
+                    self.completed += 1
+                    continue
+                if category(sent.status) is Category.WARNING:
+                    self.warned += 1
+                    continue
             self.fail(sent.instance, str(sent.error or f"status {sent.status:04X}"))
+        if sent_bytes:
+            self.session.services.engine.flow.sent(sent_bytes)
         self.tell()
 
     def tell(self) -> None:
@@ -251,9 +255,9 @@ async def _get_batch(retrieval: Retrieval, batch: list[Instance]) -> None:
     )
     source = Source(lambda: not retrieval.cancelled, batch)
     originator = Originator(priority=retrieval.rq.priority)
-    async for sent in sender.send_all(source, originator, lambda: not retrieval.cancelled):
-        source.ended(sent.instance)
-        retrieval.note(sent)
+    async for results in sender.send_all(source, originator, lambda: not retrieval.cancelled):
+        source.ended(results)
+        retrieval.note(results)
 
 
 def _is_permitted(session: Session, presentation_context_id: int, rq: CMoveRQ | CGetRQ) -> bool:

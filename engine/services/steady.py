@@ -106,20 +106,22 @@ class SteadySender:
 
     async def run(
         self, source: Source, originator: Originator, is_wanted: Callable[[], bool], unanswered: dict[str, Instance]
-    ) -> AsyncIterator[Sent]:
+    ) -> AsyncIterator[list[Sent]]:
         """Sends from `source` what it can; what it cannot is next there when this ends. All is answered then.
+
+        Gives results as they come, many at a time.
 
         Raises AssociationFailed when the peer is lost; `unanswered` gets what it may or may not have then.
         """
         self._has_got_on = True
         while self._has_got_on:
             self._has_got_on = False
-            async for sent in self._run(source, originator, is_wanted, unanswered):
-                yield sent
+            async for results in self._run(source, originator, is_wanted, unanswered):
+                yield results
 
     async def _run(
         self, source: Source, originator: Originator, is_wanted: Callable[[], bool], unanswered: dict[str, Instance]
-    ) -> AsyncIterator[Sent]:
+    ) -> AsyncIterator[list[Sent]]:
         """One batch, with frames of one size and few segments."""
         batch = self._begin(source, is_wanted)
         if batch is None:
@@ -131,11 +133,10 @@ class SteadySender:
                 batch.news_below = NEWS_BELOW if more else 0
                 batch.advance()
                 await self._news_or_tick(batch, more)
-                for sent in self._collected(batch):
-                    yield sent
+                if results := self._collected(batch):
+                    yield results
             if self._lost:
-                for sent in self._out_of_turn(batch):
-                    yield sent
+                yield self._out_of_turn(batch)
                 raise AssociationFailed(self._lost)
             if batch.error is not None:
                 raise batch.error
@@ -205,14 +206,17 @@ class SteadySender:
         """Fills the batch; whether there may be more for it."""
         room = batch.room
         instances = source.take(room)
-        for number, instance in enumerate(instances):
-            if not self._add(batch, instance, originator):
+        message_ids = self._responses.expect_by(self, len(instances))
+        for number, (instance, message_id) in enumerate(zip(instances, message_ids, strict=True)):
+            if not self._add(batch, instance, message_id, originator):
+                self._responses.forget_all(message_ids[number:])
                 for each in reversed(instances[number:]):
                     source.put_back(each)
                 return False
+            self._added.append((instance, message_id))
         return len(instances) == room
 
-    def _add(self, batch: StoreBatch, instance: Instance, originator: Originator) -> bool:
+    def _add(self, batch: StoreBatch, instance: Instance, message_id: int, originator: Originator) -> bool:
         key = (instance.sop_class_uid, instance.transfer_syntax_uid)
         if key not in self._heads:
             self._heads[key] = self._head(batch, instance, originator)
@@ -222,8 +226,7 @@ class SteadySender:
         segment = self._segment(instance)
         if segment is None:
             return False
-        message_id = self._responses.expect_by(self)
-        added = batch.add(
+        return batch.add(
             head,
             message_id,
             instance.sop_instance_uid,
@@ -232,11 +235,6 @@ class SteadySender:
             position.payload_length,
             position.payload_crc,
         )
-        if added:
-            self._added.append((instance, message_id))
-        else:
-            self._responses.forget(message_id)
-        return added
 
     def _context(self, instance: Instance) -> AcceptedContext | None:
         """Where it goes in its own transfer syntax."""
@@ -320,12 +318,10 @@ class SteadySender:
 
     def _collected(self, batch: StoreBatch) -> list[Sent]:
         """Those that are answered, in order."""
-        sent = []
-        for status in batch.collect():
-            instance, message_id = self._added.popleft()
-            self._responses.forget(message_id)
-            sent.append(Sent(instance, status))
-        return sent
+        statuses, take = batch.collect(), self._added.popleft
+        answered = [take() for _ in statuses]
+        self._responses.forget_all([message_id for _, message_id in answered])
+        return [Sent(instance, status) for (instance, _), status in zip(answered, statuses, strict=True)]
 
     def _out_of_turn(self, batch: StoreBatch) -> list[Sent]:
         """Those that are answered behind one that is not."""

@@ -153,7 +153,7 @@ class InstanceSender:
 
     async def send_all(
         self, source: Source, originator: Originator, is_wanted: Callable[[], bool]
-    ) -> AsyncIterator[Sent]:
+    ) -> AsyncIterator[list[Sent]]:
         """Sends what `source` gives, in order, reading ahead, while that `is_wanted`: what is read and not
         wanted any more is not sent. Raises AssociationFailed when the peer is lost.
 
@@ -161,12 +161,12 @@ class InstanceSender:
         """
         try:
             while True:
-                async for sent in self._steady.run(source, originator, is_wanted, self.unanswered):
-                    yield sent
+                async for results in self._steady.run(source, originator, is_wanted, self.unanswered):
+                    yield results
                 is_through = True
                 async for sent in self._one_by_one(islice(source, ONE_BY_ONE), originator, is_wanted):
                     is_through = False
-                    yield sent
+                    yield [sent]
                 if is_through:
                     break
         finally:

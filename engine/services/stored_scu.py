@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -139,8 +139,12 @@ class _Results:
         """Instances that the peer has taken."""
         return self._report.sent
 
-    def note(self, sent: Sent) -> None:
-        """One has its result."""
+    def note(self, results: Sequence[Sent]) -> None:
+        """These have their results."""
+        for sent in results:
+            self._note(sent)
+
+    def _note(self, sent: Sent) -> None:
         outcome = category(sent.status) if sent.error is None else Category.FAILURE
         if outcome not in (Category.SUCCESS, Category.WARNING):
             self._fail(sent.instance, str(sent.error or f"refused with status {sent.status:04X}"))

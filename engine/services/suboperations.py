@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from engine.errors import EngineError
@@ -62,9 +62,10 @@ class Source:
         self._under_way.pop(instance.sop_instance_uid, None)
         self._todo.append(instance)
 
-    def ended(self, instance: Instance) -> None:
-        """This one has its result."""
-        self._under_way.pop(instance.sop_instance_uid, None)
+    def ended(self, results: Iterable[Sent]) -> None:
+        """These have their results."""
+        for result in results:
+            self._under_way.pop(result.instance.sop_instance_uid, None)
 
     def under_way(self) -> list[Instance]:
         """Given out and without a result."""

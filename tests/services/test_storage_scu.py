@@ -183,6 +183,7 @@ def test_after_a_mistake_of_ours_the_destination_is_not_left_waiting(
         def script(serving: Serving) -> None:
             fill(serving, [100, 100])
             if sender == "in a batch":
+                monkeypatch.setattr(Connection, "open_outlet", lambda self: None)
                 monkeypatch.setattr(Connection, "send", broken_send)
             else:
                 monkeypatch.setattr(steady, "DATA_SET_BYTES_MAX", 0)

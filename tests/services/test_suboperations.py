@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from engine.index.format.types import Instance
-from engine.services.suboperations import Source
+from engine.services.suboperations import Sent, Source
 
 
 @dataclass
@@ -27,7 +27,7 @@ def test_instances_come_in_order_and_what_is_put_back_comes_next() -> None:
     assert source.left() == ALL[3:]
     assert source.take(0) == []
     assert source.take(100) == ALL[3:]
-    source.ended(ALL[1])
+    source.ended([Sent(ALL[1], 0)])
     assert source.under_way() == [ALL[0], *ALL[2:]]
     assert (source.left(), source.take(5), next(source, None)) == ([], [], None)
 
