@@ -241,3 +241,15 @@ class FramesUnreadable(EngineError):
 
 class MemoryShort(EngineError):
     """Retrievals hold all the memory that they may hold together, and none came free in time."""
+
+
+class FeedError(EngineError):
+    """The change feed cannot be read as asked; the message says why."""
+
+
+class CursorRefused(FeedError):
+    """A cursor that is none, is of another feed, or is older than what the feed keeps: the subscriber begins anew."""
+
+
+class FeedDamaged(FeedError):
+    """Events are missing from the feed's journal, or cannot be read."""

@@ -34,6 +34,7 @@ COMMANDS = {
     "conflicts": "List studies whose instances disagree.",
     "retention": "Delete old studies by rules; dry run first.",
     "compact": "Rewrite segments to win back what was deleted.",
+    "changes": "Show what happened, event by event.",
     "stats": "Show what the archive holds and what the server does.",
     "echo": "Verify the connection to a peer (C-ECHO).",
     "send": "Send files, or what is stored, to a peer (C-STORE).",

@@ -125,6 +125,32 @@ def archive_stats(config: Config) -> dict[str, int]:
         return in_words(archive.stats())
 
 
+def changes(config: Config, *, since: str | None, limit: int | None, follow: bool) -> Iterator[dict[str, Any]]:
+    """The events of the change feed, each with its cursor; with `follow` without an end."""
+    import orjson
+
+    from engine.archive import layout
+    from engine.archive.feed.cursor import Cursor
+    from engine.archive.feed.subscription import PAGE_EVENTS, Feed
+
+    feed = Feed(layout.existing(config.data))
+    try:
+        cursor = feed.oldest() if since is None else Cursor.parse(since)
+        left = limit
+        while left != 0:
+            page = feed.read(cursor, PAGE_EVENTS if left is None else min(left, PAGE_EVENTS))
+            for number, line in enumerate(page.lines):
+                yield {**orjson.loads(line), "cursor": str(page.cursor_at(number))}
+            cursor = page.cursor
+            left = None if left is None else left - len(page.lines)
+            if not page.lines:
+                if not follow:
+                    return
+                feed.wait(cursor)
+    finally:
+        feed.close()
+
+
 def in_words(counts: Mapping[str, int]) -> dict[str, int]:
     """Counts of the archive in the words that every command has for them."""
     return {_WORDS.get(name, name): count for name, count in counts.items()}

@@ -24,6 +24,7 @@ from engine.config.schema import (
     Duplicates,
     DuplicatesAnswer,
     Durability,
+    Feed,
     Limits,
     Log,
     Peer,
@@ -105,6 +106,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     reindex: Reindex = Reindex()
     quarantine: Quarantine = Quarantine()
     commitment: Commitment = Commitment()
+    feed: Feed = Feed()
     peers: tuple[Peer, ...] = msgspec.field(default=(), name="peer")
     retention: tuple[Retention, ...] = ()
     """Rules by which old studies are deleted, in the order in which they are applied; written [[retention]]."""
@@ -231,6 +233,7 @@ TABLES: dict[str, type[Struct]] = {
     "reindex": Reindex,
     "quarantine": Quarantine,
     "commitment": Commitment,
+    "feed": Feed,
     "target": Target,
     "log": Log,
 }

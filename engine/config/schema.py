@@ -329,6 +329,24 @@ class Commitment(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     outlasts holidays."""
 
 
+class Feed(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The change feed: what happened to the archive, for subscribers that follow it."""
+
+    keep_days: Annotated[float, Meta(ge=0, le=3650)] = 30.0
+    """Days for which events are kept, and a subscriber may stay away; 0: there is no feed. Holidays and a repair; some
+    400 bytes an event, a thousandth of what an instance takes."""
+
+    series_quiet_s: Seconds = 30.0
+    """Seconds without a new instance after which a series is quiet. Modalities pause for some seconds within one."""
+
+    study_quiet_s: Seconds = 60.0
+    """The same of a study: a scanner needs a minute at most from one series to the next when it sends what it has."""
+
+    study_complete_s: Annotated[float, Meta(gt=0, le=604_800)] = 900.0
+    """Seconds without a new instance after which a study is complete: reconstructions and late series of an examination
+    follow within a quarter of an hour. No sender announces how many instances there will be."""
+
+
 class Retention(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One rule that says which studies are deleted when they are old enough.
 

@@ -12,7 +12,7 @@ that uses it is refused.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -21,18 +21,20 @@ from engine.dicom.schema import STANDARD, Schema
 from engine.errors import IndexError_
 from engine.index.apply import bulk, overlay, reextract, relocation
 from engine.index.apply.history import newest_stamp, read_kept
+from engine.index.apply.versions import State as State
 from engine.index.apply.writer import Writer
 from engine.index.database.environment import MAP_BYTES, Environment
 from engine.index.format import keys
 from engine.index.format.entry import Correction, Entry, Hold, LedgerItem, Quarantined, Tombstone
 from engine.index.format.rows import decode_mark, read_count, scan_prefix
 from engine.index.format.types import DamageRow, Holder, Instance, Match, Named, Outcome, Query, SegmentMark
-from engine.index.query import conflicts, corrections, ledger_records, listing, selection
+from engine.index.query import conflicts, corrections, ledger_records, listing, selection, visibility
 from engine.index.query import search as searching
 from engine.index.query.corrections import Listed as Listed
 from engine.index.query.explanation import Explanation
 from engine.index.query.instances import instance_of, read_instance, read_versions
 from engine.index.query.snapshot import Snapshot as Snapshot
+from engine.index.query.visibility import Current as Current
 from engine.index.upkeep import audit, checkpoint_file, epoch_id, liveness, restoration
 from engine.index.upkeep.checkpoint import Checkpointer
 from engine.index.upkeep.guard import Guard
@@ -388,6 +390,23 @@ class Catalog:
         environment = self._environment
         with environment.reading() as txn, txn.cursor(db=environment.segments) as cursor:
             return {keys.U64_KEY.unpack(key)[0]: decode_mark(value) for key, value in cursor}
+
+    def marks_between(self, ranges: Iterable[tuple[int, int]]) -> dict[int, SegmentMark]:
+        """The marks of the segments with ids in these ranges, ends included; all as of one moment."""
+        return visibility.marks_between(self._environment, ranges)
+
+    def states(self, entries: Sequence[Entry]) -> list[State | None]:
+        """What has become of each of these records; None: the index does not know it."""
+        return visibility.states(self._environment, entries)
+
+    def currents(self, sop_instance_uids: Sequence[bytes]) -> list[Current | None]:
+        """The current record of each of these UIDs."""
+        return visibility.currents(self._environment, sop_instance_uids)
+
+    def correction(self, stamp: int) -> Listed | None:
+        """The correction of a stamp."""
+        with self._environment.reading() as txn:
+            return corrections.find_correction(txn, self._environment, stamp)
 
     def stats(self) -> dict[str, int]:
         """Counts of what the index holds, and bytes of what it points to and of itself."""

@@ -18,11 +18,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from engine import __version__, log
 from engine.archive import extras
 from engine.archive.archive import Archive
+from engine.archive.feed.quiet import QuietTimes
+from engine.archive.feed.writer import FeedOptions, FeedWriter, switch_off
 from engine.archive.writer_watch import WriterWatch
 from engine.config import Reading
 from engine.errors import ArchiveInUse, ConfigError, EngineError
@@ -77,6 +80,7 @@ class Supervisor:
         self._announce = announce
         self._archive: Archive | None = None
         self._writer_watch: WriterWatch | None = None
+        self._feed: FeedWriter | None = None
         self._composition = composition
         self._listeners: list[Listener] = []
         self._stopping = asyncio.Event()
@@ -112,6 +116,7 @@ class Supervisor:
         self._archive = await self._archive_thread.run(self._open_archive)
         index = self._archive.layout.index
         self._writer_watch = WriterWatch(self._archive.index.writing_process, f"{index}/writer", self._metrics.counters)
+        self._feed = await self._archive_thread.run(partial(self._start_feed, self._archive))
         for signum in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(signum, self._stop)
         self._loop.add_signal_handler(signal.SIGHUP, self._reload_logged)
@@ -129,6 +134,8 @@ class Supervisor:
         await self._stopping.wait()
         await self._drain()
         self._control.close()
+        if self._feed is not None:
+            await self._archive_thread.run(self._feed.close)
         await self._archive_thread.run(self._archive.close)
         self._archive_thread.close()
         logger.info("stopped", reason=self._failed or "asked to")
@@ -155,6 +162,22 @@ class Supervisor:
                 if time.monotonic() > give_up_at:
                     raise
                 threading.Event().wait(0.1)
+
+    def _start_feed(self, archive: Archive) -> FeedWriter | None:
+        """Begins to write the change feed, before anything is stored. Without room for it the server serves all the
+        same."""
+        options = self._config.feed
+        if not options.keep_days:
+            switch_off(archive.layout, archive.files)
+            return None
+        quiet = QuietTimes(options.series_quiet_s, options.study_quiet_s, options.study_complete_s)
+        try:
+            feed = FeedWriter(archive.layout, archive.files, archive.index, FeedOptions(options.keep_days, quiet))
+        except EngineError as error:
+            logger.error("there is no change feed", reason=str(error))
+            return None
+        feed.start()
+        return feed
 
     def _announce_ready(self) -> None:
         assert self._archive is not None
@@ -287,6 +310,7 @@ class Supervisor:
             "workers_missing": self._pool.missing,
             "caretaker": await self._caretaker.stats(),
             "archive": self._archive.stats(),
+            "feed": self._feed.stats() if self._feed is not None else None,
             "index_held_by": self._writer_watch.snapshot() if self._writer_watch is not None else None,
         }
 

@@ -81,6 +81,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 ELSEWHERE = {
     "serve": "has no result",
+    "changes": "needs a server that has run; see tests/archive/feed",
     "config example": "writes TOML",
     "help": "writes for people",
     "reload": "needs a server; its error is looked at below",

@@ -35,6 +35,8 @@ from typing import TYPE_CHECKING
 
 from engine import log
 from engine.archive import locks, readonly
+from engine.archive.feed import state as feed_state
+from engine.archive.feed.intake import COMPACTION
 from engine.archive.lifecycle import reserve_file
 from engine.archive.pace import Pace
 from engine.errors import ArchiveInUse, CorruptRecord, StorageError, StorageFull
@@ -205,11 +207,15 @@ class Compactor:
         marks = self._archive.index.segment_marks()
         present = list_segments(self._archive.layout.segments, self._archive.files)
         sealed = [segment_id for segment_id in present if segment_id in marks and marks[segment_id].sealed]
+        # What the change feed has not told yet would be lost to it, or told again where it lies then.
+        told = feed_state.progress_of(self._archive.layout, self._archive.files)
         plan = Plan()
         small: list[int] = []
         rewrite: list[int] = []
         for segment_id in sealed[:-1]:
             mark = marks[segment_id]
+            if told is not None and not told.is_done(segment_id):
+                continue
             if self._left_alone.get(segment_id) == mark:
                 continue
             if mark.live_bytes == 0:
@@ -371,7 +377,7 @@ class Compactor:
             archive.layout.segments,
             archive.files,
             archive.layout.archive_id,
-            writer=f"compaction-{os.getpid()}",
+            writer=f"{COMPACTION}{os.getpid()}",
             segment_bytes=segment.FIRST_RECORD + needed + hints.FOOTER_BYTES_MIN,
         )
         moves: list[tuple[Record, Position]] = []

@@ -1,0 +1,109 @@
+"""Event: one change of the archive, as it is stored in the feed, told to subscribers and sent to their machines.
+
+Stored and sent as one line of JSON; fields without a value are left out. A new field or action may come with any
+version: a subscriber passes over what it does not know.
+
+    action             what happened                                    fields beside sequence, action and time
+    stored             an instance became the current one of its UID    the UIDs, class, transfer syntax, calling AE
+                                                                        title, version, bytes
+    kept_aside         an instance is kept, another one stays current   the same
+    deleted            SOP Instance UIDs are gone                       level, study or series UID, sop_instance_uids,
+                                                                        by, reason, version
+    version_deleted    one version of a UID is gone                     sop_instance_uid, version, current_version, by,
+                                                                        reason
+    corrected          patient, study or series is shown otherwise      operation, level, names, version, undoes, by,
+                                                                        reason
+    held, released     a study may not be deleted, or may again         study_instance_uid, version, by, reason
+    series_quiet       no instance has come for `series_quiet_s`        study and series UID, instances
+    study_quiet        no instance has come for `study_quiet_s`         study_instance_uid, instances
+    study_complete     no instance has come for `study_complete_s`      study_instance_uid, instances
+    replicated         a replica has everything up to an event          replica, through
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+
+STORED = "stored"
+KEPT_ASIDE = "kept_aside"
+DELETED = "deleted"
+VERSION_DELETED = "version_deleted"
+CORRECTED = "corrected"
+HELD = "held"
+RELEASED = "released"
+SERIES_QUIET = "series_quiet"
+STUDY_QUIET = "study_quiet"
+STUDY_COMPLETE = "study_complete"
+REPLICATED = "replicated"
+
+ACTIONS = (
+    STORED, KEPT_ASIDE, DELETED, VERSION_DELETED, CORRECTED, HELD, RELEASED, SERIES_QUIET, STUDY_QUIET, STUDY_COMPLETE,
+    REPLICATED,
+)  # fmt: skip
+
+
+class Event(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """One change."""
+
+    sequence: int
+    """Its number in this feed, without gaps."""
+    action: str
+    time: str
+    """When it happened: ISO 8601 in UTC, with microseconds."""
+    study_instance_uid: str = ""
+    series_instance_uid: str = ""
+    sop_instance_uid: str = ""
+    sop_class_uid: str = ""
+    transfer_syntax_uid: str = ""
+    calling_ae_title: str = ""
+    version: str = ""
+    """Of an instance: orders the records of one SOP Instance UID, the higher one is the later one. A deletion ends the
+    versions below its own. A decimal number of up to 20 digits."""
+    bytes: int = 0
+    """Length of the data set."""
+    level: str = ""
+    """patient, study, series or instance."""
+    sop_instance_uids: tuple[str, ...] = ()
+    current_version: str = ""
+    operation: str = ""
+    names: tuple[str, ...] = ()
+    """Level patient: Patient ID and issuer; study: Study Instance UIDs; series: Study and Series Instance UID."""
+    undoes: str = ""
+    by: str = ""
+    reason: str = ""
+    instances: int = 0
+    """How many there were when the event was made."""
+    replica: str = ""
+    through: int = 0
+    """The sequence of the last event whose records the replica has."""
+
+
+encode = msgspec.json.Encoder().encode
+_decoder = msgspec.json.Decoder(Event)
+decode = _decoder.decode
+decode_lines = _decoder.decode_lines
+"""All events of a block."""
+
+
+def time_text(unix_ns: int) -> str:
+    """A moment as events have it; what no calendar has is its nearest one."""
+    seconds, nanoseconds = divmod(unix_ns, 1_000_000_000)
+    return f"{_second_text(seconds)}.{nanoseconds // 1000:06d}Z"
+
+
+_last_second = (-1, "")
+
+
+def _second_text(seconds: int) -> str:
+    global _last_second
+    if _last_second[0] != seconds:
+        bounded = min(max(seconds, 0), 253_402_300_799)
+        _last_second = seconds, datetime.fromtimestamp(bounded, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return _last_second[1]
+
+
+def unix_s(time: str) -> float:
+    """The moment that `time_text` wrote. Raises ValueError."""
+    return datetime.fromisoformat(time).timestamp()

@@ -1,0 +1,210 @@
+"""Intake: what has become visible in the log since the last look, as records in order, of all writers' segments.
+
+One look takes the marks of all segments from one read transaction: everything below them is visible, so a record that
+rests on another one (a deletion on what it deletes) never comes without it. Within a look records are merged by their
+stamps, which are in order within a segment (`ingest.entry.StampClock`); a segment is opened when the merge comes to the
+time at which it was made, so that a long absence opens few at once.
+
+A compaction only copies records that have been read before (`compaction` waits for that), so what it wrote is passed
+over; it names itself in the headers of its segments. What cannot be read is passed over, too, and counted: whoever
+looks after the archive reports damage, and a feed that stands still helps nobody.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from heapq import heappop, heappush, heapreplace
+from typing import TYPE_CHECKING
+
+from engine import log
+from engine.archive.feed.progress import Progress
+from engine.errors import CorruptRecord, StorageError
+from engine.storage.files import Files
+from engine.storage.hints import read_heads
+from engine.storage.record import HEADER_BYTES, Record, unpack_head
+from engine.storage.segment import FIRST_RECORD, Damage, SegmentHeader, Walk, read_segment_header, segment_path
+
+if TYPE_CHECKING:
+    from engine.index.catalog import Catalog
+    from engine.index.format.types import SegmentMark
+
+logger = log.get("archive.feed")
+
+BATCH = 2000
+"""Records that are given at a time."""
+COMPACTION = "compaction-"
+"""How the writer of a compaction's segments calls itself."""
+_FOOTER_BYTES_MIN = 1 << 20
+"""When more than this is left of a sealed segment its footer is read, else its records one by one."""
+_HEADERS_MAX = 1024
+
+_Source = Iterator[Record]
+
+
+class Intake:
+    """Reads the log of one archive; one thread at a time."""
+
+    def __init__(self, index: Catalog, directory: str, files: Files, progress: Progress) -> None:
+        self._index = index
+        self._directory = directory
+        self._files = files
+        self.progress = progress
+        self.unreadable = 0
+        """Places in the log that were passed over."""
+        self._headers: dict[int, SegmentHeader] = {}
+
+    def forget_replaced(self) -> None:
+        """Forgets places in segments that are not there any more, or whose number another one has."""
+        for segment_id, salt in self.progress.begun():
+            header = self._header(segment_id)
+            if header is None or header.salt != salt:
+                self.progress.forget(segment_id)
+
+    def begin_now(self) -> None:
+        """Takes all that is there for read."""
+        for segment_id, mark in self._index.segment_marks().items():
+            header = None if mark.sealed else self._header(segment_id)
+            if header is None:
+                self.progress.finish(segment_id)
+            else:
+                self.progress.move(segment_id, header.salt, mark.indexed_bytes)
+
+    def read(self) -> Iterator[list[Record]]:
+        """The records of one look, some at a time; `progress` has moved on behind each."""
+        marks = self._index.marks_between(self.progress.gaps())
+        waiting: list[tuple[int, int]] = []
+        for segment_id, mark in marks.items():
+            header = self._worth_reading(segment_id, mark)
+            if header is not None:
+                waiting.append((header.created_ns, segment_id))
+        waiting.sort(reverse=True)
+        batch: list[Record] = []
+        for record in self._merged(waiting, marks):
+            batch.append(record)
+            if len(batch) == BATCH:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _worth_reading(self, segment_id: int, mark: SegmentMark) -> SegmentHeader | None:
+        """The header of a segment that has something new."""
+        place = self.progress.of(segment_id)
+        if place is not None and place[1] >= mark.indexed_bytes:
+            if mark.sealed:
+                self.progress.finish(segment_id)
+            return None
+        header = self._header(segment_id)
+        if header is not None and not header.writer.startswith(COMPACTION):
+            return header
+        if mark.sealed:
+            self.progress.finish(segment_id)
+        return None
+
+    def _merged(self, waiting: list[tuple[int, int]], marks: dict[int, SegmentMark]) -> Iterator[Record]:
+        """The records of all segments by their stamps; `waiting`: those not opened yet, the one made first last."""
+        heap: list[tuple[int, int, Record, _Source]] = []
+        while heap or waiting:
+            while waiting and (not heap or waiting[-1][0] <= heap[0][0]):
+                segment_id = waiting.pop()[1]
+                source = self._records(segment_id, marks[segment_id])
+                record = next(source, None)
+                if record is not None:
+                    heappush(heap, (record.stamp, segment_id, record, source))
+            if not heap:
+                return
+            _, segment_id, record, source = heap[0]
+            # Asked for first, so that progress is behind the record when it is given.
+            following = next(source, None)
+            if following is None:
+                heappop(heap)
+            else:
+                heapreplace(heap, (following.stamp, segment_id, following, source))
+            yield record
+
+    def _records(self, segment_id: int, mark: SegmentMark) -> _Source:
+        """The new records of a segment. Moves on in `progress` when the next one is asked for."""
+        header = self._header(segment_id)
+        place = self.progress.of(segment_id)
+        if header is None:
+            return
+        end = mark.indexed_bytes
+        start = FIRST_RECORD if place is None else place[1]
+        for record in self._read(segment_id, header, start, mark):
+            yield record
+            self.progress.move(segment_id, header.salt, record.position.end)
+        self.progress.move(segment_id, header.salt, max(start, end))
+        if mark.sealed:
+            self.progress.finish(segment_id)
+            self._headers.pop(segment_id, None)
+
+    def _read(self, segment_id: int, header: SegmentHeader, start: int, mark: SegmentMark) -> _Source:
+        try:
+            fd = self._files.open(segment_path(self._directory, segment_id), os.O_RDONLY)
+        except FileNotFoundError:
+            self._pass_over(segment_id, start, "the segment file is gone")
+            return
+        except OSError as error:
+            raise StorageError(f"segment {segment_id:016x} cannot be opened: {error.strerror}") from error
+        try:
+            if mark.sealed and mark.indexed_bytes - start >= _FOOTER_BYTES_MIN:
+                records = self._footer(fd, segment_id, start)
+                if records is not None:
+                    yield from records
+                    return
+            for item in Walk(self._files, fd, header, start, end=mark.indexed_bytes):
+                if isinstance(item, Damage):
+                    self._pass_over(segment_id, item.offset, item.reason)
+                else:
+                    yield item
+        finally:
+            self._files.close(fd)
+
+    def _footer(self, fd: int, segment_id: int, start: int) -> Iterator[Record] | None:
+        """The records by the segment's footer; None when that cannot be read."""
+        try:
+            heads = read_heads(self._files, fd, segment_id)
+        except CorruptRecord:
+            return None
+        if heads is None or heads.trailer.damage_count:
+            return None
+
+        def records() -> Iterator[Record]:
+            at = heads.start
+            for _ in range(heads.trailer.record_count):
+                record = unpack_head(heads.data, at, segment_id)
+                at += HEADER_BYTES + record.position.key_length + record.position.meta_length
+                if record.position.offset >= start:
+                    yield record
+
+        return records()
+
+    def _header(self, segment_id: int) -> SegmentHeader | None:
+        """What a segment says of itself; None when nobody can tell."""
+        header = self._headers.get(segment_id)
+        if header is not None:
+            return header
+        try:
+            fd = self._files.open(segment_path(self._directory, segment_id), os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StorageError(f"segment {segment_id:016x} cannot be opened: {error.strerror}") from error
+        try:
+            header = read_segment_header(self._files, fd, segment_id)
+        except CorruptRecord as error:
+            self._pass_over(segment_id, 0, str(error))
+            return None
+        finally:
+            self._files.close(fd)
+        if len(self._headers) >= _HEADERS_MAX:
+            del self._headers[next(iter(self._headers))]
+        self._headers[segment_id] = header
+        return header
+
+    def _pass_over(self, segment_id: int, offset: int, why: str) -> None:
+        self.unreadable += 1
+        logger.about("feed").warning(
+            "a place in the log is passed over", segment=f"{segment_id:016x}", offset=offset, why=why
+        )

@@ -1,0 +1,202 @@
+"""The journal: events in the order in which they are told, in files of some megabytes that only grow.
+
+    DATA/feed/<first sequence, 16 hex digits>.events
+
+One block holds the events of one pass; files consist of blocks and nothing else. Little endian:
+
+    offset  bytes  field
+    0       8      magic          "FILMFEED"
+    8       4      epoch          see `cursor`
+    12      4      count          events
+    16      8      first          sequence of the first one
+    24      4      marks_length   bytes
+    28      4      lines_length   bytes
+    32      4      crc32c         of the 32 bytes before, of marks and lines
+    36      4      0
+    40      …      marks          (segment id u64, salt u64, offset u64) each: how far the log has been read with these
+                                  events; see `progress`
+    …       …      lines          one event each, JSON, ended by a line feed
+
+Written with one pwritev each and not synced: `sync` is called before `state` says that a block is there. After a power
+cut the files end where the first block is not whole; what came after is made again from the log (see `cursor` for what
+that means to subscribers). A reader takes a block that is not whole for the end, too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from engine.errors import FeedDamaged, StorageError
+from engine.storage.files import Files, raise_write_error
+from engine.storage.record import crc32c
+
+MAGIC = b"FILMFEED"
+_HEAD = struct.Struct("<8sIIQIIII")
+_MARK = struct.Struct("<QQQ")
+_NAME = re.compile(r"([0-9a-f]{16})\.events")
+FILE_BYTES = 16 << 20
+"""A file is not continued beyond: some 40 000 events, the unit in which old ones are removed."""
+BLOCK_BYTES_MAX = 8 << 20
+WINDOW_BYTES = 1 << 20
+"""How much a reader reads at a time."""
+
+Marks = Mapping[int, tuple[int, int]]
+"""Segment id → salt and offset."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The events of one pass."""
+
+    epoch: int
+    first: int
+    count: int
+    marks: bytes
+    lines: bytes
+    end: int
+    """Where it ends in its file."""
+
+    @property
+    def last(self) -> int:
+        """The sequence of its last event."""
+        return self.first + self.count - 1
+
+    def unpacked_marks(self) -> dict[int, tuple[int, int]]:
+        """How far the log has been read with it, of the segments that it moves on in."""
+        return {segment_id: (salt, offset) for segment_id, salt, offset in _MARK.iter_unpack(self.marks)}
+
+
+def path_of(directory: str, first: int) -> str:
+    """The file that begins with this sequence."""
+    return f"{directory}/{first:016x}.events"
+
+
+def list_files(directory: str, files: Files) -> list[int]:
+    """The first sequence of each file, ascending."""
+    try:
+        names = files.list_directory(directory)
+    except FileNotFoundError:
+        return []
+    return sorted(int(match[1], 16) for match in map(_NAME.fullmatch, names) if match)
+
+
+def read_blocks(files: Files, fd: int, start: int) -> Iterator[Block]:
+    """The blocks from an offset on, up to the first that is not whole. Raises StorageError."""
+    window = b""
+    base = at = start
+    while True:
+        if at + _HEAD.size > base + len(window):
+            window, base = _pread(files, fd, WINDOW_BYTES, at), at
+        head = window[at - base : at - base + _HEAD.size]
+        if len(head) < _HEAD.size:
+            return
+        magic, epoch, count, first, marks_length, lines_length, crc, _ = _HEAD.unpack(head)
+        length = _HEAD.size + marks_length + lines_length
+        if magic != MAGIC or length > BLOCK_BYTES_MAX:
+            return
+        if at + length > base + len(window):
+            window, base = _pread(files, fd, max(WINDOW_BYTES, length), at), at
+        body = window[at - base + _HEAD.size : at - base + length]
+        if len(body) < length - _HEAD.size or crc32c(body, crc32c(head[:32])) != crc:
+            return
+        at += length
+        yield Block(epoch, first, count, body[:marks_length], body[marks_length:], at)
+
+
+def _pread(files: Files, fd: int, length: int, offset: int) -> bytes:
+    try:
+        return files.pread(fd, length, offset)
+    except OSError as error:
+        raise StorageError(f"the feed's journal cannot be read: {error.strerror}") from error
+
+
+class JournalWriter:
+    """Appends blocks; one at a time for a feed. Raises StorageFull or StorageFailed: make another one then."""
+
+    def __init__(self, directory: str, files: Files, epoch: int) -> None:
+        self._directory = directory
+        self._files = files
+        self.epoch = epoch
+        self._fd = -1
+        self._end = 0
+        self.last = 0
+        """The sequence of the last event."""
+
+    def recover(self, last: int) -> Iterator[Block]:
+        """The blocks behind event `last`, which is known to be durable; cuts what is not whole. Go through all of it.
+
+        Raises FeedDamaged when events up to `last` are missing.
+        """
+        self.last = last
+        whole_to = 0
+        firsts = list_files(self._directory, self._files)
+        for first in firsts[max(0, bisect_right(firsts, last) - 1) :]:
+            if first > self.last + 1:
+                # Behind a file that a power cut has shortened.
+                self._files.unlink(path_of(self._directory, first))
+                continue
+            self._open(first)
+            for block in read_blocks(self._files, self._fd, 0):
+                if block.last > self.last:
+                    if block.first != self.last + 1:
+                        break
+                    self.last = block.last
+                    yield block
+                whole_to = block.last
+                self._end = block.end
+            self._files.truncate(self._fd, self._end)
+        if whole_to < last:
+            raise FeedDamaged(f"the feed's journal ends at event {whole_to}, before event {last}")
+
+    def _open(self, first: int) -> None:
+        self.close()
+        path = path_of(self._directory, first)
+        try:
+            self._fd = self._files.open(path, os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            raise_write_error(error, f"open {path}")
+        self._end = 0
+
+    def append(self, lines: Sequence[bytes], marks: Marks) -> None:
+        """Appends events, whose sequences follow the last one."""
+        if self._fd < 0 or self._end >= FILE_BYTES:
+            if self._fd >= 0:
+                self._files.fdatasync(self._fd)
+            self._open(self.last + 1)
+        body_marks = b"".join([_MARK.pack(segment_id, salt, offset) for segment_id, (salt, offset) in marks.items()])
+        body = b"\n".join((*lines, b""))
+        head = _HEAD.pack(MAGIC, self.epoch, len(lines), self.last + 1, len(body_marks), len(body), 0, 0)
+        crc = crc32c(body, crc32c(body_marks, crc32c(head[:32])))
+        head = head[:32] + struct.pack("<II", crc, 0)
+        self._files.pwritev(self._fd, [head, body_marks, body], self._end)
+        self._end += len(head) + len(body_marks) + len(body)
+        self.last += len(lines)
+
+    def sync(self) -> None:
+        """Makes everything durable."""
+        if self._fd >= 0:
+            self._files.fdatasync(self._fd)
+            self._files.sync_directory(self._directory)
+
+    def trim(self, before_s: float) -> int:
+        """Removes files that were last written before a moment, but for the newest; how many."""
+        firsts = list_files(self._directory, self._files)
+        removed = 0
+        for first in firsts[:-1]:
+            path = path_of(self._directory, first)
+            if os.stat(path).st_mtime >= before_s:
+                break
+            self._files.unlink(path)
+            removed += 1
+        return removed
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._fd >= 0:
+            self._files.close(self._fd)
+            self._fd = -1

@@ -1,0 +1,83 @@
+"""Progress: how far the log has been read, segment by segment.
+
+    done    ranges of segment ids that are read to their end, or hold nothing to be read
+    open    of all others that have been begun: salt and offset
+
+A segment that is in neither is read from its beginning. The salt tells a segment from another one that got its number
+after a power cut.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+
+
+class Progress:
+    """How far the log has been read; see the module's head."""
+
+    def __init__(self, done: Iterable[tuple[int, int]] = (), open: Iterable[tuple[int, int, int]] = ()) -> None:
+        self._done = sorted(done)
+        self._open = {segment_id: (salt, offset) for segment_id, salt, offset in open}
+        self.changed: dict[int, tuple[int, int]] = {}
+        """What has moved on since somebody emptied it."""
+        self.is_dirty = True
+        """Whether it is not as it was when somebody last said False."""
+
+    def is_done(self, segment_id: int) -> bool:
+        """Whether nothing of a segment is left to be read."""
+        number = bisect_right(self._done, (segment_id, 1 << 64)) - 1
+        return number >= 0 and segment_id <= self._done[number][1]
+
+    def gaps(self) -> Iterator[tuple[int, int]]:
+        """The ranges of ids that are not done, the last one without an end."""
+        start = 0
+        for first, last in self._done:
+            if first > start:
+                yield start, first - 1
+            start = last + 1
+        yield start, (1 << 64) - 1
+
+    def of(self, segment_id: int) -> tuple[int, int] | None:
+        """Salt and offset of a segment that has been begun."""
+        return self._open.get(segment_id)
+
+    def begun(self) -> list[tuple[int, int]]:
+        """Id and salt of each segment that has been begun."""
+        return [(segment_id, salt) for segment_id, (salt, _) in self._open.items()]
+
+    def forget(self, segment_id: int) -> None:
+        """A segment that has been begun is another one than was thought."""
+        del self._open[segment_id]
+
+    def move(self, segment_id: int, salt: int, offset: int) -> None:
+        """A segment has been read up to an offset."""
+        self._open[segment_id] = self.changed[segment_id] = (salt, offset)
+        self.is_dirty = True
+
+    def passed(self, segment_id: int, offset: int) -> bool:
+        """Whether the record at an offset has been read."""
+        place = self._open.get(segment_id)
+        return place[1] > offset if place is not None else self.is_done(segment_id)
+
+    def finish(self, segment_id: int) -> None:
+        """Nothing of a segment is left to be read."""
+        self.is_dirty = True
+        self._open.pop(segment_id, None)
+        if self.is_done(segment_id):
+            return
+        number = bisect_right(self._done, (segment_id, 0))
+        first = last = segment_id
+        if number < len(self._done) and self._done[number][0] == segment_id + 1:
+            last = self._done.pop(number)[1]
+        if number and self._done[number - 1][1] == segment_id - 1:
+            number -= 1
+            first = self._done.pop(number)[0]
+        self._done.insert(number, (first, last))
+
+    def describe(self) -> dict[str, list[list[int]]]:
+        """As it is kept."""
+        return {
+            "done": [list(span) for span in self._done],
+            "open": [[segment_id, salt, offset] for segment_id, (salt, offset) in self._open.items()],
+        }

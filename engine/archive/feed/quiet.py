@@ -1,0 +1,130 @@
+"""Quiet: which series and studies have lately grown, and when each of them has been still for long enough to say so.
+
+    instance ──► study: growing ── study_quiet_s ──► study_quiet ── study_complete_s ──► study_complete, forgotten
+                 series: growing ── series_quiet_s ──► series_quiet, forgotten
+
+The times count from the last instance, by the clock that stamped its receipt. A further one begins anew, whatever has
+been said: then it is said again. What has been deleted meanwhile is not said to be quiet.
+
+What is known here follows from the events of the feed, so that it is the same after a restart: `observe` is told of
+each event, of our own as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+from engine.archive.feed import event as actions
+from engine.archive.feed.event import Event, unix_s
+
+
+@dataclass(frozen=True, slots=True)
+class QuietTimes:
+    """Seconds without an instance after which something is said."""
+
+    series_s: float = 30.0
+    study_s: float = 60.0
+    complete_s: float = 900.0
+
+
+@dataclass(slots=True)
+class Growth:
+    """A series or study that has grown lately."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    """Empty: it is the study."""
+    last_s: float
+    """Unix time of its last instance."""
+    is_quiet: bool = False
+    """It is a study, and that it is quiet has been said."""
+
+
+_Key = tuple[str, str]
+
+
+class QuietTracker:
+    """All that has grown lately; one thread at a time."""
+
+    def __init__(self, times: QuietTimes, growths: Mapping[str, object] | None = None) -> None:
+        """`growths`: as `describe` gave them."""
+        self._times = times
+        self._growths: dict[_Key, Growth] = {}
+        self._due: list[tuple[float, _Key]] = []
+        for row in (growths or {}).get("rows", ()):  # type: ignore[attr-defined]
+            study, series, last_s, is_quiet = row
+            self._add(Growth(str(study), str(series), float(last_s), bool(is_quiet)))
+
+    def __len__(self) -> int:
+        return len(self._growths)
+
+    def describe(self) -> dict[str, object]:
+        """As it is kept."""
+        return {
+            "rows": [
+                [growth.study_instance_uid, growth.series_instance_uid, growth.last_s, growth.is_quiet]
+                for growth in self._growths.values()
+            ]
+        }
+
+    def observe(self, event: Event) -> None:
+        """Takes an event of the feed in."""
+        study, series = event.study_instance_uid, event.series_instance_uid
+        if event.action in (actions.STORED, actions.KEPT_ASIDE):
+            time_s = unix_s(event.time)
+            self._grow(study, series, time_s)
+            self._grow(study, "", time_s)
+        elif event.action == actions.SERIES_QUIET:
+            self._growths.pop((study, series), None)
+        elif event.action == actions.STUDY_COMPLETE:
+            self._growths.pop((study, ""), None)
+        elif event.action == actions.STUDY_QUIET:
+            growth = self._growths.get((study, ""))
+            if growth is not None:
+                growth.is_quiet = True
+                heappush(self._due, (self._due_s(growth), (study, "")))
+
+    def _grow(self, study: str, series: str, time_s: float) -> None:
+        growth = self._growths.get((study, series))
+        if growth is None:
+            self._add(Growth(study, series, time_s))
+        else:
+            growth.last_s = max(growth.last_s, time_s)
+            if growth.is_quiet:
+                growth.is_quiet = False
+                heappush(self._due, (self._due_s(growth), (study, series)))
+
+    def _add(self, growth: Growth) -> None:
+        key = (growth.study_instance_uid, growth.series_instance_uid)
+        self._growths[key] = growth
+        heappush(self._due, (self._due_s(growth), key))
+
+    def _due_s(self, growth: Growth) -> float:
+        if growth.series_instance_uid:
+            return growth.last_s + self._times.series_s
+        return growth.last_s + (self._times.complete_s if growth.is_quiet else self._times.study_s)
+
+    def next_due_s(self) -> float | None:
+        """Unix time at which something may be due; None: nothing grows."""
+        return self._due[0][0] if self._due else None
+
+    def due(self, now_s: float) -> Iterator[Growth]:
+        """What has been still for long enough; the caller makes the event and has it observed, or calls `drop`."""
+        while self._due and self._due[0][0] <= now_s:
+            _, key = heappop(self._due)
+            growth = self._growths.get(key)
+            if growth is None:
+                continue
+            # An instance from the future, by a clock that was set back since, counts from now.
+            growth.last_s = min(growth.last_s, now_s)
+            due_s = self._due_s(growth)
+            if due_s > now_s:
+                heappush(self._due, (due_s, key))
+            else:
+                yield growth
+
+    def drop(self, growth: Growth) -> None:
+        """Forgets what is not there any more."""
+        self._growths.pop((growth.study_instance_uid, growth.series_instance_uid), None)

@@ -1,0 +1,71 @@
+"""State: what the feed's writer must know to go on, in DATA/feed/state; replaced durably every some seconds.
+
+    {"format": 1, "sequence": …, "progress": {"done": […], "open": […]}, "growths": …, "replicas": {…}}
+
+As of the event `sequence`; the blocks of the journal behind it say the rest. Compaction asks it which segments have
+been read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import orjson
+
+from engine.archive.feed.cursor import read_small
+from engine.archive.feed.layout import directory_of
+from engine.archive.feed.progress import Progress
+from engine.storage import files as storage_files
+from engine.storage.files import Files
+
+if TYPE_CHECKING:
+    from engine.archive.layout import Layout
+
+FORMAT = 1
+
+
+@dataclass(slots=True)
+class State:
+    """The content of the file."""
+
+    sequence: int = 0
+    progress: Progress = field(default_factory=Progress)
+    growths: Mapping[str, object] = field(default_factory=dict)
+    replicas: dict[str, int] = field(default_factory=dict)
+    """Destination → sequence up to which it has everything, as it was last told."""
+
+
+def read_state(directory: str, files: Files) -> State | None:
+    """The state of a feed; None when there is none, or the file is not whole."""
+    try:
+        found = orjson.loads(read_small(f"{directory}/state", files) or b"")
+        if found["format"] != FORMAT:
+            return None
+        progress = Progress(
+            [(int(first), int(last)) for first, last in found["progress"]["done"]],
+            [(int(segment_id), int(salt), int(offset)) for segment_id, salt, offset in found["progress"]["open"]],
+        )
+        replicas = {str(name): int(through) for name, through in found["replicas"].items()}
+        return State(int(found["sequence"]), progress, dict(found["growths"]), replicas)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def write_state(directory: str, files: Files, state: State) -> None:
+    """Replaces the file, durably. Raises StorageFull or StorageFailed."""
+    content = {
+        "format": FORMAT,
+        "sequence": state.sequence,
+        "progress": state.progress.describe(),
+        "growths": state.growths,
+        "replicas": state.replicas,
+    }
+    storage_files.replace(files, f"{directory}/state", orjson.dumps(content))
+
+
+def progress_of(layout: Layout, files: Files) -> Progress | None:
+    """How far the feed of an archive has read its log, as it was last saved; None when there is no feed."""
+    state = read_state(directory_of(layout), files)
+    return None if state is None else state.progress

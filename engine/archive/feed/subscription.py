@@ -1,0 +1,253 @@
+"""Feed: what a subscriber calls. It reads the journal from a cursor on, by any process, and waits for more.
+
+    feed = Feed(archive.layout)
+    cursor = feed.cursors.load("router") or feed.newest()
+    while True:
+        page = feed.read(cursor)
+        for event in page.events():
+            …                                       # at least once: a crash here repeats the page
+        if page.cursor != cursor:
+            feed.cursors.save("router", page.cursor)
+        cursor = page.cursor
+        if not page.lines:
+            feed.wait(cursor, timeout_s=60)
+
+In asyncio, `Watch.changed` takes the place of `wait`. A subscriber may stay away for `[feed] keep_days`; then its
+cursor is refused (CursorRefused), and it begins anew: take `newest()`, list what is in the archive, follow from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.archive.feed import journal
+from engine.archive.feed.cursor import Cursor, Epochs, NamedCursors, read_epochs
+from engine.archive.feed.event import Event, decode
+from engine.archive.feed.layout import directory_of
+from engine.archive.feed.wake import LOOK_S, Wake
+from engine.errors import CursorRefused, FeedDamaged, FeedError
+from engine.storage.files import Files
+
+if TYPE_CHECKING:
+    from engine.archive.layout import Layout
+
+PAGE_EVENTS = 1000
+_PLACES_MAX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some events in order, and where to go on."""
+
+    lines: list[bytes]
+    """One event each, as JSON."""
+    first: int
+    """The sequence of the first one."""
+    cursor: Cursor
+    """Behind the last one."""
+    epochs: list[int]
+    """The epoch of each event."""
+
+    def events(self) -> Iterator[Event]:
+        """The same as objects. Raises FeedDamaged."""
+        for line in self.lines:
+            try:
+                yield decode(line)
+            except ValueError as error:
+                raise FeedDamaged(f"an event cannot be read: {error}") from error
+
+    def cursor_at(self, number: int) -> Cursor:
+        """The cursor behind one of the events: what is to be kept once it has been dealt with."""
+        return Cursor(self.epochs[number], self.first + number)
+
+
+class Feed:
+    """The feed of one archive, to be read; one thread at a time."""
+
+    def __init__(self, layout: Layout, files: Files | None = None) -> None:
+        self._directory = directory_of(layout)
+        self._files = files or Files()
+        self.cursors = NamedCursors(self._directory, self._files)
+        self._epochs: Epochs | None = None
+        self._epochs_identity: tuple[int, int] | None = None
+        self._places: OrderedDict[int, tuple[int, int]] = OrderedDict()
+        """Sequence → file and offset of the block behind it."""
+        self._tail: tuple[int, int, int] = (0, 0, 0)
+        """File, offset and sequence: the end, as of the last look."""
+        self._wake: Wake | None = None
+
+    def newest(self) -> Cursor:
+        """The cursor behind everything that there is. Raises FeedError when there is no feed."""
+        return Cursor(self._known_epochs().current, self._last())
+
+    def oldest(self) -> Cursor:
+        """The cursor before everything that is kept. Raises FeedError when there is no feed."""
+        epochs = self._known_epochs()
+        firsts = journal.list_files(self._directory, self._files)
+        return Cursor(epochs.current, firsts[0] - 1) if firsts else Cursor(epochs.current, self._last())
+
+    def read(self, cursor: Cursor, limit: int = PAGE_EVENTS) -> Page:
+        """The events behind a cursor, `limit` at most. Raises CursorRefused or FeedDamaged."""
+        after = self._known_epochs().resolve(cursor)
+        lines: list[bytes] = []
+        epochs: list[int] = []
+        for block in self._blocks(after):
+            found = block.lines.split(b"\n")
+            found.pop()
+            found = found[max(0, after + 1 - block.first) :][: limit - len(lines)]
+            lines += found
+            epochs += [block.epoch] * len(found)
+            if len(lines) >= limit:
+                break
+        if not lines:
+            if after > self._last():
+                raise CursorRefused(f"cursor {cursor} is ahead of this feed: it was put back to an earlier state")
+            unchanged = cursor if after == cursor.sequence else Cursor(self._known_epochs().current, after)
+            return Page([], after + 1, unchanged, [])
+        return Page(lines, after + 1, Cursor(epochs[-1], after + len(lines)), epochs)
+
+    def has_more(self, cursor: Cursor) -> bool:
+        """Whether there is anything behind a cursor. Raises CursorRefused."""
+        return self._known_epochs().resolve(cursor) < self._last()
+
+    def wait(self, cursor: Cursor, timeout_s: float | None = None) -> bool:
+        """Waits for an event behind a cursor; whether there is one. Raises CursorRefused."""
+        if self._wake is None:
+            self._wake = Wake(self._directory, once=False)
+        give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
+        while not self.has_more(cursor):
+            left_s = None if give_up_at is None else give_up_at - time.monotonic()
+            if left_s is not None and left_s <= 0:
+                return False
+            self._wake.wait(lambda: self.has_more(cursor), left_s)
+        return True
+
+    def close(self) -> None:
+        """Gives its descriptors back."""
+        if self._wake is not None:
+            self._wake.close()
+            self._wake = None
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _known_epochs(self) -> Epochs:
+        identity = self._files.identity(f"{self._directory}/epochs")
+        if identity != self._epochs_identity or self._epochs is None:
+            found = read_epochs(self._directory, self._files)
+            if found is None:
+                raise FeedError("this archive has no change feed: no server has run with [feed] keep_days above 0")
+            if self._epochs is not None and found.rows[: len(self._epochs.rows)] != self._epochs.rows:
+                # Begun anew: its sequences mean something else.
+                self._places.clear()
+                self._tail = (0, 0, 0)
+            self._epochs, self._epochs_identity = found, identity
+        return self._epochs
+
+    def _last(self) -> int:
+        """The sequence of the last event."""
+        first, offset, last = self._tail
+        if not first:
+            firsts = journal.list_files(self._directory, self._files)
+            if not firsts:
+                return self._known_epochs().rows[-1][1] - 1
+            first, offset, last = firsts[-1], 0, firsts[-1] - 1
+        while True:
+            for block in self._read_file(first, offset):
+                offset, last = block.end, block.last
+            self._tail = (first, offset, last)
+            if not self._is_file(last + 1) or last + 1 == first:
+                return last
+            first, offset = last + 1, 0
+
+    def _blocks(self, after: int) -> Iterator[journal.Block]:
+        """The blocks that have events behind a sequence."""
+        first, offset = self._places.pop(after) if after in self._places else self._locate(after)
+        last = after
+        while first:
+            for block in self._read_file(first, offset):
+                offset = block.end
+                if block.last > after:
+                    last = block.last
+                    self._remember(block.last, first, offset)
+                    yield block
+            following = last + 1
+            if following == first or not self._is_file(following):
+                firsts = journal.list_files(self._directory, self._files)
+                if firsts and firsts[-1] > following:
+                    raise FeedDamaged(f"events from {following} on cannot be read: read the archive once, begin anew")
+                if last == after and first != following:
+                    self._remember(after, first, offset)
+                return
+            first, offset = following, 0
+
+    def _remember(self, sequence: int, first: int, offset: int) -> None:
+        self._places[sequence] = first, offset
+        if len(self._places) > _PLACES_MAX:
+            self._places.popitem(last=False)
+
+    def _locate(self, after: int) -> tuple[int, int]:
+        """The file in which the events behind a sequence begin; 0 when there is none yet. Raises CursorRefused."""
+        firsts = journal.list_files(self._directory, self._files)
+        if firsts and after + 1 < firsts[0]:
+            raise CursorRefused("the cursor is too old: what came behind it is not kept any more; begin with a new one")
+        number = bisect_right(firsts, after + 1) - 1
+        return (firsts[number], 0) if number >= 0 else (0, 0)
+
+    def _is_file(self, first: int) -> bool:
+        return self._files.exists(journal.path_of(self._directory, first))
+
+    def _read_file(self, first: int, offset: int) -> Iterator[journal.Block]:
+        try:
+            fd = self._files.open(journal.path_of(self._directory, first), os.O_RDONLY)
+        except FileNotFoundError:
+            raise CursorRefused("the cursor is too old: what came behind it has just been removed") from None
+        except OSError as error:
+            raise FeedError(f"the feed cannot be read: {error.strerror}") from error
+        try:
+            yield from journal.read_blocks(self._files, fd, offset)
+        finally:
+            self._files.close(fd)
+
+
+class Watch:
+    """Wakes the tasks of a loop when something has been added to a feed."""
+
+    def __init__(self, layout: Layout, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._wake = Wake(directory_of(layout), once=False)
+        self._changed: asyncio.Future[None] = loop.create_future()
+        self._timer: asyncio.TimerHandle | None = None
+        if self._wake.fd >= 0:
+            loop.add_reader(self._wake.fd, self._written)
+        else:
+            self._timer = loop.call_later(LOOK_S, self._look)
+
+    def changed(self) -> asyncio.Future[None]:
+        """Done at the next write. Ask for it before you read what there is, so that nothing comes between."""
+        return self._changed
+
+    def _written(self) -> None:
+        self._wake.clear()
+        changed, self._changed = self._changed, self._loop.create_future()
+        if not changed.done():
+            changed.set_result(None)
+
+    def _look(self) -> None:
+        self._timer = self._loop.call_later(LOOK_S, self._look)
+        self._written()
+
+    def close(self) -> None:
+        """Wakes nobody any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._wake.fd >= 0:
+            self._loop.remove_reader(self._wake.fd)
+        self._wake.close()
+        self._changed.cancel()

@@ -1,0 +1,186 @@
+"""From records of the log to events, with what the index says has become of them.
+
+    INSTANCE      duplicate, or not known to the index      no event: nothing became visible
+                  kept aside                                kept_aside
+                  all others                                stored, also when it has been deleted since: that follows
+    TOMBSTONE     without a target                          deleted, of the UIDs that no later record, told already, has
+                                                            brought back
+                  with a target                             version_deleted
+    HOLD          set, released                             held, released
+    CORRECTION                                              corrected; an undo names what the undone one named
+    QUARANTINED                                             no event: it is no part of the archive
+
+One instance may be told twice (a copy that took a damaged one's place), none is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from engine.archive.feed import event as actions
+from engine.archive.feed.event import Event, time_text
+from engine.dicom import tags
+from engine.dicom.elements import blob_items
+from engine.errors import IndexError_
+from engine.index.catalog import State
+from engine.index.format.entry import Correction, Entry, Hold, Operation, Tombstone, unpack_record
+from engine.index.format.types import Level
+
+if TYPE_CHECKING:
+    from engine.archive.feed.progress import Progress
+    from engine.index.catalog import Catalog, Current
+    from engine.storage.record import Record
+
+UIDS_MAX = 500
+"""SOP Instance UIDs in one event: some 32 KB."""
+
+_NO_EVENT = frozenset((None, State.DUPLICATE))
+
+
+class Translator:
+    """Makes events of records, in their order; the sequences are the journal's to give."""
+
+    def __init__(self, index: Catalog, progress: Progress) -> None:
+        self._index = index
+        self._progress = progress
+        self._ahead: set[tuple[int, int]] = set()
+        """Where the instances lie that have been read and not told yet."""
+        self.unreadable = 0
+        """Records of a kind or version that this engine does not know."""
+
+    def events(self, records: Sequence[Record]) -> list[Event]:
+        """The events of some records that have just been read."""
+        items: list[Entry | Tombstone | Hold | Correction] = []
+        for record in records:
+            try:
+                item = unpack_record(record)
+            except IndexError_:
+                self.unreadable += 1
+                continue
+            if isinstance(item, Entry | Tombstone | Hold | Correction):
+                items.append(item)
+        self._ahead = {item.position[:2] for item in items if isinstance(item, Entry)}
+        states = iter(self._index.states([item for item in items if isinstance(item, Entry)]))
+        events: list[Event] = []
+        for item in items:
+            if isinstance(item, Entry):
+                state = next(states)
+                self._ahead.discard(item.position[:2])
+                if state not in _NO_EVENT:
+                    events.append(_instance_event(item, is_aside=state is State.VERSION))
+            elif isinstance(item, Tombstone):
+                events += self._version_deleted(item) if item.target_stamp else self._deleted(item)
+            elif isinstance(item, Hold):
+                events.append(_hold_event(item))
+            else:
+                events.append(self._corrected(item))
+        return events
+
+    def _deleted(self, tombstone: Tombstone) -> Iterator[Event]:
+        uids = []
+        currents = self._index.currents(tombstone.sop_instance_uids)
+        for uid, current in zip(tombstone.sop_instance_uids, currents, strict=True):
+            if current is None or current.stamp <= tombstone.stamp or not self._is_told(current):
+                uids.append(_text(uid))
+        level = Level(tombstone.level) if tombstone.level in list(Level) else Level.IMAGE
+        name = _text(tombstone.uid)
+        for at in range(0, len(uids), UIDS_MAX):
+            yield Event(
+                sequence=0,
+                action=actions.DELETED,
+                time=time_text(tombstone.deleted_ns),
+                study_instance_uid=name if level == Level.STUDY else "",
+                series_instance_uid=name if level == Level.SERIES else "",
+                level="instance" if level == Level.IMAGE else level.name.lower(),
+                sop_instance_uids=tuple(uids[at : at + UIDS_MAX]),
+                version=str(tombstone.stamp),
+                by=_text(tombstone.by),
+                reason=_text(tombstone.reason),
+            )
+
+    def _is_told(self, current: Current) -> bool:
+        place = (current.segment_id, current.offset)
+        return place not in self._ahead and self._progress.passed(*place)
+
+    def _version_deleted(self, tombstone: Tombstone) -> Iterator[Event]:
+        for uid, current in zip(
+            tombstone.sop_instance_uids, self._index.currents(tombstone.sop_instance_uids), strict=True
+        ):
+            yield Event(
+                sequence=0,
+                action=actions.VERSION_DELETED,
+                time=time_text(tombstone.deleted_ns),
+                sop_instance_uid=_text(uid),
+                version=str(tombstone.target_stamp),
+                current_version="" if current is None else str(current.stamp),
+                by=_text(tombstone.by),
+                reason=_text(tombstone.reason),
+            )
+
+    def _corrected(self, correction: Correction) -> Event:
+        named = correction
+        if correction.operation == Operation.UNDO:
+            undone = self._index.correction(correction.undoes)
+            named = correction if undone is None else undone.correction
+        level = Level(named.level) if named.level in list(Level) else Level.PATIENT
+        names = tuple(map(_text, named.names))
+        is_of_study = level in (Level.STUDY, Level.SERIES) and names
+        return Event(
+            sequence=0,
+            action=actions.CORRECTED,
+            time=time_text(correction.made_ns),
+            study_instance_uid=names[0] if is_of_study else "",
+            series_instance_uid=names[1] if level == Level.SERIES and len(names) > 1 else "",
+            level=level.name.lower(),
+            names=names,
+            operation=Operation(correction.operation).name.lower(),
+            version=str(correction.stamp),
+            undoes=str(correction.undoes) if correction.undoes else "",
+            by=_text(correction.by),
+            reason=_text(correction.reason),
+        )
+
+
+def _instance_event(entry: Entry, *, is_aside: bool) -> Event:
+    return Event(
+        sequence=0,
+        action=actions.KEPT_ASIDE if is_aside else actions.STORED,
+        time=time_text(entry.received_ns),
+        study_instance_uid=_uid_in(entry.study, tags.StudyInstanceUID),
+        series_instance_uid=_uid_in(entry.series, tags.SeriesInstanceUID),
+        sop_instance_uid=_text(entry.sop_instance_uid),
+        sop_class_uid=_short_text(entry.sop_class_uid),
+        transfer_syntax_uid=_short_text(entry.transfer_syntax_uid),
+        calling_ae_title=_short_text(entry.calling_ae_title),
+        version=str(entry.stamp),
+        bytes=entry.position.payload_length,
+    )
+
+
+def _hold_event(hold: Hold) -> Event:
+    return Event(
+        sequence=0,
+        action=actions.HELD if hold.is_set else actions.RELEASED,
+        time=time_text(hold.set_ns),
+        study_instance_uid=_text(hold.study_instance_uid),
+        version=str(hold.stamp),
+        by=_text(hold.by),
+        reason=_text(hold.reason),
+    )
+
+
+@lru_cache(maxsize=256)
+def _uid_in(blob: bytes, tag: int) -> str:
+    """A UID of a level blob; the instances of a series have the same one."""
+    return _text(blob_items(blob).get(tag, b"").rstrip(b" \0"))
+
+
+@lru_cache(maxsize=256)
+def _short_text(data: bytes) -> str:
+    return _text(data)
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")

@@ -1,0 +1,71 @@
+"""What the change feed asks of the index: how far the log is visible, and what has become of single records.
+
+Reads only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine.index.apply.history import told_key
+from engine.index.apply.versions import State
+from engine.index.database.environment import Environment
+from engine.index.format import keys
+from engine.index.format.entry import Entry
+from engine.index.format.rows import decode_mark
+from engine.index.format.types import SegmentMark
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """The record that is the current one of a SOP Instance UID."""
+
+    stamp: int
+    segment_id: int
+    offset: int
+
+
+def marks_between(environment: Environment, ranges: Iterable[tuple[int, int]]) -> dict[int, SegmentMark]:
+    """The marks of segments with ids in these ranges, ends included; all as of one moment."""
+    found: dict[int, SegmentMark] = {}
+    with environment.reading() as txn, txn.cursor(db=environment.segments) as cursor:
+        for first, last in ranges:
+            is_there = cursor.set_range(keys.U64_KEY.pack(first))
+            while is_there:
+                segment_id = keys.U64_KEY.unpack(cursor.key())[0]
+                if segment_id > last:
+                    break
+                found[segment_id] = decode_mark(cursor.value())
+                is_there = cursor.next()
+    return found
+
+
+def current_of(txn: Any, environment: Environment, sop_key: bytes) -> Current | None:
+    """The current record of a UID."""
+    where = txn.get(sop_key, db=environment.sop_uids)
+    row = txn.get(where, db=environment.instances) if where else None
+    return None if row is None else Current(*keys.INSTANCE.unpack_from(row)[:3])
+
+
+def states(environment: Environment, entries: Sequence[Entry]) -> list[State | None]:
+    """What has become of each of these records; None: the index does not know it."""
+    found: list[State | None] = []
+    with environment.reading() as txn:
+        for entry in entries:
+            sop_key = keys.bounded(entry.sop_instance_uid)
+            position = entry.position
+            current = current_of(txn, environment, sop_key)
+            if current == Current(entry.stamp, position.segment_id, position.offset):
+                found.append(State.CURRENT)
+                continue
+            value = txn.get(sop_key + b"\0" + told_key(entry.stamp, position), db=environment.history)
+            found.append(None if value is None else State(value[0]))
+    return found
+
+
+def currents(environment: Environment, sop_instance_uids: Sequence[bytes]) -> list[Current | None]:
+    """The current record of each of these UIDs."""
+    with environment.reading() as txn:
+        return [current_of(txn, environment, keys.bounded(uid)) for uid in sop_instance_uids]

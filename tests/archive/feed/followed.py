@@ -1,0 +1,133 @@
+"""Archives that are followed, for the tests of the feed: a writer that is called by hand, a subscriber's picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from engine.archive.archive import Archive
+from engine.archive.feed.event import Event
+from engine.archive.feed.quiet import QuietTimes
+from engine.archive.feed.subscription import Feed
+from engine.archive.feed.writer import FeedOptions, FeedWriter
+from engine.archive.ingest.entry import make_entry, scan
+from engine.archive.ingest.request import POLICIES
+from engine.archive.ingest.writer import Writer
+from engine.index.format.entry import Entry
+from engine.storage.record import crc32c
+from engine.storage.segment_log import SegmentLog
+from tests.archive.filled import EXPLICIT, all_instances
+
+NEVER = QuietTimes(86_400.0, 86_400.0, 86_400.0)
+
+
+def writer_of(archive: Archive, quiet: QuietTimes = NEVER) -> FeedWriter:
+    """The writer of an archive's feed, without a thread: call `follow`."""
+    return FeedWriter(archive.layout, archive.files, archive.index, FeedOptions(30.0, quiet))
+
+
+def told(feed: Feed, cursor: str | None = None) -> list[Event]:
+    """All events behind a cursor, else all there are."""
+    from engine.archive.feed.cursor import Cursor
+
+    at = feed.oldest() if cursor is None else Cursor.parse(cursor)
+    events: list[Event] = []
+    while page := feed.read(at, 7):
+        events += page.events()
+        if not page.lines:
+            return events
+        at = page.cursor
+    return events
+
+
+def actions(events: Iterable[Event]) -> list[str]:
+    """What happened."""
+    return [event.action for event in events]
+
+
+class Picture:
+    """What a subscriber believes is in the archive, by the events that it has seen."""
+
+    def __init__(self) -> None:
+        self.versions: dict[str, dict[int, str]] = {}
+        """SOP Instance UID → version → action."""
+        self.current: dict[str, int] = {}
+        self.held: set[str] = set()
+
+    def see(self, event: Event) -> None:
+        """Takes one event in; seeing it again changes nothing that lasts."""
+        uid = event.sop_instance_uid
+        if event.action in ("stored", "kept_aside"):
+            self.versions.setdefault(uid, {})[int(event.version)] = event.action
+            if event.action == "stored":
+                self.current[uid] = int(event.version)
+        elif event.action == "deleted":
+            for gone in event.sop_instance_uids:
+                kept = {
+                    version: action
+                    for version, action in self.versions.pop(gone, {}).items()
+                    if version > int(event.version)
+                }
+                if kept:
+                    self.versions[gone] = kept
+                if self.current.get(gone, 0) < int(event.version):
+                    self.current.pop(gone, None)
+        elif event.action == "version_deleted":
+            self.versions.get(uid, {}).pop(int(event.version), None)
+            if event.current_version:
+                self.current[uid] = int(event.current_version)
+            else:
+                self.current.pop(uid, None)
+        elif event.action == "held":
+            self.held.add(event.study_instance_uid)
+        elif event.action == "released":
+            self.held.discard(event.study_instance_uid)
+
+    def same_as(self, archive: Archive) -> bool:
+        """Whether it is so."""
+        found = {instance.sop_instance_uid: instance.stamp for instance in all_instances(archive)}
+        held = {hold.study_instance_uid.decode() for hold in archive.index.holds()}
+        return found == self.current and held == self.held
+
+
+class OtherWriter:
+    """One more worker's log of the same archive: appends and makes visible when it is told to."""
+
+    def __init__(self, archive: Archive, label: str, segment_bytes: int = 1 << 16) -> None:
+        log = SegmentLog(
+            archive.layout.segments,
+            archive.files,
+            archive.layout.archive_id,
+            writer=label,
+            segment_bytes=segment_bytes,
+        )
+        self._writer = Writer(archive.index, log, archive.reader)
+        self._schema = archive.schema
+        self._waiting: list[Entry] = []
+
+    def append(self, payload: bytes, policy: str = "keep-first", aet: str = "OTHER") -> None:
+        """Appends an instance, which nobody sees yet."""
+        found = scan([payload], EXPLICIT, self._schema)
+        entry = make_entry(
+            found,
+            schema=self._schema,
+            transfer_syntax_uid=EXPLICIT,
+            calling_ae_title=aet,
+            sop_class_uid=None,
+            sop_instance_uid=None,
+        )
+        crc = crc32c(payload)
+        if self._writer.resolver.look_up(entry, len(payload), crc) is None:
+            self._writer.append(entry, [payload], len(payload), crc, POLICIES[policy])
+            self._waiting.append(entry)
+
+    def show(self) -> None:
+        """Makes visible what has been appended, the last one first."""
+        self._writer.log.sync()
+        while self._waiting:
+            self._writer.apply([self._waiting.pop()])
+        self._writer.seal_rolled()
+
+    def close(self) -> None:
+        """Ends, as a worker does."""
+        self.show()
+        self._writer.close()
