@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 from engine.dicom.schema import STANDARD, Schema
 from engine.errors import IndexError_
@@ -23,7 +22,8 @@ from engine.index.apply import bulk, overlay, reextract, relocation
 from engine.index.apply.history import newest_stamp, read_kept
 from engine.index.apply.versions import State as State
 from engine.index.apply.writer import Writer
-from engine.index.database.environment import MAP_BYTES, Environment
+from engine.index.database.environment import MAP_BYTES, Environment, RunWrite
+from engine.index.database.transactions import WriteTxn, present
 from engine.index.format import keys
 from engine.index.format.entry import Correction, Entry, Hold, LedgerItem, Quarantined, Tombstone
 from engine.index.format.rows import decode_mark, read_count, scan_prefix
@@ -148,7 +148,7 @@ class Catalog:
             where = txn.get(sop_key, db=environment.sop_uids)
             if not where:
                 return None
-            return read_instance(txn, environment, where, txn.get(where, db=environment.instances))
+            return read_instance(txn, environment, where, present(txn.get(where, db=environment.instances)))
 
     def known(self, sop_instance_uid: bytes) -> tuple[Instance | None, int]:
         """The current instance of a UID, and the stamp that a new record of it must be above to count.
@@ -164,7 +164,7 @@ class Catalog:
                 return None, 0
             if not where:
                 return None, newest_stamp(txn, environment.history, sop_key)
-            current = read_instance(txn, environment, where, txn.get(where, db=environment.instances))
+            current = read_instance(txn, environment, where, present(txn.get(where, db=environment.instances)))
             return current, max(current.stamp, newest_stamp(txn, environment.history, sop_key))
 
     def instances(self, query: Query) -> list[Instance]:
@@ -322,7 +322,7 @@ class Catalog:
         for at in range(0, len(rows), relocation.PAGE):
             self._writer.batch(partial(relocation.forget_rows, self._writer, rows[at : at + relocation.PAGE]))
 
-        def end(txn: Any) -> None:
+        def end(txn: WriteTxn) -> None:
             for key, _ in list(scan_prefix(txn, environment.damage, keys.U64_KEY.pack(segment_id))):
                 txn.delete(key, db=environment.damage)
             txn.delete(keys.U64_KEY.pack(segment_id), db=environment.amended)
@@ -339,7 +339,7 @@ class Catalog:
         One transaction: some hundred at a time. Idempotent. Raises as `apply` does.
         """
 
-        def work(txn: Any) -> int:
+        def work(txn: WriteTxn) -> int:
             reextract.note(self._environment, txn, segment_id, digest, amended_bytes)
             return reextract.restate(self._writer, txn, entries)
 
@@ -448,7 +448,7 @@ class Catalog:
         holder = self._environment.writer()
         return "" if holder is None else f"the index is being written by {holder}"
 
-    def write_by(self, run: Callable[[Callable[[], Any]], Any]) -> None:
+    def write_by(self, run: RunWrite) -> None:
         """Has every write transaction of this handle run by `run`, which calls what it is given, on any thread."""
         self._environment.run_write = run
 

@@ -11,10 +11,10 @@ Rows are loaded at the first use in a batch and written at its end. Who is in wh
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any
 
 from engine.index.apply.versions import KILLED, LIVE, State
 from engine.index.database.environment import Environment
+from engine.index.database.transactions import ReadTxn, WriteTxn
 from engine.index.format import keys
 from engine.index.format.rows import Segment, read_count
 from engine.storage.record import Position
@@ -49,7 +49,7 @@ class Accounts:
         self.segments.clear()
         self._counts.clear()
 
-    def write(self, txn: Any) -> None:
+    def write(self, txn: WriteTxn) -> None:
         """Ends a batch."""
         environment = self._environment
         for segment_id, segment in self.segments.items():
@@ -59,7 +59,7 @@ class Accounts:
                 total = read_count(txn, environment, word) + change
                 txn.put(word, keys.U64.pack(total), db=environment.meta)
 
-    def segment(self, txn: Any, segment_id: int) -> Segment:
+    def segment(self, txn: ReadTxn, segment_id: int) -> Segment:
         """The row of a segment, to be changed."""
         segment = self.segments.get(segment_id)
         if segment is None:
@@ -67,7 +67,7 @@ class Accounts:
             self.segments[segment_id] = segment
         return segment
 
-    def cover(self, txn: Any, position: Position) -> None:
+    def cover(self, txn: ReadTxn, position: Position) -> None:
         """Notes that a record has been applied."""
         self.segment(txn, position.segment_id).cover(position.offset, position.offset + position.record_bytes)
 
@@ -75,7 +75,7 @@ class Accounts:
         """Adds to a number of `meta`."""
         self._counts[word] = self._counts.get(word, 0) + change
 
-    def move(self, txn: Any, position: Position, before: Share | None, after: Share) -> None:
+    def move(self, txn: ReadTxn, position: Position, before: Share | None, after: Share) -> None:
         """Books a record that counted so and counts otherwise now; None: it is new."""
         if before is after:
             return
@@ -92,7 +92,7 @@ class Accounts:
             segment.live_count += after is Share.ALIVE
             segment.live_bytes += record_bytes
 
-    def kill(self, txn: Any, segment_id: int, count: int, record_bytes: int) -> None:
+    def kill(self, txn: ReadTxn, segment_id: int, count: int, record_bytes: int) -> None:
         """Books current instances of one segment that a tombstone has killed."""
         segment = self.segment(txn, segment_id)
         segment.live_count -= count
@@ -100,7 +100,7 @@ class Accounts:
         segment.dead_bytes += record_bytes
         self.count(keys.META_DELETED, count)
 
-    def change(self, txn: Any, position: Position, before: State | None, after: State) -> None:
+    def change(self, txn: ReadTxn, position: Position, before: State | None, after: State) -> None:
         """Books a record that goes from one state to another; None: it is new."""
         if before == after:
             return

@@ -12,10 +12,11 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine._ext.heads import Counter, Gatherer, Known, texts_of
 from engine.errors import CorruptRecord, IndexError_
+from engine.index.database.transactions import ReadTxn, WriteTxn
 from engine.index.format import keys
 from engine.index.format.entry import Correction, Entry, Hold, Quarantined, Tombstone, unpack_record
 from engine.index.format.rows import Counts
@@ -79,7 +80,7 @@ def _skip(heads: Heads, start_offset: int) -> tuple[int, int]:
     return at, 0
 
 
-def _end(writer: Writer, txn: Any, segment_id: int, tail: int) -> None:
+def _end(writer: Writer, txn: ReadTxn, segment_id: int, tail: int) -> None:
     segment = writer.accounts.segment(txn, segment_id)
     segment.cover(0, tail)
     segment.end = tail
@@ -109,7 +110,7 @@ class _Batch:
         """Heads that are left."""
         self.findings: list[Damage] = []
 
-    def run(self, txn: Any) -> None:
+    def run(self, txn: WriteTxn) -> None:
         """Applies heads until there are enough for one transaction; may be run again from the start."""
         self.at, self.count = self._start, self._start_count
         self._gatherer = Gatherer()
@@ -120,7 +121,7 @@ class _Batch:
         self._gather(txn)
         self._write(txn)
 
-    def _gather(self, txn: Any) -> None:
+    def _gather(self, txn: WriteTxn) -> None:
         heads, gatherer = self._heads, self._gatherer
         end = len(heads.data)
         segment_id = heads.trailer.segment_id
@@ -138,7 +139,7 @@ class _Batch:
             else:
                 stopped_at = self.at
 
-    def _take_apart(self, txn: Any, record: Record, is_known: bool) -> bool:
+    def _take_apart(self, txn: WriteTxn, record: Record, is_known: bool) -> bool:
         """Sees to a head at which the gatherer stopped; False when it may go on with it."""
         try:
             item = unpack_record(record)
@@ -160,7 +161,7 @@ class _Batch:
         self._gatherer.known[texts_of(record.meta)] = Known(counter, first_stamp, first_tie, end)
         return False
 
-    def _write(self, txn: Any) -> None:
+    def _write(self, txn: WriteTxn) -> None:
         writer, gatherer = self._writer, self._gatherer
         environment = writer.environment
         with txn.cursor(db=environment.sop_uids) as cursor:
@@ -194,7 +195,7 @@ class _Batch:
         self._apply_late(txn)
         self._apply_others(txn)
 
-    def _apply_late(self, txn: Any) -> None:
+    def _apply_late(self, txn: WriteTxn) -> None:
         """Those whose UID is there already; all that one UID has at once, since there may be thousands."""
         writer = self._writer
         by_uid: dict[bytes, list[Entry]] = {}
@@ -215,7 +216,7 @@ class _Batch:
             if record.position.offset in offsets:
                 yield Entry.unpack(record)
 
-    def _book(self, txn: Any, count: int, record_bytes: int) -> None:
+    def _book(self, txn: ReadTxn, count: int, record_bytes: int) -> None:
         first = _unpack(self._heads, self._start).position.offset
         end = _unpack(self._heads, self.at).position.offset if self.count else self._heads.trailer.tail
         segment = self._writer.accounts.segment(txn, self._heads.trailer.segment_id)
@@ -223,7 +224,7 @@ class _Batch:
         segment.live_count += count
         segment.live_bytes += record_bytes
 
-    def _apply_others(self, txn: Any) -> None:
+    def _apply_others(self, txn: WriteTxn) -> None:
         writer = self._writer
         writer.tombstones.bury(txn, [item for item in self._others if isinstance(item, Tombstone)])
         for item in self._others:

@@ -11,13 +11,12 @@ What corrections mean: `overlay`. Written within a batch of the writer. Listings
 
 from __future__ import annotations
 
-from typing import Any
-
 from engine.index.apply.accounts import Accounts, Share
 from engine.index.apply.entities import Entities
 from engine.index.apply.other_records import pack_apart, unpack_apart
 from engine.index.apply.overlay import PATIENT, SERIES, STUDY, merges_from, name_of_series
 from engine.index.database.environment import Environment
+from engine.index.database.transactions import ReadTxn, WriteTxn
 from engine.index.format import keys
 from engine.index.format.entry import Correction, Operation
 from engine.index.format.rows import scan_prefix
@@ -45,7 +44,7 @@ class Corrections:
         self._accounts = accounts
         self._entities = entities
 
-    def apply(self, txn: Any, correction: Correction) -> None:
+    def apply(self, txn: WriteTxn, correction: Correction) -> None:
         """Applies a correction, or a copy of one."""
         table, accounts, position = self._environment.corrections, self._accounts, correction.position
         row_key = correction_key(correction)
@@ -68,7 +67,7 @@ class Corrections:
         elif not self._is_undone(txn, correction.stamp):
             self._enter(txn, correction)
 
-    def forget(self, txn: Any, row_key: bytes) -> None:
+    def forget(self, txn: WriteTxn, row_key: bytes) -> None:
         """Takes a row out whose record is gone; the last of the copies that are left counts."""
         table = self._environment.corrections
         value = txn.pop(row_key, db=table)
@@ -88,22 +87,22 @@ class Corrections:
         elif not self._is_undone(txn, correction.stamp):
             self._leave(txn, correction)
 
-    def _count_copy(self, txn: Any, key: bytes, value: bytes, *, counts: bool) -> None:
+    def _count_copy(self, txn: WriteTxn, key: bytes, value: bytes, *, counts: bool) -> None:
         _, position, name, meta = unpack_apart(key, value)
         txn.put(key, pack_apart(counts, position, name, meta), db=self._environment.corrections)
         before, after = (Share.DEAD, Share.ALIVE) if counts else (Share.ALIVE, Share.DEAD)
         self._accounts.move(txn, position, before, after)
 
-    def _of_stamp(self, txn: Any, stamp: int) -> list[Correction]:
+    def _of_stamp(self, txn: ReadTxn, stamp: int) -> list[Correction]:
         """The corrections of a stamp but undos: one, unless two clocks agreed to the nanosecond."""
         rows = list(scan_prefix(txn, self._environment.corrections, RECORD + keys.U64_KEY.pack(stamp)))
         found = [correction_of_row(key, value) for key, value in rows if value[0]]
         return [correction for correction in found if correction.operation != Operation.UNDO]
 
-    def _is_undone(self, txn: Any, stamp: int) -> bool:
+    def _is_undone(self, txn: ReadTxn, stamp: int) -> bool:
         return any(True for _ in scan_prefix(txn, self._environment.corrections, UNDO + keys.U64_KEY.pack(stamp)))
 
-    def _enter(self, txn: Any, correction: Correction) -> None:
+    def _enter(self, txn: WriteTxn, correction: Correction) -> None:
         """Puts a correction in force."""
         found = _force_keys(correction)
         if not found:
@@ -113,7 +112,7 @@ class Corrections:
             txn.put(key, bytes((correction.operation,)) + correction.items, db=self._environment.corrections)
         self._accounts.count(keys.META_CORRECTIONS, 1)
 
-    def _leave(self, txn: Any, correction: Correction) -> None:
+    def _leave(self, txn: WriteTxn, correction: Correction) -> None:
         """Takes a correction out of force, if it is not so yet."""
         table = self._environment.corrections
         present = [key for key in _force_keys(correction) if txn.get(key, db=table) is not None]
@@ -126,7 +125,7 @@ class Corrections:
 
     # -- whom it concerns -----------------------------------------------------------------------
 
-    def _touch(self, txn: Any, correction: Correction) -> None:
+    def _touch(self, txn: ReadTxn, correction: Correction) -> None:
         environment, names = self._environment, correction.names
         if correction.level == PATIENT:
             self._touch_patient(txn, _key_of(names))
@@ -137,11 +136,13 @@ class Corrections:
                     self._entities.touch_study(study_id)
         elif correction.level == SERIES and len(names) == 2:
             study_id = txn.get(keys.bounded(names[0]), db=environment.study_uids)
-            series_id = study_id and txn.get(keys.bounded(names[1]) + b"\0" + study_id, db=environment.series_uids)
-            if series_id:
+            if study_id is None:
+                return
+            series_id = txn.get(keys.bounded(names[1]) + b"\0" + study_id, db=environment.series_uids)
+            if series_id is not None:
                 self._entities.touch_series(series_id, study_id)
 
-    def _touch_patient(self, txn: Any, key: bytes) -> None:
+    def _touch_patient(self, txn: ReadTxn, key: bytes) -> None:
         """Every study that this patient has, or has handed on: they are where the merges lead."""
         environment = self._environment
         for patient in (key, *(further for further, _ in merges_from(txn, environment, key))):

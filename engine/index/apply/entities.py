@@ -14,13 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
-from typing import Any
 
 from engine.dicom import tags
 from engine.errors import IndexDamaged, IndexError_
 from engine.index.apply.overlay import Overlay, Part, key_of_patient
 from engine.index.apply.texts import Texts
 from engine.index.database.environment import Environment
+from engine.index.database.transactions import ReadTxn, Table, WriteTxn, present
 from engine.index.format import keys, terms
 from engine.index.format.entry import Entry
 from engine.index.format.rows import Counts, PatientRow, UidRow, pack_tail, read_count, scan_prefix, unpack_tail
@@ -86,7 +86,7 @@ class Entities:
         self._new_keys.clear()
         self._next_ids.clear()
 
-    def write(self, txn: Any) -> None:
+    def write(self, txn: WriteTxn) -> None:
         """Ends a batch."""
         environment = self._environment
         for counts_key, row in self.counts.items():
@@ -113,9 +113,9 @@ class Entities:
         """Whether something has lost an instance, or is corrected otherwise."""
         return bool(self._dirty_series or self._dirty_studies or self._dirty_patients)
 
-    def lost_instances(self, txn: Any, series_id: bytes, count: int, payload_bytes: int) -> None:
+    def lost_instances(self, txn: ReadTxn, series_id: bytes, count: int, payload_bytes: int) -> None:
         """Notes that instances are taken out of a series."""
-        row = txn.get(series_id, db=self._environment.series)
+        row = present(txn.get(series_id, db=self._environment.series))
         study_id = keys.ID.pack(keys.U32.unpack_from(row)[0])
         counts = self.load_counts(txn, study_id + series_id)
         counts.count -= count
@@ -130,25 +130,27 @@ class Entities:
         """The same of a series."""
         self._dirty_series[series_id] = study_id
 
-    def stated(self, txn: Any, series_id: bytes, digest: bytes) -> tuple[bytes, bytes, bytes]:
+    def stated(self, txn: ReadTxn, series_id: bytes, digest: bytes) -> tuple[bytes, bytes, bytes]:
         """The three blobs of a series statement."""
         environment = self._environment
-        row = txn.get(series_id, db=environment.series)
-        statement = txn.get(series_id + digest, db=environment.series_statements)
+        row = present(txn.get(series_id, db=environment.series))
+        statement = present(txn.get(series_id + digest, db=environment.series_statements))
         content = statement[keys.ORDER_BYTES + keys.DIGEST_BYTES :]
         series = unpack_content(content)[0] if content else _uid_row_facts(row).blobs()[0]
         study_id = keys.ID.pack(keys.U32.unpack_from(row)[0])
         study_digest = statement[keys.ORDER_BYTES : keys.ORDER_BYTES + keys.DIGEST_BYTES]
-        content = txn.get(study_id + study_digest, db=environment.study_statements)[keys.ORDER_BYTES :]
+        content = present(txn.get(study_id + study_digest, db=environment.study_statements))[keys.ORDER_BYTES :]
         if content:
             patient, study = unpack_content(content)
         else:
-            patient, study = _uid_row_facts(txn.get(study_id, db=environment.studies), PART_COUNT_STUDY).blobs()
+            patient, study = _uid_row_facts(
+                present(txn.get(study_id, db=environment.studies)), PART_COUNT_STUDY
+            ).blobs()
         return patient, study, series
 
     # -- what is new ----------------------------------------------------------------------------
 
-    def settle(self, txn: Any, entry: Entry, order: bytes) -> Remembered:
+    def settle(self, txn: WriteTxn, entry: Entry, order: bytes) -> Remembered:
         """Makes sure that patient, study, series and both statements of an instance are there."""
         environment = self._environment
         stated = Statement.of(entry, environment.schema)
@@ -166,7 +168,7 @@ class Entities:
             row = UidRow(keys.ID.unpack(study_id)[0], 0, stated.series_instance_uid, Facts.empty(PART_COUNT_SERIES))
             self.counts[study_id + series_id] = Counts(0, 1, 0, pack_tail(b"", ()))
         else:
-            row = UidRow.decode(txn.get(series_id, db=environment.series))
+            row = UidRow.decode(present(txn.get(series_id, db=environment.series)))
         before = row.facts.values(0)
         if self._state(
             txn,
@@ -185,7 +187,7 @@ class Entities:
             self._series_changed(txn, study_id, series_id, before, row.facts.values(0))
         return Remembered(study_id, series_id, stated.series_digest, order)
 
-    def _add_series(self, txn: Any, series_key: bytes, study_id: bytes, stated: Statement, order: bytes) -> bytes:
+    def _add_series(self, txn: WriteTxn, series_key: bytes, study_id: bytes, stated: Statement, order: bytes) -> bytes:
         """What most series are: new, and nothing corrected. Comes to the same as all steps one by one."""
         environment = self._environment
         series_id = self.next_id(txn, "series")
@@ -199,7 +201,7 @@ class Entities:
         self._new_keys += [(key, series_id) for key in terms.search_keys(items, environment.schema)]
         return series_id
 
-    def _add_study(self, txn: Any, study_key: bytes, stated: Statement, order: bytes) -> bytes:
+    def _add_study(self, txn: WriteTxn, study_key: bytes, stated: Statement, order: bytes) -> bytes:
         """The same of a study, and of its patient if that is new or says nothing else."""
         environment = self._environment
         study_id = self.next_id(txn, "study")
@@ -214,7 +216,7 @@ class Entities:
             txn.put(key, patient_id, db=environment.patient_keys)
             txn.put(patient_id, after, db=environment.patients)
         else:
-            before = txn.get(patient_id, db=environment.patients)
+            before = present(txn.get(patient_id, db=environment.patients))
             if not repeats(before, after, len(head)):
                 patient = PatientRow.decode(before)
                 facts = Facts.empty(PART_COUNT_PATIENT)
@@ -230,7 +232,7 @@ class Entities:
         self._texts.add(txn, study_id, items)
         return study_id
 
-    def _settle_study(self, txn: Any, stated: Statement, order: bytes) -> bytes:
+    def _settle_study(self, txn: WriteTxn, stated: Statement, order: bytes) -> bytes:
         environment = self._environment
         study_key = keys.bounded(stated.study_instance_uid)
         study_id = txn.get(study_key, db=environment.study_uids)
@@ -243,7 +245,7 @@ class Entities:
             txn.put(study_key, study_id, db=environment.study_uids)
             row = UidRow(0, 0, stated.study_instance_uid, Facts.empty(PART_COUNT_STUDY))
         else:
-            row = UidRow.decode(txn.get(study_id, db=environment.studies), PART_COUNT_STUDY)
+            row = UidRow.decode(present(txn.get(study_id, db=environment.studies)), PART_COUNT_STUDY)
         before = _study_values(row.facts)
         conflicts = len(row.facts.conflicts)
         content = [stated.patient, stated.study]
@@ -266,8 +268,8 @@ class Entities:
 
     def _state(
         self,
-        txn: Any,
-        table: Any,
+        txn: WriteTxn,
+        table: Table,
         owner: bytes,
         digest: bytes,
         row: UidRow,
@@ -290,7 +292,7 @@ class Entities:
         row.facts.observe(order, content)
         return True
 
-    def _write_out(self, txn: Any, table: Any, owner: bytes, above_bytes: int, facts: Facts) -> None:
+    def _write_out(self, txn: WriteTxn, table: Table, owner: bytes, above_bytes: int, facts: Facts) -> None:
         """Gives the only statement its content, before there are more, or the facts say something else."""
         for key, value in scan_prefix(txn, table, owner):
             if len(value) > keys.ORDER_BYTES + above_bytes:
@@ -300,8 +302,8 @@ class Entities:
 
     def _correct(
         self,
-        txn: Any,
-        table: Any,
+        txn: WriteTxn,
+        table: Table,
         owner: bytes,
         row: UidRow,
         above_bytes: int,
@@ -326,7 +328,7 @@ class Entities:
         row.facts = facts
         return is_corrected or was_corrected
 
-    def _link_patient(self, txn: Any, study_id: bytes, row: UidRow) -> None:
+    def _link_patient(self, txn: WriteTxn, study_id: bytes, row: UidRow) -> None:
         """Puts the study under the patient that its facts name, and tells the patient what they say."""
         environment = self._environment
         key = key_of_patient(row.facts.values(0), row.uid)
@@ -337,7 +339,7 @@ class Entities:
             patient = PatientRow(key, Facts.empty(PART_COUNT_PATIENT))
             before = b""
         else:
-            before = txn.get(patient_id, db=environment.patients)
+            before = present(txn.get(patient_id, db=environment.patients))
             patient = PatientRow.decode(before)
         number = keys.ID.unpack(patient_id)[0]
         if row.owner != number:
@@ -350,13 +352,13 @@ class Entities:
         if after != before:
             txn.put(patient_id, after, db=environment.patients)
 
-    def _unlink_patient(self, txn: Any, study_id: bytes, patient: int) -> None:
+    def _unlink_patient(self, txn: WriteTxn, study_id: bytes, patient: int) -> None:
         patient_id = keys.ID.pack(patient)
         txn.delete(patient_id + study_id, db=self._environment.patient_studies)
         self._dirty_patients.add(patient_id)
 
     def _series_changed(
-        self, txn: Any, study_id: bytes, series_id: bytes, before: Mapping[int, bytes], after: Mapping[int, bytes]
+        self, txn: WriteTxn, study_id: bytes, series_id: bytes, before: Mapping[int, bytes], after: Mapping[int, bytes]
     ) -> None:
         self._search_changed(txn, series_id, before, after)
         modality = after.get(tags.Modality, b"")
@@ -366,12 +368,14 @@ class Entities:
             row.tail = pack_tail(modality, class_ids)
 
     def _study_changed(
-        self, txn: Any, study_id: bytes, before: Mapping[int, bytes], after: Mapping[int, bytes]
+        self, txn: WriteTxn, study_id: bytes, before: Mapping[int, bytes], after: Mapping[int, bytes]
     ) -> None:
         self._search_changed(txn, study_id, before, after)
         self._texts.change(txn, study_id, before, after)
 
-    def _search_changed(self, txn: Any, owner: bytes, before: Mapping[int, bytes], after: Mapping[int, bytes]) -> None:
+    def _search_changed(
+        self, txn: WriteTxn, owner: bytes, before: Mapping[int, bytes], after: Mapping[int, bytes]
+    ) -> None:
         """Brings the keys of `search` from one set of facts to another."""
         table = self._environment.search
         old = terms.search_keys(before, self._environment.schema)
@@ -382,7 +386,7 @@ class Entities:
                 txn.delete(key, owner, db=table)
         self._new_keys += [(key, owner) for key in (new if self.puts_all_keys else new - old)]
 
-    def _put_new_keys(self, txn: Any) -> None:
+    def _put_new_keys(self, txn: WriteTxn) -> None:
         """Puts the new keys of `search`, in order: neighbours lie on one page."""
         if self._new_keys:
             with txn.cursor(db=self._environment.search) as cursor:
@@ -391,7 +395,7 @@ class Entities:
 
     # -- what is left after a removal -----------------------------------------------------------
 
-    def refresh(self, txn: Any) -> None:
+    def refresh(self, txn: WriteTxn) -> None:
         """Makes anew what depends on instances that are gone, from the series up; and ends what all remember."""
         for series_id, study_id in self._dirty_series.items():
             self._refresh_series(txn, series_id, study_id)
@@ -406,7 +410,7 @@ class Entities:
         self.forget_studies()
         self.count(txn, keys.META_EPOCH, 1)
 
-    def _refresh_series(self, txn: Any, series_id: bytes, study_id: bytes) -> None:
+    def _refresh_series(self, txn: WriteTxn, series_id: bytes, study_id: bytes) -> None:
         environment = self._environment
         firsts: dict[bytes, bytes] = {}
         class_ids = set()
@@ -417,7 +421,7 @@ class Entities:
             if digest not in firsts or order < firsts[digest]:
                 firsts[digest] = order
             class_ids.add(fields[10])
-        row = UidRow.decode(txn.get(series_id, db=environment.series))
+        row = UidRow.decode(present(txn.get(series_id, db=environment.series)))
         before = row.facts.values(0)
         if not firsts:
             self._drop_prefix(txn, environment.series_statements, series_id)
@@ -429,7 +433,7 @@ class Entities:
             return
         over: Callable[[Facts], Sequence[Part]] | None = None
         if not self.overlay.is_empty:
-            study = UidRow.decode(txn.get(study_id, db=environment.studies), PART_COUNT_STUDY)
+            study = UidRow.decode(present(txn.get(study_id, db=environment.studies)), PART_COUNT_STUDY)
             over = partial(self.overlay.of_series, txn, study.uid, row.uid)
         self._restate(txn, environment.series_statements, series_id, row, firsts, keys.DIGEST_BYTES, over)
         txn.put(series_id, row.encode(), db=environment.series)
@@ -437,9 +441,9 @@ class Entities:
         counts.tail = pack_tail(before.get(tags.Modality, b""), class_ids)
         self._series_changed(txn, study_id, series_id, before, row.facts.values(0))
 
-    def _refresh_study(self, txn: Any, study_id: bytes) -> None:
+    def _refresh_study(self, txn: WriteTxn, study_id: bytes) -> None:
         environment = self._environment
-        row = UidRow.decode(txn.get(study_id, db=environment.studies), PART_COUNT_STUDY)
+        row = UidRow.decode(present(txn.get(study_id, db=environment.studies)), PART_COUNT_STUDY)
         before = _study_values(row.facts)
         conflicts = len(row.facts.conflicts)
         firsts: dict[bytes, bytes] = {}
@@ -465,7 +469,7 @@ class Entities:
         self._study_changed(txn, study_id, before, _study_values(row.facts))
         self.count(txn, keys.META_CONFLICTS, len(row.facts.conflicts) - conflicts)
 
-    def _series_of(self, txn: Any, study_id: bytes) -> list[bytes]:
+    def _series_of(self, txn: ReadTxn, study_id: bytes) -> list[bytes]:
         """The series ids of a study, those that this batch has added included."""
         found = {key[4:] for key, _ in scan_prefix(txn, self._environment.counts, study_id)}
         found.update(key[4:] for key in self.counts if key[:4] == study_id)
@@ -473,8 +477,8 @@ class Entities:
 
     def _restate(
         self,
-        txn: Any,
-        table: Any,
+        txn: WriteTxn,
+        table: Table,
         owner: bytes,
         row: UidRow,
         firsts: Mapping[bytes, bytes],
@@ -505,13 +509,13 @@ class Entities:
         row.statements = len(firsts)
         row.facts = facts
 
-    def _refresh_patient(self, txn: Any, patient_id: bytes) -> None:
+    def _refresh_patient(self, txn: WriteTxn, patient_id: bytes) -> None:
         environment = self._environment
-        patient = PatientRow.decode(txn.get(patient_id, db=environment.patients))
+        patient = PatientRow.decode(present(txn.get(patient_id, db=environment.patients)))
         patient.facts = Facts.empty(PART_COUNT_PATIENT)
         is_empty = True
         for key, _ in scan_prefix(txn, environment.patient_studies, patient_id):
-            study = UidRow.decode(txn.get(key[4:], db=environment.studies), PART_COUNT_STUDY)
+            study = UidRow.decode(present(txn.get(key[4:], db=environment.studies)), PART_COUNT_STUDY)
             patient.facts.observe_facts(study.facts)
             is_empty = False
         if is_empty:
@@ -520,13 +524,13 @@ class Entities:
         else:
             txn.put(patient_id, patient.encode(), db=environment.patients)
 
-    def _drop_prefix(self, txn: Any, table: Any, prefix: bytes) -> None:
+    def _drop_prefix(self, txn: WriteTxn, table: Table, prefix: bytes) -> None:
         for key, _ in list(scan_prefix(txn, table, prefix)):
             txn.delete(key, db=table)
 
     # -- small rows -----------------------------------------------------------------------------
 
-    def load_counts(self, txn: Any, counts_key: bytes) -> Counts:
+    def load_counts(self, txn: ReadTxn, counts_key: bytes) -> Counts:
         row = self.counts.get(counts_key)
         if row is None:
             data = txn.get(counts_key, db=self._environment.counts)
@@ -535,12 +539,12 @@ class Entities:
             row = self.counts[counts_key] = Counts.decode(data)
         return row
 
-    def count(self, txn: Any, word: bytes, change: int) -> None:
+    def count(self, txn: WriteTxn, word: bytes, change: int) -> None:
         if change:
             table = self._environment.meta
             txn.put(word, keys.U64.pack(read_count(txn, self._environment, word) + change), db=table)
 
-    def next_id(self, txn: Any, what: str) -> bytes:
+    def next_id(self, txn: ReadTxn, what: str) -> bytes:
         number = self._next_ids.get(what)
         if number is None:
             data = txn.get(keys.META_NEXT[what], db=self._environment.meta)

@@ -7,11 +7,11 @@ needs few of them asks for those, by the table `versions` (only what is kept asi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from engine.errors import IndexError_
 from engine.index.apply.versions import State, Told
 from engine.index.database.environment import Environment
+from engine.index.database.transactions import ReadTxn, Table
 from engine.index.format import keys
 from engine.index.format.entry import Entry, Tombstone
 from engine.index.format.rows import scan_prefix
@@ -70,7 +70,7 @@ def unpack_history(key: bytes, value: bytes) -> Told:
     return Told(key, State(state), kind, flags, position, syntax, meta)
 
 
-def read_history(txn: Any, environment: Environment, sop_key: bytes) -> list[Told]:
+def read_history(txn: ReadTxn, environment: Environment, sop_key: bytes) -> list[Told]:
     """Every record of a UID but its current one, and the tombstones with a target; not in the order of ranks."""
     prefix = sop_key + b"\0"
     start = len(prefix)
@@ -83,7 +83,7 @@ def read_history(txn: Any, environment: Environment, sop_key: bytes) -> list[Tol
     return told
 
 
-def newest_stamp(txn: Any, table: Any, uid_key: bytes) -> int:
+def newest_stamp(txn: ReadTxn, table: Table, uid_key: bytes) -> int:
     """The highest stamp in the rows of `history` or `holds` of a UID; 0 without any."""
     prefix = uid_key + b"\0"
     with txn.cursor(db=table) as cursor:
@@ -93,13 +93,13 @@ def newest_stamp(txn: Any, table: Any, uid_key: bytes) -> int:
         return int(keys.TOLD.unpack(cursor.key()[-keys.TOLD.size :])[0])
 
 
-def newest_drop(txn: Any, environment: Environment, sop_key: bytes) -> int:
+def newest_drop(txn: ReadTxn, environment: Environment, sop_key: bytes) -> int:
     """The highest stamp of the tombstones with a target that a UID has; 0 without any."""
     rows = scan_prefix(txn, environment.drops, sop_key + b"\0")
     return max((keys.TOLD.unpack(key[-keys.TOLD.size :])[1] for key, _ in rows), default=0)
 
 
-def read_kept(txn: Any, environment: Environment, sop_key: bytes, tie: int | None = None) -> Iterator[Told]:
+def read_kept(txn: ReadTxn, environment: Environment, sop_key: bytes, tie: int | None = None) -> Iterator[Told]:
     """What is kept aside of a UID, by stamp; with a tie only what has it, which costs a look at the others' keys."""
     prefix = sop_key + b"\0"
     start = len(prefix)

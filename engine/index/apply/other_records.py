@@ -11,12 +11,11 @@ Written within a batch of the writer. Reading it all: `listing`.
 
 from __future__ import annotations
 
-from typing import Any
-
 from engine.index.apply.accounts import Accounts, Share
 from engine.index.apply.history import told_key
 from engine.index.apply.versions import State
 from engine.index.database.environment import Environment
+from engine.index.database.transactions import WriteTxn
 from engine.index.format import keys
 from engine.index.format.entry import Hold, Quarantined, Tombstone
 from engine.index.format.rows import scan_prefix
@@ -74,7 +73,7 @@ class OtherRecords:
 
     # -- tombstones -----------------------------------------------------------------------------
 
-    def note_tombstone(self, txn: Any, tombstone: Tombstone) -> bool:
+    def note_tombstone(self, txn: WriteTxn, tombstone: Tombstone) -> bool:
         """Books the record; False if it has been applied before."""
         environment, accounts = self._environment, self._accounts
         position = tombstone.position
@@ -91,13 +90,13 @@ class OtherRecords:
         accounts.move(txn, position, None, Share.NEEDED if is_last else Share.DEAD)
         return True
 
-    def last_of_copies(self, txn: Any, key: bytes) -> None:
+    def last_of_copies(self, txn: WriteTxn, key: bytes) -> None:
         """After one of several copies of a tombstone has gone: the last of those that are left counts."""
         copies = list(scan_prefix(txn, self._environment.tombstones, key[: -keys.PLACE.size]))
         if copies and not copies[-1][1][0]:
             self._count_tombstone(txn, *copies[-1], counts=True)
 
-    def _count_tombstone(self, txn: Any, key: bytes, value: bytes, *, counts: bool) -> None:
+    def _count_tombstone(self, txn: WriteTxn, key: bytes, value: bytes, *, counts: bool) -> None:
         _, meta_length, key_length, count = keys.TOMBSTONE.unpack(value)
         segment_id, offset = keys.PLACE.unpack(key[-keys.PLACE.size :])
         position = Position(segment_id, offset, key_length, meta_length, 0, 0)
@@ -107,7 +106,7 @@ class OtherRecords:
 
     # -- holds ----------------------------------------------------------------------------------
 
-    def hold(self, txn: Any, hold: Hold) -> None:
+    def hold(self, txn: WriteTxn, hold: Hold) -> None:
         """Applies a hold."""
         environment, accounts = self._environment, self._accounts
         position = hold.position
@@ -135,7 +134,7 @@ class OtherRecords:
 
     # -- quarantine -----------------------------------------------------------------------------
 
-    def quarantine(self, txn: Any, quarantined: Quarantined) -> None:
+    def quarantine(self, txn: WriteTxn, quarantined: Quarantined) -> None:
         """Applies a quarantined record."""
         environment, accounts = self._environment, self._accounts
         position = quarantined.position
@@ -148,7 +147,7 @@ class OtherRecords:
         accounts.change(txn, position, None, State.DROPPED)
         self.settle_quarantine(txn, row_key[: -keys.TOLD.size - 1], quarantined.stamp)
 
-    def settle_quarantine(self, txn: Any, sop_key: bytes, stamp: int) -> None:
+    def settle_quarantine(self, txn: WriteTxn, sop_key: bytes, stamp: int) -> None:
         """Brings the quarantined records of a UID and stamp to the states that they shall have."""
         environment = self._environment
         prefix = sop_key + b"\0" + stamp.to_bytes(8, "big")

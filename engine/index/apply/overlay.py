@@ -25,11 +25,12 @@ Reads only; what enters and leaves the table: `corrections`. Format: `keys`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from engine.dicom import tags
 from engine.dicom.elements import blob_items
 from engine.index.database.environment import Environment
+from engine.index.database.transactions import ReadTxn, present
 from engine.index.format import keys
 from engine.index.format.entry import Operation
 from engine.index.format.rows import scan_prefix
@@ -70,7 +71,7 @@ def name_of_series(study_instance_uid: bytes, series_instance_uid: bytes) -> byt
     return keys.bounded(series_instance_uid + b"/" + study_instance_uid)
 
 
-def in_force(txn: Any, environment: Environment, level: int, name: bytes) -> Iterator[InForce]:
+def in_force(txn: ReadTxn, environment: Environment, level: int, name: bytes) -> Iterator[InForce]:
     """The corrections that name this patient, study or series, the earliest first."""
     prefix = keys.correction_prefix(level, name)
     for key, value in scan_prefix(txn, environment.corrections, prefix):
@@ -79,7 +80,7 @@ def in_force(txn: Any, environment: Environment, level: int, name: bytes) -> Ite
             yield InForce(stamp, value[0], blob_items(value[1:]))
 
 
-def merges_from(txn: Any, environment: Environment, key: bytes) -> Iterator[tuple[bytes, InForce]]:
+def merges_from(txn: ReadTxn, environment: Environment, key: bytes) -> Iterator[tuple[bytes, InForce]]:
     """From one patient to the next by the merges that count: the patient each leads to. Never goes in a circle."""
     seen = {key}
     while True:
@@ -101,11 +102,11 @@ class Overlay:
         self.is_empty = True
         """There is not one correction: nothing need be asked."""
 
-    def begin(self, txn: Any) -> None:
+    def begin(self, txn: ReadTxn) -> None:
         """Looks whether there are any."""
         self.is_empty = not txn.stat(self._environment.corrections)["entries"]
 
-    def of_study(self, txn: Any, uid: bytes, stated: Facts, *, of_patient: bool = True) -> list[Part]:
+    def of_study(self, txn: ReadTxn, uid: bytes, stated: Facts, *, of_patient: bool = True) -> list[Part]:
         """What is laid over the patient and the study part of a study's facts.
 
         Without `of_patient`, without what has been said of its patient as such.
@@ -140,7 +141,7 @@ class Overlay:
                 parts[part][tag] = (order, value)
         return parts
 
-    def of_series(self, txn: Any, study_uid: bytes, uid: bytes, stated: Facts) -> list[Part]:
+    def of_series(self, txn: ReadTxn, study_uid: bytes, uid: bytes, stated: Facts) -> list[Part]:
         """What is laid over the facts of a series."""
         said = _Said()
         for one in in_force(txn, self._environment, SERIES, name_of_series(study_uid, uid)):
@@ -168,14 +169,14 @@ class _Said:
             yield tag, keys.correction_order(stamp), value
 
 
-def corrected(txn: Any, environment: Environment, study_uid: bytes, series_uid: bytes) -> dict[int, bytes]:
+def corrected(txn: ReadTxn, environment: Environment, study_uid: bytes, series_uid: bytes) -> dict[int, bytes]:
     """The attributes of a study and of one of its series that a correction sets, in UTF-8."""
     study_id = txn.get(keys.bounded(study_uid), db=environment.study_uids)
     if study_id is None:
         return {}
-    found = _corrected_in(txn.get(study_id, db=environment.studies))
+    found = _corrected_in(present(txn.get(study_id, db=environment.studies)))
     series_id = txn.get(keys.bounded(series_uid) + b"\0" + study_id, db=environment.series_uids)
-    return found if series_id is None else found | _corrected_in(txn.get(series_id, db=environment.series))
+    return found if series_id is None else found | _corrected_in(present(txn.get(series_id, db=environment.series)))
 
 
 def _corrected_in(row: bytes) -> dict[int, bytes]:

@@ -19,10 +19,11 @@ before the offset has been. Within batches of the writer; not here: where the at
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine.errors import IndexError_
 from engine.index.apply.history import told_key
+from engine.index.database.transactions import WriteTxn
 from engine.index.format import keys
 from engine.index.format.entry import Entry
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 _COMMON_AT = keys.INSTANCE.size - keys.INSTANCE_END.size
 
 
-def restate(writer: Writer, txn: Any, entries: Sequence[Entry]) -> int:
+def restate(writer: Writer, txn: WriteTxn, entries: Sequence[Entry]) -> int:
     """Applies what instances say now; how many of them are current or kept, and say something else than before."""
     entities = writer.entities
     entities.puts_all_keys = True
@@ -48,12 +49,12 @@ def restate(writer: Writer, txn: Any, entries: Sequence[Entry]) -> int:
     return count
 
 
-def _restate(writer: Writer, txn: Any, entry: Entry) -> bool:
+def _restate(writer: Writer, txn: WriteTxn, entry: Entry) -> bool:
     environment = writer.environment
     sop_key = keys.bounded(entry.sop_instance_uid)
     where = txn.get(sop_key, db=environment.sop_uids)
     row = txn.get(where, db=environment.instances) if where else None
-    if row is not None and _is_at(row, entry):
+    if where and row is not None and _is_at(row, entry):
         return _restate_current(writer, txn, where, row, entry)
     key = sop_key + b"\0" + told_key(entry.stamp, entry.position)
     told = txn.get(key, db=environment.history)
@@ -69,7 +70,7 @@ def _is_at(row: bytes, entry: Entry) -> bool:
     return (stamp, segment_id, offset) == (entry.stamp, *entry.position[:2])
 
 
-def _restate_current(writer: Writer, txn: Any, where: bytes, row: bytes, entry: Entry) -> bool:
+def _restate_current(writer: Writer, txn: WriteTxn, where: bytes, row: bytes, entry: Entry) -> bool:
     known, _, common = writer.place_for(txn, entry)
     new = row[:_COMMON_AT] + common + entry.instance
     if known.prefix != where[:4]:
@@ -82,7 +83,7 @@ def _restate_current(writer: Writer, txn: Any, where: bytes, row: bytes, entry: 
 # how far -----------------------------------------------------------------------------------------------
 
 
-def note(environment: Environment, txn: Any, segment_id: int, digest: bytes, amended_bytes: int) -> None:
+def note(environment: Environment, txn: WriteTxn, segment_id: int, digest: bytes, amended_bytes: int) -> None:
     """Notes that the records of a segment before an offset have been brought under a set."""
     txn.put(keys.U64_KEY.pack(segment_id), keys.AMENDED.pack(digest, amended_bytes), db=environment.amended)
 
@@ -93,7 +94,7 @@ def read_notes(environment: Environment) -> dict[int, tuple[bytes, int]]:
         return {keys.U64_KEY.unpack(key)[0]: keys.AMENDED.unpack(value) for key, value in cursor}
 
 
-def drop_unsearched(environment: Environment, txn: Any, count_max: int) -> bool:
+def drop_unsearched(environment: Environment, txn: WriteTxn, count_max: int) -> bool:
     """Removes keys of `search` of attributes that are not searched; whether there may be more of them."""
     with txn.cursor(db=environment.search) as cursor:
         found = cursor.first()

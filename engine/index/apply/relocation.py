@@ -15,7 +15,7 @@ Within batches of the writer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine.errors import IndexError_
 from engine.index.apply.corrections import correction_key
@@ -23,6 +23,7 @@ from engine.index.apply.history import pack_history, told_key, told_of, told_of_
 from engine.index.apply.other_records import drop_key, hold_key, quarantine_key, tombstone_key
 from engine.index.apply.versions import KILLED, State, Told
 from engine.index.database.environment import Environment
+from engine.index.database.transactions import ReadTxn, WriteTxn
 from engine.index.format import keys
 from engine.index.format.entry import Correction, Entry, Hold, Quarantined, Tombstone, unpack_record
 from engine.index.format.rows import Segment, scan_prefix
@@ -39,7 +40,7 @@ Row = tuple[str, bytes]
 """Table and key."""
 
 
-def relocate(writer: Writer, txn: Any, moves: Sequence[tuple[Record, Position]]) -> int:
+def relocate(writer: Writer, txn: WriteTxn, moves: Sequence[tuple[Record, Position]]) -> int:
     """Applies copies of records; how many are new and alive where they are now."""
     count = 0
     tombstones: list[Tombstone] = []
@@ -61,13 +62,13 @@ def relocate(writer: Writer, txn: Any, moves: Sequence[tuple[Record, Position]])
     return count
 
 
-def _relocate_instance(writer: Writer, txn: Any, record: Record, position: Position) -> bool:
+def _relocate_instance(writer: Writer, txn: WriteTxn, record: Record, position: Position) -> bool:
     environment = writer.environment
     old = record.position
     sop_key = keys.bounded(record.key)
     where = txn.get(sop_key, db=environment.sop_uids)
     row = txn.get(where, db=environment.instances) if where else None
-    if row is not None:
+    if where and row is not None:
         stamp, *place = keys.INSTANCE.unpack_from(row)[:3]
         if stamp == record.stamp and tuple(place) == old[:2] and old < position:
             key = told_key(stamp, old)
@@ -152,7 +153,7 @@ def rows_in(environment: Environment, segment_id: int) -> list[Row]:
     return rows + last
 
 
-def forget_rows(writer: Writer, rows: Sequence[Row], txn: Any) -> None:
+def forget_rows(writer: Writer, rows: Sequence[Row], txn: WriteTxn) -> None:
     """Removes rows of a segment, and sees to it that the rest is as the fold rule says."""
     environment = writer.environment
     touched: dict[bytes, bool] = {}
@@ -187,7 +188,7 @@ def forget_rows(writer: Writer, rows: Sequence[Row], txn: Any) -> None:
             txn.delete(sop_key, db=environment.sop_uids)
 
 
-def _forget_history(writer: Writer, txn: Any, key: bytes, touched: dict[bytes, bool]) -> None:
+def _forget_history(writer: Writer, txn: WriteTxn, key: bytes, touched: dict[bytes, bool]) -> None:
     environment = writer.environment
     value = txn.get(key, db=environment.history)
     if value is None:
@@ -205,7 +206,7 @@ def _forget_history(writer: Writer, txn: Any, key: bytes, touched: dict[bytes, b
     touched[sop_key] = touched.get(sop_key, False) or not is_plain
 
 
-def _others_kill(txn: Any, environment: Environment, key: bytes, stamp: int) -> bool:
+def _others_kill(txn: ReadTxn, environment: Environment, key: bytes, stamp: int) -> bool:
     """Whether another tombstone keeps dead what this one does."""
     prefix = key[: -keys.TOLD.size]
     return any(

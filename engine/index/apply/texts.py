@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
 from engine.dicom import tags
 from engine.index.database.environment import Environment
+from engine.index.database.transactions import ReadTxn, WriteTxn
 from engine.index.format import keys
 from engine.index.format.terms import normal_values, plain_text
 
@@ -76,7 +76,7 @@ class Texts:
         """Begins a batch."""
         self._rows.clear()
 
-    def add(self, txn: Any, study_id: bytes, items: Mapping[int, bytes]) -> None:
+    def add(self, txn: ReadTxn, study_id: bytes, items: Mapping[int, bytes]) -> None:
         """Adds a study that is new: its id is above all others."""
         number = keys.ID.unpack(study_id)[0]
         block = number >> BLOCK_BITS
@@ -90,7 +90,7 @@ class Texts:
                 for text in texts:
                     row += mark + text
 
-    def change(self, txn: Any, study_id: bytes, before: Mapping[int, bytes], after: Mapping[int, bytes]) -> None:
+    def change(self, txn: ReadTxn, study_id: bytes, before: Mapping[int, bytes], after: Mapping[int, bytes]) -> None:
         """Brings the rows from one set of a study's facts to another."""
         number = keys.ID.unpack(study_id)[0]
         mark = bytes((START, SLOT_MARK | number & SLOTS))
@@ -109,13 +109,13 @@ class Texts:
                 at = _place_of(row, mark)
                 row[at:at] = entry
 
-    def _row(self, txn: Any, key: bytes) -> bytearray:
+    def _row(self, txn: ReadTxn, key: bytes) -> bytearray:
         row = self._rows.get(key)
         if row is None:
             row = self._rows[key] = bytearray(txn.get(key, db=self._environment.texts) or b"")
         return row
 
-    def write(self, txn: Any) -> None:
+    def write(self, txn: WriteTxn) -> None:
         """Ends a batch."""
         table = self._environment.texts
         for key in sorted(self._rows):

@@ -18,6 +18,7 @@ from engine.index.apply.history import pack_history, told_of_tombstone, unpack_h
 from engine.index.apply.other_records import OtherRecords, drop_key
 from engine.index.apply.versions import State, Told
 from engine.index.database.environment import Environment
+from engine.index.database.transactions import ReadTxn, WriteTxn
 from engine.index.format import keys
 from engine.index.format.entry import Tombstone
 from engine.storage.record import HEADER_BYTES, Kind
@@ -39,7 +40,7 @@ class Tombstones:
         entities: Entities,
         accounts: Accounts,
         other_records: OtherRecords,
-        tell: Callable[[Any, bytes, Told | None], object],
+        tell: Callable[[WriteTxn, bytes, Told | None], object],
     ) -> None:
         self._environment = environment
         self._entities = entities
@@ -47,7 +48,7 @@ class Tombstones:
         self._other_records = other_records
         self._tell = tell
 
-    def bury(self, txn: Any, tombstones: Sequence[Tombstone]) -> None:
+    def bury(self, txn: WriteTxn, tombstones: Sequence[Tombstone]) -> None:
         """Applies tombstones, those that are known already too."""
         plain: dict[bytes, Told] = {}
         for tombstone in tombstones:
@@ -64,14 +65,14 @@ class Tombstones:
         if plain:
             self._bury(txn, dict(sorted(plain.items())))
 
-    def _drop(self, txn: Any, sop_key: bytes, tombstone: Tombstone) -> None:
+    def _drop(self, txn: WriteTxn, sop_key: bytes, tombstone: Tombstone) -> None:
         """A tombstone with a target."""
         environment = self._environment
         txn.put(drop_key(tombstone, sop_key), b"", db=environment.drops)
         self._other_records.settle_quarantine(txn, sop_key, tombstone.target_stamp)
         self._tell(txn, sop_key, None)
 
-    def _bury(self, txn: Any, plain: dict[bytes, Told]) -> None:
+    def _bury(self, txn: WriteTxn, plain: dict[bytes, Told]) -> None:
         environment = self._environment
         with txn.cursor(db=environment.sop_uids) as cursor:
             current = {sop_key: where for sop_key, where in cursor.getmulti(plain) if where}
@@ -108,7 +109,7 @@ class Tombstones:
             cursor.putmulti([(sop_key, b"") for sop_key in plain])
         self._remove(txn, instances)
 
-    def _histories(self, txn: Any, plain: dict[bytes, Told]) -> Iterator[tuple[bytes, list[tuple[bytes, bytes]]]]:
+    def _histories(self, txn: ReadTxn, plain: dict[bytes, Told]) -> Iterator[tuple[bytes, list[tuple[bytes, bytes]]]]:
         """The rows of `history` of each UID, without the UID in their keys."""
         with txn.cursor(db=self._environment.history) as cursor:
             is_over = not cursor.first()
@@ -125,7 +126,7 @@ class Tombstones:
                     found = cursor.next()
                 yield sop_key, history
 
-    def _bury_history(self, txn: Any, sop_key: bytes, history: Sequence[tuple[bytes, bytes]]) -> None:
+    def _bury_history(self, txn: WriteTxn, sop_key: bytes, history: Sequence[tuple[bytes, bytes]]) -> None:
         environment = self._environment
         for key, value in history:
             if value[0] in (State.DELETED, State.TOMBSTONE):
@@ -148,7 +149,7 @@ class Tombstones:
             head = _history(State.DELETED, Kind.INSTANCE, flags, payload_length, payload_crc, meta_length, key_length)
             rows.append((sop_key + b"\0" + order_and_place, head))
 
-    def _remove(self, txn: Any, instances: dict[bytes, _Fields]) -> None:
+    def _remove(self, txn: WriteTxn, instances: dict[bytes, _Fields]) -> None:
         """Takes instances out of their series, and books their bytes as dead."""
         by_series: dict[bytes, list[int]] = {}
         by_segment: dict[int, list[int]] = {}

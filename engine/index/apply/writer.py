@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from engine.dicom import charset
 from engine.index.apply.accounts import Accounts
@@ -33,6 +33,7 @@ from engine.index.apply.other_records import OtherRecords
 from engine.index.apply.tombstones import Tombstones
 from engine.index.apply.versions import OUTCOMES, Course, State, Told, fold, in_order
 from engine.index.database.environment import Environment
+from engine.index.database.transactions import ReadTxn, WriteTxn, present
 from engine.index.format import keys
 from engine.index.format.entry import Correction, Entry, Hold, Quarantined, Tombstone
 from engine.index.format.rows import Counts, pack_tail, read_name, unpack_tail
@@ -87,7 +88,7 @@ class Writer:
     ) -> list[Outcome]:
         """See `Catalog.apply`."""
 
-        def work(txn: Any) -> list[Outcome]:
+        def work(txn: WriteTxn) -> list[Outcome]:
             outcomes = [self.add(txn, entry) for entry in entries]
             if tombstones:
                 self.tombstones.bury(txn, tombstones)
@@ -107,13 +108,12 @@ class Writer:
 
         return self.batch(work)
 
-    def batch(self, work: Callable[[Any], Result]) -> Result:
+    def batch(self, work: Callable[[WriteTxn], Result]) -> Result:
         """Runs `work` in a write transaction, all or nothing, with what goes before and after every batch."""
         with self._lock:
-            result: Result = self.environment.write(lambda txn: self._batch(txn, work), self._forget)
-            return result
+            return self.environment.write(lambda txn: self._batch(txn, work), self._forget)
 
-    def try_batch(self, work: Callable[[Any], Result]) -> tuple[Result] | None:
+    def try_batch(self, work: Callable[[WriteTxn], Result]) -> tuple[Result] | None:
         """The same for who must not wait: None when somebody else is writing."""
         if not self._lock.acquire(blocking=False):
             return None
@@ -122,7 +122,7 @@ class Writer:
         finally:
             self._lock.release()
 
-    def _batch(self, txn: Any, work: Callable[[Any], Result]) -> Result:
+    def _batch(self, txn: WriteTxn, work: Callable[[WriteTxn], Result]) -> Result:
         environment = self.environment
         epoch = txn.get(keys.META_EPOCH, db=environment.meta)
         if epoch != self._epoch:
@@ -149,7 +149,7 @@ class Writer:
 
     # -- one record -----------------------------------------------------------------------------
 
-    def add(self, txn: Any, entry: Entry) -> Outcome:
+    def add(self, txn: WriteTxn, entry: Entry) -> Outcome:
         """Applies an instance."""
         environment = self.environment
         position = entry.position
@@ -177,7 +177,7 @@ class Writer:
         segment.live_bytes += record_bytes
         return Outcome.STORED
 
-    def _settle(self, txn: Any, entry: Entry, order: bytes) -> Remembered:
+    def _settle(self, txn: WriteTxn, entry: Entry, order: bytes) -> Remembered:
         """Makes sure that the entry's series is there, and remembers it."""
         known = self.entities.settle(txn, entry, order)
         if len(self._series) >= REMEMBERED_SERIES_MAX:
@@ -185,7 +185,7 @@ class Writer:
         self._series[(entry.character_set, entry.patient, entry.study, entry.series)] = known
         return known
 
-    def _insert(self, txn: Any, entry: Entry, known: Remembered, row: Counts, where: bytes) -> None:
+    def _insert(self, txn: WriteTxn, entry: Entry, known: Remembered, row: Counts, where: bytes) -> None:
         """Puts the instance itself; the UID points there already."""
         segment_id, offset, key_length, meta_length, payload_length, payload_crc = entry.position
         names = self._names
@@ -224,7 +224,7 @@ class Writer:
 
     # -- for `bulk`, which makes the rows of many instances itself ------------------------------
 
-    def place_for(self, txn: Any, entry: Entry) -> tuple[Remembered, Counts, bytes]:
+    def place_for(self, txn: WriteTxn, entry: Entry) -> tuple[Remembered, Counts, bytes]:
         """Sees to the series of an instance that is new: what is known of it, its row in `counts`, and how all rows of
         `instances` end that have the same texts."""
         order = _order(entry.stamp, keys.tie_of(entry.position.payload_length, entry.position.payload_crc))
@@ -239,7 +239,7 @@ class Writer:
 
     # -- several records of one UID -------------------------------------------------------------
 
-    def tell(self, txn: Any, sop_key: bytes, news: Told | None) -> Outcome:
+    def tell(self, txn: WriteTxn, sop_key: bytes, news: Told | None) -> Outcome:
         """Applies the fold rule to all that is known of a UID and to `news`, if there is any."""
         where = txn.get(sop_key, db=self.environment.sop_uids)
         current = self._current(txn, where) if where else None
@@ -259,7 +259,7 @@ class Writer:
         # The same bytes with an earlier stamp, from another process: its place changes and nothing else.
         return Outcome.DUPLICATE if news.same_bytes(current) else Outcome.REPLACED
 
-    def tell_all(self, txn: Any, sop_key: bytes, entries: Sequence[Entry]) -> None:
+    def tell_all(self, txn: WriteTxn, sop_key: bytes, entries: Sequence[Entry]) -> None:
         """The same for many records of one UID at once."""
         where = txn.get(sop_key, db=self.environment.sop_uids)
         current = self._current(txn, where) if where else None
@@ -270,14 +270,14 @@ class Writer:
         if unknown:
             self._fold(txn, sop_key, where or b"", current, unknown)
 
-    def _known_state(self, txn: Any, sop_key: bytes, current: Told | None, news: Told) -> State | None:
+    def _known_state(self, txn: ReadTxn, sop_key: bytes, current: Told | None, news: Told) -> State | None:
         """The state of a record that has been applied already."""
         if current is not None and current.key == news.key:
             return State.CURRENT
         value = txn.get(sop_key + b"\0" + news.key, db=self.environment.history)
         return State(value[0]) if value is not None else None
 
-    def _is_newest(self, txn: Any, sop_key: bytes, current: Told | None, news: Told) -> bool:
+    def _is_newest(self, txn: ReadTxn, sop_key: bytes, current: Told | None, news: Told) -> bool:
         """Whether all that is known of the UID is older: nearly always."""
         environment = self.environment
         return (
@@ -286,7 +286,7 @@ class Writer:
             and newest_drop(txn, environment, sop_key) < news.stamp
         )
 
-    def _take(self, txn: Any, sop_key: bytes, where: bytes, current: Told | None, news: Told) -> State:
+    def _take(self, txn: WriteTxn, sop_key: bytes, where: bytes, current: Told | None, news: Told) -> State:
         """Applies the newest record of a UID, whatever is dead, and those versions that have other bytes, left alone:
         nothing in the rule depends on them."""
         position = news.position
@@ -304,7 +304,7 @@ class Writer:
         return states[news.key]
 
     def _fold(
-        self, txn: Any, sop_key: bytes, where: bytes, current: Told | None, news: Sequence[Told]
+        self, txn: WriteTxn, sop_key: bytes, where: bytes, current: Told | None, news: Sequence[Told]
     ) -> dict[bytes, State]:
         """Applies the rule to every record of a UID, in whatever order they come."""
         told = read_history(txn, self.environment, sop_key)
@@ -315,7 +315,7 @@ class Writer:
         self._move(txn, sop_key, where, told, states)
         return states
 
-    def tell_copy(self, txn: Any, sop_key: bytes, news: Told) -> bool:
+    def tell_copy(self, txn: WriteTxn, sop_key: bytes, news: Told) -> bool:
         """The same for a copy of a record; whether it is news and alive."""
         row_key = sop_key + b"\0" + news.key
         if txn.get(row_key, db=self.environment.history) is not None:
@@ -328,7 +328,9 @@ class Writer:
         value = txn.get(row_key, db=self.environment.history)
         return value is None or value[0] == State.VERSION
 
-    def _move(self, txn: Any, sop_key: bytes, where: bytes, told: Sequence[Told], states: dict[bytes, State]) -> None:
+    def _move(
+        self, txn: WriteTxn, sop_key: bytes, where: bytes, told: Sequence[Told], states: dict[bytes, State]
+    ) -> None:
         """Brings tables from the states that the records have to those that they shall have."""
         environment = self.environment
         current = next((record for record in told if states[record.key] == State.CURRENT), None)
@@ -353,16 +355,16 @@ class Writer:
                 self.accounts.change(txn, record.position, record.state, state)
         txn.put(sop_key, where, db=environment.sop_uids)
 
-    def relocate_current(self, txn: Any, where: bytes, position: Position) -> None:
+    def relocate_current(self, txn: WriteTxn, where: bytes, position: Position) -> None:
         """Gives a current instance the place of a copy of its record."""
         environment = self.environment
-        row = txn.get(where, db=environment.instances)
+        row = present(txn.get(where, db=environment.instances))
         fields = list(keys.INSTANCE.unpack_from(row))
         fields[1:3] = position.segment_id, position.offset
         fields[7:9] = position.meta_length, position.key_length
         txn.put(where, _instance(*fields) + row[keys.INSTANCE.size :], db=environment.instances)
 
-    def _promote(self, txn: Any, entry: Entry) -> bytes:
+    def _promote(self, txn: WriteTxn, entry: Entry) -> bytes:
         position = entry.position
         order = _order(entry.stamp, keys.tie_of(position.payload_length, position.payload_crc))
         known = self._settle(txn, entry, order)
@@ -371,17 +373,17 @@ class Writer:
         self._insert(txn, entry, known, row, where)
         return where
 
-    def _remove(self, txn: Any, where: bytes) -> None:
+    def _remove(self, txn: WriteTxn, where: bytes) -> None:
         """Takes an instance out of its series; `Entities.refresh` sees to the rest."""
         environment = self.environment
-        value = txn.get(where, db=environment.instances)
+        value = present(txn.get(where, db=environment.instances))
         self.entities.lost_instances(txn, where[:4], 1, keys.INSTANCE.unpack_from(value)[3])
         txn.delete(where, db=environment.instances)
 
-    def _current(self, txn: Any, where: bytes) -> Told:
+    def _current(self, txn: ReadTxn, where: bytes) -> Told:
         """The current record of a UID, with all that it would take to bring it back."""
         environment = self.environment
-        row = txn.get(where, db=environment.instances)
+        row = present(txn.get(where, db=environment.instances))
         (stamp, segment_id, offset, payload_length, pixel_data_offset, received_ns, payload_crc, meta_length,
          key_length, flags, class_id, syntax_id, title_id, set_id, digest) = keys.INSTANCE.unpack_from(row)  # fmt: skip
         position = Position(segment_id, offset, key_length, meta_length, payload_length, payload_crc)
@@ -414,7 +416,7 @@ class Writer:
 
     # -- small rows -----------------------------------------------------------------------------
 
-    def _name(self, txn: Any, text: bytes) -> int:
+    def _name(self, txn: WriteTxn, text: bytes) -> int:
         """The id that stands for a text; a new one if the text is new."""
         table = self.environment.names
         key = b"\x01" + keys.bounded(text)

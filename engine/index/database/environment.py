@@ -23,7 +23,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import lmdb
 
@@ -40,11 +40,14 @@ from engine.errors import (
 )
 from engine.index.database import data_file
 from engine.index.database.locks import wait_shared
+from engine.index.database.transactions import ReadTxn, Table, WriteTxn
 from engine.index.database.turn import Turn
 from engine.index.format import keys
 from engine.index.format.types import Holder
 from engine.stops import stops
 from engine.storage.files import Files
+
+Result = TypeVar("Result")
 
 MAP_BYTES = 1 << 40
 """Address space, not memory and not disk."""
@@ -110,18 +113,11 @@ class Reading:
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
-        self._txn: Any = None
+        self._txn: ReadTxn | None = None
 
-    def __enter__(self) -> Any:
-        self._txn = self._environment.begin_read()
-        return self._txn
-
-    def renew(self) -> Any:
-        """Ends the transaction and begins another: what has been written meanwhile is seen."""
-        txn, self._txn = self._txn, None
-        self._environment.end_read(txn)
-        self._txn = self._environment.begin_read()
-        return self._txn
+    def __enter__(self) -> ReadTxn:
+        self._txn = txn = self._environment.begin_read()
+        return txn
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -131,6 +127,12 @@ class Reading:
             self._environment.end_read(txn)
         if isinstance(error, (*ROT, DataSetError)):
             raise unreadable(error) from error
+
+
+class RunWrite(Protocol):
+    """Runs a write transaction, on whichever thread, and returns what it returns."""
+
+    def __call__(self, work: Callable[[], Result], /) -> Result: ...
 
 
 _open_environments: weakref.WeakSet[Environment] = weakref.WeakSet()
@@ -149,32 +151,32 @@ class Environment:
     """One process's handle; thread-safe."""
 
     # The handles of the tables.
-    instances: Any
-    sop_uids: Any
-    history: Any
-    versions: Any
-    drops: Any
-    tombstones: Any
-    holds: Any
-    quarantine: Any
-    damage: Any
-    counts: Any
-    series: Any
-    series_uids: Any
-    series_statements: Any
-    studies: Any
-    study_uids: Any
-    study_statements: Any
-    patients: Any
-    patient_keys: Any
-    patient_studies: Any
-    search: Any
-    texts: Any
-    corrections: Any
-    amended: Any
-    names: Any
-    segments: Any
-    meta: Any
+    instances: Table
+    sop_uids: Table
+    history: Table
+    versions: Table
+    drops: Table
+    tombstones: Table
+    holds: Table
+    quarantine: Table
+    damage: Table
+    counts: Table
+    series: Table
+    series_uids: Table
+    series_statements: Table
+    studies: Table
+    study_uids: Table
+    study_statements: Table
+    patients: Table
+    patient_keys: Table
+    patient_studies: Table
+    search: Table
+    texts: Table
+    corrections: Table
+    amended: Table
+    names: Table
+    segments: Table
+    meta: Table
 
     def __init__(
         self,
@@ -207,7 +209,7 @@ class Environment:
         self._users_fd = -1
         self._environment: Any = None
         self._turn: Turn | None = None
-        self.run_write: Callable[[Callable[[], Any]], Any] = _run_here
+        self.run_write: RunWrite = _run_here
         """Runs a write transaction, on whichever thread."""
         try:
             if not read_only:
@@ -316,7 +318,7 @@ class Environment:
         with self._environment.begin() as txn:
             self._check_format(txn)
 
-    def _check_format(self, txn: Any) -> None:
+    def _check_format(self, txn: ReadTxn) -> None:
         found = txn.get(keys.META_FORMAT, db=self.meta)
         if found != keys.U32.pack(keys.FORMAT):
             number = keys.U32.unpack(found)[0] if found and len(found) == 4 else "none"
@@ -330,7 +332,7 @@ class Environment:
         """A context with a read transaction."""
         return Reading(self)
 
-    def begin_read(self) -> Any:
+    def begin_read(self) -> ReadTxn:
         """A read transaction; give it back with `end_read`."""
         self._check_process()
         has_looked = False
@@ -340,7 +342,8 @@ class Environment:
                     self._no_readers.wait()
                 self._readers += 1
             try:
-                return self._environment.begin()
+                txn: ReadTxn = self._environment.begin()
+                return txn
             except lmdb.MapResizedError:
                 self._leave()
                 self._resize(0)
@@ -353,7 +356,7 @@ class Environment:
                 self._leave()
                 raise unreadable(error) from error
 
-    def end_read(self, txn: Any) -> None:
+    def end_read(self, txn: ReadTxn) -> None:
         """Ends a read transaction."""
         txn.abort()
         self._leave()
@@ -364,21 +367,22 @@ class Environment:
             if not self._readers:
                 self._no_readers.notify_all()
 
-    def begin_pin(self) -> Any:
+    def begin_pin(self) -> ReadTxn:
         """A read transaction that may last; opens no cursors and is lost when the map grows. Raises IndexError_."""
         self._check_process()
         try:
-            return self._environment.begin()
+            pin: ReadTxn = self._environment.begin()
         except lmdb.ReadersFullError:
             self.reader_check()
-        try:
-            return self._environment.begin()
-        except lmdb.ReadersFullError as error:
-            raise IndexError_(f"{READERS_MAX} read transactions are open at once: {error}") from error
+            try:
+                pin = self._environment.begin()
+            except lmdb.ReadersFullError as error:
+                raise IndexError_(f"{READERS_MAX} read transactions are open at once: {error}") from error
+        return pin
 
     # -- writing --------------------------------------------------------------------------------
 
-    def write(self, work: Callable[[Any], Any], undo: Callable[[], None]) -> Any:
+    def write(self, work: Callable[[WriteTxn], Result], undo: Callable[[], None]) -> Result:
         """Runs `work` in a write transaction and commits; on any failure nothing is written and `undo` is called.
 
         Raises StorageFull, StorageFailed (final) or IndexError_.
@@ -386,7 +390,7 @@ class Environment:
         turn = self._writable()
         return self.run_write(lambda: self._in_turn(turn, lambda: self._write(work, undo)))
 
-    def try_write(self, work: Callable[[Any], Any], undo: Callable[[], None]) -> tuple[Any] | None:
+    def try_write(self, work: Callable[[WriteTxn], Result], undo: Callable[[], None]) -> tuple[Result] | None:
         """The same for who must not wait: the result in a tuple; None when somebody else has been writing for some
         milliseconds."""
         turn = self._writable()
@@ -408,7 +412,7 @@ class Environment:
             raise IndexError_("the index is open for reading only")
         return self._turn
 
-    def _in_turn(self, turn: Turn, work: Callable[[], Any]) -> Any:
+    def _in_turn(self, turn: Turn, work: Callable[[], Result]) -> Result:
         """Runs `work`, which begins a write transaction, when nobody else writes."""
         with self._write_lock:
             stops.enter()
@@ -421,7 +425,7 @@ class Environment:
             finally:
                 stops.leave()
 
-    def _until_it_fits(self, work: Callable[[], Any]) -> Any:
+    def _until_it_fits(self, work: Callable[[], Result]) -> Result:
         """Runs `work` again and again until the map is large enough."""
         while True:
             try:
@@ -436,8 +440,8 @@ class Environment:
             except ROT as error:
                 raise unreadable(error) from error
 
-    def _write(self, work: Callable[[Any], Any], undo: Callable[[], None]) -> Any:
-        txn = self._environment.begin(write=True)
+    def _write(self, work: Callable[[WriteTxn], Result], undo: Callable[[], None]) -> Result:
+        txn: WriteTxn = self._environment.begin(write=True)
         try:
             if self.guard is not None:
                 self.guard()
@@ -449,11 +453,11 @@ class Environment:
             raise
         return result
 
-    def holding_write_lock(self, work: Callable[[], Any]) -> Any:
+    def holding_write_lock(self, work: Callable[[], Result]) -> Result:
         """Runs `work` while nobody, in any process, can commit."""
         turn = self._writable()
 
-        def hold() -> Any:
+        def hold() -> Result:
             txn = self._environment.begin(write=True)
             try:
                 return work()
@@ -537,5 +541,5 @@ class Environment:
             raise IndexError_(f"the index was opened by process {self._pid}, this is {os.getpid()}")
 
 
-def _run_here(work: Callable[[], Any]) -> Any:
+def _run_here(work: Callable[[], Result]) -> Result:
     return work()

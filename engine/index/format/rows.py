@@ -8,10 +8,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from engine.errors import IndexDamaged
 from engine.index.database.environment import Environment
+from engine.index.database.transactions import ReadTxn, Table
 from engine.index.format import keys
 from engine.index.format.statements import PART_COUNT_SERIES, Facts
 from engine.index.format.types import SegmentMark
@@ -142,7 +142,7 @@ class PatientRow:
         return keys.KEY_HEAD.pack(len(self.key)) + self.key + self.facts.encode()
 
 
-def scan_prefix(txn: Any, table: Any, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+def scan_prefix(txn: ReadTxn, table: Table, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
     """The rows whose key begins with `prefix`, in key order. Do not write to the table meanwhile."""
     with txn.cursor(db=table) as cursor:
         if not cursor.set_range(prefix):
@@ -153,7 +153,7 @@ def scan_prefix(txn: Any, table: Any, prefix: bytes) -> Iterator[tuple[bytes, by
             yield key, value
 
 
-def read_name(txn: Any, environment: Environment, number: int) -> bytes:
+def read_name(txn: ReadTxn, environment: Environment, number: int) -> bytes:
     """The text that a name id stands for."""
     text = txn.get(b"\0" + keys.U32.pack(number), db=environment.names)
     if text is None:
@@ -161,7 +161,7 @@ def read_name(txn: Any, environment: Environment, number: int) -> bytes:
     return bytes(text)
 
 
-def read_count(txn: Any, environment: Environment, word: bytes) -> int:
+def read_count(txn: ReadTxn, environment: Environment, word: bytes) -> int:
     """A number of `meta`."""
     data = txn.get(word, db=environment.meta)
     return int(keys.U64.unpack(data)[0]) if data else 0

@@ -16,10 +16,10 @@ from __future__ import annotations
 from array import array
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from engine.dicom import tags
 from engine.index.apply.texts import TEXTS
+from engine.index.database.transactions import Table
 from engine.index.format import keys, terms
 from engine.index.format.rows import scan_prefix
 from engine.index.format.terms import Range
@@ -102,7 +102,7 @@ def _tops(scope: Scope, studies: set[int]) -> Generator[None, None, set[int]]:
     return set(above.values())
 
 
-def _above(scope: Scope, table: Any, ids: Iterable[int]) -> Generator[None, None, dict[int, int]]:
+def _above(scope: Scope, table: Table, ids: Iterable[int]) -> Generator[None, None, dict[int, int]]:
     """The patient of each of some studies, or the study of each of some series; gives way every ROWS_MAX rows."""
     pack, unpack = keys.ID.pack, keys.U32.unpack_from
     above = {}

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from engine.dicom.elements import blob_items
 from engine.index.database.environment import Environment
+from engine.index.database.transactions import ReadTxn, Table, present
 from engine.index.format import keys
 from engine.index.format.rows import UidRow, scan_prefix
 from engine.index.format.statements import PART_COUNT_STUDY, unpack_content
@@ -32,17 +32,17 @@ class Conflicting:
 def read_conflicts(environment: Environment) -> Iterator[Conflicting]:
     """Studies in the order of arrival, then series."""
 
-    def read_study(txn: Any, key: bytes, value: bytes) -> Conflicting | None:
+    def read_study(txn: ReadTxn, key: bytes, value: bytes) -> Conflicting | None:
         row = UidRow.decode(value, PART_COUNT_STUDY)
         if not row.facts.conflicts:
             return None
         return Conflicting(row.uid, b"", _values(txn, environment.study_statements, key, row, 0))
 
-    def read_series(txn: Any, key: bytes, value: bytes) -> Conflicting | None:
+    def read_series(txn: ReadTxn, key: bytes, value: bytes) -> Conflicting | None:
         row = UidRow.decode(value)
         if not row.facts.conflicts:
             return None
-        study = UidRow.decode(txn.get(keys.ID.pack(row.owner), db=environment.studies), PART_COUNT_STUDY)
+        study = UidRow.decode(present(txn.get(keys.ID.pack(row.owner), db=environment.studies)), PART_COUNT_STUDY)
         values = _values(txn, environment.series_statements, key, row, keys.DIGEST_BYTES)
         return Conflicting(study.uid, row.uid, values)
 
@@ -50,7 +50,7 @@ def read_conflicts(environment: Environment) -> Iterator[Conflicting]:
     yield from read_rows(environment, environment.series, read_series)
 
 
-def _values(txn: Any, table: Any, owner: bytes, row: UidRow, above_bytes: int) -> dict[int, list[bytes]]:
+def _values(txn: ReadTxn, table: Table, owner: bytes, row: UidRow, above_bytes: int) -> dict[int, list[bytes]]:
     found: dict[int, list[bytes]] = {tag: [] for tag in sorted(row.facts.conflicts)}
     head_bytes = keys.ORDER_BYTES + above_bytes
     statements = sorted((value[: keys.ORDER_BYTES], value[head_bytes:]) for _, value in scan_prefix(txn, table, owner))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from engine.index.apply.corrections import RECORD, UNDO, correction_of_row
 from engine.index.database.environment import Environment
+from engine.index.database.transactions import ReadTxn
 from engine.index.format import keys
 from engine.index.format.entry import Correction
 from engine.index.format.rows import scan_prefix
@@ -26,13 +26,13 @@ class Listed:
 def read_corrections(environment: Environment) -> Iterator[Listed]:
     """Every correction and every undo, the earliest first; page by page."""
 
-    def read(txn: Any, key: bytes, value: bytes) -> Listed | None:
+    def read(txn: ReadTxn, key: bytes, value: bytes) -> Listed | None:
         return _listed(txn, environment, key, value) if value[0] else None
 
     return read_rows(environment, environment.corrections, read, RECORD)
 
 
-def find_correction(txn: Any, environment: Environment, stamp: int) -> Listed | None:
+def find_correction(txn: ReadTxn, environment: Environment, stamp: int) -> Listed | None:
     """The correction of this stamp."""
     for key, value in scan_prefix(txn, environment.corrections, RECORD + keys.U64_KEY.pack(stamp)):
         if value[0]:
@@ -40,7 +40,7 @@ def find_correction(txn: Any, environment: Environment, stamp: int) -> Listed | 
     return None
 
 
-def _listed(txn: Any, environment: Environment, key: bytes, value: bytes) -> Listed:
+def _listed(txn: ReadTxn, environment: Environment, key: bytes, value: bytes) -> Listed:
     correction = correction_of_row(key, value)
     undos = scan_prefix(txn, environment.corrections, UNDO + keys.U64_KEY.pack(correction.stamp))
     first = next((keys.U64_KEY.unpack_from(undo, 1 + keys.U64_KEY.size)[0] for undo, _ in undos), 0)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from engine.dicom import tags
 from engine.dicom.elements import blob_items
 from engine.index.apply.history import read_kept
 from engine.index.database.environment import Environment
+from engine.index.database.transactions import ReadTxn, present
 from engine.index.format import keys
 from engine.index.format.entry import Entry
 from engine.index.format.rows import read_name
@@ -16,10 +16,10 @@ from engine.index.format.types import Instance
 from engine.storage.record import Position
 
 
-def read_instance(txn: Any, environment: Environment, instance_key: bytes, row: bytes) -> Instance:
+def read_instance(txn: ReadTxn, environment: Environment, instance_key: bytes, row: bytes) -> Instance:
     """The instance of a row of `instances`."""
-    owner, series_uid = _owner_and_uid(txn.get(instance_key[:4], db=environment.series))
-    _, study_uid = _owner_and_uid(txn.get(keys.ID.pack(owner), db=environment.studies))
+    owner, series_uid = _owner_and_uid(present(txn.get(instance_key[:4], db=environment.series)))
+    _, study_uid = _owner_and_uid(present(txn.get(keys.ID.pack(owner), db=environment.studies)))
     items = blob_items(row[keys.INSTANCE.size :])
     return instance_of_row(row, items, study_uid, series_uid, lambda number: read_name(txn, environment, number), {})
 
@@ -31,7 +31,7 @@ def read_versions(environment: Environment, sop_instance_uid: bytes) -> list[Ins
         versions = []
         where = txn.get(sop_key, db=environment.sop_uids)
         if where:
-            versions.append(read_instance(txn, environment, where, txn.get(where, db=environment.instances)))
+            versions.append(read_instance(txn, environment, where, present(txn.get(where, db=environment.instances))))
         versions += [instance_of(told.entry(sop_instance_uid)) for told in read_kept(txn, environment, sop_key)]
     return sorted(versions, key=lambda item: (item.stamp, item.position))
 

@@ -6,12 +6,12 @@ Reads only; for who keeps these records a second time (`archive.lifecycle.ledger
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from engine.index.apply.corrections import correction_key
 from engine.index.apply.history import newest_stamp
 from engine.index.apply.other_records import hold_key, tombstone_key, unpack_apart
 from engine.index.database.environment import Environment
+from engine.index.database.transactions import ReadTxn
 from engine.index.format import keys
 from engine.index.format.entry import Correction, Hold, LedgerItem, Tombstone
 from engine.index.format.rows import scan_prefix
@@ -59,13 +59,13 @@ def _is_mortal(environment: Environment, tombstone: Tombstone, sop_instance_uid:
 def places(environment: Environment) -> Iterator[Position]:
     """Where each record of the ledger lies; of copies each."""
 
-    def tombstone(txn: Any, key: bytes, value: bytes) -> Position:
+    def tombstone(txn: ReadTxn, key: bytes, value: bytes) -> Position:
         del txn
         _, meta_length, key_length, _ = keys.TOMBSTONE.unpack(value)
         segment_id, offset = keys.PLACE.unpack(key[-keys.PLACE.size :])
         return Position(segment_id, offset, key_length, meta_length, 0, 0)
 
-    def apart(txn: Any, key: bytes, value: bytes) -> Position:
+    def apart(txn: ReadTxn, key: bytes, value: bytes) -> Position:
         del txn
         return unpack_apart(key, value)[1]
 

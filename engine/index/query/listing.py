@@ -6,12 +6,13 @@ Reads only, page by page: no read transaction is open while a caller has a row.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from engine.index.apply.history import unpack_history
 from engine.index.apply.other_records import is_set, unpack_apart
 from engine.index.apply.versions import State
 from engine.index.database.environment import Environment
+from engine.index.database.transactions import ReadTxn, Table, present
 from engine.index.format import keys
 from engine.index.format.entry import Hold, Quarantined
 from engine.index.format.rows import scan_prefix
@@ -25,7 +26,7 @@ Row = TypeVar("Row")
 
 
 def read_rows(
-    environment: Environment, table: Any, read: Callable[[Any, bytes, bytes], Row | None], prefix: bytes = b""
+    environment: Environment, table: Table, read: Callable[[ReadTxn, bytes, bytes], Row | None], prefix: bytes = b""
 ) -> Iterator[Row]:
     """What `read` makes of each row of a table, given the transaction, key and value; None is left out.
 
@@ -50,7 +51,7 @@ def read_rows(
 def read_holds(environment: Environment) -> list[Hold]:
     """The studies on hold, in the order of their UIDs."""
 
-    def read(txn: Any, key: bytes, value: bytes) -> Hold | None:
+    def read(txn: ReadTxn, key: bytes, value: bytes) -> Hold | None:
         del txn
         counts, position, uid, meta = unpack_apart(key, value)
         return Hold.unpack(_record(Kind.HOLD, key, position, uid, meta)) if counts and is_set(key) else None
@@ -68,7 +69,7 @@ def is_held(environment: Environment, study_instance_uid: bytes) -> bool:
 def read_quarantined(environment: Environment) -> Iterator[Quarantined]:
     """What is in quarantine, in the order of the claimed UIDs."""
 
-    def read(txn: Any, key: bytes, value: bytes) -> Quarantined | None:
+    def read(txn: ReadTxn, key: bytes, value: bytes) -> Quarantined | None:
         del txn
         state, position, uid, meta = unpack_apart(key, value)
         if state != State.QUARANTINED:
@@ -81,9 +82,9 @@ def read_quarantined(environment: Environment) -> Iterator[Quarantined]:
 def read_kept_aside(environment: Environment) -> Iterator[Instance]:
     """Every version that is kept aside, in the order of the UIDs."""
 
-    def read(txn: Any, key: bytes, value: bytes) -> Instance:
+    def read(txn: ReadTxn, key: bytes, value: bytes) -> Instance:
         del value
-        told = unpack_history(key[-keys.TOLD.size :], txn.get(key, db=environment.history))
+        told = unpack_history(key[-keys.TOLD.size :], present(txn.get(key, db=environment.history)))
         return instance_of(told.entry(b""))
 
     return read_rows(environment, environment.versions, read)
@@ -92,7 +93,7 @@ def read_kept_aside(environment: Environment) -> Iterator[Instance]:
 def read_damage(environment: Environment) -> list[DamageRow]:
     """Known damage, in the order of places."""
 
-    def read(txn: Any, key: bytes, value: bytes) -> DamageRow:
+    def read(txn: ReadTxn, key: bytes, value: bytes) -> DamageRow:
         del txn
         found_ns, uid_length = keys.DAMAGE.unpack_from(value)
         end = keys.DAMAGE.size + uid_length

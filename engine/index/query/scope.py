@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
-from typing import Any
 
 from engine.index.database.environment import Environment
+from engine.index.database.transactions import Cursor, ReadTxn
 from engine.index.format import keys
 from engine.index.format.rows import read_name, scan_prefix
 from engine.index.format.types import Query
@@ -41,33 +41,35 @@ class Scope:
         self.query = query
         self.plan = plan
         self.explanation = explanation
-        self.txn: Any = None
+        self.txn: ReadTxn
         """The read transaction to work in: see `reading`."""
         self.entered = 0.0
         """When it was begun, by `perf_counter`."""
         self.names = Names(self)
         self._totals: dict[bytes, tuple[int, int, int]] = {}
-        self._counts: Any = None
+        self._counts: Cursor | None = None
 
     @contextmanager
     def reading(self) -> Iterator[None]:
         """A context in which there is a transaction."""
-        try:
-            with self.environment.reading() as self.txn:
-                self._counts = None
-                self.entered = perf_counter()
+        with self.environment.reading() as self.txn:
+            self._counts = None
+            self.entered = perf_counter()
+            try:
                 yield
-        finally:
-            # A finished transaction keeps its reader slot until the last reference to it is gone.
-            self.txn = self._counts = None
+            finally:
+                # A finished transaction keeps its reader slot until the last reference to it is gone.
+                del self.txn
+                self._counts = None
 
     def counts_of(self, study_id: bytes) -> list[tuple[bytes, bytes]]:
         """Ids and rows of `counts` of all series of a study, in their order."""
-        if self._counts is None:
-            self._counts = self.txn.cursor(db=self.environment.counts)
+        cursor = self._counts
+        if cursor is None:
+            cursor = self._counts = self.txn.cursor(db=self.environment.counts)
         rows = []
-        if self._counts.set_range(study_id):
-            for key, row in self._counts:
+        if cursor.set_range(study_id):
+            for key, row in cursor:
                 if key[:4] != study_id:
                     break
                 rows.append((key[4:], row))

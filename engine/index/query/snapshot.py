@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from engine.dicom.schema import Schema
 from engine.index.apply.corrections import RECORD, UNDO
 from engine.index.apply.overlay import PATIENT, Overlay, key_of_patient
 from engine.index.database.environment import Environment
+from engine.index.database.transactions import ReadTxn, Table, present
 from engine.index.format import keys
 from engine.index.format.entry import Operation
 from engine.index.format.rows import PatientRow, UidRow, scan_prefix
@@ -33,7 +33,7 @@ class PatientFacts:
 class Snapshot:
     """The index as the last commit left it."""
 
-    def __init__(self, txn: Any, environment: Environment) -> None:
+    def __init__(self, txn: ReadTxn, environment: Environment) -> None:
         self._txn = txn
         self._environment = environment
 
@@ -54,7 +54,7 @@ class Snapshot:
         txn, environment = self._txn, self._environment
         patients = []
         for key, number in self._keys_with(environment.patient_keys, patient_id, issuer, b"", b""):
-            items = PatientRow.decode(txn.get(number, db=environment.patients)).facts.values(PATIENT)
+            items = PatientRow.decode(present(txn.get(number, db=environment.patients))).facts.values(PATIENT)
             study_count = sum(1 for _ in scan_prefix(txn, environment.patient_studies, number))
             patients.append(PatientFacts(key, items, study_count))
         return patients
@@ -68,7 +68,7 @@ class Snapshot:
         return 0
 
     def _keys_with(
-        self, table: Any, patient_id: bytes, issuer: bytes | None, before: bytes, after: bytes
+        self, table: Table, patient_id: bytes, issuer: bytes | None, before: bytes, after: bytes
     ) -> Iterator[tuple[bytes, bytes]]:
         """The rows whose key begins with the key of such a patient, between two other parts.
 
@@ -91,7 +91,7 @@ class Snapshot:
         patient_id = txn.get(key, db=environment.patient_keys)
         for pair, _ in scan_prefix(txn, environment.patient_studies, patient_id) if patient_id else ():
             study_id = pair[4:]
-            row = UidRow.decode(txn.get(study_id, db=environment.studies), PART_COUNT_STUDY)
+            row = UidRow.decode(present(txn.get(study_id, db=environment.studies)), PART_COUNT_STUDY)
             of_study = row.facts
             if of_study.is_corrected:
                 of_study = Facts.empty(PART_COUNT_STUDY)
@@ -108,7 +108,7 @@ class Snapshot:
         study_id = self._txn.get(keys.bounded(study_instance_uid), db=self._environment.study_uids)
         if study_id is None:
             return None
-        row = UidRow.decode(self._txn.get(study_id, db=self._environment.studies), PART_COUNT_STUDY)
+        row = UidRow.decode(present(self._txn.get(study_id, db=self._environment.studies)), PART_COUNT_STUDY)
         return key_of_patient(row.facts.values(PATIENT), row.uid)
 
     def studies_of_series(self, series_instance_uid: bytes) -> list[bytes]:
@@ -116,7 +116,10 @@ class Snapshot:
         txn, environment = self._txn, self._environment
         prefix = keys.bounded(series_instance_uid) + b"\0"
         studies = [key[len(prefix) :] for key, _ in scan_prefix(txn, environment.series_uids, prefix)]
-        return [UidRow.decode(txn.get(study_id, db=environment.studies), PART_COUNT_STUDY).uid for study_id in studies]
+        return [
+            UidRow.decode(present(txn.get(study_id, db=environment.studies)), PART_COUNT_STUDY).uid
+            for study_id in studies
+        ]
 
     # -- corrections
 

@@ -13,11 +13,11 @@ IndexDamaged.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from engine.dicom.elements import blob_items
 from engine.index.apply.relocation import rows_in, rows_of
 from engine.index.database.environment import Environment
+from engine.index.database.transactions import ReadTxn, present
 from engine.index.format import keys
 from engine.index.format.entry import Entry
 from engine.index.format.rows import Counts, PatientRow, UidRow
@@ -90,11 +90,11 @@ def tables_by_offset(environment: Environment, segment_id: int) -> dict[int, str
     return {keys.PLACE.unpack(place)[1]: table for place, table in places}
 
 
-def _fault(txn: Any, environment: Environment, record: Record, levels: _Levels) -> str:
+def _fault(txn: ReadTxn, environment: Environment, record: Record, levels: _Levels) -> str:
     if record.kind == Kind.INSTANCE:
         where = txn.get(keys.bounded(record.key), db=environment.sop_uids)
         row = txn.get(where, db=environment.instances) if where else None
-        if row is not None and keys.INSTANCE.unpack_from(row)[1:3] == record.position[:2]:
+        if where and row is not None and keys.INSTANCE.unpack_from(row)[1:3] == record.position[:2]:
             entry = Entry.unpack(record)
             said, found = instance_of(entry), read_instance(txn, environment, where, row)
             other = [name for name in _SAID if getattr(said, name) != getattr(found, name)]
@@ -111,7 +111,7 @@ def _fault(txn: Any, environment: Environment, record: Record, levels: _Levels) 
 class _Levels:
     """Looks at the series, study and patient above instances, each series once in a read transaction."""
 
-    def __init__(self, txn: Any, environment: Environment) -> None:
+    def __init__(self, txn: ReadTxn, environment: Environment) -> None:
         self._txn = txn
         self._environment = environment
         self._seen: dict[bytes, str] = {}
@@ -125,11 +125,11 @@ class _Levels:
 
     def _look(self, series_key: bytes, entry: Entry) -> str:
         txn, environment = self._txn, self._environment
-        series = UidRow.decode(txn.get(series_key, db=environment.series), PART_COUNT_SERIES)
+        series = UidRow.decode(present(txn.get(series_key, db=environment.series)), PART_COUNT_SERIES)
         study_key = keys.ID.pack(series.owner)
-        study = UidRow.decode(txn.get(study_key, db=environment.studies), PART_COUNT_STUDY)
+        study = UidRow.decode(present(txn.get(study_key, db=environment.studies)), PART_COUNT_STUDY)
         patient_key = keys.ID.pack(study.owner)
-        patient = PatientRow.decode(txn.get(patient_key, db=environment.patients))
+        patient = PatientRow.decode(present(txn.get(patient_key, db=environment.patients)))
         ways = (
             (keys.bounded(series.uid) + b"\0" + study_key, environment.series_uids, series_key, "series"),
             (keys.bounded(study.uid), environment.study_uids, study_key, "study"),
@@ -140,7 +140,7 @@ class _Levels:
                 return f"the UID or key of its {level} leads elsewhere"
         if txn.get(patient_key + study_key, db=environment.patient_studies) is None:
             return "its study is none of its patient's"
-        if Counts.decode(txn.get(study_key + series_key, db=environment.counts)).count < 1:
+        if Counts.decode(present(txn.get(study_key + series_key, db=environment.counts))).count < 1:
             return "its series counts no instance"
         if study.statements == 1 and not study.facts.is_corrected and not entry.mark:
             for part, blob in zip(study.facts.parts, (entry.patient, entry.study), strict=True):

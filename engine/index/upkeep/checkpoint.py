@@ -26,7 +26,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from engine import boot
 from engine.errors import IndexError_, StorageError, StorageFailed
@@ -34,6 +33,7 @@ from engine.index.database import data_file
 from engine.index.database.data_file import newest_meta_page, transaction_of
 from engine.index.database.environment import Environment
 from engine.index.database.locks import try_lock
+from engine.index.database.transactions import ReadTxn
 from engine.index.upkeep import checkpoint_file
 from engine.index.upkeep.checkpoint_file import Checkpoint, Kind, read_file, write_file
 from engine.storage.files import Files
@@ -55,7 +55,7 @@ class Checkpointer:
         self._state = threading.Lock()
         self._lost_count = 0
         """How often the map has grown."""
-        self._pin: Any = None
+        self._pin: ReadTxn | None = None
         self._checkpointed_id = -1
         self._failed: StorageFailed | None = None
         try:
@@ -85,7 +85,7 @@ class Checkpointer:
             raise IndexError_(f"the index in {self._directory} has a checkpointer already")
         self._pin = pin
 
-    def _meta_page_of(self, pin: Any) -> bytes:
+    def _meta_page_of(self, pin: ReadTxn) -> bytes:
         """The meta page of a pinned state, while it is the newest."""
         try:
             data = self._files.pread(self._data_fd, 2 * self._environment.page_bytes(), 0)
@@ -130,7 +130,8 @@ class Checkpointer:
             failure.add_note(f"nor can the index be marked as lost: {error}")
 
     def _take(self, kind: Kind) -> None:
-        pin, transaction_id, page, lost_count = self._environment.holding_write_lock(self._pin_newest)
+        new_pin, transaction_id, page, lost_count = self._environment.holding_write_lock(self._pin_newest)
+        unused: ReadTxn | None = new_pin
         try:
             self._sync_log()
             self._files.fdatasync(self._data_fd)
@@ -138,13 +139,13 @@ class Checkpointer:
                 if self._lost_count != lost_count:
                     return
                 write_file(self._directory, self._files, Checkpoint(kind, transaction_id, boot.boot_id(), page))
-                pin, self._pin = self._pin, pin
+                unused, self._pin = self._pin, new_pin
                 self._checkpointed_id = transaction_id
         finally:
-            if pin is not None:
-                pin.abort()
+            if unused is not None:
+                unused.abort()
 
-    def _pin_newest(self) -> tuple[Any, int, bytes, int]:
+    def _pin_newest(self) -> tuple[ReadTxn, int, bytes, int]:
         pin = self._environment.begin_pin()
         try:
             return pin, pin.id(), self._meta_page_of(pin), self._lost_count

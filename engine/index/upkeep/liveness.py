@@ -16,7 +16,6 @@ may go at once, in any order.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from engine.errors import IndexError_
 from engine.index.apply.corrections import correction_key
@@ -24,20 +23,21 @@ from engine.index.apply.history import read_history, told_key
 from engine.index.apply.other_records import hold_key, quarantine_key, tombstone_key, unpack_apart
 from engine.index.apply.versions import State, Told, in_order, is_needed
 from engine.index.database.environment import Environment
+from engine.index.database.transactions import ReadTxn
 from engine.index.format import keys
 from engine.index.format.entry import TOMBSTONE_KEEP_S, Correction, Hold, Quarantined, Tombstone
 from engine.index.format.rows import read_name, scan_prefix
 from engine.storage.record import Kind, Position, Record
 
 
-def alive(txn: Any, environment: Environment, records: Sequence[Record], now_ns: int) -> list[bool]:
+def alive(txn: ReadTxn, environment: Environment, records: Sequence[Record], now_ns: int) -> list[bool]:
     """For each record, whether it must survive."""
     needed: dict[tuple[bytes, int], bool] = {}
     return [_is_alive(txn, environment, record, now_ns, needed) for record in records]
 
 
 def _is_alive(
-    txn: Any, environment: Environment, record: Record, now_ns: int, needed: dict[tuple[bytes, int], bool]
+    txn: ReadTxn, environment: Environment, record: Record, now_ns: int, needed: dict[tuple[bytes, int], bool]
 ) -> bool:
     if record.kind == Kind.INSTANCE:
         return _is_instance_alive(txn, environment, record, needed)
@@ -61,7 +61,7 @@ def _is_alive(
 
 
 def _is_instance_alive(
-    txn: Any, environment: Environment, record: Record, needed: dict[tuple[bytes, int], bool]
+    txn: ReadTxn, environment: Environment, record: Record, needed: dict[tuple[bytes, int], bool]
 ) -> bool:
     sop_key = keys.bounded(record.key)
     position = record.position
@@ -83,18 +83,18 @@ def _is_instance_alive(
     asked = sop_key, position.segment_id
     if asked not in needed:  # one answer for all dead records that a UID has in a segment: there may be thousands
         told = read_history(txn, environment, sop_key)
-        if current is not None:
+        if current is not None and row:
             current.transfer_syntax_uid = read_name(txn, environment, keys.INSTANCE.unpack_from(row)[11])
             told.append(current)
         needed[asked] = is_needed(in_order(told), position.segment_id)
     return needed[asked]
 
 
-def is_copied(txn: Any, environment: Environment, sop_key: bytes, key: bytes) -> bool:
+def is_copied(txn: ReadTxn, environment: Environment, sop_key: bytes, key: bytes) -> bool:
     """Whether the current record of a UID is a copy of the one with this key: then nothing depends on that one."""
     where = txn.get(sop_key, db=environment.sop_uids)
-    row = txn.get(where, db=environment.instances) if where else b""
-    return bool(row) and _current(row).order == key[: keys.ORDER_BYTES]
+    row = txn.get(where, db=environment.instances) if where else None
+    return row is not None and _current(row).order == key[: keys.ORDER_BYTES]
 
 
 def _current(row: bytes) -> Told:
@@ -104,7 +104,7 @@ def _current(row: bytes) -> Told:
     return Told(told_key(fields[0], position), State.CURRENT, Kind.INSTANCE, fields[9], position)
 
 
-def _is_tombstone_alive(txn: Any, environment: Environment, tombstone: Tombstone, now_ns: int) -> bool:
+def _is_tombstone_alive(txn: ReadTxn, environment: Environment, tombstone: Tombstone, now_ns: int) -> bool:
     value = txn.get(tombstone_key(tombstone), db=environment.tombstones)
     if value is None:
         return True
@@ -119,7 +119,7 @@ def _is_tombstone_alive(txn: Any, environment: Environment, tombstone: Tombstone
     )
 
 
-def killed_by(txn: Any, environment: Environment, sop_key: bytes, stamp: int, target_stamp: int) -> list[int]:
+def killed_by(txn: ReadTxn, environment: Environment, sop_key: bytes, stamp: int, target_stamp: int) -> list[int]:
     """The segments in which records of a UID lie that a tombstone of this stamp and target keeps dead."""
     found = []
     prefix = sop_key + b"\0"

@@ -1,0 +1,101 @@
+"""The types of LMDB's transactions, cursors and tables, of which the package `lmdb` says nothing.
+
+What is handed out are LMDB's own objects. What is read is bytes that stay valid after the transaction. A table is
+opened by the environment and is good in every transaction of its process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal, NewType, Protocol, TypeAlias, overload
+
+from engine.errors import IndexDamaged
+
+Table = NewType("Table", object)
+"""The handle of a table."""
+
+Bytes: TypeAlias = bytes | bytearray
+Row: TypeAlias = tuple[bytes, bytes]
+"""Key and value."""
+
+
+def present(row: bytes | None) -> bytes:
+    """A row that must be there, since another one says so. Raises IndexDamaged."""
+    if row is None:
+        raise IndexDamaged("a row is missing: the index is damaged; `filmroom rebuild-index` makes it anew")
+    return row
+
+
+class Cursor(Protocol):
+    """A place in a table, in the order of keys; ends with its transaction."""
+
+    def __enter__(self) -> Cursor: ...
+    def __exit__(self, *error: object) -> None: ...
+    def __iter__(self) -> Iterator[Row]:
+        """From here on, or from the first row."""
+
+    def iternext(self, keys: bool = True, values: bool = True) -> Iterator[bytes]:
+        """The same, of each row only its key or only its value."""
+
+    def iternext_nodup(self, keys: bool = True, values: bool = True) -> Iterator[bytes]:
+        """The same, each key once."""
+
+    def first(self) -> bool: ...
+    def last(self) -> bool: ...
+    def next(self) -> bool: ...
+    def prev(self) -> bool: ...
+    def next_nodup(self) -> bool: ...
+    def set_key(self, key: Bytes) -> bool: ...
+    def set_range(self, key: Bytes) -> bool: ...
+    def key(self) -> bytes: ...
+    def value(self) -> bytes: ...
+    def item(self) -> Row: ...
+    def count(self) -> int: ...
+    @overload
+    def getmulti(self, keys: Iterable[Bytes], dupdata: bool = False) -> Iterable[Row]: ...
+    @overload
+    def getmulti(
+        self, keys: Iterable[Bytes], dupdata: bool, dupfixed_bytes: int, keyfixed: Literal[True]
+    ) -> memoryview:
+        """Keys and values of these lengths, end to end."""
+
+
+class WriteCursor(Cursor, Protocol):
+    """A cursor of a write transaction."""
+
+    def __enter__(self) -> WriteCursor: ...
+    def delete(self, dupdata: bool = False) -> bool: ...
+    def put(
+        self, key: Bytes, value: Bytes, dupdata: bool = True, overwrite: bool = True, append: bool = False
+    ) -> bool: ...
+    def putmulti(
+        self, items: Iterable[tuple[Bytes, Bytes]], dupdata: bool = True, overwrite: bool = True, append: bool = False
+    ) -> tuple[int, int]: ...
+
+
+class ReadTxn(Protocol):
+    """A snapshot of the last commit."""
+
+    def get(self, key: Bytes, default: bytes | None = None, db: Table = ...) -> bytes | None: ...
+    def cursor(self, db: Table) -> Cursor: ...
+    def stat(self, db: Table) -> Mapping[str, int]: ...
+    def id(self) -> int: ...
+    def abort(self) -> None: ...
+
+
+class WriteTxn(ReadTxn, Protocol):
+    """A transaction in which tables are changed; nobody sees it before it is committed."""
+
+    def cursor(self, db: Table) -> WriteCursor: ...
+    def put(
+        self,
+        key: Bytes,
+        value: Bytes,
+        dupdata: bool = True,
+        overwrite: bool = True,
+        append: bool = False,
+        db: Table = ...,
+    ) -> bool: ...
+    def delete(self, key: Bytes, value: Bytes = b"", db: Table = ...) -> bool: ...
+    def pop(self, key: Bytes, db: Table = ...) -> bytes | None: ...
+    def commit(self) -> None: ...
