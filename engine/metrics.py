@@ -50,6 +50,34 @@ class PeerCounters:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
+class OperationCounters:
+    """What was asked for under one name of an operation: C-FIND, GET /dicom-web/studies."""
+
+    __slots__ = ("failures", "latency_s", "received_bytes", "sent_bytes")
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.received_bytes = 0
+        self.sent_bytes = 0
+        self.latency_s = Histogram(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0)
+
+    def observe(self, seconds: float, is_failure: bool, *, received_bytes: int = 0, sent_bytes: int = 0) -> None:
+        """Counts one that has ended."""
+        self.latency_s.observe(seconds)
+        self.failures += is_failure
+        self.received_bytes += received_bytes
+        self.sent_bytes += sent_bytes
+
+    def snapshot(self) -> dict[str, object]:
+        """As plain data."""
+        return {
+            "failures": self.failures,
+            "received_bytes": self.received_bytes,
+            "sent_bytes": self.sent_bytes,
+            "latency_s": self.latency_s.snapshot(),
+        }
+
+
 PEERS_MAX = 1000
 """Calling AE titles counted apart; further ones are counted together, so that made-up titles cost no memory."""
 
@@ -62,6 +90,8 @@ class Metrics:
     def __init__(self) -> None:
         self.counters: defaultdict[str, int] = defaultdict(int)
         self.peers: dict[str, PeerCounters] = {}
+        self.operations: dict[str, OperationCounters] = {}
+        """By front and name, from a table of ours: there are as many as there are services and routes."""
         self.store_latency_s = Histogram(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0)
 
     def peer(self, aet: str) -> PeerCounters:
@@ -73,10 +103,19 @@ class Metrics:
             counters = self.peers.setdefault(aet, PeerCounters())
         return counters
 
+    def operation(self, front: str, name: str) -> OperationCounters:
+        """The counters of one kind of operation; `name` is never a peer's word."""
+        key = f"{front} {name}"
+        counters = self.operations.get(key)
+        if counters is None:
+            counters = self.operations[key] = OperationCounters()
+        return counters
+
     def snapshot(self) -> dict[str, object]:
         """As plain data, ready for JSON."""
         return {
             "counters": dict(self.counters),
             "peers": {aet: counters.snapshot() for aet, counters in self.peers.items()},
+            "operations": {name: counters.snapshot() for name, counters in self.operations.items()},
             "store_latency_s": self.store_latency_s.snapshot(),
         }

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 
 import pytest
 from pynetdicom.association import Association
 
 from tests import effort
+
+# Servers of the tests serve HTTP where it is tested: it costs memory and time at each start, and a fixed port.
+os.environ.setdefault("FILMROOM_HTTP_ENABLED", "false")
 
 
 def _stands_still(association: Association) -> bool:

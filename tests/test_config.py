@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
@@ -38,9 +39,9 @@ def test_flags_win_over_the_environment_over_the_file_over_the_default(tmp_path:
     path = written(tmp_path, 'aet = "FILE"\ndicom_port = 1\nworkers = 3\n')
     env = {"FILMROOM_AET": "ENV", "FILMROOM_DICOM_PORT": "2"}
     config = load(path, env, {"aet": "FLAG", "dicom_port": None})
-    assert (config.aet, config.dicom_port, config.workers, config.http_port) == ("FLAG", 2, 3, 8080)
+    assert (config.aet, config.dicom_port, config.workers, config.http.port) == ("FLAG", 2, 3, 8080)
     origins = configuration.origins(path, env, {"aet": "FLAG", "dicom_port": None})
-    assert [origins[key] for key in ("aet", "dicom_port", "workers", "http_port")] == [
+    assert [origins[key] for key in ("aet", "dicom_port", "workers", "http.port")] == [
         "flag",
         "environment",
         "file",
@@ -254,9 +255,8 @@ def test_peers_are_named_on_a_command_line_by_title_or_address(tmp_path: Path) -
 
 
 def test_every_key_is_documented_with_its_reason() -> None:
-    folder = Path(configuration.__file__).parent
-    source = (folder / "schema.py").read_text() + (folder / "composition.py").read_text()
     for section in (Config, *TABLES.values(), Peer):
+        source = inspect.getsource(section)
         for field in msgspec.structs.fields(section):
             if section is Config and field.name in (*TABLES, "peers"):
                 continue

@@ -5,6 +5,8 @@
     accept_unknown_peers            whether a title without a [[peer]] may store, query and retrieve
 
     ASSOCIATE   a known title, though it may do nothing else; an unknown one if unknown peers are accepted
+    HTTP client a client of the networks in http.allow may do everything; others nothing
+
     COMMIT      whoever may store: a permission of its own would only be forgotten
     SEND        whoever may retrieve, to a [[peer]] that has an address, may be a destination and is one of its own
 
@@ -16,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from engine.access.networks import is_in, networks
 from engine.access.principal import Kind, Principal
 from engine.access.question import ALLOWED, ARCHIVE, Action, Decision, Destination, Target
 from engine.config.titles import names
@@ -41,9 +44,13 @@ class PeerRules:
 
     def allowed(self, principal: Principal, action: Action, target: Target = ARCHIVE) -> Decision:
         """Whether it may do that to it."""
-        if principal.kind is not Kind.PEER:
+        if principal.kind not in (Kind.PEER, Kind.HTTP):
             return ALLOWED
         config = self._config()
+        if principal.kind is Kind.HTTP:
+            if not is_in(principal.address, networks(config.http.allow)):
+                return Decision(False, "an address that is not in http.allow")
+            return self._takes(config, principal, target) if isinstance(target, Destination) else ALLOWED
         peer = config.peer(principal.name)
         if peer is None and not config.accept_unknown_peers:
             return Decision(False, "an unknown peer")

@@ -13,6 +13,8 @@ class Kind(Enum):
     """An application entity. Its title is what it says it is."""
     OPERATOR = "operator"
     """A person at the command line of this machine, known by the user account."""
+    HTTP = "http"
+    """A client of the HTTP port, known by its address only, as long as nobody vouches for who it is."""
     JOB = "job"
     """A background job of the server."""
 
@@ -27,7 +29,7 @@ class Principal:
 
     kind: Kind
     name: str
-    """An AE title as it came, a user name, or the name of a job."""
+    """An AE title as it came, a user name, or the name of a job; "" of an HTTP client that nobody knows."""
     address: str = ""
     """The network address that it comes from."""
     roles: frozenset[str] = frozenset()
@@ -35,5 +37,10 @@ class Principal:
 
     @property
     def actor(self) -> str:
-        """What is recorded of it beside what it has done: `cli:name` for an operator, else the name."""
+        """What is recorded of it beside what it has done.
+
+        `cli:name` for an operator, `http:address` for a client of the HTTP port, else the name.
+        """
+        if self.kind is Kind.HTTP:
+            return f"http:{self.name or self.address}"
         return f"cli:{self.name}" if self.kind is Kind.OPERATOR else self.name

@@ -21,6 +21,11 @@ class Action(Enum):
     RETRIEVE = auto()
     SEND = auto()
     """Have instances sent to a `Destination`."""
+    DELETE = auto()
+    MANAGE = auto()
+    """Change what is not instances: corrections, holds, quarantine, jobs."""
+    OBSERVE = auto()
+    """See how the server is, and who uses it: figures, jobs, peers."""
 
 
 @dataclass(frozen=True, slots=True)

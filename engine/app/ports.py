@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from engine.net.trace import make_folder
 from engine.runtime.front import Port, Verdict
 from engine.services import first_pdu
+from engine.web import first_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,13 +21,14 @@ class FilmroomComposition:
     worker_module = "engine.app.worker"
 
     def ports(self, config: Callable[[], Config]) -> list[Port]:
-        """The DICOM port."""
+        """The DICOM port and, where it is enabled, the HTTP port."""
 
         def judge(head: bytes) -> Verdict:
             return first_pdu.judge(head, config().limits.associate_pdu_length_max)
 
         fixed = config()
-        return [
+        is_tls = fixed.http.certificate is not None
+        ports = [
             Port(
                 front="dicom",
                 protocol="DICOM",
@@ -36,6 +38,19 @@ class FilmroomComposition:
                 silence_s_max=lambda: config().limits.artim_timeout_s,
             )
         ]
+        if fixed.http.enabled:
+            ports.append(
+                Port(
+                    front="http",
+                    protocol="HTTP",
+                    host=fixed.http.host,
+                    number=fixed.http.port,
+                    judge=lambda head: first_bytes.judge(head, is_tls=is_tls),
+                    silence_s_max=lambda: config().http.header_timeout_s,
+                    scheme="https" if is_tls else "http",
+                )
+            )
+        return ports
 
     def prepare(self, config: Config) -> None:
         """Makes the folder of wire traces."""

@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
 def make_fronts(engine: Engine, process: worker.Process) -> list[Front]:
     """The fronts of one process."""
-    return [DimseFront(engine, process.number)]
+    fronts: list[Front] = [DimseFront(engine, process.number)]
+    if engine.config.http.enabled:
+        # Only where it is used: aiohttp takes some memory and a tenth of a second.
+        from engine.web.front import WebFront
+
+        fronts.append(WebFront(engine, process.server_stats))
+    return fronts
 
 
 if __name__ == "__main__":

@@ -231,7 +231,7 @@ _KEY_OPTIONS: dict[str, dict[str, Any]] = {
     "aet": {"metavar": "TITLE", "help": "Our AE title."},
     "host": {"metavar": "ADDRESS", "help": "Address to listen on."},
     "dicom_port": {"type": int, "metavar": "PORT", "help": "Port for DICOM associations."},
-    "http_port": {"type": int, "metavar": "PORT", "help": "Port for DICOMweb (reserved)."},
+    "http.port": {"type": int, "metavar": "PORT", "help": "Port for HTTP."},
     "workers": {"type": int, "metavar": "N", "help": "Worker processes."},
     "durability": {
         "type": click.Choice(get_args(configuration.Durability)),

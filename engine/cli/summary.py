@@ -7,6 +7,7 @@ from typing import Any
 
 from engine.cli import live
 from engine.cli.output import bytes_text
+from engine.totals import totals
 
 PEERS_SHOWN = 8
 
@@ -28,7 +29,7 @@ def of_archive(held: Mapping[str, int]) -> dict[str, object]:
 
 def of_server(answer: Mapping[str, Any]) -> dict[str, object]:
     """What the server does, and whether it takes new instances."""
-    now = live.totals(answer)
+    now = totals(answer)
     failures = sum(counts["failures"] for counts in now.peers.values())
     facts: dict[str, object] = {
         "new instances": live.admission(answer),

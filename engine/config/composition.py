@@ -38,6 +38,7 @@ from engine.config.schema import (
     Target,
     check_title,
 )
+from engine.web.settings import Http
 
 
 def _cores() -> int:
@@ -58,9 +59,6 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
 
     dicom_port: Port = 11112
     """Registered for DICOM and, unlike 104, open to a process without privileges; 0: any free one."""
-
-    http_port: Port = 8080
-    """Reserved for DICOMweb."""
 
     workers: Annotated[int, Meta(ge=1, le=1024)] = msgspec.field(default_factory=_cores)
     """Processes that serve; one a core."""
@@ -97,6 +95,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     second of processor time, which after a restart those who have waited for the server need more."""
 
     limits: Limits = Limits()
+    http: Http = Http()
     storage: Storage = Storage()
     log: Log = Log()
     query: Queries = Queries()
@@ -210,6 +209,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
 
 RELOADABLE = (
     "limits",
+    "http",
     "peers",
     "accept_unknown_peers",
     "promiscuous",
@@ -226,6 +226,7 @@ RELOADABLE = (
 
 TABLES: dict[str, type[Struct]] = {
     "limits": Limits,
+    "http": Http,
     "query": Queries,
     "storage": Storage,
     "compaction": Compaction,

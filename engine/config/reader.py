@@ -46,7 +46,10 @@ MISTAKES_MAX = 100
 _PLACEHOLDERS: dict[str, object] = {"aet": "MISSING", "name": "x", "older_than_days": 1.0, "tag": "x", "level": "study"}
 """For a key that must be there and is not, so that the rest can be looked at."""
 
-_GONE = {"verify_reads": "each instance is compared with its checksum on its way out, always"}
+_GONE = {
+    "http_port": "it is port in the table [http]",
+    "verify_reads": "each instance is compared with its checksum on its way out, always",
+}
 """Keys of earlier versions, and what is true now."""
 
 _OTHER_VARIABLES = {"CONFIG", "PYTHON", "CORPUS", "DEBUG", "SANITIZE", "EXT"}
@@ -283,9 +286,9 @@ def _from_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _from_text(key: str, text: str, type_: Any) -> object:
-    if key == "log.wire_trace":
-        return text or None
-    value = re.findall(r"[\w.-]+", text) if get_origin(type_) is tuple else text
+    if not text and type(None) in get_args(type_):
+        return None
+    value = re.findall(r"[^\s,()\[\]\"']+", text) if get_origin(type_) is tuple else text
     try:
         return msgspec.convert(value, type_, strict=False, dec_hook=to_path)
     except msgspec.ValidationError as error:

@@ -21,9 +21,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 from engine import log
+from engine.delivery import WINDOW_SHARE, Delivery, acknowledged_bytes, undelivered_bytes
 from engine.dimse import assembly
 from engine.errors import LocalProtocolError, RemoteProtocolError
-from engine.net.delivery import WINDOW_SHARE, Delivery, acknowledged_bytes, undelivered_bytes
 from engine.net.trace import Trace
 from engine.ul import events as ul_events
 from engine.ul.association import Association, Role

@@ -11,7 +11,7 @@ calls `run_in_executor(None, …)` shares its fate with everybody else who does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -70,13 +70,16 @@ class Pools:
         self.index = ThreadPool("index", INDEX_THREADS)
         self.slow = ThreadPool("slow", SLOW_THREADS)
 
+    def __iter__(self) -> Iterator[ThreadPool]:
+        return iter((self.reads, self.index, self.slow))
+
     def snapshot(self) -> dict[str, dict[str, int]]:
         """As plain data, for the statistics."""
-        return {pool.name: pool.snapshot() for pool in (self.reads, self.index, self.slow)}
+        return {pool.name: pool.snapshot() for pool in self}
 
     def close(self, *, wait: bool = False) -> None:
         """Takes no more work."""
-        for pool in (self.reads, self.index, self.slow):
+        for pool in self:
             pool.close(wait=wait)
 
 

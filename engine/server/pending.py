@@ -26,6 +26,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from engine import log
+from engine.rate_limiter import TokenBuckets
 from engine.runtime.front import HEAD_BYTES
 
 if TYPE_CHECKING:
@@ -42,31 +43,6 @@ DRAINED_BYTES_MAX = 256 << 10
 
 _ESTABLISHED = 1
 """tcpi_state of struct tcp_info while the peer has not closed its side."""
-
-
-class LongRequests:
-    """How many bytes of long A-ASSOCIATE-RQs each address may still have handed over: a second's worth at most."""
-
-    ADDRESSES_MAX = 1024
-    """Remembered ones; the one that has not asked for longest is forgotten first."""
-
-    def __init__(self) -> None:
-        self._left: dict[str, tuple[float, float]] = {}
-        """Address → (bytes left, when that was)."""
-
-    def wait_s(self, host: str, length: int, rate: int, now: float) -> float:
-        """0, and the bytes are taken, or how long it will be until there are enough. `rate`: bytes a second; 0: any."""
-        if not rate or not length:
-            return 0.0
-        left, at = self._left.pop(host, (float(rate), now))
-        left = min(left + (now - at) * rate, float(rate))
-        wanted = min(length, rate)
-        if enough := left >= wanted:
-            left -= wanted
-        self._left[host] = left, now
-        if len(self._left) > self.ADDRESSES_MAX:
-            del self._left[next(iter(self._left))]
-        return 0.0 if enough else (wanted - left) / rate
 
 
 DESCRIPTORS_KEPT = 64
@@ -105,7 +81,7 @@ class PendingConnections:
         self._waiting: dict[_Pending, None] = {}
         """In the order of arrival."""
         self._by_host: dict[str, dict[_Pending, None]] = {}
-        self._long_requests = LongRequests()
+        self._long_requests = TokenBuckets()
 
     def __len__(self) -> int:
         return len(self._waiting)

@@ -1,1 +1,1 @@
-"""DICOMweb (PS3.18) and what else is served over HTTP."""
+"""The HTTP front: DICOMweb, health, metrics; aiohttp on sockets that the supervisor hands over."""

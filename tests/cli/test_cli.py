@@ -19,6 +19,7 @@ from engine.cli import backend, exit_codes, live, output, query, summary
 from engine.dicom import plain_values, tags
 from engine.dicom.identifier import encode_identifier
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
+from engine.totals import totals
 from tests.cli.commands import run
 
 
@@ -338,7 +339,7 @@ def test_open_associations_and_those_since_the_start_are_two_figures(
 
 def test_the_live_view_fits_a_small_terminal() -> None:
     console = Console(width=80, file=io.StringIO(), force_terminal=False)
-    before, now = (live.totals(answer(at, at * 100, [5, 0, 0])) for at in (10, 11))
+    before, now = (totals(answer(at, at * 100, [5, 0, 0])) for at in (10, 11))
     console.print(live._view(now, before))
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert lines[0].split() == ["200.0", "instances/s", "100.0", "MB/s", "2", "associations", "queue", "4"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from engine.cli import prometheus
+from engine import prometheus
 from engine.metrics import Metrics
 
 HELD = {"instances": 7, "live_bytes": 1000}

@@ -16,7 +16,6 @@ from engine.config import Config
 from engine.config.schema import Limits, Log
 from engine.metrics import Metrics
 from engine.runtime.front import Port
-from engine.server import pending
 from engine.server.pending import PendingConnections
 from engine.services import first_pdu
 from engine.ul import pdu
@@ -340,20 +339,6 @@ def test_who_is_put_off_and_leaves_or_makes_room_is_let_go() -> None:
         wait_for(lambda: host.waiting == 0, timeout_s=5, what="let go")
 
     host.run(script)
-
-
-def test_a_budget_of_long_requests_is_of_bounded_size_and_fills_up_again() -> None:
-    budget = pending.LongRequests()
-    size = 1 << 20
-    assert budget.wait_s("a", size, size, 0.0) == 0
-    assert budget.wait_s("a", size, size, 0.25) == 0.75
-    assert budget.wait_s("a", 0, size, 0.25) == 0, "short ones always pass"
-    assert budget.wait_s("a", size, size, 1.0) == 0
-    assert budget.wait_s("a", 4 * size, size, 2.0) == 0, "one that is longer than the budget takes all of it"
-    assert budget.wait_s("a", size, 0, 2.0) == 0, "no bound"
-    for number in range(3000):
-        budget.wait_s(str(number), size, size, 3.0)
-    assert len(budget._left) == budget.ADDRESSES_MAX
 
 
 @pytest.mark.parametrize(

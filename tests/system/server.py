@@ -35,8 +35,12 @@ class Server:
         config_file: Path | None = None,
         environment: Mapping[str, str] | None = None,
         await_ready: bool = True,
+        http: bool = False,
     ) -> None:
-        """`prefix`: the words of a program that runs the server; without `await_ready` say `wait_ready` yourself."""
+        """`http`: whether it serves HTTP too, on a free port (`url`).
+
+        `prefix`: the words of a program that runs the server. Without `await_ready` say `wait_ready` yourself.
+        """
         self.data = data
         if config_file is None:
             data.mkdir(parents=True, exist_ok=True)
@@ -52,7 +56,7 @@ class Server:
                 *arguments,
             ],
             cwd=ROOT,
-            env={**self._unhurried(config), **os.environ, **(environment or {})},
+            env={**self._unhurried(config), **os.environ, **self._http(http), **(environment or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -62,6 +66,8 @@ class Server:
         threading.Thread(target=self._read_log, daemon=True).start()
         self.ready_line = ""
         self.port = 0
+        self.url = ""
+        """Of HTTP, without a slash at the end."""
         if await_ready:
             self.wait_ready()
 
@@ -71,6 +77,11 @@ class Server:
         beside the caretaker."""
         settings = {"FILMROOM_CARETAKER_PAUSE_S": "0"}
         return settings if "prewrite_bytes" in config else {**settings, "FILMROOM_STORAGE_PREWRITE_BYTES": "0"}
+
+    @staticmethod
+    def _http(enabled: bool) -> dict[str, str]:
+        """Off unless it is tested: it costs memory and time at each start."""
+        return {"FILMROOM_HTTP_ENABLED": str(enabled).lower(), **({"FILMROOM_HTTP_PORT": "0"} if enabled else {})}
 
     def wait_ready(self, timeout_s: float = 60.0) -> None:
         """Until it has said that it is ready."""
@@ -85,6 +96,8 @@ class Server:
             self.ready_line = self.process.stdout.readline()
         found = re.search(r" on \S+:(\d+)", self.ready_line)
         self.port = int(found[1]) if found else 0
+        url = re.search(r" (https?://\S+)/,", self.ready_line)
+        self.url = url[1] if url else ""
         return found is not None
 
     def _read_log(self) -> None:

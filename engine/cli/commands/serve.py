@@ -12,7 +12,7 @@ from engine.cli.options import Settings, with_settings
     "aet",
     "host",
     "dicom_port",
-    "http_port",
+    "http.port",
     "workers",
     "durability",
     "log.format",

@@ -10,6 +10,7 @@ import click
 from engine.cli import backend, live, options, output, summary
 from engine.cli.options import Settings, with_settings
 from engine.errors import ControlUnavailable
+from engine.totals import totals
 
 
 @options.command("stats")
@@ -39,7 +40,7 @@ def command(
         server = None
         held = backend.archive_stats(config)
     if as_prometheus:
-        from engine.cli import prometheus
+        from engine import prometheus
 
         click.echo(prometheus.text_of(held, server), nl=False)
         return
@@ -53,6 +54,6 @@ def command(
         output.write_facts(summary.of_archive(held), title="archive")
         if server:
             output.write_facts(summary.of_server(server), title="server")
-            live.show_peers(live.totals(server), summary.PEERS_SHOWN)
+            live.show_peers(totals(server), summary.PEERS_SHOWN)
     if server is None and not output.as_json():
         output.complain("no server is running")

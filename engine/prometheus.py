@@ -1,9 +1,9 @@
-"""`filmroom stats --prometheus`: the figures in the text format that Prometheus reads, for a textfile collector.
+"""A server's figures in the text format that Prometheus reads: for /metrics, and for a textfile collector.
 
     filmroom stats --prometheus > /var/lib/node_exporter/filmroom.prom.$$ && mv …      (by cron or a systemd timer)
 
-Counters begin at 0 when a worker starts, as Prometheus expects. Without a server `filmroom_up` is 0 and only the
-archive is told of.
+Whichever worker is asked, all processes are in it. Counters begin at 0 when a worker starts, as Prometheus expects.
+Without a server `filmroom_up` is 0 and only the archive is told of.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from engine.cli import live
+from engine.totals import totals
 
 
 class _Figures(Collector):
@@ -35,7 +35,7 @@ class _Figures(Collector):
 
 
 def _server(answer: Mapping[str, Any]) -> Iterator[Metric]:
-    now = live.totals(answer)
+    now = totals(answer)
     yield GaugeMetricFamily("filmroom_workers", "Worker processes.", value=now.workers)
     yield GaugeMetricFamily("filmroom_associations", "Open associations.", value=now.associations)
     yield GaugeMetricFamily("filmroom_queue_depth", "Instances that wait for the disk.", value=now.queue_depth)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from engine.net.delivery import Delivery
+from engine.delivery import Delivery
 
 RATE = 1000
 WINDOW_S = 27.0

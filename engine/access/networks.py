@@ -1,0 +1,25 @@
+"""Whether an address lies in one of the networks that the configuration names."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from functools import lru_cache
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@lru_cache(maxsize=64)
+def networks(texts: tuple[str, ...]) -> tuple[Network, ...]:
+    """Networks as they are written in the configuration, which has checked them."""
+    return tuple(ipaddress.ip_network(text, strict=False) for text in texts)
+
+
+def is_in(address: str, among: Iterable[Network]) -> bool:
+    """Whether an address lies in one of them; an IPv4 address may be written as IPv6 writes it."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return any((mapped or parsed) in network for network in among)

@@ -1,0 +1,214 @@
+"""One HTTP connection: aiohttp's protocol, with a clock that ends whoever is too slow.
+
+    idle            nothing of a request has come                        closed after idle_timeout_s
+    head            its first byte has come, its end has not             408 after header_timeout_s
+    body            we read, and the client sends too slowly             reset after transfer_timeout_s
+    answer          something waits for the client, which reads slowly   reset after transfer_timeout_s
+
+The front looks at each connection several times in the shortest of these times (`look`). aiohttp's parser is llhttp:
+requests whose length can be read in two ways, and bytes that are no HTTP, are answered with 400 and the end.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import TYPE_CHECKING, Any, Protocol
+
+from aiohttp.web_protocol import RequestHandler
+
+from engine import log
+from engine.delivery import WINDOW_SHARE, Delivery, acknowledged_bytes, undelivered_bytes
+from engine.web.errors import problem, problem_response
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from aiohttp.web import BaseRequest, StreamResponse
+
+    from engine.runtime.engine import Engine
+    from engine.web.settings import Http
+
+logger = log.get("web.connection")
+
+_AT_ONCE = struct.pack("ii", 1, 0)
+"""Linger for no time: closing resets the connection."""
+
+TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+LINGER_S = 2.0
+"""How long what is left of a body is read and dropped after an answer that did not wait for it: a client that is still
+sending would otherwise get a reset before it reads the answer."""
+
+_NEVER_S = 1e6
+
+UNSENT_BYTES_MAX = 1 << 20
+"""What a connection holds of answers that the kernel has not taken, above which a handler waits."""
+
+
+class Owner(Protocol):
+    """The front, as far as connections go."""
+
+    engine: Engine
+
+    def lost(self, connection: HttpConnection) -> None:
+        """A connection has ended."""
+
+    def finished(self, request: BaseRequest, response: StreamResponse | None) -> None:
+        """A request was answered; `response` is None when its client went away before."""
+
+
+class HttpConnection(RequestHandler):
+    """One connection; `look` is to be called several times a second."""
+
+    def __init__(self, front: Owner, manager: Any, settings: Http, on_end: Callable[[], None]) -> None:
+        super().__init__(
+            manager,
+            loop=front.engine.loop,
+            keepalive_timeout=_NEVER_S,  # `look` does it
+            lingering_time=LINGER_S,
+            access_log=None,  # type: ignore[arg-type]
+            max_line_size=settings.request_line_bytes_max,
+            max_field_size=settings.header_bytes_max,
+            max_headers=settings.headers_max,
+            auto_decompress=False,
+        )
+        self._front = front
+        self._settings = settings
+        self._on_end = on_end
+        self._received_bytes = 0
+        self._head_since: float | None = None
+        self._idle_since = front.engine.loop.time()
+        window_s = settings.transfer_timeout_s * WINDOW_SHARE
+        self._upload = Delivery(max(settings.upload_rate_bytes_per_s_min, 1), window_s)
+        self._delivery = Delivery(max(settings.delivery_rate_bytes_per_s_min, 1), window_s)
+        self._request: BaseRequest | None = None
+        self.peer_host = ""
+
+    # -- asyncio's side -------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is there, after the handshake where there is one."""
+        peername = transport.get_extra_info("peername")
+        self.peer_host = str(peername[0]) if peername else ""
+        transport.set_write_buffer_limits(high=UNSENT_BYTES_MAX)  # type: ignore[attr-defined]
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The connection is gone, by whichever side."""
+        super().connection_lost(exc)
+        self._front.lost(self)
+        self._on_end()
+
+    def data_received(self, data: bytes) -> None:
+        """Something has come."""
+        self._received_bytes += len(data)
+        super().data_received(data)
+        if self.is_idle:
+            if self._head_since is None:
+                self._head_since = self._loop.time()
+        else:
+            self._head_since = None
+
+    # -- the front's side -----------------------------------------------------------------------
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for a request."""
+        return self._request is None and not self._messages
+
+    @property
+    def idle_since(self) -> float:
+        """Since when it waits, by the loop's clock."""
+        return self._idle_since
+
+    def look(self, now: float) -> None:
+        """Ends the connection when the client is too slow."""
+        settings = self._settings
+        if self.transport is None:
+            return
+        if self._is_undelivered_too_long(now):
+            self.reset("took an answer too slowly")
+        elif self._request is not None:
+            payload = self._request.content
+            is_pending = not payload.is_eof() and not self._reading_paused
+            if self._upload.is_too_slow(now, self._received_bytes, pending=is_pending):
+                self.reset("sent a body too slowly")
+        elif self._head_since is not None and now - self._head_since > settings.header_timeout_s:
+            self._front.engine.metrics.counters["http_heads_too_slow"] += 1
+            self.transport.write(TOO_LATE)
+            self.force_close()
+        elif self.is_idle and self._head_since is None and now - self._idle_since > settings.idle_timeout_s:
+            self.force_close()
+
+    def reset(self, why: str) -> None:
+        """Ends the connection at once; what the client has not taken it does not get."""
+        transport = self.transport
+        if transport is None:
+            return
+        self._front.engine.metrics.counters["http_clients_too_slow"] += 1
+        logger.about(self.peer_host).warning("client given up", peer=self.peer_host, why=why)
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        transport.abort()
+
+    def expect_no_body(self) -> None:
+        """The body of the request will not come: its client waited to be invited, and was refused."""
+        self._lingering_time = 0.0
+
+    def drain(self) -> None:
+        """Closes an idle connection; one that serves a request is closed after it."""
+        if self.is_idle and self._head_since is None:
+            self.force_close()
+        else:
+            self.close()
+
+    # -- aiohttp's side -------------------------------------------------------------------------
+
+    async def _handle_request(
+        self, request: BaseRequest, start_time: float | None, request_handler: Any
+    ) -> tuple[StreamResponse, bool]:
+        self._request = request
+        response: StreamResponse | None = None
+        try:
+            response, reset = await super()._handle_request(request, start_time, request_handler)
+            return response, reset
+        finally:
+            self._request = None
+            self._idle_since = self._loop.time()
+            self._front.finished(request, response)
+
+    def handle_error(
+        self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> StreamResponse:
+        """The answer to what is no request (400), and to what a handler did wrong (500)."""
+        counters = self._front.engine.metrics.counters
+        if request.writer.output_size > 0:
+            raise ConnectionError("a part of the answer is sent already")
+        if status == 500:
+            counters["http_handlers_crashed"] += 1
+            logger.error("request crashed", peer=self.peer_host, error=repr(exc))
+            response = problem(exc or RuntimeError("unknown"), getattr(request, "id", ""))
+        else:
+            counters["http_requests_not_understood"] += 1
+            what = (message or "").partition("\n")[0].strip().rstrip(":")
+            logger.about(self.peer_host).warning("no HTTP request", peer=self.peer_host, error=what)
+            response = problem_response(status, f"this is no HTTP request: {what}", "")
+        response.force_close()
+        return response
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _is_undelivered_too_long(self, now: float) -> bool:
+        assert self.transport is not None
+        sock = self.transport.get_extra_info("socket")
+        if sock is None or sock.fileno() < 0:
+            return False
+        acknowledged = acknowledged_bytes(sock) or 0
+        is_pending = self.transport.get_write_buffer_size() > 0 or undelivered_bytes(sock) > 0
+        return self._delivery.is_too_slow(now, acknowledged, pending=is_pending)

@@ -1,0 +1,160 @@
+"""Errors as HTTP answers: the twin of `dimse.status`.
+
+An answer that is an error is a problem document (RFC 9457): status, title, detail, and the id of the request, by which
+it is found in the log. No value of a patient is in it: the errors of this engine name keys, UIDs and offsets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import Final
+
+import orjson
+from aiohttp import web
+
+from engine.errors import (
+    ArchiveInUse,
+    ArchiveReadOnly,
+    CorrectionRefused,
+    DataSetError,
+    DeletionRefused,
+    EngineError,
+    FramesUnreadable,
+    IndexError_,
+    InstanceRefused,
+    MemoryShort,
+    NotAllowed,
+    NotStored,
+    QueryError,
+    Refusal,
+    StorageError,
+    StorageFull,
+    TranscodeError,
+)
+
+PROBLEM = "application/problem+json"
+
+RETRY_S = 5
+"""What a client is told to wait that comes at a bad moment."""
+
+
+class HttpError(EngineError):
+    """A request that is answered with an error; the message is the detail of the problem document."""
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.headers = dict(headers or {})
+
+
+class BadRequest(HttpError):
+    """The request is wrong; the message names the parameter or header at fault."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(HTTPStatus.BAD_REQUEST, detail)
+
+
+class NotFound(HttpError):
+    """There is no such resource."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(HTTPStatus.NOT_FOUND, detail)
+
+
+class Gone(HttpError):
+    """The resource was here and was deleted."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(HTTPStatus.GONE, detail)
+
+
+class NotAcceptable(HttpError):
+    """None of the media types that the client takes can be made of the resource."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(HTTPStatus.NOT_ACCEPTABLE, detail)
+
+
+class UnsupportedMediaType(HttpError):
+    """The body is of a type that this resource does not take."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail)
+
+
+class TooLarge(HttpError):
+    """The body, or what was asked for, is more than there is room for."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
+
+
+class Unavailable(HttpError):
+    """Not now; the client may come back."""
+
+    def __init__(self, detail: str, retry_s: int = RETRY_S) -> None:
+        super().__init__(HTTPStatus.SERVICE_UNAVAILABLE, detail, {"Retry-After": str(retry_s)})
+
+
+ERROR_STATUS: Final[Mapping[type[BaseException], int]] = MappingProxyType(
+    {
+        ArchiveInUse: HTTPStatus.CONFLICT,
+        ArchiveReadOnly: HTTPStatus.FORBIDDEN,
+        CorrectionRefused: HTTPStatus.CONFLICT,
+        DataSetError: HTTPStatus.BAD_REQUEST,
+        DeletionRefused: HTTPStatus.CONFLICT,
+        FramesUnreadable: HTTPStatus.NOT_ACCEPTABLE,
+        IndexError_: HTTPStatus.INTERNAL_SERVER_ERROR,
+        MemoryError: HTTPStatus.SERVICE_UNAVAILABLE,
+        MemoryShort: HTTPStatus.SERVICE_UNAVAILABLE,
+        NotAllowed: HTTPStatus.FORBIDDEN,
+        NotStored: HTTPStatus.NOT_FOUND,
+        QueryError: HTTPStatus.BAD_REQUEST,
+        StorageError: HTTPStatus.INTERNAL_SERVER_ERROR,
+        StorageFull: HTTPStatus.INSUFFICIENT_STORAGE,
+        TranscodeError: HTTPStatus.NOT_ACCEPTABLE,
+    }
+)
+"""The table error → status; the nearest base class counts, and what is not in it is our own fault: 500."""
+
+_REFUSALS: Final[Mapping[Refusal, int]] = {
+    Refusal.CANNOT_UNDERSTAND: HTTPStatus.BAD_REQUEST,
+    Refusal.MISMATCH: HTTPStatus.CONFLICT,
+    Refusal.OUT_OF_RESOURCES: HTTPStatus.SERVICE_UNAVAILABLE,
+    Refusal.NOT_AUTHORIZED: HTTPStatus.FORBIDDEN,
+}
+
+
+def status_of(error: BaseException) -> int:
+    """The status that answers a request which ended with `error`."""
+    if isinstance(error, HttpError):
+        return error.status
+    if isinstance(error, InstanceRefused):
+        return _REFUSALS[error.refusal]
+    for base in type(error).__mro__:
+        if base in ERROR_STATUS:
+            return ERROR_STATUS[base]
+    return HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def problem(error: BaseException, request_id: str) -> web.Response:
+    """The answer to a request which ended with `error`."""
+    status = status_of(error)
+    headers = dict(error.headers) if isinstance(error, HttpError) else {}
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers.setdefault("Retry-After", str(RETRY_S))
+    # What went wrong by our own fault is for the log: it may name files.
+    is_ours = status == HTTPStatus.INTERNAL_SERVER_ERROR
+    detail = "an error of this server; its log tells more under this request id" if is_ours else str(error)
+    return problem_response(status, detail, request_id, headers)
+
+
+def problem_response(
+    status: int, detail: str, request_id: str, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """A problem document."""
+    title = HTTPStatus(status).phrase
+    body = {"type": "about:blank", "title": title, "status": status, "detail": detail, "request_id": request_id}
+    return web.Response(status=status, body=orjson.dumps(body), content_type=PROBLEM, headers=headers)

@@ -1,0 +1,347 @@
+"""The HTTP front: connections, and what happens to a request before and after its handler.
+
+    connected   HttpConnection (`connection`) on the socket, TLS where a certificate is set
+    a request   id, client and URL (`urls`) ─► limits ─► host name, origin (`cors`) ─► route ─► access ─► handler
+                an error on the way is an answer (`errors`); a line of the log; counted under its route
+    draining    idle connections end; requests go on; what comes on an open connection is answered with 503
+
+A handler is `async (Request) -> StreamResponse`. It raises what goes wrong: every `EngineError` has its status. When an
+answer has begun, an error ends the connection, so that nobody takes the answer for a whole one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket as sockets
+import ssl
+from functools import partial
+from http import HTTPStatus
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+from aiohttp.web_server import Server
+
+from engine import __version__, guards, log
+from engine.access import Kind, Principal
+from engine.access.networks import networks
+from engine.errors import ConfigError, EngineError, NotAllowed
+from engine.web import cors, urls
+from engine.web.connection import HttpConnection
+from engine.web.errors import BadRequest, HttpError, NotFound, Unavailable, problem
+from engine.web.limits import RequestLimits
+from engine.web.request import Request, Writer
+from engine.web.route import Router
+from engine.web.routes import ROUTES
+from engine.web.tls import server_context
+
+if TYPE_CHECKING:
+    import asyncio
+    import socket
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from engine.config import Config
+    from engine.runtime.engine import Engine
+    from engine.web.route import Match, Route
+    from engine.web.settings import Http
+
+logger = log.get("web.front")
+
+LOOKS_PER_TIMEOUT = 10
+LOOK_S_MIN, LOOK_S_MAX = 0.05, 1.0
+
+_REQUEST_ID = re.compile(r"^[A-Za-z0-9._:/+=-]{1,128}$")
+_UNROUTED = "(no route)"
+SERVER = f"filmroom/{__version__}"
+
+
+class WebFront:
+    """All HTTP connections of one process (`runtime.front.Front`)."""
+
+    name = "http"
+
+    def __init__(
+        self,
+        engine: Engine,
+        server_stats: Callable[[], Awaitable[dict[str, Any]]] | None = None,
+        routes: Iterable[Route] = ROUTES,
+    ) -> None:
+        """`server_stats` asks for the statistics of all processes of the server. Raises ConfigError."""
+        self.engine = engine
+        self._server_stats = server_stats
+        self.routes = tuple(routes)
+        self.is_draining = False
+        self._router = Router(self.routes)
+        self._server = Server(self._handle, request_factory=self._request, handler_cancellation=True)
+        self._limits = RequestLimits(lambda: self._settings, engine.metrics, engine.loop.time)
+        self._connections: dict[HttpConnection, None] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._request_number = 0
+        self._tls: ssl.SSLContext | None = None
+        self._load_tls(engine.config.http)
+        self._looking = engine.loop.call_later(self._look_s, self._look)
+
+    @property
+    def _settings(self) -> Http:
+        return self.engine.config.http
+
+    # -- as the worker sees it --------------------------------------------------------------------
+
+    @property
+    def connections_count(self) -> int:
+        """How many connections are open, or are just being opened."""
+        return len(self._connections) + len(self._tasks)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is served."""
+        return self._limits.count > 0
+
+    def connected(self, sock: socket.socket, host: str, on_end: Callable[[], None]) -> None:
+        """Takes a connection over."""
+        self._make_room()
+        task = guards.watch(self.engine.loop.create_task(self._connect(sock, host, on_end)), "connect")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def configure(self, config: Config) -> None:
+        """New requests follow it; new connections get the certificate as its file is now."""
+        try:
+            self._load_tls(config.http)
+        except ConfigError as error:
+            logger.error("the certificate is not taken over, the one before stays", error=str(error))
+
+    def start_draining(self) -> None:
+        """Ends idle connections; the others end after their request."""
+        self.is_draining = True
+        for connection in list(self._connections):
+            connection.drain()
+
+    def abort(self, why: str) -> None:
+        """Ends all connections at once."""
+        for connection in list(self._connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+
+    def stats(self) -> dict[str, object]:
+        """What it has done, as plain data."""
+        return {"http": {"connections": len(self._connections), "requests": self._limits.count}}
+
+    def close(self) -> None:
+        """Ends the clock."""
+        self._looking.cancel()
+
+    # -- connections ------------------------------------------------------------------------------
+
+    async def _connect(self, sock: socket.socket, host: str, on_end: Callable[[], None]) -> None:
+        made: list[HttpConnection] = []
+
+        def protocol() -> HttpConnection:
+            connection = HttpConnection(self, self._server, self._settings, on_end)
+            self._connections[connection] = None
+            made.append(connection)
+            return connection
+
+        handshake_s = self._settings.header_timeout_s if self._tls is not None else None
+        try:
+            await self.engine.loop.connect_accepted_socket(
+                protocol, sock, ssl=self._tls, ssl_handshake_timeout=handshake_s
+            )
+        except Exception as error:
+            is_usual = isinstance(error, OSError | TimeoutError)  # ssl.SSLError is an OSError
+            self.engine.metrics.counters["http_connections_lost_early"] += 1
+            tell = logger.about(host).info if is_usual else logger.error
+            tell("connection lost before it began", peer=host, error=str(error) or type(error).__name__)
+            sock.close()
+            # The protocol may have been told of a connection, and then also of its end.
+            if not made or self._connections.pop(made[0], self) is None:
+                on_end()
+
+    def lost(self, connection: HttpConnection) -> None:
+        """A connection has ended."""
+        self._connections.pop(connection, None)
+
+    def _make_room(self) -> None:
+        if len(self._connections) < self._settings.connections_max:
+            return
+        idle = [connection for connection in self._connections if connection.is_idle]
+        if idle:
+            self.engine.metrics.counters["http_connections_evicted"] += 1
+            min(idle, key=lambda connection: connection.idle_since).force_close()
+
+    @property
+    def _look_s(self) -> float:
+        settings = self._settings
+        shortest_s = min(settings.header_timeout_s, settings.idle_timeout_s, settings.transfer_timeout_s)
+        return min(LOOK_S_MAX, max(LOOK_S_MIN, shortest_s / LOOKS_PER_TIMEOUT))
+
+    def _look(self) -> None:
+        self._looking = self.engine.loop.call_later(self._look_s, self._look)
+        now = self.engine.loop.time()
+        for connection in list(self._connections):
+            guards.call("http connection", partial(connection.look, now))
+
+    def _load_tls(self, settings: Http) -> None:
+        """Raises ConfigError."""
+        if settings.certificate is not None:
+            self._tls = server_context(settings.certificate, settings.key)
+
+    # -- requests -----------------------------------------------------------------------------------
+
+    def _request(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> Request:
+        loop = self.engine.loop
+        writer = Writer(protocol, loop, is_head=message.method == "HEAD")
+        request = Request(message, payload, protocol, writer, task, loop)
+        request.host_front, request.engine = self, self.engine
+        request.route_name, request.path_values, request.is_counted = _UNROUTED, {}, False
+        request.began_at = perf_counter()
+        said = message.headers.get("X-Request-ID", "")
+        self._request_number += 1
+        request.id = said if _REQUEST_ID.match(said) else f"{os.getpid():x}-{self._request_number:x}"
+        settings = self._settings
+        sockname = protocol.sockname or ("", 0)
+        request.origin = urls.origin_of(
+            message.headers,
+            peer=protocol.peer_host,
+            scheme="https" if protocol.ssl_context else "http",
+            socket_host=str(sockname[0]),
+            socket_port=int(sockname[1]),
+            public_root=settings.public_root,
+            trusted=networks(settings.trusted_proxies),
+        )
+        request.principal = Principal(Kind.HTTP, "", request.origin.client)
+        return request
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        assert isinstance(request, Request)
+        try:
+            self._limits.enter(request.origin.client)
+            request.is_counted = True
+            return await self._answer(request)
+        except (EngineError, MemoryError) as error:
+            if request.writer.output_size > 0:
+                logger.error("answer cut off", **self._facts(request), error=str(error))
+                assert request.transport is not None
+                request.transport.abort()
+                raise ConnectionError(str(error)) from error
+            response = problem(error, request.id)
+            if response.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+                logger.error("request failed", **self._facts(request), error=str(error))
+            if not request.content.is_eof() and request.content_length != 0:
+                # What is left of the body is not worth reading.
+                response.force_close()
+                if "Expect" in request.headers and isinstance(request.protocol, HttpConnection):
+                    request.protocol.expect_no_body()
+            return response
+
+    async def _answer(self, request: Request) -> web.StreamResponse:
+        settings = self._settings
+        raw_path = request.raw_path.partition("?")[0]
+        if "://" in raw_path[:8]:
+            raw_path = request.rel_url.raw_path  # a proxy's way of asking
+        self._check_host(request, settings)
+        match = self._router.match("/" if raw_path == "*" else raw_path)
+        if match is not None and cors.is_preflight(request):
+            return cors.answer_preflight(request, match.routes)
+        cors.check(request, settings)
+        route = self._route(request, match)
+        request.route_name, request.path_values = route.name, match.values if match is not None else {}
+        if self.is_draining:
+            raise Unavailable("the server is stopping")
+        if route.action is not None and not (decision := request.allowed(route.action)):
+            raise NotAllowed(f"{request.origin.client}: {decision.reason}")
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise HttpError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "bodies are taken as they are: no Content-Encoding")
+        await self._invite(request)
+        return await route.handler(request)
+
+    def _route(self, request: Request, match: Match | None) -> Route:
+        if match is None:
+            raise NotFound("there is nothing at this path")
+        route = match.routes.get(request.method)
+        if route is None:
+            allow = ", ".join(sorted(match.routes))
+            raise HttpError(HTTPStatus.METHOD_NOT_ALLOWED, f"{request.method} is not for this path", {"Allow": allow})
+        return route
+
+    def _check_host(self, request: Request, settings: Http) -> None:
+        """Raises HttpError for a name that is not ours: a page of somebody else may have made it lead here."""
+        name = request.origin.host.lower()
+        if request.headers.getall("Host", ()) and len(request.headers.getall("Host")) > 1:
+            raise BadRequest("there are two Host headers")
+        if "*" in settings.host_names or name == "localhost" or name.endswith(".localhost") or _is_address(name):
+            return
+        own = {sockets.gethostname().lower(), urls.host_of(settings.public_root), *map(str.lower, settings.host_names)}
+        if name not in own and name.partition(".")[0] != sockets.gethostname().lower().partition(".")[0]:
+            detail = "this server is not known by that name (http.host_names)"
+            raise HttpError(HTTPStatus.MISDIRECTED_REQUEST, detail)
+
+    async def _invite(self, request: Request) -> None:
+        """Answers `Expect: 100-continue` when nothing speaks against the request."""
+        expected = request.headers.get("Expect")
+        if expected is None or request.version < (1, 1):
+            return
+        if expected.lower() != "100-continue":
+            raise HttpError(HTTPStatus.EXPECTATION_FAILED, "nothing but 100-continue is expected here")
+        if request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def finish_headers(self, request: Request, response: web.StreamResponse) -> None:
+        """What every answer has."""
+        headers = response.headers
+        headers["Server"] = SERVER
+        headers["X-Request-ID"] = request.id
+        headers["X-Content-Type-Options"] = "nosniff"
+        if self.is_draining:
+            response.force_close()
+            headers["Connection"] = "close"
+        cors.add_headers(request, response, self._settings)
+
+    def finished(self, request: Any, response: web.StreamResponse | None) -> None:
+        """A request has been answered, or its client is gone (`response` is None then)."""
+        if not isinstance(request, Request) or not request.is_counted:
+            return
+        self._limits.leave(request.origin.client)
+        status = response.status if response is not None else 499
+        seconds = perf_counter() - request.began_at
+        sent = request.writer.output_size
+        counters = self.engine.metrics.operation(self.name, request.route_name)
+        counters.observe(seconds, status >= 400, received_bytes=request.content.total_bytes, sent_bytes=sent)
+        if status >= 400:
+            self.engine.metrics.counters[f"http_answers_{status}"] += 1
+        self._log(request, status, seconds, sent)
+
+    def _log(self, request: Request, status: int, seconds: float, sent: int) -> None:
+        mode = self._settings.request_log
+        is_reading = request.method in cors.READING
+        facts = {**self._facts(request), "status": status, "ms": round(seconds * 1000, 1), "sent": sent}
+        line = logger.about(request.origin.client)
+        if mode == "none":
+            tell = line.debug
+        elif status >= 400:
+            tell = line.warning
+        else:
+            tell = line.debug if is_reading and mode != "all" else line.info
+        tell("request", **facts)
+
+    def _facts(self, request: Request) -> dict[str, object]:
+        """Of a request, for the log: no value of its URL, which may name a patient."""
+        client, name = request.origin.client, request.route_name
+        return {"peer": client, "method": request.method, "route": name, "request_id": request.id}
+
+    async def server_stats(self) -> dict[str, Any]:
+        """The statistics of all processes; only of this one where there is no supervisor."""
+        if self._server_stats is None:
+            return {"workers": [{**self.engine.stats(), **self.stats()}], "archive": self.engine.archive.stats()}
+        return await self._server_stats()
+
+
+def _is_address(name: str) -> bool:
+    for family in (sockets.AF_INET, sockets.AF_INET6):
+        try:
+            sockets.inet_pton(family, name)
+        except OSError:
+            continue
+        return True
+    return False

@@ -1,0 +1,41 @@
+"""Whether this server is alive, and whether it should be sent requests: for whoever starts and balances servers.
+
+    /health/live     200 as long as the event loop of a worker answers
+    /health/ready    200, or 503 while requests should go elsewhere; `problems` says why, and what else is not well
+
+What refuses new instances only (disk, memory, sync latency) is a problem, and no reason to send readers away.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import orjson
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from engine.web.request import Request
+
+JSON = "application/json"
+NO_STORE = {"Cache-Control": "no-store"}
+
+
+async def live(request: Request) -> web.Response:
+    """This worker answers."""
+    return web.Response(body=b'{"status":"live"}', content_type=JSON, headers=NO_STORE)
+
+
+async def ready(request: Request) -> web.Response:
+    """Whether this worker can serve."""
+    engine = request.engine
+    engine.admission.look()
+    reasons = [f"every thread of the pool {pool.name} is busy" for pool in engine.pools if pool.is_stuck]
+    problems = list(reasons)
+    if engine.admission.reason is not None:
+        problems.append(f"new instances are refused: {engine.admission.reason.value}")
+    if engine.archive.is_read_only:
+        problems.append("new instances are refused: the archive is read-only")
+    status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
+    body = {"status": "not ready" if reasons else "ready", "problems": problems}
+    return web.Response(status=status, body=orjson.dumps(body), content_type=JSON, headers=NO_STORE)

@@ -1,0 +1,54 @@
+"""How many requests are served at once, and by the second: one worker's, all together and by client."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from engine.rate_limiter import TokenBuckets
+from engine.web.errors import HttpError
+
+if TYPE_CHECKING:
+    from engine.metrics import Metrics
+    from engine.web.settings import Http
+
+RETRY_S = 1
+
+
+class RequestLimits:
+    """What is under way in this process."""
+
+    def __init__(self, settings: Callable[[], Http], metrics: Metrics, now: Callable[[], float]) -> None:
+        """`settings`: those in force."""
+        self._settings = settings
+        self._counters = metrics.counters
+        self._now = now
+        self._by_client: Counter[str] = Counter()
+        self._rates = TokenBuckets()
+        self.count = 0
+        """Requests that are served at the moment."""
+
+    def enter(self, client: str) -> None:
+        """Counts a request in. Raises HttpError, and it is not counted, when there are too many."""
+        settings = self._settings()
+        wait_s = self._rates.wait_s(client, 1, settings.requests_per_client_per_s_max, self._now())
+        if wait_s or self._by_client[client] >= settings.requests_per_client_max:
+            self._counters["http_requests_refused_by_client"] += 1
+            headers = {"Retry-After": str(math.ceil(wait_s) or RETRY_S)}
+            raise HttpError(HTTPStatus.TOO_MANY_REQUESTS, f"too many requests of {client}", headers)
+        if self.count >= settings.requests_max:
+            self._counters["http_requests_refused"] += 1
+            detail = f"{self.count} requests are served already"
+            raise HttpError(HTTPStatus.SERVICE_UNAVAILABLE, detail, {"Retry-After": str(RETRY_S)})
+        self.count += 1
+        self._by_client[client] += 1
+
+    def leave(self, client: str) -> None:
+        """A request that was counted in has ended."""
+        self.count -= 1
+        self._by_client[client] -= 1
+        if not self._by_client[client]:
+            del self._by_client[client]

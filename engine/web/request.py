@@ -1,0 +1,123 @@
+"""A request as handlers see it: aiohttp's, with who asks, what the path says, and the engine that answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from aiohttp import web
+from aiohttp.http_writer import StreamWriter
+
+from engine.access import ARCHIVE, Action, Decision, Principal, Target
+from engine.errors import NotAllowed
+from engine.web.errors import TooLarge
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from engine.config import Config
+    from engine.runtime.engine import Engine
+    from engine.web.urls import Origin
+
+JOINED_BYTES_MAX = 64 << 10
+"""Up to this, the parts of one write are joined: a copy costs less than another system call."""
+
+
+class Writer(StreamWriter):
+    """aiohttp's writer, which neither joins what is large nor sends a body in answer to HEAD."""
+
+    def __init__(self, protocol: Any, loop: Any, *, is_head: bool) -> None:
+        super().__init__(protocol, loop)
+        self._is_head = is_head
+
+    def _writelines(self, chunks: Iterable[Any]) -> None:
+        parts: list[Any] = list(chunks)
+        if sum(map(len, parts)) <= JOINED_BYTES_MAX:
+            self._write(b"".join(parts))
+        else:
+            for part in parts:
+                self._write(part)
+
+    async def write(self, chunk: Any, *, drain: bool = True, LIMIT: int = 0x10000) -> None:
+        """Sends a part of the body."""
+        if self._is_head:
+            self.send_headers()
+        else:
+            await super().write(chunk, drain=drain, LIMIT=LIMIT)
+
+    async def write_eof(self, chunk: bytes = b"") -> None:
+        """Ends the body."""
+        if self._is_head:
+            self.send_headers()
+            self._eof = True
+        else:
+            await super().write_eof(chunk)
+
+
+class Host(Protocol):
+    """The front, as far as requests go."""
+
+    async def server_stats(self) -> dict[str, Any]:
+        """The statistics of all processes of the server; empty when they cannot be had."""
+
+    def finish_headers(self, request: Request, response: web.StreamResponse) -> None:
+        """Adds what every answer has."""
+
+
+class Request(web.BaseRequest):
+    """One request; made for each by `front`."""
+
+    host_front: Host
+    engine: Engine
+    id: str
+    """Of the request: the client's X-Request-ID, or one of our own."""
+    origin: Origin
+    principal: Principal
+    route_name: str
+    """The route's name in log and metrics."""
+    path_values: dict[str, str]
+    """Of the parameters in the path, percent-decoded."""
+    began_at: float
+    """By the loop's clock."""
+    is_counted: bool
+    """Whether it is one of those that are served at the moment."""
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self.engine.config
+
+    @property
+    def is_head(self) -> bool:
+        """Whether only the headers of the answer are sent: a handler may then leave out what makes the body."""
+        return self._method == "HEAD"
+
+    @property
+    def root(self) -> str:
+        """What the URLs of answers begin with: scheme, host, port, and the public prefix; no slash at the end."""
+        return self.origin.root
+
+    def allowed(self, action: Action, target: Target = ARCHIVE) -> Decision:
+        """Whether the client may do that, beside what its route has asked already."""
+        return self.engine.access.allowed(self.principal, action, target)
+
+    def require(self, action: Action, target: Target = ARCHIVE) -> None:
+        """Raises NotAllowed unless the client may do that."""
+        if not (decision := self.allowed(action, target)):
+            raise NotAllowed(decision.reason)
+
+    async def body(self) -> bytes:
+        """The whole body, for small ones. Raises TooLarge beyond http.body_bytes_max."""
+        limit = self.config.http.body_bytes_max
+        if (self.content_length or 0) > limit:
+            raise TooLarge(f"the body has more than {limit} bytes")
+        parts: list[bytes] = []
+        length = 0
+        async for part in self.content.iter_any():
+            length += len(part)
+            if length > limit:
+                raise TooLarge(f"the body has more than {limit} bytes")
+            parts.append(part)
+        return b"".join(parts)
+
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        self.host_front.finish_headers(self, response)

@@ -1,0 +1,137 @@
+"""What a route is, and how a path finds its own.
+
+    Route       method, path template, handler, what access is asked for, and what the documents say of it
+    Router      path → the routes of its template by method, and the values of its parameters
+
+    "/dicom-web/studies/{study}/series"     literal segments, and parameters, each one whole segment
+
+A path is matched segment by segment, percent-decoded after it was split. Empty segments do not count: `//` is `/`, and
+a slash at the end is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import unquote
+
+if TYPE_CHECKING:
+    from aiohttp.web import StreamResponse
+
+    from engine.access import Action
+    from engine.web.request import Request
+
+Handler = Callable[["Request"], Awaitable["StreamResponse"]]
+Place = Literal["path", "query", "header"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of a route, for the documents."""
+
+    name: str
+    summary: str
+    place: Place = "query"
+    schema: str = "string"
+    """A type of JSON Schema: string, integer, number, boolean."""
+    pattern: str = ""
+    """A regular expression that a value matches; "": any."""
+    is_required: bool = False
+    options: tuple[str, ...] = ()
+    """The values that there are; (): any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One method on one template."""
+
+    method: str
+    """GET answers HEAD too."""
+    path: str
+    handler: Handler
+    summary: str
+    action: Action | None
+    """What access is asked for; None: anybody may, since nothing of the archive is in the answer."""
+    parameters: tuple[Parameter, ...] = ()
+    """But for those of the path, which `PATH_PARAMETERS` describes."""
+    consumes: tuple[str, ...] = ()
+    """Media types of the request's body; (): it has none."""
+    produces: tuple[str, ...] = ("application/json",)
+    """Media types of the answer, the default one first."""
+    statuses: tuple[int, ...] = (200,)
+    """Of answers that are no errors."""
+    tag: str = "server"
+    """The heading under which the documents list it."""
+
+    @property
+    def name(self) -> str:
+        """What metrics and log call it: no value of any parameter is in it."""
+        return f"{self.method} {self.path}"
+
+
+class _Node:
+    __slots__ = ("literals", "parameter", "parameter_name", "routes")
+
+    def __init__(self) -> None:
+        self.literals: dict[str, _Node] = {}
+        self.parameter: _Node | None = None
+        self.parameter_name = ""
+        self.routes: dict[str, Route] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What a path leads to."""
+
+    routes: Mapping[str, Route]
+    """By method; HEAD is there where GET is."""
+    values: dict[str, str]
+    """Of the parameters in the path."""
+
+
+class Router:
+    """A tree of segments."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._root = _Node()
+        for route in routes:
+            node = self._root
+            for segment in filter(None, route.path.split("/")):
+                node = _child(node, segment)
+            assert route.method not in node.routes, f"two routes for {route.name}"
+            node.routes[route.method] = route
+            if route.method == "GET":
+                node.routes["HEAD"] = route
+
+    def match(self, raw_path: str) -> Match | None:
+        """The routes of a path as it came, percent-encoded and without a query; None: there are none."""
+        segments = [unquote(segment) for segment in raw_path.split("/") if segment]
+        values: dict[str, str] = {}
+        node = _descend(self._root, segments, 0, values)
+        return Match(node.routes, values) if node is not None else None
+
+
+def _child(node: _Node, segment: str) -> _Node:
+    if not segment.startswith("{"):
+        return node.literals.setdefault(segment, _Node())
+    name = segment.strip("{}")
+    if node.parameter is None:
+        node.parameter, node.parameter_name = _Node(), name
+    assert node.parameter_name == name, f"a parameter has two names: {node.parameter_name}, {name}"
+    return node.parameter
+
+
+def _descend(node: _Node, segments: list[str], at: int, values: dict[str, str]) -> _Node | None:
+    """The node of the path, literals before parameters; its parameters are put into `values`."""
+    if at == len(segments):
+        return node if node.routes else None
+    literal = node.literals.get(segments[at])
+    if literal is not None and (found := _descend(literal, segments, at + 1, values)) is not None:
+        return found
+    if node.parameter is None:
+        return None
+    found = _descend(node.parameter, segments, at + 1, values)
+    if found is not None:
+        values[node.parameter_name] = segments[at]
+    return found

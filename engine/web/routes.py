@@ -1,0 +1,41 @@
+"""All routes: one table. What is served, what the documents say, and what is counted is made from it.
+
+A new resource is a handler in a module of its own and a row here. Its path begins with DICOMWEB for what PS3.18 has,
+with API for what it lacks.
+"""
+
+from __future__ import annotations
+
+from engine.access import Action
+from engine.web import health, metrics
+from engine.web.capabilities import CAPABILITIES, handler
+from engine.web.route import Route
+
+DICOMWEB = "/dicom-web"
+"""As Orthanc and most viewers have it."""
+
+API = "/api"
+
+JSON = "application/json"
+
+_RESOURCES: tuple[Route, ...] = (
+    Route("GET", "/health/live", health.live, "Whether this server is alive", None),
+    Route("GET", "/health/ready", health.ready, "Whether requests may be sent here", None, statuses=(200, 503)),
+    Route(
+        "GET",
+        "/metrics",
+        metrics.metrics,
+        "Figures of all processes for Prometheus",
+        Action.OBSERVE,
+        produces=("text/plain",),
+    ),
+)
+
+ROUTES: tuple[Route, ...] = (
+    *_RESOURCES,
+    *(
+        Route("OPTIONS", path, handler(_RESOURCES), "What this server can do (PS3.18 8.9)", None, produces=CAPABILITIES)
+        for path in ("/", DICOMWEB)
+    ),
+)
+"""Every route of the server."""

@@ -1,0 +1,108 @@
+"""The [http] table: where HTTP is served, to whom, and what a client may cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+RequestLog = Literal["all", "changes", "none"]
+Network = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$")]
+Origin = Annotated[str, Meta(pattern=r"^(\*|https?://[^/\s]+)$")]
+
+
+class Http(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """HTTP: DICOMweb, health and metrics. What is not said to be fixed holds after a reload, for new requests."""
+
+    enabled: bool = True
+    """Whether HTTP is served at all. Fixed at start."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. This machine only, until somebody has thought about who may read: 0.0.0.0 for all
+    interfaces, and then `allow`. Fixed at start."""
+
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8080
+    """The usual port of a web server without privileges; 0: any free one. Fixed at start."""
+
+    certificate: Path | None = None
+    """A file with the certificate and those that lead to its authority (PEM): the port then speaks HTTPS only. A reload
+    reads the file again, for new connections; open ones go on."""
+
+    key: Path | None = None
+    """The file with the certificate's private key (PEM), without a passphrase; unset: it is in the same file."""
+
+    allow: tuple[Network, ...] = ("127.0.0.0/8", "::1")
+    """Addresses and networks whose clients may do everything that HTTP offers; the others get 403. This machine only:
+    HTTP clients do not say who they are, so the address is all there is to go by. Behind a trusted proxy the address is
+    the one that the proxy names."""
+
+    host_names: tuple[str, ...] = ()
+    """Names, beside addresses, localhost, this machine's own name and that of public_root, by which clients may call
+    this server; `*`: any. A request for another name gets 421: otherwise a web page of somebody else, whose name is
+    made to lead here, could read the archive through a browser that is allowed to."""
+
+    public_root: Annotated[str, Meta(pattern=r"^(https?://[^\s?#]+)?$")] = ""
+    """The URL under which clients reach this server, as https://pacs.example.org/filmroom; it begins the URLs in
+    answers. Unset: what a trusted proxy says, or else how the request was addressed."""
+
+    trusted_proxies: tuple[Network, ...] = ()
+    """Addresses and networks of proxies whose Forwarded and X-Forwarded-* headers are believed. From anybody else they
+    are overlooked: who may write them may pretend to be anybody."""
+
+    cors_origins: tuple[Origin, ...] = ()
+    """Origins (https://viewer.example.org) whose pages may use this server from a browser; `*`: every page. None: a
+    viewer that is served from here needs none."""
+
+    request_log: RequestLog = "changes"
+    """Which requests are a line of the log: changes: all that change something and all that fail; all: also those that
+    read, which at full rate are thousands a second; none: only what fails by our fault."""
+
+    header_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 10.0
+    """How long the head of a request may take from its first byte; also how long a TLS handshake may take. A head is
+    one packet."""
+
+    idle_timeout_s: Annotated[float, Meta(gt=0, le=86400)] = 75.0
+    """How long a connection stays open between two requests. Longer than the usual proxy keeps one, so that it is not
+    closed under a request that is just being sent."""
+
+    transfer_timeout_s: Annotated[float, Meta(gt=0, le=86400)] = 30.0
+    """How long a client may send nothing of a body that it has announced, or take nothing of an answer; also the time
+    over which the two rates below are measured."""
+
+    upload_rate_bytes_per_s_min: Annotated[int, Meta(ge=0, le=1 << 30)] = 4 * KIB
+    """Bytes a second that a client must send of a request's body on average while we read it; 0: one byte is progress.
+    A body of one image then takes two minutes at most."""
+
+    delivery_rate_bytes_per_s_min: Annotated[int, Meta(ge=0, le=1 << 30)] = 32 * KIB
+    """Bytes a second that a client must take of an answer on average while something waits for it, as
+    limits.delivery_rate_bytes_per_s_min for DICOM: what it has not taken is held for it."""
+
+    request_line_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 32 * KIB
+    """Bytes of a request's first line: viewers ask for hundreds of studies by UID in one URL."""
+
+    header_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * MIB)] = 16 * KIB
+    """Bytes of one header: name and value. Accept lists and tokens have some kilobytes."""
+
+    headers_max: Annotated[int, Meta(ge=16, le=1000)] = 100
+    """Headers of one request; browsers and proxies send some thirty."""
+
+    body_bytes_max: Annotated[int, Meta(ge=1 * KIB, le=1 * GIB)] = 1 * MIB
+    """Bytes of a request's body that is read whole, a query or a command. Instances stream in, and
+    limits.data_set_bytes_max holds for each."""
+
+    connections_max: Annotated[int, Meta(ge=1, le=100_000)] = 1024
+    """Open connections of one worker; when there are more, the one that has been idle longest is closed."""
+
+    requests_max: Annotated[int, Meta(ge=1, le=100_000)] = 256
+    """Requests that one worker serves at once; further ones get 503 and Retry-After. Each may hold some megabytes."""
+
+    requests_per_client_max: Annotated[int, Meta(ge=1, le=100_000)] = 128
+    """Requests of one address that one worker serves at once; further ones get 429 and Retry-After, so that half of
+    requests_max is left to the others. A viewer has up to a hundred."""
+
+    requests_per_client_per_s_max: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    """Requests a second of one address that one worker serves; further ones get 429 and Retry-After; 0: any number. A
+    viewer that scrolls asks for hundreds of frames a second."""

@@ -1,0 +1,136 @@
+"""Who the client is, and how it reaches us: from the socket, from a proxy that is trusted, from the request.
+
+    public_root is set          every URL begins with it
+    else a trusted proxy        Forwarded (RFC 7239), else X-Forwarded-Proto, -Host, -Port, -Prefix
+    else the request            its Host header, with the socket's port when that is missing, and the socket's scheme
+
+Some clients leave the port out of Host (dicomweb-client for Python): a URL made of that would lead to port 80. What
+anybody says who is no trusted proxy is overlooked.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from engine.access.networks import Network, is_in
+
+_HOST = re.compile(r"^(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(?::[0-9]{1,5})?$")
+_PREFIX = re.compile(r"^(/[A-Za-z0-9._~-]+)+$")
+_SCHEMES = frozenset({"http", "https"})
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_FORWARDED_PAIR = re.compile(r'\s*([A-Za-z]+)\s*=\s*(?:"([^"]*)"|([^;,"\s]*))\s*')
+
+PROXIES_MAX = 10
+"""So many steps of a chain of proxies are looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a request says of who sent it and by which URL."""
+
+    client: str
+    """The client's address."""
+    root: str
+    """What the URLs of answers begin with, without a slash at the end."""
+    host: str
+    """The name by which the client calls us, without a port."""
+
+
+def origin_of(
+    headers: Mapping[str, str],
+    *,
+    peer: str,
+    scheme: str,
+    socket_host: str,
+    socket_port: int,
+    public_root: str,
+    trusted: tuple[Network, ...],
+) -> Origin:
+    """The origin of a request. `peer`: the address at the other end of the socket; `scheme`: of the socket."""
+    said = _of_proxies(headers, peer, trusted) if trusted and is_in(peer, trusted) else {}
+    client = said.get("for", peer)
+    host = said.get("host") or headers.get("Host", "")
+    if not _HOST.match(host):
+        host = f"[{socket_host}]" if ":" in socket_host else socket_host
+    if public_root:
+        return Origin(client, public_root.rstrip("/"), _name(host))
+    is_forwarded = "host" in said or "proto" in said
+    scheme = said.get("proto", scheme)
+    if not _has_port(host):
+        port = int(said["port"]) if "port" in said else _DEFAULT_PORTS[scheme] if is_forwarded else socket_port
+        if port != _DEFAULT_PORTS[scheme]:
+            host = f"{host}:{port}"
+    return Origin(client, f"{scheme}://{host}{said.get('prefix', '')}", _name(host))
+
+
+def host_of(root: str) -> str:
+    """The host name of a URL."""
+    return urlsplit(root).hostname or ""
+
+
+def _of_proxies(headers: Mapping[str, str], peer: str, trusted: tuple[Network, ...]) -> dict[str, str]:
+    """for, proto, host, port, prefix as trusted proxies say; what is malformed is left out."""
+    if "Forwarded" in headers:
+        steps = [_pairs(step) for step in headers["Forwarded"].split(",")[-PROXIES_MAX:]]
+        said = _nearest_client([_address(step.get("for", "")) for step in steps], trusted)
+        # The proxy that we talk to stands last; what the client's side of the chain was asked for stands first.
+        for step in reversed(steps):
+            said |= {name: step[name] for name in ("proto", "host") if step.get(name)}
+    else:
+        chain = [_address(part.strip()) for part in headers.get("X-Forwarded-For", "").split(",")[-PROXIES_MAX:]]
+        said = _nearest_client(chain, trusted)
+        for name in ("proto", "host", "port", "prefix"):
+            if value := headers.get(f"X-Forwarded-{name.title()}", "").split(",")[0].strip():
+                said[name] = value
+    said["proto"] = said.get("proto", "").lower()
+    valid = {
+        "for": bool(said.get("for")),
+        "proto": said["proto"] in _SCHEMES,
+        "host": bool(_HOST.match(said.get("host", ""))),
+        "port": said.get("port", "").isdecimal() and 0 < int(said["port"]) < 65536,
+        "prefix": bool(_PREFIX.match(said.get("prefix", "").rstrip("/"))),
+    }
+    if valid["prefix"]:
+        said["prefix"] = said["prefix"].rstrip("/")
+    return {name: value for name, value in said.items() if valid[name]}
+
+
+def _nearest_client(chain: list[str], trusted: tuple[Network, ...]) -> dict[str, str]:
+    """The last address of a chain that is no trusted proxy: what stands before it, the client may have written."""
+    for address in reversed(chain):
+        if not address:
+            return {}
+        if not is_in(address, trusted):
+            return {"for": address}
+    return {"for": chain[0]} if chain and chain[0] else {}
+
+
+def _pairs(step: str) -> dict[str, str]:
+    return {match[1].lower(): match[2] or match[3] or "" for match in _FORWARDED_PAIR.finditer(step)}
+
+
+def _address(text: str) -> str:
+    """The address of a node (RFC 7239 6): without its port; "" when it is none."""
+    text = text.strip('"')
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return ""
+
+
+def _has_port(host: str) -> bool:
+    return ":" in host.rpartition("]")[2]
+
+
+def _name(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.rpartition(":")[0] or host if _has_port(host) else host

@@ -1,0 +1,127 @@
+"""The HTTP front on a real socket in the test's process, with routes of the test beside its own."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import uvloop
+
+from engine.archive.archive import Archive
+from engine.config import Config
+from engine.config.schema import Limits
+from engine.errors import EngineError
+from engine.runtime.engine import Engine
+from engine.web.front import WebFront
+from engine.web.route import Route
+from engine.web.routes import ROUTES
+from engine.web.settings import Http
+
+LIMITS = Limits(disk_reserve_bytes=0)
+
+
+class Hosting:
+    """What a script may look at. The script runs in a thread of its own."""
+
+    def __init__(self, engine: Engine, front: WebFront, port: int) -> None:
+        self.engine = engine
+        self.front = front
+        self.port = port
+        self.ended = 0
+        """Connections that the front has said to be over."""
+        self.unhandled: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def counters(self) -> dict[str, int]:
+        return self.engine.metrics.counters
+
+    def connect(self, timeout_s: float = 10.0) -> socket.socket:
+        """A connection."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout_s)
+
+    def ask(self, request: bytes, timeout_s: float = 10.0) -> bytes:
+        """All that comes back on a connection of its own until it is closed."""
+        with self.connect(timeout_s) as sock:
+            sock.sendall(request)
+            return read_all(sock)
+
+    def on_loop(self, work: Callable[[], None]) -> None:
+        """Runs something on the front's loop, and waits for it."""
+
+        async def run() -> None:
+            work()
+
+        asyncio.run_coroutine_threadsafe(run(), self.engine.loop).result(10)
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """Until the other side closes or resets."""
+    parts: list[bytes] = []
+    try:
+        while part := sock.recv(1 << 16):
+            parts.append(part)
+    except ConnectionError:
+        pass
+    return b"".join(parts)
+
+
+def host(
+    data: Path,
+    script: Callable[[Hosting], None],
+    *,
+    http: Http | None = None,
+    routes: Iterable[Route] = (),
+    limits: Limits = LIMITS,
+    crashes: bool = False,
+) -> Hosting:
+    """Runs `script` while the front serves; checks that nothing is left behind."""
+
+    async def run() -> Hosting:
+        loop = asyncio.get_running_loop()
+        archive = Archive.open(data, role="keeper", create=True)
+        config = Config(data=data, limits=limits, http=http or Http())
+        failures: list[EngineError] = []
+        engine = Engine.open(archive, config, writer="test", on_failure=failures.append, prewrite_bytes=0)
+        front = WebFront(engine, routes=(*ROUTES, *routes))
+        unhandled: list[str] = []
+        loop.set_exception_handler(lambda _, context: unhandled.append(repr(context)))
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setblocking(False)
+            hosting = Hosting(engine, front, listener.getsockname()[1])
+            accepted = 0
+
+            def end() -> None:
+                hosting.ended += 1
+
+            def accept() -> None:
+                nonlocal accepted
+                sock, address = listener.accept()
+                sock.setblocking(False)
+                accepted += 1
+                front.connected(sock, address[0], end)
+
+            loop.add_reader(listener.fileno(), accept)
+            try:
+                await loop.run_in_executor(None, script, hosting)
+            finally:
+                loop.remove_reader(listener.fileno())
+                front.start_draining()
+                async with asyncio.timeout(10):
+                    while front.connections_count:
+                        await asyncio.sleep(0.005)
+                front.close()
+                engine.close()
+                archive.close()
+        assert hosting.ended == accepted, "each connection is over once"
+        assert not front.is_busy
+        hosting.unhandled = unhandled
+        assert bool(unhandled) == crashes, unhandled
+        return hosting
+
+    return uvloop.run(run())

@@ -1,0 +1,398 @@
+"""The HTTP front: what happens to a request before and after its handler, and who is ended for being slow."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import socket
+import time
+from pathlib import Path
+
+import orjson
+import pytest
+from aiohttp import web
+
+from engine.access import Action
+from engine.errors import NotStored, StorageFailed
+from engine.web.errors import Gone
+from engine.web.request import Request
+from engine.web.route import Route
+from engine.web.settings import Http
+from tests.system.server import wait_for
+from tests.web.hosting import Hosting, host, read_all
+
+BLOCK = b"x" * (64 << 10)
+
+
+async def hello(request: Request) -> web.Response:
+    said = [request.method, request.root, request.origin.client, dict(request.path_values), request.query.get("q")]
+    return web.Response(body=orjson.dumps(said), content_type="application/json")
+
+
+async def echo(request: Request) -> web.Response:
+    return web.Response(body=await request.body())
+
+
+async def count(request: Request) -> web.Response:
+    length = 0
+    async for part in request.content.iter_any():
+        length += len(part)
+    return web.Response(body=str(length).encode())
+
+
+async def stream(request: Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    for _ in range(int(request.path_values["count"])):
+        await response.write(BLOCK)
+    return response
+
+
+async def breaks(request: Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    await response.write(BLOCK)
+    raise StorageFailed("the disk is gone")
+
+
+async def fails(request: Request) -> web.Response:
+    raise {"gone": Gone("was deleted"), "unknown": NotStored("no study 1.2.3"), "disk": StorageFailed("/dev/sda1")}[
+        request.path_values["how"]
+    ]
+
+
+async def crashes(request: Request) -> web.Response:
+    raise ZeroDivisionError("JANE DOE")
+
+
+class Gate:
+    """A handler that waits until it is opened."""
+
+    def __init__(self) -> None:
+        self.event: asyncio.Event | None = None
+        self.cancelled = 0
+
+    async def handler(self, request: Request) -> web.Response:
+        self.event = self.event or asyncio.Event()
+        try:
+            await self.event.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return web.Response(body=b"open")
+
+
+GATE_PATH = "/gate"
+
+
+def routes(gate: Gate | None = None) -> list[Route]:
+    return [
+        Route("GET", "/hello/{name}/now", hello, "Says who asks", Action.QUERY),
+        Route("POST", "/echo", echo, "Says it again", Action.STORE),
+        Route("POST", "/count", count, "Counts", Action.STORE),
+        Route("GET", "/stream/{count}", stream, "Streams", Action.RETRIEVE),
+        Route("GET", "/breaks", breaks, "Breaks", Action.RETRIEVE),
+        Route("GET", "/fails/{how}", fails, "Fails", Action.RETRIEVE),
+        Route("GET", "/crashes", crashes, "Crashes", Action.RETRIEVE),
+        Route("GET", GATE_PATH, (gate or Gate()).handler, "Waits", Action.RETRIEVE),
+    ]
+
+
+def get(hosting: Hosting, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> tuple:  # type: ignore[type-arg]
+    connection = http.client.HTTPConnection("127.0.0.1", hosting.port, timeout=10)
+    connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+    answer = connection.getresponse()
+    content = answer.read()
+    connection.close()
+    return answer.status, answer.headers, content
+
+
+def test_a_path_is_found_with_any_slashes_and_head_is_get_without_a_body(tmp_path: Path) -> None:
+    def script(hosting: Hosting) -> None:
+        for path in ("/hello/A%2FB/now", "/hello/A%2FB/now/", "//hello///A%2FB//now//"):
+            status, headers, content = get(hosting, f"{path}?q=%5C,x", X_Request_ID="abc-1")
+            assert (status, headers["X-Request-ID"], headers["Server"].split("/")[0]) == (200, "abc-1", "filmroom")
+            expected = ["GET", hosting.url, "127.0.0.1", {"name": "A/B"}, "\\,x"]
+            assert orjson.loads(content) == expected
+            head = get(hosting, f"{path}?q=%5C,x", "HEAD")
+            assert (head[0], head[2], head[1]["Content-Length"]) == (200, b"", str(len(content) + 1))
+        assert get(hosting, "/stream/9", "HEAD")[2] == b""
+        status, headers, content = get(hosting, "/nothing")
+        assert (status, headers["Content-Type"]) == (404, "application/problem+json")
+        assert orjson.loads(content)["request_id"] == headers["X-Request-ID"]
+        status, headers, _ = get(hosting, "/echo")
+        assert (status, headers["Allow"]) == (405, "POST")
+
+    host(tmp_path, script, routes=routes())
+
+
+def test_errors_have_a_status_and_what_is_our_fault_says_nothing_of_the_inside(tmp_path: Path) -> None:
+    def script(hosting: Hosting) -> None:
+        assert (get(hosting, "/fails/gone")[0], get(hosting, "/fails/unknown")[0]) == (410, 404)
+        assert b"1.2.3" in get(hosting, "/fails/unknown")[2]
+        for path in ("/fails/disk", "/crashes"):
+            status, _, content = get(hosting, path)
+            assert status == 500 and b"sda1" not in content and b"JANE" not in content
+        assert hosting.counters["http_answers_500"] == 2
+
+    host(tmp_path, script, routes=routes())
+
+
+def test_an_answer_that_breaks_off_is_never_taken_for_a_whole_one(tmp_path: Path) -> None:
+    def script(hosting: Hosting) -> None:
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            get(hosting, "/breaks")
+
+    host(tmp_path, script, routes=routes())
+
+
+def test_only_addresses_that_are_allowed_get_anything_of_the_archive(tmp_path: Path) -> None:
+    def script(hosting: Hosting) -> None:
+        assert get(hosting, "/hello/x/now")[0] == 403
+        assert get(hosting, "/metrics")[0] == 403
+        assert get(hosting, "/health/live")[0] == get(hosting, "/health/ready")[0] == 200
+        # Behind a proxy that is trusted, the client's address counts; the client cannot write one itself.
+        assert get(hosting, "/hello/x/now", X_Forwarded_For="10.1.2.3")[0] == 200
+        assert get(hosting, "/hello/x/now", X_Forwarded_For="10.1.2.3, 172.16.0.9")[0] == 403
+
+    host(tmp_path, script, routes=routes(), http=Http(allow=("10.0.0.0/8",), trusted_proxies=("127.0.0.1",)))
+
+
+def test_a_name_that_is_not_ours_is_not_answered(tmp_path: Path) -> None:
+    def script(hosting: Hosting) -> None:
+        for name, status in (("evil.example", 421), ("pacs.example:99", 200), ("[::1]:8080", 200), ("localhost", 200)):
+            assert get(hosting, "/hello/x/now", Host=name)[0] == status, name
+        twice = b"GET /hello/x/now HTTP/1.1\r\nHost: localhost\r\nHost: evil\r\n\r\n"
+        assert b" 400 " in hosting.ask(twice)
+
+    host(tmp_path, script, routes=routes(), http=Http(host_names=("pacs.example",)))
+
+
+def test_pages_of_other_origins_may_read_nothing_and_change_nothing_unless_they_are_listed(tmp_path: Path) -> None:
+    def script(hosting: Hosting) -> None:
+        viewer, other = "https://viewer.example", "https://evil.example"
+        _, headers, _ = get(hosting, "/hello/x/now", Origin=viewer)
+        assert headers["Access-Control-Allow-Origin"] == viewer
+        assert "Content-Range" in headers["Access-Control-Expose-Headers"] and "Origin" in headers["Vary"]
+        assert "Access-Control-Allow-Origin" not in get(hosting, "/hello/x/now", Origin=other)[1]
+        assert get(hosting, "/echo", "POST", b"x", Origin=other)[0] == 403
+        assert get(hosting, "/echo", "POST", b"x", Origin=viewer)[0] == 200
+        assert get(hosting, "/echo", "POST", b"x", Origin=hosting.url)[0] == 200, "a page from here"
+        wanted = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "accept, x-a"}
+        status, headers, _ = get(hosting, "/echo", "OPTIONS", Origin=viewer, **wanted)
+        assert (status, headers["Access-Control-Allow-Methods"]) == (204, "POST")
+        assert headers["Access-Control-Allow-Headers"] == "accept, x-a" and headers["Access-Control-Max-Age"]
+        assert "Access-Control-Allow-Methods" not in get(hosting, "/echo", "OPTIONS", Origin=other, **wanted)[1]
+
+    host(tmp_path, script, routes=routes(), http=Http(cors_origins=("https://viewer.example",)))
+
+
+def test_options_tells_of_the_routes_as_wadl_and_as_json(tmp_path: Path) -> None:
+    def script(hosting: Hosting) -> None:
+        for path in ("/", "/dicom-web/", "*"):
+            status, headers, content = get(hosting, path, "OPTIONS")
+            assert (status, headers["Content-Type"]) == (200, "application/vnd.sun.wadl+xml"), path
+            assert b'path="health/live"' in content and hosting.url.encode() in content
+        document = orjson.loads(get(hosting, "/", "OPTIONS", Accept="application/json")[2])
+        assert "metrics" in {each["@path"] for each in document["application"]["resources"]["resource"]}
+
+    host(tmp_path, script)
+
+
+def test_bodies_that_are_too_large_encoded_or_not_wanted_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    def script(hosting: Hosting) -> None:
+        assert get(hosting, "/echo", "POST", b"y" * 1024)[2] == b"y" * 1024
+        assert get(hosting, "/echo", "POST", b"y" * 1025)[0] == 413
+        assert get(hosting, "/echo", "POST", b"y", Content_Encoding="gzip")[0] == 415
+        head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999999\r\nExpect: 100-continue\r\n\r\n"
+        assert hosting.ask(head % b"/nothing").startswith(b"HTTP/1.1 404 "), "refused instead of invited"
+        with hosting.connect() as sock:
+            sock.sendall(head % b"/count")
+            assert sock.recv(100).startswith(b"HTTP/1.1 100 ")
+            sock.sendall(b"z" * 999_999)
+            assert b"999999" in sock.recv(1000)
+        unmeasured = (
+            b"POST /echo HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        assert b" 413 " in hosting.ask(unmeasured + b"800\r\n" + b"y" * 2048 + b"\r\n0\r\n\r\n")
+
+    host(tmp_path, script, routes=routes(), http=Http(body_bytes_max=1024))
+
+
+def test_too_many_requests_are_told_to_come_back(tmp_path: Path) -> None:
+    gate = Gate()
+
+    def script(hosting: Hosting) -> None:
+        waiting = [hosting.connect() for _ in range(2)]
+        for sock in waiting:
+            sock.sendall(b"GET /gate HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        wait_for(lambda: hosting.front._limits.count == 2, what="two requests")
+        status, headers, _ = get(hosting, "/hello/x/now")
+        assert (status, headers["Retry-After"]) == (429, "1")
+        hosting.engine.config = hosting.engine.config.__class__(http=Http(requests_max=2))
+        status, headers, _ = get(hosting, "/hello/x/now")
+        assert (status, headers["Retry-After"]) == (503, "1")
+        hosting.on_loop(lambda: gate.event.set())  # type: ignore[union-attr]
+        for sock in waiting:
+            assert b"open" in sock.recv(1000)
+            sock.close()
+        hosting.engine.config = hosting.engine.config.__class__(http=Http(requests_per_client_per_s_max=1))
+        assert [get(hosting, "/hello/x/now")[0] for _ in range(2)] == [200, 429]
+
+    host(tmp_path, script, routes=routes(gate), http=Http(requests_per_client_max=2))
+
+
+def test_a_client_that_goes_away_ends_its_handler(tmp_path: Path) -> None:
+    gate = Gate()
+
+    def script(hosting: Hosting) -> None:
+        with hosting.connect() as sock:
+            sock.sendall(b"GET /gate HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            wait_for(lambda: hosting.front.is_busy, what="the request")
+        wait_for(lambda: gate.cancelled == 1 and not hosting.front.is_busy, what="its end")
+
+    host(tmp_path, script, routes=routes(gate))
+
+
+# Slow clients ------------------------------------------------------------------------------------
+
+QUICK = Http(
+    header_timeout_s=0.3,
+    idle_timeout_s=0.6,
+    transfer_timeout_s=0.4,
+    upload_rate_bytes_per_s_min=1 << 20,
+    delivery_rate_bytes_per_s_min=8 << 20,
+)
+
+
+def test_who_sends_its_head_byte_by_byte_is_told_that_it_is_too_late(tmp_path: Path) -> None:
+    def script(hosting: Hosting) -> None:
+        with hosting.connect() as sock:
+            for byte in b"GET /hello/x/now HTTP/1.1\r\nX-A: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa":
+                try:
+                    sock.send(bytes([byte]))
+                except ConnectionError:
+                    break
+                time.sleep(0.03)
+            assert b" 408 " in read_all(sock) or hosting.counters["http_heads_too_slow"] == 1
+        assert hosting.counters["http_heads_too_slow"] == 1
+
+    host(tmp_path, script, routes=routes(), http=QUICK)
+
+
+def test_an_idle_connection_is_closed_and_one_that_is_used_is_kept(tmp_path: Path) -> None:
+    def script(hosting: Hosting) -> None:
+        with hosting.connect() as sock:
+            for _ in range(4):
+                sock.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert b"live" in sock.recv(1000)
+                time.sleep(0.2)
+            assert sock.recv(10) == b"", "closed after a while"
+
+    host(tmp_path, script, http=QUICK)
+
+
+def test_who_sends_a_body_or_takes_an_answer_too_slowly_is_ended(tmp_path: Path) -> None:
+    def script(hosting: Hosting) -> None:
+        with hosting.connect() as sock:
+            sock.sendall(b"POST /count HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n")
+            try:
+                for _ in range(60):
+                    sock.send(b"x")
+                    time.sleep(0.05)
+                pytest.fail("the connection stays open")
+            except ConnectionError:
+                pass
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(("127.0.0.1", hosting.port))
+            sock.sendall(b"GET /stream/100000 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            wait_for(lambda: hosting.counters["http_clients_too_slow"] == 2, what="given up")
+        wait_for(lambda: not hosting.front.is_busy, what="its handler ended")
+
+    host(tmp_path, script, routes=routes(), http=QUICK)
+
+
+def test_who_is_quick_enough_gets_all_of_it(tmp_path: Path) -> None:
+    def script(hosting: Hosting) -> None:
+        assert len(get(hosting, "/stream/1000")[2]) == 1000 * len(BLOCK)
+        assert get(hosting, "/count", "POST", b"x" * (8 << 20))[2] == str(8 << 20).encode()
+
+    host(tmp_path, script, routes=routes(), http=QUICK)
+
+
+# What is no proper HTTP --------------------------------------------------------------------------
+
+POST = b"POST /echo HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+        POST + b"Content-Length: +5\r\n\r\nhello",
+        POST + b"Content-Length: -1\r\n\r\nhello",
+        POST + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n5x\r\nhello\r\n0\r\n\r\n",
+        POST + b" folded: yes\r\n\r\n",
+        b"POST /echo HTTP/1.1\nHost: localhost\n\n\x00",
+        b"GET /hello/x/now\r\n\r\n",
+        b"GET /hello/x/now HTTP/3.0\r\n\r\n",
+        b"GET  /hello/x/now HTTP/1.1\r\n\r\n",
+        b"GET /hello/\x00 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX-A: " + b"a" * 70_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: a\r\n" % n for n in range(300)) + b"\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"\x01\x00\x00\x00\x00\xd0" + bytes(100),
+    ],
+)
+def test_what_can_be_read_in_two_ways_or_in_none_is_400_and_the_end(tmp_path: Path, request_: bytes) -> None:
+    def script(hosting: Hosting) -> None:
+        answer = hosting.ask(request_ + b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.") and answer[9:12] == b"400", answer[:200]
+        assert answer.count(b"HTTP/1.") == 1, "nothing behind it is answered"
+        assert hosting.counters["http_requests_not_understood"] == 1
+
+    host(tmp_path, script, routes=routes())
+
+
+def test_requests_in_one_piece_are_answered_in_their_order(tmp_path: Path) -> None:
+    def script(hosting: Hosting) -> None:
+        names = [f"n{number}" for number in range(50)]
+        requests = [f"GET /hello/{name}/now HTTP/1.1\r\nHost: localhost\r\n\r\n" for name in names]
+        answer = hosting.ask("".join([*requests, "GET /x HTTP/1.0\r\n\r\n"]).encode())
+        assert [answer.index(f'"{name}"'.encode()) for name in names] == sorted(
+            answer.index(f'"{name}"'.encode()) for name in names
+        )
+        assert answer.count(b"HTTP/1.1 200") == 50
+
+    host(tmp_path, script, routes=routes())
+
+
+# The end -----------------------------------------------------------------------------------------
+
+
+def test_draining_lets_requests_go_on_and_takes_no_new_ones(tmp_path: Path) -> None:
+    gate = Gate()
+
+    def script(hosting: Hosting) -> None:
+        idle, busy = hosting.connect(), hosting.connect()
+        idle.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"live" in idle.recv(1000)
+        busy.sendall(b"GET /gate HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        wait_for(lambda: hosting.front.is_busy, what="the request")
+        hosting.on_loop(hosting.front.start_draining)
+        assert idle.recv(1000) == b"", "an idle one is closed"
+        assert b" 503 " in hosting.ask(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        hosting.on_loop(lambda: gate.event.set())  # type: ignore[union-attr]
+        answer = read_all(busy)
+        assert b"open" in answer and b"Connection: close" in answer
+        idle.close()
+        busy.close()
+
+    host(tmp_path, script, routes=routes(gate))
