@@ -30,6 +30,8 @@ from engine.archive.keeper import Keeper, Progress
 from engine.archive.lifecycle import deletion, holds
 from engine.archive.lifecycle.deletion import Deletion
 from engine.archive.lifecycle.ledger_copy import LEDGER_SEGMENT_BYTES
+from engine.archive.metadata.blob_files import BlobFiles
+from engine.archive.metadata.series_metadata import SeriesMetadata
 from engine.archive.readonly import RefusingLog, RefusingWriter, UnwrittenIndex, is_unwritable, refuse
 from engine.archive.register import Register
 from engine.archive.retrieve import Retrieval
@@ -60,6 +62,12 @@ if TYPE_CHECKING:
 
 logger = log.get("archive")
 
+METADATA_BYTES_MAX = 2 << 30
+"""Of series metadata that is kept for HTTP: of some ten million instances."""
+
+METADATA_RESERVE_BYTES = 4 << 30
+"""What it leaves free on the disk: instances come first."""
+
 PREPARE_S = 0.2
 """How long a start may prewrite its first segment."""
 
@@ -86,6 +94,8 @@ class Archive:
         self.keeper = keeper
         self.reader = LogReader(layout.segments, files)
         self.retrieval = Retrieval(index, self.reader)
+        kept = BlobFiles(layout.metadata, bytes_max=METADATA_BYTES_MAX, reserve_bytes=METADATA_RESERVE_BYTES)
+        self.metadata = SeriesMetadata(index, self.retrieval, kept)
         self.register = Register(layout, files) if keeper is None else keeper.register
         self.files = files
         self._store: Writer | None = None

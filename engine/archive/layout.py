@@ -77,6 +77,11 @@ class Layout:
         return str(self.data / "index")
 
     @property
+    def metadata(self) -> Path:
+        """The folder of series metadata for HTTP; it may be removed at any time."""
+        return self.data / "cache" / "metadata"
+
+    @property
     def keeper_lock(self) -> str:
         """The file whose flock makes a process the keeper."""
         return str(self.data / "keeper.lock")

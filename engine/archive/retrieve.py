@@ -52,6 +52,9 @@ TABLES_MAX: Final = 4096
 CACHED_BYTES_MAX: Final = 32 << 20
 """Of a frame that `frame_cached` copies: some milliseconds."""
 
+HEAD_BYTES_MAX: Final = 64 << 20
+"""Of a head: what is longer is a document without Pixel Data."""
+
 PIXEL_HEADER_BYTES: Final = 12
 """The longest header of Pixel Data."""
 
@@ -254,14 +257,14 @@ class StoredInstance:
 
     # -- head and frames ------------------------------------------------------------------------
 
-    def head(self) -> memoryview:
+    def head(self, bytes_max: int = HEAD_BYTES_MAX) -> memoryview:
         """What lies before the value of Pixel Data, header included; all of an instance that has none or is deflated.
 
-        Not checked. Raises CorruptRecord.
+        Not checked, and cut at `bytes_max`. Raises CorruptRecord.
         """
         pixel_data = self.instance.pixel_data_offset
         is_all = pixel_data < 0 or self.syntax.deflated
-        return self.read(0, self.length if is_all else pixel_data + PIXEL_HEADER_BYTES)
+        return self.read(0, min(self.length if is_all else pixel_data + PIXEL_HEADER_BYTES, bytes_max))
 
     def tail(self) -> memoryview:
         """What lies behind Pixel Data, mostly nothing. Not checked. Raises CorruptRecord, FramesUnreadable."""

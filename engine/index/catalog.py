@@ -27,12 +27,23 @@ from engine.index.database.transactions import WriteTxn, present
 from engine.index.format import keys
 from engine.index.format.entry import Correction, Entry, Hold, LedgerItem, Quarantined, Tombstone
 from engine.index.format.rows import decode_mark, read_count, scan_prefix
-from engine.index.format.types import DamageRow, Holder, Instance, Match, Named, Outcome, Query, SegmentMark
+from engine.index.format.types import (
+    DamageRow,
+    Holder,
+    Instance,
+    Match,
+    Named,
+    Outcome,
+    Query,
+    SegmentMark,
+    SeriesRevision,
+)
 from engine.index.query import conflicts, corrections, ledger_records, listing, selection, visibility
 from engine.index.query import search as searching
 from engine.index.query.corrections import Listed as Listed
 from engine.index.query.explanation import Explanation
 from engine.index.query.instances import instance_of, read_instance, read_versions
+from engine.index.query.revision import read_revisions
 from engine.index.query.snapshot import Snapshot as Snapshot
 from engine.index.query.visibility import Current as Current
 from engine.index.upkeep import audit, checkpoint_file, epoch_id, liveness, restoration
@@ -228,6 +239,10 @@ class Catalog:
         """Patients, studies and corrections at one moment, within the context."""
         with self._environment.reading() as txn:
             yield Snapshot(txn, self._environment)
+
+    def revisions(self, study_instance_uid: bytes, series_instance_uid: bytes | None = None) -> list[SeriesRevision]:
+        """The revision of each series of a study, or of one of them; none if there is no such one."""
+        return read_revisions(self._environment, study_instance_uid, series_instance_uid)
 
     # -- what is no current instance --------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -46,6 +46,12 @@ RESENT_REST_S = 2.0
 
 REINDEX_REST_S = 10.0
 """How long it waits until it asks again whether a segment has been sealed."""
+
+METADATA_FILES = 50
+"""Looked at in one step."""
+
+METADATA_REST_S = 1800.0
+"""Between two looks at all files."""
 
 
 class Job(Protocol):
@@ -236,12 +242,41 @@ class ResentJob:
         return {f"{name}_since_start": count for name, count in self._settler.counters.as_dict().items()}
 
 
+class MetadataJob:
+    """Removes kept metadata of series that have changed or are gone: nothing of a deleted patient stays in it."""
+
+    name = "metadata"
+
+    def __init__(self, archive: Archive, config: Config, stopping: threading.Event) -> None:
+        self._archive = archive
+        self._looked_at: Iterator[bool] = iter(())
+        self._removed = 0
+
+    def configure(self, config: Config) -> None:
+        """Nothing that could be set."""
+
+    def step(self) -> float:
+        """Some files."""
+        for _ in range(METADATA_FILES):
+            is_stale = next(self._looked_at, None)
+            if is_stale is None:
+                self._looked_at = self._archive.metadata.purge()
+                return METADATA_REST_S
+            self._removed += is_stale
+        return BETWEEN_STEPS_S
+
+    def stats(self) -> dict[str, object]:
+        """Files removed since the start."""
+        return {"removed_since_start": self._removed}
+
+
 JOBS: tuple[Callable[[Archive, Config, threading.Event], Job], ...] = (
     CompactionJob,
     RetentionJob,
     ScrubJob,
     ReindexJob,
     ResentJob,
+    MetadataJob,
 )
 """What every caretaker does."""
 

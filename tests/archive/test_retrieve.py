@@ -12,7 +12,7 @@ import pytest
 
 from engine.archive import retrieve
 from engine.archive.archive import Archive
-from engine.archive.ingest.entry import ReceivedInstance
+from engine.archive.ingest.request import ReceivedInstance
 from engine.archive.interchange.importer import import_paths
 from engine.archive.lifecycle.compaction import Compactor
 from engine.config import Compaction

@@ -5,10 +5,11 @@ Holds no behaviour beyond construction and plain access, so that every module of
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from engine.dicom import keywords, plain_values, tags
 from engine.dicom.identifier import Identifier
@@ -217,3 +218,30 @@ class Holder:
         """For statistics and the log."""
         where = {"pid": self.pid} if self.pid else {"pid_elsewhere": self.foreign_pid}
         return {**where, "command": self.command, "held_s": round(self.held_s, 1)}
+
+
+_IDENTITY: Final = struct.Struct("<QQI")
+IDENTITY_BYTES: Final = _IDENTITY.size
+"""Of one instance: the stamp, length and checksum of its record."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesRevision:
+    """One series as it is at one time."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    identities: bytes
+    """IDENTITY_BYTES for each instance, in ascending order."""
+    corrections: bytes
+    """Stands for what corrections set of study and series; b"" if that is nothing."""
+
+    @property
+    def count(self) -> int:
+        """Instances."""
+        return len(self.identities) // IDENTITY_BYTES
+
+
+def identity_of(stamp: int, payload_length: int, payload_crc: int) -> bytes:
+    """The identity of one instance in a `SeriesRevision`."""
+    return _IDENTITY.pack(stamp, payload_length, payload_crc)

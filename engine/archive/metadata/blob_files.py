@@ -1,0 +1,150 @@
+"""Files that may go at any time: kept under digests of their keys, bounded in all, the least lately used removed first.
+
+    metadata/ab/ab3f…-51c0…      the first digest is of an owner, the second of a variant of it
+
+Several processes use one folder: a file appears whole under its name, and whoever reads it checks what is in it.
+Nothing is synced, since a file that a power cut damaged counts as none. No failure of the disk is a caller's trouble:
+what cannot be written is not there, and is said in the log once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from hashlib import blake2b
+from pathlib import Path
+from typing import Final
+
+from engine import log
+
+logger = log.get("archive.metadata")
+
+HEAD_BYTES: Final = 4096
+"""What `heads` reads of a file."""
+
+_USED_EVERY_S: Final = 3600
+"""A read notes that a file is used no more often than this."""
+_TRIMMED_TO: Final = 0.9
+_TRIM_AFTER: Final = 16
+"""The folder is looked through when a process has written this part of what it may hold."""
+_LEFT_OVER_S: Final = 3600
+"""After that a file without its name is no longer being written."""
+
+
+class BlobFiles:
+    """One folder. Thread-safe; blocks."""
+
+    def __init__(self, folder: Path, *, bytes_max: int, reserve_bytes: int = 0) -> None:
+        """`reserve_bytes`: what is to stay free on the disk."""
+        self._folder = folder
+        self._bytes_max = bytes_max
+        self._reserve_bytes = reserve_bytes
+        self._lock = threading.Lock()
+        self._written_bytes = bytes_max  # of who was there before nothing is known: the first write looks
+        self._has_complained = False
+
+    def read(self, owner: bytes, variant: bytes) -> bytes | None:
+        """The file's bytes, None if there is none."""
+        path = self._path(owner, variant)
+        try:
+            with open(path, "rb", buffering=0) as file:
+                status = os.fstat(file.fileno())
+                data = file.read()
+            if time.time() - status.st_mtime > _USED_EVERY_S:
+                os.utime(path)
+        except OSError:
+            return None
+        return data
+
+    def write(self, owner: bytes, variant: bytes, data: bytes) -> None:
+        """Puts a file in the place of the one before, unless the disk or the bound is against it."""
+        path = self._path(owner, variant)
+        if len(data) > self._bytes_max // 2:
+            return
+        beside = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.new")
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status = os.statvfs(path.parent)
+            if status.f_bavail * status.f_frsize < self._reserve_bytes + len(data):
+                return
+            try:
+                with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb", buffering=0) as file:
+                    view = memoryview(data)
+                    while view:
+                        view = view[file.write(view) :]
+                os.replace(beside, path)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    beside.unlink()
+                raise
+        except OSError as error:
+            self._complain(error)
+            return
+        with self._lock:
+            self._written_bytes += len(data)
+            is_due = self._written_bytes * _TRIM_AFTER >= self._bytes_max
+            if is_due:
+                self._written_bytes = 0
+        if is_due:
+            self.trim()
+
+    def heads(self) -> Iterator[tuple[bytes, Path]]:
+        """The beginning of each file, HEAD_BYTES at most, and where it is: for `remove`."""
+        for path in self._all():
+            try:
+                with open(path, "rb", buffering=0) as file:
+                    yield file.read(HEAD_BYTES), path
+            except OSError:
+                continue
+
+    def remove(self, path: Path) -> None:
+        """Removes one file that `heads` named."""
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+    def trim(self) -> None:
+        """Removes what was not used for the longest time until the rest is within the bound."""
+        found = []
+        total = 0
+        for path in self._all():
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                if path.name.endswith(".new"):
+                    if time.time() - status.st_mtime > _LEFT_OVER_S:
+                        self.remove(path)
+                    continue
+                found.append((status.st_mtime, status.st_size, path))
+                total += status.st_size
+        if total <= self._bytes_max:
+            return
+        for _, size, path in sorted(found):
+            self.remove(path)
+            total -= size
+            if total <= self._bytes_max * _TRIMMED_TO:
+                return
+
+    def _path(self, owner: bytes, variant: bytes) -> Path:
+        name = _digest(owner)
+        return self._folder / name[:2] / f"{name}-{_digest(variant)}"
+
+    def _all(self) -> Iterator[Path]:
+        for folder in self._in(self._folder):
+            yield from self._in(folder)
+
+    def _in(self, folder: Path) -> list[Path]:
+        try:
+            return sorted(folder.iterdir())
+        except OSError:
+            return []
+
+    def _complain(self, error: OSError) -> None:
+        if not self._has_complained:
+            self._has_complained = True
+            logger.warning("metadata cannot be kept", reason=error.strerror or str(error))
+
+
+def _digest(text: bytes) -> str:
+    return blake2b(text, digest_size=16).hexdigest()

@@ -1,0 +1,187 @@
+"""The metadata of series for HTTP: from the file that is kept, which is brought up to date when the series has changed.
+
+    revision of the series (index) ── the same as the file's ──────────────► as it is
+                                   ── the file's and more ─► the new ones are read and added ─┐
+                                   ── anything else ───────► all are read anew ───────────────┴─► written, given
+
+An instance that was deleted, replaced or corrected is thus never shown again, and what cannot be read or written costs
+time and fails no request. Text and file hold the root of the URLs that BulkDataURIs begin with; each root has its own.
+Instances stand in the order in which they were added. Corrections are written into what is shown, as in a C-FIND;
+stored bytes stay as they are. Blocks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Final
+
+from engine import log
+from engine.archive.metadata import blob as blobs
+from engine.archive.metadata.blob import Blob
+from engine.archive.metadata.gzip_pieces import Growing
+from engine.archive.metadata.instance_json import changes_of, instance_json
+from engine.dicom import tags
+from engine.errors import CorruptRecord, DataSetError
+from engine.index.format.types import IDENTITY_BYTES, KeyValue, Level, Query, SeriesRevision, identity_of
+
+if TYPE_CHECKING:
+    from engine.archive.metadata.blob_files import BlobFiles
+    from engine.archive.retrieve import Retrieval
+    from engine.dicom.coercion import Changes
+    from engine.index.catalog import Catalog
+    from engine.index.format.types import Instance
+
+logger = log.get("archive.metadata")
+
+TRIES: Final = 3
+"""A series that changes while it is read is read again; what comes of the last time is given and not kept."""
+
+
+class SeriesMetadata:
+    """The metadata of an archive's series. Thread-safe."""
+
+    def __init__(self, index: Catalog, retrieval: Retrieval, files: BlobFiles) -> None:
+        self._index = index
+        self._retrieval = retrieval
+        self._files = files
+        self._lock = threading.Lock()
+        self._making: dict[bytes, tuple[threading.Lock, int]] = {}
+        """Locks of what is being made, and how many wait for each: who comes second finds it ready."""
+
+    def revisions(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[SeriesRevision]:
+        """What `etag` and `blob` take, of a study or of one series; none if there is no such one. Milliseconds."""
+        series = series_instance_uid.encode() if series_instance_uid is not None else None
+        return self._index.revisions(study_instance_uid.encode(), series)
+
+    def blob(self, revision: SeriesRevision, root: str) -> Blob:
+        """The metadata of a series. `root`: what URLs of studies begin with, "https://host/dicom-web".
+
+        The revision that it has may be a later one. Raises EngineError when the index cannot be read.
+        """
+        key = _key(revision, root)
+        kept = self._kept(revision, root)
+        if _is_current(kept, revision):
+            return kept
+        with self._one_at_a_time(key):
+            kept = self._kept(revision, root)
+            if _is_current(kept, revision):
+                return kept
+            made, is_settled = kept, False
+            for _ in range(TRIES):
+                made = self._made(made, revision, root)
+                again = self.revisions(revision.study_instance_uid, revision.series_instance_uid)
+                is_settled = again == [revision]
+                if is_settled or not again:
+                    break
+                revision = again[0]
+            if is_settled and made != kept:
+                self._files.write(_owner(revision), root.encode(), blobs.encode(made))
+            return made
+
+    def instance(self, instance: Instance, root: str) -> bytes:
+        """One instance as a JSON object. Raises CorruptRecord, DataSetError."""
+        changes = self._changes(instance.study_instance_uid, instance.series_instance_uid)
+        return instance_json(self._retrieval.open(instance), root, changes)
+
+    def purge(self) -> Iterator[bool]:
+        """Removes what is kept of series that have changed or are gone, so that nothing of a deleted patient stays.
+
+        Looks at one file each time, and says whether it was removed.
+        """
+        for head, path in self._files.heads():
+            key, state = blobs.head_of(head)
+            study_uid, series_uid, *_ = (*key.split(b"\0"), b"", b"")
+            found = self._index.revisions(study_uid, series_uid) if series_uid else []
+            is_stale = not found or blobs.state_of(found[0].identities, found[0].corrections) != state
+            if is_stale:
+                self._files.remove(path)
+            yield is_stale
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _kept(self, revision: SeriesRevision, root: str) -> Blob:
+        key = _key(revision, root)
+        data = self._files.read(_owner(revision), root.encode())
+        kept = blobs.decode(data, key) if data is not None else None
+        return kept if kept is not None else Blob(key)
+
+    def _made(self, kept: Blob, revision: SeriesRevision, root: str) -> Blob:
+        """The blob of a revision, from the one that is kept if nothing in that is wrong by now."""
+        expected, known = set(_each(revision.identities)), set(_each(kept.identities))
+        if kept.corrections != revision.corrections or not known <= expected:
+            kept, known = Blob(kept.key), set()
+        missing = expected - known
+        changes = self._changes(revision.study_instance_uid, revision.series_instance_uid)
+        growing, count, unreadable = Growing(kept.piece), kept.count, kept.unreadable
+        for instance in self._instances(revision):
+            identity = identity_of(instance.stamp, *instance.position[4:])
+            if identity not in missing:
+                continue
+            try:
+                text = instance_json(self._retrieval.open(instance), root, changes)
+            except DataSetError as error:
+                uid = instance.sop_instance_uid
+                logger.warning("an instance cannot be shown", sop_instance_uid=uid, reason=str(error))
+                unreadable += 1
+            except CorruptRecord:
+                continue  # noted as damage: a re-send may heal it, so that it is tried again
+            else:
+                growing.add(b"," + text if count else text)
+                count += 1
+            known.add(identity)
+        identities = b"".join(sorted(known))
+        return Blob(kept.key, identities, revision.corrections, count, unreadable, growing.finish())
+
+    def _instances(self, revision: SeriesRevision) -> list[Instance]:
+        keys: dict[int, KeyValue] = {
+            tags.StudyInstanceUID: revision.study_instance_uid.encode(),
+            tags.SeriesInstanceUID: revision.series_instance_uid.encode(),
+        }
+        return self._index.instances(Query(Level.SERIES, keys))
+
+    def _changes(self, study_instance_uid: str, series_instance_uid: str) -> Changes | None:
+        return changes_of(self._index.corrected(study_instance_uid.encode(), series_instance_uid.encode()))
+
+    @contextmanager
+    def _one_at_a_time(self, key: bytes) -> Iterator[None]:
+        with self._lock:
+            lock, count = self._making.get(key, (threading.Lock(), 0))
+            self._making[key] = lock, count + 1
+        try:
+            with lock:
+                yield
+        finally:
+            with self._lock:
+                lock, count = self._making.pop(key)
+                if count > 1:
+                    self._making[key] = lock, count - 1
+
+
+def etag(states: Sequence[SeriesRevision | Blob], root: str) -> str:
+    """Stands for what is shown of series in these states: of revisions and of the blobs that have them the same.
+
+    Not for its bytes: the order of instances may be another one.
+    """
+    digest = blake2b(blobs.MAGIC + root.encode(), digest_size=16)
+    for state in states:
+        digest.update(blobs.state_of(state.identities, state.corrections))
+    return digest.hexdigest()
+
+
+def _is_current(blob: Blob, revision: SeriesRevision) -> bool:
+    return blob.identities == revision.identities and blob.corrections == revision.corrections
+
+
+def _each(identities: bytes) -> list[bytes]:
+    return [identities[at : at + IDENTITY_BYTES] for at in range(0, len(identities), IDENTITY_BYTES)]
+
+
+def _owner(revision: SeriesRevision) -> bytes:
+    return f"{revision.study_instance_uid}\0{revision.series_instance_uid}".encode()
+
+
+def _key(revision: SeriesRevision, root: str) -> bytes:
+    return _owner(revision) + b"\0" + root.encode()
