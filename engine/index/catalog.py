@@ -24,6 +24,7 @@ from engine.index.apply.versions import State as State
 from engine.index.apply.writer import Writer
 from engine.index.database.environment import MAP_BYTES, Environment, RunWrite
 from engine.index.database.transactions import WriteTxn, present
+from engine.index.database.turn import turn_path
 from engine.index.format import keys
 from engine.index.format.entry import Correction, Entry, Hold, LedgerItem, Quarantined, Tombstone
 from engine.index.format.rows import decode_mark, read_count, scan_prefix
@@ -457,6 +458,11 @@ class Catalog:
     def writing_process(self) -> Holder | None:
         """The other process that writes the index just now."""
         return self._environment.writer()
+
+    @property
+    def turn_path(self) -> str:
+        """The file that every process which may write the index has open."""
+        return turn_path(self._environment.directory)
 
     def who_writes(self) -> str:
         """The same in words; "" when none does."""

@@ -114,8 +114,8 @@ class Supervisor:
         self._composition.prepare(self._config)
         self._listeners = listen(self._composition.ports(lambda: self._config))
         self._archive = await self._archive_thread.run(self._open_archive)
-        index = self._archive.layout.index
-        self._writer_watch = WriterWatch(self._archive.index.writing_process, f"{index}/writer", self._metrics.counters)
+        catalog = self._archive.index
+        self._writer_watch = WriterWatch(catalog.writing_process, catalog.turn_path, self._metrics.counters)
         self._feed = await self._archive_thread.run(partial(self._start_feed, self._archive))
         for signum in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(signum, self._stop)

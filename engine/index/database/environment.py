@@ -11,7 +11,7 @@ Knows the names of the tables and nothing of what is in them. Rules that hold he
 
 Files in the index directory: data.mdb and lock.mdb (LMDB), checkpoint (`checkpoint`), users (an empty file; shared lock
 of every process that has the index open, exclusive while it is restored), pin (an empty file; lock of the live
-checkpointer), writer (`turn`).
+checkpointer), turn (`turn`).
 """
 
 from __future__ import annotations

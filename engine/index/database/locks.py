@@ -14,10 +14,10 @@ def _argument(kind: int, at: int = 0) -> bytes:
     return _LOCK.pack(kind, os.SEEK_SET, at, 1, 0)
 
 
-def try_lock(fd: int, *, exclusive: bool) -> bool:
-    """Takes the lock of a file for this descriptor (not process); False if another one is in the way."""
+def try_lock(fd: int, *, exclusive: bool, at: int = 0) -> bool:
+    """Takes the lock of a byte for this descriptor (not process); False if another one is in the way."""
     try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _argument(fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK))
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _argument(fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK, at))
     except BlockingIOError:
         return False
     except OSError as error:
@@ -38,8 +38,3 @@ def is_locked(fd: int, at: int = 0) -> bool:
 def wait_shared(fd: int) -> None:
     """Takes the lock for this descriptor together with others, after whoever has it alone."""
     fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _argument(fcntl.F_RDLCK))
-
-
-def wait_exclusive(fd: int) -> None:
-    """Takes the lock for this descriptor alone, after whoever has it."""
-    fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _argument(fcntl.F_WRLCK))

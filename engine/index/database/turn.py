@@ -1,19 +1,22 @@
 """Whose turn it is to write the index: a lock in front of LMDB's own, which can be tried, and which names its holder.
 
-LMDB's write lock is one for all processes. It cannot be tried, and says of nobody that he has it: one process that
-stands still in a transaction (stopped, frozen, traced) would keep everybody waiting, and nobody would know for whom.
+LMDB's write lock is one for all processes. It cannot be tried, and does not name its holder: one process that stands
+still in a transaction (stopped, frozen, traced) would keep everybody waiting, and nobody would know for whom.
 
-    DATA/index/writer    an OFD lock on its first byte; and who had it last, which is who has it while it is locked
+    DATA/index/turn      byte 0 and the bytes behind it, locked (OFD) by whoever writes. Each process locks another
+                         number of bytes, 1 + its slot, so that the lock itself names its holder
+                         byte SLOTS_AT + slot, locked by the process that has the slot, for as long as it is open
+                         at slot * 88, who has or had that slot:
 
     offset  bytes  field
-    0       8      byte that is locked, unused
-    8       4      process id, in the PID namespace of that process
-    12      4      0
-    16      8      inode of that namespace
-    24      8      since when, ns of CLOCK_BOOTTIME
-    32      64     the process's command line, its arguments left out; UTF-8, padded with NUL
+    0       4      process id, in the PID namespace of that process
+    4       4      0
+    8       8      inode of that namespace
+    16      8      since when it writes, ns of CLOCK_BOOTTIME; up to NOTED_NS too early
+    24      64     the process's command line, its arguments left out; UTF-8, padded with NUL
 
-Whoever opens the index without this lock (an older version) is still kept apart from others by LMDB's.
+A turn is two calls of the system, to lock and to unlock: a note that is not older than NOTED_NS is not written again.
+A process that opens the index without this lock (an older version) is still kept apart from others by LMDB's.
 """
 
 from __future__ import annotations
@@ -29,10 +32,18 @@ import time
 from pathlib import Path
 
 from engine.errors import StorageFailed
-from engine.index.database.locks import is_locked, try_lock, wait_exclusive
+from engine.index.database.locks import try_lock
 from engine.index.format.types import Holder
 
-_HOLDER = struct.Struct("<8xIIQQ64s")
+_HOLDER = struct.Struct("<IIQQ64s")
+_LOCK = struct.Struct("hhqqi4x")
+
+SLOTS_AT = 1 << 40
+"""Far behind what is ever written: a lock needs no bytes."""
+SLOTS = 4096
+"""Handles at once; whoever finds none has none, takes turns all the same, and is not named."""
+NOTED_NS = 50_000_000
+"""Far less than anybody is warned of, far more than a transaction takes."""
 
 _POLL_S = 0.01
 
@@ -70,27 +81,51 @@ class Turn:
 
     def __init__(self, directory: str) -> None:
         """Raises OSError."""
-        self._fd = os.open(f"{directory}/writer", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        self._fd = os.open(turn_path(directory), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         self._who = os.getpid(), 0, pid_namespace()
         self._command = _command()
+        try:
+            self._slot = self._free_slot()
+        except BaseException:
+            self.close()
+            raise
+        self._noted_ns = 0
+        bytes_locked = 1 + self._slot
+        self._lock = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, bytes_locked, 0)
+        self._unlock = _LOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, bytes_locked, 0)
+
+    def _free_slot(self) -> int:
+        return next((slot for slot in range(SLOTS) if try_lock(self._fd, exclusive=True, at=SLOTS_AT + slot)), SLOTS)
 
     def take(self) -> None:
         """Waits for it. Raises StorageFailed, as the other two do, when the disk fails."""
-        wait_exclusive(self._fd)
+        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLKW, self._lock)
         self._note()
 
     def try_take(self) -> bool:
         """Takes it, unless somebody else has it for more than some milliseconds."""
-        give_up_at, tries = time.monotonic() + _TRY_S, 0
-        while not try_lock(self._fd, exclusive=True):
-            if time.monotonic() > give_up_at:
-                return False
-            tries += 1
-            if tries <= _YIELDS:
-                os.sched_yield()
-            else:
-                select.select((), (), (), _PAUSE_S)
+        if not self._try():
+            give_up_at, tries = time.monotonic() + _TRY_S, 0
+            while not self._try():
+                if time.monotonic() > give_up_at:
+                    return False
+                tries += 1
+                if tries <= _YIELDS:
+                    os.sched_yield()
+                else:
+                    select.select((), (), (), _PAUSE_S)
         self._note()
+        return True
+
+    def _try(self) -> bool:
+        try:
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, self._lock)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno == errno.EACCES:
+                return False
+            raise
         return True
 
     def take_within(self, patience_s: float) -> bool:
@@ -103,16 +138,21 @@ class Turn:
         return True
 
     def _note(self) -> None:
+        now_ns = _now_ns()
+        if now_ns - self._noted_ns < NOTED_NS or self._slot == SLOTS:
+            return
         try:
-            os.pwrite(self._fd, _HOLDER.pack(*self._who, _now_ns(), self._command), 0)
+            os.pwrite(self._fd, _HOLDER.pack(*self._who, now_ns, self._command), self._slot * _HOLDER.size)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # then nobody is named, and all the same all take turns
                 self.leave()
                 raise StorageFailed(f"the index cannot be written: {error.strerror}") from error
+        else:
+            self._noted_ns = now_ns
 
     def leave(self) -> None:
         """Gives it to the next."""
-        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _UNLOCK)
+        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, self._unlock)
 
     def holder(self) -> Holder | None:
         """Who else has it."""
@@ -125,13 +165,15 @@ class Turn:
             self._fd = -1
 
 
-_UNLOCK = struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 1, 0)
+def turn_path(directory: str) -> str:
+    """The file that every process which writes the index of this directory has open."""
+    return f"{directory}/turn"
 
 
 def holder_of(directory: str) -> Holder | None:
     """Who writes the index of this directory just now; None: nobody, or it has none."""
     try:
-        fd = os.open(f"{directory}/writer", os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(turn_path(directory), os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return None
     try:
@@ -141,12 +183,16 @@ def holder_of(directory: str) -> Holder | None:
 
 
 def _read_holder(fd: int) -> Holder | None:
-    if not is_locked(fd):
+    kind, _, _, bytes_locked, _ = _LOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _ANYBODY))
+    if kind == fcntl.F_UNLCK:
         return None
-    data = os.pread(fd, _HOLDER.size, 0)
+    data = os.pread(fd, _HOLDER.size, (bytes_locked - 1) * _HOLDER.size)
     if len(data) < _HOLDER.size:
         return Holder(0, 0, 0.0, "?")
     pid, _, namespace, since_ns, command = _HOLDER.unpack(data)
     is_ours = namespace == pid_namespace()
     held_s = max(0.0, (_now_ns() - since_ns) / 1e9)
     return Holder(pid if is_ours else 0, pid, held_s, command.rstrip(b"\0").decode("utf-8", "replace"))
+
+
+_ANYBODY = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)

@@ -20,6 +20,7 @@ import pytest
 from engine.errors import IndexError_, ProcessIdTaken, StorageFailed
 from engine.index.catalog import Catalog
 from engine.index.database import environment
+from engine.index.database import turn as turns
 from engine.index.database.turn import Turn, holder_of
 from engine.index.format.types import Outcome
 from tests.index.made import Tail, entry
@@ -89,6 +90,54 @@ def test_who_writes_is_named_and_who_must_not_wait_is_told_so(tmp_path: Path) ->
         assert index.try_apply([entry(tail, instance=2)]) == [Outcome.STORED]
         assert index.who_writes() == ""
     index.close()
+
+
+def test_each_of_several_that_write_in_turn_is_named_as_itself(tmp_path: Path) -> None:
+    """What a process has noted of itself is good for a while; it is never taken for what another one has noted."""
+    first, second, third = (Turn(str(tmp_path)) for _ in range(3))
+    first._who, second._who = (11, *first._who[1:]), (22, *second._who[1:])
+    for _ in range(20):
+        for turn, pid in ((first, 11), (second, 22), (first, 11)):
+            turn.take()
+            holder = third.holder()
+            assert holder is not None and holder.pid == pid and holder.held_s < 2
+            assert not third.try_take()
+            turn.leave()
+            assert third.holder() is None
+    second.close()
+    fourth = Turn(str(tmp_path))  # in the slot of the second
+    fourth.take()
+    holder = third.holder()
+    assert holder is not None and holder.pid == os.getpid()
+    for turn in (first, third, fourth):
+        turn.close()
+
+
+def test_a_note_is_written_anew_once_it_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, other = Turn(str(tmp_path)), Turn(str(tmp_path))
+    now_ns = [1_000_000_000_000]
+    monkeypatch.setattr(turns, "_now_ns", lambda: now_ns[0])
+    ours.take()
+    ours.leave()
+    now_ns[0] += 60_000_000_000
+    ours.take()
+    now_ns[0] += 4_000_000_000
+    holder = other.holder()
+    assert holder is not None and holder.held_s == 4
+    ours.close()
+    other.close()
+
+
+def test_whoever_finds_no_slot_takes_turns_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "SLOTS", 1)
+    named, nameless, also = (Turn(str(tmp_path)) for _ in range(3))
+    assert nameless.try_take()
+    assert not also.try_take() and not named.try_take()
+    assert str(named.holder()).startswith("pid 0 of another") and holder_of(str(tmp_path)) is not None
+    nameless.leave()
+    assert also.try_take()
+    for turn in (named, nameless, also):
+        turn.close()
 
 
 def test_who_dies_in_a_transaction_gives_his_turn_back(tmp_path: Path) -> None:
