@@ -70,6 +70,8 @@ class Peer:
         self.port = free_port()
         self.aet = "ANY"
         self._process: subprocess.Popen[bytes] | None = None
+        self.store_associations = 1
+        """On how many at once it may send to the sink, where that can be said."""
         self.stock = False
         """Whether it runs without TCP_NODELAY, as its package brings it."""
         self.ready_s = 0.0
@@ -178,6 +180,7 @@ class Filmroom(Peer):
         config = self.directory / "filmroom.toml"
         config.write_text(
             f'{self.extra_config}\n[[peer]]\naet = "{SINK_AET}"\nhost = "127.0.0.1"\nport = {self.sink_port}\n'
+            f"store_associations = {self.store_associations}\n"
         )
         return [
             sys.executable, "-m", "engine", "serve", "--data", str(self.data), "--aet", self.aet,
@@ -315,6 +318,7 @@ def running(
     workers: int = 0,
     config: str = "",
     stock: bool = False,
+    store_associations: int = 1,
 ) -> Iterator[Peer]:
     """A started peer in a temporary folder, which is removed afterwards; `parent` chooses the disk, `data` is kept.
 
@@ -323,6 +327,7 @@ def running(
     directory = Path(tempfile.mkdtemp(prefix=f"perf-{name}-", dir=parent))
     peer = make(name, directory, sink_port=sink_port, workers=workers, config=config)
     peer.stock = stock
+    peer.store_associations = store_associations
     if data is not None:
         peer.data = data
     try:

@@ -170,6 +170,17 @@ def test_disk_loop_and_sink_run() -> None:
     assert "sink ready" in run_program("sink", "--smoke")
 
 
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+def test_the_bare_sender_sends_what_the_sink_takes() -> None:
+    shown = run_program("bare_retrieval", "--smoke")
+    assert len([line for line in shown.splitlines() if line.startswith(("| ct", "| mr"))]) == 4
+
+
+@pytest.mark.skipif(shutil.which("perf") is None, reason="Linux perf is not installed")
+def test_a_profile_names_the_interpreter() -> None:
+    assert "interpreter" in run_program("profile", "--smoke", "--case", "get")
+
+
 @another_times("run")
 def test_runner_writes_what_compare_reads(tmp_path: Path) -> None:
     before, after = tmp_path / "before.json", tmp_path / "after.json"
