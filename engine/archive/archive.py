@@ -1,11 +1,11 @@
-"""Archive: all that a front end may call. One object per process; the roles differ in who recovers and checkpoints.
+"""Archive: the façade, all that a front end calls. One object a process; roles differ in who recovers and checkpoints.
 
 keeper   the only one that recovers, checkpoints and syncs what is written behind (see `archive.keeper`)
 guest    a process beside a running keeper: a worker, or an import into a running archive
 auto     keeper if nobody is, else guest; where nothing can be written, reader
 reader   writes nothing at all (see `archive.readonly`)
 
-Of a replica (see `archive.layout`) everybody only reads; `writer` gives a store that refuses.
+Of a replica (see `archive.layout`) everybody only reads; `writer` gives one that refuses.
 """
 
 from __future__ import annotations
@@ -13,29 +13,38 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine import log
-from engine.archive import extras, rebuilding
+from engine.archive import extras, locks, rebuilding
 from engine.archive import layout as layouts
+from engine.archive.commitment.transactions import Transactions
+from engine.archive.feed.subscription import Feed
+from engine.archive.feed.writer import FeedOptions, FeedWriter, switch_off
 from engine.archive.ingest.batch import BatchIngestor
-from engine.archive.ingest.request import ReceivedInstance
+from engine.archive.ingest.live import Ingestor
 from engine.archive.ingest.resolver import VERSIONS_MAX
+from engine.archive.ingest.unparseable import QuarantineLimits as QuarantineLimits
+from engine.archive.ingest.unparseable import Unparseable
 from engine.archive.ingest.writer import Writer
 from engine.archive.keeper import Keeper, Progress
-from engine.archive.lifecycle import deletion, holds
+from engine.archive.lifecycle import deletion, holds, losses, reserve_file
 from engine.archive.lifecycle.deletion import Deletion
-from engine.archive.lifecycle.ledger_copy import LEDGER_SEGMENT_BYTES
+from engine.archive.lifecycle.losses import Loss
 from engine.archive.metadata.blob_files import BlobFiles
 from engine.archive.metadata.series_metadata import SeriesMetadata
-from engine.archive.readonly import RefusingLog, RefusingWriter, UnwrittenIndex, is_unwritable, refuse
-from engine.archive.register import Register
-from engine.archive.retrieve import Retrieval
+from engine.archive.parts import Parts
+from engine.archive.readonly import RefusingLog, RefusingWriter, UnwrittenIndex, is_unwritable
 from engine.archive.selection import Selection
+from engine.archive.survey import Survey as Survey
+from engine.archive.survey import survey
+from engine.archive.writer_watch import WriterWatch
 from engine.dicom import part10
 from engine.dicom.extra import ExtraSet
 from engine.dicom.schema import Schema
@@ -46,19 +55,24 @@ from engine.errors import (
     StorageFailed,
     StorageFull,
 )
-from engine.index.catalog import Catalog
+from engine.index.catalog import Catalog, Conflicting
 from engine.index.format.types import Instance, Level, Match, Named, Outcome, Query
-from engine.index.query.explanation import Explanation
 from engine.index.query.keywords import question
 from engine.index.query.plan import UNIQUE
 from engine.index.upkeep import rebuild
 from engine.storage.files import Files
-from engine.storage.reader import LogReader
 from engine.storage.segment_log import SegmentLog
 
 if TYPE_CHECKING:
+    import asyncio
+
     import pydicom
     from typing_extensions import Buffer
+
+    from engine.archive.ingest.request import ReceivedInstance
+    from engine.index.format.entry import Hold
+    from engine.index.format.types import DamageRow
+    from engine.index.query.explanation import Explanation
 
 logger = log.get("archive")
 
@@ -88,21 +102,16 @@ class StorageOptions:
 class Archive:
     """One archive, opened by one process."""
 
-    def __init__(self, layout: layouts.Layout, files: Files, index: Catalog, keeper: Keeper | None) -> None:
-        self.layout = layout
-        self.index = index
-        self.keeper = keeper
-        self.reader = LogReader(layout.segments, files)
-        self.retrieval = Retrieval(index, self.reader)
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        """For the rooms of the archive; front ends use none of it."""
+        self.retrieval = parts.retrieval
+        layout = parts.layout
         kept = BlobFiles(layout.metadata, bytes_max=METADATA_BYTES_MAX, reserve_bytes=METADATA_RESERVE_BYTES)
-        self.metadata = SeriesMetadata(index, self.retrieval, kept)
-        self.register = Register(layout, files) if keeper is None else keeper.register
-        self.files = files
-        self._store: Writer | None = None
-        self._ledger: Writer | None = None
-        self._ingesting = threading.Lock()
+        self.metadata = SeriesMetadata(parts.index, parts.retrieval, kept)
+        self._writer: Writer | None = None
         self._batch_port: BatchIngestor | None = None
-        self._unwritten: UnwrittenIndex | None = None
+        self._opening = threading.Lock()
 
     @classmethod
     def open(
@@ -150,27 +159,35 @@ class Archive:
                 keeper.close()
                 keeper = Keeper(layout, files, progress, Schema(settled))
         if keeper is not None:
-            archive = cls(layout, files, keeper.index, keeper)
+            archive = cls(Parts(layout, files, keeper.index, keeper))
             keeper.start(sync_interval_s, on_keeper_failure or archive._keeper_failed)
             return archive
-        return cls(layout, files, Catalog.open(layout.index, files=files, schema=schema), None)
+        return cls(Parts(layout, files, Catalog.open(layout.index, files=files, schema=schema)))
 
     @classmethod
     def _read_only(cls, layout: layouts.Layout, files: Files, schema: Schema, progress: Progress | None) -> Archive:
         unwritten = UnwrittenIndex(layout, files, schema, progress)
-        archive = cls(layout, files, unwritten.index, None)
-        archive._unwritten = unwritten
-        return archive
+        return cls(Parts(layout, files, unwritten.index, unwritten=unwritten))
 
     @property
     def schema(self) -> Schema:
         """Which attributes of its instances the archive keeps."""
-        return self.index.schema
+        return self.parts.index.schema
 
     @property
     def is_read_only(self) -> bool:
         """Whether it takes nothing in: no instance, no deletion, no compaction."""
-        return self._unwritten is not None or self.layout.role == layouts.REPLICA
+        return self.parts.is_read_only
+
+    @property
+    def is_new(self) -> bool:
+        """Whether this process has made it."""
+        return self.parts.layout.is_new
+
+    @property
+    def scratch_folder(self) -> Path:
+        """Where a file may lie that this process needs for a while and nobody else."""
+        return Path(tempfile.gettempdir()) if self.is_read_only else Path(self.parts.layout.index)
 
     @classmethod
     def rebuild_index(cls, data: Path, *, progress: Progress | None = None) -> rebuild.Report:
@@ -183,59 +200,62 @@ class Archive:
 
     def _fail_stores(self, error: EngineError) -> None:
         """What is on the disk is unknown: this process stores and syncs no more."""
-        for store in (self._store, self._ledger):
-            if store is not None and isinstance(error, StorageFailed):
-                store.log.fail(error)
+        if isinstance(error, StorageFailed):
+            if self._writer is not None:
+                self._writer.log.fail(error)
+            self.parts.ledger.fail(error)
 
     def recover_dead_writers(self) -> None:
         """Replays and seals the segments that dead guests left. For the keeper."""
-        if self.keeper is None:
+        if self.parts.keeper is None:
             raise ArchiveInUse("only the keeper recovers segments")
-        self.keeper.recover_dead_writers()
+        self.parts.keeper.recover_dead_writers()
 
     # -- in -------------------------------------------------------------------------------------
 
     def writer(self, label: str, options: StorageOptions | None = None) -> Writer:
-        """This process's store, opened at the first call; `label` names the writer in its segments' headers."""
-        if self._store is None and self.is_read_only:
-            self._store = RefusingWriter(self.index, RefusingLog(self.layout, self.files), self.reader, self.layout)
-        if self._store is None:
+        """This process's writer, opened at the first call; `label` names it in its segments' headers."""
+        parts = self.parts
+        if self._writer is None and self.is_read_only:
+            refusing = RefusingLog(parts.layout, parts.files)
+            self._writer = RefusingWriter(parts.index, refusing, parts.reader, parts.layout)
+        if self._writer is None:
             options = options or StorageOptions()
             segment_log = SegmentLog(
-                self.layout.segments,
-                self.files,
-                self.layout.archive_id,
+                parts.layout.segments,
+                parts.files,
+                parts.layout.archive_id,
                 writer=label,
                 segment_bytes=options.segment_bytes,
                 reserve_bytes=options.disk_reserve_bytes,
                 prewrite_bytes=options.prewrite_bytes,
             )
-            self._store = Writer(self.index, segment_log, self.reader, versions_max=options.versions_max)
-        return self._store
+            self._writer = Writer(parts.index, segment_log, parts.reader, versions_max=options.versions_max)
+        return self._writer
 
-    def ledger(self) -> Writer:
-        """This process's log of tombstones, holds and corrections, opened at first. Use it under `locks.ledger`.
+    def live_port(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        label: str,
+        options: StorageOptions,
+        on_failure: Callable[[EngineError], None],
+        *,
+        quarantine: QuarantineLimits | None = None,
+        counters: MutableMapping[str, int] | None = None,
+    ) -> Ingestor:
+        """The way in for a server on `loop`; one in a process. `label`, `options`: as of `writer`.
 
-        Apart from the one that ingests: the reserve of the disk does not hold for it, and another thread may use it.
+        `on_failure` is told of a failed write or sync, which is final. With `quarantine`, what cannot be taken as an
+        instance is kept within these limits, and counted in `counters`.
         """
-        if self.is_read_only:
-            refuse(self.layout)
-        if self._ledger is None:
-            segment_log = SegmentLog(
-                self.layout.segments,
-                self.files,
-                self.layout.archive_id,
-                writer=f"ledger-{os.getpid()}",
-                segment_bytes=LEDGER_SEGMENT_BYTES,
-            )
-            self._ledger = Writer(self.index, segment_log, self.reader)
-        return self._ledger
+        unparseable = Unparseable(self.parts.index, quarantine, counters) if quarantine is not None else None
+        return Ingestor(loop, self.writer(label, options), on_failure, unparseable)
 
     def prepare_writer(self) -> None:
         """Creates this process's first segment ahead, so that the first instance need not wait. Blocks."""
-        if self._store is not None:
+        if self._writer is not None:
             try:
-                self._store.log.prepare(PREPARE_S)
+                self._writer.log.prepare(PREPARE_S)
             except StorageFull as error:
                 logger.warning("no segment could be prepared", error=str(error))
 
@@ -275,7 +295,7 @@ class Archive:
         )
 
     def _batches(self) -> BatchIngestor:
-        with self._ingesting:
+        with self._opening:
             if self._batch_port is None:
                 self._batch_port = BatchIngestor(self.writer(f"import-{os.getpid()}"))
             return self._batch_port
@@ -301,15 +321,15 @@ class Archive:
         """
         if isinstance(query, str):
             query = question(query, {**(keys or {}), **named}, self.schema, limit=limit, offset=offset, fuzzy=fuzzy)
-        return self.index.search(query, explanation)
+        return self.parts.index.search(query, explanation)
 
     def find_steps(self, query: Query, explanation: Explanation | None = None) -> Iterator[Match | None]:
         """As `find`, with a None where the search may be left for a while: for who has others to serve."""
-        return self.index.search_steps(query, explanation)
+        return self.parts.index.search_steps(query, explanation)
 
     def instances(self, query: Query) -> list[Instance]:
         """Where the instances that a retrieval names lie, by series and instance number. Raises QueryError."""
-        return self.index.instances(query)
+        return self.parts.index.instances(query)
 
     def matching(
         self, query: Query | str = "study", keys: Mapping[str, str] | None = None, **named: str
@@ -334,11 +354,11 @@ class Archive:
         b"": it is to have no value. Of attributes of patient, study and series only; empty, and quick, where nothing
         is corrected.
         """
-        return self.index.corrected(study_instance_uid.encode(), series_instance_uid.encode())
+        return self.parts.index.corrected(study_instance_uid.encode(), series_instance_uid.encode())
 
     def select(self, query: Query) -> Selection:
         """The same in bounded memory, however many they are; `gather` reads them. Raises QueryError, StorageFull."""
-        return Selection(self.index.select(query), Path(self.layout.index), at_once=False)
+        return Selection(self.parts.index.select(query), Path(self.parts.layout.index), at_once=False)
 
     def read(self, instance: Instance) -> bytes:
         """The stored data set, whole and checked. Raises CorruptRecord."""
@@ -363,7 +383,7 @@ class Archive:
         Raises QueryError, DeletionRefused (something is on legal hold: nothing is deleted), StorageFull, StorageFailed.
         """
         return deletion.delete(
-            self, lambda: self.index.names(query), level=query.level, by=by, reason=reason, dry_run=dry_run
+            self.parts, lambda: self.parts.index.names(query), level=query.level, by=by, reason=reason, dry_run=dry_run
         )
 
     def delete_instances(
@@ -371,35 +391,107 @@ class Archive:
     ) -> Deletion:
         """The same for instances that have been chosen already, as whole studies, whole series, or one by one."""
         doomed = [Named.of(instance) for instance in instances]
-        return deletion.delete(self, lambda: doomed, level=level, by=by, reason=reason, dry_run=dry_run)
+        return deletion.delete(self.parts, lambda: doomed, level=level, by=by, reason=reason, dry_run=dry_run)
 
     def set_holds(self, study_instance_uids: Sequence[str], *, by: str, reason: str) -> list[str]:
         """Puts studies on legal hold, there or not; those that were not yet. See `holds`."""
-        return holds.change(self, study_instance_uids, is_set=True, by=by, reason=reason)
+        return holds.change(self.parts, study_instance_uids, is_set=True, by=by, reason=reason)
 
     def release_holds(self, study_instance_uids: Sequence[str], *, by: str, reason: str) -> list[str]:
         """Ends legal holds; those that were."""
-        return holds.change(self, study_instance_uids, is_set=False, by=by, reason=reason)
+        return holds.change(self.parts, study_instance_uids, is_set=False, by=by, reason=reason)
+
+    def holds(self) -> list[Hold]:
+        """The legal holds that stand, by study."""
+        return self.parts.index.holds()
+
+    # -- what is known of it --------------------------------------------------------------------
 
     def stats(self) -> dict[str, int]:
         """Counts of patients, studies, series, instances and bytes."""
-        return self.index.stats()
+        return self.parts.index.stats()
+
+    def free_bytes(self) -> int:
+        """Of the disk that the segments are on. Raises OSError."""
+        return self.parts.files.free_bytes(str(self.parts.layout.segments))
+
+    def epoch_id(self) -> bytes:
+        """What tells ids of this index from those of another, or of another time; b"" when nothing does."""
+        return self.parts.index.epoch_id()
+
+    def damage(self) -> list[DamageRow]:
+        """Stored records that are known to be damaged."""
+        return self.parts.index.damage()
+
+    def conflicts(self) -> Iterator[Conflicting]:
+        """Studies and series whose instances disagree."""
+        return self.parts.index.conflicts()
+
+    def losses(self) -> list[Loss]:
+        """What is lost for good, and nobody has acknowledged. Raises StorageError."""
+        return losses.outstanding(self.parts.layout, self.parts.files, self.parts.index)
+
+    def acknowledge_losses(self, segment_ids: Collection[int] | None, *, by: str) -> list[Loss]:
+        """Says of losses, in these segments or in all, that somebody knows of them; which they were."""
+        return losses.acknowledge(self.parts.layout, self.parts.files, self.parts.index, segment_ids, by=by)
+
+    def survey(self) -> Survey:
+        """What the folder of segments looks like, without a payload read."""
+        return survey(self.parts)
+
+    # -- the change feed ------------------------------------------------------------------------
+
+    def feed(self) -> Feed:
+        """What happens to the archive, event by event."""
+        return Feed(self.parts.layout)
+
+    def feed_writer(self, options: FeedOptions) -> FeedWriter:
+        """What writes the feed; one in an archive, with its keeper. Raises StorageError, StorageFull."""
+        return FeedWriter(self.parts.layout, self.parts.files, self.parts.index, options)
+
+    def switch_feed_off(self) -> None:
+        """No feed is written; a compaction waits for none."""
+        switch_off(self.parts.layout, self.parts.files)
+
+    # -- what a server needs --------------------------------------------------------------------
+
+    def commitment_transactions(self) -> Transactions:
+        """Requests for storage commitment that wait for their report."""
+        return Transactions(self.parts.layout.data, self.parts.files)
+
+    def reporting(self) -> AbstractContextManager[None]:
+        """The right to send the reports that are left. Raises ArchiveInUse when another process has it."""
+        return locks.commitments(self.parts.layout, self.parts.files)
+
+    def keep_reserve_file(self) -> None:
+        """Makes the space that deletions may need on a full disk, if there is room. Raises StorageFailed."""
+        reserve_file.make(self.parts.layout, self.parts.files)
+
+    def watch_writers(self, counters: MutableMapping[str, int]) -> WriterWatch:
+        """Sees to it that no process keeps the index to itself."""
+        index = self.parts.index
+        return WriterWatch(index.writing_process, index.turn_path, counters)
+
+    def write_index_by(self, run: Callable[[Callable[[], Any]], Any]) -> None:
+        """From now on, `run` runs this process's index transactions: in a thread of another priority."""
+        self.parts.index.write_by(run)
 
     def close(self) -> None:
         """Seals this process's log; a keeper also checkpoints and gives its lock up."""
-        stores = [store for store in (self._store, self._ledger) if store is not None]
-        if self.keeper is not None and self.keeper.failed is not None:
-            self._fail_stores(self.keeper.failed)
-        for store in stores:
-            store.close()
-        self.reader.close()
-        if self.keeper is not None:
+        parts = self.parts
+        if parts.keeper is not None and parts.keeper.failed is not None:
+            self._fail_stores(parts.keeper.failed)
+        writers = [writer for writer in (self._writer, parts.ledger.opened) if writer is not None]
+        for writer in writers:
+            writer.close()
+        parts.reader.close()
+        if parts.keeper is not None:
             # What a failed log has written is for the next start to judge: no checkpoint may say that it is safe.
-            self.keeper.close(clean=all(store.log.failed is None for store in stores))
-        elif self._unwritten is not None:
-            self._unwritten.close()
+            parts.keeper.close(clean=all(writer.log.failed is None for writer in writers))
+        elif parts.unwritten is not None:
+            parts.unwritten.close()
         else:
-            self.index.close()
+            parts.index.close()
 
     def __enter__(self) -> Archive:
         return self

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engine.archive import completeness
-from engine.archive.lifecycle import losses
 from engine.errors import CorruptRecord, DataSetError, SegmentGone, StorageError
 from engine.index.format.types import Instance, SegmentMark
 from engine.storage import hints, segment
@@ -71,7 +70,7 @@ def check(archive: Archive, *, payloads: bool, progress: Progress | None = None)
     """Compares; `payloads` reads every stored byte."""
     report = CheckReport()
     _check_index(archive, report, payloads, progress)
-    for row in archive.index.damage():
+    for row in archive.parts.index.damage():
         uid = row.sop_instance_uid.decode("utf-8", "replace")
         report.add(Finding(row.segment_id, row.offset, _named(row.what, uid)))
     _name_losses(archive, report)
@@ -81,15 +80,15 @@ def check(archive: Archive, *, payloads: bool, progress: Progress | None = None)
 
 def _name_losses(archive: Archive, report: CheckReport) -> None:
     """Those of which an instance is known first: a place is named once."""
-    left = losses.outstanding(archive.layout, archive.files, archive.index)
+    left = archive.losses()
     for loss in sorted(left, key=lambda loss: not loss.sop_instance_uid):
         what = f"lost, not acknowledged yet: {loss.what}"
         report.add(Finding(loss.segment_id, loss.offset, _named(what, loss.sop_instance_uid)))
 
 
 def _check_log(archive: Archive, report: CheckReport, progress: Progress | None) -> None:
-    marks = archive.index.segment_marks()
-    present = list_segments(archive.layout.segments, archive.files)
+    marks = archive.parts.index.segment_marks()
+    present = list_segments(archive.parts.layout.segments, archive.parts.files)
     for segment_id in marks.keys() - set(present):
         if marks[segment_id].live_count:
             report.add(Finding(segment_id, 0, "the segment file is gone"))
@@ -121,7 +120,7 @@ def _check_segment(archive: Archive, report: CheckReport, segment_id: int, mark:
             _compare(archive, report, batch)
             batch = []
     _compare(archive, report, batch)
-    known = archive.index.tables_by_offset(segment_id) if gaps else {}
+    known = archive.parts.index.tables_by_offset(segment_id) if gaps else {}
     for gap in gaps:
         if known.get(gap.offset) != "history":
             report.add(Finding(segment_id, gap.offset, gap.reason))
@@ -129,8 +128,8 @@ def _check_segment(archive: Archive, report: CheckReport, segment_id: int, mark:
 
 def _records(archive: Archive, segment_id: int, mark: SegmentMark) -> Iterator[Record | Damage]:
     """The records that the index should know, and what lies between them where there is no footer."""
-    files = archive.files
-    fd = files.open(segment.segment_path(archive.layout.segments, segment_id), os.O_RDONLY)
+    files = archive.parts.files
+    fd = files.open(segment.segment_path(archive.parts.layout.segments, segment_id), os.O_RDONLY)
     try:
         sealed = hints.read_hints(files, fd, segment_id)
         if sealed is not None:
@@ -147,7 +146,7 @@ def _records(archive: Archive, segment_id: int, mark: SegmentMark) -> Iterator[R
 
 
 def _compare(archive: Archive, report: CheckReport, records: list[Record]) -> None:
-    for record, what in archive.index.wrong_records(records):
+    for record, what in archive.parts.index.wrong_records(records):
         position = record.position
         uid = record.key.decode("utf-8", "replace") if record.kind == Kind.INSTANCE else ""
         report.add(Finding(position.segment_id, position.offset, _named(what, uid)))
@@ -155,18 +154,18 @@ def _compare(archive: Archive, report: CheckReport, records: list[Record]) -> No
 
 def _check_index(archive: Archive, report: CheckReport, payloads: bool, progress: Progress | None) -> None:
     total = archive.stats()["instances"]
-    for done, instance in enumerate(archive.index.current_instances()):
+    for done, instance in enumerate(archive.parts.index.current_instances()):
         if progress is not None and done % 100 == 0:
             progress("instances", done, total)
         report.counts["instances"] += 1
         _check_instance(archive, report, instance, payloads, is_current=True)
-    for wrong in archive.index.loose_rows():
+    for wrong in archive.parts.index.loose_rows():
         for instance, what in wrong:
             report.add(Finding(*instance.position[:2], _named(what, instance.sop_instance_uid)))
-    for version in archive.index.kept_aside():
+    for version in archive.parts.index.kept_aside():
         report.counts["kept_aside"] += 1
         _check_instance(archive, report, version, payloads, is_current=False)
-    for claimed in archive.index.quarantined():
+    for claimed in archive.parts.index.quarantined():
         report.counts["quarantined"] += 1
         try:
             _read(archive, claimed.position, payloads)
@@ -187,7 +186,7 @@ def _check_instance(
         if is_current:
             _check_data_set(archive, report, instance)
     except CorruptRecord as error:
-        known = archive.index.versions(instance.sop_instance_uid.encode())
+        known = archive.parts.index.versions(instance.sop_instance_uid.encode())
         if any(version.position[:2] == instance.position[:2] for version in known):
             report.add(Finding(error.segment_id, error.offset, _named(str(error), instance.sop_instance_uid)))
 
@@ -195,7 +194,7 @@ def _check_instance(
 def _check_data_set(archive: Archive, report: CheckReport, instance: Instance) -> None:
     """Raises CorruptRecord."""
     try:
-        head = completeness.head_of(archive.reader, instance)
+        head = completeness.head_of(archive.parts.reader, instance)
     except DataSetError:
         return  # taken by an earlier version, which saw less of it
     position, uid = instance.position, instance.sop_instance_uid
@@ -212,9 +211,9 @@ def _check_data_set(archive: Archive, report: CheckReport, instance: Instance) -
 def _read(archive: Archive, position: Position, payloads: bool) -> None:
     """Raises CorruptRecord."""
     if payloads:
-        archive.reader.verify(position)
+        archive.parts.reader.verify(position)
     else:
-        archive.reader.read_record(position)
+        archive.parts.reader.read_record(position)
 
 
 def _named(what: str, sop_instance_uid: str) -> str:

@@ -411,7 +411,7 @@ def change_holds(
         key_values.check_uid(uid)
     with opened(config) as archive:
         named = dict.fromkeys(studies)
-        held = {hold.study_instance_uid.decode("utf-8", "replace") for hold in archive.index.holds()}
+        held = {hold.study_instance_uid.decode("utf-8", "replace") for hold in archive.holds()}
         asked = [keys for uid, keys in zip(studies, query.named([], studies), strict=True) if is_set or uid not in held]
         if wanted is not None:
             asked.append(wanted)
@@ -435,7 +435,7 @@ def holds(config: Config) -> list[dict[str, Any]]:
                 "reason": hold.reason.decode("utf-8", "replace"),
                 "instances": len(_matching_instances(archive, [query.parse([f"StudyInstanceUID={uid}"])])),
             }
-            for hold in archive.index.holds()
+            for hold in archive.holds()
         ]
 
 
@@ -530,7 +530,6 @@ def scrub_run(config: Config, rate_bytes_per_s: int, progress: Progress) -> tupl
 
 def damage(config: Config) -> list[dict[str, Any]]:
     """What is known to be damaged, and what is lost for good and not acknowledged."""
-    from engine.archive.lifecycle import losses
 
     with opened(config) as archive:
         rows = [
@@ -542,11 +541,9 @@ def damage(config: Config) -> list[dict[str, Any]]:
                 "found": time_text(row.found_ns),
                 "lost": False,
             }
-            for row in archive.index.damage()
+            for row in archive.damage()
         ]
-        return rows + [
-            _loss(loss) for loss in losses.outstanding(archive.layout, archive.files, archive.index)
-        ]  # fmt: skip
+        return rows + [_loss(loss) for loss in archive.losses()]
 
 
 def _loss(loss: Loss) -> dict[str, Any]:
@@ -562,10 +559,9 @@ def _loss(loss: Loss) -> dict[str, Any]:
 
 def acknowledge_losses(config: Config, segment_ids: list[int] | None) -> list[dict[str, Any]]:
     """Says of what is lost, in these segments or everywhere, that somebody knows; what that was."""
-    from engine.archive.lifecycle import losses
 
     with opened(config) as archive:
-        chosen = losses.acknowledge(archive.layout, archive.files, archive.index, segment_ids, by=operator().actor)
+        chosen = archive.acknowledge_losses(segment_ids, by=operator().actor)
         return [_loss(loss) for loss in chosen]
 
 

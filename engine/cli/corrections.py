@@ -97,7 +97,7 @@ def listed(config: Config, *, values: bool) -> Iterator[dict[str, Any]]:
 def conflicts(config: Config, *, values: bool) -> Iterator[dict[str, Any]]:
     """Studies and series whose instances disagree: on what, and with `values` what they say."""
     with backend.opened(config) as archive:
-        for found in archive.index.conflicts():
+        for found in archive.conflicts():
             stated = {
                 tags.keyword_of(tag): [plain_values.text_of(tag, value, archive.schema.vr_of) for value in said]
                 for tag, said in found.values.items()

@@ -5,7 +5,6 @@ The part of `backend` for that; nothing here writes to the terminal.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,8 +41,7 @@ def send(
     with backend.opened(config) as archive:
         missing.extend(backend.not_stored(archive, wanted))
         matching = backend.matching(archive, wanted)
-        folder = Path(tempfile.gettempdir()) if archive.is_read_only else archive.layout.index
-        with Selection(remaining.of(matching) if remaining else matching, Path(folder)) as selection:
+        with Selection(remaining.of(matching) if remaining else matching, archive.scratch_folder) as selection:
             resources = stored_scu.Resources(archive, config)
             try:
                 if remaining is not None:

@@ -6,21 +6,16 @@ those). On a stopped archive opening it recovers what a crash left, as any comma
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 
 from engine import control
-from engine.archive.archive import Archive
-from engine.archive.commitment.transactions import Transactions
-from engine.archive.lifecycle import losses
+from engine.archive.archive import Archive, Survey
 from engine.archive.lifecycle.reindex import Reindexer
 from engine.config import Config
 from engine.doctor.finding import Finding, fault, good, warning
 from engine.errors import ControlUnavailable, EngineError
 from engine.sizes import bytes_text
-from engine.storage.reader import read_header_or_trailer
-from engine.storage.segment import list_segments, segment_path
 
 DEAD_SHARE_MAX = 0.5
 """More than this of the log is dead: compaction does not keep up, or is off."""
@@ -41,8 +36,9 @@ def examine(config: Config) -> Iterator[Finding]:
         yield fault("archive", str(error), "see the sentence; filmroom rebuild-index makes a lost index anew")
         return
     try:
-        yield from _log(archive)
-        yield from _index(archive)
+        survey = archive.survey()
+        yield from _log(survey)
+        yield from _index(archive, survey.gone)
         yield from _reindexing(archive)
         yield from _commitments(archive)
     finally:
@@ -50,53 +46,27 @@ def examine(config: Config) -> Iterator[Finding]:
     yield from _server(config)
 
 
-def _log(archive: Archive) -> Iterator[Finding]:
-    directory, files = archive.layout.segments, archive.files
-    segment_ids = list_segments(directory, files)
-    foreign, unreadable, newest_ns = [], [], 0
-    for segment_id in segment_ids:
-        try:
-            fd = files.open(segment_path(directory, segment_id), os.O_RDONLY)
-        except FileNotFoundError:
-            continue  # compacted away meanwhile
-        try:
-            header = read_header_or_trailer(files, fd, segment_id)
-        except EngineError as error:
-            unreadable.append(str(error))
-            continue
-        finally:
-            files.close(fd)
-        newest_ns = max(newest_ns, header.created_ns)
-        if header.archive_id != archive.layout.archive_id:
-            foreign.append(f"{segment_id:016x}")
-    known = losses.acknowledged_segments(archive.layout, files)
-    set_aside = [
-        name
-        for name in files.list_directory(directory)
-        if name.endswith(".damaged") and not any(name.startswith(f"{number:016x}.") for number in known)
-    ]
+def _log(survey: Survey) -> Iterator[Finding]:
+    foreign, unreadable, set_aside = survey.foreign, survey.unreadable, survey.set_aside
     if foreign:
         advice = "move them out: they were copied here from elsewhere"
         yield fault("log", f"segments of another archive: {', '.join(foreign[:8])}", advice)
     if unreadable or set_aside:
         what = f"{len(unreadable)} segments without a readable header, {len(set_aside)} set aside as .damaged"
         yield fault("log", what, "restore them from a backup (filmroom restore), then filmroom check")
-    if newest_ns > time.time_ns() + AHEAD_S * 1e9:
-        ahead_s = newest_ns / 1e9 - time.time()
+    if survey.newest_ns > time.time_ns() + AHEAD_S * 1e9:
+        ahead_s = survey.newest_ns / 1e9 - time.time()
         yield warning(
             "clock", f"a segment was made {ahead_s:.0f} s in the future", "look whether the clock was set back"
         )
     if not (foreign or unreadable or set_aside):
-        yield good("log", f"{len(segment_ids)} segments")
+        yield good("log", f"{survey.segment_count} segments")
 
 
-def _index(archive: Archive) -> Iterator[Finding]:
+def _index(archive: Archive, gone: list[str]) -> Iterator[Finding]:
     stats = archive.stats()
-    marks = archive.index.segment_marks()
-    present = set(list_segments(archive.layout.segments, archive.files))
-    gone = [segment_id for segment_id, mark in marks.items() if mark.live_count and segment_id not in present]
     if gone:
-        names = ", ".join(f"{segment_id:016x}" for segment_id in gone[:8])
+        names = ", ".join(gone[:8])
         yield fault("index", f"it knows instances in segments that are gone: {names}", "restore them from a backup")
     else:
         what = f"{stats['instances']} instances in {stats['studies']} studies, {bytes_text(stats['index_bytes'])}"
@@ -105,13 +75,13 @@ def _index(archive: Archive) -> Iterator[Finding]:
     if dead > DEAD_SHARE_MAX * max(dead + live, 1) and dead > 1 << 30:
         what = f"{bytes_text(dead)} of {bytes_text(dead + live)} are deleted or replaced"
         yield warning("space", what, "filmroom compact gives it back")
-    damaged = archive.index.damage()
+    damaged = archive.damage()
     if damaged:
         advice = "filmroom scrub findings names them; sending them again heals"
         yield fault("stored instances", f"{len(damaged)} records are damaged", advice)
     else:
         yield good("stored instances", "no damage is known")
-    lost = losses.outstanding(archive.layout, archive.files, archive.index)
+    lost = archive.losses()
     if lost:
         named = sum(bool(loss.sop_instance_uid) for loss in lost)
         what = f"{len(lost)} losses, {named} of them instances: {lost[0]}"
@@ -133,7 +103,7 @@ def _reindexing(archive: Archive) -> Iterator[Finding]:
 
 
 def _commitments(archive: Archive) -> Iterator[Finding]:
-    transactions = Transactions(archive.layout.data, archive.files)
+    transactions = archive.commitment_transactions()
     if not transactions.exist:
         return
     try:

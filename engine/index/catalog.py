@@ -41,6 +41,7 @@ from engine.index.format.types import (
 )
 from engine.index.query import conflicts, corrections, ledger_records, listing, selection, visibility
 from engine.index.query import search as searching
+from engine.index.query.conflicts import Conflicting as Conflicting
 from engine.index.query.corrections import Listed as Listed
 from engine.index.query.explanation import Explanation
 from engine.index.query.instances import instance_of, read_instance, read_versions
@@ -281,7 +282,7 @@ class Catalog:
                 return {}
             return overlay.corrected(txn, environment, study_instance_uid, series_instance_uid)
 
-    def conflicts(self) -> Iterator[conflicts.Conflicting]:
+    def conflicts(self) -> Iterator[Conflicting]:
         """The studies and series whose instances disagree, and on what; page by page."""
         return conflicts.read_conflicts(self._environment)
 

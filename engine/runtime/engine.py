@@ -19,10 +19,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engine.access import Access, PeerRules
-from engine.archive.archive import StorageOptions
+from engine.archive.archive import QuarantineLimits, StorageOptions
 from engine.archive.ingest.live import Ingestor
-from engine.archive.ingest.unparseable import Limits as QuarantineLimits
-from engine.archive.ingest.unparseable import Unparseable
 from engine.archive.transcoding.transcode import Transcoder
 from engine.metrics import Metrics
 from engine.runtime.admission import Admission
@@ -58,12 +56,11 @@ class Engine:
     retrieval_budget: RetrievalBudget = field(init=False)
 
     def __post_init__(self) -> None:
-        files, segments = self.archive.files, str(self.archive.layout.segments)
         self.access = PeerRules(lambda: self.config)
         self.admission = Admission(
             lambda: self.config,
             self.metrics,
-            free_bytes=lambda: files.free_bytes(segments),
+            free_bytes=self.archive.free_bytes,
             sync_latency_s=self.ingestor.commit.sync_latency_s,
             waiting_count=lambda: self.ingestor.depth,
             now=self.loop.time,
@@ -95,9 +92,14 @@ class Engine:
             prewrite_bytes=storage.prewrite_bytes if prewrite_bytes is None else prewrite_bytes,
             versions_max=storage.versions_max,
         )
-        limits = QuarantineLimits(kept.bytes_max, kept.count_max)
-        unparseable = Unparseable(archive.index, limits, metrics.counters) if kept.unparseable else None
-        ingestor = Ingestor(loop, archive.writer(writer, options), on_failure, unparseable)
+        ingestor = archive.live_port(
+            loop,
+            writer,
+            options,
+            on_failure,
+            quarantine=QuarantineLimits(kept.bytes_max, kept.count_max) if kept.unparseable else None,
+            counters=metrics.counters,
+        )
         transcoder = Transcoder(directory=config.data, reserve_bytes=config.limits.disk_reserve_bytes)
         return cls(loop, archive, ingestor, config, metrics, transcoder, associations or AssociationsCount.alone())
 

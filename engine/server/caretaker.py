@@ -32,7 +32,6 @@ from typing import Any
 
 from engine import guards, log
 from engine.archive.archive import Archive
-from engine.archive.lifecycle import reserve_file
 from engine.config import Config
 from engine.errors import ArchiveInUse, EngineError, StorageFailed
 from engine.server.background_jobs import JOBS, READ_ONLY_JOBS, Job
@@ -69,7 +68,7 @@ class Caretaker:
         # Begun here, by a thread of the common priority, which it has from it.
         self._writing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="index-writer")
         self._writing.submit(threading.get_native_id).result()
-        self._archive.index.write_by(lambda work: self._writing.submit(work).result())
+        self._archive.write_index_by(lambda work: self._writing.submit(work).result())
         makers = READ_ONLY_JOBS if self._archive.is_read_only else JOBS
         self._jobs: list[Job] = [make(self._archive, config, self._stopping) for make in makers]
         self._due_s = dict.fromkeys((job.name for job in self._jobs), 0.0)
@@ -103,7 +102,7 @@ class Caretaker:
                     self._stopping.wait(min(wait_s, WAIT_MAX_S))
                     continue
                 self._due_s[job.name] = math.inf
-                reserve_file.make(self._archive.layout, self._archive.files)
+                self._archive.keep_reserve_file()
                 pause_s = self._step(job)
                 # A reload in between has made it due.
                 self._due_s[job.name] = min(self._due_s[job.name], time.monotonic() + pause_s)

@@ -25,7 +25,7 @@ from engine import __version__, log
 from engine.archive import extras
 from engine.archive.archive import Archive
 from engine.archive.feed.quiet import QuietTimes
-from engine.archive.feed.writer import FeedOptions, FeedWriter, switch_off
+from engine.archive.feed.writer import FeedOptions, FeedWriter
 from engine.archive.writer_watch import WriterWatch
 from engine.config import Reading
 from engine.errors import ArchiveInUse, ConfigError, EngineError
@@ -114,8 +114,7 @@ class Supervisor:
         self._composition.prepare(self._config)
         self._listeners = listen(self._composition.ports(lambda: self._config))
         self._archive = await self._archive_thread.run(self._open_archive)
-        catalog = self._archive.index
-        self._writer_watch = WriterWatch(catalog.writing_process, catalog.turn_path, self._metrics.counters)
+        self._writer_watch = self._archive.watch_writers(self._metrics.counters)
         self._feed = await self._archive_thread.run(partial(self._start_feed, self._archive))
         for signum in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(signum, self._stop)
@@ -168,11 +167,11 @@ class Supervisor:
         same."""
         options = self._config.feed
         if not options.keep_days:
-            switch_off(archive.layout, archive.files)
+            archive.switch_feed_off()
             return None
         quiet = QuietTimes(options.series_quiet_s, options.study_quiet_s, options.study_complete_s)
         try:
-            feed = FeedWriter(archive.layout, archive.files, archive.index, FeedOptions(options.keep_days, quiet))
+            feed = archive.feed_writer(FeedOptions(options.keep_days, quiet))
         except EngineError as error:
             logger.error("there is no change feed", reason=str(error))
             return None
@@ -184,7 +183,7 @@ class Supervisor:
         host, port = self._listeners[0].sock.getsockname()[:2]
         urls = [listener.url for listener in self._listeners if listener.url]
         count = self._archive.stats()["instances"]
-        held = "a new, empty archive" if self._archive.layout.is_new else f"{count} instances"
+        held = "a new, empty archive" if self._archive.is_new else f"{count} instances"
         self._announce(
             f"filmroom {__version__} ready: {self._config.aet} on {host}:{port}, {''.join(f'{url}, ' for url in urls)}"
             f"{self._config.workers} workers, "

@@ -53,7 +53,7 @@ async def find(session: Session, presentation_context_id: int, rq: CFindRQ, iden
 class RepositoryFinding(Finding):
     """One C-FIND of this SOP class under way."""
 
-    _lifetime = b""
+    _epoch_id = b""
 
     async def run(self, identifier: bytes) -> None:
         """To the final response."""
@@ -63,7 +63,7 @@ class RepositoryFinding(Finding):
             self._refuse(GeneralStatus.NOT_AUTHORIZED, "")
             return
         try:
-            self._lifetime = session.archive.index.epoch_id()
+            self._epoch_id = session.archive.epoch_id()
             self._asked, limit = self._piece(self._ask(identifier, 0))
             status = await self._answer(self._asked, limit)
         except EngineError as error:
@@ -82,7 +82,7 @@ class RepositoryFinding(Finding):
         ours = self._session.settings.query_results_max
         theirs = _count(_bytes(keys.pop(tags.MaximumNumberOfRecords, b"")))
         is_keyed = keys.pop(tags.RecordKey, None) is not None
-        if is_keyed and not self._lifetime:
+        if is_keyed and not self._epoch_id:
             raise MessageError("out of resources: no record keys", FindStatus.OUT_OF_RESOURCES)
         limit = min(filter(None, (ours, theirs)), default=0)
         query = replace(
@@ -96,14 +96,14 @@ class RepositoryFinding(Finding):
         return replace(asked, query=query, returned=returned), limit
 
     def _ids(self, prior: bytes, level: Level) -> bytes:
-        head = self._lifetime + level.to_bytes(2, "big")
+        head = self._epoch_id + level.to_bytes(2, "big")
         ids = prior.removeprefix(head)
-        if not self._lifetime or len(ids) == len(prior) or len(ids) != _IDS_BYTES[level]:
+        if not self._epoch_id or len(ids) == len(prior) or len(ids) != _IDS_BYTES[level]:
             raise MessageError("the Prior Record Key names no place", FindStatus.INVALID_PRIOR_RECORD_KEY)
         return ids
 
     def _steps(self, query: Query) -> Iterator[Match | None]:
-        head = self._lifetime + query.level.to_bytes(2, "big")
+        head = self._epoch_id + query.level.to_bytes(2, "big")
         for match in super()._steps(query):
             if match is not None and query.is_keyed:
                 match.attributes[tags.RecordKey] = head + match.attributes[tags.RecordKey]

@@ -57,12 +57,12 @@ def filled(data: Path, count: int, *, pixels: int = 512, **options: int) -> dict
 
 def positions(archive: Archive) -> dict[str, Position]:
     """Where each current instance lies."""
-    return {instance.sop_instance_uid: instance.position for instance in archive.index.current_instances()}
+    return {instance.sop_instance_uid: instance.position for instance in archive.parts.index.current_instances()}
 
 
 def current(archive: Archive, uid: str) -> Instance:
     """The current instance of a UID."""
-    found = archive.index.locate(uid.encode())
+    found = archive.parts.index.locate(uid.encode())
     assert found is not None
     return found
 

@@ -120,7 +120,7 @@ def test_a_backup_beside_an_open_archive_has_everything_acknowledged_before_it(t
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 5))
         expected = contents(archive)
-        report = back_up(archive.layout, tmp_path / "backup")
+        report = back_up(archive.parts.layout, tmp_path / "backup")
         assert report.findings == []
         store(archive, *some(2, 2))
     is_sound(tmp_path / "backup")
@@ -143,7 +143,7 @@ def test_what_was_written_behind_and_never_synced_is_in_it(tmp_path: Path) -> No
         writer.apply([entry])
         assert writer.log.unsynced()
         files = RecordingFiles()
-        back_up(archive.layout, tmp_path / "backup", files=files)
+        back_up(archive.parts.layout, tmp_path / "backup", files=files)
         (source,) = (tmp_path / "data" / "segments").glob("*.seg")
         (copy,) = (tmp_path / "backup" / "segments").glob("*.seg")
         assert files.done.index(("fdatasync", str(source))) < files.done.index(("pwritev", str(copy)))
@@ -162,7 +162,7 @@ def test_a_record_that_is_being_written_is_not_in_it(tmp_path: Path) -> None:
         with segment.open("r+b") as file:
             file.seek(torn.position.payload_offset + 1000)
             file.write(bytes(torn.position.payload_length - 1000))
-        back_up(archive.layout, tmp_path / "backup")
+        back_up(archive.parts.layout, tmp_path / "backup")
     is_sound(tmp_path / "backup")
     assert restored(tmp_path / "backup", tmp_path / "new") == expected
 
@@ -174,10 +174,10 @@ def test_deletions_and_holds_come_back_too(tmp_path: Path) -> None:
         held = archive.instances(study_query(3))[0].study_instance_uid
         archive.set_holds([held], by="test", reason="lawsuit")
         expected = contents(archive)
-        back_up(archive.layout, tmp_path / "backup")
+        back_up(archive.parts.layout, tmp_path / "backup")
     assert restored(tmp_path / "backup", tmp_path / "new") == expected
     with opened(tmp_path / "new") as archive:
-        assert archive.index.is_held(held.encode())
+        assert archive.parts.index.is_held(held.encode())
         assert archive.instances(study_query(2)) == []
 
 
@@ -192,10 +192,10 @@ def test_streamed_objects_are_in_it_once_they_are_whole(tmp_path: Path) -> None:
             yield payload[until:]
 
         def meanwhile() -> None:
-            assert back_up(archive.layout, tmp_path / "backup").segments == 0
+            assert back_up(archive.parts.layout, tmp_path / "backup").segments == 0
 
         archive.ingest_stream(chunks(100_000, meanwhile), transfer_syntax_uid="1.2.840.10008.1.2.1")
-        assert back_up(archive.layout, tmp_path / "backup").segments == 1
+        assert back_up(archive.parts.layout, tmp_path / "backup").segments == 1
         expected = contents(archive)
     is_sound(tmp_path / "backup")
     assert restored(tmp_path / "backup", tmp_path / "new") == expected
@@ -209,7 +209,7 @@ def test_damage_at_the_source_neither_ends_a_backup_nor_is_hidden(tmp_path: Path
         with segment.open("r+b") as file:
             file.seek(instances[1].position.payload_offset + 5)
             file.write(b"\xff")
-        back_up(archive.layout, tmp_path / "backup")
+        back_up(archive.parts.layout, tmp_path / "backup")
     found = verify_backup(tmp_path / "backup").findings
     assert len(found) == 1 and f"offset {instances[1].position.offset}" in found[0]
 
@@ -243,12 +243,12 @@ def test_one_per_cent_more_costs_about_one_per_cent(tmp_path: Path) -> None:
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 100, pixels), segment_bytes=8 << 20)
         first, second, third = CountingFiles(), CountingFiles(), CountingFiles()
-        back_up(archive.layout, tmp_path / "backup", files=first)
+        back_up(archive.parts.layout, tmp_path / "backup", files=first)
         store(archive, *some(2, 1, pixels))
-        report = back_up(archive.layout, tmp_path / "backup", files=second)
+        report = back_up(archive.parts.layout, tmp_path / "backup", files=second)
         assert report.copied_bytes < 1.2 * (512 << 10)
         assert second.moved <= 0.02 * first.moved
-        assert back_up(archive.layout, tmp_path / "backup", files=third).copied_bytes == 0
+        assert back_up(archive.parts.layout, tmp_path / "backup", files=third).copied_bytes == 0
         assert third.moved <= 0.002 * first.moved
     is_sound(tmp_path / "backup")
 
@@ -256,7 +256,7 @@ def test_one_per_cent_more_costs_about_one_per_cent(tmp_path: Path) -> None:
 def test_the_zeros_of_a_preallocated_segment_are_not_copied(tmp_path: Path) -> None:
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 2), segment_bytes=64 << 20)
-        report = back_up(archive.layout, tmp_path / "backup")
+        report = back_up(archive.parts.layout, tmp_path / "backup")
         assert report.total_bytes == report.copied_bytes < 200_000
     report = back_up(layouts.existing(tmp_path / "data"), tmp_path / "backup")
     assert report.copied_bytes < 5_000  # the footer
@@ -273,7 +273,7 @@ def test_a_rate_limit_makes_it_wait(tmp_path: Path) -> None:
             waited += seconds
 
         pace = Pace(500_000, lambda: now, wait)
-        report = back_up(archive.layout, tmp_path / "backup", pace=pace)
+        report = back_up(archive.parts.layout, tmp_path / "backup", pace=pace)
     assert waited == pytest.approx(report.copied_bytes / 500_000)
 
 
@@ -291,7 +291,7 @@ def test_killed_at_any_call_the_next_run_goes_on_and_copies_nothing_twice(tmp_pa
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 3), segment_bytes=150_000)
         expected = contents(archive)
-        layout = archive.layout
+        layout = archive.parts.layout
         total = back_up(layout, tmp_path / "whole").copied_bytes
         number = 1 - EVERY
         killed = True
@@ -336,7 +336,7 @@ def _killed_at(layout: layouts.Layout, folder: Path, number: int) -> tuple[int, 
 def test_an_error_at_any_call_is_told_and_leaves_nothing_half(tmp_path: Path, method: str) -> None:
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 3), segment_bytes=120_000)
-        layout = archive.layout
+        layout = archive.parts.layout
         expected = contents(archive)
         number = 0
         while True:
@@ -367,7 +367,7 @@ def test_a_power_cut_of_its_disk_costs_no_state_that_was_there(tmp_path: Path) -
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 3), segment_bytes=120_000)
         first = SourceAndDisk(tmp_path, SimulatedDisk())
-        back_up(archive.layout, tmp_path / "disk", files=first)
+        back_up(archive.parts.layout, tmp_path / "disk", files=first)
         store(archive, *some(2, 3))
         changing = _changing_calls(tmp_path, archive, first.disk)
         for state in range(STATES):
@@ -375,14 +375,14 @@ def test_a_power_cut_of_its_disk_costs_no_state_that_was_there(tmp_path: Path) -
             disk = first.disk.after_power_cut(seed)
             disk.cut_at = rng.randint(1, changing)
             try:
-                back_up(archive.layout, tmp_path / "disk", files=SourceAndDisk(tmp_path, disk))
+                back_up(archive.parts.layout, tmp_path / "disk", files=SourceAndDisk(tmp_path, disk))
             except PowerCut:
                 pass
             after = SourceAndDisk(tmp_path, disk.after_power_cut(seed + 1))
             where = f"FILMROOM_BACKUP_SEED={SEED} state {state} cut at {disk.cut_at}"
             assert verify_backup(tmp_path / "disk", files=after).findings == [], where
             assert len(BackupFolder(tmp_path / "disk", after).names()) >= 1, where
-            back_up(archive.layout, tmp_path / "disk", files=after)
+            back_up(archive.parts.layout, tmp_path / "disk", files=after)
             assert verify_backup(tmp_path / "disk", files=after).findings == [], where
 
 
@@ -395,7 +395,7 @@ def test_a_disk_of_backups_that_does_not_sync_loses_states(tmp_path: Path) -> No
         for _ in range(20):
             disk = SimulatedDisk()
             disk.loses_syncs = True
-            back_up(archive.layout, tmp_path / "disk", files=SourceAndDisk(tmp_path, disk))
+            back_up(archive.parts.layout, tmp_path / "disk", files=SourceAndDisk(tmp_path, disk))
             after = SourceAndDisk(tmp_path, disk.after_power_cut(rng.randrange(1 << 30)))
             try:
                 losses += bool(verify_backup(tmp_path / "disk", files=after).findings)
@@ -406,7 +406,7 @@ def test_a_disk_of_backups_that_does_not_sync_loses_states(tmp_path: Path) -> No
 
 def _changing_calls(tmp_path: Path, archive: Archive, disk: SimulatedDisk) -> int:
     copy = disk.after_power_cut(0)
-    back_up(archive.layout, tmp_path / "disk", files=SourceAndDisk(tmp_path, copy))
+    back_up(archive.parts.layout, tmp_path / "disk", files=SourceAndDisk(tmp_path, copy))
     return copy.calls
 
 
@@ -455,7 +455,7 @@ def test_a_compaction_that_takes_segments_away_meanwhile_takes_nothing_from_it(t
                 removed.append(compactor.run().segments_removed)
 
         files.before = before
-        report = back_up(archive.layout, tmp_path / "backup", files=files)
+        report = back_up(archive.parts.layout, tmp_path / "backup", files=files)
         assert report.findings == [] and removed and removed[0]
     is_sound(tmp_path / "backup")
     assert restored(tmp_path / "backup", tmp_path / "new") == expected
@@ -470,11 +470,11 @@ def test_two_backups_at_once_into_one_folder_are_refused(tmp_path: Path) -> None
         def before(method: str) -> None:
             if method == "pwritev" and not refused and (tmp_path / "backup" / "lock").exists():
                 with pytest.raises(ArchiveInUse, match="another backup") as caught:
-                    back_up(archive.layout, tmp_path / "backup")
+                    back_up(archive.parts.layout, tmp_path / "backup")
                 refused.append(caught.value)
 
         files.before = before
-        back_up(archive.layout, tmp_path / "backup", files=files)
+        back_up(archive.parts.layout, tmp_path / "backup", files=files)
         assert refused
 
 
@@ -488,7 +488,9 @@ def test_each_state_can_be_restored_and_pruned_ones_give_their_space_back(tmp_pa
         for number in range(4):
             store(archive, *some(number + 1, 2), segment_bytes=120_000)
             states.append(contents(archive))
-            back_up(archive.layout, tmp_path / "backup", now=lambda number=number: began + timedelta(hours=number))
+            back_up(
+                archive.parts.layout, tmp_path / "backup", now=lambda number=number: began + timedelta(hours=number)
+            )
     folder = tmp_path / "backup"
     assert restored(folder, tmp_path / "at1", began + timedelta(hours=1, minutes=30)) == states[1]
     assert restored(folder, tmp_path / "at0", began) == states[0]
@@ -507,10 +509,10 @@ def test_each_state_can_be_restored_and_pruned_ones_give_their_space_back(tmp_pa
 def test_nothing_is_pruned_while_a_manifest_cannot_be_read(tmp_path: Path) -> None:
     with opened(tmp_path / "data") as archive:
         for _ in range(3):
-            back_up(archive.layout, tmp_path / "backup")
+            back_up(archive.parts.layout, tmp_path / "backup")
         victim = sorted((tmp_path / "backup" / "manifests").iterdir())[0]
         victim.write_bytes(victim.read_bytes().replace(b'"format":1', b'"format":7'))
-        report = back_up(archive.layout, tmp_path / "backup", keep=1)
+        report = back_up(archive.parts.layout, tmp_path / "backup", keep=1)
     assert report.removed_manifests == 0
     assert len(list((tmp_path / "backup" / "manifests").iterdir())) == 4
 
@@ -524,10 +526,10 @@ def two_histories(tmp_path: Path) -> tuple[dict[str, bytes], dict[str, bytes], d
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 2))
         first = contents(archive)
-        back_up(archive.layout, folder, now=lambda: MOMENT)
+        back_up(archive.parts.layout, folder, now=lambda: MOMENT)
         store(archive, *some(2, 2))
         second = contents(archive)
-        back_up(archive.layout, folder, now=lambda: MOMENT + timedelta(hours=1))
+        back_up(archive.parts.layout, folder, now=lambda: MOMENT + timedelta(hours=1))
     assert restored(folder, tmp_path / "new", MOMENT) == first
     with opened(tmp_path / "new") as archive:
         store(archive, *some(3, 2))
@@ -538,7 +540,7 @@ def test_a_restored_archive_does_not_get_into_the_folder_of_the_first_one_unnoti
     _, second, _ = two_histories(tmp_path)
     before = sorted(path.name for path in (tmp_path / "backup").rglob("*"))
     with opened(tmp_path / "new") as archive, pytest.raises(BackupError, match="another history.*original.*--join"):
-        back_up(archive.layout, tmp_path / "backup", keep=1)
+        back_up(archive.parts.layout, tmp_path / "backup", keep=1)
     assert sorted(path.name for path in (tmp_path / "backup").rglob("*") if path.name != "lock") == [
         name for name in before if name != "lock"
     ]
@@ -549,9 +551,9 @@ def test_two_histories_that_share_a_folder_are_restored_and_pruned_each_for_itse
     first, second, third = two_histories(tmp_path)
     folder = tmp_path / "backup"
     with opened(tmp_path / "new") as archive:
-        report = back_up(archive.layout, folder, join=True, now=lambda: MOMENT + timedelta(hours=2))
+        report = back_up(archive.parts.layout, folder, join=True, now=lambda: MOMENT + timedelta(hours=2))
         assert (report.other_histories, report.findings) == (1, [])
-        lineage = archive.layout.lineage
+        lineage = archive.parts.layout.lineage
     is_sound(folder)
     with pytest.raises(BackupError, match=f"original .2 states.*{lineage} .1 states.*--lineage"):
         restore(folder, tmp_path / "which")
@@ -639,7 +641,7 @@ def test_a_clone_that_goes_another_way_is_a_finding_and_prunes_nothing_of_the_fi
 def test_the_same_segment_with_other_bytes_is_kept_beside_the_first(tmp_path: Path) -> None:
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 2))
-        back_up(archive.layout, tmp_path / "backup", now=lambda: MOMENT)
+        back_up(archive.parts.layout, tmp_path / "backup", now=lambda: MOMENT)
         wanted = contents(archive)
     (segment,) = (tmp_path / "data" / "segments").glob("*.seg")
     content = bytearray(segment.read_bytes())
@@ -654,7 +656,7 @@ def test_the_same_segment_with_other_bytes_is_kept_beside_the_first(tmp_path: Pa
 def test_a_replica_is_a_history_beside_its_source(tmp_path: Path) -> None:
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 2))
-        layout = archive.layout
+        layout = archive.parts.layout
         back_up(layout, tmp_path / "backup")
         replica = Replica(tmp_path / "replica", layout.archive_id, layout.lineage)
         Replication(layout, lambda: replica, Status("replica")).run_once()
@@ -690,7 +692,7 @@ def test_progress_moves_with_the_bytes(tmp_path: Path, monkeypatch: pytest.Monke
     told: dict[str, list[int]] = {"backup": [], "verify": [], "restore": []}
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 4))
-        back_up(archive.layout, tmp_path / "b", progress=lambda what, done, total: told["backup"].append(done))
+        back_up(archive.parts.layout, tmp_path / "b", progress=lambda what, done, total: told["backup"].append(done))
     verify_backup(tmp_path / "b", progress=lambda what, done, total: told["verify"].append(done))
     restore(
         tmp_path / "b",
@@ -704,12 +706,12 @@ def test_progress_moves_with_the_bytes(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_copy_that_was_lost_is_made_again(tmp_path: Path) -> None:
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 4), segment_bytes=120_000)
-        back_up(archive.layout, tmp_path / "backup")
+        back_up(archive.parts.layout, tmp_path / "backup")
         copies = sorted((tmp_path / "backup" / "segments").iterdir())
         copies[0].unlink()
         os.truncate(copies[1], 5000)
         assert len(verify_backup(tmp_path / "backup").findings) >= 2
-        back_up(archive.layout, tmp_path / "backup")
+        back_up(archive.parts.layout, tmp_path / "backup")
     is_sound(tmp_path / "backup")
 
 
@@ -718,7 +720,7 @@ def test_a_copy_that_was_lost_is_made_again(tmp_path: Path) -> None:
 
 def test_a_destination_that_is_not_for_this_archive_is_refused(tmp_path: Path) -> None:
     with opened(tmp_path / "data") as archive, opened(tmp_path / "other") as other:
-        back_up(other.layout, tmp_path / "taken")
+        back_up(other.parts.layout, tmp_path / "taken")
         (tmp_path / "full").mkdir()
         (tmp_path / "full" / "thesis.txt").write_text("mine")
         for where, why in (
@@ -728,10 +730,10 @@ def test_a_destination_that_is_not_for_this_archive_is_refused(tmp_path: Path) -
             (tmp_path / "no" / "mount" / "point", "does not exist"),
         ):
             with pytest.raises(BackupError, match=why):
-                back_up(archive.layout, where)
+                back_up(archive.parts.layout, where)
         (tmp_path / "link").symlink_to(tmp_path / "data")
         with pytest.raises(BackupError, match="data directory"):
-            back_up(archive.layout, tmp_path / "link" / "backup")
+            back_up(archive.parts.layout, tmp_path / "link" / "backup")
     assert sorted(path.name for path in (tmp_path / "full").iterdir()) == ["thesis.txt"]
 
 
@@ -739,7 +741,7 @@ def test_a_destination_that_is_not_for_this_archive_is_refused(tmp_path: Path) -
 def test_a_manifest_that_was_tampered_with_names_no_path(tmp_path: Path, key: str) -> None:
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 1))
-        back_up(archive.layout, tmp_path / "backup")
+        back_up(archive.parts.layout, tmp_path / "backup")
     (path,) = (tmp_path / "backup" / "manifests").iterdir()
     body = orjson.loads(path.read_bytes())["manifest"]
     body["segments"][0][key] = "../../../../etc/x"
@@ -758,7 +760,7 @@ def test_every_flipped_byte_is_found_by_verification_and_by_a_restore(tmp_path: 
     rng = random.Random(SEED)
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 3), segment_bytes=120_000)
-        back_up(archive.layout, tmp_path / "backup")
+        back_up(archive.parts.layout, tmp_path / "backup")
     victims = [*(tmp_path / "backup" / "segments").iterdir(), *(tmp_path / "backup" / "manifests").iterdir()]
     for round_ in range(20):
         victim = rng.choice(victims)
@@ -779,7 +781,7 @@ def test_every_flipped_byte_is_found_by_verification_and_by_a_restore(tmp_path: 
 def test_a_salvage_takes_all_but_what_is_damaged_and_names_that(tmp_path: Path) -> None:
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 4))
-        back_up(archive.layout, tmp_path / "backup")
+        back_up(archive.parts.layout, tmp_path / "backup")
         expected = contents(archive)
         lost = archive.instances(study_query(1))[1]
     (copy,) = (tmp_path / "backup" / "segments").iterdir()
@@ -799,7 +801,7 @@ def test_a_salvage_takes_all_but_what_is_damaged_and_names_that(tmp_path: Path) 
 def test_a_restore_killed_at_any_call_is_no_archive_and_goes_on_when_run_again(tmp_path: Path) -> None:
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 3), segment_bytes=120_000)
-        back_up(archive.layout, tmp_path / "backup")
+        back_up(archive.parts.layout, tmp_path / "backup")
         expected = contents(archive)
     number = 1 - EVERY
     killed = True
@@ -843,8 +845,8 @@ def _restore_killed_at(source: Path, data: Path, number: int) -> bool:
 def test_a_restore_into_anything_but_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 1))
-        back_up(archive.layout, tmp_path / "backup")
-        back_up(archive.layout, tmp_path / "backup")
+        back_up(archive.parts.layout, tmp_path / "backup")
+        back_up(archive.parts.layout, tmp_path / "backup")
     before = sorted(path.name for path in (tmp_path / "data").rglob("*"))
     with pytest.raises(BackupError, match="not empty"):
         restore(tmp_path / "backup", tmp_path / "data")
@@ -861,12 +863,12 @@ def test_a_restore_into_anything_but_an_empty_folder_is_refused(tmp_path: Path) 
 def test_a_restored_archive_takes_instances_and_has_a_lineage_of_its_own(tmp_path: Path) -> None:
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 1))
-        back_up(archive.layout, tmp_path / "backup")
-        original = archive.layout
+        back_up(archive.parts.layout, tmp_path / "backup")
+        original = archive.parts.layout
     restore(tmp_path / "backup", tmp_path / "new")
     with opened(tmp_path / "new") as archive:
-        assert archive.layout.archive_id == original.archive_id
-        assert archive.layout.lineage and archive.layout.lineage != original.lineage
+        assert archive.parts.layout.archive_id == original.archive_id
+        assert archive.parts.layout.lineage and archive.parts.layout.lineage != original.lineage
         store(archive, *some(2, 2))
         assert archive.stats()["instances"] == 3
         assert findings(archive) == []

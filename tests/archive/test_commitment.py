@@ -66,7 +66,7 @@ def test_what_is_damaged_is_found_by_reading_and_named(tmp_path: Path, part: str
         kept.turn_byte(data, place.segment_id, offsets[part])
         assert verdicts(archive, whole, damaged, verify="index") == [Verdict.COMMITTED] * 2, "nothing is known yet"
         assert verdicts(archive, whole, damaged, verify=verify) == [Verdict.COMMITTED, Verdict.DAMAGED]
-        assert [row.sop_instance_uid.decode() for row in archive.index.damage()] == [damaged]
+        assert [row.sop_instance_uid.decode() for row in archive.parts.index.damage()] == [damaged]
         assert verdicts(archive, whole, damaged, verify="index") == [Verdict.COMMITTED, Verdict.DAMAGED]
 
 
@@ -84,7 +84,7 @@ def test_a_re_send_heals_the_verdict_too(tmp_path: Path) -> None:
 def test_a_version_kept_aside_leaves_the_current_one_committed(tmp_path: Path) -> None:
     with kept.opened(tmp_path / "data") as archive:
         kept.store(archive, [kept.data_set(0), kept.data_set(0, patient_name="Roe^Richard")])
-        assert archive.index.version_count() == 1
+        assert archive.parts.index.version_count() == 1
         assert verdicts(archive, kept.uid_of(0)) == [Verdict.COMMITTED]
 
 
@@ -110,7 +110,7 @@ def test_what_a_compaction_has_moved_is_committed_where_it_lies_now(tmp_path: Pa
     with kept.opened(data) as archive:
         archive.delete(Query(Level.IMAGE, {tags.SOPInstanceUID: uids[0].encode()}, relational=True), by="t", reason="t")
         before = kept.positions(archive)
-        found = [archive.index.locate(uid.encode()) for uid in uids[1:]]
+        found = [archive.parts.index.locate(uid.encode()) for uid in uids[1:]]
         Compactor(archive, Compaction(dead_share_min=0.01), segment_bytes=1 << 20, everything=True).run(lambda *_: None)
         assert kept.positions(archive) != before, "nothing was moved"
         assert verdicts(archive, *uids) == [Verdict.ABSENT] + [Verdict.COMMITTED] * 3

@@ -37,9 +37,9 @@ def test_a_new_archive_is_made_where_nothing_is_in_the_way(before: str, tmp_path
             (data / name).mkdir()
         (data / "archive.json.123").write_text("{")
     with Archive.open(data, role="keeper", create=True) as archive:
-        assert archive.layout.is_new
+        assert archive.parts.layout.is_new
     with Archive.open(data, role="keeper", create=True) as archive:
-        assert not archive.layout.is_new
+        assert not archive.parts.layout.is_new
 
 
 def a_lost_description(data: Path, segments: int = 1) -> str:

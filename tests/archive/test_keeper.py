@@ -32,9 +32,9 @@ class Sweeps:
 
 def _kept(data: Path, errors: list[BaseException], failures: list[EngineError]) -> tuple[Archive, Sweeps]:
     archive = Archive.open(data, role="keeper", create=True, sync_interval_s=0.01, on_keeper_failure=failures.append)
-    assert archive.keeper is not None
+    assert archive.parts.keeper is not None
     sweeps = Sweeps(errors)
-    archive.keeper._reader.sweep = sweeps  # type: ignore[method-assign]
+    archive.parts.keeper._reader.sweep = sweeps  # type: ignore[method-assign]
     return archive, sweeps
 
 
@@ -42,9 +42,9 @@ def test_what_nobody_foresaw_is_tried_again_and_what_was_stored_is_synced(tmp_pa
     failures: list[EngineError] = []
     archive, sweeps = _kept(tmp_path, [OSError(116, "stale"), MemoryError()], failures)
     archive.ingest_batch([received(data_set(1))])
-    assert archive.keeper is not None
+    assert archive.parts.keeper is not None
     wait_for(lambda: sweeps.count > keeper.TRIES, what="the keeper's work")
-    wait_for(lambda: not archive.keeper._checkpointer.needs_checkpoint(), what="a checkpoint")  # type: ignore[union-attr]
+    wait_for(lambda: not archive.parts.keeper._checkpointer.needs_checkpoint(), what="a checkpoint")  # type: ignore[union-attr]
     assert not failures
     archive.close()
 
@@ -54,12 +54,12 @@ def test_a_keeper_that_cannot_work_says_so_and_its_end_is_not_a_clean_one(tmp_pa
     failures: list[EngineError] = []
     told = threading.Event()
     archive, sweeps = _kept(tmp_path, [error] * keeper.TRIES, failures)
-    assert archive.keeper is not None
+    assert archive.parts.keeper is not None
     wait_for(lambda: bool(failures), what="the failure being told")
     told.wait(0.05)
     assert len(failures) == 1 and isinstance(failures[0], StorageFailed)
     assert sweeps.count == (keeper.TRIES if isinstance(error, OSError) else 1)
-    assert archive.keeper.failed is failures[0]
+    assert archive.parts.keeper.failed is failures[0]
     archive.close()
 
 
@@ -69,7 +69,7 @@ from pathlib import Path
 from engine.archive.archive import Archive
 
 archive = Archive.open(Path(sys.argv[1]), role="guest")
-archive.index._environment.begin_read()
+archive.parts.index._environment.begin_read()
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -78,7 +78,7 @@ def test_what_a_guest_was_reading_when_it_died_is_let_go_within_an_interval(tmp_
     with Archive.open(tmp_path, role="keeper", create=True, sync_interval_s=0.01) as archive:
 
         def readers() -> int:
-            return str(archive.index._environment._environment.readers()).count("\n")
+            return str(archive.parts.index._environment._environment.readers()).count("\n")
 
         before = readers()
         assert subprocess.run([sys.executable, "-c", GUEST, str(tmp_path)], timeout=60).returncode == -signal.SIGKILL

@@ -158,20 +158,20 @@ def test_a_segment_without_records_or_without_a_header_has_nothing_to_copy(tmp_p
 def test_a_replica_follows_its_source_and_can_be_read_all_the_time(tmp_path: Path) -> None:
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 3), segment_bytes=200_000)
-        one = replicating(archive.layout, tmp_path / "replica")
+        one = replicating(archive.parts.layout, tmp_path / "replica")
         assert one.run_once()
         with opened(tmp_path / "replica") as reader:
             assert contents(reader) == contents(archive)
             for study in range(2, 8):
                 store(archive, *some(study, 3))
                 assert one.run_once()
-                assert reader.keeper is not None
-                reader.keeper.follow()
+                assert reader.parts.keeper is not None
+                reader.parts.keeper.follow()
                 assert contents(reader) == contents(archive)
                 assert findings(reader) == []
             archive.delete(study_query(3), by="test", reason="wrong patient")
             one.run_once()
-            reader.keeper.follow()
+            reader.parts.keeper.follow()
             assert contents(reader) == contents(archive)
             assert reader.instances(study_query(3)) == []
         one.close()
@@ -180,10 +180,10 @@ def test_a_replica_follows_its_source_and_can_be_read_all_the_time(tmp_path: Pat
 def test_it_follows_by_itself_while_it_is_kept(tmp_path: Path) -> None:
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 1))
-        replicated(archive.layout, tmp_path / "replica")
+        replicated(archive.parts.layout, tmp_path / "replica")
         with opened(tmp_path / "replica") as reader:
             store(archive, *some(2, 1))
-            replicated(archive.layout, tmp_path / "replica")
+            replicated(archive.parts.layout, tmp_path / "replica")
             wait = threading.Event().wait
             for _ in range(500):
                 if contents(reader) == contents(archive):
@@ -197,8 +197,8 @@ def test_a_pass_without_news_reads_next_to_nothing_and_writes_no_segment(tmp_pat
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 6), segment_bytes=200_000)
         one = Replication(
-            archive.layout,
-            lambda: Replica(tmp_path / "replica", archive.layout.archive_id, "", files),
+            archive.parts.layout,
+            lambda: Replica(tmp_path / "replica", archive.parts.layout.archive_id, "", files),
             Status("there"),
             files=files,
         )
@@ -231,8 +231,8 @@ def test_what_is_not_durable_at_the_source_is_made_so_before_it_is_shipped(tmp_p
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 1))
         one = Replication(
-            archive.layout,
-            lambda: Replica(tmp_path / "replica", archive.layout.archive_id, "", Recording()),
+            archive.parts.layout,
+            lambda: Replica(tmp_path / "replica", archive.parts.layout.archive_id, "", Recording()),
             Status("there"),
             files=Recording(),
         )
@@ -263,8 +263,8 @@ def test_killed_at_any_call_it_catches_up(tmp_path: Path) -> None:
             number += EVERY
             target = tmp_path / "replica"
             shutil.rmtree(target, ignore_errors=True)
-            killed = _killed_at(archive.layout, target, number)
-            replicated(archive.layout, target)
+            killed = _killed_at(archive.parts.layout, target, number)
+            replicated(archive.parts.layout, target)
             if number % 9 == 1 or not killed:
                 with opened(target) as reader:
                     assert contents(reader) == expected, f"call {number}"
@@ -304,7 +304,7 @@ def test_a_disk_there_that_does_not_sync_loses_what_was_counted(tmp_path: Path) 
     rng = random.Random(SEED)
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 3), segment_bytes=120_000)
-        layout, target = archive.layout, Path("/there/replica")
+        layout, target = archive.parts.layout, Path("/there/replica")
         losses = 0
         for _ in range(20):
             disk = SimulatedDisk()
@@ -327,7 +327,7 @@ def test_a_power_cut_there_costs_nothing_that_was_counted_as_replicated(tmp_path
     rng = random.Random(SEED)
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 3), segment_bytes=120_000)
-        layout, target = archive.layout, Path("/there/replica")
+        layout, target = archive.parts.layout, Path("/there/replica")
         first = SimulatedDisk()
         first.make_directory("/there")
         first.sync_directory("/")
@@ -372,7 +372,7 @@ def test_an_error_at_any_call_there_makes_it_wait_and_loses_nothing(tmp_path: Pa
             target = tmp_path / f"replica{number}"
             files = FaultyFiles()
             files.fail(method, errno.EIO, at=number)
-            one = replicating(archive.layout, target, files=files)
+            one = replicating(archive.parts.layout, target, files=files)
             failed = False
             while True:
                 try:
@@ -399,7 +399,7 @@ def test_while_the_destination_is_gone_it_waits_shows_its_lag_and_makes_no_other
     stop = threading.Event()
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 1))
-        layout = archive.layout
+        layout = archive.parts.layout
         opened_once: list[bool] = []
 
         def connect() -> Destination:
@@ -450,7 +450,7 @@ def test_a_compacted_segment_goes_there_only_after_all_that_took_its_place_has_c
     with opened(tmp_path / "data") as archive:
         for study in range(1, 11):
             store(archive, *some(study, 3), segment_bytes=400_000)
-        layout = archive.layout
+        layout = archive.parts.layout
         one = replicating(layout, target, connect=lambda: Watching(target, layout.archive_id, ""))
         one.run_once()
         with opened(target) as reader:
@@ -473,8 +473,8 @@ def test_a_compacted_segment_goes_there_only_after_all_that_took_its_place_has_c
             committed = set().union(*(names for what, names in steps[:first] if what == "commit"))
             assert {name for name in after - before if _is_sealed(tmp_path / "data" / "segments" / name)} <= committed
             assert {path.name for path in (target / "segments").iterdir()} <= after
-            assert reader.keeper is not None
-            reader.keeper.follow()
+            assert reader.parts.keeper is not None
+            reader.parts.keeper.follow()
             assert contents(reader) == contents(archive)
             assert findings(reader) == []
         one.close()
@@ -490,7 +490,7 @@ def test_a_removed_segment_stays_there_for_a_while_for_those_who_read(tmp_path: 
     now = 1000.0
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 3), segment_bytes=120_000)
-        layout = archive.layout
+        layout = archive.parts.layout
         one = Replication(
             layout,
             lambda: Replica(tmp_path / "replica", layout.archive_id, ""),
@@ -514,7 +514,7 @@ def test_a_removed_segment_stays_there_for_a_while_for_those_who_read(tmp_path: 
 def test_an_empty_mount_point_in_place_of_the_source_removes_nothing(tmp_path: Path) -> None:
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 3))
-        layout = archive.layout
+        layout = archive.parts.layout
     one = replicating(layout, tmp_path / "replica")
     one.run_once()
     before = snapshot(tmp_path / "replica" / "segments")
@@ -535,9 +535,9 @@ def test_an_empty_mount_point_in_place_of_the_source_removes_nothing(tmp_path: P
 def test_a_source_with_another_history_is_refused_and_nothing_is_lost_there(tmp_path: Path) -> None:
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 2))
-        back_up(archive.layout, tmp_path / "backup")
+        back_up(archive.parts.layout, tmp_path / "backup")
         store(archive, *some(2, 2))
-        replicated(archive.layout, tmp_path / "replica")
+        replicated(archive.parts.layout, tmp_path / "replica")
         expected = contents(archive)
     before = snapshot(tmp_path / "replica" / "segments")
     restore(tmp_path / "backup", tmp_path / "restored")
@@ -558,20 +558,20 @@ def test_a_source_with_another_history_is_refused_and_nothing_is_lost_there(tmp_
 def test_other_bytes_at_the_join_are_noticed(tmp_path: Path) -> None:
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 1))
-        replicated(archive.layout, tmp_path / "replica")
+        replicated(archive.parts.layout, tmp_path / "replica")
         store(archive, *some(2, 1))
         (copy,) = (tmp_path / "replica" / "segments").iterdir()
         content = bytearray(copy.read_bytes())
         content[-100] ^= 1
         copy.write_bytes(content)
         with pytest.raises(ReplicationFailed, match="other bytes"):
-            replicated(archive.layout, tmp_path / "replica")
+            replicated(archive.parts.layout, tmp_path / "replica")
 
 
 def test_a_segment_number_that_comes_again_replaces_the_old_one(tmp_path: Path) -> None:
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 1))
-        layout = archive.layout
+        layout = archive.parts.layout
     replicated(layout, tmp_path / "replica")
     shutil.rmtree(tmp_path / "data" / "segments")
     shutil.rmtree(tmp_path / "data" / "index")
@@ -586,7 +586,7 @@ def test_a_segment_number_that_comes_again_replaces_the_old_one(tmp_path: Path) 
 
 def test_a_folder_that_is_no_replica_of_this_archive_is_refused(tmp_path: Path) -> None:
     with opened(tmp_path / "data") as archive, opened(tmp_path / "other") as other:
-        replicated(other.layout, tmp_path / "taken")
+        replicated(other.parts.layout, tmp_path / "taken")
         (tmp_path / "full").mkdir()
         (tmp_path / "full" / "thesis.txt").write_text("mine")
         for where, why in (
@@ -596,12 +596,12 @@ def test_a_folder_that_is_no_replica_of_this_archive_is_refused(tmp_path: Path) 
             (tmp_path / "no" / "mount", "does not exist"),
         ):
             with pytest.raises(ReplicationFailed, match=why):
-                Replica(where, archive.layout.archive_id, "")
+                Replica(where, archive.parts.layout.archive_id, "")
         with pytest.raises(ReplicationFailed, match="is gone"):
-            Replica(tmp_path / "new", archive.layout.archive_id, "", create=False)
-        one = Replica(tmp_path / "new", archive.layout.archive_id, "")
+            Replica(tmp_path / "new", archive.parts.layout.archive_id, "", create=False)
+        one = Replica(tmp_path / "new", archive.parts.layout.archive_id, "")
         with pytest.raises(ArchiveInUse, match="a replication is writing"):
-            Replica(tmp_path / "new", archive.layout.archive_id, "")
+            Replica(tmp_path / "new", archive.parts.layout.archive_id, "")
         one.close()
 
 
@@ -631,7 +631,7 @@ def test_a_segment_grows_at_its_end_only(tmp_path: Path, offset: int) -> None:
 def test_a_replica_takes_no_instance_no_deletion_and_no_compaction(tmp_path: Path) -> None:
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 2))
-        replicated(archive.layout, tmp_path / "replica")
+        replicated(archive.parts.layout, tmp_path / "replica")
     with opened(tmp_path / "replica") as reader:
         before = snapshot(tmp_path / "replica" / "segments")
         assert reader.is_read_only
@@ -655,7 +655,7 @@ def test_a_replica_takes_no_instance_no_deletion_and_no_compaction(tmp_path: Pat
 def test_a_reader_leaves_a_torn_and_unsealed_log_as_it_is(tmp_path: Path) -> None:
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 2))
-        replicated(archive.layout, tmp_path / "replica")
+        replicated(archive.parts.layout, tmp_path / "replica")
         expected = contents(archive)
     (copy,) = (tmp_path / "replica" / "segments").iterdir()
     with copy.open("ab") as file:
@@ -694,7 +694,7 @@ def test_where_nothing_can_be_written_an_archive_is_read_as_it_lies(tmp_path: Pa
         with pytest.raises(ArchiveReadOnly, match="cannot be written"):
             reader.ingest_batch([received(some(3, 1)[0])])
         with pytest.raises(ArchiveReadOnly):
-            reader.ledger()
+            reader.parts.ledger.writer()
     after = snapshot(tmp_path / "medium")
     after.pop("index/lock.mdb", None)
     assert after == before
@@ -742,7 +742,7 @@ def mounted_read_only(folder: Path, mount: Path) -> Iterator[None]:
 def test_a_promoted_replica_is_an_archive_of_its_own(tmp_path: Path) -> None:
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 3), segment_bytes=200_000)
-        one = replicating(archive.layout, tmp_path / "replica")
+        one = replicating(archive.parts.layout, tmp_path / "replica")
         one.run_once()
         store(archive, *some(2, 1))  # lost with the source: it was not shipped any more
         with pytest.raises(ArchiveInUse, match="a replication is writing"):
@@ -751,7 +751,7 @@ def test_a_promoted_replica_is_an_archive_of_its_own(tmp_path: Path) -> None:
         with opened(tmp_path / "replica"), pytest.raises(ArchiveInUse, match="kept by another"):
             promote(tmp_path / "replica")
         layout = promote(tmp_path / "replica")
-        assert layout.lineage and layout.archive_id == archive.layout.archive_id
+        assert layout.lineage and layout.archive_id == archive.parts.layout.archive_id
         with pytest.raises(ReplicationFailed, match="archive of its own"):
             one.run_once()
     assert all(_is_sealed(path) for path in (tmp_path / "replica" / "segments").iterdir())
@@ -789,7 +789,7 @@ def test_a_replica_behind_a_connection_is_the_same(tmp_path: Path) -> None:
     target = tmp_path / "replica"
     with opened(tmp_path / "data") as archive, listening(target) as listener:
         store(archive, *some(1, 4), segment_bytes=120_000)
-        layout = archive.layout
+        layout = archive.parts.layout
 
         def connect() -> Destination:
             return RemoteReplica("127.0.0.1", listener.port, SECRET, layout.archive_id, layout.lineage)
@@ -820,7 +820,7 @@ def test_a_connection_that_is_cut_anywhere_costs_nothing(tmp_path: Path) -> None
     target = tmp_path / "replica"
     with opened(tmp_path / "data") as archive, listening(target) as listener:
         store(archive, *some(1, 3), segment_bytes=120_000)
-        layout = archive.layout
+        layout = archive.parts.layout
         for _ in range(12):
             cut_after = rng.randrange(200_000)
 

@@ -43,11 +43,11 @@ def archive(tmp_path: Path, payloads: dict[str, bytes]) -> Iterator[Archive]:
 
 def damage(archive: Archive, instance: Instance, at: int) -> None:
     position = instance.position
-    kept.turn_byte(archive.layout.data, position.segment_id, position.payload_offset + at)
+    kept.turn_byte(archive.parts.layout.data, position.segment_id, position.payload_offset + at)
 
 
 def noted(archive: Archive) -> list[bytes]:
-    return [row.sop_instance_uid for row in archive.index.damage()]
+    return [row.sop_instance_uid for row in archive.parts.index.damage()]
 
 
 def test_every_way_of_reading_gives_the_stored_bytes(archive: Archive, payloads: dict[str, bytes]) -> None:
@@ -235,7 +235,7 @@ def test_every_frame_of_the_stored_corpus_is_that_of_its_file(tmp_path: Path) ->
     ways: Counter[str] = Counter()
     with Archive.open(tmp_path, create=True) as archive:
         import_paths(archive, corpus_files())
-        for instance in archive.index.current_instances():
+        for instance in archive.parts.index.current_instances():
             one = archive.retrieval.open(instance)
             payload = archive.read(instance)
             try:

@@ -256,9 +256,9 @@ def test_what_is_wrong_with_the_log_is_a_fault(data: Path, harm: Callable[[Path]
 def test_damage_that_is_known_is_a_fault_until_it_is_healed(data: Path) -> None:
     fill(data)
     with Archive.open(data) as archive:
-        instance = next(iter(archive.index.instances(every_instance())))
+        instance = next(iter(archive.parts.index.instances(every_instance())))
         uid = instance.sop_instance_uid.encode()
-        archive.index.note_damage(instance.position.segment_id, instance.position.offset, uid, "a turned byte", 1)
+        archive.parts.index.note_damage(instance.position.segment_id, instance.position.offset, uid, "a turned byte", 1)
     assert any("1 records are damaged" in each for each in faults(examine(config_of(data))))
 
 
@@ -272,7 +272,7 @@ def test_segments_of_another_archive_are_not_taken_for_ours(data: Path) -> None:
         again()
         with Archive.open(data) as archive:
             assert archive.stats()["instances"] == 3
-            assert int(foreign.stem, 16) not in archive.index.segment_marks()
+            assert int(foreign.stem, 16) not in archive.parts.index.segment_marks()
     assert foreign.read_bytes() == before
 
 

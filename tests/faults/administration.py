@@ -162,7 +162,7 @@ class ReserveFile(Operation):
 
     def run(self, scene: Scene) -> None:
         with _small_reserve():
-            reserve_file.make(scene.world.keeper.layout, scene.world.keeper.files)
+            reserve_file.make(scene.world.keeper.parts.layout, scene.world.keeper.parts.files)
 
 
 def _small_reserve() -> patch[int]:  # type: ignore[type-arg]
@@ -198,7 +198,7 @@ class BackUp(Operation):
         world.backed_up = None
         files = ProcessFiles(world.disk, "backup")
         try:
-            back_up(world.keeper.layout, folder, files=files, keep=2)  # type: ignore[arg-type]
+            back_up(world.keeper.parts.layout, folder, files=files, keep=2)  # type: ignore[arg-type]
         finally:
             files.end()
         certain = [uid for uid in scene.model.events if scene.model.is_certain(uid)]
@@ -242,7 +242,7 @@ def _files_under(scene: Scene, folder: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _shown(archive: Archive, uid: str) -> Shown:
-    current = archive.index.locate(uid.encode())
-    versions = archive.index.versions(uid.encode())
+    current = archive.parts.index.locate(uid.encode())
+    versions = archive.parts.index.versions(uid.encode())
     kept = [archive.read(version) for version in versions if current is None or version.position != current.position]
     return Shown(None if current is None else archive.read(current), tuple(sorted(kept)))

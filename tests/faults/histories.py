@@ -306,7 +306,7 @@ class History:
         where = f"{Path(path).stem} at {offset}, in the record of {record.key.decode()[-8:]}"
         scene.did.append(f"a bit turns over in {where}")
         self.tally.faults["bit"] += 1
-        current = world.keeper.index.locate(record.key)
+        current = world.keeper.parts.index.locate(record.key)
         if record.kind != INSTANCE or current is None or current.position != position:
             return
         report = verify.check(world.keeper, payloads=True)
@@ -353,7 +353,7 @@ def settle(scene: Scene, *, lost_power: bool) -> dict[str, Shown]:
         except CorruptRecord as error:
             raise Broken(f"{uid}: listed and cannot be read: {error}") from error
         model.settle(uid, shown[uid], lost_power=lost_power)
-    held = {hold.study_instance_uid.decode() for hold in archive.index.holds()}
+    held = {hold.study_instance_uid.decode() for hold in archive.parts.index.holds()}
     if held - model.held_in_doubt != model.held - model.held_in_doubt:
         raise Broken(f"on hold are {held}, should be {model.held} but for {model.held_in_doubt}")
     model.held = held
@@ -398,8 +398,8 @@ def _must_not_be_wrong(scene: Scene, uid: str) -> None:
 def observe(scene: Scene, uid: str) -> Shown:
     """What the archive shows of a UID, every byte read and checked."""
     archive = scene.world.keeper
-    current = archive.index.locate(uid.encode())
-    versions = archive.index.versions(uid.encode())
+    current = archive.parts.index.locate(uid.encode())
+    versions = archive.parts.index.versions(uid.encode())
     kept = [archive.read(version) for version in versions if current is None or version.position != current.position]
     return Shown(None if current is None else archive.read(current), tuple(sorted(kept)))
 

@@ -307,7 +307,7 @@ class Checkpoint(Operation):
     weight = 5
 
     def run(self, scene: Scene) -> None:
-        keeper = scene.world.keeper.keeper
+        keeper = scene.world.keeper.parts.keeper
         assert keeper is not None
         keeper.checkpoint()
         scene.model.synced()

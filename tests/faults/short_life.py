@@ -147,8 +147,8 @@ class Life:
 
     def checkpoint(self) -> None:
         """As the keeper's thread does; its failure stops the server."""
-        assert self.archive.keeper is not None
-        self.archive.keeper.checkpoint()
+        assert self.archive.parts.keeper is not None
+        self.archive.parts.keeper.checkpoint()
 
     def delete(self, *numbers: int) -> None:
         """One by one; each is told before and after."""

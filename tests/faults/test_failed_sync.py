@@ -125,7 +125,7 @@ def test_after_a_failed_checkpoint_the_process_stores_and_syncs_no_more(world: W
     world.keeper.ingest_batch([received(DATA)])
     store.log.append(1, 0, 1, b"1.2.3", b"", [b"x"], 1, 0)
     world.disk.fail_when("fdatasync", name)
-    keeper = world.keeper.keeper
+    keeper = world.keeper.parts.keeper
     assert keeper is not None
     if name == ".seg":
         with pytest.raises(StorageFailed):
@@ -180,10 +180,10 @@ def test_a_segment_that_is_gone_does_not_keep_the_archive_from_opening(world: Wo
     world.start(1)
     assert send(world, UID, DATA) == Outcome.STORED
     world.keeper.ingest_batch([received(data_set(OTHER, 0, 50))])
-    keeper = world.keeper.keeper
+    keeper = world.keeper.parts.keeper
     assert keeper is not None
     keeper.checkpoint()
-    instance = world.keeper.index.locate(UID.encode())
+    instance = world.keeper.parts.index.locate(UID.encode())
     assert instance is not None
     world.kill()
     world.disk.unlink(f"{world.data}/segments/{instance.position.segment_id:016x}.seg")
@@ -192,6 +192,6 @@ def test_a_segment_that_is_gone_does_not_keep_the_archive_from_opening(world: Wo
     assert shown(world, OTHER) == data_set(OTHER, 0, 50)
     with pytest.raises(CorruptRecord, match="gone"):
         shown(world, UID)
-    keeper = world.keeper.keeper
+    keeper = world.keeper.parts.keeper
     assert keeper is not None
     keeper.checkpoint()

@@ -29,7 +29,7 @@ def _base(world: World) -> tuple[WorldDisk, Position]:
     scene = Scene(world, Model(), random.Random(0))
     for uid in (FIRST, LAST):
         Import.store(scene, {uid: data_set(uid, 0, 4)}, "keep-first")
-    last = world.keeper.index.locate(LAST.encode())
+    last = world.keeper.parts.index.locate(LAST.encode())
     assert last is not None
     # Killed: the index goes back to its checkpoint, and both come from the log.
     world.kill()

@@ -35,6 +35,7 @@ from engine.archive import keeper as keepers
 from engine.archive.archive import Archive, StorageOptions
 from engine.archive.ingest.live import Ingestor
 from engine.archive.ingest.request import POLICIES, StoreRequest
+from engine.archive.parts import Parts
 from engine.errors import EngineError, StorageFailed
 from engine.index.database import environment as environments
 from engine.index.database.environment import Environment
@@ -367,7 +368,7 @@ class Worker:
         self.name = f"worker-{number}"
         self.files = ProcessFiles(world.disk, self.name)
         keeper = world.keeper
-        self.archive = Archive(keeper.layout, self.files, keeper.index, None)  # type: ignore[arg-type]
+        self.archive = Archive(Parts(keeper.parts.layout, self.files, keeper.parts.index))  # type: ignore[arg-type]
         self.store = self.archive.writer(self.name, world.options)
         self.loop = Loop()
         self.failed: EngineError | None = None
@@ -395,7 +396,7 @@ class Worker:
         """A clean end."""
         self.ingestor.close()
         self.run()
-        self.archive.reader.close()
+        self.archive.parts.reader.close()
         self.files.end()
 
     def kill(self) -> None:
@@ -534,11 +535,11 @@ class World:
             worker.ingestor._committer.stop()
         self.workers = []
         archive, self.archive = self.archive, None
-        if archive is not None and archive.keeper is not None:
-            archive.keeper._stop.set()
-            if archive.keeper._thread is not None:
-                archive.keeper._thread.join()
-            checkpointer = archive.keeper._checkpointer
+        if archive is not None and archive.parts.keeper is not None:
+            archive.parts.keeper._stop.set()
+            if archive.parts.keeper._thread is not None:
+                archive.parts.keeper._thread.join()
+            checkpointer = archive.parts.keeper._checkpointer
             if checkpointer._pin is not None:
                 checkpointer._pin.abort()
                 checkpointer._pin = None

@@ -9,10 +9,7 @@ from pathlib import Path
 
 import uvloop
 
-from engine.archive.archive import Archive
-from engine.archive.ingest.live import Ingestor
-from engine.archive.ingest.unparseable import Limits as UnparseableLimits
-from engine.archive.ingest.unparseable import Unparseable
+from engine.archive.archive import Archive, QuarantineLimits, StorageOptions
 from engine.archive.transcoding.transcode import Transcoder
 from engine.config import Config
 from engine.config.schema import Limits
@@ -73,8 +70,14 @@ def serve(
         failures: list[EngineError] = []
         metrics = Metrics()
         kept = settings.quarantine
-        unparseable = Unparseable(archive.index, UnparseableLimits(kept.bytes_max, kept.count_max), metrics.counters)
-        ingestor = Ingestor(loop, archive.writer("test"), failures.append, unparseable if kept.unparseable else None)
+        ingestor = archive.live_port(
+            loop,
+            "test",
+            StorageOptions(),
+            failures.append,
+            quarantine=QuarantineLimits(kept.bytes_max, kept.count_max) if kept.unparseable else None,
+            counters=metrics.counters,
+        )
         pool = ChunkPool(CHUNK_BYTES, 4)
         engine = Engine(loop, archive, ingestor, settings, metrics, Transcoder())
         services = Services(engine, pool)

@@ -340,7 +340,7 @@ def test_below_the_disk_reserve_stores_are_refused_and_everything_else_goes_on(t
             wait_for(next_is_refused, what="the refusal")
             assert answers[-1] == (0xA700, "out of resources: disk reserve")
             stored = len(answers) - 1
-            segments = Path(serving.archive.layout.segments)
+            segments = Path(serving.archive.parts.layout.segments)
             written = sum(path.stat().st_blocks for path in segments.iterdir())
             for _ in range(3):
                 assert next_is_refused()

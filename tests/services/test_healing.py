@@ -59,11 +59,11 @@ def retrieved(serving: Serving, data: dict[str, bytes] | None = None) -> tuple[i
 
 
 def places(serving: Serving) -> dict[str, Position]:
-    return {each.sop_instance_uid: each.position for each in serving.archive.index.current_instances()}
+    return {each.sop_instance_uid: each.position for each in serving.archive.parts.index.current_instances()}
 
 
 def named(serving: Serving) -> set[str]:
-    return {row.sop_instance_uid.decode() for row in serving.archive.index.damage()}
+    return {row.sop_instance_uid.decode() for row in serving.archive.parts.index.damage()}
 
 
 @pytest.mark.parametrize("size", [512, LARGE])
@@ -123,10 +123,10 @@ def test_eight_senders_heal_one_instance_at_once(tmp_path: Path) -> None:
             sender.start()
         for sender in senders:
             sender.join()
-        current = serving.archive.index.locate(uid.encode())
+        current = serving.archive.parts.index.locate(uid.encode())
         assert current is not None
         assert serving.archive.read(current) == payload
-        assert len(serving.archive.index.versions(uid.encode())) == 1
+        assert len(serving.archive.parts.index.versions(uid.encode())) == 1
         assert named(serving) == set()
 
     serve(data, script)

@@ -219,12 +219,12 @@ def test_a_lifetime_is_renewed_when_the_index_goes_back(data: Path) -> None:
     before = epoch_id.read(directory, Files())
     assert len(before) == epoch_id.EPOCH_ID_BYTES
     with filled.opened(data) as archive:
-        assert archive.index.epoch_id() == before, "closed cleanly"
+        assert archive.parts.index.epoch_id() == before, "closed cleanly"
     # What a kill leaves: a checkpoint that is not the clean end.
     archive = filled.opened(data)
-    archive.keeper.close(clean=False)  # type: ignore[union-attr]
+    archive.parts.keeper.close(clean=False)  # type: ignore[union-attr]
     with filled.opened(data) as archive:
-        assert archive.index.epoch_id() not in (before, b"")
+        assert archive.parts.index.epoch_id() not in (before, b"")
 
 
 def test_without_a_lifetime_no_keys_are_given_but_the_query_is_answered(data: Path) -> None:

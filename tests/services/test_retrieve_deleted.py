@@ -47,7 +47,7 @@ def test_every_instance_arrives_or_is_named_as_failed(
         archive.delete(instance_query(2, 1, pixels), by="", reason="")
 
     def script(serving: Serving) -> None:
-        serving.archive.reader._pinned_segments_max = 0
+        serving.archive.parts.reader._pinned_segments_max = 0
         with serving.call() as scripted:
             scripted.associate(
                 (1, CT, [EXPLICIT]),

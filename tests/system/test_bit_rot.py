@@ -88,7 +88,7 @@ def filmroom(data: Path, *arguments: str) -> tuple[int, list[dict[str, object]]]
 def places(data: Path) -> dict[str, Position]:
     """Where everything lies in a stopped archive."""
     with Archive.open(data) as archive:
-        return {each.sop_instance_uid: each.position for each in archive.index.current_instances()}
+        return {each.sop_instance_uid: each.position for each in archive.parts.index.current_instances()}
 
 
 def test_turned_bytes_are_never_served_all_named_and_healed_by_a_re_send(data: Path) -> None:

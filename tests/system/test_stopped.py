@@ -186,7 +186,7 @@ from pathlib import Path
 from engine.archive.archive import Archive
 
 archive = Archive.open(Path(sys.argv[1]), role="guest")
-archive.index._environment.write(lambda txn: os.kill(os.getpid(), signal.SIGSTOP), lambda: None)
+archive.parts.index._environment.write(lambda txn: os.kill(os.getpid(), signal.SIGSTOP), lambda: None)
 """
 
 

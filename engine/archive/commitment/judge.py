@@ -64,6 +64,7 @@ class Judge:
     ) -> None:
         """`is_supported`: whether instances of a SOP class would be stored at all."""
         self._archive = archive
+        self._parts = archive.parts
         self._is_supported = is_supported
         self._stopping = stopping
 
@@ -75,7 +76,7 @@ class Judge:
         Raises StorageFailed when a sync fails, StorageError when no answer can be given now.
         """
         found = self._durable(references)
-        damaged = {(row.segment_id, row.offset) for row in self._archive.index.damage()}
+        damaged = {(row.segment_id, row.offset) for row in self._parts.index.damage()}
         pace = Pace(bytes_per_s, wait=self._stopping.wait)
         return [
             self._verdict(sop_class_uid, instance, damaged, verify, pace, whole)
@@ -86,7 +87,7 @@ class Judge:
         """The current instances, none of which a power cut can take any more."""
         found = self._located(references)
         for _ in range(SYNC_TRIES):
-            sync_log(self._archive.index, self._archive.reader)
+            sync_log(self._parts.index, self._parts.reader)
             again = self._located(references)
             is_settled = all(_lie_together(one, other) for one, other in zip(found, again, strict=True))
             found = again
@@ -95,7 +96,7 @@ class Judge:
         raise StorageError("the instances that commitment is asked for are being replaced")
 
     def _located(self, references: Sequence[Reference]) -> list[Instance | None]:
-        return [self._archive.index.locate(uid.encode()) for _, uid in references]
+        return [self._parts.index.locate(uid.encode()) for _, uid in references]
 
     def _verdict(
         self,
@@ -115,7 +116,7 @@ class Judge:
             return Verdict.DAMAGED
         if place in whole:
             return Verdict.COMMITTED
-        if completeness.cut_of(self._archive.reader, instance):
+        if completeness.cut_of(self._parts.reader, instance):
             return Verdict.TRUNCATED
         if verify == "index":
             return Verdict.COMMITTED

@@ -33,6 +33,7 @@ from engine.archive.copies.manifest import DIGEST_BYTES, BackupFolder, Manifest,
 from engine.archive.keeper import Keeper
 from engine.archive.layout import Layout
 from engine.archive.pace import Pace
+from engine.archive.parts import Parts
 from engine.errors import BackupError
 from engine.storage.files import Files, replace
 from engine.storage.segment import segment_path
@@ -209,7 +210,7 @@ class _Copying:
 def _bring_up(layout: Layout, files: Files, report: RestoreReport, progress: Progress | None) -> None:
     """Recovery, index and check, as after a crash."""
     keeper = Keeper(layout, files, progress)
-    archive = Archive(layout, files, keeper.index, keeper)
+    archive = Archive(Parts(layout, files, keeper.index, keeper))
     try:
         found = verify.check(archive, payloads=False, progress=progress)
         report.instances = archive.stats()["instances"]

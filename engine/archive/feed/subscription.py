@@ -1,6 +1,6 @@
 """Feed: what a subscriber calls. It reads the journal from a cursor on, by any process, and waits for more.
 
-    feed = Feed(archive.layout)
+    feed = Feed(archive.parts.layout)
     cursor = feed.cursors.load("router") or feed.newest()
     while True:
         page = feed.read(cursor)

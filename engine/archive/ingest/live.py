@@ -71,14 +71,14 @@ class Ingestor:
         self._committer = Committer(loop, writer, on_failure)
         self.commit = self._committer.group
 
-    def keep_free(self, reserve_bytes: int) -> None:
-        """From now on so much of the disk stays free."""
-        self._writer.log.keep_free(reserve_bytes)
-
     @property
     def depth(self) -> int:
         """Instances received and not yet answered."""
         return self.commit.depth
+
+    def keep_free(self, reserve_bytes: int) -> None:
+        """From now on so much of the disk stays free."""
+        self._writer.log.keep_free(reserve_bytes)
 
     def store(self, data_set: ReceivedDataSet, request: StoreRequest, done: Done) -> None:
         """Takes a whole data set; `done` is called exactly once, possibly before this returns."""

@@ -34,7 +34,7 @@ KNOWN_AGE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class QuarantineLimits:
     """How much the quarantine may hold; see the configuration's [quarantine]."""
 
     bytes_max: int
@@ -44,7 +44,9 @@ class Limits:
 class Unparseable:
     """One process's way into the quarantine. Thread-safe as far as its index is: decisions may be made twice."""
 
-    def __init__(self, index: Catalog, limits: Limits, counters: MutableMapping[str, int] | None = None) -> None:
+    def __init__(
+        self, index: Catalog, limits: QuarantineLimits, counters: MutableMapping[str, int] | None = None
+    ) -> None:
         """Counts what it does in `counters`."""
         self._index = index
         self._limits = limits

@@ -34,7 +34,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engine import log
-from engine.archive import locks, readonly
+from engine.archive import locks
 from engine.archive.feed import state as feed_state
 from engine.archive.feed.intake import COMPACTION
 from engine.archive.lifecycle import reserve_file
@@ -145,9 +145,9 @@ class Compactor:
 
         Raises ArchiveReadOnly.
         """
-        if archive.is_read_only:
-            readonly.refuse(archive.layout)
+        archive.parts.refuse_writing()
         self._archive = archive
+        self._parts = archive.parts
         self._segment_bytes = segment_bytes
         self._stopping = stopping or threading.Event()
         self._everything = everything
@@ -169,7 +169,7 @@ class Compactor:
         while self._step_in_turn() and not self._stopping.is_set():
             if progress is not None:
                 progress("compacted", self.totals.bytes_copied, max(total, self.totals.bytes_copied))
-        reserve_file.make(self._archive.layout, self._archive.files)
+        reserve_file.make(self._parts.layout, self._parts.files)
         return self.totals
 
     def _step_in_turn(self) -> bool:
@@ -185,11 +185,11 @@ class Compactor:
 
         Raises ArchiveInUse when another process is at it, StorageFull, StorageFailed or IndexError_.
         """
-        archive = self._archive
-        with locks.caretaker(archive.layout, archive.files):
+        parts = self._parts
+        with locks.caretaker(parts.layout, parts.files):
             self._tidy()
             plan = self.plan()
-            marks = archive.index.segment_marks()
+            marks = parts.index.segment_marks()
             if plan.dead:
                 sources = [source for segment_id in plan.dead if (source := self._source(segment_id)) is not None]
                 if self._remove([source for source in sources if not source.alive]):
@@ -204,11 +204,11 @@ class Compactor:
 
     def plan(self) -> Plan:
         """What the next steps would do."""
-        marks = self._archive.index.segment_marks()
-        present = list_segments(self._archive.layout.segments, self._archive.files)
+        marks = self._parts.index.segment_marks()
+        present = list_segments(self._parts.layout.segments, self._parts.files)
         sealed = [segment_id for segment_id in present if segment_id in marks and marks[segment_id].sealed]
         # What the change feed has not told yet would be lost to it, or told again where it lies then.
-        told = feed_state.progress_of(self._archive.layout, self._archive.files)
+        told = feed_state.progress_of(self._parts.layout, self._parts.files)
         plan = Plan()
         small: list[int] = []
         rewrite: list[int] = []
@@ -261,7 +261,7 @@ class Compactor:
         if segment_id not in self._layouts_known:
             try:
                 with self._opened(segment_id) as fd:
-                    trailer = hints.read_trailer(self._archive.files, fd, segment_id)
+                    trailer = hints.read_trailer(self._parts.files, fd, segment_id)
             except CorruptRecord as error:
                 self._leave_alone(segment_id, error.offset, b"", str(error))
                 return False
@@ -276,9 +276,9 @@ class Compactor:
 
         Raises CorruptRecord when it cannot be opened or looked at, StorageError when this process just lacks the means.
         """
-        files = self._archive.files
+        files = self._parts.files
         try:
-            fd = files.open(segment.segment_path(self._archive.layout.segments, segment_id), os.O_RDONLY)
+            fd = files.open(segment.segment_path(self._parts.layout.segments, segment_id), os.O_RDONLY)
             try:
                 yield fd
             finally:
@@ -290,7 +290,7 @@ class Compactor:
 
     def _source(self, segment_id: int) -> _Source | None:
         """What is in a segment; None when it is to be left alone."""
-        files = self._archive.files
+        files = self._parts.files
         try:
             with self._opened(segment_id) as fd:
                 summary = hints.read_summary(files, fd, segment_id)
@@ -315,14 +315,14 @@ class Compactor:
         alive: list[Record] = []
         for at in range(0, len(records), ALIVE_AT_ONCE):
             some = records[at : at + ALIVE_AT_ONCE]
-            flags = self._archive.index.alive(segment_id, some)
+            flags = self._parts.index.alive(segment_id, some)
             alive += [record for record, flag in zip(some, flags, strict=True) if flag]
         return alive
 
     def _leave_alone(self, segment_id: int, offset: int, key: bytes, what: str) -> None:
         """Notes damage; the segment is tried again when something in it has died."""
-        self._archive.index.note_damage(segment_id, offset, key, what, time.time_ns())
-        self._left_alone[segment_id] = self._archive.index.segment_marks()[segment_id]
+        self._parts.index.note_damage(segment_id, offset, key, what, time.time_ns())
+        self._left_alone[segment_id] = self._parts.index.segment_marks()[segment_id]
         self.totals.left_alone += 1
         logger.error("segment cannot be compacted", segment=f"{segment_id:016x}", offset=offset, damage=what)
 
@@ -370,13 +370,13 @@ class Compactor:
         alive = [record for source in sources for record in source.alive]
         if not alive:
             return
-        archive = self._archive
+        parts = self._parts
         heads_bytes = sum(HEADER_BYTES + len(record.key) + len(record.meta) for record in alive)
         needed = sum(record.position.record_bytes for record in alive) + heads_bytes
         copy = SegmentLog(
-            archive.layout.segments,
-            archive.files,
-            archive.layout.archive_id,
+            parts.layout.segments,
+            parts.files,
+            parts.layout.archive_id,
             writer=f"{COMPACTION}{os.getpid()}",
             segment_bytes=segment.FIRST_RECORD + needed + hints.FOOTER_BYTES_MIN,
         )
@@ -391,8 +391,8 @@ class Compactor:
         if {position.segment_id for _, position in moves} != {segment_id for segment_id, _ in sealed}:
             raise StorageFull("there is no room to end the new segment")
         for at in range(0, len(moves), RELOCATE_MAX):
-            archive.index.relocate(moves[at : at + RELOCATE_MAX])
-        archive.index.apply(
+            parts.index.relocate(moves[at : at + RELOCATE_MAX])
+        parts.index.apply(
             [],
             marks={segment_id: SegmentMark(end, True) for segment_id, end in sealed},
             covered=dict(sealed),
@@ -406,7 +406,7 @@ class Compactor:
             raise _Stopped
         position = record.position
         try:
-            payload = self._archive.reader.read(position, verify=True)
+            payload = self._parts.reader.read(position, verify=True)
         except CorruptRecord as error:
             self._leave_alone(position.segment_id, position.offset, record.key, str(error))
             raise _LeftAlone(position.segment_id) from error
@@ -434,7 +434,7 @@ class Compactor:
 
     def _file_bytes(self, segment_id: int) -> int:
         with self._opened(segment_id) as fd:
-            return self._archive.files.size(fd)
+            return self._parts.files.size(fd)
 
     # -- removing -------------------------------------------------------------------------------
 
@@ -442,20 +442,20 @@ class Compactor:
         """Removes the files of segments with nothing alive in them, once a power cut cannot bring their use back."""
         if not sources:
             return False
-        archive = self._archive
-        if not self._checkpointed(archive.index.last_commit()):
+        parts = self._parts
+        if not self._checkpointed(parts.index.last_commit()):
             return False
-        with locks.ledger(archive.layout, archive.files):
+        with parts.ledger.locked():
             gone = [source for source in sources if not self._alive(source.segment_id, source.records)]
             if gone:
-                archive.register.note_removed(source.segment_id for source in gone)
+                parts.register.note_removed(source.segment_id for source in gone)
             for source in gone:
-                archive.files.unlink(segment.segment_path(archive.layout.segments, source.segment_id))
-                archive.reader.drop(source.segment_id)
-            archive.files.sync_directory(archive.layout.segments)
+                parts.files.unlink(segment.segment_path(parts.layout.segments, source.segment_id))
+                parts.reader.drop(source.segment_id)
+            parts.files.sync_directory(parts.layout.segments)
             for source in gone:
-                archive.index.forget_segment(source.segment_id, source.records)
-            marks = archive.index.segment_marks()
+                parts.index.forget_segment(source.segment_id, source.records)
+            marks = parts.index.segment_marks()
             # What must stay after all is not copied again before something dies in it.
             self._left_alone |= {one.segment_id: marks[one.segment_id] for one in sources if one not in gone}
         for source in gone:
@@ -469,12 +469,12 @@ class Compactor:
 
     def _checkpointed(self, commit: int) -> bool:
         """Waits until a state that has this commit survives a power cut; False when that takes too long."""
-        archive = self._archive
-        if archive.keeper is not None:
-            archive.keeper.checkpoint()
+        parts = self._parts
+        if parts.keeper is not None:
+            parts.keeper.checkpoint()
         give_up_at = time.monotonic() + CHECKPOINT_PATIENCE_S
         while True:
-            if archive.index.is_safe(commit):
+            if parts.index.is_safe(commit):
                 return True
             if time.monotonic() > give_up_at or self._stopping.wait(_CHECKPOINT_POLL_S):
                 logger.warning("no checkpoint in time, removed files stay for now", commit=commit)
@@ -482,15 +482,15 @@ class Compactor:
 
     def _tidy(self) -> None:
         """Ends what a pass before this one, or a copy in another process, has left half done."""
-        archive = self._archive
-        marks = archive.index.segment_marks()
-        present = list_segments(archive.layout.segments, archive.files)
+        parts = self._parts
+        marks = parts.index.segment_marks()
+        present = list_segments(parts.layout.segments, parts.files)
         unknown = set(present) - marks.keys()
         if unknown:
             # Copies that nobody relocated, and segments that living writers are about to use: those are left alone.
-            report = rebuild.replay(archive.index, archive.layout.segments, archive.files, only=unknown)
+            report = rebuild.replay(parts.index, parts.layout.segments, parts.files, only=unknown)
             for finding in report.findings:
                 logger.warning("damage in a segment that was left behind", finding=str(finding))
         for segment_id in marks.keys() - set(present):
             if marks[segment_id].sealed and not marks[segment_id].live_count:
-                archive.index.forget_segment(segment_id, [])
+                parts.index.forget_segment(segment_id, [])

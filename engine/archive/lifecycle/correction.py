@@ -29,10 +29,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine import log
-from engine.archive import locks
 from engine.archive.ingest.entry import UNPLACED
-from engine.archive.lifecycle.deletion import bounded, with_reserve
-from engine.archive.lifecycle.ledger_copy import LedgerCopy, commit
+from engine.archive.lifecycle.deletion import bounded
 from engine.archive.lifecycle.patients import (
     IDENTITY,
     Patient,
@@ -51,7 +49,6 @@ from engine.index.catalog import Listed, Snapshot
 from engine.index.format.entry import Correction, Operation
 from engine.index.format.statements import blob_of
 from engine.index.format.types import Level
-from engine.storage.record import Kind
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
@@ -194,7 +191,7 @@ def undo(archive: Archive, number: str, *, by: str, reason: str) -> Corrected:
 
 def listed(archive: Archive) -> Iterator[dict[str, Any]]:
     """Every correction and undo as plain data, the earliest first."""
-    for one in archive.index.corrections():
+    for one in archive.parts.index.corrections():
         yield _facts(one)
 
 
@@ -308,13 +305,14 @@ def _record(archive: Archive, decide: Callable[[Snapshot], _Decision], *, by: st
     start on.
     """
 
-    with locks.ledger(archive.layout, archive.files):
-        with archive.index.snapshot() as snapshot:
+    ledger = archive.parts.ledger
+    with ledger.locked():
+        with archive.parts.index.snapshot() as snapshot:
             decision = decide(snapshot)
             newest = snapshot.newest_correction()
         correction = Correction(
             UNPLACED,
-            archive.ledger().next_stamp(newest),
+            ledger.next_stamp(newest),
             decision.operation,
             decision.level,
             decision.names,
@@ -324,20 +322,16 @@ def _record(archive: Archive, decide: Callable[[Snapshot], _Decision], *, by: st
             bounded(by),
             bounded(reason),
         )
+        _check_length(correction)
         # Written twice, since there was room only then, it is two copies of one correction.
-        with_reserve(archive, lambda: _write(archive, correction))
+        ledger.with_reserve(lambda: ledger.write([correction]))
     number = number_of(correction.stamp)
     logger.info("corrected", number=number, operation=decision.operation.name.lower(), studies=decision.studies, by=by)
     return Corrected(number, decision.studies)
 
 
-def _write(archive: Archive, correction: Correction) -> None:
-    store = archive.ledger()
+def _check_length(correction: Correction) -> None:
     try:
-        meta = correction.pack_meta()
+        correction.pack_meta()
     except IndexError_ as error:
         raise CorrectionRefused(f"{error}: name fewer studies at a time") from error
-    correction.position = store.log.append(Kind.CORRECTION, 0, correction.stamp, correction.key, meta, [], 0, 0)
-    commit(store.log, LedgerCopy(archive.layout, archive.files), [correction])
-    archive.index.apply([], corrected=[correction])
-    store.seal_rolled()

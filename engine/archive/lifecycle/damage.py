@@ -38,14 +38,14 @@ class SegmentDamage:
         """Damaged records that nobody would miss: duplicates, replaced, healed and deleted ones."""
         self.repaired = 0
         """Parts that were damaged and have been made again from what the segment says elsewhere."""
-        self._index = archive.index
-        self._files = archive.files
-        self._directory = archive.layout.segments
+        self._index = archive.parts.index
+        self._files = archive.parts.files
+        self._directory = archive.parts.layout.segments
         self._segment_id = segment_id
         self._start_offset = start_offset
         self._clock_ns = clock_ns
         self._known: dict[int, DamageRow] = {
-            row.offset: row for row in archive.index.damage() if row.segment_id == segment_id
+            row.offset: row for row in archive.parts.index.damage() if row.segment_id == segment_id
         }
         self._seen: set[int] = set()
         self._gaps: list[Fault] = []

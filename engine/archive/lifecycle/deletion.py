@@ -7,7 +7,7 @@
 
 The bytes stay in their segments until a compaction. A tombstone carries who deleted, when and why, and the UIDs that
 were there: a rebuild from the log comes to the same, and an audit can be made from it. Everything that was stored under
-those SOP Instance UIDs goes, versions kept aside included. Under `locks.ledger`, so that no hold is set in between. On
+those SOP Instance UIDs goes, versions kept aside included. The ledger is locked, so that no hold is set in between. On
 a full disk the reserve file makes room.
 
 Not here: who may delete (the front end asks), and which studies are due (`retention`).
@@ -18,24 +18,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 from engine import log
-from engine.archive import locks
 from engine.archive.ingest.entry import UNPLACED
-from engine.archive.lifecycle import reserve_file
-from engine.archive.lifecycle.ledger_copy import LedgerCopy, commit
-from engine.errors import DeletionRefused, StorageFull
+from engine.errors import DeletionRefused
 from engine.index.format.entry import Tombstone
 from engine.index.format.types import Instance, Level, Named
-from engine.storage.record import META_BYTES_MAX, Kind
+from engine.storage.record import META_BYTES_MAX
 
 if TYPE_CHECKING:
-    from engine.archive.archive import Archive
+    from engine.archive.parts import Parts
 
 logger = log.get("archive.deletion")
-
-Result = TypeVar("Result")
 
 TEXT_BYTES_MAX = 1024
 """Of `by` and of `reason`, each."""
@@ -82,7 +77,7 @@ class Deletion:
 
 
 def delete(
-    archive: Archive,
+    parts: Parts,
     choose: Callable[[], Sequence[Named]],
     *,
     level: Level,
@@ -98,28 +93,17 @@ def delete(
     """
 
     def work() -> Deletion:
-        with locks.ledger(archive.layout, archive.files):
-            return _delete(archive, choose(), level, by, reason, dry_run)
+        with parts.ledger.locked():
+            return _delete(parts, choose(), level, by, reason, dry_run)
 
-    return with_reserve(archive, work)
-
-
-def with_reserve(archive: Archive, work: Callable[[], Result]) -> Result:
-    """Does `work`; when the disk is full, once more without the reserve file. Raises what `work` raises."""
-    try:
-        return work()
-    except StorageFull as error:
-        if not reserve_file.release(archive.layout, archive.files):
-            raise
-        logger.warning("the disk is full: reserve file removed", error=str(error))
-    return work()
+    return parts.ledger.with_reserve(work)
 
 
-def _delete(archive: Archive, doomed: Sequence[Named], level: Level, by: str, reason: str, dry_run: bool) -> Deletion:
+def _delete(parts: Parts, doomed: Sequence[Named], level: Level, by: str, reason: str, dry_run: bool) -> Deletion:
     deletion = Deletion.of(doomed, dry_run=dry_run)
-    others = [Named.of(version) for version in kept_aside_with(archive, [named.sop_instance_uid for named in doomed])]
+    others = [Named.of(version) for version in kept_aside_with(parts, [named.sop_instance_uid for named in doomed])]
     studies = {named.study_instance_uid for named in (*doomed, *others)}
-    held = {hold.study_instance_uid.decode("utf-8", "replace") for hold in archive.index.holds()}
+    held = {hold.study_instance_uid.decode("utf-8", "replace") for hold in parts.index.holds()}
     deletion.held = sorted(studies & held)
     if dry_run:
         return deletion
@@ -127,7 +111,7 @@ def _delete(archive: Archive, doomed: Sequence[Named], level: Level, by: str, re
     if not doomed:
         return deletion
     after = max([named.stamp for named in (*doomed, *others)])
-    write_tombstones(archive, _grouped(doomed, level), level, after=after, by=by, reason=reason)
+    write_tombstones(parts, _grouped(doomed, level), level, after=after, by=by, reason=reason)
     logger.info(
         "deleted",
         level=level.name.lower(),
@@ -139,9 +123,9 @@ def _delete(archive: Archive, doomed: Sequence[Named], level: Level, by: str, re
     return deletion
 
 
-def kept_aside_with(archive: Archive, sop_instance_uids: Sequence[bytes]) -> list[Instance]:
+def kept_aside_with(parts: Parts, sop_instance_uids: Sequence[bytes]) -> list[Instance]:
     """The versions that are kept aside under these UIDs: they go with them."""
-    index = archive.index
+    index = parts.index
     count = index.version_count()
     if not count:
         return []
@@ -152,7 +136,7 @@ def kept_aside_with(archive: Archive, sop_instance_uids: Sequence[bytes]) -> lis
 
 
 def write_tombstones(
-    archive: Archive,
+    parts: Parts,
     groups: Iterable[tuple[bytes, Sequence[bytes]]],
     level: Level,
     *,
@@ -161,12 +145,11 @@ def write_tombstones(
     reason: str,
     target_stamp: int = 0,
 ) -> None:
-    """Appends a tombstone for each (UID, SOP Instance UIDs), makes them durable, then visible; hold `locks.ledger`.
+    """A tombstone for each (UID, SOP Instance UIDs), durable and visible; call it while the ledger is locked.
 
     `after`: the highest stamp that is to die. Raises StorageFull, StorageFailed or IndexError_.
     """
-    store = archive.ledger()
-    stamp = store.next_stamp(after)
+    stamp = parts.ledger.next_stamp(after)
     deleted_ns = time.time_ns()
     tombstones = []
     for uid, sop_instance_uids in groups:
@@ -175,7 +158,7 @@ def write_tombstones(
                 UNPLACED, stamp, level, uid, part, target_stamp, deleted_ns, bounded(by), bounded(reason)
             )
             tombstones.append(tombstone)
-    _write(archive, tombstones)
+    parts.ledger.write(tombstones)
 
 
 class Drop(NamedTuple):
@@ -186,34 +169,21 @@ class Drop(NamedTuple):
     reason: str
 
 
-def write_drops(archive: Archive, drops: Sequence[Drop], *, by: str) -> None:
-    """A tombstone for each of these records, synced together; hold `locks.ledger`.
+def write_drops(parts: Parts, drops: Sequence[Drop], *, by: str) -> None:
+    """A tombstone for each of these records, synced together; call it while the ledger is locked.
 
     Raises StorageFull, StorageFailed or IndexError_.
     """
     if not drops:
         return
-    stamp = archive.ledger().next_stamp(max(drop.stamp for drop in drops))
+    stamp = parts.ledger.next_stamp(max(drop.stamp for drop in drops))
     now_ns = time.time_ns()
-    _write(
-        archive,
+    parts.ledger.write(
         [
             Tombstone(UNPLACED, stamp, Level.IMAGE, uid, (uid,), target_stamp, now_ns, bounded(by), bounded(reason))
             for uid, target_stamp, reason in drops
         ],
     )
-
-
-def _write(archive: Archive, tombstones: Sequence[Tombstone]) -> None:
-    """Appends them, makes them durable, then visible."""
-    store = archive.ledger()
-    for tombstone in tombstones:
-        tombstone.position = store.log.append(
-            Kind.TOMBSTONE, 0, tombstone.stamp, tombstone.uid, tombstone.pack_meta(), [], 0, 0
-        )
-    commit(store.log, LedgerCopy(archive.layout, archive.files), tombstones)
-    archive.index.apply([], tombstones)
-    store.seal_rolled()
 
 
 def bounded(text: str) -> bytes:

@@ -45,7 +45,7 @@ def differences(archive: Archive, kept: Kept, judge: Judge) -> Iterator[Differs]
     """All of them, in the order of the tags. Raises QuarantineError, DataSetError, CorruptRecord."""
     if kept.kind != KEPT_ASIDE:
         raise QuarantineError("bytes that could not be parsed are no version of anything: there is nothing to compare")
-    current = archive.index.locate(kept.instance.sop_instance_uid.encode())
+    current = archive.parts.index.locate(kept.instance.sop_instance_uid.encode())
     if current is None:
         raise QuarantineError("no instance of this SOP Instance UID is current: there is nothing to compare with")
     try:

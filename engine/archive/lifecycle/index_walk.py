@@ -36,7 +36,7 @@ def steps_of_segment(archive: Archive, segment_id: int, mark: SegmentMark) -> It
     while batch := list(islice(records, RECORDS)):
         head_bytes = sum(HEADER_BYTES + each.position.key_length + each.position.meta_length for each in batch)
         try:
-            faults = tuple(_fault(record, what) for record, what in archive.index.wrong_records(batch))
+            faults = tuple(_fault(record, what) for record, what in archive.parts.index.wrong_records(batch))
         except IndexDamaged as error:
             offset = batch[0].position.offset
             what = f"the index, of this record or one of the {RECORDS} after: {error}"
@@ -51,9 +51,9 @@ def _fault(record: Record, what: str) -> Fault:
 
 def _records(archive: Archive, segment_id: int, mark: SegmentMark) -> Iterator[Record]:
     """Whole records before the mark: from the footer, else by a walk; none of a segment that is gone or damaged."""
-    files = archive.files
+    files = archive.parts.files
     try:
-        fd = files.open(segment_path(archive.layout.segments, segment_id), os.O_RDONLY)
+        fd = files.open(segment_path(archive.parts.layout.segments, segment_id), os.O_RDONLY)
     except OSError:
         return
     try:

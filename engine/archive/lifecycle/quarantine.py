@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from engine import log
-from engine.archive import completeness, locks
+from engine.archive import completeness
 from engine.archive.ingest.request import ReceivedInstance
 from engine.archive.interchange import private_files
 from engine.archive.lifecycle import deletion, resent
@@ -87,9 +87,9 @@ class Kept:
 
 def listed(archive: Archive) -> Iterator[Kept]:
     """All of it: versions kept aside, then what is unparseable, each in the index's order."""
-    for version in archive.index.kept_aside():
+    for version in archive.parts.index.kept_aside():
         yield Kept(KEPT_ASIDE, _ASIDE_REASON, version)
-    for claimed in archive.index.quarantined():
+    for claimed in archive.parts.index.quarantined():
         reason = claimed.reason.decode("utf-8", "replace")
         yield Kept(kind_of(reason), reason, _instance_of(claimed))
 
@@ -148,7 +148,7 @@ def readmit(archive: Archive, identifier: str, *, policy: str, by: str) -> Outco
         outcome = _readmit_version(archive, kept, by)
     else:
         outcome = _try_again(archive, kept.instance, policy)
-        with locks.ledger(archive.layout, archive.files):
+        with archive.parts.ledger.locked():
             _bury(archive, kept, by, f"readmitted: {outcome.name.lower()}")
     logger.info(
         "readmitted from quarantine",
@@ -164,7 +164,7 @@ def drop(archive: Archive, identifier: str, *, by: str, reason: str) -> Kept:
     """Deletes it, durably. Raises QuarantineError, DeletionRefused (its study is on legal hold), StorageFull."""
 
     def work() -> Kept:
-        with locks.ledger(archive.layout, archive.files):
+        with archive.parts.ledger.locked():
             kept = find(archive, identifier)
             held = held_studies(archive, [kept])
             if held:
@@ -172,7 +172,7 @@ def drop(archive: Archive, identifier: str, *, by: str, reason: str) -> Kept:
             _bury(archive, kept, by, reason)
             return kept
 
-    kept = deletion.with_reserve(archive, work)
+    kept = archive.parts.ledger.with_reserve(work)
     logger.info("dropped from quarantine", sop_instance_uid=kept.instance.sop_instance_uid, kind=kept.kind, by=by)
     return kept
 
@@ -191,7 +191,7 @@ def drop_all(archive: Archive, many: Sequence[Kept], *, by: str, reason: str) ->
     wanted = {kept.id for kept in many}
 
     def work() -> list[Kept]:
-        with locks.ledger(archive.layout, archive.files):
+        with archive.parts.ledger.locked():
             found = [kept for kept in listed(archive) if kept.id in wanted]
             held = held_studies(archive, found)
             if held:
@@ -199,10 +199,10 @@ def drop_all(archive: Archive, many: Sequence[Kept], *, by: str, reason: str) ->
             drops = [
                 deletion.Drop(kept.instance.sop_instance_uid.encode(), kept.instance.stamp, reason) for kept in found
             ]
-            deletion.write_drops(archive, drops, by=by)
+            deletion.write_drops(archive.parts, drops, by=by)
             return found
 
-    dropped = deletion.with_reserve(archive, work)
+    dropped = archive.parts.ledger.with_reserve(work)
     logger.info("dropped from quarantine", count=len(dropped), by=by)
     return dropped
 
@@ -210,7 +210,7 @@ def drop_all(archive: Archive, many: Sequence[Kept], *, by: str, reason: str) ->
 def held_studies(archive: Archive, many: Iterable[Kept]) -> list[str]:
     """The studies on legal hold that they may belong to."""
     studies = {uid for kept in many for uid in _studies_of(archive, kept)}
-    return sorted(uid for uid in studies if archive.index.is_held(uid.encode()))
+    return sorted(uid for uid in studies if archive.parts.index.is_held(uid.encode()))
 
 
 def _is_same_as_another(archive: Archive, kept: Kept, judge: Judge) -> bool:
@@ -245,11 +245,11 @@ def _instance_of(claimed: Quarantined) -> Instance:
 
 
 def _bury(archive: Archive, kept: Kept, by: str, reason: str) -> None:
-    """A tombstone for this one record; hold `locks.ledger`."""
+    """A tombstone for this one record; call it while the ledger is locked."""
     instance = kept.instance
-    uid = instance.sop_instance_uid.encode()
+    uid, stamp = instance.sop_instance_uid.encode(), instance.stamp
     deletion.write_tombstones(
-        archive, [(uid, [uid])], Level.IMAGE, after=instance.stamp, by=by, reason=reason, target_stamp=instance.stamp
+        archive.parts, [(uid, [uid])], Level.IMAGE, after=stamp, by=by, reason=reason, target_stamp=stamp
     )
 
 
@@ -257,12 +257,12 @@ def _studies_of(archive: Archive, kept: Kept) -> set[str]:
     """The studies that it may belong to: its own, that of the instance whose UID it claims, what its data set says."""
     instance = kept.instance
     studies = {instance.study_instance_uid}
-    current = archive.index.locate(instance.sop_instance_uid.encode())
+    current = archive.parts.index.locate(instance.sop_instance_uid.encode())
     if current is not None:
         studies.add(current.study_instance_uid)
     if kept.kind != KEPT_ASIDE:
         try:
-            found = completeness.head_of(archive.reader, instance)
+            found = completeness.head_of(archive.parts.reader, instance)
             studies.add(found.study_instance_uid.decode("utf-8", "replace"))
         except (CorruptRecord, DataSetError):
             pass  # it says nothing that can be understood
@@ -273,34 +273,34 @@ def _readmit_version(archive: Archive, kept: Kept, by: str) -> Outcome:
     """Stores the version's bytes once more as the current instance, then buries the copy that was kept aside."""
 
     def work() -> Outcome:
-        with locks.ledger(archive.layout, archive.files):
+        with archive.parts.ledger.locked():
             version = find(archive, kept.id).instance
-            entry = Entry.unpack(archive.reader.read_record(version.position))
-            store = archive.ledger()
-            known = archive.index.versions(entry.sop_instance_uid)
-            entry.stamp = store.next_stamp(max(each.stamp for each in known))
+            entry = Entry.unpack(archive.parts.reader.read_record(version.position))
+            writer = archive.parts.ledger.writer()
+            known = archive.parts.index.versions(entry.sop_instance_uid)
+            entry.stamp = writer.next_stamp(max(each.stamp for each in known))
             entry.flags = POLICY_KEEP_BOTH
-            _copy(archive, store, entry, version)
-            outcome = store.apply([entry])[0]
-            store.seal_rolled()
+            _copy(archive, writer, entry, version)
+            outcome = writer.apply([entry])[0]
+            writer.seal_rolled()
             _bury(archive, kept, by, "readmitted")
             return outcome
 
-    return deletion.with_reserve(archive, work)
+    return archive.parts.ledger.with_reserve(work)
 
 
-def _copy(archive: Archive, store: Writer, entry: Entry, version: Instance) -> None:
+def _copy(archive: Archive, writer: Writer, entry: Entry, version: Instance) -> None:
     """Appends the entry with the bytes of `version`, and makes it durable."""
     length, crc = version.position.payload_length, version.position.payload_crc
     meta = entry.pack_meta()
     if length <= WHOLE_BYTES_MAX:
         payload = archive.read(version)
-        entry.position = store.log.append(
+        entry.position = writer.log.append(
             Kind.INSTANCE, entry.flags, entry.stamp, entry.sop_instance_uid, meta, [payload], length, crc
         )
-        store.log.sync()
+        writer.log.sync()
         return
-    appender = store.log.begin_stream(Kind.INSTANCE, entry.flags, entry.stamp, entry.sop_instance_uid, len(meta))
+    appender = writer.log.begin_stream(Kind.INSTANCE, entry.flags, entry.stamp, entry.sop_instance_uid, len(meta))
     try:
         for piece in archive.pieces(version):
             appender.write([piece], len(piece))

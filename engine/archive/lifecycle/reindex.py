@@ -67,6 +67,7 @@ class Reindexer:
 
     def __init__(self, archive: Archive, *, bytes_per_s: int, stopping: threading.Event | None = None) -> None:
         self._archive = archive
+        self._parts = archive.parts
         self._stopping = stopping or threading.Event()
         self._under: _Under | None = None
         self._left_alone: set[int] = set()
@@ -85,15 +86,15 @@ class Reindexer:
     def is_concerned(self) -> bool:
         """Whether the archive has ever had extra attributes."""
         archive = self._archive
-        return bool(archive.schema.extra_set.number) or extras.has_record(archive.layout, archive.files)
+        return bool(archive.schema.extra_set.number) or extras.has_record(archive.parts.layout, archive.parts.files)
 
     def lacking(self) -> list[int]:
         """The sealed segments that are not under the set in effect yet, in ascending order."""
         digest = self._archive.schema.extra_set.digest
-        notes = self._archive.index.amended()
+        notes = self._parts.index.amended()
         return sorted(
             segment_id
-            for segment_id, mark in self._archive.index.segment_marks().items()
+            for segment_id, mark in self._parts.index.segment_marks().items()
             if mark.sealed
             and segment_id not in self._left_alone
             and not _covers(notes.get(segment_id), digest, mark.indexed_bytes)
@@ -104,7 +105,7 @@ class Reindexer:
         if self._under is None and (not self.is_concerned or not self.lacking()):
             return False
         read_before = self.counters["bytes"]
-        with locks.caretaker(self._archive.layout, self._archive.files):
+        with locks.caretaker(self._parts.layout, self._parts.files):
             if self._under is None:
                 self._enter()
             if self._under is not None:
@@ -117,7 +118,7 @@ class Reindexer:
 
     def status(self) -> dict[str, object]:
         """How far it is, for people and for statistics."""
-        marks = self._archive.index.segment_marks()
+        marks = self._parts.index.segment_marks()
         sealed = {segment_id: mark.indexed_bytes for segment_id, mark in marks.items() if mark.sealed}
         lacking = self.lacking() if self.is_concerned else []
         total_bytes = sum(sealed.values())
@@ -150,22 +151,22 @@ class Reindexer:
     def _records_of(self, segment_id: int) -> tuple[Iterator[Record], int]:
         """The records of a sealed segment, and where they end."""
         archive = self._archive
-        mark = archive.index.segment_marks()[segment_id]
-        note = archive.index.amended().get(segment_id)
+        mark = archive.parts.index.segment_marks()[segment_id]
+        note = archive.parts.index.amended().get(segment_id)
         start = note[1] if note is not None and note[0] == self._archive.schema.extra_set.digest else 0
-        fd = archive.files.open(segment.segment_path(archive.layout.segments, segment_id), os.O_RDONLY)
+        fd = archive.parts.files.open(segment.segment_path(archive.parts.layout.segments, segment_id), os.O_RDONLY)
         try:
             try:
-                heads = hints.read_heads(archive.files, fd, segment_id)
+                heads = hints.read_heads(archive.parts.files, fd, segment_id)
             except CorruptRecord:
                 heads = None
             if heads is not None:
                 return _from_heads(heads, start), mark.indexed_bytes
-            header = segment.read_segment_header(archive.files, fd, segment_id)
-            walk = segment.Walk(archive.files, fd, header, start, end=mark.indexed_bytes)
+            header = segment.read_segment_header(archive.parts.files, fd, segment_id)
+            walk = segment.Walk(archive.parts.files, fd, header, start, end=mark.indexed_bytes)
             return iter([found for found in walk if not isinstance(found, Damage)]), mark.indexed_bytes
         finally:
-            archive.files.close(fd)
+            archive.parts.files.close(fd)
 
     def _amend(self, under: _Under) -> None:
         mark = self._archive.schema.mark
@@ -193,7 +194,7 @@ class Reindexer:
         if entries:
             self._say()
         digest = self._archive.schema.extra_set.digest
-        counters["changed"] += self._archive.index.restate(entries, under.segment_id, digest, reached)
+        counters["changed"] += self._parts.index.restate(entries, under.segment_id, digest, reached)
         if reached == under.end:
             counters["segments"] += 1
             self._under = None
@@ -236,10 +237,10 @@ class Reindexer:
 
         def read(offset: int, count: int) -> memoryview:
             data = memoryview(bytearray(count))
-            self._archive.reader.read_into(position, data, offset)
+            self._parts.reader.read_into(position, data, offset)
             self.counters["bytes"] += count
             if count == position.payload_length:
-                self._archive.reader.check(position, crc32c(data))
+                self._parts.reader.check(position, crc32c(data))
             return data
 
         head = elements.scan_at(
@@ -264,7 +265,7 @@ class Reindexer:
         logger.info(event, **self.status())
 
     def _finish(self) -> None:
-        while self._archive.index.drop_unsearched(LOOKED_AT_MAX):
+        while self._parts.index.drop_unsearched(LOOKED_AT_MAX):
             pass
         if self._has_begun:
             self._has_begun = False

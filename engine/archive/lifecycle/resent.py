@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
 from engine import log
-from engine.archive import likeness, locks
+from engine.archive import likeness
 from engine.archive.lifecycle import deletion
 from engine.archive.likeness import Side
 from engine.archive.retrieve import StoredInstance
@@ -60,6 +60,7 @@ class Judge:
 
     def __init__(self, archive: Archive, *, reserve_bytes: int = 0) -> None:
         self._archive = archive
+        self._parts = archive.parts
         self._reserve_bytes = reserve_bytes
         self._pool: ProcessPool | None = None
 
@@ -100,7 +101,7 @@ class Judge:
         return Side(spool.source(), EXPLICIT_VR_LITTLE_ENDIAN)
 
     def _spool(self) -> Spool:
-        return Spool(str(self._archive.layout.data), self._reserve_bytes)
+        return Spool(str(self._parts.layout.data), self._reserve_bytes)
 
     def close(self) -> None:
         """Ends the decoders."""
@@ -135,10 +136,11 @@ class Settler:
     ) -> None:
         """`since_ns`: only versions that came after this moment, nothing is remembered; None: where it was left off."""
         self._archive = archive
+        self._parts = archive.parts
         self._judge = Judge(archive, reserve_bytes=reserve_bytes)
         self._stopped = stopped
         self._is_lasting = since_ns is None
-        self._path = archive.layout.data / "resent.json"
+        self._path = archive.parts.layout.data / "resent.json"
         self._from_ns = _read_mark(self._path) - LATE_NS if since_ns is None else since_ns
         self._done: set[tuple[str, int]] = set()
         self._left: Iterator[Instance] | None = None
@@ -149,7 +151,7 @@ class Settler:
 
     def step(self) -> bool:
         """One batch; whether there may be more at once. Raises EngineError."""
-        index = self._archive.index
+        index = self._parts.index
         if self._left is None:
             count = index.version_count()
             if not count or (count == self._count and time.monotonic() - self._looked_s < LOOK_AGAIN_S):
@@ -208,7 +210,7 @@ class Settler:
             return
         count = len(retire(self._archive, same))
         self.counters.same_content += count
-        self._count = -1 if count != len(same) else self._archive.index.version_count()
+        self._count = -1 if count != len(same) else self._parts.index.version_count()
 
     def _remember(self) -> None:
         """How far it has come; what came in late is looked at again."""
@@ -217,16 +219,16 @@ class Settler:
         self._from_ns = self._began_ns - LATE_NS
         self._done = {each for each in self._done if each[1] >= self._from_ns}
         mark = json.dumps({"compared_until_ns": self._began_ns}).encode()
-        replace(self._archive.files, str(self._path), mark)
+        replace(self._parts.files, str(self._path), mark)
 
 
 def others_of(archive: Archive, version: Instance) -> list[Instance]:
     """What a version is compared with: the current instance of its UID, then earlier versions."""
     uid = version.sop_instance_uid.encode()
-    current = archive.index.locate(uid)
+    current = archive.parts.index.locate(uid)
     if current is None:
         return []
-    earlier = [each for each in archive.index.versions(uid) if each.stamp < version.stamp]
+    earlier = [each for each in archive.parts.index.versions(uid) if each.stamp < version.stamp]
     return [current, *(each for each in earlier if each.stamp != current.stamp)][:OTHERS_MAX]
 
 
@@ -237,13 +239,13 @@ def retire(archive: Archive, same: Iterable[tuple[Instance, Instance]]) -> list[
     """
 
     def work() -> list[Instance]:
-        with locks.ledger(archive.layout, archive.files):
+        with archive.parts.ledger.locked():
             gone = [version for version, other in same if _may_go(archive, version, other)]
             drops = [
                 deletion.Drop(version.sop_instance_uid.encode(), version.stamp, reasons[version.stamp])
                 for version in gone
             ]
-            deletion.write_drops(archive, drops, by=likeness.BY)
+            deletion.write_drops(archive.parts, drops, by=likeness.BY)
             return gone
 
     same = list(same)
@@ -253,17 +255,17 @@ def retire(archive: Archive, same: Iterable[tuple[Instance, Instance]]) -> list[
         )
         for version, other in same
     }
-    gone = deletion.with_reserve(archive, work)
+    gone = archive.parts.ledger.with_reserve(work)
     logger.info("versions with the same content were retired", count=len(gone))
     return gone
 
 
 def _may_go(archive: Archive, version: Instance, other: Instance) -> bool:
     """Whether both are still there, each under a stamp of its own, and nothing is on hold."""
-    if any(archive.index.is_held(each.study_instance_uid.encode()) for each in (version, other)):
+    if any(archive.parts.index.is_held(each.study_instance_uid.encode()) for each in (version, other)):
         return False
-    current = archive.index.locate(version.sop_instance_uid.encode())
-    stamps = [each.stamp for each in archive.index.versions(version.sop_instance_uid.encode())]
+    current = archive.parts.index.locate(version.sop_instance_uid.encode())
+    stamps = [each.stamp for each in archive.parts.index.versions(version.sop_instance_uid.encode())]
     return (
         current is not None
         and current.stamp != version.stamp

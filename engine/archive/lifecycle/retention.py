@@ -121,7 +121,7 @@ def apply(
 
 
 def _due_by(archive: Archive, rule: Retention, now_ns: int) -> Iterator[tuple[Due, list[Instance]]]:
-    held = {hold.study_instance_uid.decode("utf-8", "replace") for hold in archive.index.holds()}
+    held = {hold.study_instance_uid.decode("utf-8", "replace") for hold in archive.parts.index.holds()}
     limit_ns = now_ns - round(rule.older_than_days * DAY_NS)
     limit_date = _date(now_ns, rule.older_than_days)
     for match in archive.find(_query(rule, limit_date)):
@@ -135,7 +135,7 @@ def _due_by(archive: Archive, rule: Retention, now_ns: int) -> Iterator[tuple[Du
         named = {tags.StudyInstanceUID: study_uid}
         instances = archive.instances(Query(Level.STUDY, named, Root.STUDY, b"ISO_IR 192"))
         uids = [instance.sop_instance_uid.encode() for instance in instances]
-        everything = [*instances, *kept_aside_with(archive, uids)]
+        everything = [*instances, *kept_aside_with(archive.parts, uids)]
         if not instances or not all(_meets(rule, instance, limit_ns) for instance in everything):
             continue
         uid = study_uid.decode("utf-8", "replace")

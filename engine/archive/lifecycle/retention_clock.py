@@ -77,7 +77,7 @@ def note(archive: Archive, now_ns: int, *, is_confirmed: bool) -> None:
     if last is not None and now_ns < last.applied_ns and not is_confirmed:
         return
     content = msgspec.json.encode(_Applied(now_ns, _boottime_ns(), boot_id()))
-    storage_files.replace(archive.files, _path(archive), content)
+    storage_files.replace(archive.parts.files, _path(archive), content)
 
 
 def _refused(reason: str) -> RetentionRefused:
@@ -85,7 +85,7 @@ def _refused(reason: str) -> RetentionRefused:
 
 
 def _path(archive: Archive) -> str:
-    return str(archive.layout.data / "retention.json")
+    return str(archive.parts.layout.data / "retention.json")
 
 
 def _read(archive: Archive) -> _Applied | None:
@@ -98,7 +98,7 @@ def _read(archive: Archive) -> _Applied | None:
 
 def _newest_ns(archive: Archive) -> int:
     """When the newest segment was begun; 0 where there is none that can be read."""
-    files, directory = archive.files, archive.layout.segments
+    files, directory = archive.parts.files, archive.parts.layout.segments
     for segment_id in reversed(list_segments(directory, files)):
         try:
             fd = files.open(segment_path(directory, segment_id), 0)

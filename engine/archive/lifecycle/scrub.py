@@ -82,10 +82,11 @@ class Scrubber:
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._archive = archive
-        self._index = archive.index
-        self._files = archive.files
-        self._segments = archive.layout.segments
-        self._path = scrub_state.path_of(archive.layout.data)
+        self._parts = archive.parts
+        self._index = archive.parts.index
+        self._files = archive.parts.files
+        self._segments = archive.parts.layout.segments
+        self._path = scrub_state.path_of(archive.parts.layout.data)
         self._cycle_s = cycle_s
         self._clock_ns = clock_ns
         self._state = scrub_state.load(self._path, self._files)
@@ -114,7 +115,7 @@ class Scrubber:
         budget_bytes = self._due(now_s)
         if not budget_bytes:
             return ScrubStep()
-        with locks.caretaker(self._archive.layout, self._files):
+        with locks.caretaker(self._parts.layout, self._files):
             done = self.step(budget_bytes)
         self._allowance.spent(done.spent_bytes)
         return done
@@ -368,7 +369,7 @@ def run_pass(
     try:
         while not is_ended:
             try:
-                with locks.caretaker(archive.layout, archive.files):
+                with locks.caretaker(archive.parts.layout, archive.parts.files):
                     if not is_begun:
                         scrubber.begin_pass()
                         is_begun = True

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from engine import guards, log
 from engine.archive.commitment.judge import Judge, Place, Verdict
-from engine.archive.commitment.transactions import Claim, Transaction, Transactions
+from engine.archive.commitment.transactions import Claim, Transaction
 from engine.config.titles import readable
 from engine.dicom import uids
 from engine.errors import EngineError, StorageError, StorageFailed, StorageFull
@@ -83,7 +83,7 @@ class Commitments:
         self.archive = archive
         self.config = config
         self.counters = counters
-        self.transactions = Transactions(archive.layout.data, archive.files)
+        self.transactions = archive.commitment_transactions()
         """The desk's; but for `exist`."""
         self._on_failure = on_failure
         self._stopping = Event()

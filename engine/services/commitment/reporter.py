@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine import log
-from engine.archive import locks
 from engine.archive.commitment.transactions import Attempts, Claim, Heading
 from engine.config.titles import readable
 from engine.errors import ArchiveInUse, AssociationFailed, EngineError, StorageFailed, StorageFull
@@ -85,7 +84,7 @@ class Reporter:
         while True:
             try:
                 if self._transactions.exist:
-                    with locks.commitments(self._archive.layout, self._archive.files):
+                    with self._archive.reporting():
                         await self._attend()
             except ArchiveInUse:
                 pass  # another worker is the reporter

@@ -22,7 +22,7 @@ NEVER = QuietTimes(86_400.0, 86_400.0, 86_400.0)
 
 def writer_of(archive: Archive, quiet: QuietTimes = NEVER) -> FeedWriter:
     """The writer of an archive's feed, without a thread: call `follow`."""
-    return FeedWriter(archive.layout, archive.files, archive.index, FeedOptions(30.0, quiet))
+    return FeedWriter(archive.parts.layout, archive.parts.files, archive.parts.index, FeedOptions(30.0, quiet))
 
 
 def told(feed: Feed, cursor: str | None = None) -> list[Event]:
@@ -85,7 +85,7 @@ class Picture:
     def same_as(self, archive: Archive) -> bool:
         """Whether it is so."""
         found = {instance.sop_instance_uid: instance.stamp for instance in all_instances(archive)}
-        held = {hold.study_instance_uid.decode() for hold in archive.index.holds()}
+        held = {hold.study_instance_uid.decode() for hold in archive.parts.index.holds()}
         return found == self.current and held == self.held
 
 
@@ -94,13 +94,13 @@ class OtherWriter:
 
     def __init__(self, archive: Archive, label: str, segment_bytes: int = 1 << 16) -> None:
         log = SegmentLog(
-            archive.layout.segments,
-            archive.files,
-            archive.layout.archive_id,
+            archive.parts.layout.segments,
+            archive.parts.files,
+            archive.parts.layout.archive_id,
             writer=label,
             segment_bytes=segment_bytes,
         )
-        self._writer = Writer(archive.index, log, archive.reader)
+        self._writer = Writer(archive.parts.index, log, archive.parts.reader)
         self._schema = archive.schema
         self._waiting: list[Entry] = []
 

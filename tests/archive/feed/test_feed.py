@@ -68,7 +68,7 @@ def writer(archive: Archive) -> Iterator[FeedWriter]:
 
 @pytest.fixture
 def feed(archive: Archive, writer: FeedWriter) -> Feed:
-    return Feed(archive.layout)
+    return Feed(archive.parts.layout)
 
 
 def compact(archive: Archive) -> int:
@@ -176,7 +176,7 @@ def test_what_is_appended_and_not_visible_is_not_told(archive: Archive, writer: 
 def test_a_named_cursor_survives_and_one_that_is_none_is_refused(archive: Archive, feed: Feed) -> None:
     assert feed.cursors.load("router") is None
     feed.cursors.save("router", feed.newest())
-    assert Feed(archive.layout).cursors.load("router") == feed.newest()
+    assert Feed(archive.parts.layout).cursors.load("router") == feed.newest()
     assert feed.cursors.names() == ["router"]
     feed.cursors.remove("router")
     assert feed.cursors.names() == []
@@ -195,7 +195,7 @@ def test_a_cursor_of_another_feed_is_refused_in_words(feed: Feed) -> None:
 
 def test_without_a_feed_the_error_says_so(archive: Archive) -> None:
     with pytest.raises(FeedError, match="no change feed"):
-        Feed(archive.layout).newest()
+        Feed(archive.parts.layout).newest()
 
 
 def test_an_archive_that_is_full_already_is_told_of_from_now_on(archive: Archive) -> None:
@@ -203,7 +203,7 @@ def test_an_archive_that_is_full_already_is_told_of_from_now_on(archive: Archive
     writer = writer_of(archive)
     store(archive, payload_of(1, 1, 2))
     writer.follow()
-    assert [event.sop_instance_uid for event in told(Feed(archive.layout))] == [uid(1, 1, 2)]
+    assert [event.sop_instance_uid for event in told(Feed(archive.parts.layout))] == [uid(1, 1, 2)]
     writer.close()
 
 
@@ -215,13 +215,13 @@ def test_what_is_kept_no_longer_is_refused_as_too_old(
     for number in range(3):
         store(archive, payload_of(1, 1, number))
         writer.follow()
-    first, *_ = journal.list_files(str(archive.layout.data / "feed"), archive.files)
+    first, *_ = journal.list_files(str(archive.parts.layout.data / "feed"), archive.parts.files)
     old = time.time() - 31 * 86_400
-    os.utime(journal.path_of(str(archive.layout.data / "feed"), first), (old, old))
+    os.utime(journal.path_of(str(archive.parts.layout.data / "feed"), first), (old, old))
     writer.save()
     with pytest.raises(CursorRefused, match="too old"):
         feed.read(start)
-    assert actions(told(Feed(archive.layout))) == ["stored", "stored"]
+    assert actions(told(Feed(archive.parts.layout))) == ["stored", "stored"]
 
 
 def test_a_feed_goes_on_over_many_files(
@@ -231,7 +231,7 @@ def test_a_feed_goes_on_over_many_files(
     for number in range(20):
         store(archive, payload_of(1, 1, number))
         writer.follow()
-    assert len(journal.list_files(str(archive.layout.data / "feed"), archive.files)) > 3
+    assert len(journal.list_files(str(archive.parts.layout.data / "feed"), archive.parts.files)) > 3
     assert [event.sequence for event in told(feed)] == list(range(1, 21))
     assert [event.sequence for event in told(feed, str(feed.oldest()))] == list(range(1, 21))
 
@@ -241,13 +241,13 @@ def test_a_restored_archive_refuses_the_cursors_of_the_one_it_was_made_of(tmp_pa
         writer = writer_of(archive)
         store(archive, payload_of(1, 1, 1))
         writer.close()
-        cursor = Feed(archive.layout).newest()
+        cursor = Feed(archive.parts.layout).newest()
     back_up(layouts.existing(data), tmp_path / "backup")
     restore(tmp_path / "backup", tmp_path / "restored")
     with opened(tmp_path / "restored") as restored:
         writer = writer_of(restored)
         with pytest.raises(CursorRefused, match="of another feed"):
-            Feed(restored.layout).read(cursor)
+            Feed(restored.parts.layout).read(cursor)
         writer.close()
 
 
@@ -260,11 +260,11 @@ def test_a_feed_that_was_put_back_refuses_cursors_from_after(tmp_path: Path, dat
         writer = writer_of(archive)
         store(archive, payload_of(1, 1, 1))
         writer.close()
-        cursor = Feed(archive.layout).newest()
+        cursor = Feed(archive.parts.layout).newest()
     with opened(tmp_path / "copy") as archive:
         writer = writer_of(archive)
         with pytest.raises(CursorRefused):
-            Feed(archive.layout).read(cursor)
+            Feed(archive.parts.layout).read(cursor)
         writer.close()
 
 
@@ -280,9 +280,9 @@ def test_a_writer_that_was_killed_goes_on_where_its_journal_ends(archive: Archiv
     killed = writer_of(archive)
     store(archive, payload_of(1, 1, 1))
     killed.follow()
-    feed = Feed(archive.layout)
+    feed = Feed(archive.parts.layout)
     seen = feed.read(feed.oldest())
-    archive.files.close(killed._lock_fd)  # dead: its state is from before, its journal is whole
+    archive.parts.files.close(killed._lock_fd)  # dead: its state is from before, its journal is whole
     store(archive, payload_of(1, 1, 2))
     again = writer_of(archive)
     again.follow()
@@ -298,16 +298,16 @@ def test_what_a_power_cut_took_from_the_journal_is_told_again(archive: Archive) 
     writer.save()
     store(archive, payload_of(1, 1, 2), payload_of(1, 1, 3))
     writer.follow()
-    feed = Feed(archive.layout)
+    feed = Feed(archive.parts.layout)
     seen = feed.newest()
-    archive.files.close(writer._lock_fd)
-    directory = str(archive.layout.data / "feed")
-    path = journal.path_of(directory, journal.list_files(directory, archive.files)[-1])
+    archive.parts.files.close(writer._lock_fd)
+    directory = str(archive.parts.layout.data / "feed")
+    path = journal.path_of(directory, journal.list_files(directory, archive.parts.files)[-1])
     os.truncate(path, os.path.getsize(path) - 5)
     store(archive, payload_of(1, 1, 4))
     again = writer_of(archive)
     again.follow()
-    again_told = [event.sop_instance_uid for event in Feed(archive.layout).read(seen).events()]
+    again_told = [event.sop_instance_uid for event in Feed(archive.parts.layout).read(seen).events()]
     assert again_told == [uid(1, 1, 2), uid(1, 1, 3), uid(1, 1, 4)]
     again.close()
 
@@ -317,12 +317,12 @@ def test_a_feed_whose_files_are_spoilt_begins_anew_and_refuses_old_cursors(archi
     writer = writer_of(archive)
     store(archive, payload_of(1, 1, 1))
     writer.close()
-    cursor = Feed(archive.layout).newest()
-    folder = archive.layout.data / "feed"
+    cursor = Feed(archive.parts.layout).newest()
+    folder = archive.parts.layout.data / "feed"
     victim = next(folder.glob("*.events")) if spoil == "journal" else folder / spoil
     victim.write_bytes(b"\xff" * 100)
     again = writer_of(archive)
-    feed = Feed(archive.layout)
+    feed = Feed(archive.parts.layout)
     with pytest.raises(CursorRefused):
         feed.read(cursor)
     store(archive, payload_of(1, 1, 2))
@@ -335,7 +335,7 @@ def test_a_full_disk_delays_events_and_loses_none(data: Path) -> None:
     files = FaultyFiles()
     with opened(data, files=files) as archive:
         writer = writer_of(archive)
-        feed = Feed(archive.layout)
+        feed = Feed(archive.parts.layout)
         store(archive, payload_of(1, 1, 1))
         real = writer._journal.append
 
@@ -371,7 +371,7 @@ def test_compaction_waits_for_the_feed_and_its_copies_are_not_told(data: Path, m
         writer.save()
         assert compact(archive) > 0
         writer.follow()
-        feed = Feed(archive.layout)
+        feed = Feed(archive.parts.layout)
         assert actions(told(feed)) == ["stored"] * 4 + ["deleted", "stored"]
         store(archive, payload_of(2, 1, 2))
         writer.follow()
@@ -388,7 +388,7 @@ def test_a_feed_that_is_switched_off_holds_no_compaction_back(data: Path) -> Non
     with opened(data) as archive:
         store(archive, payload_of(2, 1, 1))
     with opened(data) as archive:
-        switch_off(archive.layout, archive.files)
+        switch_off(archive.parts.layout, archive.parts.files)
         assert compact(archive) > 0
 
 
@@ -397,13 +397,13 @@ def test_a_rebuilt_index_changes_nothing_for_subscribers(data: Path) -> None:
         writer = writer_of(archive)
         store(archive, *[payload_of(1, 1, number) for number in range(4)])
         writer.close()
-        cursor = Feed(archive.layout).newest()
+        cursor = Feed(archive.parts.layout).newest()
         store(archive, payload_of(1, 1, 9))
     Archive.rebuild_index(data)
     with opened(data) as archive:
         writer = writer_of(archive)
         writer.follow()
-        assert [event.sop_instance_uid for event in told(Feed(archive.layout), str(cursor))] == [uid(1, 1, 9)]
+        assert [event.sop_instance_uid for event in told(Feed(archive.parts.layout), str(cursor))] == [uid(1, 1, 9)]
         writer.close()
 
 
@@ -415,7 +415,7 @@ SOON = QuietTimes(0.05, 0.1, 0.2)
 def test_series_and_study_are_quiet_then_complete_after_their_last_instance(archive: Archive) -> None:
     writer = writer_of(archive, SOON)
     writer.start()
-    feed = Feed(archive.layout)
+    feed = Feed(archive.parts.layout)
     store(archive, payload_of(1, 1, 1), payload_of(1, 2, 1), payload_of(1, 2, 2))
     events = []
     deadline = time.monotonic() + 10
@@ -438,7 +438,7 @@ def test_a_study_that_became_quiet_while_nothing_ran_is_told_at_the_start(data: 
         writer = writer_of(archive, SOON)
         writer.follow()
         writer.follow()
-        feed = Feed(archive.layout)
+        feed = Feed(archive.parts.layout)
         assert actions(told(feed)) == ["stored", "series_quiet", "study_quiet", "study_complete"]
         writer.close()
         again = writer_of(archive, SOON)
@@ -454,7 +454,7 @@ def test_a_further_instance_makes_a_study_grow_again(archive: Archive) -> None:
         writer.follow()
         threading.Event().wait(0.12)
         writer.follow()
-    found = [event for event in told(Feed(archive.layout)) if event.action == "study_quiet"]
+    found = [event for event in told(Feed(archive.parts.layout)) if event.action == "study_quiet"]
     assert [event.instances for event in found] == [1, 2]
     writer.close()
 
@@ -465,7 +465,7 @@ def test_what_has_been_deleted_is_not_said_to_be_quiet(archive: Archive) -> None
     archive.delete(study_query(1), **WHO)
     threading.Event().wait(0.12)
     writer.follow()
-    assert actions(told(Feed(archive.layout))) == ["stored", "deleted"]
+    assert actions(told(Feed(archive.parts.layout))) == ["stored", "deleted"]
     assert writer.stats()["growing"] == 0
     writer.close()
 
@@ -506,7 +506,7 @@ def test_tasks_are_woken_by_a_store(archive: Archive, writer: FeedWriter, feed: 
 
     async def follow() -> list[str]:
         loop = asyncio.get_running_loop()
-        watch = Watch(archive.layout, loop)
+        watch = Watch(archive.parts.layout, loop)
         cursor = feed.newest()
         storing = loop.run_in_executor(None, store, archive, payload_of(1, 1, 1))
         while True:
@@ -544,7 +544,7 @@ def test_whoever_resumes_anywhere_sees_all_that_comes_later_and_believes_what_is
         for other in others:
             other.close()
         if kill:
-            archive.files.close(writer._lock_fd)
+            archive.parts.files.close(writer._lock_fd)
         else:
             writer.close()
         archive.close()
@@ -566,11 +566,11 @@ def test_whoever_resumes_anywhere_sees_all_that_comes_later_and_believes_what_is
             rng.choice(others).show()
         elif step < 0.68:
             query = rng.choice((study_query(study), instance_query(study, 1, number)))
-            if not archive.index.is_held(uid(study).encode()):
+            if not archive.parts.index.is_held(uid(study).encode()):
                 archive.delete(query, **WHO)
         elif step < 0.72:
             rng.choice((archive.set_holds, archive.release_holds))([uid(study)], **WHO)
-        elif step < 0.75 and archive.index.locate(uid(study, 1, number).encode()):
+        elif step < 0.75 and archive.parts.index.locate(uid(study, 1, number).encode()):
             correction.correct_study(archive, uid(study), {tags.AccessionNumber: f"A{numbers}"}, **WHO)
         elif step < 0.78:
             compact(archive)
@@ -580,10 +580,10 @@ def test_whoever_resumes_anywhere_sees_all_that_comes_later_and_believes_what_is
             writer.save()
         else:
             writer.follow()
-            cursors.append(Feed(archive.layout).newest())
+            cursors.append(Feed(archive.parts.layout).newest())
     restart(rebuild=False, kill=False)
     writer.follow()
-    feed = Feed(archive.layout)
+    feed = Feed(archive.parts.layout)
     everything = told(feed)
     assert [event.sequence for event in everything] == list(range(1, len(everything) + 1)), f"seed {seed}"
     picture = Picture()

@@ -14,7 +14,7 @@ import pytest
 from engine.archive.archive import Archive
 from engine.archive.ingest.live import Ingestor
 from engine.archive.ingest.request import POLICIES, Answer, Payload, StoreRequest
-from engine.archive.ingest.unparseable import Limits, Unparseable
+from engine.archive.ingest.unparseable import QuarantineLimits, Unparseable
 from engine.errors import EngineError, InstanceQuarantined, InstanceRefused, StorageError
 from engine.index.format.types import Outcome
 from engine.storage.record import crc32c
@@ -39,7 +39,7 @@ def served(archive: Archive, script: Callable[[Ingestor], Awaitable[Result]]) ->
     failures: list[EngineError] = []
 
     async def run() -> Result:
-        unparseable = Unparseable(archive.index, Limits(1 << 20, 10))
+        unparseable = Unparseable(archive.parts.index, QuarantineLimits(1 << 20, 10))
         ingestor = Ingestor(asyncio.get_running_loop(), archive.writer("test"), failures.append, unparseable)
         try:
             return await script(ingestor)

@@ -41,7 +41,7 @@ def sent(archive: Archive, payload: bytes, asked: StoreRequest) -> Outcome | Eng
 
     async def run() -> Outcome | EngineError:
         loop = asyncio.get_running_loop()
-        ingestor = Ingestor(loop, archive.writer("test"), lambda error: None, Unparseable(archive.index, ROOM))
+        ingestor = Ingestor(loop, archive.writer("test"), lambda error: None, Unparseable(archive.parts.index, ROOM))
         answer: asyncio.Future[Outcome | EngineError] = loop.create_future()
         ingestor.store(Borrowed(payload), asked, answer.set_result)
         return await asyncio.wait_for(answer, 10)
@@ -90,7 +90,7 @@ def test_what_is_cut_is_refused_with_the_reason_and_kept_in_quarantine(tmp_path:
             answer = sent(archive, whole[:-7], request(1))
         assert isinstance(answer, InstanceQuarantined)
         assert str(answer) == "the data set ends within (7FE0,0010), 7 bytes early"
-        assert archive.index.locate(kept.uid_of(1).encode()) is None
+        assert archive.parts.index.locate(kept.uid_of(1).encode()) is None
         (one,) = listed(archive)
         assert archive.read(one.instance) == whole[:-7]
         with pytest.raises(InstanceRefused, match="7 bytes early"):
@@ -139,7 +139,9 @@ def test_a_whole_version_takes_the_place_of_one_that_an_earlier_version_stored_c
     whole = kept.data_set(1, pixels=250_000)
     with kept.opened(tmp_path) as archive:
         store_cut(archive, whole[:-5000])
-        assert completeness.cut_of(archive.reader, kept.current(archive, kept.uid_of(1))).endswith("5000 bytes early")
+        assert completeness.cut_of(archive.parts.reader, kept.current(archive, kept.uid_of(1))).endswith(
+            "5000 bytes early"
+        )
         if way == "store":
             outcome: object = sent(archive, whole, request(1))
         elif way == "batch":

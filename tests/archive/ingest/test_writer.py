@@ -40,7 +40,7 @@ def test_above_the_bound_another_version_is_refused_and_all_that_was_taken_is_th
         refused = _store(archive, 4, policy)
         assert isinstance(refused, InstanceRefused) and refused.refusal is Refusal.OUT_OF_RESOURCES
         assert "3 versions of this UID" in str(refused)
-        kept = {archive.read(version) for version in archive.index.versions(UID.encode())}
+        kept = {archive.read(version) for version in archive.parts.index.versions(UID.encode())}
         assert kept == {_version(number) for number in range(4)}
 
 
@@ -51,7 +51,7 @@ def test_at_the_bound_what_is_there_already_is_known_and_a_replacement_is_taken(
         assert _store(archive, 2) is Outcome.KEPT_ASIDE
         assert _store(archive, 0) is Outcome.DUPLICATE
         assert _store(archive, 9, "replace") is Outcome.REPLACED
-        assert len(archive.index.versions(UID.encode())) == 3
+        assert len(archive.parts.index.versions(UID.encode())) == 3
 
 
 def test_at_the_bound_a_large_object_is_refused_unless_it_is_there_already(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_at_the_bound_a_large_object_is_refused_unless_it_is_there_already(tmp_p
         with pytest.raises(InstanceRefused, match="1 versions of this UID"):
             stream(2)
         assert stream(1) is Outcome.DUPLICATE
-        assert len(archive.index.versions(UID.encode())) == 2
+        assert len(archive.parts.index.versions(UID.encode())) == 2
 
 
 def test_a_rebuild_reads_no_version_of_a_uid_more_than_a_few_times(
@@ -72,7 +72,7 @@ def test_a_rebuild_reads_no_version_of_a_uid_more_than_a_few_times(
     with _opened(tmp_path, 1000) as archive:
         for number in range(200):
             _store(archive, number)
-        before = [version.stamp for version in archive.index.versions(UID.encode())]
+        before = [version.stamp for version in archive.parts.index.versions(UID.encode())]
     read: list[bytes] = []
     unpack = history.unpack_history
 
@@ -85,4 +85,4 @@ def test_a_rebuild_reads_no_version_of_a_uid_more_than_a_few_times(
         Archive.rebuild_index(tmp_path)
     assert len(read) <= 400
     with _opened(tmp_path, 1000) as archive:
-        assert [version.stamp for version in archive.index.versions(UID.encode())] == before
+        assert [version.stamp for version in archive.parts.index.versions(UID.encode())] == before

@@ -75,7 +75,7 @@ def compact(archive: Archive, *, everything: bool = False, options: Compaction =
 
 
 def segments(archive: Archive) -> list[int]:
-    return list_segments(archive.layout.segments, archive.files)
+    return list_segments(archive.parts.layout.segments, archive.parts.files)
 
 
 def delete(archive: Archive, *studies: int) -> None:
@@ -191,14 +191,18 @@ def test_a_copy_that_another_process_left_behind_is_taken_up(tmp_path: Path) -> 
         source = compactor._source(segments(archive)[0])
         assert source is not None
         copy = SegmentLog(
-            archive.layout.segments, archive.files, archive.layout.archive_id, writer="killed", segment_bytes=1 << 20
+            archive.parts.layout.segments,
+            archive.parts.files,
+            archive.parts.layout.archive_id,
+            writer="killed",
+            segment_bytes=1 << 20,
         )
         for record in source.alive:
             compactor._copy_record(copy, record)
         ((left_behind, _),) = copy.close()
-        assert left_behind not in archive.index.segment_marks()
+        assert left_behind not in archive.parts.index.segment_marks()
         compact(archive, everything=True)
-        assert set(archive.index.segment_marks()) == set(segments(archive))
+        assert set(archive.parts.index.segment_marks()) == set(segments(archive))
         assert contents(archive) == expected(2, 3, 4)
         assert findings(archive) == []
 
@@ -220,9 +224,9 @@ def test_versions_tombstones_and_holds_survive(tmp_path: Path) -> None:
     Archive.rebuild_index(tmp_path)
     with opened(tmp_path) as archive:
         assert contents(archive) == {**expected(1, 2), **expected(7, numbers=range(1, 2))}
-        (kept,) = archive.index.kept_aside()
+        (kept,) = archive.parts.index.kept_aside()
         assert archive.read(kept) == other
-        assert [hold.study_instance_uid for hold in archive.index.holds()] == [uid(2).encode()]
+        assert [hold.study_instance_uid for hold in archive.parts.index.holds()] == [uid(2).encode()]
         assert findings(archive) == []
 
 
@@ -238,14 +242,14 @@ def test_a_retrieval_under_way_finishes_though_its_segments_go(tmp_path: Path) -
         stayed = archive.instances(study_query(2))
         with archive.retrieval.pin([instance.position.segment_id for instance in found]) as pin:
             assert pin.segment_ids == {one.position.segment_id for one in found}
-            archive.reader.close()  # nothing but the pin holds the files
+            archive.parts.reader.close()  # nothing but the pin holds the files
             delete(archive, 1, 3)
             store(archive, instance(8, 1))
             assert compact(archive, everything=True).segments_removed >= 4
             for one in found:
                 assert archive.read(one) == expected(1)[one.sop_instance_uid]
                 assert b"".join(archive.pieces(one)) == expected(1)[one.sop_instance_uid]
-        assert archive.reader.sweep() == []
+        assert archive.parts.reader.sweep() == []
         for one in unpinned:
             with pytest.raises(SegmentGone):
                 archive.read(one)
@@ -290,7 +294,7 @@ def test_a_segment_in_which_something_came_alive_again_is_not_removed(
     with opened(tmp_path) as archive:
         delete(archive, 1)
         before = segments(archive)
-        real = archive.index.alive
+        real = archive.parts.index.alive
         asked: list[int] = []
 
         def alive(segment_id: int, records: list[object]) -> list[bool]:
@@ -298,7 +302,7 @@ def test_a_segment_in_which_something_came_alive_again_is_not_removed(
             flags = real(segment_id, records)  # type: ignore[arg-type]
             return [True] * len(flags) if asked.count(segment_id) > 1 else flags
 
-        monkeypatch.setattr(archive.index, "alive", alive)
+        monkeypatch.setattr(archive.parts.index, "alive", alive)
         assert compact(archive).segments_removed == 0
         assert set(before) <= set(segments(archive))
         monkeypatch.undo()
@@ -309,7 +313,7 @@ def test_one_process_compacts_at_a_time(tmp_path: Path) -> None:
     with opened(tmp_path) as archive:
         fill(archive, range(1, 3))
         compactor = Compactor(archive, OPTIONS, segment_bytes=SEGMENT_BYTES)
-        with locks.caretaker(archive.layout, archive.files), pytest.raises(ArchiveInUse):
+        with locks.caretaker(archive.parts.layout, archive.parts.files), pytest.raises(ArchiveInUse):
             compactor.step()
         assert not compactor.step()
 
@@ -352,17 +356,17 @@ def test_a_segment_with_a_record_that_does_not_verify_is_left_alone_and_reported
     with opened(tmp_path) as archive:
         delete(archive, 1, 2, 3)
         (bad,) = archive.instances(instance_query(4, 1, 0))
-        path = Path(segment_path(archive.layout.segments, bad.position.segment_id))
+        path = Path(segment_path(archive.parts.layout.segments, bad.position.segment_id))
         data = bytearray(path.read_bytes())
         data[bad.position.payload_offset + 100] ^= 1
         path.write_bytes(data)
-        archive.reader.close()
+        archive.parts.reader.close()
         compactor = Compactor(archive, OPTIONS, segment_bytes=SEGMENT_BYTES)
         totals = compactor.run()
         assert totals.left_alone == 1
         assert totals.segments_removed >= 3
         assert bad.position.segment_id in segments(archive)
-        (row,) = archive.index.damage()
+        (row,) = archive.parts.index.damage()
         assert (row.segment_id, row.offset) == bad.position[:2]
         assert row.sop_instance_uid == bad.sop_instance_uid.encode()
         assert not compactor.step()
@@ -378,7 +382,7 @@ def test_a_segment_with_a_record_that_does_not_verify_is_left_alone_and_reported
     with opened(tmp_path) as archive:
         compact(archive, everything=True)
         assert bad.position.segment_id not in segments(archive)
-        assert archive.index.damage() == []
+        assert archive.parts.index.damage() == []
         assert findings(archive) == []
 
 
@@ -388,7 +392,7 @@ def test_a_damaged_footer_leaves_a_segment_alone(tmp_path: Path) -> None:
     with opened(tmp_path) as archive:
         delete(archive, 1, 2)
         first = segments(archive)[0]
-        path = Path(segment_path(archive.layout.segments, first))
+        path = Path(segment_path(archive.parts.layout.segments, first))
         data = bytearray(path.read_bytes())
         data[-200] ^= 1
         path.write_bytes(data)
@@ -433,13 +437,13 @@ def test_a_small_segment_that_cannot_be_looked_at_is_left_alone_and_the_others_a
     with opened(tmp_path, files=files) as archive:
         store(archive, payload_of(9, 1, 0))
         first = segments(archive)[0]
-        archive.reader.close()
-        files.path = segment_path(archive.layout.segments, first)
+        archive.parts.reader.close()
+        files.path = segment_path(archive.parts.layout.segments, first)
         totals = compact(archive, options=Compaction(bytes_per_s=0, small_segments_min=2))
         files.path = ""
         assert (totals.left_alone, totals.records_copied) == (1, 2)
         assert first in segments(archive)
-        assert [row.segment_id for row in archive.index.damage()] == [first]
+        assert [row.segment_id for row in archive.parts.index.damage()] == [first]
         assert len(contents(archive)) == 5
 
 
@@ -458,7 +462,7 @@ def _versions(archive: Archive, numbers: range) -> list[tuple[int, bytes]]:
     return [
         (version.stamp, archive.read(version))
         for number in numbers
-        for version in archive.index.versions(uid(1, 1, number).encode())
+        for version in archive.parts.index.versions(uid(1, 1, number).encode())
     ]
 
 
@@ -531,9 +535,9 @@ def test_without_a_checkpoint_nothing_is_removed(tmp_path: Path, monkeypatch: py
         delete(archive, 1, 2)
     with opened(tmp_path) as archive:
         before = segments(archive)
-        assert archive.keeper is not None
-        monkeypatch.setattr(archive.keeper, "checkpoint", lambda: None)
-        archive.keeper._stop.set()
+        assert archive.parts.keeper is not None
+        monkeypatch.setattr(archive.parts.keeper, "checkpoint", lambda: None)
+        archive.parts.keeper._stop.set()
         compact(archive)
         assert set(before) <= set(segments(archive))
         assert contents(archive) == expected(3, 4)
@@ -575,8 +579,8 @@ def compact_in_child(data: Path, kill_at: int) -> tuple[int, int]:
             archive = opened(data)
             # Opening is not what is looked at here.
             files = KilledAt(kill_at)
-            archive.files = files
-            archive.reader._files = files
+            archive.parts.files = files
+            archive.parts.reader._files = files
             compact(archive, everything=True)
             os.write(write, str(files.changing).encode())
             os._exit(0)
@@ -623,12 +627,12 @@ def test_a_kill_at_any_call_loses_nothing_and_the_next_pass_ends_what_it_began(
         with opened(data) as archive:
             assert contents(archive) == wanted, kill_at
             assert findings(archive) == [], kill_at
-            assert len(list(archive.index.kept_aside())) == 1, kill_at
-            assert archive.index.is_held(uid(2).encode()), kill_at
+            assert len(list(archive.parts.index.kept_aside())) == 1, kill_at
+            assert archive.parts.index.is_held(uid(2).encode()), kill_at
             compact(archive, everything=True)
             assert contents(archive) == wanted, kill_at
             assert findings(archive) == [], kill_at
-            assert set(archive.index.segment_marks()) == set(segments(archive)), kill_at
+            assert set(archive.parts.index.segment_marks()) == set(segments(archive)), kill_at
         assert sum(path.stat().st_size for path in (data / "segments").glob("*.seg")) <= sum(end_state) + 16384, kill_at
         Archive.rebuild_index(data)
         with opened(data) as archive:

@@ -327,7 +327,7 @@ def test_a_correction_that_is_in_the_log_alone_holds_from_the_next_start_on(
             def dies(*_: object, **__: object) -> None:
                 raise EngineError("killed")
 
-            patched.setattr(archive.index, "apply", dies)
+            patched.setattr(archive.parts.index, "apply", dies)
             with pytest.raises(EngineError, match="killed"):
                 correction.merge(archive, P1, P2, **WHO)
         assert patients(archive) == BEFORE
@@ -352,8 +352,8 @@ def test_what_the_reserve_file_made_room_for_is_recorded_once(tmp_path: Path, mo
     files = FaultyFiles()
     with opened(tmp_path, files=files) as archive:
         fill(archive)
-        assert reserve_file.make(archive.layout, files)
-        apply = archive.index.apply
+        assert reserve_file.make(archive.parts.layout, files)
+        apply = archive.parts.index.apply
         full = iter([True])
 
         def full_once(*arguments: Any, **options: Any) -> Any:
@@ -361,7 +361,7 @@ def test_what_the_reserve_file_made_room_for_is_recorded_once(tmp_path: Path, mo
                 raise StorageFull("no room")
             return apply(*arguments, **options)
 
-        monkeypatch.setattr(archive.index, "apply", full_once)
+        monkeypatch.setattr(archive.parts.index, "apply", full_once)
         correction.merge(archive, P1, P2, **WHO)
         assert len(list(correction.listed(archive))) == 1
     with opened(tmp_path) as archive:
@@ -376,7 +376,7 @@ def test_the_head_of_a_correction_that_turns_is_put_right_from_the_footer(tmp_pa
     with opened(tmp_path) as archive:
         fill(archive)
         said = correct_something(archive)
-        (place, *_) = [one.correction.position for one in archive.index.corrections()]
+        (place, *_) = [one.correction.position for one in archive.parts.index.corrections()]
     with opened(tmp_path) as archive:
         kept.turn_byte(tmp_path, place.segment_id, place.offset + 70)
         assert findings(archive) == []  # it is sealed: what counts is in the footer as well
@@ -410,9 +410,9 @@ def test_a_backup_brings_them_back_and_a_replica_has_them(tmp_path: Path) -> Non
     with opened(tmp_path / "data") as archive:
         fill(archive)
         said = correct_something(archive)
-        back_up(archive.layout, tmp_path / "backup")
+        back_up(archive.parts.layout, tmp_path / "backup")
         folder = tmp_path / "replica"
-        source = archive.layout
+        source = archive.parts.layout
         to_folder = functools.partial(Replica, folder, source.archive_id, source.lineage, None)
         replication = Replication(source, to_folder, Status(str(folder)), remove_after_s=0.0)
         assert replication.run_once()
@@ -424,8 +424,8 @@ def test_a_backup_brings_them_back_and_a_replica_has_them(tmp_path: Path) -> Non
                 if row["operation"] != "undo" and not row["undone_by"]:
                     correction.undo(archive, row["number"], **WHO)
             replication.run_once()
-            assert replica.keeper is not None
-            replica.keeper.follow()
+            assert replica.parts.keeper is not None
+            replica.parts.keeper.follow()
             assert patients(replica) == patients(archive) == BEFORE
         replication.close()
     restore(tmp_path / "backup", tmp_path / "again")

@@ -49,10 +49,10 @@ def uids(*, without: set[tuple[int, ...]]) -> set[str]:
 def tombstones(data: Path) -> list[Tombstone]:
     with opened(data) as archive:
         found: list[Record] = []
-        for segment_id in segment.list_segments(archive.layout.segments, archive.files):
-            fd = archive.files.open(segment.segment_path(archive.layout.segments, segment_id), 0)
-            found += segment.scan(archive.files, fd, segment_id, 0)
-            archive.files.close(fd)
+        for segment_id in segment.list_segments(archive.parts.layout.segments, archive.parts.files):
+            fd = archive.parts.files.open(segment.segment_path(archive.parts.layout.segments, segment_id), 0)
+            found += segment.scan(archive.parts.files, fd, segment_id, 0)
+            archive.parts.files.close(fd)
     return [Tombstone.unpack(record) for record in found if record.kind == Kind.TOMBSTONE]
 
 
@@ -85,7 +85,7 @@ def test_what_is_deleted_is_gone_at_once_and_after_a_rebuild(
 def test_a_deletion_names_what_a_retrieval_would(tmp_path: Path, query: Query) -> None:
     with opened(tmp_path) as archive:
         fill(archive)
-        assert sorted(archive.index.names(query)) == sorted(map(Named.of, archive.instances(query)))
+        assert sorted(archive.parts.index.names(query)) == sorted(map(Named.of, archive.instances(query)))
 
 
 def test_the_log_keeps_who_deleted_what_when_and_why(tmp_path: Path) -> None:
@@ -150,13 +150,13 @@ def test_after_the_clock_was_set_back_what_is_stored_again_is_there(
             assert store(archive, again) == [Outcome.STORED]
         assert contents(archive)[uid(1, 1, 1)] == again
         assert archive.set_holds([uid(2)], by="", reason="") == [uid(2)]
-        assert archive.index.is_held(uid(2).encode())
+        assert archive.parts.index.is_held(uid(2).encode())
         archive.delete(study_query(1), by="", reason="")
         assert left(archive) == uids(without={(1,)})
     Archive.rebuild_index(tmp_path)
     with opened(tmp_path) as archive:
         assert left(archive) == uids(without={(1,)})
-        assert archive.index.is_held(uid(2).encode())
+        assert archive.parts.index.is_held(uid(2).encode())
 
 
 def test_versions_kept_aside_go_with_their_instance(tmp_path: Path) -> None:
@@ -165,8 +165,8 @@ def test_versions_kept_aside_go_with_their_instance(tmp_path: Path) -> None:
         assert store(archive, payload_of(1, 1, 1, pixels=bytes(64))) == [Outcome.KEPT_ASIDE]
         assert store(archive, payload_of(2, 1, 1, pixels=bytes(64))) == [Outcome.KEPT_ASIDE]
         archive.delete(instance_query(1, 1, 1), by="", reason="")
-        assert [kept.sop_instance_uid for kept in archive.index.kept_aside()] == [uid(2, 1, 1)]
-        assert archive.index.versions(uid(1, 1, 1).encode()) == []
+        assert [kept.sop_instance_uid for kept in archive.parts.index.kept_aside()] == [uid(2, 1, 1)]
+        assert archive.parts.index.versions(uid(1, 1, 1).encode()) == []
 
 
 def test_what_does_not_match_is_no_error_and_what_names_nothing_is_one(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_a_hold_survives_a_restart_and_a_rebuild_and_so_does_its_release(tmp_pat
         if rebuild:
             Archive.rebuild_index(tmp_path)
         with opened(tmp_path) as archive:
-            (hold,) = archive.index.holds()
+            (hold,) = archive.parts.index.holds()
             assert (hold.study_instance_uid, hold.by, hold.reason) == (uid(1).encode(), b"court", b"case 13")
             with pytest.raises(DeletionRefused):
                 archive.delete(study_query(1), by="", reason="")
@@ -253,7 +253,7 @@ def test_what_is_held_is_not_replaced_but_kept_beside_the_new_one(tmp_path: Path
             new = payload_of(study, 1, 1, pixels=bytes(64))
             assert store(archive, new, policy="replace") == [Outcome.REPLACED]
             assert contents(archive)[uid(study, 1, 1)] == new
-        (kept,) = archive.index.kept_aside()
+        (kept,) = archive.parts.index.kept_aside()
         assert archive.read(kept) == payload_of(1, 1, 1)
 
 
@@ -267,12 +267,12 @@ def test_no_deletion_comes_between_the_question_and_the_hold(tmp_path: Path) -> 
                 archive.delete(study_query(1), by="", reason="")
             deleted.set()
 
-        with locks.ledger(archive.layout, archive.files):
+        with archive.parts.ledger.locked():
             thread = threading.Thread(target=delete)
             thread.start()
             assert not deleted.wait(0.05)
             # What set_holds does once it has the lock.
-            holds._change(archive, [uid(1)], True, "", "")
+            holds._change(archive.parts, [uid(1)], True, "", "")
         thread.join(10)
         assert deleted.is_set()
         assert left(archive) == uids(without=set())
@@ -282,7 +282,11 @@ def test_a_process_that_hangs_in_a_deletion_does_not_hang_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(locks, "LEDGER_PATIENCE_S", 0.05)
-    with opened(tmp_path) as archive, locks.ledger(archive.layout, archive.files), pytest.raises(ArchiveInUse):
+    with (
+        opened(tmp_path) as archive,
+        archive.parts.ledger.locked(),
+        pytest.raises(ArchiveInUse),
+    ):
         archive.delete(study_query(1), by="", reason="")
 
 
@@ -293,15 +297,15 @@ def test_on_a_full_disk_the_reserve_file_makes_room(tmp_path: Path) -> None:
     files = FaultyFiles()
     with opened(tmp_path, files=files) as archive:
         fill(archive)
-        assert reserve_file.make(archive.layout, files)
-        assert reserve_file.make(archive.layout, files)
-        path = Path(reserve_file.path_of(archive.layout))
+        assert reserve_file.make(archive.parts.layout, files)
+        assert reserve_file.make(archive.parts.layout, files)
+        path = Path(reserve_file.path_of(archive.parts.layout))
         assert path.stat().st_blocks * 512 >= reserve_file.BLOCK_BYTES
         files.fail("create", 28)  # ENOSPC for the ledger's first segment
         archive.delete(study_query(1), by="", reason="")
         assert left(archive) == uids(without={(1,)})
         assert not path.exists()
-        assert reserve_file.make(archive.layout, files)
+        assert reserve_file.make(archive.parts.layout, files)
 
 
 def test_without_a_reserve_file_a_full_disk_refuses_and_nothing_changes(tmp_path: Path) -> None:
@@ -315,7 +319,7 @@ def test_without_a_reserve_file_a_full_disk_refuses_and_nothing_changes(tmp_path
             files.fail("create", 28)
             archive.set_holds([uid(1)], by="", reason="")
         assert left(archive) == uids(without=set())
-        assert archive.index.holds() == []
+        assert archive.parts.index.holds() == []
         assert findings(archive) == []
         archive.delete(study_query(1), by="", reason="")
         assert left(archive) == uids(without={(1,)})
@@ -325,11 +329,11 @@ def test_a_reserve_file_for_which_there_is_no_room_is_not_made(tmp_path: Path, m
     files = FaultyFiles()
     with opened(tmp_path, files=files) as archive:
         files.fail("allocate", 28)
-        assert not reserve_file.make(archive.layout, files)
-        assert not Path(reserve_file.path_of(archive.layout)).exists()
+        assert not reserve_file.make(archive.parts.layout, files)
+        assert not Path(reserve_file.path_of(archive.parts.layout)).exists()
         monkeypatch.setattr(FaultyFiles, "free_bytes", lambda self, path: reserve_file.BLOCK_BYTES * 15)
-        assert not reserve_file.make(archive.layout, files)
-        assert not reserve_file.release(archive.layout, files)
+        assert not reserve_file.make(archive.parts.layout, files)
+        assert not reserve_file.release(archive.parts.layout, files)
 
 
 @pytest.mark.parametrize("method", ["pwritev", "fdatasync"])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.archive.archive import Archive
-from engine.archive.lifecycle import correction, ledger_copy, losses
+from engine.archive.lifecycle import correction, ledger_copy
 from engine.archive.lifecycle.ledger_copy import LedgerCopy
 from engine.errors import DeletionRefused
 from engine.storage import hints
@@ -80,7 +80,7 @@ def _damage_ledger(data: Path, damage: str) -> None:
 
 def _must_hold(archive: Archive) -> None:
     assert sorted(contents(archive)) == sorted(uid(study, 1, number) for study in (2, 3) for number in range(1, 6))
-    assert [hold.study_instance_uid.decode() for hold in archive.index.holds()] == [uid(HELD)]
+    assert [hold.study_instance_uid.decode() for hold in archive.parts.index.holds()] == [uid(HELD)]
     with pytest.raises(DeletionRefused):
         archive.delete(study_query(HELD), by="test", reason="late")
     assert archive.corrected(uid(CORRECTED), "")[0x00081030] == NAME
@@ -102,7 +102,7 @@ def test_what_the_ledger_said_holds_after_its_segments_and_the_index_are_lost(
     for _ in range(2):
         with opened(data) as archive:
             _must_hold(archive)
-            assert losses.outstanding(archive.layout, archive.files, archive.index) == []
+            assert archive.losses() == []
             assert findings(archive) == []
     # It is in the log again, so that it holds without the copy too.
     os.unlink(data / "ledger.copy")
@@ -120,7 +120,7 @@ def test_what_is_lost_everywhere_is_told(stopped: Path, tmp_path: Path, damage: 
     shutil.rmtree(data / "index")
     for _ in range(2):
         with opened(data) as archive:
-            lost = losses.outstanding(archive.layout, archive.files, archive.index)
+            lost = archive.losses()
             assert len({loss.segment_id for loss in lost}) == 3
             assert all("1 of its 1 records are lost" in loss.what for loss in lost)
             assert len(findings(archive)) >= 3
@@ -160,7 +160,7 @@ def test_what_was_let_go_since_does_not_come_back(stopped: Path, tmp_path: Path)
         store(archive, payload_of(GONE, 1, 1))
     shutil.rmtree(data / "index")
     with opened(data) as archive:
-        assert archive.index.holds() == []
+        assert archive.parts.index.holds() == []
         assert uid(GONE, 1, 1) in contents(archive)
         assert uid(GONE, 1, 2) not in contents(archive)
 
@@ -182,6 +182,6 @@ def test_a_copy_with_much_that_is_needed_no_more_is_begun_anew(
             store(archive, payload_of(9, 1, number))
     copy.write_bytes(before + (other / "ledger.copy").read_bytes())
     with opened(data) as archive:
-        LedgerCopy(archive.layout, archive.files).settle(archive.index, [], {})
+        LedgerCopy(archive.parts.layout, archive.parts.files).settle(archive.parts.index, [], {})
         _must_hold(archive)
     assert sorted(copy.read_bytes().splitlines()) == sorted(before.splitlines())

@@ -90,9 +90,7 @@ def test_a_rebuild_names_every_instance_that_the_old_index_knew_and_the_log_has_
         findings = _findings(archive)
         for uid in lost:
             assert any(uid in finding for finding in findings), uid
-        assert {
-            loss.sop_instance_uid for loss in losses.outstanding(archive.layout, archive.files, archive.index)
-        } >= lost
+        assert {loss.sop_instance_uid for loss in archive.losses()} >= lost
     Archive.rebuild_index(data)
     with kept.opened(data) as archive:
         for uid in lost:
@@ -115,17 +113,17 @@ def test_without_the_index_a_sealed_segment_is_kept_and_what_it_has_lost_is_told
             assert len(kept.positions(archive)) < COUNT
             assert any("lost" in finding for finding in _findings(archive))
     with kept.opened(data) as archive:
-        layout, files = archive.layout, archive.files
-        chosen = losses.acknowledge(layout, files, archive.index, None, by="test")
+        layout, files = archive.parts.layout, archive.parts.files
+        chosen = losses.acknowledge(layout, files, archive.parts.index, None, by="test")
         assert chosen
-        assert not losses.outstanding(layout, files, archive.index)
+        assert not losses.outstanding(layout, files, archive.parts.index)
         remaining = _findings(archive)
     with kept.opened(data) as archive:
         assert _findings(archive) == remaining
         assert not any("not acknowledged" in finding for finding in remaining)
     Archive.rebuild_index(data)
     with kept.opened(data) as archive:
-        assert not losses.outstanding(archive.layout, archive.files, archive.index)
+        assert not archive.losses()
 
 
 @pytest.mark.parametrize("is_index_lost", [False, True])
@@ -183,9 +181,9 @@ def test_what_is_sent_again_is_lost_no_more(stopped: Path, tmp_path: Path) -> No
     data = _damaged(stopped, tmp_path, DAMAGES["cut in the middle"])
     Archive.rebuild_index(data)
     with kept.opened(data, segment_bytes=SEGMENT_BYTES) as archive:
-        left = losses.outstanding(archive.layout, archive.files, archive.index)
+        left = archive.losses()
         kept.store(archive, [kept.data_set(number) for number in range(COUNT)])
-        after = losses.outstanding(archive.layout, archive.files, archive.index)
+        after = archive.losses()
         assert {loss.sop_instance_uid for loss in left} - {""}
         assert {loss.sop_instance_uid for loss in after} == {""}
 
@@ -211,9 +209,9 @@ def test_an_archive_without_the_list_gets_it_at_its_first_start(stopped: Path, t
     os.unlink(data / "sealed")
     with kept.opened(data) as archive:
         assert _findings(archive) == []
-        known = Register(archive.layout, archive.files).load()
+        known = Register(archive.parts.layout, archive.parts.files).load()
         assert known.is_whole
-        assert sorted(known.sealed) == list_segments(archive.layout.segments, archive.files)
+        assert sorted(known.sealed) == list_segments(archive.parts.layout.segments, archive.parts.files)
         assert all(sealed.salt >= 0 and sealed.records > 0 for sealed in known.sealed.values())
 
 

@@ -15,7 +15,7 @@ from engine.archive import verify
 from engine.archive.archive import Archive
 from engine.archive.ingest.live import Ingestor
 from engine.archive.ingest.request import StoreRequest
-from engine.archive.ingest.unparseable import Limits, Unparseable
+from engine.archive.ingest.unparseable import QuarantineLimits, Unparseable
 from engine.archive.lifecycle import quarantine
 from engine.errors import (
     DeletionRefused,
@@ -36,7 +36,7 @@ UID = kept.uid_of(1)
 EXPLICIT = "1.2.840.10008.1.2.1"
 RUBBISH = b"\x08\x00\x16\x00UI\xff\xff" + b"Doe^Jane" * 100
 """A data set whose first element claims to be longer than there is."""
-ROOM = Limits(bytes_max=1 << 20, count_max=100)
+ROOM = QuarantineLimits(bytes_max=1 << 20, count_max=100)
 
 
 class Borrowed:
@@ -62,14 +62,14 @@ def request(uid: str = UID, sop_class_uid: str = samples.CT, durable: bool = Tru
 
 
 def sent(
-    archive: Archive, *data_sets: tuple[bytes, StoreRequest], limits: Limits | None = ROOM
+    archive: Archive, *data_sets: tuple[bytes, StoreRequest], limits: QuarantineLimits | None = ROOM
 ) -> list[Outcome | EngineError]:
     """What a worker's ingestor answers, all sent at once."""
 
     async def run() -> list[Outcome | EngineError]:
         loop = asyncio.get_running_loop()
         failures: list[EngineError] = []
-        unparseable = Unparseable(archive.index, limits) if limits else None
+        unparseable = Unparseable(archive.parts.index, limits) if limits else None
         ingestor = Ingestor(loop, archive.writer("test"), failures.append, unparseable)
         answers: dict[int, Outcome | EngineError] = {}
         borrowed = [Borrowed(payload) for payload, _ in data_sets]
@@ -89,12 +89,12 @@ def sent(
     return asyncio.run(run())
 
 
-def sent_in_parts(archive: Archive, payload: bytes, asked: StoreRequest, limits: Limits = ROOM) -> Outcome:
+def sent_in_parts(archive: Archive, payload: bytes, asked: StoreRequest, limits: QuarantineLimits = ROOM) -> Outcome:
     """The same for an object that comes in parts of 100 000 bytes. Raises what it is refused for."""
 
     async def run() -> Outcome:
         loop = asyncio.get_running_loop()
-        ingestor = Ingestor(loop, archive.writer("test"), lambda error: None, Unparseable(archive.index, limits))
+        ingestor = Ingestor(loop, archive.writer("test"), lambda error: None, Unparseable(archive.parts.index, limits))
         parts = [payload[at : at + 100_000] for at in range(0, len(payload), 100_000)]
         stream = ingestor.begin_stream(asked)
         for part in parts[:-1]:
@@ -121,7 +121,7 @@ def test_what_cannot_be_parsed_is_refused_and_kept(tmp_path: Path) -> None:
         (answer,) = sent(archive, (RUBBISH, request()))
         assert isinstance(answer, InstanceQuarantined)
         assert answer.refusal is Refusal.CANNOT_UNDERSTAND
-        assert archive.index.locate(UID.encode()) is None
+        assert archive.parts.index.locate(UID.encode()) is None
         one = only(archive)
         facts = one.facts()
         assert (facts["kind"], facts["calling_ae_title"], facts["bytes"]) == ("unparseable", "MODALITY", len(RUBBISH))
@@ -157,7 +157,7 @@ def test_the_list_says_nothing_of_what_is_in_a_data_set(tmp_path: Path) -> None:
 
 def test_a_flood_of_rubbish_is_bounded_and_every_piece_of_it_is_refused(tmp_path: Path) -> None:
     rng = random.Random(1)
-    limits = Limits(bytes_max=20_000, count_max=1000)
+    limits = QuarantineLimits(bytes_max=20_000, count_max=1000)
     flood = [(RUBBISH + rng.randbytes(8), request(f"1.2.{number}")) for number in range(200)]
     with kept.opened(tmp_path) as archive:
         answers = [answer for at in range(0, 200, 8) for answer in sent(archive, *flood[at : at + 8], limits=limits)]
@@ -165,7 +165,7 @@ def test_a_flood_of_rubbish_is_bounded_and_every_piece_of_it_is_refused(tmp_path
         kept_count = sum(isinstance(answer, InstanceQuarantined) for answer in answers)
         assert kept_count == len(listed(archive))
         # A handful may decide at the same moment.
-        assert 20_000 - 1200 <= archive.index.quarantined_bytes() <= 20_000 + 8 * 1200
+        assert 20_000 - 1200 <= archive.parts.index.quarantined_bytes() <= 20_000 + 8 * 1200
         size = sum(path.stat().st_blocks * 512 for path in (tmp_path / "segments").iterdir())
         assert size < 4 << 20
 
@@ -173,7 +173,7 @@ def test_a_flood_of_rubbish_is_bounded_and_every_piece_of_it_is_refused(tmp_path
 def test_the_number_of_small_pieces_is_bounded_too(tmp_path: Path) -> None:
     with kept.opened(tmp_path) as archive:
         flood = [(b"x" * (number + 1), request(f"1.2.{number}")) for number in range(30)]
-        answers = sent(archive, *flood, limits=Limits(bytes_max=1 << 20, count_max=10))
+        answers = sent(archive, *flood, limits=QuarantineLimits(bytes_max=1 << 20, count_max=10))
         assert sum(isinstance(answer, InstanceQuarantined) for answer in answers) == 10
         assert len(listed(archive)) == 10
 
@@ -296,7 +296,7 @@ def test_what_is_dropped_is_gone_and_nothing_else(tmp_path: Path) -> None:
         for one in listed(archive):
             assert quarantine.drop(archive, one.id, by="test", reason="looked at") == one
         assert listed(archive) == []
-        assert archive.index.quarantined_bytes() == 0
+        assert archive.parts.index.quarantined_bytes() == 0
         assert archive.read(kept.current(archive, UID)) == first
         assert verify.check(archive, payloads=True).findings == []
         # It may come again.

@@ -99,11 +99,11 @@ def judged(archive: Archive, folder: Path) -> dict[str, Any]:
     """What an index from nothing says under the set in effect."""
     index = Catalog.open(str(folder), map_bytes=1 << 26, schema=archive.schema)
     files = Files()
-    marks = archive.index.segment_marks()
-    for segment_id in list_segments(archive.layout.segments, files):
+    marks = archive.parts.index.segment_marks()
+    for segment_id in list_segments(archive.parts.layout.segments, files):
         if segment_id not in marks:
             continue
-        fd = files.open(segment_path(archive.layout.segments, segment_id), 0)
+        fd = files.open(segment_path(archive.parts.layout.segments, segment_id), 0)
         records = hints.read_hints(files, fd, segment_id)
         if records is None:
             walk = Walk(files, fd, read_segment_header(files, fd, segment_id), end=marks[segment_id].indexed_bytes)
@@ -129,7 +129,7 @@ def judged(archive: Archive, folder: Path) -> dict[str, Any]:
 
 
 def extracted_whole(archive: Archive, entry: Entry) -> Entry:
-    data = archive.reader.read(entry.position)
+    data = archive.parts.reader.read(entry.position)
     syntax = transfer_syntax.of(entry.transfer_syntax_uid.decode())
     head = elements.extract(data, syntax, extractor=archive.schema.extractor)
     return replace(
@@ -143,7 +143,7 @@ def extracted_whole(archive: Archive, entry: Entry) -> Entry:
 
 
 def assert_as_from_nothing(archive: Archive, folder: Path, what: object) -> None:
-    said, expected = meaning(archive.index), judged(archive, folder)
+    said, expected = meaning(archive.parts.index), judged(archive, folder)
     assert said.keys() == expected.keys()
     for part in expected:
         assert said[part] == expected[part], f"{what}: {part}"
@@ -196,7 +196,7 @@ def test_an_attribute_that_is_indexed_from_now_on_gets_its_keys_and_one_that_is_
             kept.store(archive, [instance(1, 1, 1 + is_indexed, StudyStatusID="READ")])
         with opened(tmp_path / "data") as archive:
             run(archive)
-            said = meaning(archive.index)["search"]
+            said = meaning(archive.parts.index)["search"]
             assert bool([key for key, _ in said if key[:4] == tags.StudyStatusID.to_bytes(4, "big")]) == is_indexed
             assert len(found(archive, Level.STUDY, {tags.StudyStatusID: b"REA*"})) == 1
 
@@ -237,16 +237,16 @@ def test_a_batch_that_fails_is_done_again_as_a_whole(tmp_path: Path, monkeypatch
         kept.store(archive, [instance(1, 1, n) for n in range(1, 31)])
     with opened(tmp_path / "data", wanted(*ATTRIBUTES)) as archive:
         Reindexer(archive, bytes_per_s=0).step()
-        said = meaning(archive.index)
+        said = meaning(archive.parts.index)
 
         def fails(*arguments: object) -> None:
             raise StorageError("torn")
 
         with monkeypatch.context() as patched:
-            patched.setattr(type(archive.index._writer.entities), "refresh", fails)
+            patched.setattr(type(archive.parts.index._writer.entities), "refresh", fails)
             with pytest.raises(StorageError):
                 Reindexer(archive, bytes_per_s=0).step()
-        assert meaning(archive.index) == said
+        assert meaning(archive.parts.index) == said
         run(archive)
         assert_as_from_nothing(archive, tmp_path / "judge", "after the failure")
 
@@ -267,7 +267,7 @@ def test_compaction_between_two_batches_loses_nothing(tmp_path: Path, monkeypatc
         while reindexer.step():
             pass
         assert_as_from_nothing(archive, tmp_path / "judge", "with compaction")
-        assert archive.index.amended().keys() <= archive.index.segment_marks().keys()
+        assert archive.parts.index.amended().keys() <= archive.parts.index.segment_marks().keys()
         assert reindexer.counters["unreadable"] == 0
 
 
@@ -302,9 +302,9 @@ def test_a_segment_that_a_guest_of_another_day_writes_is_looked_at_when_it_is_se
     with opened(tmp_path / "data") as archive:
         kept.store(archive, [instance(1, 1, 1)])
     keeper = opened(tmp_path / "data", wanted(*ATTRIBUTES))
-    schema, keeper.index._environment.schema = keeper.schema, STANDARD  # as a process that was opened before
+    schema, keeper.parts.index._environment.schema = keeper.schema, STANDARD  # as a process that was opened before
     kept.store(keeper, [instance(2, 1, 1, StudyStatusID="OLD")])
-    keeper.index._environment.schema = schema
+    keeper.parts.index._environment.schema = schema
     assert run(keeper)["extracted"] == 1
     assert found(keeper, Level.STUDY, {tags.StudyStatusID: b"OLD"}) == []
     keeper.close()
@@ -317,7 +317,7 @@ def test_what_cannot_be_read_keeps_its_attributes_and_is_counted(tmp_path: Path)
     with opened(tmp_path / "data", segment_bytes=1 << 20) as archive:
         kept.store(archive, [instance(1, 1, n, StudyStatusID="READ") for n in range(1, 6)])
         place = kept.positions(archive)[f"{samples.ROOT}.1.1.3"]
-        at = archive.reader.read(place).index(b"READ")
+        at = archive.parts.reader.read(place).index(b"READ")
     kept.turn_byte(tmp_path / "data", place.segment_id, place.payload_offset + at)
     with opened(tmp_path / "data", wanted(*ATTRIBUTES)) as archive:
         done = run(archive)
@@ -332,7 +332,7 @@ def test_a_footer_that_cannot_be_read_is_walked_around(tmp_path: Path) -> None:
         kept.store(archive, [instance(1, 1, n, StudyStatusID="READ") for n in range(1, 6)])
         segment_id = kept.positions(archive)[f"{samples.ROOT}.1.1.1"].segment_id
     with opened(tmp_path / "data") as archive:
-        end = archive.index.segment_marks()[segment_id].indexed_bytes
+        end = archive.parts.index.segment_marks()[segment_id].indexed_bytes
     kept.turn_byte(tmp_path / "data", segment_id, end + 200)
     with opened(tmp_path / "data", wanted(*ATTRIBUTES)) as archive:
         assert run(archive)["extracted"] == 5
@@ -407,10 +407,10 @@ def test_everybody_has_the_set_of_the_keeper(tmp_path: Path) -> None:
     with opened(data, wanted(*ATTRIBUTES)) as keeper:
         in_effect = keeper.schema.extra_set
         for chosen in (None, wanted(*ATTRIBUTES)):
-            assert extras.choose(keeper.layout, keeper.files, chosen) == in_effect
+            assert extras.choose(keeper.parts.layout, keeper.parts.files, chosen) == in_effect
         with pytest.raises(ArchiveInUse, match=r"\[\[attribute\]\]"):
             Archive.open(data, extra_attributes=wanted(ATTRIBUTES[0]))
-        assert extras.recorded(keeper.layout, keeper.files) == in_effect
+        assert extras.recorded(keeper.parts.layout, keeper.parts.files) == in_effect
     with opened(data) as archive:
         assert archive.schema.extra_set == in_effect
 
@@ -433,12 +433,12 @@ def test_a_configuration_without_a_file_changes_nothing_and_an_empty_file_ends_i
 def test_an_archive_without_extra_attributes_has_no_record_and_nothing_to_do(tmp_path: Path) -> None:
     with opened(tmp_path / "data", extras.configured(Config(attributes=()))) as archive:
         kept.store(archive, [instance(1, 1, 1)])
-        assert not extras.has_record(archive.layout, archive.files)
+        assert not extras.has_record(archive.parts.layout, archive.parts.files)
     with opened(tmp_path / "data") as archive:
         reindexer = Reindexer(archive, bytes_per_s=0)
         assert not reindexer.step()
         assert reindexer.status()["running"] is False
-        assert archive.index.amended() == {}
+        assert archive.parts.index.amended() == {}
 
 
 @pytest.mark.parametrize("damage", [lambda text: text[:-3], lambda text: text.replace(b"READ", b""), lambda _: b""])

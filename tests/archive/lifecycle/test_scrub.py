@@ -61,7 +61,7 @@ def whole_pass(archive: Archive, budget_bytes: int = 1 << 30) -> ScrubStep:
 
 
 def named(archive: Archive) -> set[str]:
-    return {row.sop_instance_uid.decode() for row in archive.index.damage()}
+    return {row.sop_instance_uid.decode() for row in archive.parts.index.damage()}
 
 
 def served(archive: Archive, payloads: dict[str, bytes]) -> tuple[set[str], set[str]]:
@@ -113,7 +113,7 @@ def test_a_pass_reads_every_byte_of_every_sealed_segment(tmp_path: Path) -> None
     kept.filled(tmp_path, 60, pixels=100_000)
     with kept.opened(tmp_path) as archive:
         total = sum(path.stat().st_size for path in (tmp_path / "segments").glob("*.seg"))
-        assert len(archive.index.segment_marks()) > 3
+        assert len(archive.parts.index.segment_marks()) > 3
         assert whole_pass(archive).read_bytes == total
 
 
@@ -139,9 +139,9 @@ def segment_bytes(data: Path) -> dict[str, bytes]:
 
 
 def trailer_of(archive: Archive, segment_id: int) -> hints.Trailer:
-    fd = os.open(segment_path(archive.layout.segments, segment_id), os.O_RDONLY)
+    fd = os.open(segment_path(archive.parts.layout.segments, segment_id), os.O_RDONLY)
     try:
-        trailer = hints.read_trailer(archive.files, fd, segment_id)
+        trailer = hints.read_trailer(archive.parts.files, fd, segment_id)
     finally:
         os.close(fd)
     assert trailer is not None
@@ -160,7 +160,7 @@ def turn_in(archive: Archive, segment_id: int, where: str) -> None:
         "hints": trailer.tail + 40,
         "trailer": trailer.hint_end + 78,
     }
-    kept.turn_byte(archive.layout.data, segment_id, offsets[where])
+    kept.turn_byte(archive.parts.layout.data, segment_id, offsets[where])
 
 
 @pytest.mark.parametrize("where", WHERE)
@@ -168,7 +168,7 @@ def test_what_a_segment_says_twice_is_put_right(tmp_path: Path, where: str) -> N
     kept.filled(tmp_path, 3)
     with kept.opened(tmp_path) as archive:
         before = segment_bytes(tmp_path)
-        turn_in(archive, next(iter(archive.index.segment_marks())), where)
+        turn_in(archive, next(iter(archive.parts.index.segment_marks())), where)
         assert segment_bytes(tmp_path) != before
         found = whole_pass(archive)
         assert (found.damaged, found.repaired) == ([], 1)
@@ -178,7 +178,7 @@ def test_what_a_segment_says_twice_is_put_right(tmp_path: Path, where: str) -> N
 def test_both_copies_of_a_header_are_made_again_from_the_trailer(tmp_path: Path) -> None:
     payloads = kept.filled(tmp_path, 3)
     with kept.opened(tmp_path) as archive:
-        segment_id = next(iter(archive.index.segment_marks()))
+        segment_id = next(iter(archive.parts.index.segment_marks()))
         for where in ("first header", "second header"):
             turn_in(archive, segment_id, where)
         found = whole_pass(archive)
@@ -206,7 +206,7 @@ def test_the_head_of_a_hold_that_turns_is_put_right_from_the_footer(tmp_path: Pa
     study = f"{samples.ROOT}.1"
     with kept.opened(tmp_path) as archive:
         archive.set_holds([study], by="test", reason="case")
-        (hold,) = archive.index.holds()
+        (hold,) = archive.parts.index.holds()
     with kept.opened(tmp_path) as archive:
         kept.turn_byte(tmp_path, hold.position.segment_id, hold.position.offset + 70)
         found = whole_pass(archive)
@@ -214,7 +214,7 @@ def test_the_head_of_a_hold_that_turns_is_put_right_from_the_footer(tmp_path: Pa
         assert whole_pass(archive).repaired == 0
     Archive.rebuild_index(tmp_path)
     with kept.opened(tmp_path) as archive:
-        assert archive.index.is_held(study.encode())
+        assert archive.parts.index.is_held(study.encode())
 
 
 def test_padding_that_turns_is_no_damage(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_damage_in_a_segment_that_a_crash_left_unsealed_is_named_after_recovery_
     payloads = {kept.uid_of(number): kept.data_set(number) for number in range(6)}
     archive = kept.opened(tmp_path)
     kept.store(archive, payloads.values())
-    archive.keeper.checkpoint()  # type: ignore[union-attr]
+    archive.parts.keeper.checkpoint()  # type: ignore[union-attr]
     places = kept.positions(archive)
     _crash(archive)
     kept.turn_byte(tmp_path, places[kept.uid_of(2)].segment_id, places[kept.uid_of(2)].payload_offset + 5)
@@ -303,9 +303,9 @@ def _crash(archive: Archive) -> None:
     for segment in (log._active, log._spare):
         if segment is not None:
             os.close(segment.fd)
-    archive.reader.close()
-    assert archive.keeper is not None
-    archive.keeper.close(clean=False)
+    archive.parts.reader.close()
+    assert archive.parts.keeper is not None
+    archive.parts.keeper.close(clean=False)
 
 
 def test_a_lost_segment_file_is_named_by_all_that_lay_in_it(tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_versions_kept_aside_are_verified_and_healed_as_such(tmp_path: Path) -> 
     with kept.opened(tmp_path) as archive:
         kept.store(archive, [first])
         assert kept.store(archive, [second]) == [Outcome.KEPT_ASIDE]
-        (version,) = archive.index.kept_aside()
+        (version,) = archive.parts.index.kept_aside()
         kept.turn_byte(tmp_path, version.position.segment_id, version.position.payload_offset)
         whole_pass(archive)
         assert named(archive) == {kept.uid_of(1)}
@@ -335,7 +335,7 @@ def test_versions_kept_aside_are_verified_and_healed_as_such(tmp_path: Path) -> 
         assert named(archive) == set()
         assert whole_pass(archive).damaged == []
         assert archive.read(kept.current(archive, kept.uid_of(1))) == first
-        (version,) = archive.index.kept_aside()
+        (version,) = archive.parts.index.kept_aside()
         assert archive.read(version) == second
 
 
@@ -395,10 +395,10 @@ def test_a_damaged_state_costs_a_new_pass_and_nothing_else(tmp_path: Path, conte
     kept.filled(tmp_path, 3)
     path = scrub_state.path_of(tmp_path)
     with kept.opened(tmp_path) as archive:
-        scrub_state.save(path, ScrubState(number=7, began_ns=5, segment_id=3, offset=4096), archive.files)
-        assert scrub_state.load(path, archive.files).number == 7
+        scrub_state.save(path, ScrubState(number=7, began_ns=5, segment_id=3, offset=4096), archive.parts.files)
+        assert scrub_state.load(path, archive.parts.files).number == 7
         Path(path).write_bytes(content)
-        assert scrub_state.load(path, archive.files) == ScrubState()
+        assert scrub_state.load(path, archive.parts.files) == ScrubState()
         assert scrubber(archive).step(1 << 30).pass_ended
 
 
@@ -503,7 +503,7 @@ def test_one_process_at_a_time_scrubs(tmp_path: Path) -> None:
     with kept.opened(tmp_path) as archive:
         scrub = scrubber(archive, clock)
         scrub.tick(0.0)
-        with locks.caretaker(archive.layout, archive.files), pytest.raises(ArchiveInUse):
+        with locks.caretaker(archive.parts.layout, archive.parts.files), pytest.raises(ArchiveInUse):
             scrub.tick(10.0)
         assert scrub.tick(20.0).pass_ended
 
@@ -545,7 +545,7 @@ def test_the_status_says_how_far_it_is(tmp_path: Path) -> None:
 
 def _spoiled_row(archive: Archive, table: str, change: Callable[[bytes, bytes], tuple[bytes, bytes] | None]) -> None:
     """Changes or removes the first row of a table that `change` has something for."""
-    environment = archive.index._environment
+    environment = archive.parts.index._environment
     handle = getattr(environment, table)
 
     def work(txn: Any) -> None:
@@ -599,7 +599,7 @@ def test_rot_in_the_index_is_found_by_a_pass_and_gone_once_it_is_made_anew(tmp_p
         assert whole_pass(archive).damaged == []
     assert Archive.rebuild_index(tmp_path).findings == []
     with kept.opened(tmp_path) as archive:
-        assert archive.index.damage() == []
+        assert archive.parts.index.damage() == []
         assert whole_pass(archive).damaged == []
         assert verify.check(archive, payloads=True).findings == []
 
@@ -611,7 +611,7 @@ def test_a_row_that_nothing_leads_to_is_found_by_a_check(tmp_path: Path) -> None
         assert verify.check(archive, payloads=False).findings
     Archive.rebuild_index(tmp_path)
     with kept.opened(tmp_path) as archive:
-        environment = archive.index._environment
+        environment = archive.parts.index._environment
 
         def twice(txn: Any) -> None:
             with txn.cursor(db=environment.instances) as cursor:

@@ -181,7 +181,7 @@ def test_files_of_series_that_have_changed_are_purged(archive: Archive) -> None:
 def test_damaged_files_are_made_anew(archive: Archive, reads: list[str]) -> None:
     add(archive, 0, 1)
     first = shown(archive)
-    (path,) = (path for path in archive.layout.metadata.rglob("*") if path.is_file())
+    (path,) = (path for path in archive.parts.layout.metadata.rglob("*") if path.is_file())
     data = bytearray(path.read_bytes())
     data[-5] ^= 1
     path.write_bytes(data)
@@ -193,7 +193,7 @@ def test_damaged_files_are_made_anew(archive: Archive, reads: list[str]) -> None
 
 def test_it_works_without_a_folder_to_keep_anything_in(archive: Archive, reads: list[str]) -> None:
     add(archive, 0, 1)
-    archive.layout.metadata.parent.mkdir()
-    archive.layout.metadata.write_bytes(b"a file stands here")
+    archive.parts.layout.metadata.parent.mkdir()
+    archive.parts.layout.metadata.write_bytes(b"a file stands here")
     assert uids(shown(archive)) == uids(shown(archive)) == [kept.uid_of(0), kept.uid_of(1)]
     assert len(reads) == 4

@@ -138,7 +138,12 @@ def test_rot_in_pages_without_a_checksum_is_an_error_of_the_index_and_never_anot
         turned[rng.randrange(2 * PAGE, len(turned))] ^= 1 << rng.randrange(8)
     path.write_bytes(turned)
     with kept.opened(data) as archive:
-        for ask in (archive.stats, lambda: kept.positions(archive), archive.index.segment_marks, archive.index.damage):
+        for ask in (
+            archive.stats,
+            lambda: kept.positions(archive),
+            archive.parts.index.segment_marks,
+            archive.parts.index.damage,
+        ):
             try:
                 ask()
             except IndexDamaged as error:

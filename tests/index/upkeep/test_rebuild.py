@@ -403,11 +403,11 @@ def test_an_index_that_lacks_tables_of_this_format_is_refused_and_left_as_it_is(
 
 def test_the_keeper_makes_an_index_of_another_format_anew(tmp_path: Path) -> None:
     with Archive.open(tmp_path / "data", create=True) as opened:
-        layout = opened.layout
+        layout = opened.parts.layout
         log = SegmentLog(layout.segments, Files(), layout.archive_id, writer="writer", segment_bytes=1 << 20)
         record = _append(log, entry(Tail()))
         log.close()
     _age(Path(layout.index).parent)
     with Archive.open(tmp_path / "data") as opened:
         assert isinstance(record, Entry)
-        assert opened.index.locate(record.sop_instance_uid) is not None
+        assert opened.parts.index.locate(record.sop_instance_uid) is not None

@@ -1,0 +1,130 @@
+"""The ledger: this process's log of tombstones, holds and corrections, and the one way to write to it.
+
+    with ledger.locked():                    one process at a time decides and writes
+        stamp = ledger.next_stamp(newest)    above everything that the record is about
+        ledger.write([tombstone, ...])       append, sync, second copy (`lifecycle.ledger_copy`), one index transaction
+
+It has segments of its own, apart from the log that ingests: the reserve of the disk does not hold for it, and another
+thread may use it. `with_reserve` removes the reserve file when the disk is full, and tries once more.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+from engine import log
+from engine.archive import locks
+from engine.archive.ingest.writer import Writer
+from engine.archive.lifecycle import reserve_file
+from engine.archive.lifecycle.ledger_copy import LEDGER_SEGMENT_BYTES, LedgerCopy, commit
+from engine.errors import StorageFailed, StorageFull
+from engine.index.format.entry import Correction, Hold, Tombstone
+from engine.storage.record import Kind
+from engine.storage.segment_log import SegmentLog
+
+if TYPE_CHECKING:
+    from engine.archive.layout import Layout
+    from engine.index.catalog import Catalog
+    from engine.storage.files import Files
+    from engine.storage.reader import LogReader
+
+logger = log.get("archive.ledger")
+
+Result = TypeVar("Result")
+
+LedgerRecord: TypeAlias = Tombstone | Hold | Correction
+
+
+class Ledger:
+    """One process's ledger; opened when something is written."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        files: Files,
+        index: Catalog,
+        reader: LogReader,
+        refuse: Callable[[], None],
+    ) -> None:
+        """`refuse` raises ArchiveReadOnly where nothing may be written."""
+        self._layout = layout
+        self._files = files
+        self._index = index
+        self._reader = reader
+        self._refuse = refuse
+        self._writer: Writer | None = None
+
+    @property
+    def opened(self) -> Writer | None:
+        """Its writer, if anything has been written."""
+        return self._writer
+
+    def writer(self) -> Writer:
+        """Its writer. Use it while `locked`. Raises ArchiveReadOnly."""
+        self._refuse()
+        if self._writer is None:
+            segment_log = SegmentLog(
+                self._layout.segments,
+                self._files,
+                self._layout.archive_id,
+                writer=f"ledger-{os.getpid()}",
+                segment_bytes=LEDGER_SEGMENT_BYTES,
+            )
+            self._writer = Writer(self._index, segment_log, self._reader)
+        return self._writer
+
+    def locked(self) -> AbstractContextManager[None]:
+        """The right to decide on a deletion, a hold or a correction. Raises ArchiveInUse when that takes too long."""
+        return locks.ledger(self._layout, self._files)
+
+    def next_stamp(self, after: int) -> int:
+        """A stamp above all that this ledger gave and above `after`. Raises ArchiveReadOnly."""
+        return self.writer().next_stamp(after)
+
+    def write(self, records: Sequence[LedgerRecord]) -> None:
+        """Appends records, makes them durable, then visible to every process, all or none; call it while `locked`.
+
+        Fills their positions. Raises StorageFull, StorageFailed or IndexError_: they may be in the log then, and hold
+        from the next start on.
+        """
+        writer = self.writer()
+        tombstones: list[Tombstone] = []
+        holds: list[Hold] = []
+        corrections: list[Correction] = []
+        for record in records:
+            if isinstance(record, Tombstone):
+                kind, key = Kind.TOMBSTONE, record.uid
+                tombstones.append(record)
+            elif isinstance(record, Hold):
+                kind, key = Kind.HOLD, record.study_instance_uid
+                holds.append(record)
+            else:
+                kind, key = Kind.CORRECTION, record.key
+                corrections.append(record)
+            record.position = writer.log.append(kind, 0, record.stamp, key, record.pack_meta(), [], 0, 0)
+        commit(writer.log, LedgerCopy(self._layout, self._files), records)
+        self._index.apply([], tombstones, holds=holds, corrected=corrections)
+        writer.seal_rolled()
+
+    def with_reserve(self, work: Callable[[], Result]) -> Result:
+        """Does `work`; when the disk is full, once more without the reserve file. Raises what `work` raises."""
+        try:
+            return work()
+        except StorageFull as error:
+            if not reserve_file.release(self._layout, self._files):
+                raise
+            logger.warning("the disk is full: reserve file removed", error=str(error))
+        return work()
+
+    def fail(self, error: StorageFailed) -> None:
+        """What is on the disk is unknown: it writes no more."""
+        if self._writer is not None:
+            self._writer.log.fail(error)
+
+    def close(self) -> None:
+        """Seals what was written."""
+        if self._writer is not None:
+            self._writer.close()

@@ -1,0 +1,55 @@
+"""What an open archive consists of. For the rooms of the archive only: front ends call `archive.Archive`.
+
+Functions of a room take `Parts` when they are called from the façade or from below it, and the `Archive` when they use
+its operations; from that they take `archive.parts`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.archive import layout as layouts
+from engine.archive.ledger import Ledger
+from engine.archive.readonly import UnwrittenIndex, refuse
+from engine.archive.register import Register
+from engine.archive.retrieve import Retrieval
+from engine.storage.reader import LogReader
+
+if TYPE_CHECKING:
+    from engine.archive.keeper import Keeper
+    from engine.archive.layout import Layout
+    from engine.index.catalog import Catalog
+    from engine.storage.files import Files
+
+
+class Parts:
+    """The parts of an archive that one process has opened."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        files: Files,
+        index: Catalog,
+        keeper: Keeper | None = None,
+        unwritten: UnwrittenIndex | None = None,
+    ) -> None:
+        """`keeper`: of the process that keeps the archive. `unwritten`: where nothing can be written."""
+        self.layout = layout
+        self.files = files
+        self.index = index
+        self.keeper = keeper
+        self.unwritten = unwritten
+        self.reader = LogReader(layout.segments, files)
+        self.retrieval = Retrieval(index, self.reader)
+        self.register = Register(layout, files) if keeper is None else keeper.register
+        self.ledger = Ledger(layout, files, index, self.reader, self.refuse_writing)
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether nothing may be written: no instance, no deletion, no compaction."""
+        return self.unwritten is not None or self.layout.role == layouts.REPLICA
+
+    def refuse_writing(self) -> None:
+        """Raises ArchiveReadOnly where nothing may be written."""
+        if self.is_read_only:
+            refuse(self.layout)

@@ -1,0 +1,69 @@
+"""A survey of the log: what the folder of segments looks like from outside. Reads headers and marks, no payload.
+
+For `filmroom doctor`. What a payload says of itself is `verify`'s.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from engine.archive.lifecycle import losses
+from engine.errors import EngineError
+from engine.storage.reader import read_header_or_trailer
+from engine.storage.segment import list_segments, segment_path
+
+if TYPE_CHECKING:
+    from engine.archive.parts import Parts
+
+
+@dataclass(slots=True)
+class Survey:
+    """What there is."""
+
+    segment_count: int
+    newest_ns: int = 0
+    """When the newest segment was made."""
+    foreign: list[str] = field(default_factory=list)
+    """Segments of another archive."""
+    unreadable: list[str] = field(default_factory=list)
+    """Why the headers of segments cannot be read."""
+    set_aside: list[str] = field(default_factory=list)
+    """Files that a recovery has named .damaged, unless what they lost is acknowledged."""
+    gone: list[str] = field(default_factory=list)
+    """Segments that the index knows instances in, and that are not there."""
+
+
+def survey(parts: Parts) -> Survey:
+    """Looks at every segment once."""
+    directory, files, layout = parts.layout.segments, parts.files, parts.layout
+    segment_ids = list_segments(directory, files)
+    result = Survey(len(segment_ids))
+    for segment_id in segment_ids:
+        try:
+            fd = files.open(segment_path(directory, segment_id), os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # compacted away meanwhile
+        try:
+            header = read_header_or_trailer(files, fd, segment_id)
+        except EngineError as error:
+            result.unreadable.append(str(error))
+            continue
+        finally:
+            files.close(fd)
+        result.newest_ns = max(result.newest_ns, header.created_ns)
+        if header.archive_id != layout.archive_id:
+            result.foreign.append(f"{segment_id:016x}")
+    acknowledged = losses.acknowledged_segments(layout, files)
+    result.set_aside = [
+        name
+        for name in files.list_directory(directory)
+        if name.endswith(".damaged") and not any(name.startswith(f"{number:016x}.") for number in acknowledged)
+    ]
+    marks = parts.index.segment_marks()
+    present = set(list_segments(directory, files))
+    result.gone = [
+        f"{segment_id:016x}" for segment_id, mark in marks.items() if mark.live_count and segment_id not in present
+    ]
+    return result
