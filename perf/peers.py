@@ -180,7 +180,7 @@ class Filmroom(Peer):
         config = self.directory / "filmroom.toml"
         config.write_text(
             f'{self.extra_config}\n[[peer]]\naet = "{SINK_AET}"\nhost = "127.0.0.1"\nport = {self.sink_port}\n'
-            f"store_associations = {self.store_associations}\n"
+            f"store_associations = {self.store_associations}\n[http]\nport = 0\n"
         )
         return [
             sys.executable, "-m", "engine", "serve", "--data", str(self.data), "--aet", self.aet,
