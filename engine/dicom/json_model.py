@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import threading
 import zlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from engine._ext import json_model as _ext
@@ -86,12 +87,18 @@ def encode(
         raise DataSetError(str(error)) from None
 
 
-def encode_element(tag: int, vr: str, value: Buffer) -> bytes:
-    """`"GGGGEEEE":{…}` of a value as the index has it: UTF-8, little endian, a sequence in Explicit VR Little Endian.
+def element_writer() -> Callable[[int, int, Buffer], bytes]:
+    """What writes elements one by one, from tag, VR (`vr_number`) and value; for one thread at a time.
 
-    Every value is inline; NaN and infinity are null. Items that cannot be read are left out.
+    It gives `"GGGGEEEE":{…}` of a value as the index has it: UTF-8, little endian, a sequence in Explicit VR Little
+    Endian. Every value is inline; NaN and infinity are null. Items that cannot be read are left out.
     """
-    return _writers.writer.element(tag, ord(vr[0]) << 8 | ord(vr[1]), value)
+    return _ext.Writer(charset.decode, _LIMITS).element
+
+
+def vr_number(vr: str) -> int:
+    """A VR as `element_writer` takes it."""
+    return ord(vr[0]) << 8 | ord(vr[1])
 
 
 def _inflated(data: Buffer) -> bytes:

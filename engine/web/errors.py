@@ -25,10 +25,12 @@ from engine.errors import (
     IndexError_,
     InstanceRefused,
     MemoryShort,
+    NotAcceptable,
     NotAllowed,
     NotStored,
     QueryError,
     Refusal,
+    RequestError,
     StorageError,
     StorageFull,
     TranscodeError,
@@ -49,13 +51,6 @@ class HttpError(EngineError):
         self.headers = dict(headers or {})
 
 
-class BadRequest(HttpError):
-    """The request is wrong; the message names the parameter or header at fault."""
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(HTTPStatus.BAD_REQUEST, detail)
-
-
 class NotFound(HttpError):
     """There is no such resource."""
 
@@ -68,13 +63,6 @@ class Gone(HttpError):
 
     def __init__(self, detail: str) -> None:
         super().__init__(HTTPStatus.GONE, detail)
-
-
-class NotAcceptable(HttpError):
-    """None of the media types that the client takes can be made of the resource."""
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(HTTPStatus.NOT_ACCEPTABLE, detail)
 
 
 class UnsupportedMediaType(HttpError):
@@ -109,9 +97,11 @@ ERROR_STATUS: Final[Mapping[type[BaseException], int]] = MappingProxyType(
         IndexError_: HTTPStatus.INTERNAL_SERVER_ERROR,
         MemoryError: HTTPStatus.SERVICE_UNAVAILABLE,
         MemoryShort: HTTPStatus.SERVICE_UNAVAILABLE,
+        NotAcceptable: HTTPStatus.NOT_ACCEPTABLE,
         NotAllowed: HTTPStatus.FORBIDDEN,
         NotStored: HTTPStatus.NOT_FOUND,
         QueryError: HTTPStatus.BAD_REQUEST,
+        RequestError: HTTPStatus.BAD_REQUEST,
         StorageError: HTTPStatus.INTERNAL_SERVER_ERROR,
         StorageFull: HTTPStatus.INSUFFICIENT_STORAGE,
         TranscodeError: HTTPStatus.NOT_ACCEPTABLE,

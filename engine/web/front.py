@@ -26,10 +26,10 @@ from aiohttp.web_server import Server
 from engine import __version__, guards, log
 from engine.access import Kind, Principal
 from engine.access.networks import networks
-from engine.errors import ConfigError, EngineError, NotAllowed
+from engine.errors import ConfigError, EngineError, NotAllowed, RequestError
 from engine.web import cors, urls
 from engine.web.connection import HttpConnection
-from engine.web.errors import BadRequest, HttpError, NotFound, Unavailable, problem
+from engine.web.errors import HttpError, NotFound, Unavailable, problem
 from engine.web.limits import RequestLimits
 from engine.web.request import Request, Writer
 from engine.web.route import Router
@@ -269,7 +269,7 @@ class WebFront:
         """Raises HttpError for a name that is not ours: a page of somebody else may have made it lead here."""
         name = request.origin.host.lower()
         if request.headers.getall("Host", ()) and len(request.headers.getall("Host")) > 1:
-            raise BadRequest("there are two Host headers")
+            raise RequestError("there are two Host headers")
         if "*" in settings.host_names or name == "localhost" or name.endswith(".localhost") or _is_address(name):
             return
         own = {sockets.gethostname().lower(), urls.host_of(settings.public_root), *map(str.lower, settings.host_names)}

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from engine.access import Action
     from engine.web.request import Request
 
+DICOMWEB = "/dicom-web"
+"""What the paths of PS3.18 begin with, as Orthanc and most viewers have it."""
+API = "/api"
+"""What the others begin with."""
+
 Handler = Callable[["Request"], Awaitable["StreamResponse"]]
 Place = Literal["path", "query", "header"]
 

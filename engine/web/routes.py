@@ -7,16 +7,9 @@ with API for what it lacks.
 from __future__ import annotations
 
 from engine.access import Action
-from engine.web import health, metrics
+from engine.web import health, metrics, qido
 from engine.web.capabilities import CAPABILITIES, handler
-from engine.web.route import Route
-
-DICOMWEB = "/dicom-web"
-"""As Orthanc and most viewers have it."""
-
-API = "/api"
-
-JSON = "application/json"
+from engine.web.route import DICOMWEB, Route
 
 _RESOURCES: tuple[Route, ...] = (
     Route("GET", "/health/live", health.live, "Whether this server is alive", None),
@@ -29,6 +22,7 @@ _RESOURCES: tuple[Route, ...] = (
         Action.OBSERVE,
         produces=("text/plain",),
     ),
+    *qido.ROUTES,
 )
 
 ROUTES: tuple[Route, ...] = (

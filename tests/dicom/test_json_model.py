@@ -310,20 +310,24 @@ def test_nesting_and_numbers_of_elements_are_limited() -> None:
         json_model.encode(many * ((1 << 20) + 2), EXPLICIT_VR_LITTLE_ENDIAN, "/bulk")
 
 
+def encoded_element(tag: int, vr: str, value: bytes) -> bytes:
+    return json_model.element_writer()(tag, json_model.vr_number(vr), value)
+
+
 def test_an_element_of_the_index_is_written_alone() -> None:
-    assert json_model.encode_element(tags.PatientName, "PN", "Ä^B".encode()) == (
+    assert encoded_element(tags.PatientName, "PN", "Ä^B".encode()) == (
         '"00100010":{"vr":"PN","Value":[{"Alphabetic":"Ä^B"}]}'.encode()
     )
-    assert json_model.encode_element(tags.PatientID, "LO", b"") == b'"00100020":{"vr":"LO"}'
+    assert encoded_element(tags.PatientID, "LO", b"") == b'"00100020":{"vr":"LO"}'
     item = data_sets.encode_item(Item([text(tags.CodeValue, "X")]), 1)
-    assert json_model.encode_element(tags.ProcedureCodeSequence, "SQ", item) == (
+    assert encoded_element(tags.ProcedureCodeSequence, "SQ", item) == (
         b'"00081032":{"vr":"SQ","Value":[{"00080100":{"vr":"SH","Value":["X"]}}]}'
     )
-    assert json_model.encode_element(tags.ProcedureCodeSequence, "SQ", b"nonsense") == b'"00081032":{"vr":"UN"}'
-    assert json_model.encode_element(0x00191010, "FD", struct.pack("<d", math.nan)) == (
+    assert encoded_element(tags.ProcedureCodeSequence, "SQ", b"nonsense") == b'"00081032":{"vr":"UN"}'
+    assert encoded_element(0x00191010, "FD", struct.pack("<d", math.nan)) == (
         b'"00191010":{"vr":"FD","Value":[null]}'
     )
-    assert b"InlineBinary" in json_model.encode_element(0x00191010, "OB", bytes(5000))
+    assert b"InlineBinary" in encoded_element(0x00191010, "OB", bytes(5000))
 
 
 def test_a_prefix_that_json_cannot_hold_is_refused() -> None:

@@ -153,6 +153,8 @@ class Query:
     """Matches to give at most."""
     offset: int = 0
     """Matches to leave out at the start; the order is stable while nothing is stored or deleted."""
+    count_max: int = 0
+    """Matches behind the last one given that are counted, and not made (`Explanation.beyond`)."""
     relational: bool = False
     """Keys of any level may be combined, and the unique keys above the level may be missing (PS3.4 C.4.1.2.2.2)."""
     date_time: bool = False

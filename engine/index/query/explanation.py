@@ -24,6 +24,8 @@ class Explanation:
     """Given so far."""
     pages: int = 0
     """Read transactions in which they were made."""
+    beyond: int = 0
+    """Matches behind the last one given, as far as they were counted: up to `Query.count_max`."""
 
     def summary(self) -> dict[str, str | int]:
         """All of it, for a log."""

@@ -29,6 +29,8 @@ FIRST_PAGE = 32
 """Matches in the first page: an early first answer."""
 PAGE = 200
 """In the others: some milliseconds."""
+COUNTED_AT_ONCE = 100
+"""Places looked at in a read transaction that only counts: whoever asks may stop at any time."""
 
 
 def search(environment: Environment, query: Query, explanation: Explanation | None = None) -> Iterator[Match]:
@@ -92,3 +94,25 @@ def _steps(walk: Walk) -> Iterator[Match | None]:
             return
         yield None
         page = PAGE
+    yield from _count_beyond(walk, to_skip)
+
+
+def _count_beyond(walk: Walk, to_skip: int) -> Iterator[None]:
+    """Counts what matches behind the last match that was given."""
+    scope = walk.scope
+    explanation, most = scope.explanation, scope.query.count_max
+    is_over = explanation.beyond >= most
+    while not is_over:
+        with scope.reading():
+            walk.examined = 0
+            is_over = True
+            for place in walk.places():
+                if place is not None and to_skip > 0:
+                    to_skip -= 1
+                elif place is not None:
+                    explanation.beyond += 1
+                if place is None or explanation.beyond == most or walk.examined >= COUNTED_AT_ONCE:
+                    is_over = explanation.beyond == most
+                    break
+        explanation.examined += walk.examined
+        yield None

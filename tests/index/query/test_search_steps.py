@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from engine.index.catalog import Catalog
 from engine.index.format.types import Level, Match, Query, Root
 from engine.index.query import access, walk
 from engine.index.query import search as searching
+from engine.index.query.explanation import Explanation
 from engine.index.query.place import Place
 from tests.index.made import ROOT, Tail, entry
 
@@ -172,3 +174,20 @@ def test_what_stands_above_is_that_of_the_place(index: Catalog) -> None:
             tags.NumberOfStudyRelatedInstances: b"%d" % (SERIES * INSTANCES),
             tags.NumberOfSeriesRelatedInstances: b"%d" % INSTANCES,
         }
+
+
+@pytest.mark.parametrize("level", Level)
+@pytest.mark.parametrize("at_once", [1, 100])
+def test_what_is_behind_the_limit_is_counted_up_to_a_number(
+    index: Catalog, monkeypatch: pytest.MonkeyPatch, level: Level, at_once: int
+) -> None:
+    monkeypatch.setattr(searching, "COUNTED_AT_ONCE", at_once)
+    for keys in QUERIES:
+        count = len(list(index.search(query_at(level, keys))))
+        for limit in (0, 1, 3):
+            for most in (0, 2, 1000):
+                explanation = Explanation()
+                query = replace(query_at(level, keys, limit=limit, offset=1), count_max=most)
+                found = list(index.search(query, explanation))
+                assert len(found) == max(min(limit, count - 1), 0)
+                assert explanation.beyond == max(min(count - 1 - limit, most), 0)

@@ -1,0 +1,20 @@
+"""What a front end needs in order to ask the archive: queries, their keys as people write them, and what matches.
+
+A query is made here from names and texts and given to `Archive.find_steps`; what it means is the index's.
+"""
+
+from __future__ import annotations
+
+from engine.index.format.types import Level as Level
+from engine.index.format.types import Match as Match
+from engine.index.format.types import Query as Query
+from engine.index.query.explanation import Explanation as Explanation
+from engine.index.query.keywords import Keys as Keys
+from engine.index.query.keywords import is_kept as is_kept
+from engine.index.query.keywords import matches_all as matches_all
+from engine.index.query.keywords import path_of as path_of
+from engine.index.query.keywords import put as put
+from engine.index.query.keywords import query_of as query_of
+from engine.index.query.plan import COMPUTED as COMPUTED
+from engine.index.query.plan import level_of as level_of
+from engine.index.query.private_attributes import vr_of_key as vr_of_key

@@ -1,0 +1,220 @@
+"""QIDO-RS: searches (PS3.18 10.6), six resources.
+
+    /studies   /series   /instances                                       everything
+    /studies/{study}/series   /studies/{study}/instances                  below a study
+    /studies/{study}/series/{series}/instances                            below a series
+
+A `Search` runs in slices in the pool `index`; between two of them the client is served what there is, and when it is
+gone nothing goes on. Up to HELD_BYTES of rows are held back, so that the answer has a length, and headers that say how
+many matches there are beyond `limit`. A longer answer is counted before it is made, and then sent slice by slice.
+
+    200  [] where nothing matches (PS3.18 since CP-2473), as application/dicom+json or multipart application/dicom+xml
+         Warning: 299 …  and X-Remaining-Count: more matches than were sent, "1000+" where the count was given up
+    400  a parameter that makes no sense, by its name
+    413  it took longer than limits.query_timeout_s before the first row was sent; after that the connection is cut
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Final
+
+import orjson
+from aiohttp import web
+from multidict import CIMultiDict
+
+from engine import log
+from engine.access import Action
+from engine.archive.questions import Level
+from engine.dicom import tags, xml_model
+from engine.web import multipart, search_request
+from engine.web.accept import Offer, negotiate
+from engine.web.route import DICOMWEB, Parameter, Route
+from engine.web.search import Counting, Search
+from engine.web.search_rows import Rows
+
+if TYPE_CHECKING:
+    from engine.web.request import Request
+    from engine.web.search_request import SearchRequest
+
+logger = log.get("web.qido")
+
+HELD_BYTES: Final = 1 << 20
+
+JSON_TYPE: Final = "application/dicom+json"
+XML_TYPE: Final = "application/dicom+xml"
+OFFERS: Final = (Offer(JSON_TYPE), Offer("application/json"), Offer(XML_TYPE, is_multipart=True))
+
+
+_PARAMETERS: Final = (
+    Parameter("limit", "Matches to give at most", schema="integer"),
+    Parameter("offset", "Matches to leave out at the start", schema="integer"),
+    Parameter("includefield", "Attributes to be told beside the usual ones: keywords or tags, or `all`"),
+    Parameter("fuzzymatching", "Names match by sound", schema="boolean", options=("true", "false")),
+    Parameter("emptyvaluematching", "Two quotation marks ask for what has no value", options=("true", "false")),
+    Parameter("multiplevaluematching", "Each value of a list must match", options=("true", "false")),
+    Parameter("{attribute}", "A value that an attribute must have, with * and ?; ranges of dates and times with -"),
+)
+
+
+class _Json:
+    """Rows as one array."""
+
+    def __init__(self, content_type: str) -> None:
+        self.content_type = content_type
+        self._is_begun = False
+
+    def pieces(self, rows: Sequence[bytes]) -> bytes:
+        """What comes next of the body."""
+        if not rows:
+            return b""
+        start, self._is_begun = b"," if self._is_begun else b"[", True
+        return start + b",".join(rows)
+
+    def end(self) -> bytes:
+        return b"]" if self._is_begun else b"[]"
+
+
+class _Xml:
+    """Rows as parts, one document each."""
+
+    def __init__(self) -> None:
+        self._writer = multipart.Writer(secrets.token_hex(20), XML_TYPE)
+        self.content_type = self._writer.content_type
+        self._count = 0
+
+    def pieces(self, rows: Sequence[bytes]) -> bytes:
+        """What comes next of the body."""
+        parts = []
+        for row in rows:
+            document = xml_model.encode(orjson.loads(row))
+            parts += [self._writer.head(self._count, XML_TYPE, content_length=len(document)), document]
+            self._count += 1
+        return b"".join(parts)
+
+    def end(self) -> bytes:
+        return self._writer.end(self._count)
+
+
+async def _answer(request: Request, level: Level) -> web.StreamResponse:
+    engine, archive = request.engine, request.engine.archive
+    choice = negotiate(OFFERS, request.headers.get("Accept"), request.query.getall("accept", []))[0]
+    scope = {of: request.path_values[name] for of, name in _PLACES.items() if name in request.path_values}
+    limits = request.config.limits
+    asked = search_request.parse(
+        request.rel_url.raw_query_string, level, scope, archive.schema, limits.query_results_max
+    )
+    base_url = request.root + DICOMWEB
+    form = _Xml() if choice.offer.is_multipart else _Json(choice.offer.media_type)
+    began = perf_counter()
+    search = Search(archive, asked, Rows(asked, archive.schema, base_url), limits.query_timeout_s)
+    held: list[bytes] = []
+    held_bytes = 0
+    while not search.is_over and held_bytes < HELD_BYTES:
+        held.append(await _next(request, search, form))
+        held_bytes += len(held[-1])
+    if search.is_over:
+        headers = _headers(form.content_type, asked, base_url, search.remaining)
+        body = b"".join((*held, form.end()))
+        response: web.StreamResponse = web.Response(body=body, headers=headers)
+    else:
+        counting = Counting(archive, asked, limits.query_timeout_s)
+        while not counting.is_over:
+            await engine.pools.index.run(counting.slice)
+        headers = _headers(form.content_type, asked, base_url, counting.remaining)
+        response = web.StreamResponse(headers=headers)
+        await _send(request, response, search, form, b"".join(held))
+    _log(request, asked, search, perf_counter() - began)
+    return response
+
+
+async def _next(request: Request, search: Search, form: _Json | _Xml) -> bytes:
+    """What the next slice adds to the body."""
+    return await request.engine.pools.index.run(lambda: form.pieces(search.slice()))
+
+
+async def _send(
+    request: Request, response: web.StreamResponse, search: Search, form: _Json | _Xml, held: bytes
+) -> None:
+    """A long answer: each slice as it comes, at the client's pace."""
+    await response.prepare(request)
+    if request.is_head:
+        return
+    await response.write(held)
+    while not search.is_over:
+        piece = await _next(request, search, form)
+        if piece:
+            await response.write(piece)
+    await response.write(form.end())
+    await response.write_eof()
+
+
+def _headers(content_type: str, asked: SearchRequest, base_url: str, remaining: str) -> CIMultiDict[str]:
+    headers = CIMultiDict(
+        {
+            "Content-Type": content_type,
+            "Cache-Control": "no-cache",
+            "Vary": "Accept",
+            "X-Remaining-Count": remaining,
+        }
+    )
+    texts = list(asked.warnings)
+    if remaining != "0":
+        count = f"more than {remaining[:-1]}" if remaining.endswith("+") else remaining
+        texts.append(f"There are {count} additional results that can be requested")
+    for text in texts:
+        headers.add("Warning", f"299 {base_url}: {text}")
+    return headers
+
+
+def _log(request: Request, asked: SearchRequest, search: Search, seconds: float) -> None:
+    """Counts it; tells of a slow one by its keys, never by their values."""
+    summary = search.explanation.summary()
+    request.engine.metrics.counters["http_search_matches"] += search.explanation.matches
+    slow_s = request.config.query.slow_s
+    if slow_s and seconds >= slow_s:
+        names = [tags.keyword_of(tag) for tag, value in asked.query.keys.items() if value]
+        logger.about(request.origin.client).warning("slow search", keys=names, seconds=round(seconds, 4), **summary)
+
+
+_PLACES: Final = {Level.STUDY: "study", Level.SERIES: "series"}
+
+
+async def studies(request: Request) -> web.StreamResponse:
+    """Studies that match."""
+    return await _answer(request, Level.STUDY)
+
+
+async def series(request: Request) -> web.StreamResponse:
+    """Series that match."""
+    return await _answer(request, Level.SERIES)
+
+
+async def instances(request: Request) -> web.StreamResponse:
+    """Instances that match."""
+    return await _answer(request, Level.IMAGE)
+
+
+def _route(path: str, handler: Callable[[Request], Awaitable[web.StreamResponse]], summary: str) -> Route:
+    return Route(
+        "GET",
+        DICOMWEB + path,
+        handler,
+        summary,
+        Action.QUERY,
+        _PARAMETERS,
+        produces=tuple(map(str, OFFERS)),
+        tag="QIDO-RS",
+    )
+
+
+ROUTES: Final = (
+    _route("/studies", studies, "Search for studies"),
+    _route("/series", series, "Search for series, in all studies"),
+    _route("/instances", instances, "Search for instances, in all studies"),
+    _route("/studies/{study}/series", series, "Search for series of a study"),
+    _route("/studies/{study}/instances", instances, "Search for instances of a study"),
+    _route("/studies/{study}/series/{series}/instances", instances, "Search for instances of a series"),
+)

@@ -1,0 +1,76 @@
+"""The rows of a search: from matches to objects of the DICOM JSON Model.
+
+What rows in a row have in common is encoded once: each element for as long as the matches that come have the very same
+value, and those of the levels above for as long as the matches lie below the same entity.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from engine.archive.questions import Level, level_of, vr_of_key
+from engine.dicom import json_model, tags
+
+if TYPE_CHECKING:
+    from engine.archive.questions import Match
+    from engine.dicom.schema import Schema
+    from engine.web.search_request import SearchRequest
+
+_UTF_8: Final = b"ISO_IR 192"
+_ONLINE: Final = b"ONLINE"
+_CS: Final = json_model.vr_number("CS")
+_UR: Final = json_model.vr_number("UR")
+_UID_ABOVE: Final = {Level.SERIES: tags.StudyInstanceUID, Level.IMAGE: tags.SeriesInstanceUID}
+
+
+class Rows:
+    """Encodes the matches of one search; for one thread at a time."""
+
+    def __init__(self, request: SearchRequest, schema: Schema, base_url: str) -> None:
+        """`base_url` is what Retrieve URLs begin with, up to and without `/studies`."""
+        query = request.query
+        self._level = query.level
+        self._url_start = f"{base_url}/studies/".encode()
+        self._write = json_model.element_writer()
+        said = {
+            tags.SpecificCharacterSet: self._write(tags.SpecificCharacterSet, _CS, _UTF_8),
+            tags.InstanceAvailability: self._write(tags.InstanceAvailability, _CS, _ONLINE),
+        }
+        elements = sorted({*query.keys, *said, tags.RetrieveURL})
+        self._texts = [said.get(tag, b"") for tag in elements]
+        """Of each element at the moment; b"": it is left out."""
+        self._values: list[bytes | None] = [None] * len(elements)
+        self._url_at = elements.index(tags.RetrieveURL)
+        columns = [
+            (at, tag, json_model.vr_number(vr_of_key(query, tag, schema)), tag in request.always)
+            for at, tag in enumerate(elements)
+            if tag in query.keys
+        ]
+        self._columns = columns
+        levels = {tag: level_of(tag, schema) for tag in query.keys}
+        above = {tag for tag, level in levels.items() if level is not None and level < query.level}
+        self._own_columns = [column for column in columns if column[1] not in above]
+        self._tag_above = _UID_ABOVE.get(query.level, 0)
+        self._uid_above: bytes | None = None
+
+    def encoded(self, match: Match) -> bytes:
+        """The row of a match: one JSON object."""
+        attributes, values, texts = match.attributes, self._values, self._texts
+        uid_above = attributes.get(self._tag_above)
+        columns = self._own_columns if uid_above and uid_above == self._uid_above else self._columns
+        self._uid_above = uid_above
+        for at, tag, vr, is_always in columns:
+            value = attributes.get(tag, b"")
+            if value != values[at]:
+                values[at] = value
+                texts[at] = self._write(tag, vr, value) if value or is_always else b""
+        texts[self._url_at] = self._write(tags.RetrieveURL, _UR, self._url(attributes))
+        return b"{%b}" % b",".join([text for text in texts if text])
+
+    def _url(self, attributes: dict[int, bytes]) -> bytes:
+        url = self._url_start + attributes[tags.StudyInstanceUID]
+        if self._level >= Level.SERIES:
+            url += b"/series/" + attributes[tags.SeriesInstanceUID]
+        if self._level == Level.IMAGE:
+            url += b"/instances/" + attributes[tags.SOPInstanceUID]
+        return url
