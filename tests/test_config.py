@@ -10,8 +10,21 @@ import msgspec
 import pytest
 
 from engine import config as configuration
-from engine.config import Attribute, Coercion, Config, Peer, environment_variable, load, parse_peer, reference, titles
-from engine.config.composition import TABLES
+from engine import titles
+from engine.config import (
+    Attribute,
+    Coercion,
+    Config,
+    Http,
+    Limits,
+    Peer,
+    Storage,
+    environment_variable,
+    load,
+    parse_peer,
+    reference,
+)
+from engine.config.composition import LISTS, TABLES
 from engine.errors import ConfigError
 
 PEER = '[[peer]]\naet = "STORE1"\nhost = "127.0.0.1"\nport = 104\n'
@@ -255,13 +268,35 @@ def test_peers_are_named_on_a_command_line_by_title_or_address(tmp_path: Path) -
 
 
 def test_every_key_is_documented_with_its_reason() -> None:
-    for section in (Config, *TABLES.values(), Peer):
+    for section in (Config, *TABLES.values(), *(table for _, table in LISTS.values())):
         source = inspect.getsource(section)
         for field in msgspec.structs.fields(section):
-            if section is Config and field.name in (*TABLES, "peers"):
+            if section is Config and field.name in (*TABLES, *(name for name, _ in LISTS.values())):
                 continue
             after = source.split(f"\n    {field.name}: ", 1)[1]
             assert after.split("\n    ")[1].startswith('"""'), f"{section.__name__}.{field.name} has no docstring"
+
+
+def test_a_reload_leaves_alone_what_is_marked_as_fixed_and_says_so() -> None:
+    before = Config()
+    fresh = Config(
+        aet="OTHER",
+        http=Http(port=9, enabled=False, allow=("10.0.0.0/8",)),
+        limits=Limits(associations_max=7),
+        storage=Storage(versions_max=3),
+    )
+    after, restart_needed = before.reloaded(fresh)
+    assert (after.aet, after.http.port, after.http.enabled, after.storage) == ("FILMROOM", 8080, True, Storage())
+    assert (after.http.allow, after.limits.associations_max) == (("10.0.0.0/8",), 7)
+    assert set(restart_needed) == {"aet", "http.port", "http.enabled", "storage.versions_max"}
+    entries = {entry.key: entry for entry in reference.entries()}
+    assert {key for key in restart_needed if not entries[key].about.endswith("A change takes a restart.")} == set()
+    assert "restart" not in entries["http.allow"].about and "FIXED" not in entries["http.port"].type
+
+
+def test_a_network_that_is_none_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="http.*1.2.3.4/99"):
+        load(written(tmp_path, '[http]\nallow = ["1.2.3.4/99"]\n'), {}, {})
 
 
 ATTRIBUTE = '[[attribute]]\ntag = "StudyStatusID"\nlevel = "study"\n'

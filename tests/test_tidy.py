@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ENGINE = ROOT / "engine"
 
 LEAVES = {"errors", "config", "metrics", "log", "guards", "sizes", "interpreter", "boot", "stops"} | {
+    "setting",
+    "titles",
     "rate_limiter",
     "delivery",
 }
@@ -27,6 +29,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "log": set(),
     "guards": {"log"},
     "sizes": set(),
+    "setting": set(),
+    "titles": set(),
+    "log_settings": {"setting"},
     "interpreter": set(),
     "boot": set(),
     "stops": set(),
@@ -34,8 +39,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "delivery": set(),
     "totals": set(),
     "prometheus": {"totals"},
-    "config": {"errors"},
-    "access": {"config"},
+    "config": {"errors", "setting", "titles", "log_settings"},
+    "access": {"config", "setting", "titles"},
     "dicom": LEAVES,
     "storage": LEAVES,
     "ul": LEAVES | {"dicom"},
@@ -174,10 +179,22 @@ def test_layers_point_down() -> None:
             target = layer_of(name)
             if target in ("", layer, "_ext") or layer == "":
                 continue
-            if layer == "config" and name.endswith(".settings"):
-                continue  # a room owns its settings, and imports nothing of ours for them
+            if name.endswith("settings"):
+                continue  # a room owns its settings (`test_settings_need_nothing_of_their_room`)
             if target not in MAY_IMPORT[layer]:
                 wrong.append(f"{where(path, line)}: {layer} may not import {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_settings_need_nothing_of_their_room() -> None:
+    """The configuration is below all rooms and made of their settings."""
+    wrong = [
+        f"{where(path, line)}: settings may not import {name}"
+        for path in modules()
+        if path.stem.endswith("settings")
+        for line, name in imported(path)
+        if not name.endswith("settings") and layer_of(name) not in ("setting", "titles")
+    ]
     assert not wrong, "\n".join(wrong)
 
 

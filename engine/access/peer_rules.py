@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from engine.access.networks import is_in, networks
 from engine.access.principal import Kind, Principal
 from engine.access.question import ALLOWED, ARCHIVE, Action, Decision, Destination, Target
-from engine.config.titles import names
+from engine.titles import names
 
 if TYPE_CHECKING:
     from engine.config import Config, Permission
@@ -54,8 +54,12 @@ class PeerRules:
         peer = config.peer(principal.name)
         if peer is None and not config.accept_unknown_peers:
             return Decision(False, "an unknown peer")
+        if action is Action.ASSOCIATE:
+            return ALLOWED
         permission = _PERMISSIONS.get(action)
-        if permission is not None and peer is not None and permission not in peer.may:
+        if permission is None:
+            return Decision(False, "nothing that an application entity may do")
+        if peer is not None and permission not in peer.may:
             return Decision(False, f"may not {permission}")
         if isinstance(target, Destination):
             return self._takes(config, principal, target)

@@ -1,4 +1,4 @@
-"""One frozen `Config`: every setting and limit with its unit, its default and the reason for it.
+"""One frozen `Config`: the settings of all rooms, and how it is read.
 
 Read once and passed down in pieces; no other module looks at the configuration file or at the environment.
 Where a value comes from, the first that has one:
@@ -19,10 +19,24 @@ paths in a file start at the file's folder, others at the working directory.
 
 from __future__ import annotations
 
+from engine.access.settings import Peer, Permission
+from engine.archive.attribute_settings import Attribute
+from engine.archive.settings import (
+    Commitment,
+    Compaction,
+    Duplicates,
+    Durability,
+    Feed,
+    Quarantine,
+    Reindex,
+    Retention,
+    Scrub,
+)
 from engine.config.composition import Config
 from engine.config.peers import PeerBook, PeerSettings
 from engine.config.reader import (
     DEFAULT_FILE,
+    Origin,
     Reading,
     environment_variable,
     find_file,
@@ -31,36 +45,24 @@ from engine.config.reader import (
     parse_peer,
     places,
 )
-from engine.config.schema import (
-    Attribute,
-    Coercion,
-    Compaction,
-    Duplicates,
-    Durability,
-    Limits,
-    Log,
-    LogFormat,
-    LogLevel,
-    Origin,
-    Peer,
-    Permission,
-    Quarantine,
-    Queries,
-    QueryOption,
-    Reindex,
-    Retention,
-    Scrub,
-    Storage,
-)
+from engine.doctor.settings import Target
+from engine.log_settings import Log, LogFormat, LogLevel
+from engine.runtime.settings import Limits
+from engine.services.settings import Coercion, Queries, QueryOption
+from engine.storage.settings import Storage
+from engine.web.settings import Http
 
 __all__ = [
-    "DEFAULT_FILE",
     "Attribute",
     "Coercion",
+    "Commitment",
     "Compaction",
     "Config",
+    "DEFAULT_FILE",
     "Duplicates",
     "Durability",
+    "Feed",
+    "Http",
     "Limits",
     "Log",
     "LogFormat",
@@ -78,6 +80,7 @@ __all__ = [
     "Retention",
     "Scrub",
     "Storage",
+    "Target",
     "environment_variable",
     "find_file",
     "load",

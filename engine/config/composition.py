@@ -1,4 +1,4 @@
-"""The whole configuration: the tables of `schema`, the settings that stand in none, and what a reload takes over.
+"""The whole configuration: the tables of all rooms, the settings that stand in none, and what a reload takes over.
 
 A `Config` never changes. What holds for one AE title is looked up in its `book`.
 """
@@ -9,35 +9,33 @@ import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
 
-from engine.config.peers import PeerBook, PeerSettings
-from engine.config.schema import (
-    AETitle,
-    Attribute,
-    Coercion,
+from engine.access.settings import Peer
+from engine.archive.attribute_settings import Attribute
+from engine.archive.settings import (
     Commitment,
     Compaction,
     Duplicates,
     DuplicatesAnswer,
     Durability,
     Feed,
-    Limits,
-    Log,
-    Peer,
-    Port,
     Quarantine,
-    Queries,
     Reindex,
     Retention,
     Scrub,
-    Storage,
-    Target,
-    check_title,
 )
+from engine.config.peers import PeerBook, PeerSettings
+from engine.doctor.settings import Target
+from engine.log_settings import Log
+from engine.runtime.settings import Limits
+from engine.services.settings import Coercion, Queries
+from engine.setting import FIXED, AETitle, Port, bare, is_fixed
+from engine.storage.settings import Storage
+from engine.titles import check_title
 from engine.web.settings import Http
 
 
@@ -48,32 +46,32 @@ def _cores() -> int:
 class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
     """All settings of one server or command."""
 
-    data: Path = Path("filmroom-data")
+    data: Annotated[Path, FIXED] = Path("filmroom-data")
     """The folder of the archive: segments, index, control socket."""
 
-    aet: AETitle = "FILMROOM"
+    aet: Annotated[AETitle, FIXED] = "FILMROOM"
     """Our AE title."""
 
-    host: str = "0.0.0.0"
+    host: Annotated[str, FIXED] = "0.0.0.0"
     """Address to listen on. All interfaces, since modalities are other machines."""
 
-    dicom_port: Port = 11112
+    dicom_port: Annotated[Port, FIXED] = 11112
     """Registered for DICOM and, unlike 104, open to a process without privileges; 0: any free one."""
 
-    workers: Annotated[int, Meta(ge=1, le=1024)] = msgspec.field(default_factory=_cores)
+    workers: Annotated[int, Meta(ge=1, le=1024), FIXED] = msgspec.field(default_factory=_cores)
     """Processes that serve; one a core."""
 
-    durability: Durability = "durable"
+    durability: Annotated[Durability, FIXED] = "durable"
     """durable: a Success was synced to disk. write-behind: it was written, survives kill -9, and is synced within
     write_behind_sync_s; a power cut may take that long's worth of instances."""
 
-    duplicates: Duplicates = "keep-first"
+    duplicates: Annotated[Duplicates, FIXED] = "keep-first"
     """What becomes of a known SOP Instance UID with other bytes: the first stays current and the new one is kept
     aside; the new one replaces it; or the new one is current and the first is kept aside. A UID should never
     come back with other contents (PS3.5 9.1), so the safest is to change nothing that was already seen. The same
     content in another transfer syntax, with other lengths or padding is never such a conflict."""
 
-    duplicates_answer: DuplicatesAnswer = "warning"
+    duplicates_answer: Annotated[DuplicatesAnswer, FIXED] = "warning"
     """What the sender of an instance that is kept aside hears: warning (B000) or success (0000). Large and compressed
     instances are compared with the current one after the answer, so nobody knows yet whether they are the same;
     success is for routers that take B000 for a failure and send again. Both ways it is stored."""
@@ -87,29 +85,29 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     called_ae_title_check: bool = False
     """Whether an association that calls another AE title than ours is rejected. Many modalities are set up wrongly."""
 
-    write_behind_sync_s: Annotated[float, Meta(gt=0, le=60)] = 1.0
+    write_behind_sync_s: Annotated[float, Meta(gt=0, le=60), FIXED] = 1.0
     """The longest time between a Success and its sync in write-behind: what a power cut may cost."""
 
-    caretaker_pause_s: Annotated[float, Meta(ge=0, le=86400)] = 15.0
+    caretaker_pause_s: Annotated[float, Meta(ge=0, le=86400), FIXED] = 15.0
     """From ready to the start of the process that compacts, scrubs and applies retention rules: it takes a third of a
     second of processor time, which after a restart those who have waited for the server need more."""
 
     limits: Limits = Limits()
     http: Http = Http()
-    storage: Storage = Storage()
-    log: Log = Log()
+    storage: Annotated[Storage, FIXED] = Storage()
+    log: Annotated[Log, FIXED] = Log()
     query: Queries = Queries()
-    target: Target = Target()
+    target: Annotated[Target, FIXED] = Target()
     compaction: Compaction = Compaction()
     scrub: Scrub = Scrub()
     reindex: Reindex = Reindex()
-    quarantine: Quarantine = Quarantine()
+    quarantine: Annotated[Quarantine, FIXED] = Quarantine()
     commitment: Commitment = Commitment()
-    feed: Feed = Feed()
+    feed: Annotated[Feed, FIXED] = Feed()
     peers: tuple[Peer, ...] = msgspec.field(default=(), name="peer")
     retention: tuple[Retention, ...] = ()
     """Rules by which old studies are deleted, in the order in which they are applied; written [[retention]]."""
-    attributes: tuple[Attribute, ...] | None = msgspec.field(default=None, name="attribute")
+    attributes: Annotated[tuple[Attribute, ...] | None, FIXED] = msgspec.field(default=None, name="attribute")
     """What the index keeps beside what it always keeps; written [[attribute]]. None: there is no file that could say,
     and what the archive has in effect stays so."""
     coercion: tuple[Coercion, ...] = ()
@@ -149,9 +147,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
         return self.book.coercion_of(aet)
 
     def reloaded(self, fresh: Config) -> tuple[Config, list[str]]:
-        """This configuration with the peers and limits of `fresh`; and the keys that would need a restart."""
-        taken = {name: getattr(fresh, name) for name in RELOADABLE}
-        merged = msgspec.structs.replace(self, **taken)
+        """This configuration with what a reload takes over of `fresh`; and the keys that would need a restart."""
+        merged = _merged(self, fresh)
         before, after = dict(merged.describe()), dict(fresh.describe())
         return merged, [key for key in after if before.get(key) != after[key]]
 
@@ -207,40 +204,43 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
         return msgspec.json.decode(data, type=cls, dec_hook=to_path)
 
 
-RELOADABLE = (
-    "limits",
-    "http",
-    "peers",
-    "accept_unknown_peers",
-    "promiscuous",
-    "called_ae_title_check",
-    "query",
-    "compaction",
-    "scrub",
-    "reindex",
-    "commitment",
-    "retention",
-    "coercion",
-)
-"""What SIGHUP and `filmroom reload` take over; the rest is fixed when the processes start."""
+def _merged(old: Any, fresh: Any) -> Any:
+    """`fresh`, but for what is fixed, which is as in `old`; tables setting by setting."""
+    values = {}
+    for field in msgspec.structs.fields(type(fresh)):
+        before, after = getattr(old, field.name), getattr(fresh, field.name)
+        if is_fixed(field.type):
+            after = before
+        elif isinstance(after, Struct):
+            after = _merged(before, after)
+        values[field.name] = after
+    return type(fresh)(**values)
+
+
+def _is_table(annotation: Any) -> bool:
+    return isinstance(bare(annotation), type) and issubclass(bare(annotation), Struct)
+
+
+def _in_list(annotation: Any) -> type[Struct] | None:
+    """The table of which a setting is a list; None for any other setting."""
+    for inner in (bare(annotation), *get_args(bare(annotation))):
+        if get_origin(inner) is tuple and _is_table(get_args(inner)[0]):
+            found: type[Struct] = get_args(inner)[0]
+            return found
+    return None
+
 
 TABLES: dict[str, type[Struct]] = {
-    "limits": Limits,
-    "http": Http,
-    "query": Queries,
-    "storage": Storage,
-    "compaction": Compaction,
-    "scrub": Scrub,
-    "reindex": Reindex,
-    "quarantine": Quarantine,
-    "commitment": Commitment,
-    "feed": Feed,
-    "target": Target,
-    "log": Log,
+    field.name: bare(field.type) for field in msgspec.structs.fields(Config) if _is_table(field.type)
 }
+"""The tables that are there once."""
 
-LISTS = ("peers", "retention", "attributes", "coercion")
-"""Lists of tables: their keys are in the file only."""
+LISTS: dict[str, tuple[str, type[Struct]]] = {
+    field.encode_name: (field.name, table)
+    for field in msgspec.structs.fields(Config)
+    if (table := _in_list(field.type)) is not None
+}
+"""Tables that may be there several times, in the file only: as they are written → their field, and what each is."""
 
 
 def keys() -> Iterator[tuple[str, Any]]:
@@ -249,7 +249,7 @@ def keys() -> Iterator[tuple[str, Any]]:
         if field.name in TABLES:
             for inner in msgspec.structs.fields(TABLES[field.name]):
                 yield f"{field.name}.{inner.name}", inner.type
-        elif field.name not in LISTS:
+        elif field.encode_name not in LISTS:
             yield field.name, field.type
 
 

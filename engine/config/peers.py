@@ -11,8 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engine.config.schema import Coercion, Duplicates, Durability, Peer, QueryOption
-from engine.config.titles import wire_forms
+from engine.access.settings import Peer
+from engine.archive.settings import Duplicates, Durability
+from engine.services.settings import Coercion, QueryOption
+from engine.titles import wire_forms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,28 +9,20 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args, get_origin
+from typing import Any, Literal, cast, get_args, get_origin
 
 import msgspec
 
-from engine.config.composition import TABLES, Config, keys, to_path
-from engine.config.schema import (
-    AgeBy,
-    Attribute,
-    AttributeLevel,
-    Coercion,
-    Duplicates,
-    DuplicatesAnswer,
-    Durability,
-    LogFormat,
-    LogLevel,
-    Origin,
-    Peer,
-    Permission,
-    QueryOption,
-    Retention,
-)
+from engine.access.settings import Peer, Permission
+from engine.archive.attribute_settings import Attribute, AttributeLevel
+from engine.archive.settings import Retention
+from engine.config.composition import LISTS, TABLES, Config, keys, to_path
 from engine.errors import ConfigError
+from engine.services.settings import Coercion
+from engine.setting import bare
+
+Origin = Literal["flag", "environment", "file", "default"]
+"""Where a value comes from."""
 
 DEFAULT_FILE = "filmroom.toml"
 """Looked for by `places` when no file is named."""
@@ -192,7 +184,7 @@ def _read(path: Path, mistakes: list[str]) -> dict[str, Any]:
     except ValueError as error:  # a number of thousands of digits
         raise ConfigError(f"{path} has a value that cannot be read: {error}") from error
     _check_keys(values, path, mistakes)
-    for key in ("data", "log.wire_trace"):
+    for key in (key for key, type_ in keys() if Path in (bare(type_), *get_args(bare(type_)))):
         value = _get(values, key)
         if isinstance(value, str) and value:
             _set(values, key, str(path.parent / value))
@@ -286,9 +278,9 @@ def _from_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _from_text(key: str, text: str, type_: Any) -> object:
-    if not text and type(None) in get_args(type_):
+    if not text and type(None) in get_args(bare(type_)):
         return None
-    value = re.findall(r"[^\s,()\[\]\"']+", text) if get_origin(type_) is tuple else text
+    value = re.findall(r"[^\s,()\[\]\"']+", text) if get_origin(bare(type_)) is tuple else text
     try:
         return msgspec.convert(value, type_, strict=False, dec_hook=to_path)
     except msgspec.ValidationError as error:
@@ -391,17 +383,25 @@ def _reason(key: str, message: str, value: object) -> str:
     return f"{said} ({value!r})" if ", got" in said else f"{said}, not {value!r}"
 
 
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "durability": get_args(Durability),
-    "duplicates": get_args(Duplicates),
-    "duplicates_answer": get_args(DuplicatesAnswer),
-    "may": get_args(Permission),
-    "format": get_args(LogFormat),
-    "level": get_args(LogLevel),
-    "age_by": get_args(AgeBy),
-    "options": get_args(QueryOption),
-    "query_options": get_args(QueryOption),
-}
+def _choices() -> dict[str, tuple[str, ...]]:
+    """Setting → the words that there are for it. A word of a list's table counts only where no other has that name."""
+    found: dict[str, tuple[str, ...]] = {}
+    sections: list[type[msgspec.Struct]] = [*(table for _, table in LISTS.values()), *TABLES.values(), Config]
+    for section in sections:
+        for field in msgspec.structs.fields(section):
+            for inner in _inside(field.type):
+                if get_origin(inner) is Literal:
+                    found[field.name] = get_args(inner)
+    return found
+
+
+def _inside(annotation: Any) -> list[Any]:
+    """A type, and the types that it is made of."""
+    plain = bare(annotation)
+    return [plain, *(inner for each in get_args(plain) if get_origin(plain) is not Literal for inner in _inside(each))]
+
+
+_CHOICES = _choices()
 
 
 def _nearest(word: str, words: Mapping[str, object] | list[str] | tuple[str, ...]) -> str:

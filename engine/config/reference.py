@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,16 +13,9 @@ from functools import cache
 import msgspec
 from msgspec import Struct
 
-from engine.config import composition, schema
-from engine.config.composition import TABLES
-
-LIST_TABLES: dict[str, tuple[str, type[Struct]]] = {
-    "peer": ("peers", schema.Peer),
-    "retention": ("retention", schema.Retention),
-    "coercion": ("coercion", schema.Coercion),
-    "attribute": ("attributes", schema.Attribute),
-}
-"""Tables that may be there several times, in the file only."""
+from engine.config import composition
+from engine.config.composition import LISTS, TABLES
+from engine.setting import is_fixed
 
 WIDTH = 100
 
@@ -42,12 +36,13 @@ class Entry:
 
 def entries() -> Iterator[Entry]:
     """Every key, in the order of the schema: the top, then each table."""
-    lists = {field for field, _ in LIST_TABLES.values()}
+    lists = {field for field, _ in LISTS.values()}
     yield from _of(composition.Config, "", skipped={*TABLES, *lists})
+    fixed = {field.encode_name for field in msgspec.structs.fields(composition.Config) if is_fixed(field.type)}
     for table, section in TABLES.items():
-        yield from _of(section, f"{table}.")
-    for table, (_, section) in LIST_TABLES.items():
-        yield from _of(section, f"{table}.")
+        yield from _of(section, f"{table}.", table_is_fixed=table in fixed)
+    for table, (_, section) in LISTS.items():
+        yield from _of(section, f"{table}.", table_is_fixed=table in fixed)
 
 
 def example() -> str:
@@ -58,7 +53,7 @@ def example() -> str:
         head, _, name = entry.key.rpartition(".")
         if head != table:
             table = head
-            section = TABLES[head] if head in TABLES else LIST_TABLES[head][1]
+            section = TABLES[head] if head in TABLES else LISTS[head][1]
             lines += ["", *_comment(inspect.cleandoc(section.__doc__ or ""))]
             lines += [f"[{head}]" if head in TABLES else f"#[[{head}]]", ""]
         lines += _comment(entry.about)
@@ -68,7 +63,9 @@ def example() -> str:
     return "\n".join(lines)
 
 
-def _of(section: type[Struct], prefix: str, skipped: set[str] | None = None) -> Iterator[Entry]:
+def _of(
+    section: type[Struct], prefix: str, skipped: set[str] | None = None, *, table_is_fixed: bool = False
+) -> Iterator[Entry]:
     documented = _documented(section)
     for field in msgspec.structs.fields(section):
         if field.name in (skipped or ()):
@@ -77,6 +74,8 @@ def _of(section: type[Struct], prefix: str, skipped: set[str] | None = None) -> 
         default: object = field.default
         if default is msgspec.NODEFAULT:
             default = msgspec.UNSET if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        if table_is_fixed or is_fixed(field.type):
+            about = f"{about} A change takes a restart."
         yield Entry(prefix + field.encode_name, type_, default, about)
 
 
@@ -90,8 +89,15 @@ def _documented(section: type[Struct]) -> dict[str, tuple[str, str]]:
         if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name):
             is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
             text = following.value.value if is_text else ""  # type: ignore[union-attr]
-            found[one.target.id] = ast.unparse(one.annotation), " ".join(str(text).split())
+            type_ = re.sub(r"^Annotated\[(.*?), FIXED\]$", _unmarked, ast.unparse(one.annotation))
+            found[one.target.id] = type_, " ".join(str(text).split())
     return found
+
+
+def _unmarked(match: re.Match[str]) -> str:
+    """A type without the mark of what is fixed: the text says that."""
+    inner = match[1]
+    return f"Annotated[{inner}]" if "Meta(" in inner else inner
 
 
 def _comment(text: str) -> list[str]:

@@ -16,8 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from engine.config import Config
-from engine.config.schema import Target
+from engine.config import Config, Target
 from engine.doctor.finding import Finding, fault, good, warning
 from engine.sizes import bytes_text
 

@@ -11,13 +11,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engine.config.titles import on_the_wire, readable
 from engine.dimse import messages
 from engine.dimse.assembly import ChunkPool, DataSet, fragment_bytes
 from engine.dimse.status import GeneralStatus
 from engine.errors import AssociationFailed, MessageError
 from engine.net.connection import Connection, ConnectionLimits
 from engine.net.responses import Responses, ResponseStream
+from engine.titles import on_the_wire, readable
 from engine.ul.association import Role
 from engine.ul.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from engine.ul.negotiation import Accepted, accepted_contexts

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from engine import log
 from engine.access import Kind, Principal
-from engine.config.titles import readable
 from engine.dimse import messages
 from engine.errors import MessageError
 from engine.services import registry
 from engine.services.policy import accept_policy, only_stores, refusal
 from engine.services.session import Session
+from engine.titles import readable
 from engine.ul.negotiation import LOCAL_LIMIT_EXCEEDED, Accepted, AcceptedContext, negotiate
 from engine.ul.pdu import AssociateAC, AssociateRJ, AssociateRQ
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.access import Access, Action, Principal
-from engine.config.titles import wire_forms
 from engine.dicom import transfer_syntax, uids
 from engine.services import registry
+from engine.titles import wire_forms
 from engine.ul import negotiation
 from engine.ul.negotiation import AcceptPolicy
 from engine.ul.pdu import AssociateRJ

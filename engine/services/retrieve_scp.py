@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from engine import access, log
 from engine.access import Action
-from engine.config.titles import readable
 from engine.dicom import tags, transfer_syntax
 from engine.dicom.identifier import encode_identifier
 from engine.dimse.messages import CGetRQ, CGetRSP, CMoveRQ, CMoveRSP, CStoreRSP
@@ -28,6 +27,7 @@ from engine.services.query import retrieval_query
 from engine.services.service import ServiceClass
 from engine.services.storage_scu import InstanceSender
 from engine.services.suboperations import Originator, Sent, Source
+from engine.titles import readable
 
 if TYPE_CHECKING:
     from engine.archive.retrieve import Pin

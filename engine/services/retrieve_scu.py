@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from engine.access import Kind, Principal
-from engine.config.titles import readable
 from engine.dicom import transfer_syntax
 from engine.dimse.messages import CGetRQ, CMoveRQ, CStoreRQ
 from engine.dimse.status import Category, RetrieveStatus, category
@@ -24,6 +23,7 @@ from engine.services.find_scu import Keys, encoded
 from engine.services.information_models import GET, MOVE, sop_class
 from engine.services.session import Session
 from engine.services.storage_scp import StorageProvider
+from engine.titles import readable
 from engine.ul.pdu import PresentationContextRQ, RoleSelection
 
 if TYPE_CHECKING:

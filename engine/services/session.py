@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from engine import log
 from engine.access import ARCHIVE, Action, Decision, Principal, Target
-from engine.config.titles import readable
 from engine.dimse.assembly import fragment_bytes
 from engine.errors import EngineError
 from engine.net.responses import Responses
+from engine.titles import readable
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+from engine.setting import FIXED, GIB, KIB, MIB, Port
 
 RequestLog = Literal["all", "changes", "none"]
 Network = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$")]
@@ -15,17 +16,17 @@ Origin = Annotated[str, Meta(pattern=r"^(\*|https?://[^/\s]+)$")]
 
 
 class Http(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """HTTP: DICOMweb, health and metrics. What is not said to be fixed holds after a reload, for new requests."""
+    """HTTP: DICOMweb, health and metrics. A reload takes over all but enabled, host and port, for new requests."""
 
-    enabled: bool = True
-    """Whether HTTP is served at all. Fixed at start."""
+    enabled: Annotated[bool, FIXED] = True
+    """Whether HTTP is served at all."""
 
-    host: str = "127.0.0.1"
+    host: Annotated[str, FIXED] = "127.0.0.1"
     """Address to listen on. This machine only, until somebody has thought about who may read: 0.0.0.0 for all
-    interfaces, and then `allow`. Fixed at start."""
+    interfaces, and then `allow`."""
 
-    port: Annotated[int, Meta(ge=0, le=65535)] = 8080
-    """The usual port of a web server without privileges; 0: any free one. Fixed at start."""
+    port: Annotated[Port, FIXED] = 8080
+    """The usual port of a web server without privileges; 0: any free one."""
 
     certificate: Path | None = None
     """A file with the certificate and those that lead to its authority (PEM): the port then speaks HTTPS only. A reload
@@ -106,3 +107,7 @@ class Http(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     requests_per_client_per_s_max: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     """Requests a second of one address that one worker serves; further ones get 429 and Retry-After; 0: any number. A
     viewer that scrolls asks for hundreds of frames a second."""
+
+    def __post_init__(self) -> None:
+        for network in (*self.allow, *self.trusted_proxies):
+            ip_network(network, strict=False)  # raises ValueError with the reason

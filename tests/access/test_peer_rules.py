@@ -36,8 +36,11 @@ def test_a_peer_may_what_its_entry_says_and_always_call(may: tuple[Permission, .
     assert granted(config, "CT1") == {Action.ASSOCIATE, *actions}
 
 
-def test_unknown_peers_may_everything_or_nothing() -> None:
-    assert granted(Config(), "X") == set(Action)
+PEERS_ACTIONS = {Action.ASSOCIATE, Action.STORE, Action.COMMIT, Action.QUERY, Action.RETRIEVE, Action.SEND}
+
+
+def test_unknown_peers_may_what_application_entities_do_or_nothing() -> None:
+    assert granted(Config(), "X") == PEERS_ACTIONS
     assert granted(Config(accept_unknown_peers=False, peers=(WS1,)), "X") == set()
 
 
@@ -94,3 +97,33 @@ def test_an_operator_may_everything() -> None:
     assert all(PeerRules(lambda: config).allowed(operator, action) for action in Action)
     assert PeerRules(lambda: config).allowed(operator, Action.SEND, Destination("ANYWHERE"))
     assert (operator.actor, Principal(Kind.PEER, "CT1").actor) == ("cli:anna", "CT1")
+
+
+# HTTP clients ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "is_allowed"),
+    [
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("10.0.0.1", False),
+        ("::ffff:10.0.0.1", False),
+        ("", False),
+        ("nonsense", False),
+        ("fe80::1%eth0", False),
+    ],
+)
+def test_an_http_client_may_everything_or_nothing_by_its_address(address: str, is_allowed: bool) -> None:
+    rules = PeerRules(Config)
+    client = Principal(Kind.HTTP, "", address)
+    assert {bool(rules.allowed(client, action)) for action in Action} == {is_allowed}
+    assert client.actor == f"http:{address}"
+
+
+def test_a_client_has_instances_sent_to_known_destinations_only() -> None:
+    rules = PeerRules(lambda: Config(peers=(WS1,)))
+    client = Principal(Kind.HTTP, "", "127.0.0.1")
+    assert rules.allowed(client, Action.SEND, Destination("WS1"))
+    assert not rules.allowed(client, Action.SEND, Destination("OTHER"))

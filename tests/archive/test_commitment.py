@@ -14,7 +14,7 @@ from engine.archive.commitment.judge import Judge, Place, Verdict
 from engine.archive.commitment.transactions import ABANDONED_NS, Attempts, Transaction, Transactions
 from engine.archive.ingest.entry import make_entry, scan
 from engine.archive.lifecycle.compaction import Compactor
-from engine.config.schema import Compaction
+from engine.config import Compaction
 from engine.dicom import tags
 from engine.dicom.schema import STANDARD
 from engine.errors import CommitmentError, StorageError, StorageFailed, StorageFull

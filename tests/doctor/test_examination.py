@@ -20,8 +20,7 @@ from engine.archive.archive import Archive
 from engine.archive.commitment.transactions import Transaction, Transactions
 from engine.archive.ingest.request import ReceivedInstance
 from engine.archive.lifecycle import reindex
-from engine.config import Config
-from engine.config.schema import Attribute, Limits, Peer, Storage, Target
+from engine.config import Attribute, Config, Limits, Peer, Storage, Target
 from engine.dicom import extra, tags
 from engine.doctor import archive_state, disk, examination, host
 from engine.doctor.finding import Finding, Verdict

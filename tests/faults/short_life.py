@@ -27,7 +27,7 @@ from engine.archive.archive import Archive, StorageOptions
 from engine.archive.ingest.live import Ingestor
 from engine.archive.ingest.request import StoreRequest
 from engine.archive.lifecycle.compaction import Compactor
-from engine.config.schema import Compaction
+from engine.config import Compaction
 from engine.errors import EngineError
 from engine.index.format.entry import POLICY_KEEP_FIRST
 from engine.index.format.types import Level, Query

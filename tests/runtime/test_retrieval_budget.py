@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine.config import Config
-from engine.config.schema import Limits
+from engine.config import Config, Limits
 from engine.errors import MemoryShort
 from engine.metrics import Metrics
 from engine.runtime.retrieval_budget import PIECE_SHARE, WHOLE_SHARE, RetrievalBudget

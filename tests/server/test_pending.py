@@ -12,8 +12,7 @@ import pytest
 import uvloop
 
 from engine import log
-from engine.config import Config
-from engine.config.schema import Limits, Log
+from engine.config import Config, Limits, Log
 from engine.metrics import Metrics
 from engine.runtime.front import Port
 from engine.server.pending import PendingConnections

@@ -11,8 +11,7 @@ import uvloop
 
 from engine.archive.archive import Archive, QuarantineLimits, StorageOptions
 from engine.archive.transcoding.transcode import Transcoder
-from engine.config import Config
-from engine.config.schema import Limits
+from engine.config import Config, Limits
 from engine.dimse.assembly import ChunkPool
 from engine.errors import EngineError
 from engine.metrics import Metrics

@@ -8,7 +8,7 @@ import pytest
 
 from engine.access import Action
 from engine.config import Config
-from engine.config.schema import Peer as KnownPeer
+from engine.config import Peer as KnownPeer
 from engine.dimse.messages import CFindRQ, CFindRSP
 from engine.services import registry
 from engine.services.operations import operations

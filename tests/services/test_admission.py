@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import Config, Peer
-from engine.config.schema import Limits
+from engine.config import Config, Limits, Peer
 from engine.errors import StorageFull
 from engine.metrics import Histogram, Metrics
 from engine.runtime import admission, associations_count, flow_control

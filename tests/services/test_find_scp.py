@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from engine import log
-from engine.config import Config, Log, Queries
-from engine.config.schema import Limits
-from engine.config.schema import Peer as KnownPeer
+from engine.config import Config, Limits, Log, Queries
+from engine.config import Peer as KnownPeer
 from engine.dicom import tags
 from engine.index.format.types import Level, Match
 from tests import peer, samples

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.archive.lifecycle import quarantine
-from engine.config import Config
-from engine.config.schema import Quarantine
+from engine.config import Config, Quarantine
 from engine.services import storage_scu
 from engine.storage.record import Position
 from tests import peer, samples

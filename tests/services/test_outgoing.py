@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import Config
-from engine.config.schema import Limits
+from engine.config import Config, Limits
 from engine.dicom import transfer_syntax
 from engine.dicom.convert import convert
 from engine.services import outgoing

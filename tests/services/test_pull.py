@@ -12,8 +12,7 @@ from pydicom.dataset import Dataset
 from pynetdicom.dimse_primitives import C_GET
 
 from engine.archive.archive import Archive
-from engine.config import Config, Peer
-from engine.config.schema import Limits
+from engine.config import Config, Limits, Peer
 from engine.dicom import tags
 from engine.errors import AssociationFailed
 from engine.services import find_scu, pull, retrieve_scu

@@ -18,7 +18,7 @@ from pynetdicom.sop_class import RepositoryQuery
 
 from engine.archive.archive import Archive
 from engine.config import Config
-from engine.config.schema import Peer as KnownPeer
+from engine.config import Peer as KnownPeer
 from engine.index.upkeep import epoch_id
 from engine.storage.files import Files
 from tests import peer

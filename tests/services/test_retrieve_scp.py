@@ -12,7 +12,7 @@ import pytest
 
 from engine.archive import selection
 from engine.config import Config
-from engine.config.schema import Peer as KnownPeer
+from engine.config import Peer as KnownPeer
 from engine.services import destination, retrieve_scp
 from tests import peer
 from tests.peer import CT, EXPLICIT, IMPLICIT, STUDY_ROOT_GET, STUDY_ROOT_MOVE, Listener, Message, Peer

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import Config
-from engine.config.schema import Limits
-from engine.config.schema import Peer as KnownPeer
+from engine.config import Config, Limits
+from engine.config import Peer as KnownPeer
 from tests import peer
 from tests.peer import CT, EXPLICIT, IMPLICIT, STUDY_ROOT_FIND, STUDY_ROOT_GET, STUDY_ROOT_MOVE, Listener
 from tests.services.serving import Serving, serve

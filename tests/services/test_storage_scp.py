@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import Config
-from engine.config.schema import Limits, Quarantine
-from engine.config.schema import Peer as KnownPeer
+from engine.config import Config, Limits, Quarantine
+from engine.config import Peer as KnownPeer
 from tests import peer, samples
 from tests.faulty_files import FaultyFiles
 from tests.peer import CT, EXPLICIT, Peer

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import Config
-from engine.config.schema import Limits
-from engine.config.schema import Peer as KnownPeer
+from engine.config import Config, Limits
+from engine.config import Peer as KnownPeer
 from engine.dimse.assembly import Frame
 from engine.net.connection import Connection
 from engine.services import steady

@@ -9,8 +9,7 @@ import pytest
 import uvloop
 
 from engine.archive.archive import Archive
-from engine.config import Config, Peer
-from engine.config.schema import Limits
+from engine.config import Config, Limits, Peer
 from engine.dicom import tags
 from engine.errors import AssociationFailed
 from engine.services import pull

@@ -10,8 +10,7 @@ from pathlib import Path
 import uvloop
 
 from engine.archive.archive import Archive
-from engine.config import Config
-from engine.config.schema import Limits
+from engine.config import Config, Limits
 from engine.errors import EngineError
 from engine.runtime.engine import Engine
 from engine.web.front import WebFront

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING
 from engine import log
 from engine.archive.lifecycle import retention_clock
 from engine.archive.lifecycle.deletion import kept_aside_with
-from engine.config.titles import names
 from engine.dicom import tags
 from engine.errors import DeletionRefused
 from engine.index.format.types import Instance, Level, Query, Root
+from engine.titles import names
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive

@@ -10,6 +10,7 @@ import msgspec
 from engine.cli import options, output
 from engine.cli.options import Settings, json_option, with_settings
 from engine.config import Config, reference
+from engine.config.composition import LISTS
 
 MADE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
 """Transfer syntaxes that instances are converted into on their way out."""
@@ -44,7 +45,7 @@ def check(settings: Settings, changed: bool, as_json: bool) -> None:
     rows = []
     for key, value in config.describe():
         table, _, name = key.partition(".")
-        in_a_list = table in reference.LIST_TABLES
+        in_a_list = table in LISTS
         is_default = in_a_list and value == defaults.get(f"{table}.{name.rpartition('.')[2]}", key)
         origin = origins.get(key, "default" if is_default else "file")
         if not changed or origin != "default":

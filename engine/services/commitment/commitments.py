@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from engine import guards, log
 from engine.archive.commitment.judge import Judge, Place, Verdict
 from engine.archive.commitment.transactions import Claim, Transaction
-from engine.config.titles import readable
 from engine.dicom import uids
 from engine.errors import EngineError, StorageError, StorageFailed, StorageFull
+from engine.titles import readable
 from engine.ul.negotiation import may_store
 
 if TYPE_CHECKING:

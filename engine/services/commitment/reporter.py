@@ -25,10 +25,10 @@ import msgspec
 
 from engine import log
 from engine.archive.commitment.transactions import Attempts, Claim, Heading
-from engine.config.titles import readable
 from engine.errors import ArchiveInUse, AssociationFailed, EngineError, StorageFailed, StorageFull
 from engine.net.client import PLAIN, Address, Requestor, open_association
 from engine.services.commitment import report
+from engine.titles import readable
 from engine.ul.pdu import PresentationContextRQ, RoleSelection
 
 if TYPE_CHECKING:

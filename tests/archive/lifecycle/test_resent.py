@@ -14,7 +14,7 @@ from engine.archive.ingest.request import ReceivedInstance
 from engine.archive.lifecycle import quarantine, resent
 from engine.archive.lifecycle.compaction import Compactor
 from engine.archive.lifecycle.resent import Settler
-from engine.config.schema import Compaction
+from engine.config import Compaction
 from engine.dicom import convert, transfer_syntax
 from engine.errors import EngineError
 from engine.index.format.types import Outcome

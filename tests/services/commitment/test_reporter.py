@@ -13,9 +13,8 @@ import pytest
 
 from engine.archive import layout, locks
 from engine.archive.commitment.transactions import Attempts, Transaction, Transactions
-from engine.config import Config
-from engine.config.schema import Commitment
-from engine.config.schema import Peer as KnownPeer
+from engine.config import Commitment, Config
+from engine.config import Peer as KnownPeer
 from engine.services.commitment import reporter as commitment_reporter
 from engine.services.commitment.commitments import Commitments
 from engine.services.commitment.reporter import Reporter

@@ -11,9 +11,8 @@ import pytest
 
 from engine.archive.archive import Archive
 from engine.archive.commitment.transactions import Transaction, Transactions
-from engine.config import Config
-from engine.config.schema import Commitment, Limits
-from engine.config.schema import Peer as KnownPeer
+from engine.config import Commitment, Config, Limits
+from engine.config import Peer as KnownPeer
 from engine.services.commitment import commitments
 from tests import peer, samples
 from tests.faulty_files import FaultyFiles

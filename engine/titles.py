@@ -50,3 +50,9 @@ def readable(title: str) -> str:
         return title.encode("latin-1").decode("utf-8")
     except UnicodeError:
         return title
+
+
+def check_title(title: str) -> None:
+    """Raises ValueError for an AE title that fits in no encoding."""
+    if not wire_forms(title):
+        raise ValueError(f"AE title {title!r} has more than {TITLE_BYTES_MAX} bytes in Latin-1 and in UTF-8")
