@@ -13,17 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from operator import itemgetter
 
 from engine.dicom import tags
-from engine.errors import IndexDamaged, IndexError_
+from engine.index.apply.counters import Counters
 from engine.index.apply.overlay import Overlay, Part, key_of_patient
+from engine.index.apply.search_keys import SearchKeys
+from engine.index.apply.statement_rows import add_statement, correct_facts, drop_rows, leave_statements
 from engine.index.apply.texts import Texts
 from engine.index.database.environment import Environment
-from engine.index.database.transactions import ReadTxn, Table, WriteTxn, present
-from engine.index.format import keys, terms
+from engine.index.database.transactions import ReadTxn, WriteTxn, present
+from engine.index.format import keys
 from engine.index.format.entry import Entry
-from engine.index.format.rows import Counts, PatientRow, UidRow, pack_tail, read_count, scan_prefix, unpack_tail
+from engine.index.format.rows import Counts, PatientRow, UidRow, pack_tail, scan_prefix, unpack_tail
 from engine.index.format.statements import (
     PART_COUNT_PATIENT,
     PART_COUNT_SERIES,
@@ -31,12 +32,9 @@ from engine.index.format.statements import (
     Facts,
     Statement,
     facts_of,
-    pack_content,
     repeats,
     unpack_content,
 )
-
-_first = itemgetter(0)
 
 REMEMBERED_STUDIES_MAX = 1024
 """A process remembers so many studies: some 200 KiB."""
@@ -63,38 +61,27 @@ class Entities:
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
-        self.counts: dict[bytes, Counts] = {}
-        """Rows of `counts` that the batch has loaded, by key; written at its end."""
+        self.counters = Counters(environment)
+        self.search_keys = SearchKeys(environment)
         self._texts = Texts(environment)
         self.overlay = Overlay(environment)
-        self._new_keys: list[tuple[bytes, bytes]] = []
-        """Keys of `search` and their owners that the batch has not put yet."""
-        self._next_ids: dict[str, int] = {}
-        """The same of the next ids in `meta`."""
         self._studies: dict[tuple[bytes, bytes], tuple[bytes, bytes]] = {}
         """Study Instance UID and digest of a statement → study id, and an order: that of the statement is no later."""
-        self.puts_all_keys = False
-        """Whether keys of `search` are put though they should be there already: see `reextract`."""
         self._dirty_series: dict[bytes, bytes] = {}
         self._dirty_studies: set[bytes] = set()
         self._dirty_patients: set[bytes] = set()
 
     def begin(self) -> None:
         """Begins a batch."""
-        self.counts.clear()
+        self.counters.begin()
+        self.search_keys.begin()
         self._texts.begin()
-        self._new_keys.clear()
-        self._next_ids.clear()
 
     def write(self, txn: WriteTxn) -> None:
         """Ends a batch."""
-        environment = self._environment
-        for counts_key, row in self.counts.items():
-            txn.put(counts_key, row.encode(), db=environment.counts)
+        self.counters.write(txn)
         self._texts.write(txn)
-        self._put_new_keys(txn)
-        for what, number in self._next_ids.items():
-            txn.put(keys.META_NEXT[what], keys.U32.pack(number), db=environment.meta)
+        self.search_keys.write(txn)
 
     def forget(self) -> None:
         """Ends a batch that has failed."""
@@ -117,7 +104,7 @@ class Entities:
         """Notes that instances are taken out of a series."""
         row = present(txn.get(series_id, db=self._environment.series))
         study_id = keys.ID.pack(keys.U32.unpack_from(row)[0])
-        counts = self.load_counts(txn, study_id + series_id)
+        counts = self.counters.load_series(txn, study_id + series_id)
         counts.count -= count
         counts.bytes -= payload_bytes
         self._dirty_series[series_id] = study_id
@@ -163,14 +150,14 @@ class Entities:
             series_id = self._add_series(txn, series_key, study_id, stated, order)
             return Remembered(study_id, series_id, stated.series_digest, order)
         if series_id is None:
-            series_id = self.next_id(txn, "series")
+            series_id = self.counters.next_id(txn, "series")
             txn.put(series_key, series_id, db=environment.series_uids)
             row = UidRow(keys.ID.unpack(study_id)[0], 0, stated.series_instance_uid, Facts.empty(PART_COUNT_SERIES))
-            self.counts[study_id + series_id] = Counts(0, 1, 0, pack_tail(b"", ()))
+            self.counters.series[study_id + series_id] = Counts(0, 1, 0, pack_tail(b"", ()))
         else:
             row = UidRow.decode(present(txn.get(series_id, db=environment.series)))
         before = row.facts.values(0)
-        if self._state(
+        if add_statement(
             txn,
             environment.series_statements,
             series_id,
@@ -182,7 +169,7 @@ class Entities:
         ):
             if not self.overlay.is_empty:
                 over = partial(self.overlay.of_series, txn, stated.study_instance_uid, row.uid)
-                self._correct(txn, environment.series_statements, series_id, row, keys.DIGEST_BYTES, over)
+                correct_facts(txn, environment.series_statements, series_id, row, keys.DIGEST_BYTES, over)
             txn.put(series_id, row.encode(), db=environment.series)
             self._series_changed(txn, study_id, series_id, before, row.facts.values(0))
         return Remembered(study_id, series_id, stated.series_digest, order)
@@ -190,21 +177,21 @@ class Entities:
     def _add_series(self, txn: WriteTxn, series_key: bytes, study_id: bytes, stated: Statement, order: bytes) -> bytes:
         """What most series are: new, and nothing corrected. Comes to the same as all steps one by one."""
         environment = self._environment
-        series_id = self.next_id(txn, "series")
+        series_id = self.counters.next_id(txn, "series")
         txn.put(series_key, series_id, db=environment.series_uids)
         txn.put(series_id + stated.series_digest, order + stated.study_digest, db=environment.series_statements)
         uid = stated.series_instance_uid[:0xFFFF]
         head = keys.UID_HEAD.pack(keys.ID.unpack(study_id)[0], 1, len(uid))
         txn.put(series_id, head + uid + facts_of(order, stated.series), db=environment.series)
         items = stated.items[2]
-        self.counts[study_id + series_id] = Counts(0, 1, 0, pack_tail(items.get(tags.Modality, b""), ()))
-        self._new_keys += [(key, series_id) for key in terms.search_keys(items, environment.schema)]
+        self.counters.series[study_id + series_id] = Counts(0, 1, 0, pack_tail(items.get(tags.Modality, b""), ()))
+        self.search_keys.add(series_id, items)
         return series_id
 
     def _add_study(self, txn: WriteTxn, study_key: bytes, stated: Statement, order: bytes) -> bytes:
         """The same of a study, and of its patient if that is new or says nothing else."""
         environment = self._environment
-        study_id = self.next_id(txn, "study")
+        study_id = self.counters.next_id(txn, "study")
         txn.put(study_key, study_id, db=environment.study_uids)
         txn.put(study_id + stated.study_digest, order, db=environment.study_statements)
         key = key_of_patient(stated.items[0], stated.study_instance_uid)
@@ -212,7 +199,7 @@ class Entities:
         head = keys.KEY_HEAD.pack(len(key)) + key
         after = head + facts_of(order, stated.patient)
         if patient_id is None:
-            patient_id = self.next_id(txn, "patient")
+            patient_id = self.counters.next_id(txn, "patient")
             txn.put(key, patient_id, db=environment.patient_keys)
             txn.put(patient_id, after, db=environment.patients)
         else:
@@ -228,7 +215,7 @@ class Entities:
         head = keys.UID_HEAD.pack(keys.ID.unpack(patient_id)[0], 1, len(uid))
         txn.put(study_id, head + uid + facts_of(order, stated.patient, stated.study), db=environment.studies)
         items = stated.items[0] | stated.items[1]
-        self._new_keys += [(key, study_id) for key in terms.search_keys(items, environment.schema)]
+        self.search_keys.add(study_id, items)
         self._texts.add(txn, study_id, items)
         return study_id
 
@@ -241,7 +228,7 @@ class Entities:
             self._remember_study(stated, study_id, order)
             return study_id
         if study_id is None:
-            study_id = self.next_id(txn, "study")
+            study_id = self.counters.next_id(txn, "study")
             txn.put(study_key, study_id, db=environment.study_uids)
             row = UidRow(0, 0, stated.study_instance_uid, Facts.empty(PART_COUNT_STUDY))
         else:
@@ -249,15 +236,15 @@ class Entities:
         before = _study_values(row.facts)
         conflicts = len(row.facts.conflicts)
         content = [stated.patient, stated.study]
-        if self._state(txn, environment.study_statements, study_id, stated.study_digest, row, order, b"", content):
+        if add_statement(txn, environment.study_statements, study_id, stated.study_digest, row, order, b"", content):
             if not self.overlay.is_empty:
                 over = partial(self.overlay.of_study, txn, row.uid)
-                if self._correct(txn, environment.study_statements, study_id, row, 0, over) and row.owner:
+                if correct_facts(txn, environment.study_statements, study_id, row, 0, over) and row.owner:
                     self._dirty_patients.add(keys.ID.pack(row.owner))
             self._link_patient(txn, study_id, row)
             txn.put(study_id, row.encode(), db=environment.studies)
             self._study_changed(txn, study_id, before, _study_values(row.facts))
-            self.count(txn, keys.META_CONFLICTS, len(row.facts.conflicts) - conflicts)
+            self.counters.count(txn, keys.META_CONFLICTS, len(row.facts.conflicts) - conflicts)
         self._remember_study(stated, study_id, order)
         return bytes(study_id)
 
@@ -266,75 +253,13 @@ class Entities:
             self._studies.clear()
         self._studies[stated.study_instance_uid, stated.study_digest] = study_id, order
 
-    def _state(
-        self,
-        txn: WriteTxn,
-        table: Table,
-        owner: bytes,
-        digest: bytes,
-        row: UidRow,
-        order: bytes,
-        above: bytes,
-        content: list[bytes],
-    ) -> bool:
-        """Adds a statement to an entity, or gives it an earlier order; whether that changed the row."""
-        statement_key = owner + digest
-        known = txn.get(statement_key, db=table)
-        if known is not None and known[: keys.ORDER_BYTES] <= order:
-            return False
-        if known is not None:
-            txn.put(statement_key, order + known[keys.ORDER_BYTES :], db=table)
-        else:
-            if row.statements == 1:
-                self._write_out(txn, table, owner, len(above), row.facts)
-            row.statements += 1
-            txn.put(statement_key, order + above + (pack_content(*content) if row.statements > 1 else b""), db=table)
-        row.facts.observe(order, content)
-        return True
-
-    def _write_out(self, txn: WriteTxn, table: Table, owner: bytes, above_bytes: int, facts: Facts) -> None:
-        """Gives the only statement its content, before there are more, or the facts say something else."""
-        for key, value in scan_prefix(txn, table, owner):
-            if len(value) > keys.ORDER_BYTES + above_bytes:
-                return
-            txn.put(key, value[: keys.ORDER_BYTES + above_bytes] + pack_content(*facts.blobs()), db=table)
-            return
-
-    def _correct(
-        self,
-        txn: WriteTxn,
-        table: Table,
-        owner: bytes,
-        row: UidRow,
-        above_bytes: int,
-        overlay_of: Callable[[Facts], Sequence[Part]],
-    ) -> bool:
-        """Lays what corrections say over the facts of an entity that has a new statement; whether they say anything.
-
-        What is corrected has its only statement's content written out too: the facts do not say the same.
-        """
-        facts = row.facts
-        head_bytes = keys.ORDER_BYTES + above_bytes
-        was_corrected = facts.is_corrected
-        if was_corrected:
-            facts = Facts.empty(len(facts.parts))
-            for _, value in scan_prefix(txn, table, owner):
-                facts.observe(value[: keys.ORDER_BYTES], unpack_content(value[head_bytes:]))
-        overlay = overlay_of(facts)
-        is_corrected = any(overlay)
-        if is_corrected and row.statements == 1:
-            self._write_out(txn, table, owner, above_bytes, facts)
-        facts.correct(overlay)
-        row.facts = facts
-        return is_corrected or was_corrected
-
     def _link_patient(self, txn: WriteTxn, study_id: bytes, row: UidRow) -> None:
         """Puts the study under the patient that its facts name, and tells the patient what they say."""
         environment = self._environment
         key = key_of_patient(row.facts.values(0), row.uid)
         patient_id = txn.get(key, db=environment.patient_keys)
         if patient_id is None:
-            patient_id = self.next_id(txn, "patient")
+            patient_id = self.counters.next_id(txn, "patient")
             txn.put(key, patient_id, db=environment.patient_keys)
             patient = PatientRow(key, Facts.empty(PART_COUNT_PATIENT))
             before = b""
@@ -360,9 +285,9 @@ class Entities:
     def _series_changed(
         self, txn: WriteTxn, study_id: bytes, series_id: bytes, before: Mapping[int, bytes], after: Mapping[int, bytes]
     ) -> None:
-        self._search_changed(txn, series_id, before, after)
+        self.search_keys.change(txn, series_id, before, after)
         modality = after.get(tags.Modality, b"")
-        row = self.load_counts(txn, study_id + series_id)
+        row = self.counters.load_series(txn, study_id + series_id)
         known, class_ids = unpack_tail(row.tail, 0)
         if modality[:255] != known:
             row.tail = pack_tail(modality, class_ids)
@@ -370,28 +295,8 @@ class Entities:
     def _study_changed(
         self, txn: WriteTxn, study_id: bytes, before: Mapping[int, bytes], after: Mapping[int, bytes]
     ) -> None:
-        self._search_changed(txn, study_id, before, after)
+        self.search_keys.change(txn, study_id, before, after)
         self._texts.change(txn, study_id, before, after)
-
-    def _search_changed(
-        self, txn: WriteTxn, owner: bytes, before: Mapping[int, bytes], after: Mapping[int, bytes]
-    ) -> None:
-        """Brings the keys of `search` from one set of facts to another."""
-        table = self._environment.search
-        old = terms.search_keys(before, self._environment.schema)
-        new = terms.search_keys(after, self._environment.schema)
-        if gone := old - new:
-            self._put_new_keys(txn)
-            for key in gone:
-                txn.delete(key, owner, db=table)
-        self._new_keys += [(key, owner) for key in (new if self.puts_all_keys else new - old)]
-
-    def _put_new_keys(self, txn: WriteTxn) -> None:
-        """Puts the new keys of `search`, in order: neighbours lie on one page."""
-        if self._new_keys:
-            with txn.cursor(db=self._environment.search) as cursor:
-                cursor.putmulti(sorted(self._new_keys, key=_first))
-            self._new_keys.clear()
 
     # -- what is left after a removal -----------------------------------------------------------
 
@@ -408,7 +313,7 @@ class Entities:
         self._dirty_studies.clear()
         self._dirty_patients.clear()
         self.forget_studies()
-        self.count(txn, keys.META_EPOCH, 1)
+        self.counters.count(txn, keys.META_EPOCH, 1)
 
     def _refresh_series(self, txn: WriteTxn, series_id: bytes, study_id: bytes) -> None:
         environment = self._environment
@@ -424,20 +329,20 @@ class Entities:
         row = UidRow.decode(present(txn.get(series_id, db=environment.series)))
         before = row.facts.values(0)
         if not firsts:
-            self._drop_prefix(txn, environment.series_statements, series_id)
-            self._search_changed(txn, series_id, before, {})
+            drop_rows(txn, environment.series_statements, series_id)
+            self.search_keys.change(txn, series_id, before, {})
             txn.delete(keys.bounded(row.uid) + b"\0" + study_id, db=environment.series_uids)
             txn.delete(series_id, db=environment.series)
             txn.delete(study_id + series_id, db=environment.counts)
-            self.counts.pop(study_id + series_id, None)
+            self.counters.series.pop(study_id + series_id, None)
             return
         over: Callable[[Facts], Sequence[Part]] | None = None
         if not self.overlay.is_empty:
             study = UidRow.decode(present(txn.get(study_id, db=environment.studies)), PART_COUNT_STUDY)
             over = partial(self.overlay.of_series, txn, study.uid, row.uid)
-        self._restate(txn, environment.series_statements, series_id, row, firsts, keys.DIGEST_BYTES, over)
+        leave_statements(txn, environment.series_statements, series_id, row, firsts, keys.DIGEST_BYTES, over)
         txn.put(series_id, row.encode(), db=environment.series)
-        counts = self.load_counts(txn, study_id + series_id)
+        counts = self.counters.load_series(txn, study_id + series_id)
         counts.tail = pack_tail(before.get(tags.Modality, b""), class_ids)
         self._series_changed(txn, study_id, series_id, before, row.facts.values(0))
 
@@ -454,60 +359,26 @@ class Entities:
                 if digest not in firsts or order < firsts[digest]:
                     firsts[digest] = order
         if not firsts:
-            self._drop_prefix(txn, environment.study_statements, study_id)
+            drop_rows(txn, environment.study_statements, study_id)
             self._study_changed(txn, study_id, before, {})
             self._unlink_patient(txn, study_id, row.owner)
             txn.delete(keys.bounded(row.uid), db=environment.study_uids)
             txn.delete(study_id, db=environment.studies)
-            self.count(txn, keys.META_CONFLICTS, -conflicts)
+            self.counters.count(txn, keys.META_CONFLICTS, -conflicts)
             return
         over = None if self.overlay.is_empty else partial(self.overlay.of_study, txn, row.uid)
-        self._restate(txn, environment.study_statements, study_id, row, firsts, 0, over)
+        leave_statements(txn, environment.study_statements, study_id, row, firsts, 0, over)
         self._dirty_patients.add(keys.ID.pack(row.owner))
         self._link_patient(txn, study_id, row)
         txn.put(study_id, row.encode(), db=environment.studies)
         self._study_changed(txn, study_id, before, _study_values(row.facts))
-        self.count(txn, keys.META_CONFLICTS, len(row.facts.conflicts) - conflicts)
+        self.counters.count(txn, keys.META_CONFLICTS, len(row.facts.conflicts) - conflicts)
 
     def _series_of(self, txn: ReadTxn, study_id: bytes) -> list[bytes]:
         """The series ids of a study, those that this batch has added included."""
         found = {key[4:] for key, _ in scan_prefix(txn, self._environment.counts, study_id)}
-        found.update(key[4:] for key in self.counts if key[:4] == study_id)
+        found.update(key[4:] for key in self.counters.series if key[:4] == study_id)
         return sorted(found)
-
-    def _restate(
-        self,
-        txn: WriteTxn,
-        table: Table,
-        owner: bytes,
-        row: UidRow,
-        firsts: Mapping[bytes, bytes],
-        above_bytes: int,
-        overlay_of: Callable[[Facts], Sequence[Part]] | None,
-    ) -> None:
-        """Leaves the statements of `firsts`, with their orders, and makes the facts from them and from corrections."""
-        head_bytes = keys.ORDER_BYTES + above_bytes
-        part_count = len(row.facts.parts)
-        only = row.facts.blobs()
-        statements = list(scan_prefix(txn, table, owner))
-        facts = Facts.empty(part_count)
-        kept = []
-        for key, value in statements:
-            digest = key[len(owner) :]
-            if digest not in firsts:
-                txn.delete(key, db=table)
-                continue
-            content = unpack_content(value[head_bytes:]) if len(value) > head_bytes else only
-            facts.observe(firsts[digest], content)
-            kept.append((key, firsts[digest] + value[keys.ORDER_BYTES : head_bytes], content))
-        overlay = overlay_of(facts) if overlay_of is not None else ()
-        if any(overlay):
-            facts.correct(overlay)
-        is_said_by_facts = len(firsts) == 1 and not any(overlay)
-        for key, head, content in kept:
-            txn.put(key, head if is_said_by_facts else head + pack_content(*content), db=table)
-        row.statements = len(firsts)
-        row.facts = facts
 
     def _refresh_patient(self, txn: WriteTxn, patient_id: bytes) -> None:
         environment = self._environment
@@ -523,36 +394,6 @@ class Entities:
             txn.delete(patient.key, db=environment.patient_keys)
         else:
             txn.put(patient_id, patient.encode(), db=environment.patients)
-
-    def _drop_prefix(self, txn: WriteTxn, table: Table, prefix: bytes) -> None:
-        for key, _ in list(scan_prefix(txn, table, prefix)):
-            txn.delete(key, db=table)
-
-    # -- small rows -----------------------------------------------------------------------------
-
-    def load_counts(self, txn: ReadTxn, counts_key: bytes) -> Counts:
-        row = self.counts.get(counts_key)
-        if row is None:
-            data = txn.get(counts_key, db=self._environment.counts)
-            if data is None:
-                raise IndexDamaged("a series has no counts: the index is damaged; `filmroom rebuild-index` helps")
-            row = self.counts[counts_key] = Counts.decode(data)
-        return row
-
-    def count(self, txn: WriteTxn, word: bytes, change: int) -> None:
-        if change:
-            table = self._environment.meta
-            txn.put(word, keys.U64.pack(read_count(txn, self._environment, word) + change), db=table)
-
-    def next_id(self, txn: ReadTxn, what: str) -> bytes:
-        number = self._next_ids.get(what)
-        if number is None:
-            data = txn.get(keys.META_NEXT[what], db=self._environment.meta)
-            number = keys.U32.unpack(data)[0] if data else 1
-        if number == 0xFFFFFFFF:
-            raise IndexError_(f"the index has given out every id of its kind ({what}): rebuild it")
-        self._next_ids[what] = number + 1
-        return keys.ID.pack(number)
 
 
 def _uid_row_facts(data: bytes, part_count: int = PART_COUNT_SERIES) -> Facts:

@@ -37,7 +37,7 @@ _COMMON_AT = keys.INSTANCE.size - keys.INSTANCE_END.size
 def restate(writer: Writer, txn: WriteTxn, entries: Sequence[Entry]) -> int:
     """Applies what instances say now; how many of them are current or kept, and say something else than before."""
     entities = writer.entities
-    entities.puts_all_keys = True
+    entities.search_keys.puts_all = True
     try:
         count = 0
         for entry in entries:
@@ -45,7 +45,7 @@ def restate(writer: Writer, txn: WriteTxn, entries: Sequence[Entry]) -> int:
         if entities.needs_refresh:
             entities.refresh(txn)
     finally:
-        entities.puts_all_keys = False
+        entities.search_keys.puts_all = False
     return count
 
 

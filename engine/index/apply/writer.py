@@ -67,6 +67,7 @@ class Writer:
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
         self.entities = Entities(environment)
+        self.counters = self.entities.counters
         self.accounts = Accounts(environment)
         self.other_records = OtherRecords(environment, self.accounts)
         self.corrections = Corrections(environment, self.accounts, self.entities)
@@ -163,7 +164,7 @@ class Writer:
             if txn.get(sop_key, db=environment.sop_uids) is not None:
                 return self.tell(txn, sop_key, told_of(entry))
             known = self._settle(txn, entry, order)
-        row = self.entities.counts.get(known.counts_key) or self.entities.load_counts(txn, known.counts_key)
+        row = self.counters.series.get(known.counts_key) or self.counters.load_series(txn, known.counts_key)
         where = _pair(known.series_id, row.next)
         if not txn.put(sop_key, where, overwrite=False, db=environment.sop_uids):
             return self.tell(txn, sop_key, told_of(entry))
@@ -231,7 +232,7 @@ class Writer:
         known = self._series.get((entry.character_set, entry.patient, entry.study, entry.series))
         if known is None or order < known.first:
             known = self._settle(txn, entry, order)
-        row = self.entities.load_counts(txn, known.counts_key)
+        row = self.counters.load_series(txn, known.counts_key)
         texts = (entry.sop_class_uid, entry.transfer_syntax_uid, entry.calling_ae_title, entry.character_set)
         ids = [self._names.get(text) or self._name(txn, text) for text in texts]
         self._note_class(known, row, ids[0])
@@ -368,7 +369,7 @@ class Writer:
         position = entry.position
         order = _order(entry.stamp, keys.tie_of(position.payload_length, position.payload_crc))
         known = self._settle(txn, entry, order)
-        row = self.entities.load_counts(txn, known.counts_key)
+        row = self.counters.load_series(txn, known.counts_key)
         where = _pair(known.series_id, row.next)
         self._insert(txn, entry, known, row, where)
         return where
@@ -422,7 +423,7 @@ class Writer:
         key = b"\x01" + keys.bounded(text)
         data = txn.get(key, db=table)
         if data is None:
-            number = keys.ID.unpack(self.entities.next_id(txn, "name"))[0]
+            number = keys.ID.unpack(self.counters.next_id(txn, "name"))[0]
             txn.put(key, keys.U32.pack(number), db=table)
             txn.put(b"\0" + keys.U32.pack(number), text, db=table)
         else:
