@@ -103,6 +103,10 @@ class SegmentGone(CorruptRecord):
     """The segment file of a position is no more: what lay in it was moved or deleted, and the index says which."""
 
 
+class StoreUnreachable(StorageError):
+    """The place where a segment lies does not answer: its bytes are not damaged, and may be read in a moment."""
+
+
 class StorageFull(StorageError):
     """The disk or its reserve is used up: new stores are refused, everything else goes on."""
 

@@ -27,6 +27,7 @@ from engine.storage.files import Files
 from engine.storage.reader import read_header_or_trailer
 from engine.storage.record import HEADER_BYTES, HEADER_FIELDS, Kind, Record
 from engine.storage.segment import FIRST_RECORD, SEGMENT_FIELDS, Damage, SegmentHeader, Walk
+from engine.storage.segment_bytes import FileBytes
 
 HEX_WIDTH = 16
 UIDS_SHOWN_MAX = 8
@@ -135,13 +136,13 @@ class Dump:
         yield from field_lines(self._files.pread(self._fd, FIRST_RECORD, 0), 0, SEGMENT_FIELDS)
         summary = None
         try:
-            summary = hints.read_summary(self._files, self._fd, self._segment_id)
-            header = read_header_or_trailer(self._files, self._fd, self._segment_id)
+            summary = hints.read_summary(FileBytes(self._files, self._fd), self._segment_id)
+            header = read_header_or_trailer(FileBytes(self._files, self._fd), self._segment_id)
         except CorruptRecord as error:
             self.faults += 1
             yield f"DAMAGE at {error.offset}: {error}"
             try:
-                header = read_header_or_trailer(self._files, self._fd, self._segment_id)
+                header = read_header_or_trailer(FileBytes(self._files, self._fd), self._segment_id)
             except CorruptRecord:
                 return
         yield from self._walk(header, size if summary is None else summary.trailer.tail)
@@ -152,7 +153,7 @@ class Dump:
             yield from footer_lines(summary, self._files.pread(self._fd, hints.TRAILER_BYTES, trailer_offset))
 
     def _walk(self, header: SegmentHeader, end: int) -> Iterator[str]:
-        walk = Walk(self._files, self._fd, header, end=end, verify_payload=self._verify)
+        walk = Walk(FileBytes(self._files, self._fd), header, end=end, verify_payload=self._verify)
         count = 0
         for item in walk:
             if isinstance(item, Damage):

@@ -24,7 +24,7 @@ from engine.dicom import extra
 from engine.dicom.extra import Extra, ExtraSet
 from engine.dicom.schema import Schema
 from engine.errors import ArchiveInUse, StorageError, StorageFull
-from engine.storage.files import Files, replace
+from engine.storage.files import Files, replace_file
 from engine.storage.record import crc32c
 
 if TYPE_CHECKING:
@@ -130,4 +130,4 @@ def settle(layout: Layout, files: Files, chosen: ExtraSet, *, is_keeper: bool) -
 
 def _record(path: str, chosen: ExtraSet, files: Files) -> None:
     content = msgspec.json.encode(_Set(chosen.extras, chosen.number))
-    replace(files, path, msgspec.json.encode(_Checked(crc32c(content), msgspec.Raw(content))))
+    replace_file(files, path, msgspec.json.encode(_Checked(crc32c(content), msgspec.Raw(content))))

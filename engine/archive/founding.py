@@ -14,6 +14,7 @@ from engine import log
 from engine.errors import CorruptRecord, StorageError
 from engine.storage.files import Files
 from engine.storage.segment import list_segments, read_segment_header, segment_path
+from engine.storage.segment_bytes import FileBytes
 
 logger = log.get("archive.founding")
 
@@ -43,7 +44,7 @@ def lost_id(data: Path, files: Files) -> bytes | None:
 def _archive_id(directory: str, segment_id: int, files: Files) -> bytes | None:
     fd = files.open(segment_path(directory, segment_id), os.O_RDONLY)
     try:
-        return read_segment_header(files, fd, segment_id).archive_id
+        return read_segment_header(FileBytes(files, fd), segment_id).archive_id
     except CorruptRecord as error:
         logger.warning("a segment does not say whose it is", segment=f"{segment_id:016x}", error=str(error))
         return None

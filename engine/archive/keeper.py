@@ -41,6 +41,7 @@ from engine.storage.files import Files
 from engine.storage.reader import LogReader
 from engine.storage.recovery import NOTHING_KNOWN
 from engine.storage.segment import list_segments
+from engine.storage.segment_store import LocalSegments
 
 logger = log.get("archive.keeper")
 
@@ -121,7 +122,7 @@ class Keeper:
         self._thread: threading.Thread | None = None
         self._one_at_a_time = threading.Lock()
         self.failed: EngineError | None = None
-        self._reader = LogReader(layout.segments, files)
+        self._reader = LogReader(LocalSegments(layout.segments, files))
         self.register = Register(layout, files)
         self._marks: dict[int, SegmentMark] = {}
         """As the last checkpoint has them."""

@@ -38,7 +38,7 @@ import orjson
 from engine import log
 from engine.archive import founding
 from engine.errors import StorageError
-from engine.storage.files import Files
+from engine.storage.files import Files, replace_file
 
 logger = log.get("archive.layout")
 
@@ -128,11 +128,7 @@ def describe(layout: Layout, files: Files) -> None:
         content["role"] = layout.role
     if layout.lineage:
         content["lineage"] = layout.lineage
-    description = str(layout.data / "archive.json")
-    temporary = f"{description}.{os.getpid()}"
-    _write(temporary, orjson.dumps(content), files)
-    files.rename(temporary, description)
-    files.sync_directory(str(layout.data))
+    replace_file(files, str(layout.data / "archive.json"), orjson.dumps(content))
 
 
 def new_lineage() -> str:

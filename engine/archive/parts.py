@@ -14,6 +14,7 @@ from engine.archive.readonly import UnwrittenIndex, refuse
 from engine.archive.register import Register
 from engine.archive.retrieve import Retrieval
 from engine.storage.reader import LogReader
+from engine.storage.segment_store import LocalSegments, SegmentStore
 
 if TYPE_CHECKING:
     from engine.archive.keeper import Keeper
@@ -39,7 +40,9 @@ class Parts:
         self.index = index
         self.keeper = keeper
         self.unwritten = unwritten
-        self.reader = LogReader(layout.segments, files)
+        self.segments: SegmentStore = LocalSegments(layout.segments, files)
+        """Where sealed segments are read from."""
+        self.reader = LogReader(self.segments)
         self.retrieval = Retrieval(index, self.reader)
         self.register = Register(layout, files) if keeper is None else keeper.register
         self.ledger = Ledger(layout, files, index, self.reader, self.refuse_writing)

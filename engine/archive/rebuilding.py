@@ -34,6 +34,8 @@ from engine.storage.reader import LogReader
 from engine.storage.record import Position
 from engine.storage.recovery import NOTHING_KNOWN, Known, Sealed
 from engine.storage.segment import LAYOUT_LOG, Damage, segment_path
+from engine.storage.segment_bytes import FileBytes
+from engine.storage.segment_store import LocalSegments
 
 logger = log.get("archive.rebuilding")
 
@@ -78,7 +80,7 @@ def rebuild_index(data: Path, *, progress: Progress | None = None, files: Files 
                 register.note(index.segment_marks(), is_complete=True)
                 _name_losses(layout, files, index, report, before)
         finally:
-            reader = LogReader(layout.segments, files)
+            reader = LogReader(LocalSegments(layout.segments, files))
             index.checkpointer(lambda: sync_log(index, reader)).close(clean=True)
             reader.close()
             index.close()
@@ -127,7 +129,7 @@ def _is_as_sealed(layout: Layout, files: Files, sealed: Sealed) -> bool:
     except OSError:
         return False
     try:
-        trailer = hints.read_trailer(files, fd, sealed.segment_id)
+        trailer = hints.read_trailer(FileBytes(files, fd), sealed.segment_id)
     except CorruptRecord:
         return False
     finally:

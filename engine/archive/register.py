@@ -27,6 +27,7 @@ from engine.storage.files import Files
 from engine.storage.journal import Journal, read_notes
 from engine.storage.recovery import Known, Sealed
 from engine.storage.segment import LAYOUT_LOG, list_segments, segment_path
+from engine.storage.segment_bytes import FileBytes
 
 logger = log.get("archive.register")
 
@@ -162,7 +163,7 @@ class Register:
         except OSError:
             return None
         try:
-            trailer = hints.read_trailer(files, fd, segment_id)
+            trailer = hints.read_trailer(FileBytes(files, fd), segment_id)
         except CorruptRecord:
             trailer = None
         finally:

@@ -5,14 +5,13 @@ For `filmroom doctor`. What a payload says of itself is `verify`'s.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engine.archive.lifecycle import losses
-from engine.errors import EngineError
+from engine.errors import EngineError, SegmentGone
 from engine.storage.reader import read_header_or_trailer
-from engine.storage.segment import list_segments, segment_path
+from engine.storage.segment import list_segments
 
 if TYPE_CHECKING:
     from engine.archive.parts import Parts
@@ -42,16 +41,12 @@ def survey(parts: Parts) -> Survey:
     result = Survey(len(segment_ids))
     for segment_id in segment_ids:
         try:
-            fd = files.open(segment_path(directory, segment_id), os.O_RDONLY)
-        except FileNotFoundError:
+            header = read_header_or_trailer(parts.segments.open(segment_id), segment_id)
+        except SegmentGone:
             continue  # compacted away meanwhile
-        try:
-            header = read_header_or_trailer(files, fd, segment_id)
         except EngineError as error:
             result.unreadable.append(str(error))
             continue
-        finally:
-            files.close(fd)
         result.newest_ns = max(result.newest_ns, header.created_ns)
         if header.archive_id != layout.archive_id:
             result.foreign.append(f"{segment_id:016x}")

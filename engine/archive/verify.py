@@ -14,7 +14,6 @@ or may not be looked at.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -128,21 +127,17 @@ def _check_segment(archive: Archive, report: CheckReport, segment_id: int, mark:
 
 def _records(archive: Archive, segment_id: int, mark: SegmentMark) -> Iterator[Record | Damage]:
     """The records that the index should know, and what lies between them where there is no footer."""
-    files = archive.parts.files
-    fd = files.open(segment.segment_path(archive.parts.layout.segments, segment_id), os.O_RDONLY)
-    try:
-        sealed = hints.read_hints(files, fd, segment_id)
-        if sealed is not None:
-            # What a writer could not apply, and told nobody that it is stored, waits for the next start.
-            yield from (record for record in sealed if record.position.offset < mark.indexed_bytes)
-            return
-        walk = segment.Walk(files, fd, segment.read_segment_header(files, fd, segment_id), end=mark.indexed_bytes)
-        yield from walk
-        if walk.tail < mark.indexed_bytes:
-            reason = walk.torn or "nothing where records were"
-            yield Damage(segment_id, walk.tail, mark.indexed_bytes - walk.tail, reason)
-    finally:
-        files.close(fd)
+    data = archive.parts.segments.open(segment_id)
+    sealed = hints.read_hints(data, segment_id)
+    if sealed is not None:
+        # What a writer could not apply, and told nobody that it is stored, waits for the next start.
+        yield from (record for record in sealed if record.position.offset < mark.indexed_bytes)
+        return
+    walk = segment.Walk(data, segment.read_segment_header(data, segment_id), end=mark.indexed_bytes)
+    yield from walk
+    if walk.tail < mark.indexed_bytes:
+        reason = walk.torn or "nothing where records were"
+        yield Damage(segment_id, walk.tail, mark.indexed_bytes - walk.tail, reason)
 
 
 def _compare(archive: Archive, report: CheckReport, records: list[Record]) -> None:

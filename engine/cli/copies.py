@@ -99,7 +99,7 @@ def replicate(
     `show` is told how far it is. Raises ReplicationFailed.
     """
     from engine.archive.copies.replication import REMOVE_AFTER_S, Replication, Status
-    from engine.archive.pace import Pace
+    from engine.rate_limiter import RateLimiter
 
     layout = _layout(config)
     status_path = _status_path(layout.data, target)
@@ -113,7 +113,7 @@ def replicate(
         layout,
         connect,
         status,
-        pace=Pace(bytes_per_s),
+        rate_limiter=RateLimiter(bytes_per_s),
         status_path=status_path,
         on_status=on_status,
         # Who runs it now and then waits for nobody's reader.

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from engine import log
+from engine.rate_limiter import TokenBucket
 
 if TYPE_CHECKING:
     from engine.config import Config
@@ -68,7 +69,7 @@ class _Turn:
 
 
 class FlowControl:
-    """See the module's head. All calls come on the loop's thread."""
+    """Decides which connections of one worker are read. All calls come on the loop's thread."""
 
     def __init__(
         self,
@@ -87,7 +88,8 @@ class FlowControl:
         self._call_later = call_later
         self._storing: dict[Reader, str] = {}
         """Those that may store, by calling AE title, in the order in which their associations began."""
-        self._owed: dict[str, float] = {}
+        self._bandwidth: dict[str, TokenBucket] = {}
+        """Of calling AE titles that have used some of theirs lately."""
         self._owing: dict[Reader, str] = {}
         self._queue: deque[tuple[Reader, int]] = deque()
         """Who waits for a budget, and the size of what came last."""
@@ -95,7 +97,7 @@ class FlowControl:
         self._short: set[Reader] = set()
         self._turns: dict[Reader, _Turn] = {}
         self._sent_bytes = self._sent_before = 0
-        self._budget = 0
+        self._budget = TokenBucket()
         self._ticking = False
 
     @property
@@ -136,8 +138,8 @@ class FlowControl:
         self.wake()
         self._charge(reader, title, count)
         if self.competing and self._config().limits.ingest_during_retrieval_bytes_per_s_max:
-            self._budget -= count - self._prepaid.pop(reader, 0)
-            if self._budget <= 0 and all(waiting is not reader for waiting, _ in self._queue):
+            self._budget.take(count - self._prepaid.pop(reader, 0))
+            if self._budget.tokens <= 0 and all(waiting is not reader for waiting, _ in self._queue):
                 self._queue.append((reader, count))
                 self._metrics.counters["ingest_waits_for_retrieval"] += 1
                 reader.pause_reading()
@@ -153,7 +155,7 @@ class FlowControl:
     def _on_tick(self) -> None:
         self.tick()
         self._ticking = False
-        if self._sent_before or self._owed or self._queue or self._short or self._chunks_bytes():
+        if self._sent_before or self._bandwidth or self._queue or self._short or self._chunks_bytes():
             self.wake()
 
     def tick(self) -> None:
@@ -178,23 +180,22 @@ class FlowControl:
         rate = self._rate(title)
         if not rate:
             return
-        owed = self._owed.get(title, 0.0) + count
-        self._owed[title] = owed
-        if owed > rate * TICK_S and reader not in self._owing:
+        bucket = self._bandwidth.setdefault(title, TokenBucket())
+        bucket.take(count)
+        if bucket.debt > rate * TICK_S and reader not in self._owing:
             self._owing[reader] = title
             self._metrics.counters["waits_for_bandwidth"] += 1
             reader.pause_reading()
 
     def _pay(self) -> None:
-        for title in list(self._owed):
+        for title, bucket in list(self._bandwidth.items()):
             paid = self._rate(title) * TICK_S
-            left = self._owed[title] - paid
             # What a tick pays too much is a credit for the next data set, but no more than one tick's.
-            self._owed[title] = left
-            if paid and left >= 1:
+            bucket.add(paid, burst=paid)
+            if paid and bucket.debt >= 1:
                 continue
-            if not paid or left <= -paid:
-                del self._owed[title]
+            if not paid or bucket.tokens >= paid:
+                del self._bandwidth[title]
             for reader in [reader for reader, owing in self._owing.items() if owing == title]:
                 del self._owing[reader]
                 reader.resume_reading()
@@ -202,17 +203,17 @@ class FlowControl:
     def _serve_queue(self) -> None:
         limit = int(self._config().limits.ingest_during_retrieval_bytes_per_s_max * TICK_S)
         if not limit or not self.competing:
-            self._budget = limit
+            self._budget = TokenBucket(limit)
             self._prepaid.clear()
             while self._queue:
                 self._queue.popleft()[0].resume_reading()
             return
         # What a large data set took beyond its budget is paid back first, so that its sender has no larger part.
-        self._budget = min(self._budget + limit, limit)
-        while self._queue and self._budget > 0:
+        self._budget.add(limit, burst=limit)
+        while self._queue and self._budget.tokens > 0:
             reader, count = self._queue.popleft()
             self._prepaid[reader] = count
-            self._budget -= count
+            self._budget.take(count)
             reader.resume_reading()
 
     def _share_memory(self) -> None:

@@ -20,6 +20,7 @@ import errno
 import fcntl
 import mmap
 import os
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
@@ -335,15 +336,21 @@ class Files:
         return status.f_bavail * status.f_frsize
 
 
-def replace(files: Files, path: str, content: bytes) -> None:
-    """A small file with this content, durable; else what was there before. Raises StorageFull or StorageFailed."""
-    temporary = f"{path}.{os.getpid()}"
+def replace_file(files: Files, path: str, content: bytes, *, is_durable: bool = True) -> None:
+    """A small file gets this content, or keeps what it had: the one way to replace a file of an archive.
+
+    Durable when it returns; not `is_durable`: for what may be lost in a power cut, such as a status. Raises StorageFull
+    or StorageFailed.
+    """
+    temporary = f"{path}.{os.getpid()}.{threading.get_ident()}"
     files.unlink(temporary)
     fd = files.create(temporary)
     try:
         files.pwritev(fd, [content], 0)
-        files.fdatasync(fd)
+        if is_durable:
+            files.fdatasync(fd)
     finally:
         files.close(fd)
     files.rename(temporary, path)
-    files.sync_directory(os.path.dirname(path))
+    if is_durable:
+        files.sync_directory(os.path.dirname(path))

@@ -38,6 +38,7 @@ from engine.errors import CorruptRecord
 from engine.storage.files import Files
 from engine.storage.record import HEADER_BYTES, Record, crc32c, unpack_head
 from engine.storage.segment import FOOTER_MAGIC, Damage, SegmentHeader
+from engine.storage.segment_bytes import SegmentBytes
 
 # These constants are part of the format.
 TRAILER_MAGIC = b"FILMSEAL"
@@ -136,20 +137,20 @@ def _encode_damage(damage: Damage) -> bytes:
     return _DAMAGE.pack(damage.offset, damage.length_bytes, int(damage.was_synced), len(reason)) + reason
 
 
-def read_trailer(files: Files, fd: int, segment_id: int) -> Trailer | None:
+def read_trailer(data: SegmentBytes, segment_id: int) -> Trailer | None:
     """The trailer of an open segment; None when it is not sealed. Raises CorruptRecord when that cannot be read."""
-    size = files.size(fd)
+    size = data.size()
     if size < TRAILER_BYTES:
         return None
     try:
-        data = files.pread(fd, TRAILER_BYTES, size - TRAILER_BYTES)
+        block = data.read(TRAILER_BYTES, size - TRAILER_BYTES)
     except OSError as error:
         raise CorruptRecord(f"the trailer cannot be read: {error.strerror}", segment_id, size) from error
-    if len(data) < TRAILER_BYTES or not data.startswith(TRAILER_MAGIC):
+    if len(block) < TRAILER_BYTES or not block.startswith(TRAILER_MAGIC):
         return None
     (_, format_, layout, own_id, archive_id, salt, tail, hint_end,
-     record_count, payload_bytes, damage_count, hint_crc) = _TRAILER.unpack_from(data)  # fmt: skip
-    if int.from_bytes(data[-4:], "little") != crc32c(data[:-4]) or format_ != HINTS_FORMAT:
+     record_count, payload_bytes, damage_count, hint_crc) = _TRAILER.unpack_from(block)  # fmt: skip
+    if int.from_bytes(block[-4:], "little") != crc32c(block[:-4]) or format_ != HINTS_FORMAT:
         return None
     if own_id != segment_id or hint_end + TRAILER_BYTES != size or not 0 <= tail <= hint_end:
         return None
@@ -168,17 +169,17 @@ class Heads:
     """Where the first one begins in `data`; they end where the damage entries begin."""
 
 
-def read_heads(files: Files, fd: int, segment_id: int) -> Heads | None:
+def read_heads(data: SegmentBytes, segment_id: int) -> Heads | None:
     """The heads in the footer, for who reads millions; None when the segment is not sealed.
 
     Raises CorruptRecord when it is sealed and the footer is damaged: walk over the segment instead.
     """
-    trailer = read_trailer(files, fd, segment_id)
+    trailer = read_trailer(data, segment_id)
     if trailer is None:
         return None
     tail = trailer.tail
     try:
-        hints = files.pread(fd, trailer.hint_end - tail, tail)
+        hints = data.read(trailer.hint_end - tail, tail)
     except OSError as error:
         raise CorruptRecord(f"the footer cannot be read: {error.strerror}", segment_id, tail) from error
     found = crc32c(hints)
@@ -187,12 +188,12 @@ def read_heads(files: Files, fd: int, segment_id: int) -> Heads | None:
     return Heads(trailer, hints)
 
 
-def read_summary(files: Files, fd: int, segment_id: int) -> Summary | None:
+def read_summary(data: SegmentBytes, segment_id: int) -> Summary | None:
     """Everything in the footer; None when the segment is not sealed.
 
     Raises CorruptRecord when it is sealed and the footer is damaged: walk over the segment instead.
     """
-    heads = read_heads(files, fd, segment_id)
+    heads = read_heads(data, segment_id)
     if heads is None:
         return None
     trailer, hints = heads.trailer, heads.data
@@ -214,7 +215,7 @@ def read_summary(files: Files, fd: int, segment_id: int) -> Summary | None:
     return Summary(trailer, records, damage)
 
 
-def read_hints(files: Files, fd: int, segment_id: int) -> list[Record] | None:
+def read_hints(data: SegmentBytes, segment_id: int) -> list[Record] | None:
     """The records of a sealed segment without walking over it; None when it is not sealed. Raises CorruptRecord."""
-    summary = read_summary(files, fd, segment_id)
+    summary = read_summary(data, segment_id)
     return None if summary is None else summary.records

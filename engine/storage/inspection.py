@@ -18,16 +18,15 @@ Each piece is read from the disk, not from the page cache; what was not cached b
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple
 
 from engine.errors import CorruptRecord
 from engine.storage import hints
-from engine.storage.files import Files
 from engine.storage.record import HEADER_BYTES, Record, crc32c, decode_head
-from engine.storage.segment import FIRST_RECORD, Damage, SegmentHeader, Walk, read_segment_header, segment_path
+from engine.storage.segment import FIRST_RECORD, Damage, SegmentHeader, Walk, read_segment_header
+from engine.storage.segment_bytes import SegmentBytes
 
 PIECE_BYTES = 2 << 20
 """What is read at a time; the longest head, 1 MiB and some, fits."""
@@ -77,17 +76,15 @@ class Step(NamedTuple):
 
 
 class Inspection:
-    """One segment under inspection: take steps until there are no more, then close."""
+    """One segment under inspection: take steps until there are no more."""
 
     def __init__(
-        self, files: Files, directory: str, segment_id: int, *, start_offset: int, mark_bytes: int, is_sealed: bool
+        self, data: SegmentBytes, segment_id: int, *, start_offset: int, mark_bytes: int, is_sealed: bool
     ) -> None:
-        """`mark_bytes` and `is_sealed` are what the index says of the segment. Raises OSError."""
-        self._fd = -1
+        """`mark_bytes` and `is_sealed` are what the index says of the segment."""
         self.segment_id = segment_id
         self.start_offset = start_offset
-        self._files = files
-        self._fd = files.open(segment_path(directory, segment_id), os.O_RDONLY)
+        self._data = data
         self._mark_bytes = mark_bytes
         self._is_sealed = is_sealed
         self._from_disk = False
@@ -96,17 +93,8 @@ class Inspection:
         self._buffer = memoryview(bytearray(PIECE_BYTES))
 
     def is_gone(self) -> bool:
-        """Whether the file has been removed meanwhile."""
-        return not self._files.is_linked(self._fd)
-
-    def close(self) -> None:
-        """Lets the file go."""
-        if self._fd >= 0:
-            self._files.close(self._fd)
-            self._fd = -1
-
-    def __del__(self) -> None:
-        self.close()
+        """Whether the segment has been removed meanwhile."""
+        return self._data.is_gone()
 
     def steps(self) -> Iterator[Step]:
         """Piece after piece; at the end everything from `start_offset` on has been looked at."""
@@ -138,7 +126,7 @@ class Inspection:
     def _trailer(self) -> hints.Trailer | None:
         """None when there is none, and when it cannot be read: what is sealed and has none is a fault."""
         try:
-            return hints.read_trailer(self._files, self._fd, self.segment_id)
+            return hints.read_trailer(self._data, self.segment_id)
         except CorruptRecord:
             return None
 
@@ -147,7 +135,7 @@ class Inspection:
         header: SegmentHeader | None = None
         try:
             block = bytes(self._read(0, FIRST_RECORD))
-            header = read_segment_header(self._files, self._fd, self.segment_id)
+            header = read_segment_header(self._data, self.segment_id)
             first, second = block[:_HEADER_COPY_BYTES], block[_HEADER_COPY_BYTES:]
             if first != second or first[_CHECKED_BYTES:].strip(b"\0"):
                 faults.append(
@@ -170,9 +158,9 @@ class Inspection:
             if self._is_sealed:
                 faults.append(Fault(Part.FOOTER, self._mark_bytes, 0, "the trailer of the segment cannot be read"))
             return self._walk(header, self._mark_bytes)
-        self._files.drop_cache_range(self._fd, trailer.tail, trailer.hint_end + hints.TRAILER_BYTES - trailer.tail)
+        self._data.forget(trailer.tail, trailer.hint_end + hints.TRAILER_BYTES - trailer.tail)
         try:
-            summary = hints.read_summary(self._files, self._fd, self.segment_id)
+            summary = hints.read_summary(self._data, self.segment_id)
         except CorruptRecord as error:
             faults.append(Fault(Part.FOOTER, trailer.tail, trailer.hint_end - trailer.tail, str(error)))
             return self._walk(header, trailer.tail)
@@ -182,7 +170,7 @@ class Inspection:
         return summary.records, [gap for gap in summary.damage if gap.was_synced]
 
     def _walk(self, header: SegmentHeader, end: int) -> tuple[list[Record], list[Damage]]:
-        walk = Walk(self._files, self._fd, header, end=end)
+        walk = Walk(self._data, header, end=end)
         records: list[Record] = []
         gaps: list[Damage] = []
         for item in walk:
@@ -198,7 +186,7 @@ class Inspection:
     def _gap(self, gap: Damage) -> Fault:
         """A gap, with what its first bytes still say of the record that began there."""
         try:
-            head = self._files.pread(self._fd, min(PIECE_BYTES, gap.length_bytes), gap.offset)
+            head = self._data.read(min(PIECE_BYTES, gap.length_bytes), gap.offset)
         except OSError:
             return Fault(Part.GAP, gap.offset, gap.length_bytes, gap.reason)
         try:
@@ -253,14 +241,14 @@ class Inspection:
 
     def _read(self, offset: int, length: int) -> memoryview:
         """These bytes as the disk has them, in memory that the next call uses again. Raises OSError, CorruptRecord."""
-        files, fd = self._files, self._fd
+        data = self._data
         piece = self._buffer[:length]
-        was_cached = not self._from_disk or files.preadv_cached(fd, [piece], offset) == length
+        was_cached = not self._from_disk or data.try_read_into([piece], offset) == length
         if self._from_disk:
-            files.drop_cache_range(fd, offset, length)
-        count = files.preadv(fd, [piece], offset)
+            data.forget(offset, length)
+        count = data.read_into([piece], offset)
         if not was_cached:
-            files.drop_cache_range(fd, offset, length)
+            data.forget(offset, length)
         if count != length:
             raise CorruptRecord(f"the file ends after {count} of {length} bytes", self.segment_id, offset)
         return piece

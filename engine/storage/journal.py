@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import orjson
 
-from engine.storage.files import Files
+from engine.storage.files import Files, raise_write_error, replace_file
 from engine.storage.record import crc32c
 
 
@@ -53,18 +53,12 @@ class Journal:
 
     def replace(self, notes: Sequence[Sequence[object]]) -> None:
         """Begins the file anew with these notes, all or none of it."""
-        temporary = f"{self._path}.new"
-        self._files.unlink(temporary)
-        fd = self._files.create(temporary)
         data = b"".join(map(_encode, notes))
+        replace_file(self._files, self._path, data)
         try:
-            self._files.pwritev(fd, [data], 0)
-            self._files.fdatasync(fd)
-            self._files.rename(temporary, self._path)
-            self._files.sync_directory(os.path.dirname(self._path))
-        except BaseException:
-            self._files.close(fd)
-            raise
+            fd = self._files.open(self._path, os.O_RDWR)
+        except OSError as error:
+            raise_write_error(error, f"open {self._path}")
         self._files.close(self._fd)
         self._fd = fd
         self._end = len(data)

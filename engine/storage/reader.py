@@ -1,14 +1,14 @@
 """LogReader: payloads and heads by position, from any process, while others write.
 
-Knows no index and follows no records: `segment.Walk` does that. Keeps a bounded number of segment files open.
+It knows no index and follows no records: `segment.Walk` does that. It keeps a bounded number of segments open.
 
 A position whose bytes are not what was written raises CorruptRecord with segment and offset, whether they are damaged,
-cut off or unreadable (EIO). What is wrong with us and not with them (no descriptors left) raises StorageError.
+cut off or unreadable (EIO). What is wrong with us and not with them (no descriptors left) raises StorageError, a place
+that does not answer StoreUnreachable.
 
-A compaction removes segments while we read. SegmentGone then says that the file is no more: what lay in it lies
-elsewhere or was deleted, and the index knows. Who must come to an end with what was there when it began pins the
-segments first; a descriptor keeps the bytes of a removed file, and their blocks on the disk, so `sweep` lets those go
-that nobody has pinned.
+A compaction removes segments while we read. SegmentGone then says that the segment is no more: what lay in it lies
+elsewhere or was deleted, and the index knows. A caller that needs a stable view pins its segments first. A descriptor
+keeps the bytes of a removed file, and their blocks on the disk, so `sweep` closes those that nobody has pinned.
 
     not open ──read, pin──► open, at most OPEN_SEGMENTS_MAX ──evicted, dropped, swept──► closed after the last read
                             pinned, at most PINNED_SEGMENTS_MAX ──last pin closed──► as above
@@ -16,17 +16,16 @@ that nobody has pinned.
 
 from __future__ import annotations
 
-import errno
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
-from engine.errors import CorruptRecord, SegmentGone, StorageError, StorageFull
+from engine.errors import CorruptRecord, StorageError
 from engine.storage import hints
-from engine.storage.files import NO_ROOM, Files
 from engine.storage.record import HEADER_BYTES, Position, Record, crc32c, decode_head
-from engine.storage.segment import SegmentHeader, read_segment_header, segment_path
+from engine.storage.segment import SegmentHeader, read_segment_header
+from engine.storage.segment_bytes import SegmentBytes
+from engine.storage.segment_store import SegmentStore
 
 OPEN_SEGMENTS_MAX = 256
 """Descriptors kept open; an archive of a terabyte has a thousand segments, a few of them busy."""
@@ -38,18 +37,20 @@ _CHUNK_BYTES = 1 << 20
 
 
 class OpenSegment:
-    """A descriptor, `fd`, that is closed when the last who reads from it lets this object go."""
+    """A segment's bytes, open until the last who reads from it lets this object go."""
 
-    __slots__ = ("directory_synced", "fd", "files", "header")
+    __slots__ = ("data", "header", "is_durable")
 
-    def __init__(self, files: Files, fd: int) -> None:
-        self.files = files
-        self.fd = fd
+    def __init__(self, data: SegmentBytes) -> None:
+        self.data = data
         self.header: SegmentHeader | None = None
-        self.directory_synced = False
+        self.is_durable = False
+        """Whether its name is on stable storage."""
 
-    def __del__(self) -> None:
-        self.files.close(self.fd)
+    @property
+    def fd(self) -> int:
+        """The descriptor of its file on this machine, -1 if there is none."""
+        return self.data.fd
 
 
 class Pin:
@@ -85,14 +86,12 @@ class LogReader:
 
     def __init__(
         self,
-        directory: str,
-        files: Files,
+        store: SegmentStore,
         *,
         open_segments_max: int = OPEN_SEGMENTS_MAX,
         pinned_segments_max: int = PINNED_SEGMENTS_MAX,
     ) -> None:
-        self._directory = directory
-        self._files = files
+        self._store = store
         self._open_segments_max = open_segments_max
         self._pinned_segments_max = pinned_segments_max
         self._lock = threading.Lock()
@@ -104,7 +103,7 @@ class LogReader:
         """The whole payload. Raises CorruptRecord."""
         segment = self._segment(position)
         try:
-            data = self._files.pread(segment.fd, position.payload_length, position.payload_offset)
+            data = segment.data.read(position.payload_length, position.payload_offset)
         except OSError as error:
             raise _unreadable(error, position) from error
         if len(data) != position.payload_length:
@@ -122,7 +121,7 @@ class LogReader:
             return
         segment = self._segment(position)
         try:
-            count = self._files.preadv(segment.fd, [target], position.payload_offset + payload_offset)
+            count = segment.data.read_into([target], position.payload_offset + payload_offset)
         except OSError as error:
             raise _unreadable(error, position) from error
         if count != length:
@@ -143,8 +142,8 @@ class LogReader:
         offset = position.payload_offset + payload_offset
         try:
             if cached_only:
-                return self._files.preadv_cached(segment.fd, targets, offset) == length
-            count = self._files.preadv(segment.fd, targets, offset)
+                return segment.data.try_read_into(targets, offset) == length
+            count = segment.data.read_into(targets, offset)
         except OSError as error:
             raise _unreadable(error, position) from error
         if count != length:
@@ -152,11 +151,14 @@ class LogReader:
         return True
 
     def opened(self, position: Position) -> OpenSegment:
-        """Where a record lies, for who reads it without us, with preadv2(2); not verified, see `check`.
+        """The file in which a record lies, for a caller that reads it with preadv2(2); not verified, see `check`.
 
-        The object keeps it open. Raises as `read`, if there is no such segment.
+        The object keeps it open. Raises as `read` if there is no such segment, StorageError if it is no file here.
         """
-        return self._segment(position)
+        segment = self._segment(position)
+        if segment.fd < 0:
+            raise StorageError(f"segment {position.segment_id:016x} is no file on this machine")
+        return segment
 
     def check(self, position: Position, crc: int) -> None:
         """Raises CorruptRecord unless `crc` is what the whole payload's checksum should be."""
@@ -176,7 +178,7 @@ class LogReader:
     def forget(self, position: Position) -> None:
         """The next read of this record comes from the disk, if it has been written there. A hint. Raises as `read`."""
         length = HEADER_BYTES + position.key_length + position.meta_length + position.payload_length
-        self._files.drop_cache_range(self._segment(position).fd, position.offset, length)
+        self._segment(position).data.forget(position.offset, length)
 
     def verify_payload(self, position: Position) -> None:
         """Reads the payload piece by piece and compares its checksum. Raises CorruptRecord."""
@@ -194,7 +196,7 @@ class LogReader:
         segment = self._segment(position)
         length = HEADER_BYTES + position.key_length + position.meta_length
         try:
-            head = self._files.pread(segment.fd, length, position.offset)
+            head = segment.data.read(length, position.offset)
         except OSError as error:
             raise _unreadable(error, position) from error
         seed = self._header(segment, position.segment_id).seed
@@ -213,10 +215,10 @@ class LogReader:
         Raises StorageFailed, and CorruptRecord when there is no such segment.
         """
         segment = self._segment(Position(segment_id, 0, 0, 0, 0, 0))
-        self._files.fdatasync(segment.fd)
-        if not segment.directory_synced:
-            self._files.sync_directory(self._directory)
-            segment.directory_synced = True
+        segment.data.sync()
+        if not segment.is_durable:
+            self._store.sync_names()
+            segment.is_durable = True
 
     def drop(self, segment_id: int) -> None:
         """Lets a segment's file go, before it is removed or because it was replaced; running reads end undisturbed."""
@@ -253,9 +255,7 @@ class LogReader:
         Returns their segments. Call it every few seconds in a process that stays.
         """
         with self._lock:
-            gone = [
-                segment_id for segment_id, segment in self._segments.items() if not self._files.is_linked(segment.fd)
-            ]
+            gone = [segment_id for segment_id, segment in self._segments.items() if segment.data.is_gone()]
             dropped = [self._segments.pop(segment_id) for segment_id in gone]
         dropped.clear()
         return gone
@@ -275,7 +275,7 @@ class LogReader:
                 return segment
             if segment_id in self._pinned:
                 return self._pinned[segment_id][0]
-        opened = self._open(position)
+        opened = OpenSegment(self._store.open(segment_id, position.offset))
         evicted: list[OpenSegment] = []
         with self._lock:
             # Another thread may have been quicker; its descriptor stays and ours is closed on leaving.
@@ -284,31 +284,18 @@ class LogReader:
                 evicted.append(self._segments.popitem(last=False)[1])
         return segment
 
-    def _open(self, position: Position) -> OpenSegment:
-        path = segment_path(self._directory, position.segment_id)
-        try:
-            return OpenSegment(self._files, self._files.open(path, os.O_RDONLY))
-        except FileNotFoundError as error:
-            raise SegmentGone("the segment file is gone", position.segment_id, position.offset) from error
-        except OSError as error:
-            if error.errno == errno.EIO:
-                raise _unreadable(error, position) from error
-            what = f"segment {position.segment_id:016x} cannot be opened: {error.strerror}"
-            # Out of descriptors or memory: nothing is wrong with the segment, and it may open in a moment.
-            raise (StorageFull if error.errno in NO_ROOM else StorageError)(what) from error
-
     def _header(self, segment: OpenSegment, segment_id: int) -> SegmentHeader:
         if segment.header is None:
-            segment.header = read_header_or_trailer(self._files, segment.fd, segment_id)
+            segment.header = read_header_or_trailer(segment.data, segment_id)
         return segment.header
 
 
-def read_header_or_trailer(files: Files, fd: int, segment_id: int) -> SegmentHeader:
+def read_header_or_trailer(data: SegmentBytes, segment_id: int) -> SegmentHeader:
     """The header of an open segment; if it is lost and the segment is sealed, what the trailer knows of it."""
     try:
-        return read_segment_header(files, fd, segment_id)
+        return read_segment_header(data, segment_id)
     except CorruptRecord:
-        trailer = hints.read_trailer(files, fd, segment_id)
+        trailer = hints.read_trailer(data, segment_id)
         if trailer is None:
             raise
         return trailer.header()

@@ -45,6 +45,7 @@ from engine.storage.segment import (
     read_segment_header,
     segment_path,
 )
+from engine.storage.segment_bytes import FileBytes
 
 
 class Sealed(NamedTuple):
@@ -156,7 +157,7 @@ def recover_segment(
         # After a sync that failed the page cache shows clean pages that the disk has not got: the disk is asked.
         files.drop_cache(fd)
         try:
-            summary = hints.read_summary(files, fd, segment_id)
+            summary = hints.read_summary(FileBytes(files, fd), segment_id)
         except CorruptRecord as error:
             _raise_unreadable(error)
             return _reseal(files, fd, segment_id, start_offset)
@@ -164,10 +165,11 @@ def recover_segment(
             records = [record for record in summary.records if record.position.offset >= start_offset]
             return Recovery(records, summary.trailer.tail, (*summary.damage, *_other_file(summary, sealed)))
         try:
-            header = read_segment_header(files, fd, segment_id)
+            header = read_segment_header(FileBytes(files, fd), segment_id)
         except CorruptRecord as error:
             _raise_unreadable(error)
-            told = sealed.header() if sealed is not None and own_id(files, fd) in (None, segment_id) else None
+            number = own_id(FileBytes(files, fd)) if sealed is not None else None
+            told = sealed.header() if sealed is not None and number in (None, segment_id) else None
             if told is None:
                 may_go = known.is_whole and sealed is None
                 return _without_header(files, fd, directory, path, error, start_offset, may_go=may_go)
@@ -215,9 +217,9 @@ def _writer_of(files: Files, directory: str, segment_id: int, *, must_be_sealed:
     except OSError:
         return ""
     try:
-        if must_be_sealed and hints.read_trailer(files, fd, segment_id) is None:
+        if must_be_sealed and hints.read_trailer(FileBytes(files, fd), segment_id) is None:
             return ""
-        header = read_segment_header(files, fd, segment_id)
+        header = read_segment_header(FileBytes(files, fd), segment_id)
     except (CorruptRecord, OSError):
         return ""
     finally:
@@ -239,7 +241,7 @@ def put_right(files: Files, directory: str, segment_ids: Iterable[int]) -> list[
         except OSError:
             continue
         try:
-            own = own_id(files, fd) if files.lock(fd) else None
+            own = own_id(FileBytes(files, fd)) if files.lock(fd) else None
         except StorageError:
             continue
         finally:
@@ -271,11 +273,11 @@ def read_segment(files: Files, directory: str, segment_id: int, start_offset: in
     except OSError as error:
         raise StorageError(f"segment {segment_id:016x} cannot be opened: {error.strerror}") from error
     try:
-        trailer = hints.read_trailer(files, fd, segment_id)
+        trailer = hints.read_trailer(FileBytes(files, fd), segment_id)
         if trailer is None:
             return _read_unsealed(files, fd, segment_id, start_offset)
         try:
-            summary = hints.read_summary(files, fd, segment_id)
+            summary = hints.read_summary(FileBytes(files, fd), segment_id)
         except CorruptRecord:
             summary = None
         if summary is not None:
@@ -291,14 +293,14 @@ def _read_unsealed(files: Files, fd: int, segment_id: int, start_offset: int) ->
         start = files.pread(fd, len(MAGIC), start_offset)
         if start != MAGIC and not start.strip(b"\0"):
             return Recovery([], start_offset, sealed=False)  # nothing new; not worth a look at the zeros behind
-        header = read_segment_header(files, fd, segment_id)
+        header = read_segment_header(FileBytes(files, fd), segment_id)
         return _read_records(files, fd, header, start_offset, files.size(fd))
     except OSError as error:
         raise StorageError(f"segment {segment_id:016x} cannot be read: {error.strerror}") from error
 
 
 def _read_records(files: Files, fd: int, header: SegmentHeader, start_offset: int, end: int) -> Recovery:
-    walk = Walk(files, fd, header, start_offset, end=end, verify_payload=True)
+    walk = Walk(FileBytes(files, fd), header, start_offset, end=end, verify_payload=True)
     records: list[Record] = []
     damage: list[Damage] = []
     for item in walk:
@@ -358,11 +360,11 @@ def _mend_header(files: Files, fd: int, header: SegmentHeader) -> None:
 
 def _reseal(files: Files, fd: int, segment_id: int, start_offset: int) -> Recovery:
     """A sealed segment whose footer is damaged: its records are all there, its footer is made again."""
-    trailer = hints.read_trailer(files, fd, segment_id)
+    trailer = hints.read_trailer(FileBytes(files, fd), segment_id)
     if trailer is None:
         raise StorageError(f"segment {segment_id:016x} changes while it is recovered")
     try:
-        header = read_segment_header(files, fd, segment_id)
+        header = read_segment_header(FileBytes(files, fd), segment_id)
     except CorruptRecord:
         header = trailer.header()
     found = _survey(files, fd, header, max(start_offset, trailer.tail), trailer.tail)
@@ -458,7 +460,7 @@ def _survey(
 ) -> _Survey:
     """Walks from the first record, verifies payloads from `start_offset`, and judges what it finds."""
     walk_end = end if sealed is None else sealed.tail
-    walk = Walk(files, fd, header, end=walk_end, verify_payload=True, verify_from=start_offset)
+    walk = Walk(FileBytes(files, fd), header, end=walk_end, verify_payload=True, verify_from=start_offset)
     records: list[Record] = []
     heads: list[bytes] = []
     damage: list[Damage] = []

@@ -23,6 +23,7 @@ from engine.storage.files import Files
 from engine.storage.reader import read_header_or_trailer
 from engine.storage.record import HEADER_BYTES, Record, crc32c, unpack_head
 from engine.storage.segment import FIRST_RECORD, Damage, Walk, read_segment_header, segment_path
+from engine.storage.segment_bytes import FileBytes
 
 _COPY_BYTES = FIRST_RECORD // 2
 _CHECKED_BYTES = 124
@@ -37,7 +38,7 @@ def repair_header(files: Files, directory: str, segment_id: int) -> bool:
         copies = {at: block[at : at + _CHECKED_BYTES] for at in (0, _COPY_BYTES)}
         good = next((copy for copy in copies.values() if crc32c(copy[:-4]).to_bytes(4, "little") == copy[-4:]), None)
         if good is None:
-            trailer = hints.read_trailer(files, fd, segment_id)
+            trailer = hints.read_trailer(FileBytes(files, fd), segment_id)
             if trailer is None:
                 return False
             good = trailer.header().encode()[:_CHECKED_BYTES]
@@ -46,7 +47,7 @@ def repair_header(files: Files, directory: str, segment_id: int) -> bool:
             if block[at : at + _COPY_BYTES] != whole:
                 files.pwritev(fd, [whole], at)
                 files.fdatasync(fd)
-        read_segment_header(files, fd, segment_id)
+        read_segment_header(FileBytes(files, fd), segment_id)
         return files.pread(fd, FIRST_RECORD, 0) == whole + whole
 
     return _on_segment(files, directory, segment_id, work)
@@ -56,10 +57,10 @@ def repair_footer(files: Files, directory: str, segment_id: int, tail: int) -> b
     """Writes the footer at `tail` again, when every record before it has a whole head."""
 
     def work(fd: int) -> bool:
-        header = read_header_or_trailer(files, fd, segment_id)
+        header = read_header_or_trailer(FileBytes(files, fd), segment_id)
         heads: list[bytes] = []
         payload_bytes = 0
-        walk = Walk(files, fd, header, end=tail)
+        walk = Walk(FileBytes(files, fd), header, end=tail)
         for item in walk:
             if isinstance(item, Damage):
                 return False
@@ -68,7 +69,7 @@ def repair_footer(files: Files, directory: str, segment_id: int, tail: int) -> b
         if walk.tail != tail or not heads:
             return False
         hints.seal(files, fd, header, tail, heads, payload_bytes)
-        return hints.read_summary(files, fd, segment_id) is not None
+        return hints.read_summary(FileBytes(files, fd), segment_id) is not None
 
     return _on_segment(files, directory, segment_id, work)
 
@@ -105,7 +106,7 @@ def _on_segment(files: Files, directory: str, segment_id: int, work: Callable[[i
 def _head_in_footer(files: Files, fd: int, record: Record) -> bytes | None:
     """The bytes of a record's head in the footer; None when it is not there. Raises CorruptRecord."""
     segment_id = record.position.segment_id
-    summary = hints.read_summary(files, fd, segment_id)
+    summary = hints.read_summary(FileBytes(files, fd), segment_id)
     if summary is None:
         return None
     trailer = summary.trailer

@@ -42,6 +42,7 @@ from dataclasses import dataclass
 from engine.errors import CorruptRecord, StorageError, TornTail
 from engine.storage.files import Files, raise_write_error
 from engine.storage.record import HEADER_BYTES, MAGIC, Record, crc32c, decode_head, head_length
+from engine.storage.segment_bytes import SegmentBytes
 
 # These constants are part of the format.
 SEGMENT_MAGIC = b"FILMSEG\0"
@@ -151,10 +152,10 @@ def list_segments(directory: str, files: Files) -> list[int]:
     return sorted(int(match[1], 16) for match in matches if match)
 
 
-def read_segment_header(files: Files, fd: int, segment_id: int) -> SegmentHeader:
+def read_segment_header(data: SegmentBytes, segment_id: int) -> SegmentHeader:
     """The header of an open segment, from whichever copy is whole. Raises CorruptRecord."""
     try:
-        block = files.pread(fd, FIRST_RECORD, 0)
+        block = data.read(FIRST_RECORD, 0)
     except OSError as error:
         raise CorruptRecord(f"the segment header cannot be read: {error.strerror}", segment_id, 0) from error
     reason = "no segment header"
@@ -176,10 +177,10 @@ def read_segment_header(files: Files, fd: int, segment_id: int) -> SegmentHeader
     raise CorruptRecord(reason, segment_id, 0)
 
 
-def own_id(files: Files, fd: int) -> int | None:
+def own_id(data: SegmentBytes) -> int | None:
     """The number that a file says it has, whatever its name; None without a whole header. Raises StorageError."""
     try:
-        block = files.pread(fd, FIRST_RECORD, 0)
+        block = data.read(FIRST_RECORD, 0)
     except OSError as error:
         raise StorageError(f"a segment header cannot be read: {error.strerror}") from error
     for at in (0, _SECOND_COPY):
@@ -191,8 +192,7 @@ def own_id(files: Files, fd: int) -> int | None:
 
 
 def scan(
-    files: Files,
-    fd: int,
+    data: SegmentBytes,
     segment_id: int,
     start_offset: int,
     *,
@@ -203,8 +203,8 @@ def scan(
 
     Raises CorruptRecord at the first damage, and TornTail at an incomplete last record.
     """
-    header = read_segment_header(files, fd, segment_id)
-    walk = Walk(files, fd, header, start_offset, end=end, verify_payload=verify_payload)
+    header = read_segment_header(data, segment_id)
+    walk = Walk(data, header, start_offset, end=end, verify_payload=verify_payload)
     for item in walk:
         if isinstance(item, Damage):
             raise item.error()
@@ -221,8 +221,7 @@ class Walk:
 
     def __init__(
         self,
-        files: Files,
-        fd: int,
+        data: SegmentBytes,
         header: SegmentHeader,
         start_offset: int = 0,
         *,
@@ -231,17 +230,16 @@ class Walk:
         verify_from: int = 0,
     ) -> None:
         """Payloads of records at `verify_from` and after are verified if `verify_payload` says so."""
-        self._files = files
-        self._fd = fd
+        self._data = data
         self._segment_id = header.segment_id
         self._seed = header.seed
         self._alone = header.layout == LAYOUT_STREAM
-        size = files.size(fd)
+        size = data.size()
         self._end = size if end is None else min(end, size)
         self._verify = verify_payload
         self._verify_from = verify_from
-        files.expect_random(fd)
-        self._window = _Window(files, fd, self._end)
+        data.expect_random()
+        self._window = _Window(data, self._end)
         self._sequence = -1
         self._payload_buffer: memoryview | None = None
         self.tail = max(start_offset, FIRST_RECORD)
@@ -301,7 +299,7 @@ class Walk:
         while at < end:
             piece = self._payload_buffer[: min(_PAYLOAD_CHUNK_BYTES, end - at)]
             try:
-                count = self._files.preadv(self._fd, [piece], at)
+                count = self._data.read_into([piece], at)
             except OSError as error:
                 self.unreadable = f"a payload cannot be read: {error.strerror}"
                 return self.unreadable
@@ -333,10 +331,10 @@ class Walk:
         """
         zeros = 0
         while offset < self._end and zeros < ZEROS_MAX:
-            offset = max(offset, self._files.next_data(self._fd, offset) & -8)
+            offset = max(offset, self._data.next_data(offset) & -8)
             if offset >= self._end:
                 return
-            chunk = self._chunk(offset, self._files.next_hole(self._fd, offset))
+            chunk = self._chunk(offset, self._data.next_hole(offset))
             at = chunk.find(MAGIC)
             while at >= 0:
                 if at % 8 == 0:
@@ -353,11 +351,11 @@ class Walk:
         block_end = (offset // _BLOCK_BYTES + 1) * _BLOCK_BYTES
         length = min(_CHUNK_BYTES, max(hole, block_end) - offset, self._end - offset)
         try:
-            return self._files.pread(self._fd, length, offset)
+            return self._data.read(length, offset)
         except OSError:
             length = min(length, _BLOCK_BYTES - offset % _BLOCK_BYTES)
         try:
-            return self._files.pread(self._fd, length, offset)
+            return self._data.read(length, offset)
         except OSError as error:
             self.unreadable = f"a block cannot be read: {error.strerror}"
             return bytes(length)
@@ -376,9 +374,8 @@ class Walk:
 class _Window:
     """Reads of small pieces in ascending order, gathered into larger ones while they lie close together."""
 
-    def __init__(self, files: Files, fd: int, end: int) -> None:
-        self._files = files
-        self._fd = fd
+    def __init__(self, source: SegmentBytes, end: int) -> None:
+        self._source = source
         self._end = end
         self._data = b""
         self._offset = 0
@@ -391,7 +388,7 @@ class _Window:
             close = 0 <= at <= len(self._data) + _WINDOW_BYTES_MIN
             self._length = min(2 * self._length, _WINDOW_BYTES_MAX) if close else _WINDOW_BYTES_MIN
             wanted = min(max(self._length, length), self._end - offset)
-            self._data = self._files.pread(self._fd, wanted, offset) if wanted > 0 else b""
+            self._data = self._source.read(wanted, offset) if wanted > 0 else b""
             self._offset = offset
             at = 0
         return self._data[at : at + length]

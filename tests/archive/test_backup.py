@@ -28,11 +28,11 @@ from engine.archive.copies.restore import restore
 from engine.archive.ingest.entry import make_entry, scan
 from engine.archive.ingest.request import POLICIES
 from engine.archive.lifecycle.compaction import Compactor
-from engine.archive.pace import Pace
 from engine.config import Compaction
 from engine.dicom.schema import STANDARD
 from engine.errors import ArchiveInUse, BackupError, EngineError, StorageError
 from engine.index.format.types import Level
+from engine.rate_limiter import RateLimiter
 from engine.storage.files import Files
 from engine.storage.journal import Journal
 from tests import effort
@@ -272,8 +272,8 @@ def test_a_rate_limit_makes_it_wait(tmp_path: Path) -> None:
             now += seconds
             waited += seconds
 
-        pace = Pace(500_000, lambda: now, wait)
-        report = back_up(archive.parts.layout, tmp_path / "backup", pace=pace)
+        rate_limiter = RateLimiter(500_000, lambda: now, wait)
+        report = back_up(archive.parts.layout, tmp_path / "backup", rate_limiter=rate_limiter)
     assert waited == pytest.approx(report.copied_bytes / 500_000)
 
 

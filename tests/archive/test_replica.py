@@ -34,6 +34,7 @@ from engine.index.format.types import Level
 from engine.storage.files import Files
 from engine.storage.record import Kind, crc32c
 from engine.storage.segment import FIRST_RECORD, segment_path
+from engine.storage.segment_bytes import FileBytes
 from engine.storage.segment_log import SegmentLog
 from tests import effort
 from tests.archive.filled import (
@@ -108,7 +109,7 @@ def append(log: SegmentLog, payload: bytes) -> int:
 def looked(tmp_path: Path, known: int = 0) -> extent.Extent | None:
     fd = os.open(segment_path(str(tmp_path / "segments"), 0), os.O_RDONLY)
     try:
-        return extent.look(Files(), fd, 0, lambda salt: known)
+        return extent.look(FileBytes(Files(), fd), 0, lambda salt: known)
     finally:
         os.close(fd)
 

@@ -31,6 +31,7 @@ from engine.errors import CorruptRecord, EngineError, StorageFailed, TornTail
 from engine.index.format.entry import Tombstone
 from engine.storage.record import Kind, Record
 from engine.storage.segment import list_segments, scan, segment_path
+from engine.storage.segment_bytes import FileBytes
 from tests.faults import administration as administration
 from tests.faults.model import Broken, Model, Shown, Standing
 from tests.faults.operations import Import, Operation, Scene, check, listed
@@ -325,7 +326,7 @@ def _records(world: World, path: str, segment_id: int) -> list[Record]:
     disk = world.disk
     fd = disk.open(path, os.O_RDONLY)
     try:
-        found = list(scan(disk, fd, segment_id, 0, verify_payload=True))
+        found = list(scan(FileBytes(disk, fd), segment_id, 0, verify_payload=True))
         durable = disk.durable(path)
         return [
             record

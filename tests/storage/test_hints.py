@@ -13,6 +13,7 @@ from engine.errors import CorruptRecord
 from engine.storage import hints
 from engine.storage.record import crc32c, encode_head, unpack_head
 from engine.storage.segment import FIRST_RECORD, Damage, SegmentHeader, segment_path
+from engine.storage.segment_bytes import FileBytes
 from tests.faulty_files import FaultyFiles
 
 HEADER = SegmentHeader(7, b"archive-id-16-by", 0x1122334455667788, 99, "worker-0")
@@ -41,7 +42,7 @@ class Bench:
         self.files.pwritev(self.fd, [data], 0)
 
     def read(self) -> hints.Summary | None:
-        return hints.read_summary(self.files, self.fd, 7)
+        return hints.read_summary(FileBytes(self.files, self.fd), 7)
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_a_footer_ends_the_file_and_gives_everything_back(bench: Bench) -> None:
     assert summary is not None
     assert summary.records == [unpack_head(bytes(head), 0, 7) for head in bench.heads]
     assert tuple(summary.damage) == DAMAGE
-    assert summary.records == hints.read_hints(bench.files, bench.fd, 7)
+    assert summary.records == hints.read_hints(FileBytes(bench.files, bench.fd), 7)
     assert (summary.trailer.record_count, summary.trailer.payload_bytes, summary.trailer.tail) == (4, 2000, TAIL)
     assert summary.trailer.header().seed == HEADER.seed
 
@@ -85,7 +86,7 @@ def test_the_trailer_is_exactly_these_bytes(bench: Bench) -> None:
 
 def test_an_empty_footer_is_as_small_as_announced(bench: Bench) -> None:
     assert hints.seal(bench.files, bench.fd, HEADER, TAIL, [], 0) == TAIL + hints.FOOTER_BYTES_MIN
-    assert hints.read_hints(bench.files, bench.fd, 7) == []
+    assert hints.read_hints(FileBytes(bench.files, bench.fd), 7) == []
 
 
 def test_a_segment_is_unsealed_unless_the_trailer_ends_the_file_exactly(bench: Bench) -> None:
@@ -94,7 +95,7 @@ def test_a_segment_is_unsealed_unless_the_trailer_ends_the_file_exactly(bench: B
         bench.write(data)
         assert bench.read() is None
     bench.write(good)
-    assert hints.read_hints(bench.files, bench.fd, 8) is None
+    assert hints.read_hints(FileBytes(bench.files, bench.fd), 8) is None
 
 
 def test_a_damaged_trailer_is_none_and_damaged_hints_are_named(bench: Bench) -> None:

@@ -13,6 +13,7 @@ from engine.storage.files import Files
 from engine.storage.inspection import PIECE_BYTES, Fault, Inspection, Part
 from engine.storage.record import Kind, Position, crc32c
 from engine.storage.segment_log import SegmentLog
+from engine.storage.segment_store import LocalSegments
 from tests.faulty_files import FaultyFiles
 
 
@@ -56,10 +57,13 @@ def inspected(
 ) -> tuple[list[Fault], int, int]:
     """Faults, bytes read and records counted."""
     inspection = Inspection(
-        files, str(directory), place.segment_id, start_offset=start, mark_bytes=mark, is_sealed=sealed
+        LocalSegments(str(directory), files).open(place.segment_id),
+        place.segment_id,
+        start_offset=start,
+        mark_bytes=mark,
+        is_sealed=sealed,
     )
     steps = list(inspection.steps())
-    inspection.close()
     faults = [fault for step in steps for fault in step.faults]
     return faults, sum(step.read_bytes for step in steps), sum(step.record_count for step in steps)
 
@@ -117,12 +121,15 @@ def test_an_inspection_begins_where_it_is_told(tmp_path: Path) -> None:
 def test_an_inspection_knows_that_its_segment_was_removed(tmp_path: Path) -> None:
     (place,) = filled(tmp_path, 1000)
     inspection = Inspection(
-        Files(), str(tmp_path), place.segment_id, start_offset=0, mark_bytes=place.end, is_sealed=True
+        LocalSegments(str(tmp_path), Files()).open(place.segment_id),
+        place.segment_id,
+        start_offset=0,
+        mark_bytes=place.end,
+        is_sealed=True,
     )
     assert not inspection.is_gone()
     next(tmp_path.glob("*.seg")).unlink()
     assert inspection.is_gone()
-    inspection.close()
 
 
 def test_without_any_header_and_footer_all_of_it_is_a_gap(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from engine.storage.record import Position, crc32c
 from engine.storage.recovery import recover_segment
 from engine.storage.segment import Damage, list_segments
 from engine.storage.segment_log import SegmentLog
+from engine.storage.segment_store import LocalSegments
 from tests.faulty_files import PowerCut, SimulatedDisk
 
 DIRECTORY = "D"
@@ -92,7 +93,7 @@ def judge(disk: SimulatedDisk, promised: Promised, found: set[Position], damage:
     lost = promised.payloads.keys() - found
     assert not lost, f"{replay}: lost {lost}"
     assert not [hole for hole in damage if hole.was_synced], f"{replay}: a false alarm {damage}"
-    reader = LogReader(DIRECTORY, disk)
+    reader = LogReader(LocalSegments(DIRECTORY, disk))
     for position in found:
         assert reader.read(position) == promised.tried[reader.verify(position).key], replay
     reader.close()

@@ -16,6 +16,7 @@ from engine.storage.reader import LogReader
 from engine.storage.record import Position, crc32c
 from engine.storage.segment import segment_path
 from engine.storage.segment_log import SegmentLog
+from engine.storage.segment_store import LocalSegments
 from tests.faulty_files import FaultyFiles
 
 
@@ -34,7 +35,7 @@ class Bench:
             self.payloads[position] = payload
         log.close()
         self.position, self.payload = next((at, data) for at, data in self.payloads.items() if len(data) > 1000)
-        self.reader = LogReader(self.directory, self.files, open_segments_max=3)
+        self.reader = LogReader(LocalSegments(self.directory, self.files), open_segments_max=3)
 
     def flip(self, position: Position, offset: int) -> None:
         path = Path(segment_path(self.directory, position.segment_id))
@@ -173,7 +174,7 @@ def test_a_segment_stays_pinned_until_the_last_pin_is_closed_or_forgotten(bench:
 
 def test_pins_are_bounded_and_leave_out_what_is_gone(bench: Bench) -> None:
     ids = sorted({position.segment_id for position in bench.payloads})
-    reader = LogReader(bench.directory, bench.files, open_segments_max=1, pinned_segments_max=3)
+    reader = LogReader(LocalSegments(bench.directory, bench.files), open_segments_max=1, pinned_segments_max=3)
     os.unlink(segment_path(bench.directory, ids[0]))
     with reader.pin(ids) as pin, reader.pin(ids[1:3]) as same:
         assert pin.segment_ids == set(ids[1:4])

@@ -15,7 +15,9 @@ from engine.storage.reader import LogReader
 from engine.storage.record import HEADER_BYTES, Position, crc32c
 from engine.storage.recovery import Recovery, is_owned, recover_segment
 from engine.storage.segment import FIRST_RECORD, list_segments, segment_path
+from engine.storage.segment_bytes import FileBytes
 from engine.storage.segment_log import SegmentLog
+from engine.storage.segment_store import LocalSegments
 from tests.faulty_files import FaultyFiles
 
 PAYLOADS = (b"a" * 30, b"", os.urandom(700), b"d" * 77)
@@ -51,7 +53,7 @@ class Bench:
 
     def hints(self) -> list[Position] | None:
         fd = os.open(self.path, os.O_RDONLY)
-        records = hints.read_hints(self.files, fd, 0)
+        records = hints.read_hints(FileBytes(self.files, fd), 0)
         os.close(fd)
         return None if records is None else [record.position for record in records]
 
@@ -77,7 +79,7 @@ def test_a_whole_segment_is_sealed_and_all_its_records_given(tmp_path: Path, all
     assert recovery[1:] == (bench.end, (), "", True, True)
     assert bench.hints() == bench.positions
     assert os.path.getsize(bench.path) < 20_000
-    reader = LogReader(bench.directory, bench.files)
+    reader = LogReader(LocalSegments(bench.directory, bench.files))
     for position, payload in zip(bench.positions, PAYLOADS, strict=True):
         assert reader.read(position) == payload
         reader.verify(position)

@@ -23,6 +23,7 @@ from engine.storage.segment import (
     scan,
     segment_path,
 )
+from engine.storage.segment_bytes import FileBytes
 from tests.faulty_files import FaultyFiles
 
 HEADER = SegmentHeader(5, b"archive-id-16-by", 0x1122334455667788, 99, "worker-0")
@@ -51,10 +52,14 @@ class Bench:
         self.files.pwritev(self.fd, [self.data if data is None else data], 0)
 
     def scan(self, start: int = 0, *, end: int | None = None, verify: bool = False) -> list[Record]:
-        return list(scan(self.files, self.fd, 5, start, end=end, verify_payload=verify))
+        return list(scan(FileBytes(self.files, self.fd), 5, start, end=end, verify_payload=verify))
 
     def walk(self, *, verify: bool = True) -> tuple[list[Record], list[Damage], Walk]:
-        walk = Walk(self.files, self.fd, read_segment_header(self.files, self.fd, 5), verify_payload=verify)
+        walk = Walk(
+            FileBytes(self.files, self.fd),
+            read_segment_header(FileBytes(self.files, self.fd), 5),
+            verify_payload=verify,
+        )
         items = list(walk)
         records = [item for item in items if isinstance(item, Record)]
         return records, [item for item in items if isinstance(item, Damage)], walk
@@ -76,7 +81,7 @@ def offsets(records: list[Record]) -> list[int]:
 
 def test_a_header_comes_back_as_it_went_in(bench: Bench) -> None:
     bench.write()
-    assert read_segment_header(bench.files, bench.fd, 5) == HEADER
+    assert read_segment_header(FileBytes(bench.files, bench.fd), 5) == HEADER
     assert len(HEADER.encode()) == FIRST_RECORD
 
 
@@ -85,7 +90,7 @@ def test_either_copy_of_the_header_is_enough(bench: Bench) -> None:
         data = bytearray(bench.data)
         data[damaged] = bytes(byte ^ 0xFF for byte in data[damaged])
         bench.write(data)
-        assert read_segment_header(bench.files, bench.fd, 5) == HEADER
+        assert read_segment_header(FileBytes(bench.files, bench.fd), 5) == HEADER
 
 
 @pytest.mark.parametrize(
@@ -96,19 +101,19 @@ def test_either_copy_of_the_header_is_enough(bench: Bench) -> None:
 def test_what_is_no_segment_is_refused(bench: Bench, content: bytes) -> None:
     bench.write(content)
     with pytest.raises(CorruptRecord):
-        read_segment_header(bench.files, bench.fd, 5)
+        read_segment_header(FileBytes(bench.files, bench.fd), 5)
 
 
 def test_a_segment_under_another_name_is_refused(bench: Bench) -> None:
     bench.write()
     with pytest.raises(CorruptRecord, match="this file is segment"):
-        read_segment_header(bench.files, bench.fd, 6)
+        read_segment_header(FileBytes(bench.files, bench.fd), 6)
 
 
 def test_a_long_writer_label_is_cut_and_not_refused(bench: Bench) -> None:
     header = SegmentHeader(5, bytes(16), 1, 2, "ä" * 100)
     bench.write(header.encode())
-    assert read_segment_header(bench.files, bench.fd, 5).writer.startswith("ä" * 31)
+    assert read_segment_header(FileBytes(bench.files, bench.fd), 5).writer.startswith("ä" * 31)
 
 
 def test_only_segment_names_are_listed_in_order(tmp_path: Path) -> None:

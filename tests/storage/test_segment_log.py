@@ -16,7 +16,9 @@ from engine.storage.reader import LogReader
 from engine.storage.record import Kind, Position, Record, crc32c
 from engine.storage.recovery import is_owned, recover_segment
 from engine.storage.segment import FIRST_RECORD, list_segments, read_segment_header, scan, segment_path
+from engine.storage.segment_bytes import FileBytes
 from engine.storage.segment_log import SegmentLog
+from engine.storage.segment_store import LocalSegments
 from tests.faulty_files import FaultyFiles
 
 ARCHIVE_ID = b"archive-id-16-by"
@@ -29,7 +31,7 @@ class Bench:
     def __init__(self, directory: Path) -> None:
         self.directory = str(directory)
         self.files = FaultyFiles()
-        self.reader = LogReader(self.directory, self.files)
+        self.reader = LogReader(LocalSegments(self.directory, self.files))
         self.logs: list[SegmentLog] = []
         self.log = self.open()
         self.count = 0
@@ -61,7 +63,7 @@ class Bench:
     def records(self, segment_id: int = 0) -> list[Record]:
         fd = os.open(segment_path(self.directory, segment_id), os.O_RDONLY)
         try:
-            return list(scan(self.files, fd, segment_id, 0, verify_payload=True))
+            return list(scan(FileBytes(self.files, fd), segment_id, 0, verify_payload=True))
         finally:
             os.close(fd)
 
@@ -74,7 +76,7 @@ class Bench:
     def hints(self, segment_id: int = 0) -> list[Record] | None:
         fd = os.open(segment_path(self.directory, segment_id), os.O_RDONLY)
         try:
-            return hints.read_hints(self.files, fd, segment_id)
+            return hints.read_hints(FileBytes(self.files, fd), segment_id)
         finally:
             os.close(fd)
 
@@ -141,7 +143,7 @@ def test_a_tombstone_has_no_payload(bench: Bench) -> None:
 def test_the_header_names_archive_and_writer(bench: Bench) -> None:
     bench.append()
     fd = os.open(segment_path(bench.directory, 0), os.O_RDONLY)
-    header = read_segment_header(bench.files, fd, 0)
+    header = read_segment_header(FileBytes(bench.files, fd), 0)
     os.close(fd)
     assert (header.archive_id, header.writer) == (ARCHIVE_ID, "worker-0")
 

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 
 from engine.archive import completeness
 from engine.archive.keeper import sync_log
-from engine.archive.pace import Pace
 from engine.errors import CorruptRecord, SegmentGone, StorageError
+from engine.rate_limiter import RateLimiter
 
 if TYPE_CHECKING:
     import threading
@@ -77,9 +77,9 @@ class Judge:
         """
         found = self._durable(references)
         damaged = {(row.segment_id, row.offset) for row in self._parts.index.damage()}
-        pace = Pace(bytes_per_s, wait=self._stopping.wait)
+        rate_limiter = RateLimiter(bytes_per_s, wait=self._stopping.wait)
         return [
-            self._verdict(sop_class_uid, instance, damaged, verify, pace, whole)
+            self._verdict(sop_class_uid, instance, damaged, verify, rate_limiter, whole)
             for (sop_class_uid, _), instance in zip(references, found, strict=True)
         ]
 
@@ -104,7 +104,7 @@ class Judge:
         instance: Instance | None,
         damaged: set[Place],
         verify: str,
-        pace: Pace,
+        rate_limiter: RateLimiter,
         whole: set[Place],
     ) -> Verdict:
         if instance is None:
@@ -123,7 +123,7 @@ class Judge:
         if self._stopping.is_set():
             raise StorageError("the server is stopping")
         verdict = self._read(instance, is_past_the_cache=verify == "disk")
-        pace.spent(instance.position.payload_length)
+        rate_limiter.spent(instance.position.payload_length)
         if verdict is Verdict.COMMITTED:
             whole.add((instance.position.segment_id, instance.position.offset))
         return verdict

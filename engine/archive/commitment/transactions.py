@@ -29,7 +29,7 @@ import msgspec
 from engine import log
 from engine.archive import layout
 from engine.errors import CommitmentError, StorageError, StorageFull
-from engine.storage.files import Files, raise_write_error
+from engine.storage.files import Files, replace_file
 from engine.storage.record import crc32c
 
 logger = log.get("archive.commitment")
@@ -329,17 +329,7 @@ class Transactions:
 
     def save_attempts(self, attempts: dict[str, Attempts]) -> None:
         """Keeps them for a restart and for people; not synced. Raises StorageFull or StorageFailed."""
-        path = f"{self.folder}/state.json"
-        temporary = f"{path}.{os.getpid()}"
-        try:
-            fd = self.files.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-        except OSError as error:
-            raise_write_error(error, f"open {temporary}")
-        try:
-            self.files.pwritev(fd, [msgspec.json.encode(attempts)], 0)
-        finally:
-            self.files.close(fd)
-        self.files.rename(temporary, path)
+        replace_file(self.files, f"{self.folder}/state.json", msgspec.json.encode(attempts), is_durable=False)
 
     def _names(self) -> list[str]:
         return [found[1] for name in self._listed() if (found := _NAME.fullmatch(name))]

@@ -31,11 +31,12 @@ from engine.archive.copies import extent, histories
 from engine.archive.copies.extent import Extent
 from engine.archive.copies.manifest import DIGEST_BYTES, BackupFolder, Heading, Manifest, Range, SegmentCopy, history_of
 from engine.archive.layout import Layout
-from engine.archive.pace import Pace
 from engine.errors import ArchiveInUse, BackupError, CorruptRecord, StorageError
+from engine.rate_limiter import RateLimiter
 from engine.storage.files import Files
 from engine.storage.journal import Journal
 from engine.storage.segment import segment_path
+from engine.storage.segment_bytes import FileBytes
 
 logger = log.get("archive.backup")
 
@@ -100,7 +101,7 @@ def back_up(
     bytes_per_s: int = 0,
     progress: Progress | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    pace: Pace | None = None,
+    rate_limiter: RateLimiter | None = None,
 ) -> BackupReport:
     """Brings the backup in `destination` up to now. With `keep`, only so many states of this history stay.
 
@@ -112,7 +113,7 @@ def back_up(
         folder.prepare(layout)
         lock = _Lock(folder)
         try:
-            backup = _Backup(layout, folder, pace or Pace(bytes_per_s), progress, now)
+            backup = _Backup(layout, folder, rate_limiter or RateLimiter(bytes_per_s), progress, now)
             backup.take(join=join)
             if keep is not None:
                 pruned = histories.prune(folder, keep, history_of(layout.lineage, layout.role))
@@ -152,14 +153,14 @@ class _Backup:
         self,
         layout: Layout,
         folder: BackupFolder,
-        pace: Pace,
+        rate_limiter: RateLimiter,
         progress: Progress | None,
         now: Callable[[], datetime],
     ) -> None:
         self._layout = layout
         self._folder = folder
         self._files = folder.files
-        self._pace = pace
+        self._rate_limiter = rate_limiter
         self._progress = progress
         self._now = now
         self.report = BackupReport()
@@ -280,7 +281,7 @@ class _Backup:
             self._files.close(fd)
 
     def _look_into(self, fd: int, segment_id: int, source: tuple[int, int]) -> _Planned | None:
-        found = extent.look(self._files, fd, segment_id, lambda salt: self._ends.get((segment_id, salt), 0))
+        found = extent.look(FileBytes(self._files, fd), segment_id, lambda salt: self._ends.get((segment_id, salt), 0))
         if found is None or found.is_empty:
             return None
         self._ends[segment_id, found.salt] = found.end
@@ -295,7 +296,7 @@ class _Backup:
             if not self._is_joining:
                 self._has_diverged(segment_id, "has other bytes than were backed up from it")
             copy = self._another(copy, source)
-            found = extent.look(self._files, fd, segment_id) or found
+            found = extent.look(FileBytes(self._files, fd), segment_id) or found
             self._ends[segment_id, found.salt] = found.end
         if copy.length < min(found.end, self._claims.get(copy.file_name, 0)):
             copy = self._another(copy, source)
@@ -390,14 +391,14 @@ class _Backup:
         digest = blake2b(digest_size=DIGEST_BYTES)
         at = start
         while at < end:
-            piece = self._read(source, segment_id, self._pace.piece(min(PIECE_BYTES, end - at)), at)
+            piece = self._read(source, segment_id, self._rate_limiter.piece(min(PIECE_BYTES, end - at)), at)
             digest.update(piece)
             self._files.pwritev(target, [piece], at, len(piece))
             at += len(piece)
             self.report.copied_bytes += len(piece)
             if self._progress is not None:
                 self._progress("bytes", self.report.copied_bytes, total)
-            self._pace.spent(len(piece))
+            self._rate_limiter.spent(len(piece))
         self._files.fdatasync(target)
         return start, end, digest.hexdigest()
 

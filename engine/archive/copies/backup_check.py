@@ -18,12 +18,13 @@ from pathlib import Path
 
 from engine.archive.copies import extent, histories
 from engine.archive.copies.manifest import DIGEST_BYTES, BackupFolder, Manifest, SegmentCopy
-from engine.archive.pace import Pace
 from engine.errors import BackupError, CorruptRecord, StorageError
+from engine.rate_limiter import RateLimiter
 from engine.storage import hints
 from engine.storage.files import Files
 from engine.storage.reader import read_header_or_trailer
 from engine.storage.segment import Damage, SegmentHeader, Walk
+from engine.storage.segment_bytes import FileBytes, SegmentBytes
 
 PIECE_BYTES = 1 << 20
 
@@ -55,7 +56,7 @@ def verify_backup(
     """
     folder = BackupFolder(source, files or Files())
     archive_id = folder.archive_id()
-    check = _Check(folder, Pace(bytes_per_s), progress)
+    check = _Check(folder, RateLimiter(bytes_per_s), progress)
     manifests = [histories.choose(folder, at, lineage)] if at is not None or lineage is not None else check.manifests()
     if not manifests and not check.report.findings:
         raise BackupError(f"{source} holds no backup")
@@ -67,10 +68,10 @@ def verify_backup(
 class _Check:
     """One run."""
 
-    def __init__(self, folder: BackupFolder, pace: Pace, progress: Progress | None) -> None:
+    def __init__(self, folder: BackupFolder, rate_limiter: RateLimiter, progress: Progress | None) -> None:
         self._folder = folder
         self._files = folder.files
-        self._pace = pace
+        self._rate_limiter = rate_limiter
         self._progress = progress
         self.report = BackupCheckReport()
 
@@ -133,14 +134,14 @@ class _Check:
 
     def _hash(self, fd: int, start: int, end: int, total: int) -> str:
         digest = blake2b(digest_size=DIGEST_BYTES)
-        step = self._pace.piece(PIECE_BYTES)
+        step = self._rate_limiter.piece(PIECE_BYTES)
         for at in range(start, end, step):
             piece = self._files.pread(fd, min(step, end - at), at)
             digest.update(piece)
             self.report.counts["bytes"] += len(piece)
             if self._progress is not None:
                 self._progress("bytes", self.report.counts["bytes"], total)
-            self._pace.spent(len(piece))
+            self._rate_limiter.spent(len(piece))
         return digest.hexdigest()
 
     def _walk(self, copy: SegmentCopy) -> None:
@@ -150,22 +151,23 @@ class _Check:
             fd = self._files.open(self._folder.segment(copy), os.O_RDONLY | os.O_NONBLOCK)
         except OSError:
             return  # a finding already
+        data = FileBytes(self._files, fd)
         try:
             end = copy.length
             if copy.is_sealed:
-                summary = hints.read_summary(self._files, fd, copy.segment_id)
+                summary = hints.read_summary(data, copy.segment_id)
                 if summary is None:
                     self.report.findings.append(f"{name}: sealed, and without its footer")
                 else:
                     end = summary.trailer.tail
-            header = read_header_or_trailer(self._files, fd, copy.segment_id)
+            header = read_header_or_trailer(data, copy.segment_id)
             if header.salt != copy.salt:
                 self.report.findings.append(f"{name}: holds another segment of the same id")
-            walk = Walk(self._files, fd, header, end=end, verify_payload=True)
+            walk = Walk(data, header, end=end, verify_payload=True)
             for item in walk:
                 if isinstance(item, Damage):
                     self.report.findings.append(
-                        f"{name} offset {item.offset}: {item.reason}{self._lost(fd, header, item)}"
+                        f"{name} offset {item.offset}: {item.reason}{self._lost(data, header, item)}"
                     )
                 else:
                     self.report.counts["records"] += 1
@@ -176,9 +178,9 @@ class _Check:
         finally:
             self._files.close(fd)
 
-    def _lost(self, fd: int, header: SegmentHeader, damage: Damage) -> str:
+    def _lost(self, data: SegmentBytes, header: SegmentHeader, damage: Damage) -> str:
         """Whose payload it is that is damaged, where its head can be read."""
-        record = extent.record_at(self._files, fd, header, damage.offset)
+        record = extent.record_at(data, header, damage.offset)
         return f" ({record.key.decode('utf-8', 'replace')})" if record is not None else ""
 
 

@@ -32,6 +32,7 @@ from engine.storage.segment import (
     Walk,
     list_segments,
 )
+from engine.storage.segment_bytes import SegmentBytes
 
 LOOK_BYTES = 4096
 """What is read to find a head: most fit."""
@@ -54,23 +55,23 @@ class Extent(NamedTuple):
 
 
 def look(
-    files: Files, fd: int, segment_id: int, known_end: Callable[[int], int] = lambda salt: FIRST_RECORD
+    data: SegmentBytes, segment_id: int, known_end: Callable[[int], int] = lambda salt: FIRST_RECORD
 ) -> Extent | None:
     """The extent of an open segment; `known_end` says, by its salt, up to where its whole records are known.
 
     None when its header is not written yet. Raises CorruptRecord when there is none that can be read, OSError.
     """
-    files.expect_random(fd)
-    trailer = hints.read_trailer(files, fd, segment_id)
+    data.expect_random()
+    trailer = hints.read_trailer(data, segment_id)
     if trailer is not None:
-        return Extent(trailer.salt, files.size(fd), True)
+        return Extent(trailer.salt, data.size(), True)
     try:
-        header = read_header_or_trailer(files, fd, segment_id)
+        header = read_header_or_trailer(data, segment_id)
     except CorruptRecord:
-        if not files.pread(fd, FIRST_RECORD, 0).strip(b"\0"):
+        if not data.read(FIRST_RECORD, 0).strip(b"\0"):
             return None
         raise
-    return Extent(header.salt, _whole_end(files, fd, header, max(known_end(header.salt), FIRST_RECORD)), False)
+    return Extent(header.salt, _whole_end(data, header, max(known_end(header.salt), FIRST_RECORD)), False)
 
 
 def stable_segments(directory: str, files: Files) -> list[int]:
@@ -86,17 +87,17 @@ def stable_segments(directory: str, files: Files) -> list[int]:
         before = now
 
 
-def _whole_end(files: Files, fd: int, header: SegmentHeader, start: int) -> int:
+def _whole_end(data: SegmentBytes, header: SegmentHeader, start: int) -> int:
     """Where the whole records from `start` on end."""
-    size = files.size(fd)
+    size = data.size()
     last: Record | None = None
     offset = start
     while offset < size:
-        record = record_at(files, fd, header, offset)
+        record = record_at(data, header, offset)
         if record is None or record.position.end > size:
-            if _is_clean_end(files, fd, offset):
+            if _is_clean_end(data, offset):
                 break
-            followed = _behind_damage(files, fd, header, offset)
+            followed = _behind_damage(data, header, offset)
             if followed is None:
                 break
             record = followed
@@ -104,38 +105,38 @@ def _whole_end(files: Files, fd: int, header: SegmentHeader, start: int) -> int:
         offset = record.position.end
         if header.layout == LAYOUT_STREAM:
             return offset
-    if last is not None and not _is_whole(files, fd, last):
+    if last is not None and not _is_whole(data, last):
         return last.position.offset
     return offset
 
 
-def record_at(files: Files, fd: int, header: SegmentHeader, offset: int) -> Record | None:
+def record_at(data: SegmentBytes, header: SegmentHeader, offset: int) -> Record | None:
     """The record whose head lies whole at a place; its payload may be anything."""
     try:
-        head = files.pread(fd, LOOK_BYTES, offset)
+        head = data.read(LOOK_BYTES, offset)
         length = head_length(head[:HEADER_BYTES], header.segment_id, offset)
         if length > len(head):
-            head = files.pread(fd, length, offset)
+            head = data.read(length, offset)
         return decode_head(head, header.seed, header.segment_id, offset)
     except CorruptRecord:
         return None
 
 
-def _is_clean_end(files: Files, fd: int, offset: int) -> bool:
-    return files.pread(fd, len(FOOTER_MAGIC), offset).startswith((b"\0\0\0\0", FOOTER_MAGIC))
+def _is_clean_end(data: SegmentBytes, offset: int) -> bool:
+    return data.read(len(FOOTER_MAGIC), offset).startswith((b"\0\0\0\0", FOOTER_MAGIC))
 
 
-def _behind_damage(files: Files, fd: int, header: SegmentHeader, offset: int) -> Record | None:
+def _behind_damage(data: SegmentBytes, header: SegmentHeader, offset: int) -> Record | None:
     """The first whole record behind bytes that are none; None when they are a torn tail, or being written."""
-    return next((item for item in Walk(files, fd, header, offset) if not isinstance(item, Damage)), None)
+    return next((item for item in Walk(data, header, offset) if not isinstance(item, Damage)), None)
 
 
-def _is_whole(files: Files, fd: int, record: Record) -> bool:
+def _is_whole(data: SegmentBytes, record: Record) -> bool:
     position = record.position
     crc = 0
     at, end = position.payload_offset, position.payload_offset + position.payload_length
     while at < end:
-        piece = files.pread(fd, min(PIECE_BYTES, end - at), at)
+        piece = data.read(min(PIECE_BYTES, end - at), at)
         if not piece:
             return False
         crc = crc32c(piece, crc)

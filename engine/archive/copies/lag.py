@@ -18,6 +18,7 @@ from engine.archive.layout import Layout
 from engine.errors import CorruptRecord
 from engine.storage.files import Files
 from engine.storage.segment import FIRST_RECORD, segment_path
+from engine.storage.segment_bytes import FileBytes
 
 
 def seen(present: Iterable[int], ends: dict[int, int]) -> dict[str, object]:
@@ -46,7 +47,7 @@ def _end(layout: Layout, segment_id: int, files: Files) -> int:
     except FileNotFoundError:
         return 0  # compacted away this moment
     try:
-        found = extent.look(files, fd, segment_id)
+        found = extent.look(FileBytes(files, fd), segment_id)
     except CorruptRecord:
         return files.size(fd)  # it cannot be shipped, and is not there
     finally:

@@ -31,7 +31,7 @@ import orjson
 
 from engine.archive.layout import ARCHIVE, REPLICA, Layout
 from engine.errors import BackupError
-from engine.storage.files import Files, replace
+from engine.storage.files import Files, replace_file
 
 FORMAT = 1
 DIGEST_BYTES = 32
@@ -250,7 +250,7 @@ class BackupFolder:
         for folder in (str(self.path), self.segments, self.manifests):
             files.make_directory(folder)
         files.sync_directory(str(self.path.absolute().parent))
-        replace(files, self._description, orjson.dumps({"format": FORMAT, "archive_id": layout.archive_id.hex()}))
+        replace_file(files, self._description, orjson.dumps({"format": FORMAT, "archive_id": layout.archive_id.hex()}))
 
     def names(self) -> list[str]:
         """The names of all manifests, the oldest first."""
@@ -290,7 +290,7 @@ class BackupFolder:
 
     def write(self, manifest: Manifest) -> None:
         """Durable when it returns; the ranges that it names must be so already."""
-        replace(self.files, f"{self.manifests}/{manifest.file_name}", manifest.encode())
+        replace_file(self.files, f"{self.manifests}/{manifest.file_name}", manifest.encode())
 
     def moment(self, now: datetime) -> datetime:
         """A time for a new manifest: now, and after that of every other one."""

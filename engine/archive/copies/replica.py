@@ -30,7 +30,7 @@ from engine.archive.copies.manifest import read_whole
 from engine.archive.keeper import Keeper, Progress
 from engine.archive.layout import ARCHIVE, REPLICA, RESTORING, Layout
 from engine.errors import ArchiveInUse, ReplicationFailed, StorageError
-from engine.storage.files import Files
+from engine.storage.files import Files, replace_file
 from engine.storage.journal import Journal
 from engine.storage.record import crc32c
 from engine.storage.segment import list_segments, segment_path
@@ -287,14 +287,7 @@ def promote(data: Path, *, files: Files | None = None, progress: Progress | None
 
 def write_status(path: str, status: Mapping[str, object], files: Files) -> None:
     """Replaces a status file; it need not survive a power cut."""
-    temporary = f"{path}.{os.getpid()}"
-    files.unlink(temporary)
-    fd = files.create(temporary)
-    try:
-        files.pwritev(fd, [orjson.dumps(dict(status))], 0)
-    finally:
-        files.close(fd)
-    files.rename(temporary, path)
+    replace_file(files, path, orjson.dumps(dict(status)), is_durable=False)
 
 
 def read_status(path: str) -> dict[str, object] | None:

@@ -34,11 +34,12 @@ from engine.archive.copies import extent, lag
 from engine.archive.copies.extent import Extent
 from engine.archive.copies.replica import JOIN_BYTES, Destination, Held, Shipped, write_status
 from engine.archive.layout import Layout
-from engine.archive.pace import Pace
 from engine.errors import CorruptRecord, EngineError, ReplicationFailed, StorageError
+from engine.rate_limiter import RateLimiter
 from engine.storage.files import Files
 from engine.storage.record import crc32c
 from engine.storage.segment import segment_path
+from engine.storage.segment_bytes import FileBytes
 
 logger = log.get("archive.replication")
 
@@ -114,7 +115,7 @@ class Replication:
         status: Status,
         *,
         files: Files | None = None,
-        pace: Pace | None = None,
+        rate_limiter: RateLimiter | None = None,
         status_path: str = "",
         on_status: Callable[[Status], None] = lambda status: None,
         remove_after_s: float = REMOVE_AFTER_S,
@@ -125,7 +126,7 @@ class Replication:
         self._connect = connect
         self.status = status
         self._files = files or Files()
-        self._pace = pace or Pace(0)
+        self._rate_limiter = rate_limiter or RateLimiter(0)
         self._status_path = status_path
         self._on_status = on_status
         self._remove_after_s = remove_after_s
@@ -284,7 +285,9 @@ class Replication:
     def _look_into(self, segment_id: int) -> Extent | None:
         fd = self._open_source(segment_id)
         try:
-            found = extent.look(self._files, fd, segment_id, lambda salt: self._ends.get((segment_id, salt), 0))
+            found = extent.look(
+                FileBytes(self._files, fd), segment_id, lambda salt: self._ends.get((segment_id, salt), 0)
+            )
             if found is not None:
                 self._ends[segment_id, found.salt] = found.end
             return found
@@ -365,7 +368,7 @@ class Replication:
             self._files.fdatasync(fd)
             while at < found.end:
                 try:
-                    data = self._files.pread(fd, self._pace.piece(min(PIECE_BYTES, found.end - at)), at)
+                    data = self._files.pread(fd, self._rate_limiter.piece(min(PIECE_BYTES, found.end - at)), at)
                 except OSError as error:
                     raise CorruptRecord(f"cannot be read: {error.strerror}", segment_id, at) from error
                 if not data:
@@ -374,7 +377,7 @@ class Replication:
                 at += len(data)
                 self.status.shipped_bytes += len(data)
                 self.status.lag_bytes = max(0, self.status.lag_bytes - len(data))
-                self._pace.spent(len(data))
+                self._rate_limiter.spent(len(data))
                 yield Shipped(segment_id, found.salt, at, found.is_sealed and at == found.end)
         finally:
             self._files.close(fd)

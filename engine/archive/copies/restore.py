@@ -32,10 +32,10 @@ from engine.archive.copies import histories
 from engine.archive.copies.manifest import DIGEST_BYTES, BackupFolder, Manifest, SegmentCopy, read_whole
 from engine.archive.keeper import Keeper
 from engine.archive.layout import Layout
-from engine.archive.pace import Pace
 from engine.archive.parts import Parts
 from engine.errors import BackupError
-from engine.storage.files import Files, replace
+from engine.rate_limiter import RateLimiter
+from engine.storage.files import Files, replace_file
 from engine.storage.segment import segment_path
 
 logger = log.get("archive.restore")
@@ -85,7 +85,7 @@ def restore(
     layout = Layout(data, archive_id, lineage=layouts.new_lineage())
     if _begin(layout, manifest, files):
         return report
-    _Copying(folder, layout, Pace(bytes_per_s), salvage, progress, report).run(manifest)
+    _Copying(folder, layout, RateLimiter(bytes_per_s), salvage, progress, report).run(manifest)
     _bring_up(layout, files, report, progress)
     layouts.describe(layout, files)
     files.unlink(str(data / layouts.RESTORING))
@@ -114,7 +114,7 @@ def _begin(layout: Layout, manifest: Manifest, files: Files) -> bool:
         if not files.exists(str(layout.data)):
             files.make_directory(str(layout.data))
             files.sync_directory(str(layout.data.absolute().parent))
-        replace(files, marker, orjson.dumps(content))
+        replace_file(files, marker, orjson.dumps(content))
     layouts.make_folders(layout.data, files)
     return False
 
@@ -131,7 +131,7 @@ class _Copying:
         self,
         folder: BackupFolder,
         layout: Layout,
-        pace: Pace,
+        rate_limiter: RateLimiter,
         salvage: bool,
         progress: Progress | None,
         report: RestoreReport,
@@ -139,7 +139,7 @@ class _Copying:
         self._folder = folder
         self._files = folder.files
         self._segments = layout.segments
-        self._pace = pace
+        self._rate_limiter = rate_limiter
         self._salvage = salvage
         self._progress = progress
         self._report = report
@@ -184,7 +184,7 @@ class _Copying:
         findings: list[str] = []
         for start, end, expected in copy.ranges:
             digest = blake2b(digest_size=DIGEST_BYTES)
-            step = self._pace.piece(PIECE_BYTES)
+            step = self._rate_limiter.piece(PIECE_BYTES)
             for at in range(start, end, step):
                 try:
                     piece = self._files.pread(source, min(step, end - at), at)
@@ -196,7 +196,7 @@ class _Copying:
                 self._report.copied_bytes += len(piece)
                 if self._progress is not None:
                     self._progress("bytes", self._done_bytes, total)
-                self._pace.spent(len(piece))
+                self._rate_limiter.spent(len(piece))
             if digest.hexdigest() != expected:
                 findings += self._damaged(f"{copy.file_name} bytes {start} to {end} are not what was copied")
         return findings

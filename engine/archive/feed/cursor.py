@@ -99,7 +99,7 @@ def write_epochs(directory: str, files: Files, epochs: Epochs) -> None:
         "lineage": epochs.lineage,
         "epochs": [[f"{epoch:08x}", first] for epoch, first in epochs.rows],
     }
-    storage_files.replace(files, f"{directory}/epochs", orjson.dumps(content))
+    storage_files.replace_file(files, f"{directory}/epochs", orjson.dumps(content))
 
 
 class NamedCursors:
@@ -118,7 +118,7 @@ class NamedCursors:
         """Durable when it returns. Raises StorageFull or StorageFailed."""
         path = self._path(name)
         self._files.make_directory(self._directory)
-        storage_files.replace(self._files, path, f"{cursor}\n".encode())
+        storage_files.replace_file(self._files, path, f"{cursor}\n".encode())
 
     def remove(self, name: str) -> None:
         """No error if there is none."""

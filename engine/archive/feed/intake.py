@@ -12,18 +12,18 @@ looks after the archive reports damage, and a feed that stands still helps nobod
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from heapq import heappop, heappush, heapreplace
 from typing import TYPE_CHECKING
 
 from engine import log
 from engine.archive.feed.progress import Progress
-from engine.errors import CorruptRecord, StorageError
-from engine.storage.files import Files
+from engine.errors import CorruptRecord, SegmentGone
 from engine.storage.hints import read_heads
 from engine.storage.record import HEADER_BYTES, Record, unpack_head
-from engine.storage.segment import FIRST_RECORD, Damage, SegmentHeader, Walk, read_segment_header, segment_path
+from engine.storage.segment import FIRST_RECORD, Damage, SegmentHeader, Walk, read_segment_header
+from engine.storage.segment_bytes import SegmentBytes
+from engine.storage.segment_store import SegmentStore
 
 if TYPE_CHECKING:
     from engine.index.catalog import Catalog
@@ -45,10 +45,9 @@ _Source = Iterator[Record]
 class Intake:
     """Reads the log of one archive; one thread at a time."""
 
-    def __init__(self, index: Catalog, directory: str, files: Files, progress: Progress) -> None:
+    def __init__(self, index: Catalog, store: SegmentStore, progress: Progress) -> None:
         self._index = index
-        self._directory = directory
-        self._files = files
+        self._store = store
         self.progress = progress
         self.unreadable = 0
         """Places in the log that were passed over."""
@@ -141,30 +140,25 @@ class Intake:
 
     def _read(self, segment_id: int, header: SegmentHeader, start: int, mark: SegmentMark) -> _Source:
         try:
-            fd = self._files.open(segment_path(self._directory, segment_id), os.O_RDONLY)
-        except FileNotFoundError:
-            self._pass_over(segment_id, start, "the segment file is gone")
+            data = self._store.open(segment_id)
+        except CorruptRecord as error:
+            self._pass_over(segment_id, start, str(error))
             return
-        except OSError as error:
-            raise StorageError(f"segment {segment_id:016x} cannot be opened: {error.strerror}") from error
-        try:
-            if mark.sealed and mark.indexed_bytes - start >= _FOOTER_BYTES_MIN:
-                records = self._footer(fd, segment_id, start)
-                if records is not None:
-                    yield from records
-                    return
-            for item in Walk(self._files, fd, header, start, end=mark.indexed_bytes):
-                if isinstance(item, Damage):
-                    self._pass_over(segment_id, item.offset, item.reason)
-                else:
-                    yield item
-        finally:
-            self._files.close(fd)
+        if mark.sealed and mark.indexed_bytes - start >= _FOOTER_BYTES_MIN:
+            records = self._footer(data, segment_id, start)
+            if records is not None:
+                yield from records
+                return
+        for item in Walk(data, header, start, end=mark.indexed_bytes):
+            if isinstance(item, Damage):
+                self._pass_over(segment_id, item.offset, item.reason)
+            else:
+                yield item
 
-    def _footer(self, fd: int, segment_id: int, start: int) -> Iterator[Record] | None:
+    def _footer(self, data: SegmentBytes, segment_id: int, start: int) -> Iterator[Record] | None:
         """The records by the segment's footer; None when that cannot be read."""
         try:
-            heads = read_heads(self._files, fd, segment_id)
+            heads = read_heads(data, segment_id)
         except CorruptRecord:
             return None
         if heads is None or heads.trailer.damage_count:
@@ -186,18 +180,12 @@ class Intake:
         if header is not None:
             return header
         try:
-            fd = self._files.open(segment_path(self._directory, segment_id), os.O_RDONLY)
-        except FileNotFoundError:
+            header = read_segment_header(self._store.open(segment_id), segment_id)
+        except SegmentGone:
             return None
-        except OSError as error:
-            raise StorageError(f"segment {segment_id:016x} cannot be opened: {error.strerror}") from error
-        try:
-            header = read_segment_header(self._files, fd, segment_id)
         except CorruptRecord as error:
             self._pass_over(segment_id, 0, str(error))
             return None
-        finally:
-            self._files.close(fd)
         if len(self._headers) >= _HEADERS_MAX:
             del self._headers[next(iter(self._headers))]
         self._headers[segment_id] = header

@@ -62,7 +62,7 @@ def write_state(directory: str, files: Files, state: State) -> None:
         "growths": state.growths,
         "replicas": state.replicas,
     }
-    storage_files.replace(files, f"{directory}/state", orjson.dumps(content))
+    storage_files.replace_file(files, f"{directory}/state", orjson.dumps(content))
 
 
 def progress_of(layout: Layout, files: Files) -> Progress | None:

@@ -24,12 +24,10 @@ for it: it shares no lock with them but the index's, for RELOCATE_MAX records at
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -38,13 +36,14 @@ from engine.archive import locks
 from engine.archive.feed import state as feed_state
 from engine.archive.feed.intake import COMPACTION
 from engine.archive.lifecycle import reserve_file
-from engine.archive.pace import Pace
-from engine.errors import ArchiveInUse, CorruptRecord, StorageError, StorageFull
+from engine.errors import ArchiveInUse, CorruptRecord, StorageError, StorageFull, StoreUnreachable
 from engine.index.format.types import SegmentMark
 from engine.index.upkeep import rebuild
+from engine.rate_limiter import RateLimiter
 from engine.storage import hints, segment
 from engine.storage.record import HEADER_BYTES, Position, Record
 from engine.storage.segment import list_segments
+from engine.storage.segment_bytes import SegmentBytes
 from engine.storage.segment_log import SegmentLog
 
 if TYPE_CHECKING:
@@ -68,7 +67,6 @@ CHECKPOINT_PATIENCE_S = 60.0
 _CHECKPOINT_POLL_S = 0.05
 _IN_USE_POLL_S = 0.2
 
-_PASSING = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR))
 """What says nothing of the segment."""
 
 Progress = Callable[[str, int, int], None]
@@ -161,7 +159,7 @@ class Compactor:
     def configure(self, options: Compaction) -> None:
         """Takes new options over."""
         self._options = options
-        self._pace = Pace(0 if self._everything else options.bytes_per_s, wait=self._stopping.wait)
+        self._rate_limiter = RateLimiter(0 if self._everything else options.bytes_per_s, wait=self._stopping.wait)
 
     def run(self, progress: Progress | None = None) -> Totals:
         """Steps until nothing is left to do, in turn with whoever else is at it. Raises as `step` does."""
@@ -260,8 +258,7 @@ class Compactor:
         and the others are compacted."""
         if segment_id not in self._layouts_known:
             try:
-                with self._opened(segment_id) as fd:
-                    trailer = hints.read_trailer(self._parts.files, fd, segment_id)
+                trailer = hints.read_trailer(self._open(segment_id), segment_id)
             except CorruptRecord as error:
                 self._leave_alone(segment_id, error.offset, b"", str(error))
                 return False
@@ -270,31 +267,24 @@ class Compactor:
                 self._streams.add(segment_id)
         return segment_id not in self._streams
 
-    @contextmanager
-    def _opened(self, segment_id: int) -> Iterator[int]:
-        """The descriptor of a segment.
+    def _open(self, segment_id: int) -> SegmentBytes:
+        """A segment's bytes.
 
-        Raises CorruptRecord when it cannot be opened or looked at, StorageError when this process just lacks the means.
+        Raises CorruptRecord when it cannot be opened, StorageFull or StoreUnreachable when that may pass.
         """
-        files = self._parts.files
         try:
-            fd = files.open(segment.segment_path(self._parts.layout.segments, segment_id), os.O_RDONLY)
-            try:
-                yield fd
-            finally:
-                files.close(fd)
-        except OSError as error:
-            if error.errno in _PASSING:
-                raise StorageError(f"segment {segment_id:016x} cannot be opened: {error.strerror}") from error
-            raise CorruptRecord(f"the segment cannot be read: {error.strerror}", segment_id, 0) from error
+            return self._parts.segments.open(segment_id)
+        except (CorruptRecord, StorageFull, StoreUnreachable):
+            raise
+        except StorageError as error:
+            raise CorruptRecord(str(error), segment_id, 0) from error
 
     def _source(self, segment_id: int) -> _Source | None:
         """What is in a segment; None when it is to be left alone."""
-        files = self._parts.files
         try:
-            with self._opened(segment_id) as fd:
-                summary = hints.read_summary(files, fd, segment_id)
-                file_bytes = files.size(fd)
+            data = self._open(segment_id)
+            summary = hints.read_summary(data, segment_id)
+            file_bytes = data.size()
         except CorruptRecord as error:
             self._leave_alone(segment_id, error.offset, b"", str(error))
             return None
@@ -422,7 +412,7 @@ class Compactor:
             write_back=True,
         )
         self.totals.bytes_copied += position.record_bytes
-        self._pace.spent(position.record_bytes)
+        self._rate_limiter.spent(position.record_bytes)
         return moved
 
     def _abandon(self, copy: SegmentLog) -> None:
@@ -433,8 +423,7 @@ class Compactor:
             logger.warning("a half-made segment stays", error=str(error))
 
     def _file_bytes(self, segment_id: int) -> int:
-        with self._opened(segment_id) as fd:
-            return self._parts.files.size(fd)
+        return self._open(segment_id).size()
 
     # -- removing -------------------------------------------------------------------------------
 

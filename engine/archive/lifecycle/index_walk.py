@@ -8,7 +8,6 @@ a later pass finds the index right. It takes its share of the scrub's speed.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from engine.index.format.types import SegmentMark
 from engine.storage import hints
 from engine.storage.inspection import Fault, Part, Step
 from engine.storage.record import HEADER_BYTES, Kind, Record
-from engine.storage.segment import Damage, Walk, read_segment_header, segment_path
+from engine.storage.segment import Damage, Walk, read_segment_header
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
@@ -51,20 +50,14 @@ def _fault(record: Record, what: str) -> Fault:
 
 def _records(archive: Archive, segment_id: int, mark: SegmentMark) -> Iterator[Record]:
     """Whole records before the mark: from the footer, else by a walk; none of a segment that is gone or damaged."""
-    files = archive.parts.files
     try:
-        fd = files.open(segment_path(archive.parts.layout.segments, segment_id), os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        sealed = hints.read_hints(files, fd, segment_id)
+        data = archive.parts.segments.open(segment_id)
+        sealed = hints.read_hints(data, segment_id)
         if sealed is not None:
             yield from (record for record in sealed if record.position.offset < mark.indexed_bytes)
             return
-        for item in Walk(files, fd, read_segment_header(files, fd, segment_id), end=mark.indexed_bytes):
+        for item in Walk(data, read_segment_header(data, segment_id), end=mark.indexed_bytes):
             if not isinstance(item, Damage):
                 yield item
     except (CorruptRecord, OSError):
         return  # damage to the segment itself has been named by its inspection
-    finally:
-        files.close(fd)

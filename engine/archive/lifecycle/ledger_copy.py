@@ -46,6 +46,7 @@ from engine.storage.reader import LogReader
 from engine.storage.record import Kind, Position, Record
 from engine.storage.segment import Damage
 from engine.storage.segment_log import SegmentLog
+from engine.storage.segment_store import LocalSegments
 
 logger = log.get("archive.ledger")
 
@@ -126,7 +127,7 @@ class LedgerCopy:
 
     def _missing(self, index: Catalog, known: set[tuple[object, ...]]) -> list[Noted]:
         """What the index knows and the copy does not: of an archive that had none, or where one stopped in between."""
-        reader = LogReader(self._layout.segments, self._files)
+        reader = LogReader(LocalSegments(self._layout.segments, self._files))
         missing = []
         try:
             for position in index.ledger_places():

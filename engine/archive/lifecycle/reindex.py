@@ -18,7 +18,6 @@ Runs under `locks.caretaker`, a batch at a time, in any process that has the arc
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,10 +26,10 @@ from typing import TYPE_CHECKING
 
 from engine import log
 from engine.archive import completeness, extras, locks
-from engine.archive.pace import Pace
 from engine.dicom import elements, transfer_syntax
 from engine.errors import ArchiveInUse, CorruptRecord, DataSetError, IndexError_, SegmentGone, StorageError
 from engine.index.format.entry import Entry
+from engine.rate_limiter import RateLimiter
 from engine.storage import hints, segment
 from engine.storage.record import HEADER_BYTES, Kind, Record, crc32c, unpack_head
 from engine.storage.segment import Damage
@@ -80,7 +79,7 @@ class Reindexer:
 
     def configure(self, bytes_per_s: int) -> None:
         """The speed from now on."""
-        self._pace = Pace(bytes_per_s, wait=self._stopping.wait)
+        self._rate_limiter = RateLimiter(bytes_per_s, wait=self._stopping.wait)
 
     @property
     def is_concerned(self) -> bool:
@@ -113,7 +112,7 @@ class Reindexer:
             is_over = self._under is None and not self.lacking()
             if is_over:
                 self._finish()
-        self._pace.spent(self.counters["bytes"] - read_before)
+        self._rate_limiter.spent(self.counters["bytes"] - read_before)
         return not is_over
 
     def status(self) -> dict[str, object]:
@@ -139,7 +138,7 @@ class Reindexer:
             segment_id = lacking[-1]
             try:
                 records, end = self._records_of(segment_id)
-            except FileNotFoundError:
+            except SegmentGone:
                 self._left_alone.add(segment_id)  # compacted since the marks were read, or lost: the scrub says so
             except (StorageError, OSError) as error:
                 logger.warning("a segment cannot be looked through", segment=f"{segment_id:016x}", error=str(error))
@@ -154,19 +153,15 @@ class Reindexer:
         mark = archive.parts.index.segment_marks()[segment_id]
         note = archive.parts.index.amended().get(segment_id)
         start = note[1] if note is not None and note[0] == self._archive.schema.extra_set.digest else 0
-        fd = archive.parts.files.open(segment.segment_path(archive.parts.layout.segments, segment_id), os.O_RDONLY)
+        data = archive.parts.segments.open(segment_id)
         try:
-            try:
-                heads = hints.read_heads(archive.parts.files, fd, segment_id)
-            except CorruptRecord:
-                heads = None
-            if heads is not None:
-                return _from_heads(heads, start), mark.indexed_bytes
-            header = segment.read_segment_header(archive.parts.files, fd, segment_id)
-            walk = segment.Walk(archive.parts.files, fd, header, start, end=mark.indexed_bytes)
-            return iter([found for found in walk if not isinstance(found, Damage)]), mark.indexed_bytes
-        finally:
-            archive.parts.files.close(fd)
+            heads = hints.read_heads(data, segment_id)
+        except CorruptRecord:
+            heads = None
+        if heads is not None:
+            return _from_heads(heads, start), mark.indexed_bytes
+        walk = segment.Walk(data, segment.read_segment_header(data, segment_id), start, end=mark.indexed_bytes)
+        return iter([found for found in walk if not isinstance(found, Damage)]), mark.indexed_bytes
 
     def _amend(self, under: _Under) -> None:
         mark = self._archive.schema.mark

@@ -34,7 +34,7 @@ from engine.dicom import transfer_syntax
 from engine.dicom.sources import PIECE_BYTES, Inflated
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 from engine.errors import CorruptRecord, DataSetError, TranscodeError
-from engine.storage.files import replace
+from engine.storage.files import replace_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -219,7 +219,7 @@ class Settler:
         self._from_ns = self._began_ns - LATE_NS
         self._done = {each for each in self._done if each[1] >= self._from_ns}
         mark = json.dumps({"compared_until_ns": self._began_ns}).encode()
-        replace(self._parts.files, str(self._path), mark)
+        replace_file(self._parts.files, str(self._path), mark)
 
 
 def others_of(archive: Archive, version: Instance) -> list[Instance]:

@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine.boot import boot_id
-from engine.errors import RetentionRefused
+from engine.errors import RetentionRefused, StorageError
 from engine.storage import files as storage_files
 from engine.storage.reader import read_header_or_trailer
-from engine.storage.segment import list_segments, segment_path
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
@@ -77,7 +76,7 @@ def note(archive: Archive, now_ns: int, *, is_confirmed: bool) -> None:
     if last is not None and now_ns < last.applied_ns and not is_confirmed:
         return
     content = msgspec.json.encode(_Applied(now_ns, _boottime_ns(), boot_id()))
-    storage_files.replace(archive.parts.files, _path(archive), content)
+    storage_files.replace_file(archive.parts.files, _path(archive), content)
 
 
 def _refused(reason: str) -> RetentionRefused:
@@ -98,18 +97,11 @@ def _read(archive: Archive) -> _Applied | None:
 
 def _newest_ns(archive: Archive) -> int:
     """When the newest segment was begun; 0 where there is none that can be read."""
-    files, directory = archive.parts.files, archive.parts.layout.segments
-    for segment_id in reversed(list_segments(directory, files)):
+    for segment_id in reversed(archive.parts.segments.segment_ids()):
         try:
-            fd = files.open(segment_path(directory, segment_id), 0)
-        except OSError:
-            continue
-        try:
-            return int(read_header_or_trailer(files, fd, segment_id).created_ns)
-        except Exception:  # it is damaged, and not for us to judge
-            continue
-        finally:
-            files.close(fd)
+            return int(read_header_or_trailer(archive.parts.segments.open(segment_id), segment_id).created_ns)
+        except (StorageError, OSError):
+            continue  # it is damaged or gone, and not for us to judge
     return 0
 
 

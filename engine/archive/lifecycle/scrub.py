@@ -3,7 +3,7 @@
 A pass goes over the segments in the order of their ids, so that what is stored meanwhile comes later in the same pass.
 What is damaged and still needed is named (`damage`), until a re-send has healed it or it is found whole. After the
 bytes of a segment comes what the index says of its records (`index_walk`). Verifying is `storage.inspection`'s,
-remembering `scrub_state`'s, the speed `scrub_pace`'s. One process at a time: `tick` takes the caretaker's lock, who
+remembering `scrub_state`'s, the speed `scrub_rate`'s. One process at a time: `tick` takes the caretaker's lock, who
 calls `step` must have it.
 
     nothing due ──► pass: segment by segment, record by record ──► ended: findings that are gone are cleared
@@ -13,7 +13,6 @@ calls `step` must have it.
 
 from __future__ import annotations
 
-import errno
 import itertools
 import threading
 import time
@@ -26,10 +25,10 @@ from engine.archive import locks
 from engine.archive.damage import Damaged
 from engine.archive.lifecycle import index_walk, scrub_state
 from engine.archive.lifecycle.damage import SegmentDamage
-from engine.archive.lifecycle.scrub_pace import Allowance
+from engine.archive.lifecycle.scrub_rate import ScrubRate
 from engine.archive.lifecycle.scrub_state import Passed, ScrubState
-from engine.archive.pace import Pace
-from engine.errors import ArchiveInUse, StorageError, StorageFull
+from engine.errors import ArchiveInUse, CorruptRecord, StorageFull
+from engine.rate_limiter import RateLimiter
 from engine.storage.inspection import Fault, Inspection, Part, Step
 from engine.storage.segment import FIRST_RECORD
 
@@ -85,7 +84,6 @@ class Scrubber:
         self._parts = archive.parts
         self._index = archive.parts.index
         self._files = archive.parts.files
-        self._segments = archive.parts.layout.segments
         self._path = scrub_state.path_of(archive.parts.layout.data)
         self._cycle_s = cycle_s
         self._clock_ns = clock_ns
@@ -96,7 +94,7 @@ class Scrubber:
         """Of the segment under inspection."""
         self._marks: dict[int, SegmentMark] = {}
         self._marks_at_ns = 0
-        self._allowance = Allowance(rate_bytes_per_s_max)
+        self._rate = ScrubRate(rate_bytes_per_s_max)
         self.counters = dict.fromkeys(("bytes", "records", "damaged", "repaired", "passes"), 0)
         """What this process has done."""
 
@@ -117,7 +115,7 @@ class Scrubber:
             return ScrubStep()
         with locks.caretaker(self._parts.layout, self._files):
             done = self.step(budget_bytes)
-        self._allowance.spent(done.spent_bytes)
+        self._rate.spent(done.spent_bytes)
         return done
 
     def begin_pass(self) -> None:
@@ -190,8 +188,8 @@ class Scrubber:
             "read_bytes": state.read_bytes,
             "records": state.records,
             "bytes_per_s": round(state.read_bytes / max((now_ns - state.began_ns) / 1e9, 1.0)) if running else 0,
-            "bytes_per_s_max": self._allowance.bytes_per_s_max,
-            "in_time": not self._cycle_s or total_bytes <= self._allowance.bytes_per_s_max * self._cycle_s,
+            "bytes_per_s_max": self._rate.bytes_per_s_max,
+            "in_time": not self._cycle_s or total_bytes <= self._rate.bytes_per_s_max * self._cycle_s,
             "damaged_in_pass": state.damaged,
             "damaged": len(self._index.damage()),
             "last_pass": None
@@ -212,18 +210,18 @@ class Scrubber:
         state = self._state
         now_ns = self._clock_ns()
         if not self.is_due:
-            return self._allowance.due(now_s, 0.0, 0)
+            return self._rate.due(now_s, 0.0, 0)
         done_bytes, total_bytes = self._progress(state)
         left_bytes = max(total_bytes - done_bytes, 0)
         # A pass that began in the future did so before the clock was set back.
         left_s = self._cycle_s - max(now_ns - (state.began_ns or now_ns), 0) / 1e9
-        return self._allowance.due(now_s, self._allowance.rate(left_bytes, left_s), left_bytes)
+        return self._rate.due(now_s, self._rate.rate(left_bytes, left_s), left_bytes)
 
     def _due_ns(self, state: ScrubState) -> int:
         """When the pass after the last one should begin: so early that its end is within a cycle."""
         if state.last is None or state.last.began_ns > self._clock_ns():
             return 0
-        needed_s = self._allowance.needed_s(self._progress(state)[1])
+        needed_s = self._rate.needed_s(self._progress(state)[1])
         return state.last.began_ns + int(max(self._cycle_s - needed_s, 0.0) * 1e9)
 
     def _progress(self, state: ScrubState) -> tuple[int, int]:
@@ -307,16 +305,13 @@ class Scrubber:
             self._damage = SegmentDamage(self._archive, segment_id, start_offset=start_offset, clock_ns=self._clock_ns)
             try:
                 self._inspection = Inspection(
-                    self._files,
-                    self._segments,
+                    self._archive.parts.segments.open(segment_id),
                     segment_id,
                     start_offset=start_offset,
                     mark_bytes=mark.indexed_bytes,
                     is_sealed=mark.sealed,
                 )
-            except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.EIO):
-                    raise StorageError(f"segment {segment_id:016x} cannot be opened: {error.strerror}") from error
+            except CorruptRecord as error:
                 self._lost_segment(segment_id, error, self._damage, done)
                 continue
             walk = index_walk.steps_of_segment(self._archive, segment_id, mark)
@@ -325,18 +320,15 @@ class Scrubber:
         return False
 
     def _leave_segment(self) -> None:
-        if self._inspection is not None:
-            self._inspection.close()
         self._inspection = self._damage = None
         self._steps = iter(())
 
-    def _lost_segment(self, segment_id: int, error: OSError, damage: SegmentDamage, done: ScrubStep) -> None:
+    def _lost_segment(self, segment_id: int, error: CorruptRecord, damage: SegmentDamage, done: ScrubStep) -> None:
         """A segment that cannot be opened: damage, if anything in it is still needed."""
         # A compaction moves what is alive before it removes the file.
         mark = self._index.segment_marks().get(segment_id)
         if mark is not None and mark.live_count:
-            what = "the segment file is gone" if isinstance(error, FileNotFoundError) else f"{error.strerror}"
-            damage.take(Fault(Part.GAP, FIRST_RECORD, max(mark.indexed_bytes - FIRST_RECORD, 0), what))
+            damage.take(Fault(Part.GAP, FIRST_RECORD, max(mark.indexed_bytes - FIRST_RECORD, 0), str(error)))
             damage.finish()
             self._collect(damage, done)
         self._leave_segment()
@@ -363,7 +355,7 @@ def run_pass(
     A server's caretaker may take steps of it meanwhile; what it finds is in the index only.
     """
     scrubber = Scrubber.of(archive, options)
-    pace = Pace(rate_bytes_per_s)
+    rate_limiter = RateLimiter(rate_bytes_per_s)
     found: list[Damaged] = []
     is_begun = is_ended = False
     try:
@@ -381,7 +373,7 @@ def run_pass(
             is_ended = done.pass_ended or not scrubber.running
             if progress is not None:
                 progress("scrubbing", *scrubber.progress())
-            pace.spent(done.spent_bytes)
+            rate_limiter.spent(done.spent_bytes)
     finally:
         scrubber.close()
     return found

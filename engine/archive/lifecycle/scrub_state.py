@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from engine import log
-from engine.storage.files import Files, replace
+from engine.storage.files import Files, replace_file
 from engine.storage.record import crc32c
 
 logger = log.get("archive.scrub")
@@ -90,4 +90,4 @@ def load(path: str, files: Files) -> ScrubState:
 def save(path: str, state: ScrubState, files: Files) -> None:
     """Replaces what was saved before, as a whole. Raises StorageFull or StorageFailed."""
     content = msgspec.json.encode(state)
-    replace(files, path, msgspec.json.encode(_Checked(crc32c(content), msgspec.Raw(content))))
+    replace_file(files, path, msgspec.json.encode(_Checked(crc32c(content), msgspec.Raw(content))))

@@ -30,7 +30,7 @@ import os
 import struct
 
 from engine.errors import StorageFull
-from engine.storage.files import Files, replace
+from engine.storage.files import Files, replace_file
 from engine.storage.record import crc32c
 
 LMDB_MAGIC = 0xBEEFC0DE
@@ -125,7 +125,7 @@ def note_sum(directory: str, files: Files, fd: int, transaction_id: int) -> None
         if size > SUMMED_BYTES_MAX:
             return
         data = _SUM.pack(_SUM_MAGIC, transaction_id, size, _crc_of(files, fd, size))
-        replace(files, f"{directory}/checksum", data + _CRC.pack(crc32c(data)))
+        replace_file(files, f"{directory}/checksum", data + _CRC.pack(crc32c(data)))
     except (OSError, StorageFull):
         return
 

@@ -22,7 +22,7 @@ from enum import IntEnum
 
 from engine import boot
 from engine.index.database.data_file import PAGE_BYTES_MAX, transaction_of
-from engine.storage.files import Files, replace
+from engine.storage.files import Files, replace_file
 from engine.storage.record import crc32c
 
 MAGIC = b"FILMCKPT"
@@ -88,7 +88,7 @@ def read_file(directory: str, files: Files) -> Checkpoint | None:
 
 def write_file(directory: str, files: Files, checkpoint: Checkpoint) -> None:
     """Replaces the checkpoint file, durably. Raises StorageFull or StorageFailed."""
-    replace(files, f"{directory}/checkpoint", checkpoint.encode())
+    replace_file(files, f"{directory}/checkpoint", checkpoint.encode())
 
 
 def write_void(directory: str, files: Files) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 
-from engine.storage.files import Files, replace
+from engine.storage.files import Files, replace_file
 
 EPOCH_ID_BYTES = 8
 NAME = "lifetime"
@@ -37,4 +37,4 @@ def renew(directory: str, files: Files) -> None:
     """Begins another one. Raises StorageFull or StorageFailed; the old one is over then too."""
     path = f"{directory}/{NAME}"
     files.unlink(path)
-    replace(files, path, os.urandom(EPOCH_ID_BYTES))
+    replace_file(files, path, os.urandom(EPOCH_ID_BYTES))

@@ -19,13 +19,20 @@ the rest goes on: nothing is skipped in silence.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
 from engine.dicom.schema import STANDARD, Schema
-from engine.errors import CorruptRecord, EngineError, IndexError_, StorageFailed, StorageFull
+from engine.errors import (
+    CorruptRecord,
+    EngineError,
+    IndexError_,
+    StorageError,
+    StorageFailed,
+    StorageFull,
+    StoreUnreachable,
+)
 from engine.index.catalog import Catalog
 from engine.index.format.entry import Correction, Entry, Hold, Quarantined, Tombstone, unpack_record
 from engine.index.format.types import SegmentMark
@@ -42,7 +49,8 @@ from engine.storage.recovery import (
     recover_segment,
     went_on,
 )
-from engine.storage.segment import FIRST_RECORD, Damage, list_segments, segment_path
+from engine.storage.segment import FIRST_RECORD, Damage, list_segments
+from engine.storage.segment_store import LocalSegments, SegmentStore
 
 BATCH = 2000
 """Records in one transaction: some 20 ms in which no other process can write."""
@@ -105,6 +113,7 @@ def replay(
     reported, not raised.
     """
     marks = index.segment_marks()
+    store = LocalSegments(log_directory, files)
     present = list_segments(log_directory, files)
     report = Report()
     if not follow:
@@ -127,37 +136,32 @@ def replay(
         if progress is not None:
             progress("segments", done, len(news))
         mark = marks.get(segment_id)
-        if archive_id and mark is None and _is_foreign(log_directory, files, segment_id, archive_id):
+        if archive_id and mark is None and _is_foreign(store, segment_id, archive_id):
             report.findings.append(Damage(segment_id, 0, 0, "the segment belongs to another archive"))
             continue
         if follow:
             _follow_segment(index, log_directory, files, segment_id, mark, report)
             continue
         has_gone_on = partial(went_on, files, log_directory, segment_id, present)
-        _replay_segment(index, log_directory, files, segment_id, mark, report, seal, known, has_gone_on)
+        _replay_segment(index, log_directory, files, store, segment_id, mark, report, seal, known, has_gone_on)
     if progress is not None:
         progress("segments", len(news), len(news))
     return report
 
 
-def _is_foreign(directory: str, files: Files, segment_id: int, archive_id: bytes) -> bool:
+def _is_foreign(store: SegmentStore, segment_id: int, archive_id: bytes) -> bool:
     """Whether a segment names another archive; one that names none is for recovery to judge."""
     try:
-        fd = files.open(segment_path(directory, segment_id), os.O_RDONLY)
-    except OSError:
+        return read_header_or_trailer(store.open(segment_id), segment_id).archive_id != archive_id
+    except StorageError:
         return False
-    try:
-        return read_header_or_trailer(files, fd, segment_id).archive_id != archive_id
-    except (CorruptRecord, OSError):
-        return False
-    finally:
-        files.close(fd)
 
 
 def _replay_segment(
     index: Catalog,
     log_directory: str,
     files: Files,
+    store: SegmentStore,
     segment_id: int,
     mark: SegmentMark | None,
     report: Report,
@@ -170,11 +174,11 @@ def _replay_segment(
         if is_owned(files, log_directory, segment_id):
             report.owned += 1
             return
-        if _load(index, log_directory, files, segment_id, start, report, known):
+        if load_sealed(index, store, segment_id, start, report, known):
             report.segments += 1
             return
         found = recover_segment(files, log_directory, segment_id, start, seal=seal, known=known, went_on=has_gone_on)
-    except (StorageFailed, StorageFull, IndexError_):
+    except (StorageFailed, StorageFull, StoreUnreachable, IndexError_):
         raise
     except EngineError as error:
         report.findings.append(Damage(segment_id, start, 0, str(error)))
@@ -185,7 +189,7 @@ def _replay_segment(
     if found.is_final:
         report.lost += [damage for damage in found.damage if damage.was_synced]
     is_large = found.sealed and len(found.records) > BATCH
-    if is_large and _load(index, log_directory, files, segment_id, start, report, known):
+    if is_large and load_sealed(index, store, segment_id, start, report, known):
         return
     for at in range(0, len(found.records), BATCH):
         _apply(index, found.records[at : at + BATCH], report)
@@ -194,18 +198,28 @@ def _replay_segment(
         index.apply([], marks=marks, covered={segment_id: found.written_bytes})
 
 
-def _load(
-    index: Catalog, directory: str, files: Files, segment_id: int, start: int, report: Report, known: Known
+def load_sealed(
+    index: Catalog,
+    store: SegmentStore,
+    segment_id: int,
+    start: int,
+    report: Report,
+    known: Known = NOTHING_KNOWN,
 ) -> bool:
-    """Applies a segment that is sealed and as it should be; False when `recover_segment` has to look at it."""
+    """Applies a segment that is sealed and as it should be, wherever it lies; False: `recover_segment` must look at it.
+
+    Raises StoreUnreachable while nobody can say.
+    """
     sealed = known.sealed.get(segment_id)
     try:
-        fd = files.open(segment_path(directory, segment_id), os.O_RDONLY)
-    except OSError:
+        data = store.open(segment_id)
+    except StoreUnreachable:
+        raise
+    except StorageError:
         return False
     try:
-        files.drop_cache(fd)
-        heads = read_heads(files, fd, segment_id)
+        data.forget(0, data.size())
+        heads = read_heads(data, segment_id)
         if heads is None or heads.trailer.damage_count:
             return False
         if sealed is not None and (sealed.salt not in (-1, heads.trailer.salt) or sealed.tail != heads.trailer.tail):
@@ -213,8 +227,6 @@ def _load(
         loaded = index.load(heads, start)
     except CorruptRecord:
         return False
-    finally:
-        files.close(fd)
     report.records += loaded.records
     report.findings += loaded.findings
     return True

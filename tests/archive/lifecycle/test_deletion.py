@@ -49,10 +49,8 @@ def uids(*, without: set[tuple[int, ...]]) -> set[str]:
 def tombstones(data: Path) -> list[Tombstone]:
     with opened(data) as archive:
         found: list[Record] = []
-        for segment_id in segment.list_segments(archive.parts.layout.segments, archive.parts.files):
-            fd = archive.parts.files.open(segment.segment_path(archive.parts.layout.segments, segment_id), 0)
-            found += segment.scan(archive.parts.files, fd, segment_id, 0)
-            archive.parts.files.close(fd)
+        for segment_id in archive.parts.segments.segment_ids():
+            found += segment.scan(archive.parts.segments.open(segment_id), segment_id, 0)
     return [Tombstone.unpack(record) for record in found if record.kind == Kind.TOMBSTONE]
 
 

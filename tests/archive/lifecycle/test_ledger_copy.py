@@ -18,6 +18,7 @@ from engine.storage import hints
 from engine.storage.files import Files
 from engine.storage.record import Kind
 from engine.storage.segment import list_segments, segment_path
+from engine.storage.segment_bytes import FileBytes
 from tests.archive.filled import contents, findings, opened, payload_of, store, study_query, uid
 
 GONE, HELD, CORRECTED = 1, 2, 3
@@ -44,7 +45,7 @@ def _ledger_segments(data: Path) -> list[int]:
     found = []
     for number in list_segments(segments, files):
         fd = files.open(segment_path(segments, number), os.O_RDONLY)
-        records = hints.read_hints(files, fd, number) or []
+        records = hints.read_hints(FileBytes(files, fd), number) or []
         files.close(fd)
         if any(record.kind in (Kind.TOMBSTONE, Kind.HOLD, Kind.CORRECTION) for record in records):
             found.append(number)

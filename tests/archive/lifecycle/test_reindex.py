@@ -31,7 +31,7 @@ from engine.index.format.types import Level, Query, SegmentMark
 from engine.storage import hints
 from engine.storage.files import Files
 from engine.storage.record import Record
-from engine.storage.segment import Walk, list_segments, read_segment_header, segment_path
+from engine.storage.segment import Walk, list_segments, read_segment_header
 from tests import samples
 from tests.archive import kept
 from tests.index.made import meaning
@@ -103,12 +103,11 @@ def judged(archive: Archive, folder: Path) -> dict[str, Any]:
     for segment_id in list_segments(archive.parts.layout.segments, files):
         if segment_id not in marks:
             continue
-        fd = files.open(segment_path(archive.parts.layout.segments, segment_id), 0)
-        records = hints.read_hints(files, fd, segment_id)
+        data = archive.parts.segments.open(segment_id)
+        records = hints.read_hints(data, segment_id)
         if records is None:
-            walk = Walk(files, fd, read_segment_header(files, fd, segment_id), end=marks[segment_id].indexed_bytes)
+            walk = Walk(data, read_segment_header(data, segment_id), end=marks[segment_id].indexed_bytes)
             records = [record for record in walk if isinstance(record, Record)]
-        files.close(fd)
         for record in records:
             item = unpack_record(record)
             if isinstance(item, Entry):

@@ -16,13 +16,14 @@ from engine.archive import locks, verify
 from engine.archive.archive import Archive
 from engine.archive.lifecycle import scrub_state
 from engine.archive.lifecycle.scrub import Scrubber, ScrubStep
-from engine.archive.lifecycle.scrub_pace import RATE_BYTES_PER_S_MIN, TICK_BYTES_MIN, Allowance
+from engine.archive.lifecycle.scrub_rate import RATE_BYTES_PER_S_MIN, TICK_BYTES_MIN, ScrubRate
 from engine.archive.lifecycle.scrub_state import ScrubState
 from engine.config import Log
 from engine.errors import ArchiveInUse, CorruptRecord, IndexDamaged
 from engine.index.format.types import Outcome
 from engine.storage import hints
 from engine.storage.segment import FIRST_RECORD, segment_path
+from engine.storage.segment_bytes import FileBytes
 from tests import samples
 from tests.archive import kept
 
@@ -141,7 +142,7 @@ def segment_bytes(data: Path) -> dict[str, bytes]:
 def trailer_of(archive: Archive, segment_id: int) -> hints.Trailer:
     fd = os.open(segment_path(archive.parts.layout.segments, segment_id), os.O_RDONLY)
     try:
-        trailer = hints.read_trailer(archive.parts.files, fd, segment_id)
+        trailer = hints.read_trailer(FileBytes(archive.parts.files, fd), segment_id)
     finally:
         os.close(fd)
     assert trailer is not None
@@ -482,16 +483,16 @@ def test_a_clock_that_is_set_back_keeps_no_pass_from_beginning_or_from_ending_in
         assert scrub.tick(monotonic_s) == ScrubStep()
 
 
-def test_the_allowance_never_exceeds_the_limit() -> None:
+def test_the_rate_never_exceeds_the_limit() -> None:
     rng = random.Random(SEED)
-    allowance = Allowance(5_000_000)
+    rate = ScrubRate(5_000_000)
     now_s = spent = 0.0
-    allowance.due(now_s, 0, 0)
+    rate.due(now_s, 0, 0)
     for _ in range(500):
         now_s += rng.random() * 0.5
-        due = allowance.due(now_s, allowance.rate(1 << 40, rng.random()), 1 << 40)
+        due = rate.due(now_s, rate.rate(1 << 40, rng.random()), 1 << 40)
         if due:
-            allowance.spent(due)
+            rate.spent(due)
             spent += due
         assert spent <= 5_000_000 * now_s + 1
     assert spent >= 5_000_000 * now_s * 0.8

@@ -22,6 +22,7 @@ from engine.storage.files import Files
 from engine.storage.hints import Heads, read_heads
 from engine.storage.record import HEADER_BYTES, encode_head
 from engine.storage.segment import FIRST_RECORD, segment_path
+from engine.storage.segment_bytes import FileBytes
 from engine.storage.segment_log import SegmentLog
 from tests.index.made import (
     MR,
@@ -245,7 +246,7 @@ def test_the_heads_of_a_segment_on_disk_are_read_from_its_footer(tmp_path: Path)
     ((segment_id, tail_bytes),) = log.close()
     files = Files()
     fd = files.open(segment_path(str(tmp_path), segment_id), os.O_RDONLY)
-    heads = read_heads(files, fd, segment_id)
+    heads = read_heads(FileBytes(files, fd), segment_id)
     files.close(fd)
     assert heads is not None
     assert (heads.trailer.tail, heads.trailer.record_count) == (tail_bytes, 5)

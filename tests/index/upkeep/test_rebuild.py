@@ -213,7 +213,7 @@ def test_a_rebuild_can_be_stopped_and_started_again(
     for segment_id, end in log.close():
         index.apply([], marks={segment_id: SegmentMark(end, True)})
     if not sealed:
-        monkeypatch.setattr(rebuild, "_load", lambda *arguments: False)
+        monkeypatch.setattr(rebuild, "load_sealed", lambda *arguments: False)
     said = meaning(index)
     index.close()
 

@@ -6,6 +6,8 @@ that no byte waits longer than a cycle. Nor does one over a large archive go fas
 
 from __future__ import annotations
 
+from engine.rate_limiter import TokenBucket
+
 RATE_BYTES_PER_S_MIN = 1 << 20
 
 TICK_BYTES_MIN = 1 << 20
@@ -15,13 +17,12 @@ BURST_S = 2.0
 """Seconds of the limit that gather while nobody asks: what one step may read."""
 
 
-class Allowance:
+class ScrubRate:
     """What may be read, gathering with time."""
 
     def __init__(self, bytes_per_s_max: int) -> None:
         self.bytes_per_s_max = max(bytes_per_s_max, 1)
-        self._bytes = 0.0
-        self._asked_at_s: float | None = None
+        self._bucket = TokenBucket()
 
     def rate(self, left_bytes: int, left_s: float) -> float:
         """Bytes a second that bring the rest of a pass to its end in time."""
@@ -34,13 +35,11 @@ class Allowance:
 
     def due(self, now_s: float, bytes_per_s: float, left_bytes: int) -> int:
         """What may be read at `now_s`, of a clock that only goes forward; 0 while it is too little."""
-        elapsed_s = 0.0 if self._asked_at_s is None else now_s - self._asked_at_s
-        self._asked_at_s = now_s
-        burst_bytes = max(self.bytes_per_s_max * BURST_S, TICK_BYTES_MIN)
-        self._bytes = min(self._bytes + bytes_per_s * elapsed_s, burst_bytes)
+        self._bucket.gather(now_s, bytes_per_s, max(self.bytes_per_s_max * BURST_S, TICK_BYTES_MIN))
         # One byte more than all that is left: the step that reads it also ends the pass.
-        return int(self._bytes) if self._bytes >= min(TICK_BYTES_MIN, left_bytes + 1) else 0
+        is_enough = self._bucket.tokens >= min(TICK_BYTES_MIN, left_bytes + 1)
+        return int(self._bucket.tokens) if is_enough else 0
 
     def spent(self, count_bytes: int) -> None:
         """So many bytes have been read; more than were due are held against what is due next."""
-        self._bytes -= count_bytes
+        self._bucket.take(count_bytes)

@@ -1,0 +1,63 @@
+"""SegmentStore: opens segments by their number, wherever they lie.
+
+What `open` raises beside what reading raises (`segment_bytes`):
+
+    StorageFull          this process has no descriptor or memory left
+    StorageError         anything else that is wrong with us and not with the segment
+
+Not here: writing, recovery and repair, which work on this machine's files (`files`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Protocol
+
+from engine.errors import CorruptRecord, SegmentGone, StorageError, StorageFull
+from engine.storage.files import NO_ROOM, Files
+from engine.storage.segment import list_segments, segment_path
+from engine.storage.segment_bytes import SegmentBytes, SegmentFile
+
+
+class SegmentStore(Protocol):
+    """Segments by number."""
+
+    def open(self, segment_id: int, offset: int = 0) -> SegmentBytes:
+        """A segment's bytes. `offset`: what an error names."""
+
+    def segment_ids(self) -> list[int]:
+        """All segments, ascending. Raises StorageFull, StorageFailed or StoreUnreachable."""
+
+    def sync_names(self) -> None:
+        """Makes the names of all segments durable. Raises StorageFailed."""
+
+
+class LocalSegments:
+    """The segments in a directory of this machine."""
+
+    def __init__(self, directory: str, files: Files) -> None:
+        self._directory = directory
+        self._files = files
+
+    def open(self, segment_id: int, offset: int = 0) -> SegmentFile:
+        """Opens a file for reading. Raises as described above; CorruptRecord where the name cannot be read (EIO)."""
+        try:
+            fd = self._files.open(segment_path(self._directory, segment_id), os.O_RDONLY)
+        except FileNotFoundError as error:
+            raise SegmentGone("the segment file is gone", segment_id, offset) from error
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise CorruptRecord(f"cannot be read: {error.strerror}", segment_id, offset) from error
+            what = f"segment {segment_id:016x} cannot be opened: {error.strerror}"
+            # Out of descriptors or memory: nothing is wrong with the segment, and it may open in a moment.
+            raise (StorageFull if error.errno in NO_ROOM else StorageError)(what) from error
+        return SegmentFile(self._files, fd)
+
+    def segment_ids(self) -> list[int]:
+        """All segments in the directory, ascending."""
+        return list_segments(self._directory, self._files)
+
+    def sync_names(self) -> None:
+        """Syncs the directory."""
+        self._files.sync_directory(self._directory)
