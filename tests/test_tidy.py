@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "web": LEAVES | {"access", "runtime", "archive", "dicom", "prometheus"},
     "control": LEAVES,
     "server": LEAVES | {"access", "control", "runtime", "archive"},
-    "doctor": LEAVES | {"control", "archive", "storage", "net"},
+    "doctor": LEAVES | {"control", "archive", "net"},
     "app": LEAVES | {"server", "control", "runtime", "services", "web", "net"},
     "cli": LEAVES
     | {"totals", "prometheus", "access", "app", "doctor", "control", "archive", "index", "dicom", "net", "services"},
@@ -91,6 +91,51 @@ OPEN_INDEX = {
     "engine.index.upkeep.rebuild",
 }
 """What other rooms may import of the index: nothing in it shows a transaction or a table."""
+
+FRONT_ENDS = {"services", "web", "runtime", "server", "doctor", "cli"}
+
+ARCHIVE_FACE = {
+    "engine.archive.archive",
+    # The way in, and the ways out.
+    "engine.archive.ingest.live",
+    "engine.archive.ingest.request",
+    "engine.archive.ingest.stream",
+    "engine.archive.retrieve",
+    "engine.archive.selection",
+    "engine.archive.metadata",
+    "engine.archive.rendering",
+    "engine.archive.transcoding",
+    # What happens, as events; requests for storage commitment.
+    "engine.archive.feed",
+    "engine.archive.commitment",
+    # Files of others: a DICOM medium is sent by `send` as it is imported by `import`.
+    "engine.archive.interchange",
+}
+"""What every front end may import of the archive: modules, or rooms."""
+
+ARCHIVE_COMMANDS = ARCHIVE_FACE | {
+    # Use cases that a command or a background job runs, each on an open Archive or a folder.
+    "engine.archive.copies",
+    "engine.archive.lifecycle",
+    "engine.archive.verify",
+    "engine.archive.writer_watch",
+    # How a folder and its configuration are read before there is an Archive.
+    "engine.archive.extras",
+    "engine.archive.layout",
+    "engine.archive.pace",
+}
+"""And what the command line, the server's processes and the doctor may."""
+
+INDEX_VALUES = {
+    "engine.index.format.entry",
+    "engine.index.format.types",
+    "engine.index.query.explanation",
+    "engine.index.query.key_values",
+    "engine.index.query.keywords",
+    "engine.index.query.plan",
+    "engine.index.query.private_attributes",
+}
+"""What front ends may import of the index: values, and queries as people and identifiers write them."""
 
 BANNED = {
     r"\bFIXME\b": "file an issue",
@@ -256,6 +301,39 @@ def test_nobody_reaches_into_the_index() -> None:
         if layer_of(dotted(path)) != "index"
         for line, name in imported(path)
         if layer_of(name) == "index" and name not in OPEN_INDEX
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def _opens(face: set[str], name: str) -> bool:
+    """Whether a list of modules and rooms names a module."""
+    return name in face or any(name.startswith(f"{room}.") for room in face)
+
+
+def test_front_ends_see_the_facade_of_the_archive() -> None:
+    """Nothing of the log, of the index its values only, of the archive what the lists above name."""
+    wrong = []
+    for path in modules():
+        layer = layer_of(dotted(path))
+        if layer not in FRONT_ENDS:
+            continue
+        archive = ARCHIVE_COMMANDS if layer in ("server", "doctor", "cli") else ARCHIVE_FACE
+        faces = {"archive": archive, "index": INDEX_VALUES, "storage": set[str]()}
+        wrong += [
+            f"{where(path, line)}: {layer} may not import {name}"
+            for line, name in imported(path)
+            if layer_of(name) in faces and not _opens(faces[layer_of(name)], name)
+        ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_only_rooms_of_the_archive_take_it_apart() -> None:
+    wrong = [
+        f"{where(path, node.lineno)}: the parts of an archive are for its own rooms"
+        for path in modules()
+        if layer_of(dotted(path)) != "archive"
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute) and node.attr == "parts" and "archive" in ast.unparse(node.value).lower()
     ]
     assert not wrong, "\n".join(wrong)
 
