@@ -100,6 +100,7 @@ ARCHIVE_FACE = {
     "engine.archive.ingest.live",
     "engine.archive.ingest.request",
     "engine.archive.ingest.stream",
+    "engine.archive.questions",
     "engine.archive.retrieve",
     "engine.archive.selection",
     "engine.archive.metadata",
