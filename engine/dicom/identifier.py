@@ -8,7 +8,6 @@ Group lengths are dropped. Standard: PS3.5 section 7, PS3.4 C.4.1.1.3.
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from engine.errors import DataSetError
 
 from . import charset, elements, tags
+from .deflate import deflate, inflate
 from .reencoding import reencode
 from .transfer_syntax import BIG_ENDIAN, EXPLICIT_VR, EXPLICIT_VR_LITTLE_ENDIAN, TransferSyntax
 
@@ -69,20 +69,9 @@ class Identifier:
 
 def decode_identifier(data: Buffer, transfer_syntax: TransferSyntax) -> Identifier:
     """Reads a whole data set into values; DataSetError if it is none."""
-    view = memoryview(_inflated(data) if transfer_syntax.deflated else data)
+    view = memoryview(inflate(data, INFLATED_BYTES_MAX, "identifier") if transfer_syntax.deflated else data)
     encoding = elements.encoding_of(view, transfer_syntax)
     return _Decoder(view).data_set(0, len(view), encoding, b"", 0)
-
-
-def _inflated(data: Buffer) -> bytes:
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        inflated = inflater.decompress(data, INFLATED_BYTES_MAX)
-    except zlib.error as error:
-        raise DataSetError(f"the deflated identifier cannot be inflated: {error}") from None
-    if inflater.unconsumed_tail:
-        raise DataSetError(f"the deflated identifier has more than {INFLATED_BYTES_MAX} bytes")
-    return inflated
 
 
 class _Decoder:
@@ -166,8 +155,7 @@ def finished(data: bytes, transfer_syntax: TransferSyntax) -> bytes:
     if transfer_syntax.encoding & BIG_ENDIAN:
         return reencode(data, EXPLICIT_VR, transfer_syntax.encoding)
     if transfer_syntax.deflated:
-        deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-        data = deflater.compress(data) + deflater.flush()
+        data = deflate(data)
         data += bytes(len(data) % 2)
     return data
 

@@ -22,7 +22,6 @@ Items of undefined length, implicit VR below UN and what else `elements` forgive
 from __future__ import annotations
 
 import threading
-import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +29,7 @@ from engine._ext import json_model as _ext
 from engine.errors import DataSetError
 
 from . import charset, tags
+from .deflate import inflate
 from .elements import INFLATED_BYTES_MAX, SCAN_LIMITS
 from .transfer_syntax import TransferSyntax
 
@@ -80,7 +80,8 @@ def encode(
     """
     prefix = None if bulk_data is None else _checked(bulk_data)
     if transfer_syntax.deflated:
-        data = _inflated(data)
+        # What is left out then is Pixel Data, or the writer finds an end within an element.
+        data = inflate(data, INFLATED_BYTES_MAX, may_be_longer=True)
     try:
         return _writers.writer.data_set(data, transfer_syntax.encoding, prefix, tail, may_be_cut)
     except _ext.Malformed as error:
@@ -99,15 +100,6 @@ def element_writer() -> Callable[[int, int, Buffer], bytes]:
 def vr_number(vr: str) -> int:
     """A VR as `element_writer` takes it."""
     return ord(vr[0]) << 8 | ord(vr[1])
-
-
-def _inflated(data: Buffer) -> bytes:
-    """As far as `elements` goes; what is left out then is Pixel Data, or `encode` finds an end within an element."""
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        return inflater.decompress(data, INFLATED_BYTES_MAX)
-    except zlib.error as error:
-        raise DataSetError(f"the deflated data set cannot be inflated: {error}") from None
 
 
 def _checked(bulk_data: str) -> bytes:

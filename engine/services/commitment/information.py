@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import re
 import struct
-import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from engine.archive.commitment.judge import Verdict
 from engine.dicom import elements, tags
+from engine.dicom.deflate import inflate
 from engine.dicom.identifier import Value, encode_identifier
 from engine.dimse.status import GeneralStatus
-from engine.errors import DataSetError, MessageError, StorageFull
+from engine.errors import MessageError, StorageFull
 
 if TYPE_CHECKING:
     from engine.archive.commitment.transactions import Reference
@@ -52,7 +52,7 @@ def decode_action(data: bytes, transfer_syntax: TransferSyntax, references_max: 
     more references than may be asked for at once.
     """
     if transfer_syntax.deflated:
-        data = _inflated(data)
+        data = inflate(data, INFLATED_BYTES_MAX, "action information")
     encoding = elements.encoding_of(data, transfer_syntax)
     transaction_uid, references = "", None
     for element in elements.walk(data, encoding):
@@ -102,17 +102,6 @@ def _invalid(comment: str) -> MessageError:
 
 INFLATED_BYTES_MAX: Final = 16 << 20
 """Of deflated action information; four times what is taken of any other."""
-
-
-def _inflated(data: bytes) -> bytes:
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        inflated = inflater.decompress(data, INFLATED_BYTES_MAX)
-    except zlib.error as error:
-        raise DataSetError(f"the deflated action information cannot be inflated: {error}") from None
-    if inflater.unconsumed_tail:
-        raise DataSetError(f"the deflated action information has more than {INFLATED_BYTES_MAX} bytes")
-    return inflated
 
 
 def event_type(verdicts: Sequence[Verdict]) -> int:
