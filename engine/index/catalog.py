@@ -416,6 +416,10 @@ class Catalog:
         """What has become of each of these records; None: the index does not know it."""
         return visibility.states(self._environment, entries)
 
+    def places_of_later(self, sop_instance_uid: bytes, stamp: int) -> list[tuple[int, int]]:
+        """Where the records of a UID lie that come after one of this stamp, or kill it: segment and offset of each."""
+        return visibility.places_of_later(self._environment, sop_instance_uid, stamp)
+
     def currents(self, sop_instance_uids: Sequence[bytes]) -> list[Current | None]:
         """The current record of each of these UIDs."""
         return visibility.currents(self._environment, sop_instance_uids)

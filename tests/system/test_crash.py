@@ -19,6 +19,9 @@ from pathlib import Path
 
 import pytest
 
+from engine.archive import layout as layouts
+from engine.archive.feed.cursor import Cursor
+from engine.archive.feed.subscription import Feed
 from tests import peer
 from tests.peer import CT, EXPLICIT, IMPLICIT, VERIFICATION, Peer
 from tests.system import ingest
@@ -77,10 +80,35 @@ def check(data: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+class Subscriber:
+    """Follows the feed from where it was, whatever happens to the server."""
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+        self._cursor: Cursor | None = None
+        self.seen: set[str] = set()
+        self.repeated = 0
+
+    def follow(self, everything: set[str]) -> None:
+        """Reads on until it has seen all of these."""
+        feed = Feed(layouts.existing(self._data))
+        cursor = self._cursor or feed.oldest()
+        while everything - self.seen:
+            page = feed.read(cursor)
+            uids = [event.sop_instance_uid for event in page.events() if event.action == "stored"]
+            self.repeated += len(self.seen.intersection(uids))
+            self.seen.update(uids)
+            self._cursor = cursor = page.cursor
+            assert page.lines or feed.wait(cursor, 20), f"never told: {sorted(everything - self.seen)[:3]}"
+        feed.close()
+
+
 @pytest.mark.parametrize("durability", ["durable", "write-behind"])
 def test_every_acknowledged_instance_survives_a_kill_of_everything(tmp_path: Path, durability: str) -> None:
+    """And whoever follows the feed is told of each."""
     rng = random.Random(SEED)
     ledger = ingest.Ledger()
+    subscriber = Subscriber(tmp_path / "data")
     baseline_s: float | None = None
     for number in range(ROUNDS):
         server, ready_s = started(tmp_path / "data", config=f'durability = "{durability}"\n')
@@ -89,6 +117,7 @@ def test_every_acknowledged_instance_survives_a_kill_of_everything(tmp_path: Pat
             late = f"round {number}: ready after {ready_s:.2f} s\n" + "".join(server.log)
             assert ready_s <= max(READY_S, baseline_s + 1.0), late
             ledger.verify(server.port, studies={ingest.study_number(number - 1)} & ledger.studies)
+            subscriber.follow(set(ledger.acknowledged))
             countdown = Countdown(ledger, rng.randint(5, 120))
             senders = ingest.start_senders(server.port, ledger, ingest.study_number(number), SENDERS, countdown)
             countdown.wait()
@@ -100,6 +129,8 @@ def test_every_acknowledged_instance_survives_a_kill_of_everything(tmp_path: Pat
     with running(tmp_path / "data") as server:
         ledger.verify(server.port)
         assert not ledger.refused, f"seed {SEED}"
+        subscriber.follow(set(ledger.acknowledged))
+        assert not subscriber.repeated, "a kill repeats nothing: the page cache has the journal"
     check(tmp_path / "data")
 
 

@@ -20,7 +20,7 @@ from engine import log
 from engine.archive.feed.progress import Progress
 from engine.errors import CorruptRecord, SegmentGone
 from engine.storage.hints import read_heads
-from engine.storage.record import HEADER_BYTES, Record, unpack_head
+from engine.storage.record import HEADER_BYTES, Record, decode_head, head_length, unpack_head
 from engine.storage.segment import FIRST_RECORD, Damage, SegmentHeader, Walk, read_segment_header
 from engine.storage.segment_bytes import SegmentBytes
 from engine.storage.segment_store import SegmentStore
@@ -38,6 +38,8 @@ COMPACTION = "compaction-"
 _FOOTER_BYTES_MIN = 1 << 20
 """When more than this is left of a sealed segment its footer is read, else its records one by one."""
 _HEADERS_MAX = 1024
+_HEAD_BYTES = 2048
+"""More than the head of a record has as a rule: header, key and what the index is told."""
 
 _Source = Iterator[Record]
 
@@ -149,11 +151,35 @@ class Intake:
             if records is not None:
                 yield from records
                 return
-        for item in Walk(data, header, start, end=mark.indexed_bytes):
+        at = start
+        for record in self._whole_records(data, header, start, mark.indexed_bytes):
+            at = record.position.end
+            yield record
+        if at >= mark.indexed_bytes:
+            return
+        for item in Walk(data, header, at, end=mark.indexed_bytes):
             if isinstance(item, Damage):
                 self._pass_over(segment_id, item.offset, item.reason)
             else:
                 yield item
+
+    def _whole_records(self, data: SegmentBytes, header: SegmentHeader, start: int, end: int) -> Iterator[Record]:
+        """The records one behind the other, up to the first that is not whole: one read and few objects each."""
+        seed, segment_id = header.seed, header.segment_id
+        at = start
+        while at < end:
+            try:
+                head = data.read(_HEAD_BYTES, at)
+                length = head_length(head, segment_id, at)
+                if length > len(head):
+                    head = data.read(length, at)
+                record = decode_head(head, seed, segment_id, at)
+            except (CorruptRecord, OSError):
+                return
+            at = record.position.end
+            if at > end:
+                return
+            yield record
 
     def _footer(self, data: SegmentBytes, segment_id: int, start: int) -> Iterator[Record] | None:
         """The records by the segment's footer; None when that cannot be read."""

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 
 from engine.archive.feed import journal
 from engine.archive.feed.cursor import Cursor, Epochs, NamedCursors, read_epochs
-from engine.archive.feed.event import Event, decode
+from engine.archive.feed.event import Event, decode_lines
 from engine.archive.feed.layout import directory_of
 from engine.archive.feed.wake import LOOK_S, Wake
 from engine.errors import CursorRefused, FeedDamaged, FeedError
@@ -55,13 +55,12 @@ class Page:
     epochs: list[int]
     """The epoch of each event."""
 
-    def events(self) -> Iterator[Event]:
+    def events(self) -> list[Event]:
         """The same as objects. Raises FeedDamaged."""
-        for line in self.lines:
-            try:
-                yield decode(line)
-            except ValueError as error:
-                raise FeedDamaged(f"an event cannot be read: {error}") from error
+        try:
+            return decode_lines(b"\n".join(self.lines))
+        except ValueError as error:
+            raise FeedDamaged(f"an event cannot be read: {error}") from error
 
     def cursor_at(self, number: int) -> Cursor:
         """The cursor behind one of the events: what is to be kept once it has been dealt with."""
@@ -79,6 +78,9 @@ class Feed:
         self._epochs_identity: tuple[int, int] | None = None
         self._places: OrderedDict[int, tuple[int, int]] = OrderedDict()
         """Sequence → file and offset of the block behind it."""
+        self._block: journal.Block | None = None
+        self._block_lines: list[bytes] = []
+        """The block that was read last, and its events."""
         self._tail: tuple[int, int, int] = (0, 0, 0)
         """File, offset and sequence: the end, as of the last look."""
         self._wake: Wake | None = None
@@ -99,9 +101,7 @@ class Feed:
         lines: list[bytes] = []
         epochs: list[int] = []
         for block in self._blocks(after):
-            found = block.lines.split(b"\n")
-            found.pop()
-            found = found[max(0, after + 1 - block.first) :][: limit - len(lines)]
+            found = self._split(block)[max(0, after + 1 - block.first) :][: limit - len(lines)]
             lines += found
             epochs += [block.epoch] * len(found)
             if len(lines) >= limit:
@@ -146,6 +146,7 @@ class Feed:
             if self._epochs is not None and found.rows[: len(self._epochs.rows)] != self._epochs.rows:
                 # Begun anew: its sequences mean something else.
                 self._places.clear()
+                self._block = None
                 self._tail = (0, 0, 0)
             self._epochs, self._epochs_identity = found, identity
         return self._epochs
@@ -166,8 +167,20 @@ class Feed:
                 return last
             first, offset = last + 1, 0
 
+    def _split(self, block: journal.Block) -> list[bytes]:
+        """The events of a block. The last one is kept: the next page may begin within it."""
+        if self._block is not block:
+            self._block = block
+            self._block_lines = block.lines.split(b"\n")
+            self._block_lines.pop()
+        return self._block_lines
+
     def _blocks(self, after: int) -> Iterator[journal.Block]:
         """The blocks that have events behind a sequence."""
+        known = self._block
+        if known is not None and known.first <= after + 1 <= known.last:
+            yield known
+            after = known.last
         first, offset = self._places.pop(after) if after in self._places else self._locate(after)
         last = after
         while first:

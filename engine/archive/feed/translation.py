@@ -2,7 +2,9 @@
 
     INSTANCE      duplicate, or not known to the index      no event: nothing became visible
                   kept aside                                kept_aside
-                  all others                                stored, also when it has been deleted since: that follows
+                  current, or dead by something that is     stored; what it died of follows
+                    told after it
+                  dead when it became visible               no event
     TOMBSTONE     without a target                          deleted, of the UIDs that no later record, told already, has
                                                             brought back
                   with a target                             version_deleted
@@ -30,12 +32,13 @@ from engine.index.format.types import Level
 
 if TYPE_CHECKING:
     from engine.archive.feed.progress import Progress
-    from engine.index.catalog import Catalog, Current
+    from engine.index.catalog import Catalog
     from engine.storage.record import Record
 
 UIDS_MAX = 500
 """SOP Instance UIDs in one event: some 32 KB."""
 
+_ALIVE = frozenset((State.CURRENT, State.VERSION))
 _NO_EVENT = frozenset((None, State.DUPLICATE))
 
 
@@ -46,7 +49,7 @@ class Translator:
         self._index = index
         self._progress = progress
         self._ahead: set[tuple[int, int]] = set()
-        """Where the instances lie that have been read and not told yet."""
+        """Where the records lie that have been read and not told yet."""
         self.unreadable = 0
         """Records of a kind or version that this engine does not know."""
 
@@ -61,14 +64,14 @@ class Translator:
                 continue
             if isinstance(item, Entry | Tombstone | Hold | Correction):
                 items.append(item)
-        self._ahead = {item.position[:2] for item in items if isinstance(item, Entry)}
+        self._ahead = {item.position[:2] for item in items}
         states = iter(self._index.states([item for item in items if isinstance(item, Entry)]))
         events: list[Event] = []
         for item in items:
+            self._ahead.discard(item.position[:2])
             if isinstance(item, Entry):
                 state = next(states)
-                self._ahead.discard(item.position[:2])
-                if state not in _NO_EVENT:
+                if state in _ALIVE or (state not in _NO_EVENT and self._was_visible(item)):
                     events.append(_instance_event(item, is_aside=state is State.VERSION))
             elif isinstance(item, Tombstone):
                 events += self._version_deleted(item) if item.target_stamp else self._deleted(item)
@@ -82,7 +85,8 @@ class Translator:
         uids = []
         currents = self._index.currents(tombstone.sop_instance_uids)
         for uid, current in zip(tombstone.sop_instance_uids, currents, strict=True):
-            if current is None or current.stamp <= tombstone.stamp or not self._is_told(current):
+            is_back = current is not None and current.stamp > tombstone.stamp
+            if current is None or not is_back or not self._is_told(current.segment_id, current.offset):
                 uids.append(_text(uid))
         level = Level(tombstone.level) if tombstone.level in list(Level) else Level.IMAGE
         name = _text(tombstone.uid)
@@ -100,9 +104,13 @@ class Translator:
                 reason=_text(tombstone.reason),
             )
 
-    def _is_told(self, current: Current) -> bool:
-        place = (current.segment_id, current.offset)
-        return place not in self._ahead and self._progress.passed(*place)
+    def _was_visible(self, entry: Entry) -> bool:
+        """Whether a record that is dead by now was alive before: what it died of has not been told yet."""
+        later = self._index.places_of_later(entry.sop_instance_uid, entry.stamp)
+        return not any(self._is_told(*place) for place in later)
+
+    def _is_told(self, segment_id: int, offset: int) -> bool:
+        return (segment_id, offset) not in self._ahead and self._progress.passed(segment_id, offset)
 
     def _version_deleted(self, tombstone: Tombstone) -> Iterator[Event]:
         for uid, current in zip(

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 logger = log.get("archive.feed")
 
-GATHER_S = 0.02
+GATHER_S = 0.05
 """Between two looks at the log: what is stored in this time becomes one block, and an event is told within it."""
 SAVE_S = 10.0
 """What a power cut costs: so much is read from the log again, and told again."""
@@ -96,6 +96,8 @@ class FeedWriter:
         self._moments: deque[tuple[float, int]] = deque(maxlen=_MOMENTS_MAX)
         """When which sequence had been written, for what replicas have got; a second apart."""
         self._looked_at_replicas = 0.0
+        self._replicas_listed_at = -SAVE_S
+        self._replica_names: list[str] = []
         self._last_change = 0
         """The sequence of the last event that is not about a replica."""
         self._journal = JournalWriter(self._directory, files, 0)
@@ -301,8 +303,13 @@ class FeedWriter:
     # -- replicas -------------------------------------------------------------------------------
 
     def _replica_files(self) -> list[str]:
-        names = self._files.list_directory(str(self._layout.data))
-        return [name for name in names if name.startswith("replication-") and name.endswith(".json")]
+        """The status files of replications, as of some seconds ago."""
+        now_s = time.monotonic()
+        if now_s - self._replicas_listed_at >= SAVE_S:
+            self._replicas_listed_at = now_s
+            names = self._files.list_directory(str(self._layout.data))
+            self._replica_names = [name for name in names if name.startswith("replication-") and name.endswith(".json")]
+        return self._replica_names
 
     def _is_replica_behind(self) -> bool:
         return len(self._replicas) < len(self._replica_files()) or any(

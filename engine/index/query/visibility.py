@@ -5,17 +5,21 @@ Reads only.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.index.apply.history import told_key
+from engine.index.apply.history import read_history, told_key
 from engine.index.apply.versions import State
 from engine.index.database.environment import Environment
 from engine.index.format import keys
 from engine.index.format.entry import Entry
 from engine.index.format.rows import decode_mark
 from engine.index.format.types import SegmentMark
+
+_START = struct.Struct("<QQQ")
+"""How the row of an instance begins: stamp and place (`format.keys.INSTANCE`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +60,25 @@ def states(environment: Environment, entries: Sequence[Entry]) -> list[State | N
         for entry in entries:
             sop_key = keys.bounded(entry.sop_instance_uid)
             position = entry.position
-            current = current_of(txn, environment, sop_key)
-            if current == Current(entry.stamp, position.segment_id, position.offset):
+            where = txn.get(sop_key, db=environment.sop_uids)
+            row = txn.get(where, db=environment.instances) if where else None
+            if row is not None and row.startswith(_START.pack(entry.stamp, position.segment_id, position.offset)):
                 found.append(State.CURRENT)
                 continue
             value = txn.get(sop_key + b"\0" + told_key(entry.stamp, position), db=environment.history)
             found.append(None if value is None else State(value[0]))
+    return found
+
+
+def places_of_later(environment: Environment, sop_instance_uid: bytes, stamp: int) -> list[tuple[int, int]]:
+    """Where the records lie that come after one of this stamp, or kill it: segment and offset of each."""
+    sop_key = keys.bounded(sop_instance_uid)
+    with environment.reading() as txn:
+        current = current_of(txn, environment, sop_key)
+        found = [] if current is None or current.stamp <= stamp else [(current.segment_id, current.offset)]
+        for record in read_history(txn, environment, sop_key):
+            if record.target_stamp == stamp or (not record.target_stamp and record.stamp > stamp):
+                found.append((record.position.segment_id, record.position.offset))
     return found
 
 

@@ -51,7 +51,7 @@ class Picture:
         self.versions: dict[str, dict[int, str]] = {}
         """SOP Instance UID → version → action."""
         self.current: dict[str, int] = {}
-        self.held: set[str] = set()
+        self.holds: dict[str, tuple[int, bool]] = {}
 
     def see(self, event: Event) -> None:
         """Takes one event in; seeing it again changes nothing that lasts."""
@@ -77,16 +77,16 @@ class Picture:
                 self.current[uid] = int(event.current_version)
             else:
                 self.current.pop(uid, None)
-        elif event.action == "held":
-            self.held.add(event.study_instance_uid)
-        elif event.action == "released":
-            self.held.discard(event.study_instance_uid)
+        elif event.action in ("held", "released"):
+            known = self.holds.get(event.study_instance_uid, (0, False))
+            self.holds[event.study_instance_uid] = max(known, (int(event.version), event.action == "held"))
 
-    def same_as(self, archive: Archive) -> bool:
-        """Whether it is so."""
+    def differences(self, archive: Archive) -> list[object]:
+        """What is not so."""
         found = {instance.sop_instance_uid: instance.stamp for instance in all_instances(archive)}
         held = {hold.study_instance_uid.decode() for hold in archive.parts.index.holds()}
-        return found == self.current and held == self.held
+        seen = {study for study, (_, is_held) in self.holds.items() if is_held}
+        return [*(found.items() ^ self.current.items()), *(held ^ seen)]
 
 
 class OtherWriter:
