@@ -20,8 +20,7 @@ from pathlib import Path
 from engine.archive.archive import Archive
 from engine.archive.feed.event import Event, encode, time_text
 from engine.archive.feed.journal import JournalWriter
-from engine.archive.feed.subscription import Feed
-from engine.archive.feed.writer import FeedOptions, FeedWriter
+from engine.archive.feed.writer import FeedOptions
 from engine.archive.ingest.request import ReceivedInstance
 from engine.storage.record import crc32c
 from perf import fill as population_fill
@@ -58,9 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
 def measure(data: Path, count: int) -> dict[str, float]:
     """All figures of one archive."""
     with Archive.open(data, role="keeper", create=True) as archive:
-        FeedWriter(archive.layout, archive.files, archive.index, FeedOptions()).close()
+        archive.feed_writer(FeedOptions()).close()
         fill(archive, count)
-        writer = FeedWriter(archive.layout, archive.files, archive.index, FeedOptions())
+        writer = archive.feed_writer(FeedOptions())
         before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         lines_s = caught_up(archive, count, as_objects=False)
         read_s = caught_up(archive, count, as_objects=True)
@@ -86,8 +85,8 @@ def measure(data: Path, count: int) -> dict[str, float]:
 
 def fill(archive: Archive, count: int) -> None:
     """Writes a journal as a writer would of so many instances."""
-    epoch = Feed(archive.layout).newest().epoch
-    journal = JournalWriter(str(archive.layout.data / "feed"), archive.files, epoch)
+    epoch = archive.feed().newest().epoch
+    journal = JournalWriter(str(archive.parts.layout.data / "feed"), archive.parts.files, epoch)
     list(journal.recover(0))
     now_ns = time.time_ns()
     for first in range(1, count + 1, BLOCK_EVENTS):
@@ -115,7 +114,7 @@ def _event(number: int, now_ns: int) -> Event:
 
 def caught_up(archive: Archive, count: int, *, as_objects: bool) -> float:
     """Seconds in which a subscriber reads all of it."""
-    feed = Feed(archive.layout)
+    feed = archive.feed()
     began = time.perf_counter()
     cursor, seen = feed.oldest(), 0
     while seen < count:
@@ -141,7 +140,7 @@ def received() -> Iterator[ReceivedInstance]:
 
 def delay_s(archive: Archive, instance: ReceivedInstance) -> float:
     """From an archive's answer to a store until a subscriber is woken."""
-    feed = Feed(archive.layout)
+    feed = archive.feed()
     cursor = feed.newest()
     archive.ingest_batch([instance])
     began = time.perf_counter()

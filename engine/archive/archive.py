@@ -25,7 +25,7 @@ from engine import log
 from engine.archive import extras, locks, rebuilding
 from engine.archive import layout as layouts
 from engine.archive.commitment.transactions import Transactions
-from engine.archive.feed.subscription import Feed
+from engine.archive.feed.subscription import Feed, Watch
 from engine.archive.feed.writer import FeedOptions, FeedWriter, switch_off
 from engine.archive.ingest.batch import BatchIngestor
 from engine.archive.ingest.live import Ingestor
@@ -444,6 +444,10 @@ class Archive:
     def feed(self) -> Feed:
         """What happens to the archive, event by event."""
         return Feed(self.parts.layout)
+
+    def feed_watch(self, loop: asyncio.AbstractEventLoop) -> Watch:
+        """Wakes the tasks of a loop when something has been added to the feed."""
+        return Watch(self.parts.layout, loop)
 
     def feed_writer(self, options: FeedOptions) -> FeedWriter:
         """What writes the feed; one in an archive, with its keeper. Raises StorageError, StorageFull."""

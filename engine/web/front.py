@@ -28,6 +28,7 @@ from engine.access import Kind, Principal
 from engine.access.networks import networks
 from engine.errors import ConfigError, EngineError, NotAllowed, RequestError
 from engine.web import cors, urls
+from engine.web.change_stream import ChangeStream
 from engine.web.connection import HttpConnection
 from engine.web.errors import HttpError, NotFound, Unavailable, problem
 from engine.web.limits import RequestLimits
@@ -79,6 +80,7 @@ class WebFront:
         self._tasks: set[asyncio.Task[None]] = set()
         self._request_number = 0
         self._tls: ssl.SSLContext | None = None
+        self._changes = ChangeStream(engine)
         self._load_tls(engine.config.http)
         self._looking = engine.loop.call_later(self._look_s, self._look)
 
@@ -115,6 +117,7 @@ class WebFront:
     def start_draining(self) -> None:
         """Ends idle connections; the others end after their request."""
         self.is_draining = True
+        self._changes.end()
         for connection in list(self._connections):
             connection.drain()
 
@@ -193,7 +196,7 @@ class WebFront:
         loop = self.engine.loop
         writer = Writer(protocol, loop, is_head=message.method == "HEAD")
         request = Request(message, payload, protocol, writer, task, loop)
-        request.host_front, request.engine = self, self.engine
+        request.host_front, request.engine, request.changes = self, self.engine, self._changes
         request.route_name, request.path_values, request.is_counted = _UNROUTED, {}, False
         request.began_at = perf_counter()
         said = message.headers.get("X-Request-ID", "")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from engine.config import Config
     from engine.runtime.engine import Engine
+    from engine.web.change_stream import ChangeStream
     from engine.web.urls import Origin
 
 JOINED_BYTES_MAX = 64 << 10
@@ -68,6 +69,8 @@ class Request(web.BaseRequest):
 
     host_front: Host
     engine: Engine
+    changes: ChangeStream
+    """What happens to the archive, as this process follows it."""
     id: str
     """Of the request: the client's X-Request-ID, or one of our own."""
     origin: Origin

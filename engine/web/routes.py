@@ -7,7 +7,7 @@ with API for what it lacks.
 from __future__ import annotations
 
 from engine.access import Action
-from engine.web import health, metrics, qido
+from engine.web import changes, health, metrics, qido
 from engine.web.capabilities import CAPABILITIES, handler
 from engine.web.route import DICOMWEB, Route
 
@@ -22,6 +22,7 @@ _RESOURCES: tuple[Route, ...] = (
         Action.OBSERVE,
         produces=("text/plain",),
     ),
+    *changes.ROUTES,
     *qido.ROUTES,
 )
 

@@ -1,0 +1,154 @@
+"""The change feed as one stream for all clients of a process that follow it.
+
+    one task    reads the feed as it grows, while anybody follows; makes each frame once
+    a client    has a queue of QUEUE_MAX of its pages; whose queue is full is slow, and gets nothing more
+
+A client that begins behind reads the feed by itself until it has caught up, then joins; see `changes`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from engine import guards
+from engine.archive.feed.event import action_of
+from engine.errors import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from engine.archive.feed.cursor import Cursor
+    from engine.archive.feed.subscription import Feed, Page
+    from engine.runtime.engine import Engine
+
+Result = TypeVar("Result")
+
+QUEUE_MAX = 64
+"""Pages; one is what was written within 20 ms or more, and up to PAGE_EVENTS."""
+PAGE_EVENTS = 500
+"""Events that are read at a time: some 200 KB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """Some events as server-sent events (HTML 9.2)."""
+
+    first: int
+    """Sequence of the first one."""
+    frames: list[bytes]
+    actions: list[str]
+    cursor: Cursor
+
+    @classmethod
+    def of(cls, page: Page) -> Frames:
+        """The frames of a page."""
+        frames = [
+            b"id: %s\ndata: %s\n\n" % (str(page.cursor_at(number)).encode(), line)
+            for number, line in enumerate(page.lines)
+        ]
+        return cls(page.first, frames, [action_of(line) for line in page.lines], page.cursor)
+
+    def behind(self, sequence: int, actions: frozenset[str]) -> bytes:
+        """Those behind an event, of these actions; no action: of all."""
+        skipped = max(0, sequence + 1 - self.first)
+        if not actions:
+            return b"".join(self.frames[skipped:])
+        some = zip(self.frames[skipped:], self.actions[skipped:], strict=True)
+        return b"".join([frame for frame, action in some if action in actions])
+
+
+class Follower:
+    """One client that has caught up."""
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[Frames | None] = asyncio.Queue(QUEUE_MAX)
+        """None: the stream has ended."""
+        self.is_slow = False
+        """It did not take what there was, and something is missing behind its queue."""
+
+    def offer(self, frames: Frames | None) -> bool:
+        """Whether there was room for it."""
+        try:
+            self.queue.put_nowait(frames)
+        except asyncio.QueueFull:
+            self.is_slow = True
+        return not self.is_slow
+
+
+class ChangeStream:
+    """The clients of one process, and the task that reads for them. Used on the loop's thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._followers: set[Follower] = set()
+        self._task: asyncio.Task[None] | None = None
+        self.is_ended = False
+
+    @property
+    def count(self) -> int:
+        """How many follow."""
+        return len(self._followers)
+
+    def feed(self) -> Feed:
+        """The feed, for one reader at a time."""
+        return self._engine.archive.feed()
+
+    async def read(self, feed: Feed, cursor: Cursor, limit: int = PAGE_EVENTS) -> Page:
+        """A page, read in a thread. Raises FeedError."""
+        return await self.in_thread(partial(feed.read, cursor, limit))
+
+    async def in_thread(self, work: Callable[[], Result]) -> Result:
+        """Runs what looks at the feed's files in a thread."""
+        return await self._engine.pools.reads.run(work)
+
+    def join(self) -> Follower:
+        """A follower that is told of everything from a moment soon on; read the feed once more after this."""
+        follower = Follower()
+        self._followers.add(follower)
+        if self._task is None:
+            self._task = guards.watch(self._engine.loop.create_task(self._follow()), "change stream", self._crashed)
+        return follower
+
+    def leave(self, follower: Follower) -> None:
+        """It follows no more."""
+        self._followers.discard(follower)
+
+    async def _follow(self) -> None:
+        watch = self._engine.archive.feed_watch(self._engine.loop)
+        try:
+            feed = self.feed()
+            cursor = await self.in_thread(feed.newest)
+            while self._followers:
+                changed = watch.changed()
+                page = await self.read(feed, cursor)
+                if not page.lines:
+                    await asyncio.shield(changed)
+                    continue
+                cursor = page.cursor
+                frames = Frames.of(page)
+                self._engine.metrics.counters["feed_events_streamed"] += len(frames.frames)
+                self._followers = {follower for follower in self._followers if follower.offer(frames)}
+        except EngineError:
+            self._end_all()  # whoever comes again is told why
+        finally:
+            self._task = None
+            watch.close()
+
+    def _crashed(self, error: BaseException) -> None:
+        del error
+        self._end_all()
+
+    def _end_all(self) -> None:
+        followers, self._followers = self._followers, set()
+        for follower in followers:
+            follower.offer(None)
+
+    def end(self) -> None:
+        """Ends the streams of all clients: the server stops."""
+        self.is_ended = True
+        self._end_all()
+        if self._task is not None:
+            self._task.cancel()

@@ -1,0 +1,182 @@
+"""GET /changes: what happened to the archive, as pages of JSON or as server-sent events.
+
+    since=CURSOR    events behind it; absent: all that are kept; `now`: none, only the cursor to begin with
+    limit=N         events in a page
+    action=A,B      only these, see `archive.feed.event`
+
+    application/json     {"events": [{"sequence": …, "action": …, …}, …], "next": CURSOR, "more": true}
+    text/event-stream    one event a message, its cursor as the id; a client that comes again says Last-Event-ID. A
+                         client that is too slow is told so, and to come again, and the stream ends
+
+A cursor is 410 when the feed does not know it any more (too old, another feed): take `since=now`, list the archive, and
+follow from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import orjson
+from aiohttp import web
+
+from engine.access import Action
+from engine.archive.feed.cursor import Cursor
+from engine.archive.feed.event import ACTIONS, action_of
+from engine.errors import CursorRefused, RequestError
+from engine.web.change_stream import PAGE_EVENTS, Frames
+from engine.web.errors import Unavailable
+from engine.web.route import Parameter, Route
+
+if TYPE_CHECKING:
+    from engine.archive.feed.subscription import Feed
+    from engine.web.change_stream import Follower
+    from engine.web.request import Request
+
+EVENT_STREAM = "text/event-stream"
+JSON = "application/json"
+LIMIT_MAX = 10_000
+"""Events in one page: some 4 MB."""
+FOLLOWERS_MAX = 100
+"""Event streams of one worker: each holds a request for as long as it likes, of the 256 that there may be."""
+ALIVE_S = 15.0
+"""After so long without an event a comment is sent, so that nobody takes the connection for dead."""
+AGAIN_MS = 1000
+"""When a client whose stream has ended shall come again."""
+
+
+async def changes(request: Request) -> web.StreamResponse:
+    """One page, or the stream."""
+    actions = _actions(request)
+    if _wants_stream(request):
+        since = request.headers.get("Last-Event-ID") or request.query.get("since", "")
+        return await _stream(request, since, actions)
+    limit = _limit(request)
+    stream = request.changes
+    return await stream.in_thread(partial(_page, stream.feed(), request.query.get("since", ""), limit, actions))
+
+
+def _page(feed: Feed, since: str, limit: int, actions: frozenset[str]) -> web.Response:
+    page = feed.read(_cursor(feed, since), limit)
+    lines = [line for line in page.lines if not actions or action_of(line) in actions]
+    return _json(lines, page.cursor, is_more=len(page.lines) == limit and feed.has_more(page.cursor))
+
+
+def _json(lines: list[bytes], cursor: Cursor, *, is_more: bool) -> web.Response:
+    rest = orjson.dumps({"next": str(cursor), "more": is_more})
+    body = b'{"events":[' + b",".join(lines) + b"]," + rest[1:]
+    return web.Response(body=body, content_type=JSON, headers={"Cache-Control": "no-store"})
+
+
+def _wants_stream(request: Request) -> bool:
+    """Whether the client would have events as they come: EventSource says so, others ask for JSON or for anything."""
+    accept = ",".join(request.headers.getall("Accept", ()))
+    return EVENT_STREAM in accept.lower() and JSON not in accept.lower()
+
+
+def _limit(request: Request) -> int:
+    text = request.query.get("limit", str(PAGE_EVENTS))
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9 and int(text)):
+        raise RequestError("limit is a number of events, 1 or more")
+    return min(int(text), LIMIT_MAX)
+
+
+def _actions(request: Request) -> frozenset[str]:
+    named = frozenset(filter(None, ",".join(request.query.getall("action", ())).split(",")))
+    if named - set(ACTIONS):
+        raise RequestError(f"action is one or more of {', '.join(ACTIONS)}")
+    return named
+
+
+def _cursor(feed: Feed, text: str) -> Cursor:
+    """The cursor that a client names. Raises RequestError for what can be none."""
+    if not text:
+        return feed.oldest()
+    if text == "now":
+        return feed.newest()
+    try:
+        return Cursor.parse(text)
+    except CursorRefused as error:
+        raise RequestError(f"since: {error}") from error
+
+
+# server-sent events --------------------------------------------------------------------------------
+
+
+async def _stream(request: Request, since: str, actions: frozenset[str]) -> web.StreamResponse:
+    stream = request.changes
+    if stream.count >= FOLLOWERS_MAX:
+        raise Unavailable(f"{FOLLOWERS_MAX} clients follow the changes already")
+    feed = stream.feed()
+    cursor = await stream.in_thread(partial(_cursor, feed, since))
+    page = await stream.read(feed, cursor)  # before the head of the answer: a cursor that is refused has a status
+    response = web.StreamResponse(
+        status=HTTPStatus.OK,
+        headers={"Content-Type": EVENT_STREAM, "Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+    await response.prepare(request)
+    if request.is_head:
+        return response
+    await response.write(b"retry: %d\n: the change feed\n\n" % AGAIN_MS)
+    follower = None
+    try:
+        while True:
+            while page.lines and not stream.is_ended:
+                frames = Frames.of(page)
+                await response.write(frames.behind(cursor.sequence, actions))
+                cursor = page.cursor
+                page = await stream.read(feed, cursor)
+            if stream.is_ended:
+                return response
+            if follower is None:
+                follower = stream.join()
+            else:
+                cursor = await _follow(response, follower, cursor, actions)
+                if follower.is_slow or stream.is_ended:
+                    await response.write(b": come again with Last-Event-ID\n\n")
+                    return response
+            page = await stream.read(feed, cursor)
+    finally:
+        if follower is not None:
+            stream.leave(follower)
+
+
+async def _follow(response: web.StreamResponse, follower: Follower, cursor: Cursor, actions: frozenset[str]) -> Cursor:
+    """Sends what comes, until there is an end or a gap; the cursor behind it."""
+    while True:
+        try:
+            frames = await asyncio.wait_for(follower.queue.get(), ALIVE_S)
+        except TimeoutError:
+            await response.write(b": alive\n\n")
+            continue
+        if frames is None:
+            follower.is_slow = True
+            return cursor
+        if frames.first > cursor.sequence + 1:
+            return cursor
+        if frames.cursor.sequence > cursor.sequence:
+            await response.write(frames.behind(cursor.sequence, actions))
+            cursor = frames.cursor
+        if follower.is_slow and follower.queue.empty():
+            return cursor
+
+
+ROUTES = (
+    Route(
+        "GET",
+        "/changes",
+        changes,
+        "What happened to the archive, in pages or as a stream of events",
+        Action.QUERY,
+        parameters=(
+            Parameter("since", "A cursor, or `now`; absent: all events that are kept"),
+            Parameter("limit", "Events in one page", schema="integer"),
+            Parameter("action", "Only these events, separated by commas"),
+            Parameter("Last-Event-ID", "The cursor at which a stream goes on", place="header"),
+        ),
+        produces=(JSON, EVENT_STREAM),
+        tag="changes",
+    ),
+)
