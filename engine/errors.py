@@ -243,6 +243,10 @@ class FramesUnreadable(EngineError):
     """Pixel data that cannot be taken apart into frames, or has no such frame; the message says why."""
 
 
+class NoSuchFrame(FramesUnreadable):
+    """A frame number beyond the frames that are there."""
+
+
 class MemoryShort(EngineError):
     """Retrievals hold all the memory that they may hold together, and none came free in time."""
 

@@ -45,7 +45,7 @@ from engine.archive.selection import Selection
 from engine.archive.survey import Survey as Survey
 from engine.archive.survey import survey
 from engine.archive.writer_watch import WriterWatch
-from engine.dicom import part10
+from engine.dicom import part10, tags
 from engine.dicom.extra import ExtraSet
 from engine.dicom.schema import Schema
 from engine.errors import (
@@ -359,6 +359,27 @@ class Archive:
     def select(self, query: Query) -> Selection:
         """The same in bounded memory, however many they are; `gather` reads them. Raises QueryError, StorageFull."""
         return Selection(self.parts.index.select(query), Path(self.parts.layout.index), at_once=False)
+
+    @property
+    def secret(self) -> bytes:
+        """What nobody outside knows, the same in all processes: for what must not be guessed."""
+        return self.parts.layout.archive_id
+
+    def instance(self, sop_instance_uid: str) -> Instance | None:
+        """Where the current instance of a UID lies; None: there is none."""
+        return self.parts.index.locate(sop_instance_uid.encode())
+
+    def was_deleted(self, sop_instance_uid: str) -> bool:
+        """Whether an instance of this UID was here, and is none now."""
+        instance, newest_stamp = self.parts.index.known(sop_instance_uid.encode())
+        return instance is None and newest_stamp > 0
+
+    def contents(self, study_instance_uid: str, series_instance_uid: str | None = None) -> Selection:
+        """The instances of a study, or of one of its series, as `select` gives them."""
+        keys = {tags.StudyInstanceUID: study_instance_uid.encode()}
+        if series_instance_uid is not None:
+            keys[tags.SeriesInstanceUID] = series_instance_uid.encode()
+        return self.select(Query(Level.STUDY if series_instance_uid is None else Level.SERIES, {**keys}))
 
     def read(self, instance: Instance) -> bytes:
         """The stored data set, whole and checked. Raises CorruptRecord."""

@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from engine.archive.damage import note_damage
+from engine.archive.transcoding.head import Head
+from engine.archive.transcoding.head import ImagePixel as ImagePixel
 from engine.dicom import elements, transfer_syntax
 from engine.dicom.frames import (
     Description,
@@ -33,13 +35,13 @@ from engine.dicom.frames import (
 )
 from engine.dicom.sources import Inflated, Source, Whole
 from engine.errors import CorruptRecord, FramesUnreadable, SegmentGone
+from engine.index.format.types import Instance as Instance
 from engine.storage.reader import OpenSegment as OpenSegment
 from engine.storage.reader import Pin as Pin
 from engine.storage.record import Position, crc32c
 
 if TYPE_CHECKING:
     from engine.index.catalog import Catalog
-    from engine.index.format.types import Instance
     from engine.storage.reader import LogReader
 
 PIECE_BYTES: Final = 1 << 20
@@ -109,6 +111,10 @@ class Retrieval:
     def open(self, instance: Instance) -> StoredInstance:
         """The instance for reading. Reads nothing yet."""
         return StoredInstance(self, self._reader, instance)
+
+    def damaged_places(self) -> set[tuple[int, int]]:
+        """Segment and offset of all records that are known to be damaged."""
+        return {(row.segment_id, row.offset) for row in self._index.damage()}
 
     def pin(self, segment_ids: Iterable[int]) -> Pin:
         """Keeps these segments readable until the pin is closed, even if they are deleted meanwhile.
@@ -181,11 +187,23 @@ class StoredInstance:
         target = memoryview(bytearray(count))
         if count:
             self._follow(lambda position: self._reader.read_into(position, target, offset))
-        # Each byte once and in order, whatever is read twice or ahead.
-        if offset <= self._checked_bytes < offset + count:
-            self._crc = crc32c(target[self._checked_bytes - offset :], self._crc)
-            self._checked_bytes = offset + count
+        self._take_checksum(target, offset)
         return target
+
+    def read_cached(self, offset: int, count: int) -> memoryview | None:
+        """The same without waiting for a disk. None: call `read`, which waits or says what is wrong."""
+        target = memoryview(bytearray(max(min(count, self.length - offset), 0)))
+        if not self.fill_cached([target], offset):
+            return None
+        self._take_checksum(target, offset)
+        return target
+
+    def _take_checksum(self, piece: memoryview, offset: int) -> None:
+        """Of each byte once and in order, whatever is read twice or ahead."""
+        end = offset + len(piece)
+        if offset <= self._checked_bytes < end:
+            self._crc = crc32c(piece[self._checked_bytes - offset :], self._crc)
+            self._checked_bytes = end
 
     def fill(self, targets: Sequence[memoryview], offset: int) -> None:
         """Fills buffers that lie end to end in the data set from `offset`; not checked. Raises CorruptRecord."""
@@ -249,6 +267,11 @@ class StoredInstance:
         """
         self._reader.check(self.instance.position, crc)
 
+    @property
+    def is_read(self) -> bool:
+        """Whether `finish` has nothing to read."""
+        return self._checked_bytes == self.length
+
     def finish(self) -> None:
         """Reads what `read` has not read. Raises CorruptRecord unless the checksum of all is right."""
         while self._checked_bytes < self.length:
@@ -291,6 +314,8 @@ class StoredInstance:
 
     def frame_cached(self, number: int) -> memoryview | None:
         """The same without waiting for a disk. None: call `frame`, which waits or says what is wrong."""
+        if self.syntax.deflated:
+            return None
         table = self._retrieval.tables.get(self.instance)
         try:
             if table is None:
@@ -302,6 +327,11 @@ class StoredInstance:
             return table.cut(number, target) if self.fill_cached([target], span[0]) else None
         except FramesUnreadable:
             return None
+
+    def image_pixel(self) -> ImagePixel:
+        """What of the head describes the samples of a frame. Raises CorruptRecord, DataSetError, TranscodeError."""
+        source = self._source()
+        return Head.read(source, elements.encoding_of(source.read(0, 8), self.syntax)).image_pixel()
 
     def pixels(self) -> Source:
         """The value of Pixel Data as one stream: native in little endian, or all fragments joined.

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from engine.errors import DataSetError, FramesUnreadable
+from engine.errors import DataSetError, FramesUnreadable, NoSuchFrame
 
 from . import elements, fragments, tags
 from .content import UNDEFINED, Contents
@@ -107,10 +107,10 @@ class _Numbered:
         self.missing = missing
 
     def check(self, number: int) -> None:
-        """Raises FramesUnreadable unless there is such a frame."""
+        """Raises NoSuchFrame unless there is such a frame."""
         if not 1 <= number <= self.count:
             why = f": {self.missing}" if self.missing else ""
-            raise FramesUnreadable(f"there is no frame {number}, the last one is {self.count}{why}")
+            raise NoSuchFrame(f"there is no frame {number}, the last one is {self.count}{why}")
 
 
 class NativeFrames(_Numbered):

@@ -10,6 +10,7 @@ from engine.access import Action
 from engine.web import changes, health, metrics, qido
 from engine.web.capabilities import CAPABILITIES, handler
 from engine.web.route import DICOMWEB, Route
+from engine.web.wado_routes import WADO_ROUTES
 
 _RESOURCES: tuple[Route, ...] = (
     Route("GET", "/health/live", health.live, "Whether this server is alive", None),
@@ -24,6 +25,7 @@ _RESOURCES: tuple[Route, ...] = (
     ),
     *changes.ROUTES,
     *qido.ROUTES,
+    *WADO_ROUTES,
 )
 
 ROUTES: tuple[Route, ...] = (

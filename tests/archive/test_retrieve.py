@@ -253,6 +253,8 @@ def test_every_frame_of_the_stored_corpus_is_that_of_its_file(tmp_path: Path) ->
                 ways["cached" if cached is not None else "waited for"] += 1
                 assert cached is None or bytes(cached) == expected
                 assert bytes(one.frame(number)) == expected
+                again = one.frame_cached(number)  # now by a table
+                assert again is None or bytes(again) == expected
             if not one.syntax.deflated and instance.pixel_data_offset >= 0:
                 tail = bytes(one.tail())
                 assert payload.endswith(tail)

@@ -121,6 +121,8 @@ class Transcoder:
         self._directory = str(directory) if directory is not None else None
         self._reserve_bytes = reserve_bytes
         self._threads = ThreadPoolExecutor(max_workers=processes, thread_name_prefix="transcode")
+        self.unfinished = 0
+        """What works on a codec, and what waits for one."""
         self._pool = ProcessPool(CODECS, time_limit_s, decoded_bytes_max, idle_s)
         # Also when nobody calls close: processes end with the last reference.
         self._end = weakref.finalize(self, _end, self._threads, self._pool)
@@ -186,7 +188,11 @@ class Transcoder:
             future = asyncio.get_running_loop().run_in_executor(self._threads, work)
         except RuntimeError as error:  # the executor after close
             raise TranscodeError("the transcoder is closed") from error
-        return await future
+        self.unfinished += 1
+        try:
+            return await future
+        finally:
+            self.unfinished -= 1
 
     def close(self) -> None:
         """Ends all processes, the working ones too."""

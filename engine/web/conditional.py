@@ -1,0 +1,56 @@
+"""Conditional requests and ranges (RFC 9110 13 and 14). Pure: headers in, a decision out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from engine.errors import EngineError
+
+_ETAG: Final = re.compile(r'\s*(W/)?("[^"]*")\s*(?:,|$)')
+_RANGE: Final = re.compile(r"bytes=\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})\s*", re.IGNORECASE)
+
+
+class Unsatisfiable(EngineError):
+    """A range that has no byte of the body (416)."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__(f"no byte of {length} is in that range")
+        self.length = length
+
+
+def is_unchanged(headers: Mapping[str, str], etag: str) -> bool:
+    """Whether the client has what it asks for (304): If-None-Match, compared weakly."""
+    value = headers.get("If-None-Match")
+    if value is None:
+        return False
+    return value.strip() == "*" or any(_opaque(etag) == found for _, found in _ETAG.findall(value))
+
+
+def byte_range(headers: Mapping[str, str], etag: str, length: int) -> tuple[int, int] | None:
+    """First byte and the one behind the last of what is asked for; None: all of it. Raises Unsatisfiable.
+
+    Several ranges, other units, and what makes no sense are overlooked, as RFC 9110 14.2 allows. An If-Range that is
+    not this entity tag, or is a date, means all of it.
+    """
+    found = _RANGE.fullmatch(headers.get("Range", "").strip())
+    if found is None or not (found[1] or found[2]):
+        return None
+    if (condition := headers.get("If-Range")) is not None and (etag.startswith("W/") or condition.strip() != etag):
+        return None
+    if not found[1]:
+        count = min(int(found[2]), length)
+        if not count:
+            raise Unsatisfiable(length)
+        return length - count, length
+    first, last = int(found[1]), int(found[2]) if found[2] else length - 1
+    if found[2] and last < first:
+        return None
+    if first >= length:
+        raise Unsatisfiable(length)
+    return first, min(last + 1, length)
+
+
+def _opaque(etag: str) -> str:
+    return etag.removeprefix("W/")

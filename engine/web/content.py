@@ -1,0 +1,145 @@
+"""Content: bytes of an answer that need not be in memory, given piece by piece to a client that may be slow.
+
+    Content   length (None: known at the end only), chunks from an offset to another
+    Part      one content with its media type and URL
+
+What lies in the page cache is read on the loop, without a thread; the rest in the pool `reads`. A stored instance that
+is sent whole is checked: its last piece is held back until its checksum was right, so that a client never has a whole
+answer with damaged bytes. What cannot be read ends the answer without its end, which every client takes for a failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from engine.archive.retrieve import StoredInstance
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from engine.dicom.sources import Source
+    from engine.runtime.pools import ThreadPool
+
+PIECE_BYTES: Final = 512 << 10
+"""What a request reads at a time; a client that reads slowly keeps two of them."""
+
+
+class Content(Protocol):
+    """Bytes that are given on demand."""
+
+    has_ranges: bool
+    """Whether `chunks` may begin and end anywhere."""
+
+    @property
+    def length(self) -> int | None:
+        """All of them."""
+
+    def chunks(self, start: int, stop: int | None) -> AsyncIterator[Buffer]:
+        """Those from `start` to before `stop`; None: to the end. Raises EngineError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is sent as one body, or as one part of it."""
+
+    content: Content
+    content_type: str
+    location: str = ""
+    """URL of it."""
+
+
+class Memory:
+    """Bytes that are in memory."""
+
+    has_ranges = True
+
+    def __init__(self, data: Buffer) -> None:
+        self._view = memoryview(data)
+        self.length = self._view.nbytes
+
+    async def chunks(self, start: int, stop: int | None) -> AsyncIterator[Buffer]:
+        """See `Content`."""
+        yield self._view[start:stop]
+
+
+class Ranges:
+    """Some bytes in memory, and behind them those of a source."""
+
+    has_ranges = True
+
+    def __init__(
+        self, reads: ThreadPool, source: Source, before: bytes = b"", finish: Callable[[], None] | None = None
+    ) -> None:
+        """`finish`: what is to be asked before the end is given, when all was read. It raises what is wrong."""
+        self._reads = reads
+        self._source = source
+        self._before = before
+        self._finish = finish
+        self.length = len(before) + source.length
+
+    async def chunks(self, start: int, stop: int | None) -> AsyncIterator[Buffer]:
+        """See `Content`."""
+        stop = self.length if stop is None else stop
+        head, finish = len(self._before), self._finish if (start, stop) == (0, self.length) else None
+        if start < head:
+            yield self._before[start:stop]
+        at, end = max(start - head, 0), stop - head
+        while at < end:
+            count = min(PIECE_BYTES, end - at)
+            piece = await self._read(at, count)
+            at += count
+            if at >= end and finish is not None:
+                if isinstance(self._source, StoredInstance) and self._source.is_read:
+                    finish()  # compares two numbers
+                else:
+                    await self._reads.run(finish)
+            yield piece
+
+    async def _read(self, offset: int, count: int) -> Buffer:
+        source = self._source
+        if isinstance(source, StoredInstance):
+            piece = source.read_cached(offset, count)
+            if piece is not None:
+                return piece
+        return await self._reads.run(lambda: bytes(source.read(offset, count)))
+
+
+class Made:
+    """Bytes that are made while they are sent; a client cannot ask for a part of them."""
+
+    has_ranges = False
+
+    def __init__(
+        self,
+        reads: ThreadPool,
+        pieces: Iterator[Buffer],
+        length: int | None = None,
+        before: bytes = b"",
+        finish: Callable[[], None] | None = None,
+    ) -> None:
+        self._reads = reads
+        self.length = length
+        self._pieces = pieces
+        self._before = before
+        self._finish = finish
+
+    async def chunks(self, start: int, stop: int | None) -> AsyncIterator[Buffer]:
+        """See `Content`; always all of them."""
+        if self._before:
+            yield self._before
+        held = await self._next()
+        while held is not None:
+            following = await self._next()
+            if following is None and self._finish is not None:
+                await self._reads.run(self._finish)
+            yield held
+            held = following
+
+    async def _next(self) -> bytes | None:
+        def read() -> bytes | None:
+            piece = next(self._pieces, None)
+            return None if piece is None else bytes(piece)
+
+        return await self._reads.run(read)

@@ -1,0 +1,83 @@
+"""What the path of a request names: stored instances, or why there are none."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from engine.web.errors import Gone, NotFound
+from engine.web.route import DICOMWEB
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from engine.archive.retrieve import Instance
+    from engine.web.request import Request
+
+UID_CHARACTERS_MAX: Final = 128
+"""The standard has 64; old archives hold longer ones."""
+
+
+def uid_of(request: Request, name: str) -> str:
+    """A UID of the path. Raises NotFound for what can be none."""
+    uid = request.path_values[name]
+    if not 0 < len(uid) <= UID_CHARACTERS_MAX or not uid.isascii() or not uid.isprintable() or set(uid) & set("\\*?"):
+        raise NotFound("the path holds something that is no UID")
+    return uid
+
+
+def instance_of(request: Request) -> Instance:
+    """The instance that the path names, in its series and study. Raises NotFound, Gone."""
+    study, series, uid = (uid_of(request, name) for name in ("study", "series", "instance"))
+    archive = request.engine.archive
+    instance = archive.instance(uid)
+    if instance is None:
+        if archive.was_deleted(uid):
+            raise Gone(f"instance {uid} was deleted")
+        raise NotFound(f"there is no instance {uid}")
+    if (instance.study_instance_uid, instance.series_instance_uid) != (study, series):
+        raise NotFound(f"instance {uid} is in another series")
+    return instance
+
+
+async def instances_of(request: Request) -> list[Instance]:
+    """The instances of the study, or of the series, that the path names. Raises NotFound."""
+    study = uid_of(request, "study")
+    series = uid_of(request, "series") if "series" in request.path_values else None
+    archive = request.engine.archive
+
+    def read() -> list[Instance]:
+        with archive.contents(study, series) as selection:
+            while selection.gather():
+                pass
+            return [instance for batch in selection.batches() for instance in batch]
+
+    found = await request.engine.pools.index.run(read)
+    if not found:
+        raise NotFound(f"there is no {'study' if series is None else 'series'} {series or study}")
+    return found
+
+
+@contextmanager
+def pinned(request: Request, instances: Sequence[Instance]) -> Iterator[None]:
+    """Keeps instances readable within the context, though they are deleted meanwhile."""
+    with request.engine.archive.retrieval.pin({instance.position.segment_id for instance in instances}):
+        yield
+
+
+def url_of(request: Request, instance: Instance) -> str:
+    """Of an instance."""
+    return (
+        f"{root_of(request)}/studies/{instance.study_instance_uid}/series/{instance.series_instance_uid}"
+        f"/instances/{instance.sop_instance_uid}"
+    )
+
+
+def root_of(request: Request) -> str:
+    """What the URLs of studies begin with."""
+    return request.root + DICOMWEB
+
+
+def identity_of(instance: Instance) -> str:
+    """What tells the bytes of an instance from any others, for entity tags."""
+    return f"{instance.stamp:x}.{instance.position.payload_length:x}.{instance.position.payload_crc:08x}"

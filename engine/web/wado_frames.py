@@ -1,0 +1,118 @@
+"""WADO-RS: frames (PS3.18 10.4.1.6), by number from 1 on, in that order.
+
+A frame is the bare codestream, or native samples in little endian. One that lies in the page cache and leaves as it is
+stored costs one read and no thread.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from engine import log
+from engine.dicom import transfer_syntax
+from engine.errors import NoSuchFrame, NotAcceptable, RequestError, TranscodeError
+from engine.web.accept import Choice, Offer
+from engine.web.content import Memory, Part
+from engine.web.errors import NotFound
+from engine.web.forms import EXPLICIT, IMAGE_TYPES, OCTET_STREAM, choices_of, frame_syntax, image_type, with_syntax
+from engine.web.instances import check_codecs
+from engine.web.sending import IMMUTABLE, send, send_stream
+from engine.web.stored import identity_of, instance_of, pinned, url_of
+
+if TYPE_CHECKING:
+    from aiohttp import web
+    from typing_extensions import Buffer
+
+    from engine.archive.retrieve import StoredInstance
+    from engine.web.request import Request
+
+logger = log.get("web.wado")
+
+FRAMES_MAX: Final = 10_000
+"""In one request; so many numbers fill its first line."""
+
+OFFERS: Final = (
+    Offer(OCTET_STREAM, True),
+    *(Offer(name, True) for name in IMAGE_TYPES),
+)
+ONE_OFFERS: Final = (*OFFERS, Offer(OCTET_STREAM), *(Offer(name) for name in IMAGE_TYPES))
+"""One frame may be the body itself."""
+
+
+async def frames(request: Request) -> web.StreamResponse:
+    """Frames of one instance."""
+    numbers = _numbers(request.path_values["frames"])
+    found = instance_of(request)
+    stored = request.engine.archive.retrieval.open(found)
+    choice, syntax_uid = first_form(choices_of(request, OFFERS if len(numbers) > 1 else ONE_OFFERS), stored.syntax.uid)
+    with pinned(request, [found]):
+        if len(numbers) > 1:
+            etag = f'"{identity_of(found)}-{request.path_values["frames"]}-{choice.offer.media_type}-{syntax_uid}"'
+            parts = frame_parts(request, stored, numbers, choice, syntax_uid)
+            return await send_stream(request, parts, etag, choice.offer.media_type, cache=IMMUTABLE)
+        part = await frame_part(request, stored, numbers[0], choice, syntax_uid)
+        is_multipart = choice.offer.is_multipart
+        etag = f'"{identity_of(found)}-{numbers[0]}-{part.content_type.rpartition("=")[2]}-{is_multipart:d}"'
+        media_type = choice.offer.media_type if is_multipart else ""
+        return await send(request, [part], etag, media_type=media_type)
+
+
+async def frame_parts(
+    request: Request, stored: StoredInstance, numbers: Sequence[int], choice: Choice, syntax_uid: str
+) -> AsyncIterator[Part]:
+    """Frames one by one."""
+    for number in numbers:
+        yield await frame_part(request, stored, number, choice, syntax_uid)
+
+
+async def frame_part(request: Request, stored: StoredInstance, number: int, choice: Choice, syntax_uid: str) -> Part:
+    """One frame. Raises NotFound, CorruptRecord, FramesUnreadable, TranscodeError."""
+    frame: Buffer | None = stored.frame_cached(number)
+    if frame is None:
+        try:
+            frame = await request.engine.pools.reads.run(lambda: stored.frame(number))
+        except NoSuchFrame as error:
+            raise NotFound(str(error)) from error
+    media_type = choice.offer.media_type
+    own = EXPLICIT if stored.syntax.convertible else stored.syntax.uid
+    if syntax_uid != own:
+        check_codecs(request)
+        try:
+            frame = await _coded(request, stored, frame, own, syntax_uid)
+        except TranscodeError as error:
+            if choice.transfer_syntax or media_type != OCTET_STREAM:
+                raise
+            uid = stored.instance.sop_instance_uid
+            logger.warning("sent as it is stored", sop_instance_uid=uid, reason=str(error))
+            syntax_uid = own
+    location = f"{url_of(request, stored.instance)}/frames/{number}"
+    return Part(Memory(frame), with_syntax(media_type, syntax_uid), location)
+
+
+async def _coded(request: Request, stored: StoredInstance, frame: Buffer, own: str, syntax_uid: str) -> bytes:
+    image = await request.engine.pools.reads.run(stored.image_pixel)
+    target = "" if syntax_uid == EXPLICIT else syntax_uid
+    return await request.engine.transcoder.frame(frame, own, target, image)
+
+
+def first_form(choices: Sequence[Choice], stored_uid: str) -> tuple[Choice, str]:
+    """The first form that does, and its transfer syntax. Raises NotAcceptable."""
+    for choice in choices:
+        if (syntax_uid := frame_syntax(stored_uid, choice.offer.media_type, choice.transfer_syntax)) is not None:
+            return choice, syntax_uid
+    name = transfer_syntax.of(stored_uid).name
+    raise NotAcceptable(f"its frames are {image_type(stored_uid)} in {name}, and cannot be made into what is asked for")
+
+
+def _numbers(text: str) -> list[int]:
+    """Raises RequestError."""
+    if not re.fullmatch(r"\s*[0-9]{1,9}\s*(,\s*[0-9]{1,9}\s*)*", text):
+        raise RequestError(f"frames are numbers with commas between, as 1,2,5: {text[:32]!r}")
+    numbers = [int(number) for number in text.split(",")]
+    if len(numbers) > FRAMES_MAX:
+        raise RequestError(f"{len(numbers)} frames in one request, {FRAMES_MAX} are allowed")
+    if 0 in numbers:
+        raise RequestError("frames are numbered from 1")
+    return numbers

@@ -1,0 +1,411 @@
+"""WADO-RS over HTTP: the stored bytes in every form, ranges and conditions, refusals in words. One server for all."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import io
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from dicomweb_client.api import DICOMwebClient
+
+from engine.archive.ingest.request import ReceivedInstance
+from engine.archive.interchange.importer import import_paths
+from engine.archive.retrieve import Instance
+from engine.dicom.convert import convert
+from engine.dicom.transfer_syntax import of
+from engine.errors import FramesUnreadable
+from engine.index.format.types import Level
+from engine.storage.reader import LogReader
+from engine.storage.record import crc32c
+from engine.web import instances as instances_module
+from engine.web.accept import parse_media_type
+from engine.web.multipart import PartBegin, PartEnd, Reader, boundary_in
+from tests import samples
+from tests.archive import kept
+from tests.corpus import corpus_files
+from tests.web.hosting import Hosting, host
+
+STUDY = f"{samples.ROOT}.1"
+SERIES = f"{STUDY}.1"
+COUNT = 5
+AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+FRAMES_AS_STORED = 'multipart/related; type="application/octet-stream"; transfer-syntax=*'
+NEVER_SENT = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.2")
+DECODED = [path for path in corpus_files("syntax", "synthetic") if "video" not in path.name]
+
+
+def url_of(number: int) -> str:
+    return f"/studies/{STUDY}/series/{SERIES}/instances/{kept.uid_of(number)}"
+
+
+def own_url(instance: Instance) -> str:
+    return (
+        f"/studies/{instance.study_instance_uid}/series/{instance.series_instance_uid}"
+        f"/instances/{instance.sop_instance_uid}"
+    )
+
+
+@pytest.fixture(scope="module")
+def hosting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosting]:
+    data = tmp_path_factory.mktemp("wado") / "data"
+    with kept.opened(data, segment_bytes=64 << 20) as archive:
+        kept.store(archive, [kept.data_set(number, pixels=4096) for number in range(COUNT)])
+        for number in (20, 21):
+            kept.store(archive, [other(number)])
+        import_paths(archive, corpus_files())
+    started, done = threading.Event(), threading.Event()
+    found: list[Hosting] = []
+    failures: list[BaseException] = []
+
+    def script(hosting: Hosting) -> None:
+        found.append(hosting)
+        started.set()
+        done.wait()
+
+    def serve() -> None:
+        try:
+            host(data, script)
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            started.set()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    started.wait(60)
+    yield found[0]
+    done.set()
+    thread.join(60)
+    assert not failures
+    assert not thread.is_alive()
+
+
+def other(number: int) -> bytes:
+    """An instance of another study, for tests that damage or delete it."""
+    return samples.encoded(samples.instance(number, 1, 1, pixels=bytes(4096)))
+
+
+def other_url(number: int) -> str:
+    return f"/studies/{samples.ROOT}.{number}/series/{samples.ROOT}.{number}.1/instances/{samples.ROOT}.{number}.1.1"
+
+
+class Answer:
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self.status = response.status
+        self.headers = response.headers
+        self.body = response.read()
+
+    @property
+    def parts(self) -> list[tuple[PartBegin, bytes]]:
+        """Of a multipart body."""
+        assert self.status in (200, 206), self.body
+        content_type = parse_media_type(self.headers["Content-Type"])
+        assert content_type is not None
+        reader = Reader(boundary_in(content_type))
+        found: list[tuple[PartBegin, bytes]] = []
+        for event in reader.feed(self.body):
+            if isinstance(event, PartBegin):
+                found.append((event, b""))
+            elif not isinstance(event, PartEnd):
+                found[-1] = (found[-1][0], found[-1][1] + bytes(event))
+        reader.finish()
+        return found
+
+
+@pytest.fixture
+def get(hosting: Hosting) -> Iterator[Callable[..., Answer]]:
+    connection = http.client.HTTPConnection("127.0.0.1", hosting.port, timeout=60)
+
+    def get(path: str, method: str = "GET", **headers: str) -> Answer:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, f"/dicom-web{path}", headers=named)
+        return Answer(connection.getresponse())
+
+    yield get
+    connection.close()
+
+
+def syntax_in(part: PartBegin) -> str:
+    assert part.content_type is not None
+    return part.content_type.parameter("transfer-syntax")
+
+
+def data_set_in(file: bytes) -> bytes:
+    meta_length = int.from_bytes(file[140:144], "little")
+    return file[144 + meta_length :]
+
+
+def all_instances(hosting: Hosting) -> list[Instance]:
+    archive = hosting.engine.archive
+    uids = [match["SOPInstanceUID"] for match in archive.find("instance", SOPInstanceUID="")]
+    return [found for uid in uids if (found := archive.instance(uid)) is not None]
+
+
+# Instances ---------------------------------------------------------------------------------------
+
+
+def test_every_stored_instance_leaves_as_it_is_stored_unless_its_encoding_may_not(
+    hosting: Hosting, get: Callable[..., Answer]
+) -> None:
+    for instance in all_instances(hosting):
+        payload = hosting.engine.archive.read(instance)
+        ((part, file),) = get(own_url(instance), Accept=AS_STORED).parts
+        syntax = of(instance.transfer_syntax_uid)
+        if syntax.uid in NEVER_SENT:
+            assert syntax_in(part) == "1.2.840.10008.1.2.1"
+            assert data_set_in(file) == convert(payload, syntax, of("1.2.840.10008.1.2.1"))
+        else:
+            assert syntax_in(part) == syntax.uid
+            assert data_set_in(file)[: len(payload)] == payload
+            assert len(file) % 2 == 0 or not syntax.convertible
+        assert file[128:132] == b"DICM"
+
+
+def test_a_study_and_a_series_are_their_instances(hosting: Hosting, get: Callable[..., Answer]) -> None:
+    for path in (f"/studies/{STUDY}", f"/studies/{STUDY}/series/{SERIES}/", f"//studies/{STUDY}"):
+        answer = get(path, Accept=AS_STORED)
+        files = [pydicom.dcmread(io.BytesIO(file)) for _, file in answer.parts]
+        assert [file.SOPInstanceUID for file in files] == [kept.uid_of(number) for number in range(COUNT)]
+        locations = [part.content_location for part, _ in answer.parts]
+        assert [each.partition("/dicom-web")[2] for each in locations] == [url_of(number) for number in range(COUNT)]
+
+
+def test_a_range_of_a_study_is_a_part_of_the_whole(get: Callable[..., Answer]) -> None:
+    whole = get(f"/studies/{STUDY}", Accept=AS_STORED)
+    for start, end in ((0, 99), (100, 5000), (4000, len(whole.body) - 1)):
+        part = get(f"/studies/{STUDY}", Accept=AS_STORED, Range=f"bytes={start}-{end}", If_Range=whole.headers["ETag"])
+        assert part.status == 206
+        assert part.body == whole.body[start : end + 1]
+        assert part.headers["Content-Range"] == f"bytes {start}-{end}/{len(whole.body)}"
+
+
+def test_one_instance_alone_has_ranges_conditions_and_head(get: Callable[..., Answer]) -> None:
+    accept = "application/dicom; transfer-syntax=*"
+    whole = get(url_of(0), Accept=accept)
+    assert whole.headers["Content-Type"] == "application/dicom; transfer-syntax=1.2.840.10008.1.2.1"
+    head = get(url_of(0), "HEAD", Accept=accept)
+    names = ("Content-Type", "Content-Length", "ETag", "Cache-Control", "Accept-Ranges", "Vary")
+    assert [head.headers[name] for name in names] == [whole.headers[name] for name in names]
+    assert head.body == b""
+    tag = whole.headers["ETag"]
+    assert get(url_of(0), Accept=accept, Range="bytes=10-19").body == whole.body[10:20]
+    assert get(url_of(0), Accept=accept, Range="bytes=-7").body == whole.body[-7:]
+    assert get(url_of(0), Accept=accept, Range="bytes=10-19", If_Range='"other"').body == whole.body
+    beyond = get(url_of(0), Accept=accept, Range=f"bytes={len(whole.body)}-")
+    assert (beyond.status, beyond.headers["Content-Range"]) == (416, f"bytes */{len(whole.body)}")
+    unchanged = get(url_of(0), Accept=accept, If_None_Match=tag)
+    assert (unchanged.status, unchanged.headers["ETag"], unchanged.body) == (304, tag, b"")
+
+
+# Frames ------------------------------------------------------------------------------------------
+
+
+def test_every_frame_leaves_as_it_is_stored(hosting: Hosting, get: Callable[..., Answer]) -> None:
+    ways: Counter[str] = Counter()
+    for instance in all_instances(hosting):
+        stored = hosting.engine.archive.retrieval.open(instance)
+        try:
+            count = stored.frames().count
+        except FramesUnreadable as error:
+            answer = get(f"{own_url(instance)}/frames/1", Accept=FRAMES_AS_STORED)
+            assert answer.status == 406
+            assert str(error) in json.loads(answer.body)["detail"]
+            ways["refused"] += 1
+            continue
+        numbers = sorted({1, count, min(2, count)} - {0})
+        if not count:
+            continue
+        answer = get(f"{own_url(instance)}/frames/{'%2C'.join(map(str, numbers))}", Accept=FRAMES_AS_STORED)
+        assert [frame for _, frame in answer.parts] == [bytes(stored.frame(number)) for number in numbers]
+        own = "1.2.840.10008.1.2.1" if stored.syntax.convertible else stored.syntax.uid
+        assert {syntax_in(part) for part, _ in answer.parts} == {own}
+        (single,) = answer.parts[:1]
+        alone = get(f"{own_url(instance)}/frames/1", Accept="application/octet-stream; transfer-syntax=*")
+        assert alone.body == single[1]
+        assert get(f"{own_url(instance)}/frames/{count + 1}", Accept=FRAMES_AS_STORED).status == 404
+        ways["given"] += 1
+    if corpus_files():
+        assert ways["given"] > 400, ways
+        assert ways["refused"] > 40, ways
+    assert ways["given"] >= COUNT
+
+
+@pytest.mark.skipif(not DECODED, reason="no corpus")
+def test_without_a_transfer_syntax_frames_are_decoded(hosting: Hosting, get: Callable[..., Answer]) -> None:
+    decoded = 0
+    for path in DECODED:
+        ds = pydicom.dcmread(path, force=True)
+        instance = hosting.engine.archive.instance(str(ds.get("SOPInstanceUID", "")))
+        if instance is None or ds.get("BitsAllocated") != 16 or not ds.file_meta.TransferSyntaxUID.is_compressed:
+            continue
+        answer = get(f"{own_url(instance)}/frames/1")
+        ((part, frame),) = answer.parts
+        if syntax_in(part) != "1.2.840.10008.1.2.1":
+            continue
+        try:
+            expected = pydicom.pixels.pixel_array(ds, index=0, raw=True)
+        except (ValueError, AttributeError, NotImplementedError, RuntimeError):
+            continue
+        assert np.array_equal(np.frombuffer(frame, expected.dtype.newbyteorder("<")), expected.reshape(-1)), path.name
+        decoded += 1
+    assert decoded >= 5
+
+
+def test_frames_are_encoded_for_who_asks_for_an_image_type(get: Callable[..., Answer]) -> None:
+    native = get(f"{url_of(0)}/frames/1", Accept="application/octet-stream").body
+    ((part, frame),) = get(f"{url_of(0)}/frames/1", Accept='multipart/related; type="image/jls"').parts
+    assert part.content_type is not None
+    assert (part.content_type.name, syntax_in(part)) == ("image/jls", "1.2.840.10008.1.2.4.80")
+    assert frame[:2] == b"\xff\xd8"
+    assert len(native) == 4096
+
+
+@pytest.mark.parametrize(
+    ("path", "accept", "status", "word"),
+    [
+        (f"{url_of(0)}/frames/0", None, 400, "numbered from 1"),
+        (f"{url_of(0)}/frames/one", None, 400, "1,2,5"),
+        (f"{url_of(0)}/frames/2", None, 404, "no frame 2"),
+        (f"{url_of(0)}/frames/1", "image/png", 406, "given as"),
+        (f"{url_of(0)}/frames/1", 'multipart/related; type="image/jp2"; transfer-syntax=1.2.3', 406, "cannot be made"),
+        (url_of(0), "application/dicom; transfer-syntax=1.2.840.10008.1.2", 406, "cannot be given"),
+        (url_of(0), "application/dicom; transfer-syntax=1.2.840.10008.1.2.2", 406, "cannot be given"),
+        (f"/studies/{STUDY}", "application/dicom", 406, "multipart"),
+        (f"/studies/{STUDY}", "image/png, application/dicom", 400, "rendered"),
+        ("/studies/1.2.3", None, 404, "no study 1.2.3"),
+        (f"/studies/{STUDY}/series/1.2.3", None, 404, "no series 1.2.3"),
+        (f"/studies/{STUDY}/series/1.2.3/instances/{kept.uid_of(0)}", None, 404, "another series"),
+        (f"/studies/{STUDY}/series/{SERIES}/instances/1.2.3", None, 404, "no instance 1.2.3"),
+        ("/studies/1%5C2", None, 404, "no UID"),
+        ("/studies/1.2.3/metadata", None, 404, "no study"),
+        (f"{url_of(0)}/bulkdata/00100099", None, 404, "no element"),
+        (f"{url_of(0)}/bulkdata/PatientName", None, 404, "hexadecimal"),
+        (f"{url_of(0)}/metadata", "application/pdf", 406, "given as"),
+    ],
+)
+def test_refusals_say_why(get: Callable[..., Answer], path: str, accept: str | None, status: int, word: str) -> None:
+    answer = get(path, **({"Accept": accept} if accept else {}))
+    assert answer.status == status, answer.body
+    assert word in json.loads(answer.body)["detail"]
+
+
+def test_a_decode_storm_is_told_to_come_back(
+    hosting: Hosting, get: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instances_module, "CODECS_WAITING_MAX", 0)
+    answer = get(f"{url_of(0)}/frames/1", Accept='multipart/related; type="image/jls"')
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
+    assert get(f"{url_of(0)}/frames/1", Accept=FRAMES_AS_STORED).status == 200
+
+
+# Metadata and bulk data --------------------------------------------------------------------------
+
+
+def test_metadata_is_one_array_at_every_level(get: Callable[..., Answer]) -> None:
+    for path, count in ((f"/studies/{STUDY}", COUNT), (f"/studies/{STUDY}/series/{SERIES}", COUNT), (url_of(0), 1)):
+        plain = get(f"{path}/metadata")
+        assert plain.headers["Content-Type"] == "application/dicom+json"
+        rows = json.loads(plain.body)
+        assert len(rows) == count
+        packed = get(f"{path}/metadata", Accept_Encoding="gzip, deflate", Accept="application/json")
+        if packed.headers["Content-Encoding"] == "gzip":
+            assert json.loads(gzip.decompress(packed.body)) == rows
+        assert get(f"{path}/metadata", If_None_Match=plain.headers["ETag"]).status == 304
+        xml = get(f"{path}/metadata", Accept='multipart/related; type="application/dicom+xml"')
+        assert len(xml.parts) == count
+
+
+def test_bulk_data_uris_of_the_metadata_lead_to_the_values(hosting: Hosting, get: Callable[..., Answer]) -> None:
+    followed = 0
+
+    def uris(row: dict[str, Any]) -> Iterator[str]:
+        for element in row.values():
+            if "BulkDataURI" in element:
+                yield element["BulkDataURI"]
+            for value in element.get("Value", ()):
+                if element["vr"] == "SQ":
+                    yield from uris(value)
+
+    for instance in all_instances(hosting):
+        answer = get(f"{own_url(instance)}/metadata")
+        if answer.status != 200:
+            continue
+        for uri in uris(json.loads(answer.body)[0]):
+            if "/7FE000" in uri:
+                continue
+            found = get(uri.partition("/dicom-web")[2], Accept="application/octet-stream")
+            assert (found.status, len(found.body) > 0) == (200, True), uri
+            followed += 1
+    assert followed > 20 or not corpus_files()
+
+
+def test_pixel_data_is_native_little_endian_with_ranges(get: Callable[..., Answer]) -> None:
+    frame = get(f"{url_of(0)}/frames/1", Accept="application/octet-stream").body
+    for path in (f"{url_of(0)}/pixeldata", f"{url_of(0)}/bulkdata/7FE00010"):
+        assert get(path, Accept="application/octet-stream").body == frame
+        assert get(path, Accept="application/octet-stream", Range="bytes=100-199").body == frame[100:200]
+    whole = get(f"/studies/{STUDY}/pixeldata").parts
+    assert len(whole) == COUNT
+    assert whole[0][1] == frame
+
+
+# What goes wrong on the way ----------------------------------------------------------------------
+
+
+def test_what_was_deleted_is_gone(hosting: Hosting, get: Callable[..., Answer]) -> None:
+    assert get(other_url(20)).status == 200
+    archive = hosting.engine.archive
+    found = archive.instance(f"{samples.ROOT}.20.1.1")
+    assert found is not None
+    archive.delete_instances([found], level=Level.IMAGE, by="test", reason="")
+    answer = get(other_url(20))
+    assert (answer.status, json.loads(answer.body)["title"]) == (410, "Gone")
+
+
+def test_damage_that_is_found_on_the_way_cuts_the_answer_and_is_left_out_the_next_time(
+    hosting: Hosting, get: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = hosting.engine.archive
+    second = samples.encoded(samples.instance(21, 1, 2, pixels=bytes(4096)))
+    item = ReceivedInstance([second], len(second), crc32c(second), "1.2.840.10008.1.2.1", "MODALITY")
+    archive.ingest_batch([item])
+    found = archive.instance(f"{samples.ROOT}.21.1.2")
+    assert found is not None
+    check = LogReader.check
+
+    def damaged(reader: LogReader, position: Any, crc: int) -> None:
+        check(reader, position, crc ^ (position == found.position))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LogReader, "check", damaged)
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            get(f"/studies/{samples.ROOT}.21", Accept=AS_STORED)
+    fresh = http.client.HTTPConnection("127.0.0.1", hosting.port, timeout=20)
+    fresh.request("GET", f"/dicom-web/studies/{samples.ROOT}.21", headers={"Accept": AS_STORED})
+    answer = Answer(fresh.getresponse())
+    fresh.close()
+    assert len(answer.parts) == 1
+    assert "1 instances cannot be read" in answer.headers["Warning"]
+
+
+def test_dicomweb_client_has_what_it_asks_for(hosting: Hosting) -> None:
+    client = DICOMwebClient(f"{hosting.url}/dicom-web")
+    files = client.retrieve_series(STUDY, SERIES)
+    assert sorted(file.SOPInstanceUID for file in files) == [kept.uid_of(number) for number in range(COUNT)]
+    rows = client.retrieve_series_metadata(STUDY, SERIES)
+    assert len(rows) == COUNT
+    uid = kept.uid_of(0)
+    (frame,) = client.retrieve_instance_frames(STUDY, SERIES, uid, [1])
+    file = client.retrieve_instance(STUDY, SERIES, uid)
+    assert frame == file.PixelData
+    row = client.retrieve_instance_metadata(STUDY, SERIES, uid)
+    (bulk,) = client.retrieve_bulkdata(row["7FE00010"]["BulkDataURI"])
+    assert bulk == file.PixelData
