@@ -126,6 +126,8 @@ cdef class Writer:
     cdef Py_ssize_t depth
     cdef bint is_beyond_ascii
     cdef bint may_be_cut
+    cdef readonly bint has_pixel_data
+    """Whether the data set that was written last reaches Pixel Data at its top level."""
     cdef uint8_t *text
     cdef Py_ssize_t length
     cdef Py_ssize_t room
@@ -150,6 +152,7 @@ cdef class Writer:
         self.source.end = data.shape[0]
         self.open_root(root_encoding(&self.source, encoding))
         self.run()
+        self.has_pixel_data = self.levels[0].tag_before >= FIRST_PIXEL_TAG
         if tail.shape[0]:
             self.source.data = &tail[0]
             self.source.end = self.levels[0].end = tail.shape[0]

@@ -22,6 +22,7 @@ Items of undefined length, implicit VR below UN and what else `elements` forgive
 from __future__ import annotations
 
 import threading
+import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -29,7 +30,6 @@ from engine._ext import json_model as _ext
 from engine.errors import DataSetError
 
 from . import charset, tags
-from .deflate import inflate
 from .elements import INFLATED_BYTES_MAX, SCAN_LIMITS
 from .transfer_syntax import TransferSyntax
 
@@ -41,6 +41,9 @@ TABLE_INLINE_BYTES_MAX: Final = 4 << 10
 """Palettes and LUTs, which viewers need for the first image, and read from the metadata alone."""
 TEXT_INLINE_BYTES_MAX: Final = 64 << 10
 """Of what is text or a number: contours of RT structure sets are seldom longer."""
+
+INFLATED_STEP_BYTES: Final = 1 << 20
+"""Of a deflated data set, at first: heads are shorter, but for enhanced multi-frame images."""
 
 _ext.configure(tags.packed())
 
@@ -80,12 +83,45 @@ def encode(
     """
     prefix = None if bulk_data is None else _checked(bulk_data)
     if transfer_syntax.deflated:
-        # What is left out then is Pixel Data, or the writer finds an end within an element.
-        data = inflate(data, INFLATED_BYTES_MAX, may_be_longer=True)
+        return _encode_deflated(data, transfer_syntax, prefix, tail, may_be_cut)
+    return _encode(data, transfer_syntax, prefix, tail, may_be_cut)
+
+
+def _encode(
+    data: Buffer, transfer_syntax: TransferSyntax, prefix: bytes | None, tail: Buffer, may_be_cut: bool
+) -> bytes:
     try:
         return _writers.writer.data_set(data, transfer_syntax.encoding, prefix, tail, may_be_cut)
     except _ext.Malformed as error:
         raise DataSetError(str(error)) from None
+
+
+def _encode_deflated(
+    data: Buffer, transfer_syntax: TransferSyntax, prefix: bytes | None, tail: Buffer, may_be_cut: bool
+) -> bytes:
+    """The same of a deflated data set, of which no more is inflated than is needed to reach Pixel Data."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated = b""
+    rest = data
+    step_bytes = INFLATED_STEP_BYTES
+    while True:
+        try:
+            inflated += inflater.decompress(rest, step_bytes)
+        except zlib.error as error:
+            raise DataSetError(f"the deflated data set cannot be inflated: {error}") from None
+        rest = inflater.unconsumed_tail
+        is_all = inflater.eof or not rest or len(inflated) >= INFLATED_BYTES_MAX
+        try:
+            encoded = _encode(inflated, transfer_syntax, prefix, tail, may_be_cut and is_all)
+        except DataSetError:
+            if is_all:
+                raise
+        else:
+            if inflater.eof or (may_be_cut and is_all) or _writers.writer.has_pixel_data:
+                return encoded
+            if is_all:
+                raise DataSetError(f"no Pixel Data and no end within {len(inflated)} inflated bytes")
+        step_bytes = 3 * len(inflated)
 
 
 def element_writer() -> Callable[[int, int, Buffer], bytes]:

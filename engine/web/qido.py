@@ -29,8 +29,9 @@ from engine import log
 from engine.access import Action
 from engine.archive.questions import Level
 from engine.dicom import tags, xml_model
+from engine.errors import NotAcceptable
 from engine.web import multipart, search_request
-from engine.web.accept import Offer, negotiate
+from engine.web.accept import Offer, accepts_utf_8, negotiate
 from engine.web.route import DICOMWEB, Parameter, Route
 from engine.web.search import Counting, Search
 from engine.web.search_rows import Rows
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 logger = log.get("web.qido")
 
 HELD_BYTES: Final = 1 << 20
+WARNINGS_MAX: Final = 20
+"""Clients refuse answers with headers of some ten KiB."""
 
 JSON_TYPE: Final = "application/dicom+json"
 XML_TYPE: Final = "application/dicom+xml"
@@ -101,6 +104,8 @@ class _Xml:
 async def _answer(request: Request, level: Level) -> web.StreamResponse:
     engine, archive = request.engine, request.engine.archive
     choice = negotiate(OFFERS, request.headers.get("Accept"), request.query.getall("accept", []))[0]
+    if not accepts_utf_8(request.headers.get("Accept-Charset"), request.query.getall("charset", [])):
+        raise NotAcceptable("text is given in UTF-8 only")
     scope = {of: request.path_values[name] for of, name in _PLACES.items() if name in request.path_values}
     limits = request.config.limits
     asked = search_request.parse(
@@ -160,7 +165,7 @@ def _headers(content_type: str, asked: SearchRequest, base_url: str, remaining: 
             "X-Remaining-Count": remaining,
         }
     )
-    texts = list(asked.warnings)
+    texts = list(asked.warnings[:WARNINGS_MAX])
     if remaining != "0":
         count = f"more than {remaining[:-1]}" if remaining.endswith("+") else remaining
         texts.append(f"There are {count} additional results that can be requested")

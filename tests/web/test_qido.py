@@ -310,6 +310,16 @@ def test_other_media_types_are_not_acceptable(get: Callable[..., Answer]) -> Non
     assert get("/studies?accept=application/json", Accept="image/png").headers["Content-Type"] == "application/json"
 
 
+def test_text_is_given_in_utf_8_or_not_at_all(get: Callable[..., Answer]) -> None:
+    assert get("/studies", **{"Accept-Charset": "iso-8859-1"}).status == 406
+    assert get("/studies?charset=utf-8", **{"Accept-Charset": "iso-8859-1"}).status == 200
+
+
+def test_many_unknown_parameters_make_some_warnings(get: Callable[..., Answer]) -> None:
+    found = get("/studies?" + "&".join(f"unknown{i}=1" for i in range(400)))
+    assert found.status == 200 and len(found.headers.get_all("Warning") or []) == qido.WARNINGS_MAX
+
+
 def test_head_has_the_headers_of_get(get: Callable[..., Answer]) -> None:
     whole, head = get("/studies?limit=3"), get("/studies?limit=3", "HEAD")
     assert head.body == b"" and head.status == 200
