@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 SECTOR_BYTES = 512
 
-WRITING = ("create", "pwritev", "allocate", "truncate", "rename", "unlink")
+WRITING = ("write_zeros", "create", "pwritev", "allocate", "truncate", "rename", "unlink")
 SYNCING = ("fdatasync", "sync_directory", "write_back")
 READING = ("open", "pread", "preadv", "preadv_cached", "list_directory", "free_bytes")
 

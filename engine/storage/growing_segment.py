@@ -18,6 +18,7 @@ class GrowingSegment:
         "heads",
         "heads_bytes",
         "is_allocated",
+        "is_prewriting",
         "limit",
         "path",
         "payload_bytes",
@@ -40,6 +41,8 @@ class GrowingSegment:
         """Where records and footer must end."""
         self.prewritten = 0
         """Below this offset the blocks have been written once: syncing over them costs no journal commit."""
+        self.is_prewriting = False
+        """Whether zeros are being written somewhere behind `prewritten`: no record may lie there until that is over."""
         self.is_allocated = False
         """Whether the disk has set aside everything up to the limit."""
         self.written = FIRST_RECORD
@@ -59,5 +62,7 @@ class GrowingSegment:
 
     def has_room(self, record_bytes: int, head_bytes: int) -> bool:
         """Whether a record and the footer after it fit."""
-        end = self.written + record_bytes + self.heads_bytes + head_bytes
-        return end <= self.limit and self.heads_bytes <= HINT_BYTES_MAX
+        records_end = self.written + record_bytes
+        if self.is_prewriting and records_end > self.prewritten:
+            return False
+        return records_end + self.heads_bytes + head_bytes <= self.limit and self.heads_bytes <= HINT_BYTES_MAX

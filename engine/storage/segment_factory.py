@@ -1,6 +1,6 @@
 """SegmentFactory: makes segment files: the next free number, the lock, the header, the space, the name on the disk.
 
-    number ──► create ──► lock ──► header ──► allocate ──► prewrite (of a segment made ahead)
+    number ──► create ──► lock ──► header ──► allocate ──► prewrite (of a segment made ahead), at once or later
       ▲           │         │
       └───────────┴─────────┘   taken by another process, or removed by a recovery before it was locked: the next one
 
@@ -24,6 +24,8 @@ FREE_SHARE = 4
 """A new segment takes at most this part (a quarter) of what is free, so that on a small disk every writer gets one."""
 PREWRITE_STEP_BYTES = 16 << 20
 """How much is written between two looks at the clock."""
+PREWRITE_LATER_BYTES = 4 << 20
+"""How much is written at once while there is time: some milliseconds for which a record may have to go elsewhere."""
 
 _PAGE_MASK = ~4095
 
@@ -76,14 +78,26 @@ class SegmentFactory:
 
     def prewrite(self, segment: GrowingSegment, patience_s: float) -> None:
         """Writes zeros where records will lie, so that a burst of them finds blocks that need no allocation."""
-        end = min(self._prewrite_bytes, segment.limit) & _PAGE_MASK if segment.is_allocated else 0
         give_up_ns = self._clock_ns() + int(patience_s * 1e9)
-        offset = FIRST_RECORD
-        while offset < end and self._clock_ns() < give_up_ns:
-            step_bytes = min(PREWRITE_STEP_BYTES, end - offset)
-            self._files.write_zeros(segment.path, offset, step_bytes)
-            offset += step_bytes
-            segment.prewritten = offset
+        while not self.is_prewritten(segment) and self._clock_ns() < give_up_ns:
+            self._write_zeros(segment, PREWRITE_STEP_BYTES)
+
+    def prewrite_step(self, segment: GrowingSegment) -> None:
+        """Writes the next zeros. Nothing else may be written there meanwhile. Raises StorageFull or StorageFailed."""
+        self._write_zeros(segment, PREWRITE_LATER_BYTES)
+
+    def _write_zeros(self, segment: GrowingSegment, most_bytes: int) -> None:
+        offset = max(segment.prewritten, FIRST_RECORD)
+        step_bytes = min(most_bytes, self._prewrite_end(segment) - offset)
+        self._files.write_zeros(segment.path, offset, step_bytes)
+        segment.prewritten = offset + step_bytes
+
+    def is_prewritten(self, segment: GrowingSegment) -> bool:
+        """Whether all is prewritten that is to be."""
+        return max(segment.prewritten, FIRST_RECORD) >= self._prewrite_end(segment)
+
+    def _prewrite_end(self, segment: GrowingSegment) -> int:
+        return min(self._prewrite_bytes, segment.limit) & _PAGE_MASK if segment.is_allocated else 0
 
     def discard(self, segment: GrowingSegment) -> None:
         """Removes a segment that holds nothing."""

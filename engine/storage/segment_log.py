@@ -6,10 +6,12 @@ that shows it to be alive. `recovery` looks after what it leaves behind. A strea
     append   ──► active segment ──full──► rolled segment ──seal_rolled──► sealed, closed
                       ▲
     prepare  ──► spare segment (created, allocated, synced ahead, so that rolling is a change of two references)
+                      ▲
+    prewrite ─────────┘ zeros where its records will lie, a step at a time while nobody stores
 
-Threads. `append` and `begin_stream` on one thread at a time; `sync`, `seal_rolled` and `prepare` on any. Three locks,
-taken in this order: sealing, syncing, state. `append` takes none but `state`, and that only to roll; no file call is
-made under it. A descriptor is closed by its last user, never under a running fdatasync.
+Threads. `append` and `begin_stream` on one thread at a time; `sync`, `seal_rolled`, `prepare` and `prewrite` on any.
+Three locks, taken in this order: sealing, syncing, state. `append` takes none but `state`, and that only to roll; no
+file call is made under it. A descriptor is closed by its last user, never under a running fdatasync.
 
 Errors. StorageFull from `append`: nothing was added, later appends may succeed. StorageFailed is final for the log: the
 segment is suspect, is neither sealed nor written again; recovery judges it after a restart. No sync is repeated.
@@ -248,6 +250,38 @@ class SegmentLog:
             with self._state:
                 self._spare = segment
 
+    @property
+    def is_prewritten(self) -> bool:
+        """Whether `prewrite` has nothing to do."""
+        spare = self._spare
+        return spare is None or self._health.is_over or self._factory.is_prewritten(spare)
+
+    def prewrite(self) -> None:
+        """Prewrites a step more of the spare segment. Thread-safe; blocks. Raises StorageFull or StorageFailed.
+
+        A segment that is rolled into meanwhile takes records up to where the zeros begin; what does not fit there
+        goes to another one, so that nobody waits.
+        """
+        with self._sealing:
+            with self._state:
+                segment = self._spare
+                if segment is None or self._health.is_over or self._factory.is_prewritten(segment):
+                    return
+                segment.is_prewriting = True
+            try:
+                self._factory.prewrite_step(segment)
+            except StorageFailed as error:
+                self._health.fail(error)
+                raise
+            finally:
+                segment.is_prewriting = False
+
+    @property
+    def tail(self) -> tuple[int, int]:
+        """Where the next record will lie: shows whether something has been appended since. (-1, 0) before the first."""
+        segment = self._active
+        return (-1, 0) if segment is None else (segment.segment_id, segment.written)
+
     def close(self) -> list[tuple[int, int]]:
         """Syncs and seals everything; returns as `seal_rolled` does. After a failure it only lets the files go.
 
@@ -349,7 +383,11 @@ class SegmentLog:
     def _roll(self, record_bytes: int, head_bytes: int) -> GrowingSegment:
         """Makes another segment the active one: the spare if the record fits, else a new one."""
         with self._state:
-            fresh, self._spare = self._spare, None
+            fresh = self._spare
+            if fresh is not None and fresh.is_prewriting and not fresh.has_room(record_bytes, head_bytes):
+                fresh = None  # it stays the spare
+            else:
+                self._spare = None
         if fresh is not None and not fresh.has_room(record_bytes, head_bytes):
             self._factory.discard(fresh)
             fresh = None

@@ -47,7 +47,7 @@ def work(
     log = SegmentLog(DIRECTORY, disk, ARCHIVE_ID, writer="w", **options)  # type: ignore[arg-type]
     try:
         if prewrite:
-            log.prepare()
+            log.prepare(patience_s=0)
         for count in range(14):
             payload = rng.randbytes(rng.choice((0, 10, 600, 2500)))
             key = b"1.2.%d" % count
@@ -69,6 +69,8 @@ def work(
                 unsynced.clear()
             if rng.random() < 0.3:
                 log.seal_rolled()
+            if prewrite:
+                log.prewrite()
         if rng.random() < 0.5:
             log.close()
             promised.payloads.update(unsynced)

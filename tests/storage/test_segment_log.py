@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from engine.errors import CorruptRecord, StorageError, StorageFailed, StorageFull
-from engine.storage import hints
+from engine.storage import hints, segment_factory
 from engine.storage.reader import LogReader
 from engine.storage.record import Kind, Position, Record, crc32c
 from engine.storage.recovery import is_owned, recover_segment
@@ -736,3 +737,64 @@ def test_prewriting_ends_with_patience(bench: Bench) -> None:
     log.prepare(patience_s=0)
     assert bench.files.calls["write_zeros"] == 0
     assert bench.reader.read(bench.append(b"payload", log)) == b"payload"
+
+
+def test_what_is_prepared_is_prewritten_later_step_by_step(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment_factory, "PREWRITE_LATER_BYTES", 1 << 18)
+    log = bench.open(prewrite_bytes=1 << 20, segment_bytes=1 << 21)
+    assert log.is_prewritten, "nothing is prepared"
+    log.prepare(patience_s=0)
+    steps = 0
+    while not log.is_prewritten:
+        log.prewrite()
+        steps += 1
+    assert steps == bench.files.calls["write_zeros"] == 4
+    log.prewrite()
+    assert bench.files.calls["write_zeros"] == 4
+    position = bench.append(b"payload", log)
+    assert log.is_prewritten, "the active segment is left alone"
+    assert bench.reader.read(position) == b"payload"
+
+
+@pytest.mark.parametrize("prewritten", [0, 1 << 18])
+def test_no_record_lies_where_zeros_are_being_written(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, prewritten: int
+) -> None:
+    monkeypatch.setattr(segment_factory, "PREWRITE_LATER_BYTES", 1 << 18)
+    log = bench.open(prewrite_bytes=1 << 20, segment_bytes=1 << 21)
+    log.prepare(patience_s=0)
+    if prewritten:
+        log.prewrite()
+    stored: dict[Position, bytes] = {}
+
+    def store_beside(method: str) -> None:
+        if method == "write_zeros":  # which come after the records
+            for size in (100, 100_000, 100_000, 100_000, 300):
+                payload = os.urandom(size)
+                stored[bench.append(payload, log)] = payload
+
+    bench.files.before = store_beside
+    log.prewrite()
+    bench.files.before = None
+    log.sync()
+    by_segment = Counter(position.segment_id for position in stored)
+    assert by_segment == ({1: 5} if not prewritten else {0: 3, 1: 2}), "segment 0 is the prepared one"
+    for size in (100, 100_000):
+        payload = os.urandom(size)
+        stored[bench.append(payload, log)] = payload
+    log.seal_rolled()
+    assert {position: bench.reader.read(position) for position in stored} == stored
+    log.close()
+    assert {position: bench.reader.read(position) for position in stored} == stored
+    found = {record.position for segment_id in bench.segments() for record in bench.records(segment_id)}
+    assert found == set(stored)
+
+
+def test_zeros_that_cannot_be_written_end_the_log(bench: Bench) -> None:
+    log = bench.open(prewrite_bytes=1 << 20, segment_bytes=1 << 21)
+    log.prepare(patience_s=0)
+    bench.files.fail("write_zeros", errno.EIO)
+    with pytest.raises(StorageFailed):
+        log.prewrite()
+    with pytest.raises(StorageFailed):
+        bench.append(b"payload", log)

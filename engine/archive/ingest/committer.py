@@ -19,6 +19,11 @@ from engine.index.format.entry import Entry, Quarantined
 from engine.index.format.types import Outcome
 from engine.storage.commit import GroupCommit
 
+PREWRITE_PAUSE_S = 0.02
+"""For so long nothing must have been stored before a step more is prewritten: a burst has the disk for itself."""
+PREWRITE_LOOK_S = 1.0
+"""How often it is looked whether there is something to prewrite."""
+
 Result = TypeVar("Result")
 
 logger = log.get("archive.ingest")
@@ -44,6 +49,8 @@ class Committer:
         self.group.start()
         self._closed = False
         self._sealing = False
+        self._tail = writer.log.tail
+        loop.call_later(PREWRITE_LOOK_S, self._prewrite)
 
     def check_in_time(self) -> None:
         """Raises StorageError while nothing that is submitted would be answered in time."""
@@ -129,6 +136,30 @@ class Committer:
                 self.group.fail(StorageError(f"sealing a segment failed: {error!r}"))
 
         self._loop.run_in_executor(self._executor, self._writer.seal_rolled).add_done_callback(finished)
+
+    def _prewrite(self) -> None:
+        """Prewrites what is prepared, in a thread and step by step, while nothing is stored."""
+        segment_log, tail = self._writer.log, self._tail
+        self._tail = segment_log.tail
+        if self._closed:
+            return
+        if segment_log.is_prewritten:
+            self._loop.call_later(PREWRITE_LOOK_S, self._prewrite)
+        elif self.group.depth or self._tail != tail:
+            self._loop.call_later(PREWRITE_PAUSE_S, self._prewrite)
+        else:
+            self._loop.run_in_executor(self._executor, segment_log.prewrite).add_done_callback(self._prewritten)
+
+    def _prewritten(self, future: asyncio.Future[None]) -> None:
+        if future.cancelled():
+            return
+        error = future.exception()
+        if isinstance(error, StorageFailed):
+            self.group.fail(error)
+        elif error is not None:
+            logger.warning("nothing is prewritten any more", reason=str(error))
+        else:
+            self._prewrite()
 
     def close(self) -> None:
         """Commits what has been submitted, and seals the log. Blocks."""

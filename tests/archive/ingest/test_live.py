@@ -11,7 +11,8 @@ from typing import TypeVar
 
 import pytest
 
-from engine.archive.archive import Archive
+from engine.archive.archive import Archive, StorageOptions
+from engine.archive.ingest import committer
 from engine.archive.ingest.live import Ingestor
 from engine.archive.ingest.request import POLICIES, Answer, Payload, StoreRequest
 from engine.archive.ingest.unparseable import QuarantineLimits, Unparseable
@@ -185,3 +186,23 @@ def test_after_the_end_an_error_is_the_answer(archive: Archive) -> None:
         return await ingestor.ingest(Lent(kept.data_set(0)).payload, ANY)
 
     assert isinstance(served(archive, script).outcome, StorageError)
+
+
+def test_what_is_prepared_is_prewritten_while_nothing_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(committer, "PREWRITE_LOOK_S", 0.01)
+    monkeypatch.setattr(committer, "PREWRITE_PAUSE_S", 0.01)
+    options = StorageOptions(segment_bytes=32 << 20, prewrite_bytes=16 << 20)
+
+    async def script(ingestor: Ingestor) -> Answer:
+        segment_log.prepare(patience_s=0)
+        assert not segment_log.is_prewritten
+        async with asyncio.timeout(30):
+            while not segment_log.is_prewritten:
+                await asyncio.sleep(0.01)
+        return await ingestor.ingest(Lent(kept.data_set(0)).payload, ANY)
+
+    with Archive.open(tmp_path / "d", role="keeper", create=True) as archive:
+        segment_log = archive.writer("test", options).log
+        assert served(archive, script).outcome is Outcome.STORED
