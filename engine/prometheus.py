@@ -8,7 +8,7 @@ Without a server `filmroom_up` is 0 and only the archive is told of.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -55,17 +55,78 @@ def _server(answer: Mapping[str, Any]) -> Iterator[Metric]:
             family.add_metric([aet], counts[what])
         yield family
     workers = answer.get("workers", [])
+    yield from _operations(workers)
+    yield from _pools(workers)
+    yield from _loads(workers)
     for name, text in (("store_latency_s", "C-STORE, from data set to answer"), ("sync_latency_s", "fdatasync")):
         yield _histogram(name, text, [worker[name] for worker in workers if name in worker])
+
+
+def _operations(workers: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    """Requests and DIMSE operations: how many, how long, how many bytes."""
+    labels = ["front", "operation"]
+    text = "Operations by front and name, in seconds from request to answer."
+    latency = HistogramMetricFamily("filmroom_operation_seconds", text, labels=labels)
+    counters = {
+        "failures": CounterMetricFamily("filmroom_operation_failures", "Operations that failed.", labels=labels),
+        "received_bytes": CounterMetricFamily("filmroom_operation_received_bytes", "Bytes of requests.", labels=labels),
+        "sent_bytes": CounterMetricFamily("filmroom_operation_sent_bytes", "Bytes of answers.", labels=labels),
+    }
+    by_key: dict[str, list[Mapping[str, Any]]] = {}
+    for worker in workers:
+        for key, snapshot in worker.get("operations", {}).items():
+            by_key.setdefault(key, []).append(snapshot)
+    for key, snapshots in sorted(by_key.items()):
+        front, _, operation = key.partition(" ")
+        buckets, total = _added([snapshot["latency_s"] for snapshot in snapshots])
+        latency.add_metric([front, operation], buckets, total)
+        for name, family in counters.items():
+            family.add_metric([front, operation], sum(snapshot[name] for snapshot in snapshots))
+    yield latency
+    yield from counters.values()
+
+
+def _pools(workers: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    """Threads for blocking work, by pool."""
+    busy = GaugeMetricFamily("filmroom_pool_busy_threads", "Threads that work, by pool.", labels=["pool"])
+    waiting = GaugeMetricFamily("filmroom_pool_waiting", "What waits for a thread, by pool.", labels=["pool"])
+    names = sorted({name for worker in workers for name in worker.get("pools", {})})
+    for name in names:
+        snapshots = [worker["pools"][name] for worker in workers if name in worker.get("pools", {})]
+        busy.add_metric([name], sum(snapshot["busy"] for snapshot in snapshots))
+        waiting.add_metric([name], sum(snapshot["waiting"] for snapshot in snapshots))
+    yield busy
+    yield waiting
+
+
+_LOADS = (
+    ("filmroom_http_connections", "Open HTTP connections.", ("http", "connections")),
+    ("filmroom_http_requests", "HTTP requests that are served at the moment.", ("http", "requests")),
+    ("filmroom_retrieval_held_bytes", "What retrievals hold.", ("retrieval_budget", "held_bytes")),
+    ("filmroom_retrieval_waiting", "Retrievals that wait for memory.", ("retrieval_budget", "waiting")),
+    ("filmroom_resident_bytes", "Memory of the workers.", ("admission", "resident_bytes")),
+)
+
+
+def _loads(workers: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    for name, text, (table, field) in _LOADS:
+        values = [worker[table][field] for worker in workers if field in worker.get(table, {})]
+        if values:
+            yield GaugeMetricFamily(name, text, value=sum(values))
+
+
+def _added(parts: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[str, float]], float]:
+    """Histograms of several workers as the library wants them: (bound, how many took no longer), and their sum."""
+    sums = [sum(counts) for counts in zip(*(part["buckets"] for part in parts), strict=True)]
+    ends = [*(str(float(bound)) for bound in parts[0]["bounds"]), "+Inf"]
+    reached = [float(sum(sums[: place + 1])) for place in range(len(sums))]
+    return list(zip(ends, reached, strict=True)), sum(part["sum"] for part in parts)
 
 
 def _histogram(name: str, text: str, parts: list[Mapping[str, Any]]) -> Metric:
     family = HistogramMetricFamily(f"filmroom_{name.removesuffix('_s')}_seconds", f"{text}, in seconds.")
     if parts:
-        sums = [sum(counts) for counts in zip(*(part["buckets"] for part in parts), strict=True)]
-        ends = [*(str(float(bound)) for bound in parts[0]["bounds"]), "+Inf"]
-        reached = [sum(sums[: place + 1]) for place in range(len(sums))]
-        family.add_metric([], list(zip(ends, reached, strict=True)), sum(part["sum"] for part in parts))
+        family.add_metric([], *_added(parts))
     return family
 
 

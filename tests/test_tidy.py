@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "web": LEAVES | {"access", "runtime", "archive", "dicom", "prometheus"},
     "control": LEAVES,
     "server": LEAVES | {"access", "control", "runtime", "archive"},
-    "doctor": LEAVES | {"control", "archive", "net"},
+    "doctor": LEAVES | {"control", "archive", "net", "web"},
     "app": LEAVES | {"server", "control", "runtime", "services", "web", "net"},
     "cli": LEAVES
     | {"totals", "prometheus", "access", "app", "doctor", "control", "archive", "index", "dicom", "net", "services"},

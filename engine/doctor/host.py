@@ -1,4 +1,4 @@
-"""The machine: memory, descriptors, processors, clock, the port.
+"""The machine: memory, descriptors, processors, clock, the ports.
 
 Reads what the kernel says; changes nothing and needs no privileges.
 """
@@ -10,11 +10,13 @@ import os
 import resource
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 from engine import control
 from engine.config import Config
 from engine.doctor.finding import Finding, fault, good, warning
-from engine.errors import EngineError
+from engine.errors import ConfigError, EngineError
+from engine.web.tls import server_context
 
 WORKER_BYTES = 100 << 20
 """What a worker takes beside the data sets that are on their way in (measured with 64 associations)."""
@@ -29,7 +31,7 @@ def examine(config: Config) -> Iterator[Finding]:
     yield _descriptors(config)
     yield _workers(config)
     yield _clock()
-    yield _port(config)
+    yield from _ports(config)
 
 
 def _memory(config: Config) -> Finding:
@@ -81,26 +83,43 @@ def _clock() -> Finding:
     return good("clock", "synchronized")
 
 
-def _port(config: Config) -> Finding:
-    where = f"{config.host}:{config.dicom_port}"
+def _ports(config: Config) -> list[Finding]:
+    """Whether the ports can be had, and the certificate be used."""
     try:
         answer = control.request(config.data, {"command": "ping"}, timeout_s=5.0)
     except EngineError:
-        pass
+        found = [_port("port", config.host, config.dicom_port, "dicom_port")]
+        if config.http.enabled:
+            found.append(_port("HTTP port", config.http.host, config.http.port, "http.port"))
     else:
-        return good("port", f"the server of this archive runs (process {answer.get('pid')})")
-    if config.dicom_port == 0:
-        return good("port", "any free one")
+        found = [good("port", f"the server of this archive runs (process {answer.get('pid')})")]
+    if config.http.enabled and config.http.certificate is not None:
+        found.append(_certificate(config.http.certificate, config.http.key))
+    return found
+
+
+def _certificate(certificate: Path, key: Path | None) -> Finding:
     try:
-        address = socket.getaddrinfo(config.host, config.dicom_port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        server_context(certificate, key)
+    except ConfigError as error:
+        return fault("HTTP certificate", str(error), "HTTPS cannot be served with it")
+    return good("HTTP certificate", f"{certificate} can be used")
+
+
+def _port(name: str, host: str, number: int, setting: str) -> Finding:
+    where = f"{host}:{number}"
+    if number == 0:
+        return good(name, "any free one")
+    try:
+        address = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        return fault("port", f"{where}: {error.strerror}", "host must be an address of this machine")
-    family, kind, protocol, _, name = address[0]
+        return fault(name, f"{where}: {error.strerror}", f"the host of {setting} must be an address of this machine")
+    family, kind, protocol, _, found = address[0]
     with socket.socket(family, kind, protocol) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            sock.bind(name)
+            sock.bind(found)
         except OSError as error:
-            advice = "another program has it: stop that one or choose another dicom_port"
-            return fault("port", f"{where} cannot be bound: {error.strerror}", advice)
-    return good("port", f"{where} is free")
+            advice = f"another program has it: stop that one or choose another {setting}"
+            return fault(name, f"{where} cannot be bound: {error.strerror}", advice)
+    return good(name, f"{where} is free")

@@ -8,6 +8,8 @@ Operations    a command and its identifier, up to a length: C-FIND, C-MOVE, C-GE
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from functools import cache
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -83,9 +85,25 @@ class Operations:
         session = self._session
         session.start(
             message.message_id,
-            lambda: self._serve(session, presentation_context_id, message, identifier),
+            lambda: self._timed(self._serve(session, presentation_context_id, message, identifier), type(message)),
             lambda comment: self._refuse(session, presentation_context_id, message, comment),
         )
+
+    async def _timed(self, work: Coroutine[Any, Any, None], request: type) -> None:
+        began, is_failure = perf_counter(), True
+        try:
+            await work
+            is_failure = False
+        finally:
+            counters = self._session.services.engine.metrics.operation("dicom", operation_name(request))
+            counters.observe(perf_counter() - began, is_failure)
+
+
+@cache
+def operation_name(request: type) -> str:
+    """As PS3.7 calls it: C-FIND for CFindRQ."""
+    name = request.__name__.removesuffix("RQ")
+    return f"{name[0]}-{name[1:].upper()}"
 
 
 class Replies:

@@ -52,6 +52,9 @@ logger = log.get("web.front")
 LOOKS_PER_TIMEOUT = 10
 LOOK_S_MIN, LOOK_S_MAX = 0.05, 1.0
 
+TLS_SHUTDOWN_S = 2.0
+"""How long a client may take to agree to the end of a TLS connection: many never do."""
+
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._:/+=-]{1,128}$")
 _UNROUTED = "(no route)"
 SERVER = f"filmroom/{__version__}"
@@ -146,11 +149,12 @@ class WebFront:
             made.append(connection)
             return connection
 
-        handshake_s = self._settings.header_timeout_s if self._tls is not None else None
+        tls: dict[str, Any] = {}
+        if self._tls is not None:
+            handshake_s = self._settings.header_timeout_s
+            tls = {"ssl": self._tls, "ssl_handshake_timeout": handshake_s, "ssl_shutdown_timeout": TLS_SHUTDOWN_S}
         try:
-            await self.engine.loop.connect_accepted_socket(
-                protocol, sock, ssl=self._tls, ssl_handshake_timeout=handshake_s
-            )
+            await self.engine.loop.connect_accepted_socket(protocol, sock, **tls)
         except Exception as error:
             is_usual = isinstance(error, OSError | TimeoutError)  # ssl.SSLError is an OSError
             self.engine.metrics.counters["http_connections_lost_early"] += 1

@@ -50,3 +50,18 @@ def test_without_a_server_it_is_down_and_the_archive_is_told_of() -> None:
     found = samples(prometheus.text_of(HELD, None))
     assert found["filmroom_up", ""] == 0 and found["filmroom_archive_live_bytes", ""] == 1000
     assert not any(name.startswith("filmroom_peer") for name, _ in found)
+
+
+def test_operations_of_both_fronts_are_added_up_by_name() -> None:
+    def snapshot(count: int) -> dict[str, object]:
+        metrics = Metrics()
+        for number in range(count):
+            metrics.operation("dicom", "C-FIND").observe(0.003, is_failure=number == 0)
+            metrics.operation("http", "GET /a/{b}").observe(0.3, is_failure=False, received_bytes=2, sent_bytes=10)
+        return metrics.snapshot()
+
+    found = samples(prometheus.text_of(HELD, {"workers": [snapshot(2), snapshot(3), {}]}))
+    assert found["filmroom_operation_seconds_count", "dicom,C-FIND"] == 5
+    assert found["filmroom_operation_seconds_bucket", "0.005,dicom,C-FIND"] == 5
+    assert found["filmroom_operation_failures_total", "dicom,C-FIND"] == 2
+    assert found["filmroom_operation_sent_bytes_total", "http,GET /a/{b}"] == 50

@@ -9,7 +9,7 @@ import msgspec
 
 from engine.cli import options, output
 from engine.cli.options import Settings, json_option, with_settings
-from engine.config import Config, reference
+from engine.config import Config, Http, reference
 from engine.config.composition import LISTS
 
 MADE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
@@ -100,6 +100,20 @@ def _warnings(config: Config) -> list[str]:
         never = [uid for uid in peer.transfer_syntaxes or () if uid not in MADE]
         if never:
             found.append(f"[[peer]] {peer.aet!r}: nothing is converted into {', '.join(never)}, only sent as stored")
+    return found + _http_warnings(config.http)
+
+
+def _http_warnings(http: Http) -> list[str]:
+    if not http.enabled:
+        return []
+    found = []
+    is_local = http.host in ("127.0.0.1", "::1", "localhost")
+    if not is_local and set(http.allow) == set(Http().allow):
+        found.append(f"[http] listens on {http.host}, and only this machine may use it (http.allow)")
+    if "*" in http.cors_origins:
+        found.append("[http] cors_origins: every web page that an allowed client opens can read the archive")
+    if http.key is not None and http.certificate is None:
+        found.append("[http] has a key and no certificate: it is served without TLS")
     return found
 
 
