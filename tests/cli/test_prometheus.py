@@ -62,6 +62,6 @@ def test_operations_of_both_fronts_are_added_up_by_name() -> None:
 
     found = samples(prometheus.text_of(HELD, {"workers": [snapshot(2), snapshot(3), {}]}))
     assert found["filmroom_operation_seconds_count", "dicom,C-FIND"] == 5
-    assert found["filmroom_operation_seconds_bucket", "0.005,dicom,C-FIND"] == 5
+    assert found["filmroom_operation_seconds_bucket", "dicom,0.005,C-FIND"] == 5
     assert found["filmroom_operation_failures_total", "dicom,C-FIND"] == 2
     assert found["filmroom_operation_sent_bytes_total", "http,GET /a/{b}"] == 50
