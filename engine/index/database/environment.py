@@ -16,9 +16,7 @@ checkpointer), turn (`turn`).
 
 from __future__ import annotations
 
-import errno
 import os
-import struct
 import threading
 import weakref
 from collections.abc import Callable
@@ -28,21 +26,13 @@ from typing import Any, Protocol, TypeVar
 import lmdb
 
 from engine.dicom.schema import STANDARD, Schema
-from engine.errors import (
-    DataSetError,
-    EngineError,
-    IndexDamaged,
-    IndexError_,
-    IndexOutdated,
-    ProcessIdTaken,
-    StorageFailed,
-    StorageFull,
-)
+from engine.errors import DataSetError, IndexDamaged, IndexError_
 from engine.index.database import data_file
+from engine.index.database.failures import ROT, unopened, unreadable, unwritten
 from engine.index.database.locks import wait_shared
-from engine.index.database.transactions import ReadTxn, Table, WriteTxn
+from engine.index.database.tables import TABLES, Tables, open_tables
+from engine.index.database.transactions import ReadTxn, WriteTxn
 from engine.index.database.turn import Turn
-from engine.index.format import keys
 from engine.index.format.types import Holder
 from engine.stops import stops
 from engine.storage.files import Files
@@ -55,55 +45,6 @@ READERS_MAX = 512
 """Read transactions at once, of all processes."""
 OPEN_PATIENCE_S = 10.0
 """How long opening waits for a process that writes: a transaction takes milliseconds."""
-FULL_BYTES = 1 << 20
-"""A write error while less than this is free is taken for a full disk: LMDB reports both as EIO."""
-
-TABLES = (
-    "instances",
-    "sop_uids",
-    "history",
-    "versions",
-    "drops",
-    "tombstones",
-    "holds",
-    "quarantine",
-    "damage",
-    "counts",
-    "series",
-    "series_uids",
-    "series_statements",
-    "studies",
-    "study_uids",
-    "study_statements",
-    "patients",
-    "patient_keys",
-    "patient_studies",
-    "search",
-    "texts",
-    "corrections",
-    "amended",
-    "names",
-    "segments",
-    "meta",
-)
-
-_SEVERAL = frozenset(("search",))
-"""Tables with several values a key, all ids of four bytes: `dupsort` and `dupfixed`."""
-
-ROT = (
-    lmdb.Error, struct.error, TypeError, LookupError, ValueError, AttributeError, OverflowError, AssertionError
-)  # fmt: skip
-"""What the decoding of a row raises that is not as it was written: LMDB has no checksums, and rows have none either."""
-
-
-DAMAGE = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.VersionMismatchError)
-"""What LMDB says of files that are not its own, or not as it wrote them."""
-
-
-def unreadable(error: BaseException) -> IndexDamaged:
-    """The error for who asked, of a row or a page that cannot be what was written."""
-    what = f"{error}" if isinstance(error, lmdb.Error) else f"a row cannot be decoded ({type(error).__name__}: {error})"
-    return IndexDamaged(f"the index cannot be read: {what}; `filmroom rebuild-index` makes it anew from the log")
 
 
 class Reading:
@@ -147,36 +88,8 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-class Environment:
+class Environment(Tables):
     """One process's handle; thread-safe."""
-
-    # The handles of the tables.
-    instances: Table
-    sop_uids: Table
-    history: Table
-    versions: Table
-    drops: Table
-    tombstones: Table
-    holds: Table
-    quarantine: Table
-    damage: Table
-    counts: Table
-    series: Table
-    series_uids: Table
-    series_statements: Table
-    studies: Table
-    study_uids: Table
-    study_statements: Table
-    patients: Table
-    patient_keys: Table
-    patient_studies: Table
-    search: Table
-    texts: Table
-    corrections: Table
-    amended: Table
-    names: Table
-    segments: Table
-    meta: Table
 
     def __init__(
         self,
@@ -235,7 +148,7 @@ class Environment:
             )
         except (lmdb.Error, OSError) as error:
             self._release_users()
-            raise self._unopened(error) from error
+            raise unopened(directory, error) from error
         try:
             self._open_in_turn()
         except BaseException:
@@ -274,57 +187,9 @@ class Environment:
 
     def _open_tables(self) -> None:
         try:
-            missing = False
-            # Each in a transaction of its own, which commits: a handle that a read transaction opened ends with it.
-            for name in TABLES:
-                try:
-                    several = name in _SEVERAL
-                    handle = self._environment.open_db(name.encode(), create=False, dupsort=several, dupfixed=several)
-                    setattr(self, name, handle)
-                except lmdb.NotFoundError:
-                    missing = True
-            if hasattr(self, "meta"):
-                with self._environment.begin() as txn:
-                    self._check_format(txn)
-            if not missing:
-                return
-            if self.read_only:
-                raise IndexError_(f"there is no index in {self.directory}")
-            self._create_tables()
+            open_tables(self._environment, self, self.directory, read_only=self.read_only)
         except lmdb.Error as error:
-            raise self._unopened(error) from error
-
-    def _unopened(self, error: Exception) -> IndexError_:
-        if getattr(error, "code", 0) == errno.EAGAIN:
-            # LMDB tells processes apart by their ids, each of which has the byte of lock.mdb with its number locked.
-            return ProcessIdTaken(
-                f"the index in {self.directory} is open in another PID namespace (a container?) by a process that has"
-                f" the id of this one, {os.getpid()}: run this where the server runs (docker exec), or share its PID"
-                " namespace (docker run --pid=container:NAME, or --pid=host on both)"
-            )
-        what = f"the index in {self.directory} cannot be opened: {error}"
-        if isinstance(error, DAMAGE):
-            return IndexDamaged(f"{what}; `filmroom rebuild-index` makes it anew from the log")
-        return IndexError_(what)
-
-    def _create_tables(self) -> None:
-        with self._environment.begin(write=True) as txn:
-            for name in TABLES:
-                several = name in _SEVERAL
-                handle = self._environment.open_db(name.encode(), txn=txn, dupsort=several, dupfixed=several)
-                setattr(self, name, handle)
-            if txn.get(keys.META_FORMAT, db=self.meta) is None:
-                txn.put(keys.META_FORMAT, keys.U32.pack(keys.FORMAT), db=self.meta)
-        with self._environment.begin() as txn:
-            self._check_format(txn)
-
-    def _check_format(self, txn: ReadTxn) -> None:
-        found = txn.get(keys.META_FORMAT, db=self.meta)
-        if found != keys.U32.pack(keys.FORMAT):
-            number = keys.U32.unpack(found)[0] if found and len(found) == 4 else "none"
-            raise IndexOutdated(
-                f"the index in {self.directory} has format {number}, this engine has {keys.FORMAT}: rebuild it"
-            )
+            raise unopened(self.directory, error) from error
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -436,7 +301,7 @@ class Environment:
             except lmdb.MapResizedError:
                 self._resize(0)
             except lmdb.Error as error:
-                raise self._translated(error) from error
+                raise unwritten(self.directory, self.files, error) from error
             except ROT as error:
                 raise unreadable(error) from error
 
@@ -465,19 +330,6 @@ class Environment:
                 txn.abort()
 
         return self._in_turn(turn, hold)
-
-    def _translated(self, error: Exception) -> EngineError:
-        """A failed write: out of room, a broken disk, or a broken index."""
-        # What LMDB has no code for is an error of the operating system, and comes as the bare class.
-        if type(error) is not lmdb.Error and not isinstance(error, lmdb.DiskError | lmdb.PanicError):
-            return IndexError_(f"the index cannot be written: {error}")
-        try:
-            free_bytes = self.files.free_bytes(self.directory)
-        except OSError:
-            free_bytes = FULL_BYTES
-        if free_bytes < FULL_BYTES:
-            return StorageFull(f"the index cannot be written, {free_bytes} bytes are free: {error}")
-        return StorageFailed(f"the index cannot be written: {error}")
 
     def _resize(self, map_bytes: int) -> None:
         """Grows the map, or with 0 takes over the size that another process gave it."""

@@ -10,7 +10,7 @@ import pytest
 from engine.dicom import tags
 from engine.index.apply.overlay import Overlay
 from engine.index.catalog import Catalog
-from engine.index.database.environment import TABLES
+from engine.index.database.tables import TABLES
 from engine.index.format.statements import Facts, facts_of, repeats
 from tests.index.made import Tail, apply, blob, entry, random_history
 

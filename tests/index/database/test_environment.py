@@ -13,6 +13,7 @@ import pytest
 
 from engine.errors import IndexError_, StorageFailed, StorageFull
 from engine.index.catalog import Catalog
+from engine.index.database.failures import unwritten
 from engine.index.format.entry import Entry
 from engine.index.upkeep import checkpoint_file, restoration
 from engine.index.upkeep.checkpoint import Checkpointer
@@ -220,14 +221,10 @@ class _FullDisk(Files):
 
 
 def test_an_error_while_the_disk_is_full_is_a_full_disk(tmp_path: Path) -> None:
-    index = Catalog.open(str(tmp_path / "full"), map_bytes=1 << 24, files=_FullDisk())
     error = lmdb.Error("mdb_txn_commit: Input/output error")
-    assert isinstance(index._environment._translated(error), StorageFull)
-    assert isinstance(index._environment._translated(lmdb.CorruptedError("page")), IndexError_)
-    index.close()
-    index = Catalog.open(str(tmp_path / "other"), map_bytes=1 << 24)
-    assert isinstance(index._environment._translated(error), StorageFailed)
-    index.close()
+    assert isinstance(unwritten(str(tmp_path), _FullDisk(), error), StorageFull)
+    assert isinstance(unwritten(str(tmp_path), _FullDisk(), lmdb.CorruptedError("page")), IndexError_)
+    assert isinstance(unwritten(str(tmp_path), Files(), error), StorageFailed)
 
 
 def test_the_readers_of_a_dead_process_are_freed(tmp_path: Path) -> None:

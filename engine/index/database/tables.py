@@ -1,0 +1,91 @@
+"""The tables of the index by name, opened or created, and the check of their format. What is in them: `format.keys`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lmdb
+
+from engine.errors import IndexError_, IndexOutdated
+from engine.index.database.transactions import ReadTxn, Table
+from engine.index.format import keys
+
+
+class Tables:
+    """The handles of the tables, good in every transaction of this process."""
+
+    instances: Table
+    sop_uids: Table
+    history: Table
+    versions: Table
+    drops: Table
+    tombstones: Table
+    holds: Table
+    quarantine: Table
+    damage: Table
+    counts: Table
+    series: Table
+    series_uids: Table
+    series_statements: Table
+    studies: Table
+    study_uids: Table
+    study_statements: Table
+    patients: Table
+    patient_keys: Table
+    patient_studies: Table
+    search: Table
+    texts: Table
+    corrections: Table
+    amended: Table
+    names: Table
+    segments: Table
+    meta: Table
+
+
+TABLES = tuple(Tables.__annotations__)
+
+_SEVERAL = frozenset(("search",))
+"""Tables with several values a key, all ids of four bytes: `dupsort` and `dupfixed`."""
+
+
+def open_tables(environment: Any, tables: Tables, directory: str, *, read_only: bool) -> None:
+    """Opens the tables of an LMDB environment, and creates what is missing. Takes LMDB's write lock.
+
+    Raises IndexOutdated for another format, IndexError_ when nothing is there nor may be written, or lmdb.Error.
+    """
+    is_missing = False
+    # Each in a transaction of its own, which commits: a handle that a read transaction opened ends with it.
+    for name in TABLES:
+        several = name in _SEVERAL
+        try:
+            handle = environment.open_db(name.encode(), create=False, dupsort=several, dupfixed=several)
+            setattr(tables, name, handle)
+        except lmdb.NotFoundError:
+            is_missing = True
+    if hasattr(tables, "meta"):
+        with environment.begin() as txn:
+            _check_format(txn, tables, directory)
+    if not is_missing:
+        return
+    if read_only:
+        raise IndexError_(f"there is no index in {directory}")
+    _create_tables(environment, tables)
+    with environment.begin() as txn:
+        _check_format(txn, tables, directory)
+
+
+def _create_tables(environment: Any, tables: Tables) -> None:
+    with environment.begin(write=True) as txn:
+        for name in TABLES:
+            several = name in _SEVERAL
+            handle = environment.open_db(name.encode(), txn=txn, dupsort=several, dupfixed=several)
+            setattr(tables, name, handle)
+        if txn.get(keys.META_FORMAT, db=tables.meta) is None:
+            txn.put(keys.META_FORMAT, keys.U32.pack(keys.FORMAT), db=tables.meta)
+
+
+def _check_format(txn: ReadTxn, tables: Tables, directory: str) -> None:
+    written = txn.get(keys.META_FORMAT, db=tables.meta)
+    if written != keys.U32.pack(keys.FORMAT):
+        number = keys.U32.unpack(written)[0] if written and len(written) == 4 else "none"
+        raise IndexOutdated(f"the index in {directory} has format {number}, this engine has {keys.FORMAT}: rebuild it")
