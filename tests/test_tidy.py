@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "storage": LEAVES,
     "ul": LEAVES | {"dicom"},
     "index": LEAVES | {"storage", "dicom"},
-    "archive": LEAVES | {"index", "storage", "dicom"},
+    "archive": LEAVES | {"access", "index", "storage", "dicom"},
     "dimse": LEAVES | {"ul", "dicom"},
     "net": LEAVES | {"dimse", "ul"},
     "runtime": LEAVES | {"access", "archive"},

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine import log
+from engine.access.principal import Principal
 from engine.archive import extras, locks, rebuilding
 from engine.archive import layout as layouts
 from engine.archive.commitment.transactions import Transactions
@@ -398,29 +399,34 @@ class Archive:
 
     # -- deleting -------------------------------------------------------------------------------
 
-    def delete(self, query: Query, *, by: str, reason: str, dry_run: bool = False) -> Deletion:
+    def delete(self, query: Query, *, actor: Principal, reason: str, dry_run: bool = False) -> Deletion:
         """Deletes what a retrieval with this query would name; gone for every process when it returns.
 
         Raises QueryError, DeletionRefused (something is on legal hold: nothing is deleted), StorageFull, StorageFailed.
         """
         return deletion.delete(
-            self.parts, lambda: self.parts.index.names(query), level=query.level, by=by, reason=reason, dry_run=dry_run
+            self.parts,
+            lambda: self.parts.index.names(query),
+            level=query.level,
+            actor=actor,
+            reason=reason,
+            dry_run=dry_run,
         )
 
     def delete_instances(
-        self, instances: Sequence[Instance], *, level: Level, by: str, reason: str, dry_run: bool = False
+        self, instances: Sequence[Instance], *, level: Level, actor: Principal, reason: str, dry_run: bool = False
     ) -> Deletion:
         """The same for instances that have been chosen already, as whole studies, whole series, or one by one."""
         doomed = [Named.of(instance) for instance in instances]
-        return deletion.delete(self.parts, lambda: doomed, level=level, by=by, reason=reason, dry_run=dry_run)
+        return deletion.delete(self.parts, lambda: doomed, level=level, actor=actor, reason=reason, dry_run=dry_run)
 
-    def set_holds(self, study_instance_uids: Sequence[str], *, by: str, reason: str) -> list[str]:
+    def set_holds(self, study_instance_uids: Sequence[str], *, actor: Principal, reason: str) -> list[str]:
         """Puts studies on legal hold, there or not; those that were not yet. See `holds`."""
-        return holds.change(self.parts, study_instance_uids, is_set=True, by=by, reason=reason)
+        return holds.change(self.parts, study_instance_uids, is_set=True, actor=actor, reason=reason)
 
-    def release_holds(self, study_instance_uids: Sequence[str], *, by: str, reason: str) -> list[str]:
+    def release_holds(self, study_instance_uids: Sequence[str], *, actor: Principal, reason: str) -> list[str]:
         """Ends legal holds; those that were."""
-        return holds.change(self.parts, study_instance_uids, is_set=False, by=by, reason=reason)
+        return holds.change(self.parts, study_instance_uids, is_set=False, actor=actor, reason=reason)
 
     def holds(self) -> list[Hold]:
         """The legal holds that stand, by study."""
@@ -452,9 +458,9 @@ class Archive:
         """What is lost for good, and nobody has acknowledged. Raises StorageError."""
         return losses.outstanding(self.parts.layout, self.parts.files, self.parts.index)
 
-    def acknowledge_losses(self, segment_ids: Collection[int] | None, *, by: str) -> list[Loss]:
+    def acknowledge_losses(self, segment_ids: Collection[int] | None, *, actor: Principal) -> list[Loss]:
         """Says of losses, in these segments or in all, that somebody knows of them; which they were."""
-        return losses.acknowledge(self.parts.layout, self.parts.files, self.parts.index, segment_ids, by=by)
+        return losses.acknowledge(self.parts.layout, self.parts.files, self.parts.index, segment_ids, actor=actor)
 
     def survey(self) -> Survey:
         """What the folder of segments looks like, without a payload read."""

@@ -366,13 +366,13 @@ def delete(config: Config, wanted: list[query.Keys], *, reason: str, dry_run: bo
             everything |= chosen[level]
         whole = list(everything.values())
         # First as a whole: nothing goes when something of it is held.
-        deletion = archive.delete_instances(whole, level=Level.IMAGE, by=operator().actor, reason=reason, dry_run=True)
+        deletion = archive.delete_instances(whole, level=Level.IMAGE, actor=operator(), reason=reason, dry_run=True)
         if dry_run:
             return asdict(deletion)
         deletion.refuse_held()
         began = time.perf_counter()
         for level in sorted(chosen):
-            archive.delete_instances(list(chosen[level].values()), level=level, by=operator().actor, reason=reason)
+            archive.delete_instances(list(chosen[level].values()), level=level, actor=operator(), reason=reason)
         deletion.dry_run = False
         return {**asdict(deletion), "took_ms": round((time.perf_counter() - began) * 1000, 3)}
 
@@ -421,7 +421,7 @@ def change_holds(
         if wanted is not None:
             named |= dict.fromkeys(instance.study_instance_uid for instance in _matching_instances(archive, [wanted]))
         change = archive.set_holds if is_set else archive.release_holds
-        return list(named), change(list(named), by=operator().actor, reason=reason)
+        return list(named), change(list(named), actor=operator(), reason=reason)
 
 
 def holds(config: Config) -> list[dict[str, Any]]:
@@ -493,7 +493,7 @@ def retention_apply(config: Config, names: tuple[str, ...], *, anyway: bool) -> 
         return [
             {
                 "rule": rule.name,
-                **asdict(retention.apply(archive, rule, now_ns, by=operator().actor, is_confirmed=anyway)),
+                **asdict(retention.apply(archive, rule, now_ns, actor=operator(), is_confirmed=anyway)),
             }
             for rule in _rules(config, names)
         ]
@@ -561,7 +561,7 @@ def acknowledge_losses(config: Config, segment_ids: list[int] | None) -> list[di
     """Says of what is lost, in these segments or everywhere, that somebody knows; what that was."""
 
     with opened(config) as archive:
-        chosen = archive.acknowledge_losses(segment_ids, by=operator().actor)
+        chosen = archive.acknowledge_losses(segment_ids, actor=operator())
         return [_loss(loss) for loss in chosen]
 
 
@@ -619,7 +619,7 @@ def quarantine_drop_all(
     from engine.archive.lifecycle import quarantine
 
     with _chosen(config, wanted, ids, same) as (archive, found):
-        dropped = quarantine.drop_all(archive, list(found), by=operator().actor, reason=reason)
+        dropped = quarantine.drop_all(archive, list(found), actor=operator(), reason=reason)
         return [with_times(kept.facts()) for kept in dropped]
 
 
@@ -632,7 +632,7 @@ def quarantine_readmit_all(
     with _chosen(config, wanted, ids, same) as (archive, found):
         for kept in list(found):
             try:
-                outcome = quarantine.readmit(archive, kept.id, policy=config.duplicates, by=operator().actor)
+                outcome = quarantine.readmit(archive, kept.id, policy=config.duplicates, actor=operator())
             except (InstanceRefused, CorruptRecord) as error:
                 yield {"id": kept.id, "outcome": "refused", "reason": str(error)}
             else:
@@ -652,7 +652,7 @@ def quarantine_readmit(config: Config, identifier: str) -> str:
     from engine.archive.lifecycle import quarantine
 
     with opened(config) as archive:
-        outcome = quarantine.readmit(archive, identifier, policy=config.duplicates, by=operator().actor)
+        outcome = quarantine.readmit(archive, identifier, policy=config.duplicates, actor=operator())
         return outcome.name.lower()
 
 
@@ -661,7 +661,7 @@ def quarantine_drop(config: Config, identifier: str, reason: str) -> dict[str, A
     from engine.archive.lifecycle import quarantine
 
     with opened(config) as archive:
-        return with_times(quarantine.drop(archive, identifier, by=operator().actor, reason=reason).facts())
+        return with_times(quarantine.drop(archive, identifier, actor=operator(), reason=reason).facts())
 
 
 # Storage commitment ------------------------------------------------------------------------------

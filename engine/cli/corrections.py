@@ -24,7 +24,7 @@ def merge(config: Config, source: str, into: str, *, in_advance: bool, reason: s
     _check_encoding(source, into)
     named = (patients.patient_of(source), patients.patient_of(into))
     with backend.opened(config) as archive, _named("--in-advance merges before anything of it has arrived"):
-        done = correction.merge(archive, *named, in_advance=in_advance, by=backend.operator().actor, reason=reason)
+        done = correction.merge(archive, *named, in_advance=in_advance, actor=backend.operator(), reason=reason)
     return {"number": done.number, "studies": done.studies}
 
 
@@ -36,7 +36,7 @@ def move(config: Config, studies: Sequence[str], into: str, *, reason: str) -> d
     _check_encoding(into)
     hint = "to make a new patient of these studies: filmroom patient split"
     with backend.opened(config) as archive, _named(hint):
-        done = correction.move(archive, studies, patients.patient_of(into), by=backend.operator().actor, reason=reason)
+        done = correction.move(archive, studies, patients.patient_of(into), actor=backend.operator(), reason=reason)
     return {"number": done.number, "studies": done.studies}
 
 
@@ -49,7 +49,7 @@ def split(config: Config, studies: Sequence[str], new: str, texts: Sequence[str]
     attributes = _attributes(texts)
     with backend.opened(config) as archive:
         named = patients.patient_of(new)
-        done = correction.split(archive, studies, named, attributes, by=backend.operator().actor, reason=reason)
+        done = correction.split(archive, studies, named, attributes, actor=backend.operator(), reason=reason)
     return {"number": done.number, "studies": done.studies}
 
 
@@ -62,16 +62,18 @@ def correct(
     _check_uids([uid for uid in (study, series) if uid is not None])
     _check_encoding(patient or "")
     attributes = _attributes(texts)
-    by = backend.operator().actor
+    actor = backend.operator()
     with backend.opened(config) as archive, _named():
         if patient is not None:
-            done = correction.correct_patient(archive, patients.patient_of(patient), attributes, by=by, reason=reason)
+            done = correction.correct_patient(
+                archive, patients.patient_of(patient), attributes, actor=actor, reason=reason
+            )
         elif series is not None:
             done = correction.correct_series(
-                archive, series, attributes, study_instance_uid=study or "", by=by, reason=reason
+                archive, series, attributes, study_instance_uid=study or "", actor=actor, reason=reason
             )
         else:
-            done = correction.correct_study(archive, study or "", attributes, by=by, reason=reason)
+            done = correction.correct_study(archive, study or "", attributes, actor=actor, reason=reason)
     return {"number": done.number, "studies": done.studies}
 
 
@@ -80,7 +82,7 @@ def undo(config: Config, number: str, *, reason: str) -> dict[str, Any]:
     from engine.archive.lifecycle import correction
 
     with backend.opened(config) as archive:
-        return {"number": correction.undo(archive, number, by=backend.operator().actor, reason=reason).number}
+        return {"number": correction.undo(archive, number, actor=backend.operator(), reason=reason).number}
 
 
 def listed(config: Config, *, values: bool) -> Iterator[dict[str, Any]]:

@@ -140,7 +140,7 @@ class RetentionJob:
     def _apply(self, rule: Retention) -> None:
         try:
             applied = retention.apply(
-                self._archive, rule, time.time_ns(), by=RETENTION.actor, stopped=self._stopping.is_set
+                self._archive, rule, time.time_ns(), actor=RETENTION, stopped=self._stopping.is_set
             )
         except RetentionRefused as error:
             # Nothing else can be done about it: it is said again each time that the rule is due.

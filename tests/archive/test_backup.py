@@ -36,6 +36,7 @@ from engine.rate_limiter import RateLimiter
 from engine.storage.files import Files
 from engine.storage.journal import Journal
 from tests import effort
+from tests.actors import actor
 from tests.archive.filled import contents, findings, opened, payload_of, received, store, study_query
 from tests.faulty_files import FaultyFiles, PowerCut, SimulatedDisk
 
@@ -170,9 +171,9 @@ def test_a_record_that_is_being_written_is_not_in_it(tmp_path: Path) -> None:
 def test_deletions_and_holds_come_back_too(tmp_path: Path) -> None:
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 2), *some(2, 2), *some(3, 2))
-        archive.delete(study_query(2), by="test", reason="wrong patient")
+        archive.delete(study_query(2), actor=actor(), reason="wrong patient")
         held = archive.instances(study_query(3))[0].study_instance_uid
-        archive.set_holds([held], by="test", reason="lawsuit")
+        archive.set_holds([held], actor=actor(), reason="lawsuit")
         expected = contents(archive)
         back_up(archive.parts.layout, tmp_path / "backup")
     assert restored(tmp_path / "backup", tmp_path / "new") == expected
@@ -444,7 +445,7 @@ def test_a_compaction_that_takes_segments_away_meanwhile_takes_nothing_from_it(t
         for study in range(1, 7):
             store(archive, *some(study, 3), segment_bytes=300_000)
         first = [archive.instances(study_query(study))[0] for study in range(1, 7)]
-        archive.delete_instances(first, level=Level.IMAGE, by="test", reason="blurred")
+        archive.delete_instances(first, level=Level.IMAGE, actor=actor(), reason="blurred")
         expected = contents(archive)
         files = FaultyFiles()
         removed: list[int] = []

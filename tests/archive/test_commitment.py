@@ -21,6 +21,7 @@ from engine.errors import CommitmentError, StorageError, StorageFailed, StorageF
 from engine.index.format.types import Level, Query
 from engine.storage.record import crc32c
 from tests import samples
+from tests.actors import actor
 from tests.archive import kept
 from tests.faulty_files import FaultyFiles, SimulatedDisk
 
@@ -44,7 +45,9 @@ def test_what_is_stored_is_committed_and_what_is_not_has_a_reason(tmp_path: Path
     payloads = kept.filled(tmp_path / "data", 3)
     with kept.opened(tmp_path / "data") as archive:
         first, second, third = payloads
-        archive.delete(Query(Level.IMAGE, {tags.SOPInstanceUID: third.encode()}, relational=True), by="t", reason="t")
+        archive.delete(
+            Query(Level.IMAGE, {tags.SOPInstanceUID: third.encode()}, relational=True), actor=actor("t"), reason="t"
+        )
         wanted = [(CT, first), (samples.MR, second), (CT, third), (CT, "1.2.3"), ("1.2.840.10008.1.1", "1.2.3")]
         assert judge(archive).verdicts(wanted, verify=verify, bytes_per_s=0, whole=set()) == [
             Verdict.COMMITTED,
@@ -108,7 +111,9 @@ def test_what_a_compaction_has_moved_is_committed_where_it_lies_now(tmp_path: Pa
     with kept.opened(data) as archive:
         kept.store(archive, [kept.data_set(60)])  # the newest sealed segment is never compacted
     with kept.opened(data) as archive:
-        archive.delete(Query(Level.IMAGE, {tags.SOPInstanceUID: uids[0].encode()}, relational=True), by="t", reason="t")
+        archive.delete(
+            Query(Level.IMAGE, {tags.SOPInstanceUID: uids[0].encode()}, relational=True), actor=actor("t"), reason="t"
+        )
         before = kept.positions(archive)
         found = [archive.parts.index.locate(uid.encode()) for uid in uids[1:]]
         Compactor(archive, Compaction(dead_share_min=0.01), segment_bytes=1 << 20, everything=True).run(lambda *_: None)

@@ -37,6 +37,7 @@ from engine.storage.segment import FIRST_RECORD, segment_path
 from engine.storage.segment_bytes import FileBytes
 from engine.storage.segment_log import SegmentLog
 from tests import effort
+from tests.actors import actor
 from tests.archive.filled import (
     contents,
     findings,
@@ -170,7 +171,7 @@ def test_a_replica_follows_its_source_and_can_be_read_all_the_time(tmp_path: Pat
                 reader.parts.keeper.follow()
                 assert contents(reader) == contents(archive)
                 assert findings(reader) == []
-            archive.delete(study_query(3), by="test", reason="wrong patient")
+            archive.delete(study_query(3), actor=actor(), reason="wrong patient")
             one.run_once()
             reader.parts.keeper.follow()
             assert contents(reader) == contents(archive)
@@ -458,7 +459,7 @@ def test_a_compacted_segment_goes_there_only_after_all_that_took_its_place_has_c
             archive.delete_instances(
                 [archive.instances(study_query(study))[0] for study in range(1, 5)],
                 level=Level.IMAGE,
-                by="t",
+                actor=actor("t"),
                 reason="r",
             )
             before = {path.name for path in (tmp_path / "data" / "segments").iterdir()}
@@ -644,9 +645,9 @@ def test_a_replica_takes_no_instance_no_deletion_and_no_compaction(tmp_path: Pat
         with pytest.raises(ArchiveReadOnly):
             reader.ingest_stream(chunks, transfer_syntax_uid="1.2.840.10008.1.2.1")
         with pytest.raises(ArchiveReadOnly):
-            reader.delete(study_query(1), by="test", reason="no")
+            reader.delete(study_query(1), actor=actor(), reason="no")
         with pytest.raises(ArchiveReadOnly):
-            reader.set_holds(["1.2.3"], by="test", reason="no")
+            reader.set_holds(["1.2.3"], actor=actor(), reason="no")
         with pytest.raises(ArchiveReadOnly):
             Compactor(reader, Compaction(), segment_bytes=1 << 20)
         assert len(contents(reader)) == 2
@@ -677,7 +678,7 @@ def test_a_reader_leaves_a_torn_and_unsealed_log_as_it_is(tmp_path: Path) -> Non
 def test_where_nothing_can_be_written_an_archive_is_read_as_it_lies(tmp_path: Path, stop: str) -> None:
     with opened(tmp_path / "data") as archive:
         store(archive, *some(1, 2), *some(2, 1))
-        archive.delete(study_query(2), by="test", reason="wrong patient")
+        archive.delete(study_query(2), actor=actor(), reason="wrong patient")
         expected = contents(archive)
         if stop == "killed":
             # A checkpoint may be on its way, under a name of its own until it is whole.

@@ -22,6 +22,7 @@ from engine.errors import CorruptRecord, FramesUnreadable, StorageError
 from engine.index.format.types import Instance, Level, Outcome
 from engine.storage.record import crc32c
 from tests import samples
+from tests.actors import actor
 from tests.archive import kept
 from tests.corpus import corpus_files, needs_corpus
 
@@ -132,7 +133,10 @@ def test_an_instance_that_a_compaction_moved_is_read_where_it_lies_now(
     opened = {uid: archive.retrieval.open(kept.current(archive, uid)) for uid in payloads}
     before = {uid: stored.instance.position for uid, stored in opened.items()}
     archive.delete_instances(
-        [opened.pop(kept.uid_of(0)).instance], level=Level.IMAGE, by="test", reason="leaves a segment half dead"
+        [opened.pop(kept.uid_of(0)).instance],
+        level=Level.IMAGE,
+        actor=actor(),
+        reason="leaves a segment half dead",
     )
     Compactor(archive, OPTIONS, segment_bytes=16 << 10, everything=True).run()
     moved = [uid for uid, stored in opened.items() if kept.current(archive, uid).position[:2] != before[uid][:2]]

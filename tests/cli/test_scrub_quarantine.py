@@ -14,6 +14,7 @@ from engine.cli import exit_codes
 from engine.dicom import convert, transfer_syntax
 from engine.storage.record import crc32c
 from tests import samples
+from tests.actors import actor
 from tests.archive import kept
 
 EXPLICIT, DEFLATED = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"
@@ -97,7 +98,7 @@ def test_what_is_on_hold_cannot_be_dropped(capsys: pytest.CaptureFixture[str], t
     with kept.opened(tmp_path / "data") as archive:
         kept.store(archive, [kept.data_set(1), kept.data_set(1, pixels=600)])
         study = kept.current(archive, kept.uid_of(1)).study_instance_uid
-        archive.set_holds([study], by="test", reason="case")
+        archive.set_holds([study], actor=actor(), reason="case")
     capsys.readouterr()
     row = json.loads(run(capsys, "quarantine", "list", "--json")[1])
     code, _, err = run(capsys, "quarantine", "drop", row["id"])
@@ -198,7 +199,7 @@ def test_the_quarantine_is_listed_and_dropped_by_query(capsys: pytest.CaptureFix
 def test_a_drop_by_query_is_all_or_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     made(tmp_path)
     with kept.opened(tmp_path / "data") as archive:
-        archive.set_holds([kept.current(archive, kept.uid_of(1)).study_instance_uid], by="test", reason="case")
+        archive.set_holds([kept.current(archive, kept.uid_of(1)).study_instance_uid], actor=actor(), reason="case")
     capsys.readouterr()
     code, _, err = run(capsys, "quarantine", "drop", "PatientID=P1", "--yes")
     assert code == exit_codes.FAILED

@@ -20,6 +20,7 @@ from engine.dicom import tags
 from engine.errors import DeletionRefused
 from engine.index.format.types import Level, Query
 from engine.storage.files import Files
+from tests.actors import actor
 from tests.faults.model import Broken, Event, Shown
 from tests.faults.operations import ROOT, SERIES, STUDIES, Operation, Scene, judge, study_of
 from tests.faults.world import ProcessFiles
@@ -41,7 +42,7 @@ class Delete(Operation):
         events = [scene.model.tried(uid, None) for uid in uids if self._is_named(scene, uid)]
         held = {study_of(event.uid) for event in events if self._is_visible(scene, event)} & scene.model.held
         try:
-            scene.world.keeper.delete(query, by=BY, reason="because")
+            scene.world.keeper.delete(query, actor=actor(BY), reason="because")
         except DeletionRefused as error:
             study = query.keys[tags.StudyInstanceUID].decode()  # type: ignore[union-attr]
             if study not in scene.model.held | scene.model.held_in_doubt:
@@ -104,10 +105,10 @@ class Hold(Operation):
         doubt = study in model.held_in_doubt
         model.held_in_doubt.add(study)
         if study in model.held:
-            archive.release_holds([study], by=BY, reason="over")
+            archive.release_holds([study], actor=actor(BY), reason="over")
             model.held.discard(study)
         else:
-            archive.set_holds([study], by=BY, reason="lawsuit")
+            archive.set_holds([study], actor=actor(BY), reason="lawsuit")
             model.held.add(study)
         if not doubt:
             model.held_in_doubt.discard(study)
@@ -126,14 +127,14 @@ class Correct(Operation):
             name = scene.rng.choice(merged)
             number = next(row["number"] for row in correction.listed(archive) if row["names"] == [name])
             model.merges_in_doubt.add(name)
-            correction.undo(archive, number, by=BY, reason="two persons")
+            correction.undo(archive, number, actor=actor(BY), reason="two persons")
             model.merged[name] = True
         else:
             model.merge_count += 1
             name = f"gone{model.merge_count}"
             model.merges_in_doubt.add(name)
             patients = (Patient(name), Patient("stays"))
-            correction.merge(archive, *patients, in_advance=True, by=BY, reason="one person")
+            correction.merge(archive, *patients, in_advance=True, actor=actor(BY), reason="one person")
             model.merged[name] = False
         model.merges_in_doubt.discard(name)
 

@@ -32,6 +32,7 @@ from engine.errors import EngineError
 from engine.index.format.entry import POLICY_KEEP_FIRST
 from engine.index.format.types import Level, Query
 from engine.storage.record import crc32c
+from tests.actors import actor
 from tests.faults.faulty_libc import Action, Armed, Call
 from tests.peer import CT, EXPLICIT
 from tests.system.ingest import Made, study_number
@@ -155,7 +156,7 @@ class Life:
         for number in numbers:
             self.tell("deleting", number)
             keys = {SOP_INSTANCE_UID: Made(STUDY, number).uid.encode()}
-            self.archive.delete(Query(Level.IMAGE, keys, relational=True), by="test", reason="short life")
+            self.archive.delete(Query(Level.IMAGE, keys, relational=True), actor=actor(), reason="short life")
             self.tell("deleted", number)
 
     def compact(self) -> None:

@@ -15,6 +15,7 @@ from engine.archive.lifecycle.compaction import Compactor
 from engine.config import Compaction
 from engine.dicom import tags
 from engine.index.format.types import Level, Outcome, Query
+from tests.actors import actor
 from tests.faults.operations import EXPLICIT, ROOT, data_set, received
 
 
@@ -52,7 +53,7 @@ def test_short_reads_and_writes_change_nothing(tmp_path: Path, monkeypatch: pyte
             if start == 1:
                 uid = f"{ROOT}.1.1.3"
                 keys = {tags.StudyInstanceUID: f"{ROOT}.1".encode(), tags.SOPInstanceUID: uid.encode()}
-                archive.delete(Query(Level.IMAGE, keys, relational=True), by="test", reason="test")
+                archive.delete(Query(Level.IMAGE, keys, relational=True), actor=actor(), reason="test")
                 del sent[uid]
                 Compactor(archive, Compaction(), segment_bytes=12_000, everything=True).run()
                 chunks = iter([data_set(f"{ROOT}.1.1.77", 0, 9000)])

@@ -25,6 +25,7 @@ from engine.server.background_jobs import REINDEX_REST_S, CompactionJob, Reindex
 from engine.server.caretaker import Caretaker
 from engine.server.channel import Channel, ChannelClosed
 from engine.storage.files import Files
+from tests.actors import actor
 from tests.archive.filled import all_instances, opened, payload_of, store, study_query, uid
 from tests.system.server import Server, running, wait_for
 
@@ -221,7 +222,7 @@ def test_the_job_of_compaction_rests_when_nothing_is_left_to_do(tmp_path: Path) 
     with opened(tmp_path) as archive:
         store(archive, payload_of(1, 1, 1))
     with opened(tmp_path) as archive:
-        archive.delete(study_query(1), by="", reason="")
+        archive.delete(study_query(1), actor=actor(""), reason="")
     with opened(tmp_path) as archive:
         job = CompactionJob(archive, config, threading.Event())
         assert job.step() < 1

@@ -14,6 +14,7 @@ from engine.dicom.coercion import values_of
 from engine.errors import ConfigError
 from engine.services import outgoing
 from tests import peer, samples
+from tests.actors import actor
 from tests.oracle import foreign
 from tests.services.serving import LIMITS, Serving, serve
 from tests.services.test_storage_scu import GET, STORE, STUDY_ROOT_GET, answers, fill, get
@@ -92,10 +93,10 @@ def test_corrections_are_written_into_what_is_sent_until_they_are_undone(tmp_pat
 
         stored.update(fill(serving, [8, 5000]))
         done = correction.split(
-            serving.archive, [study], new, {tags.PatientName: "王^小東=Wang"}, by="test", reason="test"
+            serving.archive, [study], new, {tags.PatientName: "王^小東=Wang"}, actor=actor(), reason="test"
         )
         retrieve()
-        correction.undo(serving.archive, done.number, by="test", reason="test")
+        correction.undo(serving.archive, done.number, actor=actor(), reason="test")
         retrieve()
 
     serve(tmp_path / "data", script, config=configured(tmp_path, Coercion()))
@@ -141,7 +142,9 @@ def test_corrections_of_a_series_are_those_of_its_study_where_two_studies_have_i
                 scripted.send(peer.message(1, peer.c_store_rq(number, samples.CT, uid), stored[uid]))
                 assert scripted.expect_message().status() == 0
             scripted.release()
-        correction.correct_study(serving.archive, study_uids[0], {tags.PatientName: "NEW"}, by="test", reason="test")
+        correction.correct_study(
+            serving.archive, study_uids[0], {tags.PatientName: "NEW"}, actor=actor(), reason="test"
+        )
         with serving.call() as scripted:
             scripted.associate(STORE, GET, user_items=peer.role(samples.CT, scu=False, scp=True))
             both = {0x00080052: "STUDY", 0x0020000D: "\\".join(study_uids)}

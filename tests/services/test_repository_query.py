@@ -22,6 +22,7 @@ from engine.config import Peer as KnownPeer
 from engine.index.upkeep import epoch_id
 from engine.storage.files import Files
 from tests import peer
+from tests.actors import actor
 from tests.archive import filled
 from tests.peer import Peer
 from tests.services.serving import LIMITS, Serving, serve
@@ -170,7 +171,7 @@ def test_a_query_goes_on_behind_what_was_deleted_and_finds_what_was_stored_meanw
     def script(serving: Serving) -> None:
         with asker(serving) as scripted:
             _, first = asked(scripted, identifier("STUDY", most=2))
-            serving.archive.delete(filled.study_query(2), by="test", reason="test")
+            serving.archive.delete(filled.study_query(2), actor=actor(), reason="test")
             _, rest = asked(scripted, identifier("STUDY", prior=first[-1].RecordKey))
             assert told("STUDY", rest) == STUDY_UIDS[2:]
 

@@ -14,6 +14,7 @@ from engine.archive.lifecycle.compaction import Compactor
 from engine.config import Compaction
 from engine.services import steady
 from tests import peer
+from tests.actors import actor
 from tests.archive.filled import instance_query, opened, payload_of, store, uid
 from tests.peer import CT, EXPLICIT, IMPLICIT, STUDY_ROOT_GET
 from tests.services.serving import Serving, serve
@@ -44,7 +45,7 @@ def test_every_instance_arrives_or_is_named_as_failed(
             store(archive, each, payload_of(2, 1, len(each)), segment_bytes=4 * pixels)
     with opened(tmp_path) as archive:
         store(archive, payload_of(3, 1, 1))  # the newest segment is never removed
-        archive.delete(instance_query(2, 1, pixels), by="", reason="")
+        archive.delete(instance_query(2, 1, pixels), actor=actor(""), reason="")
 
     def script(serving: Serving) -> None:
         serving.archive.parts.reader._pinned_segments_max = 0
@@ -66,7 +67,7 @@ def test_every_instance_arrives_or_is_named_as_failed(
                 came[peer.text(message.command, peer.SOP_INSTANCE)] = message.data_set or b""
                 if len(came) == 2:
                     for number in GONE:
-                        serving.archive.delete(instance_query(1, 1, number), by="", reason="")
+                        serving.archive.delete(instance_query(1, 1, number), actor=actor(""), reason="")
                     assert compact(serving) >= 2
                 scripted.send(peer.message(message.context_id, peer.c_store_rsp(message.command)))
             scripted.release()

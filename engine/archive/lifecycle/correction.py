@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine import log
+from engine.access.principal import Principal
 from engine.archive.ingest.entry import UNPLACED
 from engine.archive.lifecycle.deletion import bounded
 from engine.archive.lifecycle.patients import (
@@ -70,7 +71,7 @@ class Corrected:
 
 
 def correct_patient(
-    archive: Archive, patient: Patient, attributes: Mapping[int, str], *, by: str, reason: str
+    archive: Archive, patient: Patient, attributes: Mapping[int, str], *, actor: Principal, reason: str
 ) -> Corrected:
     """Sets attributes of a patient; "" is no value. Raises as all of these: see `_record`."""
     items = _items(archive, attributes, (Level.PATIENT,))
@@ -79,11 +80,11 @@ def correct_patient(
         found = known(snapshot, patient)
         return _Decision(Operation.CORRECT, Level.PATIENT, found.names, items, found.studies)
 
-    return _record(archive, decide, by=by, reason=reason)
+    return _record(archive, decide, actor=actor, reason=reason)
 
 
 def correct_study(
-    archive: Archive, study_instance_uid: str, attributes: Mapping[int, str], *, by: str, reason: str
+    archive: Archive, study_instance_uid: str, attributes: Mapping[int, str], *, actor: Principal, reason: str
 ) -> Corrected:
     """Sets attributes of a study, those of the patient level for this study alone."""
     items = _items(archive, attributes, (Level.PATIENT, Level.STUDY))
@@ -92,7 +93,7 @@ def correct_study(
         _owner(snapshot, study_instance_uid)
         return _Decision(Operation.CORRECT, Level.STUDY, (study_instance_uid.encode(),), items, 1)
 
-    return _record(archive, decide, by=by, reason=reason)
+    return _record(archive, decide, actor=actor, reason=reason)
 
 
 def correct_series(
@@ -101,7 +102,7 @@ def correct_series(
     attributes: Mapping[int, str],
     *,
     study_instance_uid: str = "",
-    by: str,
+    actor: Principal,
     reason: str,
 ) -> Corrected:
     """Sets attributes of a series; the study need be said only where its UID occurs in two."""
@@ -111,11 +112,11 @@ def correct_series(
         study_uid = _study_of_series(snapshot, series_instance_uid, study_instance_uid)
         return _Decision(Operation.CORRECT, Level.SERIES, (study_uid, series_instance_uid.encode()), items, 1)
 
-    return _record(archive, decide, by=by, reason=reason)
+    return _record(archive, decide, actor=actor, reason=reason)
 
 
 def merge(
-    archive: Archive, source: Patient, into: Patient, *, in_advance: bool = False, by: str, reason: str
+    archive: Archive, source: Patient, into: Patient, *, in_advance: bool = False, actor: Principal, reason: str
 ) -> Corrected:
     """Makes all studies of `source`, now and in future, those of `into`.
 
@@ -129,10 +130,12 @@ def merge(
             raise CorrectionRefused("that is one patient: there is nothing to merge")
         return _Decision(Operation.MERGE, Level.PATIENT, gone.names, called(snapshot, stays), gone.studies)
 
-    return _record(archive, decide, by=by, reason=reason)
+    return _record(archive, decide, actor=actor, reason=reason)
 
 
-def move(archive: Archive, study_instance_uids: Sequence[str], into: Patient, *, by: str, reason: str) -> Corrected:
+def move(
+    archive: Archive, study_instance_uids: Sequence[str], into: Patient, *, actor: Principal, reason: str
+) -> Corrected:
     """Makes these studies those of another patient that is known."""
 
     def decide(snapshot: Snapshot) -> _Decision:
@@ -142,7 +145,7 @@ def move(archive: Archive, study_instance_uids: Sequence[str], into: Patient, *,
         uids = _encoded(study_instance_uids)
         return _Decision(Operation.MOVE, Level.STUDY, uids, called(snapshot, stays), len(uids))
 
-    return _record(archive, decide, by=by, reason=reason)
+    return _record(archive, decide, actor=actor, reason=reason)
 
 
 def split(
@@ -151,7 +154,7 @@ def split(
     new: Patient,
     attributes: Mapping[int, str] | None = None,
     *,
-    by: str,
+    actor: Principal,
     reason: str,
 ) -> Corrected:
     """Makes these studies of one patient those of a patient that is not known yet, with these attributes if given.
@@ -167,10 +170,10 @@ def split(
         uids = _encoded(study_instance_uids)
         return _Decision(Operation.MOVE, Level.STUDY, uids, {**set_items, **identity_of(found.names)}, len(uids))
 
-    return _record(archive, decide, by=by, reason=reason)
+    return _record(archive, decide, actor=actor, reason=reason)
 
 
-def undo(archive: Archive, number: str, *, by: str, reason: str) -> Corrected:
+def undo(archive: Archive, number: str, *, actor: Principal, reason: str) -> Corrected:
     """Takes a correction back; the others stay in force, those that came after it too."""
 
     number = number.strip().lower()
@@ -186,7 +189,7 @@ def undo(archive: Archive, number: str, *, by: str, reason: str) -> Corrected:
             raise CorrectionRefused(f"{number} has been undone already, by {number_of(found.undone_by)}")
         return _Decision(Operation.UNDO, correction.level, (), {}, 0, correction.stamp)
 
-    return _record(archive, decide, by=by, reason=reason)
+    return _record(archive, decide, actor=actor, reason=reason)
 
 
 def listed(archive: Archive) -> Iterator[dict[str, Any]]:
@@ -297,7 +300,7 @@ def _items(
 # writing ---------------------------------------------------------------------------------------------
 
 
-def _record(archive: Archive, decide: Callable[[Snapshot], _Decision], *, by: str, reason: str) -> Corrected:
+def _record(archive: Archive, decide: Callable[[Snapshot], _Decision], *, actor: Principal, reason: str) -> Corrected:
     """Writes what `decide` says, asked in a read transaction while nobody else corrects or deletes.
 
     Durable and seen by every process when it returns. Raises CorrectionRefused (nothing was written), StorageFull,
@@ -319,14 +322,16 @@ def _record(archive: Archive, decide: Callable[[Snapshot], _Decision], *, by: st
             blob_of(decision.items),
             decision.undoes,
             time.time_ns(),
-            bounded(by),
+            bounded(actor.actor),
             bounded(reason),
         )
         _check_length(correction)
         # Written twice, since there was room only then, it is two copies of one correction.
         ledger.with_reserve(lambda: ledger.write([correction]))
     number = number_of(correction.stamp)
-    logger.info("corrected", number=number, operation=decision.operation.name.lower(), studies=decision.studies, by=by)
+    logger.info(
+        "corrected", number=number, operation=decision.operation.name.lower(), studies=decision.studies, by=actor.actor
+    )
     return Corrected(number, decision.studies)
 
 

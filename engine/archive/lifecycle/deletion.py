@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine import log
+from engine.access.principal import Principal
 from engine.archive.ingest.entry import UNPLACED
 from engine.errors import DeletionRefused
 from engine.index.format.entry import Tombstone
@@ -81,7 +82,7 @@ def delete(
     choose: Callable[[], Sequence[Named]],
     *,
     level: Level,
-    by: str,
+    actor: Principal,
     reason: str,
     dry_run: bool = False,
 ) -> Deletion:
@@ -94,12 +95,14 @@ def delete(
 
     def work() -> Deletion:
         with parts.ledger.locked():
-            return _delete(parts, choose(), level, by, reason, dry_run)
+            return _delete(parts, choose(), level, actor, reason, dry_run)
 
     return parts.ledger.with_reserve(work)
 
 
-def _delete(parts: Parts, doomed: Sequence[Named], level: Level, by: str, reason: str, dry_run: bool) -> Deletion:
+def _delete(
+    parts: Parts, doomed: Sequence[Named], level: Level, actor: Principal, reason: str, dry_run: bool
+) -> Deletion:
     deletion = Deletion.of(doomed, dry_run=dry_run)
     others = [Named.of(version) for version in kept_aside_with(parts, [named.sop_instance_uid for named in doomed])]
     studies = {named.study_instance_uid for named in (*doomed, *others)}
@@ -111,14 +114,14 @@ def _delete(parts: Parts, doomed: Sequence[Named], level: Level, by: str, reason
     if not doomed:
         return deletion
     after = max([named.stamp for named in (*doomed, *others)])
-    write_tombstones(parts, _grouped(doomed, level), level, after=after, by=by, reason=reason)
+    write_tombstones(parts, _grouped(doomed, level), level, after=after, actor=actor, reason=reason)
     logger.info(
         "deleted",
         level=level.name.lower(),
         studies=deletion.studies,
         instances=deletion.instances,
         bytes=deletion.bytes,
-        by=by,
+        by=actor.actor,
     )
     return deletion
 
@@ -141,7 +144,7 @@ def write_tombstones(
     level: Level,
     *,
     after: int,
-    by: str,
+    actor: Principal,
     reason: str,
     target_stamp: int = 0,
 ) -> None:
@@ -155,7 +158,7 @@ def write_tombstones(
     for uid, sop_instance_uids in groups:
         for part in _parts(sop_instance_uids):
             tombstone = Tombstone(
-                UNPLACED, stamp, level, uid, part, target_stamp, deleted_ns, bounded(by), bounded(reason)
+                UNPLACED, stamp, level, uid, part, target_stamp, deleted_ns, bounded(actor.actor), bounded(reason)
             )
             tombstones.append(tombstone)
     parts.ledger.write(tombstones)
@@ -169,7 +172,7 @@ class Drop(NamedTuple):
     reason: str
 
 
-def write_drops(parts: Parts, drops: Sequence[Drop], *, by: str) -> None:
+def write_drops(parts: Parts, drops: Sequence[Drop], *, actor: Principal) -> None:
     """A tombstone for each of these records, synced together; call it while the ledger is locked.
 
     Raises StorageFull, StorageFailed or IndexError_.
@@ -180,7 +183,9 @@ def write_drops(parts: Parts, drops: Sequence[Drop], *, by: str) -> None:
     now_ns = time.time_ns()
     parts.ledger.write(
         [
-            Tombstone(UNPLACED, stamp, Level.IMAGE, uid, (uid,), target_stamp, now_ns, bounded(by), bounded(reason))
+            Tombstone(
+                UNPLACED, stamp, Level.IMAGE, uid, (uid,), target_stamp, now_ns, bounded(actor.actor), bounded(reason)
+            )
             for uid, target_stamp, reason in drops
         ],
     )

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from engine import log
+from engine.access.principal import Principal
 from engine.archive.ingest.entry import UNPLACED
 from engine.archive.lifecycle.deletion import bounded
 from engine.index.format.entry import Hold
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 logger = log.get("archive.holds")
 
 
-def change(parts: Parts, study_instance_uids: Sequence[str], *, is_set: bool, by: str, reason: str) -> list[str]:
+def change(
+    parts: Parts, study_instance_uids: Sequence[str], *, is_set: bool, actor: Principal, reason: str
+) -> list[str]:
     """Sets or releases the holds of these studies; those for which that changed something.
 
     Durable and seen by every process when it returns. Raises StorageFull, StorageFailed or IndexError_.
@@ -32,12 +35,12 @@ def change(parts: Parts, study_instance_uids: Sequence[str], *, is_set: bool, by
 
     def work() -> list[str]:
         with parts.ledger.locked():
-            return _change(parts, study_instance_uids, is_set, by, reason)
+            return _change(parts, study_instance_uids, is_set, actor, reason)
 
     return parts.ledger.with_reserve(work)
 
 
-def _change(parts: Parts, study_instance_uids: Sequence[str], is_set: bool, by: str, reason: str) -> list[str]:
+def _change(parts: Parts, study_instance_uids: Sequence[str], is_set: bool, actor: Principal, reason: str) -> list[str]:
     standing = {hold.study_instance_uid for hold in parts.index.holds()}
     changing = [uid for uid in dict.fromkeys(study_instance_uids) if (uid.encode() in standing) != is_set]
     if not changing:
@@ -51,11 +54,11 @@ def _change(parts: Parts, study_instance_uids: Sequence[str], is_set: bool, by: 
                 uid.encode(),
                 is_set,
                 now_ns,
-                bounded(by),
+                bounded(actor.actor),
                 bounded(reason),
             )
             for uid in changing
         ]
     )
-    logger.info("hold set" if is_set else "hold released", studies=len(changing), by=by)
+    logger.info("hold set" if is_set else "hold released", studies=len(changing), by=actor.actor)
     return changing

@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from engine import log
+from engine.access.principal import Principal
 from engine.archive import locks
 from engine.archive.layout import Layout
 from engine.errors import StorageError
@@ -143,16 +144,18 @@ def forget_whole(layout: Layout, files: Files, whole: Collection[int]) -> None:
         logger.warning("a segment that had lost something is whole again", segment=f"{segment_id:016x}")
 
 
-def acknowledge(layout: Layout, files: Files, index: Catalog, wanted: Collection[int] | None, *, by: str) -> list[Loss]:
+def acknowledge(
+    layout: Layout, files: Files, index: Catalog, wanted: Collection[int] | None, *, actor: Principal
+) -> list[Loss]:
     """Says of what is outstanding, in these segments or in all (None), that somebody knows of it; which that was.
 
     Raises StorageFull or StorageFailed.
     """
     chosen = [loss for loss in outstanding(layout, files, index) if wanted is None or loss.segment_id in wanted]
     now_ns = time.time_ns()
-    _append(layout, files, [("acknowledged", *loss.place, by, now_ns) for loss in chosen])
+    _append(layout, files, [("acknowledged", *loss.place, actor.actor, now_ns) for loss in chosen])
     for loss in chosen:
-        logger.warning("a loss is acknowledged", loss=str(loss), by=by)
+        logger.warning("a loss is acknowledged", loss=str(loss), by=actor.actor)
     return chosen
 
 

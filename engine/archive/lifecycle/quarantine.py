@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from engine import log
+from engine.access.principal import Principal
 from engine.archive import completeness
 from engine.archive.ingest.request import ReceivedInstance
 from engine.archive.interchange import private_files
@@ -137,7 +138,7 @@ def export(archive: Archive, kept: Kept, folder: Path) -> Path:
     return path
 
 
-def readmit(archive: Archive, identifier: str, *, policy: str, by: str) -> Outcome:
+def readmit(archive: Archive, identifier: str, *, policy: str, actor: Principal) -> Outcome:
     """Takes it out of quarantine and into the archive; durable and visible when it returns.
 
     A version kept aside becomes the current one. What was unparseable is tried again; `policy` says what holds when its
@@ -145,22 +146,22 @@ def readmit(archive: Archive, identifier: str, *, policy: str, by: str) -> Outco
     """
     kept = find(archive, identifier)
     if kept.kind == KEPT_ASIDE:
-        outcome = _readmit_version(archive, kept, by)
+        outcome = _readmit_version(archive, kept, actor)
     else:
         outcome = _try_again(archive, kept.instance, policy)
         with archive.parts.ledger.locked():
-            _bury(archive, kept, by, f"readmitted: {outcome.name.lower()}")
+            _bury(archive, kept, actor, f"readmitted: {outcome.name.lower()}")
     logger.info(
         "readmitted from quarantine",
         sop_instance_uid=kept.instance.sop_instance_uid,
         kind=kept.kind,
         outcome=outcome.name.lower(),
-        by=by,
+        by=actor.actor,
     )
     return outcome
 
 
-def drop(archive: Archive, identifier: str, *, by: str, reason: str) -> Kept:
+def drop(archive: Archive, identifier: str, *, actor: Principal, reason: str) -> Kept:
     """Deletes it, durably. Raises QuarantineError, DeletionRefused (its study is on legal hold), StorageFull."""
 
     def work() -> Kept:
@@ -169,11 +170,13 @@ def drop(archive: Archive, identifier: str, *, by: str, reason: str) -> Kept:
             held = held_studies(archive, [kept])
             if held:
                 raise DeletionRefused(f"the study {held[0]} is on legal hold; nothing was dropped", held)
-            _bury(archive, kept, by, reason)
+            _bury(archive, kept, actor, reason)
             return kept
 
     kept = archive.parts.ledger.with_reserve(work)
-    logger.info("dropped from quarantine", sop_instance_uid=kept.instance.sop_instance_uid, kind=kept.kind, by=by)
+    logger.info(
+        "dropped from quarantine", sop_instance_uid=kept.instance.sop_instance_uid, kind=kept.kind, by=actor.actor
+    )
     return kept
 
 
@@ -186,7 +189,7 @@ def chosen(archive: Archive, sop_instance_uids: Container[str] | None, *, same: 
             yield kept
 
 
-def drop_all(archive: Archive, many: Sequence[Kept], *, by: str, reason: str) -> list[Kept]:
+def drop_all(archive: Archive, many: Sequence[Kept], *, actor: Principal, reason: str) -> list[Kept]:
     """Deletes what of it is still there, durably, all or nothing. Raises DeletionRefused, StorageFull."""
     wanted = {kept.id for kept in many}
 
@@ -199,11 +202,11 @@ def drop_all(archive: Archive, many: Sequence[Kept], *, by: str, reason: str) ->
             drops = [
                 deletion.Drop(kept.instance.sop_instance_uid.encode(), kept.instance.stamp, reason) for kept in found
             ]
-            deletion.write_drops(archive.parts, drops, by=by)
+            deletion.write_drops(archive.parts, drops, actor=actor)
             return found
 
     dropped = archive.parts.ledger.with_reserve(work)
-    logger.info("dropped from quarantine", count=len(dropped), by=by)
+    logger.info("dropped from quarantine", count=len(dropped), by=actor.actor)
     return dropped
 
 
@@ -244,12 +247,12 @@ def _instance_of(claimed: Quarantined) -> Instance:
     )
 
 
-def _bury(archive: Archive, kept: Kept, by: str, reason: str) -> None:
+def _bury(archive: Archive, kept: Kept, actor: Principal, reason: str) -> None:
     """A tombstone for this one record; call it while the ledger is locked."""
     instance = kept.instance
     uid, stamp = instance.sop_instance_uid.encode(), instance.stamp
     deletion.write_tombstones(
-        archive.parts, [(uid, [uid])], Level.IMAGE, after=stamp, by=by, reason=reason, target_stamp=stamp
+        archive.parts, [(uid, [uid])], Level.IMAGE, after=stamp, actor=actor, reason=reason, target_stamp=stamp
     )
 
 
@@ -269,7 +272,7 @@ def _studies_of(archive: Archive, kept: Kept) -> set[str]:
     return studies - {""}
 
 
-def _readmit_version(archive: Archive, kept: Kept, by: str) -> Outcome:
+def _readmit_version(archive: Archive, kept: Kept, actor: Principal) -> Outcome:
     """Stores the version's bytes once more as the current instance, then buries the copy that was kept aside."""
 
     def work() -> Outcome:
@@ -283,7 +286,7 @@ def _readmit_version(archive: Archive, kept: Kept, by: str) -> Outcome:
             _copy(archive, writer, entry, version)
             outcome = writer.apply([entry])[0]
             writer.seal_rolled()
-            _bury(archive, kept, by, "readmitted")
+            _bury(archive, kept, actor, "readmitted")
             return outcome
 
     return archive.parts.ledger.with_reserve(work)

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
 from engine import log
+from engine.access.principal import Kind, Principal
 from engine.archive import likeness
 from engine.archive.lifecycle import deletion
 from engine.archive.likeness import Side
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from engine.index.format.types import Instance
 
 logger = log.get("archive.resent")
+
+RESENT: Final = Principal(Kind.JOB, likeness.BY)
+"""Who retires versions."""
 
 OTHERS_MAX: Final = 4
 """With so many others of its UID a version is compared: the current one, then the oldest."""
@@ -245,7 +249,7 @@ def retire(archive: Archive, same: Iterable[tuple[Instance, Instance]]) -> list[
                 deletion.Drop(version.sop_instance_uid.encode(), version.stamp, reasons[version.stamp])
                 for version in gone
             ]
-            deletion.write_drops(archive.parts, drops, by=likeness.BY)
+            deletion.write_drops(archive.parts, drops, actor=RESENT)
             return gone
 
     same = list(same)

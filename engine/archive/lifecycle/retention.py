@@ -20,6 +20,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from engine import log
+from engine.access.principal import Principal
 from engine.archive.lifecycle import retention_clock
 from engine.archive.lifecycle.deletion import kept_aside_with
 from engine.dicom import tags
@@ -81,7 +82,7 @@ def apply(
     rule: Retention,
     now_ns: int,
     *,
-    by: str,
+    actor: Principal,
     stopped: Callable[[], bool] = lambda: False,
     on_study: Callable[[Due], None] = lambda found: None,
     is_confirmed: bool = False,
@@ -106,7 +107,7 @@ def apply(
         try:
             # These instances and no others: what has arrived since did not meet the conditions.
             deletion = archive.delete_instances(
-                instances, level=Level.STUDY, by=by, reason=f"retention rule {rule.name}"
+                instances, level=Level.STUDY, actor=actor, reason=f"retention rule {rule.name}"
             )
         except DeletionRefused:
             applied.held += 1

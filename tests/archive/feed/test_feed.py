@@ -30,6 +30,7 @@ from engine.dicom import tags
 from engine.errors import ArchiveInUse, CursorRefused, FeedError, StorageFull
 from engine.index.upkeep import liveness
 from tests import effort
+from tests.actors import actor
 from tests.archive.feed.followed import OtherWriter, Picture, actions, told, writer_of
 from tests.archive.filled import (
     contents,
@@ -45,7 +46,7 @@ from tests.cli.commands import run
 from tests.faulty_files import FaultyFiles
 
 SEEDS = effort.amount("FEED", 3, 40)
-WHO = {"by": "test", "reason": "a reason"}
+WHO = {"actor": actor(), "reason": "a reason"}
 
 
 @pytest.fixture

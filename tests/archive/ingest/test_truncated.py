@@ -21,6 +21,7 @@ from engine.errors import EngineError, InstanceQuarantined, InstanceRefused
 from engine.index.format.types import Outcome
 from engine.storage.record import crc32c
 from tests import samples
+from tests.actors import actor
 from tests.archive import kept
 from tests.archive.lifecycle.test_quarantine import ROOM, Borrowed, Unparseable, listed, sent_in_parts
 
@@ -94,7 +95,7 @@ def test_what_is_cut_is_refused_with_the_reason_and_kept_in_quarantine(tmp_path:
         (one,) = listed(archive)
         assert archive.read(one.instance) == whole[:-7]
         with pytest.raises(InstanceRefused, match="7 bytes early"):
-            quarantine.readmit(archive, one.id, policy="keep-first", by="test")
+            quarantine.readmit(archive, one.id, policy="keep-first", actor=actor())
         assert verify.check(archive, payloads=True).findings == []
 
 

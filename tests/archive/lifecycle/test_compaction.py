@@ -28,6 +28,7 @@ from engine.index.upkeep import liveness
 from engine.storage.segment import list_segments, segment_path
 from engine.storage.segment_log import SegmentLog
 from tests import effort
+from tests.actors import actor
 from tests.archive.filled import (
     EXPLICIT,
     all_instances,
@@ -80,7 +81,7 @@ def segments(archive: Archive) -> list[int]:
 
 def delete(archive: Archive, *studies: int) -> None:
     for study in studies:
-        archive.delete(study_query(study), by="test", reason="")
+        archive.delete(study_query(study), actor=actor(), reason="")
 
 
 # What it wins ------------------------------------------------------------------------------------
@@ -150,7 +151,7 @@ def test_small_segments_are_joined_and_streamed_ones_are_not_copied(tmp_path: Pa
         # The newest stays; so does the streamed one, though it is small.
         assert (total.segments_removed, total.segments_written, total.records_copied) == (3, 1, 3)
         assert contents(archive)[uid(50, 1, 1)] == streamed
-        archive.delete(study_query(50), by="", reason="")
+        archive.delete(study_query(50), actor=actor(""), reason="")
     with opened(tmp_path) as archive:
         total = Compactor(archive, joined, segment_bytes=16 * 100_000).run()
         assert (total.segments_removed, total.records_copied) == (1, 0)
@@ -212,8 +213,8 @@ def test_versions_tombstones_and_holds_survive(tmp_path: Path) -> None:
     with opened(tmp_path) as archive:
         fill(archive, range(1, 5))
         store(archive, other)
-        archive.set_holds([uid(2), uid(9)], by="court", reason="case")
-        archive.release_holds([uid(9)], by="court", reason="")
+        archive.set_holds([uid(2), uid(9)], actor=actor("court"), reason="case")
+        archive.release_holds([uid(9)], actor=actor("court"), reason="")
         delete(archive, 3, 4)
     with opened(tmp_path) as archive:
         compact(archive, everything=True)
@@ -474,7 +475,7 @@ def test_what_is_dead_and_must_stay_is_not_copied_again_and_again(tmp_path: Path
     with opened(tmp_path) as archive:
         delete_numbers = range(0, 40, 7)
         for number in delete_numbers:
-            archive.delete(instance_query(1, 1, number), by="test", reason="")
+            archive.delete(instance_query(1, 1, number), actor=actor(), reason="")
         before = _versions(archive, numbers)
         compactor = Compactor(archive, OPTIONS, segment_bytes=SEGMENT_BYTES, everything=everything)
         steps = 0
@@ -603,7 +604,7 @@ def half_deleted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         fill(archive, range(1, 5), range(4))
         fill(archive, range(5, 6), range(14))
         store(archive, payload_of(2, 1, 1, pixels=bytes(PIXELS)))
-        archive.set_holds([uid(2)], by="", reason="")
+        archive.set_holds([uid(2)], actor=actor(""), reason="")
         archive.ingest_stream(iter([instance(6, 1)]), transfer_syntax_uid=EXPLICIT)
         archive.ingest_stream(iter([instance(7, 1)]), transfer_syntax_uid=EXPLICIT)
         delete(archive, 1, 3, 5, 6)

@@ -22,12 +22,13 @@ from engine.config import Compaction, Scrub
 from engine.dicom import tags
 from engine.errors import ArchiveReadOnly, CorrectionRefused, EngineError, StorageFull
 from engine.index.format.types import Level, Query, Root
+from tests.actors import actor
 from tests.archive import kept
 from tests.archive.filled import contents, findings, opened, payload_of, store, uid
 from tests.faulty_files import FaultyFiles
 
 NAME, SEX, BIRTH = tags.PatientName, tags.PatientSex, tags.PatientBirthDate
-WHO = {"by": "test", "reason": "a reason"}
+WHO = {"actor": actor(), "reason": "a reason"}
 
 
 def fill(archive: Archive) -> None:
@@ -110,7 +111,7 @@ def test_two_patients_of_one_id_are_retrieved_together_or_by_their_issuer(archiv
 
 def test_deleting_a_patient_deletes_what_was_merged_into_it(archive: Archive) -> None:
     correction.merge(archive, P1, P2, **WHO)
-    deleted = archive.delete(Query(Level.PATIENT, {tags.PatientID: b"P2"}, Root.PATIENT), by="", reason="")
+    deleted = archive.delete(Query(Level.PATIENT, {tags.PatientID: b"P2"}, Root.PATIENT), actor=actor(""), reason="")
     assert deleted.studies == 3
     assert {**patients(archive), "P1": None, "P2": None} == {**BEFORE, "P1": None, "P2": None}
 
@@ -167,7 +168,7 @@ def test_studies_and_series_are_corrected_one_by_one(archive: Archive) -> None:
 
 
 def test_a_study_on_hold_can_be_corrected(archive: Archive) -> None:
-    archive.set_holds([uid(1)], by="", reason="")
+    archive.set_holds([uid(1)], actor=actor(""), reason="")
     correction.move(archive, [uid(1)], P2, **WHO)
     assert patients(archive)["P2"][1] == {1, 3}
 
@@ -181,9 +182,9 @@ def test_a_patient_that_is_not_there_yet_can_be_merged_in_advance(archive: Archi
 
 
 def test_everything_is_listed_with_who_when_and_why(archive: Archive) -> None:
-    merged = correction.merge(archive, P1, P2, by="Ann", reason="one person")
-    corrected = correction.correct_study(archive, uid(3), {SEX: "F"}, by="Bob", reason="typo")
-    undo = correction.undo(archive, merged.number, by="Cem", reason="two persons")
+    merged = correction.merge(archive, P1, P2, actor=actor("Ann"), reason="one person")
+    corrected = correction.correct_study(archive, uid(3), {SEX: "F"}, actor=actor("Bob"), reason="typo")
+    undo = correction.undo(archive, merged.number, actor=actor("Cem"), reason="two persons")
     first, second, third = correction.listed(archive)
     assert (first["number"], first["operation"], first["names"], first["by"]) == (merged.number, "merge", ["P1"], "Ann")
     assert (first["undone_by"], first["reason"], first["sets"][NAME]) == (undo.number, "one person", "Roe^Jane")
@@ -392,7 +393,7 @@ def test_compaction_keeps_corrections_and_what_undid_them(tmp_path: Path) -> Non
         said = correct_something(archive)
         numbers = [row["number"] for row in correction.listed(archive)]
     with opened(tmp_path) as archive:
-        archive.delete(Query(Level.STUDY, {tags.StudyInstanceUID: uid(2).encode()}), by="", reason="")
+        archive.delete(Query(Level.STUDY, {tags.StudyInstanceUID: uid(2).encode()}), actor=actor(""), reason="")
         said["P1"][1].discard(2)
     with opened(tmp_path) as archive:
         options = Compaction(dead_share_min=0.01, small_segments_min=2)

@@ -19,6 +19,7 @@ from engine.storage.files import Files
 from engine.storage.record import Kind
 from engine.storage.segment import list_segments, segment_path
 from engine.storage.segment_bytes import FileBytes
+from tests.actors import actor
 from tests.archive.filled import contents, findings, opened, payload_of, store, study_query, uid
 
 GONE, HELD, CORRECTED = 1, 2, 3
@@ -32,11 +33,11 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with opened(data) as archive:
         store(archive, *(payload_of(study, 1, number) for study in (1, 2, 3) for number in range(1, 6)))
     with opened(data) as archive:
-        archive.delete(study_query(GONE), by="test", reason="wrong patient")
+        archive.delete(study_query(GONE), actor=actor(), reason="wrong patient")
     with opened(data) as archive:
-        archive.set_holds([uid(HELD)], by="test", reason="court")
+        archive.set_holds([uid(HELD)], actor=actor(), reason="court")
     with opened(data) as archive:
-        correction.correct_study(archive, uid(CORRECTED), {0x00081030: NAME.decode()}, by="test", reason="typo")
+        correction.correct_study(archive, uid(CORRECTED), {0x00081030: NAME.decode()}, actor=actor(), reason="typo")
     return data
 
 
@@ -83,7 +84,7 @@ def _must_hold(archive: Archive) -> None:
     assert sorted(contents(archive)) == sorted(uid(study, 1, number) for study in (2, 3) for number in range(1, 6))
     assert [hold.study_instance_uid.decode() for hold in archive.parts.index.holds()] == [uid(HELD)]
     with pytest.raises(DeletionRefused):
-        archive.delete(study_query(HELD), by="test", reason="late")
+        archive.delete(study_query(HELD), actor=actor(), reason="late")
     assert archive.corrected(uid(CORRECTED), "")[0x00081030] == NAME
     assert archive.stats()["corrections"] == 1
 
@@ -157,7 +158,7 @@ def test_what_was_let_go_since_does_not_come_back(stopped: Path, tmp_path: Path)
     data = tmp_path / "data"
     shutil.copytree(stopped, data)
     with opened(data) as archive:
-        archive.release_holds([uid(HELD)], by="test", reason="over")
+        archive.release_holds([uid(HELD)], actor=actor(), reason="over")
         store(archive, payload_of(GONE, 1, 1))
     shutil.rmtree(data / "index")
     with opened(data) as archive:
@@ -179,7 +180,7 @@ def test_a_copy_with_much_that_is_needed_no_more_is_begun_anew(
     with opened(other) as archive:
         store(archive, *(payload_of(9, 1, number) for number in range(1, 10)))
         for number in range(1, 10):
-            archive.delete(study_query(9), by="test", reason=str(number))
+            archive.delete(study_query(9), actor=actor(), reason=str(number))
             store(archive, payload_of(9, 1, number))
     copy.write_bytes(before + (other / "ledger.copy").read_bytes())
     with opened(data) as archive:

@@ -20,6 +20,7 @@ from engine.config import Compaction
 from engine.index.format.types import Outcome
 from engine.storage.files import Files
 from engine.storage.segment import list_segments, segment_path
+from tests.actors import actor
 from tests.archive import kept
 
 COUNT = 120
@@ -114,7 +115,7 @@ def test_without_the_index_a_sealed_segment_is_kept_and_what_it_has_lost_is_told
             assert any("lost" in finding for finding in _findings(archive))
     with kept.opened(data) as archive:
         layout, files = archive.parts.layout, archive.parts.files
-        chosen = losses.acknowledge(layout, files, archive.parts.index, None, by="test")
+        chosen = losses.acknowledge(layout, files, archive.parts.index, None, actor=actor())
         assert chosen
         assert not losses.outstanding(layout, files, archive.parts.index)
         remaining = _findings(archive)

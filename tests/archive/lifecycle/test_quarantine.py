@@ -30,6 +30,7 @@ from engine.index.format.entry import POLICY_KEEP_FIRST
 from engine.index.format.types import Outcome
 from engine.storage.record import crc32c
 from tests import samples
+from tests.actors import actor
 from tests.archive import kept
 
 UID = kept.uid_of(1)
@@ -232,12 +233,12 @@ def test_a_version_that_is_readmitted_becomes_current_and_the_other_is_kept_asid
     with kept.opened(tmp_path) as archive:
         kept.store(archive, [first, second])
         identifier = only(archive).id
-        assert quarantine.readmit(archive, identifier, policy="keep-first", by="test") is Outcome.REPLACED
+        assert quarantine.readmit(archive, identifier, policy="keep-first", actor=actor()) is Outcome.REPLACED
         assert archive.read(kept.current(archive, UID)) == second
         assert archive.read(only(archive).instance) == first
         with pytest.raises(QuarantineError):
-            quarantine.readmit(archive, identifier, policy="keep-first", by="test")
-        quarantine.readmit(archive, only(archive).id, policy="keep-first", by="test")
+            quarantine.readmit(archive, identifier, policy="keep-first", actor=actor())
+        quarantine.readmit(archive, only(archive).id, policy="keep-first", actor=actor())
         assert archive.read(kept.current(archive, UID)) == first
         assert archive.read(only(archive).instance) == second
         assert verify.check(archive, payloads=True).findings == []
@@ -261,10 +262,10 @@ def test_what_was_unparseable_is_tried_again_under_its_own_uids(tmp_path: Path) 
     with kept.opened(tmp_path) as archive:
         sent(archive, (payload, request("1.2.3")), (RUBBISH, request("1.2.4")))
         ids = {one.instance.sop_instance_uid: one.id for one in listed(archive)}
-        assert quarantine.readmit(archive, ids["1.2.3"], policy="keep-first", by="test") is Outcome.STORED
+        assert quarantine.readmit(archive, ids["1.2.3"], policy="keep-first", actor=actor()) is Outcome.STORED
         assert archive.read(kept.current(archive, UID)) == payload
         with pytest.raises(InstanceRefused):
-            quarantine.readmit(archive, ids["1.2.4"], policy="keep-first", by="test")
+            quarantine.readmit(archive, ids["1.2.4"], policy="keep-first", actor=actor())
         assert [one.instance.sop_instance_uid for one in listed(archive)] == ["1.2.4"]
     Archive.rebuild_index(tmp_path)
     with kept.opened(tmp_path) as archive:
@@ -280,11 +281,11 @@ def test_a_large_version_and_a_large_unparseable_one_are_readmitted(
     third = kept.data_set(2, pixels=500_000)
     with kept.opened(tmp_path) as archive:
         kept.store(archive, [first, second])
-        quarantine.readmit(archive, only(archive).id, policy="keep-first", by="test")
+        quarantine.readmit(archive, only(archive).id, policy="keep-first", actor=actor())
         assert archive.read(kept.current(archive, UID)) == second
         sent(archive, (third, request("1.2.3")))
         (identifier,) = [one.id for one in listed(archive) if one.kind == quarantine.UNPARSEABLE]
-        quarantine.readmit(archive, identifier, policy="keep-first", by="test")
+        quarantine.readmit(archive, identifier, policy="keep-first", actor=actor())
         assert archive.read(kept.current(archive, kept.uid_of(2))) == third
 
 
@@ -294,7 +295,7 @@ def test_what_is_dropped_is_gone_and_nothing_else(tmp_path: Path) -> None:
         kept.store(archive, [first, second])
         sent(archive, (RUBBISH, request("1.2.4")))
         for one in listed(archive):
-            assert quarantine.drop(archive, one.id, by="test", reason="looked at") == one
+            assert quarantine.drop(archive, one.id, actor=actor(), reason="looked at") == one
         assert listed(archive) == []
         assert archive.parts.index.quarantined_bytes() == 0
         assert archive.read(kept.current(archive, UID)) == first
@@ -318,18 +319,18 @@ def test_what_belongs_to_a_study_on_hold_is_not_dropped(tmp_path: Path) -> None:
             (RUBBISH, request(UID)),  # claims the UID of an instance of the study
             (RUBBISH, request("1.2.5")),  # says nothing
         )
-        archive.set_holds([study], by="test", reason="case")
+        archive.set_holds([study], actor=actor(), reason="case")
         assert len(listed(archive)) == 4
         for one in listed(archive):
             if one.instance.sop_instance_uid == "1.2.5":
-                quarantine.drop(archive, one.id, by="test", reason="")
+                quarantine.drop(archive, one.id, actor=actor(), reason="")
                 continue
             with pytest.raises(DeletionRefused):
-                quarantine.drop(archive, one.id, by="test", reason="")
+                quarantine.drop(archive, one.id, actor=actor(), reason="")
         assert len(listed(archive)) == 3
-        archive.release_holds([study], by="test", reason="closed")
+        archive.release_holds([study], actor=actor(), reason="closed")
         for one in listed(archive):
-            quarantine.drop(archive, one.id, by="test", reason="")
+            quarantine.drop(archive, one.id, actor=actor(), reason="")
         assert listed(archive) == []
 
 
@@ -337,8 +338,8 @@ def test_an_unknown_id_is_said_so(tmp_path: Path) -> None:
     with kept.opened(tmp_path) as archive:
         for ask in (
             lambda: quarantine.find(archive, "0" * 24),
-            lambda: quarantine.drop(archive, "../x", by="test", reason=""),
-            lambda: quarantine.readmit(archive, "", policy="replace", by="test"),
+            lambda: quarantine.drop(archive, "../x", actor=actor(), reason=""),
+            lambda: quarantine.readmit(archive, "", policy="replace", actor=actor()),
         ):
             with pytest.raises(QuarantineError):
                 ask()

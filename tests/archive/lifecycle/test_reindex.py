@@ -33,6 +33,7 @@ from engine.storage.files import Files
 from engine.storage.record import Record
 from engine.storage.segment import Walk, list_segments, read_segment_header
 from tests import samples
+from tests.actors import actor
 from tests.archive import kept
 from tests.index.made import meaning
 
@@ -92,7 +93,7 @@ def history(archive: Archive, seed: int, count: int = 100) -> None:
         if rng.random() < 0.05:
             uid = f"{samples.ROOT}.{rng.randint(1, 5)}.{rng.randint(1, 2)}"
             query = Query(Level.SERIES, {tags.SeriesInstanceUID: uid.encode()}, relational=True)
-            archive.delete(query, by="test", reason="test")
+            archive.delete(query, actor=actor(), reason="test")
 
 
 def judged(archive: Archive, folder: Path) -> dict[str, Any]:
@@ -274,11 +275,11 @@ def test_what_is_corrected_stays_corrected_extra_attributes_too(tmp_path: Path) 
     study, patient = f"{samples.ROOT}.1", Patient("P0")
     with opened(tmp_path / "data") as archive:
         history(archive, 4, 60)
-        correction.correct_study(archive, study, {tags.StudyDescription: "Right"}, by="test", reason="test")
-        correction.correct_patient(archive, patient, {tags.PatientSex: "O"}, by="test", reason="test")
+        correction.correct_study(archive, study, {tags.StudyDescription: "Right"}, actor=actor(), reason="test")
+        correction.correct_patient(archive, patient, {tags.PatientSex: "O"}, actor=actor(), reason="test")
     with opened(tmp_path / "data", wanted(*ATTRIBUTES)) as archive:
         Reindexer(archive, bytes_per_s=0).step()
-        correction.correct_study(archive, study, {tags.StudyStatusID: "RIGHT"}, by="test", reason="test")
+        correction.correct_study(archive, study, {tags.StudyStatusID: "RIGHT"}, actor=actor(), reason="test")
         run(archive)
         rows = found(
             archive, Level.STUDY, {tags.StudyStatusID: b"RIGHT", tags.StudyDescription: b"", tags.PatientSex: b""}

@@ -20,6 +20,7 @@ from engine.errors import EngineError
 from engine.index.format.types import Outcome
 from engine.storage.record import crc32c
 from tests import samples
+from tests.actors import actor
 from tests.archive import kept
 
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -141,10 +142,10 @@ def test_nothing_is_retired_on_legal_hold(archive: Archive) -> None:
         stored(archive, payload)
         stored(archive, converted(payload, DEFLATED), DEFLATED)
         study = kept.current(archive, UID).study_instance_uid
-        archive.set_holds([study], by="test", reason="court")
+        archive.set_holds([study], actor=actor(), reason="court")
         assert Settler(archive).run() == 0
         assert archive.stats()["versions"] == 1
-        archive.release_holds([study], by="test", reason="over")
+        archive.release_holds([study], actor=actor(), reason="over")
         assert Settler(archive, since_ns=0).run() == 1
 
 
@@ -190,7 +191,7 @@ def test_bytes_that_somebody_dropped_are_stored_when_they_come_again(archive: Ar
             assert stored(archive, other, DEFLATED) is Outcome.KEPT_ASIDE
             assert archive.stats()["versions"] == 1
             [version] = quarantine.listed(archive)
-            quarantine.drop(archive, version.id, by=likeness.BY, reason="seen")
+            quarantine.drop(archive, version.id, actor=actor(likeness.BY), reason="seen")
 
 
 def compact(archive: Archive) -> None:

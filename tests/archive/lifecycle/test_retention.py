@@ -14,6 +14,7 @@ from engine.archive.lifecycle.retention import DAY_NS, Due
 from engine.config import Retention
 from engine.errors import RetentionRefused
 from engine.index.format.types import Outcome
+from tests.actors import actor
 from tests.archive.filled import all_instances, findings, opened, payload_of, store, uid
 
 NOW_NS = time.time_ns()
@@ -95,7 +96,7 @@ def test_a_dry_run_counts_for_each_rule_and_each_study_once(tmp_path: Path) -> N
     with opened(tmp_path) as archive:
         payloads = [payload_of(1, 1, 1), payload_of(1, 1, 2), payload_of(2, 1, 1, modality="MR")]
         store(archive, *payloads)
-        archive.set_holds([uid(2)], by="", reason="")
+        archive.set_holds([uid(2)], actor=actor(""), reason="")
         first, second = due(archive, rule("ct", modalities=("CT",)), rule("all"), in_days=101)
         assert (first.rule, first.study_instance_uid, first.instances) == ("ct", uid(1), 2)
         assert first.bytes == len(payloads[0]) + len(payloads[1])
@@ -107,20 +108,20 @@ def test_a_dry_run_counts_for_each_rule_and_each_study_once(tmp_path: Path) -> N
 def test_applying_a_rule_deletes_what_it_names_and_nothing_that_is_held(tmp_path: Path) -> None:
     with opened(tmp_path) as archive:
         store(archive, *(payload_of(study, 1, number) for study in (1, 2, 3) for number in (1, 2)))
-        archive.set_holds([uid(2)], by="court", reason="")
+        archive.set_holds([uid(2)], actor=actor("court"), reason="")
         deleted: list[str] = []
         applied = retention.apply(
             archive,
             rule(),
             NOW_NS + 101 * DAY_NS,
-            by="test",
+            actor=actor(),
             on_study=lambda found: deleted.append(found.study_instance_uid),
             is_confirmed=True,
         )
         assert (applied.studies, applied.instances, applied.held) == (2, 4, 1)
         assert sorted(deleted) == [uid(1), uid(3)]
         assert {one.study_instance_uid for one in all_instances(archive)} == {uid(2)}
-        assert retention.apply(archive, rule(), NOW_NS + 101 * DAY_NS, by="test", is_confirmed=True).studies == 0
+        assert retention.apply(archive, rule(), NOW_NS + 101 * DAY_NS, actor=actor(), is_confirmed=True).studies == 0
         assert findings(archive) == []
     Archive.rebuild_index(tmp_path)
     with opened(tmp_path) as archive:
@@ -133,10 +134,10 @@ def test_a_hold_that_is_set_while_a_rule_is_applied_holds(tmp_path: Path) -> Non
 
         def hold_the_other(found: Due) -> None:
             other = {uid(1): uid(2), uid(2): uid(1)}[found.study_instance_uid]
-            archive.set_holds([other], by="court", reason="")
+            archive.set_holds([other], actor=actor("court"), reason="")
 
         applied = retention.apply(
-            archive, rule(), NOW_NS + 101 * DAY_NS, by="test", on_study=hold_the_other, is_confirmed=True
+            archive, rule(), NOW_NS + 101 * DAY_NS, actor=actor(), on_study=hold_the_other, is_confirmed=True
         )
         assert (applied.studies, applied.held) == (1, 1)
         assert len(all_instances(archive)) == 1
@@ -150,7 +151,7 @@ def test_who_is_told_to_stop_stops_between_two_studies(tmp_path: Path) -> None:
             archive,
             rule(),
             NOW_NS + 101 * DAY_NS,
-            by="test",
+            actor=actor(),
             stopped=lambda: bool(seen),
             on_study=seen.append,
             is_confirmed=True,
@@ -170,23 +171,23 @@ def test_a_clock_that_is_years_ahead_deletes_nothing_until_somebody_confirms_it(
     with opened(tmp_path) as archive:
         store(archive, payload_of(1, 1, 1))
         with pytest.raises(RetentionRefused, match="gap_days_max"):
-            retention.apply(archive, ten_years, ahead_ns, by="test")
+            retention.apply(archive, ten_years, ahead_ns, actor=actor())
         assert studies(archive) == 1
         # What the wrong clock stamps makes it no more right.
-        assert retention.apply(archive, ten_years, time.time_ns(), by="test").studies == 0
+        assert retention.apply(archive, ten_years, time.time_ns(), actor=actor()).studies == 0
         store(archive, payload_of(2, 1, 1))
         with pytest.raises(RetentionRefused, match="set forward"):
-            retention.apply(archive, ten_years, ahead_ns, by="test")
+            retention.apply(archive, ten_years, ahead_ns, actor=actor())
         assert studies(archive) == 2
-        assert retention.apply(archive, ten_years, ahead_ns, by="test", is_confirmed=True).studies == 2
+        assert retention.apply(archive, ten_years, ahead_ns, actor=actor(), is_confirmed=True).studies == 2
 
 
 def test_a_clock_that_is_set_forward_while_the_machine_runs_is_found_out_within_the_gap(tmp_path: Path) -> None:
     with opened(tmp_path) as archive:
         store(archive, payload_of(1, 1, 1))
-        retention.apply(archive, rule(older_than_days=7), time.time_ns(), by="test")
+        retention.apply(archive, rule(older_than_days=7), time.time_ns(), actor=actor())
         with pytest.raises(RetentionRefused, match="set forward by 8 days"):
-            retention.apply(archive, rule(older_than_days=7), time.time_ns() + 8 * DAY_NS, by="test")
+            retention.apply(archive, rule(older_than_days=7), time.time_ns() + 8 * DAY_NS, actor=actor())
 
 
 def test_after_a_restart_of_the_machine_the_gap_counts_from_the_last_application(
@@ -197,26 +198,26 @@ def test_after_a_restart_of_the_machine_the_gap_counts_from_the_last_application
     with opened(tmp_path) as archive:
         store(archive, payload_of(1, 1, 1))
         weekly = rule(older_than_days=7)
-        assert retention.apply(archive, weekly, time.time_ns(), by="test").studies == 0
+        assert retention.apply(archive, weekly, time.time_ns(), actor=actor()).studies == 0
         # In another boot, a month's journey is one; and nothing that happened meanwhile says otherwise.
         later_ns = time.time_ns() + 29 * DAY_NS
-        assert retention.apply(archive, weekly, later_ns, by="test").studies == 1
+        assert retention.apply(archive, weekly, later_ns, actor=actor()).studies == 1
         with pytest.raises(RetentionRefused, match="31 days ago"):
-            retention.apply(archive, weekly, later_ns + 31 * DAY_NS, by="test")
+            retention.apply(archive, weekly, later_ns + 31 * DAY_NS, actor=actor())
 
 
 def test_a_clock_that_is_behind_is_believed_and_what_was_known_stays_known(tmp_path: Path) -> None:
     with opened(tmp_path) as archive:
         store(archive, payload_of(1, 1, 1))
         now_ns = time.time_ns()
-        retention.apply(archive, rule(older_than_days=7), now_ns, by="test")
+        retention.apply(archive, rule(older_than_days=7), now_ns, actor=actor())
         before = (tmp_path / "retention.json").read_bytes()
-        assert retention.apply(archive, rule(older_than_days=7), now_ns - 3650 * DAY_NS, by="test").studies == 0
+        assert retention.apply(archive, rule(older_than_days=7), now_ns - 3650 * DAY_NS, actor=actor()).studies == 0
         assert (tmp_path / "retention.json").read_bytes() == before
         # NTP brings it back.
-        assert retention.apply(archive, rule(older_than_days=7), now_ns + DAY_NS // 100, by="test").studies == 0
+        assert retention.apply(archive, rule(older_than_days=7), now_ns + DAY_NS // 100, actor=actor()).studies == 0
         (tmp_path / "retention.json").write_bytes(b"{half of")
-        assert retention.apply(archive, rule(older_than_days=7), now_ns, by="test").studies == 0
+        assert retention.apply(archive, rule(older_than_days=7), now_ns, actor=actor()).studies == 0
 
 
 def test_a_rule_that_would_delete_a_large_part_is_refused_as_a_whole(tmp_path: Path) -> None:
@@ -224,11 +225,11 @@ def test_a_rule_that_would_delete_a_large_part_is_refused_as_a_whole(tmp_path: P
         store(archive, *(payload_of(study, 1, 1) for study in range(1, 31)))
         now_ns = time.time_ns()
         with pytest.raises(RetentionRefused, match="30 of 30 studies"):
-            retention.apply(archive, rule(older_than_days=0), now_ns, by="test")
+            retention.apply(archive, rule(older_than_days=0), now_ns, actor=actor())
         assert studies(archive) == 30
-        archive.set_holds([uid(study) for study in range(1, 11)], by="test", reason="")
+        archive.set_holds([uid(study) for study in range(1, 11)], actor=actor(), reason="")
         # Twenty may always go.
-        assert retention.apply(archive, rule(older_than_days=0), now_ns, by="test").studies == 20
+        assert retention.apply(archive, rule(older_than_days=0), now_ns, actor=actor()).studies == 20
         store(archive, *(payload_of(study, 1, 1) for study in range(41, 71)))
         now_ns = time.time_ns()
-        assert retention.apply(archive, rule(older_than_days=0, share_max=1.0), now_ns, by="test").studies == 30
+        assert retention.apply(archive, rule(older_than_days=0, share_max=1.0), now_ns, actor=actor()).studies == 30

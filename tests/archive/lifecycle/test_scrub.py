@@ -25,6 +25,7 @@ from engine.storage import hints
 from engine.storage.segment import FIRST_RECORD, segment_path
 from engine.storage.segment_bytes import FileBytes
 from tests import samples
+from tests.actors import actor
 from tests.archive import kept
 
 SEED = int(os.environ.get("FILMROOM_SEED", "20261124"))
@@ -206,7 +207,7 @@ def test_a_footer_is_not_made_again_while_a_head_is_damaged_for_it_may_be_needed
 def test_the_head_of_a_hold_that_turns_is_put_right_from_the_footer(tmp_path: Path) -> None:
     study = f"{samples.ROOT}.1"
     with kept.opened(tmp_path) as archive:
-        archive.set_holds([study], by="test", reason="case")
+        archive.set_holds([study], actor=actor(), reason="case")
         (hold,) = archive.parts.index.holds()
     with kept.opened(tmp_path) as archive:
         kept.turn_byte(tmp_path, hold.position.segment_id, hold.position.offset + 70)

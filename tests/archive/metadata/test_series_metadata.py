@@ -23,6 +23,7 @@ from engine.index.format.types import Level
 from engine.storage.reader import LogReader
 from engine.storage.record import Position
 from tests import samples
+from tests.actors import actor
 from tests.archive import kept
 
 ROOT = "https://pacs.example/dicom-web"
@@ -112,12 +113,12 @@ def test_what_is_no_longer_so_is_not_shown(archive: Archive, change: str) -> Non
     before, tag = shown(archive), tag_of(archive)
     if change == "deleted":
         gone = [kept.current(archive, kept.uid_of(1))]
-        archive.delete_instances(gone, level=Level.IMAGE, by="test", reason="")
+        archive.delete_instances(gone, level=Level.IMAGE, actor=actor(), reason="")
     elif change == "replaced":
         add(archive, 1, patient_name="Another^Name")
     else:
         who = Patient("P1")
-        correction.correct_patient(archive, who, {tags.PatientName: "Right^Name"}, by="test", reason="")
+        correction.correct_patient(archive, who, {tags.PatientName: "Right^Name"}, actor=actor(), reason="")
     after = shown(archive)
     assert tag_of(archive) != tag
     assert after != before
@@ -171,7 +172,9 @@ def test_files_of_series_that_have_changed_are_purged(archive: Archive) -> None:
     kept.store(archive, [samples.encoded(samples.instance(1, series, 1)) for series in (1, 2, 3)])
     shown(archive, series=None)
     assert list(archive.metadata.purge()) == [False] * 3
-    archive.delete_instances([kept.current(archive, f"{samples.ROOT}.1.1.1")], level=Level.IMAGE, by="test", reason="")
+    archive.delete_instances(
+        [kept.current(archive, f"{samples.ROOT}.1.1.1")], level=Level.IMAGE, actor=actor(), reason=""
+    )
     kept.store(archive, [samples.encoded(samples.instance(1, 2, 2))])
     assert sorted(archive.metadata.purge()) == [False, True, True]
     assert list(archive.metadata.purge()) == [False]

@@ -38,6 +38,7 @@ from engine.index.query import access, text_scan
 from engine.index.query import search as searching
 from engine.index.query import walk as walking
 from engine.storage.record import crc32c
+from tests.actors import actor
 from tests.oracle import comparison, key_matching, matcher, query_question, query_world
 from tests.oracle.key_matching import BINARY, ONE_VALUE, tag_of
 from tests.oracle.matcher import IMAGE, SERIES, STUDY, UNIQUE
@@ -129,7 +130,7 @@ def _without_some(archive: Archive, data_sets: list[bytes], rng: random.Random) 
     level = rng.choice((STUDY, SERIES, IMAGE))
     chosen = matcher.text_of(key_matching.read(query_world.read(rng.choice(data_sets))), UNIQUE[level])
     query = Query(Level(level), {UNIQUE[level]: chosen.encode()}, Root.STUDY)
-    archive.delete(query, by="test", reason="test")
+    archive.delete(query, actor=actor(), reason="test")
     return [
         data
         for data in data_sets
