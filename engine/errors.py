@@ -1,6 +1,6 @@
-"""What can go wrong, by whose fault it is. Inner layers know no DIMSE status and no HTTP code.
+"""Every error that the engine raises on purpose, one branch a layer.
 
-One branch a layer. `dimse.status` maps these to statuses; nothing else does.
+Inner layers know no DIMSE status and no HTTP code: `dimse.status` and `web.errors` map these, and nothing else does.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class NotAcceptable(EngineError):
 
 
 class StorageError(EngineError):
-    """The branch of everything that the log raises."""
+    """The base of everything that the log raises."""
 
 
 class TornTail(StorageError):
@@ -91,7 +91,7 @@ class TornTail(StorageError):
 
 
 class CorruptRecord(StorageError):
-    """Stored bytes that are not what was written; never skipped in silence."""
+    """Stored bytes that are not what was written. Never skip one in silence."""
 
     def __init__(self, message: str, segment_id: int, offset: int) -> None:
         super().__init__(message)

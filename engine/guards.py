@@ -1,11 +1,11 @@
-"""Threads, tasks and callbacks that nobody waits for: what ends one unexpectedly is logged, and who depends on it told.
+"""Threads, tasks and callbacks that nobody waits for: an unexpected end is logged, and its owner is told.
 
     start    a daemon thread
     watch    a task
     call     a callback, one of several that must all be called
 
 Python prints what ends a thread and forgets it, keeps what ends a task until somebody collects it, and leaves a loop at
-the first callback that raises. What follows from an end is the caller's: to begin again with a pause, or to end.
+the first callback that raises. The caller decides what follows: it begins again after a pause, or ends.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def watch(task: Watched, name: str, on_crash: OnCrash | None = None) -> Watched:
 
 
 def call(name: str, callback: Callable[..., object], *arguments: object) -> None:
-    """Calls it; what it raises is its own trouble and not that of who comes after it."""
+    """Calls it. What it raises is logged, and the next callback is called all the same."""
     try:
         callback(*arguments)
     except Exception as error:
@@ -64,7 +64,7 @@ def call(name: str, callback: Callable[..., object], *arguments: object) -> None
 
 
 def failed(name: str, error: Exception) -> None:
-    """Says what a callback has raised; for who calls it in place."""
+    """Logs what a callback has raised, for a caller that calls it itself."""
     _tell("a callback failed", name, error)
 
 

@@ -1,4 +1,4 @@
-"""Numbers of bytes as people read them: in what commands show, findings and messages of errors."""
+"""Numbers of bytes as people read them, in the output of commands, findings and error messages."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Walks data elements one at a time: engine._ext.elements, whose door is dicom.elements.
 
-`ElementReader` serves the slow paths, `blob_items` whoever reads what ext/scan.pyx wrote. The bytes' layout is in
+`ElementReader` serves the slow paths, `blob_items` the readers of what ext/scan.pyx wrote. The bytes' layout is in
 dataset.pxd.
 """
 
@@ -67,7 +67,7 @@ def blob_items(const uint8_t[::1] blob_):
 
 
 def root_encoding_of(const uint8_t[::1] data, int encoding):
-    """The encoding in which a data set really is, told by its beginning."""
+    """The encoding in which a data set really is, as its beginning shows."""
     cdef Cursor cursor
     cursor.data = &data[0] if data.shape[0] else NULL
     cursor.end = data.shape[0]

@@ -535,7 +535,7 @@ cdef class Scanner:
     cdef list kept  # by place in `wanted`: the bytes of what was found in the pieces before
     cdef bytearray partial  # of the value in hand
     cdef readonly Py_ssize_t position
-    """How many bytes it was fed, or told to skip."""
+    """How many bytes it was fed, or has skipped."""
 
     def __cinit__(
         self, Extractor extractor not None, int encoding, Py_ssize_t nesting_max, Py_ssize_t element_count_max
@@ -694,7 +694,7 @@ cdef str cut_of(const Scan *scan):
 
 
 cdef Py_ssize_t image_bytes(const Scan *scan) noexcept nogil:
-    """How long native Pixel Data should be (PS3.5 8.1.1, without padding); -1 if that cannot be told."""
+    """How long native Pixel Data should be (PS3.5 8.1.1, without padding); -1 if the attributes do not say."""
     cdef Py_ssize_t samples = number_at(scan, scan.tables.image_at[0])
     cdef Py_ssize_t frames = number_at(scan, scan.tables.image_at[1])
     cdef Py_ssize_t rows = number_at(scan, scan.tables.image_at[2])

@@ -126,8 +126,8 @@ def _tried(codec: str, *declared: str) -> tuple[str, ...]:
 
 def _codec_of(term: str) -> str:
     """A defined term, misspelt ones ("ISO-IR 100", "ISO2022IR87") included; ASCII for what is unknown."""
-    found = _REGISTRATION.fullmatch(term)
-    return _BY_REGISTRATION.get(int(found[1]), "ascii") if found else "ascii"
+    match = _REGISTRATION.fullmatch(term)
+    return _BY_REGISTRATION.get(int(match[1]), "ascii") if match else "ascii"
 
 
 # reading -----------------------------------------------------------------------------------------------------------

@@ -75,13 +75,13 @@ class Coerced:
 
 def values_of(written: Iterable[str], removed: Iterable[str]) -> dict[int, bytes | None]:
     """The values of `KEYWORD=VALUE` and of keywords to leave out. Raises ConfigError."""
-    found: dict[int, bytes | None] = {}
+    changes: dict[int, bytes | None] = {}
     for text in written:
         keyword, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"coercion: {text!r} is not KEYWORD=VALUE")
-        found[_changeable(keyword.strip())] = value.encode()
-    return found | {_changeable(keyword): None for keyword in removed}
+        changes[_changeable(keyword.strip())] = value.encode()
+    return changes | {_changeable(keyword): None for keyword in removed}
 
 
 def _changeable(keyword: str) -> int:
@@ -152,7 +152,7 @@ def _encoded(
     values: Mapping[int, bytes | None], declared: bytes, vr_of: Callable[[int], str]
 ) -> dict[int, bytes | None] | None:
     """The new values in the data set's character set; None if it cannot carry one of them."""
-    found: dict[int, bytes | None] = {}
+    encoded_values: dict[int, bytes | None] = {}
     for tag, value in values.items():
         if value is not None and not value.isascii():
             vr = vr_of(tag)
@@ -163,8 +163,8 @@ def _encoded(
                 if encoded is None:
                     return None
                 value = encoded
-        found[tag] = value
-    return found
+        encoded_values[tag] = value
+    return encoded_values
 
 
 def _change(parts: dict[int, bytes], values: Mapping[int, bytes | None], changes: Changes, encoding: int) -> None:
@@ -183,7 +183,7 @@ def _change(parts: dict[int, bytes], values: Mapping[int, bytes | None], changes
             parts[tag] = new
     if not before:
         return
-    said: dict[int, Value] = {
+    attributes: dict[int, Value] = {
         tags.AttributeModificationDateTime: changes.moment.encode("ascii"),
         tags.ModifyingSystem: changes.system.encode("ascii"),
         tags.SourceOfPreviousValues: b"",
@@ -191,7 +191,7 @@ def _change(parts: dict[int, bytes], values: Mapping[int, bytes | None], changes
     }
     modified = _sequence(tags.ModifiedAttributesSequence, [b"".join(before)], encoding)
     item = {tags.ModifiedAttributesSequence: modified}
-    item |= {tag: _element(tag, value, encoding) for tag, value in said.items()}
+    item |= {tag: _element(tag, value, encoding) for tag, value in attributes.items()}
     content = b"".join([item[tag] for tag in sorted(item)])
     tag = tags.OriginalAttributesSequence
     parts[tag] = _sequence(tag, [*_items_of(parts.get(tag, b""), encoding), content], encoding)

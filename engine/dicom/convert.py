@@ -2,7 +2,7 @@
 
 Does not compress, decompress or change a value: pixels keep their bytes but for the byte order that a change of
 endianness turns round (OW by 2, OL by 4 and so on, never OB and UN). What is kept, what cannot be and what is forgiven
-is told in ext/reencode.pxd. A data set of any length takes a few megabytes; a deflated one is inflated up to a limit
+stands in ext/reencode.pxd. A data set of any length takes a few megabytes; a deflated one is inflated up to a limit
 (`sources`). Standard: PS3.5 Annex A.1 to A.5.
 
     deflated ─ inflated (three times: its length, the lengths in it, its bytes) ─┐

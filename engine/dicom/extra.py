@@ -11,7 +11,7 @@ in any block of its group: the one that its private creator element (gggg,00bb) 
     a level blob          (0019,10A3) value
 
 A set has a number, which grows with every change of an archive's configuration: a set that comes back is another one.
-It has a digest, 8 bytes, and the *mark* of that which records carry, 16 bits: by it who reads a record knows whether
+It has a digest, 8 bytes, and the *mark* of that which records carry, 16 bits: by it a reader of a record knows whether
 its attributes were extracted under the set of its archive. Zeros: the archive has never had extra attributes.
 One change in 65 535 ends at the mark of an earlier set, and leaves what was stored under that as it is.
 """
@@ -121,20 +121,20 @@ def is_kept_by_all(tag: int) -> bool:
 
 def of(attributes_: Iterable[Attribute]) -> ExtraSet:
     """The set that [[attribute]] tables describe. Raises ConfigError that says what is wrong with which."""
-    found: dict[int, Extra] = {}
+    extras: dict[int, Extra] = {}
     for one in attributes_:
         extra = _extra(one)
-        other = found.get(extra.tag)
+        other = extras.get(extra.tag)
         if other is not None:
             if other.creator != extra.creator:
                 raise _wrong(one, f"{other.creator!r} has that tag already: write another block, as in {_moved(extra)}")
             raise _wrong(one, "it is there twice")
-        if extra.creator and any(_same_element(extra, other) for other in found.values()):
+        if extra.creator and any(_same_element(extra, other) for other in extras.values()):
             raise _wrong(one, "it is there twice, in another block")
-        found[extra.tag] = extra
-    if len(found) > COUNT_MAX:
-        raise ConfigError(f"there are {len(found)} [[attribute]], the limit is {COUNT_MAX}")
-    return ExtraSet(tuple(sorted(found.values())))
+        extras[extra.tag] = extra
+    if len(extras) > COUNT_MAX:
+        raise ConfigError(f"there are {len(extras)} [[attribute]], the limit is {COUNT_MAX}")
+    return ExtraSet(tuple(sorted(extras.values())))
 
 
 def _same_element(one: Extra, other: Extra) -> bool:

@@ -106,7 +106,7 @@ class _Decoder:
         start = sequence.value_offset
         if depth > NESTING_MAX:
             raise DataSetError(f"the identifier nests more than {NESTING_MAX} sequences at offset {start}")
-        found = []
+        items = []
         for item in elements.walk(self._view, encoding, start, start + sequence.length):
             self._counted()
             if item.tag != tags.Item:
@@ -115,8 +115,8 @@ class _Decoder:
                 )
             within = elements.item_encoding(self._view, item, encoding)
             end = item.value_offset + item.length
-            found.append(self.data_set(item.value_offset, end, within, character_set, depth))
-        return found
+            items.append(self.data_set(item.value_offset, end, within, character_set, depth))
+        return items
 
     def _counted(self) -> None:
         self._count += 1

@@ -74,12 +74,12 @@ def codes(word: str) -> frozenset[str]:
     parts = _LETTERS.findall(latin)
     if not parts or not latin.isascii():
         return frozenset((f"#{crc32(word.encode('utf-8', 'replace')):08x}",))
-    found = set(_codes_of("".join(parts)))
+    result = set(_codes_of("".join(parts)))
     if len(parts) > 1:
         for part in parts:
             if len(part) >= _PART_LENGTH_MIN:
-                found.update(_codes_of(part))
-    return frozenset(found)
+                result.update(_codes_of(part))
+    return frozenset(result)
 
 
 def _codes_of(letters: str) -> set[str]:

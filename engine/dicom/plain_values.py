@@ -31,10 +31,10 @@ def value_of(tag: int, value: bytes, vr_of: Callable[[int], str] = tags.vr_of) -
     if vr == "SQ":
         items = _items(tag, value)
         return [_item(item, vr_of) for item in items] if items or not value else ["(sequence)"]
-    found = _values(vr, value)
+    parts = _values(vr, value)
     if vr in values.SINGLE_VALUE_VRS or not _has_several_values(tag):
-        return found[0] if len(found) == 1 else found or (None if vr in _NUMBER_VRS else "")
-    return found
+        return parts[0] if len(parts) == 1 else parts or (None if vr in _NUMBER_VRS else "")
+    return parts
 
 
 def encoded_numbers(tag: int, vr: str, text: str) -> bytes | None:

@@ -1,6 +1,6 @@
 """Brings a data set of any length from one encoding into another; the door to _ext.reencoder.
 
-What is kept, what cannot be and what is forgiven is told in ext/reencode.pxd. Holds a window of the data set, a piece
+What is kept, what cannot be and what is forgiven stands in ext/reencode.pxd. Holds a window of the data set, a piece
 of the result, and four bytes for each sequence and item of defined length. Standard: PS3.5 section 7.
 """
 

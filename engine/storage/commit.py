@@ -11,9 +11,9 @@ arrives while it syncs is the next group. After a failed sync nothing is acknowl
 tried again: a second fdatasync would report success for pages that the kernel has already dropped. Whatever sync and
 apply raise is such a failure, and whatever one waiter raises is its own: each of a group is answered.
 
-Nobody waits for ever either: when a group has been under way for `patience_s`, by a disk or another process that stands
-still, it and all behind it are answered with StorageError. They are committed all the same, once that is possible: who
-sends them again finds them. Until then `late` says that it is no use to submit.
+No waiter waits for ever either: when a disk or another process has held up a group for `patience_s`, that group and all
+behind it are answered with StorageError. They are committed all the same once that is possible, so a sender that repeats
+them finds them stored. Until then `late` says that it is no use to submit.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class GroupCommit(Generic[Item, Result]):
         why_late: Callable[[], str] = str,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        """`on_failure` is called once, on the loop's thread, after the waiters of the failed group were told.
+        """`on_failure` is called once, on the loop's thread, after the waiters of the failed group have been answered.
 
         `try_apply`: as `apply`, or None where it would have to wait. `why_late`: what it waits for, if that is known.
         """
@@ -81,7 +81,7 @@ class GroupCommit(Generic[Item, Result]):
         self.late: str = ""
         """Why nothing is committed for longer than anybody waits; "" while all is well."""
         self._failed: EngineError | None = None
-        self._failure_told = False
+        self._failure_reported = False
         self._closed = False
         self._thread: Thread | None = None
         self.depth = 0
@@ -167,17 +167,17 @@ class GroupCommit(Generic[Item, Result]):
             guards.call("commit answer", done, error)
 
     def _tell_failure(self) -> None:
-        if self._failed is not None and not self._failure_told:
-            self._failure_told = True
+        if self._failed is not None and not self._failure_reported:
+            self._failure_reported = True
             self._on_failure(self._failed)
 
     def _crashed(self, error: BaseException) -> None:
-        """The thread is gone: nobody who waits would ever be answered."""
+        """The thread is gone: no waiter would ever be answered."""
         self._failed = StorageFailed(f"the committing thread ended: {error!r}")
         self._loop.call_soon_threadsafe(self._tell_failure)
 
     def _refuse(self, done: Done[Result]) -> None:
-        """For who has been busy elsewhere while this was closed."""
+        """For a caller that was busy elsewhere while this was closed."""
         self._loop.call_soon(done, StorageError("this writer is closed"))
 
     def _flush_unsynced(self) -> None:

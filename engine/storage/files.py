@@ -262,10 +262,10 @@ class Files:
     def identity(self, path: str) -> tuple[int, int] | None:
         """Changes when the name leads to another file or its content changes; None if there is none."""
         try:
-            found = os.stat(path)
+            status = os.stat(path)
         except OSError:
             return None
-        return found.st_ino, found.st_mtime_ns
+        return status.st_ino, status.st_mtime_ns
 
     def exists(self, path: str) -> bool:
         """Whether there is a file or directory of this name."""

@@ -170,7 +170,7 @@ class Heads:
 
 
 def read_heads(data: SegmentBytes, segment_id: int) -> Heads | None:
-    """The heads in the footer, for who reads millions; None when the segment is not sealed.
+    """The heads in the footer, for a caller that reads millions; None when the segment is not sealed.
 
     Raises CorruptRecord when it is sealed and the footer is damaged: walk over the segment instead.
     """
@@ -182,9 +182,9 @@ def read_heads(data: SegmentBytes, segment_id: int) -> Heads | None:
         hints = data.read(trailer.hint_end - tail, tail)
     except OSError as error:
         raise CorruptRecord(f"the footer cannot be read: {error.strerror}", segment_id, tail) from error
-    found = crc32c(hints)
-    if found != trailer.hint_crc or not hints.startswith(FOOTER_HEAD):
-        raise CorruptRecord(f"footer: checksum {found:08x}, expected {trailer.hint_crc:08x}", segment_id, tail)
+    computed = crc32c(hints)
+    if computed != trailer.hint_crc or not hints.startswith(FOOTER_HEAD):
+        raise CorruptRecord(f"footer: checksum {computed:08x}, expected {trailer.hint_crc:08x}", segment_id, tail)
     return Heads(trailer, hints)
 
 

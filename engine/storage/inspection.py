@@ -1,6 +1,6 @@
-"""Every byte of one segment against its checksums, in pieces: what a scrub does to a segment.
+"""Inspection: compares every byte of one segment with its checksums, in pieces, for a scrub.
 
-Finds and tells; repairs nothing, knows no index, and does not know whether a record is still wanted.
+It reports and repairs nothing, knows no index, and does not know whether a record is still needed.
 
     bytes                        verified by                                           when they are wrong
     header block                 both copies: checksum, and equal; zeros between        Part.HEADER
@@ -234,10 +234,10 @@ class Inspection:
 
     def _head_fault(self, head: bytes, record: Record) -> list[str]:
         try:
-            found = decode_head(head, self._seed, self.segment_id, record.position.offset)
+            record_read = decode_head(head, self._seed, self.segment_id, record.position.offset)
         except CorruptRecord as error:
             return [str(error)]
-        return [] if found == record else ["the head is not the one that the footer has"]
+        return [] if record_read == record else ["the head is not the one that the footer has"]
 
     def _read(self, offset: int, length: int) -> memoryview:
         """These bytes as the disk has them, in memory that the next call uses again. Raises OSError, CorruptRecord."""

@@ -1,4 +1,4 @@
-"""A file of small notes that are durable one by one: what a backup or a replica has got, which segments were sealed.
+"""Journal: a file of small notes, durable one by one: what a backup or a replica holds, which segments are sealed.
 
     <crc32c, 8 hex digits> <JSON>\\n        one note a line
 

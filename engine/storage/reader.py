@@ -37,7 +37,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 class OpenSegment:
-    """A segment's bytes, open until the last who reads from it lets this object go."""
+    """A segment's bytes. They are closed with the last reference to this object."""
 
     __slots__ = ("data", "header", "is_durable")
 
@@ -77,7 +77,7 @@ class Pin:
         self.close()
 
     def __del__(self) -> None:
-        # One that was made for somebody who went away meanwhile.
+        # Of a caller that went away without closing it.
         self.close()
 
 
@@ -311,5 +311,5 @@ def _unreadable(error: OSError, position: Position) -> CorruptRecord:
     return CorruptRecord(f"cannot be read: {error.strerror}", position.segment_id, position.offset)
 
 
-def _too_short(found: int, expected: int, position: Position) -> CorruptRecord:
-    return CorruptRecord(f"the file ends after {found} of {expected} bytes", position.segment_id, position.offset)
+def _too_short(count: int, expected: int, position: Position) -> CorruptRecord:
+    return CorruptRecord(f"the file ends after {count} of {expected} bytes", position.segment_id, position.offset)

@@ -218,9 +218,9 @@ def decode_head(head: bytes, seed: int, segment_id: int, offset: int) -> Record:
     if len(head) < length:
         raise CorruptRecord("the file ends inside a record's key or meta", segment_id, offset)
     expected = _HEAD_CRC.unpack_from(head, _HEAD_CRC_OFFSET)[0]
-    found = crc32c(b"".join((head[:_HEAD_CRC_OFFSET], b"\0\0\0\0", head[HEADER_BYTES:length])), seed)
-    if found != expected:
-        raise CorruptRecord(f"record head: checksum {found:08x}, expected {expected:08x}", segment_id, offset)
+    computed = crc32c(b"".join((head[:_HEAD_CRC_OFFSET], b"\0\0\0\0", head[HEADER_BYTES:length])), seed)
+    if computed != expected:
+        raise CorruptRecord(f"record head: checksum {computed:08x}, expected {expected:08x}", segment_id, offset)
     return unpack_head(head, 0, segment_id)
 
 

@@ -1,7 +1,7 @@
-"""What becomes of a segment whose writer died before sealing it.
+"""Recovery: decides what becomes of a segment whose writer died before it sealed it.
 
-Does not know the index: the caller says from where on the records are news to it. Run on one segment at a time, by
-whoever keeps the archive; run twice it does the same again.
+It does not know the index: the caller says from which offset on the records are new to it. The keeper of the archive
+runs it, on one segment at a time. A second run does the same again.
 
     its writer is alive (it holds the file's lock)      left alone, StorageError
     sealed                                              left as it is; its records come from the hints
@@ -11,7 +11,7 @@ whoever keeps the archive; run twice it does the same again.
     known of sealed segments is not whole
     it says that it is another segment                  put under its own name by `put_right`, else set aside, reported
     no record and no damage                             the file is removed: a spare, or a stream that was cut off
-    the disk does not read a part of it                 left as it is, reported; what could be read is told
+    the disk does not read a part of it                 left as it is, reported; what could be read is returned
     no valid header, and something written              set aside as <name>.damaged, reported
     anything else                                       cut after the last whole record, sealed
 
@@ -20,7 +20,7 @@ sync that failed the page cache shows what the disk has not, as if it had (Rebel
 before `start_offset`, and anything that a whole record follows. Those are damage; whether it is a hole left by a power
 cut in writes that were never synced, or the loss of bytes that were safe, the `synced_bytes` of the later records tell.
 
-Who calls says what is known from elsewhere of sealed segments (`Known`). Where that is not all, a file that may have
+The caller says what is known from elsewhere of sealed segments (`Known`). Where that is not all, a file that may have
 been sealed is not removed for holding no whole record: it is set aside.
 """
 
@@ -116,7 +116,7 @@ def is_owned(files: Files, directory: str, segment_id: int) -> bool:
 
 
 def _open(files: Files, directory: str, segment_id: int) -> int:
-    """Raises FileNotFoundError; StorageFull when it is us who lack something, StorageError for other reasons."""
+    """Raises FileNotFoundError; StorageFull where this process lacks descriptors or memory, else StorageError."""
     try:
         return files.open(segment_path(directory, segment_id), os.O_RDWR)
     except FileNotFoundError:
@@ -169,12 +169,12 @@ def recover_segment(
         except CorruptRecord as error:
             _raise_unreadable(error)
             number = own_id(FileBytes(files, fd)) if sealed is not None else None
-            told = sealed.header() if sealed is not None and number in (None, segment_id) else None
-            if told is None:
+            known_header = sealed.header() if sealed is not None and number in (None, segment_id) else None
+            if known_header is None:
                 may_go = known.is_whole and sealed is None
                 return _without_header(files, fd, directory, path, error, start_offset, may_go=may_go)
-            files.pwritev(fd, [told.encode()], 0)
-            header = told
+            files.pwritev(fd, [known_header.encode()], 0)
+            header = known_header
         if sealed is not None and sealed.salt not in (-1, header.salt):
             # Another file of the same number: what is in it stays, whatever it is.
             known, is_last = known._replace(sealed={}), False
@@ -254,15 +254,15 @@ def put_right(files: Files, directory: str, segment_ids: Iterable[int]) -> list[
     except OSError as error:
         raise_write_error(error, f"list {directory}")
     for name in left:
-        wanted = f"{directory}/{name.removesuffix('.moved')}"
-        files.rename(f"{directory}/{name}", f"{wanted}.damaged" if files.exists(wanted) else wanted)
+        target = f"{directory}/{name.removesuffix('.moved')}"
+        files.rename(f"{directory}/{name}", f"{target}.damaged" if files.exists(target) else target)
     if moved or left:
         files.sync_directory(directory)
     return moved
 
 
 def read_segment(files: Files, directory: str, segment_id: int, start_offset: int) -> Recovery:
-    """What is whole in a segment from `start_offset` on, for who only reads this log: nothing is written or removed.
+    """What is whole in a segment from `start_offset` on, for a reader of the log: nothing is written or removed.
 
     Takes no lock. What follows the last whole record may be on its way still, and is not judged.
     """
@@ -325,37 +325,37 @@ def _recover(
 ) -> Recovery:
     """A segment without a footer and with a good header; `is_last`: nothing says that it was sealed."""
     sealed = known.sealed.get(header.segment_id)
-    found = _survey(files, fd, header, start_offset, files.size(fd), sealed)
-    if found.unreadable:
-        return found.left_alone(header.segment_id, start_offset)
+    survey = _survey(files, fd, header, start_offset, files.size(fd), sealed)
+    if survey.unreadable:
+        return survey.left_alone(header.segment_id, start_offset)
     if sealed is None and not is_last:
-        found = found.kept(header.segment_id, files.size(fd))
-    if not found.heads and not found.damage:
-        if not known.is_whole and (found.torn or _holds_data(files, fd)):
-            return _set_aside(files, fd, directory, path, header.segment_id, found.torn or "no whole record")
+        survey = survey.kept(header.segment_id, files.size(fd))
+    if not survey.heads and not survey.damage:
+        if not known.is_whole and (survey.torn or _holds_data(files, fd)):
+            return _set_aside(files, fd, directory, path, header.segment_id, survey.torn or "no whole record")
         files.unlink(path)
         files.sync_directory(directory)
-        return Recovery([], 0, torn=found.torn)
+        return Recovery([], 0, torn=survey.torn)
     _mend_header(files, fd, header)
     files.fdatasync(fd)
-    is_sealed = seal and _seal(files, fd, header, found)
+    is_sealed = seal and _seal(files, fd, header, survey)
     if not is_sealed and is_last:
-        files.truncate(fd, found.tail)
+        files.truncate(fd, survey.tail)
         files.fdatasync(fd)
     files.sync_directory(directory)
-    return Recovery(found.news(start_offset), found.tail, tuple(found.damage), found.torn, is_sealed)
+    return Recovery(survey.news(start_offset), survey.tail, tuple(survey.damage), survey.torn, is_sealed)
 
 
 def _mend_header(files: Files, fd: int, header: SegmentHeader) -> None:
     """Writes the copy of the header anew that a power cut has torn; the other one is left alone."""
     try:
-        found = files.pread(fd, FIRST_RECORD, 0)
+        block = files.pread(fd, FIRST_RECORD, 0)
     except OSError as error:
         raise StorageError(f"segment {header.segment_id:016x} is left as it is: {error.strerror}") from error
     half = FIRST_RECORD // 2
     good = header.encode()[:half]
-    if found[:half] != found[half:] and good in (found[:half], found[half:]):
-        files.pwritev(fd, [good], half if found[:half] == good else 0)
+    if block[:half] != block[half:] and good in (block[:half], block[half:]):
+        files.pwritev(fd, [good], half if block[:half] == good else 0)
 
 
 def _reseal(files: Files, fd: int, segment_id: int, start_offset: int) -> Recovery:
@@ -367,17 +367,17 @@ def _reseal(files: Files, fd: int, segment_id: int, start_offset: int) -> Recove
         header = read_segment_header(FileBytes(files, fd), segment_id)
     except CorruptRecord:
         header = trailer.header()
-    found = _survey(files, fd, header, max(start_offset, trailer.tail), trailer.tail)
-    if found.unreadable:
-        return found.left_alone(segment_id, start_offset)
-    sealed = _seal(files, fd, header, found)
-    return Recovery(found.news(start_offset), found.tail, tuple(found.damage), sealed=sealed)
+    survey = _survey(files, fd, header, max(start_offset, trailer.tail), trailer.tail)
+    if survey.unreadable:
+        return survey.left_alone(segment_id, start_offset)
+    sealed = _seal(files, fd, header, survey)
+    return Recovery(survey.news(start_offset), survey.tail, tuple(survey.damage), sealed=sealed)
 
 
-def _seal(files: Files, fd: int, header: SegmentHeader, found: _Survey) -> bool:
+def _seal(files: Files, fd: int, header: SegmentHeader, survey: _Survey) -> bool:
     """Writes the footer; False when the disk has no room for it."""
     try:
-        hints.seal(files, fd, header, found.tail, found.heads, found.payload_bytes, found.damage)
+        hints.seal(files, fd, header, survey.tail, survey.heads, survey.payload_bytes, survey.damage)
     except StorageFull:
         return False
     return True

@@ -1,4 +1,4 @@
-"""Putting back what a sealed segment says twice and has lost once: for a scrub, on one segment at a time.
+"""Repair: puts back what a sealed segment says twice and has lost once, for a scrub, on one segment at a time.
 
     what is damaged                    what it is made from                         when it is not
     one copy of the segment header     the other copy                               the segment is not sealed

@@ -123,7 +123,7 @@ class Damage:
     length_bytes: int
     reason: str
     was_synced: bool = True
-    """False: a hole that a power cut left in writes that were never synced; nobody was told they were stored
+    """False: a hole that a power cut left in writes that were never synced; no sender was told that they are stored
     (in durable mode). True: bytes that were on stable storage and are lost: an alarm."""
 
     def __str__(self) -> str:
@@ -142,7 +142,7 @@ def segment_path(directory: str, segment_id: int) -> str:
 def list_segments(directory: str, files: Files) -> list[int]:
     """The ids of all segments in a directory, ascending; other files are passed over.
 
-    Raises StorageFull when it is us who lack something, else StorageFailed.
+    Raises StorageFull when this process lacks descriptors or memory, else StorageFailed.
     """
     try:
         names = files.list_directory(directory)
@@ -387,8 +387,8 @@ class _Window:
         if at < 0 or at + length > len(self._data):
             close = 0 <= at <= len(self._data) + _WINDOW_BYTES_MIN
             self._length = min(2 * self._length, _WINDOW_BYTES_MAX) if close else _WINDOW_BYTES_MIN
-            wanted = min(max(self._length, length), self._end - offset)
-            self._data = self._source.read(wanted, offset) if wanted > 0 else b""
+            count = min(max(self._length, length), self._end - offset)
+            self._data = self._source.read(count, offset) if count > 0 else b""
             self._offset = offset
             at = 0
         return self._data[at : at + length]

@@ -1,8 +1,8 @@
 """SegmentBytes: the bytes of one segment, to read, wherever they lie.
 
-Whoever reads a segment that nobody writes any more takes SegmentBytes, not a descriptor: the reader, the footer, walks,
-inspection, rebuild and backup. So a sealed segment may come from elsewhere (`segment_store`). Files are the only
-implementation now, and cost nothing extra: the calls of `Files` are bound to the descriptor once.
+Code that reads sealed segments takes SegmentBytes, not a descriptor: the reader, the footer, walks, inspection, rebuild,
+backup and the feed. So a sealed segment may come from elsewhere (`segment_store`). Files are the only implementation
+now, and cost nothing extra: the calls of `Files` are bound to the descriptor once.
 
 What reading raises:
 

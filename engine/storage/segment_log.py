@@ -316,7 +316,7 @@ class SegmentLog:
         return sealed
 
     def abandon(self) -> None:
-        """Removes what this log has written and not sealed, and closes it: nobody was told of any of it.
+        """Removes what this log has written and not sealed, and closes it: no caller was told that any of it is stored.
 
         The files go while they are still locked, so that no recovery takes them for a dead writer's. What cannot be
         removed is left to one. No other call may be running.
