@@ -21,11 +21,11 @@ What real writers get wrong is read as pydicom reads it: elements without a VR i
 implicit VR that says explicit and the reverse, tags out of order (the last of a double one counts), anything misplaced
 once a tag beyond the last wanted one has been passed. Standard: PS3.5 section 7.
 
-A data set that ends early (`Head.cut`) is not the same as one with something behind its end. Cut: a value, a fragment or an
-item that is longer than what is there; a sequence, an item or encapsulated Pixel Data without its delimiter; a deflate
-stream without its last block; up to 7 bytes that may begin an element. Forgiven: zeros; behind Pixel Data whatever is
-no element with a higher tag and a VR of PS3.5, and up to 7 bytes of anything but Data Set Trailing Padding; before it
-up to 7 blanks and line ends, or bytes whose tag is not above the last one.
+A data set that ends early (`Head.cut`) is another case than one with something behind its end. Cut: a value, a fragment
+or an item that is longer than what is there; a sequence, an item or encapsulated Pixel Data without its delimiter; a
+deflate stream without its last block; up to 7 bytes that may begin an element. Forgiven: zeros; behind Pixel Data
+whatever is no element with a higher tag and a VR of PS3.5, and up to 7 bytes of anything but Data Set Trailing Padding;
+before it up to 7 blanks and line ends, or bytes whose tag is not above the last one.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ tried again: a second fdatasync would report success for pages that the kernel h
 apply raise is such a failure, and whatever one waiter raises is its own: each of a group is answered.
 
 No waiter waits for ever either: when a disk or another process has held up a group for `patience_s`, that group and all
-behind it are answered with StorageError. They are committed all the same once that is possible, so a sender that repeats
+behind it are answered with StorageError. They are committed all the same once that is possible: a sender that repeats
 them finds them stored. Until then `late` says that it is no use to submit.
 """
 

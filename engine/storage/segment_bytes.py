@@ -1,7 +1,7 @@
 """SegmentBytes: the bytes of one segment, to read, wherever they lie.
 
-Code that reads sealed segments takes SegmentBytes, not a descriptor: the reader, the footer, walks, inspection, rebuild,
-backup and the feed. So a sealed segment may come from elsewhere (`segment_store`). Files are the only implementation
+Code that reads sealed segments takes SegmentBytes, not a descriptor: reader, footer, walks, inspection, rebuild, backup
+and feed. So a sealed segment may come from elsewhere (`segment_store`). Files are the only implementation
 now, and cost nothing extra: the calls of `Files` are bound to the descriptor once.
 
 What reading raises:
