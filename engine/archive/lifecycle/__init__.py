@@ -1,1 +1,1 @@
-"""The life of what is stored: deletion, holds, retention, compaction, scrubbing, quarantine."""
+"""The life of what is stored: deletion, holds, corrections, retention, compaction, scrubbing, damage, quarantine."""

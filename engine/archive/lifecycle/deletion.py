@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 logger = log.get("archive.deletion")
 
 TEXT_BYTES_MAX = 1024
-"""Of `by` and of `reason`, each."""
+"""Of what is recorded of the actor, and of the reason, each."""
 
 UIDS_BYTES_MAX = META_BYTES_MAX - 8 * TEXT_BYTES_MAX
 """UIDs in one tombstone, with four bytes for the length of each; more take several tombstones of one stamp."""
