@@ -1,6 +1,7 @@
-"""A data set as one object of the DICOM JSON Model, in one pass: engine._ext.json_model, whose door is dicom.json_model.
+"""A data set as one object of the DICOM JSON Model, in one pass: engine._ext.json_model.
 
-Knows no files and no URLs but the prefix that it is given. What the standard leaves open is decided in dicom.json_model.
+Its door is dicom.json_model, where is decided what the standard leaves open. Knows no files, and of URLs only the
+prefix that it is given.
 
     data set  ──►  {"00080005":{"vr":"CS","Value":["ISO_IR 192"]},"00080008":{"vr":"CS","Value":["ORIGINAL", …]}, …}
 
@@ -18,9 +19,10 @@ from cpython.mem cimport PyMem_Free
 from cursor cimport Cursor, holds, u16, u32
 from dataset cimport (
     BIG_ENDIAN, EXPLICIT_VR, ITEM, ITEM_DELIMITER, MISPLACED, NESTING_MAX, OB_OR_OW, OK, OVERRUN, OW_OR_NUMBERS,
-    SEQUENCE_DELIMITER, TOO_DEEP, TOO_LONG, TOO_MANY, UNDEFINED_LENGTH, US_OR_SS, VR_AT, VR_FD, VR_FL, VR_OB, VR_OD, VR_OF, VR_OL,
-    VR_OV, VR_OW, VR_SL, VR_SQ, VR_SS, VR_SV, VR_UC, VR_UI, VR_UL, VR_UN, VR_UR, VR_US, VR_UT, VR_UV, Budget, Dictionary,
-    Entry, Header, dictionary_vr, is_listed_vr, item_encoding, read_header, root_encoding, skip_undefined, swap_unit,
+    SEQUENCE_DELIMITER, TOO_DEEP, TOO_LONG, TOO_MANY, UNDEFINED_LENGTH, US_OR_SS, VR_AT, VR_FD, VR_FL, VR_OB, VR_OD,
+    VR_OF, VR_OL, VR_OV, VR_OW, VR_SL, VR_SQ, VR_SS, VR_SV, VR_UC, VR_UI, VR_UL, VR_UN, VR_UR, VR_US, VR_UT, VR_UV,
+    Budget, Dictionary, Entry, Header, dictionary_vr, is_listed_vr, item_encoding, read_header, root_encoding,
+    skip_undefined, swap_unit,
 )
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, qsort, realloc
@@ -144,7 +146,9 @@ cdef class Writer:
         free(self.text)
         free(self.pieces)
 
-    def data_set(self, const uint8_t[::1] data, int encoding, bytes bulk_prefix, const uint8_t[::1] tail, bint may_be_cut):
+    def data_set(
+        self, const uint8_t[::1] data, int encoding, bytes bulk_prefix, const uint8_t[::1] tail, bint may_be_cut
+    ):
         """One object. `data` may end within top-level Pixel Data; `tail` is what follows that."""
         self.begin(bulk_prefix)
         self.may_be_cut = may_be_cut
@@ -163,7 +167,7 @@ cdef class Writer:
         return self.result()
 
     def element(self, uint32_t tag, uint16_t vr, const uint8_t[::1] value):
-        """The text of one element, `"GGGGEEEE":{…}`, from a value in Explicit VR LE and UTF-8, without BulkDataURI."""
+        """`"GGGGEEEE":{…}` of one element, from a value in Explicit VR LE and UTF-8, without BulkDataURI."""
         cdef Header header
         self.begin(None)
         self.source.data = &value[0] if value.shape[0] else NULL
@@ -227,6 +231,7 @@ cdef class Writer:
 
     cdef int walk(self, Py_ssize_t offset, Py_ssize_t depth_min) except -1:
         cdef int status
+        cdef bint is_behind
         while self.depth >= depth_min:
             status = self.step(&offset)
             if status == OK:
@@ -236,7 +241,8 @@ cdef class Writer:
             if status == DONE:
                 return 0
             # What is broken behind Pixel Data was forgiven when it was stored.
-            if status == OVERRUN and self.may_be_cut or status != TOO_MANY and self.levels[0].tag_before >= FIRST_PIXEL_TAG:
+            is_behind = status != TOO_MANY and self.levels[0].tag_before >= FIRST_PIXEL_TAG
+            if is_behind or status == OVERRUN and self.may_be_cut:
                 while self.depth > 1:
                     self.close()
                 return 0
@@ -700,9 +706,11 @@ cdef class Writer:
         return self.put_string(value, length)
 
     cdef int put_name(self, const uint8_t *value, Py_ssize_t length) except -1:
-        """The groups that are not empty; what comes behind a third "=" stays in the last one."""
+        """The groups that are not empty, without spaces around; what comes behind a third "=" stays in the last one."""
         cdef Py_ssize_t start = 0
         cdef Py_ssize_t end
+        cdef Py_ssize_t low
+        cdef Py_ssize_t high
         cdef int group
         cdef Py_ssize_t opened = self.length
         self.put(b'{')
@@ -710,11 +718,16 @@ cdef class Writer:
             end = start
             while end < length and (value[end] != c'=' or group == GROUPS_MAX - 1):
                 end += 1
-            if end > start:
+            low, high = start, end
+            while low < high and value[low] == c' ':
+                low += 1
+            while low < high and value[high - 1] == c' ':
+                high -= 1
+            if high > low:
                 if self.length > opened + 1:
                     self.put(b',')
                 self.put_text(GROUP_NAMES[group], GROUP_NAME_LENGTHS[group])
-                self.put_string(value + start, end - start)
+                self.put_string(value + low, high - low)
             start = end + 1
             if start > length:
                 break

@@ -119,6 +119,7 @@ def parse(text: bytes) -> Model:
     parser.CharacterDataHandler = reader.characters
     parser.StartDoctypeDeclHandler = _refuse
     parser.EntityDeclHandler = _refuse
+    parser.XmlDeclHandler = _check_encoding
     try:
         for at in range(0, len(text), _STEP_BYTES):
             parser.Parse(text[at : at + _STEP_BYTES], False)
@@ -126,6 +127,12 @@ def parse(text: bytes) -> Model:
     except xml.parsers.expat.ExpatError as error:
         raise DataSetError(f"no XML: line {error.lineno}, column {error.offset + 1}") from None
     return reader.root
+
+
+def _check_encoding(_: str, encoding: str | None, __: int) -> None:
+    """Those that expat knows itself: for others it asks Python, which knows too many."""
+    if (encoding or "utf-8").lower() not in ("utf-8", "utf-16", "iso-8859-1", "us-ascii"):
+        raise DataSetError("the XML document is in none of UTF-8, UTF-16, ISO-8859-1 and US-ASCII")
 
 
 def _refuse(*_: Any) -> None:

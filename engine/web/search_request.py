@@ -183,7 +183,9 @@ class _Reader:
             else:
                 put(self._wanted, path, value, self._schema)
         except QueryError as error:
-            raise QueryError(f"{_shown(name)}: {error}", path[-1]) from None
+            # The reason alone: the asker knows the value, and nobody else has to read it.
+            reason = str(error).removeprefix(f"{tags.keyword_of(path[-1])}={value}: ")
+            raise QueryError(f"{_shown(name)}: {reason}", path[-1]) from None
 
     def _put_times(self, tag: int, value: str) -> None:
         """A range of times, which may end before it begins: on a later day, with the range of its date."""

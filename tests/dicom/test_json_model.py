@@ -120,6 +120,8 @@ def test_the_encoding_of_a_data_set_makes_no_difference(elements: list[Plain]) -
             {"Alphabetic": "A", "Ideographic": "B", "Phonetic": "C=D"},
         ]),
         ("PN", b"==", None),
+        ("PN", b"= =", None),
+        ("PN", b"A = B^C ", [{"Alphabetic": "A", "Ideographic": "B^C"}]),
         ("PN", b"==\\a ", [None, {"Alphabetic": "a"}]),
         ("UI", b"1.2\\1.3\0", ["1.2", "1.3"]),
         ("AT", bytes.fromhex("2000 0d00 e07f 1000"), ["0020000D", "7FE00010"]),

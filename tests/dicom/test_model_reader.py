@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from engine.dicom import json_model, model_reader, tags
 from engine.dicom.model_reader import ATTRIBUTE_COUNT_MAX, BulkData, draft, parse
@@ -221,3 +222,29 @@ def test_a_text_that_is_no_json_model_is_refused() -> None:
             parse(text)
     assert parse(b"[]") == []
     assert parse(b"{}") == parse(b"[{}]") == [{}]
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["NaN", "1.5", "AQ=="]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+ATTRIBUTES = st.fixed_dictionaries(
+    {"vr": st.sampled_from(sorted(model_reader._VRS)) | ANYTHING},
+    optional={"Value": st.lists(ANYTHING, max_size=3) | ANYTHING, "InlineBinary": ANYTHING, "BulkDataURI": ANYTHING},
+)
+KEYS = st.sampled_from(["00080005", "00080018", "00100010", "0040A730", "00191010", "7FE00010", "00020010"])
+
+
+@given(st.dictionaries(KEYS | st.text(max_size=9), ATTRIBUTES | ANYTHING, max_size=4))
+def test_any_model_is_a_data_set_or_an_error_of_ours(model: dict[str, Any]) -> None:
+    try:
+        found = draft(model)
+    except DataSetError:
+        return
+    again(found.whole(lambda bulk: b"ab"))

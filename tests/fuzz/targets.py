@@ -26,7 +26,19 @@ from engine.archive.commitment.judge import Verdict
 from engine.archive.interchange import dicomdir, directory_records
 from engine.archive.transcoding.decompress import decompress
 from engine.config import reader
-from engine.dicom import charset, elements, identifier, json_model, part10, reencoding, tags, transfer_syntax, values
+from engine.dicom import (
+    charset,
+    elements,
+    identifier,
+    json_model,
+    model_reader,
+    part10,
+    reencoding,
+    tags,
+    transfer_syntax,
+    values,
+    xml_model,
+)
 from engine.dicom.convert import convert
 from engine.dicom.sources import Whole
 from engine.dimse import assembly, command, messages
@@ -313,6 +325,46 @@ def _multipart_seeds() -> list[bytes]:
     return [part * 3 + b"--bound--\r\n", b"x\n" + part.replace(b"\r", b"") + b"--bound--", b"--bound\r\n\r\n--bound--"]
 
 
+def _model_json(data: bytes) -> None:
+    """JSON from anybody: what is taken is a data set that says the same when it is written again."""
+    try:
+        models = model_reader.parse(data)
+    except DataSetError:
+        return
+    for model in models:
+        _model(model)
+
+
+def _model_xml(data: bytes) -> None:
+    try:
+        model = xml_model.parse(data)
+    except DataSetError:
+        return
+    _model(model)
+
+
+def _model(model: dict[str, Any]) -> None:
+    try:
+        found = model_reader.draft(model)
+    except DataSetError:
+        return
+    data = found.whole(lambda bulk: b"ab")
+    first = json_model.encode(data, transfer_syntax.EXPLICIT_VR_LITTLE_ENDIAN, None)
+    again = json.loads(first)
+    _ascending(again)
+    if b"null" not in first:  # which stands for NaN too
+        second = model_reader.draft(again).whole(lambda bulk: b"ab")
+        assert json_model.encode(second, transfer_syntax.EXPLICIT_VR_LITTLE_ENDIAN, None) == first
+
+
+def _model_seeds() -> list[bytes]:
+    found = []
+    for number, data in _some_data_sets():
+        syntax = SYNTAXES[number]
+        found += [json_model.encode(data, syntax, "/bulk"), json_model.encode(data, syntax, None)]
+    return found
+
+
 def _json_model(data: bytes) -> None:
     """What is written is JSON with ascending keys, and needs no more room than its bytes can ask for."""
     choice, data = data[0] if data else 0, data[1:]
@@ -563,6 +615,8 @@ TARGETS: dict[str, Target] = {
     "scan-pieces": Target(_scan_pieces, lambda: list(_data_set_seeds())),
     "extract-twins": Target(_extract_twins, lambda: list(_data_set_seeds())),
     "json-model": Target(_json_model, lambda: list(_data_set_seeds())),
+    "model-json": Target(_model_json, _model_seeds),
+    "model-xml": Target(_model_xml, lambda: [xml_model.encode(json.loads(text)) for text in _model_seeds()]),
     "multipart": Target(_multipart, _multipart_seeds),
     "walk": Target(_walk, lambda: list(_data_set_seeds())),
     "reencode": Target(_reencode, lambda: list(_data_set_seeds())),
