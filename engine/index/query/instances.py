@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from engine.dicom import tags
 from engine.dicom.elements import blob_items
@@ -21,7 +22,8 @@ def read_instance(txn: ReadTxn, environment: Environment, instance_key: bytes, r
     owner, series_uid = _owner_and_uid(present(txn.get(instance_key[:4], db=environment.series)))
     _, study_uid = _owner_and_uid(present(txn.get(keys.ID.pack(owner), db=environment.studies)))
     items = blob_items(row[keys.INSTANCE.size :])
-    return instance_of_row(row, items, study_uid, series_uid, lambda number: read_name(txn, environment, number), {})
+    name = partial(read_name, txn, environment)
+    return instance_of_row(row, items, _text(study_uid), _text(series_uid), name, {})
 
 
 def read_versions(environment: Environment, sop_instance_uid: bytes) -> list[Instance]:
@@ -39,34 +41,37 @@ def read_versions(environment: Environment, sop_instance_uid: bytes) -> list[Ins
 def instance_of_row(
     row: bytes,
     items: dict[int, bytes],
-    study_uid: bytes,
-    series_uid: bytes,
+    study_uid: str,
+    series_uid: str,
     name: Callable[[int], bytes],
-    texts: dict[bytes, str],
+    shared: dict[tuple[int, int, int, int], tuple[str, str, str, bytes]],
 ) -> Instance:
-    """`items` of its blob; `texts`: what has been decoded for others, since instances of a series say the same."""
-
-    def text(value: bytes) -> str:
-        if value not in texts:
-            texts[value] = value.decode("utf-8", "replace")
-        return texts[value]
-
+    """`items` of its blob; `shared`: what ids of names stand for, since the instances of a series say the same."""
     (stamp, segment_id, offset, payload_length, pixel_data_offset, received_ns, payload_crc, meta_length,
      key_length, _, class_id, syntax_id, title_id, set_id, _) = keys.INSTANCE.unpack_from(row)  # fmt: skip
+    ids = class_id, syntax_id, title_id, set_id
+    names = shared.get(ids)
+    if names is None:
+        names = shared[ids] = _text(name(class_id)), _text(name(syntax_id)), _text(name(title_id)), name(set_id)
+    sop_class_uid, transfer_syntax_uid, calling_ae_title, character_set = names
     return Instance(
         Position(segment_id, offset, key_length, meta_length, payload_length, payload_crc),
         stamp,
-        text(name(class_id)),
+        sop_class_uid,
         items.get(tags.SOPInstanceUID, b"").decode("utf-8", "replace"),
-        text(name(syntax_id)),
-        text(study_uid),
-        text(series_uid),
+        transfer_syntax_uid,
+        study_uid,
+        series_uid,
         pixel_data_offset,
-        text(name(title_id)),
+        calling_ae_title,
         received_ns,
         row[keys.INSTANCE.size :],
-        name(set_id),
+        character_set,
     )
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
 
 
 def _owner_and_uid(row: bytes) -> tuple[int, bytes]:

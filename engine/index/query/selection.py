@@ -38,8 +38,9 @@ def select(environment: Environment, query: Query) -> Iterator[Instance]:
     """
     found: list[tuple[int, bytes, Instance]] = []
     in_order: list[Instance] = []
-    series_before = study_uid = series_uid = b""
-    texts: dict[bytes, str] = {}
+    series_before = b""
+    study_uid = series_uid = ""
+    shared: dict[tuple[int, int, int, int], tuple[str, str, str, bytes]] = {}
     for place in _named_places(environment, query):
         if place is None:
             yield from in_order
@@ -50,10 +51,10 @@ def select(environment: Environment, query: Query) -> Iterator[Instance]:
             in_order += _sorted(found)
             found.clear()
             series_before = series
-            study_uid = place.values[Level.STUDY].get(tags.StudyInstanceUID, b"")
-            series_uid = place.values[Level.SERIES].get(tags.SeriesInstanceUID, b"")
+            study_uid = place.values[Level.STUDY].get(tags.StudyInstanceUID, b"").decode("utf-8", "replace")
+            series_uid = place.values[Level.SERIES].get(tags.SeriesInstanceUID, b"").decode("utf-8", "replace")
         items = blob_items(place.instance_row[keys.INSTANCE.size :])
-        instance = instance_of_row(place.instance_row, items, study_uid, series_uid, place.name_of, texts)
+        instance = instance_of_row(place.instance_row, items, study_uid, series_uid, place.name_of, shared)
         number = _number(items.get(tags.InstanceNumber, b""))
         found.append((number, items.get(tags.SOPInstanceUID, b""), instance))
     yield from in_order
