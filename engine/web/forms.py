@@ -9,6 +9,7 @@ Implicit VR and Big Endian never leave.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from engine.archive.transcoding.transcode import DECODABLE, ENCODABLE, LOSSY_ENCODABLE
@@ -50,7 +51,14 @@ _IMAGE_TYPE_OF: Final = {uid: name for name, uids in IMAGE_TYPES.items() for uid
 def choices_of(request: Request, offers: Sequence[Offer]) -> list[Choice]:
     """What the request accepts of these, best first. Raises NotAcceptable, RequestError."""
     accept = request.headers.getall("Accept", [])
-    return negotiate(offers, ",".join(accept) if accept else None, request.query.getall("accept", []))
+    query = request.query.getall("accept", []) if request.query_string else []
+    return _negotiated(tuple(offers), ",".join(accept) if accept else None, tuple(query))
+
+
+@lru_cache(maxsize=256)
+def _negotiated(offers: tuple[Offer, ...], header: str | None, query: tuple[str, ...]) -> list[Choice]:
+    """Kept, since a viewer asks for a thousand frames with one header."""
+    return negotiate(offers, header, query)
 
 
 def instance_syntax(stored_uid: str, asked: str) -> str | None:

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Final
 
 from engine import log
 from engine.dicom import transfer_syntax
+from engine.dicom.frames import NativeFrames
+from engine.dicom.sources import Part as SourcePart
 from engine.errors import NoSuchFrame, NotAcceptable, RequestError, TranscodeError
 from engine.web.accept import Choice, Offer
-from engine.web.content import Memory, Part
-from engine.web.errors import NotFound
+from engine.web.content import Memory, Part, Ranges
+from engine.web.errors import NotFound, TooLarge
 from engine.web.forms import EXPLICIT, IMAGE_TYPES, OCTET_STREAM, choices_of, frame_syntax, image_type, with_syntax
 from engine.web.instances import check_codecs
 from engine.web.sending import IMMUTABLE, send, send_stream
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from engine.web.request import Request
 
 logger = log.get("web.wado")
+
+HELD_BYTES_MAX: Final = 256 << 20
+"""Of a frame in memory. Native ones that are longer are read while they are sent."""
 
 FRAMES_MAX: Final = 10_000
 """In one request; so many numbers fill its first line."""
@@ -70,12 +75,17 @@ async def frame_parts(
 async def frame_part(request: Request, stored: StoredInstance, number: int, choice: Choice, syntax_uid: str) -> Part:
     """One frame. Raises NotFound, CorruptRecord, FramesUnreadable, TranscodeError."""
     frame: Buffer | None = stored.frame_cached(number)
+    media_type = choice.offer.media_type
+    location = f"{url_of(request, stored.instance)}/frames/{number}"
     if frame is None:
         try:
+            span = await request.engine.pools.reads.run(lambda: _long_span(stored, number, syntax_uid))
+            if span is not None:
+                content = Ranges(request.engine.pools.reads, SourcePart(stored, *span))
+                return Part(content, with_syntax(media_type, EXPLICIT), location)
             frame = await request.engine.pools.reads.run(lambda: stored.frame(number))
         except NoSuchFrame as error:
             raise NotFound(str(error)) from error
-    media_type = choice.offer.media_type
     own = EXPLICIT if stored.syntax.convertible else stored.syntax.uid
     if syntax_uid != own:
         check_codecs(request)
@@ -87,8 +97,20 @@ async def frame_part(request: Request, stored: StoredInstance, number: int, choi
             uid = stored.instance.sop_instance_uid
             logger.warning("sent as it is stored", sop_instance_uid=uid, reason=str(error))
             syntax_uid = own
-    location = f"{url_of(request, stored.instance)}/frames/{number}"
     return Part(Memory(frame), with_syntax(media_type, syntax_uid), location)
+
+
+def _long_span(stored: StoredInstance, number: int, syntax_uid: str) -> tuple[int, int] | None:
+    """Start and end of a frame that is too long to be held; None: it is not. Raises TooLarge, FramesUnreadable."""
+    table = stored.frames()
+    table.check(number)
+    length = table.frame_bits // 8 if isinstance(table, NativeFrames) else (table.span(number) or (0, 0))[1]
+    if length <= HELD_BYTES_MAX:
+        return None
+    span = table.span(number)
+    if span is None or table.is_encapsulated or stored.syntax.deflated or syntax_uid != EXPLICIT:
+        raise TooLarge(f"frame {number} has {length} bytes; one that is not sent as it lies there has {HELD_BYTES_MAX}")
+    return span[0], span[0] + span[1]
 
 
 async def _coded(request: Request, stored: StoredInstance, frame: Buffer, own: str, syntax_uid: str) -> bytes:

@@ -16,6 +16,7 @@ import pydicom
 import pytest
 from dicomweb_client.api import DICOMwebClient
 
+from engine.archive import retrieve
 from engine.archive.ingest.request import ReceivedInstance
 from engine.archive.interchange.importer import import_paths
 from engine.archive.retrieve import Instance
@@ -26,6 +27,7 @@ from engine.index.format.types import Level
 from engine.storage.reader import LogReader
 from engine.storage.record import crc32c
 from engine.web import instances as instances_module
+from engine.web import wado_frames
 from engine.web.accept import parse_media_type
 from engine.web.multipart import PartBegin, PartEnd, Reader, boundary_in
 from tests import samples
@@ -299,6 +301,18 @@ def test_refusals_say_why(get: Callable[..., Answer], path: str, accept: str | N
     answer = get(path, **({"Accept": accept} if accept else {}))
     assert answer.status == status, answer.body
     assert word in json.loads(answer.body)["detail"]
+
+
+def test_a_frame_too_long_to_be_held_is_read_while_it_is_sent(
+    get: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = get(f"{url_of(0)}/frames/1", Accept=FRAMES_AS_STORED)
+    monkeypatch.setattr(wado_frames, "HELD_BYTES_MAX", 1000)
+    monkeypatch.setattr(retrieve, "CACHED_BYTES_MAX", 1000)
+    answer = get(f"{url_of(0)}/frames/1", Accept=FRAMES_AS_STORED)
+    assert (answer.body, answer.headers["ETag"]) == (held.body, held.headers["ETag"])
+    refused = get(f"{url_of(0)}/frames/1", Accept='multipart/related; type="image/jls"')
+    assert (refused.status, "4096 bytes" in json.loads(refused.body)["detail"]) == (413, True)
 
 
 def test_a_decode_storm_is_told_to_come_back(
