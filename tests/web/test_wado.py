@@ -16,7 +16,7 @@ import pydicom
 import pytest
 from dicomweb_client.api import DICOMwebClient
 
-from engine.archive import retrieve
+from engine.archive import retrieve, selection
 from engine.archive.ingest.request import ReceivedInstance
 from engine.archive.interchange.importer import import_paths
 from engine.archive.retrieve import Instance
@@ -27,6 +27,7 @@ from engine.index.format.types import Level
 from engine.storage.reader import LogReader
 from engine.storage.record import crc32c
 from engine.web import instances as instances_module
+from engine.web import stored as stored_module
 from engine.web import wado_frames
 from engine.web.accept import parse_media_type
 from engine.web.multipart import PartBegin, PartEnd, Reader, boundary_in
@@ -313,6 +314,13 @@ def test_a_frame_too_long_to_be_held_is_read_while_it_is_sent(
     assert (answer.body, answer.headers["ETag"]) == (held.body, held.headers["ETag"])
     refused = get(f"{url_of(0)}/frames/1", Accept='multipart/related; type="image/jls"')
     assert (refused.status, "4096 bytes" in json.loads(refused.body)["detail"]) == (413, True)
+
+
+def test_a_study_without_end_is_refused(get: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored_module, "INSTANCES_MAX", 3)
+    monkeypatch.setattr(selection, "BATCH", 2)
+    answer = get(f"/studies/{STUDY}", Accept=AS_STORED)
+    assert (answer.status, "series by series" in json.loads(answer.body)["detail"]) == (413, True)
 
 
 def test_a_decode_storm_is_told_to_come_back(
