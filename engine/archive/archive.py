@@ -26,6 +26,7 @@ from engine.access.principal import Principal
 from engine.archive import extras, locks, rebuilding
 from engine.archive import layout as layouts
 from engine.archive.commitment.transactions import Transactions
+from engine.archive.feed.destinations import Destinations
 from engine.archive.feed.subscription import Feed, Watch
 from engine.archive.feed.writer import FeedOptions, FeedWriter, switch_off
 from engine.archive.ingest.batch import BatchIngestor
@@ -479,6 +480,14 @@ class Archive:
     def feed_writer(self, options: FeedOptions) -> FeedWriter:
         """What writes the feed; one in an archive, with its keeper. Raises StorageError, StorageFull."""
         return FeedWriter(self.parts.layout, self.parts.files, self.parts.index, options)
+
+    def feed_destinations(self) -> Destinations:
+        """How far the machines are that the feed is delivered to."""
+        return Destinations(self.parts.layout, self.parts.files)
+
+    def delivering(self) -> AbstractContextManager[None]:
+        """The right to deliver the feed to them. Raises ArchiveInUse when another process has it."""
+        return locks.webhooks(self.parts.layout, self.parts.files)
 
     def switch_feed_off(self) -> None:
         """No feed is written; a compaction waits for none."""

@@ -10,6 +10,7 @@
     DATA/ledger.copy          tombstones, holds and corrections once more (see `archive.lifecycle.ledger_copy`)
     DATA/losses               what is lost for good (see `archive.lifecycle.losses`)
     DATA/commitments.lock     flock of whoever sends the storage commitment reports that are left
+    DATA/webhooks.lock        flock of whoever delivers the change feed to webhooks
     DATA/commitments/         those reports (see `archive.commitment.transactions`)
     DATA/ballast              disk space given up when a deletion finds the disk full (see `lifecycle.reserve_file`)
     DATA/control.sock         control socket of a running server

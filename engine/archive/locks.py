@@ -4,6 +4,7 @@
     DATA/ledger.lock       held while a deletion, a hold or a correction is decided and written, and while a segment is
                            removed: so that no study is deleted between the question whether it is held and the answer
     DATA/journals.lock     held while a note is written to DATA/sealed, DATA/ledger.copy or DATA/losses
+    DATA/webhooks.lock     held for its lifetime by the worker that delivers the change feed to webhooks
     DATA/commitments.lock  held for its lifetime by the worker that sends the storage commitment reports that are left
 
 All are flocks: they end with the process that has them. Not here: who keeps the archive (`keeper`), and the locks of
@@ -62,6 +63,13 @@ def journals(layout: Layout, files: Files) -> Iterator[None]:
 def commitments(layout: Layout, files: Files) -> Iterator[None]:
     """The right to send the reports that are left. Raises ArchiveInUse when another process has it."""
     with _held(str(layout.data / "commitments.lock"), files, 0.0, "another process reports storage commitments"):
+        yield
+
+
+@contextmanager
+def webhooks(layout: Layout, files: Files) -> Iterator[None]:
+    """The right to deliver the change feed. Raises ArchiveInUse when another process has it."""
+    with _held(str(layout.data / "webhooks.lock"), files, 0.0, "another process delivers to webhooks"):
         yield
 
 

@@ -50,6 +50,7 @@ COMMANDS = {
     "scrub": "Verify all stored bytes; say what is damaged.",
     "quarantine": "Look at what stands apart; export it, take it in, drop it.",
     "commitments": "List storage commitment reports that wait; retry or drop them.",
+    "webhooks": "List where the change feed is delivered to; resume one.",
     "doctor": "Examine disk, machine, archive and peers, and say what to do.",
     "config": "Look at the configuration.",
     "reload": "Have the running server read peers and limits again.",

@@ -151,6 +151,22 @@ def changes(config: Config, *, since: str | None, limit: int | None, follow: boo
         feed.close()
 
 
+def webhooks(config: Config) -> list[dict[str, object]]:
+    """The machines that the change feed is delivered to, and how far each is."""
+    from engine.archive import layout
+    from engine.archive.feed.destinations import Destinations
+
+    return [standing.as_dict() for standing in Destinations(layout.existing(config.data)).all()]
+
+
+def webhook_resume(config: Config, name: str) -> None:
+    """Has a parked webhook tried again."""
+    from engine.archive import layout
+    from engine.archive.feed.destinations import Destinations
+
+    Destinations(layout.existing(config.data)).resume(name)
+
+
 def in_words(counts: Mapping[str, int]) -> dict[str, int]:
     """Counts of the archive in the words that every command has for them."""
     return {_WORDS.get(name, name): count for name, count in counts.items()}

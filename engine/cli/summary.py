@@ -44,7 +44,20 @@ def of_server(answer: Mapping[str, Any]) -> dict[str, object]:
     free = [worker["admission"]["free_bytes"] for worker in answer.get("workers", []) if "admission" in worker]
     if any(free):
         facts["free on disk"] = bytes_text(min(filter(None, free)))
-    return facts | _background(answer.get("caretaker") or {})
+    return facts | _feed(answer) | _background(answer.get("caretaker") or {})
+
+
+def _feed(answer: Mapping[str, Any]) -> dict[str, object]:
+    """How the change feed is, and which webhooks do not take it."""
+    feed = answer.get("feed")
+    if not feed:
+        return {}
+    facts: dict[str, object] = {"change feed": feed["error"] or f"{feed['sequence']} events"}
+    webhooks = answer.get("webhooks") or []
+    if webhooks:
+        troubled = [f"{one['name']} {one['state']}: {one['error']}" for one in webhooks if one["error"]]
+        facts["webhooks"] = "; ".join(troubled) or f"{len(webhooks)}, all delivering"
+    return facts
 
 
 def _background(caretaker: Mapping[str, Any]) -> dict[str, object]:

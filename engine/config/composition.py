@@ -36,7 +36,7 @@ from engine.services.settings import Coercion, Queries
 from engine.setting import FIXED, AETitle, Port, bare, is_fixed
 from engine.storage.settings import Storage
 from engine.titles import check_title
-from engine.web.settings import Http
+from engine.web.settings import Http, Webhook
 
 
 def _cores() -> int:
@@ -113,8 +113,14 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     coercion: tuple[Coercion, ...] = ()
     """What is changed on the way out, the first rule that names a receiver; written [[coercion]]."""
 
+    webhooks: tuple[Webhook, ...] = msgspec.field(default=(), name="webhook")
+    """Machines that the change feed is delivered to; written [[webhook]]."""
+
     def __post_init__(self) -> None:
         check_title(self.aet)
+        names = [hook.name for hook in self.webhooks]
+        if len(set(names)) < len(names):
+            raise ValueError("two [[webhook]] have one name")
 
     @cached_property
     def book(self) -> PeerBook:
@@ -182,6 +188,12 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
             rows += [
                 (f"retention.{rule.name}.{name}", getattr(rule, name))
                 for name in rule.__struct_fields__
+                if name != "name"
+            ]
+        for hook in self.webhooks:
+            rows += [
+                (f"webhook.{hook.name}.{name}", getattr(hook, name))
+                for name in hook.__struct_fields__
                 if name != "name"
             ]
         for number, coercion in enumerate(self.coercion, 1):

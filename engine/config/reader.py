@@ -20,6 +20,7 @@ from engine.config.composition import LISTS, TABLES, Config, keys, to_path
 from engine.errors import ConfigError
 from engine.services.settings import Coercion
 from engine.setting import bare
+from engine.web.settings import Webhook
 
 Origin = Literal["flag", "environment", "file", "default"]
 """Where a value comes from."""
@@ -210,6 +211,8 @@ def _check_keys(values: dict[str, Any], path: Path, mistakes: list[str]) -> None
         _check_table(rule, _fields(Retention), f"{path}: [[retention]] {_name_of(rule, 'name', number)}", mistakes)
     for number, rule in enumerate(_tables(values, "coercion", path, mistakes), 1):
         _check_table(rule, _fields(Coercion), f"{path}: [[coercion]] number {number}", mistakes)
+    for number, hook in enumerate(_tables(values, "webhook", path, mistakes), 1):
+        _check_table(hook, _fields(Webhook), f"{path}: [[webhook]] {_name_of(hook, 'name', number)}", mistakes)
     values.setdefault("attribute", [])
     for number, extra in enumerate(_tables(values, "attribute", path, mistakes), 1):
         where = f"{path}: [[attribute]] {_name_of(extra, 'tag', number)}"
@@ -358,6 +361,11 @@ def _explain(message: str, values: dict[str, Any], found: Mapping[str, Origin], 
     match = re.match(r"coercion\[(\d+)\]\.?(.*)", where)
     if match:
         where = f"[[coercion]] number {int(match[1]) + 1}: {match[2]}".rstrip(": ")
+    match = re.match(r"webhook\[(\d+)\]\.?(.*)", where)
+    if match:
+        number = int(match[1])
+        name = _name_of(values["webhook"][number], "name", number + 1)
+        where = f"[[webhook]] {name}: {match[2]}".rstrip(": ")
     match = re.match(r"attribute\[(\d+)\]\.?(.*)", where)
     if match:
         number = int(match[1])

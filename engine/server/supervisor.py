@@ -310,6 +310,7 @@ class Supervisor:
             "caretaker": await self._caretaker.stats(),
             "archive": self._archive.stats(),
             "feed": self._feed.stats() if self._feed is not None else None,
+            "webhooks": [standing.as_dict() for standing in self._archive.feed_destinations().all()],
             "index_held_by": self._writer_watch.snapshot() if self._writer_watch is not None else None,
         }
 

@@ -36,6 +36,7 @@ from engine.web.request import Request, Writer
 from engine.web.route import Router
 from engine.web.routes import ROUTES
 from engine.web.tls import server_context
+from engine.web.webhooks import Webhooks
 
 if TYPE_CHECKING:
     import asyncio
@@ -84,6 +85,7 @@ class WebFront:
         self._request_number = 0
         self._tls: ssl.SSLContext | None = None
         self._changes = ChangeStream(engine)
+        self._webhooks = Webhooks(engine)
         self._load_tls(engine.config.http)
         self._looking = engine.loop.call_later(self._look_s, self._look)
 
@@ -121,6 +123,7 @@ class WebFront:
         """Ends idle connections; the others end after their request."""
         self.is_draining = True
         self._changes.end()
+        self._webhooks.close()
         for connection in list(self._connections):
             connection.drain()
 

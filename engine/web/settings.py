@@ -8,8 +8,12 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from engine.setting import FIXED, GIB, KIB, MIB, Port
+from engine.setting import FIXED, GIB, KIB, MIB, Port, Seconds
 
+FeedAction = Literal[
+    "stored", "kept_aside", "deleted", "version_deleted", "corrected", "held", "released", "series_quiet",
+    "study_quiet", "study_complete", "replicated",
+]  # fmt: skip
 RequestLog = Literal["all", "changes", "none"]
 Network = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$")]
 Origin = Annotated[str, Meta(pattern=r"^(\*|https?://[^/\s]+)$")]
@@ -111,3 +115,35 @@ class Http(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def __post_init__(self) -> None:
         for network in (*self.allow, *self.trusted_proxies):
             ip_network(network, strict=False)  # raises ValueError with the reason
+
+
+class Webhook(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A machine that the change feed is delivered to (`web.webhooks`), while HTTP is enabled."""
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+    """What it is called here. How far it is is kept under this name: another name begins from now."""
+
+    url: Annotated[str, Meta(pattern=r"^https?://[^\s/?#]+[^\s]*$", max_length=4096)]
+    """Where events are sent by POST."""
+
+    secret_file: Path | None = None
+    """A file with the secret that requests are signed with, the same there and here; unset: they are not signed."""
+
+    actions: tuple[FeedAction, ...] = ()
+    """Which events are sent; empty: all."""
+
+    events_max: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    """Events in one request: some 40 KB."""
+
+    timeout_s: Seconds = 10.0
+    """How long an answer may take. A receiver that works on events for longer should take them first."""
+
+    retry_s: Annotated[float, Meta(gt=0, le=3600)] = 5.0
+    """Seconds until the next attempt after one that failed; twice as long after each further one."""
+
+    retry_s_max: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
+    """The longest pause between two attempts: ten minutes after it is well again everything flows."""
+
+    attempts_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 300
+    """Attempts in a row after which it is parked, until `filmroom webhooks resume`: two days, so that a machine that is
+    gone for good is not asked for ever, and a weekend does not count as that."""

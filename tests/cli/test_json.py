@@ -72,6 +72,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "quarantine drop": (ONE, ("VERSION",)),
     "commitments list": (LIST, ()),
     "commitments retry": (ONE, ()),
+    "webhooks list": (LIST, ()),
     "doctor": (LIST, ("--quick",)),
     "config check": (ONE, ()),
     "config explain": (LIST, ()),
@@ -83,6 +84,7 @@ ELSEWHERE = {
     "serve": "has no result",
     "changes": "needs a server that has run; see tests/archive/feed",
     "config example": "writes TOML",
+    "webhooks resume": "needs one that was delivered to; see tests/web/test_webhooks.py",
     "help": "writes for people",
     "reload": "needs a server; its error is looked at below",
     "commitments drop": "needs a request; see test_commitments",
@@ -177,7 +179,7 @@ def test_every_command_keeps_the_convention(
     assert code in (exit_codes.OK, exit_codes.FAILED), err
     lines = [json.loads(line) for line in out.splitlines()]
     assert all(isinstance(line, dict) for line in lines)
-    assert len(lines) == 1 if kind == ONE else lines or name in ("scrub findings", "commitments list")
+    assert len(lines) == 1 if kind == ONE else lines or name in ("scrub findings", "commitments list", "webhooks list")
     for line in lines:
         for where, key, value in walk(line):
             assert FREE_NAMES.search(where) or re.fullmatch(r"[a-z][a-z0-9_]*", key) or tags.tag_of(key), (where, key)

@@ -16,7 +16,7 @@ from engine.runtime.engine import Engine
 from engine.web.front import WebFront
 from engine.web.route import Route
 from engine.web.routes import ROUTES
-from engine.web.settings import Http
+from engine.web.settings import Http, Webhook
 
 LIMITS = Limits(disk_reserve_bytes=0)
 
@@ -78,13 +78,14 @@ def host(
     routes: Iterable[Route] = (),
     limits: Limits = LIMITS,
     crashes: bool = False,
+    webhooks: tuple[Webhook, ...] = (),
 ) -> Hosting:
     """Runs `script` while the front serves; checks that nothing is left behind."""
 
     async def run() -> Hosting:
         loop = asyncio.get_running_loop()
         archive = Archive.open(data, role="keeper", create=True)
-        config = Config(data=data, limits=limits, http=http or Http())
+        config = Config(data=data, limits=limits, http=http or Http(), webhooks=webhooks)
         failures: list[EngineError] = []
         engine = Engine.open(archive, config, writer="test", on_failure=failures.append, prewrite_bytes=0)
         front = WebFront(engine, routes=(*ROUTES, *routes))

@@ -1,0 +1,244 @@
+"""Webhooks: delivers the change feed to the machines of the [[webhook]] tables, in order, one request at a time each.
+
+One worker of all delivers: the one that has the flock on DATA/webhooks.lock; when it dies another one takes over within
+a second, and repeats what had not been noted yet.
+
+    POST url    {"webhook": NAME, "events": [{…}, …], "cursor": CURSOR}
+                Filmroom-Delivery: CURSOR
+                Filmroom-Signature: t=UNIX TIME,v1=HMAC-SHA256 in hex of "UNIX TIME.BODY", with the secret
+    2xx         taken; what it answers is not read
+    else        again after retry_s, twice as long each time, at most retry_s_max; parked after attempts_max in a row
+
+A receiver checks the signature and that the time is not long ago. It may get events twice, never out of order. A
+redirect is no 2xx: a secret is not carried elsewhere. When a cursor is not known any more (`archive.feed.cursor`) a
+request without events says why in `reset`, and delivery goes on from now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+import aiohttp
+import orjson
+
+from engine import guards, log
+from engine.archive.feed.cursor import Cursor
+from engine.archive.feed.destinations import DELIVERING, PARKED, WAITING, Standing
+from engine.archive.feed.event import action_of, time_text
+from engine.errors import ArchiveInUse, CursorRefused, EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from engine.archive.feed.destinations import Destinations
+    from engine.archive.feed.subscription import Watch
+    from engine.runtime.engine import Engine
+    from engine.web.settings import Webhook
+
+logger = log.get("web.webhooks")
+
+LOOK_S = 1.0
+"""How often it is looked who delivers, what is configured, and whether a parked destination is to be tried again."""
+SAVE_S = 2.0
+"""How often it is noted how far a destination is that takes what it gets: what a crash repeats."""
+ANSWER_BYTES_MAX = 64 << 10
+"""Of an answer so much is passed over to keep its connection; of a longer one the connection is closed."""
+SECRET_BYTES_MAX = 4096
+
+
+class Webhooks:
+    """Delivers for one process, if it is the one that does. Used on the loop's thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._destinations = engine.archive.feed_destinations()
+        self._running: dict[str, tuple[Webhook, asyncio.Task[None]]] = {}
+        self._task = guards.watch(engine.loop.create_task(self._stand_by()), "webhooks")
+
+    def close(self) -> None:
+        """Delivers no more. What is under way may be delivered again."""
+        self._task.cancel()
+
+    async def _stand_by(self) -> None:
+        archive = self._engine.archive
+        while True:
+            try:
+                if self._engine.config.webhooks and not archive.is_read_only:
+                    with archive.delivering():
+                        await self._attend()
+            except ArchiveInUse:
+                pass  # another worker delivers
+            except EngineError as error:
+                logger.warning("nothing is delivered to webhooks", error=str(error))
+            await asyncio.sleep(LOOK_S)
+
+    async def _attend(self) -> None:
+        """Keeps one task for each table, as the configuration has them, until this is cancelled."""
+        watch = self._engine.archive.feed_watch(self._engine.loop)
+        timeouts = aiohttp.ClientTimeout(sock_connect=10.0)
+        try:
+            async with aiohttp.ClientSession(timeout=timeouts, auto_decompress=False) as session:
+                while self._engine.config.webhooks:
+                    self._settle(session, watch)
+                    await asyncio.sleep(LOOK_S)
+        finally:
+            for _, task in self._running.values():
+                task.cancel()
+            await asyncio.gather(*(task for _, task in self._running.values()), return_exceptions=True)
+            self._running.clear()
+            watch.close()
+
+    def _settle(self, session: aiohttp.ClientSession, watch: Watch) -> None:
+        configured = {hook.name: hook for hook in self._engine.config.webhooks}
+        for name, (hook, task) in list(self._running.items()):
+            if task.done() or configured.get(name) != hook:
+                task.cancel()
+                del self._running[name]
+        for name, hook in configured.items():
+            if name not in self._running:
+                delivery = Delivery(self._engine, hook, self._destinations, session, watch.changed)
+                task = guards.watch(self._engine.loop.create_task(delivery.run()), f"webhook {name}")
+                self._running[name] = hook, task
+
+
+class Delivery:
+    """Delivers to one destination."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        hook: Webhook,
+        destinations: Destinations,
+        session: aiohttp.ClientSession,
+        changed: Callable[[], asyncio.Future[None]],
+    ) -> None:
+        self._engine = engine
+        self._hook = hook
+        self._destinations = destinations
+        self._session = session
+        self._changed = changed
+        self._feed = engine.archive.feed()
+        self._standing = Standing(name=hook.name)
+        self._saved_at = 0.0
+
+    async def run(self) -> None:
+        """Delivers until it is cancelled."""
+        hook, pools = self._hook, self._engine.pools
+        while True:
+            try:
+                known = await pools.reads.run(partial(self._destinations.load, hook.name))
+                self._standing = known or Standing(name=hook.name)
+                await self._deliver()
+            except EngineError as error:
+                logger.warning("a webhook cannot be served", webhook=hook.name, error=str(error))
+                await asyncio.sleep(hook.retry_s)
+            finally:
+                # Also when it is cancelled: what has been taken is not repeated.
+                self._save_or_warn()
+
+    async def _deliver(self) -> None:
+        reads = self._engine.pools.reads
+        standing = self._standing
+        reset = ""
+        if not standing.cursor:
+            standing.cursor = str(await reads.run(self._feed.newest))
+            await self._save()
+        while True:
+            if standing.state == PARKED:
+                await self._until_resumed()
+            changed = self._changed()
+            try:
+                cursor = Cursor.parse(standing.cursor)
+                page = await reads.run(partial(self._feed.read, cursor, self._hook.events_max))
+            except CursorRefused as error:
+                reset = str(error)
+                standing.cursor = str(await reads.run(self._feed.newest))
+                continue
+            lines = [line for line in page.lines if not self._hook.actions or action_of(line) in self._hook.actions]
+            if lines or reset:
+                why_not = await self._post(lines, str(page.cursor), reset)
+                if why_not:
+                    await self._wait_after(why_not)
+                    continue
+                reset = ""
+                standing.state, standing.attempts, standing.error = DELIVERING, 0, ""
+                standing.delivered += len(lines)
+            standing.cursor = str(page.cursor)
+            if self._engine.loop.time() - self._saved_at >= SAVE_S:
+                await self._save()
+            if not page.lines:
+                try:
+                    await asyncio.wait_for(asyncio.shield(changed), SAVE_S)
+                except TimeoutError:
+                    pass
+
+    async def _post(self, lines: list[bytes], cursor: str, reset: str) -> str:
+        """Why the destination has not taken it; "" when it has."""
+        about: dict[str, str] = {"webhook": self._hook.name, "cursor": cursor, **({"reset": reset} if reset else {})}
+        body = b'{"events":[' + b",".join(lines) + b"]," + orjson.dumps(about)[1:]
+        try:
+            headers = {"Content-Type": "application/json", "Filmroom-Delivery": cursor, **self._signature(body)}
+            async with asyncio.timeout(self._hook.timeout_s):
+                async with self._session.post(
+                    self._hook.url, data=body, headers=headers, allow_redirects=False
+                ) as response:
+                    await response.content.read(ANSWER_BYTES_MAX)
+                    if not response.content.at_eof():
+                        response.close()
+                    return "" if 200 <= response.status < 300 else f"it answered {response.status}"
+        except TimeoutError:
+            return f"no answer within {self._hook.timeout_s:g} s"
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return f"{type(error).__name__}: {error}"[:300]
+
+    def _signature(self, body: bytes) -> dict[str, str]:
+        path = self._hook.secret_file
+        if path is None:
+            return {}
+        secret = path.read_bytes()[:SECRET_BYTES_MAX].strip()
+        now = str(int(time.time()))
+        digest = hmac.new(secret, now.encode() + b"." + body, hashlib.sha256).hexdigest()
+        return {"Filmroom-Signature": f"t={now},v1={digest}"}
+
+    async def _wait_after(self, error: str) -> None:
+        standing, hook = self._standing, self._hook
+        standing.attempts += 1
+        standing.error = error
+        standing.state = PARKED if standing.attempts >= hook.attempts_max else WAITING
+        self._engine.metrics.counters["webhook_attempts_failed"] += 1
+        await self._save()
+        if standing.state == PARKED:
+            logger.error("webhook parked", webhook=hook.name, attempts=standing.attempts, error=error)
+            return
+        pause_s = min(hook.retry_s * 2.0 ** min(standing.attempts - 1, 40), hook.retry_s_max)
+        logger.warning("webhook not taken", webhook=hook.name, attempt=standing.attempts, error=error, pause_s=pause_s)
+        give_up_at = self._engine.loop.time() + pause_s
+        while (left_s := give_up_at - self._engine.loop.time()) > 0 and not self._is_resumed():
+            await asyncio.sleep(min(left_s, LOOK_S))
+
+    async def _until_resumed(self) -> None:
+        while not self._is_resumed():
+            await asyncio.sleep(LOOK_S)
+        self._standing.state, self._standing.attempts = WAITING, 0
+
+    def _is_resumed(self) -> bool:
+        return self._destinations.take_resume(self._hook.name)
+
+    async def _save(self) -> None:
+        self._saved_at = self._engine.loop.time()
+        self._standing.updated = time_text(time.time_ns())
+        await self._engine.pools.reads.run(partial(self._destinations.save, self._standing))
+
+    def _save_or_warn(self) -> None:
+        if not self._standing.cursor:
+            return
+        try:
+            self._standing.updated = time_text(time.time_ns())
+            self._destinations.save(self._standing)
+        except (EngineError, OSError) as error:
+            logger.warning("it is not noted how far a webhook is", webhook=self._hook.name, error=str(error))
