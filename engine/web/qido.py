@@ -160,8 +160,8 @@ def _headers(content_type: str, asked: SearchRequest, base_url: str, remaining: 
     headers = CIMultiDict(
         {
             "Content-Type": content_type,
-            "Cache-Control": "no-cache",
-            "Vary": "Accept",
+            "Cache-Control": "private, no-cache",
+            "Vary": "Accept, Accept-Charset",
             "X-Remaining-Count": remaining,
         }
     )

@@ -178,7 +178,9 @@ class _Reader:
         elif path[-1] == tags.TimezoneOffsetFromUTC or vr == "DT":
             value = re.sub(r" (?=\d{4}\b)", "+", value)  # a plus sign that was not encoded
         try:
-            if vr == "TM" and len(path) == 1 and "-" in value:
+            if vr == "UI" and len(path) == 1:
+                self._put_uids(path[0], value)
+            elif vr == "TM" and len(path) == 1 and "-" in value:
                 self._put_times(path[0], value)
             else:
                 put(self._wanted, path, value, self._schema)
@@ -186,6 +188,12 @@ class _Reader:
             # The reason alone: the asker knows the value, and nobody else has to read it.
             reason = str(error).removeprefix(f"{tags.keyword_of(path[-1])}={value}: ")
             raise QueryError(f"{_shown(name)}: {reason}", path[-1]) from None
+
+    def _put_uids(self, tag: int, value: str) -> None:
+        """As they are: what some writers call a UID is stored, and must be found, though it is none."""
+        if "*" in value or "?" in value:
+            raise QueryError("a UID is matched as a whole, without * and ? (PS3.4 C.2.2.2.2)", tag)
+        self._wanted[tag] = value
 
     def _put_times(self, tag: int, value: str) -> None:
         """A range of times, which may end before it begins: on a later day, with the range of its date."""
@@ -210,7 +218,7 @@ class _Reader:
                 raise RequestError(f"{tags.keyword_of(tag)}: the path says which one")
             if not uid.strip() or any(character in uid for character in "*?\\,"):
                 raise RequestError(f"the path has no UID where {tags.keyword_of(tag)} must stand")
-            put(self._wanted, [tag], uid, self._schema)
+            self._wanted[tag] = uid
 
     def returned(self, scope: Mapping[Level, str]) -> _Returned:
         """All keys: what must match, and with "" what is only returned."""

@@ -6,7 +6,9 @@ value, and those of the levels above for as long as the matches lie below the sa
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
 
 from engine.archive.questions import Level, level_of, vr_of_key
 from engine.dicom import json_model, tags
@@ -20,6 +22,7 @@ _UTF_8: Final = b"ISO_IR 192"
 _ONLINE: Final = b"ONLINE"
 _CS: Final = json_model.vr_number("CS")
 _UR: Final = json_model.vr_number("UR")
+_IS_PLAIN: Final = re.compile(rb"[0-9A-Za-z._-]+").fullmatch
 _UID_ABOVE: Final = {Level.SERIES: tags.StudyInstanceUID, Level.IMAGE: tags.SeriesInstanceUID}
 
 
@@ -68,9 +71,14 @@ class Rows:
         return b"{%b}" % b",".join([text for text in texts if text])
 
     def _url(self, attributes: dict[int, bytes]) -> bytes:
-        url = self._url_start + attributes[tags.StudyInstanceUID]
+        url = self._url_start + _segment(attributes[tags.StudyInstanceUID])
         if self._level >= Level.SERIES:
-            url += b"/series/" + attributes[tags.SeriesInstanceUID]
+            url += b"/series/" + _segment(attributes[tags.SeriesInstanceUID])
         if self._level == Level.IMAGE:
-            url += b"/instances/" + attributes[tags.SOPInstanceUID]
+            url += b"/instances/" + _segment(attributes[tags.SOPInstanceUID])
         return url
+
+
+def _segment(uid: bytes) -> bytes:
+    """A UID in a path; some writers' have other characters than PS3.5 9.1 allows."""
+    return uid if _IS_PLAIN(uid) else quote(uid, safe="").encode("ascii")

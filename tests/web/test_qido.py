@@ -16,10 +16,13 @@ from dicomweb_client.api import DICOMwebClient
 from pydicom.dataset import Dataset
 
 from engine.archive.archive import Archive
-from engine.dicom import xml_model
-from engine.web import qido, search
+from engine.archive.questions import Level, Match
+from engine.dicom import tags, xml_model
+from engine.dicom.schema import STANDARD
+from engine.web import qido, search, search_request
 from engine.web.accept import parse_media_type
 from engine.web.multipart import PartBegin, PartEnd, Reader, boundary_in
+from engine.web.search_rows import Rows
 from tests import samples
 from tests.web.hosting import Hosting, host
 
@@ -130,6 +133,14 @@ def test_retrieve_urls_lead_to_this_server_through_the_study(get: Callable[..., 
     assert of(get("/instances").rows[0], "00081190") == f"{root}/{uid(1)}/series/{uid(1, 1)}/instances/{uid(1, 1, 1)}"
     bare_host = get("/studies", Host="127.0.0.1").rows[0]  # as dicomweb-client for Python says it, without a port
     assert of(bare_host, "00081190") == f"{root}/{uid(1)}"
+
+
+def test_a_uid_that_is_none_is_encoded_in_the_retrieve_url() -> None:
+    asked = search_request.parse("", Level.STUDY, {}, STANDARD)
+    rows = Rows(asked, STANDARD, "http://a/dicom-web")
+    row = json.loads(rows.encoded(Match(Level.STUDY, {tags.StudyInstanceUID: b"1.2/../?x"})))
+    assert of(row, "00081190") == "http://a/dicom-web/studies/1.2%2F..%2F%3Fx"
+    assert of(row, "0020000D") == "1.2/../?x"
 
 
 @pytest.mark.parametrize(
@@ -268,7 +279,7 @@ def test_what_is_passed_over_is_a_warning(get: Callable[..., Answer]) -> None:
 @pytest.mark.parametrize(
     ("path", "name"),
     [
-        ("/studies?limit=many", "limit"), ("/studies?StudyDate=soon", "StudyDate"), ("/studies/x/series", "UID"),
+        ("/studies?limit=many", "limit"), ("/studies?StudyDate=soon", "StudyDate"), ("/studies/*/series", "UID"),
         ("/studies?PatientID=a&PatientID=b", "PatientID"), (f"/studies/{uid(1)}/series?StudyInstanceUID=1.2", "Study"),
     ],
 )  # fmt: skip

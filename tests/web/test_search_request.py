@@ -111,7 +111,9 @@ def test_the_path_narrows_the_search() -> None:
     assert values(asked(f"StudyInstanceUID={STUDY}", Level.SERIES, {Level.STUDY: STUDY}))
     with pytest.raises(RequestError, match="StudyInstanceUID"):
         asked("StudyInstanceUID=1.9", Level.SERIES, {Level.STUDY: STUDY})
-    for uid in ("*", "1.2?", "1.2\\1.3", "1.2,1.3", " ", "x"):
+    odd = values(asked("SOPInstanceUID=3gb_native.0", Level.IMAGE, {Level.STUDY: "3gb_native"}))
+    assert odd == {tags.StudyInstanceUID: b"3gb_native", tags.SOPInstanceUID: b"3gb_native.0"}
+    for uid in ("*", "1.2?", "1.2\\1.3", "1.2,1.3", " "):
         with pytest.raises((RequestError, QueryError)):
             asked("", Level.SERIES, {Level.STUDY: uid})
 
