@@ -12,6 +12,7 @@ from typing import Any
 
 from engine.archive.feed.writer import FeedWriter
 from engine.web import change_stream
+from tests.actors import actor
 from tests.archive.feed.followed import writer_of
 from tests.archive.filled import payload_of, store, uid
 from tests.web.hosting import Hosting, host
@@ -113,7 +114,7 @@ def test_pages_follow_each_other_by_their_cursors(tmp_path: Path) -> None:
 def test_actions_are_chosen_and_what_is_wrong_is_said(tmp_path: Path) -> None:
     def script(hosting: Hosting, writer: FeedWriter) -> None:
         fill(hosting, 1)
-        hosting.engine.archive.set_holds([uid(1)], by="test", reason="")
+        hosting.engine.archive.set_holds([uid(1)], actor=actor(), reason="")
         page_with(hosting, 2)
         _, held = get(hosting, "/changes?action=held,released")
         assert [event["action"] for event in held["events"]] == ["held"]
@@ -159,7 +160,7 @@ def test_a_stream_goes_on_behind_the_last_event_id(tmp_path: Path) -> None:
             assert [event["sequence"] for _, event in events.messages(2)] == [3, 4]
         with stream(hosting, "/changes?since=now&action=held") as events:
             fill(hosting, 5)
-            hosting.engine.archive.set_holds([uid(1)], by="test", reason="")
+            hosting.engine.archive.set_holds([uid(1)], actor=actor(), reason="")
             assert [event["action"] for _, event in events.messages(1)] == ["held"]
 
     serve(tmp_path, script)

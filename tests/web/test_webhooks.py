@@ -19,6 +19,7 @@ import pytest
 from engine.archive.feed.destinations import PARKED
 from engine.web import webhooks
 from engine.web.settings import Webhook
+from tests.actors import actor
 from tests.archive.feed.followed import writer_of
 from tests.archive.filled import payload_of, store, uid
 from tests.cli.commands import rows
@@ -141,7 +142,7 @@ def test_events_are_delivered_in_order_and_signed(tmp_path: Path, receiver: Rece
 def test_only_the_actions_that_are_asked_for_come(tmp_path: Path, receiver: Receiver) -> None:
     def script(hosting: Hosting) -> None:
         fill(hosting, 1)
-        hosting.engine.archive.set_holds([uid(1)], by="test", reason="")
+        hosting.engine.archive.set_holds([uid(1)], actor=actor(), reason="")
         wait_for(receiver.events, what="delivery")
         assert [event["action"] for event in receiver.events()] == ["held"]
 
