@@ -24,8 +24,6 @@ import struct
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from pydicom.encaps import get_frame
-
 from engine.archive.transcoding import pixels
 from engine.archive.transcoding.head import Head, ImagePixel, header
 from engine.dicom import elements, tags, transfer_syntax
@@ -126,21 +124,6 @@ def encapsulated_frames(
     table = head.raw(tags.ExtendedOffsetTable), head.raw(tags.ExtendedOffsetTableLengths)
     file = io.BufferedReader(_File(Part(source, value_offset, end)), _FILE_BUFFER_BYTES)
     return pixels.frames(file, syntax.uid, image, table if all(table) else None), end
-
-
-def coded_frame(source: Source, head: Head, image: ImagePixel, value_offset: int, number: int) -> bytes:
-    """One frame's codestream, counted from 0, its fragments joined. Raises TranscodeError."""
-    table = head.raw(tags.ExtendedOffsetTable), head.raw(tags.ExtendedOffsetTableLengths)
-    file = io.BufferedReader(_File(Part(source, value_offset)), _FILE_BUFFER_BYTES)
-    try:
-        return get_frame(
-            file,
-            number,
-            number_of_frames=image.number_of_frames,
-            extended_offsets=table if all(table) else None,
-        )
-    except (ValueError, EOFError, struct.error) as error:
-        raise TranscodeError(f"frame {number + 1} cannot be found: {error}") from error
 
 
 def rest(source: Source, start: int) -> Iterator[Buffer]:
