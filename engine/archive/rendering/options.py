@@ -37,6 +37,8 @@ class Viewport:
     region_height: float | None = None
     is_relative: bool = False
     """Whether the region counts in shares of the image (0 to 1), as WADO-URI has it, and not in pixels."""
+    is_enlarging: bool = True
+    """Whether a region that is smaller than the viewport is scaled up."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,8 @@ def viewed(picture: Image.Image, viewport: Viewport, aspect: float = 1.0) -> Ima
     box = _within(left, top, left + abs(across), top + abs(down), width, height)
     region_width, region_height = box[2] - box[0], (box[3] - box[1]) * aspect
     scale = min(viewport.width / region_width, viewport.height / region_height)
+    if not viewport.is_enlarging:
+        scale = min(scale, 1.0)
     size = max(round(region_width * scale), 1), max(round(region_height * scale), 1)
     sampling = Image.Resampling
     resample = sampling.BILINEAR if scale > 1 else sampling.BOX if scale < 0.5 else sampling.HAMMING
