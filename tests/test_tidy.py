@@ -424,8 +424,6 @@ def test_no_module_is_dead() -> None:
     entries = {"engine.__main__", "engine.archive.transcoding.codec_process", "engine.cli.backend"}
     entries |= {"engine.server.caretaker", "engine.app.worker"}
     entries |= {"engine.archive.rendering.render_process"}
-    # Until the HTTP front end is there:
-    entries |= {"engine.archive.rendering.renderer"}
     reached = {name for path in modules() for _, name in imported(path)}
     reached |= {name.rpartition(".")[0] for name in reached}
     dead = [

@@ -81,6 +81,9 @@ logger = log.get("archive")
 METADATA_BYTES_MAX = 2 << 30
 """Of series metadata that is kept for HTTP: of some ten million instances."""
 
+THUMBNAILS_BYTES_MAX = 2 << 30
+"""Of some 300 000 series."""
+
 METADATA_RESERVE_BYTES = 4 << 30
 """What it leaves free on the disk: instances come first."""
 
@@ -111,6 +114,9 @@ class Archive:
         layout = parts.layout
         kept = BlobFiles(layout.metadata, bytes_max=METADATA_BYTES_MAX, reserve_bytes=METADATA_RESERVE_BYTES)
         self.metadata = SeriesMetadata(parts.index, parts.retrieval, kept)
+        self.thumbnail_files = BlobFiles(
+            layout.thumbnails, bytes_max=THUMBNAILS_BYTES_MAX, reserve_bytes=METADATA_RESERVE_BYTES
+        )
         self._writer: Writer | None = None
         self._batch_port: BatchIngestor | None = None
         self._opening = threading.Lock()

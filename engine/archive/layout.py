@@ -83,6 +83,11 @@ class Layout:
         return self.data / "cache" / "metadata"
 
     @property
+    def thumbnails(self) -> Path:
+        """The folder of thumbnails; it may be removed at any time."""
+        return self.data / "cache" / "thumbnails"
+
+    @property
     def keeper_lock(self) -> str:
         """The file whose flock makes a process the keeper."""
         return str(self.data / "keeper.lock")

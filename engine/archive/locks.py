@@ -6,6 +6,7 @@
     DATA/journals.lock     held while a note is written to DATA/sealed, DATA/ledger.copy or DATA/losses
     DATA/webhooks.lock     held for its lifetime by the worker that delivers the change feed to webhooks
     DATA/commitments.lock  held for its lifetime by the worker that sends the storage commitment reports that are left
+    DATA/thumbnails.lock   the same by the worker that draws thumbnails of what has come to rest
 
 All are flocks: they end with the process that has them. Not here: who keeps the archive (`keeper`), and the locks of
 single segments (`storage.files`).
@@ -70,6 +71,13 @@ def commitments(layout: Layout, files: Files) -> Iterator[None]:
 def webhooks(layout: Layout, files: Files) -> Iterator[None]:
     """The right to deliver the change feed. Raises ArchiveInUse when another process has it."""
     with _held(str(layout.data / "webhooks.lock"), files, 0.0, "another process delivers to webhooks"):
+        yield
+
+
+@contextmanager
+def thumbnails(layout: Layout, files: Files) -> Iterator[None]:
+    """The right to draw thumbnails ahead. Raises ArchiveInUse when another process has it."""
+    with _held(str(layout.data / "thumbnails.lock"), files, 0.0, "another process draws thumbnails"):
         yield
 
 

@@ -7,6 +7,7 @@
     retrieval_budget      memory for what goes out
     associations          how many are open, on all workers
     pools, transcoder     where blocking work is done
+    renderer, thumbnails  pictures of what is stored
     config, metrics       the configuration in force, and what was counted
 
 An engine knows no protocol. A front is made with it and asks it; it never asks a front.
@@ -21,6 +22,8 @@ from typing import TYPE_CHECKING
 from engine.access import Access, PeerRules
 from engine.archive.archive import QuarantineLimits, StorageOptions
 from engine.archive.ingest.live import Ingestor
+from engine.archive.rendering.renderer import Renderer
+from engine.archive.rendering.thumbnails import Thumbnails
 from engine.archive.transcoding.transcode import Transcoder
 from engine.metrics import Metrics
 from engine.runtime.admission import Admission
@@ -48,15 +51,18 @@ class Engine:
     """The one in force: a reload puts another one here."""
     metrics: Metrics
     transcoder: Transcoder
+    renderer: Renderer = field(default_factory=Renderer)
     associations: AssociationsCount = field(default_factory=AssociationsCount.alone)
     pools: Pools = field(default_factory=Pools)
     access: Access = field(init=False)
+    thumbnails: Thumbnails = field(init=False)
     admission: Admission = field(init=False)
     flow: FlowControl = field(init=False)
     retrieval_budget: RetrievalBudget = field(init=False)
 
     def __post_init__(self) -> None:
         self.access = PeerRules(lambda: self.config)
+        self.thumbnails = Thumbnails(self.archive, self.renderer)
         self.admission = Admission(
             lambda: self.config,
             self.metrics,
@@ -101,7 +107,15 @@ class Engine:
             counters=metrics.counters,
         )
         transcoder = Transcoder(directory=config.data, reserve_bytes=config.limits.disk_reserve_bytes)
-        return cls(loop, archive, ingestor, config, metrics, transcoder, associations or AssociationsCount.alone())
+        return cls(
+            loop,
+            archive,
+            ingestor,
+            config,
+            metrics,
+            transcoder,
+            associations=associations or AssociationsCount.alone(),
+        )
 
     def configure(self, config: Config) -> None:
         """The configuration from now on."""
@@ -125,4 +139,5 @@ class Engine:
         """Stores what waits; the archive stays open. To be called after the fronts were closed."""
         self.ingestor.close()
         self.transcoder.close()
+        self.renderer.close()
         self.pools.close()

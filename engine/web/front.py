@@ -26,6 +26,7 @@ from aiohttp.web_server import Server
 from engine import __version__, guards, log
 from engine.access import Kind, Principal
 from engine.access.networks import networks
+from engine.archive.rendering.thumbnails import ThumbnailsAhead
 from engine.errors import ConfigError, EngineError, NotAllowed, RequestError
 from engine.web import cors, urls
 from engine.web.change_stream import ChangeStream
@@ -88,6 +89,8 @@ class WebFront:
         self._webhooks = Webhooks(engine)
         self._load_tls(engine.config.http)
         self._looking = engine.loop.call_later(self._look_s, self._look)
+        ahead = ThumbnailsAhead(engine.archive, engine.thumbnails, engine.pools.slow.run)
+        self._ahead = guards.watch(engine.loop.create_task(ahead.run()), "thumbnails")
 
     @property
     def _settings(self) -> Http:
@@ -140,6 +143,7 @@ class WebFront:
     def close(self) -> None:
         """Ends the clock."""
         self._looking.cancel()
+        self._ahead.cancel()
 
     # -- connections ------------------------------------------------------------------------------
 

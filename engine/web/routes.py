@@ -7,7 +7,7 @@ with API for what it lacks.
 from __future__ import annotations
 
 from engine.access import Action
-from engine.web import changes, health, metrics, qido
+from engine.web import changes, health, metrics, qido, rendered
 from engine.web.capabilities import CAPABILITIES, handler
 from engine.web.route import DICOMWEB, Route
 from engine.web.wado_routes import WADO_ROUTES
@@ -26,6 +26,7 @@ _RESOURCES: tuple[Route, ...] = (
     *changes.ROUTES,
     *qido.ROUTES,
     *WADO_ROUTES,
+    *rendered.ROUTES,
 )
 
 ROUTES: tuple[Route, ...] = (

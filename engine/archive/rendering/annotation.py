@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from PIL import ImageDraw, ImageFont
@@ -31,8 +32,8 @@ TECHNIQUE: Final = (
 _LINE_MAX: Final = 48
 
 
-def draw(picture: Image.Image, head: Head, groups: tuple[str, ...]) -> None:
-    """Writes into the picture itself."""
+def draw(picture: Image.Image, head: Head, groups: tuple[str, ...], corrections: Mapping[int, str]) -> None:
+    """Writes into the picture itself; `corrections`: values that count instead of the stored ones."""
     size = max(min(picture.size) // 40, 10)
     font = ImageFont.load_default(size)
     pen = ImageDraw.Draw(picture)
@@ -40,18 +41,18 @@ def draw(picture: Image.Image, head: Head, groups: tuple[str, ...]) -> None:
     ink, edge = (255, 0) if is_grey else ((255, 255, 255), (0, 0, 0))
     margin = size // 2
     if "patient" in groups:
-        text = "\n".join(_lines(head, PATIENT))
+        text = "\n".join(_lines(head, PATIENT, corrections))
         pen.multiline_text((margin, margin), text, ink, font, stroke_width=1, stroke_fill=edge)
     if "technique" in groups:
-        text = "\n".join(_lines(head, TECHNIQUE))
+        text = "\n".join(_lines(head, TECHNIQUE, corrections))
         at = (picture.size[0] - margin, margin)
         pen.multiline_text(at, text, ink, font, anchor="ra", align="right", stroke_width=1, stroke_fill=edge)
 
 
-def _lines(head: Head, attributes: tuple[tuple[int, str], ...]) -> list[str]:
+def _lines(head: Head, attributes: tuple[tuple[int, str], ...], corrections: Mapping[int, str]) -> list[str]:
     lines = []
     for tag, vr in attributes:
-        text = value(head, tag, vr)
+        text = shown(corrections[tag], vr) if tag in corrections else value(head, tag, vr)
         if text:
             lines.append(text[:_LINE_MAX])
     return lines
@@ -65,7 +66,12 @@ def value(head: Head, tag: int, vr: str) -> str:
 def value_in(item: Head, root: Head, tag: int, vr: str) -> str:
     """The same of an item, whose character set is that of the data set unless it has its own."""
     sets = item.raw(tags.SpecificCharacterSet) or root.raw(tags.SpecificCharacterSet)
-    text = charset.decode(item.raw(tag), sets, vr).strip(" \0")
+    return shown(charset.decode(item.raw(tag), sets, vr), vr)
+
+
+def shown(text: str, vr: str) -> str:
+    """A value as people read it."""
+    text = text.strip(" \0")
     if vr == "PN":
         family, _, given = text.split("=")[0].partition("^")
         return ", ".join(part for part in (family, given.replace("^", " ").strip()) if part)

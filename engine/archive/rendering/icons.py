@@ -28,10 +28,10 @@ _INK: Final = 190
 _GROUND: Final = 38
 
 
-def reason(head: Head) -> str:
+def reason(head: Head, *, has_pixels: bool) -> str:
     """What the tile says, "" when the picture may be shown."""
     modality = head.text(tags.Modality) or "?"
-    if tags.Rows not in head or tags.Columns not in head:
+    if not has_pixels:
         return modality
     said = head.text(tags.BurnedInAnnotation)
     sop_class_uid = head.text(tags.SOPClassUID)

@@ -57,6 +57,8 @@ class PictureOptions:
     """Of ANNOTATIONS."""
     icc_profile: str = "no"
     """Of ICC_PROFILES."""
+    corrections: tuple[tuple[int, str], ...] = ()
+    """Tag and value of what is annotated otherwise than the stored data set says."""
     is_thumbnail: bool = False
     """An icon takes the place of what may have a patient's name in its pixels."""
 
@@ -74,5 +76,6 @@ class PictureOptions:
                 "viewport": Viewport(**viewport) if viewport else None,
                 "window": tuple(window) if window else None,
                 "annotation": tuple(values.get("annotation", ())),
+                "corrections": tuple((tag, text) for tag, text in values.get("corrections", ())),
             }
         )

@@ -41,7 +41,7 @@ def draw(source: Source, syntax: TransferSyntax, options: PictureOptions, *, dec
     try:
         encoding = elements.encoding_of(source.read(0, 8), syntax)
         head = Head.read(source, encoding)
-        if options.is_thumbnail and (why := icons.reason(head)):
+        if options.is_thumbnail and (why := icons.reason(head, has_pixels=source.length > len(head))):
             return _encoded(icons.icon(why, options.viewport), options, None)
         reader = FrameReader(source, syntax, head, decoded_bytes_max)
         if options.frame is None and options.media_type in (GIF, MP4):
@@ -68,7 +68,7 @@ def _picture(
     if options.viewport is not None:
         picture = viewed(picture, options.viewport, _pixel_aspect(head))
     if options.annotation:
-        annotation.draw(picture, head, options.annotation)
+        annotation.draw(picture, head, options.annotation, dict(options.corrections))
     return picture
 
 

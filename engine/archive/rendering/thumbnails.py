@@ -1,0 +1,148 @@
+"""Thumbnails: drawn once, kept in files that may go at any time, and made ahead when a series has come to rest.
+
+A file is named by the instance and what was stored of it, so that another version has another file. Nothing is a
+caller's trouble but an instance that cannot be drawn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+import orjson
+
+from engine import log
+from engine.archive import locks
+from engine.archive.feed.event import SERIES_QUIET
+from engine.archive.feed.subscription import Feed, Watch
+from engine.archive.rendering.options import PictureOptions, Viewport
+from engine.archive.rendering.representative import representative
+from engine.dicom import tags
+from engine.errors import (
+    ArchiveInUse,
+    CorruptRecord,
+    CursorRefused,
+    EngineError,
+    FeedError,
+    SegmentGone,
+    StorageError,
+    TranscodeError,
+)
+from engine.index.format.types import KeyValue, Level, Query
+
+if TYPE_CHECKING:
+    from engine.archive.archive import Archive
+    from engine.archive.rendering.renderer import Renderer
+    from engine.index.format.types import Instance
+
+Result = TypeVar("Result")
+
+logger = log.get("archive.thumbnails")
+
+SIDE: Final = 256
+QUALITY: Final = 80
+USUAL: Final = PictureOptions(frame=None, viewport=Viewport(SIDE, SIDE), quality=QUALITY, is_thumbnail=True)
+"""What is made ahead."""
+
+SUBSCRIBER: Final = "thumbnails"
+PAUSE_S: Final = 5.0
+"""Between looks at a feed that is not there yet."""
+
+
+class Run(Protocol):
+    """Runs work in a thread."""
+
+    async def __call__(self, work: Callable[[], Result]) -> Result: ...
+
+
+class Thumbnails:
+    """Thumbnails of one archive."""
+
+    def __init__(self, archive: Archive, renderer: Renderer) -> None:
+        self._archive = archive
+        self._renderer = renderer
+        self._files = archive.thumbnail_files
+
+    def kept(self, instance: Instance, options: PictureOptions = USUAL) -> bytes | None:
+        """The thumbnail, if it is there. Blocks for one file."""
+        return self._files.read(*_names(instance, options))
+
+    async def drawn(self, instance: Instance, options: PictureOptions = USUAL) -> bytes:
+        """The thumbnail, drawn now and kept. Raises TranscodeError, CorruptRecord, SegmentGone."""
+        stored = self._archive.retrieval.open(instance)
+        picture = await self._renderer.picture(stored, stored.syntax, options)
+        self._files.write(*_names(instance, options), picture)
+        return picture
+
+
+def _names(instance: Instance, options: PictureOptions) -> tuple[bytes, bytes]:
+    position = instance.position
+    variant = orjson.dumps([position.payload_crc, position.payload_length, options.as_dict()])
+    return instance.sop_instance_uid.encode(), variant
+
+
+class ThumbnailsAhead:
+    """Draws the usual thumbnail of each series that has come to rest. One worker of a server does it."""
+
+    def __init__(self, archive: Archive, thumbnails: Thumbnails, run: Run) -> None:
+        """`run`: what blocks is done by it, in a thread."""
+        self._archive = archive
+        self._thumbnails = thumbnails
+        self._run = run
+
+    async def run(self) -> None:
+        """Follows the feed until it is cancelled."""
+        while True:
+            try:
+                await self._follow()
+            except ArchiveInUse:
+                pass  # another worker draws them
+            except (FeedError, StorageError) as error:
+                logger.info("thumbnails are not made ahead at the moment", reason=str(error))
+            await asyncio.sleep(PAUSE_S)
+
+    async def _follow(self) -> None:
+        parts = self._archive.parts
+        with locks.thumbnails(parts.layout, parts.files):
+            await self._draw_ahead(self._archive.feed(), Watch(parts.layout, asyncio.get_running_loop()))
+
+    async def _draw_ahead(self, feed: Feed, watch: Watch) -> None:
+        try:
+            cursor = feed.cursors.load(SUBSCRIBER) or feed.oldest()
+            while True:
+                changed = watch.changed()
+                try:
+                    page = await self._run(partial(feed.read, cursor))
+                except CursorRefused:
+                    cursor = feed.newest()
+                    continue
+                for event in page.events():
+                    if event.action == SERIES_QUIET:
+                        await self._make(event.study_instance_uid, event.series_instance_uid)
+                if page.cursor != cursor:
+                    cursor = page.cursor
+                    await self._run(partial(feed.cursors.save, SUBSCRIBER, cursor))
+                if not page.lines:
+                    await changed
+        finally:
+            watch.close()
+            feed.close()
+
+    async def _make(self, study_instance_uid: str, series_instance_uid: str) -> None:
+        keys: dict[int, KeyValue] = {
+            tags.StudyInstanceUID: study_instance_uid.encode(),
+            tags.SeriesInstanceUID: series_instance_uid.encode(),
+        }
+        try:
+            instances = await self._run(lambda: self._archive.instances(Query(Level.SERIES, keys)))
+            if not instances:
+                return
+            chosen = representative(instances)
+            if await self._run(lambda: self._thumbnails.kept(chosen)) is None:
+                await self._thumbnails.drawn(chosen)
+        except (TranscodeError, CorruptRecord, SegmentGone) as error:
+            logger.debug("no thumbnail was made", series_instance_uid=series_instance_uid, reason=str(error))
+        except EngineError as error:
+            logger.warning("no thumbnail was made", series_instance_uid=series_instance_uid, reason=str(error))

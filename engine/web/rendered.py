@@ -1,0 +1,234 @@
+"""Rendered resources and thumbnails: what a browser shows without knowing DICOM (PS3.18 10.4.1.1.3, 10.4.1.1.4, 8.3.5).
+
+    an image           JPEG, PNG, GIF; of several frames GIF and MP4 move, the others show the middle frame
+    a report           HTML, text
+    a document         the PDF, CDA or model that it holds
+    a video            as it is stored, where that is what a browser plays
+
+A study or a series is shown by one instance of it (`archive.rendering.representative`): the text wants one picture for
+each instance, and every viewer expects one picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from engine.access import Action
+from engine.archive.rendering import report
+from engine.archive.rendering.options import GIF, JPEG, MP4, PNG, PictureOptions
+from engine.archive.rendering.representative import representative
+from engine.dicom import elements, frames, tags
+from engine.errors import NotAcceptable, RequestError, TranscodeError
+from engine.web import picture_parameters
+from engine.web.accept import Offer, negotiate
+from engine.web.conditional import is_unchanged
+from engine.web.errors import NotFound
+from engine.web.route import DICOMWEB, Handler, Parameter, Route
+from engine.web.stored import identity_of, instance_of, instances_of
+
+if TYPE_CHECKING:
+    from engine.archive.retrieve import Instance
+    from engine.web.request import Request
+
+IMAGE_OFFERS: Final = (Offer(JPEG), Offer(PNG), Offer(GIF), Offer(MP4))
+REPORT_OFFERS: Final = (Offer(report.HTML), Offer(report.PLAIN))
+
+DOCUMENTS: Final = {
+    "1.2.840.10008.5.1.4.1.1.104.1": "application/pdf",
+    "1.2.840.10008.5.1.4.1.1.104.2": "text/xml",
+    "1.2.840.10008.5.1.4.1.1.104.3": "model/stl",
+    "1.2.840.10008.5.1.4.1.1.104.4": "model/obj",
+    "1.2.840.10008.5.1.4.1.1.104.5": "model/mtl",
+}
+"""Encapsulated documents by SOP class."""
+REPORTS: Final = "1.2.840.10008.5.1.4.1.1.88."
+PRESENTATION_STATES: Final = "1.2.840.10008.5.1.4.1.1.11."
+MP4_SYNTAXES: Final = ("1.2.840.10008.1.2.4.102", "1.2.840.10008.1.2.4.103")
+
+CACHE: Final = "private, max-age=86400"
+REVALIDATED: Final = "private, no-cache"
+
+_PARAMETERS: Final = (
+    Parameter("accept", "Media type, instead of the header"),
+    Parameter("window", "Center, width, and linear, linear-exact or sigmoid"),
+    Parameter("viewport", "Width and height that the picture fits into, and left, top, width, height of a region"),
+    Parameter("quality", "Of JPEG, from 1 to 100", schema="integer"),
+    Parameter("annotation", "patient, technique, or both"),
+    Parameter("iccprofile", "no, yes, srgb, adobergb or rommrgb"),
+)
+_THUMBNAIL_PARAMETERS: Final = (Parameter("viewport", "Width and height that the picture fits into"),)
+
+
+async def rendered(request: Request) -> web.StreamResponse:
+    """A study, a series or an instance."""
+    if "instance" in request.path_values:
+        return await _rendered(request, instance_of(request), None, is_revalidated=False)
+    return await _rendered(request, representative(await instances_of(request)), None, is_revalidated=True)
+
+
+async def rendered_frames(request: Request) -> web.StreamResponse:
+    """One frame of an instance."""
+    instance = instance_of(request)
+    return await _rendered(request, instance, frame_number(request), is_revalidated=False)
+
+
+def frame_number(request: Request) -> int:
+    """The one frame that the path names. Raises RequestError."""
+    text = request.path_values["frames"]
+    if not text.isascii() or not text.isdigit() or not int(text[:10]) >= 1 or len(text) > 9:
+        raise RequestError("frames: one frame is rendered at a time, named by its number from 1")
+    return int(text)
+
+
+async def _rendered(
+    request: Request, instance: Instance, frame: int | None, *, is_revalidated: bool
+) -> web.StreamResponse:
+    offers = offers_for(instance)
+    if not offers:
+        raise NotAcceptable("nothing can be shown of such an instance")
+    accept = request.headers.get("Accept")
+    choice = negotiate(offers, accept, request.query.getall("accept", ()))[0]
+    media_type = choice.offer.media_type
+    headers = {"Cache-Control": REVALIDATED if is_revalidated else CACHE, "Vary": "Accept"}
+    tag = entity_tag(instance, media_type, request.query_string, frame)
+    if (answer := not_modified(request, tag, headers)) is not None:
+        return answer
+    headers["ETag"] = tag
+    if offers is IMAGE_OFFERS:
+        is_presentation = instance.sop_class_uid.startswith(PRESENTATION_STATES)
+        options, warnings = picture_parameters.rendered(
+            request.query, media_type, frame=frame, is_presentation=is_presentation
+        )
+        if options.annotation:
+            corrected = request.engine.archive.corrected(instance.study_instance_uid, instance.series_instance_uid)
+            texts = tuple((tag, value.decode("utf-8", "replace")) for tag, value in corrected.items())
+            options = replace(options, corrections=texts)
+        body = await picture(request, instance, options)
+        for warning in warnings:
+            headers["Warning"] = f'299 {request.root} "{warning}"'
+    elif offers is REPORT_OFFERS:
+        stored = request.engine.archive.retrieval.open(instance)
+        body = await request.engine.renderer.report(stored, stored.syntax, media_type)
+        media_type = f"{media_type}; charset=utf-8"
+    else:
+        body = await request.engine.pools.reads.run(lambda: _contained(request, instance))
+    headers["Content-Type"] = media_type
+    return web.Response(body=body, headers=headers)
+
+
+async def picture(request: Request, instance: Instance, options: PictureOptions) -> bytes:
+    """The picture, drawn. Raises NotFound for a frame that is not there, NotAcceptable for what cannot be drawn."""
+    stored = request.engine.archive.retrieval.open(instance)
+    try:
+        return await request.engine.renderer.picture(stored, stored.syntax, options)
+    except TranscodeError as error:
+        if "there is no frame" in str(error):
+            raise NotFound(str(error)) from error
+        raise NotAcceptable(str(error)) from error
+
+
+def offers_for(instance: Instance) -> tuple[Offer, ...]:
+    """How an instance can be shown, the default first; () if it cannot."""
+    if instance.sop_class_uid.startswith(REPORTS):
+        return REPORT_OFFERS
+    if instance.sop_class_uid in DOCUMENTS:
+        return (Offer(DOCUMENTS[instance.sop_class_uid]),)
+    if instance.pixel_data_offset < 0:
+        return ()
+    if frames.is_video(instance.transfer_syntax_uid):
+        return (Offer("video/mp4"),) if instance.transfer_syntax_uid in MP4_SYNTAXES else (Offer("video/mpeg"),)
+    return IMAGE_OFFERS
+
+
+def _contained(request: Request, instance: Instance) -> bytes:
+    """The document or video that an instance holds. Blocks."""
+    stored = request.engine.archive.retrieval.open(instance)
+    if instance.pixel_data_offset >= 0:
+        stream = stored.pixels()
+        return b"".join([bytes(stream.read(at, 1 << 20)) for at in range(0, stream.length, 1 << 20)])
+    head = stored.head()
+    document, length = None, None
+    encoding = elements.encoding_of(head[:8], stored.syntax)
+    for element in elements.walk(head, encoding):
+        value = head[element.value_offset : element.value_offset + element.length]
+        if element.tag == tags.EncapsulatedDocument:
+            document = value
+        elif element.tag == tags.EncapsulatedDocumentLength and len(value) == 4:
+            length = int.from_bytes(value, "little")
+    if document is None:
+        raise NotAcceptable("the instance holds no document")
+    if length is not None and len(document) - 1 <= length <= len(document):
+        return bytes(document[:length])
+    return bytes(document).removesuffix(b"\0")
+
+
+def entity_tag(instance: Instance, media_type: str, query: str, frame: int | None) -> str:
+    """The tag of a picture: what was stored and how it is shown."""
+    said = f"{instance.sop_instance_uid} {identity_of(instance)} {media_type} {query} {frame}"
+    return f'"{hashlib.blake2b(said.encode("utf-8", "replace"), digest_size=12).hexdigest()}"'
+
+
+def not_modified(request: Request, tag: str, headers: dict[str, str]) -> web.Response | None:
+    """304 when the client has it already."""
+    if is_unchanged(request.headers, tag):
+        return web.Response(status=304, headers={**headers, "ETag": tag})
+    return None
+
+
+async def thumbnail(request: Request) -> web.StreamResponse:
+    """A small picture of a study, a series, an instance or a frame, in which no name can be read."""
+    choices = negotiate((Offer(JPEG), Offer(PNG)), request.headers.get("Accept"), request.query.getall("accept", ()))
+    media_type = choices[0].offer.media_type
+    frame = frame_number(request) if "frames" in request.path_values else None
+    options = picture_parameters.thumbnail(request.query, media_type, frame=frame)
+    if "instance" in request.path_values:
+        instance = instance_of(request)
+    else:
+        instance = representative(await instances_of(request))
+    headers = {"Cache-Control": REVALIDATED, "Content-Type": media_type, "Vary": "Accept"}
+    tag = entity_tag(instance, media_type, request.query_string, frame)
+    if (answer := not_modified(request, tag, headers)) is not None:
+        return answer
+    thumbnails = request.engine.thumbnails
+    body = await request.engine.pools.reads.run(lambda: thumbnails.kept(instance, options))
+    if body is None:
+        try:
+            body = await thumbnails.drawn(instance, options)
+        except TranscodeError as error:
+            status = NotFound if "there is no frame" in str(error) else NotAcceptable
+            raise status(str(error)) from error
+    return web.Response(body=body, headers={**headers, "ETag": tag})
+
+
+def _route(
+    path: str, handler: Handler, summary: str, parameters: tuple[Parameter, ...], produces: tuple[str, ...]
+) -> Route:
+    return Route("GET", path, handler, summary, Action.RETRIEVE, parameters, produces=produces, tag="WADO-RS")
+
+
+_STUDY: Final = f"{DICOMWEB}/studies/{{study}}"
+_SERIES: Final = f"{_STUDY}/series/{{series}}"
+_INSTANCE: Final = f"{_SERIES}/instances/{{instance}}"
+_FRAME: Final = f"{_INSTANCE}/frames/{{frames}}"
+_TYPES: Final = (*(offer.media_type for offer in (*IMAGE_OFFERS, *REPORT_OFFERS)), *DOCUMENTS.values())
+_LEVELS: Final = (
+    (_STUDY, "study", rendered),
+    (_SERIES, "series", rendered),
+    (_INSTANCE, "instance", rendered),
+    (_FRAME, "frame", rendered_frames),
+)
+
+ROUTES: Final = (
+    *(
+        _route(f"{path}/rendered", handler, f"A picture of a {name}", _PARAMETERS, _TYPES)
+        for path, name, handler in _LEVELS
+    ),
+    *(
+        _route(f"{path}/thumbnail", thumbnail, f"A small picture of a {name}", _THUMBNAIL_PARAMETERS, (JPEG, PNG))
+        for path, name, _ in _LEVELS
+    ),
+)

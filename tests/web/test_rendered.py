@@ -1,0 +1,202 @@
+"""web.rendered: pictures, thumbnails, reports and documents over HTTP."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+
+from engine.archive.feed.quiet import QuietTimes
+from engine.archive.feed.writer import FeedOptions
+from engine.archive.rendering import thumbnails
+from tests.archive.rendering.made import dataset
+from tests.archive.rendering.test_picture import content, frames, report_of
+from tests.samples import ROOT
+from tests.web.asking import Answer, ask
+from tests.web.hosting import Hosting, host
+
+CT = f"/dicom-web/studies/{ROOT}.1/series/{ROOT}.1.1/instances/{ROOT}.1.1.1"
+
+
+def part10_of(ds: pydicom.Dataset) -> bytes:
+    out = io.BytesIO()
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    pydicom.dcmwrite(out, ds, enforce_file_format=True)
+    return out.getvalue()
+
+
+def at(number: int) -> str:
+    return CT[: -len("1")] + str(number)
+
+
+def image(number: int, level: int = 128, **more: object) -> pydicom.Dataset:
+    values = np.full((32, 48), level, np.uint8)
+    values[0, 0] = 255
+    ds = dataset(values, **more)
+    ds.InstanceNumber = number
+    ds.SOPInstanceUID = f"{ROOT}.1.1.{number}"
+    return ds
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
+    """Every answer of one server, asked for once."""
+    answers: dict[str, Answer] = {}
+    data = tmp_path_factory.mktemp("rendered") / "data"
+
+    def script(hosting: Hosting) -> None:
+        archive = hosting.engine.archive
+        for number, level in ((1, 50), (2, 100), (3, 150)):
+            archive.store(part10_of(image(number, level)))
+        moving = frames(3)
+        moving.SOPInstanceUID, moving.InstanceNumber = f"{ROOT}.1.1.9", 9
+        report = report_of(content("TEXT", "Lung", TextValue="clear"))
+        report.SOPInstanceUID, report.SeriesInstanceUID = f"{ROOT}.1.2.1", f"{ROOT}.1.2"
+        document = image(5, SOPClassUID="1.2.840.10008.5.1.4.1.1.104.1", Modality="DOC")
+        del document.PixelData, document.Rows, document.Columns
+        document.SeriesInstanceUID = f"{ROOT}.1.3"
+        document.EncapsulatedDocument, document.MIMETypeOfEncapsulatedDocument = b"%PDF-1.7 xy", "application/pdf"
+        secondary = image(6, SOPClassUID="1.2.840.10008.5.1.4.1.1.7", Modality="OT")
+        secondary.SeriesInstanceUID, secondary.StudyInstanceUID = f"{ROOT}.2.1", f"{ROOT}.2"
+        for ds in (moving, report, document, secondary):
+            archive.store(part10_of(ds))
+        for name, path, headers in REQUESTS:
+            answers[name] = ask(hosting, "GET", path, headers)
+        again = {"If-None-Match": answers["instance"].headers["ETag"]}
+        answers["again"] = ask(hosting, "GET", f"{CT}/rendered", again)
+        answers["head"] = ask(hosting, "HEAD", f"{CT}/rendered")
+
+    host(data, script)
+    return answers
+
+
+REQUESTS: list[tuple[str, str, dict[str, str]]] = [
+    ("instance", f"{CT}/rendered", {}),
+    ("png", f"{CT}/rendered", {"Accept": "image/png"}),
+    ("by query", f"{CT}/rendered?accept=image/gif", {"Accept": "image/*"}),
+    ("any", f"{CT}/rendered", {"Accept": "*/*"}),
+    ("viewport", f"{CT}/rendered?viewport=24%2C24&quality=50", {}),
+    ("series", f"/dicom-web/studies/{ROOT}.1/series/{ROOT}.1.1/rendered", {"Accept": "image/png"}),
+    ("study", f"/dicom-web/studies/{ROOT}.1/rendered", {"Accept": "image/png"}),
+    ("study slash", f"/dicom-web/studies/{ROOT}.1/rendered/", {"Accept": "image/png"}),
+    ("frame 3", f"{at(9)}/frames/3/rendered", {"Accept": "image/png"}),
+    ("frame 4", f"{at(9)}/frames/4/rendered", {}),
+    ("frames", f"{at(9)}/frames/1,2/rendered", {}),
+    ("gif", f"{at(9)}/rendered", {"Accept": "image/gif"}),
+    ("report", f"/dicom-web/studies/{ROOT}.1/series/{ROOT}.1.2/rendered", {}),
+    ("report text", f"/dicom-web/studies/{ROOT}.1/series/{ROOT}.1.2/rendered", {"Accept": "text/plain"}),
+    ("report picture", f"/dicom-web/studies/{ROOT}.1/series/{ROOT}.1.2/rendered", {"Accept": "image/jpeg"}),
+    ("pdf", f"/dicom-web/studies/{ROOT}.1/series/{ROOT}.1.3/rendered", {"Accept": "application/pdf"}),
+    ("bad window", f"{CT}/rendered?window=1,2,3", {}),
+    ("nowhere", f"/dicom-web/studies/{ROOT}.77/rendered", {}),
+    ("thumbnail", f"{CT}/thumbnail", {}),
+    ("thumbnail again", f"{CT}/thumbnail", {}),
+    ("study thumbnail", f"/dicom-web/studies/{ROOT}.1/thumbnail?viewport=64,64", {}),
+    ("secondary thumbnail", f"/dicom-web/studies/{ROOT}.2/thumbnail", {"Accept": "image/png"}),
+    ("report thumbnail", f"/dicom-web/studies/{ROOT}.1/series/{ROOT}.1.2/thumbnail", {"Accept": "image/png"}),
+    ("frame thumbnail", f"{at(9)}/frames/2/thumbnail", {}),
+    ("annotation", f"{CT}/rendered?annotation=patient,mood", {}),
+]
+
+
+def shown(answer: Answer) -> Image.Image:
+    assert answer.status == 200, answer.body
+    return Image.open(io.BytesIO(answer.body))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("instance", "JPEG"), ("png", "PNG"), ("by query", "GIF"), ("any", "JPEG"), ("frame 3", "PNG")],
+)
+def test_a_picture_is_given_as_it_is_accepted(asked: dict[str, Answer], name: str, kind: str) -> None:
+    assert shown(asked[name]).format == kind
+    assert asked[name].headers["Content-Type"] == f"image/{kind.lower()}"
+    assert "Accept" in asked[name].headers["Vary"]
+
+
+def test_a_viewport_is_filled(asked: dict[str, Answer]) -> None:
+    assert shown(asked["viewport"]).size == (24, 16)
+
+
+def test_a_series_and_a_study_are_shown_by_their_middle_image(asked: dict[str, Answer]) -> None:
+    for name in ("series", "study", "study slash"):
+        assert shown(asked[name]).getpixel((5, 5)) == 150, name
+
+
+def test_a_frame_is_shown_and_one_that_is_not_there_is_not_found(asked: dict[str, Answer]) -> None:
+    assert shown(asked["frame 3"]).getpixel((5, 5)) == 80
+    assert asked["frame 4"].status == 404
+    assert asked["frames"].status == 400
+
+
+def test_all_frames_move_in_a_gif(asked: dict[str, Answer]) -> None:
+    assert shown(asked["gif"]).n_frames == 3
+
+
+def test_a_report_is_a_page_or_text_and_no_picture(asked: dict[str, Answer]) -> None:
+    assert asked["report"].headers["Content-Type"] == "text/html; charset=utf-8"
+    assert b"<dd>clear</dd>" in asked["report"].body
+    assert b"Lung: clear" in asked["report text"].body
+    assert asked["report picture"].status == 406
+
+
+def test_a_document_is_given_as_it_is(asked: dict[str, Answer]) -> None:
+    assert asked["pdf"].body == b"%PDF-1.7 xy"
+    assert asked["pdf"].headers["Content-Type"] == "application/pdf"
+
+
+def test_what_is_wrong_is_named(asked: dict[str, Answer]) -> None:
+    assert (asked["bad window"].status, asked["nowhere"].status) == (400, 404)
+    assert b"window" in asked["bad window"].body
+
+
+def test_a_picture_that_the_client_has_is_not_sent_again(asked: dict[str, Answer]) -> None:
+    assert asked["again"].status == 304
+    assert asked["again"].body == b""
+    assert asked["head"].headers["Content-Length"] == str(len(asked["instance"].body))
+
+
+def test_thumbnails_are_small_at_every_level(asked: dict[str, Answer]) -> None:
+    assert shown(asked["thumbnail"]).size == (256, 171)
+    assert asked["thumbnail again"].body == asked["thumbnail"].body
+    assert shown(asked["study thumbnail"]).size == (64, 43)
+    assert shown(asked["frame thumbnail"]).format == "JPEG"
+
+
+def test_what_may_show_a_name_and_what_shows_nothing_has_an_icon(asked: dict[str, Answer]) -> None:
+    for name in ("secondary thumbnail", "report thumbnail"):
+        assert shown(asked[name]).size == (256, 256), name
+        assert shown(asked[name]).getpixel((0, 0)) == 38, name
+
+
+def test_unknown_annotations_are_warned_of(asked: dict[str, Answer]) -> None:
+    assert asked["annotation"].headers["Warning"].startswith("299 ")
+    assert "mood" in asked["annotation"].headers["Warning"]
+
+
+def test_thumbnails_are_made_ahead_when_a_series_comes_to_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thumbnails, "PAUSE_S", 0.02)
+
+    def script(hosting: Hosting) -> None:
+        archive = hosting.engine.archive
+        options = FeedOptions(quiet=QuietTimes(series_s=0.01, study_s=0.01))
+        writer = archive.feed_writer(options)
+        try:
+            archive.store(part10_of(image(1)))
+            (instance,) = archive.matching("instance")
+            deadline = time.monotonic() + 30
+            while hosting.engine.thumbnails.kept(instance) is None and time.monotonic() < deadline:
+                writer.follow()
+                threading.Event().wait(0.02)
+            assert hosting.engine.thumbnails.kept(instance) is not None
+        finally:
+            writer.close()
+
+    host(tmp_path / "data", script)
