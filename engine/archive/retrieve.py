@@ -27,6 +27,7 @@ from engine.archive.transcoding.head import ImagePixel as ImagePixel
 from engine.dicom import elements, transfer_syntax
 from engine.dicom.frames import (
     Description,
+    DescriptionDoubtful,
     EncapsulatedFrames,
     NativeFrames,
     end_of_pixels,
@@ -51,8 +52,8 @@ TABLES_BYTES_MAX: Final = 64 << 20
 """Frame tables kept in memory: those of eight whole slide images of a million tiles, or of any number of small ones."""
 TABLES_MAX: Final = 4096
 
-CACHED_BYTES_MAX: Final = 32 << 20
-"""Of a frame that `frame_cached` copies: some milliseconds."""
+CACHED_BYTES_MAX: Final = 4 << 20
+"""Of a frame that `frame_cached` copies: a millisecond, which an event loop can spare."""
 
 HEAD_BYTES_MAX: Final = 64 << 20
 """Of a head: what is longer is a document without Pixel Data."""
@@ -342,9 +343,11 @@ class StoredInstance:
 
     def _frames(self, *, trust_offsets: bool = True) -> FrameTable:
         source, pixel_data = self._source(), self.instance.pixel_data_offset
-        table = frame_table(
-            source, self.syntax, pixel_data, self._only_frame_description(), trust_offsets=trust_offsets
-        )
+        description = self._only_frame_description()
+        try:
+            table = frame_table(source, self.syntax, pixel_data, description, trust_offsets=trust_offsets)
+        except DescriptionDoubtful:
+            table = frame_table(source, self.syntax, pixel_data, trust_offsets=trust_offsets)
         self._retrieval.tables.put(self.instance, table)
         return table
 

@@ -57,6 +57,10 @@ _KEPT: Final = frozenset(
 )
 
 
+class DescriptionDoubtful(FramesUnreadable):
+    """What was inferred does not fit the pixels: the data set has to be read."""
+
+
 def is_video(transfer_syntax_uid: str) -> bool:
     """Whether Pixel Data is one stream that only a player takes apart."""
     return _VIDEO.fullmatch(transfer_syntax_uid) is not None
@@ -299,9 +303,10 @@ class Turned:
 class Description:
     """What the elements before Pixel Data say of it."""
 
-    def __init__(self, values: Mapping[int, bytes]) -> None:
-        """Numbers in little endian. Raises FramesUnreadable."""
+    def __init__(self, values: Mapping[int, bytes], *, is_inferred: bool = False) -> None:
+        """Little endian. `is_inferred`: some follow from others and may be wrong. Raises FramesUnreadable."""
         self._values = values
+        self.is_inferred = is_inferred
         self.frame_count = self._frame_count()
 
     @classmethod
@@ -319,7 +324,7 @@ class Description:
         samples = _SAMPLES_OF.get(values.get(tags.PhotometricInterpretation, b"").strip(b" \0"))
         if samples is None or values.get(tags.NumberOfFrames, b"").strip(b" \0") not in (b"", b"1"):
             return None
-        return cls({**values, tags.SamplesPerPixel: samples})
+        return cls({**values, tags.SamplesPerPixel: samples}, is_inferred=True)
 
     def number(self, tag: int, otherwise: int | None = None) -> int:
         """An unsigned short. Raises FramesUnreadable if it is neither there nor given."""
@@ -387,6 +392,8 @@ def _native(source: Source, element: PixelElement, head: Description) -> NativeF
             frame_bits = subsampled
     there = min(length * 8 // frame_bits, count)
     expected = (count * frame_bits + 7) // 8
+    if head.is_inferred and not expected <= length <= expected + 1:
+        raise DescriptionDoubtful(f"{length} bytes of Pixel Data are not the {expected} that the index leads to expect")
     missing = "" if there == count else f"Pixel Data has {length} bytes, {count} frames take {expected}"
     return NativeFrames(element, frame_bits, there, missing)
 

@@ -202,6 +202,20 @@ def test_the_only_frame_is_read_without_a_table_and_at_once(archive: Archive) ->
     assert bytes(native.frame_cached(1) or b"") == bytes(native.frame(1)) == random.Random(0).randbytes(PIXELS)
 
 
+@pytest.mark.parametrize(("photometric", "samples_per_pixel"), [("MONOCHROME2", 3), ("RGB", 1), ("CMYK", 4)])
+def test_pixels_that_are_not_as_the_index_leads_to_expect_are_read_by_the_data_set(
+    archive: Archive, photometric: str, samples_per_pixel: int
+) -> None:
+    """The index has no Samples per Pixel: it follows from Photometric Interpretation, which may be wrong."""
+    pixels = random.Random(5).randbytes(8 * 8 * samples_per_pixel)
+    ds = samples.instance(9, 1, 1, pixels=pixels, Rows=8, BitsAllocated=8, SamplesPerPixel=samples_per_pixel)
+    ds.Columns, ds.PhotometricInterpretation = 8, photometric
+    one = stored(archive, samples.encoded(ds), 1, "1.2.840.10008.1.2.1")
+    assert one.frame_cached(1) is None
+    assert bytes(one.frame(1)) == pixels
+    assert bytes(one.frame_cached(1) or b"") == pixels, "by the table that was made"
+
+
 def test_a_table_is_kept_and_outlives_a_compaction(archive: Archive) -> None:
     payload, _ = framed(1, count=5, tables="right")
     one = stored(archive, payload, 1)

@@ -32,6 +32,7 @@ from engine.web import wado_frames
 from engine.web.accept import parse_media_type
 from engine.web.multipart import PartBegin, PartEnd, Reader, boundary_in
 from tests import samples
+from tests.actors import actor
 from tests.archive import kept
 from tests.corpus import corpus_files
 from tests.web.hosting import Hosting, host
@@ -391,7 +392,7 @@ def test_what_was_deleted_is_gone(hosting: Hosting, get: Callable[..., Answer]) 
     archive = hosting.engine.archive
     found = archive.instance(f"{samples.ROOT}.20.1.1")
     assert found is not None
-    archive.delete_instances([found], level=Level.IMAGE, by="test", reason="")
+    archive.delete_instances([found], level=Level.IMAGE, actor=actor(), reason="")
     answer = get(other_url(20))
     assert (answer.status, json.loads(answer.body)["title"]) == (410, "Gone")
 
