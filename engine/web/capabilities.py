@@ -13,12 +13,15 @@ from xml.etree import ElementTree
 import orjson
 from aiohttp import web
 
+from engine.web.accept import Offer, negotiate
+
 if TYPE_CHECKING:
     from engine.web.request import Request
     from engine.web.route import Handler, Parameter, Route
 
 WADL = "application/vnd.sun.wadl+xml"
 CAPABILITIES = (WADL, "application/json")
+_OFFERS = tuple(map(Offer, CAPABILITIES))
 NAMESPACE = "http://wadl.dev.java.net/2009/02"
 _STYLES = {"path": "template", "query": "query", "header": "header"}
 
@@ -29,10 +32,11 @@ def handler(routes: Iterable[Route]) -> Handler:
     methods = {route.method for of_path in resources.values() for route in of_path}
 
     async def capabilities(request: Request) -> web.Response:
-        accept = request.headers.get("Accept", "*/*").lower()
-        wants_json = "json" in accept and "wadl" not in accept and "xml" not in accept
+        media_type = negotiate(_OFFERS, request.headers.get("Accept"), request.query.getall("accept", []))[
+            0
+        ].offer.media_type
         headers = {"Allow": ", ".join(sorted(methods | {"HEAD", "OPTIONS"})), "Vary": "Accept"}
-        if wants_json:
+        if media_type == "application/json":
             body = orjson.dumps(as_json(resources, request.root))
             return web.Response(body=body, content_type="application/json", headers=headers)
         return web.Response(body=as_wadl(resources, request.root), content_type=WADL, headers=headers)

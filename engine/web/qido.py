@@ -56,8 +56,13 @@ _PARAMETERS: Final = (
     Parameter("offset", "Matches to leave out at the start", schema="integer"),
     Parameter("includefield", "Attributes to be told beside the usual ones: keywords or tags, or `all`"),
     Parameter("fuzzymatching", "Names match by sound", schema="boolean", options=("true", "false")),
-    Parameter("emptyvaluematching", "Two quotation marks ask for what has no value", options=("true", "false")),
-    Parameter("multiplevaluematching", "Each value of a list must match", options=("true", "false")),
+    Parameter(
+        "emptyvaluematching",
+        "Two quotation marks ask for what has no value",
+        schema="boolean",
+        options=("true", "false"),
+    ),
+    Parameter("multiplevaluematching", "Each value of a list must match", schema="boolean", options=("true", "false")),
     Parameter("{attribute}", "A value that an attribute must have, with * and ?; ranges of dates and times with -"),
 )
 
