@@ -140,8 +140,8 @@ class Catalog:
         return self._writer.apply(entries, tombstones, marks, covered, holds, quarantined, corrected)
 
     def try_apply(self, entries: Sequence[Entry]) -> list[Outcome] | None:
-        """The same for instances, by who must not wait: None when another thread or process has been writing for some
-        milliseconds. Raises as `apply` does."""
+        """The same for instances and callers that must not wait: None when another thread or process has been writing
+        for some milliseconds. Raises as `apply` does."""
         writer = self._writer
         done = writer.try_batch(lambda txn: [writer.add(txn, entry) for entry in entries])
         return None if done is None else done[0]

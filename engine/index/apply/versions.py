@@ -94,7 +94,7 @@ class Told:
 
     @property
     def rank(self) -> tuple[bytes, bool, bytes, int, int]:
-        """The order of the fold rule; see the module's head."""
+        """Where the record comes in the order of the fold rule."""
         key = self.key
         return key[:8], self.kind != Kind.TOMBSTONE, key[8:16], -self.position.segment_id, -self.position.offset
 

@@ -5,9 +5,9 @@ Knows the names of the tables and nothing of what is in them. Rules that hold he
     one environment a process, opened after spawn; a forked child that touches it is refused
     commits are not synced (`checkpoint` says how that survives a power cut); WRITEMAP never (SIGBUS on a full disk)
     a write transaction begins and ends on one thread; a read transaction lasts for one page of answers
-    whoever writes has his turn (`turn`) first: it can be tried, and names who has it
+    a writer takes its turn (`turn`) first: a lock that can be tried and names its holder
     the map is huge from the start and grows when it is full: nobody outside sees MapFullError
-    whoever writes makes sure first that a checkpoint on disk stays true (`guard`, see `checkpoint`)
+    a writer makes sure first that a checkpoint on disk stays true (`guard`, see `checkpoint`)
 
 Files in the index directory: data.mdb and lock.mdb (LMDB), checkpoint (`checkpoint`), users (an empty file; shared lock
 of every process that has the index open, exclusive while it is restored), pin (an empty file; lock of the live
@@ -256,8 +256,8 @@ class Environment(Tables):
         return self.run_write(lambda: self._in_turn(turn, lambda: self._write(work, undo)))
 
     def try_write(self, work: Callable[[WriteTxn], Result], undo: Callable[[], None]) -> tuple[Result] | None:
-        """The same for who must not wait: the result in a tuple; None when somebody else has been writing for some
-        milliseconds."""
+        """The same for a caller that must not wait: the result in a tuple; None when another thread or process has been
+        writing for some milliseconds."""
         turn = self._writable()
         if not self._write_lock.acquire(blocking=False):
             return None

@@ -24,7 +24,7 @@ DAMAGE = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.V
 
 
 def unreadable(error: BaseException) -> IndexDamaged:
-    """The error for who asked, of a row or a page that cannot be what was written."""
+    """The error for a row or a page that cannot be what was written."""
     what = f"{error}" if isinstance(error, lmdb.Error) else f"a row cannot be decoded ({type(error).__name__}: {error})"
     return IndexDamaged(f"the index cannot be read: {what}; `filmroom rebuild-index` makes it anew from the log")
 

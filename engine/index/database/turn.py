@@ -48,7 +48,7 @@ NOTED_NS = 50_000_000
 _POLL_S = 0.01
 
 _TRY_S = 0.002
-"""How long a turn is asked for again before who must not wait gives up."""
+"""How long a turn is asked for again before a caller that must not wait gives up."""
 _YIELDS = 200
 _PAUSE_S = 0.00005
 """A transaction takes some 100 microseconds: first the processor is given to others, then for moments. Pauses of half a
@@ -98,12 +98,12 @@ class Turn:
         return next((slot for slot in range(SLOTS) if try_lock(self._fd, exclusive=True, at=SLOTS_AT + slot)), SLOTS)
 
     def take(self) -> None:
-        """Waits for it. Raises StorageFailed, as the other two do, when the disk fails."""
+        """Waits for the turn. Raises StorageFailed, as the other two do, when the disk fails."""
         fcntl.fcntl(self._fd, fcntl.F_OFD_SETLKW, self._lock)
         self._note()
 
     def try_take(self) -> bool:
-        """Takes it, unless somebody else has it for more than some milliseconds."""
+        """Takes the turn, unless another process keeps it for more than some milliseconds."""
         if not self._try():
             give_up_at, tries = time.monotonic() + _TRY_S, 0
             while not self._try():
@@ -129,7 +129,7 @@ class Turn:
         return True
 
     def take_within(self, patience_s: float) -> bool:
-        """Waits for it, but not for ever."""
+        """Waits for the turn for so long; whether it has it."""
         give_up_at = time.monotonic() + patience_s
         while not self.try_take():
             if time.monotonic() > give_up_at:
@@ -151,15 +151,15 @@ class Turn:
             self._noted_ns = now_ns
 
     def leave(self) -> None:
-        """Gives it to the next."""
+        """Gives the turn back."""
         fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, self._unlock)
 
     def holder(self) -> Holder | None:
-        """Who else has it."""
+        """The other process that has the turn."""
         return _read_holder(self._fd)
 
     def close(self) -> None:
-        """Lets go."""
+        """Closes the file, which gives back the turn and the slot."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -255,7 +255,7 @@ class Facts:
         return [blob_of(self.values(part)) for part in range(len(self.parts))]
 
     def encode(self) -> bytes:
-        """See the module's head."""
+        """The row's bytes, as drawn at the head of this module."""
         orders = sorted({order for part in self.parts for order, _ in part.values()})
         blobs = self.blobs()
         data = [

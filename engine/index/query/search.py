@@ -62,7 +62,7 @@ def search_steps(
 
 
 def _steps(walk: Walk) -> Iterator[Match | None]:
-    """Matches page by page; see the module's head."""
+    """Matches page by page; None between two pages."""
     scope = walk.scope
     query, explanation = scope.query, scope.explanation
     yield from find_in_steps(scope, walk.candidates)

@@ -53,7 +53,7 @@ class Checkpoint:
     meta_page: bytes
 
     def encode(self) -> bytes:
-        """See the module's head."""
+        """The content of the file."""
         boot_id = self.boot_id.encode("ascii", "replace")[:36]
         data = _HEAD.pack(MAGIC, FORMAT, self.kind, self.transaction_id, boot_id, len(self.meta_page)) + self.meta_page
         return data + _CRC.pack(crc32c(data))

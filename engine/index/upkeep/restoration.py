@@ -5,7 +5,7 @@ state of the checkpoint, whatever else is in the file, and the log is replayed f
 
 A VOID file and another boot id (or none: a checkpoint failed), or no usable file: the index is thrown away and made
 again from the log.
-So it is with a data.mdb that cannot be what its meta page says, or is not what a clean end has left (`data_file`).
+The same happens to a data.mdb that cannot be what its meta page says, or is not as a clean end left it (`data_file`).
 """
 
 from __future__ import annotations
