@@ -2,7 +2,7 @@
 
 Code that reads sealed segments takes SegmentBytes, not a descriptor: reader, footer, walks, inspection, rebuild, backup
 and feed. So a sealed segment may come from elsewhere (`segment_store`). Files are the only implementation
-now, and cost nothing extra: the calls of `Files` are bound to the descriptor once.
+now: the calls of `Files` are bound to the descriptor once, which costs some 0.2 microseconds a read.
 
 What reading raises:
 
