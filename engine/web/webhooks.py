@@ -125,6 +125,7 @@ class Delivery:
         self._feed = engine.archive.feed()
         self._standing = Standing(name=hook.name)
         self._saved_at = 0.0
+        self._saved_cursor = ""
 
     async def run(self) -> None:
         """Delivers until it is cancelled."""
@@ -133,6 +134,7 @@ class Delivery:
             try:
                 known = await pools.reads.run(partial(self._destinations.load, hook.name))
                 self._standing = known or Standing(name=hook.name)
+                self._saved_cursor = self._standing.cursor
                 await self._deliver()
             except EngineError as error:
                 logger.warning("a webhook cannot be served", webhook=hook.name, error=str(error))
@@ -144,7 +146,6 @@ class Delivery:
     async def _deliver(self) -> None:
         reads = self._engine.pools.reads
         standing = self._standing
-        reset = ""
         if not standing.cursor:
             standing.cursor = str(await reads.run(self._feed.newest))
             await self._save()
@@ -156,24 +157,26 @@ class Delivery:
                 cursor = Cursor.parse(standing.cursor)
                 page = await reads.run(partial(self._feed.read, cursor, self._hook.events_max))
             except CursorRefused as error:
-                reset = str(error)
+                standing.reset = str(error)
                 standing.cursor = str(await reads.run(self._feed.newest))
                 continue
             lines = [line for line in page.lines if not self._hook.actions or action_of(line) in self._hook.actions]
-            if lines or reset:
-                why_not = await self._post(lines, str(page.cursor), reset)
+            if lines or standing.reset:
+                why_not = await self._post(lines, str(page.cursor), standing.reset)
                 if why_not:
                     await self._wait_after(why_not)
                     continue
-                reset = ""
+                standing.reset = ""
                 standing.state, standing.attempts, standing.error = DELIVERING, 0, ""
                 standing.delivered += len(lines)
             standing.cursor = str(page.cursor)
-            if self._engine.loop.time() - self._saved_at >= SAVE_S:
+            is_unsaved = standing.cursor != self._saved_cursor
+            if is_unsaved and self._engine.loop.time() - self._saved_at >= SAVE_S:
                 await self._save()
+                is_unsaved = False
             if not page.lines:
                 try:
-                    await asyncio.wait_for(asyncio.shield(changed), SAVE_S)
+                    await asyncio.wait_for(asyncio.shield(changed), SAVE_S if is_unsaved else None)
                 except TimeoutError:
                     pass
 
@@ -230,7 +233,7 @@ class Delivery:
         return self._destinations.take_resume(self._hook.name)
 
     async def _save(self) -> None:
-        self._saved_at = self._engine.loop.time()
+        self._saved_at, self._saved_cursor = self._engine.loop.time(), self._standing.cursor
         self._standing.updated = time_text(time.time_ns())
         await self._engine.pools.reads.run(partial(self._destinations.save, self._standing))
 

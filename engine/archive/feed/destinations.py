@@ -39,6 +39,8 @@ class Standing(msgspec.Struct, kw_only=True):
     """That have failed in a row."""
     error: str = ""
     """Of the last attempt; "" when it went well."""
+    reset: str = ""
+    """Why events were left out; "" when it knows, or none were."""
     delivered: int = 0
     """Events that it has taken."""
     updated: str = ""
