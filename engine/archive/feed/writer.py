@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 logger = log.get("archive.feed")
 
-GATHER_S = 0.05
+GATHER_S = 0.08
 """Between two looks at the log: what is stored in this time becomes one block, and an event is told within it."""
 SAVE_S = 10.0
 """What a power cut costs: so much is read from the log again, and told again."""
