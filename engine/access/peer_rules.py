@@ -36,7 +36,7 @@ _PERMISSIONS: dict[Action, Permission] = {
 
 
 class PeerRules:
-    """See the module's head. A decision costs a look-up or two in dictionaries."""
+    """The configuration's rules. A decision costs a look-up or two in dictionaries."""
 
     def __init__(self, config: Callable[[], Config]) -> None:
         """`config`: the one in force."""

@@ -61,7 +61,7 @@ _SAME_NAME = tuple(
 
 
 class PeerBook:
-    """See the module's head."""
+    """What holds for each AE title."""
 
     def __init__(self, everybody: PeerSettings, peers: Iterable[Peer], coercion: Iterable[Coercion]) -> None:
         self._everybody = everybody

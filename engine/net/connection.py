@@ -98,7 +98,7 @@ class AssociationUser(Protocol):
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One association; see the module's head."""
+    """One association over one TCP connection."""
 
     def __init__(
         self,

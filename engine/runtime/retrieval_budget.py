@@ -28,7 +28,7 @@ PIECE_SHARE = 0.75
 
 
 class RetrievalBudget:
-    """One worker's; see the module's head. All calls come on the loop's thread."""
+    """One process's memory for what goes out. All calls come on the loop's thread."""
 
     def __init__(self, config: Callable[[], Config], metrics: Metrics) -> None:
         """`config`: the present one."""

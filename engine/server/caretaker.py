@@ -56,7 +56,7 @@ EXIT_STORAGE_FAILED = 3
 
 
 class Caretaker:
-    """See the module's head; `run` returns the exit code."""
+    """The process; `run` returns its exit code."""
 
     def __init__(self, channel: Channel, config: Config, version: int = 1) -> None:
         """`version`: of the configuration."""

@@ -1,9 +1,10 @@
 """Messages between supervisor and worker: one JSON object a datagram on a SOCK_SEQPACKET pair, at most one descriptor.
 
-supervisor → worker   start {number} + the roster's descriptor   config {config, version}   stats {request}
-                      accept {host, serial} + the connection's descriptor   drain {limit_s}
-worker → supervisor   configured {version}   ready   taken {serial}   full {serial}   closed   failed {error}
-                      stats {request, stats}
+supervisor → worker   start {number} + the descriptor of the workers' memory   config {config, version}
+                      accept {front, host, serial} + the connection's descriptor   drain {limit_s}
+                      stats {request}   server_stats {request, stats}
+worker → supervisor   configured {version}   ready   taken {serial}   full {serial}   closed {front}   failed {error}
+                      stats {request, stats}   server_stats {request}
 
 A message of any length arrives: one that is longer than INLINE_BYTES_MAX lies in a memory file whose descriptor the
 datagram carries. None is lost and none overtakes another: what the kernel has no room for now waits here, and goes when

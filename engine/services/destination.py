@@ -70,7 +70,7 @@ class Results(Protocol):
 
 
 class Destination:
-    """See the module's head."""
+    """One application entity that instances are sent to."""
 
     def __init__(
         self,

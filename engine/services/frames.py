@@ -11,7 +11,7 @@ from engine.runtime.retrieval_budget import RetrievalBudget
 
 
 class Frames:
-    """See the module's head."""
+    """Buffers for instances on their way out, used again and again."""
 
     def __init__(self, budget: RetrievalBudget, fragment: int) -> None:
         """`fragment` in bytes."""

@@ -123,7 +123,7 @@ class Study:
 
 
 class Planner:
-    """See the module's head."""
+    """Finds out what a pull asks for."""
 
     def __init__(
         self,

@@ -36,7 +36,7 @@ class Response(Protocol):
 
 
 class Session:
-    """See the module's head. All calls come on the loop's thread."""
+    """One association, as its services see it. All calls come on the loop's thread."""
 
     def __init__(
         self, services: Services, connection: Connection, principal: Principal, called_ae_title: str, accepted: Accepted

@@ -70,7 +70,7 @@ class Reporting(Protocol):
 
 
 class Commitments:
-    """See the module's head. Used on the loop's thread."""
+    """Requests for storage commitment of one process. Used on the loop's thread."""
 
     def __init__(
         self,

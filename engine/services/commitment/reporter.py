@@ -59,7 +59,7 @@ read again."""
 
 
 class Reporter:
-    """See the module's head. Used on the loop's thread."""
+    """Sends the reports that are due, from one worker of the server. Used on the loop's thread."""
 
     def __init__(self, commitments: Commitments, trace: TraceFolder | None = None) -> None:
         """`trace`: where the associations are traced."""
