@@ -521,9 +521,14 @@ cdef class StoreBatch:
         self.outstanding += 1
         frame = <Frame>self.frames[slot.frame]
         sent = 0 if self.outlet is None else self.outlet.send(frame.data, frame.length)
-        if sent == 0:
+        if sent == frame.length:
+            # The kernel has it: the next one is read to where this one is still in the processor's cache.
+            self.free_frames[self.free_count] = slot.frame
+            self.free_count += 1
+            slot.frame = -1
+        elif sent == 0:
             self.connection.send(frame)
-        elif sent < frame.length:
+        else:
             self.connection.send(memoryview(frame)[sent:])
         return 0
 
@@ -594,7 +599,7 @@ cdef class StoreBatch:
         if (self.outlet is None or not self.outlet.is_free) and self.connection.unsent_bytes:
             if not self.stopped:
                 self.stopped = ANSWERED_EARLY
-        elif self.frames:
+        elif self.frames and slot.frame >= 0:
             self.free_frames[self.free_count] = slot.frame
             self.free_count += 1
         self.advance()
