@@ -109,6 +109,8 @@ ARCHIVE_FACE = {
     # What happens, as events; requests for storage commitment.
     "engine.archive.feed",
     "engine.archive.commitment",
+    # What people who look after it see and do, for the command line and for HTTP.
+    "engine.archive.admin",
     # Files of others: a DICOM medium is sent by `send` as it is imported by `import`.
     "engine.archive.interchange",
 }

@@ -22,8 +22,12 @@ class Action(Enum):
     SEND = auto()
     """Have instances sent to a `Destination`."""
     DELETE = auto()
+    CORRECT = auto()
+    """Have patients, studies or series shown otherwise than their instances say, and take that back."""
+    HOLD = auto()
+    """Set and end legal holds."""
     MANAGE = auto()
-    """Change what is not instances: corrections, holds, quarantine, jobs."""
+    """Change what is not instances otherwise: quarantine, jobs."""
     OBSERVE = auto()
     """See how the server is, and who uses it: figures, jobs, peers."""
 

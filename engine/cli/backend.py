@@ -16,20 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.access import Action, Destination, Kind, PeerRules, Principal
+from engine.archive.admin.times import time_text, with_times
 from engine.cli import namespaces, query
 from engine.cli.output import Progress
-from engine.cli.units import time_text, with_times
 from engine.config import Config, Peer, Retention, parse_peer
 from engine.dicom import plain_values, tags
 from engine.errors import (
     CommitmentError,
     ConfigError,
-    CorruptRecord,
-    DataSetError,
-    InstanceRefused,
     NotAllowed,
     NotStored,
-    QuarantineError,
 )
 from engine.index.query import key_values
 
@@ -38,8 +34,6 @@ if TYPE_CHECKING:
     from engine.archive.commitment.transactions import Transactions
     from engine.archive.interchange.exporter import ExportSummary
     from engine.archive.interchange.importer import ImportSummary
-    from engine.archive.lifecycle.losses import Loss
-    from engine.archive.lifecycle.scrub import Scrubber
     from engine.archive.verify import CheckReport
     from engine.cli.options import Settings
     from engine.dicom.schema import Schema
@@ -442,17 +436,10 @@ def change_holds(
 
 def holds(config: Config) -> list[dict[str, Any]]:
     """Every hold, and how many instances of its study are there."""
+    from engine.archive.admin import holds
+
     with opened(config) as archive:
-        return [
-            {
-                "study_instance_uid": (uid := hold.study_instance_uid.decode("utf-8", "replace")),
-                "since": time_text(hold.set_ns),
-                "by": hold.by.decode("utf-8", "replace"),
-                "reason": hold.reason.decode("utf-8", "replace"),
-                "instances": len(_matching_instances(archive, [query.parse([f"StudyInstanceUID={uid}"])])),
-            }
-            for hold in archive.holds()
-        ]
+        return holds.listed(archive)
 
 
 def retention_rules(config: Config, names: tuple[str, ...] = ()) -> list[dict[str, Any]]:
@@ -473,30 +460,18 @@ def _rules(config: Config, names: tuple[str, ...]) -> list[Retention]:
 
 def retention_due(config: Config, names: tuple[str, ...]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The studies that are due, and the sums of each rule."""
-    from engine.archive.lifecycle import retention
+    from engine.archive.admin import upkeep
 
     rules = _rules(config, names)
     sums: dict[str, dict[str, Any]]
     sums = {rule.name: {"rule": rule.name, "studies": 0, "instances": 0, "bytes": 0, "held": 0} for rule in rules}
-    studies = []
     with opened(config) as archive:
-        for due in retention.due(archive, rules, time.time_ns()):
-            row = sums[due.rule]
-            for name, count in (("studies", 1), ("instances", due.instances), ("bytes", due.bytes)):
-                row[name] += 0 if due.is_held else count
-            row["held"] += due.is_held
-            studies.append(
-                {
-                    "rule": due.rule,
-                    "study_instance_uid": due.study_instance_uid,
-                    "study_date": due.study_date,
-                    "modalities": list(due.modalities),
-                    "received": time_text(due.last_received_ns),
-                    "instances": due.instances,
-                    "bytes": due.bytes,
-                    "held": due.is_held,
-                }
-            )
+        studies = list(upkeep.due(archive, rules))
+    for due in studies:
+        row = sums[due["rule"]]
+        for name, count in (("studies", 1), ("instances", due["instances"]), ("bytes", due["bytes"])):
+            row[name] += 0 if due["held"] else count
+        row["held"] += due["held"]
     return studies, list(sums.values())
 
 
@@ -531,60 +506,37 @@ def compact(config: Config, everything: bool, progress: Progress) -> dict[str, A
 
 def scrub_status(config: Config) -> dict[str, Any]:
     """How far the scrub is, and what it has found."""
+    from engine.archive.admin import upkeep
+
     with opened(config) as archive:
-        return with_times(_scrubber(archive, config).status())
+        return upkeep.scrub_status(archive, config.scrub)
 
 
 def scrub_run(config: Config, rate_bytes_per_s: int, progress: Progress) -> tuple[list[str], dict[str, Any]]:
     """One pass over everything; what it found that was not known, and where the scrub is afterwards."""
+    from engine.archive.admin import upkeep
     from engine.archive.lifecycle import scrub
 
     with opened(config, progress=progress) as archive:
         found = scrub.run_pass(archive, config.scrub, rate_bytes_per_s, progress)
-        return [str(damaged) for damaged in found], with_times(_scrubber(archive, config).status())
+        return [str(damaged) for damaged in found], upkeep.scrub_status(archive, config.scrub)
 
 
 def damage(config: Config) -> list[dict[str, Any]]:
     """What is known to be damaged, and what is lost for good and not acknowledged."""
+    from engine.archive.admin import upkeep
 
     with opened(config) as archive:
-        rows = [
-            {
-                "sop_instance_uid": row.sop_instance_uid.decode("utf-8", "replace"),
-                "segment": f"{row.segment_id:016x}",
-                "offset": row.offset,
-                "what": row.what,
-                "found": time_text(row.found_ns),
-                "lost": False,
-            }
-            for row in archive.damage()
-        ]
-        return rows + [_loss(loss) for loss in archive.losses()]
-
-
-def _loss(loss: Loss) -> dict[str, Any]:
-    return {
-        "sop_instance_uid": loss.sop_instance_uid,
-        "segment": f"{loss.segment_id:016x}",
-        "offset": loss.offset,
-        "what": f"lost: {loss.what}",
-        "found": time_text(loss.found_ns),
-        "lost": True,
-    }
+        return upkeep.damage(archive)
 
 
 def acknowledge_losses(config: Config, segment_ids: list[int] | None) -> list[dict[str, Any]]:
     """Says of what is lost, in these segments or everywhere, that somebody knows; what that was."""
+    from engine.archive.admin import upkeep
 
     with opened(config) as archive:
         chosen = archive.acknowledge_losses(segment_ids, actor=operator())
-        return [_loss(loss) for loss in chosen]
-
-
-def _scrubber(archive: Archive, config: Config) -> Scrubber:
-    from engine.archive.lifecycle.scrub import Scrubber
-
-    return Scrubber.of(archive, config.scrub)
+        return [upkeep.loss_facts(loss) for loss in chosen]
 
 
 @contextmanager
@@ -615,17 +567,10 @@ def quarantined(
 
 def quarantine_diff(config: Config, identifier: str) -> list[dict[str, Any]]:
     """What differs between a version and the current instance, an element each."""
-    from engine.archive.lifecycle import difference, quarantine, resent
+    from engine.archive.admin import quarantine
 
     with opened(config) as archive:
-        judge = resent.Judge(archive, reserve_bytes=config.limits.disk_reserve_bytes)
-        try:
-            kept = quarantine.find(archive, identifier)
-            return [asdict(each) for each in difference.differences(archive, kept, judge)]
-        except DataSetError as error:
-            raise QuarantineError(f"it cannot be compared: {error}") from error
-        finally:
-            judge.close()
+        return quarantine.differences(archive, identifier, reserve_bytes=config.limits.disk_reserve_bytes)
 
 
 def quarantine_drop_all(
@@ -643,16 +588,11 @@ def quarantine_readmit_all(
     config: Config, wanted: list[query.Keys], ids: Sequence[str], *, same: bool
 ) -> Iterator[dict[str, Any]]:
     """Takes all that is chosen in, one by one; what became of each, or why it stays."""
-    from engine.archive.lifecycle import quarantine
+    from engine.archive.admin import quarantine
 
     with _chosen(config, wanted, ids, same) as (archive, found):
         for kept in list(found):
-            try:
-                outcome = quarantine.readmit(archive, kept.id, policy=config.duplicates, actor=operator())
-            except (InstanceRefused, CorruptRecord) as error:
-                yield {"id": kept.id, "outcome": "refused", "reason": str(error)}
-            else:
-                yield {"id": kept.id, "outcome": outcome.name.lower(), "reason": ""}
+            yield quarantine.readmit(archive, kept.id, policy=config.duplicates, actor=operator())
 
 
 def quarantine_export(config: Config, identifier: str, folder: Path) -> Path:
@@ -674,10 +614,10 @@ def quarantine_readmit(config: Config, identifier: str) -> str:
 
 def quarantine_drop(config: Config, identifier: str, reason: str) -> dict[str, Any]:
     """Deletes one; what it was."""
-    from engine.archive.lifecycle import quarantine
+    from engine.archive.admin import quarantine
 
     with opened(config) as archive:
-        return with_times(quarantine.drop(archive, identifier, actor=operator(), reason=reason).facts())
+        return quarantine.drop(archive, identifier, actor=operator(), reason=reason)
 
 
 # Storage commitment ------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from engine.archive.admin.times import time_text
 from engine.cli import output
-from engine.cli.units import time_text
 from engine.totals import Answer, Distribution, Totals, totals
 
 if TYPE_CHECKING:

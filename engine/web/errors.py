@@ -17,6 +17,7 @@ from aiohttp import web
 from engine.errors import (
     ArchiveInUse,
     ArchiveReadOnly,
+    AssociationFailed,
     CorrectionRefused,
     CursorRefused,
     DataSetError,
@@ -32,6 +33,7 @@ from engine.errors import (
     NotAcceptable,
     NotAllowed,
     NotStored,
+    QuarantineError,
     QueryError,
     Refusal,
     RequestError,
@@ -94,6 +96,7 @@ ERROR_STATUS: Final[Mapping[type[BaseException], int]] = MappingProxyType(
     {
         ArchiveInUse: HTTPStatus.CONFLICT,
         ArchiveReadOnly: HTTPStatus.FORBIDDEN,
+        AssociationFailed: HTTPStatus.BAD_GATEWAY,
         CorrectionRefused: HTTPStatus.CONFLICT,
         CursorRefused: HTTPStatus.GONE,
         DataSetError: HTTPStatus.BAD_REQUEST,
@@ -107,6 +110,7 @@ ERROR_STATUS: Final[Mapping[type[BaseException], int]] = MappingProxyType(
         NotAcceptable: HTTPStatus.NOT_ACCEPTABLE,
         NotAllowed: HTTPStatus.FORBIDDEN,
         NotStored: HTTPStatus.NOT_FOUND,
+        QuarantineError: HTTPStatus.NOT_FOUND,
         QueryError: HTTPStatus.BAD_REQUEST,
         RequestError: HTTPStatus.BAD_REQUEST,
         NoSuchFrame: HTTPStatus.NOT_FOUND,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from engine.access import Action
 from engine.web import changes, health, metrics, qido, rendered
+from engine.web.api.routes import API_ROUTES
 from engine.web.capabilities import CAPABILITIES, handler
 from engine.web.route import DICOMWEB, Route
 from engine.web.wado_routes import WADO_ROUTES
@@ -27,6 +28,7 @@ _RESOURCES: tuple[Route, ...] = (
     *qido.ROUTES,
     *WADO_ROUTES,
     *rendered.ROUTES,
+    *API_ROUTES,
 )
 
 ROUTES: tuple[Route, ...] = (

@@ -1,0 +1,1 @@
+"""What people who look after an archive see and do, as plain data: for the command line and for HTTP."""

@@ -1,0 +1,65 @@
+"""How an archive is kept: what retention would delete, how far the scrub is, what is damaged or lost."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from engine.archive.admin.times import time_text, with_times
+from engine.archive.lifecycle import retention
+from engine.archive.lifecycle.scrub import Scrubber
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from engine.archive.archive import Archive
+    from engine.archive.lifecycle.losses import Loss
+    from engine.archive.settings import Retention, Scrub
+
+
+def due(archive: Archive, rules: Sequence[Retention]) -> Iterator[dict[str, Any]]:
+    """The studies that rules would delete now."""
+    for found in retention.due(archive, rules, time.time_ns()):
+        yield {
+            "rule": found.rule,
+            "study_instance_uid": found.study_instance_uid,
+            "study_date": found.study_date,
+            "modalities": list(found.modalities),
+            "received": time_text(found.last_received_ns),
+            "instances": found.instances,
+            "bytes": found.bytes,
+            "held": found.is_held,
+        }
+
+
+def scrub_status(archive: Archive, options: Scrub) -> dict[str, Any]:
+    """How far the scrub is, and what it has found."""
+    return with_times(Scrubber.of(archive, options).status())
+
+
+def damage(archive: Archive) -> list[dict[str, Any]]:
+    """What is known to be damaged, and what is lost for good and not acknowledged."""
+    rows = [
+        {
+            "sop_instance_uid": row.sop_instance_uid.decode("utf-8", "replace"),
+            "segment": f"{row.segment_id:016x}",
+            "offset": row.offset,
+            "what": row.what,
+            "found": time_text(row.found_ns),
+            "lost": False,
+        }
+        for row in archive.damage()
+    ]
+    return rows + [loss_facts(loss) for loss in archive.losses()]
+
+
+def loss_facts(loss: Loss) -> dict[str, Any]:
+    """One loss."""
+    return {
+        "sop_instance_uid": loss.sop_instance_uid,
+        "segment": f"{loss.segment_id:016x}",
+        "offset": loss.offset,
+        "what": f"lost: {loss.what}",
+        "found": time_text(loss.found_ns),
+        "lost": True,
+    }

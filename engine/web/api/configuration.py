@@ -1,0 +1,59 @@
+"""/api/settings: every key of the configuration in force, what it means, and whether it is the default.
+
+Secrets are kept in files of their own, and only their paths are keys. What might all the same be one, a user and a
+password in a URL, is masked.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from engine.config import reference
+from engine.config.composition import LISTS
+from engine.web.api.json_bodies import answer, check_parameters
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from engine.web.request import Request
+
+MASK: Final = "***"
+_USER_INFO: Final = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_SECRET: Final = re.compile(r"(secret|password|token|passphrase)$")
+
+
+async def listed(request: Request) -> web.Response:
+    """The settings in force."""
+    check_parameters(request)
+    meanings = _meanings()
+    rows: list[dict[str, Any]] = []
+    for key, value in request.config.describe():
+        table, _, name = key.partition(".")
+        entry = meanings[f"{table}.{name.rpartition('.')[2]}" if table in LISTS else key]
+        default = None if entry.default is msgspec.UNSET else entry.default
+        rows.append(
+            {
+                "key": key,
+                "value": _shown(key, value),
+                "origin": "default" if value == default else "configuration",
+                "type": entry.type,
+                "about": entry.about,
+            }
+        )
+    return answer({"settings": rows})
+
+
+@cache
+def _meanings() -> dict[str, reference.Entry]:
+    return {entry.key: entry for entry in reference.entries()}
+
+
+def _shown(key: str, value: object) -> object:
+    plain = msgspec.to_builtins(value, enc_hook=str)
+    if value and _SECRET.search(key):
+        return MASK
+    return _USER_INFO.sub(MASK, plain) if isinstance(plain, str) else plain

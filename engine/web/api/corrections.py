@@ -1,0 +1,101 @@
+"""/api/corrections and /api/conflicts: what is shown otherwise than instances say, and where instances disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from engine.access import Action
+from engine.archive.admin import corrections
+from engine.archive.questions import path_of
+from engine.errors import RequestError
+from engine.web.api.bodies import Correction, CorrectPatient, CorrectSeries, CorrectStudy, Given, Merge, Move, Values
+from engine.web.api.json_bodies import answer, body_of, check_parameters, page, page_of, switch_of
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from engine.web.request import Request
+
+
+async def listed(request: Request) -> web.Response:
+    """Every correction and undo, the earliest first."""
+    return await _page(request, "corrections", corrections.listed)
+
+
+async def conflicts(request: Request) -> web.Response:
+    """Studies and series whose instances disagree."""
+    return await _page(request, "conflicts", corrections.conflicts)
+
+
+async def _page(request: Request, name: str, rows: Callable[..., Iterator[dict[str, Any]]]) -> web.Response:
+    check_parameters(request, ("values", "limit", "offset"))
+    shows_values = switch_of(request, "values")
+    if shows_values:
+        request.require(Action.QUERY)
+    limit, offset = page_of(request)
+    archive = request.engine.archive
+    work = partial(_read, name, rows, archive, shows_values, limit, offset)
+    return answer(await request.engine.pools.index.run(work))
+
+
+def _read(
+    name: str, rows: Callable[..., Iterator[dict[str, Any]]], archive: object, values: bool, limit: int, offset: int
+) -> dict[str, Any]:
+    return page(name, rows(archive, values=values), limit, offset)
+
+
+async def make(request: Request) -> web.Response:
+    """Makes a correction; its number, by which it is undone."""
+    body: Correction = await body_of(request, Correction)  # type: ignore[arg-type]
+    work = partial(_make, request, body)
+    return answer(await request.engine.pools.slow.run(work), 201)
+
+
+def _make(request: Request, body: Correction) -> dict[str, Any]:
+    archive, by = request.engine.archive, request.principal
+    match body:
+        case Merge():
+            return corrections.merge(
+                archive, body.patient, body.into, in_advance=body.in_advance, actor=by, reason=body.reason
+            )
+        case Move():
+            return corrections.move(archive, body.studies, body.into, actor=by, reason=body.reason)
+        case CorrectPatient():
+            sets = _tags(request, body.sets)
+            return corrections.correct(archive, sets, patient=body.patient, actor=by, reason=body.reason)
+        case CorrectStudy():
+            return corrections.correct(
+                archive, _tags(request, body.sets), study=body.study, actor=by, reason=body.reason
+            )
+        case CorrectSeries():
+            sets = _tags(request, body.sets)
+            return corrections.correct(
+                archive, sets, series=body.series, study=body.study, actor=by, reason=body.reason
+            )
+    return corrections.split(archive, body.studies, body.new, _tags(request, body.sets), actor=by, reason=body.reason)
+
+
+def _tags(request: Request, sets: Values) -> dict[int, str]:
+    """Names as tags. Raises QueryError, RequestError."""
+    found: dict[int, str] = {}
+    for name, value in sets.items():
+        path = path_of(name, request.engine.archive.schema)
+        if len(path) > 1:
+            raise RequestError(f"{name}: attributes within sequences are not corrected one by one")
+        found[path[0]] = value
+    return found
+
+
+async def undo(request: Request) -> web.Response:
+    """Takes a correction back."""
+    body = await body_of(request, Given)
+    work = partial(
+        corrections.undo,
+        request.engine.archive,
+        request.path_values["number"],
+        actor=request.principal,
+        reason=body.reason,
+    )
+    return answer(await request.engine.pools.slow.run(work), 201)

@@ -1,0 +1,64 @@
+"""/api/quarantine: versions kept aside and bytes that were refused, and what becomes of them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from engine.archive.admin import quarantine
+from engine.web.api.bodies import Given
+from engine.web.api.json_bodies import answer, body_of, check_parameters, page, page_of
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from engine.web.request import Request
+
+
+async def listed(request: Request) -> web.Response:
+    """What is in quarantine, without a word of what is in the data sets."""
+    check_parameters(request, ("limit", "offset"))
+    limit, offset = page_of(request)
+
+    def read() -> dict[str, Any]:
+        return page("quarantine", quarantine.listed(request.engine.archive), limit, offset)
+
+    return answer(await request.engine.pools.index.run(read))
+
+
+async def differences(request: Request) -> web.Response:
+    """What differs between a version and the current instance, an element each."""
+    check_parameters(request)
+    work = partial(
+        quarantine.differences,
+        request.engine.archive,
+        request.path_values["id"],
+        reserve_bytes=request.config.limits.disk_reserve_bytes,
+    )
+    return answer({"differences": await request.engine.pools.slow.run(work)})
+
+
+async def readmit(request: Request) -> web.Response:
+    """Takes one into the archive, or says why it stays."""
+    await body_of(request, Given)
+    work = partial(
+        quarantine.readmit,
+        request.engine.archive,
+        request.path_values["id"],
+        policy=request.config.duplicates,
+        actor=request.principal,
+    )
+    return answer(await request.engine.pools.slow.run(work))
+
+
+async def drop(request: Request) -> web.Response:
+    """Deletes one; what it was."""
+    body = await body_of(request, Given)
+    work = partial(
+        quarantine.drop,
+        request.engine.archive,
+        request.path_values["id"],
+        actor=request.principal,
+        reason=body.reason,
+    )
+    return answer(await request.engine.pools.slow.run(work))

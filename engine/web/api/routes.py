@@ -1,0 +1,47 @@
+"""The routes of the archive API, a part of the one table (`web.routes`)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from engine.access import Action
+from engine.web.api import configuration, corrections, holds, quarantine, stats, tag_tree, upkeep
+from engine.web.api.json_bodies import JSON, PAGE_PARAMETERS
+from engine.web.route import API, Handler, Parameter, Route
+
+_VALUES: Final = Parameter("values", "Whether values are told too, which may be a patient's", schema="boolean")
+
+
+def _read(path: str, handler: Handler, summary: str, action: Action, parameters: tuple[Parameter, ...] = ()) -> Route:
+    return Route("GET", API + path, handler, summary, action, parameters, tag="archive API")
+
+
+def _write(path: str, handler: Handler, summary: str, action: Action, status: int = 200) -> Route:
+    return Route("POST", API + path, handler, summary, action, consumes=(JSON,), statuses=(status,), tag="archive API")
+
+
+API_ROUTES: Final = (
+    _read("/instances/{instance}/tags", tag_tree.tree, "Elements of an instance as a tree", Action.RETRIEVE),
+    _read("/holds", holds.listed, "Legal holds", Action.OBSERVE),
+    _write("/holds", holds.hold, "Hold studies", Action.HOLD),
+    _write("/holds/release", holds.release, "End holds", Action.HOLD),
+    _read("/corrections", corrections.listed, "Corrections and undos", Action.OBSERVE, (_VALUES, *PAGE_PARAMETERS)),
+    _write("/corrections", corrections.make, "Make a correction", Action.CORRECT, 201),
+    _write("/corrections/{number}/undo", corrections.undo, "Take a correction back", Action.CORRECT, 201),
+    _read("/conflicts", corrections.conflicts, "Where instances disagree", Action.OBSERVE, (_VALUES, *PAGE_PARAMETERS)),
+    _read("/quarantine", quarantine.listed, "What is in quarantine", Action.OBSERVE, PAGE_PARAMETERS),
+    _read("/quarantine/{id}/differences", quarantine.differences, "How a version differs", Action.RETRIEVE),
+    _write("/quarantine/{id}/readmit", quarantine.readmit, "Take one into the archive", Action.MANAGE),
+    _write("/quarantine/{id}/drop", quarantine.drop, "Delete one from quarantine", Action.DELETE),
+    _read(
+        "/retention",
+        upkeep.retention,
+        "What retention would delete now",
+        Action.OBSERVE,
+        (Parameter("rule", "Only this rule"), *PAGE_PARAMETERS),
+    ),
+    _read("/scrub", upkeep.scrub, "How far the scrub is", Action.OBSERVE),
+    _read("/damage", upkeep.damage, "What is damaged or lost", Action.OBSERVE, PAGE_PARAMETERS),
+    _read("/stats", stats.now, "Figures of all processes", Action.OBSERVE),
+    _read("/settings", configuration.listed, "The configuration in force", Action.OBSERVE),
+)

@@ -1,0 +1,109 @@
+"""/api/instances/{instance}/tags: the elements of one instance as a tree, for people.
+
+    {"tag": "00100010", "keyword": "PatientName", "vr": "PN", "value": "Doe^Jane"}
+    {"tag": "0040A730", "keyword": "ContentSequence", "vr": "SQ", "items": [[…], …]}
+    {"tag": "7FE00010", "keyword": "PixelData", "vr": "OW", "bulk": "http://…"}     where its bytes are
+
+Values are shortened to TEXT_MAX characters and marked `"shortened": true`; after NODES_MAX elements the tree ends with
+`"truncated": true`. Corrections are in it, as in the metadata of DICOMweb, from which it is made.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from engine.dicom import tags as dictionary
+from engine.errors import DataSetError
+from engine.web.api.json_bodies import answer, check_parameters
+from engine.web.errors import Gone, HttpError, NotFound
+from engine.web.stored import pinned, root_of, uid_of
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from engine.web.request import Request
+
+TEXT_MAX: Final = 256
+VALUES_SHOWN: Final = 64
+NODES_MAX: Final = 20_000
+"""Elements of one tree: some 2 MB."""
+
+
+async def tree(request: Request) -> web.Response:
+    """The elements of an instance. Raises NotFound, Gone."""
+    check_parameters(request)
+    uid = uid_of(request, "instance")
+    archive = request.engine.archive
+    found = archive.instance(uid)
+    if found is None:
+        if archive.was_deleted(uid):
+            raise Gone(f"instance {uid} was deleted")
+        raise NotFound(f"there is no instance {uid}")
+    with pinned(request, [found]):
+        work = partial(archive.metadata.instance, found, root_of(request))
+        try:
+            text = await request.engine.pools.reads.run(work)
+        except DataSetError as error:
+            raise HttpError(500, f"what is stored is no data set: {error}") from error
+        shown = await request.engine.pools.reads.run(partial(_Tree().of, text))
+    return answer(
+        {
+            "study_instance_uid": found.study_instance_uid,
+            "series_instance_uid": found.series_instance_uid,
+            "sop_instance_uid": uid,
+            "transfer_syntax_uid": found.transfer_syntax_uid,
+            **shown,
+        }
+    )
+
+
+class _Tree:
+    """Made of one object of the DICOM JSON Model."""
+
+    def __init__(self) -> None:
+        self._left = NODES_MAX
+
+    def of(self, text: bytes) -> dict[str, Any]:
+        """The elements, and whether that is all."""
+        elements = self._elements(orjson.loads(text))
+        return {"elements": elements, "truncated": self._left <= 0}
+
+    def _elements(self, data_set: dict[str, Any]) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        for tag in sorted(data_set):
+            if self._left <= 0:
+                break
+            self._left -= 1
+            found.append(self._element(tag, data_set[tag]))
+        return found
+
+    def _element(self, tag: str, element: dict[str, Any]) -> dict[str, Any]:
+        vr, values = element.get("vr", "UN"), element.get("Value", [])
+        keyword = dictionary.keyword_of(int(tag, 16))
+        node: dict[str, Any] = {"tag": tag, "keyword": keyword if keyword.isidentifier() else "", "vr": vr}
+        if vr == "SQ":
+            return {**node, "items": [self._elements(item or {}) for item in values]}
+        if "BulkDataURI" in element:
+            return {**node, "bulk": element["BulkDataURI"]}
+        if "InlineBinary" in element:
+            text, is_short = element["InlineBinary"], False
+        else:
+            text = "\\".join(map(_text, values[:VALUES_SHOWN]))
+            is_short = len(values) > VALUES_SHOWN
+        node["value"] = text[:TEXT_MAX]
+        if is_short or len(text) > TEXT_MAX:
+            node["shortened"] = True
+        return node
+
+
+def _text(value: Any) -> str:
+    """One value as DICOM writes it."""
+    if value is None:
+        return ""
+    if isinstance(value, dict):
+        groups = [value.get(group) or "" for group in ("Alphabetic", "Ideographic", "Phonetic")]
+        return "=".join(groups).rstrip("=")
+    return str(value)

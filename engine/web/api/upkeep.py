@@ -1,0 +1,51 @@
+"""/api/retention, /api/scrub and /api/damage: how the archive is kept. Nothing here changes anything."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from engine.archive.admin import upkeep
+from engine.web.api.json_bodies import answer, check_parameters, page, page_of
+from engine.web.errors import NotFound
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from engine.web.request import Request
+
+
+async def retention(request: Request) -> web.Response:
+    """The rules, and the studies that they would delete now: a dry run."""
+    check_parameters(request, ("rule", "limit", "offset"))
+    limit, offset = page_of(request)
+    wanted = request.query.get("rule")
+    rules = [rule for rule in request.config.retention if wanted in (None, rule.name)]
+    if wanted is not None and not rules:
+        raise NotFound("there is no [[retention]] rule of that name")
+
+    def read() -> dict[str, Any]:
+        return page("due", upkeep.due(request.engine.archive, rules), limit, offset)
+
+    found = await request.engine.pools.slow.run(read)
+    return answer({"rules": [msgspec.to_builtins(rule) for rule in rules], **found})
+
+
+async def scrub(request: Request) -> web.Response:
+    """How far the scrub is, and what it has found."""
+    check_parameters(request)
+    work = partial(upkeep.scrub_status, request.engine.archive, request.config.scrub)
+    return answer(await request.engine.pools.slow.run(work))
+
+
+async def damage(request: Request) -> web.Response:
+    """What is damaged, and what is lost for good and not acknowledged."""
+    check_parameters(request, ("limit", "offset"))
+    limit, offset = page_of(request)
+
+    def read() -> dict[str, Any]:
+        return page("damage", upkeep.damage(request.engine.archive), limit, offset)
+
+    return answer(await request.engine.pools.index.run(read))

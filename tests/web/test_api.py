@@ -1,0 +1,129 @@
+"""The archive API: what people who look after an archive see and do over HTTP. One server for all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom.dataset import Dataset
+
+from engine.archive.archive import Archive
+from engine.web.api import routes
+from tests import samples
+from tests.web.hosting import Hosting
+from tests.web.serving import Asking, serving
+
+
+def uid(study: int, series: int | None = None, number: int | None = None) -> str:
+    return ".".join([samples.ROOT, *(str(part) for part in (study, series, number) if part is not None)])
+
+
+def fill(data: Path) -> None:
+    item = Dataset()
+    item.CodeMeaning = "Lobe"
+    first = samples.instance(1, 1, 1, AnatomicRegionSequence=[item], ImageComments="x" * 400)
+    second = samples.instance(1, 1, 1, ImageComments="another text")
+    with Archive.open(data, role="keeper", create=True) as archive:
+        archive.store(samples.part10(first))
+        archive.store(samples.part10(second))
+        archive.store(samples.part10(samples.instance(2, 1, 1, patient_id="P2", patient_name="Roe^Rita")))
+
+
+@pytest.fixture(scope="module")
+def hosting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosting]:
+    data = tmp_path_factory.mktemp("api") / "data"
+    fill(data)
+    with serving(data) as hosting:
+        yield hosting
+
+
+@pytest.fixture(scope="module")
+def api(hosting: Hosting) -> Iterator[Asking]:
+    asking = Asking(hosting.port)
+    yield asking
+    asking.close()
+
+
+def test_the_tree_of_an_instance_has_names_sequences_and_short_values(api: Asking) -> None:
+    tree = api.get(f"/api/instances/{uid(1, 1, 1)}/tags")
+    assert (tree["study_instance_uid"], tree["truncated"]) == (uid(1), False)
+    by_keyword: dict[str, Any] = {node["keyword"]: node for node in tree["elements"]}
+    assert by_keyword["PatientName"]["value"] == "Doe^Jane" and by_keyword["PatientName"]["vr"] == "PN"
+    assert by_keyword["AnatomicRegionSequence"]["items"][0][0]["value"] == "Lobe"
+    comments = by_keyword["ImageComments"]
+    assert comments["shortened"] and comments["value"] == "x" * 256
+    assert "bulk" in by_keyword["PixelData"]
+    assert api.get(f"/api/instances/{uid(9)}/tags", 404)["status"] == 404
+
+
+def test_a_hold_is_set_and_released_by_whoever_asked(api: Asking) -> None:
+    assert api.post("/api/holds", {"studies": [uid(9)]}, 404)["detail"].endswith("nothing was held")
+    assert api.post("/api/holds", {"studies": [uid(1)], "reason": "court"}) == {"changed": [uid(1)]}
+    (hold,) = api.get("/api/holds")["holds"]
+    assert (hold["by"], hold["reason"], hold["instances"]) == ("http:127.0.0.1", "court", 1)
+    assert api.post("/api/holds/release", {"studies": [uid(1)]}) == {"changed": [uid(1)]}
+    assert api.get("/api/holds") == {"holds": []}
+
+
+def test_a_correction_is_made_listed_and_undone(api: Asking) -> None:
+    body = {"operation": "correct_study", "study": uid(2), "sets": {"StudyDescription": "Knee"}, "reason": "typo"}
+    number = api.post("/api/corrections", body, 201)["number"]
+    (row,) = api.get("/api/corrections")["corrections"]
+    assert (row["number"], row["sets"], row["by"]) == (number, ["StudyDescription"], "http:127.0.0.1")
+    (shown,) = api.get("/api/corrections?values=true")["corrections"]
+    assert shown["sets"] == {"StudyDescription": "Knee"}
+    api.post(f"/api/corrections/{number}/undo", {}, 201)
+    assert api.post(f"/api/corrections/{number}/undo", {}, 409)["status"] == 409
+    assert len(api.get("/api/corrections?limit=1")["corrections"]) == 1
+    assert api.get("/api/corrections?limit=1")["more"]
+    assert api.get("/api/conflicts")["conflicts"] == []
+
+
+def test_quarantine_is_compared_and_dropped(api: Asking) -> None:
+    (kept,) = api.get("/api/quarantine")["quarantine"]
+    found = api.get(f"/api/quarantine/{kept['id']}/differences")["differences"]
+    assert "another text" in str(found)
+    assert api.get("/api/quarantine/0123/differences", 404)["status"] == 404
+    assert api.post(f"/api/quarantine/{kept['id']}/readmit", {})["outcome"] != "refused"
+    (other,) = api.get("/api/quarantine")["quarantine"]
+    assert api.post(f"/api/quarantine/{other['id']}/drop", {"reason": "old"})["id"] == other["id"]
+    assert api.get("/api/quarantine")["quarantine"] == []
+
+
+def test_upkeep_and_settings_are_told(api: Asking) -> None:
+    assert api.get("/api/retention") == {"rules": [], "due": [], "more": False}
+    assert api.get("/api/retention?rule=none", 404)["status"] == 404
+    assert api.get("/api/scrub")["damaged"] == 0
+    assert api.get("/api/damage")["damage"] == []
+    assert api.get("/api/stats")["archive"]["studies"] == 2
+    settings = {row["key"]: row for row in api.get("/api/settings")["settings"]}
+    assert settings["http.port"]["value"] == 8080 and settings["http.port"]["origin"] == "default"
+    assert settings["data"]["origin"] == "configuration" and settings["http.port"]["about"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "content_type"),
+    [
+        (b"{", 400, "application/json"),
+        (b"[]", 400, "application/json"),
+        (b'{"studies": ["1.2"], "study": "1.2"}', 400, "application/json"),
+        (b'{"studies": []}', 400, "application/json"),
+        (b'{"studies": ["1 2"]}', 400, "application/json"),
+        (b'{"studies": ["1.2"], "reason": 5}', 400, "application/json"),
+        (b'{"studies": ["1.2"]}', 415, "text/plain"),
+    ],
+)
+def test_a_body_that_says_something_else_is_refused(api: Asking, body: bytes, status: int, content_type: str) -> None:
+    problem = api.post("/api/holds", body, status, content_type)
+    assert problem["status"] == status and api.headers["Content-Type"].startswith("application/problem+json")
+
+
+def test_parameters_that_nobody_knows_are_refused(api: Asking) -> None:
+    assert "there is no such parameter" in api.get("/api/holds?since=1", 400)["detail"]
+    assert "limit" in api.get("/api/quarantine?limit=-1", 400)["detail"]
+
+
+def test_every_route_asks_for_access() -> None:
+    assert all(route.action is not None for route in routes.API_ROUTES)
