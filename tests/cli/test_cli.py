@@ -18,6 +18,7 @@ from engine import __version__, cli, errors
 from engine.cli import backend, exit_codes, live, output, query, summary
 from engine.dicom import plain_values, tags
 from engine.dicom.identifier import encode_identifier
+from engine.dicom.schema import STANDARD
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 from engine.totals import totals
 from tests.cli.commands import run
@@ -35,6 +36,12 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, answer: Any) -> list[tu
 
     monkeypatch.setattr(backend, name, call)
     return calls
+
+
+@pytest.fixture
+def _standard_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An archive, which is not there, that keeps the standard attributes."""
+    stand_in(monkeypatch, "schema", STANDARD)
 
 
 def test_version_loads_neither_the_engine_nor_rich() -> None:
@@ -148,6 +155,7 @@ def test_config_check_shows_values_and_where_they_come_from(
     assert "did you mean 'aet'?" in err
 
 
+@pytest.mark.usefixtures("_standard_schema")
 def test_find_writes_a_table_or_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     match = {tags.PatientName: b"DOE^J\x1b[2J", tags.ModalitiesInStudy: b"CT\\MR", tags.StudyDate: b"20260101"}
     calls = stand_in(monkeypatch, "find", [match])
@@ -166,6 +174,7 @@ def test_find_writes_a_table_or_json(capsys: pytest.CaptureFixture[str], monkeyp
     }
 
 
+@pytest.mark.usefixtures("_standard_schema")
 def test_find_says_beside_its_matches_how_they_were_found(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +190,7 @@ def test_find_says_beside_its_matches_how_they_were_found(
     assert json.loads(err) == facts
 
 
+@pytest.mark.usefixtures("_standard_schema")
 def test_the_options_of_a_query_are_flags(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     calls = stand_in(monkeypatch, "find", [])
     assert run(capsys, "find", "PatientName=Mueller")[0] == 0
@@ -347,6 +357,7 @@ def test_the_live_view_fits_a_small_terminal() -> None:
     assert "associations" in "".join(lines[2:])
 
 
+@pytest.mark.usefixtures("_standard_schema")
 def test_an_error_of_the_system_is_one_sentence(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
