@@ -5,6 +5,9 @@
     the limit      it is killed, as a worker that does not answer is; what it had not committed is not there, and what
                    it had appended is found by the recovery
 
+Two looks in a row must see it with the same note. A process that has just taken its turn has not noted yet since when:
+for a moment its note is that of an earlier turn, perhaps hours old.
+
 What has its process id in another PID namespace is only named: the number means another process here.
 """
 
@@ -34,16 +37,21 @@ class WriterWatch:
         self._holder = holder
         self._lock_path = os.path.realpath(lock_path)
         self._counters = counters
+        self._seen: Holder | None = None
+        """Who wrote at the last look."""
         self._named: Holder | None = None
         self._continued: Holder | None = None
 
     def look(self, limit_s: float) -> None:
         """Does what is due; with a limit of 0 nobody is killed."""
         holder = self._holder()
+        before, self._seen = self._seen, holder
         if holder is None or holder.held_s < NAMED_S:
             if self._named is not None:
                 logger.info("the index is written again")
             self._named = self._continued = None
+            return
+        if before is None or not _is_same_turn(before, holder):
             return
         if self._named is None:
             self._counters["index_held_up"] += 1
@@ -70,6 +78,11 @@ class WriterWatch:
     def snapshot(self) -> dict[str, object] | None:
         """Who keeps it, for the statistics; None when all is well."""
         return None if self._named is None else self._named.as_dict()
+
+
+def _is_same_turn(before: Holder, now: Holder) -> bool:
+    """Whether a process has not noted another turn between two looks: what it holds got older."""
+    return (before.foreign_pid, before.command) == (now.foreign_pid, now.command) and before.held_s <= now.held_s
 
 
 def _is_stopped(pid: int) -> bool:

@@ -59,7 +59,8 @@ def test_one_that_writes_for_a_moment_is_left_alone(stopped: Watched) -> None:
 
 
 def test_it_is_named_once_then_continued_then_killed(stopped: Watched) -> None:
-    for held_s in (writer_watch.NAMED_S, writer_watch.NAMED_S + 1):
+    stopped.look(writer_watch.NAMED_S)
+    for held_s in (writer_watch.NAMED_S + 0.5, writer_watch.NAMED_S + 1):
         stopped.look(held_s)
         assert stopped.counters == {"index_held_up": 1}
         assert stopped.watch.snapshot() == {"pid": stopped.pid, "command": "filmroom import", "held_s": held_s}
@@ -78,9 +79,25 @@ def test_it_is_named_once_then_continued_then_killed(stopped: Watched) -> None:
 
 def test_nobody_else_is_touched(stopped: Watched, tmp_path: Path) -> None:
     elsewhere = Watched(tmp_path / "another", stopped.pid)
-    elsewhere.look(60.0)  # this process has not that file open: its id belongs to somebody else by now
-    stopped.look(60.0, pid=0)
+    for held_s in (59.0, 60.0):
+        elsewhere.look(held_s)  # this process has not that file open: its id belongs to somebody else by now
+        stopped.look(held_s, pid=0)
     assert stopped.watch.snapshot() == {"pid_elsewhere": stopped.pid, "command": "filmroom import", "held_s": 60.0}
-    stopped.look(60.0, pid=os.getpid())
+    for held_s in (59.0, 60.0):
+        stopped.look(held_s, pid=os.getpid())
     assert state_of(stopped.pid) == "T"
     assert "index_holders_killed" not in stopped.counters + elsewhere.counters
+
+
+def test_one_that_has_taken_its_turn_and_not_noted_it_yet_is_left_alone(stopped: Watched) -> None:
+    """What it noted is an earlier turn: at the next look it has noted this one, or a later one."""
+    for held_s in (3600.0, 0.2, 3600.0, 4.0, 3600.0):
+        stopped.look(held_s)
+        assert state_of(stopped.pid) == "T"
+        assert stopped.watch.snapshot() is None and not stopped.counters
+        stopped.holder = None
+        stopped.watch.look(30.0)
+    stopped.look(3600.0)
+    stopped.look(4.0)
+    assert state_of(stopped.pid) == "T"
+    assert stopped.watch.snapshot() is None and not stopped.counters

@@ -26,9 +26,9 @@ from typing import Any, Protocol, TypeVar
 import lmdb
 
 from engine.dicom.schema import STANDARD, Schema
-from engine.errors import DataSetError, IndexDamaged, IndexError_
+from engine.errors import IndexDamaged, IndexError_
 from engine.index.database import data_file
-from engine.index.database.failures import ROT, unopened, unreadable, unwritten
+from engine.index.database.failures import ROT, UNDECODABLE, unopened, unreadable, unwritten
 from engine.index.database.locks import wait_shared
 from engine.index.database.tables import TABLES, Tables, open_tables
 from engine.index.database.transactions import ReadTxn, WriteTxn
@@ -66,7 +66,7 @@ class Reading:
         txn, self._txn = self._txn, None
         if txn is not None:
             self._environment.end_read(txn)
-        if isinstance(error, (*ROT, DataSetError)):
+        if isinstance(error, UNDECODABLE):
             raise unreadable(error) from error
 
 

@@ -8,16 +8,27 @@ import struct
 
 import lmdb
 
-from engine.errors import EngineError, IndexDamaged, IndexError_, ProcessIdTaken, StorageFailed, StorageFull
+from engine.errors import (
+    DataSetError,
+    EngineError,
+    IndexDamaged,
+    IndexError_,
+    ProcessIdTaken,
+    StorageFailed,
+    StorageFull,
+)
 from engine.storage.files import Files
 
 FULL_BYTES = 1 << 20
 """A write error while less than this is free is taken for a full disk: LMDB reports both as EIO."""
 
-ROT = (
-    lmdb.Error, struct.error, TypeError, LookupError, ValueError, AttributeError, OverflowError, AssertionError
-)  # fmt: skip
-"""What the decoding of a row raises that is not as it was written: LMDB has no checksums, and rows have none either."""
+ROT = (lmdb.Error, struct.error, LookupError, ValueError)
+"""What the decoding of a row raises that is not as it was written: LMDB has no checksums, and rows have none either.
+A TypeError and the like is a mistake of this engine, and is not told as damage: a row that may be missing is asked for
+with `transactions.present`."""
+
+UNDECODABLE = (*ROT, DataSetError)
+"""The same where the values in a row are decoded too."""
 
 DAMAGE = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.VersionMismatchError)
 """What LMDB says of files that are not its own, or not as it wrote them."""

@@ -90,9 +90,12 @@ class Turn:
             self.close()
             raise
         self._noted_ns = 0
-        bytes_locked = 1 + self._slot
-        self._lock = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, bytes_locked, 0)
-        self._unlock = _LOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, bytes_locked, 0)
+        self._use_slot(self._slot)
+
+    def _use_slot(self, slot: int) -> None:
+        self._slot = slot
+        self._lock = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1 + slot, 0)
+        self._unlock = _LOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 1 + slot, 0)
 
     def _free_slot(self) -> int:
         return next((slot for slot in range(SLOTS) if try_lock(self._fd, exclusive=True, at=SLOTS_AT + slot)), SLOTS)
@@ -144,9 +147,11 @@ class Turn:
         try:
             os.pwrite(self._fd, _HOLDER.pack(*self._who, now_ns, self._command), self._slot * _HOLDER.size)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # then nobody is named, and all the same all take turns
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 self.leave()
                 raise StorageFailed(f"the index cannot be written: {error.strerror}") from error
+            # It takes turns without a name from now on: by its old note it would seem to have written ever since.
+            self._use_slot(SLOTS)
         else:
             self._noted_ns = now_ns
 

@@ -12,6 +12,7 @@ from engine.dicom import tags
 from engine.dicom.elements import blob_items
 from engine.errors import QueryError
 from engine.index.database.environment import Environment
+from engine.index.database.failures import UNDECODABLE, unreadable
 from engine.index.format import keys
 from engine.index.format.types import Instance, Level, Named, Query, Root
 from engine.index.query.access import find_in_steps
@@ -53,8 +54,12 @@ def select(environment: Environment, query: Query) -> Iterator[Instance]:
             series_before = series
             study_uid = place.values[Level.STUDY].get(tags.StudyInstanceUID, b"").decode("utf-8", "replace")
             series_uid = place.values[Level.SERIES].get(tags.SeriesInstanceUID, b"").decode("utf-8", "replace")
-        items = blob_items(place.instance_row[keys.INSTANCE.size :])
-        instance = instance_of_row(place.instance_row, items, study_uid, series_uid, place.name_of, shared)
+        # The context of the read transaction is the generator's: what is raised here does not pass through it.
+        try:
+            items = blob_items(place.instance_row[keys.INSTANCE.size :])
+            instance = instance_of_row(place.instance_row, items, study_uid, series_uid, place.name_of, shared)
+        except UNDECODABLE as error:
+            raise unreadable(error) from error
         number = _number(items.get(tags.InstanceNumber, b""))
         found.append((number, items.get(tags.SOPInstanceUID, b""), instance))
     yield from in_order
@@ -78,10 +83,13 @@ def select_names(environment: Environment, query: Query) -> list[Named]:
             continue
         study_uid = place.values[Level.STUDY].get(tags.StudyInstanceUID, b"").decode("utf-8", "replace")
         series_uid = place.values[Level.SERIES].get(tags.SeriesInstanceUID, b"").decode("utf-8", "replace")
-        for row in [place.instance_row] if level == Level.IMAGE else place.instance_rows():
-            fields = unpack(row)
-            uid = blob_items(row[blob_at:]).get(wanted, b"")
-            found.append(Named(uid, series_uid, study_uid, fields[0], fields[3]))
+        try:
+            for row in [place.instance_row] if level == Level.IMAGE else place.instance_rows():
+                fields = unpack(row)
+                uid = blob_items(row[blob_at:]).get(wanted, b"")
+                found.append(Named(uid, series_uid, study_uid, fields[0], fields[3]))
+        except UNDECODABLE as error:
+            raise unreadable(error) from error
     return found
 
 
