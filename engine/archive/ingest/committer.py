@@ -19,6 +19,8 @@ from engine.index.format.entry import Entry, Quarantined
 from engine.index.format.types import Outcome
 from engine.storage.commit import GroupCommit
 
+PREWRITE_AFTER_S = 30.0
+"""How long after a start the first step waits: each worker writes half a gigabyte, whatever the others do then."""
 PREWRITE_PAUSE_S = 0.02
 """For so long nothing must have been stored before a step more is prewritten: a burst has the disk for itself."""
 PREWRITE_LOOK_S = 1.0
@@ -50,7 +52,7 @@ class Committer:
         self._closed = False
         self._sealing = False
         self._tail = writer.log.tail
-        loop.call_later(PREWRITE_LOOK_S, self._prewrite)
+        loop.call_later(PREWRITE_AFTER_S, self._prewrite)
 
     def check_in_time(self) -> None:
         """Raises StorageError while nothing that is submitted would be answered in time."""

@@ -191,7 +191,7 @@ def test_after_the_end_an_error_is_the_answer(archive: Archive) -> None:
 def test_what_is_prepared_is_prewritten_while_nothing_is_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(committer, "PREWRITE_LOOK_S", 0.01)
+    monkeypatch.setattr(committer, "PREWRITE_AFTER_S", 0.01)
     monkeypatch.setattr(committer, "PREWRITE_PAUSE_S", 0.01)
     options = StorageOptions(segment_bytes=32 << 20, prewrite_bytes=16 << 20)
 
