@@ -58,7 +58,17 @@ from engine.errors import (
     StorageFull,
 )
 from engine.index.catalog import Catalog, Conflicting
-from engine.index.format.types import Instance, Level, Match, Named, Outcome, Query
+from engine.index.format.types import (
+    Bookmark,
+    Instance,
+    Level,
+    Match,
+    Named,
+    Order,
+    Outcome,
+    Placed,
+    Query,
+)
 from engine.index.query.keywords import question
 from engine.index.query.plan import UNIQUE
 from engine.index.upkeep import rebuild
@@ -334,6 +344,19 @@ class Archive:
     def find_steps(self, query: Query, explanation: Explanation | None = None) -> Iterator[Match | None]:
         """As `find`, with a None where the search may be left for a while: for who has others to serve."""
         return self.parts.index.search_steps(query, explanation)
+
+    def ordered_steps(
+        self, query: Query, order: Order, after: Bookmark | None, explanation: Explanation, *, skip: int = 0
+    ) -> Iterator[Placed | Bookmark | None]:
+        """Studies that match in the order of an attribute, behind a bookmark; see `index.query.ordering`.
+
+        Raises QueryError, also later, for more studies than can be sorted where the index has no keys in that order.
+        """
+        return self.parts.index.ordered_steps(query, order, after, explanation, skip=skip)
+
+    def bookmark_at(self, order: Order, text: str) -> Bookmark:
+        """A bookmark in front of the first study whose value goes on from `text`. Raises QueryError."""
+        return self.parts.index.bookmark_at(order, text)
 
     def instances(self, query: Query) -> list[Instance]:
         """Where the instances that a retrieval names lie, by series and instance number. Raises QueryError."""

@@ -5,8 +5,11 @@ A query is made here from names and texts and given to `Archive.find_steps`; wha
 
 from __future__ import annotations
 
+from engine.index.format.types import Bookmark as Bookmark
 from engine.index.format.types import Level as Level
 from engine.index.format.types import Match as Match
+from engine.index.format.types import Order as Order
+from engine.index.format.types import Placed as Placed
 from engine.index.format.types import Query as Query
 from engine.index.query.explanation import Explanation as Explanation
 from engine.index.query.keywords import Keys as Keys

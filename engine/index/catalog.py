@@ -29,17 +29,20 @@ from engine.index.format import keys
 from engine.index.format.entry import Correction, Entry, Hold, LedgerItem, Quarantined, Tombstone
 from engine.index.format.rows import decode_mark, read_count, scan_prefix
 from engine.index.format.types import (
+    Bookmark,
     DamageRow,
     Holder,
     Instance,
     Match,
     Named,
+    Order,
     Outcome,
+    Placed,
     Query,
     SegmentMark,
     SeriesRevision,
 )
-from engine.index.query import conflicts, corrections, ledger_records, listing, selection, visibility
+from engine.index.query import conflicts, corrections, ledger_records, listing, ordering, selection, visibility
 from engine.index.query import search as searching
 from engine.index.query.conflicts import Conflicting as Conflicting
 from engine.index.query.corrections import Listed as Listed
@@ -200,6 +203,16 @@ class Catalog:
     def search_steps(self, query: Query, explanation: Explanation | None = None) -> Iterator[Match | None]:
         """The same with a None wherever the search may be left for a while, for a caller who has others to serve."""
         return searching.search_steps(self._environment, query, explanation)
+
+    def ordered_steps(
+        self, query: Query, order: Order, after: Bookmark | None, explanation: Explanation, *, skip: int = 0
+    ) -> Iterator[Placed | Bookmark | None]:
+        """Studies that match in an order; see `query.ordering`. Raises QueryError."""
+        return ordering.ordered_steps(self._environment, query, order, after, explanation, skip=skip)
+
+    def bookmark_at(self, order: Order, text: str) -> Bookmark:
+        """Where values begin that go on from a text. Raises QueryError."""
+        return ordering.bookmark_at(order, text, self.schema)
 
     def versions(self, sop_instance_uid: bytes) -> list[Instance]:
         """The current instance of a UID and those kept aside, the oldest first."""

@@ -202,6 +202,33 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
+class Order:
+    """By what studies are ordered."""
+
+    tag: int | None
+    """An attribute of patient or study; None: their arrival."""
+    is_descending: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Bookmark:
+    """Where a study stands in an order: what comes next stands behind it."""
+
+    key: bytes
+    """Of its value; b"" where it has none."""
+    number: int
+    """Its id; 0: before all of that value, or in descending order behind all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A match, and where it stands."""
+
+    match: Match
+    place: Bookmark
+
+
+@dataclass(frozen=True, slots=True)
 class Holder:
     """The process that writes just now."""
 

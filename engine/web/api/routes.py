@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from engine.access import Action
-from engine.web.api import configuration, corrections, holds, quarantine, stats, tag_tree, upkeep
+from engine.web.api import configuration, corrections, holds, quarantine, stats, studies, tag_tree, upkeep
 from engine.web.api.json_bodies import JSON, PAGE_PARAMETERS
 from engine.web.route import API, Handler, Parameter, Route
 
@@ -21,6 +21,7 @@ def _write(path: str, handler: Handler, summary: str, action: Action, status: in
 
 
 API_ROUTES: Final = (
+    _read("/studies", studies.window, "Studies in an order, a window at a time", Action.QUERY, studies.PARAMETERS),
     _read("/instances/{instance}/tags", tag_tree.tree, "Elements of an instance as a tree", Action.RETRIEVE),
     _read("/holds", holds.listed, "Legal holds", Action.OBSERVE),
     _write("/holds", holds.hold, "Hold studies", Action.HOLD),

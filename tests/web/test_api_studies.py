@@ -1,0 +1,163 @@
+"""Windows of studies in any order: every study once, filters, jumps, and what is refused. One server for all."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.archive.archive import Archive
+from engine.index.query import ordering
+from tests import samples
+from tests.web.serving import Asking, serving
+
+STUDIES = 60
+SEED = 20261129
+NAMES = ("Adams^Ann", "adler^Bo", "Müller^Jörg", "Yamada^Tarou=山田^太郎=やまだ^たろう", "Zoe", "")
+
+
+def facts(number: int, chooser: random.Random) -> dict[str, Any]:
+    return {
+        "patient_id": f"P{chooser.randrange(20):02}",
+        "patient_name": chooser.choice(NAMES),
+        "study_date": chooser.choice(("20260101", "20260102", "20260315", "")),
+        "modality": chooser.choice(("CT", "MR")),
+        "AccessionNumber": f"A{number % 7}",
+    }
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asking]:
+    data: Path = tmp_path_factory.mktemp("windows") / "data"
+    chooser = random.Random(SEED)
+    with Archive.open(data, role="keeper", create=True) as archive:
+        for number in range(1, STUDIES + 1):
+            archive.store(samples.part10(samples.instance(number, 1, 1, **facts(number, chooser))))
+        archive.store(samples.part10(samples.instance(7, 2, 1, modality="SR")))
+    with serving(data) as hosting:
+        asking = Asking(hosting.port)
+        yield asking
+        asking.close()
+
+
+def value(row: dict[str, Any], tag: str) -> str:
+    found = row.get(tag, {}).get("Value", [""])[0]
+    return str(found.get("Alphabetic", "") if isinstance(found, dict) else found or "")
+
+
+def uids(rows: list[dict[str, Any]]) -> list[str]:
+    return [value(row, "0020000D") for row in rows]
+
+
+def all_windows(api: Asking, query: str, limit: int = 7) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    after = ""
+    while True:
+        answer = api.get(f"/api/studies?limit={limit}&{query}{after}")
+        assert len(answer["studies"]) <= limit
+        rows += answer["studies"]
+        if answer["next"] is None:
+            return rows
+        after = f"&after={answer['next']}"
+
+
+ORDERS = {
+    "StudyDate": "00080020",
+    "PatientName": "00100010",
+    "PatientID": "00100020",
+    "AccessionNumber": "00080050",
+    "ModalitiesInStudy": "00080061",
+}
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+@pytest.mark.parametrize("order", ORDERS)
+def test_windows_in_every_order_have_each_study_once_and_those_without_a_value_last(
+    api: Asking, order: str, sign: str
+) -> None:
+    rows = all_windows(api, f"order={sign}{order}")
+    assert len(set(uids(rows))) == len(rows) == STUDIES
+    values = [value(row, ORDERS[order]).upper() for row in rows]
+    given = [each for each in values if each]
+    assert values == given + [""] * (STUDIES - len(given))
+    assert given == sorted(given, reverse=bool(sign))
+
+
+def test_windows_are_in_the_order_of_arrival(api: Asking) -> None:
+    rows = uids(all_windows(api, "order=received"))
+    assert rows == [f"{samples.ROOT}.{number}" for number in range(1, STUDIES + 1)]
+    assert uids(all_windows(api, "")) == rows[::-1], "the latest first, where nobody says"
+
+
+@pytest.mark.parametrize("few", [0, ordering.FEW])
+def test_filters_hold_in_every_order_however_they_are_found(
+    api: Asking, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ordering, "FEW", few)
+    for query, wanted in (("PatientName=*ADAMS*", "ADAMS^ANN"), ("PatientName=adams^*", "ADAMS^ANN")):
+        everything = [row for row in all_windows(api, "order=PatientID") if value(row, "00100010").upper() == wanted]
+        found = all_windows(api, f"order=PatientID&{query}")
+        assert found and sorted(uids(found)) == sorted(uids(everything))
+        assert [value(row, "00100020") for row in found] == sorted(value(row, "00100020") for row in found)
+    total = api.get("/api/studies?count=true&limit=1&PatientName=*ADAMS*")["total"]
+    assert total == {"count": len(found), "is_exact": True}
+    assert api.get("/api/studies?count=true&limit=1")["total"] == {"count": STUDIES, "is_exact": True}
+
+
+def test_a_window_begins_at_a_text_or_at_a_position(api: Asking) -> None:
+    rows = all_windows(api, "order=StudyDate")
+    dates = [value(row, "00080020") for row in rows]
+    window = api.get("/api/studies?order=StudyDate&from=20260102&limit=5")["studies"]
+    assert uids(window) == uids(rows)[dates.index("20260102") :][:5]
+    down = all_windows(api, "order=-StudyDate")
+    first = [value(row, "00080020") for row in down].index("20260102")
+    window = api.get("/api/studies?order=-StudyDate&from=20260102&limit=5")["studies"]
+    assert uids(window) == uids(down)[first : first + 5]
+    for position in (0, 1, 25, STUDIES - 1, STUDIES + 5):
+        window = api.get(f"/api/studies?order=StudyDate&position={position}&limit=3")["studies"]
+        assert uids(window) == uids(rows)[position : position + 3], position
+        window = api.get(f"/api/studies?order=received&position={position}&limit=3&PatientID=P*")["studies"]
+        assert uids(window) == uids(all_windows(api, "order=received"))[position : position + 3]
+
+
+def test_a_search_that_is_left_goes_on_where_it_was(api: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.web.api import studies
+
+    monkeypatch.setattr(ordering, "FEW", 0)
+    monkeypatch.setattr(ordering, "CHUNK", 2)
+    monkeypatch.setattr(studies, "WINDOW_S", 0.0)
+    monkeypatch.setattr(studies, "SLICE_S", 0.0)
+    answers = [api.get("/api/studies?order=PatientID&PatientName=adams^*")]
+    while answers[-1]["next"]:
+        after = answers[-1]["next"]
+        answers.append(api.get(f"/api/studies?order=PatientID&PatientName=adams^*&after={after}"))
+    assert any(not answer["studies"] for answer in answers)
+    monkeypatch.undo()
+    found = [row for answer in answers for row in answer["studies"]]
+    assert uids(found) == uids(all_windows(api, "order=PatientID&PatientName=adams^*"))
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "order=Rows", "order=Modality", "order=nothing", "order=", "after=!", "after=AAAA", "limit=x", "position=-1",
+        "order=StudyDate&order=PatientID", "PatientNmae=X", "after=AA&from=B", "from=A", "count=1", "StudyDate=2026x",
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused(api: Asking, query: str) -> None:
+    assert api.get(f"/api/studies?{query}", 400)["detail"]
+
+
+def test_a_cursor_of_another_order_is_refused(api: Asking) -> None:
+    cursor = api.get("/api/studies?order=StudyDate&limit=1")["next"]
+    assert "another order" in api.get(f"/api/studies?order=-StudyDate&after={cursor}", 400)["detail"]
+
+
+def test_too_many_to_be_sorted_are_refused_in_words(api: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ordering, "GATHERED_MAX", STUDIES - 1)
+    detail = api.get("/api/studies?order=NumberOfStudyRelatedInstances", 400)["detail"]
+    assert "narrow the search" in detail
+    assert api.get("/api/studies?order=StudyDate&limit=1")["studies"]
