@@ -12,6 +12,7 @@ each instance, and every viewer expects one picture.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -98,29 +99,43 @@ async def _rendered(
     if (answer := not_modified(request, tag, headers)) is not None:
         return answer
     headers["ETag"] = tag
-    if offers is IMAGE_OFFERS:
-        is_presentation = instance.sop_class_uid.startswith(PRESENTATION_STATES)
-        options, warnings = picture_parameters.rendered(
-            request.query, media_type, frame=frame, is_presentation=is_presentation
-        )
-        if options.annotation:
-            corrected = request.engine.archive.corrected(instance.study_instance_uid, instance.series_instance_uid)
-            texts = tuple((tag, value.decode("utf-8", "replace")) for tag, value in corrected.items())
-            options = replace(options, corrections=texts)
-        body = await picture(request, instance, options)
-        for warning in warnings:
-            headers["Warning"] = f'299 {request.root} "{warning}"'
-    elif offers is REPORT_OFFERS:
+    if offers is not IMAGE_OFFERS:
+        return await send_rendered(request, instance, media_type, headers)
+    is_presentation = instance.sop_class_uid.startswith(PRESENTATION_STATES)
+    options, warnings = picture_parameters.rendered(
+        request.query, media_type, frame=frame, is_presentation=is_presentation
+    )
+    for warning in warnings:
+        headers["Warning"] = f'299 {request.root} "{warning}"'
+    return await send_picture(request, instance, options, headers)
+
+
+async def send_rendered(
+    request: Request, instance: Instance, media_type: str, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """What is no image, in a media type that it was offered in. Raises TranscodeError, CorruptRecord."""
+    if media_type in report.MEDIA_TYPES and instance.sop_class_uid.startswith(REPORTS):
         stored = request.engine.archive.retrieval.open(instance)
         body = await request.engine.renderer.report(stored, stored.syntax, media_type)
         media_type = f"{media_type}; charset=utf-8"
     else:
         body = await request.engine.pools.reads.run(lambda: _contained(request, instance))
-    headers["Content-Type"] = media_type
-    return web.Response(body=body, headers=headers)
+    return web.Response(body=body, headers={**(headers or {}), "Content-Type": media_type})
 
 
-async def picture(request: Request, instance: Instance, options: PictureOptions) -> bytes:
+async def send_picture(
+    request: Request, instance: Instance, options: PictureOptions, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """A picture, annotated with what corrections say. Raises NotFound, NotAcceptable."""
+    if options.annotation:
+        corrected = request.engine.archive.corrected(instance.study_instance_uid, instance.series_instance_uid)
+        texts = tuple((tag, value.decode("utf-8", "replace")) for tag, value in corrected.items())
+        options = replace(options, corrections=texts)
+    body = await _picture(request, instance, options)
+    return web.Response(body=body, headers={**(headers or {}), "Content-Type": options.media_type})
+
+
+async def _picture(request: Request, instance: Instance, options: PictureOptions) -> bytes:
     """The picture, drawn. Raises NotFound for a frame that is not there, NotAcceptable for what cannot be drawn."""
     stored = request.engine.archive.retrieval.open(instance)
     try:

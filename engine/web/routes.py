@@ -7,7 +7,7 @@ with API for what it lacks.
 from __future__ import annotations
 
 from engine.access import Action
-from engine.web import changes, health, metrics, qido, rendered
+from engine.web import changes, health, metrics, qido, rendered, wado_uri
 from engine.web.api.routes import API_ROUTES
 from engine.web.capabilities import CAPABILITIES, handler
 from engine.web.route import DICOMWEB, Route
@@ -28,6 +28,7 @@ _RESOURCES: tuple[Route, ...] = (
     *qido.ROUTES,
     *WADO_ROUTES,
     *rendered.ROUTES,
+    *wado_uri.ROUTES,
     *API_ROUTES,
 )
 

@@ -32,6 +32,11 @@ def uid_of(request: Request, name: str) -> str:
 def instance_of(request: Request) -> Instance:
     """The instance that the path names, in its series and study. Raises NotFound, Gone."""
     study, series, uid = (uid_of(request, name) for name in ("study", "series", "instance"))
+    return named_instance(request, study, series, uid)
+
+
+def named_instance(request: Request, study: str, series: str, uid: str) -> Instance:
+    """The instance of these UIDs. Raises NotFound, Gone."""
     archive = request.engine.archive
     instance = archive.instance(uid)
     if instance is None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from engine import log
 from engine.errors import NotAcceptable, TranscodeError
-from engine.web import bulk_data
+from engine.web import bulk_data, zip_archive
 from engine.web.accept import Choice, Offer
 from engine.web.forms import DICOM, OCTET_STREAM, choices_of, instance_syntax
 from engine.web.instances import check_codecs, file_part
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 logger = log.get("web.wado")
 
-OFFERS: Final = (Offer(DICOM, True), Offer(OCTET_STREAM, True))
+OFFERS: Final = (Offer(DICOM, True), Offer(OCTET_STREAM, True), Offer(zip_archive.ZIP))
 INSTANCE_OFFERS: Final = (Offer(DICOM, True), Offer(DICOM), Offer(OCTET_STREAM, True))
 
 
@@ -51,6 +51,9 @@ async def instances(request: Request) -> web.StreamResponse:
     found = await instances_of(request)
     if choices[0].offer.media_type == OCTET_STREAM:
         return await bulk_data.pixels_of(request, found, choices)
+    if choices[0].offer.media_type == zip_archive.ZIP:
+        return await zip_archive.send_zip(request, found)
+    choices = [choice for choice in choices if choice.offer.media_type != zip_archive.ZIP]
     with pinned(request, found):
         damaged = request.engine.archive.retrieval.damaged_places()
         there = [each for each in found if each.position[:2] not in damaged] if damaged else found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from engine.access import Action
-from engine.web import bulk_data, wado, wado_frames, wado_metadata
+from engine.web import bulk_data, wado, wado_frames, wado_metadata, zip_archive
 from engine.web.forms import DICOM, IMAGE_TYPES, OCTET_STREAM
 from engine.web.route import DICOMWEB, Handler, Parameter, Route
 
@@ -16,6 +16,11 @@ _PARTS: Final = 'multipart/related; type="{}"'
 _ACCEPT: Final = Parameter("accept", "Media types that the answer may have, instead of the header Accept")
 _STATUSES: Final = (200, 206, 304)
 
+_FILES_OR_ZIP: Final = (
+    _PARTS.format(DICOM),
+    _PARTS.format(OCTET_STREAM),
+    zip_archive.ZIP,
+)
 _FILES: Final = (_PARTS.format(DICOM), _PARTS.format(OCTET_STREAM))
 _FRAMES: Final = (
     _PARTS.format(OCTET_STREAM),
@@ -41,8 +46,10 @@ def _row(path: str, handler: Handler, summary: str, produces: tuple[str, ...]) -
 
 
 WADO_ROUTES: Final[tuple[Route, ...]] = (
-    _row(_STUDY, wado.instances, "All instances of a study", _FILES),
-    _row(_SERIES, wado.instances, "All instances of a series", _FILES),
+    _row(_STUDY, wado.instances, "All instances of a study", _FILES_OR_ZIP),
+    _row(_SERIES, wado.instances, "All instances of a series", _FILES_OR_ZIP),
+    _row(f"{_STUDY}/zip", zip_archive.zipped, "A study as a zip archive with a DICOMDIR", (zip_archive.ZIP,)),
+    _row(f"{_SERIES}/zip", zip_archive.zipped, "A series as a zip archive with a DICOMDIR", (zip_archive.ZIP,)),
     _row(_INSTANCE, wado.instance, "One instance", (*_FILES, DICOM)),
     *(
         _row(f"{path}/metadata", wado_metadata.metadata, f"Metadata of a {name}", (wado_metadata.DICOM_JSON,))

@@ -113,7 +113,7 @@ def host(
                 loop.remove_reader(listener.fileno())
                 front.start_draining()
                 async with asyncio.timeout(10):
-                    while front.connections_count:
+                    while front.connections_count or front.is_busy:
                         await asyncio.sleep(0.005)
                 front.close()
                 engine.close()

@@ -112,7 +112,7 @@ def _reported(instances: list[Instance], progress: Progress | None) -> Iterator[
             progress("exporting", number + 1, len(instances))
 
 
-def _file_pieces(archive: Source, instance: Instance) -> Iterator[memoryview | bytes]:
+def file_pieces(archive: Source, instance: Instance) -> Iterator[memoryview | bytes]:
     """The Part 10 file piece by piece. Raises CorruptRecord before the last piece."""
     yield part10.write_file_meta(
         instance.sop_class_uid,
@@ -159,12 +159,12 @@ def _folder(archive: Source, instances: Iterator[Instance], target: Path, summar
 def _write_file(archive: Source, instance: Instance, path: Path, summary: ExportSummary, force: bool = False) -> bool:
     """One file, whole or not at all; whether it is there."""
     try:
-        if os.path.lexists(path) and private_files.holds(path, _file_pieces(archive, instance)):
+        if os.path.lexists(path) and private_files.holds(path, file_pieces(archive, instance)):
             summary.already_there += 1
             return True
         with named_when_whole(path, replace=force) as file:
             size = 0
-            for piece in _file_pieces(archive, instance):
+            for piece in file_pieces(archive, instance):
                 file.write(piece)
                 size += len(piece)
     except FileExistsError as error:
@@ -197,15 +197,15 @@ def _write_member(
     archive: Source, instance: Instance, name: str, archived: zipfile.ZipFile, summary: ExportSummary
 ) -> None:
     # What has been written to an archive cannot be taken back, so that a data set of several pieces is checked first.
-    pieces = _file_pieces(archive, instance)
+    pieces = file_pieces(archive, instance)
     head, first = bytes(next(pieces)), bytes(next(pieces))
     if len(first) < instance.position.payload_length:
         for _ in pieces:
             pass
-        pieces = _file_pieces(archive, instance)
+        pieces = file_pieces(archive, instance)
         head, first = bytes(next(pieces)), bytes(next(pieces))
     size = len(head) + instance.position.payload_length
-    member = zipfile.ZipInfo(name, _zip_time(instance.received_ns))
+    member = zipfile.ZipInfo(name, zip_time(instance.received_ns))
     member.external_attr = 0o640 << 16
     member.file_size = size
     try:
@@ -220,7 +220,8 @@ def _write_member(
     summary.bytes += size
 
 
-def _zip_time(received_ns: int) -> tuple[int, int, int, int, int, int]:
+def zip_time(received_ns: int) -> tuple[int, int, int, int, int, int]:
+    """A moment as zip has it, in UTC; the nearest one of its calendar."""
     received = datetime.fromtimestamp(received_ns / 1e9, UTC)
     year = min(max(received.year, _ZIP_YEARS[0]), _ZIP_YEARS[1])
     return year, received.month, received.day, received.hour, received.minute, received.second
@@ -229,7 +230,7 @@ def _zip_time(received_ns: int) -> tuple[int, int, int, int, int, int]:
 # DICOMDIR media ----------------------------------------------------------------------------------
 
 
-class _FileIds:
+class FileIds:
     """File IDs of 8 characters (PS3.10 8.2, 8.5): two letters for the level, and a number within what is above."""
 
     _LETTERS: Final = ("PT", "ST", "SE")
@@ -259,10 +260,10 @@ def _dicomdir(archive: Source, instances: Iterator[Instance], target: Path, summ
     if any(target.iterdir()):
         raise ExportFailed(f"{target} is not empty: media are written into a new or empty folder")
     directory = dicomdir.DirectoryBuilder()
-    file_ids = _FileIds()
+    file_ids = FileIds()
     for instance in instances:
         try:
-            keys = _keys(archive, instance)
+            keys = directory_keys(archive, instance)
         except CorruptRecord as error:
             summary.failed.append((instance.sop_instance_uid, str(error)))
             continue
@@ -288,7 +289,7 @@ def _dicomdir(archive: Source, instances: Iterator[Instance], target: Path, summ
             raise ExportFailed(str(error)) from error
 
 
-def _keys(archive: Source, instance: Instance) -> dict[int, bytes]:
+def directory_keys(archive: Source, instance: Instance) -> dict[int, bytes]:
     """What the directory records say. Raises CorruptRecord."""
     kind = directory_records.record_type(instance.sop_class_uid)
     syntax = transfer_syntax.of(instance.transfer_syntax_uid)

@@ -1,0 +1,94 @@
+"""WADO-URI: one instance by a query, as viewers asked before WADO-RS (PS3.18 9).
+
+    requestType=WADO & studyUID & seriesUID & objectUID      all needed
+    contentType     application/dicom, or a rendered type; without it an image is a JPEG, a report a page
+    transferSyntax  of application/dicom; without it Explicit VR Little Endian
+
+`anonymize=yes` is refused: the instance would need a new SOP Instance UID and a profile, which nothing here has.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from engine.access import Action
+from engine.archive.rendering.options import GIF, JPEG, PNG
+from engine.errors import NotAcceptable, RequestError
+from engine.web import picture_parameters, rendered
+from engine.web.accept import ANY, Offer, negotiate
+from engine.web.forms import DICOM, EXPLICIT, instance_syntax
+from engine.web.instances import check_codecs, file_part
+from engine.web.route import Parameter, Route
+from engine.web.sending import send
+from engine.web.stored import UID_CHARACTERS_MAX, identity_of, named_instance, pinned
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from engine.archive.retrieve import Instance
+    from engine.web.request import Request
+
+_NEEDED: Final = ("studyUID", "seriesUID", "objectUID")
+
+
+async def wado(request: Request) -> web.StreamResponse:
+    """The one resource."""
+    query = request.query
+    if query.get("requestType") != "WADO":
+        raise RequestError("requestType: it is WADO")
+    uids = [query.get(name, "") for name in _NEEDED]
+    for name, uid in zip(_NEEDED, uids, strict=True):
+        if not 0 < len(uid) <= UID_CHARACTERS_MAX or not uid.isascii() or not uid.isprintable():
+            raise RequestError(f"{name}: it is a UID")
+    if query.get("anonymize", "no") != "no":
+        raise NotAcceptable("anonymize: nothing is de-identified here")
+    instance = named_instance(request, *uids)
+    offers = (*rendered.offers_for(instance), Offer(DICOM))
+    accept = query.get("contentType") or request.headers.get("Accept")
+    media_type = negotiate(offers, accept)[0].offer.media_type
+    if media_type == DICOM:
+        return await _file(request, instance, query.get("transferSyntax", EXPLICIT))
+    if "transferSyntax" in query:
+        raise RequestError("transferSyntax: it is of application/dicom only")
+    if media_type in (JPEG, PNG, GIF):
+        return await rendered.send_picture(request, instance, picture_parameters.wado_uri(query, media_type))
+    return await rendered.send_rendered(request, instance, media_type)
+
+
+async def _file(request: Request, instance: Instance, asked: str) -> web.StreamResponse:
+    syntax_uid = None if asked == ANY else instance_syntax(instance.transfer_syntax_uid, asked)
+    if syntax_uid is None:
+        raise NotAcceptable("transferSyntax: the instance cannot be given in it")
+    if syntax_uid != instance.transfer_syntax_uid:
+        check_codecs(request)
+    with pinned(request, [instance]):
+        part = await file_part(request, instance, syntax_uid)
+        return await send(request, [part], f'"{identity_of(instance)}-{syntax_uid}"')
+
+
+ROUTES: Final = (
+    Route(
+        "GET",
+        "/wado",
+        wado,
+        "One instance by WADO-URI (PS3.18 9)",
+        Action.RETRIEVE,
+        parameters=(
+            Parameter("requestType", "WADO", is_required=True, options=("WADO",)),
+            *(Parameter(name, "Of the instance", is_required=True) for name in _NEEDED),
+            Parameter("contentType", "Media types that the answer may have"),
+            Parameter("transferSyntax", "Of application/dicom"),
+            Parameter("frameNumber", "From 1", schema="integer"),
+            Parameter("rows", "Pixels that the picture's height fits into", schema="integer"),
+            Parameter("columns", "Pixels that the picture's width fits into", schema="integer"),
+            Parameter("region", "Left, top, right, bottom, from 0 to 1"),
+            Parameter("windowCenter", "With windowWidth", schema="number"),
+            Parameter("windowWidth", "With windowCenter", schema="number"),
+            Parameter("imageQuality", "Of JPEG, from 1 to 100", schema="integer"),
+            Parameter("annotation", "patient, technique, or both"),
+        ),
+        produces=(DICOM, JPEG, PNG, GIF, *(offer.media_type for offer in rendered.REPORT_OFFERS)),
+        statuses=(200, 206, 304),
+        tag="WADO-URI",
+    ),
+)

@@ -1,0 +1,54 @@
+"""A study or a series as a zip archive with a DICOMDIR, streamed: what a patient or a colleague is given on a disk.
+
+Not of PS3.18; dcm4chee gives it under the same media type.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from engine.archive.interchange.zip_stream import zip_pieces
+from engine.web.content import Made
+from engine.web.sending import CHANGING, VARY
+from engine.web.stored import instances_of, pinned
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.archive.retrieve import Instance
+    from engine.web.request import Request
+
+ZIP: Final = "application/zip"
+
+
+async def zipped(request: Request) -> web.StreamResponse:
+    """A study or a series."""
+    return await send_zip(request, await instances_of(request))
+
+
+async def send_zip(request: Request, instances: Sequence[Instance]) -> web.StreamResponse:
+    """These instances. The name of the file has no name of a patient."""
+    first = instances[0]
+    uid = first.series_instance_uid if "series" in request.path_values else first.study_instance_uid
+    headers = {
+        "Content-Type": ZIP,
+        "Content-Disposition": f'attachment; filename="{uid}.zip"',
+        "Cache-Control": CHANGING,
+        "Vary": VARY,
+    }
+    response = web.StreamResponse(status=HTTPStatus.OK, headers=headers)
+    if request.is_head:
+        await response.prepare(request)
+        await response.write_eof()
+        return response
+    with pinned(request, instances):
+        content = Made(request.engine.pools.reads, zip_pieces(request.engine.archive, instances))
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        async for chunk in content.chunks(0, None):
+            await response.write(chunk)  # type: ignore[arg-type]
+    await response.write_eof()
+    return response
