@@ -31,7 +31,8 @@ from engine.archive.questions import Level
 from engine.dicom import tags, xml_model
 from engine.errors import NotAcceptable
 from engine.web import multipart, search_request
-from engine.web.accept import Offer, accepts_utf_8, negotiate
+from engine.web.accept import Offer, accepts_utf_8
+from engine.web.forms import choices_of
 from engine.web.route import DICOMWEB, Parameter, Route
 from engine.web.search import Counting, Search
 from engine.web.search_rows import Rows
@@ -108,7 +109,7 @@ class _Xml:
 
 async def _answer(request: Request, level: Level) -> web.StreamResponse:
     engine, archive = request.engine, request.engine.archive
-    choice = negotiate(OFFERS, request.headers.get("Accept"), request.query.getall("accept", []))[0]
+    choice = choices_of(request, OFFERS)[0]
     if not accepts_utf_8(request.headers.get("Accept-Charset"), request.query.getall("charset", [])):
         raise NotAcceptable("text is given in UTF-8 only")
     scope = {of: request.path_values[name] for of, name in _PLACES.items() if name in request.path_values}
