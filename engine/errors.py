@@ -150,6 +150,10 @@ class Refusal(Enum):
     MISMATCH = "data set does not match"
     OUT_OF_RESOURCES = "out of resources"
     NOT_AUTHORIZED = "not authorized"
+    OTHER_STUDY = "of another study"
+    """Than the one that its sender stores into."""
+    TRANSFER_SYNTAX = "transfer syntax not supported"
+    SOP_CLASS = "SOP class not supported"
 
 
 class InstanceRefused(EngineError):

@@ -182,6 +182,9 @@ _REFUSALS: Final[Mapping[Refusal, int]] = {
     Refusal.MISMATCH: StoreStatus.DATA_SET_DOES_NOT_MATCH,
     Refusal.OUT_OF_RESOURCES: StoreStatus.OUT_OF_RESOURCES,
     Refusal.NOT_AUTHORIZED: GeneralStatus.NOT_AUTHORIZED,
+    Refusal.OTHER_STUDY: StoreStatus.DATA_SET_DOES_NOT_MATCH,
+    Refusal.TRANSFER_SYNTAX: StoreStatus.CANNOT_UNDERSTAND,
+    Refusal.SOP_CLASS: GeneralStatus.SOP_CLASS_NOT_SUPPORTED,
 }
 
 

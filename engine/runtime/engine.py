@@ -5,6 +5,7 @@
     admission             whether new instances are taken at the moment
     flow                  whose turn it is to be read
     retrieval_budget      memory for what goes out
+    ingest_budget         memory for what comes in, of fronts without a pool of their own
     associations          how many are open, on all workers
     pools, transcoder     where blocking work is done
     renderer, thumbnails  pictures of what is stored
@@ -29,6 +30,7 @@ from engine.metrics import Metrics
 from engine.runtime.admission import Admission
 from engine.runtime.associations_count import AssociationsCount
 from engine.runtime.flow_control import FlowControl
+from engine.runtime.ingest_budget import IngestBudget
 from engine.runtime.pools import Pools
 from engine.runtime.retrieval_budget import RetrievalBudget
 
@@ -59,6 +61,7 @@ class Engine:
     admission: Admission = field(init=False)
     flow: FlowControl = field(init=False)
     retrieval_budget: RetrievalBudget = field(init=False)
+    ingest_budget: IngestBudget = field(init=False)
 
     def __post_init__(self) -> None:
         self.access = PeerRules(lambda: self.config)
@@ -75,6 +78,8 @@ class Engine:
             lambda: self.config, self.metrics, share=self.associations.share, call_later=self.loop.call_later
         )
         self.retrieval_budget = RetrievalBudget(lambda: self.config, self.metrics)
+        self.ingest_budget = IngestBudget(lambda: self.config)
+        self.flow.ingest_bytes.append(lambda: self.ingest_budget.taken_bytes)
 
     @classmethod
     def open(

@@ -31,6 +31,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from engine.dicom.storage_classes import is_no_storage, may_store
+
 from .pdu import (
     APPLICATION_CONTEXT_NAME,
     AssociateAC,
@@ -78,21 +80,6 @@ STORAGE_OPTIONS: Final = b"\2\0\3\0\0\0"
 """PS3.4 Table B.3-2: level of support 2 (full), reserved, digital signatures 3 (every byte is kept), reserved,
 no coercion of elements, reserved."""
 
-_STANDARD_ROOT: Final = "1.2.840.10008."
-_STANDARD_STORAGE_ROOT: Final = "1.2.840.10008.5.1.4.1.1."
-_STORAGE_MANAGEMENT: Final = f"{_STANDARD_STORAGE_ROOT}201."
-"""Inventories: their storage, query, retrieval and creation."""
-_NO_STORAGE: Final = frozenset(
-    {
-        # Query and retrieval of protocol approvals, below the storage root all the same.
-        *(f"{_STANDARD_STORAGE_ROOT}{leaf}" for leaf in ("200.4", "200.5", "200.6")),
-        # Non-patient objects, PS3.4 Table GG.3-1: CT and XA defined procedure protocols, protocol approvals ...
-        *(f"{_STANDARD_STORAGE_ROOT}{leaf}" for leaf in ("200.1", "200.3", "200.7")),
-        # ... hanging protocols, colour palettes, implant templates, their assemblies and groups.
-        *(f"1.2.840.10008.5.1.4.{leaf}" for leaf in ("38.1", "39.1", "43.1", "44.1", "45.1")),
-        "1.2.840.10008.1.3.10",  # Media Storage Directory: a medium's, PS3.3 F
-    }
-)
 _UID: Final = re.compile(r"[0-9]+(\.[0-9]+)+")  # leading zeros occur, and harm nobody
 _UID_LENGTH_MAX: Final = 64
 _ONE: Final = AsynchronousOperationsWindow(1, 1)
@@ -281,20 +268,9 @@ def _storage_classes(rq: AssociateRQ, policy: AcceptPolicy) -> frozenset[str]:
         uid
         for uid in {context.abstract_syntax for context in rq.presentation_contexts}
         if uid not in policy.services
-        and not _is_no_storage(uid)
+        and not is_no_storage(uid)
         and (policy.is_storage(uid) or (_is_uid(uid) and (uid in declared or (policy.promiscuous and may_store(uid)))))
     )
-
-
-def may_store(uid: str) -> bool:
-    """Whether an unknown SOP class may be one of storage."""
-    if _is_no_storage(uid):
-        return False
-    return uid.startswith(_STANDARD_STORAGE_ROOT) or not uid.startswith(_STANDARD_ROOT)
-
-
-def _is_no_storage(uid: str) -> bool:
-    return uid in _NO_STORAGE or uid.startswith(_STORAGE_MANAGEMENT)
 
 
 def _is_uid(text: str) -> bool:

@@ -126,6 +126,9 @@ _REFUSALS: Final[Mapping[Refusal, int]] = {
     Refusal.MISMATCH: HTTPStatus.CONFLICT,
     Refusal.OUT_OF_RESOURCES: HTTPStatus.SERVICE_UNAVAILABLE,
     Refusal.NOT_AUTHORIZED: HTTPStatus.FORBIDDEN,
+    Refusal.OTHER_STUDY: HTTPStatus.CONFLICT,
+    Refusal.TRANSFER_SYNTAX: HTTPStatus.CONFLICT,
+    Refusal.SOP_CLASS: HTTPStatus.CONFLICT,
 }
 
 

@@ -24,7 +24,7 @@ from aiohttp import web
 from aiohttp.web_server import Server
 
 from engine import __version__, guards, log
-from engine.access import Kind, Principal
+from engine.access import Action, Kind, Principal
 from engine.access.networks import networks
 from engine.archive.rendering.thumbnails import ThumbnailsAhead
 from engine.errors import ConfigError, EngineError, NotAllowed, RequestError
@@ -265,6 +265,8 @@ class WebFront:
             raise Unavailable("the server is stopping")
         if route.action is not None and not (decision := request.allowed(route.action)):
             raise NotAllowed(f"{request.origin.client}: {decision.reason}")
+        if route.action is Action.STORE and (refusal := self.engine.admission.refusal()) is not None:
+            raise refusal
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise HttpError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "bodies are taken as they are: no Content-Encoding")
         await self._invite(request)

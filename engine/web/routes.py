@@ -11,6 +11,7 @@ from engine.web import changes, health, metrics, qido, rendered, wado_uri
 from engine.web.api.routes import API_ROUTES
 from engine.web.capabilities import CAPABILITIES, handler
 from engine.web.route import DICOMWEB, Route
+from engine.web.stow import ROUTES as STOW_ROUTES
 from engine.web.wado_routes import WADO_ROUTES
 
 _RESOURCES: tuple[Route, ...] = (
@@ -30,6 +31,7 @@ _RESOURCES: tuple[Route, ...] = (
     *rendered.ROUTES,
     *wado_uri.ROUTES,
     *API_ROUTES,
+    *STOW_ROUTES,
 )
 
 ROUTES: tuple[Route, ...] = (

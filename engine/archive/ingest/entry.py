@@ -98,7 +98,7 @@ def make_entry(
     if sop_instance_uid is not None and sop_instance_uid.encode("ascii", "replace") != head.sop_instance_uid:
         raise InstanceRefused("SOP Instance UID of the data set is not the one announced", Refusal.MISMATCH)
     if study_instance_uid is not None and study_instance_uid.encode("ascii", "replace") != head.study_instance_uid:
-        raise InstanceRefused("Study Instance UID of the data set is not the one announced", Refusal.MISMATCH)
+        raise InstanceRefused("the data set is of another study than the one it is stored into", Refusal.OTHER_STUDY)
     return Entry(
         position=UNPLACED,
         flags=0,

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from engine.dicom.elements import SCAN_LIMITS, ScanLimits
 from engine.errors import EngineError
 from engine.index.format.entry import POLICY_KEEP_BOTH, POLICY_KEEP_FIRST, POLICY_REPLACE
-from engine.index.format.types import Outcome
+from engine.index.format.types import Outcome as Outcome
+from engine.storage.record import crc32c as crc32c
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from engine import guards, log
 from engine.archive.commitment.judge import Judge, Place, Verdict
 from engine.archive.commitment.transactions import Claim, Transaction
-from engine.dicom import uids
+from engine.dicom import storage_classes
 from engine.errors import EngineError, StorageError, StorageFailed, StorageFull
 from engine.titles import readable
-from engine.ul.negotiation import may_store
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
@@ -95,7 +94,7 @@ class Commitments:
         """Reports that wait for an association, or are out on it."""
 
     def _is_supported(self, sop_class_uid: str) -> bool:
-        return uids.is_storage_sop_class(sop_class_uid) or (self.config().promiscuous and may_store(sop_class_uid))
+        return storage_classes.is_stored(sop_class_uid, promiscuous=self.config().promiscuous)
 
     # -- requests ---------------------------------------------------------------------------------
 

@@ -1,0 +1,189 @@
+"""What STOW-RS answers: the Store Instances Response Module (PS3.18 10.5.3, PS3.3 C.36.1), grown item by item.
+
+    0008,1190   Retrieve URL of the study, where all that was stored is of one; always there, empty otherwise
+    0008,1198   Failed SOP Sequence           class, instance, failure reason
+    0008,1199   Referenced SOP Sequence       class, instance, Retrieve URL, warning reason
+    0008,119A   Other Failures Sequence       failure reason: of what has no identity
+
+A sequence without items is left out: an empty one is read as a failure by clients in the field. An item is kept as
+the text that it will be in the answer, and nothing else is kept of an instance.
+
+    200   all was stored            409   nothing was
+    202   some was not, or with a warning
+    415   nothing was, and all of it was of media types that are not taken
+    503   nothing was, and all of it for want of resources: with Retry-After
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from enum import IntEnum
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+import orjson
+from aiohttp import web
+
+from engine.dicom import xml_model
+from engine.errors import ArchiveReadOnly, DataSetError, IndexError_, InstanceRefused, Refusal, StorageError
+from engine.web.accept import Offer
+from engine.web.errors import RETRY_S
+
+if TYPE_CHECKING:
+    from typing import Any
+
+JSON_TYPE: Final = "application/dicom+json"
+XML_TYPE: Final = "application/dicom+xml"
+OFFERS: Final = (Offer(JSON_TYPE), Offer("application/json"), Offer(XML_TYPE), Offer("application/xml"))
+
+_UID_CHARACTERS: Final = "!$&'()*+,;=:@~"
+"""That a segment of a path may have beside letters, digits and `-._`."""
+
+
+class Reason(IntEnum):
+    """Failure Reason (0008,1197) and Warning Reason (0008,1196), PS3.18 Tables I.2-1 and I.2-2."""
+
+    PROCESSING_FAILURE = 0x0110
+    SOP_CLASS_NOT_SUPPORTED = 0x0122
+    NOT_AUTHORIZED = 0x0124
+    OUT_OF_RESOURCES = 0xA700
+    DATA_SET_DOES_NOT_MATCH = 0xA900
+    OTHER_STUDY = 0xA901
+    CANNOT_UNDERSTAND = 0xC000
+    TRANSFER_SYNTAX_NOT_SUPPORTED = 0xC122
+    COERCED = 0xB000
+    ELEMENTS_DISCARDED = 0xB006
+    DOES_NOT_MATCH_SOP_CLASS = 0xB007
+
+
+_REFUSALS: Final[Mapping[Refusal, Reason]] = {
+    Refusal.CANNOT_UNDERSTAND: Reason.CANNOT_UNDERSTAND,
+    Refusal.MISMATCH: Reason.DATA_SET_DOES_NOT_MATCH,
+    Refusal.OUT_OF_RESOURCES: Reason.OUT_OF_RESOURCES,
+    Refusal.NOT_AUTHORIZED: Reason.NOT_AUTHORIZED,
+    Refusal.OTHER_STUDY: Reason.OTHER_STUDY,
+    Refusal.TRANSFER_SYNTAX: Reason.TRANSFER_SYNTAX_NOT_SUPPORTED,
+    Refusal.SOP_CLASS: Reason.SOP_CLASS_NOT_SUPPORTED,
+}
+
+
+def reason_of(error: BaseException) -> Reason:
+    """The Failure Reason of an instance that was not stored."""
+    if isinstance(error, InstanceRefused):
+        return _REFUSALS[error.refusal]
+    if isinstance(error, ArchiveReadOnly):
+        return Reason.NOT_AUTHORIZED
+    if isinstance(error, StorageError | IndexError_ | MemoryError):
+        return Reason.OUT_OF_RESOURCES
+    return Reason.CANNOT_UNDERSTAND if isinstance(error, DataSetError) else Reason.PROCESSING_FAILURE
+
+
+class StoreResponse:
+    """The answer to one request."""
+
+    def __init__(self, root: str, study_instance_uid: str | None) -> None:
+        """`root`: what URLs of studies begin with, up to and without `/studies`."""
+        self._root = f"{root}/studies/"
+        self._study = study_instance_uid
+        self._is_one_study = True
+        self._failed, self._stored, self._others = bytearray(), bytearray(), bytearray()
+        self.stored_count = 0
+        self.failed_count = 0
+        self._warning_count = 0
+        self._unsupported_count = 0
+        self._short_count = 0
+        """Failures for want of resources."""
+
+    def stored(self, sop_class_uid: str, sop_instance_uid: str, study: str, series: str, warning: int = 0) -> None:
+        """An instance that is stored."""
+        self.stored_count += 1
+        if self._study is None:
+            self._study = study
+        elif self._study != study:
+            self._is_one_study = False
+        url = f"{self._root}{_segment(study)}/series/{_segment(series)}/instances/{_segment(sop_instance_uid)}"
+        item = _identity(sop_class_uid, sop_instance_uid)
+        item["00081190"] = {"vr": "UR", "Value": [url]}
+        if warning:
+            self._warning_count += 1
+            item["00081196"] = {"vr": "US", "Value": [warning]}
+        _append(self._stored, item)
+
+    def failed(self, sop_class_uid: str, sop_instance_uid: str, reason: int) -> None:
+        """An instance that is not; empty UIDs are not known."""
+        self.failed_count += 1
+        self._short_count += reason == Reason.OUT_OF_RESOURCES
+        failure = {"00081197": {"vr": "US", "Value": [reason]}}
+        if sop_instance_uid:
+            _append(self._failed, {**_identity(sop_class_uid, sop_instance_uid), **failure})
+        else:
+            _append(self._others, failure)
+
+    def unsupported(self) -> None:
+        """A part of a media type that is not taken."""
+        self._unsupported_count += 1
+        self.failed("", "", Reason.CANNOT_UNDERSTAND)
+
+    @property
+    def status(self) -> int:
+        """As far as it goes."""
+        if self.stored_count:
+            is_all = not self.failed_count and not self._warning_count
+            return HTTPStatus.OK if is_all else HTTPStatus.ACCEPTED
+        if self.failed_count and self._short_count == self.failed_count:
+            return HTTPStatus.SERVICE_UNAVAILABLE
+        if self.failed_count and self._unsupported_count == self.failed_count:
+            return HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+        return HTTPStatus.CONFLICT
+
+    def answer(self, media_type: str) -> web.Response:
+        """The whole. The Content-Type has no charset, for which clients compare it."""
+        headers = {"Content-Type": media_type}
+        if self.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            headers["Retry-After"] = str(RETRY_S)
+        body = self._xml() if media_type.endswith("xml") else self._json()
+        return web.Response(status=self.status, body=body, headers=headers)
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    @property
+    def _retrieve_url(self) -> dict[str, Any]:
+        if self._study is None or not self._is_one_study:
+            return {"vr": "UR"}
+        return {"vr": "UR", "Value": [self._root + _segment(self._study)]}
+
+    @property
+    def _sequences(self) -> Iterator[tuple[str, bytearray]]:
+        for key, items in (("00081198", self._failed), ("00081199", self._stored), ("0008119A", self._others)):
+            if items:
+                yield key, items
+
+    def _json(self) -> bytes:
+        parts: list[bytes | memoryview] = [b'{"00081190":', orjson.dumps(self._retrieve_url)]
+        for key, items in self._sequences:
+            parts += [b',"%b":{"vr":"SQ","Value":[' % key.encode(), memoryview(items)[:-2], b"]}"]
+        return b"".join([*parts, b"}"])
+
+    def _xml(self) -> bytes:
+        model: dict[str, Any] = {"00081190": self._retrieve_url}
+        for key, items in self._sequences:
+            model[key] = {"vr": "SQ", "Value": (orjson.loads(line[:-1]) for line in items.splitlines())}
+        return xml_model.encode(model)
+
+
+def _segment(uid: str) -> str:
+    return uid if uid.replace(".", "").isdigit() else quote(uid, safe=_UID_CHARACTERS)
+
+
+def _identity(sop_class_uid: str, sop_instance_uid: str) -> dict[str, Any]:
+    class_value = {"Value": [sop_class_uid]} if sop_class_uid else {}
+    return {
+        "00081150": {"vr": "UI", **class_value},
+        "00081155": {"vr": "UI", "Value": [sop_instance_uid]},
+    }
+
+
+def _append(items: bytearray, item: dict[str, Any]) -> None:
+    items += orjson.dumps(item)
+    items += b",\n"

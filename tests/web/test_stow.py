@@ -1,0 +1,427 @@
+"""STOW-RS over HTTP: files in parts, alone, long and short, wrong ones among them. One server for the module."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+import orjson
+import pydicom
+import pytest
+from dicomweb_client.api import DICOMwebClient
+from pydicom.dataset import Dataset
+
+from engine.config import Limits
+from engine.dicom import xml_model
+from engine.web import upload
+from tests import samples
+from tests.corpus import corpus_files
+from tests.samples import part10
+from tests.system.server import wait_for
+from tests.web.hosting import Hosting, host, read_all
+
+STREAM_BYTES = 128 << 10
+"""What is longer is streamed, here."""
+DATA_SET_BYTES_MAX = 2 << 20
+JSON = "application/dicom+json"
+PARTS = 'multipart/related; type="application/dicom"; boundary='
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+
+_numbers = iter(range(100, 1_000_000))
+
+
+@pytest.fixture(scope="module")
+def hosting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosting]:
+    data = tmp_path_factory.mktemp("stow") / "data"
+    started, done = threading.Event(), threading.Event()
+    found: list[Hosting] = []
+    failures: list[BaseException] = []
+    limits = Limits(disk_reserve_bytes=0, stream_threshold_bytes=STREAM_BYTES, data_set_bytes_max=DATA_SET_BYTES_MAX)
+
+    def script(hosting: Hosting) -> None:
+        found.append(hosting)
+        started.set()
+        done.wait()
+
+    def serve() -> None:
+        try:
+            host(data, script, limits=limits)
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            started.set()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    started.wait(60)
+    yield found[0]
+    done.set()
+    thread.join(60)
+    assert not failures
+    assert not thread.is_alive()
+    assert found[0].engine.ingest_budget.taken_bytes == 0
+
+
+def new(**more: Any) -> Dataset:
+    """An instance of a study of its own."""
+    return samples.instance(next(_numbers), **more)
+
+
+def body_of(files: Sequence[bytes], boundary: str = "b", head: str = "Content-Type: application/dicom\r\n") -> bytes:
+    parts = [f"--{boundary}\r\n{head}\r\n".encode() + file + b"\r\n" for file in files]
+    return b"".join(parts) + f"--{boundary}--\r\n".encode()
+
+
+class Answer:
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self.status = response.status
+        self.headers = response.headers
+        self.body = response.read()
+
+    @property
+    def module(self) -> dict[str, Any]:
+        assert self.headers["Content-Type"] == JSON, self.body
+        found: dict[str, Any] = orjson.loads(self.body)
+        assert all(value.get("Value") != [] for value in found.values()), "no sequence is empty"
+        assert list(found) == sorted(found)
+        return found
+
+    @property
+    def stored(self) -> list[str]:
+        """SOP Instance UIDs of what is stored."""
+        return [item["00081155"]["Value"][0] for item in self.module.get("00081199", {}).get("Value", [])]
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """SOP Instance UIDs of what is not, and why."""
+        items = self.module.get("00081198", {}).get("Value", [])
+        return {item["00081155"]["Value"][0]: item["00081197"]["Value"][0] for item in items}
+
+    @property
+    def other_failures(self) -> list[int]:
+        return [item["00081197"]["Value"][0] for item in self.module.get("0008119A", {}).get("Value", [])]
+
+    @property
+    def warnings(self) -> list[int]:
+        items = self.module.get("00081199", {}).get("Value", [])
+        return [item["00081196"]["Value"][0] for item in items if "00081196" in item]
+
+
+def post(
+    hosting: Hosting,
+    body: bytes | Iterator[bytes],
+    content_type: str = PARTS + "b",
+    path: str = "/studies",
+    **headers: str,
+) -> Answer:
+    connection = http.client.HTTPConnection("127.0.0.1", hosting.port, timeout=20)
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request("POST", f"/dicom-web{path}", body, {"Content-Type": content_type, **sent})
+    answer = Answer(connection.getresponse())
+    connection.close()
+    return answer
+
+
+def data_set_of(hosting: Hosting, uid: str) -> bytes | None:
+    found = hosting.engine.archive.instance(uid)
+    return None if found is None else hosting.engine.archive.read(found)
+
+
+def payload_of(file: bytes) -> bytes:
+    """What follows group 0002."""
+    length = int.from_bytes(file[140:144], "little")
+    return file[144 + length :]
+
+
+def test_files_in_parts_are_stored_as_they_are_and_each_is_told(hosting: Hosting) -> None:
+    study = next(_numbers)
+    made = [samples.instance(study, 1, number) for number in range(1, 6)]
+    files = [part10(ds) for ds in made]
+    answer = post(hosting, body_of(files))
+    assert answer.status == 200
+    assert sorted(answer.stored) == [ds.SOPInstanceUID for ds in made]
+    root = f"{hosting.url}/dicom-web/studies/{made[0].StudyInstanceUID}"
+    assert answer.module["00081190"] == {"vr": "UR", "Value": [root]}
+    item = answer.module["00081199"]["Value"][0]
+    assert item == {
+        "00081150": {"vr": "UI", "Value": [samples.CT]},
+        "00081155": {"vr": "UI", "Value": [made[0].SOPInstanceUID]},
+        "00081190": {
+            "vr": "UR",
+            "Value": [f"{root}/series/{made[0].SeriesInstanceUID}/instances/{made[0].SOPInstanceUID}"],
+        },
+    }
+    for ds, file in zip(made, files, strict=True):
+        assert data_set_of(hosting, ds.SOPInstanceUID) == payload_of(file)
+    assert set(answer.module) == {"00081190", "00081199"}, "nothing failed, and nothing says so"
+
+
+def test_of_several_studies_the_answer_names_none(hosting: Hosting) -> None:
+    answer = post(hosting, body_of([part10(new()), part10(new())]))
+    assert answer.status == 200 and answer.module["00081190"] == {"vr": "UR"}
+
+
+def test_a_file_alone_is_stored_too(hosting: Hosting) -> None:
+    ds = new()
+    assert post(hosting, part10(ds), "application/dicom").stored == [ds.SOPInstanceUID]
+
+
+def test_what_is_sent_again_is_a_success_and_other_bytes_are_a_warning(hosting: Hosting) -> None:
+    ds = new()
+    assert post(hosting, body_of([part10(ds)])).status == 200
+    again = post(hosting, body_of([part10(ds)]))
+    assert again.status == 200 and again.stored == [ds.SOPInstanceUID]
+    ds.PatientName = "Other^Name"
+    other = post(hosting, body_of([part10(ds)]))
+    assert other.status == 202 and other.warnings == [0xB000]
+
+
+@pytest.mark.parametrize("length", [STREAM_BYTES // 2, STREAM_BYTES * 2, STREAM_BYTES * 10])
+@pytest.mark.parametrize("step", [7, 1021, 1 << 20])
+def test_however_it_is_cut_on_the_way_and_however_long_the_same_bytes_are_stored(
+    hosting: Hosting, length: int, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload, "STREAM_PIECE_BYTES", STREAM_BYTES)
+    if step == 7 and length > STREAM_BYTES:
+        step = 331
+    made = [new(pixels=bytes(range(256)) * (length // 256)), new(), new(pixels=b"\r\n--b\r\n-" * (length // 8))]
+    files = [part10(ds) for ds in made]
+    body = body_of(files, "b" * 60)
+    chunks = (body[at : at + step] for at in range(0, len(body), step))
+    answer = post(hosting, chunks, PARTS + "b" * 60)
+    assert answer.status == 200, answer.body
+    for ds, file in zip(made, files, strict=True):
+        assert data_set_of(hosting, ds.SOPInstanceUID) == payload_of(file)
+
+
+def test_short_memory_makes_streams_and_loses_nothing(hosting: Hosting) -> None:
+    budget = hosting.engine.ingest_budget
+    before = hosting.counters["stores_streamed_for_memory"]
+    made = [new(pixels=bytes(100_000)) for _ in range(3)]
+    hosting.on_loop(lambda: setattr(budget, "taken_bytes", budget.taken_bytes + (1 << 40)))
+    try:
+        answer = post(hosting, body_of([part10(ds) for ds in made]))
+    finally:
+        hosting.on_loop(lambda: setattr(budget, "taken_bytes", budget.taken_bytes - (1 << 40)))
+    assert sorted(answer.stored) == sorted(ds.SOPInstanceUID for ds in made)
+    assert hosting.counters["stores_streamed_for_memory"] > before
+
+
+def test_a_study_takes_only_its_own(hosting: Hosting) -> None:
+    mine, other = new(), new()
+    quarantined = hosting.engine.archive.parts.index.quarantined_bytes()
+    answer = post(hosting, body_of([part10(mine), part10(other)]), path=f"/studies/{mine.StudyInstanceUID}/")
+    assert answer.status == 202
+    assert answer.stored == [mine.SOPInstanceUID]
+    assert answer.failures == {other.SOPInstanceUID: 0xA901}
+    assert data_set_of(hosting, other.SOPInstanceUID) is None
+    assert hosting.engine.archive.parts.index.quarantined_bytes() == quarantined, "it is whole, and was not wanted here"
+    alone = post(hosting, part10(other), "application/dicom", path=f"/studies/{mine.StudyInstanceUID}")
+    assert alone.status == 409 and "00081199" not in alone.module
+
+
+def test_what_cannot_be_taken_is_told_by_its_reason_and_the_rest_is_stored(hosting: Hosting) -> None:
+    good = new()
+    unknown_syntax = new()
+    directory = new(sop_class_uid="1.2.840.10008.1.3.10")
+    long = new(pixels=bytes(DATA_SET_BYTES_MAX + 512))
+    cut = new()
+    other_class = new(sop_class_uid=samples.MR)
+    other_class.file_meta.MediaStorageSOPClassUID = samples.CT
+    unnamed = new()
+    del unnamed.SOPInstanceUID
+    files = [
+        part10(good),
+        part10(unknown_syntax).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.77"[:20]),
+        part10(directory),
+        part10(long),
+        part10(cut)[:-100],
+        written(other_class),
+        written(unnamed),
+        b"%PDF-1.7 this is something else",
+        b"",
+    ]
+    answer = post(hosting, body_of(files))
+    assert answer.status == 202
+    assert sorted(answer.stored) == sorted([good.SOPInstanceUID, other_class.SOPInstanceUID])
+    assert answer.warnings == [0xB007]
+    assert answer.failures == {
+        unknown_syntax.SOPInstanceUID: 0xC122,
+        directory.SOPInstanceUID: 0x0122,
+        long.SOPInstanceUID: 0xA700,
+        cut.SOPInstanceUID: 0xC000,
+        unnamed.file_meta.MediaStorageSOPInstanceUID: 0xC000,
+    }
+    assert answer.other_failures == [0xC000, 0xC000]
+    assert hosting.counters["instances_quarantined"] >= 2, "as by C-STORE, what cannot be read is kept for people"
+
+
+def written(ds: Dataset) -> bytes:
+    """A file with the file meta that it has."""
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, ds, enforce_file_format=False, implicit_vr=False, little_endian=True)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "status"),
+    [
+        ("multipart/related", b"", 400),
+        (PARTS + "b", b"", 400),
+        (PARTS + "b", b"--b\r\nContent-Type: application/dicom\r\n\r\n", 400),
+        (PARTS + "b", b"--b--\r\n", 400),
+        (PARTS + "b", b"nothing of the kind", 400),
+        (PARTS + "b", b"x" * 100_000, 400),
+        (PARTS + "x" * 300, b"", 400),
+        (PARTS + "b", b"--b\r\n" + b"X-A: " + b"a" * 20_000 + b"\r\n\r\n\r\n--b--", 400),
+        (PARTS + "b", b"--b\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n\r\n--b--", 400),
+        (PARTS + "b", b"--b\r\nContent-Transfer-Encoding: base64\r\n\r\nAAAA\r\n--b--", 400),
+        (PARTS + "b", b"--b\r\nContent-Type: image/tiff\r\n\r\nAAAA\r\n--b--", 415),
+        (PARTS + "b", b"--b\r\nContent-Type: application/dicom\r\n\r\nno DICOM\r\n--b--", 409),
+        ("application/dicom", b"", 409),
+        ("application/dicom", b"no DICOM", 409),
+        ("application/zip", b"PK", 415),
+        ("", b"--b--", 415),
+    ],
+)
+def test_what_is_no_request_is_answered_and_nothing_is_left(
+    hosting: Hosting, content_type: str, body: bytes, status: int
+) -> None:
+    assert post(hosting, body, content_type).status == status
+    assert post(hosting, part10(new()), "application/dicom").status == 200
+
+
+def test_what_was_whole_before_the_body_went_wrong_is_stored_and_told(hosting: Hosting) -> None:
+    first, second = new(), new()
+    body = body_of([part10(first), part10(second)])
+    answer = post(hosting, body[: -len(b"\r\n--b--\r\n")])
+    assert answer.status == 202 and answer.stored == [first.SOPInstanceUID] and answer.other_failures == [0xC000]
+    assert data_set_of(hosting, second.SOPInstanceUID) is None
+
+
+@pytest.mark.parametrize("pixels", [1024, STREAM_BYTES * 8], ids=["short", "streamed"])
+def test_of_a_client_that_goes_away_what_was_whole_is_stored_and_nothing_else(hosting: Hosting, pixels: int) -> None:
+    first, second = new(), new(pixels=bytes(pixels))
+    body = body_of([part10(first), part10(second)])
+    with hosting.connect() as sock:
+        head = f"POST /dicom-web/studies HTTP/1.1\r\nHost: localhost\r\nContent-Type: {PARTS}b\r\n"
+        sock.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:-1000])
+        wait_for(lambda: data_set_of(hosting, first.SOPInstanceUID) is not None, what="the first one is stored")
+    wait_for(lambda: not hosting.front.connections_count, what="the connection is over")
+    wait_for(lambda: hosting.engine.ingest_budget.taken_bytes == 0, what="its memory came back")
+    assert data_set_of(hosting, second.SOPInstanceUID) is None
+    assert hosting.engine.ingestor.depth == 0
+
+
+@pytest.mark.parametrize("accept", ["*/*", JSON, "application/dicom+json, application/json", ""])
+def test_the_answer_is_json_of_exactly_that_type(hosting: Hosting, accept: str) -> None:
+    headers = {"Accept": accept} if accept else {}
+    assert post(hosting, body_of([part10(new())]), **headers).headers["Content-Type"] == JSON
+
+
+def test_the_answer_is_xml_for_who_asks_for_it(hosting: Hosting) -> None:
+    ds, other = new(), new()
+    body = body_of([part10(ds), part10(other), b"nothing"])
+    answer = post(hosting, body, path=f"/studies/{ds.StudyInstanceUID}", Accept="application/dicom+xml")
+    assert answer.status == 202 and answer.headers["Content-Type"] == "application/dicom+xml"
+    model = xml_model.parse(answer.body)
+    assert model["00081199"]["Value"][0]["00081155"]["Value"] == [ds.SOPInstanceUID]
+    assert model["00081198"]["Value"][0]["00081197"]["Value"] == [0xA901]
+    assert model["0008119A"]["Value"] == [{"00081197": {"vr": "US", "Value": [0xC000]}}]
+    assert post(hosting, body, Accept="text/plain").status == 406
+
+
+def test_who_waits_for_an_invitation_gets_one(hosting: Hosting) -> None:
+    body = body_of([part10(new())])
+    head = f"POST /dicom-web/studies HTTP/1.1\r\nHost: localhost\r\nContent-Type: {PARTS}b\r\nConnection: close\r\n"
+    with hosting.connect() as sock:
+        sock.sendall(f"{head}Expect: 100-continue\r\nContent-Length: {len(body)}\r\n\r\n".encode())
+        assert sock.recv(100).startswith(b"HTTP/1.1 100 ")
+        sock.sendall(body)
+        assert read_all(sock).startswith(b"HTTP/1.1 200 ")
+
+
+def test_while_nothing_is_taken_in_the_client_is_told_to_come_back_before_it_sends(hosting: Hosting) -> None:
+    config, engine = hosting.engine.config, hosting.engine
+    full = msgspec.structs.replace(config, limits=msgspec.structs.replace(config.limits, disk_reserve_bytes=1 << 60))
+
+    def set_config(value: Any) -> None:
+        engine.config = value
+        engine.admission._looked_at = float("-inf")
+
+    hosting.on_loop(lambda: set_config(full))
+    try:
+        head = f"POST /dicom-web/studies HTTP/1.1\r\nHost: localhost\r\nContent-Type: {PARTS}b\r\n"
+        said = hosting.ask(f"{head}Expect: 100-continue\r\nContent-Length: 1000\r\n\r\n".encode())
+    finally:
+        hosting.on_loop(lambda: set_config(config))
+    assert said.startswith(b"HTTP/1.1 503 ") and b"Retry-After: " in said
+
+
+def test_a_thousand_parts_cost_one_answer(hosting: Hosting) -> None:
+    study = next(_numbers)
+    files = [part10(samples.instance(study, 1, number, pixels=bytes(512))) for number in range(1, 1001)]
+    answer = post(hosting, body_of(files))
+    assert answer.status == 200 and len(set(answer.stored)) == 1000
+
+
+# clients as they come ----------------------------------------------------------------------------------------------
+
+
+def test_dicomweb_client_stores_and_fetches(hosting: Hosting) -> None:
+    """Above a megabyte it sends chunked, with a boundary that it never changes."""
+    client = DICOMwebClient(f"{hosting.url}/dicom-web")
+    study = next(_numbers)
+    made = [samples.instance(study, 1, number, pixels=bytes(300_000)) for number in range(1, 8)]
+    stored = client.store_instances(made)
+    assert len(stored.ReferencedSOPSequence) == 7 and "FailedSOPSequence" not in stored
+    for ds in made[:2]:
+        found = client.retrieve_instance(ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID)
+        assert found.PixelData == ds.PixelData
+
+
+@pytest.mark.parametrize(
+    ("content_type", "make"),
+    [
+        # dcmjs: a line end first.
+        (PARTS + "dcmjs", lambda file: b"\r\n" + body_of([file], "dcmjs")),
+        # Orthanc: two GUIDs.
+        (PARTS + "x" * 73, lambda file: body_of([file], "x" * 73)),
+        # dcm4che: a boundary in quotes.
+        (
+            'multipart/related;type="application/dicom";boundary="myboundary"',
+            lambda file: body_of([file], "myboundary"),
+        ),
+        # MONAI: type without quotes; bytes of no type; a transfer syntax outside.
+        (
+            "multipart/related; type=application/dicom; transfer-syntax=*; boundary=m",
+            lambda file: body_of([file], "m", ""),
+        ),
+        (PARTS + "o", lambda file: body_of([file], "o", "Content-Type: application/octet-stream\r\n")),
+        (
+            PARTS + "l",
+            lambda file: body_of([file], "l").replace(b"--l\r\n", b"--l\n").replace(b"dicom\r\n\r\n", b"dicom\n\n"),
+        ),
+    ],
+)
+def test_bodies_as_clients_make_them_are_taken(
+    hosting: Hosting, content_type: str, make: Callable[[bytes], bytes]
+) -> None:
+    ds = new()
+    assert post(hosting, make(part10(ds)), content_type).stored == [ds.SOPInstanceUID]
+    assert data_set_of(hosting, ds.SOPInstanceUID) == payload_of(part10(ds))
+
+
+@pytest.mark.parametrize("path", corpus_files()[::7], ids=lambda path: path.name)
+def test_files_of_the_corpus_come_back_as_they_were(hosting: Hosting, path: Any) -> None:
+    file = path.read_bytes()
+    answer = post(hosting, body_of([file], "corpus-boundary"), PARTS + "corpus-boundary")
+    if answer.status != 200:
+        return
+    uid = answer.stored[0]
+    stored = data_set_of(hosting, uid)
+    assert stored is not None and file.endswith(stored)
