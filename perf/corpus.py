@@ -90,11 +90,13 @@ class Template:
 
 @cache
 def template(name: str) -> Template:
-    """`ct`, `mr`, or `tiny` / `tiny-<modality>`."""
+    """`ct`, `mr`, `ct-head` (a CT of 8x8 pixels), or `tiny` / `tiny-<modality>`."""
     if name == "ct":
         return _build(name, "CT", rows=512, columns=512, full=True)
     if name == "mr":
         return _build(name, "MR", rows=256, columns=256, full=True)
+    if name == "ct-head":
+        return _build(name, "CT", rows=8, columns=8, full=True)
     modality = name.removeprefix("tiny").removeprefix("-").upper() or "CT"
     return _build(name, modality, rows=8, columns=8, full=False)
 

@@ -68,6 +68,8 @@ class Peer:
         self.workers = workers or (os.cpu_count() or 1)
         self.extra_config = config
         self.port = free_port()
+        self.http_port = 0
+        """Where it speaks HTTP, if `http` was asked for."""
         self.aet = "ANY"
         self._process: subprocess.Popen[bytes] | None = None
         self.store_associations = 1
@@ -76,6 +78,10 @@ class Peer:
         """Whether it runs without TCP_NODELAY, as its package brings it."""
         self.ready_s = 0.0
         """From exec to ready, of the last start."""
+
+    web_root = "/dicom-web"
+    extra_http = ""
+    """More lines of the table [http], of Filmroom's configuration."""
 
     @property
     def target(self) -> Target:
@@ -180,7 +186,7 @@ class Filmroom(Peer):
         config = self.directory / "filmroom.toml"
         config.write_text(
             f'{self.extra_config}\n[[peer]]\naet = "{SINK_AET}"\nhost = "127.0.0.1"\nport = {self.sink_port}\n'
-            f"store_associations = {self.store_associations}\n[http]\nport = 0\n"
+            f"store_associations = {self.store_associations}\n[http]\nport = {self.http_port}\n{self.extra_http}"
         )
         return [
             sys.executable, "-m", "engine", "serve", "--data", str(self.data), "--aet", self.aet,
@@ -239,8 +245,9 @@ class Orthanc(Peer):
                     "Name": "perf",
                     "StorageDirectory": str(self.data),
                     "IndexDirectory": str(self.data),
-                    "Plugins": [],
-                    "HttpPort": free_port(),
+                    "Plugins": [_dicomweb_plugin()] if self.http_port else [],
+                    "DicomWeb": {"Enable": True, "Root": self.web_root},
+                    "HttpPort": self.http_port or free_port(),
                     "RemoteAccessAllowed": False,
                     "DicomAet": self.aet,
                     "DicomPort": self.port,
@@ -297,6 +304,14 @@ _KINDS: dict[str, type[Peer]] = {
 }
 
 
+def _dicomweb_plugin() -> str:
+    """Orthanc's plugin. Raises NotInstalled."""
+    found = sorted(Path("/usr/lib/orthanc").glob("libOrthancDicomWeb.so*"))
+    if not found:
+        raise NotInstalled("Orthanc's DICOMweb plugin (orthanc-dicomweb) is not installed")
+    return str(found[0])
+
+
 def _first_line(path: str, option: str) -> str:
     done = subprocess.run([path, option], capture_output=True, text=True, check=False)
     return next(iter((done.stdout + done.stderr).splitlines()), "").strip("$ ")
@@ -319,6 +334,8 @@ def running(
     config: str = "",
     stock: bool = False,
     store_associations: int = 1,
+    http: bool = False,
+    extra_http: str = "",
 ) -> Iterator[Peer]:
     """A started peer in a temporary folder, which is removed afterwards; `parent` chooses the disk, `data` is kept.
 
@@ -328,6 +345,8 @@ def running(
     peer = make(name, directory, sink_port=sink_port, workers=workers, config=config)
     peer.stock = stock
     peer.store_associations = store_associations
+    peer.http_port = free_port() if http else 0
+    peer.extra_http = extra_http
     if data is not None:
         peer.data = data
     try:

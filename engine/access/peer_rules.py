@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from engine.access.networks import is_in, networks
+from engine.access.networks import is_in_any
 from engine.access.principal import Kind, Principal
 from engine.access.question import ALLOWED, ARCHIVE, Action, Decision, Destination, Target
 from engine.titles import names
@@ -48,7 +48,7 @@ class PeerRules:
             return ALLOWED
         config = self._config()
         if principal.kind is Kind.HTTP:
-            if not is_in(principal.address, networks(config.http.allow)):
+            if not is_in_any(principal.address, config.http.allow):
                 return Decision(False, "an address that is not in http.allow")
             return self._takes(config, principal, target) if isinstance(target, Destination) else ALLOWED
         peer = config.peer(principal.name)

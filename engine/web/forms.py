@@ -51,7 +51,7 @@ _IMAGE_TYPE_OF: Final = {uid: name for name, uids in IMAGE_TYPES.items() for uid
 def choices_of(request: Request, offers: Sequence[Offer]) -> list[Choice]:
     """What the request accepts of these, best first. Raises NotAcceptable, RequestError."""
     accept = request.headers.getall("Accept", [])
-    query = request.query.getall("accept", []) if request.query_string else []
+    query = request.query.getall("accept", []) if "?" in request.raw_path else []
     return _negotiated(tuple(offers), ",".join(accept) if accept else None, tuple(query))
 
 

@@ -84,6 +84,7 @@ class WebFront:
         self._connections: dict[HttpConnection, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._request_number = 0
+        self._request_prefix = f"{os.getpid():x}-"
         self._tls: ssl.SSLContext | None = None
         self._changes = ChangeStream(engine)
         self._webhooks = Webhooks(engine)
@@ -205,14 +206,15 @@ class WebFront:
 
     def _request(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> Request:
         loop = self.engine.loop
-        writer = Writer(protocol, loop, is_head=message.method == "HEAD")
-        request = Request(message, payload, protocol, writer, task, loop)
+        answer_writer = Writer(protocol, loop, is_head=message.method == "HEAD")
+        request = Request(message, payload, protocol, answer_writer, task, loop)
+        request.answer_writer = answer_writer
         request.host_front, request.engine, request.changes = self, self.engine, self._changes
         request.route_name, request.path_values, request.is_counted = _UNROUTED, {}, False
         request.began_at = perf_counter()
         said = message.headers.get("X-Request-ID", "")
         self._request_number += 1
-        request.id = said if _REQUEST_ID.match(said) else f"{os.getpid():x}-{self._request_number:x}"
+        request.id = said if _REQUEST_ID.match(said) else f"{self._request_prefix}{self._request_number:x}"
         settings = self._settings
         sockname = protocol.sockname or ("", 0)
         request.origin = urls.origin_of(
@@ -239,6 +241,7 @@ class WebFront:
                 assert request.transport is not None
                 request.transport.abort()
                 raise ConnectionError(str(error)) from error
+            request.answer_writer.take_back()
             response = problem(error, request.id)
             if response.status == HTTPStatus.INTERNAL_SERVER_ERROR:
                 logger.error("request failed", **self._facts(request), error=str(error))
@@ -331,6 +334,8 @@ class WebFront:
     def _log(self, request: Request, status: int, seconds: float, sent: int) -> None:
         mode = self._settings.request_log
         is_reading = request.method in cors.READING
+        if (mode == "none" or (is_reading and status < 400 and mode != "all")) and not logger.enabled("debug"):
+            return
         facts = {**self._facts(request), "status": status, "ms": round(seconds * 1000, 1), "sent": sent}
         line = logger.about(request.origin.client)
         if mode == "none":

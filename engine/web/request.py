@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import web
+from aiohttp.client_exceptions import ClientConnectionResetError
 from aiohttp.http_writer import StreamWriter
 
 from engine.access import ARCHIVE, Action, Decision, Principal, Target
@@ -12,7 +13,7 @@ from engine.errors import NotAllowed
 from engine.web.errors import TooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from engine.config import Config
     from engine.runtime.engine import Engine
@@ -32,11 +33,38 @@ class Writer(StreamWriter):
 
     def _writelines(self, chunks: Iterable[Any]) -> None:
         parts: list[Any] = list(chunks)
-        if sum(map(len, parts)) <= JOINED_BYTES_MAX:
+        length = sum(map(len, parts))
+        if length <= JOINED_BYTES_MAX:
             self._write(b"".join(parts))
-        else:
-            for part in parts:
-                self._write(part)
+            return
+        transport = self._protocol.transport
+        if transport is None or transport.is_closing():
+            raise ClientConnectionResetError("the client is gone")
+        self.buffer_size += length
+        self.output_size += length
+        transport.writelines(parts)
+
+    def take_back(self) -> None:
+        """Forgets the headers of an answer of which nothing was sent, so that another one can take its place."""
+        self._headers_buf, self._headers_written = None, False
+        self.chunked, self.length = False, None
+
+    async def write_together(self, parts: Sequence[Any]) -> None:
+        """Sends parts of the body, and headers that wait, with one system call; as one chunk if there are chunks."""
+        if self._is_head:
+            self.send_headers()
+            return
+        length = sum(map(len, parts))
+        framed = [f"{length:x}\r\n".encode(), *parts, b"\r\n"] if self.chunked else list(parts)
+        if self._headers_buf and not self._headers_written:
+            framed.insert(0, self._headers_buf)
+            self._headers_written, self._headers_buf = True, None
+        if self.length is not None:
+            self.length -= length
+        self._writelines(framed)
+        if self.buffer_size > JOINED_BYTES_MAX:
+            self.buffer_size = 0
+            await self.drain()
 
     async def write(self, chunk: Any, *, drain: bool = True, LIMIT: int = 0x10000) -> None:
         """Sends a part of the body."""
@@ -73,6 +101,8 @@ class Request(web.BaseRequest):
     """What happens to the archive, as this process follows it."""
     id: str
     """Of the request: the client's X-Request-ID, or one of our own."""
+    answer_writer: Writer
+    """What the answer is written to."""
     origin: Origin
     principal: Principal
     route_name: str

@@ -28,6 +28,8 @@ IMMUTABLE: Final = "private, max-age=31536000, immutable"
 """Of what never changes under its URL: instances and their frames."""
 CHANGING: Final = "private, no-cache"
 """Of what does: a client asks each time, and has 304 mostly."""
+SMALL_BYTES: Final = 16 << 10
+"""Less than that waits for what comes behind it: a system call costs more than a copy."""
 VARY: Final = "Accept, Accept-Encoding, Authorization"
 
 
@@ -57,7 +59,7 @@ async def send(
             return web.Response(status=HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers=common)
     if asked is not None:
         common["Content-Range"] = f"bytes {asked[0]}-{asked[1] - 1}/{layout.length}"
-    response = web.StreamResponse(status=HTTPStatus.PARTIAL_CONTENT if asked else HTTPStatus.OK, headers=common)
+    response = Streamed(status=HTTPStatus.PARTIAL_CONTENT if asked else HTTPStatus.OK, headers=common)
     if layout.length is None:
         response.enable_chunked_encoding()
     else:
@@ -65,10 +67,32 @@ async def send(
         response.content_length = stop - start
     await response.prepare(request)
     if not request.is_head:
-        async for chunk in layout.chunks(asked):
-            await response.write(chunk)  # type: ignore[arg-type]
+        await _give(request, layout.chunks(asked), response.content_length)
     await response.write_eof()
     return response
+
+
+class Streamed(web.StreamResponse):
+    """An answer whose headers leave with the first bytes of its body."""
+
+    _send_headers_immediately = False
+
+
+async def _give(request: Request, chunks: AsyncIterator[Buffer], left: int | None) -> None:
+    """Sends chunks, small ones together with large ones. `left`: how many bytes come; None: nobody knows."""
+    held: list[Buffer] = []
+    held_bytes = 0
+    async for chunk in chunks:
+        length = len(chunk)  # type: ignore[arg-type]
+        held.append(chunk)
+        held_bytes += length
+        left = None if left is None else left - length
+        if held_bytes < SMALL_BYTES or (left is not None and left < SMALL_BYTES):
+            continue
+        await request.answer_writer.write_together(held)
+        held, held_bytes = [], 0
+    if held:
+        await request.answer_writer.write_together(held)
 
 
 class _Layout:
@@ -140,25 +164,30 @@ async def send_stream(
     if conditional.is_unchanged(request.headers, etag):
         return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=common)
     writer = Writer(_boundary(request, etag), media_type)
-    response = web.StreamResponse(headers={**common, "Content-Type": writer.content_type, "Accept-Ranges": "none"})
+    response = Streamed(headers={**common, "Content-Type": writer.content_type, "Accept-Ranges": "none"})
     if request.is_head:
         await response.prepare(request)
         await response.write_eof()
         return response
-    count = 0
-    async for part in parts:
-        if not count:
-            response.enable_chunked_encoding()
-            await response.prepare(request)
-        await response.write(writer.head(count, part.content_type, part.location, part.content.length))
-        async for chunk in part.content.chunks(0, None):
-            await response.write(chunk)  # type: ignore[arg-type]
-        count += 1
-    if not count:
-        await response.prepare(request)
-    await response.write(writer.end(count))
+    first = await anext(parts, None)
+    if first is not None:
+        response.enable_chunked_encoding()
+    await response.prepare(request)
+    await _give(request, _body(writer, first, parts), None)
     await response.write_eof()
     return response
+
+
+async def _body(writer: Writer, first: Part | None, others: AsyncIterator[Part]) -> AsyncIterator[Buffer]:
+    count = 0
+    part = first
+    while part is not None:
+        yield writer.head(count, part.content_type, part.location, part.content.length)
+        async for chunk in part.content.chunks(0, None):
+            yield chunk
+        count += 1
+        part = await anext(others, None)
+    yield writer.end(count)
 
 
 def _boundary(request: Request, etag: str) -> str:

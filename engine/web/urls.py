@@ -14,6 +14,7 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from engine.access.networks import Network, is_in
@@ -51,9 +52,30 @@ def origin_of(
     trusted: tuple[Network, ...],
 ) -> Origin:
     """The origin of a request. `peer`: the address at the other end of the socket; `scheme`: of the socket."""
-    said = _of_proxies(headers, peer, trusted) if trusted and is_in(peer, trusted) else {}
+    host = headers.get("Host", "")
+    if not trusted or not is_in(peer, trusted):
+        return _direct(peer, host, scheme, socket_host, socket_port, public_root)
+    said = _of_proxies(headers, peer, trusted)
+    return _origin(said, said.get("host") or host, peer, scheme, socket_host, socket_port, public_root)
+
+
+@lru_cache(maxsize=1024)
+def _direct(peer: str, host: str, scheme: str, socket_host: str, socket_port: int, public_root: str) -> Origin:
+    """Remembered: all requests of a connection have the same."""
+    return _origin({}, host, peer, scheme, socket_host, socket_port, public_root)
+
+
+def _origin(
+    said: Mapping[str, str],
+    host: str,
+    peer: str,
+    scheme: str,
+    socket_host: str,
+    socket_port: int,
+    public_root: str,
+) -> Origin:
+    """`said`: by trusted proxies."""
     client = said.get("for", peer)
-    host = said.get("host") or headers.get("Host", "")
     if not _HOST.match(host):
         host = f"[{socket_host}]" if ":" in socket_host else socket_host
     if public_root:

@@ -22,10 +22,10 @@ from engine.archive.interchange.importer import import_paths
 from engine.archive.retrieve import Instance
 from engine.dicom.convert import convert
 from engine.dicom.transfer_syntax import of
-from engine.errors import FramesUnreadable
+from engine.errors import CorruptRecord, FramesUnreadable
 from engine.index.format.types import Level
 from engine.storage.reader import LogReader
-from engine.storage.record import crc32c
+from engine.storage.record import Position, crc32c
 from engine.web import instances as instances_module
 from engine.web import stored as stored_module
 from engine.web import wado_frames
@@ -62,7 +62,7 @@ def hosting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosting]:
     data = tmp_path_factory.mktemp("wado") / "data"
     with kept.opened(data, segment_bytes=64 << 20) as archive:
         kept.store(archive, [kept.data_set(number, pixels=4096) for number in range(COUNT)])
-        for number in (20, 21):
+        for number in (20, 21, 22):
             kept.store(archive, [other(number)])
         import_paths(archive, corpus_files())
     started, done = threading.Event(), threading.Event()
@@ -401,7 +401,7 @@ def test_damage_that_is_found_on_the_way_cuts_the_answer_and_is_left_out_the_nex
     hosting: Hosting, get: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = hosting.engine.archive
-    second = samples.encoded(samples.instance(21, 1, 2, pixels=bytes(4096)))
+    second = samples.encoded(samples.instance(21, 1, 2, pixels=bytes(2 << 20)))
     item = ReceivedInstance([second], len(second), crc32c(second), "1.2.840.10008.1.2.1", "MODALITY")
     archive.ingest_batch([item])
     found = archive.instance(f"{samples.ROOT}.21.1.2")
@@ -421,6 +421,19 @@ def test_damage_that_is_found_on_the_way_cuts_the_answer_and_is_left_out_the_nex
     fresh.close()
     assert len(answer.parts) == 1
     assert "1 instances cannot be read" in answer.headers["Warning"]
+
+
+def test_damage_that_is_found_before_anything_was_sent_is_an_answer(
+    hosting: Hosting, get: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(_reader: LogReader, position: Position, _crc: int) -> None:
+        raise CorruptRecord("payload: not as it was written", position.segment_id, position.offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LogReader, "check", damaged)
+        answer = get(f"/studies/{samples.ROOT}.22", Accept=AS_STORED)
+    assert (answer.status, answer.headers["Content-Type"]) == (500, "application/problem+json")
+    assert json.loads(answer.body)["status"] == 500
 
 
 def test_dicomweb_client_has_what_it_asks_for(hosting: Hosting) -> None:
