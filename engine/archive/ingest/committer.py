@@ -21,8 +21,8 @@ from engine.storage.commit import GroupCommit
 
 PREWRITE_AFTER_S = 30.0
 """How long after a start the first step waits: each worker writes half a gigabyte, whatever the others do then."""
-PREWRITE_PAUSE_S = 0.02
-"""For so long nothing must have been stored before a step more is prewritten: a burst has the disk for itself."""
+PREWRITE_PAUSE_S = 0.5
+"""For so long no process must have stored anything before a step more is prewritten: a burst needs disk and cores."""
 PREWRITE_LOOK_S = 1.0
 """How often it is looked whether there is something to prewrite."""
 
@@ -51,7 +51,7 @@ class Committer:
         self.group.start()
         self._closed = False
         self._sealing = False
-        self._tail = writer.log.tail
+        self._activity = self._last_activity()
         loop.call_later(PREWRITE_AFTER_S, self._prewrite)
 
     def check_in_time(self) -> None:
@@ -139,15 +139,20 @@ class Committer:
 
         self._loop.run_in_executor(self._executor, self._writer.seal_rolled).add_done_callback(finished)
 
+    def _last_activity(self) -> tuple[object, ...]:
+        """Changes with each record that this process appends and each commit of any process."""
+        return self._writer.log.tail, self._writer.index.last_commit()
+
     def _prewrite(self) -> None:
         """Prewrites what is prepared, in a thread and step by step, while nothing is stored."""
-        segment_log, tail = self._writer.log, self._tail
-        self._tail = segment_log.tail
         if self._closed:
             return
+        segment_log = self._writer.log
         if segment_log.is_prewritten:
             self._loop.call_later(PREWRITE_LOOK_S, self._prewrite)
-        elif self.group.depth or self._tail != tail:
+            return
+        activity, self._activity = self._activity, self._last_activity()
+        if self.group.depth or self._activity != activity:
             self._loop.call_later(PREWRITE_PAUSE_S, self._prewrite)
         else:
             self._loop.run_in_executor(self._executor, segment_log.prewrite).add_done_callback(self._prewritten)
