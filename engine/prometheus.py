@@ -58,6 +58,7 @@ def _server(answer: Mapping[str, Any]) -> Iterator[Metric]:
     yield from _operations(workers)
     yield from _pools(workers)
     yield from _loads(workers)
+    yield from _metadata_cache(workers)
     for name, text in (("store_latency_s", "C-STORE, from data set to answer"), ("sync_latency_s", "fdatasync")):
         yield _histogram(name, text, [worker[name] for worker in workers if name in worker])
 
@@ -86,6 +87,15 @@ def _operations(workers: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
     yield from counters.values()
 
 
+def _metadata_cache(workers: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    """How often series metadata was ready."""
+    text = "Series metadata asked for over HTTP: ready (hit), or made and brought up to date (miss)."
+    family = CounterMetricFamily("filmroom_metadata_cache", text, labels=["result"])
+    for field, label in (("hits", "hit"), ("misses", "miss")):
+        family.add_metric([label], sum(worker.get("metadata_cache", {}).get(field, 0) for worker in workers))
+    yield family
+
+
 def _pools(workers: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
     """Threads for blocking work, by pool."""
     busy = GaugeMetricFamily("filmroom_pool_busy_threads", "Threads that work, by pool.", labels=["pool"])
@@ -104,6 +114,8 @@ _LOADS = (
     ("filmroom_http_requests", "HTTP requests that are served at the moment.", ("http", "requests")),
     ("filmroom_retrieval_held_bytes", "What retrievals hold.", ("retrieval_budget", "held_bytes")),
     ("filmroom_retrieval_waiting", "Retrievals that wait for memory.", ("retrieval_budget", "waiting")),
+    ("filmroom_transcoding_unfinished", "Instances and frames that wait for a codec.", ("codecs", "transcoding")),
+    ("filmroom_rendering_unfinished", "Pictures that wait to be drawn.", ("codecs", "rendering")),
     ("filmroom_resident_bytes", "Memory of the workers.", ("admission", "resident_bytes")),
 )
 

@@ -135,6 +135,8 @@ class Engine:
             "admission": self.admission.snapshot(),
             "retrieval_budget": self.retrieval_budget.snapshot(),
             "pools": self.pools.snapshot(),
+            "codecs": {"transcoding": self.transcoder.unfinished, "rendering": self.renderer.waiting_count},
+            "metadata_cache": self.archive.metadata.snapshot(),
             "queue_depth": self.ingestor.depth,
             "group_size": self.ingestor.commit.group_sizes.snapshot(),
             "sync_latency_s": self.ingestor.commit.sync_latency_s.snapshot(),

@@ -1,6 +1,7 @@
 """In which transfer syntax something leaves, and under which media type (PS3.18 8.7.3).
 
-    nothing asked for        Explicit VR Little Endian, decoded if need be; what cannot be decoded goes as it is stored
+    nothing asked for        Explicit VR Little Endian, decoded if need be; what cannot be decoded goes as it is stored,
+                             and so does everything for the clients of http.as_stored_clients
     `*`                      as it is stored; what is Implicit VR or Big Endian as Explicit VR Little Endian
     one transfer syntax      that one, or this form does not do
 
@@ -52,7 +53,11 @@ def choices_of(request: Request, offers: Sequence[Offer]) -> list[Choice]:
     """What the request accepts of these, best first. Raises NotAcceptable, RequestError."""
     accept = request.headers.getall("Accept", [])
     query = request.query.getall("accept", []) if "?" in request.raw_path else []
-    return _negotiated(tuple(offers), ",".join(accept) if accept else None, tuple(query))
+    choices = _negotiated(tuple(offers), ",".join(accept) if accept else None, tuple(query))
+    words = request.config.http.as_stored_clients
+    if words and any(word in request.headers.get("User-Agent", "") for word in words):
+        return [choice._replace(transfer_syntax=choice.transfer_syntax or ANY) for choice in choices]
+    return choices
 
 
 @lru_cache(maxsize=256)

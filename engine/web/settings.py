@@ -61,6 +61,11 @@ class Http(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Origins (https://viewer.example.org) whose pages may use this server from a browser; `*`: every page. None: a
     viewer that is served from here needs none."""
 
+    as_stored_clients: tuple[str, ...] = ()
+    """Words of User-Agent: a client whose agent has one of them gets instances and frames as they are stored when it
+    names no transfer syntax. Everybody else then gets Explicit VR Little Endian, as PS3.18 8.7.3.5.2 says: a
+    decoder works for each compressed image. Viewers that decode themselves and forget to say so belong here."""
+
     request_log: RequestLog = "changes"
     """Which requests are a line of the log: changes: all that change something and all that fail; all: also those that
     read, which at full rate are thousands a second; none: only what fails by our fault."""

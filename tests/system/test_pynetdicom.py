@@ -369,6 +369,21 @@ def test_compressed_pixels_are_decoded_for_a_destination_that_takes_none(server:
     assert (decoded.pixel_array == original.pixel_array).all()
 
 
+def test_a_peer_gets_a_compressed_transfer_syntax_that_nothing_is_stored_in(server: Server) -> None:
+    stored = study_of(177, 1)
+    assert foreign.store(server.port, stored) == [0]
+    rule = 'transfer_syntaxes = ["1.2.840.10008.1.2.4.80"]'
+    with foreign.Receiver([(CT, "1.2.840.10008.1.2.4.80"), (CT, EXPLICIT)]) as sink:
+        server.reload(sink.peer(more=rule))
+        assert foreign.move(server.port, study_keys(177), "SINK").statuses[-1] == 0
+    syntax, received = sink.data_sets()[stored[0].sop_instance_uid]
+    assert syntax == "1.2.840.10008.1.2.4.80"
+    decoded = dcmread(io.BytesIO(foreign_part10(received, syntax)))
+    original = dcmread(io.BytesIO(foreign_part10(stored[0].data_set, EXPLICIT)))
+    meant = (1 << original.BitsStored) - 1  # pydicom gives what lies above only of native pixels
+    assert (decoded.pixel_array & meant == original.pixel_array & meant).all()
+
+
 def test_a_peers_preferred_transfer_syntax_goes_before_the_stored_one(server: Server) -> None:
     stored = study_of(175, 1)
     assert foreign.store(server.port, stored) == [0]

@@ -47,9 +47,14 @@ class SeriesMetadata:
         self._index = index
         self._retrieval = retrieval
         self._files = files
+        self.hits = self.misses = 0
         self._lock = threading.Lock()
         self._making: dict[bytes, tuple[threading.Lock, int]] = {}
         """Locks of what is being made, and how many wait for each: who comes second finds it ready."""
+
+    def snapshot(self) -> dict[str, int]:
+        """How often the file was as the series is, and how often it was made or brought up to date."""
+        return {"hits": self.hits, "misses": self.misses}
 
     def revisions(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[SeriesRevision]:
         """What `etag` and `blob` take, of a study or of one series; none if there is no such one. Milliseconds."""
@@ -69,7 +74,9 @@ class SeriesMetadata:
         key = _key(revision, root)
         kept = self._kept(revision, root)
         if _is_current(kept, revision):
+            self.hits += 1
             return kept
+        self.misses += 1
         with self._one_at_a_time(key):
             kept = self._kept(revision, root)
             if _is_current(kept, revision):
