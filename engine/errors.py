@@ -210,6 +210,14 @@ class CommitmentError(EngineError):
     """A storage commitment that is not there, is being reported, or cannot be read; the message says which."""
 
 
+class JobError(EngineError):
+    """There is no such job."""
+
+
+class JobsFull(JobError):
+    """There are too many jobs that have not ended."""
+
+
 class ArchiveInUse(EngineError):
     """Another process keeps this archive and the wanted work needs it alone."""
 

@@ -51,12 +51,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runtime": LEAVES | {"access", "archive"},
     "services": LEAVES | {"access", "runtime", "archive", "dimse", "net", "ul", "dicom", "index"},
     "web": LEAVES | {"access", "runtime", "archive", "dicom", "prometheus"},
+    "exchange": LEAVES | {"access", "runtime", "archive", "dicom", "index", "net", "dimse", "services", "web"},
     "control": LEAVES,
     "server": LEAVES | {"access", "control", "runtime", "archive"},
     "doctor": LEAVES | {"control", "archive", "net", "web"},
-    "app": LEAVES | {"server", "control", "runtime", "services", "web", "net"},
+    "app": LEAVES | {"server", "control", "runtime", "services", "web", "net", "exchange"},
     "cli": LEAVES
-    | {"totals", "prometheus", "access", "app", "doctor", "control", "archive", "index", "dicom", "net", "services"},
+    | {"totals", "prometheus", "access", "app", "doctor", "control", "archive", "index", "dicom", "net", "services"}
+    | {"exchange"},
     "__main__": {"interpreter", "cli"},
     "_ext": set(),
 }
@@ -92,7 +94,7 @@ OPEN_INDEX = {
 }
 """What other rooms may import of the index: nothing in it shows a transaction or a table."""
 
-FRONT_ENDS = {"services", "web", "runtime", "server", "doctor", "cli"}
+FRONT_ENDS = {"services", "web", "exchange", "runtime", "server", "doctor", "cli"}
 
 ARCHIVE_FACE = {
     "engine.archive.archive",
@@ -111,6 +113,8 @@ ARCHIVE_FACE = {
     "engine.archive.commitment",
     # What people who look after it see and do, for the command line and for HTTP.
     "engine.archive.admin",
+    # What is sent to and pulled from other archives in the background.
+    "engine.archive.jobs",
     # Files of others: a DICOM medium is sent by `send` as it is imported by `import`.
     "engine.archive.interchange",
 }

@@ -69,7 +69,7 @@ class PeerRules:
         destination = config.peer(target.ae_title)
         if destination is None:
             return Decision(False, "an unknown destination")
-        if not destination.has_address:
+        if not (destination.has_address if principal.kind is Kind.PEER else destination.is_reachable):
             return Decision(False, "a destination without host and port")
         if "destination" not in destination.may:
             return Decision(False, "a peer that may not be a destination")

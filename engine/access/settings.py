@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -22,10 +23,26 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     its bytes in Latin-1 and in UTF-8, and called in Latin-1 if that has all its letters."""
 
     host: str = ""
-    """Name or address to connect to; needed for a destination."""
+    """Name or address to connect to; this or url is needed for a destination."""
 
     port: Port = 0
     """TCP port to connect to; needed for a destination."""
+
+    url: Annotated[str, Meta(pattern=r"^(https?://[^\s?#@]+)?$", max_length=4096)] = ""
+    """Where its DICOMweb services are, as https://pacs.example.org/dicom-web: it is then sent to by STOW-RS and pulled
+    from by QIDO-RS and WADO-RS, by us and on request of HTTP clients. C-MOVE to it takes host and port."""
+
+    ca_file: Path | None = None
+    """A file with the authorities that its certificate is checked against (PEM); unset: those of this machine."""
+
+    token_file: Path | None = None
+    """A file with the bearer token for its url."""
+
+    user: str = ""
+    """The user name for its url (HTTP Basic), with password_file."""
+
+    password_file: Path | None = None
+    """A file with the password of that user."""
 
     may: tuple[Permission, ...] = ("store", "query", "retrieve", "destination")
     """What it may do: send us instances, ask us, have instances sent, be sent instances that another asks for.
@@ -98,8 +115,13 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def has_address(self) -> bool:
-        """Whether we can connect to it."""
+        """Whether we can connect to it by DICOM."""
         return bool(self.host and self.port)
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether we can connect to it at all."""
+        return self.has_address or bool(self.url)
 
     @property
     def send_window(self) -> int:

@@ -18,9 +18,10 @@ def make_fronts(engine: Engine, process: worker.Process) -> list[Front]:
     fronts: list[Front] = [DimseFront(engine, process.number)]
     if engine.config.http.enabled:
         # Only where it is used: aiohttp takes some memory and a tenth of a second.
+        from engine.exchange.runner import Runner
         from engine.web.front import WebFront
 
-        fronts.append(WebFront(engine, process.server_stats))
+        fronts.append(WebFront(engine, process.server_stats, outbound=Runner(engine)))
     return fronts
 
 

@@ -35,6 +35,7 @@ from engine.archive.ingest.resolver import VERSIONS_MAX
 from engine.archive.ingest.unparseable import QuarantineLimits as QuarantineLimits
 from engine.archive.ingest.unparseable import Unparseable
 from engine.archive.ingest.writer import Writer
+from engine.archive.jobs.job_files import JobFiles
 from engine.archive.keeper import Keeper, Progress
 from engine.archive.lifecycle import deletion, holds, losses, reserve_file
 from engine.archive.lifecycle.deletion import Deletion
@@ -527,6 +528,14 @@ class Archive:
     def commitment_transactions(self) -> Transactions:
         """Requests for storage commitment that wait for their report."""
         return Transactions(self.parts.layout.data, self.parts.files)
+
+    def job_files(self) -> JobFiles:
+        """What is to be sent to and pulled from other archives."""
+        return JobFiles(self.parts.layout, self.parts.files)
+
+    def running_jobs(self) -> AbstractContextManager[None]:
+        """The right to run jobs. Raises ArchiveInUse when another process has it."""
+        return locks.jobs(self.parts.layout, self.parts.files)
 
     def reporting(self) -> AbstractContextManager[None]:
         """The right to send the reports that are left. Raises ArchiveInUse when another process has it."""

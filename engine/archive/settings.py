@@ -71,6 +71,23 @@ class Quarantine(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Data sets in quarantine at most, so that many small ones do not fill the index."""
 
 
+class Jobs(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is sent to and pulled from other archives as a job (/api/jobs), while HTTP is enabled."""
+
+    parallel: Annotated[int, Meta(ge=1, le=64)] = 2
+    """Jobs that run at once, each of another peer; a peer has one at a time. Two, so that a slow one does not keep all
+    others waiting, and the server is left to those who wait for it."""
+
+    attempts_max: Annotated[int, Meta(ge=1, le=1000)] = 5
+    """Attempts in a row after which a job whose peer cannot be reached has failed; somebody may then retry it."""
+
+    retry_s: Annotated[float, Meta(gt=0, le=86_400)] = 30.0
+    """Seconds until the next attempt; twice as long after each further one."""
+
+    keep_days: Annotated[float, Meta(gt=0, le=3650)] = 14.0
+    """Days for which a job that has ended is kept, with what went wrong."""
+
+
 class Commitment(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Storage commitment (PS3.4 Annex J): who may store may ask whether what it stored is safe."""
 

@@ -721,12 +721,11 @@ def addressed(config: Config, text: str, action: Action) -> Peer:
     return peer
 
 
-def echo(peer: Peer, config: Config) -> dict[str, float]:
-    """C-ECHO; how long its parts took. Raises AssociationFailed."""
-    from engine.net import client
+def echo(peer: Peer, config: Config) -> dict[str, object]:
+    """C-ECHO, or a search of a DICOMweb server; how long its parts took. Raises AssociationFailed."""
+    from engine.exchange.echo import echo as ask
 
-    took = run(client.echo(peer, config))
-    return {"association_ms": round(took.association_s * 1000, 3), "echo_ms": round(took.echo_s * 1000, 3)}
+    return run(ask(peer, config))
 
 
 def send(peer: Peer, config: Config, paths: list[Path], progress: Progress, follow: bool = False) -> SendSummary:

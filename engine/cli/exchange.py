@@ -14,7 +14,9 @@ from engine.cli import backend, query
 from engine.cli.output import Progress
 from engine.config import Config, Peer
 from engine.dicom import tags
-from engine.errors import QueryError
+from engine.errors import ConfigError, QueryError
+from engine.exchange import sending
+from engine.exchange.web_pull import web_pulling
 from engine.index.query import key_values
 from engine.services import stored_scu
 from engine.services.pull import pulling
@@ -46,7 +48,7 @@ def send(
             try:
                 if remaining is not None:
                     remaining.save()
-                work = stored_scu.send_stored(
+                work = sending.send(
                     resources,
                     peer,
                     selection,
@@ -69,11 +71,17 @@ def pull(
 
     Raises AssociationFailed, and ControlUnavailable for a C-MOVE without a server that it could come to.
     """
+    if is_move and peer.url and not peer.has_address:
+        raise ConfigError(f"peer {peer.aet} has a url only: there is no C-MOVE to it")
     if is_move:
         backend.control(config, "stats")
     with backend.opened(config, create=True, progress=progress) as archive:
 
         async def run() -> None:
+            if peer.url and not is_move:
+                async with web_pulling(archive, config, peer, wish, report, progress) as web_pull:
+                    await web_pull.run()
+                return
             async with pulling(archive, config, peer, wish, report, progress, is_move=is_move, **options) as work:
                 await work.run()
 
@@ -86,6 +94,10 @@ def planned(config: Config, peer: Peer, wish: Wish, report: PullReport, progress
     with backend.opened(config) as archive:
 
         async def run() -> None:
+            if peer.url:
+                async with web_pulling(archive, config, peer, wish, report, progress) as web_pull:
+                    rows.extend(await web_pull.plan())
+                return
             async with pulling(archive, config, peer, wish, report, progress) as work:
                 rows.extend([study.facts() async for study in work.plan()])
 

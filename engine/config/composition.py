@@ -23,6 +23,7 @@ from engine.archive.settings import (
     DuplicatesAnswer,
     Durability,
     Feed,
+    Jobs,
     Quarantine,
     Reindex,
     Retention,
@@ -103,6 +104,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     reindex: Reindex = Reindex()
     quarantine: Annotated[Quarantine, FIXED] = Quarantine()
     commitment: Commitment = Commitment()
+    jobs: Jobs = Jobs()
     feed: Annotated[Feed, FIXED] = Feed()
     peers: tuple[Peer, ...] = msgspec.field(default=(), name="peer")
     retention: tuple[Retention, ...] = ()

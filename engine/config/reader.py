@@ -116,11 +116,11 @@ def parse_peer(config: Config, text: str) -> Peer:
     """A peer as named on a command line: the AE title of a [[peer]], or AET@HOST:PORT."""
     known = config.peer(text)
     if known is not None:
-        if not known.has_address:
-            raise ConfigError(f"peer {text} has no host and port in the configuration")
+        if not known.is_reachable:
+            raise ConfigError(f"peer {text} has neither host and port nor a url in the configuration")
         return known
     if "@" not in text:
-        hint = _nearest(text, [peer.aet for peer in config.peers if peer.has_address])
+        hint = _nearest(text, [peer.aet for peer in config.peers if peer.is_reachable])
         raise ConfigError(f"{text!r} is no [[peer]] of the configuration{hint}; AET@HOST:PORT works too")
     wrong = f"{text!r} is no AET@HOST:PORT: "
     aet, _, address = text.rpartition("@")

@@ -12,8 +12,9 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from engine import log
 from engine.archive.transcoding.transcode import Transcoder
@@ -23,7 +24,8 @@ from engine.errors import AssociationFailed, StorageError
 from engine.metrics import Metrics
 from engine.runtime.pools import Pools
 from engine.runtime.retrieval_budget import RetrievalBudget
-from engine.services.destination import Destination
+from engine.services.destination import Destination, Results
+from engine.services.destination import Resources as Sending
 from engine.services.suboperations import Originator, Sent
 
 if TYPE_CHECKING:
@@ -85,8 +87,19 @@ class Resources:
         self.pools.close()
 
 
+class Sender(Protocol):
+    """What instances are given to."""
+
+    async def send(self, instances: list[Instance], /) -> None:
+        """Sends them all, or tells why not."""
+
+
+OpenDestination = Callable[[Results], Sender]
+"""Makes what instances are given to, of who counts them."""
+
+
 async def send_stored(
-    resources: Resources,
+    resources: Sending,
     peer: Peer,
     selection: Selection,
     report: StoredReport,
@@ -94,30 +107,35 @@ async def send_stored(
     *,
     retries: int = 1,
     is_taken: Callable[[str], None] = lambda uid: None,
+    open_destination: OpenDestination | None = None,
 ) -> None:
     """Sends what is selected; `report` and `is_taken` (a SOP Instance UID) tell of it while it goes on.
 
-    What failed is sent again up to `retries` times. Raises AssociationFailed when the peer took nothing since no
-    association with it was possible.
+    `open_destination`: how the peer is sent to; None: by C-STORE. What failed is sent again up to `retries` times.
+    Raises AssociationFailed when the peer took nothing since no association with it was possible.
     """
+    open_destination = open_destination or partial(_by_c_store, resources, peer)
     began = time.monotonic()
     results = _Results(report, progress, is_taken)
     try:
         report.total = len(selection)
         progress("sending", 0, report.total)
         with resources.archive.retrieval.pin(selection.segment_ids):
-            await _send(resources, peer, selection.batches(), results)
+            await _send(resources, open_destination(results), selection.batches())
             for _ in range(retries):
                 if again := results.begin_again():
-                    await _send(resources, peer, [again], results)
+                    await _send(resources, open_destination(results), [again])
     finally:
         report.seconds = time.monotonic() - began
     if results.unreachable and not report.sent:
         raise AssociationFailed(results.unreachable)
 
 
-async def _send(resources: Resources, peer: Peer, batches: Iterable[list[Instance]], results: _Results) -> None:
-    destination = Destination(resources, peer, results, Originator(), silences_max=SILENCES_MAX)
+def _by_c_store(resources: Sending, peer: Peer, results: Results) -> Destination:
+    return Destination(resources, peer, results, Originator(), silences_max=SILENCES_MAX)
+
+
+async def _send(resources: Sending, destination: Sender, batches: Iterable[list[Instance]]) -> None:
     source = iter(batches)
     while (batch := await resources.pools.index.run(lambda: next(source, None))) is not None:
         await destination.send(batch)

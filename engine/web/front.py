@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from engine.config import Config
     from engine.runtime.engine import Engine
+    from engine.runtime.outbound import Outbound
     from engine.web.route import Match, Route
     from engine.web.settings import Http
 
@@ -72,10 +73,15 @@ class WebFront:
         engine: Engine,
         server_stats: Callable[[], Awaitable[dict[str, Any]]] | None = None,
         routes: Iterable[Route] = ROUTES,
+        outbound: Outbound | None = None,
     ) -> None:
-        """`server_stats` asks for the statistics of all processes of the server. Raises ConfigError."""
+        """`server_stats` asks for the statistics of all processes of the server; `outbound` reaches other archives.
+
+        Raises ConfigError.
+        """
         self.engine = engine
         self._server_stats = server_stats
+        self.outbound = outbound
         self.routes = tuple(routes)
         self.is_draining = False
         self._router = Router(self.routes)
@@ -128,6 +134,8 @@ class WebFront:
         self.is_draining = True
         self._changes.end()
         self._webhooks.close()
+        if self.outbound is not None:
+            self.outbound.close()
         for connection in list(self._connections):
             connection.drain()
 
@@ -139,7 +147,8 @@ class WebFront:
 
     def stats(self) -> dict[str, object]:
         """What it has done, as plain data."""
-        return {"http": {"connections": len(self._connections), "requests": self._limits.count}}
+        outbound = {} if self.outbound is None else self.outbound.stats()
+        return {"http": {"connections": len(self._connections), "requests": self._limits.count}, **outbound}
 
     def close(self) -> None:
         """Ends the clock."""

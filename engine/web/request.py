@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from engine.config import Config
     from engine.runtime.engine import Engine
+    from engine.runtime.outbound import Outbound
     from engine.web.change_stream import ChangeStream
     from engine.web.urls import Origin
 
@@ -84,6 +85,10 @@ class Writer(StreamWriter):
 
 class Host(Protocol):
     """The front, as far as requests go."""
+
+    @property
+    def outbound(self) -> Outbound | None:
+        """Who reaches other archives; None: nobody does."""
 
     async def server_stats(self) -> dict[str, Any]:
         """The statistics of all processes of the server; empty when they cannot be had."""

@@ -10,8 +10,10 @@ from pathlib import Path
 import uvloop
 
 from engine.archive.archive import Archive
-from engine.config import Config, Limits
+from engine.archive.settings import Jobs
+from engine.config import Config, Limits, Peer
 from engine.errors import EngineError
+from engine.exchange.runner import Runner
 from engine.runtime.engine import Engine
 from engine.web.front import WebFront
 from engine.web.route import Route
@@ -79,16 +81,20 @@ def host(
     limits: Limits = LIMITS,
     crashes: bool = False,
     webhooks: tuple[Webhook, ...] = (),
+    peers: tuple[Peer, ...] = (),
+    jobs: Jobs | None = None,
 ) -> Hosting:
     """Runs `script` while the front serves; checks that nothing is left behind."""
 
     async def run() -> Hosting:
         loop = asyncio.get_running_loop()
         archive = Archive.open(data, role="keeper", create=True)
-        config = Config(data=data, limits=limits, http=http or Http(), webhooks=webhooks)
+        config = Config(
+            data=data, limits=limits, http=http or Http(), webhooks=webhooks, peers=peers, jobs=jobs or Jobs()
+        )
         failures: list[EngineError] = []
         engine = Engine.open(archive, config, writer="test", on_failure=failures.append, prewrite_bytes=0)
-        front = WebFront(engine, routes=(*ROUTES, *routes))
+        front = WebFront(engine, routes=(*ROUTES, *routes), outbound=Runner(engine) if peers else None)
         unhandled: list[str] = []
         loop.set_exception_handler(lambda _, context: unhandled.append(repr(context)))
         with socket.create_server(("127.0.0.1", 0)) as listener:

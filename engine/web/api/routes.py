@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from engine.access import Action
-from engine.web.api import configuration, corrections, holds, quarantine, stats, studies, tag_tree, upkeep
+from engine.web.api import configuration, corrections, holds, jobs, peers, quarantine, stats, studies, tag_tree, upkeep
 from engine.web.api.json_bodies import JSON, PAGE_PARAMETERS
 from engine.web.route import API, Handler, Parameter, Route
 
@@ -23,6 +23,13 @@ def _write(path: str, handler: Handler, summary: str, action: Action, status: in
 API_ROUTES: Final = (
     _read("/studies", studies.window, "Studies in an order, a window at a time", Action.QUERY, studies.PARAMETERS),
     _read("/instances/{instance}/tags", tag_tree.tree, "Elements of an instance as a tree", Action.RETRIEVE),
+    _read("/peers", peers.listed, "Archives and devices that are known here", Action.OBSERVE),
+    _write("/peers/{title}/echo", peers.echo, "Whether a peer answers", Action.OBSERVE),
+    _read("/jobs", jobs.listed, "What is sent and pulled in the background", Action.OBSERVE, jobs.PARAMETERS),
+    _write("/jobs", jobs.create, "Send or pull in the background", Action.MANAGE, 201),
+    _read("/jobs/{id}", jobs.one, "One job, with what failed", Action.OBSERVE),
+    _write("/jobs/{id}/cancel", jobs.cancel, "End a job", Action.MANAGE, 202),
+    _write("/jobs/{id}/retry", jobs.retry, "Try a job again that has failed", Action.MANAGE, 202),
     _read("/holds", holds.listed, "Legal holds", Action.OBSERVE),
     _write("/holds", holds.hold, "Hold studies", Action.HOLD),
     _write("/holds/release", holds.release, "End holds", Action.HOLD),

@@ -1,0 +1,157 @@
+"""The files of all jobs of an archive, in DATA/jobs. One process runs them; every process may ask for one.
+
+    ID.json      the job, replaced whole: durable when its state changes, not for its progress
+    ID.taken     SOP Instance UIDs, one a line, that the peer of a sending job has: a restart sends the others. Not
+                 synced: after a power cut some are sent twice, which no archive minds
+    ID.cancel    empty: somebody wants it to end; ID.retry: to be tried again. The process that runs jobs removes them
+
+An id is the time of its creation and some random digits, in hex, so that ids are in the order of creation. A file that
+is no job is left alone and not told of.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import time
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from engine.archive.jobs.job import ENDED, Job
+from engine.errors import JobError, JobsFull
+from engine.storage.files import Files, raise_write_error, replace_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from engine.archive.layout import Layout
+    from engine.index.format.types import Instance
+
+CANCEL: Final = "cancel"
+RETRY: Final = "retry"
+FILE_BYTES_MAX: Final = 64 << 20
+JOBS_MAX: Final = 2000
+"""That have not ended; a further one is refused."""
+
+_NAME: Final = re.compile(r"([0-9a-f]{24})\.json")
+_ID: Final = re.compile(r"[0-9a-f]{24}")
+
+
+def new_id() -> str:
+    """An id that no other job has."""
+    return f"{time.time_ns():016x}{secrets.token_hex(4)}"
+
+
+class JobFiles:
+    """The jobs of one archive."""
+
+    def __init__(self, layout: Layout, files: Files) -> None:
+        self._directory = f"{layout.data}/jobs"
+        self._files = files
+
+    def create(self, job: Job) -> None:
+        """Durable when it returns. Raises JobsFull, StorageFull, StorageFailed."""
+        if sum(other.state not in ENDED for other in self.all()) >= JOBS_MAX:
+            raise JobsFull(f"{JOBS_MAX} jobs have not ended: cancel some, or wait")
+        self._files.make_directory(self._directory)
+        self.save(job)
+
+    def save(self, job: Job, *, is_durable: bool = True) -> None:
+        """Replaces the job's file. Raises StorageFull, StorageFailed."""
+        replace_file(self._files, self._path(job.id), msgspec.json.encode(job), is_durable=is_durable)
+
+    def load(self, identifier: str) -> Job:
+        """The job of an id. Raises JobError when there is none."""
+        found = self._load(self._path(identifier))
+        if found is None:
+            raise JobError("there is no job of this id")
+        return found
+
+    def all(self) -> list[Job]:
+        """All jobs, the latest first."""
+        try:
+            names = sorted(self._files.list_directory(self._directory), reverse=True)
+        except FileNotFoundError:
+            return []
+        paths = [f"{self._directory}/{name}" for name in names if _NAME.fullmatch(name)]
+        return [job for path in paths if (job := self._load(path)) is not None]
+
+    def ask(self, identifier: str, what: str) -> None:
+        """Asks whoever runs jobs to CANCEL one or to RETRY it. Raises JobError when there is none of that id."""
+        self.load(identifier)
+        path = self._path(identifier, what)
+        if not self._files.exists(path):
+            self._files.close(self._files.open(path, os.O_WRONLY | os.O_CREAT))
+
+    def take(self, identifier: str, what: str) -> bool:
+        """Whether somebody has asked for it since."""
+        path = self._path(identifier, what)
+        if not self._files.exists(path):
+            return False
+        self._files.unlink(path)
+        return True
+
+    def remove(self, identifier: str) -> None:
+        """Forgets a job."""
+        for end in ("taken", CANCEL, RETRY, "json"):
+            self._files.unlink(self._path(identifier, end))
+
+    def taken(self, identifier: str) -> Taken:
+        """What the peer of a sending job has."""
+        return Taken(self._path(identifier, "taken"), self._files)
+
+    def _load(self, path: str) -> Job | None:
+        try:
+            with open(path, "rb") as file:
+                return msgspec.json.decode(file.read(FILE_BYTES_MAX), type=Job)
+        except (OSError, msgspec.DecodeError):
+            return None
+
+    def _path(self, identifier: str, end: str = "json") -> str:
+        if not _ID.fullmatch(identifier):
+            raise JobError("there is no job of this id")
+        return f"{self._directory}/{identifier}.{end}"
+
+
+class Taken:
+    """The instances that a peer has, in a file that grows."""
+
+    def __init__(self, path: str, files: Files) -> None:
+        self._files = files
+        self._path = path
+        self._fresh: list[str] = []
+        try:
+            with open(path, encoding="ascii", errors="replace") as file:
+                text = file.read()
+        except OSError:
+            text = ""
+        # What follows the last line end is of a line that was cut.
+        self.uids = set(text.rpartition("\n")[0].splitlines())
+        self._length = len(text.rpartition("\n")[0]) + 1 if self.uids else 0
+
+    def add(self, sop_instance_uid: str) -> None:
+        """The peer has it. Written by `flush`."""
+        self.uids.add(sop_instance_uid)
+        self._fresh.append(sop_instance_uid)
+
+    def flush(self) -> None:
+        """Writes what is new. Raises StorageFull, StorageFailed."""
+        fresh, self._fresh = self._fresh, []
+        if not fresh:
+            return
+        data = "".join(f"{uid}\n" for uid in fresh).encode("ascii", "replace")
+        try:
+            fd = self._files.open(self._path, os.O_WRONLY | os.O_CREAT)
+        except OSError as error:
+            raise_write_error(error, f"open {self._path}")
+        try:
+            self._files.pwritev(fd, [data], self._length)
+        finally:
+            self._files.close(fd)
+        self._length += len(data)
+
+    def left(self, instances: Iterable[Instance]) -> Iterator[Instance]:
+        """Of instances, those that the peer has not."""
+        return (instance for instance in instances if instance.sop_instance_uid not in self.uids)

@@ -1,0 +1,187 @@
+"""Runs jobs, and answers for other archives what a front asks (`runtime.outbound.Outbound`).
+
+One worker of all runs jobs: the one that has the flock on DATA/jobs.lock. When it dies another takes over within a
+second and goes on with what was running. Up to [jobs] parallel run at once, one a peer, in the order of creation.
+
+    look    every LOOK_S: who is to be cancelled, tried again, begun, forgotten
+    run     sending.send, or a pull; progress goes to the job's file every SAVE_S
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from engine import guards, log
+from engine.archive.jobs import job as states
+from engine.archive.jobs.job_files import CANCEL, RETRY
+from engine.dimse.assembly import ChunkPool
+from engine.errors import ArchiveInUse, AssociationFailed, EngineError, NotStored
+from engine.exchange.echo import echo
+from engine.exchange.job_work import pull_job, send_job
+from engine.services.shared import Services
+
+if TYPE_CHECKING:
+    from engine.archive.jobs.job import Job
+    from engine.config import Peer
+    from engine.runtime.engine import Engine
+
+logger = log.get("exchange.jobs")
+
+LOOK_S: Final = 0.5
+SAVE_S: Final = 2.0
+DAY_NS: Final = 86_400 * 10**9
+
+
+class Runner:
+    """The jobs of one process, if it is the one that runs them. Used on the loop's thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._files = engine.archive.job_files()
+        self._services: Services | None = None
+        self._running: dict[str, tuple[Job, asyncio.Task[None]]] = {}
+        self._cancelled: set[str] = set()
+        self._task = guards.watch(engine.loop.create_task(self._stand_by()), "jobs")
+
+    async def echo(self, peer: Peer) -> dict[str, object]:
+        """Whether a peer answers. Raises AssociationFailed."""
+        return await echo(peer, self._engine.config)
+
+    def stats(self) -> dict[str, object]:
+        """What it does, as plain data."""
+        return {"jobs_running": len(self._running)}
+
+    def close(self) -> None:
+        """Begins nothing more, and ends what is under way: it goes on at the next start."""
+        self._task.cancel()
+
+    async def _stand_by(self) -> None:
+        archive = self._engine.archive
+        while True:
+            try:
+                if not archive.is_read_only:
+                    with archive.running_jobs():
+                        await self._attend()
+            except ArchiveInUse:
+                pass  # another worker runs them
+            except EngineError as error:
+                logger.warning("no jobs are run", error=str(error))
+            await asyncio.sleep(LOOK_S)
+
+    async def _attend(self) -> None:
+        """Runs jobs until this is cancelled."""
+        reads = self._engine.pools.reads
+        self._services = Services(self._engine, ChunkPool())
+        try:
+            while True:
+                self._look(await reads.run(self._files.all))
+                await asyncio.sleep(LOOK_S)
+        finally:
+            tasks = [task for _, task in self._running.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._running.clear()
+            self._services.commitments.close()
+
+    def _look(self, jobs: list[Job]) -> None:
+        """`jobs`: the latest first."""
+        now_ns = time.time_ns()
+        keep_ns = int(self._engine.config.jobs.keep_days * DAY_NS)
+        for job in reversed(jobs):
+            running = self._running.get(job.id)
+            if self._files.take(job.id, CANCEL):
+                self._cancel(job)
+            elif running is not None:
+                continue
+            elif self._files.take(job.id, RETRY) and job.state in (states.FAILED, states.CANCELLED, states.WAITING):
+                job.state, job.attempts, job.due_ns, job.ended_ns = states.WAITING, 0, 0, 0
+                self._files.save(job)
+            if job.state in states.ENDED and now_ns - job.ended_ns > keep_ns:
+                self._files.remove(job.id)
+            elif job.state not in states.ENDED and job.due_ns <= now_ns and job.id not in self._running:
+                self._begin(job)
+
+    def _cancel(self, job: Job) -> None:
+        running = self._running.get(job.id)
+        if running is not None:
+            self._cancelled.add(job.id)
+            running[1].cancel()
+        elif job.state not in states.ENDED:
+            self._end(job, states.CANCELLED)
+
+    def _begin(self, job: Job) -> None:
+        peers = {other.peer for other, _ in self._running.values()}
+        if len(self._running) >= self._engine.config.jobs.parallel or job.peer in peers:
+            return
+        task = guards.watch(self._engine.loop.create_task(self._run(job)), f"job {job.id}")
+        self._running[job.id] = job, task
+        task.add_done_callback(lambda _: self._running.pop(job.id, None))
+
+    async def _run(self, job: Job) -> None:
+        """One attempt, and what it makes of the job."""
+        job.state, job.started_ns, job.ended_ns = states.RUNNING, time.time_ns(), 0
+        job.begin()
+        self._files.save(job)
+        logger.info("job begins", job=job.id, kind=job.kind, peer=job.peer, by=job.by)
+        saving = guards.watch(self._engine.loop.create_task(self._save_now_and_then(job)), "job progress")
+        try:
+            await self._work(job)
+        except asyncio.CancelledError:
+            if job.id not in self._cancelled:
+                self._files.save(job)  # the process ends: whoever runs jobs next goes on with it
+                raise
+            self._end(job, states.CANCELLED)
+        except AssociationFailed as error:
+            self._again(job, str(error))
+        except EngineError as error:
+            job.error = str(error)
+            self._end(job, states.FAILED)
+        except Exception as error:
+            logger.error("job crashed", job=job.id, error=repr(error))
+            job.error = f"internal error: {type(error).__name__}"
+            self._end(job, states.FAILED)
+        else:
+            self._end(job, states.FAILED if job.failed_count or job.error else states.DONE)
+        finally:
+            saving.cancel()
+            self._cancelled.discard(job.id)
+
+    async def _work(self, job: Job) -> None:
+        config = self._engine.config
+        peer = config.peer(job.peer)
+        if peer is None or not peer.is_reachable:
+            raise NotStored(f"{job.peer} is no [[peer]] with an address any more")
+        assert self._services is not None
+        if job.kind == states.SEND:
+            await send_job(self._services, peer, job, self._files.taken(job.id))
+        else:
+            await pull_job(self._services, peer, job)
+
+    def _again(self, job: Job, error: str) -> None:
+        settings = self._engine.config.jobs
+        job.attempts += 1
+        job.error = error
+        if job.attempts >= settings.attempts_max:
+            self._end(job, states.FAILED)
+            return
+        pause_s = settings.retry_s * 2.0 ** min(job.attempts - 1, 40)
+        job.state, job.due_ns = states.WAITING, time.time_ns() + int(pause_s * 1e9)
+        self._files.save(job)
+        logger.warning("job waits", job=job.id, attempt=job.attempts, error=error, pause_s=pause_s)
+
+    def _end(self, job: Job, state: str) -> None:
+        job.state, job.ended_ns = state, time.time_ns()
+        self._files.save(job)
+        self._engine.metrics.counters[f"jobs_{state}"] += 1
+        logger.info(
+            "job ended", job=job.id, state=state, completed=job.completed, failed=job.failed_count, error=job.error
+        )
+
+    async def _save_now_and_then(self, job: Job) -> None:
+        while True:
+            await asyncio.sleep(SAVE_S)
+            await self._engine.pools.reads.run(partial(self._files.save, job, is_durable=False))

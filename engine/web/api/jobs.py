@@ -1,0 +1,121 @@
+"""/api/jobs: what is sent to and pulled from peers in the background. Made here, run by `exchange.runner`.
+
+A job is listed without the instances that failed, and shown with them. To cancel and to retry is to ask: the answer is
+202, and what comes of it is seen a moment later.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from engine.access import Action, Destination
+from engine.archive.admin.times import with_times
+from engine.archive.jobs import job as states
+from engine.archive.jobs.job import Job, Work
+from engine.archive.jobs.job_files import CANCEL, RETRY, new_id
+from engine.archive.questions import path_of
+from engine.errors import RequestError
+from engine.web.api import bodies
+from engine.web.api.json_bodies import PAGE_PARAMETERS, answer, body_of, check_parameters, page, page_of
+from engine.web.api.peers import peer_of
+from engine.web.route import Parameter
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from engine.web.request import Request
+
+STATES: Final = (states.WAITING, states.RUNNING, states.DONE, states.FAILED, states.CANCELLED)
+PARAMETERS: Final = (Parameter("state", "Only jobs in this state", options=STATES), *PAGE_PARAMETERS)
+
+
+async def listed(request: Request) -> web.Response:
+    """The jobs, the latest first."""
+    check_parameters(request, ("state", "limit", "offset"))
+    limit, offset = page_of(request)
+    state = request.query.get("state")
+    if state not in (None, *STATES):
+        raise RequestError(f"state: is none of {', '.join(STATES)}")
+    files = request.engine.archive.job_files()
+
+    def read() -> dict[str, Any]:
+        rows = (_facts(job, is_whole=False) for job in files.all() if state in (None, job.state))
+        return page("jobs", rows, limit, offset)
+
+    return answer(await request.engine.pools.reads.run(read))
+
+
+async def one(request: Request) -> web.Response:
+    """One job with all that is known of it. Raises JobError."""
+    check_parameters(request)
+    load = partial(request.engine.archive.job_files().load, request.path_values["id"])
+    return answer(_facts(await request.engine.pools.reads.run(load), is_whole=True))
+
+
+async def create(request: Request) -> web.Response:
+    """A new job. Raises NotFound for a peer that is none, NotAllowed, JobsFull."""
+    body: bodies.Job = await body_of(request, bodies.Job)  # type: ignore[arg-type]
+    peer = peer_of(request, body.peer)
+    is_send = isinstance(body, bodies.SendJob)
+    if is_send:
+        request.require(Action.SEND, Destination(peer.aet))
+    else:
+        request.require(Action.STORE)
+    job = Job(
+        id=new_id(),
+        kind=states.SEND if is_send else states.PULL,
+        peer=peer.aet,
+        work=_work(request, body),
+        by=request.principal.actor,
+        reason=body.reason,
+        created_ns=time.time_ns(),
+    )
+    await request.engine.pools.slow.run(partial(request.engine.archive.job_files().create, job))
+    return answer(_facts(job, is_whole=True), 201)
+
+
+def _work(request: Request, body: bodies.Job) -> Work:
+    """Raises RequestError, QueryError."""
+    if isinstance(body, bodies.SendJob):
+        if not (body.studies or body.series or body.instances):
+            raise RequestError("say what is to be sent: studies, series or instances")
+        return Work(studies=body.studies, series=body.series, instances=body.instances)
+    if not body.studies and not any(body.filters.values()):
+        raise RequestError("say what is to be pulled: studies or filters")
+    for name in body.filters:
+        if len(path_of(name, request.engine.archive.schema)) > 1:
+            raise RequestError(f"{name}: sequences are no filters of a pull")
+    return Work(studies=body.studies, filters=body.filters, limit=body.limit, again=body.again)
+
+
+async def cancel(request: Request) -> web.Response:
+    """Ends a job soon. Raises JobError."""
+    return await _ask(request, CANCEL)
+
+
+async def retry(request: Request) -> web.Response:
+    """Has a job tried again that has failed, was cancelled or waits. Raises JobError."""
+    return await _ask(request, RETRY)
+
+
+async def _ask(request: Request, what: str) -> web.Response:
+    await body_of(request, bodies.Given)
+    files, identifier = request.engine.archive.job_files(), request.path_values["id"]
+    await request.engine.pools.slow.run(partial(files.ask, identifier, what))
+    return answer({"id": identifier, "asked": what}, 202)
+
+
+def _facts(job: Job, *, is_whole: bool) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(job)
+    for name in ("started_ns", "ended_ns", "due_ns"):
+        plain[name] = plain[name] or None
+    if not is_whole:
+        del plain["failed"]
+        plain["work"] = {
+            name: len(value) if isinstance(value, list) else value for name, value in plain["work"].items()
+        }
+    return with_times(plain)

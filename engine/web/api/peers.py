@@ -1,0 +1,50 @@
+"""/api/peers: who is known here, without a secret, and whether they answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from engine.web.api.bodies import Given
+from engine.web.api.json_bodies import answer, body_of, check_parameters
+from engine.web.errors import NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from engine.config import Peer
+    from engine.web.request import Request
+
+_FILES = ("token_file", "password_file", "ca_file", "user")
+"""Not told: where secrets are, and half of one."""
+
+
+async def listed(request: Request) -> web.Response:
+    """The peers of the configuration."""
+    check_parameters(request)
+    return answer({"peers": [_facts(peer) for peer in request.config.peers]})
+
+
+def _facts(peer: Peer) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(peer, enc_hook=str)
+    facts = {name: value for name, value in plain.items() if name not in _FILES}
+    return {**facts, "protocol": "dicomweb" if peer.url else "dicom" if peer.has_address else None}
+
+
+async def echo(request: Request) -> web.Response:
+    """C-ECHO, or a search for one study of a DICOMweb server. Raises AssociationFailed: 502."""
+    await body_of(request, Given)
+    peer = peer_of(request, request.path_values["title"])
+    outbound = request.host_front.outbound
+    if outbound is None:
+        raise Unavailable("other archives are not reached from here")
+    return answer(await outbound.echo(peer))
+
+
+def peer_of(request: Request, title: str) -> Peer:
+    """A peer that we can connect to. Raises NotFound."""
+    peer = request.config.peer(title)
+    if peer is None or not peer.is_reachable:
+        raise NotFound("there is no [[peer]] of that title, or it has no address")
+    return peer

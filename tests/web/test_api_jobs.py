@@ -1,0 +1,236 @@
+"""Peers and jobs over HTTP: what is sent and pulled by DICOM and by DICOMweb, what fails, and what a restart keeps.
+
+Two servers for all: one that works, and one that it pulls from.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom.uid import CTImageStorage
+
+from engine.archive.archive import Archive
+from engine.archive.jobs import job as states
+from engine.archive.jobs.job import Job, Work
+from engine.archive.jobs.job_files import new_id
+from engine.archive.settings import Jobs
+from engine.config import Peer
+from engine.exchange import runner
+from tests import samples
+from tests.sinks import NATIVE, Received, sink
+from tests.web.hosting import Hosting
+from tests.web.serving import Asking, serving
+from tests.web.stow_sink import StowSink, stow_sink
+
+COUNT = 5
+
+
+def uid(study: int, series: int | None = None, number: int | None = None) -> str:
+    return ".".join([samples.ROOT, *(str(part) for part in (study, series, number) if part is not None)])
+
+
+def uids(study: int) -> set[str]:
+    return {uid(study, 1, number) for number in range(1, COUNT + 1)}
+
+
+def fill(data: Path, *studies: int) -> None:
+    with Archive.open(data, role="keeper", create=True) as archive:
+        for study in studies:
+            for number in range(1, COUNT + 1):
+                archive.store(samples.part10(samples.instance(study, 1, number)))
+
+
+class Place:
+    """The server that works, and whom it knows."""
+
+    def __init__(self, hosting: Hosting, api: Asking, stow: StowSink, dicom: Received) -> None:
+        self.hosting = hosting
+        self.api = api
+        self.stow = stow
+        self.dicom = dicom
+        self._paused = threading.Event()
+
+    def ended(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A job, after it has ended."""
+        return self.until(self.api.post("/api/jobs", body, 201)["id"], *states.ENDED)
+
+    def until(self, identifier: str, *wanted: str) -> dict[str, Any]:
+        for _ in range(600):
+            job: dict[str, Any] = self.api.get(f"/api/jobs/{identifier}")
+            if job["state"] in wanted:
+                return job
+            self._paused.wait(0.05)
+        raise AssertionError(job)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("jobs")
+    fill(folder / "there", 5, 6)
+    fill(folder / "here", 1, 2)
+    (folder / "token").write_text("a secret\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "LOOK_S", 0.02)
+        with (
+            stow_sink() as stow,
+            sink({CTImageStorage: NATIVE}) as (dicom, received),
+            serving(folder / "there") as there,
+        ):
+            peers = (
+                dicom,
+                Peer(aet="STOW", url=stow.url, token_file=folder / "token"),
+                Peer(aet="THERE", url=f"{there.url}/dicom-web"),
+                Peer(aet="NOBODY", host="127.0.0.1", port=1),
+                Peer(aet="SENDER"),
+            )
+            with serving(folder / "here", peers=peers, jobs=Jobs(retry_s=0.01, attempts_max=3)) as hosting:
+                api = Asking(hosting.port)
+                yield Place(hosting, api, stow, received)
+                api.close()
+
+
+def test_peers_are_told_without_what_is_secret(place: Place) -> None:
+    peers = {peer["aet"]: peer for peer in place.api.get("/api/peers")["peers"]}
+    assert [peers[name]["protocol"] for name in ("SINK", "STOW", "SENDER")] == ["dicom", "dicomweb", None]
+    assert "token" not in str(peers["STOW"])
+
+
+def test_a_peer_that_answers_is_told_from_one_that_does_not(place: Place) -> None:
+    assert "echo_ms" not in place.api.post("/api/peers/STOW/echo", {})
+    assert place.stow.authorizations[-1] == "Bearer a secret"
+    assert place.api.post("/api/peers/THERE/echo", {})["protocol"] == "dicomweb"
+    assert "NOBODY" in place.api.post("/api/peers/NOBODY/echo", {}, 502)["detail"]
+    assert place.api.post("/api/peers/SENDER/echo", {}, 404)["status"] == 404
+
+
+def test_a_study_is_sent_by_c_store(place: Place) -> None:
+    job = place.ended({"kind": "send", "peer": "SINK", "studies": [uid(1)], "reason": "second opinion"})
+    assert (job["state"], job["completed"], job["total"], job["error"]) == ("done", COUNT, COUNT, "")
+    assert (job["by"], job["reason"]) == ("http:127.0.0.1", "second opinion")
+    assert set(place.dicom) >= uids(1)
+
+
+def test_instances_are_sent_by_stow_and_a_retry_sends_only_what_failed(place: Place) -> None:
+    stow = place.stow
+    stow.refused = {uid(1, 1, 2)}
+    job = place.ended({"kind": "send", "peer": "STOW", "studies": [uid(1)], "instances": [uid(2, 1, 1)]})
+    assert (job["state"], job["completed"], job["failed_count"]) == ("failed", COUNT, 1)
+    assert job["failed"] == {uid(1, 1, 2): "refused with status C000"}
+    assert set(stow.received) == (uids(1) | {uid(2, 1, 1)}) - stow.refused
+    stow.refused = set()
+    stow.received.clear()
+    place.api.post(f"/api/jobs/{job['id']}/retry", {}, 202)
+    job = place.until(job["id"], "done")
+    assert (job["completed"], job["total"], job["failed"]) == (COUNT + 1, COUNT + 1, {})
+    assert set(stow.received) == {uid(1, 1, 2)}
+
+
+def test_what_is_sent_is_what_is_stored_in_explicit_vr(place: Place) -> None:
+    place.ended({"kind": "send", "peer": "STOW", "instances": [uid(2, 1, 3)]})
+    syntax, data = place.stow.received[uid(2, 1, 3)]
+    assert syntax == "1.2.840.10008.1.2.1"
+    archive = place.hosting.engine.archive
+    instance = archive.instance(uid(2, 1, 3))
+    assert instance is not None and data.endswith(archive.read(instance)[-64:])
+
+
+def test_a_study_that_is_not_stored_fails_the_job_that_names_it(place: Place) -> None:
+    job = place.ended({"kind": "send", "peer": "STOW", "studies": [uid(77), uid(2)]})
+    assert (job["state"], job["completed"], job["error"]) == ("failed", COUNT, f"no study {uid(77)} is stored")
+
+
+def test_a_peer_that_is_not_there_is_tried_again_and_then_given_up(place: Place) -> None:
+    job = place.ended({"kind": "send", "peer": "NOBODY", "studies": [uid(1)]})
+    assert (job["state"], job["attempts"]) == ("failed", 3) and "NOBODY" in job["error"]
+    place.stow.status = 500
+    job = place.ended({"kind": "send", "peer": "STOW", "studies": [uid(1)]})
+    place.stow.status = None
+    assert job["state"] == "failed" and "500" in str(job)
+
+
+def test_what_is_missing_is_pulled_from_a_dicomweb_server(place: Place) -> None:
+    job = place.ended({"kind": "pull", "peer": "THERE", "studies": [uid(5)]})
+    assert (job["state"], job["completed"], job["failed"]) == ("done", COUNT, {})
+    archive = place.hosting.engine.archive
+    for each in uids(5):
+        instance = archive.instance(each)
+        assert instance is not None and instance.calling_ae_title == "THERE"
+    again = place.ended({"kind": "pull", "peer": "THERE", "filters": {"StudyInstanceUID": uid(5)}})
+    assert (again["state"], again["completed"], again["bytes"]) == ("done", COUNT, 0)
+    missing = place.ended({"kind": "pull", "peer": "THERE", "studies": [uid(99)]})
+    assert (missing["state"], missing["error"]) == ("failed", f"THERE has no study {uid(99)}")
+
+
+def test_what_is_pulled_are_the_bytes_that_are_there(place: Place) -> None:
+    archive = place.hosting.engine.archive
+    with_one = archive.instance(uid(6, 1, 1))
+    assert with_one is None
+    place.ended({"kind": "pull", "peer": "THERE", "studies": [uid(6)]})
+    for number in range(1, COUNT + 1):
+        instance = archive.instance(uid(6, 1, number))
+        assert instance is not None
+        assert archive.read(instance) == samples.encoded(samples.instance(6, 1, number))
+
+
+def test_a_job_that_was_running_when_its_server_died_goes_on(place: Place) -> None:
+    archive = place.hosting.engine.archive
+    place.stow.received.clear()
+    job = Job(
+        id=new_id(), kind=states.SEND, peer="STOW", work=Work(studies=(uid(2),)), by="test", created_ns=1,
+        state=states.RUNNING,
+    )  # fmt: skip
+    taken = archive.job_files().taken(job.id)
+    archive.job_files().create(job)
+    for number in (1, 2):
+        taken.add(uid(2, 1, number))
+    taken.flush()
+    ended = place.until(job.id, *states.ENDED)
+    assert (ended["state"], ended["completed"], ended["total"]) == ("done", COUNT, COUNT)
+    assert set(place.stow.received) == uids(2) - {uid(2, 1, 1), uid(2, 1, 2)}
+
+
+def test_a_job_that_waits_is_cancelled(place: Place) -> None:
+    archive = place.hosting.engine.archive
+    job = Job(
+        id=new_id(), kind=states.SEND, peer="STOW", work=Work(studies=(uid(2),)), by="test", created_ns=1, due_ns=2**62
+    )
+    archive.job_files().create(job)
+    assert place.api.post(f"/api/jobs/{job.id}/cancel", {}, 202)["asked"] == "cancel"
+    assert place.until(job.id, *states.ENDED)["state"] == "cancelled"
+    assert place.api.post("/api/jobs/000000000000000000000000/cancel", {}, 404)["status"] == 404
+    assert place.api.post("/api/jobs/x/cancel", {}, 404)["status"] == 404
+
+
+def test_jobs_are_listed_the_latest_first_and_forgotten_in_time(place: Place) -> None:
+    jobs = place.api.get("/api/jobs?limit=3")
+    ids = [job["id"] for job in jobs["jobs"]]
+    assert ids == sorted(ids, reverse=True)
+    assert jobs["more"] and "failed" not in jobs["jobs"][0]
+    assert {job["state"] for job in place.api.get("/api/jobs?state=failed")["jobs"]} == {"failed"}
+    old = Job(id=new_id(), kind=states.SEND, peer="STOW", work=Work(), by="test", created_ns=1, state=states.DONE)
+    place.hosting.engine.archive.job_files().create(old)
+    for _ in range(200):
+        if old.id not in [job.id for job in place.hosting.engine.archive.job_files().all()]:
+            return
+        threading.Event().wait(0.02)
+    raise AssertionError("a job of 1970 is kept")
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"kind": "send", "peer": "STOW"}, 400),
+        ({"kind": "send", "peer": "WHO", "studies": ["1.2"]}, 404),
+        ({"kind": "send", "peer": "SENDER", "studies": ["1.2"]}, 404),
+        ({"kind": "pull", "peer": "THERE"}, 400),
+        ({"kind": "pull", "peer": "THERE", "filters": {"Nonsense": "1"}}, 400),
+        ({"kind": "move", "peer": "THERE", "studies": ["1.2"]}, 400),
+        ({"kind": "pull", "peer": "THERE", "studies": ["1.2"], "series": ["1.2.3"]}, 400),
+    ],
+)
+def test_a_job_that_makes_no_sense_is_refused(place: Place, body: dict[str, Any], status: int) -> None:
+    assert place.api.post("/api/jobs", body, status)["detail"]
