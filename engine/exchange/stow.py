@@ -1,9 +1,10 @@
 """STOW-RS client: stored instances to a DICOMweb server, as `filmroom send` and jobs send them.
 
 A request has up to BATCH instances, streamed: each as a file in the transfer syntax in which it is stored, with
-corrections and [[coercion]] rules; Implicit VR and Big Endian leave as Explicit VR Little Endian (PS3.18 8.7.3.2). The
-response module says what became of each; one that it does not name was taken if the whole was. After a request that
-failed as a whole its instances are sent one by one, so that one that a server breaks down over costs itself.
+corrections and [[coercion]] rules; Implicit VR and Big Endian leave as Explicit VR Little Endian (PS3.18 8.7.3.2). Only
+what the response module names as stored is taken: older Orthancs answer 200 when they have taken nothing. After a
+request that failed as a whole its instances are sent one by one, so that one that a server breaks down over costs
+itself. A part's type has no transfer syntax, which the file says and the same Orthancs do not read.
 """
 
 from __future__ import annotations
@@ -36,8 +37,7 @@ _FAILED: Final = "00081198"
 _INSTANCE: Final = "00081155"
 _WARNING_REASON: Final = "00081196"
 _FAILURE_REASON: Final = "00081197"
-_TAKEN: Final = (200, 202)
-_ANSWERED: Final = (*_TAKEN, 409)
+_ANSWERED: Final = (200, 202, 409)
 """Statuses with a response module."""
 
 
@@ -111,12 +111,12 @@ class StowDestination:
                 status = response.status
                 if status not in _ANSWERED:
                     raise self._client.refused(status, "/studies")
-                module = await self._client.read_json(response) if status != 204 else {}
+                module = await self._client.read_json(response)
         except AssociationFailed as error:
             raise (AssociationFailed(str(failure[0])) if failure else error) from error
         finally:
             await body.aclose()
-        return _results_of(instances, module if isinstance(module, dict) else {}, is_taken=status in _TAKEN)
+        return _results_of(instances, module if isinstance(module, dict) else {})
 
     async def _body(self, writer: Writer, instances: Sequence[Instance], failure: list[EngineError]) -> Any:
         reads = self._resources.pools.reads
@@ -132,7 +132,7 @@ class StowDestination:
                     await reads.run(lambda instance=instance: self._coercer.changes(instance)),  # type: ignore[misc]
                 )
                 meta = part10.write_file_meta(instance.sop_class_uid, instance.sop_instance_uid, target)
-                yield writer.head(number, f"{DICOM}; transfer-syntax={target}") + meta
+                yield writer.head(number, DICOM) + meta
                 async for piece in self._pieces(made):
                     yield piece
             except EngineError as error:
@@ -161,7 +161,7 @@ def _target_of(instance: Instance) -> str:
     return EXPLICIT_VR_LITTLE_ENDIAN.uid if syntax.convertible else syntax.uid
 
 
-def _results_of(instances: Sequence[Instance], module: Mapping[str, Any], *, is_taken: bool) -> list[Sent]:
+def _results_of(instances: Sequence[Instance], module: Mapping[str, Any]) -> list[Sent]:
     """What the response module (PS3.18 Annex I.2) says of each."""
     taken, failed = _items(module, _REFERENCED, _WARNING_REASON), _items(module, _FAILED, _FAILURE_REASON)
     found = []
@@ -169,8 +169,8 @@ def _results_of(instances: Sequence[Instance], module: Mapping[str, Any], *, is_
         uid = instance.sop_instance_uid
         if uid in failed:
             found.append(Sent(instance, failed[uid] or SENT_WITH_FAILURE))
-        elif uid in taken or (is_taken and not taken):
-            found.append(Sent(instance, taken.get(uid, 0)))
+        elif uid in taken:
+            found.append(Sent(instance, taken[uid]))
         else:
             error = AssociationFailed("the server does not say that it has taken it")
             found.append(Sent(instance, SENT_WITH_FAILURE, error))

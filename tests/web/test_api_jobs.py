@@ -129,6 +129,13 @@ def test_instances_are_sent_by_stow_and_a_retry_sends_only_what_failed(place: Pl
     assert set(stow.received) == {uid(1, 1, 2)}
 
 
+def test_a_server_that_says_yes_and_names_nothing_has_taken_nothing(place: Place) -> None:
+    place.stow.status = 200
+    job = place.ended({"kind": "send", "peer": "STOW", "instances": [uid(2, 1, 4)]})
+    place.stow.status = None
+    assert (job["state"], job["completed"], list(job["failed"])) == ("failed", 0, [uid(2, 1, 4)])
+
+
 def test_what_is_sent_is_what_is_stored_in_explicit_vr(place: Place) -> None:
     place.ended({"kind": "send", "peer": "STOW", "instances": [uid(2, 1, 3)]})
     syntax, data = place.stow.received[uid(2, 1, 3)]

@@ -15,7 +15,8 @@ from engine.cli.options import Settings, with_settings
 def command(peer: str, settings: Settings) -> None:
     """Verify the connection to PEER: the AE title of a [[peer]], or AET@HOST:PORT.
 
-    Says how long the association took to be accepted, and how long the C-ECHO in it was under way.
+    Says how long the association took to be accepted, and how long the C-ECHO in it was under way; of a DICOMweb server
+    how long a search took.
     """
     config = settings.load()
     target = backend.addressed(config, peer, Action.ASSOCIATE)
@@ -23,6 +24,11 @@ def command(peer: str, settings: Settings) -> None:
     facts = {"peer": target.aet, "host": target.host, "port": target.port, **took}
     if output.as_json():
         output.write_one(facts)
+        return
+    if "echo_ms" not in took:
+        output.write_line(
+            output.to_text(f"{target.aet} at {target.url} answered a search in {took['search_ms']:.1f} ms")
+        )
         return
     sentence = (
         f"{target.aet} at {target.host}:{target.port} answered in {took['echo_ms']:.1f} ms"
