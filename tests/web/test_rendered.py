@@ -183,6 +183,8 @@ def test_unknown_annotations_are_warned_of(asked: dict[str, Answer]) -> None:
 
 def test_thumbnails_are_made_ahead_when_a_series_comes_to_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thumbnails, "PAUSE_S", 0.02)
+    monkeypatch.setattr(thumbnails, "GATHER_S", 0.02)
+    monkeypatch.setattr(thumbnails, "SAVE_S", 0.0)
 
     def script(hosting: Hosting) -> None:
         archive = hosting.engine.archive

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 
 from engine.archive.feed import journal
 from engine.archive.feed.cursor import Cursor, Epochs, NamedCursors, read_epochs
-from engine.archive.feed.event import Event, decode_lines
+from engine.archive.feed.event import Event, action_of, decode_lines
 from engine.archive.feed.layout import directory_of
 from engine.archive.feed.wake import LOOK_S, Wake
 from engine.errors import CursorRefused, FeedDamaged, FeedError
@@ -57,14 +57,22 @@ class Page:
 
     def events(self) -> list[Event]:
         """The same as objects. Raises FeedDamaged."""
-        try:
-            return decode_lines(b"\n".join(self.lines))
-        except ValueError as error:
-            raise FeedDamaged(f"an event cannot be read: {error}") from error
+        return _decoded(self.lines)
+
+    def events_of(self, action: str) -> list[Event]:
+        """Those of one action; the others are not decoded. Raises FeedDamaged."""
+        return _decoded([line for line in self.lines if action_of(line) == action])
 
     def cursor_at(self, number: int) -> Cursor:
         """The cursor behind one of the events: what is to be kept once it has been dealt with."""
         return Cursor(self.epochs[number], self.first + number)
+
+
+def _decoded(lines: list[bytes]) -> list[Event]:
+    try:
+        return decode_lines(b"\n".join(lines))
+    except ValueError as error:
+        raise FeedDamaged(f"an event cannot be read: {error}") from error
 
 
 class Feed:

@@ -49,6 +49,10 @@ USUAL: Final = PictureOptions(frame=None, viewport=Viewport(SIDE, SIDE), quality
 SUBSCRIBER: Final = "thumbnails"
 PAUSE_S: Final = 5.0
 """Between looks at a feed that is not there yet."""
+GATHER_S: Final = 5.0
+"""From a new event to the look at it: a series rests for half a minute before that is told, and ingest goes first."""
+SAVE_S: Final = 60.0
+"""Between saves of the cursor, which wait for the disk. What is read again after a restart is not drawn again."""
 
 
 class Run(Protocol):
@@ -109,8 +113,10 @@ class ThumbnailsAhead:
             await self._draw_ahead(self._archive.feed(), Watch(parts.layout, asyncio.get_running_loop()))
 
     async def _draw_ahead(self, feed: Feed, watch: Watch) -> None:
+        clock = asyncio.get_running_loop().time
         try:
-            cursor = feed.cursors.load(SUBSCRIBER) or feed.oldest()
+            cursor = saved = feed.cursors.load(SUBSCRIBER) or feed.oldest()
+            saved_at = clock()
             while True:
                 changed = watch.changed()
                 try:
@@ -118,14 +124,15 @@ class ThumbnailsAhead:
                 except CursorRefused:
                     cursor = feed.newest()
                     continue
-                for event in page.events():
-                    if event.action == SERIES_QUIET:
-                        await self._make(event.study_instance_uid, event.series_instance_uid)
-                if page.cursor != cursor:
-                    cursor = page.cursor
+                for event in page.events_of(SERIES_QUIET):
+                    await self._make(event.study_instance_uid, event.series_instance_uid)
+                cursor = page.cursor
+                if cursor != saved and clock() - saved_at >= SAVE_S:
                     await self._run(partial(feed.cursors.save, SUBSCRIBER, cursor))
+                    saved, saved_at = cursor, clock()
                 if not page.lines:
                     await changed
+                    await asyncio.sleep(GATHER_S)
         finally:
             watch.close()
             feed.close()

@@ -426,6 +426,7 @@ def test_series_and_study_are_quiet_then_complete_after_their_last_instance(arch
         feed.wait(cursor, 0.2)
     writer.close()
     assert actions(events) == ["stored"] * 3 + ["series_quiet"] * 2 + ["study_quiet", "study_complete"]
+    assert feed.read(feed.oldest()).events_of("series_quiet") == events[3:5]
     assert {(event.series_instance_uid, event.instances) for event in events[3:5]} == {(uid(1, 1), 1), (uid(1, 2), 2)}
     assert [event.instances for event in events[5:]] == [3, 3]
 
