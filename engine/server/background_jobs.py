@@ -7,6 +7,7 @@ goes wrong; `caretaker` decides what follows from that. A new job is a class lik
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -40,6 +41,9 @@ SCRUB_TICK_S = 0.5
 SCRUB_REST_S = 10.0
 """How long it waits while no pass is due."""
 
+
+FEED_REST_S = 5.0
+"""How long compaction waits until it asks again whether the change feed has told what is to be removed."""
 
 RESENT_REST_S = 2.0
 """How long it waits until it asks again whether a version was kept aside: one read of a counter."""
@@ -92,7 +96,9 @@ class CompactionJob:
         """One group of segments."""
         if not self._options.enabled:
             return NOTHING_TO_DO_S
-        return BETWEEN_STEPS_S if self._compactor.step() else self._options.interval_s
+        if self._compactor.step():
+            return BETWEEN_STEPS_S
+        return min(self._options.interval_s, FEED_REST_S if self._compactor.is_ahead_of_feed else math.inf)
 
     def stats(self) -> dict[str, object]:
         """Segments, records and bytes since the start."""

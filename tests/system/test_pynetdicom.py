@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,8 @@ CT, MR, SC = samples.CT, samples.MR, "1.2.840.10008.5.1.4.1.1.7"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 PLAIN = [(CT, EXPLICIT), (MR, EXPLICIT)]
+RETRIEVAL_S = 0.8
+"""How long a destination takes for a retrieval that is told of on the way: some `retrieve_scp.PENDING_INTERVAL_S`."""
 
 PRIVATE_CLASS = "1.3.6.1.4.1.99999.5.1.4"
 UNKNOWN_STANDARD_CLASS = "1.2.840.10008.5.1.4.1.1.99.99"
@@ -651,14 +654,20 @@ def test_c_move_sends_what_the_identifier_names(
 def test_c_move_sub_operations_carry_their_originator_and_the_bytes_that_were_stored(server: Server) -> None:
     stored = study_of(200, 8)
     foreign.store(server.port, stored)
-    with foreign.Receiver(PLAIN) as sink:
+
+    def answer(uid: str) -> int:
+        # What is over at once is told of in the final response alone.
+        threading.Event().wait(RETRIEVAL_S / len(stored))
+        return 0
+
+    with foreign.Receiver(PLAIN, answer=answer) as sink:
         server.reload(sink.peer())
         moved = foreign.move(server.port, study_keys(200), "SINK", calling="MOVER")
     assert sink.data_sets() == by_uid(stored)
     assert {receipt.originator for receipt in sink.receipts} == {("MOVER", 1)}
     assert moved.statuses[-1] == 0
     pending = moved.counts[:-1]
-    assert pending, "no pending response at all"
+    assert pending, f"no pending response in {RETRIEVAL_S} s"
     assert set(moved.statuses[:-1]) == {0xFF00}
     assert all(sum(count or 0 for count in counts) == 8 for counts in pending)
     assert moved.counts[-1] == (None, 8, 0, 0)

@@ -108,6 +108,34 @@ def read_blocks(files: Files, fd: int, start: int) -> Iterator[Block]:
         yield Block(epoch, first, count, body[:marks_length], body[marks_length:], at)
 
 
+def make_durable(directory: str, files: Files, last: int) -> dict[int, tuple[int, int]]:
+    """Syncs what has been written behind event `last`, whichever process writes it; how far the log is read with that.
+
+    Raises StorageError.
+    """
+    marks: dict[int, tuple[int, int]] = {}
+    firsts = list_files(directory, files)
+    for first in firsts[max(0, bisect_right(firsts, last) - 1) :]:
+        try:
+            fd = files.open(path_of(directory, first), os.O_RDONLY)
+        except FileNotFoundError:
+            continue
+        try:
+            blocks = [block for block in read_blocks(files, fd, 0) if block.last > last]
+            if blocks:
+                files.fdatasync(fd)
+        finally:
+            files.close(fd)
+        for block in blocks:
+            if block.first != last + 1:
+                break
+            last = block.last
+            marks |= block.unpacked_marks()
+    if marks:
+        files.sync_directory(directory)
+    return marks
+
+
 def _pread(files: Files, fd: int, length: int, offset: int) -> bytes:
     try:
         return files.pread(fd, length, offset)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from engine.archive.feed import journal
 from engine.archive.feed.cursor import read_small
 from engine.archive.feed.layout import directory_of
 from engine.archive.feed.progress import Progress
@@ -66,6 +67,16 @@ def write_state(directory: str, files: Files, state: State) -> None:
 
 
 def progress_of(layout: Layout, files: Files) -> Progress | None:
-    """How far the feed of an archive has read its log, as it was last saved; None when there is no feed."""
-    state = read_state(directory_of(layout), files)
-    return None if state is None else state.progress
+    """How far the feed of an archive has read its log, and will have after a power cut; None when there is no feed.
+
+    Syncs the journal: what it has read is in `state` some seconds later only, or not at all while the disk is full.
+    Raises StorageError.
+    """
+    directory = directory_of(layout)
+    state = read_state(directory, files)
+    if state is None:
+        return None
+    for segment_id, (salt, offset) in journal.make_durable(directory, files, state.sequence).items():
+        if not state.progress.is_done(segment_id):
+            state.progress.move(segment_id, salt, offset)
+    return state.progress

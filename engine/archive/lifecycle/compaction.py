@@ -42,12 +42,13 @@ from engine.index.upkeep import rebuild
 from engine.rate_limiter import RateLimiter
 from engine.storage import hints, segment
 from engine.storage.record import HEADER_BYTES, Position, Record
-from engine.storage.segment import list_segments
+from engine.storage.segment import list_segments, read_segment_header
 from engine.storage.segment_bytes import SegmentBytes
 from engine.storage.segment_log import SegmentLog
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
+    from engine.archive.feed.progress import Progress as FeedProgress
     from engine.config import Compaction
 
 logger = log.get("archive.compaction")
@@ -64,10 +65,11 @@ ALIVE_AT_ONCE = 2000
 CHECKPOINT_PATIENCE_S = 60.0
 """How long a step waits for the keeper; without it the old files stay until another pass."""
 
+FEED_PATIENCE_S = 15.0
+"""How long a run waits for the change feed: longer than `feed.writer.SAVE_S`, in which that saves how far it is."""
+
 _CHECKPOINT_POLL_S = 0.05
 _IN_USE_POLL_S = 0.2
-
-"""What says nothing of the segment."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -122,6 +124,8 @@ class Plan:
     """To be copied together into one new segment."""
     bytes: int = 0
     """To be copied."""
+    is_ahead_of_feed: bool = False
+    """Whether there will be more to do when the change feed has told what has become of some segments."""
 
     def __bool__(self) -> bool:
         return bool(self.dead or self.groups)
@@ -154,6 +158,8 @@ class Compactor:
         self._streams: set[int] = set()
         self._layouts_known: set[int] = set()
         self.totals = Totals()
+        self.is_ahead_of_feed = False
+        """Whether the last step left something to the next, since the change feed has not told it yet."""
         self.configure(options)
 
     def configure(self, options: Compaction) -> None:
@@ -164,11 +170,22 @@ class Compactor:
     def run(self, progress: Progress | None = None) -> Totals:
         """Steps until nothing is left to do, in turn with whoever else is at it. Raises as `step` does."""
         total = self.plan().bytes
-        while self._step_in_turn() and not self._stopping.is_set():
+        while (self._step_in_turn() or self._wait_for_feed()) and not self._stopping.is_set():
             if progress is not None:
                 progress("compacted", self.totals.bytes_copied, max(total, self.totals.bytes_copied))
         reserve_file.make(self._parts.layout, self._parts.files)
         return self.totals
+
+    def _wait_for_feed(self) -> bool:
+        """Waits until the server's change feed has told what is to be removed; whether it has."""
+        # Without a server nobody tells anything.
+        if self._parts.keeper is not None or not self.plan().is_ahead_of_feed:
+            return False
+        give_up_at = time.monotonic() + FEED_PATIENCE_S
+        while time.monotonic() < give_up_at and not self._stopping.wait(_IN_USE_POLL_S):
+            if not self.plan().is_ahead_of_feed:
+                return True
+        return False
 
     def _step_in_turn(self) -> bool:
         while True:
@@ -187,6 +204,7 @@ class Compactor:
         with locks.caretaker(parts.layout, parts.files):
             self._tidy()
             plan = self.plan()
+            self.is_ahead_of_feed = plan.is_ahead_of_feed
             marks = parts.index.segment_marks()
             if plan.dead:
                 sources = [source for segment_id in plan.dead if (source := self._source(segment_id)) is not None]
@@ -212,15 +230,14 @@ class Compactor:
         rewrite: list[int] = []
         for segment_id in sealed[:-1]:
             mark = marks[segment_id]
-            if told is not None and not told.is_done(segment_id):
+            if self._left_alone.get(segment_id) == mark or (mark.live_bytes and segment_id in self._streams):
                 continue
-            if self._left_alone.get(segment_id) == mark:
-                continue
-            if mark.live_bytes == 0:
+            is_worth_it = not mark.live_bytes or self._is_worth_it(mark.live_bytes, mark.dead_bytes)
+            if told is not None and not self._is_told(told, segment_id, mark):
+                plan.is_ahead_of_feed |= is_worth_it
+            elif not mark.live_bytes:
                 plan.dead.append(segment_id)
-            elif segment_id in self._streams:
-                continue
-            elif self._is_worth_it(mark.live_bytes, mark.dead_bytes):
+            elif is_worth_it:
                 rewrite.append(segment_id)
             elif self._is_small(mark.live_bytes) and self._is_copyable(segment_id):
                 small.append(segment_id)
@@ -229,6 +246,16 @@ class Compactor:
         plan.groups = self._grouped(sorted(rewrite), marks)
         plan.bytes = sum(marks[segment_id].live_bytes for group in plan.groups for segment_id in group)
         return plan
+
+    def _is_told(self, told: FeedProgress, segment_id: int, mark: SegmentMark) -> bool:
+        """Whether the change feed has read a sealed segment to its end."""
+        place = told.of(segment_id)
+        if place is None or place[1] < mark.indexed_bytes:
+            return told.is_done(segment_id)
+        try:
+            return read_segment_header(self._open(segment_id), segment_id).salt == place[0]
+        except CorruptRecord:
+            return False
 
     def _is_worth_it(self, live_bytes: int, dead_bytes: int) -> bool:
         if self._everything:

@@ -21,6 +21,7 @@ from engine.archive.copies.restore import restore
 from engine.archive.feed import journal
 from engine.archive.feed.cursor import Cursor
 from engine.archive.feed.quiet import QuietTimes
+from engine.archive.feed.state import read_state, write_state
 from engine.archive.feed.subscription import Feed, Watch
 from engine.archive.feed.writer import FeedWriter, switch_off
 from engine.archive.lifecycle import correction
@@ -379,6 +380,44 @@ def test_compaction_waits_for_the_feed_and_its_copies_are_not_told(data: Path, m
         assert len(told(feed)) == 7
         assert contents(archive).keys() - before.keys() == {uid(2, 1, 2)}
         writer.close()
+
+
+def test_compaction_goes_by_the_journal_before_the_state_is_saved(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It syncs the journal: on a full disk a state cannot be saved until compaction has made room."""
+    monkeypatch.setattr(liveness, "TOMBSTONE_KEEP_S", 0)
+    with opened(data) as archive:
+        writer_of(archive).close()
+        store(archive, *[payload_of(1, 1, number) for number in range(4)])
+        archive.delete(instance_query(1, 1, 0), **WHO)
+    with opened(data) as archive:
+        store(archive, payload_of(2, 1, 1))
+    files = FaultyFiles()
+    with opened(data, files=files) as archive:
+        killed = writer_of(archive)
+        killed.follow()
+        assert compact(archive) > 0
+        archive.parts.files.close(killed._lock_fd)
+        writer = writer_of(archive)
+        writer.follow()
+        assert actions(told(Feed(archive.parts.layout))) == ["stored"] * 4 + ["deleted", "stored"]
+        writer.close()
+
+
+def test_a_segment_of_another_salt_is_not_taken_for_one_that_was_read(data: Path) -> None:
+    """After a power cut a number may be given to another segment before the feed has looked."""
+    with opened(data) as archive:
+        writer_of(archive).close()
+        store(archive, payload_of(1, 1, 1))
+        archive.delete(instance_query(1, 1, 1), **WHO)
+    with opened(data) as archive:
+        store(archive, payload_of(2, 1, 1))
+        directory = str(archive.parts.layout.data / "feed")
+        state = read_state(directory, archive.parts.files)
+        assert state is not None
+        for segment_id in archive.parts.index.segment_marks():
+            state.progress.move(segment_id, 12345, 1 << 40)
+        write_state(directory, archive.parts.files, state)
+        assert compact(archive) == 0
 
 
 def test_a_feed_that_is_switched_off_holds_no_compaction_back(data: Path) -> None:
