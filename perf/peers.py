@@ -102,6 +102,8 @@ class Peer:
         self.data.mkdir(parents=True, exist_ok=True)
         command = self.command()
         environment = {name: value for name, value in os.environ.items() if name != "TCP_NODELAY"}
+        if self.http_port:
+            environment["FILMROOM_HTTP_ENABLED"] = "true"
         if not self.stock:
             environment["TCP_NODELAY"] = "1"
         with (self.directory / "log.txt").open("ab") as log:

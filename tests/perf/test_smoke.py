@@ -69,6 +69,17 @@ def test_store_load_runs(peer: str, tmp_path: Path) -> None:
     assert json.loads(result.read_text())["load_store"]["sent_count"] == 20 * association_count
 
 
+def test_the_load_of_dicomweb_runs(tmp_path: Path) -> None:
+    result = tmp_path / "web.json"
+    cases = "frames-6,get,study,metadata,studies,instances,rendered,thumbnail,stow-1"
+    run_program("web", "--smoke", "--peers", "filmroom", "--cases", cases, "--json", str(result))
+    found = json.loads(result.read_text())
+    assert found["left_out"] == {}
+    rates = {row["case"]: row["rate"] for row in found["rows"]}
+    assert len(rates) == len(cases.split(",")) + 1, "metadata has a row for the first request"
+    assert min(rates.values()) > 0
+
+
 @pytest.mark.parametrize("peer", effort.one_of("sink", "filmroom"))
 def test_store_load_with_a_window_runs(peer: str, tmp_path: Path) -> None:
     result = tmp_path / "store.json"
