@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "net": LEAVES | {"dimse", "ul"},
     "runtime": LEAVES | {"access", "archive"},
     "services": LEAVES | {"access", "runtime", "archive", "dimse", "net", "ul", "dicom", "index"},
-    "web": LEAVES | {"access", "runtime", "archive", "dicom", "prometheus"},
+    "web": LEAVES | {"access", "runtime", "archive", "dicom", "prometheus", "totals"},
     "exchange": LEAVES | {"access", "runtime", "archive", "dicom", "index", "net", "dimse", "services", "web"},
     "control": LEAVES,
     "server": LEAVES | {"access", "control", "runtime", "archive"},
@@ -115,6 +115,8 @@ ARCHIVE_FACE = {
     "engine.archive.admin",
     # What is sent to and pulled from other archives in the background.
     "engine.archive.jobs",
+    # What servers did in the last days.
+    "engine.archive.stats_history",
     # Files of others: a DICOM medium is sent by `send` as it is imported by `import`.
     "engine.archive.interchange",
 }

@@ -26,6 +26,7 @@ from engine.access.principal import Principal
 from engine.archive import extras, locks, rebuilding
 from engine.archive import layout as layouts
 from engine.archive.commitment.transactions import Transactions
+from engine.archive.copies import backup_notes
 from engine.archive.feed.destinations import Destinations
 from engine.archive.feed.subscription import Feed, Watch
 from engine.archive.feed.writer import FeedOptions, FeedWriter, switch_off
@@ -45,6 +46,7 @@ from engine.archive.metadata.series_metadata import SeriesMetadata
 from engine.archive.parts import Parts
 from engine.archive.readonly import RefusingLog, RefusingWriter, UnwrittenIndex, is_unwritable
 from engine.archive.selection import Selection
+from engine.archive.stats_history import StatsHistory
 from engine.archive.survey import Survey as Survey
 from engine.archive.survey import survey
 from engine.archive.writer_watch import WriterWatch
@@ -536,6 +538,18 @@ class Archive:
     def running_jobs(self) -> AbstractContextManager[None]:
         """The right to run jobs. Raises ArchiveInUse when another process has it."""
         return locks.jobs(self.parts.layout, self.parts.files)
+
+    def stats_history(self) -> StatsHistory:
+        """What servers of this archive did in the last days."""
+        return StatsHistory(self.parts.layout, self.parts.files)
+
+    def keeping_history(self) -> AbstractContextManager[None]:
+        """The right to write it. Raises ArchiveInUse when another process has it."""
+        return locks.history(self.parts.layout, self.parts.files)
+
+    def backup_states(self) -> list[dict[str, Any]]:
+        """Where the backups of this archive are, and how old; see `copies.backup_notes`."""
+        return backup_notes.states(self.parts.layout.data)
 
     def reporting(self) -> AbstractContextManager[None]:
         """The right to send the reports that are left. Raises ArchiveInUse when another process has it."""

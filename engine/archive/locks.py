@@ -6,6 +6,7 @@
     DATA/journals.lock     held while a note is written to DATA/sealed, DATA/ledger.copy or DATA/losses
     DATA/webhooks.lock     held for its lifetime by the worker that delivers the change feed to webhooks
     DATA/jobs.lock         held for its lifetime by the worker that runs jobs
+    DATA/stats.lock        held for its lifetime by the worker that writes the history of statistics
     DATA/commitments.lock  held for its lifetime by the worker that sends the storage commitment reports that are left
     DATA/thumbnails.lock   the same by the worker that draws thumbnails of what has come to rest
 
@@ -65,6 +66,13 @@ def journals(layout: Layout, files: Files) -> Iterator[None]:
 def commitments(layout: Layout, files: Files) -> Iterator[None]:
     """The right to send the reports that are left. Raises ArchiveInUse when another process has it."""
     with _held(str(layout.data / "commitments.lock"), files, 0.0, "another process reports storage commitments"):
+        yield
+
+
+@contextmanager
+def history(layout: Layout, files: Files) -> Iterator[None]:
+    """The right to write the history of statistics. Raises ArchiveInUse when another process has it."""
+    with _held(str(layout.data / "stats.lock"), files, 0.0, "another process writes the history"):
         yield
 
 

@@ -34,9 +34,12 @@ def backup(
 ) -> dict[str, Any]:
     """Brings a backup up to now. Raises BackupError."""
     from engine.archive.copies import backup as backups
+    from engine.archive.copies import backup_notes
 
     layout = _layout(config)
-    return asdict(backups.back_up(layout, target, keep=keep, join=join, bytes_per_s=bytes_per_s, progress=progress))
+    report = backups.back_up(layout, target, keep=keep, join=join, bytes_per_s=bytes_per_s, progress=progress)
+    backup_notes.note_taken(layout, target, report.manifest)
+    return asdict(report)
 
 
 def backup_states(target: Path) -> list[dict[str, Any]]:
@@ -50,9 +53,11 @@ def verify_backup(
     source: Path, at: datetime | None, lineage: str | None, bytes_per_s: int, progress: Progress
 ) -> dict[str, Any]:
     """Reads a backup again; what it holds and what is damaged. Raises BackupError."""
-    from engine.archive.copies import backup_check
+    from engine.archive.copies import backup_check, backup_notes
 
     report = backup_check.verify_backup(source, at=at, lineage=lineage, bytes_per_s=bytes_per_s, progress=progress)
+    if not report.findings and at is None and lineage is None:
+        backup_notes.note_verified(source)
     return asdict(report)
 
 

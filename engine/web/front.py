@@ -32,6 +32,7 @@ from engine.web import cors, urls
 from engine.web.change_stream import ChangeStream
 from engine.web.connection import HttpConnection
 from engine.web.errors import HttpError, NotFound, Unavailable, problem
+from engine.web.history_sampler import HistorySampler
 from engine.web.limits import RequestLimits
 from engine.web.request import Request, Writer
 from engine.web.route import Router
@@ -94,6 +95,7 @@ class WebFront:
         self._tls: ssl.SSLContext | None = None
         self._changes = ChangeStream(engine)
         self._webhooks = Webhooks(engine)
+        self._history = HistorySampler(engine, self.server_stats)
         self._load_tls(engine.config.http)
         self._looking = engine.loop.call_later(self._look_s, self._look)
         ahead = ThumbnailsAhead(engine.archive, engine.thumbnails, engine.pools.slow.run)
@@ -134,6 +136,7 @@ class WebFront:
         self.is_draining = True
         self._changes.end()
         self._webhooks.close()
+        self._history.close()
         if self.outbound is not None:
             self.outbound.close()
         for connection in list(self._connections):

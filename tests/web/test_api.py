@@ -10,6 +10,8 @@ import pytest
 from pydicom.dataset import Dataset
 
 from engine.archive.archive import Archive
+from engine.cli import copies
+from engine.config import Config
 from engine.web.api import routes
 from tests import samples
 from tests.web.hosting import Hosting
@@ -101,6 +103,30 @@ def test_upkeep_and_settings_are_told(api: Asking) -> None:
     settings = {row["key"]: row for row in api.get("/api/settings")["settings"]}
     assert settings["http.port"]["value"] == 8080 and settings["http.port"]["origin"] == "default"
     assert settings["data"]["origin"] == "configuration" and settings["http.port"]["about"]
+
+
+def test_the_history_has_the_columns_that_it_says(api: Asking, hosting: Hosting) -> None:
+    hosting.engine.archive.stats_history().add(1_700_000_000, {"instances": 7})
+    for step in ("minute", "hour"):
+        history = api.get(f"/api/stats/history?step={step}")
+        (row,) = history["rows"]
+        assert row[history["columns"].index("instances")] == 7 and row[0] % history["step_s"] == 0
+    assert api.get("/api/stats/history?step=day", 400)["detail"].startswith("step:")
+
+
+def test_backups_are_told_with_their_age_and_whether_they_were_verified(
+    api: Asking, hosting: Hosting, tmp_path: Path
+) -> None:
+    assert api.get("/api/backups") == {"backups": []}
+    config = Config(data=hosting.engine.config.data)
+    copies.backup(config, tmp_path / "b", None, 0, lambda *_: None, join=False)
+    (backup,) = api.get("/api/backups")["backups"]
+    assert (backup["destination"], backup["verified"]) == (str(tmp_path / "b"), None)
+    assert copies.verify_backup(tmp_path / "b", None, None, 0, lambda *_: None)["findings"] == []
+    (backup,) = api.get("/api/backups")["backups"]
+    assert backup["is_newest_verified"] and backup["verified_age_s"] < 60
+    copies.backup(config, tmp_path / "b", None, 0, lambda *_: None, join=False)
+    assert copies.backup_states(tmp_path / "b"), "the note is no state"
 
 
 @pytest.mark.parametrize(

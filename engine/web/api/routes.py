@@ -50,6 +50,14 @@ API_ROUTES: Final = (
     ),
     _read("/scrub", upkeep.scrub, "How far the scrub is", Action.OBSERVE),
     _read("/damage", upkeep.damage, "What is damaged or lost", Action.OBSERVE, PAGE_PARAMETERS),
+    _read("/backups", upkeep.backups, "How old backups are, and when they were verified", Action.OBSERVE),
+    _read(
+        "/stats/history",
+        stats.history,
+        "What the server did in the last days",
+        Action.OBSERVE,
+        (Parameter("step", "minute or hour", options=("minute", "hour")), Parameter("since", "Seconds since 1970")),
+    ),
     _read("/stats", stats.now, "Figures of all processes", Action.OBSERVE),
     _read("/settings", configuration.listed, "The configuration in force", Action.OBSERVE),
 )

@@ -1,10 +1,17 @@
-"""/api/stats: what all processes of the server have done since they started, as `filmroom stats` has it."""
+"""/api/stats: what all processes of the server have done since they started, as `filmroom stats` has it.
+
+/api/stats            now
+/api/stats/history    step=minute: the last day; step=hour (the default): the last 90 days. since=SECONDS since 1970
+"""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from engine.web.api.json_bodies import answer, check_parameters
+from engine.archive.stats_history import COLUMNS, HOUR_S, MINUTE_S
+from engine.errors import RequestError
+from engine.web.api.json_bodies import answer, check_parameters, number_of
 from engine.web.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -20,3 +27,20 @@ async def now(request: Request) -> web.Response:
     if not found:
         raise Unavailable("the supervisor does not answer")
     return answer(found)
+
+
+_STEPS = {"minute": MINUTE_S, "hour": HOUR_S}
+
+
+async def history(request: Request) -> web.Response:
+    """What the server did, step by step: columns and rows, the oldest first."""
+    check_parameters(request, ("step", "since"))
+    step = request.query.get("step", "hour")
+    if step not in _STEPS:
+        raise RequestError(f"step: is none of {', '.join(_STEPS)}")
+    since_s = number_of(request, "since", 0, 1 << 40)
+    read = partial(request.engine.archive.stats_history().rows, _STEPS[step], since_s)
+    rows = await request.engine.pools.reads.run(read)
+    return answer(
+        {"step_s": _STEPS[step], "columns": ["time", *COLUMNS], "rows": [[time_s, *row] for time_s, row in rows]}
+    )

@@ -1,4 +1,4 @@
-"""/api/retention, /api/scrub and /api/damage: how the archive is kept. Nothing here changes anything."""
+"""/api/retention, /api/scrub, /api/damage, /api/backups: how the archive is kept. Nothing here changes anything."""
 
 from __future__ import annotations
 
@@ -49,3 +49,10 @@ async def damage(request: Request) -> web.Response:
         return page("damage", upkeep.damage(request.engine.archive), limit, offset)
 
     return answer(await request.engine.pools.index.run(read))
+
+
+async def backups(request: Request) -> web.Response:
+    """Where backups are, how old the newest state of each is, and when it was read again."""
+    check_parameters(request)
+    rows = await request.engine.pools.slow.run(request.engine.archive.backup_states)
+    return answer({"backups": rows})
