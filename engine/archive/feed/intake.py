@@ -116,6 +116,9 @@ class Intake:
             if not heap:
                 return
             _, segment_id, record, source = heap[0]
+            if len(heap) == 1 and not waiting:  # one writer stores, as a rule
+                yield from _one_ahead(record, source)
+                return
             # Asked for first, so that progress is behind the record when it is given.
             following = next(source, None)
             if following is None:
@@ -169,11 +172,7 @@ class Intake:
         at = start
         while at < end:
             try:
-                head = data.read(_HEAD_BYTES, at)
-                length = head_length(head, segment_id, at)
-                if length > len(head):
-                    head = data.read(length, at)
-                record = decode_head(head, seed, segment_id, at)
+                record = _record_at(data, seed, segment_id, at)
             except (CorruptRecord, OSError):
                 return
             at = record.position.end
@@ -222,3 +221,23 @@ class Intake:
         logger.about("feed").warning(
             "a place in the log is passed over", segment=f"{segment_id:016x}", offset=offset, why=why
         )
+
+
+def _record_at(data: SegmentBytes, seed: int, segment_id: int, at: int) -> Record:
+    """A whole record. Raises CorruptRecord or OSError."""
+    head = data.read(_HEAD_BYTES, at)
+    try:
+        return decode_head(head, seed, segment_id, at)
+    except CorruptRecord:
+        length = head_length(head, segment_id, at)
+        if length <= len(head):
+            raise
+        return decode_head(data.read(length, at), seed, segment_id, at)
+
+
+def _one_ahead(record: Record, source: _Source) -> _Source:
+    """A record and what follows it, each given when the next one has been asked for."""
+    for following in source:
+        yield record
+        record = following
+    yield record

@@ -6,18 +6,20 @@
 The times count from the last instance, by the clock that stamped its receipt. A further one begins anew, whatever has
 been said: then it is said again. What has been deleted meanwhile is not said to be quiet.
 
-What is known here follows from the events of the feed, so that it is the same after a restart: `observe` is told of
-each event, of our own as well.
+What is known here follows from the events of the feed, so that it is the same after a restart: `observe_all` is told
+of all events, of our own as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
 from engine.archive.feed import event as actions
 from engine.archive.feed.event import Event, unix_s
+
+_GROWING = frozenset((actions.STORED, actions.KEPT_ASIDE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +71,24 @@ class QuietTracker:
             ]
         }
 
+    def observe_all(self, events: Sequence[Event]) -> None:
+        """Takes events of the feed in. Of instances of one series behind each other only the last one is looked at."""
+        last = len(events) - 1
+        for number, event in enumerate(events):
+            if number < last and event.action in _GROWING:
+                following = events[number + 1]
+                if (
+                    following.action in _GROWING
+                    and following.series_instance_uid == event.series_instance_uid
+                    and following.study_instance_uid == event.study_instance_uid
+                ):
+                    continue
+            self.observe(event)
+
     def observe(self, event: Event) -> None:
         """Takes an event of the feed in."""
         study, series = event.study_instance_uid, event.series_instance_uid
-        if event.action in (actions.STORED, actions.KEPT_ASIDE):
+        if event.action in _GROWING:
             time_s = unix_s(event.time)
             self._grow(study, series, time_s)
             self._grow(study, "", time_s)

@@ -48,8 +48,11 @@ class Translator:
     def __init__(self, index: Catalog, progress: Progress) -> None:
         self._index = index
         self._progress = progress
-        self._ahead: set[tuple[int, int]] = set()
-        """Where the records lie that have been read and not told yet."""
+        self._items: list[Entry | Tombstone | Hold | Correction] = []
+        """What has been read last, and the number of the one that is being told."""
+        self._number = 0
+        self._numbers: dict[tuple[int, int], int] = {}
+        """Where each of them lies: made when it is first asked for, since only what dies asks."""
         self.unreadable = 0
         """Records of a kind or version that this engine does not know."""
 
@@ -64,11 +67,11 @@ class Translator:
                 continue
             if isinstance(item, Entry | Tombstone | Hold | Correction):
                 items.append(item)
-        self._ahead = {item.position[:2] for item in items}
+        self._items = items
+        self._numbers = {}
         states = iter(self._index.states([item for item in items if isinstance(item, Entry)]))
         events: list[Event] = []
-        for item in items:
-            self._ahead.discard(item.position[:2])
+        for self._number, item in enumerate(items):
             if isinstance(item, Entry):
                 state = next(states)
                 if state in _ALIVE or (state not in _NO_EVENT and self._was_visible(item)):
@@ -110,7 +113,10 @@ class Translator:
         return not any(self._is_told(*place) for place in later)
 
     def _is_told(self, segment_id: int, offset: int) -> bool:
-        return (segment_id, offset) not in self._ahead and self._progress.passed(segment_id, offset)
+        if not self._numbers:
+            self._numbers = {item.position[:2]: number for number, item in enumerate(self._items)}
+        is_ahead = self._numbers.get((segment_id, offset), 0) > self._number
+        return not is_ahead and self._progress.passed(segment_id, offset)
 
     def _version_deleted(self, tombstone: Tombstone) -> Iterator[Event]:
         for uid, current in zip(
