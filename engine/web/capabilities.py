@@ -74,10 +74,10 @@ def as_wadl(resources: dict[str, list[Route]], root: str) -> bytes:
 
 
 def _add_method(resource: ElementTree.Element, route: Route) -> None:
-    method = ElementTree.SubElement(resource, "method", name=route.method, id=_identifier(route))
+    method = ElementTree.SubElement(resource, "method", name=route.method, id=route.identifier)
     ElementTree.SubElement(method, "doc").text = route.summary
     request = ElementTree.SubElement(method, "request")
-    for parameter in route.parameters:
+    for parameter in route.all_parameters:
         attributes = {"name": parameter.name, "style": _STYLES[parameter.place], "required": _truth(parameter)}
         described = ElementTree.SubElement(request, "param", attributes)
         ElementTree.SubElement(described, "doc").text = parameter.summary
@@ -99,11 +99,11 @@ def _method_json(route: Route) -> dict[str, Any]:
             "doc": parameter.summary,
             **({"option": [{"@value": option} for option in parameter.options]} if parameter.options else {}),
         }
-        for parameter in route.parameters
+        for parameter in route.all_parameters
     ]
     return {
         "@name": route.method,
-        "@id": _identifier(route),
+        "@id": route.identifier,
         "doc": route.summary,
         "request": {"param": parameters, "representation": [{"@mediaType": kind} for kind in route.consumes]},
         "response": [
@@ -113,11 +113,6 @@ def _method_json(route: Route) -> dict[str, Any]:
             }
         ],
     }
-
-
-def _identifier(route: Route) -> str:
-    words = [word.strip("{}") for word in route.path.split("/") if word]
-    return "-".join([route.method.lower(), *words])
 
 
 def _truth(parameter: Parameter) -> str:

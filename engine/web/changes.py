@@ -177,6 +177,8 @@ ROUTES = (
             Parameter("Last-Event-ID", "The cursor at which a stream goes on", place="header"),
         ),
         produces=(JSON, EVENT_STREAM),
+        errors=(404, 410),
         tag="changes",
+        schema="Changes",
     ),
 )

@@ -217,7 +217,9 @@ def _route(path: str, handler: Callable[[Request], Awaitable[web.StreamResponse]
         Action.QUERY,
         _PARAMETERS,
         produces=tuple(map(str, OFFERS)),
+        errors=(406, 413),
         tag="QIDO-RS",
+        schema="DataSets",
     )
 
 

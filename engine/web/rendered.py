@@ -222,7 +222,18 @@ async def thumbnail(request: Request) -> web.StreamResponse:
 def _route(
     path: str, handler: Handler, summary: str, parameters: tuple[Parameter, ...], produces: tuple[str, ...]
 ) -> Route:
-    return Route("GET", path, handler, summary, Action.RETRIEVE, parameters, produces=produces, tag="WADO-RS")
+    return Route(
+        "GET",
+        path,
+        handler,
+        summary,
+        Action.RETRIEVE,
+        parameters,
+        produces=produces,
+        statuses=(200, 304),
+        errors=(404, 406, 410),
+        tag="WADO-RS",
+    )
 
 
 _STUDY: Final = f"{DICOMWEB}/studies/{{study}}"

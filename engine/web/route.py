@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import unquote
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ API = "/api"
 
 Handler = Callable[["Request"], Awaitable["StreamResponse"]]
 Place = Literal["path", "query", "header"]
+FRAMES_PATTERN: Final = "^[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,31 @@ class Parameter:
     is_required: bool = False
     options: tuple[str, ...] = ()
     """The values that there are; (): any."""
+
+
+PATH_PARAMETERS: Final[Mapping[str, Parameter]] = {
+    parameter.name: parameter
+    for parameter in (
+        Parameter("study", "Study Instance UID", "path", is_required=True),
+        Parameter("series", "Series Instance UID", "path", is_required=True),
+        Parameter("instance", "SOP Instance UID", "path", is_required=True),
+        Parameter(
+            "frames", "Numbers of frames from 1, with commas between", "path", pattern=FRAMES_PATTERN, is_required=True
+        ),
+        *(
+            Parameter(name, "Tag of an element, as 7FE00010", "path", pattern="^[0-9A-Fa-f]{8}$", is_required=True)
+            for name in ("tag", "tag2", "tag3")
+        ),
+        *(
+            Parameter(name, "Number of an item from 1", "path", "integer", is_required=True)
+            for name in ("item", "item2")
+        ),
+        Parameter("number", "Number of a correction", "path", is_required=True),
+        Parameter("id", "What the list calls it", "path", is_required=True),
+        Parameter("title", "AE title of a peer", "path", is_required=True),
+    )
+}
+"""Those in the paths of more than one route; a route describes its own among its parameters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +92,36 @@ class Route:
     """Media types of the answer, the default one first."""
     statuses: tuple[int, ...] = (200,)
     """Of answers that are no errors."""
+    errors: tuple[int, ...] = ()
+    """Of answers that are errors, beside those that any request may have (`openapi`)."""
     tag: str = "server"
     """The heading under which the documents list it."""
+    schema: str = ""
+    """What a JSON answer is, by its name in `schemas`; "": any JSON."""
+    body: Any = None
+    """What a JSON body is: a msgspec type."""
 
     @property
     def name(self) -> str:
         """What metrics and log call it: no value of any parameter is in it."""
         return f"{self.method} {self.path}"
+
+    @property
+    def identifier(self) -> str:
+        """What the documents call it: one word."""
+        return "-".join([self.method.lower(), *(word.strip("{}") for word in self.path.split("/") if word)])
+
+    @property
+    def all_parameters(self) -> tuple[Parameter, ...]:
+        """Those of the path, in its order, and the others."""
+        own = {parameter.name: parameter for parameter in self.parameters}
+        names = [segment.strip("{}") for segment in self.path.split("/") if segment.startswith("{")]
+        of_path = [own.pop(name) if name in own else PATH_PARAMETERS.get(name) or _undescribed(name) for name in names]
+        return (*of_path, *own.values())
+
+
+def _undescribed(name: str) -> Parameter:
+    return Parameter(name, name.capitalize(), "path", is_required=True)
 
 
 class _Node:

@@ -7,7 +7,7 @@ with API for what it lacks.
 from __future__ import annotations
 
 from engine.access import Action
-from engine.web import changes, health, metrics, qido, rendered, wado_uri
+from engine.web import changes, health, metrics, openapi, qido, rendered, wado_uri
 from engine.web.api.routes import API_ROUTES
 from engine.web.capabilities import CAPABILITIES, handler
 from engine.web.route import DICOMWEB, Route
@@ -15,8 +15,16 @@ from engine.web.stow import ROUTES as STOW_ROUTES
 from engine.web.wado_routes import WADO_ROUTES
 
 _RESOURCES: tuple[Route, ...] = (
-    Route("GET", "/health/live", health.live, "Whether this server is alive", None),
-    Route("GET", "/health/ready", health.ready, "Whether requests may be sent here", None, statuses=(200, 503)),
+    Route("GET", "/health/live", health.live, "Whether this server is alive", None, schema="Liveness"),
+    Route(
+        "GET",
+        "/health/ready",
+        health.ready,
+        "Whether requests may be sent here",
+        None,
+        statuses=(200, 503),
+        schema="Readiness",
+    ),
     Route(
         "GET",
         "/metrics",
@@ -34,11 +42,25 @@ _RESOURCES: tuple[Route, ...] = (
     *STOW_ROUTES,
 )
 
-ROUTES: tuple[Route, ...] = (
+_DESCRIBED: tuple[Route, ...] = (
     *_RESOURCES,
     *(
-        Route("OPTIONS", path, handler(_RESOURCES), "What this server can do (PS3.18 8.9)", None, produces=CAPABILITIES)
+        Route(
+            "OPTIONS",
+            path,
+            handler(_RESOURCES),
+            "What this server can do (PS3.18 8.9)",
+            None,
+            produces=CAPABILITIES,
+            errors=(406,),
+            schema="Capabilities",
+        )
         for path in ("/", DICOMWEB)
     ),
+)
+
+ROUTES: tuple[Route, ...] = (
+    *_DESCRIBED,
+    Route("GET", openapi.PATH, openapi.handler(_DESCRIBED), "This document", None, schema="OpenApi"),
 )
 """Every route of the server."""

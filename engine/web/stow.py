@@ -19,7 +19,7 @@ from engine.web.forms import DICOM, OCTET_STREAM, choices_of
 from engine.web.multipart import PartBegin, PartEnd, Reader, boundary_in
 from engine.web.route import DICOMWEB, Parameter, Route
 from engine.web.stored import root_of, uid_of
-from engine.web.stow_response import JSON_TYPE, OFFERS, XML_TYPE, Reason, StoreResponse
+from engine.web.stow_response import OFFERS, Reason, StoreResponse
 from engine.web.upload import Uploads
 
 if TYPE_CHECKING:
@@ -96,8 +96,8 @@ def _is_file(content_type: MediaType | None, usual: MediaType | None) -> bool:
 
 
 _CONSUMES: Final = (f'{MULTIPART}; type="{DICOM}"', DICOM)
-_PRODUCES: Final = (JSON_TYPE, XML_TYPE)
-_STATUSES: Final = (200, 202, 409)
+_PRODUCES: Final = tuple(map(str, OFFERS))
+_STATUSES: Final = (200, 202, 409, 415, 503)
 
 
 def _row(path: str, summary: str) -> Route:
@@ -111,7 +111,9 @@ def _row(path: str, summary: str) -> Route:
         consumes=_CONSUMES,
         produces=_PRODUCES,
         statuses=_STATUSES,
+        errors=(404, 406),
         tag="STOW-RS",
+        schema="DataSet",
     )
 
 

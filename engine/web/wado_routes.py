@@ -28,6 +28,7 @@ _FRAMES: Final = (
     OCTET_STREAM,
     *IMAGE_TYPES,
 )
+_METADATA: Final = tuple(map(str, wado_metadata.OFFERS))
 _BULK_DATA: Final = (_PARTS.format(OCTET_STREAM), OCTET_STREAM)
 
 
@@ -41,7 +42,9 @@ def _row(path: str, handler: Handler, summary: str, produces: tuple[str, ...]) -
         parameters=(_ACCEPT,),
         produces=produces,
         statuses=_STATUSES,
+        errors=(404, 406, 410, 416),
         tag="WADO-RS",
+        schema="DataSets",
     )
 
 
@@ -52,14 +55,14 @@ WADO_ROUTES: Final[tuple[Route, ...]] = (
     _row(f"{_SERIES}/zip", zip_archive.zipped, "A series as a zip archive with a DICOMDIR", (zip_archive.ZIP,)),
     _row(_INSTANCE, wado.instance, "One instance", (*_FILES, DICOM)),
     *(
-        _row(f"{path}/metadata", wado_metadata.metadata, f"Metadata of a {name}", (wado_metadata.DICOM_JSON,))
+        _row(f"{path}/metadata", wado_metadata.metadata, f"Metadata of a {name}", _METADATA)
         for path, name in ((_STUDY, "study"), (_SERIES, "series"))
     ),
     _row(
         f"{_INSTANCE}/metadata",
         wado_metadata.instance_metadata,
         "Metadata of an instance",
-        (wado_metadata.DICOM_JSON,),
+        _METADATA,
     ),
     _row(f"{_INSTANCE}/frames/{{frames}}", wado_frames.frames, "Frames by number, with commas between", _FRAMES),
     *(

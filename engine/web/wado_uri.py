@@ -89,6 +89,7 @@ ROUTES: Final = (
         ),
         produces=(DICOM, JPEG, PNG, GIF, *(offer.media_type for offer in rendered.REPORT_OFFERS)),
         statuses=(200, 206, 304),
+        errors=(404, 406, 410, 416),
         tag="WADO-URI",
     ),
 )

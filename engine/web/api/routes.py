@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from engine.access import Action
 from engine.web.api import configuration, corrections, holds, jobs, peers, quarantine, stats, studies, tag_tree, upkeep
+from engine.web.api.bodies import Correction, Given, Hold, Job, Release
 from engine.web.api.json_bodies import JSON, PAGE_PARAMETERS
 from engine.web.route import API, Handler, Parameter, Route
 
@@ -13,11 +14,24 @@ _VALUES: Final = Parameter("values", "Whether values are told too, which may be 
 
 
 def _read(path: str, handler: Handler, summary: str, action: Action, parameters: tuple[Parameter, ...] = ()) -> Route:
-    return Route("GET", API + path, handler, summary, action, parameters, tag="archive API")
+    is_of_one = "{" in path or any(parameter.name == "rule" for parameter in parameters)
+    errors = (404, 409) if is_of_one else ()
+    return Route("GET", API + path, handler, summary, action, parameters, errors=errors, tag="archive API")
 
 
-def _write(path: str, handler: Handler, summary: str, action: Action, status: int = 200) -> Route:
-    return Route("POST", API + path, handler, summary, action, consumes=(JSON,), statuses=(status,), tag="archive API")
+def _write(path: str, handler: Handler, summary: str, action: Action, status: int = 200, body: Any = Given) -> Route:
+    return Route(
+        "POST",
+        API + path,
+        handler,
+        summary,
+        action,
+        consumes=(JSON,),
+        statuses=(status,),
+        errors=(404, 409, 410),
+        tag="archive API",
+        body=body,
+    )
 
 
 API_ROUTES: Final = (
@@ -26,15 +40,15 @@ API_ROUTES: Final = (
     _read("/peers", peers.listed, "Archives and devices that are known here", Action.OBSERVE),
     _write("/peers/{title}/echo", peers.echo, "Whether a peer answers", Action.OBSERVE),
     _read("/jobs", jobs.listed, "What is sent and pulled in the background", Action.OBSERVE, jobs.PARAMETERS),
-    _write("/jobs", jobs.create, "Send or pull in the background", Action.MANAGE, 201),
+    _write("/jobs", jobs.create, "Send or pull in the background", Action.MANAGE, 201, Job),
     _read("/jobs/{id}", jobs.one, "One job, with what failed", Action.OBSERVE),
     _write("/jobs/{id}/cancel", jobs.cancel, "End a job", Action.MANAGE, 202),
     _write("/jobs/{id}/retry", jobs.retry, "Try a job again that has failed", Action.MANAGE, 202),
     _read("/holds", holds.listed, "Legal holds", Action.OBSERVE),
-    _write("/holds", holds.hold, "Hold studies", Action.HOLD),
-    _write("/holds/release", holds.release, "End holds", Action.HOLD),
+    _write("/holds", holds.hold, "Hold studies", Action.HOLD, body=Hold),
+    _write("/holds/release", holds.release, "End holds", Action.HOLD, body=Release),
     _read("/corrections", corrections.listed, "Corrections and undos", Action.OBSERVE, (_VALUES, *PAGE_PARAMETERS)),
-    _write("/corrections", corrections.make, "Make a correction", Action.CORRECT, 201),
+    _write("/corrections", corrections.make, "Make a correction", Action.CORRECT, 201, Correction),
     _write("/corrections/{number}/undo", corrections.undo, "Take a correction back", Action.CORRECT, 201),
     _read("/conflicts", corrections.conflicts, "Where instances disagree", Action.OBSERVE, (_VALUES, *PAGE_PARAMETERS)),
     _read("/quarantine", quarantine.listed, "What is in quarantine", Action.OBSERVE, PAGE_PARAMETERS),

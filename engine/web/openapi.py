@@ -1,0 +1,165 @@
+"""GET /openapi.json: the OpenAPI 3.1 document of this server, made from the routes.
+
+Every route is an operation: its parameters, the media types of its body and of its answers, its statuses, and what an
+error is. Answers that any request may have (400, 403, 421 …) are at each operation. HEAD, which every GET has, is not
+listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import orjson
+from aiohttp import web
+
+from engine import __version__
+from engine.web.errors import PROBLEM
+from engine.web.route import Route
+from engine.web.schemas import SCHEMAS, reference
+
+if TYPE_CHECKING:
+    from engine.web.request import Request
+    from engine.web.route import Handler, Parameter
+
+VERSION: Final = "3.1.0"
+PATH: Final = "/openapi.json"
+
+ERRORS_OF_ALL: Final = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.MISDIRECTED_REQUEST,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
+"""Of answers that any request may have: see `front`."""
+ERRORS_OF_BODIES: Final = (
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    HTTPStatus.INSUFFICIENT_STORAGE,
+)
+"""Of a route that takes a body."""
+
+_WITHOUT_BODY: Final = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
+_MEANINGS: Final = {
+    HTTPStatus.GONE: "It was here and was deleted",
+    HTTPStatus.NOT_ACCEPTABLE: "No media type or transfer syntax that is accepted can be made of it",
+    HTTPStatus.MISDIRECTED_REQUEST: "This server is not known by the name in the header Host",
+    HTTPStatus.TOO_MANY_REQUESTS: "Too many requests of this client; Retry-After says when to come again",
+    HTTPStatus.SERVICE_UNAVAILABLE: "Not now; Retry-After says when to come again",
+}
+
+
+def handler(routes: Iterable[Route]) -> Handler:
+    """A handler that tells of these routes."""
+    of_all = tuple(routes)
+
+    async def openapi(request: Request) -> web.Response:
+        body = orjson.dumps(document(of_all, request.root))
+        headers = {"Cache-Control": "no-cache"}
+        return web.Response(body=body, content_type="application/json", headers=headers)
+
+    return openapi
+
+
+def document(routes: Iterable[Route], root: str) -> dict[str, Any]:
+    """The document, for a server at this URL."""
+    of_all = tuple(routes)
+    having_bodies = [route for route in of_all if route.body is not None]
+    template = "#/components/schemas/{name}"
+    bodies, components = msgspec.json.schema_components([route.body for route in having_bodies], ref_template=template)
+    body_of = {route.name: body for route, body in zip(having_bodies, bodies, strict=True)}
+    paths: dict[str, dict[str, Any]] = {}
+    for route in of_all:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, body_of.get(route.name))
+    return {
+        "openapi": VERSION,
+        "info": {
+            "title": "Filmroom",
+            "version": __version__,
+            "description": "DICOMweb (PS3.18) and what it lacks, of one archive.",
+        },
+        "servers": [{"url": root or "/"}],
+        "paths": paths,
+        "components": {
+            "schemas": {**components, **SCHEMAS},
+            "responses": {
+                "Problem": {
+                    "description": "An error",
+                    "content": {PROBLEM: {"schema": reference("Problem")}},
+                }
+            },
+        },
+    }
+
+
+def _operation(route: Route, body: dict[str, Any] | None) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": route.identifier,
+        "summary": route.summary,
+        "tags": [route.tag],
+        "responses": _responses(route),
+    }
+    if route.all_parameters:
+        operation["parameters"] = [_parameter(parameter) for parameter in route.all_parameters]
+    if route.consumes:
+        content: dict[str, Any] = {media_type: {"schema": body} if body else {} for media_type in route.consumes}
+        operation["requestBody"] = {"required": True, "content": content}
+    return operation
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "name": parameter.name.strip("{}"),
+        "in": parameter.place,
+        "description": parameter.summary,
+        "required": parameter.is_required,
+    }
+    if parameter.name.startswith("{"):
+        # Any name: an object, each property of which is a parameter of its own.
+        values = {"type": "object", "additionalProperties": {"type": "string"}}
+        return {**described, "schema": values, "style": "form", "explode": True}
+    return {**described, "schema": _value(parameter)}
+
+
+def _value(parameter: Parameter) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": parameter.schema}
+    if parameter.options and parameter.schema != "boolean":
+        schema["enum"] = list(parameter.options)
+    if parameter.pattern:
+        schema["pattern"] = parameter.pattern
+    elif parameter.schema == "string" and parameter.place == "path":
+        schema["minLength"] = 1
+    elif parameter.schema == "integer":
+        schema["minimum"] = 1 if parameter.place == "path" else 0
+    return schema
+
+
+def _responses(route: Route) -> dict[str, Any]:
+    responses: dict[str, Any] = {str(status): _response(route, status) for status in route.statuses}
+    errors: set[int] = {*ERRORS_OF_ALL, *route.errors, *(ERRORS_OF_BODIES if route.consumes else ())}
+    for status in sorted(errors):
+        if str(status) not in responses:
+            problem = {"$ref": "#/components/responses/Problem"}
+            meaning = _MEANINGS.get(HTTPStatus(status))
+            responses[str(status)] = {**problem, "description": meaning} if meaning else problem
+    return responses
+
+
+def _response(route: Route, status: int) -> dict[str, Any]:
+    response: dict[str, Any] = {"description": HTTPStatus(status).phrase}
+    if status not in _WITHOUT_BODY:
+        response["content"] = {media_type: _content(route, media_type) for media_type in route.produces}
+    if status >= HTTPStatus.BAD_REQUEST:
+        # Of a resource that says in its own form what went wrong; what the front refuses is a problem all the same.
+        response["content"][PROBLEM] = {"schema": reference("Problem")}
+    return response
+
+
+def _content(route: Route, media_type: str) -> dict[str, Any]:
+    if media_type.endswith(("/json", "+json")) and route.schema:
+        return {"schema": reference(route.schema)}
+    return {}
