@@ -1,7 +1,8 @@
 """The one place where the command line reaches the engine: each function loads what it needs and calls it.
 
 Nothing here writes to the terminal. Commands that look into the archive open it directly, as keeper when no server
-runs and as its guest when one does, so that they work either way.
+runs and as its guest when one does, so that they work either way. Modules beside this one do the same for families of
+commands: `deletion`, `quarantine`, `commitments`, `corrections`, `copies`, `exchange`.
 """
 
 from __future__ import annotations
@@ -11,27 +12,19 @@ import os
 import time
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.access import Action, Destination, Kind, PeerRules, Principal
-from engine.archive.admin.times import time_text, with_times
 from engine.cli import namespaces, query
 from engine.cli.output import Progress
-from engine.config import Config, Peer, Retention, parse_peer
+from engine.config import Config, Peer, parse_peer
 from engine.dicom import plain_values, tags
-from engine.errors import (
-    CommitmentError,
-    ConfigError,
-    NotAllowed,
-    NotStored,
-)
-from engine.index.query import key_values
+from engine.errors import NotAllowed, NotStored
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
-    from engine.archive.commitment.transactions import Transactions
     from engine.archive.interchange.exporter import ExportSummary
     from engine.archive.interchange.importer import ImportSummary
     from engine.archive.verify import CheckReport
@@ -94,7 +87,7 @@ def opened(
 def find(config: Config, wanted: query.Keys, limit: int | None, offset: int = 0) -> Iterator[dict[int, bytes]]:
     """The matches, each as tag → UTF-8 text."""
     with opened(config) as archive:
-        for match in archive.find(_query(wanted, archive.schema, limit, offset)):
+        for match in archive.find(query_of(wanted, archive.schema, limit, offset)):
             yield match.attributes
 
 
@@ -107,7 +100,7 @@ def explain(
     explanation = Explanation()
     with opened(config) as archive:
         began = time.perf_counter()
-        matches = archive.find(_query(wanted, archive.schema, limit, offset), explanation=explanation)
+        matches = archive.find(query_of(wanted, archive.schema, limit, offset), explanation=explanation)
         found = [match.attributes for match in matches]
         took_ms = (time.perf_counter() - began) * 1000
     return found, {**explanation.summary(), "took_ms": round(took_ms, 3)}
@@ -239,7 +232,7 @@ def export(
 
     with opened(config) as archive:
         missing.extend(not_stored(archive, wanted))
-        instances = _matching_instances(archive, wanted)
+        instances = matching_instances(archive, wanted)
         if not instances:
             return None, True
         summary = exporter.ExportSummary()
@@ -269,13 +262,13 @@ def not_stored(archive: Archive, wanted: Sequence[query.Keys]) -> list[str]:
             keys = query.Keys(level, {tag: "\\".join(some)}, (tag,))
             found = {
                 match.attributes[tag].decode("utf-8", "replace")
-                for match in archive.find(_query(keys, archive.schema, None))
+                for match in archive.find(query_of(keys, archive.schema, None))
             }
             missing += [f"{level} {uid}" for uid in some if uid not in found]
     return missing
 
 
-def _refuse_missing(missing: Sequence[str], instead: str) -> None:
+def refuse_missing(missing: Sequence[str], instead: str) -> None:
     """Raises NotStored that names each."""
     if missing:
         raise NotStored(f"no {', no '.join(missing)} is stored; {instead}")
@@ -285,13 +278,14 @@ def matching(archive: Archive, wanted: Sequence[query.Keys]) -> Iterator[Instanc
     """The instances of everything that matches, each once."""
     given: set[str] = set()
     for keys in wanted:
-        for instance in archive.matching(_query(keys, archive.schema, None)):
+        for instance in archive.matching(query_of(keys, archive.schema, None)):
             if len(wanted) == 1 or instance.sop_instance_uid not in given:
                 given.add(instance.sop_instance_uid)
                 yield instance
 
 
-def _matching_instances(archive: Archive, wanted: Sequence[query.Keys]) -> list[Instance]:
+def matching_instances(archive: Archive, wanted: Sequence[query.Keys]) -> list[Instance]:
+    """The same, all at once."""
     return list(matching(archive, wanted))
 
 
@@ -356,152 +350,7 @@ def examine(config: Config, *, measure: bool, progress: Progress) -> list[dict[s
     return [{**asdict(finding), "verdict": finding.verdict.value} for finding in findings]
 
 
-# Deleting ----------------------------------------------------------------------------------------
-
-
-def delete(config: Config, wanted: list[query.Keys], *, reason: str, dry_run: bool) -> dict[str, Any]:
-    """Deletes what matches, or says what that would be. Raises DeletionRefused; NotStored for UIDs that are named."""
-    from engine.index.format.types import Level
-
-    with opened(config) as archive:
-        _refuse_missing(not_stored(archive, wanted), "nothing was deleted")
-        chosen: dict[Level, dict[str, Instance]] = {}
-        for keys in wanted:
-            level = max(_query(keys, archive.schema, None).level, Level.STUDY)
-            found = {instance.sop_instance_uid: instance for instance in _matching_instances(archive, [keys])}
-            chosen.setdefault(level, {}).update(found)
-        everything: dict[str, Instance] = {}
-        for level in sorted(chosen):
-            chosen[level] = {uid: found for uid, found in chosen[level].items() if uid not in everything}
-            everything |= chosen[level]
-        whole = list(everything.values())
-        # First as a whole: nothing goes when something of it is held.
-        deletion = archive.delete_instances(whole, level=Level.IMAGE, actor=operator(), reason=reason, dry_run=True)
-        if dry_run:
-            return asdict(deletion)
-        deletion.refuse_held()
-        began = time.perf_counter()
-        for level in sorted(chosen):
-            archive.delete_instances(list(chosen[level].values()), level=level, actor=operator(), reason=reason)
-        deletion.dry_run = False
-        return {**asdict(deletion), "took_ms": round((time.perf_counter() - began) * 1000, 3)}
-
-
-def patients_of(config: Config, wanted: list[query.Keys]) -> list[str]:
-    """Whose instances match, each once: "Doe^Jane (4711)"."""
-    with opened(config) as archive:
-        found: dict[str, None] = {}
-        for keys in wanted:
-            asked = _query(keys, archive.schema, None)
-            named = {tags.PatientName: b"", tags.PatientID: b"", **asked.keys}
-            for match in archive.find(replace(asked, keys=named)):
-                who = (plain_values.text_of(tag, match.attributes.get(tag, b"")) for tag in named if tag in _WHO)
-                name, patient_id = who
-                found[f"{name} ({patient_id})"] = None
-    return list(found)
-
-
-_WHO = (tags.PatientName, tags.PatientID)
-
-
-def change_holds(
-    config: Config,
-    studies: list[str],
-    wanted: query.Keys | None,
-    *,
-    is_set: bool,
-    in_advance: bool = False,
-    reason: str,
-) -> tuple[list[str], list[str]]:
-    """Sets or releases holds; the studies that are meant, and those that this changed.
-
-    Raises NotStored for a study that is named and not there, unless it is to be held in advance or a hold is released.
-    """
-    for uid in studies:
-        key_values.check_uid(uid)
-    with opened(config) as archive:
-        named = dict.fromkeys(studies)
-        held = {hold.study_instance_uid.decode("utf-8", "replace") for hold in archive.holds()}
-        asked = [keys for uid, keys in zip(studies, query.named([], studies), strict=True) if is_set or uid not in held]
-        if wanted is not None:
-            asked.append(wanted)
-        if not in_advance:
-            instead = "nothing was held; --in-advance holds a study before it arrives" if is_set else "no hold ended"
-            _refuse_missing(not_stored(archive, asked), instead)
-        if wanted is not None:
-            named |= dict.fromkeys(instance.study_instance_uid for instance in _matching_instances(archive, [wanted]))
-        change = archive.set_holds if is_set else archive.release_holds
-        return list(named), change(list(named), actor=operator(), reason=reason)
-
-
-def holds(config: Config) -> list[dict[str, Any]]:
-    """Every hold, and how many instances of its study are there."""
-    from engine.archive.admin import holds
-
-    with opened(config) as archive:
-        return holds.listed(archive)
-
-
-def retention_rules(config: Config, names: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """The rules as plain data."""
-    import msgspec
-
-    return [msgspec.structs.asdict(rule) for rule in _rules(config, names)]
-
-
-def _rules(config: Config, names: tuple[str, ...]) -> list[Retention]:
-    """The rules of these names, of all without any. Raises ConfigError."""
-    known = {rule.name: rule for rule in config.retention}
-    unknown = ", ".join(repr(name) for name in names if name not in known)
-    if unknown:
-        raise ConfigError(f"there is no [[retention]] rule {unknown}; there are: {', '.join(known) or 'none'}")
-    return [rule for rule in config.retention if not names or rule.name in names]
-
-
-def retention_due(config: Config, names: tuple[str, ...]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The studies that are due, and the sums of each rule."""
-    from engine.archive.admin import upkeep
-
-    rules = _rules(config, names)
-    sums: dict[str, dict[str, Any]]
-    sums = {rule.name: {"rule": rule.name, "studies": 0, "instances": 0, "bytes": 0, "held": 0} for rule in rules}
-    with opened(config) as archive:
-        studies = list(upkeep.due(archive, rules))
-    for due in studies:
-        row = sums[due["rule"]]
-        for name, count in (("studies", 1), ("instances", due["instances"]), ("bytes", due["bytes"])):
-            row[name] += 0 if due["held"] else count
-        row["held"] += due["held"]
-    return studies, list(sums.values())
-
-
-def retention_apply(config: Config, names: tuple[str, ...], *, anyway: bool) -> list[dict[str, Any]]:
-    """Deletes what is due; what became of each rule's studies. Raises RetentionRefused, unless `anyway`."""
-    from engine.archive.lifecycle import retention
-
-    with opened(config) as archive:
-        now_ns = time.time_ns()
-        return [
-            {
-                "rule": rule.name,
-                **asdict(retention.apply(archive, rule, now_ns, actor=operator(), is_confirmed=anyway)),
-            }
-            for rule in _rules(config, names)
-        ]
-
-
-def compact(config: Config, everything: bool, progress: Progress) -> dict[str, Any]:
-    """Compacts until there is nothing left to do."""
-    from engine.archive.lifecycle.compaction import Compactor
-
-    with opened(config, progress=progress) as archive:
-        compactor = Compactor(
-            archive, config.compaction, segment_bytes=config.storage.segment_bytes, everything=everything
-        )
-        return compactor.run(progress).as_dict()
-
-
-# Scrub and quarantine ----------------------------------------------------------------------------
+# Scrub -------------------------------------------------------------------------------------------
 
 
 def scrub_status(config: Config) -> dict[str, Any]:
@@ -539,139 +388,11 @@ def acknowledge_losses(config: Config, segment_ids: list[int] | None) -> list[di
         return [upkeep.loss_facts(loss) for loss in chosen]
 
 
-@contextmanager
-def _chosen(config: Config, wanted: list[query.Keys], ids: Sequence[str], same: bool) -> Iterator[tuple[Archive, Any]]:
-    """The archive, and what of its quarantine has one of the ids, or belongs to what matches; or all of it."""
-    from engine.archive.lifecycle import quarantine, resent
-
-    with opened(config) as archive:
-        judge = resent.Judge(archive, reserve_bytes=config.limits.disk_reserve_bytes)
-        uids = None if not wanted else {instance.sop_instance_uid for instance in matching(archive, wanted)}
-        try:
-            found = quarantine.chosen(archive, uids, same=same, judge=judge)
-            if ids:
-                found = iter([quarantine.find(archive, identifier) for identifier in ids])
-            yield archive, found
-        finally:
-            judge.close()
+# Queries -----------------------------------------------------------------------------------------
 
 
-def quarantined(
-    config: Config, wanted: list[query.Keys], ids: Sequence[str] = (), *, same: bool = False
-) -> Iterator[dict[str, Any]]:
-    """What is in quarantine, without a word of what is in the data sets."""
-    with _chosen(config, wanted, ids, same) as (_, found):
-        for kept in found:
-            yield with_times(kept.facts())
-
-
-def quarantine_diff(config: Config, identifier: str) -> list[dict[str, Any]]:
-    """What differs between a version and the current instance, an element each."""
-    from engine.archive.admin import quarantine
-
-    with opened(config) as archive:
-        return quarantine.differences(archive, identifier, reserve_bytes=config.limits.disk_reserve_bytes)
-
-
-def quarantine_drop_all(
-    config: Config, wanted: list[query.Keys], ids: Sequence[str], reason: str, *, same: bool
-) -> list[dict[str, Any]]:
-    """Deletes all that is chosen; what it was."""
-    from engine.archive.lifecycle import quarantine
-
-    with _chosen(config, wanted, ids, same) as (archive, found):
-        dropped = quarantine.drop_all(archive, list(found), actor=operator(), reason=reason)
-        return [with_times(kept.facts()) for kept in dropped]
-
-
-def quarantine_readmit_all(
-    config: Config, wanted: list[query.Keys], ids: Sequence[str], *, same: bool
-) -> Iterator[dict[str, Any]]:
-    """Takes all that is chosen in, one by one; what became of each, or why it stays."""
-    from engine.archive.admin import quarantine
-
-    with _chosen(config, wanted, ids, same) as (archive, found):
-        for kept in list(found):
-            yield quarantine.readmit(archive, kept.id, policy=config.duplicates, actor=operator())
-
-
-def quarantine_export(config: Config, identifier: str, folder: Path) -> Path:
-    """Writes one to a folder; the file."""
-    from engine.archive.lifecycle import quarantine
-
-    with opened(config) as archive:
-        return quarantine.export(archive, quarantine.find(archive, identifier), folder)
-
-
-def quarantine_readmit(config: Config, identifier: str) -> str:
-    """Takes one in; what became of it."""
-    from engine.archive.lifecycle import quarantine
-
-    with opened(config) as archive:
-        outcome = quarantine.readmit(archive, identifier, policy=config.duplicates, actor=operator())
-        return outcome.name.lower()
-
-
-def quarantine_drop(config: Config, identifier: str, reason: str) -> dict[str, Any]:
-    """Deletes one; what it was."""
-    from engine.archive.admin import quarantine
-
-    with opened(config) as archive:
-        return quarantine.drop(archive, identifier, actor=operator(), reason=reason)
-
-
-# Storage commitment ------------------------------------------------------------------------------
-
-
-def commitments(config: Config) -> list[dict[str, Any]]:
-    """The requests whose reports nobody has taken yet, the oldest first. Needs no index, so it disturbs nobody."""
-    from engine.archive.commitment.transactions import Attempts
-
-    transactions = _transactions(config)
-    attempts = transactions.load_attempts()
-    rows: list[dict[str, Any]] = []
-    for heading in transactions.headings().values():
-        tried = attempts.get(heading.identifier) or Attempts()
-        rows.append(
-            {
-                "id": heading.identifier,
-                "calling_ae_title": heading.calling_ae_title,
-                "transaction_uid": heading.transaction_uid,
-                "instances": heading.instance_count,
-                "received": time_text(heading.received_ns),
-                "attempts": tried.count,
-                "next_attempt": time_text(tried.due_ns) if tried.due_ns else None,
-                "error": "its file is damaged: it can only be dropped" if heading.is_damaged else tried.error,
-            }
-        )
-    return rows
-
-
-def commitments_retry(config: Config, identifiers: list[str]) -> int:
-    """Has these, or all, reported as soon as a server looks; how many. Raises CommitmentError."""
-    transactions = _transactions(config)
-    waiting = transactions.headings()
-    if unknown := [identifier for identifier in identifiers if identifier not in waiting]:
-        raise CommitmentError(f"there is no storage commitment {', '.join(map(repr, unknown))}; nothing was retried")
-    chosen = identifiers or list(waiting)
-    for identifier in chosen:
-        transactions.ask_retry(identifier)
-    return len(chosen)
-
-
-def commitment_drop(config: Config, identifier: str) -> None:
-    """Forgets one: its peer gets no report. Raises CommitmentError."""
-    _transactions(config).drop(identifier)
-
-
-def _transactions(config: Config) -> Transactions:
-    from engine.archive.commitment.transactions import Transactions
-
-    return Transactions.existing(config.data)
-
-
-def _query(wanted: query.Keys, schema: Schema, limit: int | None, offset: int = 0) -> Query:
-    """Raises QueryError."""
+def query_of(wanted: query.Keys, schema: Schema, limit: int | None, offset: int = 0) -> Query:
+    """The query that these keys are. Raises QueryError."""
     from engine.index.query import keywords
 
     level = keywords.LEVELS[wanted.level]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from engine.cli import backend, options, output
+from engine.cli import commitments, options, output
 from engine.cli.options import Settings, with_settings
 from engine.cli.output import whole, wrapped
 
@@ -29,7 +29,7 @@ def command() -> None:
 @with_settings()
 def list_(settings: Settings) -> None:
     """List what waits, with the attempts so far and why the last one failed."""
-    output.write_list(backend.commitments(settings.load()), COLUMNS, empty="no report waits")
+    output.write_list(commitments.listed(settings.load()), COLUMNS, empty="no report waits")
 
 
 @command.command("retry", short_help="Send reports now.")
@@ -37,7 +37,7 @@ def list_(settings: Settings) -> None:
 @with_settings()
 def retry(identifiers: tuple[str, ...], settings: Settings) -> None:
     """Have these reports, or all, sent within a second when a server runs, else when it starts."""
-    count = backend.commitments_retry(settings.load(), list(identifiers))
+    count = commitments.retry(settings.load(), list(identifiers))
     output.write_one({"retried": count})
 
 
@@ -46,5 +46,5 @@ def retry(identifiers: tuple[str, ...], settings: Settings) -> None:
 @with_settings()
 def drop(identifier: str, settings: Settings) -> None:
     """Forget one: its peer gets no report and has to ask again."""
-    backend.commitment_drop(settings.load(), identifier)
+    commitments.drop(settings.load(), identifier)
     output.write_one({"dropped": identifier})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from engine.cli import backend, exit_codes, options, output
+from engine.cli import deletion, exit_codes, options, output
 from engine.cli.options import Settings, with_settings
 
 
@@ -18,6 +18,6 @@ def command(everything: bool, settings: Settings) -> int:
     """
     config = settings.load()
     with output.progress_bar("bytes") as progress:
-        facts = backend.compact(config, everything, progress)
+        facts = deletion.compact(config, everything, progress)
     output.write_one(facts)
     return exit_codes.FAILED if facts["left_alone"] else exit_codes.OK

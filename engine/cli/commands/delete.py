@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from engine.cli import backend, exit_codes, options, output, query
+from engine.cli import deletion, exit_codes, options, output, query
 from engine.cli.options import Settings, with_settings
 
 PATIENTS_NAMED_MAX = 3
@@ -46,15 +46,15 @@ def command(
         raise click.UsageError("say why: --reason TEXT is recorded with the deletion")
     config = settings.load()
     if dry_run or not yes:
-        facts = backend.delete(config, wanted, reason="", dry_run=True)
+        facts = deletion.delete(config, wanted, reason="", dry_run=True)
         if dry_run:
             _show(facts)
             return exit_codes.FAILED if facts["held"] or not facts["instances"] else exit_codes.OK
         goes = facts["instances"] and not facts["held"]
-        if goes and not options.confirmed(_question(facts, backend.patients_of(config, wanted))):
+        if goes and not options.confirmed(_question(facts, deletion.patients_of(config, wanted))):
             output.complain("nothing was deleted")
             return exit_codes.FAILED
-    facts = backend.delete(config, wanted, reason=reason or "", dry_run=False)
+    facts = deletion.delete(config, wanted, reason=reason or "", dry_run=False)
     _show(facts)
     return exit_codes.OK if facts["instances"] else exit_codes.FAILED
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from engine.cli import backend, exit_codes, options, output, query
+from engine.cli import deletion, exit_codes, options, output, query
 from engine.cli.options import Settings, with_settings
 from engine.cli.output import whole, wrapped
 
@@ -64,7 +64,7 @@ def _change(
     if not (keys or studies):
         raise click.UsageError("say which studies: --study UID or KEY=VALUE")
     wanted = query.parse(keys, level="study") if keys else None
-    named, changed = backend.change_holds(
+    named, changed = deletion.change_holds(
         settings.load(), list(studies), wanted, is_set=is_set, in_advance=in_advance, reason=reason
     )
     facts = {"studies": len(named), "changed": len(changed)}
@@ -78,4 +78,4 @@ def _change(
 @with_settings()
 def list_(settings: Settings) -> None:
     """Show every study that is on hold, since when, by whom and why."""
-    output.write_list(backend.holds(settings.load()), COLUMNS, empty="nothing is on hold")
+    output.write_list(deletion.holds(settings.load()), COLUMNS, empty="nothing is on hold")

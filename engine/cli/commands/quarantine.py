@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from engine.cli import backend, exit_codes, options, output, query
+from engine.cli import exit_codes, options, output, quarantine, query
 from engine.cli.options import Settings, with_settings
 from engine.cli.output import cut, whole, wrapped
 
@@ -64,7 +64,7 @@ def list_(
     Shows nothing of what is in the data sets.
     """
     wanted = query.named(keys, studies, series, instances)
-    rows = backend.quarantined(settings.load(), wanted, same=same)
+    rows = quarantine.listed(settings.load(), wanted, same=same)
     output.write_list(rows, COLUMNS, empty="nothing matches" if wanted or same else "the quarantine is empty")
 
 
@@ -77,7 +77,7 @@ def diff(identifier: str, settings: Settings) -> int:
     How a data set is written (transfer syntax, lengths, padding) is no difference. Compressed pixels are decoded where
     both sides lose nothing. Exit code 1: they differ.
     """
-    rows = backend.quarantine_diff(settings.load(), identifier)
+    rows = quarantine.differences(settings.load(), identifier)
     output.write_list(rows, DIFFERENCES, empty="both have the same content")
     return exit_codes.FAILED if any(row["what"] != "same pixels" for row in rows) else exit_codes.OK
 
@@ -88,7 +88,7 @@ def diff(identifier: str, settings: Settings) -> int:
 @with_settings()
 def export(identifier: str, folder: str, settings: Settings) -> None:
     """Write it to DIR, as a Part 10 file; as it came, ID.raw, when its UIDs make no file meta information."""
-    path = backend.quarantine_export(settings.load(), identifier, Path(folder))
+    path = quarantine.export(settings.load(), identifier, Path(folder))
     output.write_one({"path": str(path)}, {"written": str(path)})
 
 
@@ -114,13 +114,13 @@ def readmit(
     config = settings.load()
     wanted, ids = _wanted(which, studies, series, instances, same)
     if len(ids) == 1 and not dry_run:
-        output.write_one({"outcome": backend.quarantine_readmit(config, ids[0])})
+        output.write_one({"outcome": quarantine.readmit(config, ids[0])})
         return exit_codes.OK
     if dry_run or not yes:
-        code = _look(list(backend.quarantined(config, wanted, ids, same=same)), "Take in", dry_run)
+        code = _look(list(quarantine.listed(config, wanted, ids, same=same)), "Take in", dry_run)
         if code is not None:
             return code
-    rows = list(backend.quarantine_readmit_all(config, wanted, ids, same=same))
+    rows = list(quarantine.readmit_all(config, wanted, ids, same=same))
     output.write_list(rows, READMITTED, empty="nothing matches")
     return exit_codes.OK if rows and all(row["outcome"] != "refused" for row in rows) else exit_codes.FAILED
 
@@ -150,14 +150,14 @@ def drop(
     config = settings.load()
     wanted, ids = _wanted(which, studies, series, instances, same)
     if len(ids) == 1 and not dry_run:
-        facts = backend.quarantine_drop(config, ids[0], reason)
+        facts = quarantine.drop(config, ids[0], reason)
         output.write_one(facts, {"dropped": facts["id"], "bytes": facts["bytes"]})
         return exit_codes.OK
     if dry_run or not yes:
-        code = _look(list(backend.quarantined(config, wanted, ids, same=same)), "Delete", dry_run)
+        code = _look(list(quarantine.listed(config, wanted, ids, same=same)), "Delete", dry_run)
         if code is not None:
             return code
-    rows = backend.quarantine_drop_all(config, wanted, ids, reason, same=same)
+    rows = quarantine.drop_all(config, wanted, ids, reason, same=same)
     output.write_list(rows, COLUMNS, empty="nothing matches")
     return exit_codes.OK if rows else exit_codes.FAILED
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from engine.cli import backend, exit_codes, options, output
+from engine.cli import deletion, exit_codes, options, output
 from engine.cli.options import Settings, with_settings
 from engine.cli.output import cut, whole, wrapped
 from engine.errors import ConfigError
@@ -44,7 +44,7 @@ def command() -> None:
 @with_settings()
 def list_(settings: Settings) -> None:
     """Show the rules."""
-    output.write_list(backend.retention_rules(settings.load()), RULE_COLUMNS, empty=NO_RULES)
+    output.write_list(deletion.retention_rules(settings.load()), RULE_COLUMNS, empty=NO_RULES)
 
 
 @command.command("dry-run", short_help="List what would be deleted now.")
@@ -52,7 +52,7 @@ def list_(settings: Settings) -> None:
 @with_settings()
 def dry_run(names: tuple[str, ...], settings: Settings) -> None:
     """List every study that would be deleted now, and the sums of each rule. Nothing is changed."""
-    due, sums = backend.retention_due(settings.load(), names)
+    due, sums = deletion.retention_due(settings.load(), names)
     output.write_list(due, DUE_COLUMNS, empty="nothing is due" if sums else NO_RULES)
     for row in () if output.as_json() else sums:
         output.complain(
@@ -76,11 +76,11 @@ def apply(names: tuple[str, ...], yes: bool, anyway: bool, settings: Settings) -
     if not config.retention:
         raise ConfigError(NO_RULES)
     if not yes:
-        _, sums = backend.retention_due(config, names)
+        _, sums = deletion.retention_due(config, names)
         studies, size = (sum(row[name] for row in sums) for name in ("studies", "bytes"))
         if not options.confirmed(f"Delete {studies} studies ({output.bytes_text(size)}) by {len(sums)} rules?"):
             output.complain("nothing was deleted")
             return exit_codes.FAILED
-    applied = backend.retention_apply(config, names, anyway=anyway)
+    applied = deletion.retention_apply(config, names, anyway=anyway)
     output.write_list(applied, APPLIED_COLUMNS)
     return exit_codes.OK
