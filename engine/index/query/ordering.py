@@ -14,7 +14,7 @@ Not here: which rows a page has, and how long it may take (`web.api.studies`).
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -37,7 +37,10 @@ CHUNK: Final = 128
 SKIPPED_AT_ONCE: Final = 20_000
 """Keys passed over in one read transaction where only their number counts."""
 FEW: Final = 5000
-"""So many candidates are rather sorted than looked for in the order of all."""
+FEW_MIN: Final = 1000
+FEW_SHARE: Final = 200
+"""So many candidates, up to one in FEW_SHARE studies, are rather sorted than looked for in the order of all: those that
+are more frequent are met soon enough."""
 GATHERED_MAX: Final = 50_000
 """Matches that are sorted in memory: some 50 MB."""
 
@@ -136,13 +139,14 @@ class _Ordering:
         has_keys = is_natural(self._order, self._schema)
         tops = candidates.tops
         found: list[Placed] | None = None
+        few = min(FEW, max(FEW_MIN, self._study_count() // FEW_SHARE))
         if not has_keys and not self._has_conditions:
             if self._study_count() <= GATHERED_MAX:
                 found = yield from self._gather(candidates, GATHERED_MAX)
-        elif not has_keys or (isinstance(tops, Listed) and len(tops.ids) <= FEW):
+        elif not has_keys or (isinstance(tops, Listed) and len(tops.ids) <= few):
             found = yield from self._gather(candidates, GATHERED_MAX)
         elif tops is not None and not isinstance(tops, Listed):
-            found = yield from self._gather(candidates, FEW)
+            found = yield from self._gather(candidates, few)
         if found is not None:
             yield from self._sorted(found, after, skip)
         elif has_keys:
@@ -220,16 +224,49 @@ class _Ordering:
 
     def _passed(self, place: Bookmark | None, skip: int) -> Generator[None, None, tuple[Bookmark | None, int]]:
         """Passes over studies by their keys alone; where that ends, and how many are still to be passed over."""
+        pass_some = self._pass_ids if self._order.tag is None else self._pass_keys
         while skip and (self._order.tag is None or place is None or place.key):
-            count = min(skip, SKIPPED_AT_ONCE)
             with self._scope.reading():
-                places = self._next(place, count)[0] if self._order.tag is None else self._next_keys(place, count)
-            place = places[-1] if places else place
-            skip -= len(places)
-            if len(places) < count:
+                passed, place = pass_some(place, skip)
+            skip -= passed
+            if not passed:
                 break
             yield None
         return place, skip
+
+    def _pass_ids(self, after: Bookmark | None, skip: int) -> tuple[int, Bookmark | None]:
+        """How many were passed over in one transaction, and the last of them."""
+        with self._scope.txn.cursor(db=self._environment.studies) as cursor:
+            there, step = self._enter_ids(cursor, after.number if after else 0)
+            passed, key = 0, b""
+            while there and passed < min(skip, SKIPPED_AT_ONCE):
+                key = cursor.key()
+                passed += 1
+                there = step()
+        return passed, Bookmark(b"", keys.ID.unpack(key)[0]) if passed else after
+
+    def _pass_keys(self, after: Bookmark | None, skip: int) -> tuple[int, Bookmark | None]:
+        """The same by the keys of a value: those of many studies at once, but for the last one."""
+        low, high = self._bounds()
+        is_descending = self._order.is_descending
+        passed, place = 0, after
+        with self._scope.txn.cursor(db=self._environment.search) as cursor:
+            there = self._enter_down(cursor, after, high) if is_descending else self._enter_up(cursor, after, low)
+            step, step_key = (cursor.prev, cursor.prev_nodup) if is_descending else (cursor.next, cursor.next_nodup)
+            for _ in range(SKIPPED_AT_ONCE):
+                if not there or passed == skip or not low <= (key := cursor.key()) < high:
+                    break
+                count = cursor.count()
+                is_within = after is not None and key == after.key
+                if count > 1 and (is_within or passed + count > skip):
+                    place = Bookmark(key, keys.ID.unpack(cursor.value())[0])
+                    passed += 1
+                    there = step()
+                    continue
+                place = Bookmark(key, 1 if is_descending else 0xFFFFFFFF)
+                passed += count
+                there = step_key()
+        return passed, place
 
     def _tested(self, places: list[Bookmark]) -> list[Placed]:
         """Those of these places that match and whose study is ordered by that key."""
@@ -249,46 +286,40 @@ class _Ordering:
 
     def _next(self, after: Bookmark | None, count: int) -> tuple[list[Bookmark], bool]:
         """The next places in the order, at most so many, and whether there are no more."""
-        if self._order.tag is None:
-            return self._next_ids(after.number if after else 0, count, self._order.is_descending)
-        if after is None or after.key:
-            places = self._next_keys(after, count)
-            if len(places) < count:
-                # Behind all keys: those without a value, in the order of arrival.
-                start = 0xFFFFFFFF if self._order.is_descending else 0
-                more, is_over = self._next_ids(start, count - len(places), self._order.is_descending)
-                return places + more, is_over
+        if self._order.tag is None or (after is not None and not after.key):
+            return self._next_ids(after.number if after else 0, count)
+        places = self._next_keys(after, count)
+        if len(places) == count:
             return places, False
-        return self._next_ids(after.number, count, self._order.is_descending)
+        # Behind all keys: those without a value, in the order of arrival.
+        more, is_over = self._next_ids(0, count - len(places))
+        return places + more, is_over
 
-    def _next_ids(self, number: int, count: int, is_descending: bool) -> tuple[list[Bookmark], bool]:
+    def _next_ids(self, number: int, count: int) -> tuple[list[Bookmark], bool]:
+        """Places in the order of arrival behind an id, and whether there are no more."""
         found: list[Bookmark] = []
         with self._scope.txn.cursor(db=self._environment.studies) as cursor:
-            if is_descending:
-                start = keys.ID.pack(number or 0xFFFFFFFF)
-                there = cursor.prev() if cursor.set_range(start) else cursor.last()
-                step = cursor.prev
-            else:
-                there = cursor.set_range(keys.ID.pack(min(number + 1, 0xFFFFFFFF)))
-                step = cursor.next
+            there, step = self._enter_ids(cursor, number)
             while there and len(found) < count:
                 found.append(Bookmark(b"", keys.ID.unpack(cursor.key())[0]))
                 there = step()
         return found, not there
 
+    def _enter_ids(self, cursor: Cursor, number: int) -> tuple[bool, Callable[[], bool]]:
+        """Goes behind an id, 0: to the beginning; whether there is one, and how to go on."""
+        if not self._order.is_descending:
+            return cursor.set_range(keys.ID.pack(min(number + 1, 0xFFFFFFFF))), cursor.next
+        is_above = cursor.set_range(keys.ID.pack(number or 0xFFFFFFFF))
+        return cursor.prev() if is_above else cursor.last(), cursor.prev
+
     def _next_keys(self, after: Bookmark | None, count: int) -> list[Bookmark]:
         """Places by the keys of `search`, of studies that have a value."""
-        assert self._order.tag is not None
-        low = keys.search_key(self._order.tag, b"", terms.WHOLE)
-        high = low + b"\xff"
+        low, high = self._bounds()
+        is_descending = self._order.is_descending
         found: list[Bookmark] = []
         with self._scope.txn.cursor(db=self._environment.search) as cursor:
-            if self._order.is_descending:
-                there = self._enter_down(cursor, after, high)
-                step = cursor.prev
-            else:
-                there = self._enter_up(cursor, after, low)
-                step = cursor.next
+            there = self._enter_down(cursor, after, high) if is_descending else self._enter_up(cursor, after, low)
+            step = cursor.prev if is_descending else cursor.next
             while there and len(found) < count:
                 key = cursor.key()
                 if not low <= key < high:
@@ -296,6 +327,12 @@ class _Ordering:
                 found.append(Bookmark(key, keys.ID.unpack(cursor.value())[0]))
                 there = step()
         return found
+
+    def _bounds(self) -> tuple[bytes, bytes]:
+        """Between which all keys of the attribute are."""
+        assert self._order.tag is not None
+        low = keys.search_key(self._order.tag, b"", terms.WHOLE)
+        return low, low + b"\xff"
 
     @staticmethod
     def _enter_up(cursor: Cursor, after: Bookmark | None, low: bytes) -> bool:
