@@ -1,6 +1,7 @@
 """STOW-RS: instances in the body of a request (PS3.18 10.5).
 
     multipart/related      parts of application/dicom, in any number and of any size
+                           or metadata and bulk data (`stow_model`)
     application/dicom      one file, which PS3.18 leaves out and clients send
 
 Instances are stored as they come, whatever follows them; the answer is sent when all of them are (see `upload`, and
@@ -12,17 +13,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from engine.access import Action
-from engine.errors import ArchiveReadOnly, MultipartError
+from engine.errors import ArchiveReadOnly, DataSetError, MultipartError
 from engine.web.accept import MULTIPART, MediaType, parse_media_type
 from engine.web.errors import UnsupportedMediaType
 from engine.web.forms import DICOM, OCTET_STREAM, choices_of
 from engine.web.multipart import PartBegin, PartEnd, Reader, boundary_in
 from engine.web.route import DICOMWEB, Parameter, Route
 from engine.web.stored import root_of, uid_of
-from engine.web.stow_response import OFFERS, Reason, StoreResponse
+from engine.web.stow_model import METADATA_TYPES, Models
+from engine.web.stow_response import JSON_TYPE, OFFERS, XML_TYPE, Reason, StoreResponse
 from engine.web.upload import Uploads
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from aiohttp import web
 
     from engine.web.request import Request
@@ -50,10 +54,21 @@ async def store(request: Request) -> web.StreamResponse:
     return response.answer(media_type)
 
 
+async def _chunks(request: Request) -> AsyncIterator[bytes]:
+    """The body as it was received, without a copy; what came in chunks of HTTP, which may be tiny, is joined."""
+    content = request.content
+    if request.content_length is None:
+        async for chunk in content.iter_any():
+            yield chunk
+        return
+    while chunk := (await content.readchunk())[0]:
+        yield chunk
+
+
 async def _store_one(request: Request, uploads: Uploads) -> None:
     """The body is one file."""
     uploads.begin()
-    async for chunk in request.content.iter_any():
+    async for chunk in _chunks(request):
         await uploads.add(chunk)
     await uploads.end()
 
@@ -62,40 +77,52 @@ async def _store_parts(request: Request, content_type: MediaType, uploads: Uploa
     """Each part is one. Raises MultipartError when there was none before the body turned out to be wrong."""
     reader = Reader(boundary_in(content_type))
     usual = parse_media_type(content_type.parameter("type"))
-    is_taken = False
+    models = Models(request.engine)
+    sink: Uploads | Models | None = None
     try:
-        async for chunk in request.content.iter_any():
+        async for chunk in _chunks(request):
             for event in reader.feed(chunk):
                 if isinstance(event, PartBegin):
-                    is_taken = _is_file(event.content_type or usual, usual)
-                    if is_taken:
-                        uploads.begin()
-                    else:
+                    sink = _begin(event, usual, uploads, models)
+                    if sink is None:
                         response.unsupported()
-                elif not is_taken:
+                elif sink is None:
                     continue
                 elif isinstance(event, PartEnd):
-                    await uploads.end()
+                    await sink.end()
                 else:
-                    await uploads.add(event)
+                    await sink.add(event)
         reader.finish()
         if not reader.part_count:
             raise MultipartError("the multipart body has no part")
-    except MultipartError:
+        await models.store(uploads)
+    except (MultipartError, DataSetError):
         await uploads.settle()
         if not response.stored_count and not response.failed_count:
             raise
         response.failed("", "", Reason.CANNOT_UNDERSTAND)
 
 
-def _is_file(content_type: MediaType | None, usual: MediaType | None) -> bool:
-    """Whether a part is a DICOM file; bytes of no type are where the whole is of such."""
-    if content_type is None or content_type.name == DICOM:
+def _begin(event: PartBegin, usual: MediaType | None, uploads: Uploads, models: Models) -> Uploads | Models | None:
+    """What takes a part that begins; None: nothing does."""
+    content_type = event.content_type or usual
+    if content_type is None or _is_file(content_type, usual, has_models=models.exist):
+        uploads.begin()
+        return uploads
+    if models.exist or content_type.name in METADATA_TYPES:
+        models.begin(content_type, event.content_location)
+        return models
+    return None
+
+
+def _is_file(content_type: MediaType, usual: MediaType | None, *, has_models: bool) -> bool:
+    """Whether a part is a DICOM file; bytes of no type are, where the whole is of such."""
+    if content_type.name == DICOM:
         return True
-    return content_type.name == OCTET_STREAM and (usual is None or usual.name == DICOM)
+    return content_type.name == OCTET_STREAM and not has_models and (usual is None or usual.name == DICOM)
 
 
-_CONSUMES: Final = (f'{MULTIPART}; type="{DICOM}"', DICOM)
+_CONSUMES: Final = (*(f'{MULTIPART}; type="{name}"' for name in (DICOM, JSON_TYPE, XML_TYPE)), DICOM)
 _PRODUCES: Final = tuple(map(str, OFFERS))
 _STATUSES: Final = (200, 202, 409, 415, 503)
 

@@ -171,6 +171,10 @@ class Uploads:
         while self._on_the_way >= ON_THE_WAY_MAX:
             await self._one_answered()
 
+    def refuse(self, error: EngineError, sop_class_uid: str, sop_instance_uid: str) -> None:
+        """An instance that is not even begun."""
+        self._note_refusal(error, sop_class_uid, sop_instance_uid)
+
     async def settle(self) -> None:
         """Waits until all that was handed over has been answered."""
         while self._on_the_way:

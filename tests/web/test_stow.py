@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
 import io
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
-import orjson
 import pydicom
 import pytest
 from dicomweb_client.api import DICOMwebClient
@@ -19,16 +16,16 @@ from engine.config import Limits
 from engine.dicom import xml_model
 from engine.web import upload
 from tests import samples
+from tests.actors import actor
 from tests.corpus import corpus_files
 from tests.samples import part10
 from tests.system.server import wait_for
-from tests.web.hosting import Hosting, host, read_all
+from tests.web.hosting import Hosting, read_all
+from tests.web.stowing import JSON, PARTS, post, serving
 
 STREAM_BYTES = 128 << 10
 """What is longer is streamed, here."""
 DATA_SET_BYTES_MAX = 2 << 20
-JSON = "application/dicom+json"
-PARTS = 'multipart/related; type="application/dicom"; boundary='
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 _numbers = iter(range(100, 1_000_000))
@@ -36,34 +33,9 @@ _numbers = iter(range(100, 1_000_000))
 
 @pytest.fixture(scope="module")
 def hosting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosting]:
-    data = tmp_path_factory.mktemp("stow") / "data"
-    started, done = threading.Event(), threading.Event()
-    found: list[Hosting] = []
-    failures: list[BaseException] = []
     limits = Limits(disk_reserve_bytes=0, stream_threshold_bytes=STREAM_BYTES, data_set_bytes_max=DATA_SET_BYTES_MAX)
-
-    def script(hosting: Hosting) -> None:
-        found.append(hosting)
-        started.set()
-        done.wait()
-
-    def serve() -> None:
-        try:
-            host(data, script, limits=limits)
-        except BaseException as error:
-            failures.append(error)
-        finally:
-            started.set()
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    started.wait(60)
-    yield found[0]
-    done.set()
-    thread.join(60)
-    assert not failures
-    assert not thread.is_alive()
-    assert found[0].engine.ingest_budget.taken_bytes == 0
+    with serving(tmp_path_factory.mktemp("stow") / "data", limits) as hosting:
+        yield hosting
 
 
 def new(**more: Any) -> Dataset:
@@ -74,56 +46,6 @@ def new(**more: Any) -> Dataset:
 def body_of(files: Sequence[bytes], boundary: str = "b", head: str = "Content-Type: application/dicom\r\n") -> bytes:
     parts = [f"--{boundary}\r\n{head}\r\n".encode() + file + b"\r\n" for file in files]
     return b"".join(parts) + f"--{boundary}--\r\n".encode()
-
-
-class Answer:
-    def __init__(self, response: http.client.HTTPResponse) -> None:
-        self.status = response.status
-        self.headers = response.headers
-        self.body = response.read()
-
-    @property
-    def module(self) -> dict[str, Any]:
-        assert self.headers["Content-Type"] == JSON, self.body
-        found: dict[str, Any] = orjson.loads(self.body)
-        assert all(value.get("Value") != [] for value in found.values()), "no sequence is empty"
-        assert list(found) == sorted(found)
-        return found
-
-    @property
-    def stored(self) -> list[str]:
-        """SOP Instance UIDs of what is stored."""
-        return [item["00081155"]["Value"][0] for item in self.module.get("00081199", {}).get("Value", [])]
-
-    @property
-    def failures(self) -> dict[str, int]:
-        """SOP Instance UIDs of what is not, and why."""
-        items = self.module.get("00081198", {}).get("Value", [])
-        return {item["00081155"]["Value"][0]: item["00081197"]["Value"][0] for item in items}
-
-    @property
-    def other_failures(self) -> list[int]:
-        return [item["00081197"]["Value"][0] for item in self.module.get("0008119A", {}).get("Value", [])]
-
-    @property
-    def warnings(self) -> list[int]:
-        items = self.module.get("00081199", {}).get("Value", [])
-        return [item["00081196"]["Value"][0] for item in items if "00081196" in item]
-
-
-def post(
-    hosting: Hosting,
-    body: bytes | Iterator[bytes],
-    content_type: str = PARTS + "b",
-    path: str = "/studies",
-    **headers: str,
-) -> Answer:
-    connection = http.client.HTTPConnection("127.0.0.1", hosting.port, timeout=20)
-    sent = {name.replace("_", "-"): value for name, value in headers.items()}
-    connection.request("POST", f"/dicom-web{path}", body, {"Content-Type": content_type, **sent})
-    answer = Answer(connection.getresponse())
-    connection.close()
-    return answer
 
 
 def data_set_of(hosting: Hosting, uid: str) -> bytes | None:
@@ -425,3 +347,35 @@ def test_files_of_the_corpus_come_back_as_they_were(hosting: Hosting, path: Any)
     uid = answer.stored[0]
     stored = data_set_of(hosting, uid)
     assert stored is not None and file.endswith(stored)
+
+
+# deleting ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_deleted_over_http_is_gone_and_says_so(hosting: Hosting) -> None:
+    study = next(_numbers)
+    made = [samples.instance(study, series, number) for series in (1, 2) for number in (1, 2)]
+    assert post(hosting, body_of([part10(ds) for ds in made])).status == 200
+    ds = made[0]
+    path = f"/studies/{ds.StudyInstanceUID}"
+    series = f"{path}/series/{ds.SeriesInstanceUID}"
+    instance = f"{series}/instances/{ds.SOPInstanceUID}"
+    other = f"{path}/series/{ds.SeriesInstanceUID}9/instances/{ds.SOPInstanceUID}"
+    assert post(hosting, b"", path=other, method="DELETE").status == 404, "in another series"
+    assert post(hosting, b"", path=instance, method="DELETE").status == 204
+    assert post(hosting, b"", path=instance, method="GET").status == 410
+    assert post(hosting, b"", path=instance, method="DELETE").status == 410
+    assert post(hosting, b"", path=series, method="DELETE").status == 204
+    assert post(hosting, b"", path=path, method="DELETE").status == 204
+    assert post(hosting, b"", path=path, method="DELETE").status == 404
+    assert all(data_set_of(hosting, each.SOPInstanceUID) is None for each in made)
+    assert post(hosting, body_of([part10(ds)])).status == 200, "it may come again"
+
+
+def test_what_is_on_hold_stays(hosting: Hosting) -> None:
+    ds = new()
+    assert post(hosting, body_of([part10(ds)])).status == 200
+    hosting.engine.archive.set_holds([ds.StudyInstanceUID], actor=actor(), reason="a case")
+    answer = post(hosting, b"", path=f"/studies/{ds.StudyInstanceUID}", method="DELETE")
+    assert answer.status == 409 and b"legal hold" in answer.body
+    assert data_set_of(hosting, ds.SOPInstanceUID) is not None

@@ -1,0 +1,76 @@
+"""Deleting over HTTP: a study, a series, an instance. PS3.18 has no such thing; others answer as we do.
+
+204   deleted, for every process, when this is answered; compaction gives the space back later
+404   there is nothing of that name           410   an instance that was deleted before
+409   something of it is on legal hold, and nothing was deleted
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from engine.access import Action
+from engine.archive.questions import Level, Query
+from engine.dicom import tags
+from engine.errors import ArchiveReadOnly
+from engine.web.errors import Gone, NotFound
+from engine.web.route import DICOMWEB, Parameter, Route
+from engine.web.stored import uid_of
+
+if TYPE_CHECKING:
+    from engine.web.request import Request
+
+_REASON: Final = "deleted over HTTP"
+"""What is recorded when the client gives no reason."""
+
+_LEVELS: Final = (
+    ("instance", Level.IMAGE, tags.SOPInstanceUID),
+    ("series", Level.SERIES, tags.SeriesInstanceUID),
+    ("study", Level.STUDY, tags.StudyInstanceUID),
+)
+
+
+async def delete(request: Request) -> web.StreamResponse:
+    """Deletes what the path names."""
+    archive = request.engine.archive
+    if archive.is_read_only:
+        raise ArchiveReadOnly("nothing is deleted from this archive")
+    named = [(level, tag, uid_of(request, name)) for name, level, tag in _LEVELS if name in request.path_values]
+    level, _, uid = named[0]
+    query = Query(level, {tag: uid.encode() for _, tag, uid in named})
+    reason = request.query.get("reason", "") or _REASON
+
+    def work() -> int:
+        return archive.delete(query, actor=request.principal, reason=reason).instances
+
+    if not await request.engine.pools.slow.run(work):
+        if level is Level.IMAGE and archive.was_deleted(uid):
+            raise Gone(f"instance {uid} was deleted")
+        raise NotFound("there is nothing of that name")
+    return web.Response(status=HTTPStatus.NO_CONTENT)
+
+
+def _row(path: str, what: str) -> Route:
+    return Route(
+        "DELETE",
+        f"{DICOMWEB}/studies/{{study}}{path}",
+        delete,
+        f"Delete {what}",
+        Action.DELETE,
+        parameters=(Parameter("reason", "Why; it is recorded beside who did it"),),
+        produces=(),
+        statuses=(204,),
+        errors=(404, 409, 410),
+        tag="deletion",
+    )
+
+
+ROUTES: Final = (
+    _row("", "a study"),
+    _row("/series/{series}", "a series"),
+    _row("/series/{series}/instances/{instance}", "an instance"),
+)
+"""The rows of the route table."""

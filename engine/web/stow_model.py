@@ -1,0 +1,294 @@
+"""Instances that come as metadata and bulk data (PS3.18 10.5.1, 8.6.2): put together and handed to `upload` as files.
+
+    application/dicom+json   one part, an array of data sets                 application/dicom+xml   one a part
+    anything else            bulk data, whose Content-Location is the BulkDataURI that stands for it
+
+Bulk data waits in a file without a name until the body has ended: its order is the client's, and an instance needs the
+length of what it holds. Several parts of one location are the frames of its pixel data.
+
+    application/octet-stream                      native little endian, or any other value
+    image/jpeg, jls, jp2, jphc, …                 one frame each, encapsulated; what the codestream says of itself makes
+                                                  the transfer syntax and those Image Pixel attributes that are missing
+    image/png, image/gif                          decoded in a process of the codecs: native
+    application/pdf, text/xml, model/…            an Encapsulated Document
+    any with transfer-syntax=…                    one frame each in that transfer syntax
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from engine.archive.transcoding.spool import Spool
+from engine.dicom import model_reader, part10, tags, transfer_syntax, xml_model
+from engine.dicom.codestreams import LOOK_BYTES_MAX, Codestream, describe
+from engine.dicom.model_reader import BulkData, Draft, Model
+from engine.errors import DataSetError, EngineError, InstanceRefused, Refusal, TranscodeError
+from engine.web.errors import TooLarge
+from engine.web.forms import EXPLICIT, IMAGE_TYPES, OCTET_STREAM
+
+if TYPE_CHECKING:
+    from engine.dicom.sources import Source
+    from engine.runtime.engine import Engine
+    from engine.web.accept import MediaType
+    from engine.web.upload import Uploads
+
+JSON_TYPES: Final = frozenset(("application/dicom+json", "application/json"))
+XML_TYPES: Final = frozenset(("application/dicom+xml",))
+METADATA_TYPES: Final = JSON_TYPES | XML_TYPES
+TEXT_BYTES_MAX: Final = 32 << 20
+"""Of the metadata of one request: a value of Python's for each attribute is held meanwhile."""
+BULK_PARTS_MAX: Final = 100_000
+
+_GATHERED_BYTES: Final = 1 << 20
+_PIECE_BYTES: Final = 1 << 20
+_VALUE_BYTES_MAX: Final = 0xFFFFFFFE
+_PIXEL_DATA: Final = f"{tags.PixelData:08X}"
+_FRAME_TYPES: Final = frozenset((*IMAGE_TYPES, "image/jph"))
+_BEGIN: Final = struct.pack("<HH2s2xI", 0x7FE0, 0x0010, b"OB", 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0)
+_END: Final = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+
+
+class _Bulk(NamedTuple):
+    """One part of bulk data, where it lies in the file."""
+
+    media_type: str
+    transfer_syntax_uid: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Frames:
+    """Pixel data that is encapsulated."""
+
+    transfer_syntax_uid: str
+    ranges: tuple[tuple[int, int], ...]
+    """Offset and length of each frame in the file."""
+
+
+class Models:
+    """Metadata and bulk data of one request."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._models: list[Model] = []
+        self._texts_length = 0
+        self._text: bytearray | None = None
+        self._is_xml = False
+        self._spool = Spool(str(engine.archive.scratch_folder), engine.config.limits.disk_reserve_bytes)
+        self._spooled = 0
+        self._gathered = bytearray()
+        self._bulk: dict[str, list[_Bulk]] = {}
+        self._bulk_count = 0
+        self._location = ""
+        """Of the part that comes."""
+        self._source: Source | None = None
+
+    @property
+    def exist(self) -> bool:
+        """Whether there was any metadata."""
+        return bool(self._models)
+
+    # -- parts ------------------------------------------------------------------------------------
+
+    def begin(self, content_type: MediaType, location: str) -> None:
+        """A part that is no file begins."""
+        if content_type.name in METADATA_TYPES:
+            self._text, self._is_xml = bytearray(), content_type.name in XML_TYPES
+            return
+        self._text = None
+        self._bulk_count += 1
+        if self._bulk_count > BULK_PARTS_MAX:
+            raise TooLarge(f"more than {BULK_PARTS_MAX} parts of bulk data")
+        bulk = _Bulk(content_type.name, content_type.parameter("transfer-syntax"), self._spooled, 0)
+        self._bulk.setdefault(location, []).append(bulk)
+        self._location = location
+
+    async def add(self, data: bytes | memoryview) -> None:
+        """What follows of it. Raises TooLarge, InstanceRefused."""
+        if self._text is not None:
+            self._texts_length += len(data)
+            if self._texts_length > TEXT_BYTES_MAX:
+                raise TooLarge(f"more than {TEXT_BYTES_MAX} bytes of metadata")
+            self._text += data
+            return
+        self._spooled += len(data)
+        if self._spooled > self._engine.config.limits.data_set_bytes_max:
+            raise TooLarge("the bulk data is too long")
+        self._gathered += data
+        if len(self._gathered) >= _GATHERED_BYTES:
+            await self._flush()
+
+    async def end(self) -> None:
+        """The part is whole. Raises DataSetError."""
+        if self._text is None:
+            parts = self._bulk[self._location]
+            parts[-1] = parts[-1]._replace(length=self._spooled - parts[-1].offset)
+            return
+        text, is_xml = bytes(self._text), self._is_xml
+        self._text = None
+
+        def parse() -> list[Model]:
+            return [xml_model.parse(text)] if is_xml else model_reader.parse(text)
+
+        for model in await self._engine.pools.slow.run(parse):
+            self._models.append({key.upper(): attribute for key, attribute in model.items()})
+
+    async def _flush(self) -> None:
+        gathered, self._gathered = self._gathered, bytearray()
+        try:
+            await self._engine.pools.slow.run(lambda: self._spool.write(gathered))
+        except TranscodeError as error:
+            raise InstanceRefused("out of resources: no room for bulk data", Refusal.OUT_OF_RESOURCES) from error
+
+    # -- instances --------------------------------------------------------------------------------
+
+    async def store(self, uploads: Uploads) -> None:
+        """Puts each instance together and hands it over."""
+        await self._flush()
+        self._source = self._spool.source()
+        models, self._models = self._models, []
+        for model in models:
+            sop_class_uid, sop_instance_uid = _text(model, "00080016"), _text(model, "00080018")
+            try:
+                draft, frames, syntax_uid = await self._engine.pools.slow.run(lambda model=model: self._drafted(model))  # type: ignore[misc]
+            except EngineError as error:
+                uploads.refuse(error, sop_class_uid, sop_instance_uid)
+                continue
+            uploads.begin()
+            await uploads.add(part10.write_file_meta(sop_class_uid, sop_instance_uid, syntax_uid))
+            async for piece in self._pieces(draft, frames, model):
+                await uploads.add(piece)
+            await uploads.end()
+
+    def _drafted(self, model: Model) -> tuple[Draft, _Frames | None, str]:
+        """A data set with its gaps, its pixel data if that is encapsulated, and its transfer syntax."""
+        frames: _Frames | None = None
+        attribute = model.get(_PIXEL_DATA)
+        uri = attribute.get("BulkDataURI") if isinstance(attribute, dict) else None
+        if isinstance(uri, str):
+            parts = self._parts_of(uri)
+            if any(part.media_type in _FRAME_TYPES or _is_encapsulated(part) for part in parts):
+                frames = self._frames(parts, model)
+                model[_PIXEL_DATA] = {"vr": "OB", "BulkDataURI": uri}
+            elif any(part.media_type != OCTET_STREAM for part in parts):
+                raise InstanceRefused(f"pixel data of {parts[0].media_type[:80]} is not taken")
+        self._describe_document(model)
+        draft = model_reader.draft(model)
+        for gap in draft.bulk_data:
+            self._parts_of(gap.uri)
+        return draft, frames, frames.transfer_syntax_uid if frames is not None else EXPLICIT
+
+    def _parts_of(self, uri: str) -> list[_Bulk]:
+        parts = self._bulk.get(uri)
+        if not parts:
+            raise InstanceRefused("a BulkDataURI is the Content-Location of no part")
+        return parts
+
+    def _describe_document(self, model: Model) -> None:
+        attribute = model.get("00420011")
+        uri = attribute.get("BulkDataURI") if isinstance(attribute, dict) else None
+        if isinstance(uri, str) and (parts := self._bulk.get(uri)) and parts[0].media_type != OCTET_STREAM:
+            _default(model, "00420012", "LO", parts[0].media_type)
+            _default(model, "00420015", "UL", parts[0].length)
+
+    def _frames(self, parts: list[_Bulk], model: Model) -> _Frames:
+        """Encapsulated pixel data; puts what it says of itself into the model where that is missing."""
+        assert self._source is not None
+        described: Codestream | None = None
+        ranges = []
+        for part in parts:
+            start, length = part.offset, part.length
+            if part.media_type in _FRAME_TYPES and part.media_type not in ("image/dicom-rle", "image/jxl"):
+                found = describe(bytes(self._source.read(start, min(length, LOOK_BYTES_MAX))))
+                described = described or found
+                if found.transfer_syntax_uid != described.transfer_syntax_uid:
+                    raise DataSetError("the frames are of several transfer syntaxes")
+                stop = length if found.stop is None else min(found.stop, length)
+                start, length = start + found.start, stop - found.start
+            ranges.append((start, length))
+        named = parts[0].transfer_syntax_uid
+        if described is not None:
+            _describe_pixels(model, described, len(parts))
+            syntax_uid = described.transfer_syntax_uid
+        else:
+            syntax_uid = named or IMAGE_TYPES.get(parts[0].media_type, ("",))[0]
+        if not transfer_syntax.of(syntax_uid).known or not transfer_syntax.of(syntax_uid).encapsulated:
+            raise InstanceRefused("pixel data of this transfer syntax is not taken", Refusal.TRANSFER_SYNTAX)
+        return _Frames(syntax_uid, tuple(ranges))
+
+    async def _pieces(self, draft: Draft, frames: _Frames | None, model: Model) -> AsyncIterator[bytes]:
+        """The data set as it is stored."""
+        pixels = model.get(_PIXEL_DATA, {}).get("BulkDataURI") if frames is not None else None
+        for piece in draft.pieces:
+            if isinstance(piece, bytes):
+                yield piece
+            elif frames is not None and piece.tag == tags.PixelData and piece.uri == pixels:
+                yield _BEGIN
+                for offset, length in frames.ranges:
+                    yield struct.pack("<HHI", 0xFFFE, 0xE000, length + length % 2)
+                    async for data in self._read(offset, length):
+                        yield data
+                    if length % 2:
+                        yield b"\0"
+                yield _END
+            else:
+                async for data in self._value(piece):
+                    yield data
+
+    async def _value(self, gap: BulkData) -> AsyncIterator[bytes]:
+        parts = self._bulk[gap.uri]
+        length = sum(part.length for part in parts)
+        yield gap.header(length + length % 2)
+        for part in parts:
+            async for data in self._read(part.offset, part.length):
+                yield data
+        if length % 2:
+            yield b" " if gap.vr in ("LT", "ST", "UT", "UC", "UR", "DS", "IS") else b"\0"
+
+    async def _read(self, offset: int, length: int) -> AsyncIterator[bytes]:
+        source = self._source
+        assert source is not None
+        for at in range(0, length, _PIECE_BYTES):
+            count = min(_PIECE_BYTES, length - at)
+            yield bytes(await self._engine.pools.reads.run(lambda at=at, count=count: source.read(offset + at, count)))  # type: ignore[misc]
+
+
+def _is_encapsulated(part: _Bulk) -> bool:
+    return bool(part.transfer_syntax_uid) and transfer_syntax.of(part.transfer_syntax_uid).encapsulated
+
+
+def _describe_pixels(model: Model, image: Codestream, frame_count: int) -> None:
+    """The Image Pixel attributes (PS3.3 C.7.6.3) that the client may leave out."""
+    bits_allocated = 8 if image.bits_stored <= 8 else 16
+    _default(model, "00280002", "US", image.samples_per_pixel)
+    _default(model, "00280004", "CS", image.photometric_interpretation)
+    if image.samples_per_pixel > 1:
+        _default(model, "00280006", "US", 0)
+    if frame_count > 1:
+        _default(model, "00280008", "IS", frame_count)
+    _default(model, "00280010", "US", image.rows)
+    _default(model, "00280011", "US", image.columns)
+    _default(model, "00280100", "US", bits_allocated)
+    _default(model, "00280101", "US", image.bits_stored)
+    _default(model, "00280102", "US", image.bits_stored - 1)
+    _default(model, "00280103", "US", int(image.is_signed))
+    if image.is_lossy:
+        _default(model, "00282110", "CS", "01")
+
+
+def _default(model: Model, key: str, vr: str, value: Any) -> None:
+    attribute = model.get(key)
+    if not isinstance(attribute, dict) or attribute.get("Value") in (None, [], [None]):
+        model[key] = {"vr": vr, "Value": [value]}
+
+
+def _text(model: Model, key: str) -> str:
+    """The one text of an attribute; "" where there is none."""
+    attribute = model.get(key)
+    values = attribute.get("Value") if isinstance(attribute, dict) else None
+    value = values[0] if isinstance(values, list) and values else ""
+    return value if isinstance(value, str) and value.isascii() and len(value) <= 64 else ""

@@ -1,0 +1,108 @@
+"""What the tests of STOW-RS share: a server for a module, a request, and what its answer says."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from engine.config import Limits
+from tests.web.hosting import LIMITS, Hosting, host
+
+JSON = "application/dicom+json"
+PARTS = 'multipart/related; type="application/dicom"; boundary='
+
+
+@contextmanager
+def serving(data: Path, limits: Limits = LIMITS) -> Iterator[Hosting]:
+    """A server; nothing is left of what it held when it ends."""
+    started, done = threading.Event(), threading.Event()
+    found: list[Hosting] = []
+    failures: list[BaseException] = []
+
+    def script(hosting: Hosting) -> None:
+        found.append(hosting)
+        started.set()
+        done.wait()
+
+    def serve() -> None:
+        try:
+            host(data, script, limits=limits)
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            started.set()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    started.wait(60)
+    try:
+        yield found[0]
+    finally:
+        done.set()
+        thread.join(60)
+    assert not failures
+    assert not thread.is_alive()
+    assert found[0].engine.ingest_budget.taken_bytes == 0
+
+
+class Answer:
+    """What came back."""
+
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self.status = response.status
+        self.headers = response.headers
+        self.body = response.read()
+
+    @property
+    def module(self) -> dict[str, Any]:
+        """The response module, checked."""
+        assert self.headers["Content-Type"] == JSON, self.body
+        found: dict[str, Any] = orjson.loads(self.body)
+        assert all(value.get("Value") != [] for value in found.values()), "no sequence is empty"
+        assert list(found) == sorted(found)
+        return found
+
+    @property
+    def stored(self) -> list[str]:
+        """SOP Instance UIDs of what is stored."""
+        return [item["00081155"]["Value"][0] for item in self.module.get("00081199", {}).get("Value", [])]
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """SOP Instance UIDs of what is not, and why."""
+        items = self.module.get("00081198", {}).get("Value", [])
+        return {item["00081155"]["Value"][0]: item["00081197"]["Value"][0] for item in items}
+
+    @property
+    def other_failures(self) -> list[int]:
+        """Reasons of what has no UID."""
+        return [item["00081197"]["Value"][0] for item in self.module.get("0008119A", {}).get("Value", [])]
+
+    @property
+    def warnings(self) -> list[int]:
+        """Of what is stored."""
+        items = self.module.get("00081199", {}).get("Value", [])
+        return [item["00081196"]["Value"][0] for item in items if "00081196" in item]
+
+
+def post(
+    hosting: Hosting,
+    body: bytes | Iterator[bytes],
+    content_type: str = PARTS + "b",
+    path: str = "/studies",
+    method: str = "POST",
+    **headers: str,
+) -> Answer:
+    """A request on a connection of its own."""
+    connection = http.client.HTTPConnection("127.0.0.1", hosting.port, timeout=20)
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request(method, f"/dicom-web{path}", body, {"Content-Type": content_type, **sent})
+    answer = Answer(connection.getresponse())
+    connection.close()
+    return answer
