@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 PIECE_BYTES: Final = 512 << 10
 """What a request reads at a time; a client that reads slowly keeps two of them."""
+WHOLE_BYTES_MAX: Final = 2 * PIECE_BYTES
+"""What is no longer than two pieces is one: an instance of 512 KiB and a head has no piece of its rest."""
 
 
 class Content(Protocol):
@@ -87,7 +89,7 @@ class Ranges:
             yield self._before[start:stop]
         at, end = max(start - head, 0), stop - head
         while at < end:
-            count = min(PIECE_BYTES, end - at)
+            count = end - at if end - at <= WHOLE_BYTES_MAX else PIECE_BYTES
             piece = await self._read(at, count)
             at += count
             if at >= end and finish is not None:
