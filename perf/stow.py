@@ -10,13 +10,17 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from perf import corpus, harness, population
 from perf.harness import Latencies, PerfError
 from perf.load_store import StoreResult
 
+LOOK_EVERY = 1000
 BOUNDARY = b"perf-boundary-0123456789abcdef"
+LINE_END = b"\r\n"
+END = b"--%s--\r\n" % BOUNDARY
 STUDY_VALUES = (
     "study_date", "study_time", "accession_number", "referring_physician", "description", "patient_name", "patient_id",
     "birth_date", "sex", "study_id", "study_uid",
@@ -37,21 +41,21 @@ class StowLoad:
 
 
 class _Request:
-    """A POST with one instance in it, which is patched in place."""
+    """A POST with one instance in it, which is patched in place; or one part of a POST of many."""
 
-    def __init__(self, port: int, load: StowLoad, study: int) -> None:
+    def __init__(self, port: int, load: StowLoad, study: int, part_count: int = 1) -> None:
         template = corpus.template(load.template)
         meta = _file_meta(template.sop_class_uid)
-        part = b"--%s\r\nContent-Type: application/dicom\r\n\r\n" % BOUNDARY
-        end = b"\r\n--%s--\r\n" % BOUNDARY
-        length = len(part) + 128 + 4 + len(meta) + len(template.data_set) + len(end)
-        head = (
+        part = b"--%s\r\nContent-Type: application/dicom\r\n\r\n" % BOUNDARY + bytes(128) + b"DICM"
+        part_bytes = len(part) + len(meta) + len(template.data_set) + len(LINE_END)
+        self.head = (
             b"POST %s/studies HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAccept: application/dicom+json\r\n"
             b'Content-Type: multipart/related; type="application/dicom"; boundary=%s\r\nContent-Length: %d\r\n\r\n'
-            % (load.web_root.encode(), port, BOUNDARY, length)
+            % (load.web_root.encode(), port, BOUNDARY, part_bytes * part_count + len(END))
         )
-        before = head + part + bytes(128) + b"DICM"
-        self.buffer = bytearray(before + meta + template.data_set + end)
+        is_alone = part_count == 1
+        before = self.head + part if is_alone else part
+        self.buffer = bytearray(before + meta + template.data_set + LINE_END + (END if is_alone else b""))
         self._meta_uid = len(before) + meta.index(b"0" * corpus.INSTANCE_UID_BYTES)
         self._data_set = len(before) + len(meta)
         self._offsets = template.offsets
@@ -145,6 +149,28 @@ def run(port: int, load: StowLoad, *, server_pid: int = 0) -> StoreResult:
         elapsed_s=round(elapsed_s, 4),
         studies=tuple(range(load.first_study, load.first_study + load.connection_count)),
     )
+
+
+def run_parts(port: int, load: StowLoad, look: Callable[[], None]) -> float:
+    """Sends all instances as parts of one request; the seconds that it takes. Calls `look` now and then.
+
+    Raises PerfError unless all were stored.
+    """
+    request = _Request(port, load, load.first_study, load.instance_count)
+    started = time.perf_counter()
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        sock.sendall(request.head)
+        for number in range(1, load.instance_count + 1):
+            request.set_instance(number)
+            sock.sendall(request.buffer)
+            if number % LOOK_EVERY == 0:
+                look()
+        sock.sendall(END)
+        status = _answer(sock)
+        look()
+    if status != "200":
+        raise PerfError(f"a request of {load.instance_count} parts was answered with {status}")
+    return time.perf_counter() - started
 
 
 def _answer(sock: socket.socket) -> str:

@@ -10,6 +10,7 @@
     rendered, thumbnail   a CT as JPEG, each instance once
     stow, store           0.5 MB each on 1 and 8 connections, by STOW-RS and by C-STORE
     beside                frames while C-STORE runs at half its rate, and C-STORE while studies are read without pause
+    stow-parts            what one request of 50 000 instances costs
     slow-readers          what a hundred clients cost that take a study at 64 KiB/s
 
 A case that a peer does not serve is left out and named. Rates are requests, instances for get, store and stow.
@@ -31,7 +32,7 @@ from perf.harness import PerfError, median, say
 from perf.http_load import HttpResult
 from perf.peers import Peer
 from perf.retrieval import RetrievalLoad
-from perf.stow import StowLoad
+from perf.stow import StowLoad, run_parts
 from perf.stow import run as run_stow
 
 PEERS = ("filmroom", "orthanc")
@@ -56,10 +57,11 @@ class Sizes:
     repeats: int = 10
     stored: int = 200
     slow_readers: int = 100
+    parts: int = 50_000
     beside_s: float = 4.0
 
 
-SMOKE = Sizes(6, 12, (6,), 2, 4, 2, 0.3)
+SMOKE = Sizes(6, 12, (6,), 2, 4, 2, 50, 0.3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +289,16 @@ def _slow_readers(bench: Bench) -> Iterable[Row]:
     yield Row(f"slow-readers-{bench.sizes.slow_readers}", bench.peer.name, 0.0, memory_bytes=most - before)
 
 
+def _stow_parts(bench: Bench) -> Iterable[Row]:
+    """Memory of all processes, beyond what they had before, while one request is stored."""
+    before = _memory_bytes(bench.peer)
+    looks = [before]
+    load = StowLoad(1, bench.sizes.parts, bench.fresh_studies(1), bench.peer.web_root, "ct-head")
+    seconds = run_parts(bench.peer.http_port, load, lambda: looks.append(_memory_bytes(bench.peer)))
+    rate = round(bench.sizes.parts / seconds, 1)
+    yield Row(f"stow-parts-{bench.sizes.parts}", bench.peer.name, rate, memory_bytes=max(looks) - before)
+
+
 def _is_readable(reader: socket.socket) -> bool:
     try:
         return bool(reader.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
@@ -315,8 +327,9 @@ CASES: dict[str, Callable[[Bench], Iterable[Row]]] = {
     "stow-8": _stow(8),
     "beside": _beside,
     "slow-readers": _slow_readers,
+    "stow-parts": _stow_parts,
 }
-ONLY_FILMROOM = ("beside", "slow-readers")
+ONLY_FILMROOM = ("beside", "slow-readers", "stow-parts")
 """Cases that say something of ourselves only."""
 
 

@@ -59,6 +59,9 @@ from engine.storage.files import Files
 from engine.storage.hints import Heads
 from engine.storage.record import Position, Record
 
+LOCATED_MAX = 4096
+"""Instances that `locate` remembers: some 4 MB."""
+
 
 class Catalog:
     """One process's handle of the index."""
@@ -66,6 +69,8 @@ class Catalog:
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
         self._writer = Writer(environment)
+        self._located: tuple[int, dict[bytes, Instance]] = (-1, {})
+        """The last commit, and what `locate` has found since."""
 
     @staticmethod
     def restore(directory: str, files: Files) -> Restored:
@@ -157,14 +162,26 @@ class Catalog:
         return bulk.load(self._writer, heads, start_offset)
 
     def locate(self, sop_instance_uid: bytes) -> Instance | None:
-        """Where the current instance of a UID lies."""
+        """Where the current instance of a UID lies.
+
+        Remembered until the next commit of any process: a viewer asks for thousands of frames of one slide.
+        """
         environment = self._environment
+        last_commit, located = self._located
+        # A thread that was slower than a commit puts what it finds into the dictionary of its own commit.
+        if (now := environment.last_transaction_id()) != last_commit or len(located) >= LOCATED_MAX:
+            located = {}
+            self._located = now, located
+        if (instance := located.get(sop_instance_uid)) is not None:
+            return instance
         sop_key = keys.bounded(sop_instance_uid)
         with environment.reading() as txn:
             where = txn.get(sop_key, db=environment.sop_uids)
             if not where:
                 return None
-            return read_instance(txn, environment, where, present(txn.get(where, db=environment.instances)))
+            instance = read_instance(txn, environment, where, present(txn.get(where, db=environment.instances)))
+        located[sop_instance_uid] = instance
+        return instance
 
     def known(self, sop_instance_uid: bytes) -> tuple[Instance | None, int]:
         """The current instance of a UID, and the stamp that a new record of it must be above to count.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -20,11 +21,14 @@ INSTANCES_MAX: Final = 50_000
 UID_CHARACTERS_MAX: Final = 128
 """The standard has 64; old archives hold longer ones."""
 
+_UID: Final = re.compile(rf"[ -~]{{1,{UID_CHARACTERS_MAX}}}")
+_WILDCARDS: Final = re.compile(r"[*?\\]")
+
 
 def uid_of(request: Request, name: str) -> str:
     """A UID of the path. Raises NotFound for what can be none."""
     uid = request.path_values[name]
-    if not 0 < len(uid) <= UID_CHARACTERS_MAX or not uid.isascii() or not uid.isprintable() or set(uid) & set("\\*?"):
+    if not _UID.fullmatch(uid) or _WILDCARDS.search(uid):
         raise NotFound("the path holds something that is no UID")
     return uid
 

@@ -280,3 +280,17 @@ def test_every_frame_of_the_stored_corpus_is_that_of_its_file(tmp_path: Path) ->
     assert ways["cached"] > 800, ways
     assert ways["refused"] > 40, ways
     assert ways["tail"] > 0, ways
+
+
+def test_what_was_looked_up_before_a_commit_is_looked_up_again_after_it(
+    archive: Archive, payloads: dict[str, bytes]
+) -> None:
+    first, second = sorted(payloads)[:2]
+    found = archive.instance(first)
+    assert found is not None
+    assert archive.instance(first) is found, "nothing was committed meanwhile"
+    archive.delete_instances([found], level=Level.IMAGE, actor=actor(), reason="")
+    assert archive.instance(first) is None
+    other = archive.instance(second)
+    assert other is not None
+    assert archive.retrieval.open(other).whole() == payloads[second]

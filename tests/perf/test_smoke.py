@@ -71,7 +71,7 @@ def test_store_load_runs(peer: str, tmp_path: Path) -> None:
 
 def test_the_load_of_dicomweb_runs(tmp_path: Path) -> None:
     result = tmp_path / "web.json"
-    cases = "frames-6,get,study,metadata,studies,instances,rendered,thumbnail,stow-1"
+    cases = "frames-6,get,study,metadata,studies,instances,rendered,thumbnail,stow-1,stow-parts"
     run_program("web", "--smoke", "--peers", "filmroom", "--cases", cases, "--json", str(result))
     found = json.loads(result.read_text())
     assert found["left_out"] == {}
