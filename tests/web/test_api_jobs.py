@@ -19,7 +19,7 @@ from engine.archive.jobs.job import Job, Work
 from engine.archive.jobs.job_files import new_id
 from engine.archive.settings import Jobs
 from engine.config import Peer
-from engine.exchange import runner
+from engine.exchange import arrival, runner
 from tests import samples
 from tests.sinks import NATIVE, Received, sink
 from tests.web.hosting import Hosting
@@ -47,8 +47,9 @@ def fill(data: Path, *studies: int) -> None:
 class Place:
     """The server that works, and whom it knows."""
 
-    def __init__(self, hosting: Hosting, api: Asking, stow: StowSink, dicom: Received) -> None:
+    def __init__(self, hosting: Hosting, there: Hosting, api: Asking, stow: StowSink, dicom: Received) -> None:
         self.hosting = hosting
+        self.there = there
         self.api = api
         self.stow = stow
         self.dicom = dicom
@@ -70,7 +71,7 @@ class Place:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("jobs")
-    fill(folder / "there", 5, 6)
+    fill(folder / "there", 5, 6, 7)
     fill(folder / "here", 1, 2)
     (folder / "token").write_text("a secret\n")
     with pytest.MonkeyPatch.context() as patch:
@@ -89,7 +90,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             )
             with serving(folder / "here", peers=peers, jobs=Jobs(retry_s=0.01, attempts_max=3)) as hosting:
                 api = Asking(hosting.port)
-                yield Place(hosting, api, stow, received)
+                yield Place(hosting, there, api, stow, received)
                 api.close()
 
 
@@ -181,6 +182,26 @@ def test_what_is_pulled_are_the_bytes_that_are_there(place: Place) -> None:
         instance = archive.instance(uid(6, 1, number))
         assert instance is not None
         assert archive.read(instance) == samples.encoded(samples.instance(6, 1, number))
+
+
+def test_long_instances_are_pulled_as_streams(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrival, "META_BYTES_MAX", 600)
+    monkeypatch.setattr(arrival, "CHUNK_BYTES", 97)
+    monkeypatch.setattr(arrival, "WHOLE_BYTES_MAX", 300)
+    job = place.ended({"kind": "pull", "peer": "THERE", "studies": [uid(7)]})
+    assert (job["state"], job["completed"], job["failed"]) == ("done", COUNT, {})
+    archive = place.hosting.engine.archive
+    for number in range(1, COUNT + 1):
+        instance = archive.instance(uid(7, 1, number))
+        assert instance is not None
+        assert archive.read(instance) == samples.encoded(samples.instance(7, 1, number))
+
+
+def test_a_study_is_sent_to_another_filmroom(place: Place) -> None:
+    job = place.ended({"kind": "send", "peer": "THERE", "studies": [uid(1)]})
+    assert (job["state"], job["completed"], job["failed"]) == ("done", COUNT, {})
+    archive = place.there.engine.archive
+    assert all(archive.instance(each) is not None for each in uids(1))
 
 
 def test_a_job_that_was_running_when_its_server_died_goes_on(place: Place) -> None:
