@@ -3,7 +3,7 @@
 One worker of all runs jobs: the one that has the flock on DATA/jobs.lock. When it dies another takes over within a
 second and goes on with what was running. Up to [jobs] parallel run at once, one a peer, in the order of creation.
 
-    look    every LOOK_S: who is to be cancelled, tried again, begun, forgotten
+    look    every LOOK_S: which are to be cancelled, tried again, begun, forgotten
     run     sending.send, or a pull; progress goes to the job's file every SAVE_S
 """
 
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 
 from engine import guards, log
 from engine.archive.jobs import job as states
-from engine.archive.jobs.job_files import CANCEL, RETRY
 from engine.dimse.assembly import ChunkPool
 from engine.errors import ArchiveInUse, AssociationFailed, EngineError, NotStored
 from engine.exchange.echo import echo
@@ -44,6 +43,8 @@ class Runner:
         self._services: Services | None = None
         self._running: dict[str, tuple[Job, asyncio.Task[None]]] = {}
         self._cancelled: set[str] = set()
+        self._ended: dict[str, int] = {}
+        """Jobs that have ended, and when: their files are not read again."""
         self._task = guards.watch(engine.loop.create_task(self._stand_by()), "jobs")
 
     async def echo(self, peer: Peer) -> dict[str, object]:
@@ -77,7 +78,14 @@ class Runner:
         self._services = Services(self._engine, ChunkPool())
         try:
             while True:
-                self._look(await reads.run(self._files.all))
+                before = set(self._running)
+                jobs, cancelled, retried = await reads.run(partial(self._files.look, set(self._ended)))
+                for job in jobs:
+                    if job.id not in before:
+                        await self._settle(job, job.id in cancelled, job.id in retried)
+                    elif job.id in cancelled:
+                        self._cancel(job.id)  # what was read of it may be old by now
+                await self._forget()
                 await asyncio.sleep(LOOK_S)
         finally:
             tasks = [task for _, task in self._running.values()]
@@ -87,31 +95,35 @@ class Runner:
             self._running.clear()
             self._services.commitments.close()
 
-    def _look(self, jobs: list[Job]) -> None:
-        """`jobs`: the latest first."""
-        now_ns = time.time_ns()
-        keep_ns = int(self._engine.config.jobs.keep_days * DAY_NS)
-        for job in reversed(jobs):
-            running = self._running.get(job.id)
-            if self._files.take(job.id, CANCEL):
-                self._cancel(job)
-            elif running is not None:
-                continue
-            elif self._files.take(job.id, RETRY) and job.state in (states.FAILED, states.CANCELLED, states.WAITING):
-                job.state, job.attempts, job.due_ns, job.ended_ns = states.WAITING, 0, 0, 0
-                self._files.save(job)
-            if job.state in states.ENDED and now_ns - job.ended_ns > keep_ns:
-                self._files.remove(job.id)
-            elif job.state not in states.ENDED and job.due_ns <= now_ns and job.id not in self._running:
-                self._begin(job)
+    async def _settle(self, job: Job, is_cancelled: bool, is_retried: bool) -> None:
+        """Does what is asked of one job, and begins it when it is its turn."""
+        if job.state not in states.ENDED and is_cancelled:
+            await self._end(job, states.CANCELLED)
+        elif is_retried and job.state != states.DONE:
+            job.state, job.attempts, job.due_ns, job.ended_ns = states.WAITING, 0, 0, 0
+            await self._save(job)
+            self._ended.pop(job.id, None)
+        if job.state in states.ENDED:
+            self._ended[job.id] = job.ended_ns
+        elif job.due_ns <= time.time_ns():
+            self._begin(job)
 
-    def _cancel(self, job: Job) -> None:
-        running = self._running.get(job.id)
+    def _cancel(self, identifier: str) -> None:
+        running = self._running.get(identifier)
         if running is not None:
-            self._cancelled.add(job.id)
+            self._cancelled.add(identifier)
             running[1].cancel()
-        elif job.state not in states.ENDED:
-            self._end(job, states.CANCELLED)
+
+    async def _forget(self) -> None:
+        """Removes jobs that ended long ago."""
+        oldest_ns = time.time_ns() - int(self._engine.config.jobs.keep_days * DAY_NS)
+        for identifier in [identifier for identifier, ended_ns in self._ended.items() if ended_ns < oldest_ns]:
+            await self._engine.pools.reads.run(partial(self._files.remove, identifier))
+            del self._ended[identifier]
+
+    async def _save(self, job: Job, *, is_durable: bool = True) -> None:
+        """In a thread: a sync takes as long as the disk likes."""
+        await self._engine.pools.reads.run(partial(self._files.save, job, is_durable=is_durable))
 
     def _begin(self, job: Job) -> None:
         peers = {other.peer for other, _ in self._running.values()}
@@ -125,30 +137,38 @@ class Runner:
         """One attempt, and what it makes of the job."""
         job.state, job.started_ns, job.ended_ns = states.RUNNING, time.time_ns(), 0
         job.begin()
-        self._files.save(job)
+        await self._save(job)
         logger.info("job begins", job=job.id, kind=job.kind, peer=job.peer, by=job.by)
-        saving = guards.watch(self._engine.loop.create_task(self._save_now_and_then(job)), "job progress")
         try:
-            await self._work(job)
+            await self._work_noting(job)
         except asyncio.CancelledError:
             if job.id not in self._cancelled:
-                self._files.save(job)  # the process ends: whoever runs jobs next goes on with it
+                self._files.save(job, is_durable=False)  # the process ends: whoever runs jobs next goes on with it
                 raise
-            self._end(job, states.CANCELLED)
+            await self._end(job, states.CANCELLED)
         except AssociationFailed as error:
-            self._again(job, str(error))
+            await self._again(job, str(error))
         except EngineError as error:
             job.error = str(error)
-            self._end(job, states.FAILED)
+            await self._end(job, states.FAILED)
         except Exception as error:
             logger.error("job crashed", job=job.id, error=repr(error))
             job.error = f"internal error: {type(error).__name__}"
-            self._end(job, states.FAILED)
+            await self._end(job, states.FAILED)
         else:
-            self._end(job, states.FAILED if job.failed_count or job.error else states.DONE)
+            await self._end(job, states.FAILED if job.failed_count or job.error else states.DONE)
         finally:
-            saving.cancel()
             self._cancelled.discard(job.id)
+
+    async def _work_noting(self, job: Job) -> None:
+        """Works, and saves how far it is; nothing of that is written after this returns."""
+        is_over = asyncio.Event()
+        saving = guards.watch(self._engine.loop.create_task(self._save_now_and_then(job, is_over)), "job progress")
+        try:
+            await self._work(job)
+        finally:
+            is_over.set()
+            await saving
 
     async def _work(self, job: Job) -> None:
         config = self._engine.config
@@ -161,27 +181,29 @@ class Runner:
         else:
             await pull_job(self._services, peer, job)
 
-    def _again(self, job: Job, error: str) -> None:
+    async def _again(self, job: Job, error: str) -> None:
         settings = self._engine.config.jobs
         job.attempts += 1
         job.error = error
         if job.attempts >= settings.attempts_max:
-            self._end(job, states.FAILED)
+            await self._end(job, states.FAILED)
             return
         pause_s = settings.retry_s * 2.0 ** min(job.attempts - 1, 40)
         job.state, job.due_ns = states.WAITING, time.time_ns() + int(pause_s * 1e9)
-        self._files.save(job)
+        await self._save(job)
         logger.warning("job waits", job=job.id, attempt=job.attempts, error=error, pause_s=pause_s)
 
-    def _end(self, job: Job, state: str) -> None:
+    async def _end(self, job: Job, state: str) -> None:
         job.state, job.ended_ns = state, time.time_ns()
-        self._files.save(job)
+        await self._save(job)
         self._engine.metrics.counters[f"jobs_{state}"] += 1
         logger.info(
             "job ended", job=job.id, state=state, completed=job.completed, failed=job.failed_count, error=job.error
         )
 
-    async def _save_now_and_then(self, job: Job) -> None:
-        while True:
-            await asyncio.sleep(SAVE_S)
-            await self._engine.pools.reads.run(partial(self._files.save, job, is_durable=False))
+    async def _save_now_and_then(self, job: Job, is_over: asyncio.Event) -> None:
+        while not is_over.is_set():
+            try:
+                await asyncio.wait_for(is_over.wait(), SAVE_S)
+            except TimeoutError:
+                await self._save(job, is_durable=False)

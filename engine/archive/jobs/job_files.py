@@ -24,7 +24,7 @@ from engine.errors import JobError, JobsFull
 from engine.storage.files import Files, raise_write_error, replace_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Container, Iterable, Iterator
 
     from engine.archive.layout import Layout
     from engine.index.format.types import Instance
@@ -77,6 +77,23 @@ class JobFiles:
             return []
         paths = [f"{self._directory}/{name}" for name in names if _NAME.fullmatch(name)]
         return [job for path in paths if (job := self._load(path)) is not None]
+
+    def look(self, known: Container[str]) -> tuple[list[Job], set[str], set[str]]:
+        """For whoever runs jobs: those that are not `known` or that somebody asks for, the earliest first; and the ids
+        that are to be cancelled and to be retried. What was asked is taken away."""
+        try:
+            names = sorted(self._files.list_directory(self._directory))
+        except FileNotFoundError:
+            return [], set(), set()
+        asked: dict[str, set[str]] = {CANCEL: set(), RETRY: set()}
+        for name in names:
+            identifier, _, end = name.partition(".")
+            if end in asked and _ID.fullmatch(identifier) and self.take(identifier, end):
+                asked[end].add(identifier)
+        wanted = asked[CANCEL] | asked[RETRY]
+        ids = [match[1] for name in names if (match := _NAME.fullmatch(name)) is not None]
+        loaded = [self._load(self._path(each)) for each in ids if each not in known or each in wanted]
+        return [job for job in loaded if job is not None], asked[CANCEL], asked[RETRY]
 
     def ask(self, identifier: str, what: str) -> None:
         """Asks whoever runs jobs to CANCEL one or to RETRY it. Raises JobError when there is none of that id."""
