@@ -25,6 +25,7 @@ from engine import log
 from engine.access.principal import Principal
 from engine.archive import extras, locks, rebuilding
 from engine.archive import layout as layouts
+from engine.archive.commitment.answers import Answers
 from engine.archive.commitment.transactions import Transactions
 from engine.archive.copies import backup_notes
 from engine.archive.feed.destinations import Destinations
@@ -526,6 +527,10 @@ class Archive:
         switch_off(self.parts.layout, self.parts.files)
 
     # -- what a server needs --------------------------------------------------------------------
+
+    def commitment_answers(self) -> Answers:
+        """Requests for storage commitment whose answers are fetched under their Transaction UID."""
+        return Answers(self.parts.layout.data, self.parts.files)
 
     def commitment_transactions(self) -> Transactions:
         """Requests for storage commitment that wait for their report."""

@@ -30,6 +30,7 @@ from engine.archive.rendering.thumbnails import ThumbnailsAhead
 from engine.errors import ConfigError, EngineError, NotAllowed, RequestError
 from engine.web import cors, urls
 from engine.web.change_stream import ChangeStream
+from engine.web.commitments import Commitments
 from engine.web.connection import HttpConnection
 from engine.web.errors import HttpError, NotFound, Unavailable, problem
 from engine.web.history_sampler import HistorySampler
@@ -95,6 +96,7 @@ class WebFront:
         self._tls: ssl.SSLContext | None = None
         self._changes = ChangeStream(engine)
         self._webhooks = Webhooks(engine)
+        self._commitments = Commitments(engine)
         self._history = HistorySampler(engine, self.server_stats)
         self._load_tls(engine.config.http)
         self._looking = engine.loop.call_later(self._look_s, self._look)
@@ -136,6 +138,7 @@ class WebFront:
         self.is_draining = True
         self._changes.end()
         self._webhooks.close()
+        self._commitments.close()
         self._history.close()
         if self.outbound is not None:
             self.outbound.close()
@@ -222,6 +225,7 @@ class WebFront:
         request = Request(message, payload, protocol, answer_writer, task, loop)
         request.answer_writer = answer_writer
         request.host_front, request.engine, request.changes = self, self.engine, self._changes
+        request.commitments = self._commitments
         request.route_name, request.path_values, request.is_counted = _UNROUTED, {}, False
         request.began_at = perf_counter()
         said = message.headers.get("X-Request-ID", "")

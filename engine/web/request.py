@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from engine.runtime.engine import Engine
     from engine.runtime.outbound import Outbound
     from engine.web.change_stream import ChangeStream
+    from engine.web.commitments import Commitments
     from engine.web.urls import Origin
 
 JOINED_BYTES_MAX = 64 << 10
@@ -104,6 +105,8 @@ class Request(web.BaseRequest):
     engine: Engine
     changes: ChangeStream
     """What happens to the archive, as this process follows it."""
+    commitments: Commitments
+    """Requests for storage commitment that this process judges."""
     id: str
     """Of the request: the client's X-Request-ID, or one of our own."""
     answer_writer: Writer

@@ -10,6 +10,7 @@ from engine.access import Action
 from engine.web import changes, health, metrics, openapi, qido, rendered, wado_uri
 from engine.web.api.routes import API_ROUTES
 from engine.web.capabilities import CAPABILITIES, handler
+from engine.web.commitment import ROUTES as COMMITMENT_ROUTES
 from engine.web.deletion import ROUTES as DELETION_ROUTES
 from engine.web.route import DICOMWEB, Route
 from engine.web.stow import ROUTES as STOW_ROUTES
@@ -42,6 +43,7 @@ _RESOURCES: tuple[Route, ...] = (
     *API_ROUTES,
     *STOW_ROUTES,
     *DELETION_ROUTES,
+    *COMMITMENT_ROUTES,
 )
 
 _DESCRIBED: tuple[Route, ...] = (

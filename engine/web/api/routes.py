@@ -15,7 +15,7 @@ _VALUES: Final = Parameter("values", "Whether values are told too, which may be 
 
 def _read(path: str, handler: Handler, summary: str, action: Action, parameters: tuple[Parameter, ...] = ()) -> Route:
     is_of_one = "{" in path or any(parameter.name == "rule" for parameter in parameters)
-    errors = (404, 409) if is_of_one else ()
+    errors = (404, 409, 410) if is_of_one else ()
     return Route("GET", API + path, handler, summary, action, parameters, errors=errors, tag="archive API")
 
 

@@ -1,0 +1,187 @@
+"""Storage Commitment RS (PS3.18 13): whether instances are kept safely, asked and answered under a Transaction UID.
+
+    POST   200 with the answer, or 202 and Retry-After when reading takes longer; 409 the UID is in use; 503 no room
+    GET    200 with the answer, 202 not yet, 404 never asked or no longer kept
+
+What is judged is what DIMSE judges (`archive.commitment.judge`). An answer that nobody waited for is kept, and one that
+a process died over is judged again by whichever is asked for it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+from aiohttp import web
+
+from engine.access import Action
+from engine.archive.commitment.answers import Asked
+from engine.archive.commitment.judge import Verdict
+from engine.archive.commitment.transactions import Reference, Transaction
+from engine.dicom import model_reader, xml_model
+from engine.errors import ArchiveReadOnly, DataSetError, RequestError, StorageFull
+from engine.web.accept import MULTIPART, parse_media_type
+from engine.web.errors import RETRY_S, HttpError, NotFound, TooLarge, Unavailable, UnsupportedMediaType
+from engine.web.forms import choices_of
+from engine.web.route import DICOMWEB, Parameter, Route
+from engine.web.stow_response import JSON_TYPE, OFFERS, XML_TYPE
+
+if TYPE_CHECKING:
+    from engine.web.request import Request
+
+_UID: Final = re.compile(r"[0-9.]{1,64}")
+FAILURE_REASONS: Final = {
+    Verdict.DAMAGED: 0x0110,
+    Verdict.TRUNCATED: 0x0110,
+    Verdict.ABSENT: 0x0112,
+    Verdict.OTHER_CLASS: 0x0119,
+    Verdict.NOT_SUPPORTED: 0x0122,
+    Verdict.DUPLICATE: 0x0131,
+}
+"""PS3.3 C.14.1.1."""
+
+
+async def ask(request: Request) -> web.StreamResponse:
+    """Asks whether instances are safe."""
+    media_type = choices_of(request, OFFERS)[0].offer.media_type
+    engine, uid = request.engine, _transaction_uid(request)
+    if engine.archive.is_read_only:
+        raise ArchiveReadOnly("this archive commits to nothing")
+    references = _references(await _model(request))
+    options = engine.config.commitment
+    if len(references) > options.references_max:
+        raise TooLarge(f"more than {options.references_max} instances")
+    transaction = Transaction.of(uid, request.principal.actor, time.time_ns(), references)
+    commitments = request.commitments
+
+    def keep() -> bool:
+        return commitments.answers.ask(
+            transaction,
+            count_max=options.transactions_max,
+            reserve_bytes=engine.config.limits.disk_reserve_bytes,
+            keep_days=options.retry_days,
+        )
+
+    try:
+        if not await engine.pools.slow.run(keep):
+            raise HttpError(HTTPStatus.CONFLICT, "the Transaction UID is in use")
+    except StorageFull as error:
+        raise Unavailable(str(error)) from error
+    return _answer(request, await commitments.answered(Asked(transaction)), media_type)
+
+
+async def result(request: Request) -> web.StreamResponse:
+    """The answer to what was asked."""
+    media_type = choices_of(request, OFFERS)[0].offer.media_type
+    uid, commitments = _transaction_uid(request), request.commitments
+    asked = await request.engine.pools.slow.run(lambda: commitments.answers.find(uid))
+    if asked is None:
+        raise NotFound(
+            "no storage commitment was asked for under this Transaction UID, or its answer is no longer kept"
+        )
+    if asked.verdicts is None:
+        asked = await commitments.answered(asked)
+    return _answer(request, asked, media_type)
+
+
+def _answer(request: Request, asked: Asked, media_type: str) -> web.Response:
+    if asked.verdicts is None:
+        return web.Response(status=HTTPStatus.ACCEPTED, headers={"Retry-After": str(RETRY_S)})
+    committed, failed = [], []
+    for (sop_class_uid, sop_instance_uid), verdict in zip(
+        asked.transaction.references, map(Verdict, asked.verdicts), strict=True
+    ):
+        item: dict[str, Any] = {
+            "00081150": {"vr": "UI", "Value": [sop_class_uid]},
+            "00081155": {"vr": "UI", "Value": [sop_instance_uid]},
+        }
+        if verdict is Verdict.COMMITTED:
+            committed.append(item)
+        else:
+            failed.append({**item, "00081197": {"vr": "US", "Value": [FAILURE_REASONS[verdict]]}})
+    model = {
+        key: {"vr": "SQ", "Value": items} for key, items in (("00081198", failed), ("00081199", committed)) if items
+    }
+    body = xml_model.encode(model) if media_type.endswith("xml") else orjson.dumps(model)
+    return web.Response(body=body, headers={"Content-Type": media_type, "Cache-Control": "private, no-cache"})
+
+
+def _transaction_uid(request: Request) -> str:
+    uid = request.path_values["transaction"]
+    if not _UID.fullmatch(uid):
+        raise RequestError("the Transaction UID of the path is no UID")
+    return uid
+
+
+async def _model(request: Request) -> dict[str, Any]:
+    """What the body says. Raises RequestError, TooLarge, UnsupportedMediaType."""
+    content_type = parse_media_type(request.headers.get("Content-Type", ""))
+    if content_type is None or content_type.name == MULTIPART:
+        raise UnsupportedMediaType(f"the body must be {JSON_TYPE} or {XML_TYPE}")
+    body = await request.body()
+    if content_type.name in (XML_TYPE, "application/xml"):
+        return await request.engine.pools.slow.run(lambda: xml_model.parse(body))
+    if content_type.name not in (JSON_TYPE, "application/json"):
+        raise UnsupportedMediaType(f"the body must be {JSON_TYPE} or {XML_TYPE}")
+    models = await request.engine.pools.slow.run(lambda: model_reader.parse(body))
+    if len(models) != 1:
+        raise RequestError("the body is not one data set")
+    return models[0]
+
+
+def _references(model: dict[str, Any]) -> list[Reference]:
+    """The Referenced SOP Sequence. Raises DataSetError."""
+    sequence = model.get("00081199")
+    items = sequence.get("Value") if isinstance(sequence, dict) else None
+    if not isinstance(items, list) or not items:
+        raise DataSetError("Referenced SOP Sequence (0008,1199) is missing or empty")
+    return [(_uid(item, "00081150", place), _uid(item, "00081155", place)) for place, item in enumerate(items, 1)]
+
+
+def _uid(item: Any, key: str, place: int) -> str:
+    attribute = item.get(key) if isinstance(item, dict) else None
+    values = attribute.get("Value") if isinstance(attribute, dict) else None
+    uid = values[0] if isinstance(values, list) and len(values) == 1 else None
+    if not isinstance(uid, str) or not _UID.fullmatch(uid):
+        raise DataSetError(f"00081199/{place}/{key} is no UID")
+    return uid
+
+
+_PATH: Final = f"{DICOMWEB}/commitment-requests/{{transaction}}"
+_FORMS: Final = (JSON_TYPE, XML_TYPE)
+_ANSWERS: Final = tuple(map(str, OFFERS))
+_UID_OF_PATH: Final = Parameter("transaction", "Transaction UID", "path", pattern="^[0-9.]{1,64}$", is_required=True)
+
+ROUTES: Final = (
+    Route(
+        "POST",
+        _PATH,
+        ask,
+        "Ask whether instances are kept safely",
+        Action.COMMIT,
+        consumes=_FORMS,
+        parameters=(_UID_OF_PATH,),
+        produces=_ANSWERS,
+        statuses=(200, 202),
+        errors=(404, 406, 409),
+        tag="Storage Commitment RS",
+        schema="DataSet",
+    ),
+    Route(
+        "GET",
+        _PATH,
+        result,
+        "The answer to that",
+        Action.COMMIT,
+        parameters=(_UID_OF_PATH,),
+        produces=_ANSWERS,
+        statuses=(200, 202),
+        errors=(404, 406),
+        tag="Storage Commitment RS",
+        schema="DataSet",
+    ),
+)
+"""The rows of the route table."""

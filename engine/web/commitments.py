@@ -1,0 +1,63 @@
+"""Requests for storage commitment over HTTP that this process judges, one at a time, in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Final
+
+from engine import guards
+from engine.archive.commitment.answers import Answers, Asked
+from engine.archive.commitment.judge import Judge
+from engine.dicom import storage_classes
+
+if TYPE_CHECKING:
+    from engine.runtime.engine import Engine
+
+WAIT_S: Final = 2.0
+"""How long a request waits for its answer before it is told to ask again."""
+
+
+class Commitments:
+    """Those that one process judges."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._stopping = threading.Event()
+        self._judge = Judge(engine.archive, self._is_supported, self._stopping)
+        self._turn = asyncio.Lock()
+        self._under_way: dict[str, asyncio.Task[Asked]] = {}
+        self.answers: Answers = engine.archive.commitment_answers()
+
+    def _is_supported(self, sop_class_uid: str) -> bool:
+        return storage_classes.is_stored(sop_class_uid, promiscuous=self._engine.config.promiscuous)
+
+    async def answered(self, asked: Asked) -> Asked:
+        """The request, with its answer unless that takes longer than WAIT_S."""
+        uid = asked.transaction.transaction_uid
+        task = self._under_way.get(uid)
+        if task is None:
+            task = guards.watch(self._engine.loop.create_task(self._judged(asked)), "storage commitment")
+            self._under_way[uid] = task
+            task.add_done_callback(lambda _: self._under_way.pop(uid, None))
+        done, _ = await asyncio.wait([task], timeout=WAIT_S)
+        return task.result() if done else asked
+
+    async def _judged(self, asked: Asked) -> Asked:
+        options = self._engine.config.commitment
+
+        def judge() -> Asked:
+            verdicts = self._judge.verdicts(
+                asked.transaction.references,
+                verify=options.verify,
+                bytes_per_s=options.verify_bytes_per_s,
+                whole=set(),
+            )
+            return self.answers.answer(asked, [verdict.value for verdict in verdicts])
+
+        async with self._turn:
+            return await self._engine.pools.slow.run(judge)
+
+    def close(self) -> None:
+        """Ends what is under way."""
+        self._stopping.set()
