@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from engine.errors import MultipartError
@@ -154,7 +154,8 @@ class Reader:
 
     def __init__(self, boundary: str) -> None:
         self._delimiter = b"\n--" + boundary.encode("ascii")
-        self._go_on = self._content
+        self._go_on: Callable[[Reader, bytes, int], int] = Reader._content
+        """No bound method: in a circle, what was fed last would stay until the garbage collector comes."""
         self._events: list[Event] = []
         self._held = b"\n"
         """What has come and cannot be judged yet."""
@@ -171,12 +172,12 @@ class Reader:
         self._events = []
         offset = 0
         while offset < len(chunk):
-            offset = self._go_on(chunk, offset)
+            offset = self._go_on(self, chunk, offset)
         return self._events
 
     def finish(self) -> None:
         """The body has ended. Raises MultipartError if that is too early."""
-        if self._go_on == self._epilogue:
+        if self._go_on is Reader._epilogue:
             return
         if not self.part_count:
             raise MultipartError("the multipart body has no part: its boundary does not occur")
@@ -191,7 +192,7 @@ class Reader:
         if found >= 0:
             start = _with_carriage_return(chunk, found, offset)
             self._give(memoryview(chunk)[offset:start])
-            self._go_on, self._delimiter_bytes = self._line, chunk[start : found + len(self._delimiter)]
+            self._go_on, self._delimiter_bytes = Reader._line, chunk[start : found + len(self._delimiter)]
             return found + len(self._delimiter)
         doubtful = self._doubtful_from(chunk, offset)
         self._give(memoryview(chunk)[offset:doubtful])
@@ -208,7 +209,7 @@ class Reader:
             self._give(joined[lead:start])
             self._held, self._is_lead = b"", False
             after = found + len(self._delimiter)
-            self._go_on, self._delimiter_bytes = self._line, joined[max(start, lead) : after]
+            self._go_on, self._delimiter_bytes = Reader._line, joined[max(start, lead) : after]
             return offset + after - held_length
         doubtful = self._doubtful_from(joined, 0)
         if doubtful < held_length:
@@ -233,19 +234,19 @@ class Reader:
         joined = self._held + chunk[offset : offset + _PADDING_BYTES_MAX]
         if joined.startswith(b"--"):
             self._end_part()
-            self._go_on, self._held = self._epilogue, b""
+            self._go_on, self._held = Reader._epilogue, b""
             return len(chunk)
         padding, newline, _ = joined.partition(b"\n")
         is_blank = not padding.strip(b" \t\r")
         if newline and is_blank:
             self._end_part()
-            self._go_on, self._held = self._head, b"\n"
+            self._go_on, self._held = Reader._head, b"\n"
             return offset + len(padding) + 1 - held_length
         if (is_blank or joined == b"-") and len(joined) < _PADDING_BYTES_MAX:
             self._held = joined
             return len(chunk)
         self._give(self._delimiter_bytes + self._held)
-        self._go_on, self._held = self._content, b""
+        self._go_on, self._held = Reader._content, b""
         return offset
 
     def _head(self, chunk: bytes, offset: int) -> int:
@@ -260,7 +261,7 @@ class Reader:
             return min(offset + _HEAD_STEP_BYTES, len(chunk))
         self.part_count += 1
         self._events.append(_part_begin(joined[1 : found.start() + 1], self.part_count))
-        self._go_on, self._held, self._is_lead = self._content, b"\n", True
+        self._go_on, self._held, self._is_lead = Reader._content, b"\n", True
         return offset + found.end() - held_length
 
     def _epilogue(self, chunk: bytes, offset: int) -> int:

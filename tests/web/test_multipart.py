@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import email.parser
 import email.policy
+import gc
 import itertools
 import random
 import re
+import weakref
 from collections.abc import Iterable, Sequence
 
 import pytest
@@ -261,3 +263,16 @@ def test_content_passes_without_being_copied() -> None:
     events = reader.feed(chunk)
     assert sum(len(event) for event in events if isinstance(event, memoryview)) == len(chunk)
     assert len(events) == 1
+
+
+def test_what_was_fed_is_let_go_with_its_reader_without_the_garbage_collector() -> None:
+    reader = Reader("b")
+    reader.feed(b"--b\r\n\r\n" + bytes(4096) + b"\r\n--b--")
+    reader.finish()
+    alive = weakref.ref(reader)
+    gc.disable()
+    try:
+        del reader
+        assert alive() is None
+    finally:
+        gc.enable()
