@@ -126,8 +126,8 @@ class Archive:
         """For the rooms of the archive; front ends use none of it."""
         self.retrieval = parts.retrieval
         layout = parts.layout
-        kept = BlobFiles(layout.metadata, bytes_max=METADATA_BYTES_MAX, reserve_bytes=METADATA_RESERVE_BYTES)
-        self.metadata = SeriesMetadata(parts.index, parts.retrieval, kept)
+        blob_files = BlobFiles(layout.metadata, bytes_max=METADATA_BYTES_MAX, reserve_bytes=METADATA_RESERVE_BYTES)
+        self.metadata = SeriesMetadata(parts.index, parts.retrieval, blob_files)
         self.thumbnail_files = BlobFiles(
             layout.thumbnails, bytes_max=THUMBNAILS_BYTES_MAX, reserve_bytes=METADATA_RESERVE_BYTES
         )
@@ -376,11 +376,11 @@ class Archive:
         query = replace(query, level=max(query.level, Level.STUDY))
         unique = UNIQUE[query.level]
         matches = self.find(replace(query, keys={unique: b"", **query.keys}))
-        given: set[str] = set()
+        uids: set[str] = set()
         while some := [match.attributes[unique] for match in itertools.islice(matches, UIDS_AT_ONCE)]:
             for instance in self.instances(replace(query, keys={unique: b"\\".join(some)})):
-                if instance.sop_instance_uid not in given:
-                    given.add(instance.sop_instance_uid)
+                if instance.sop_instance_uid not in uids:
+                    uids.add(instance.sop_instance_uid)
                     yield instance
 
     def corrected(self, study_instance_uid: str, series_instance_uid: str) -> dict[int, bytes]:

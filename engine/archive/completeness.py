@@ -47,9 +47,9 @@ def pixel_difference(head: elements.Head) -> str:
 
     YBR_FULL_422 has two samples a pixel where Samples per Pixel says three.
     """
-    expected, found = head.image_bytes, head.pixel_data_length
-    if expected <= 0 or found < 0 or found in (expected, expected + expected % 2):
+    expected, length = head.image_bytes, head.pixel_data_length
+    if expected <= 0 or length < 0 or length in (expected, expected + expected % 2):
         return ""
-    if 3 * found == 2 * expected:
+    if 3 * length == 2 * expected:
         return ""
-    return f"Pixel Data has {found} bytes, its attributes describe {expected}"
+    return f"Pixel Data has {length} bytes, its attributes describe {expected}"

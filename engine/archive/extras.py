@@ -74,14 +74,14 @@ def recorded(layout: Layout, files: Files) -> ExtraSet:
         checked = msgspec.json.decode(files.pread(fd, FILE_BYTES_MAX, 0), type=_Checked)
         if crc32c(bytes(checked.set)) != checked.crc32c:
             raise msgspec.ValidationError("wrong checksum")
-        found = msgspec.json.decode(checked.set, type=_Set)
-        if found.format != FORMAT or len(found.attributes) > extra.COUNT_MAX:
-            raise msgspec.ValidationError(f"format {found.format}")
+        record = msgspec.json.decode(checked.set, type=_Set)
+        if record.format != FORMAT or len(record.attributes) > extra.COUNT_MAX:
+            raise msgspec.ValidationError(f"format {record.format}")
     except (OSError, msgspec.DecodeError) as error:
         raise StorageError(f"{path} cannot be used ({error}): start the server with its configuration") from error
     finally:
         files.close(fd)
-    return ExtraSet(found.attributes, found.number)
+    return ExtraSet(record.attributes, record.number)
 
 
 def schema_of(data: Path) -> Schema:

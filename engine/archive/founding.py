@@ -34,11 +34,11 @@ def lost_id(data: Path, files: Files) -> bytes | None:
         return None
     if any(files.exists(str(data / name)) for name in _REPLICA_FILES):
         raise StorageError(f"{data} is a replica without its archive.json: remove it and replicate into a new folder")
-    found = {_archive_id(directory, segment_id, files) for segment_id in segment_ids} - {None}
-    if len(found) != 1:
-        told = "no segment says which" if not found else f"its segments are of {len(found)} archives"
-        raise StorageError(f"{data} holds segments without archive.json, and {told}: restore a backup")
-    return found.pop()
+    archive_ids = {_archive_id(directory, segment_id, files) for segment_id in segment_ids} - {None}
+    if len(archive_ids) != 1:
+        reason = "no segment says which" if not archive_ids else f"its segments are of {len(archive_ids)} archives"
+        raise StorageError(f"{data} holds segments without archive.json, and {reason}: restore a backup")
+    return archive_ids.pop()
 
 
 def _archive_id(directory: str, segment_id: int, files: Files) -> bytes | None:
@@ -62,9 +62,9 @@ def refuse_foreign(data: Path, files: Files) -> None:
         raise StorageError(f"{data} cannot be used as a data directory: {error.strerror}") from error
     foreign = [name for name in names if not _is_no_obstacle(data, name, files)]
     if foreign:
-        told = ", ".join(foreign[:_NAMES_MAX]) + (" and more" if len(foreign) > _NAMES_MAX else "")
+        shown = ", ".join(foreign[:_NAMES_MAX]) + (" and more" if len(foreign) > _NAMES_MAX else "")
         raise StorageError(
-            f"{data} holds other files ({log.escape(told)}) and no archive.json: name a new or an empty folder"
+            f"{data} holds other files ({log.escape(shown)}) and no archive.json: name a new or an empty folder"
         )
 
 

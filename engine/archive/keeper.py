@@ -229,9 +229,9 @@ class Keeper:
 
     def _keep_losses(self, report: rebuild.Report, healed: Collection[int] = ()) -> None:
         """What is lost stays known until somebody acknowledges it; on a full disk the next start finds it again."""
-        lost = [damage for damage in report.lost if damage.segment_id not in healed]
+        damages = [damage for damage in report.lost if damage.segment_id not in healed]
         try:
-            losses.note(self._layout, self._files, losses.of_damage(lost, time.time_ns()))
+            losses.note(self._layout, self._files, losses.of_damage(damages, time.time_ns()))
         except (StorageFull, ArchiveInUse) as error:
             logger.error("losses cannot be noted", reason=str(error))
 

@@ -180,20 +180,20 @@ def make_folders(data: Path, files: Files) -> None:
 
 def _found(data: Path, description: Path, files: Files, *, create: bool) -> bool:
     """Makes archive.json where there is none; whether the archive is a new one. Raises StorageError."""
-    lost = founding.lost_id(data, files)
+    found_id = founding.lost_id(data, files)
     if not create:
-        if lost is not None:
+        if found_id is not None:
             raise StorageError(
-                f"{description} is missing beside the segments of archive {lost.hex()}: `filmroom serve --data {data}` "
-                "makes it anew from them"
+                f"{description} is missing beside the segments of archive {found_id.hex()}:"
+                f" `filmroom serve --data {data}` makes it anew from them"
             )
         raise StorageError(f"{data} holds no archive: start `filmroom serve --data {data}` or import into it first")
-    if lost is None:
+    if found_id is None:
         founding.refuse_foreign(data, files)
     else:
-        logger.warning("archive.json was missing and is made anew from the segments", archive_id=lost.hex())
-    _create(data, description, files, lost or uuid.uuid4().bytes)
-    return lost is None
+        logger.warning("archive.json was missing and is made anew from the segments", archive_id=found_id.hex())
+    _create(data, description, files, found_id or uuid.uuid4().bytes)
+    return found_id is None
 
 
 def _create(data: Path, description: Path, files: Files, archive_id: bytes) -> None:

@@ -117,5 +117,5 @@ def reason_of(stamp: int, digest: str) -> str:
 
 def read_reason(by: bytes, reason: bytes) -> tuple[int, str] | None:
     """Stamp and digest of a tombstone that retired a version; None of another one."""
-    found = _REASON.fullmatch(reason.decode("utf-8", "replace")) if by == BY.encode() else None
-    return (int(found[1]), found[2]) if found is not None else None
+    match = _REASON.fullmatch(reason.decode("utf-8", "replace")) if by == BY.encode() else None
+    return (int(match[1]), match[2]) if match is not None else None

@@ -164,11 +164,11 @@ def _carry_over(index: Catalog, before: Before) -> None:
 
 def _name_losses(layout: Layout, files: Files, index: Catalog, report: rebuild.Report, before: Before) -> None:
     now_ns = time.time_ns()
-    gone = [place for place in before.placed if index.locate(place[0].encode()) is None]
+    missing = [place for place in before.placed if index.locate(place[0].encode()) is None]
     reasons = {damage.segment_id: damage.reason for damage in report.lost}
     named = [
         Loss(segment_id, offset, uid, reasons.get(segment_id, "not in the log any more"), now_ns)
-        for uid, segment_id, offset in gone
+        for uid, segment_id, offset in missing
     ]
     noted_again = [
         Loss(row.segment_id, row.offset, row.sop_instance_uid.decode("utf-8", "replace"), row.what, row.found_ns)

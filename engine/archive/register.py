@@ -58,13 +58,13 @@ class Register:
             notes, is_whole = read_notes(self._path, files)
         except OSError as error:
             raise StorageError(f"{self._path} cannot be read: {error.strerror}") from error
-        known, entry_count = self._known(notes, is_whole)
-        self._has_rotted = not known.is_whole
-        if known.is_whole and entry_count > NOTES_MAX_FACTOR * len(known.sealed) + NOTES_MIN:
+        segments, entry_count = self._known(notes, is_whole)
+        self._has_rotted = not segments.is_whole
+        if segments.is_whole and entry_count > NOTES_MAX_FACTOR * len(segments.sealed) + NOTES_MIN:
             self._begin_anew()
-        self._noted = set(known.sealed)
-        self._record_counts = {number: sealed.records for number, sealed in known.sealed.items()}
-        return known
+        self._noted = set(segments.sealed)
+        self._record_counts = {number: sealed.records for number, sealed in segments.sealed.items()}
+        return segments
 
     def record_counts(self) -> dict[int, int]:
         """How many records the sealed segments had that the file knew when it was loaded."""
@@ -88,8 +88,8 @@ class Register:
                     entry_count += len(ids)
                 case _:
                     is_whole = False
-        left = {number: entry for number, entry in sealed.items() if number not in removed}
-        return Known(left, is_whole), entry_count
+        remaining = {number: entry for number, entry in sealed.items() if number not in removed}
+        return Known(remaining, is_whole), entry_count
 
     def _entry(self, entry: object) -> Sealed | None:
         match entry:
@@ -103,8 +103,8 @@ class Register:
             with locks.journals(self._layout, self._files):
                 journal = self._open()
                 try:
-                    known, _ = self._known(journal.notes, journal.is_whole)
-                    journal.replace([["sealed", [_note_of(entry) for entry in known.sealed.values()]]])
+                    segments, _ = self._known(journal.notes, journal.is_whole)
+                    journal.replace([["sealed", [_note_of(entry) for entry in segments.sealed.values()]]])
                 finally:
                     journal.close()
         except (StorageFull, ArchiveInUse) as error:
@@ -116,11 +116,11 @@ class Register:
         `is_complete`: these are all, so that the file exists and is whole from now on. Raises StorageFailed; a full
         disk is another time's business.
         """
-        news = [number for number, mark in marks.items() if mark.sealed and number not in self._noted]
+        new_numbers = [number for number, mark in marks.items() if mark.sealed and number not in self._noted]
         must_be_whole = is_complete and (self._has_rotted or not self._files.exists(self._path))
-        if self._failed is not None or not (news or must_be_whole):
+        if self._failed is not None or not (new_numbers or must_be_whole):
             return
-        entries = [entry for number in news if (entry := self._look(number, marks[number])) is not None]
+        entries = [entry for number in new_numbers if (entry := self._look(number, marks[number])) is not None]
         try:
             self._append(["sealed", [_note_of(entry) for entry in entries]])
             if must_be_whole and self._has_rotted:
@@ -129,7 +129,7 @@ class Register:
         except StorageFull as error:
             logger.warning("sealed segments are not noted yet, the disk is full", error=str(error))
             return
-        self._noted.update(news)
+        self._noted.update(new_numbers)
 
     def note_removed(self, segment_ids: Iterable[int]) -> None:
         """Durable when it returns: these files are about to go. Raises StorageFull or StorageFailed."""

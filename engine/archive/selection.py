@@ -49,16 +49,16 @@ class Selection:
     def gather(self) -> bool:
         """Reads a batch more; whether there may be another one. Raises StorageFull, and what the source raises."""
         try:
-            found = list(islice(self._source, self._batch))
-            if found:
-                self._add(found)
+            batch = list(islice(self._source, self._batch))
+            if batch:
+                self._add(batch)
         except OSError as error:
             self.close()
             raise StorageFull(f"no room for the list of a retrieval: {error.strerror}") from error
         except BaseException:
             self.close()
             raise
-        return len(found) == self._batch
+        return len(batch) == self._batch
 
     def __len__(self) -> int:
         return self._count

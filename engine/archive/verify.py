@@ -79,8 +79,8 @@ def check(archive: Archive, *, payloads: bool, progress: Progress | None = None)
 
 def _name_losses(archive: Archive, report: CheckReport) -> None:
     """Those of which an instance is known first: a place is named once."""
-    left = archive.losses()
-    for loss in sorted(left, key=lambda loss: not loss.sop_instance_uid):
+    losses = archive.losses()
+    for loss in sorted(losses, key=lambda loss: not loss.sop_instance_uid):
         what = f"lost, not acknowledged yet: {loss.what}"
         report.add(Finding(loss.segment_id, loss.offset, _named(what, loss.sop_instance_uid)))
 
@@ -119,9 +119,9 @@ def _check_segment(archive: Archive, report: CheckReport, segment_id: int, mark:
             _compare(archive, report, batch)
             batch = []
     _compare(archive, report, batch)
-    known = archive.parts.index.tables_by_offset(segment_id) if gaps else {}
+    versions_by_offset = archive.parts.index.tables_by_offset(segment_id) if gaps else {}
     for gap in gaps:
-        if known.get(gap.offset) != "history":
+        if versions_by_offset.get(gap.offset) != "history":
             report.add(Finding(segment_id, gap.offset, gap.reason))
 
 
@@ -181,8 +181,8 @@ def _check_instance(
         if is_current:
             _check_data_set(archive, report, instance)
     except CorruptRecord as error:
-        known = archive.parts.index.versions(instance.sop_instance_uid.encode())
-        if any(version.position[:2] == instance.position[:2] for version in known):
+        versions = archive.parts.index.versions(instance.sop_instance_uid.encode())
+        if any(version.position[:2] == instance.position[:2] for version in versions):
             report.add(Finding(error.segment_id, error.offset, _named(str(error), instance.sop_instance_uid)))
 
 

@@ -111,14 +111,14 @@ def coerce(head: Buffer, transfer_syntax: TransferSyntax, changes: Changes) -> C
     encoding = elements.encoding_of(view, transfer_syntax)
     pieces = _pieces(view, encoding)
     end = pieces[-1].end if pieces else 0
-    kept = [piece for piece in pieces if piece.tag & 0xFFFF]
-    declared = next((_value(view, piece) for piece in kept if piece.tag == tags.SpecificCharacterSet), b"")
+    elements_kept = [piece for piece in pieces if piece.tag & 0xFFFF]
+    declared = next((_value(view, piece) for piece in elements_kept if piece.tag == tags.SpecificCharacterSet), b"")
     values = _encoded(changes.values, declared, changes.vr_of)
     parts: dict[int, bytes] = {}
-    for piece in kept:
+    for piece in elements_kept:
         parts[piece.tag] = bytes(view[piece.start : piece.end])  # of a double one the last counts
     if values is None:
-        parts = {piece.tag: _in_utf_8(view, piece, encoding, declared) for piece in kept}
+        parts = {piece.tag: _in_utf_8(view, piece, encoding, declared) for piece in elements_kept}
         parts[tags.SpecificCharacterSet] = _element(tags.SpecificCharacterSet, charset.UTF_8, encoding)
         values = dict(changes.values)
     _change(parts, values, changes, encoding)
@@ -200,8 +200,8 @@ def _change(parts: dict[int, bytes], values: Mapping[int, bytes | None], changes
 def _items_of(element: bytes, encoding: int) -> list[bytes]:
     """The contents of the items of an encoded sequence, all in the same encoding."""
     contents = []
-    for found in elements.walk(element, encoding):
-        for item in elements.walk(element, encoding, found.value_offset, found.value_offset + found.length):
+    for child in elements.walk(element, encoding):
+        for item in elements.walk(element, encoding, child.value_offset, child.value_offset + child.length):
             content = element[item.value_offset : item.value_offset + item.length]
             within = elements.item_encoding(element, item, encoding)
             contents.append(content if within == encoding else reencode(content, within, encoding))
@@ -291,18 +291,18 @@ def _items_in_utf_8(view: memoryview, start: int, end: int, encoding: int, decla
 def _item_in_utf_8(view: memoryview, item: elements.Element, encoding: int, declared: bytes, depth: int) -> bytes:
     within = elements.item_encoding(view, item, encoding)
     start, end = item.value_offset, item.value_offset + item.length
-    found = []
+    encoded = []
     for element in elements.walk(view, within, start, end):
         after = element.value_offset + element.length + (8 if element.is_undefined_length else 0)
-        found.append((element, start, after))
+        encoded.append((element, start, after))
         start = after
-    for element, _, _ in found:
+    for element, _, _ in encoded:
         if element.tag == tags.SpecificCharacterSet:
             declared = bytes(view[element.value_offset : element.value_offset + element.length]).rstrip(b" \0")
     return b"".join(
         [
             _converted(view, element, begin, after, within, declared, depth)
-            for element, begin, after in found
+            for element, begin, after in encoded
             # One declaration for the whole data set; group lengths would no longer be true.
             if element.tag & 0xFFFF and element.tag != tags.SpecificCharacterSet
         ]

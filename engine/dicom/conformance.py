@@ -38,8 +38,8 @@ def fault(vr: str, text: str) -> str:
     """What is wrong with a text as the value of an element of this VR, in words without the text; "" if nothing is."""
     if (_CONTROL_IN_TEXT if vr in _PARAGRAPH_VRS else _CONTROL).search(text):
         return "it has control characters in it"
-    found = (_fault_of_one(vr, values.strip(vr, value)) for value in values.split(vr, text))
-    return next((what for what in found if what), "")
+    faults = (_fault_of_one(vr, values.strip(vr, value)) for value in values.split(vr, text))
+    return next((what for what in faults if what), "")
 
 
 def _fault_of_one(vr: str, value: str) -> str:
@@ -51,9 +51,9 @@ def _fault_of_one(vr: str, value: str) -> str:
         return "" if _is_date(value) else "it is no date; write 20261124"
     if vr == "DT":
         return "" if _is_date(value[:8]) else "it is no date and time; write 20261124101530"
-    pattern, wanted = _PATTERNS.get(vr, (None, ""))
+    pattern, description = _PATTERNS.get(vr, (None, ""))
     if (pattern is not None and not pattern.fullmatch(value)) or (vr in ("DS", "IS") and len(value) > 16):
-        return f"it is not {wanted}"
+        return f"it is not {description}"
     if len(value) > _LENGTH_MAX.get(vr, len(value)):
         return f"it has {len(value)} characters, {_LENGTH_MAX[vr]} are allowed"
     return ""

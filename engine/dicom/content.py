@@ -81,20 +81,20 @@ class Contents:
 
     def root(self) -> tuple[list[Element], int]:
         """The elements, and the offset of what lies behind them and is none. Raises DataSetError."""
-        found: list[Element] = []
+        elements: list[Element] = []
         at = 0
         while self.length - at >= 8:
             try:
                 element, after = self._element(at, self.length, self.encoding, 0)
             except DataSetError:
-                if not found or self._left < 0:
+                if not elements or self._left < 0:
                     raise
                 break
             if not element.tag >> 16:
                 break
-            self._keep(found, element)
+            self._keep(elements, element)
             at = after
-        return found, at
+        return elements, at
 
     def items(self, element: Element, encoding: int | None = None) -> Iterator[list[Element]]:
         """The elements of each item of a sequence, in the element's encoding or another. Raises DataSetError."""
@@ -104,14 +104,14 @@ class Contents:
 
     def fragments(self, element: Element) -> list[tuple[int, int]]:
         """Offset and length of the Basic Offset Table and of each fragment of Pixel Data. Raises DataSetError."""
-        found: list[tuple[int, int]] = []
+        positions: list[tuple[int, int]] = []
         for at, end, is_open in self._items(element, element.encoding):
             if is_open:
                 raise DataSetError(f"a fragment of undefined length at offset {at}")
-            if len(found) == FRAGMENTS_MAX:
+            if len(positions) == FRAGMENTS_MAX:
                 raise DataSetError(f"more than {FRAGMENTS_MAX} fragments")
-            found.append((at, end - at))
-        return found
+            positions.append((at, end - at))
+        return positions
 
     def read(self, offset: int, count: int) -> bytes:
         """Bytes as they lie there."""
@@ -138,13 +138,13 @@ class Contents:
 
     def _elements(self, at: int, end: int, encoding: int, depth: int, is_open: bool) -> tuple[list[Element], int]:
         """The elements from `at` on, and where they end: at `end`, or behind the item's delimiter."""
-        found: list[Element] = []
+        elements: list[Element] = []
         while is_open or end - at >= 8:
             if is_open and self._tag(at, end, encoding) == _ITEM_END:
-                return found, at + 8
+                return elements, at + 8
             element, at = self._element(at, end, encoding, depth)
-            self._keep(found, element)
-        return found, end
+            self._keep(elements, element)
+        return elements, end
 
     def _element(self, at: int, end: int, encoding: int, depth: int) -> tuple[Element, int]:
         tag = self._tag(at, end, encoding)

@@ -86,16 +86,16 @@ class Joined:
         """See `Source`."""
         count = max(min(count, self.length - offset), 0)
         number = bisect_right(range(self._count), offset, key=self._offset_of) - 1
-        found = bytearray()
-        while len(found) < count:
-            within = offset + len(found) - self._offset_of(number)
+        data = bytearray()
+        while len(data) < count:
+            within = offset + len(data) - self._offset_of(number)
             at = self._starts[number] + _HEADER_BYTES + within
-            piece = self._source.read(at, min(count - len(found), self._starts[number + 1] - at))
+            piece = self._source.read(at, min(count - len(data), self._starts[number + 1] - at))
             if len(memoryview(piece)) == count:
                 return piece
-            found += piece
+            data += piece
             number += 1
-        return found
+        return data
 
     def _offset_of(self, number: int) -> int:
         return self._starts[number] - self._first - _HEADER_BYTES * number
@@ -177,25 +177,25 @@ def by_fragments(
     if len(fragments) == count:
         return starts, fragments.cut
     if syntax_uid == ENCAPSULATED_UNCOMPRESSED:
-        found = _by_length(starts, native_bytes)
+        frames = _by_length(starts, native_bytes)
     else:
-        found = _by_marks(source, starts, count, syntax_uid)
-    if len(found) - 1 == count:
-        return found, fragments.cut
-    numbers = f"{len(fragments)} fragments hold {len(found) - 1} frames, Number of Frames (0028,0008) says {count}"
-    if len(found) == len(starts) and len(fragments) < count:
-        return found, fragments.cut or numbers
+        frames = _by_marks(source, starts, count, syntax_uid)
+    if len(frames) - 1 == count:
+        return frames, fragments.cut
+    numbers = f"{len(fragments)} fragments hold {len(frames) - 1} frames, Number of Frames (0028,0008) says {count}"
+    if len(frames) == len(starts) and len(fragments) < count:
+        return frames, fragments.cut or numbers
     raise FramesUnreadable(f"without a right offset table its frames cannot be told apart: {numbers}")
 
 
 def _by_length(starts: array[int], native_bytes: int) -> array[int]:
-    found, length = array("Q", starts[:1]), 0
+    frames, length = array("Q", starts[:1]), 0
     for number in range(len(starts) - 1):
         length += starts[number + 1] - starts[number] - _HEADER_BYTES
         if length >= native_bytes:
-            found.append(starts[number + 1])
+            frames.append(starts[number + 1])
             length = 0
-    return found
+    return frames
 
 
 def _by_marks(source: Source, starts: array[int], count: int, syntax_uid: str) -> array[int]:
@@ -210,9 +210,9 @@ def _by_marks(source: Source, starts: array[int], count: int, syntax_uid: str) -
         numbers = array("Q", [number for number in numbers if number == 0 or _is_ended(source, starts, number)])
     if not numbers or numbers[0]:
         raise FramesUnreadable("its first fragment does not begin a frame")
-    found = array("Q", [starts[number] for number in numbers])
-    found.append(starts[-1])
-    return found
+    frames = array("Q", [starts[number] for number in numbers])
+    frames.append(starts[-1])
+    return frames
 
 
 def _is_ended(source: Source, starts: array[int], number: int) -> bool:

@@ -242,10 +242,10 @@ def end_of_pixels(source: Source, syntax: TransferSyntax, pixel_data_offset: int
     if element.length >= 0:
         return min(element.value_offset + element.length, source.length)
     table, first = fragments.offset_table(source, element.value_offset)
-    found = fragments.scan(source, first + max(table, default=0))
-    if not len(found) or found.cut:
-        found = fragments.scan(source, first)
-    return min(found.starts[-1] + 8, source.length)
+    scanned = fragments.scan(source, first + max(table, default=0))
+    if not len(scanned) or scanned.cut:
+        scanned = fragments.scan(source, first)
+    return min(scanned.starts[-1] + 8, source.length)
 
 
 def encoding_of(source: Source, syntax: TransferSyntax) -> int:
@@ -277,11 +277,11 @@ def turn(value: Buffer, word_bytes: int) -> Buffer:
     """The same with the bytes of each word in the other order; what is no whole word stays."""
     if word_bytes == 1:
         return value
-    given = bytes(value)
-    turned = bytearray(given)
-    whole = len(given) - len(given) % word_bytes
+    data = bytes(value)
+    turned = bytearray(data)
+    whole = len(data) - len(data) % word_bytes
     for byte in range(word_bytes):
-        turned[byte:whole:word_bytes] = given[word_bytes - 1 - byte : whole : word_bytes]
+        turned[byte:whole:word_bytes] = data[word_bytes - 1 - byte : whole : word_bytes]
     return turned
 
 
@@ -413,8 +413,8 @@ def _encapsulated(
         if starts is not None:
             return EncapsulatedFrames(starts, None, "", is_trusted=True)
     native_bytes = (head.frame_bits(element.tag) + 7) // 8 if syntax.uid == fragments.ENCAPSULATED_UNCOMPRESSED else 0
-    found = fragments.scan(source, first)
-    starts, missing = fragments.by_fragments(source, found, count, syntax.uid, native_bytes)
+    scanned = fragments.scan(source, first)
+    starts, missing = fragments.by_fragments(source, scanned, count, syntax.uid, native_bytes)
     return EncapsulatedFrames(starts, None, missing, is_trusted=False)
 
 

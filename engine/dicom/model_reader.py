@@ -106,12 +106,12 @@ class Draft:
 def parse(text: bytes | bytearray | memoryview) -> list[Model]:
     """The data sets of a JSON text: an array of objects, or one of them. Raises DataSetError."""
     try:
-        found = orjson.loads(text)
+        document = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise DataSetError(f"no JSON: line {error.lineno}, column {error.colno}") from None
     except RecursionError:
         raise DataSetError("the JSON text nests too deeply") from None
-    models = found if isinstance(found, list) else [found]
+    models = document if isinstance(document, list) else [document]
     if not all(isinstance(model, dict) for model in models):
         raise DataSetError("the JSON text is neither an object nor an array of objects")
     return models
@@ -163,18 +163,18 @@ class _Encoder:
         return pieces
 
     def _in_order(self, model: Mapping[str, Any], way: str) -> list[tuple[int, Mapping[str, Any]]]:
-        found: dict[int, Mapping[str, Any]] = {}
+        attributes: dict[int, Mapping[str, Any]] = {}
         for key, attribute in model.items():
             self._counted(way)
             if not _TAG.fullmatch(key):
                 raise DataSetError(f"{way}: {key[:40]!r} is no tag")
             tag = int(key, 16)
-            if tag in found or tag >> 16 in (0, 0xFFFE):
+            if tag in attributes or tag >> 16 in (0, 0xFFFE):
                 raise DataSetError(f"{way}{key}: is there twice, or cannot be in a data set")
             if not isinstance(attribute, dict):
                 raise DataSetError(f"{way}{key}: is no object")
-            found[tag] = attribute
-        return sorted(found.items())
+            attributes[tag] = attribute
+        return sorted(attributes.items())
 
     def _counted(self, way: str) -> None:
         self._count += 1
@@ -192,14 +192,14 @@ class _Encoder:
             return [_bulk_data(tag, vr, attribute["BulkDataURI"], way)]
         if kinds == ["InlineBinary"]:
             return [form_of(tag, vr, _ENCODING).element(_inline(vr, attribute["InlineBinary"], way))]
-        found = attribute.get("Value") or []
-        if not isinstance(found, list):
+        items = attribute.get("Value") or []
+        if not isinstance(items, list):
             raise DataSetError(f"{way}: its Value is no array")
         if vr == "SQ":
-            return self._sequence(tag, found, way, depth + 1)
-        if vr in _BYTES_VRS and found:
+            return self._sequence(tag, items, way, depth + 1)
+        if vr in _BYTES_VRS and items:
             raise DataSetError(f"{way}: a value of {vr} is given as InlineBinary or BulkDataURI")
-        return [form_of(tag, vr, _ENCODING).element(self._value(vr, found, way))]
+        return [form_of(tag, vr, _ENCODING).element(self._value(vr, items, way))]
 
     def _sequence(self, tag: int, items: list[Any], way: str, depth: int) -> list[bytes | BulkData]:
         if depth > NESTING_MAX:

@@ -43,8 +43,8 @@ def encoded_numbers(tag: int, vr: str, text: str) -> bytes | None:
     if form is None or not text.strip(" *") or text == EMPTY_VALUE:
         return None if form is None else b""
     try:
-        read = float if form in ("<f", "<d") else int
-        return b"".join(struct.pack(form, read(part)) for part in text.split("\\"))
+        parse = float if form in ("<f", "<d") else int
+        return b"".join(struct.pack(form, parse(part)) for part in text.split("\\"))
     except (ValueError, OverflowError, struct.error):
         raise QueryError(f"{tags.keyword_of(tag)}={text}: it is no number of VR {vr}") from None
 

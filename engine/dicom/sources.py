@@ -82,8 +82,8 @@ class Joined:
         start = self._ends[number] - self._sources[number].length
         if min(offset + count, self.length) <= self._ends[number]:
             return self._sources[number].read(offset - start, count)
-        found = bytearray(self._sources[number].read(offset - start, self._ends[number] - offset))
-        return found + bytes(self.read(self._ends[number], count - len(found)))
+        data = bytearray(self._sources[number].read(offset - start, self._ends[number] - offset))
+        return data + bytes(self.read(self._ends[number], count - len(data)))
 
 
 class Inflated:

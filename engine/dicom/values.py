@@ -70,7 +70,7 @@ def normalise(vr: str, text: str) -> str:
     if vr == "DT":
         return normal_date_time(text)
     if vr == "IS":
-        return str(int(found[1])) if (found := _INTEGER.fullmatch(text)) else text
+        return str(int(match[1])) if (match := _INTEGER.fullmatch(text)) else text
     if vr == "DS":
         return _normal_decimal(text)
     if vr == "CS":
@@ -112,20 +112,20 @@ def fold_person_name(text: str, fold: Callable[[str], str] = fold) -> str:
 
 def normal_date(text: str) -> str:
     """YYYYMMDD, also from the YYYY.MM.DD of ACR-NEMA."""
-    found = _DATE.fullmatch(text)
-    return "".join(found.groups()) if found else text
+    match = _DATE.fullmatch(text)
+    return "".join(match.groups()) if match else text
 
 
 def normal_time(text: str) -> str:
     """HHMMSS.FFFFFF; what is left out counts as 0."""
-    found = _time_span(text)
-    return found.low if found else text
+    span = _time_span(text)
+    return span.low if span else text
 
 
 def normal_date_time(text: str) -> str:
     """YYYYMMDDHHMMSS.FFFFFF, missing parts at their lowest, brought to UTC if the text says its offset."""
-    found = _date_time_span(text)
-    return text if found is None else instant(found.low, found.offset).normal()
+    span = _date_time_span(text)
+    return text if span is None else instant(span.low, span.offset).normal()
 
 
 def _normal_decimal(text: str) -> str:
@@ -169,14 +169,14 @@ def _time_span(text: str) -> Span | None:
 
 
 def _date_time_span(text: str) -> Span | None:
-    found = _DATE_TIME.fullmatch(text)
-    if found is None:
+    match = _DATE_TIME.fullmatch(text)
+    if match is None:
         return None
-    digits, _, fraction = found[1].partition(".")
+    digits, _, fraction = match[1].partition(".")
     return Span(
         f"{digits}{'00000101000000'[len(digits) :]}.{fraction.ljust(6, '0')}",
         f"{digits}{'99991231235959'[len(digits) :]}.{fraction.ljust(6, '9')}",
-        found[2] or "",
+        match[2] or "",
     )
 
 
@@ -189,8 +189,8 @@ def parse_range(vr: str, text: str) -> tuple[Span | None, Span | None] | None:
     if "-" not in text:
         return None
     if vr == "DT":
-        found = None if _DATE_TIME.fullmatch(text) else _DATE_TIME_RANGE.fullmatch(text)
-        ends = (found[1] or "", found[2] or "") if found else ("", "")
+        match = None if _DATE_TIME.fullmatch(text) else _DATE_TIME_RANGE.fullmatch(text)
+        ends = (match[1] or "", match[2] or "") if match else ("", "")
     elif vr in ("DA", "TM") and text.count("-") == 1:
         low, _, high = text.partition("-")
         ends = (low.strip(), high.strip())

@@ -78,8 +78,8 @@ def _creator(model: Mapping[str, Any], tag: int) -> str:
     """Of the block that a private attribute lies in (PS3.5 7.8.1); "" if nobody has reserved it."""
     if tag & 0xFFFF <= 0xFF:
         return ""
-    found = model.get(f"{tag & 0xFFFF0000 | tag >> 8 & 0xFF:08X}", {}).get("Value") or [""]
-    return str(found[0] or "")
+    items = model.get(f"{tag & 0xFFFF0000 | tag >> 8 & 0xFF:08X}", {}).get("Value") or [""]
+    return str(items[0] or "")
 
 
 def _person_name(value: Mapping[str, str]) -> str:
@@ -213,16 +213,16 @@ class _Reader:
 
     def _values(self, attributes: dict[str, str]) -> list[Any]:
         """The values of the open attribute, up to the number that the next one has."""
-        found: list[Any] = self._attributes[-1].setdefault("Value", [])
+        items: list[Any] = self._attributes[-1].setdefault("Value", [])
         number = attributes.get("number", "")
-        missing = int(number) - 1 - len(found) if number.isascii() and number.isdigit() and len(number) < 8 else 0
+        missing = int(number) - 1 - len(items) if number.isascii() and number.isdigit() and len(number) < 8 else 0
         if missing < 0:
             raise DataSetError("the XML document has values out of order")
         self._count += missing
         if self._count > _VALUE_COUNT_MAX:
             raise DataSetError("the XML document has too many values")
-        found.extend([None] * missing)
-        return found
+        items.extend([None] * missing)
+        return items
 
 
 _PARENTS: Final = {

@@ -242,8 +242,8 @@ class Catalog:
         """
         environment = self._environment
         with environment.reading() as txn:
-            kept = list(read_kept(txn, environment, keys.bounded(sop_instance_uid), keys.tie_of(length, crc)))
-        return [instance_of(told.entry(sop_instance_uid)) for told in kept]
+            records = list(read_kept(txn, environment, keys.bounded(sop_instance_uid), keys.tie_of(length, crc)))
+        return [instance_of(told.entry(sop_instance_uid)) for told in records]
 
     def kept_count(self, sop_instance_uid: bytes) -> int:
         """How many versions of a UID are kept aside."""
@@ -254,7 +254,7 @@ class Catalog:
     def drops(self, sop_instance_uid: bytes, limit: int) -> list[Position]:
         """Where the tombstones lie that name one record of a UID each, the newest of the latest target first."""
         environment = self._environment
-        found: list[Position] = []
+        positions: list[Position] = []
         with environment.reading() as txn:
             rows = list(scan_prefix(txn, environment.drops, keys.bounded(sop_instance_uid) + b"\0"))
             for row_key, _ in reversed(rows[-limit:]):
@@ -263,8 +263,8 @@ class Catalog:
                 for key, value in scan_prefix(txn, environment.tombstones, stamp.to_bytes(8, "big")):
                     if key.endswith(place):
                         _, meta_length, key_length, _ = keys.TOMBSTONE.unpack(value)
-                        found.append(Position(segment_id, offset, key_length, meta_length, 0, 0))
-        return found
+                        positions.append(Position(segment_id, offset, key_length, meta_length, 0, 0))
+        return positions
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:

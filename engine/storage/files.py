@@ -95,11 +95,11 @@ class Files:
     def pwritev(self, fd: int, buffers: Sequence[Buffer], offset: int, length: int = -1) -> None:
         """Writes all of the buffers. With a `length` given, StorageError if they hold more or less than that."""
         try:
-            written = os.pwritev(fd, buffers[:IOV_MAX] if len(buffers) > IOV_MAX else buffers, offset)
+            count = os.pwritev(fd, buffers[:IOV_MAX] if len(buffers) > IOV_MAX else buffers, offset)
         except OSError as error:
             raise_write_error(error, "pwritev")
-        if written != length:
-            self._write_rest(fd, buffers, offset, written, length)
+        if count != length:
+            self._write_rest(fd, buffers, offset, count, length)
 
     def _write_rest(self, fd: int, buffers: Sequence[Buffer], offset: int, written: int, length: int) -> None:
         """Goes on after a short write, and after the first IOV_MAX buffers."""

@@ -235,19 +235,19 @@ class LogReader:
             except StorageError:
                 continue  # whoever reads from it learns why
             with self._lock:
-                held, count = self._pinned.get(segment_id, (segment, 0))
+                entry, count = self._pinned.get(segment_id, (segment, 0))
                 if not count and len(self._pinned) >= self._pinned_segments_max:
                     break
-                self._pinned[segment_id] = (held, count + 1)
-            pinned[segment_id] = held
+                self._pinned[segment_id] = (entry, count + 1)
+            pinned[segment_id] = entry
         return Pin(self, pinned)
 
     def _unpin(self, segments: dict[int, OpenSegment]) -> None:
         with self._lock:
             for segment_id in segments:
-                held, count = self._pinned.pop(segment_id)
+                entry, count = self._pinned.pop(segment_id)
                 if count > 1:
-                    self._pinned[segment_id] = (held, count - 1)
+                    self._pinned[segment_id] = (entry, count - 1)
 
     def sweep(self) -> list[int]:
         """Lets go of files that have been removed, so that their space comes free, but for those that are pinned.
@@ -255,10 +255,10 @@ class LogReader:
         Returns their segments. Call it every few seconds in a process that stays.
         """
         with self._lock:
-            gone = [segment_id for segment_id, segment in self._segments.items() if segment.data.is_gone()]
-            dropped = [self._segments.pop(segment_id) for segment_id in gone]
+            removed = [segment_id for segment_id, segment in self._segments.items() if segment.data.is_gone()]
+            dropped = [self._segments.pop(segment_id) for segment_id in removed]
         dropped.clear()
-        return gone
+        return removed
 
     def close(self) -> None:
         """Lets all files go but the pinned ones. Reading opens them again."""

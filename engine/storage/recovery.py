@@ -195,8 +195,8 @@ def _other_file(summary: hints.Summary, sealed: Sealed | None) -> list[Damage]:
 
 
 def _with_loss(reason: str, sealed: Sealed | None, found_count: int) -> str:
-    lost = sealed.lost(found_count) if sealed is not None else ""
-    return f"{reason}; {lost}" if lost else reason
+    loss = sealed.lost(found_count) if sealed is not None else ""
+    return f"{reason}; {loss}" if loss else reason
 
 
 def went_on(files: Files, directory: str, segment_id: int, present: Iterable[int]) -> bool:
@@ -250,13 +250,13 @@ def put_right(files: Files, directory: str, segment_ids: Iterable[int]) -> list[
             files.rename(path, f"{segment_path(directory, own)}.moved")
             moved.append((segment_id, own))
     try:
-        left = [name for name in files.list_directory(directory) if name.endswith(".seg.moved")]
+        moved_names = [name for name in files.list_directory(directory) if name.endswith(".seg.moved")]
     except OSError as error:
         raise_write_error(error, f"list {directory}")
-    for name in left:
+    for name in moved_names:
         target = f"{directory}/{name.removesuffix('.moved')}"
         files.rename(f"{directory}/{name}", f"{target}.damaged" if files.exists(target) else target)
-    if moved or left:
+    if moved or moved_names:
         files.sync_directory(directory)
     return moved
 
@@ -472,18 +472,18 @@ def _survey(
             heads.append(walk.head)
     tail = walk.tail
     torn = walk.torn
-    known = min(padded(start_offset), end) if sealed is None else sealed.tail
-    if tail < known:
+    known_end = min(padded(start_offset), end) if sealed is None else sealed.tail
+    if tail < known_end:
         # The index has records from here, or they were sealed: they were whole once, so nothing of this may be cut.
         reason = "the file ends before its records do" if end <= tail else torn or "zeros where records were"
-        damage.append(Damage(header.segment_id, tail, known - tail, _with_loss(reason, sealed, len(records))))
-        tail = known
+        damage.append(Damage(header.segment_id, tail, known_end - tail, _with_loss(reason, sealed, len(records))))
+        tail = known_end
         torn = ""
     synced = max((record.synced_bytes for record in records), default=0)
     synced = max(synced, start_offset, 0 if sealed is None else sealed.tail)
     damage = [
-        Damage(found.segment_id, found.offset, found.length_bytes, found.reason, found.offset < synced)
-        for found in damage
+        Damage(piece.segment_id, piece.offset, piece.length_bytes, piece.reason, piece.offset < synced)
+        for piece in damage
     ]
     payload_bytes = sum(record.position.payload_length for record in records)
     return _Survey(records, heads, damage, tail, torn, payload_bytes, walk.unreadable)

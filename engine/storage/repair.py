@@ -113,9 +113,9 @@ def _head_in_footer(files: Files, fd: int, record: Record) -> bytes | None:
     footer = files.pread(fd, trailer.hint_end - trailer.tail, trailer.tail)
     at = len(hints.FOOTER_HEAD)
     for _ in range(trailer.record_count):
-        found = unpack_head(footer, at, segment_id)
-        end = at + HEADER_BYTES + found.position.key_length + found.position.meta_length
-        if found == record:
+        head = unpack_head(footer, at, segment_id)
+        end = at + HEADER_BYTES + head.position.key_length + head.position.meta_length
+        if head == record:
             return footer[at:end]
         at = end
     return None

@@ -197,9 +197,9 @@ class SegmentLog:
                 for segment, _ in pending:
                     segment.users += 1
             try:
-                for segment, written in pending:
+                for segment, end in pending:
                     self._files.fdatasync(segment.fd)
-                    segment.synced = written
+                    segment.synced = end
                 self._factory.sync_names()
             except StorageFailed as error:
                 self._health.fail(error)
@@ -305,11 +305,11 @@ class SegmentLog:
         finally:
             self._health.close()
             with self._sealing, self._state:
-                left = [*self._rolled, *filter(None, (self._active,))]
+                segments = [*self._rolled, *filter(None, (self._active,))]
                 spare, self._spare = self._spare, None
                 self._rolled = []
                 self._active = None
-            for segment in left:
+            for segment in segments:
                 self._let_go(segment)
             if spare is not None:
                 self._factory.discard(spare)
@@ -323,11 +323,11 @@ class SegmentLog:
         """
         self._health.close()
         with self._sealing, self._state:
-            left = [*self._rolled, *filter(None, (self._active, self._spare))]
+            segments = [*self._rolled, *filter(None, (self._active, self._spare))]
             self._rolled = []
             self._active = self._spare = None
         failure: StorageError | None = None
-        for segment in left:
+        for segment in segments:
             try:
                 self._files.unlink(segment.path)
             except StorageError as error:
@@ -426,12 +426,12 @@ class SegmentLog:
         if not segment.heads:
             self._files.unlink(segment.path)
             return
-        written = segment.written
-        if segment.synced < written:
+        end = segment.written
+        if segment.synced < end:
             self._files.fdatasync(segment.fd)
-            segment.synced = written
+            segment.synced = end
         self._factory.sync_names()
-        hints.seal(self._files, segment.fd, segment.header, written, segment.heads, segment.payload_bytes)
+        hints.seal(self._files, segment.fd, segment.header, end, segment.heads, segment.payload_bytes)
 
     def _release(self, segment: GrowingSegment) -> None:
         with self._state:

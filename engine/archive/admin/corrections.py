@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 def listed(archive: Archive, *, values: bool) -> Iterator[dict[str, Any]]:
     """Every correction and undo, the earliest first; what is set by keyword, with its value if that is asked for."""
     for row in correction.listed(archive):
-        made = time_text(row.pop("made_ns"))
+        made_text = time_text(row.pop("made_ns"))
         named = {tags.keyword_of(tag): value for tag, value in row.pop("sets").items()}
-        yield {**row, "made": made, "sets": named if values else list(named)}
+        yield {**row, "made": made_text, "sets": named if values else list(named)}
 
 
 def conflicts(archive: Archive, *, values: bool) -> Iterator[dict[str, Any]]:
     """Studies and series whose instances disagree: on what, and with `values` what they say."""
-    for found in archive.conflicts():
+    for conflict in archive.conflicts():
         stated = {
-            tags.keyword_of(tag): [plain_values.text_of(tag, value, archive.schema.vr_of) for value in said]
-            for tag, said in found.values.items()
+            tags.keyword_of(tag): [plain_values.text_of(tag, value, archive.schema.vr_of) for value in texts]
+            for tag, texts in conflict.values.items()
         }
         yield {
-            "study_instance_uid": found.study_instance_uid.decode("utf-8", "replace"),
-            "series_instance_uid": found.series_instance_uid.decode("utf-8", "replace"),
+            "study_instance_uid": conflict.study_instance_uid.decode("utf-8", "replace"),
+            "series_instance_uid": conflict.series_instance_uid.decode("utf-8", "replace"),
             "attributes": stated if values else list(stated),
         }
 

@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 def listed(archive: Archive) -> Iterator[dict[str, Any]]:
     """All of it."""
-    for kept in quarantine.listed(archive):
-        yield with_times(kept.facts())
+    for item in quarantine.listed(archive):
+        yield with_times(item.facts())
 
 
 def differences(archive: Archive, identifier: str, *, reserve_bytes: int) -> list[dict[str, Any]]:
     """What differs between a version and the current instance, an element each. Raises QuarantineError."""
     judge = resent.Judge(archive, reserve_bytes=reserve_bytes)
     try:
-        kept = quarantine.find(archive, identifier)
-        return [asdict(each) for each in difference.differences(archive, kept, judge)]
+        item = quarantine.find(archive, identifier)
+        return [asdict(each) for each in difference.differences(archive, item, judge)]
     except DataSetError as error:
         raise QuarantineError(f"it cannot be compared: {error}") from error
     finally:

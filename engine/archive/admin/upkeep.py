@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 def due(archive: Archive, rules: Sequence[Retention]) -> Iterator[dict[str, Any]]:
     """The studies that rules would delete now."""
-    for found in retention.due(archive, rules, time.time_ns()):
+    for item in retention.due(archive, rules, time.time_ns()):
         yield {
-            "rule": found.rule,
-            "study_instance_uid": found.study_instance_uid,
-            "study_date": found.study_date,
-            "modalities": list(found.modalities),
-            "received": time_text(found.last_received_ns),
-            "instances": found.instances,
-            "bytes": found.bytes,
-            "held": found.is_held,
+            "rule": item.rule,
+            "study_instance_uid": item.study_instance_uid,
+            "study_date": item.study_date,
+            "modalities": list(item.modalities),
+            "received": time_text(item.last_received_ns),
+            "instances": item.instances,
+            "bytes": item.bytes,
+            "held": item.is_held,
         }
 
 

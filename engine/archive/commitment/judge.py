@@ -75,24 +75,24 @@ class Judge:
 
         Raises StorageFailed when a sync fails, StorageError when no answer can be given now.
         """
-        found = self._durable(references)
+        durable = self._durable(references)
         damaged = {(row.segment_id, row.offset) for row in self._parts.index.damage()}
         rate_limiter = RateLimiter(bytes_per_s, wait=self._stopping.wait)
         return [
             self._verdict(sop_class_uid, instance, damaged, verify, rate_limiter, whole)
-            for (sop_class_uid, _), instance in zip(references, found, strict=True)
+            for (sop_class_uid, _), instance in zip(references, durable, strict=True)
         ]
 
     def _durable(self, references: Sequence[Reference]) -> list[Instance | None]:
         """The current instances, none of which a power cut can take any more."""
-        found = self._located(references)
+        located = self._located(references)
         for _ in range(SYNC_TRIES):
             sync_log(self._parts.index, self._parts.reader)
-            again = self._located(references)
-            is_settled = all(_lie_together(one, other) for one, other in zip(found, again, strict=True))
-            found = again
+            second_look = self._located(references)
+            is_settled = all(_lie_together(one, other) for one, other in zip(located, second_look, strict=True))
+            located = second_look
             if is_settled:
-                return found
+                return located
         raise StorageError("the instances that commitment is asked for are being replaced")
 
     def _located(self, references: Sequence[Reference]) -> list[Instance | None]:

@@ -230,9 +230,9 @@ class Transactions:
 
     def headings(self) -> dict[str, Heading]:
         """All transactions by identifier, the oldest first. Reads each file once."""
-        known = self._headings
-        found = {name: known[name] if name in known else self._read_heading(name) for name in self._names()}
-        ordered = sorted((heading for heading in found.values() if heading), key=lambda each: each.received_ns)
+        cached = self._headings
+        headings = {name: cached[name] if name in cached else self._read_heading(name) for name in self._names()}
+        ordered = sorted((heading for heading in headings.values() if heading), key=lambda each: each.received_ns)
         self._headings = {heading.identifier: heading for heading in ordered}
         return dict(self._headings)
 
@@ -244,14 +244,14 @@ class Transactions:
         except OSError as error:
             raise StorageError(f"commitment {identifier} cannot be opened: {error.strerror}") from error
         try:
-            told = self.decode(fd, identifier)
+            transaction = self.decode(fd, identifier)
         except CommitmentError as error:
             logger.error("a storage commitment cannot be reported", commitment=identifier, reason=str(error))
             return Heading(identifier, "", "", 0, 0, 0, is_damaged=True)
         finally:
             self.files.close(fd)
-        uid, title = told.transaction_uid, told.calling_ae_title
-        return Heading(identifier, uid, title, told.received_ns, len(told.instances), told.digest)
+        uid, title = transaction.transaction_uid, transaction.calling_ae_title
+        return Heading(identifier, uid, title, transaction.received_ns, len(transaction.instances), transaction.digest)
 
     def decode(self, fd: int, identifier: str) -> Transaction:
         """What a file says. Raises CommitmentError."""
@@ -260,14 +260,14 @@ class Transactions:
             checked = msgspec.json.decode(content, type=_Checked)
             if crc32c(bytes(checked.transaction)) != checked.crc32c:
                 raise msgspec.ValidationError("wrong checksum")
-            told = msgspec.json.decode(checked.transaction, type=Transaction)
-            if told.format != FORMAT:
-                raise msgspec.ValidationError(f"format {told.format}")
+            transaction = msgspec.json.decode(checked.transaction, type=Transaction)
+            if transaction.format != FORMAT:
+                raise msgspec.ValidationError(f"format {transaction.format}")
         except OSError as error:
             raise StorageError(f"commitment {identifier} cannot be read: {error.strerror}") from error
         except msgspec.DecodeError as error:
             raise CommitmentError(f"commitment {identifier} is damaged: {error}") from error
-        return told
+        return transaction
 
     # -- looking after ----------------------------------------------------------------------------
 
@@ -282,10 +282,10 @@ class Transactions:
 
     def take_retries(self) -> list[str]:
         """What `ask_retry` was called for since the last time."""
-        asked = [name.removesuffix(".retry") for name in self._listed() if name.endswith(".retry")]
-        for identifier in asked:
+        requests = [name.removesuffix(".retry") for name in self._listed() if name.endswith(".retry")]
+        for identifier in requests:
             self.files.unlink(f"{self.folder}/{identifier}.retry")
-        return asked
+        return requests
 
     def sweep(self, now_ns: int) -> None:
         """Removes what processes left that died while they wrote."""
@@ -332,7 +332,7 @@ class Transactions:
         replace_file(self.files, f"{self.folder}/state.json", msgspec.json.encode(attempts), is_durable=False)
 
     def _names(self) -> list[str]:
-        return [found[1] for name in self._listed() if (found := _NAME.fullmatch(name))]
+        return [match[1] for name in self._listed() if (match := _NAME.fullmatch(name))]
 
     def _listed(self) -> list[str]:
         try:

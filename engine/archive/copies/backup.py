@@ -179,12 +179,12 @@ class _Backup:
 
     def take(self, *, join: bool) -> None:
         """See the module's head."""
-        found = histories.admit(self._folder, self._history, join=join)
-        names = histories.names_of(found)
+        heading = histories.admit(self._folder, self._history, join=join)
+        names = histories.names_of(heading)
         self._is_joining = self._history not in names
         self.report.other_histories = len(set(names) - {self._history})
-        self._claims = histories.claims(self._folder, found, self._history)
-        self._read_manifest(found)
+        self._claims = histories.claims(self._folder, heading, self._history)
+        self._read_manifest(heading)
         journal = Journal(self._folder.progress, self._files)
         try:
             self._read_progress(journal)
@@ -265,42 +265,42 @@ class _Backup:
         source = self._files.identity(path)
         if source is None:
             raise _Vanished
-        known = self._by_id.get(segment_id)
-        if known is not None and known.is_sealed and known.source == source and self._is_there(known):
-            return _Planned(segment_id, Extent(known.salt, known.length, True), known)
+        entry = self._by_id.get(segment_id)
+        if entry is not None and entry.is_sealed and entry.source == source and self._is_there(entry):
+            return _Planned(segment_id, Extent(entry.salt, entry.length, True), entry)
         fd = self._open(segment_id)
         try:
             return self._look_into(fd, segment_id, source)
         except (CorruptRecord, OSError) as error:
             self.report.findings.append(f"segment {segment_id:016x} cannot be copied: {error}")
             # What was copied while it could be read is better than nothing.
-            if known is None or not self._is_there(known):
+            if entry is None or not self._is_there(entry):
                 return None
-            return _Planned(segment_id, Extent(known.salt, known.length, known.is_sealed), known)
+            return _Planned(segment_id, Extent(entry.salt, entry.length, entry.is_sealed), entry)
         finally:
             self._files.close(fd)
 
     def _look_into(self, fd: int, segment_id: int, source: tuple[int, int]) -> _Planned | None:
-        found = extent.look(FileBytes(self._files, fd), segment_id, lambda salt: self._ends.get((segment_id, salt), 0))
-        if found is None or found.is_empty:
+        there = extent.look(FileBytes(self._files, fd), segment_id, lambda salt: self._ends.get((segment_id, salt), 0))
+        if there is None or there.is_empty:
             return None
-        self._ends[segment_id, found.salt] = found.end
-        copy = self._known.get((segment_id, found.salt))
+        self._ends[segment_id, there.salt] = there.end
+        copy = self._known.get((segment_id, there.salt))
         if copy is None:
-            copy = SegmentCopy(segment_id, found.salt, 0, False, source, ())
+            copy = SegmentCopy(segment_id, there.salt, 0, False, source, ())
             if segment_id in self._by_id and not self._is_joining:
                 self._has_diverged(segment_id, "is another one than was backed up")
         elif not self._is_there(copy):
             copy = replace(copy, ranges=(), is_sealed=False)
-        elif not self._continues(fd, copy, found):
+        elif not self._continues(fd, copy, there):
             if not self._is_joining:
                 self._has_diverged(segment_id, "has other bytes than were backed up from it")
             copy = self._another(copy, source)
-            found = extent.look(FileBytes(self._files, fd), segment_id) or found
-            self._ends[segment_id, found.salt] = found.end
-        if copy.length < min(found.end, self._claims.get(copy.file_name, 0)):
+            there = extent.look(FileBytes(self._files, fd), segment_id) or there
+            self._ends[segment_id, there.salt] = there.end
+        if copy.length < min(there.end, self._claims.get(copy.file_name, 0)):
             copy = self._another(copy, source)
-        return _Planned(segment_id, found, replace(copy, source=source))
+        return _Planned(segment_id, there, replace(copy, source=source))
 
     def _has_diverged(self, segment_id: int, what: str) -> None:
         self.report.findings.append(

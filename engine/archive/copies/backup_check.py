@@ -77,13 +77,13 @@ class _Check:
 
     def manifests(self) -> list[Manifest]:
         """All that can be read; the others are findings."""
-        found = []
+        manifests = []
         for name in self._folder.names():
             try:
-                found.append(self._folder.read(name))
+                manifests.append(self._folder.read(name))
             except BackupError as error:
                 self.report.findings.append(str(error))
-        return found
+        return manifests
 
     def agree(self, manifests: list[Manifest], archive_id: bytes) -> None:
         """Whose they are, and whether none names a segment twice."""
@@ -97,20 +97,20 @@ class _Check:
 
     def read(self, manifests: list[Manifest]) -> None:
         """Every file once, by the longest that any manifest says of it; other partitions of it are read as well."""
-        wanted: dict[str, list[SegmentCopy]] = {}
+        jobs: dict[str, list[SegmentCopy]] = {}
         for manifest in manifests:
             for copy in manifest.segments:
-                others = wanted.setdefault(copy.file_name, [])
+                others = jobs.setdefault(copy.file_name, [])
                 # One is the beginning of the other: the longer one's hashes stand for both.
                 others[:] = [other for other in others if not _covers(copy, other)]
                 if not any(_covers(other, copy) for other in others):
                     others.append(copy)
-        total = sum(copy.length for copies in wanted.values() for copy in copies)
-        for name in sorted(wanted):
+        total = sum(copy.length for copies in jobs.values() for copy in copies)
+        for name in sorted(jobs):
             self.report.counts["segments"] += 1
-            for copy in wanted[name]:
+            for copy in jobs[name]:
                 self._read_copy(copy, total)
-            self._walk(max(wanted[name], key=lambda copy: copy.length))
+            self._walk(max(jobs[name], key=lambda copy: copy.length))
 
     def _read_copy(self, copy: SegmentCopy, total: int) -> None:
         try:
@@ -122,11 +122,11 @@ class _Check:
             for start, end, digest in copy.ranges:
                 self.report.counts["ranges"] += 1
                 try:
-                    found = self._hash(fd, start, end, total)
+                    actual = self._hash(fd, start, end, total)
                 except OSError as error:
                     self.report.findings.append(f"{copy.file_name} bytes {start} to {end}: {error.strerror}")
                     continue
-                if found != digest:
+                if actual != digest:
                     what = "ends before" if self._files.size(fd) < end else "has other bytes than were copied at"
                     self.report.findings.append(f"{copy.file_name} {what} {start} to {end}")
         finally:

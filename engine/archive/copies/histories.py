@@ -38,14 +38,14 @@ class Pruned(NamedTuple):
 
 def headings(folder: BackupFolder) -> tuple[list[Heading], list[str]]:
     """Those of all manifests that can be read, the oldest first; and what is wrong with the others."""
-    found: list[Heading] = []
+    headings: list[Heading] = []
     problems: list[str] = []
     for name in folder.names():
         try:
-            found.append(folder.heading(name))
+            headings.append(folder.heading(name))
         except BackupError as error:
             problems.append(str(error))
-    return found, problems
+    return headings, problems
 
 
 def names_of(found: Iterable[Heading]) -> list[str]:
@@ -55,14 +55,15 @@ def names_of(found: Iterable[Heading]) -> list[str]:
 
 def admit(folder: BackupFolder, ours: str, *, join: bool) -> list[Heading]:
     """The headings of the states that there are. Raises BackupError when none is of our history, unless to `join`."""
-    found, _ = headings(folder)
-    histories = names_of(found)
+    ours_there, _ = headings(folder)
+    histories = names_of(ours_there)
     if histories and ours not in histories and not join:
         raise BackupError(
-            f"{folder.path} holds another history of this archive: {_described(found)}. This one, {ours}, began with a"
-            " restore, a promotion or as a replica: give it a folder of its own, or keep both in this one with --join"
+            f"{folder.path} holds another history of this archive: {_described(ours_there)}. This one, {ours}, began"
+            " with a restore, a promotion or as a replica: give it a folder of its own,"
+            " or keep both in this one with --join"
         )
-    return found
+    return ours_there
 
 
 def choose(folder: BackupFolder, at: datetime | None, history: str | None) -> Manifest:
@@ -73,24 +74,25 @@ def choose(folder: BackupFolder, at: datetime | None, history: str | None) -> Ma
     names = folder.names()
     if not names:
         raise BackupError(f"{folder.path} holds no backup")
-    found, problems = headings(folder)
+    complete, problems = headings(folder)
     if history is not None:
-        meant = [name for name in names_of(found) if name.startswith(history)]
+        meant = [name for name in names_of(complete) if name.startswith(history)]
         if len(meant) != 1:
             what = f"{len(meant)} histories that begin with {history!r}"
-            raise BackupError(f"{folder.path} holds {what}; it holds {_described(found)}")
-        found = [heading for heading in found if heading.history == meant[0]]
-    candidates = [heading for heading in found if at is None or heading.created <= at]
+            raise BackupError(f"{folder.path} holds {what}; it holds {_described(complete)}")
+        complete = [heading for heading in complete if heading.history == meant[0]]
+    candidates = [heading for heading in complete if at is None or heading.created <= at]
     if not candidates:
         when = f" from {at.isoformat()} or before" if at is not None else ""
-        raise BackupError("; ".join([f"{folder.path} holds no backup{when}", *problems, f"there are {_states(found)}"]))
+        there = f"there are {_states(complete)}"
+        raise BackupError("; ".join([f"{folder.path} holds no backup{when}", *problems, there]))
     if len(names_of(candidates)) > 1:
         raise BackupError(
             f"{folder.path} holds more than one history of this archive: {_described(candidates)}. Name one:"
             f" --lineage {names_of(candidates)[-1]}"
         )
     newest = candidates[-1]
-    damaged = [name for name in names if name > newest.name and name not in {heading.name for heading in found}]
+    damaged = [name for name in names if name > newest.name and name not in {heading.name for heading in complete}]
     if history is None and problems and any(at is None or time_of(name) <= at for name in damaged):
         raise BackupError(f"{problems[-1]}; an older state can be taken with --at {_moment(newest.created)}")
     return folder.read(newest.name)
@@ -145,8 +147,8 @@ def prune(folder: BackupFolder, keep: int, ours: str) -> Pruned:
     for manifest in removed:
         files.unlink(f"{folder.manifests}/{manifest.file_name}")
     files.sync_directory(folder.manifests)
-    gone = {manifest.file_name for manifest in removed}
-    named = {copy.file_name for manifest in whole if manifest.file_name not in gone for copy in manifest.segments}
+    dropped = {manifest.file_name for manifest in removed}
+    named = {copy.file_name for manifest in whole if manifest.file_name not in dropped for copy in manifest.segments}
     unnamed = [name for name in files.list_directory(folder.segments) if name.endswith(".seg") and name not in named]
     for name in unnamed:
         files.unlink(f"{folder.segments}/{name}")

@@ -47,12 +47,12 @@ def _end(layout: Layout, segment_id: int, files: Files) -> int:
     except FileNotFoundError:
         return 0  # compacted away this moment
     try:
-        found = extent.look(FileBytes(files, fd), segment_id)
+        there = extent.look(FileBytes(files, fd), segment_id)
     except CorruptRecord:
         return files.size(fd)  # it cannot be shipped, and is not there
     finally:
         files.close(fd)
-    return 0 if found is None or found.is_empty else found.end
+    return 0 if there is None or there.is_empty else there.end
 
 
 def growing(found: extent.Extent | None) -> int:

@@ -255,10 +255,10 @@ class BackupFolder:
     def names(self) -> list[str]:
         """The names of all manifests, the oldest first."""
         try:
-            found = self.files.list_directory(self.manifests)
+            names = self.files.list_directory(self.manifests)
         except OSError as error:
             raise BackupError(f"{self.manifests} cannot be read: {error.strerror}") from error
-        return sorted(name for name in found if _NAME.fullmatch(name))
+        return sorted(name for name in names if _NAME.fullmatch(name))
 
     def read(self, name: str) -> Manifest:
         """One manifest. Raises BackupError."""
@@ -282,11 +282,11 @@ class BackupFolder:
                 self.files.close(fd)
         except OSError as error:
             raise BackupError(f"manifest {name} cannot be read: {error.strerror}") from error
-        found = _HEADING.match(start)
-        if found is None:
+        match = _HEADING.match(start)
+        if match is None:
             manifest = self.read(name)
             return Heading(name, manifest.history, manifest.created)
-        return Heading(name, history_of(found[2].decode(), (found[3] or ARCHIVE.encode()).decode()), time_of(name))
+        return Heading(name, history_of(match[2].decode(), (match[3] or ARCHIVE.encode()).decode()), time_of(name))
 
     def write(self, manifest: Manifest) -> None:
         """Durable when it returns; the ranges that it names must be so already."""

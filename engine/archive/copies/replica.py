@@ -125,21 +125,21 @@ class Replica:
         self._has_new_names = False
 
     def _read_journal(self) -> dict[int, Held]:
-        held: dict[int, Held] = {}
+        segments: dict[int, Held] = {}
         for note in self._journal.notes:
             match note:
                 case [int(segment_id), int(salt), int(length), bool(is_sealed)]:
-                    held[segment_id] = Held(salt, length, is_sealed)
+                    segments[segment_id] = Held(salt, length, is_sealed)
         present = list_segments(self.layout.segments, self._files)
-        held = {
+        segments = {
             segment_id: item
-            for segment_id, item in held.items()
+            for segment_id, item in segments.items()
             if segment_id in present and 0 < item.length <= self._size(segment_id)
         }
-        if len(self._journal.notes) > NOTES_MAX_FACTOR * (len(held) + 1):
-            self._journal.replace([(segment_id, *item[:3]) for segment_id, item in held.items()])
+        if len(self._journal.notes) > NOTES_MAX_FACTOR * (len(segments) + 1):
+            self._journal.replace([(segment_id, *item[:3]) for segment_id, item in segments.items()])
         # Begun and never committed: the source may have it, and then it is written from the start.
-        return {segment_id: held.get(segment_id, Held(0, 0, False)) for segment_id in present}
+        return {segment_id: segments.get(segment_id, Held(0, 0, False)) for segment_id in present}
 
     def _size(self, segment_id: int) -> int:
         fd = self._files.open(segment_path(self.layout.segments, segment_id), os.O_RDONLY)
@@ -165,14 +165,14 @@ class Replica:
 
         Raises ReplicationFailed when `offset` is neither.
         """
-        held = self._held.get(segment_id)
-        if held is not None and held.length and held.salt != salt:
+        segment = self._held.get(segment_id)
+        if segment is not None and segment.length and segment.salt != salt:
             raise ReplicationFailed(f"segment {segment_id:016x} is another one here", is_final=True)
-        if held is not None and held.is_sealed:
+        if segment is not None and segment.is_sealed:
             raise ReplicationFailed(f"segment {segment_id:016x} is whole here already", is_final=True)
         if segment_id not in self._fds:
-            self._open_segment(segment_id, held)
-        if offset not in (self._written[segment_id], held.length if held is not None else 0):
+            self._open_segment(segment_id, segment)
+        if offset not in (self._written[segment_id], segment.length if segment is not None else 0):
             what = f"segment {segment_id:016x} ends at {self._written[segment_id]} here"
             raise ReplicationFailed(f"{what}, not at {offset}", is_final=True)
         self._files.pwritev(self._fds[segment_id], [data], offset, len(data))

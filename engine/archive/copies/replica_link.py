@@ -154,9 +154,9 @@ class Line:
 
     def expect(self, kind: int) -> bytes:
         """The body of the next frame, which is of this kind."""
-        found, body = self.receive()
-        if found != kind:
-            raise ReplicationFailed(f"a frame of kind {found} where {kind} should be")
+        kind_received, body = self.receive()
+        if kind_received != kind:
+            raise ReplicationFailed(f"a frame of kind {kind_received} where {kind} should be")
         return body
 
     def _due_s(self, length: int) -> float:
@@ -254,15 +254,15 @@ class RemoteReplica:
 
     def held(self) -> dict[int, Held]:
         """What is there and durable."""
-        held: dict[int, Held] = {}
+        segments: dict[int, Held] = {}
         while True:
             kind, body = self._line.receive()
             if kind == Frame.HELD_END:
-                return held
+                return segments
             if kind != Frame.HELD:
                 raise ReplicationFailed(f"a frame of kind {kind} where {Frame.HELD} should be")
             for segment_id, salt, length, is_sealed, tail_crc in entries(HELD, body):
-                held[segment_id] = Held(salt, length, bool(is_sealed), tail_crc)
+                segments[segment_id] = Held(salt, length, bool(is_sealed), tail_crc)
 
     def write(self, segment_id: int, salt: int, offset: int, data: bytes) -> None:
         """As `Replica.write`; what is wrong comes with the next answer."""

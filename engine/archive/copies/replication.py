@@ -76,14 +76,14 @@ class Status:
 
     def describe(self, now_s: float) -> dict[str, object]:
         """As it is shown and kept."""
-        known = self.caught_up_s > 0
+        is_known = self.caught_up_s > 0
         return {
             "destination": self.destination,
             "state": self.state,
             "error": self.error,
             "lag_bytes": self.lag_bytes,
-            "lag_s": round(max(0.0, now_s - self.caught_up_s), 1) if known else None,
-            "caught_up": datetime.fromtimestamp(self.caught_up_s, UTC).isoformat() if known else None,
+            "lag_s": round(max(0.0, now_s - self.caught_up_s), 1) if is_known else None,
+            "caught_up": datetime.fromtimestamp(self.caught_up_s, UTC).isoformat() if is_known else None,
             "shipped_bytes": self.shipped_bytes,
             "segments": self.segments,
             "findings": self.findings[:100],
@@ -172,12 +172,12 @@ class Replication:
         assert self._destination is not None
         began_s = self._clock_s()
         present = extent.stable_segments(self._layout.segments, self._files)
-        wanted, whole = self._wanted(present)
-        self.status.lag_bytes = sum(item.found.end - item.start for item in wanted)
+        transfers, whole = self._wanted(present)
+        self.status.lag_bytes = sum(item.found.end - item.start for item in transfers)
         self.status.segments = len(self._held)
-        if wanted:
+        if transfers:
             self._tell("catching up")
-        whole &= self._ship_all(self._destination, wanted)
+        whole &= self._ship_all(self._destination, transfers)
         if whole:
             self._remove(self._destination, present)
             self.status.caught_up_s = began_s
@@ -196,8 +196,8 @@ class Replication:
 
     def _check_source(self) -> None:
         """The data directory is still the archive that it was, and not the empty place where it was mounted."""
-        found = layouts.open_layout(self._layout.data, self._files, create=False)
-        if (found.archive_id, found.lineage) != (self._layout.archive_id, self._layout.lineage):
+        layout = layouts.open_layout(self._layout.data, self._files, create=False)
+        if (layout.archive_id, layout.lineage) != (self._layout.archive_id, self._layout.lineage):
             raise ReplicationFailed(f"{self._layout.data} holds another archive now", is_final=True)
 
     def _open(self) -> None:
@@ -215,8 +215,8 @@ class Replication:
             logger.warning("the destination could not be closed", error=str(failure))
         self.status.error = str(error)
         try:
-            wanted, _ = self._wanted(extent.stable_segments(self._layout.segments, self._files))
-            self.status.lag_bytes = sum(item.found.end - item.start for item in wanted)
+            transfers, _ = self._wanted(extent.stable_segments(self._layout.segments, self._files))
+            self.status.lag_bytes = sum(item.found.end - item.start for item in transfers)
         except (EngineError, OSError) as failure:
             logger.warning("the lag cannot be measured", error=str(failure))
         self._tell("waiting", at_once=True)
@@ -234,8 +234,8 @@ class Replication:
         described = self.status.describe(now_s)
         if self._status_path:
             try:
-                kept = {**described, "process": lag.process(), "seen": self._seen}
-                write_status(self._status_path, kept, self._files)
+                status = {**described, "process": lag.process(), "seen": self._seen}
+                write_status(self._status_path, status, self._files)
             except StorageError as error:
                 logger.warning("the status cannot be kept", error=str(error))
         if self._destination is not None:
@@ -246,7 +246,7 @@ class Replication:
 
     def _wanted(self, present: list[int]) -> tuple[list[_Wanted], bool]:
         """What is missing there, those last that take another's id; False when not every segment could be looked at."""
-        wanted: list[_Wanted] = []
+        transfers: list[_Wanted] = []
         whole = True
         self.status.findings = []
         self._open_ends = {}
@@ -260,37 +260,37 @@ class Replication:
                 whole = False
             else:
                 if item is not None:
-                    wanted.append(item)
+                    transfers.append(item)
         self._seen = lag.seen(present, self._open_ends)
-        return sorted(wanted, key=lambda item: (item.is_another, item.segment_id)), whole
+        return sorted(transfers, key=lambda item: (item.is_another, item.segment_id)), whole
 
     def _look(self, segment_id: int) -> _Wanted | None:
         identity = self._files.identity(segment_path(self._layout.segments, segment_id))
         if identity is None:
             raise _Vanished
-        held = self._held.get(segment_id)
-        known = self._sealed.get(segment_id)
-        if known is not None and known[0] == identity:
-            found: Extent | None = known[1]
+        replica_segment = self._held.get(segment_id)
+        cached = self._sealed.get(segment_id)
+        if cached is not None and cached[0] == identity:
+            there: Extent | None = cached[1]
         else:
-            found = self._look_into(segment_id)
-            if found is not None and found.is_sealed:
-                self._sealed[segment_id] = identity, found
-        if found is None or not found.is_sealed:
-            self._open_ends[segment_id] = lag.growing(found)
-        if found is None or found.is_empty:
+            there = self._look_into(segment_id)
+            if there is not None and there.is_sealed:
+                self._sealed[segment_id] = identity, there
+        if there is None or not there.is_sealed:
+            self._open_ends[segment_id] = lag.growing(there)
+        if there is None or there.is_empty:
             return None
-        return self._compare(segment_id, found, held)
+        return self._compare(segment_id, there, replica_segment)
 
     def _look_into(self, segment_id: int) -> Extent | None:
         fd = self._open_source(segment_id)
         try:
-            found = extent.look(
+            there = extent.look(
                 FileBytes(self._files, fd), segment_id, lambda salt: self._ends.get((segment_id, salt), 0)
             )
-            if found is not None:
-                self._ends[segment_id, found.salt] = found.end
-            return found
+            if there is not None:
+                self._ends[segment_id, there.salt] = there.end
+            return there
         except OSError as error:
             raise CorruptRecord(f"cannot be read: {error.strerror}", segment_id, 0) from error
         finally:
@@ -362,23 +362,23 @@ class Replication:
 
     def _ship(self, destination: Destination, item: _Wanted) -> Iterator[Shipped]:
         """Piece by piece; after each, how far it has come."""
-        segment_id, found, at, _ = item
+        segment_id, there, at, _ = item
         fd = self._open_source(segment_id)
         try:
             self._files.fdatasync(fd)
-            while at < found.end:
+            while at < there.end:
                 try:
-                    data = self._files.pread(fd, self._rate_limiter.piece(min(PIECE_BYTES, found.end - at)), at)
+                    data = self._files.pread(fd, self._rate_limiter.piece(min(PIECE_BYTES, there.end - at)), at)
                 except OSError as error:
                     raise CorruptRecord(f"cannot be read: {error.strerror}", segment_id, at) from error
                 if not data:
                     raise _Vanished
-                destination.write(segment_id, found.salt, at, data)
+                destination.write(segment_id, there.salt, at, data)
                 at += len(data)
                 self.status.shipped_bytes += len(data)
                 self.status.lag_bytes = max(0, self.status.lag_bytes - len(data))
                 self._rate_limiter.spent(len(data))
-                yield Shipped(segment_id, found.salt, at, found.is_sealed and at == found.end)
+                yield Shipped(segment_id, there.salt, at, there.is_sealed and at == there.end)
         finally:
             self._files.close(fd)
 
@@ -393,12 +393,12 @@ class Replication:
     def _remove(self, destination: Destination, present: list[int]) -> None:
         """What has been gone here for long enough; called when all that is here is there."""
         now_s = self._clock_s()
-        gone = self._held.keys() - set(present)
-        for segment_id in self._gone_s.keys() - gone:
+        removed = self._held.keys() - set(present)
+        for segment_id in self._gone_s.keys() - removed:
             del self._gone_s[segment_id]
         due = [
             segment_id
-            for segment_id in sorted(gone)
+            for segment_id in sorted(removed)
             if now_s - self._gone_s.setdefault(segment_id, now_s) >= self._remove_after_s
         ]
         if due and present:

@@ -99,10 +99,10 @@ def _begin(layout: Layout, manifest: Manifest, files: Files) -> bool:
     content = {"manifest": manifest.file_name, "archive_id": layout.archive_id.hex()}
     if files.exists(marker):
         try:
-            found = orjson.loads(read_whole(files, marker, MARKER_BYTES_MAX))
+            marker_fields = orjson.loads(read_whole(files, marker, MARKER_BYTES_MAX))
         except (OSError, ValueError) as error:
             raise BackupError(f"{marker} cannot be read: {error}") from error
-        if found != content:
+        if marker_fields != content:
             raise BackupError(f"{layout.data} holds half of another restore: remove it first")
         if files.exists(str(layout.data / "archive.json")):
             files.unlink(marker)
@@ -212,8 +212,8 @@ def _bring_up(layout: Layout, files: Files, report: RestoreReport, progress: Pro
     keeper = Keeper(layout, files, progress)
     archive = Archive(Parts(layout, files, keeper.index, keeper))
     try:
-        found = verify.check(archive, payloads=False, progress=progress)
+        check = verify.check(archive, payloads=False, progress=progress)
         report.instances = archive.stats()["instances"]
-        report.findings += [str(finding) for finding in found.findings]
+        report.findings += [str(finding) for finding in check.findings]
     finally:
         archive.close()

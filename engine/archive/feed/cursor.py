@@ -82,11 +82,11 @@ def read_epochs(directory: str, files: Files) -> Epochs | None:
     """The epochs of a feed; None when there are none, or the file is not whole."""
     content = read_small(f"{directory}/epochs", files)
     try:
-        found = orjson.loads(content or b"")
-        rows = tuple((int(epoch, 16), int(first)) for epoch, first in found["epochs"])
-        if found["format"] != FORMAT or not rows:
+        fields = orjson.loads(content or b"")
+        rows = tuple((int(epoch, 16), int(first)) for epoch, first in fields["epochs"])
+        if fields["format"] != FORMAT or not rows:
             return None
-        return Epochs(bytes.fromhex(found["archive_id"]), str(found["lineage"]), rows)
+        return Epochs(bytes.fromhex(fields["archive_id"]), str(fields["lineage"]), rows)
     except (ValueError, KeyError, TypeError):
         return None
 

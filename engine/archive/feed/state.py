@@ -41,15 +41,15 @@ class State:
 def read_state(directory: str, files: Files) -> State | None:
     """The state of a feed; None when there is none, or the file is not whole."""
     try:
-        found = orjson.loads(read_small(f"{directory}/state", files) or b"")
-        if found["format"] != FORMAT:
+        fields = orjson.loads(read_small(f"{directory}/state", files) or b"")
+        if fields["format"] != FORMAT:
             return None
         progress = Progress(
-            [(int(first), int(last)) for first, last in found["progress"]["done"]],
-            [(int(segment_id), int(salt), int(offset)) for segment_id, salt, offset in found["progress"]["open"]],
+            [(int(first), int(last)) for first, last in fields["progress"]["done"]],
+            [(int(segment_id), int(salt), int(offset)) for segment_id, salt, offset in fields["progress"]["open"]],
         )
-        replicas = {str(name): int(through) for name, through in found["replicas"].items()}
-        return State(int(found["sequence"]), progress, dict(found["growths"]), replicas)
+        replicas = {str(name): int(through) for name, through in fields["replicas"].items()}
+        return State(int(fields["sequence"]), progress, dict(fields["growths"]), replicas)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 

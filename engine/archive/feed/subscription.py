@@ -109,9 +109,9 @@ class Feed:
         lines: list[bytes] = []
         epochs: list[int] = []
         for block in self._blocks(after):
-            found = self._split(block)[max(0, after + 1 - block.first) :][: limit - len(lines)]
-            lines += found
-            epochs += [block.epoch] * len(found)
+            new_lines = self._split(block)[max(0, after + 1 - block.first) :][: limit - len(lines)]
+            lines += new_lines
+            epochs += [block.epoch] * len(new_lines)
             if len(lines) >= limit:
                 break
         if not lines:
@@ -148,15 +148,15 @@ class Feed:
     def _known_epochs(self) -> Epochs:
         identity = self._files.identity(f"{self._directory}/epochs")
         if identity != self._epochs_identity or self._epochs is None:
-            found = read_epochs(self._directory, self._files)
-            if found is None:
+            epochs = read_epochs(self._directory, self._files)
+            if epochs is None:
                 raise FeedError("this archive has no change feed: no server has run with [feed] keep_days above 0")
-            if self._epochs is not None and found.rows[: len(self._epochs.rows)] != self._epochs.rows:
+            if self._epochs is not None and epochs.rows[: len(self._epochs.rows)] != self._epochs.rows:
                 # Begun anew: its sequences mean something else.
                 self._places.clear()
                 self._block = None
                 self._tail = (0, 0, 0)
-            self._epochs, self._epochs_identity = found, identity
+            self._epochs, self._epochs_identity = epochs, identity
         return self._epochs
 
     def _last(self) -> int:
@@ -185,10 +185,10 @@ class Feed:
 
     def _blocks(self, after: int) -> Iterator[journal.Block]:
         """The blocks that have events behind a sequence."""
-        known = self._block
-        if known is not None and known.first <= after + 1 <= known.last:
-            yield known
-            after = known.last
+        cached = self._block
+        if cached is not None and cached.first <= after + 1 <= cached.last:
+            yield cached
+            after = cached.last
         first, offset = self._places.pop(after) if after in self._places else self._locate(after)
         last = after
         while first:

@@ -232,11 +232,11 @@ class Duplicate:
                     self._resolver.sync_segment(self.stored.position.segment_id)
                 return True
             except CorruptRecord as error:
-                again = self._resolver.look_up(self.entry, self._length, self._crc)
-                if again is None or again.position == self.stored.position:
+                second_look = self._resolver.look_up(self.entry, self._length, self._crc)
+                if second_look is None or second_look.position == self.stored.position:
                     note_damage(self._index, self.stored, error)
                     return False
-                self.stored = again
+                self.stored = second_look
         return False
 
     def _compare_bytes(self, stored: Instance) -> None:

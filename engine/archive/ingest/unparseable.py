@@ -78,8 +78,8 @@ class Unparseable:
         """Whether these bytes shall be kept. Reads the index, and now and then all of the quarantine."""
         if time.monotonic() - self._known_at_s > KNOWN_AGE_S:
             self._known = {
-                (kept.sop_instance_uid, kept.position.payload_length, kept.position.payload_crc)
-                for kept in self._index.quarantined()
+                (item.sop_instance_uid, item.position.payload_length, item.position.payload_crc)
+                for item in self._index.quarantined()
             } | self._recent
             self._recent = set()
             self._known_at_s = time.monotonic()

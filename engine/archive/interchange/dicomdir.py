@@ -179,12 +179,13 @@ class DirectoryBuilder:
 
 def _body(kind: str, keys: dict[int, bytes], wanted: Sequence[int], reference: dict[int, bytes] | None = None) -> bytes:
     """The elements of a record from its type on, in ascending order; a key that is not there gets no value."""
-    found = {tag: keys.get(tag) or _element(tag, "") for tag in wanted if tag in keys or tag not in records.CONDITIONAL}
-    found[tags.DirectoryRecordType] = _element(tags.DirectoryRecordType, kind)
+    present = [tag for tag in wanted if tag in keys or tag not in records.CONDITIONAL]
+    values = {tag: keys.get(tag) or _element(tag, "") for tag in present}
+    values[tags.DirectoryRecordType] = _element(tags.DirectoryRecordType, kind)
     if records.CHARACTER_SET in keys:
-        found[records.CHARACTER_SET] = keys[records.CHARACTER_SET]
-    found |= reference or {}
-    return b"".join(found[tag] for tag in sorted(found))
+        values[records.CHARACTER_SET] = keys[records.CHARACTER_SET]
+    values |= reference or {}
+    return b"".join(values[tag] for tag in sorted(values))
 
 
 def _element(tag: int, text: str) -> bytes:

@@ -148,32 +148,32 @@ def keys_of(pieces: Iterable[Buffer], syntax: TransferSyntax, kind: str) -> dict
 
     `pieces` are the data set, or the start of it; `kind` is its record type. What cannot be read is left out.
     """
-    found: dict[int, bytes] = {}
-    wanted = {*_ALWAYS, *LEAF_KEYS[kind]}
+    keys: dict[int, bytes] = {}
+    tags_needed = {*_ALWAYS, *LEAF_KEYS[kind]}
     if kind == "SR DOCUMENT":
-        wanted.add(tags.VerifyingObserverSequence)
+        tags_needed.add(tags.VerifyingObserverSequence)
     try:
-        for tag, element in _Stepping(_inflated(pieces) if syntax.deflated else pieces, syntax).elements(wanted):
-            found[tag] = element
+        for tag, element in _Stepping(_inflated(pieces) if syntax.deflated else pieces, syntax).elements(tags_needed):
+            keys[tag] = element
     except (DataSetError, zlib.error):
         pass
     if kind == "SR DOCUMENT":
-        _verified(found)
-    if tags.ContentSequence in found:
-        found[tags.ContentSequence] = _modifying(found[tags.ContentSequence])
-    return {tag: element for tag, element in found.items() if tag not in CONDITIONAL or value_of(element)}
+        _verified(keys)
+    if tags.ContentSequence in keys:
+        keys[tags.ContentSequence] = _modifying(keys[tags.ContentSequence])
+    return {tag: element for tag, element in keys.items() if tag not in CONDITIONAL or value_of(element)}
 
 
 def _inflated(pieces: Iterable[Buffer]) -> Iterator[bytes]:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    left = INFLATED_BYTES_MAX
+    remaining = INFLATED_BYTES_MAX
     for piece in pieces:
         rest: Buffer = piece
-        while left > 0:
-            inflated = inflater.decompress(rest, min(1 << 20, left))
+        while remaining > 0:
+            inflated = inflater.decompress(rest, min(1 << 20, remaining))
             if not inflated:
                 break
-            left -= len(inflated)
+            remaining -= len(inflated)
             yield inflated
             rest = inflater.unconsumed_tail
 

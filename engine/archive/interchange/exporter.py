@@ -87,11 +87,11 @@ def export(
     to; what is complete by then stays.
     """
     began = time.monotonic()
-    wanted = list({instance.sop_instance_uid: instance for instance in instances}.values())
+    unique = list({instance.sop_instance_uid: instance for instance in instances}.values())
     summary = summary or ExportSummary()
     writers = {"folder": _folder, "zip": _zip, "dicomdir": _dicomdir}
     try:
-        writers[form](archive, _reported(wanted, progress), target, summary, force)
+        writers[form](archive, _reported(unique, progress), target, summary, force)
     except FileExistsError as error:
         raise ExportFailed(f"{error.filename} {error.strerror}") from error
     except OSError as error:

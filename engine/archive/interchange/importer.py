@@ -129,15 +129,15 @@ def import_paths(
 
 def store_item(archive: Target, item: SourceItem, *, policy: str = "keep-first") -> Outcome:
     """Stores one file; durable and visible when it returns. Raises InstanceRefused, StorageFull or StorageFailed."""
-    read = _read(item)
-    if isinstance(read, _Directory):
+    content = _read(item)
+    if isinstance(content, _Directory):
         raise InstanceRefused("it is a DICOMDIR, which describes a medium and is no instance")
-    if isinstance(read, Refused):
-        raise InstanceRefused(read.reason)
-    if isinstance(read, _Large):
-        answer, _ = _store_large(archive, read, policy)
+    if isinstance(content, Refused):
+        raise InstanceRefused(content.reason)
+    if isinstance(content, _Large):
+        answer, _ = _store_large(archive, content, policy)
     else:
-        [answer] = archive.ingest_batch([read.instance], policy=policy)
+        [answer] = archive.ingest_batch([content.instance], policy=policy)
     if isinstance(answer, EngineError):
         raise answer
     return answer
@@ -238,18 +238,18 @@ class _Import:
         """Brings the oldest source to its end, or into the batch."""
         first, size, number = self._reading.popleft()
         self._reading_bytes -= size
-        read = first.result() if isinstance(first, Future) else first
-        if isinstance(read, _Whole):
-            self._batch.append(replace(read, number=number))
-            self._batch_bytes += read.instance.payload_length
+        content = first.result() if isinstance(first, Future) else first
+        if isinstance(content, _Whole):
+            self._batch.append(replace(content, number=number))
+            self._batch_bytes += content.instance.payload_length
             if self._batch_bytes >= BATCH_BYTES or len(self._batch) >= BATCH_INSTANCES:
                 self._commit()
             return
-        if isinstance(read, _Large):
+        if isinstance(content, _Large):
             self._commit()  # so that the order of the sources is the order of storing
-            self._note(read.item.name, number, *_store_large(self._archive, read, self._policy))
-        elif isinstance(read, Refused):
-            self.summary.refused.append((read.name, read.reason))
+            self._note(content.item.name, number, *_store_large(self._archive, content, self._policy))
+        elif isinstance(content, Refused):
+            self.summary.refused.append((content.name, content.reason))
         else:
             self.summary.directories += 1
         self._advance(1)
@@ -258,20 +258,20 @@ class _Import:
         batch, self._batch, self._batch_bytes = self._batch, [], 0
         if not batch:
             return
-        answers = self._archive.ingest_batch([read.instance for read in batch], policy=self._policy)
-        for read, answer in zip(batch, answers, strict=True):
-            self._note(read.name, read.number, answer, read.instance.payload_length)
+        answers = self._archive.ingest_batch([content.instance for content in batch], policy=self._policy)
+        for content, answer in zip(batch, answers, strict=True):
+            self._note(content.name, content.number, answer, content.instance.payload_length)
         self._advance(len(batch))
 
     def _note_passing(self, item: SourceItem, number: int) -> None:
         """One that can be opened once: read and stored before the next source is asked for."""
         try:
             with item.open() as stream:
-                found = _found(item, stream.read(part10.FILE_META_BYTES_MAX), is_whole=False, stream=stream)
-                if isinstance(found, _Large):
-                    self._note(item.name, number, *_store_large(self._archive, found, self._policy))
-                elif isinstance(found, Refused):
-                    self.summary.refused.append((found.name, found.reason))
+                content = _found(item, stream.read(part10.FILE_META_BYTES_MAX), is_whole=False, stream=stream)
+                if isinstance(content, _Large):
+                    self._note(item.name, number, *_store_large(self._archive, content, self._policy))
+                elif isinstance(content, Refused):
+                    self.summary.refused.append((content.name, content.reason))
                 else:
                     self.summary.directories += 1
         except media.READ_ERRORS as error:
@@ -396,10 +396,10 @@ def _is_same(archive: Target, stored: Instance, large: _Large) -> bool:
         for piece in archive.pieces(stored):
             at = 0
             while at < len(piece):
-                read = stream.read(len(piece) - at)
-                if not read or piece[at : at + len(read)].tobytes() != read:  # ten times as fast as without a copy
+                data = stream.read(len(piece) - at)
+                if not data or piece[at : at + len(data)].tobytes() != data:  # ten times as fast as without a copy
                     return False
-                at += len(read)
+                at += len(data)
         return not stream.read(1)
 
 

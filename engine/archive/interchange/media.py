@@ -170,16 +170,16 @@ def _item(file: File) -> SourceItem:
 
 def _folder(root: Path, follow: bool) -> Iterator[File | Refused]:
     real_root = os.path.realpath(root)
-    seen: set[tuple[int, int]] = set()
+    visited: set[tuple[int, int]] = set()
     waiting: list[str] = [os.fspath(root)]
     while waiting:
         folder = waiting.pop()
         try:
             if follow:
                 status = os.stat(folder)
-                if (status.st_dev, status.st_ino) in seen:
+                if (status.st_dev, status.st_ino) in visited:
                     continue
-                seen.add((status.st_dev, status.st_ino))
+                visited.add((status.st_dev, status.st_ino))
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError as error:
@@ -237,17 +237,17 @@ def _dicomdir(path: Path, size_bytes: int) -> Iterator[Source]:
     except DataSetError as error:
         yield Refused(name, f"the DICOMDIR cannot be read: {error}")
         return
-    seen: set[str] = set()
+    visited: set[str] = set()
     for file_id in file_ids:
-        found = medium.find(file_id)
-        if isinstance(found, str):
-            yield Refused(_reference(name, file_id), found)
-        elif found.path not in seen:
-            seen.add(found.path)
+        target = medium.find(file_id)
+        if isinstance(target, str):
+            yield Refused(_reference(name, file_id), target)
+        elif target.path not in visited:
+            visited.add(target.path)
             try:
-                yield _item(File(Path(found.path), found.stat(follow_symlinks=False).st_size))
+                yield _item(File(Path(target.path), target.stat(follow_symlinks=False).st_size))
             except OSError as error:
-                yield Refused(printable(found.path), why(error))
+                yield Refused(printable(target.path), why(error))
 
 
 def _file_ids(path: Path, size_bytes: int) -> list[tuple[str, ...]]:

@@ -79,11 +79,11 @@ def holds(path: Path, pieces: Iterable[Buffer]) -> bool:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return False
         for piece in pieces:
-            wanted = memoryview(piece).cast("B")
+            expected = memoryview(piece).cast("B")
             at = 0
-            while at < len(wanted):
-                found = file.read(len(wanted) - at)
-                if not found or wanted[at : at + len(found)] != found:
+            while at < len(expected):
+                data = file.read(len(expected) - at)
+                if not data or expected[at : at + len(data)] != data:
                     return False
-                at += len(found)
+                at += len(data)
         return not file.read(1)

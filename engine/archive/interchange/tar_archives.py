@@ -205,11 +205,11 @@ class _Slice(io.RawIOBase):
         return True
 
     def read(self, size: int | None = -1) -> bytes:
-        wanted = self._left if size is None or size < 0 else min(size, self._left)
-        data = self._file.read(wanted)
-        if len(data) < wanted:
+        length = self._left if size is None or size < 0 else min(size, self._left)
+        data = self._file.read(length)
+        if len(data) < length:
             raise EOFError
-        self._left -= wanted
+        self._left -= length
         return data
 
     def close(self) -> None:

@@ -88,12 +88,12 @@ class _Bounded(io.RawIOBase):
         return self._at
 
     def read(self, size: int | None = -1) -> bytes:
-        left = max(self._length - self._at, 0)
-        wanted = left if size is None or size < 0 else min(size, left)
-        if wanted > ZIP_DIRECTORY_BYTES_MAX:
-            raise zipfile.BadZipFile(f"a central directory of {wanted} bytes, the limit is {ZIP_DIRECTORY_BYTES_MAX}")
+        remaining = max(self._length - self._at, 0)
+        length = remaining if size is None or size < 0 else min(size, remaining)
+        if length > ZIP_DIRECTORY_BYTES_MAX:
+            raise zipfile.BadZipFile(f"a central directory of {length} bytes, the limit is {ZIP_DIRECTORY_BYTES_MAX}")
         self._file.seek(self._start + self._at)
-        data = self._file.read(wanted)
+        data = self._file.read(length)
         self._at += len(data)
         return data
 

@@ -224,7 +224,7 @@ class Compactor:
         present = list_segments(self._parts.layout.segments, self._parts.files)
         sealed = [segment_id for segment_id in present if segment_id in marks and marks[segment_id].sealed]
         # What the change feed has not told yet would be lost to it, or told again where it lies then.
-        told = feed_state.progress_of(self._parts.layout, self._parts.files)
+        progress = feed_state.progress_of(self._parts.layout, self._parts.files)
         plan = Plan()
         small: list[int] = []
         rewrite: list[int] = []
@@ -233,7 +233,7 @@ class Compactor:
             if self._left_alone.get(segment_id) == mark or (mark.live_bytes and segment_id in self._streams):
                 continue
             is_worth_it = not mark.live_bytes or self._is_worth_it(mark.live_bytes, mark.dead_bytes)
-            if told is not None and not self._is_told(told, segment_id, mark):
+            if progress is not None and not self._has_read(progress, segment_id, mark):
                 plan.is_ahead_of_feed |= is_worth_it
             elif not mark.live_bytes:
                 plan.dead.append(segment_id)
@@ -247,11 +247,11 @@ class Compactor:
         plan.bytes = sum(marks[segment_id].live_bytes for group in plan.groups for segment_id in group)
         return plan
 
-    def _is_told(self, told: FeedProgress, segment_id: int, mark: SegmentMark) -> bool:
+    def _has_read(self, progress: FeedProgress, segment_id: int, mark: SegmentMark) -> bool:
         """Whether the change feed has read a sealed segment to its end."""
-        place = told.of(segment_id)
+        place = progress.of(segment_id)
         if place is None or place[1] < mark.indexed_bytes:
-            return told.is_done(segment_id)
+            return progress.is_done(segment_id)
         try:
             return read_segment_header(self._open(segment_id), segment_id).salt == place[0]
         except CorruptRecord:
@@ -318,23 +318,23 @@ class Compactor:
         if summary is None:
             self._leave_alone(segment_id, 0, b"", "the footer of a sealed segment is gone")
             return None
-        lost = next((damage for damage in summary.damage if damage.was_synced), None)
-        if lost is not None:
-            self._leave_alone(segment_id, lost.offset, b"", lost.reason)
+        lost_damage = next((damage for damage in summary.damage if damage.was_synced), None)
+        if lost_damage is not None:
+            self._leave_alone(segment_id, lost_damage.offset, b"", lost_damage.reason)
             return None
-        alive = self._alive(segment_id, summary.records)
+        live = self._alive(segment_id, summary.records)
         if summary.trailer.layout == segment.LAYOUT_STREAM:
             self._streams.add(segment_id)
             self._layouts_known.add(segment_id)
-        return _Source(segment_id, summary.records, alive, file_bytes)
+        return _Source(segment_id, summary.records, live, file_bytes)
 
     def _alive(self, segment_id: int, records: Sequence[Record]) -> list[Record]:
-        alive: list[Record] = []
+        live: list[Record] = []
         for at in range(0, len(records), ALIVE_AT_ONCE):
             some = records[at : at + ALIVE_AT_ONCE]
             flags = self._parts.index.alive(segment_id, some)
-            alive += [record for record, flag in zip(some, flags, strict=True) if flag]
-        return alive
+            live += [record for record, flag in zip(some, flags, strict=True) if flag]
+        return live
 
     def _leave_alone(self, segment_id: int, offset: int, key: bytes, what: str) -> None:
         """Notes damage; the segment is tried again when something in it has died."""
@@ -364,8 +364,8 @@ class Compactor:
 
     def _winning(self, segment_ids: Sequence[int], marks: dict[int, SegmentMark]) -> list[_Source]:
         """Those of a group that copying is of use for; the others are left alone until something dies in them."""
-        found = [source for segment_id in segment_ids if (source := self._source(segment_id)) is not None]
-        joined = [source for source in found if self._wins(source, marks, is_joined=True)]
+        sources = [source for segment_id in segment_ids if (source := self._source(segment_id)) is not None]
+        joined = [source for source in sources if self._wins(source, marks, is_joined=True)]
         if len(joined) > 1:
             return joined
         return [source for source in joined if self._wins(source, marks, is_joined=False)]
@@ -384,12 +384,12 @@ class Compactor:
 
     def _copy(self, sources: Sequence[_Source]) -> None:
         """Copies what is alive, makes it durable, and tells the index where it is now."""
-        alive = [record for source in sources for record in source.alive]
-        if not alive:
+        live = [record for source in sources for record in source.alive]
+        if not live:
             return
         parts = self._parts
-        heads_bytes = sum(HEADER_BYTES + len(record.key) + len(record.meta) for record in alive)
-        needed = sum(record.position.record_bytes for record in alive) + heads_bytes
+        heads_bytes = sum(HEADER_BYTES + len(record.key) + len(record.meta) for record in live)
+        needed = sum(record.position.record_bytes for record in live) + heads_bytes
         copy = SegmentLog(
             parts.layout.segments,
             parts.files,
@@ -399,7 +399,7 @@ class Compactor:
         )
         moves: list[tuple[Record, Position]] = []
         try:
-            for record in alive:
+            for record in live:
                 moves.append((record, self._copy_record(copy, record)))
         except BaseException:
             self._abandon(copy)
@@ -462,26 +462,26 @@ class Compactor:
         if not self._checkpointed(parts.index.last_commit()):
             return False
         with parts.ledger.locked():
-            gone = [source for source in sources if not self._alive(source.segment_id, source.records)]
-            if gone:
-                parts.register.note_removed(source.segment_id for source in gone)
-            for source in gone:
+            removable = [source for source in sources if not self._alive(source.segment_id, source.records)]
+            if removable:
+                parts.register.note_removed(source.segment_id for source in removable)
+            for source in removable:
                 parts.files.unlink(segment.segment_path(parts.layout.segments, source.segment_id))
                 parts.reader.drop(source.segment_id)
             parts.files.sync_directory(parts.layout.segments)
-            for source in gone:
+            for source in removable:
                 parts.index.forget_segment(source.segment_id, source.records)
             marks = parts.index.segment_marks()
             # What must stay after all is not copied again before something dies in it.
-            self._left_alone |= {one.segment_id: marks[one.segment_id] for one in sources if one not in gone}
-        for source in gone:
+            self._left_alone |= {one.segment_id: marks[one.segment_id] for one in sources if one not in removable}
+        for source in removable:
             self.totals.segments_removed += 1
             self.totals.bytes_reclaimed += source.file_bytes
             self._streams.discard(source.segment_id)
             self._layouts_known.discard(source.segment_id)
             self._left_alone.pop(source.segment_id, None)
-        logger.info("segments removed", count=len(gone), bytes=sum(source.file_bytes for source in gone))
-        return bool(gone)
+        logger.info("segments removed", count=len(removable), bytes=sum(source.file_bytes for source in removable))
+        return bool(removable)
 
     def _checkpointed(self, commit: int) -> bool:
         """Waits until a state that has this commit survives a power cut; False when that takes too long."""

@@ -77,8 +77,8 @@ def correct_patient(
     items = _items(archive, attributes, (Level.PATIENT,))
 
     def decide(snapshot: Snapshot) -> _Decision:
-        found = known(snapshot, patient)
-        return _Decision(Operation.CORRECT, Level.PATIENT, found.names, items, found.studies)
+        state = known(snapshot, patient)
+        return _Decision(Operation.CORRECT, Level.PATIENT, state.names, items, state.studies)
 
     return _record(archive, decide, actor=actor, reason=reason)
 
@@ -124,11 +124,11 @@ def merge(
     """
 
     def decide(snapshot: Snapshot) -> _Decision:
-        gone = known(snapshot, source, in_advance=in_advance)
+        absorbed = known(snapshot, source, in_advance=in_advance)
         stays = known(snapshot, into, in_advance=in_advance)
-        if gone.key == stays.key:
+        if absorbed.key == stays.key:
             raise CorrectionRefused("that is one patient: there is nothing to merge")
-        return _Decision(Operation.MERGE, Level.PATIENT, gone.names, called(snapshot, stays), gone.studies)
+        return _Decision(Operation.MERGE, Level.PATIENT, absorbed.names, called(snapshot, stays), absorbed.studies)
 
     return _record(archive, decide, actor=actor, reason=reason)
 
@@ -164,11 +164,11 @@ def split(
     set_items = _items(archive, attributes or {}, (Level.PATIENT,), may_be_none=True)
 
     def decide(snapshot: Snapshot) -> _Decision:
-        found = unknown(snapshot, new)
+        state = unknown(snapshot, new)
         if len(set(_owners(snapshot, study_instance_uids))) > 1:
             raise CorrectionRefused("these studies are of several patients: split one patient at a time")
         uids = _encoded(study_instance_uids)
-        return _Decision(Operation.MOVE, Level.STUDY, uids, {**set_items, **identity_of(found.names)}, len(uids))
+        return _Decision(Operation.MOVE, Level.STUDY, uids, {**set_items, **identity_of(state.names)}, len(uids))
 
     return _record(archive, decide, actor=actor, reason=reason)
 
@@ -179,14 +179,14 @@ def undo(archive: Archive, number: str, *, actor: Principal, reason: str) -> Cor
     number = number.strip().lower()
 
     def decide(snapshot: Snapshot) -> _Decision:
-        found = snapshot.correction(_stamp_of(number))
-        if found is None:
+        entry = snapshot.correction(_stamp_of(number))
+        if entry is None:
             raise CorrectionRefused(f"there is no correction {number}")
-        correction = found.correction
+        correction = entry.correction
         if correction.operation == Operation.UNDO:
             raise CorrectionRefused(f"{number} is an undo itself: do again what it took back")
-        if found.undone_by:
-            raise CorrectionRefused(f"{number} has been undone already, by {number_of(found.undone_by)}")
+        if entry.undone_by:
+            raise CorrectionRefused(f"{number} has been undone already, by {number_of(entry.undone_by)}")
         return _Decision(Operation.UNDO, correction.level, (), {}, 0, correction.stamp)
 
     return _record(archive, decide, actor=actor, reason=reason)
@@ -290,8 +290,8 @@ def _items(
         if level is None:
             raise CorrectionRefused(f"{name} is not indexed; only what is can be corrected")
         if level not in levels or tag in _NEVER_SET:
-            wanted = " or ".join(_LEVEL_NAMES[wanted] for wanted in levels)
-            raise CorrectionRefused(f"{name} is no attribute of the {wanted} level that can be set")
+            level_names = " or ".join(_LEVEL_NAMES[level_names] for level_names in levels)
+            raise CorrectionRefused(f"{name} is no attribute of the {level_names} level that can be set")
         check_value(tag, archive.schema.vr_of(tag), text)
         items[tag] = text.rstrip(" ").encode()
     return items

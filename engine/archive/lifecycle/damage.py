@@ -98,9 +98,9 @@ class SegmentDamage:
                     named.add(gap.offset)
                     self._note(position.offset, key, gap.what)
         nameless = [gap for gap in gaps if gap.offset not in named]
-        known = self._index.tables_by_offset(self._segment_id) if nameless else {}
+        versions_by_offset = self._index.tables_by_offset(self._segment_id) if nameless else {}
         for gap in nameless:
-            table = known.get(gap.offset, "")
+            table = versions_by_offset.get(gap.offset, "")
             if table == "history" or (not table and self._is_healed(gap)):
                 self.dead += 1
                 continue
@@ -123,8 +123,8 @@ class SegmentDamage:
     def _note(self, offset: int, key: bytes, what: str) -> None:
         self._seen.add(offset)
         self.damaged += 1
-        known = self._known.get(offset)
-        if known is not None and known.sop_instance_uid == key:
+        version = self._known.get(offset)
+        if version is not None and version.sop_instance_uid == key:
             return
         self._index.note_damage(self._segment_id, offset, key, what, self._clock_ns())
         damaged = Damaged(key.decode("ascii", "replace"), self._segment_id, offset, what)

@@ -106,8 +106,8 @@ def _delete(
     deletion = Deletion.of(doomed, dry_run=dry_run)
     others = [Named.of(version) for version in kept_aside_with(parts, [named.sop_instance_uid for named in doomed])]
     studies = {named.study_instance_uid for named in (*doomed, *others)}
-    held = {hold.study_instance_uid.decode("utf-8", "replace") for hold in parts.index.holds()}
-    deletion.held = sorted(studies & held)
+    held_uids = {hold.study_instance_uid.decode("utf-8", "replace") for hold in parts.index.holds()}
+    deletion.held = sorted(studies & held_uids)
     if dry_run:
         return deletion
     deletion.refuse_held()
@@ -133,8 +133,8 @@ def kept_aside_with(parts: Parts, sop_instance_uids: Sequence[bytes]) -> list[In
     if not count:
         return []
     if count <= len(sop_instance_uids):
-        wanted = set(sop_instance_uids)
-        return [version for version in index.kept_aside() if version.sop_instance_uid.encode() in wanted]
+        uids = set(sop_instance_uids)
+        return [version for version in index.kept_aside() if version.sop_instance_uid.encode() in uids]
     return [version for uid in sop_instance_uids for version in index.versions(uid)]
 
 

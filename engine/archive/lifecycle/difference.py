@@ -52,18 +52,18 @@ def differences(archive: Archive, kept: Kept, judge: Judge) -> Iterator[Differs]
         left, right = [judge.side(archive.retrieval.open(each), each) for each in (current, kept.instance)]
     except TranscodeError as error:
         raise QuarantineError(f"it cannot be compared: {error}") from error
-    found = list(Comparison(left.contents(), right.contents()).differences())
+    rows = list(Comparison(left.contents(), right.contents()).differences())
     packed = [side for side in (left, right) if side.syntax.encapsulated]
     can_decode = packed and all(side.syntax.uid in likeness.LOSSLESS for side in packed)
-    if not can_decode or not any(is_pixels(difference) for difference in found):
-        yield from _shown(found, left, right)
+    if not can_decode or not any(is_pixels(difference) for difference in rows):
+        yield from _shown(rows, left, right)
         return
     try:
         native = [judge.decoded(side) if side.syntax.encapsulated else side for side in (left, right)]
     except TranscodeError:
-        yield from _shown(found, left, right)
+        yield from _shown(rows, left, right)
         return
-    rest = [each for each in found if each.path or _tag(each) not in OF_PIXELS]
+    rest = [each for each in rows if each.path or _tag(each) not in OF_PIXELS]
     yield from _shown(rest, left, right)
     of_pixels = [
         each
@@ -84,7 +84,7 @@ def _tag(difference: Difference) -> int:
 
 
 def _shown(found: list[Difference], left: Side, right: Side) -> Iterator[Differs]:
-    one, other = left.contents(), right.contents()
+    first, second = left.contents(), right.contents()
     for each in found:
         element = each.left or each.right
         what = "another value"
@@ -94,10 +94,10 @@ def _shown(found: list[Difference], left: Side, right: Side) -> Iterator[Differs
             what = "only in the version"
         elif each.right is None:
             what = "only in the current one"
-        texts = [_text(contents, side) for contents, side in ((one, each.left), (other, each.right))]
+        texts = [_text(contents, side) for contents, side in ((first, each.left), (second, each.right))]
         if is_pixels(each) and each.left is not None and each.right is not None:
             what = "pixels"
-            texts = [*_pixels(one, each.left, other, each.right)] or texts
+            texts = [*_pixels(first, each.left, second, each.right)] or texts
         yield Differs(each.name, element.vr if element is not None else "", what, texts[0], texts[1])
 
 
@@ -145,11 +145,11 @@ def _pixels(left: Contents, here: Element, right: Contents, there: Element) -> t
     whole = here.length - here.length % kind.itemsize
     for at in range(0, whole, PIECE_BYTES):
         length = min(PIECE_BYTES, whole - at)
-        one, other = [
+        first, second = [
             np.frombuffer(contents.value(element, at, length), kind).astype(np.int32)
             for contents, element in ((left, here), (right, there))
         ]
-        difference = np.abs(one - other)
+        difference = np.abs(first - second)
         count += int(np.count_nonzero(difference))
         largest = max(largest, int(difference.max(initial=0)))
     return f"{whole // kind.itemsize} samples", f"{count} samples differ, by {largest} at most"

@@ -101,13 +101,13 @@ class LedgerCopy:
         """
         noted, is_whole = self._load()
         try:
-            known, unknown, superfluous = _sorted_out(index, noted)
-            again = self._write_again(index, unknown)
+            indexed, unknown, superfluous = _sorted_out(index, noted)
+            rewritten = self._write_again(index, unknown)
             missing = self._missing(index, {_identity(each.item) for each in noted})
-            if not is_whole or superfluous > max(SUPERFLUOUS_MAX, 2 * len(known)):
-                self._begin_anew([*known, *again, *missing])
-            elif again or missing or not self._files.exists(self._path):
-                self._append([_note(each) for each in (*again, *missing)])
+            if not is_whole or superfluous > max(SUPERFLUOUS_MAX, 2 * len(indexed)):
+                self._begin_anew([*indexed, *rewritten, *missing])
+            elif rewritten or missing or not self._files.exists(self._path):
+                self._append([_note(each) for each in (*rewritten, *missing)])
         except (StorageFull, ArchiveInUse) as error:
             logger.error("the copy of the ledger waits for the next start", reason=str(error))
             return set()
@@ -122,7 +122,7 @@ class LedgerCopy:
             notes, is_whole = read_notes(self._path, self._files)
         except OSError as error:
             raise StorageError(f"{self._path} cannot be read: {error.strerror}") from error
-        noted = [found for note in notes if (found := _noted(note)) is not None]
+        noted = [entry for note in notes if (entry := _noted(note)) is not None]
         return noted, is_whole and len(noted) == len(notes)
 
     def _missing(self, index: Catalog, known: set[tuple[object, ...]]) -> list[Noted]:
@@ -209,18 +209,18 @@ def apply(index: Catalog, items: Iterable[LedgerItem]) -> None:
 
 def _sorted_out(index: Catalog, noted: Sequence[Noted]) -> tuple[list[Noted], list[Noted], int]:
     """What the index knows; what it does not and should, each once; how many are needed no more."""
-    known, unknown = [], {}
+    indexed, unknown = [], {}
     superfluous = 0
     young_ns = time.time_ns() - TOMBSTONE_KEEP_S * 10**9
     for each in noted:
         item = each.item
         if index.knows(item):
-            known.append(each)
+            indexed.append(each)
         elif (isinstance(item, Tombstone) and item.deleted_ns > young_ns) or index.would_change(item):
             unknown[_identity(item)] = each
         else:
             superfluous += 1
-    return known, list(unknown.values()), superfluous
+    return indexed, list(unknown.values()), superfluous
 
 
 def _identity(item: LedgerItem) -> tuple[object, ...]:

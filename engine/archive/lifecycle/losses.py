@@ -103,8 +103,8 @@ def _append(layout: Layout, files: Files, notes: Sequence[Sequence[object]]) -> 
 def outstanding(layout: Layout, files: Files, index: Catalog) -> list[Loss]:
     """What is lost, not acknowledged, and not stored again; by place. Raises StorageError."""
     noted, acknowledged = _read(layout, files)
-    left = [loss for place, loss in noted.items() if place not in acknowledged]
-    return sorted(loss for loss in left if not _is_back(index, loss))
+    losses = [loss for place, loss in noted.items() if place not in acknowledged]
+    return sorted(loss for loss in losses if not _is_back(index, loss))
 
 
 def _is_back(index: Catalog, loss: Loss) -> bool:
@@ -120,9 +120,9 @@ def acknowledged_segments(layout: Layout, files: Files) -> set[int]:
 def note(layout: Layout, files: Files, losses: Iterable[Loss]) -> list[Loss]:
     """Keeps these, each once, and logs those that are new, which it returns. Raises StorageFull or StorageFailed."""
     noted, _ = _read(layout, files)
-    news = list({loss.place: loss for loss in losses if loss.place not in noted}.values())
-    _append(layout, files, [("lost", *loss) for loss in news])
-    for loss in news[:LOGGED_MAX]:
+    new_losses = list({loss.place: loss for loss in losses if loss.place not in noted}.values())
+    _append(layout, files, [("lost", *loss) for loss in new_losses])
+    for loss in new_losses[:LOGGED_MAX]:
         logger.error(
             "stored bytes are lost",
             sop_instance_uid=loss.sop_instance_uid,
@@ -130,9 +130,9 @@ def note(layout: Layout, files: Files, losses: Iterable[Loss]) -> list[Loss]:
             offset=loss.offset,
             reason=loss.what,
         )
-    if len(news) > LOGGED_MAX:
-        logger.error("more stored bytes are lost", count=len(news) - LOGGED_MAX, advice=ADVICE)
-    return news
+    if len(new_losses) > LOGGED_MAX:
+        logger.error("more stored bytes are lost", count=len(new_losses) - LOGGED_MAX, advice=ADVICE)
+    return new_losses
 
 
 def forget_whole(layout: Layout, files: Files, whole: Collection[int]) -> None:
@@ -164,12 +164,12 @@ def tell(layout: Layout, files: Files, index: Catalog) -> None:
     by_segment: dict[int, list[Loss]] = {}
     for loss in outstanding(layout, files, index):
         by_segment.setdefault(loss.segment_id, []).append(loss)
-    for segment_id, lost in by_segment.items():
+    for segment_id, places in by_segment.items():
         logger.error(
             "stored bytes are lost, and nobody has acknowledged it",
             segment=f"{segment_id:016x}",
-            losses=len(lost),
-            instances=sum(bool(loss.sop_instance_uid) for loss in lost),
-            reason=lost[0].what,
+            losses=len(places),
+            instances=sum(bool(loss.sop_instance_uid) for loss in places),
+            reason=places[0].what,
             advice=ADVICE,
         )

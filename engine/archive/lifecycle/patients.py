@@ -67,27 +67,27 @@ def _found(snapshot: Snapshot, patient: Patient) -> list[Known]:
     if not patient_id:
         raise CorrectionRefused("a patient is named by an ID; studies without one are named themselves")
     merged = snapshot.merge_of(patient_id, issuer)
-    found = []
+    patients = []
     for one in snapshot.patients_with(patient_id, issuer):
         names = (one.items.get(IDENTITY[0], b"").strip(b" "), one.items.get(IDENTITY[1], b"").strip(b" "))
-        found.append(Known(one.key, names, one.studies))
-    if not found and merged:
+        patients.append(Known(one.key, names, one.studies))
+    if not patients and merged:
         raise CorrectionRefused(
             f"this patient has been merged into another one, by correction {number_of(merged)}: name that one"
         )
-    return found
+    return patients
 
 
 def known(snapshot: Snapshot, patient: Patient, *, in_advance: bool = False) -> Known:
     """The one patient that is meant. Raises CorrectionRefused when there is none, or more than one."""
-    found = _found(snapshot, patient)
-    if len(found) > 1:
+    patients = _found(snapshot, patient)
+    if len(patients) > 1:
         raise CorrectionRefused(
-            f"{len(found)} patients have this ID, each from another issuer: say whose it is, as ID^^^ISSUER"
+            f"{len(patients)} patients have this ID, each from another issuer: say whose it is, as ID^^^ISSUER"
             " (ID^^^ for the one without an issuer)"
         )
-    if found:
-        return found[0]
+    if patients:
+        return patients[0]
     if in_advance:
         return Known(*_named(patient), 0)
     raise PatientUnknown(patient.patient_id, patient.issuer)
@@ -116,8 +116,8 @@ def called(snapshot: Snapshot, patient: Known) -> dict[int, bytes]:
     identity = identity_of(patient.names)
     if not patient.studies:
         return identity
-    known = snapshot.uncorrected_patient(patient.key)
-    at_level = {tag: known.get(tag, b"") for tag, level in snapshot.schema.level_of.items() if level == Level.PATIENT}
+    names = snapshot.uncorrected_patient(patient.key)
+    at_level = {tag: names.get(tag, b"") for tag, level in snapshot.schema.level_of.items() if level == Level.PATIENT}
     return {**at_level, **dict(zip(IDENTITY, patient.names, strict=False))}
 
 

@@ -102,10 +102,10 @@ def kind_of(reason: str) -> str:
 
 def find(archive: Archive, identifier: str) -> Kept:
     """The one of that id. Raises QuarantineError."""
-    wanted = identifier.strip().lower()
-    for kept in listed(archive):
-        if kept.id == wanted:
-            return kept
+    prefix = identifier.strip().lower()
+    for item in listed(archive):
+        if item.id == prefix:
+            return item
     raise QuarantineError("nothing in quarantine has this id; `filmroom quarantine list` shows what there is")
 
 
@@ -144,17 +144,17 @@ def readmit(archive: Archive, identifier: str, *, policy: str, actor: Principal)
     A version kept aside becomes the current one. What was unparseable is tried again; `policy` says what holds when its
     UID is there by now. Raises QuarantineError, InstanceRefused (it stays unparseable), CorruptRecord, StorageFull.
     """
-    kept = find(archive, identifier)
-    if kept.kind == KEPT_ASIDE:
-        outcome = _readmit_version(archive, kept, actor)
+    item = find(archive, identifier)
+    if item.kind == KEPT_ASIDE:
+        outcome = _readmit_version(archive, item, actor)
     else:
-        outcome = _try_again(archive, kept.instance, policy)
+        outcome = _try_again(archive, item.instance, policy)
         with archive.parts.ledger.locked():
-            _bury(archive, kept, actor, f"readmitted: {outcome.name.lower()}")
+            _bury(archive, item, actor, f"readmitted: {outcome.name.lower()}")
     logger.info(
         "readmitted from quarantine",
-        sop_instance_uid=kept.instance.sop_instance_uid,
-        kind=kept.kind,
+        sop_instance_uid=item.instance.sop_instance_uid,
+        kind=item.kind,
         outcome=outcome.name.lower(),
         by=actor.actor,
     )
@@ -166,44 +166,44 @@ def drop(archive: Archive, identifier: str, *, actor: Principal, reason: str) ->
 
     def work() -> Kept:
         with archive.parts.ledger.locked():
-            kept = find(archive, identifier)
-            held = held_studies(archive, [kept])
-            if held:
-                raise DeletionRefused(f"the study {held[0]} is on legal hold; nothing was dropped", held)
-            _bury(archive, kept, actor, reason)
-            return kept
+            item = find(archive, identifier)
+            held_uids = held_studies(archive, [item])
+            if held_uids:
+                raise DeletionRefused(f"the study {held_uids[0]} is on legal hold; nothing was dropped", held_uids)
+            _bury(archive, item, actor, reason)
+            return item
 
-    kept = archive.parts.ledger.with_reserve(work)
+    item = archive.parts.ledger.with_reserve(work)
     logger.info(
-        "dropped from quarantine", sop_instance_uid=kept.instance.sop_instance_uid, kind=kept.kind, by=actor.actor
+        "dropped from quarantine", sop_instance_uid=item.instance.sop_instance_uid, kind=item.kind, by=actor.actor
     )
-    return kept
+    return item
 
 
 def chosen(archive: Archive, sop_instance_uids: Container[str] | None, *, same: bool, judge: Judge) -> Iterator[Kept]:
     """What belongs to these SOP Instance UIDs (None: to any); with `same`, versions with the content of another one."""
-    for kept in listed(archive):
-        if sop_instance_uids is not None and kept.instance.sop_instance_uid not in sop_instance_uids:
+    for item in listed(archive):
+        if sop_instance_uids is not None and item.instance.sop_instance_uid not in sop_instance_uids:
             continue
-        if not same or (kept.kind == KEPT_ASIDE and _is_same_as_another(archive, kept, judge)):
-            yield kept
+        if not same or (item.kind == KEPT_ASIDE and _is_same_as_another(archive, item, judge)):
+            yield item
 
 
 def drop_all(archive: Archive, many: Sequence[Kept], *, actor: Principal, reason: str) -> list[Kept]:
     """Deletes what of it is still there, durably, all or nothing. Raises DeletionRefused, StorageFull."""
-    wanted = {kept.id for kept in many}
+    ids = {item.id for item in many}
 
     def work() -> list[Kept]:
         with archive.parts.ledger.locked():
-            found = [kept for kept in listed(archive) if kept.id in wanted]
-            held = held_studies(archive, found)
-            if held:
-                raise DeletionRefused(f"the study {held[0]} is on legal hold; nothing was dropped", held)
+            items = [item for item in listed(archive) if item.id in ids]
+            held_uids = held_studies(archive, items)
+            if held_uids:
+                raise DeletionRefused(f"the study {held_uids[0]} is on legal hold; nothing was dropped", held_uids)
             drops = [
-                deletion.Drop(kept.instance.sop_instance_uid.encode(), kept.instance.stamp, reason) for kept in found
+                deletion.Drop(item.instance.sop_instance_uid.encode(), item.instance.stamp, reason) for item in items
             ]
             deletion.write_drops(archive.parts, drops, actor=actor)
-            return found
+            return items
 
     dropped = archive.parts.ledger.with_reserve(work)
     logger.info("dropped from quarantine", count=len(dropped), by=actor.actor)
@@ -212,7 +212,7 @@ def drop_all(archive: Archive, many: Sequence[Kept], *, actor: Principal, reason
 
 def held_studies(archive: Archive, many: Iterable[Kept]) -> list[str]:
     """The studies on legal hold that they may belong to."""
-    studies = {uid for kept in many for uid in _studies_of(archive, kept)}
+    studies = {uid for item in many for uid in _studies_of(archive, item)}
     return sorted(uid for uid in studies if archive.parts.index.is_held(uid.encode()))
 
 
@@ -265,8 +265,8 @@ def _studies_of(archive: Archive, kept: Kept) -> set[str]:
         studies.add(current.study_instance_uid)
     if kept.kind != KEPT_ASIDE:
         try:
-            found = completeness.head_of(archive.parts.reader, instance)
-            studies.add(found.study_instance_uid.decode("utf-8", "replace"))
+            head = completeness.head_of(archive.parts.reader, instance)
+            studies.add(head.study_instance_uid.decode("utf-8", "replace"))
         except (CorruptRecord, DataSetError):
             pass  # it says nothing that can be understood
     return studies - {""}
@@ -280,8 +280,8 @@ def _readmit_version(archive: Archive, kept: Kept, actor: Principal) -> Outcome:
             version = find(archive, kept.id).instance
             entry = Entry.unpack(archive.parts.reader.read_record(version.position))
             writer = archive.parts.ledger.writer()
-            known = archive.parts.index.versions(entry.sop_instance_uid)
-            entry.stamp = writer.next_stamp(max(each.stamp for each in known))
+            versions = archive.parts.index.versions(entry.sop_instance_uid)
+            entry.stamp = writer.next_stamp(max(each.stamp for each in versions))
             entry.flags = POLICY_KEEP_BOTH
             _copy(archive, writer, entry, version)
             outcome = writer.apply([entry])[0]

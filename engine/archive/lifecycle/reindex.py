@@ -161,7 +161,7 @@ class Reindexer:
         if heads is not None:
             return _from_heads(heads, start), mark.indexed_bytes
         walk = segment.Walk(data, segment.read_segment_header(data, segment_id), start, end=mark.indexed_bytes)
-        return iter([found for found in walk if not isinstance(found, Damage)]), mark.indexed_bytes
+        return iter([record for record in walk if not isinstance(record, Damage)]), mark.indexed_bytes
 
     def _amend(self, under: _Under) -> None:
         mark = self._archive.schema.mark
@@ -282,8 +282,8 @@ def _from_heads(heads: hints.Heads, start_offset: int) -> Iterator[Record]:
 
 def _same_owners(head: elements.Head, entry: Entry) -> bool:
     stated = elements.blob_items(entry.study) | elements.blob_items(entry.series)
-    found = elements.blob_items(head.study) | elements.blob_items(head.series)
-    return all(stated.get(tag) == found.get(tag) for tag in elements.OWNERS)
+    items = elements.blob_items(head.study) | elements.blob_items(head.series)
+    return all(stated.get(tag) == items.get(tag) for tag in elements.OWNERS)
 
 
 def run(archive: Archive, progress: Progress) -> dict[str, int]:

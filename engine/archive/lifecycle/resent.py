@@ -244,13 +244,13 @@ def retire(archive: Archive, same: Iterable[tuple[Instance, Instance]]) -> list[
 
     def work() -> list[Instance]:
         with archive.parts.ledger.locked():
-            gone = [version for version, other in same if _may_go(archive, version, other)]
+            retired = [version for version, other in same if _may_go(archive, version, other)]
             drops = [
                 deletion.Drop(version.sop_instance_uid.encode(), version.stamp, reasons[version.stamp])
-                for version in gone
+                for version in retired
             ]
             deletion.write_drops(archive.parts, drops, actor=RESENT)
-            return gone
+            return retired
 
     same = list(same)
     reasons = {
@@ -259,9 +259,9 @@ def retire(archive: Archive, same: Iterable[tuple[Instance, Instance]]) -> list[
         )
         for version, other in same
     }
-    gone = archive.parts.ledger.with_reserve(work)
-    logger.info("versions with the same content were retired", count=len(gone))
-    return gone
+    retired = archive.parts.ledger.with_reserve(work)
+    logger.info("versions with the same content were retired", count=len(retired))
+    return retired
 
 
 def _may_go(archive: Archive, version: Instance, other: Instance) -> bool:

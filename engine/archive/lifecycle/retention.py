@@ -69,12 +69,12 @@ class Applied:
 
 def due(archive: Archive, rules: Sequence[Retention], now_ns: int) -> Iterator[Due]:
     """The studies that are due at `now_ns`, rule by rule. Raises IndexError_."""
-    seen: set[str] = set()
+    series_uids: set[str] = set()
     for rule in rules:
-        for found, _ in _due_by(archive, rule, now_ns):
-            if found.study_instance_uid not in seen:
-                seen.add(found.study_instance_uid)
-                yield found
+        for study, _ in _due_by(archive, rule, now_ns):
+            if study.study_instance_uid not in series_uids:
+                series_uids.add(study.study_instance_uid)
+                yield study
 
 
 def apply(
@@ -122,7 +122,7 @@ def apply(
 
 
 def _due_by(archive: Archive, rule: Retention, now_ns: int) -> Iterator[tuple[Due, list[Instance]]]:
-    held = {hold.study_instance_uid.decode("utf-8", "replace") for hold in archive.parts.index.holds()}
+    held_uids = {hold.study_instance_uid.decode("utf-8", "replace") for hold in archive.parts.index.holds()}
     limit_ns = now_ns - round(rule.older_than_days * DAY_NS)
     limit_date = _date(now_ns, rule.older_than_days)
     for match in archive.find(_query(rule, limit_date)):
@@ -149,7 +149,7 @@ def _due_by(archive: Archive, rule: Retention, now_ns: int) -> Iterator[tuple[Du
                 max(instance.received_ns for instance in everything),
                 len(instances),
                 sum(instance.position.payload_length for instance in instances),
-                uid in held,
+                uid in held_uids,
             ),
             instances,
         )

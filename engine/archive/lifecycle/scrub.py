@@ -356,7 +356,7 @@ def run_pass(
     """
     scrubber = Scrubber.of(archive, options)
     rate_limiter = RateLimiter(rate_bytes_per_s)
-    found: list[Damaged] = []
+    damages: list[Damaged] = []
     is_begun = is_ended = False
     try:
         while not is_ended:
@@ -369,11 +369,11 @@ def run_pass(
             except ArchiveInUse:
                 threading.Event().wait(IN_USE_PAUSE_S)
                 continue
-            found += done.damaged
+            damages += done.damaged
             is_ended = done.pass_ended or not scrubber.running
             if progress is not None:
                 progress("scrubbing", *scrubber.progress())
             rate_limiter.spent(done.spent_bytes)
     finally:
         scrubber.close()
-    return found
+    return damages

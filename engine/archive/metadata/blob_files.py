@@ -107,7 +107,7 @@ class BlobFiles:
 
     def trim(self) -> None:
         """Removes what was not used for the longest time until the rest is within the bound."""
-        found = []
+        files = []
         total = 0
         for path in self._all():
             with contextlib.suppress(OSError):
@@ -116,11 +116,11 @@ class BlobFiles:
                     if time.time() - status.st_mtime > _LEFT_OVER_S:
                         self.remove(path)
                     continue
-                found.append((status.st_mtime, status.st_size, path))
+                files.append((status.st_mtime, status.st_size, path))
                 total += status.st_size
         if total <= self._bytes_max:
             return
-        for _, size, path in sorted(found):
+        for _, size, path in sorted(files):
             self.remove(path)
             total -= size
             if total <= self._bytes_max * _TRIMMED_TO:

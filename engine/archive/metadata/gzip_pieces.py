@@ -116,13 +116,13 @@ def combined(crc: int, crc_behind: int, length_behind: int) -> int:
 
 
 def _mapped(matrix: tuple[int, ...], vector: int) -> int:
-    found = at = 0
+    count = at = 0
     while vector:
         if vector & 1:
-            found ^= matrix[at]
+            count ^= matrix[at]
         vector >>= 1
         at += 1
-    return found
+    return count
 
 
 _MATRICES: Final[list[tuple[int, ...]]] = []

@@ -63,8 +63,8 @@ class SeriesMetadata:
 
     def kept(self, revision: SeriesRevision, root: str) -> Blob | None:
         """The metadata of a series, if it is there: a millisecond. None: `blob` makes it."""
-        found = self._kept(revision, root)
-        return found if _is_current(found, revision) else None
+        cached = self._kept(revision, root)
+        return cached if _is_current(cached, revision) else None
 
     def blob(self, revision: SeriesRevision, root: str) -> Blob:
         """The metadata of a series. `root`: what URLs of studies begin with, "https://host/dicom-web".
@@ -72,26 +72,26 @@ class SeriesMetadata:
         The revision that it has may be a later one. Raises EngineError when the index cannot be read.
         """
         key = _key(revision, root)
-        kept = self._kept(revision, root)
-        if _is_current(kept, revision):
+        cached = self._kept(revision, root)
+        if _is_current(cached, revision):
             self.hits += 1
-            return kept
+            return cached
         self.misses += 1
         with self._one_at_a_time(key):
-            kept = self._kept(revision, root)
-            if _is_current(kept, revision):
-                return kept
-            made, is_settled = kept, False
+            cached = self._kept(revision, root)
+            if _is_current(cached, revision):
+                return cached
+            fresh, is_settled = cached, False
             for _ in range(TRIES):
-                made = self._made(made, revision, root)
-                again = self.revisions(revision.study_instance_uid, revision.series_instance_uid)
-                is_settled = again == [revision]
-                if is_settled or not again:
+                fresh = self._made(fresh, revision, root)
+                revisions = self.revisions(revision.study_instance_uid, revision.series_instance_uid)
+                is_settled = revisions == [revision]
+                if is_settled or not revisions:
                     break
-                revision = again[0]
-            if is_settled and made != kept:
-                self._files.write(_owner(revision), root.encode(), blobs.encode(made))
-            return made
+                revision = revisions[0]
+            if is_settled and fresh != cached:
+                self._files.write(_owner(revision), root.encode(), blobs.encode(fresh))
+            return fresh
 
     def instance(self, instance: Instance, root: str) -> bytes:
         """One instance as a JSON object. Raises CorruptRecord, DataSetError."""
@@ -106,8 +106,8 @@ class SeriesMetadata:
         for head, path in self._files.heads():
             key, state = blobs.head_of(head)
             study_uid, series_uid, *_ = (*key.split(b"\0"), b"", b"")
-            found = self._index.revisions(study_uid, series_uid) if series_uid else []
-            is_stale = not found or blobs.state_of(found[0].identities, found[0].corrections) != state
+            revisions = self._index.revisions(study_uid, series_uid) if series_uid else []
+            is_stale = not revisions or blobs.state_of(revisions[0].identities, revisions[0].corrections) != state
             if is_stale:
                 self._files.remove(path)
             yield is_stale
@@ -117,15 +117,15 @@ class SeriesMetadata:
     def _kept(self, revision: SeriesRevision, root: str) -> Blob:
         key = _key(revision, root)
         data = self._files.read(_owner(revision), root.encode())
-        kept = blobs.decode(data, key) if data is not None else None
-        return kept if kept is not None else Blob(key)
+        cached = blobs.decode(data, key) if data is not None else None
+        return cached if cached is not None else Blob(key)
 
     def _made(self, kept: Blob, revision: SeriesRevision, root: str) -> Blob:
         """The blob of a revision, from the one that is kept if nothing in that is wrong by now."""
-        expected, known = set(_each(revision.identities)), set(_each(kept.identities))
-        if kept.corrections != revision.corrections or not known <= expected:
-            kept, known = Blob(kept.key), set()
-        missing = expected - known
+        expected, present = set(_each(revision.identities)), set(_each(kept.identities))
+        if kept.corrections != revision.corrections or not present <= expected:
+            kept, present = Blob(kept.key), set()
+        missing = expected - present
         changes = self._changes(revision.study_instance_uid, revision.series_instance_uid)
         growing, count, unreadable = Growing(kept.piece), kept.count, kept.unreadable
         for instance in self._instances(revision):
@@ -143,8 +143,8 @@ class SeriesMetadata:
             else:
                 growing.add(b"," + text if count else text)
                 count += 1
-            known.add(identity)
-        identities = b"".join(sorted(known))
+            present.add(identity)
+        identities = b"".join(sorted(present))
         return Blob(kept.key, identities, revision.corrections, count, unreadable, growing.finish())
 
     def _instances(self, revision: SeriesRevision) -> list[Instance]:

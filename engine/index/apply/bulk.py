@@ -155,9 +155,9 @@ class _Batch:
         if is_known or sop_key in self._gatherer.places or txn.get(sop_key, db=environment.sop_uids) is not None:
             self._late.append(item)
             return True
-        known, row, end = self._writer.place_for(txn, item)
-        counter, _ = self._counters.setdefault(known.counts_key, (Counter(known.series_id, row.next), row))
-        first_stamp, first_tie = keys.ORDER.unpack(known.first)
+        owner_ids, row, end = self._writer.place_for(txn, item)
+        counter, _ = self._counters.setdefault(owner_ids.counts_key, (Counter(owner_ids.series_id, row.next), row))
+        first_stamp, first_tie = keys.ORDER.unpack(owner_ids.first)
         self._gatherer.known[texts_of(record.meta)] = Known(counter, first_stamp, first_tie, end)
         return False
 

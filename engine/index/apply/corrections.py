@@ -96,19 +96,19 @@ class Corrections:
     def _of_stamp(self, txn: ReadTxn, stamp: int) -> list[Correction]:
         """The corrections of a stamp but undos: one, unless two clocks agreed to the nanosecond."""
         rows = list(scan_prefix(txn, self._environment.corrections, RECORD + keys.U64_KEY.pack(stamp)))
-        found = [correction_of_row(key, value) for key, value in rows if value[0]]
-        return [correction for correction in found if correction.operation != Operation.UNDO]
+        corrections = [correction_of_row(key, value) for key, value in rows if value[0]]
+        return [correction for correction in corrections if correction.operation != Operation.UNDO]
 
     def _is_undone(self, txn: ReadTxn, stamp: int) -> bool:
         return any(True for _ in scan_prefix(txn, self._environment.corrections, UNDO + keys.U64_KEY.pack(stamp)))
 
     def _enter(self, txn: WriteTxn, correction: Correction) -> None:
         """Puts a correction in force."""
-        found = _force_keys(correction)
-        if not found:
+        force_keys = _force_keys(correction)
+        if not force_keys:
             return  # of a later version of this engine
         self._touch(txn, correction)
-        for key in found:
+        for key in force_keys:
             txn.put(key, bytes((correction.operation,)) + correction.items, db=self._environment.corrections)
         self._accounts.count(keys.META_CORRECTIONS, 1)
 
@@ -162,13 +162,13 @@ def _force_keys(correction: Correction) -> list[bytes]:
     """The keys of its rows while it is in force."""
     names = correction.names
     if correction.level == PATIENT:
-        found = [_key_of(names)]
+        force_keys = [_key_of(names)]
     elif correction.level == STUDY:
-        found = [keys.bounded(uid) for uid in dict.fromkeys(names)]
+        force_keys = [keys.bounded(uid) for uid in dict.fromkeys(names)]
     else:
-        found = [name_of_series(*names)] if len(names) == 2 else []
+        force_keys = [name_of_series(*names)] if len(names) == 2 else []
     which = _which(correction)
-    return [keys.correction_prefix(correction.level, name) + which for name in found]
+    return [keys.correction_prefix(correction.level, name) + which for name in force_keys]
 
 
 def _undo_key(correction: Correction) -> bytes:

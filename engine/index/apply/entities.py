@@ -288,8 +288,8 @@ class Entities:
         self.search_keys.change(txn, series_id, before, after)
         modality = after.get(tags.Modality, b"")
         row = self.counters.load_series(txn, study_id + series_id)
-        known, class_ids = unpack_tail(row.tail, 0)
-        if modality[:255] != known:
+        modalities, class_ids = unpack_tail(row.tail, 0)
+        if modality[:255] != modalities:
             row.tail = pack_tail(modality, class_ids)
 
     def _study_changed(
@@ -376,9 +376,9 @@ class Entities:
 
     def _series_of(self, txn: ReadTxn, study_id: bytes) -> list[bytes]:
         """The series ids of a study, those that this batch has added included."""
-        found = {key[4:] for key, _ in scan_prefix(txn, self._environment.counts, study_id)}
-        found.update(key[4:] for key in self.counters.series if key[:4] == study_id)
-        return sorted(found)
+        series_ids = {key[4:] for key, _ in scan_prefix(txn, self._environment.counts, study_id)}
+        series_ids.update(key[4:] for key in self.counters.series if key[:4] == study_id)
+        return sorted(series_ids)
 
     def _refresh_patient(self, txn: WriteTxn, patient_id: bytes) -> None:
         environment = self._environment

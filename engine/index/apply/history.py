@@ -74,21 +74,21 @@ def read_history(txn: ReadTxn, environment: Environment, sop_key: bytes) -> list
     """Every record of a UID but its current one, and the tombstones with a target; not in the order of ranks."""
     prefix = sop_key + b"\0"
     start = len(prefix)
-    told = [unpack_history(key[start:], value) for key, value in scan_prefix(txn, environment.history, prefix)]
+    records = [unpack_history(key[start:], value) for key, value in scan_prefix(txn, environment.history, prefix)]
     for key, _ in scan_prefix(txn, environment.drops, prefix):
         target, stamp, segment_id, offset = keys.TOLD.unpack_from(key, start)
         place = Position(segment_id, offset, 0, 0, 0, 0)
         order = keys.TOLD.pack(stamp, 0, segment_id, offset)
-        told.append(Told(order, State.TOMBSTONE, Kind.TOMBSTONE, 0, place, target_stamp=target))
-    return told
+        records.append(Told(order, State.TOMBSTONE, Kind.TOMBSTONE, 0, place, target_stamp=target))
+    return records
 
 
 def newest_stamp(txn: ReadTxn, table: Table, uid_key: bytes) -> int:
     """The highest stamp in the rows of `history` or `holds` of a UID; 0 without any."""
     prefix = uid_key + b"\0"
     with txn.cursor(db=table) as cursor:
-        found = cursor.prev() if cursor.set_range(uid_key + b"\1") else cursor.last()
-        if not found or not cursor.key().startswith(prefix):
+        has_row = cursor.prev() if cursor.set_range(uid_key + b"\1") else cursor.last()
+        if not has_row or not cursor.key().startswith(prefix):
             return 0
         return int(keys.TOLD.unpack(cursor.key()[-keys.TOLD.size :])[0])
 
@@ -103,9 +103,9 @@ def read_kept(txn: ReadTxn, environment: Environment, sop_key: bytes, tie: int |
     """What is kept aside of a UID, by stamp; with a tie only what has it, which costs a look at the others' keys."""
     prefix = sop_key + b"\0"
     start = len(prefix)
-    wanted = None if tie is None else keys.U64_KEY.pack(tie)
+    tie_key = None if tie is None else keys.U64_KEY.pack(tie)
     for row_key, _ in scan_prefix(txn, environment.versions, prefix):
-        if wanted is None or row_key[start + 8 : start + keys.ORDER_BYTES] == wanted:
+        if tie_key is None or row_key[start + 8 : start + keys.ORDER_BYTES] == tie_key:
             value = txn.get(row_key, db=environment.history)
             if value is None:
                 raise IndexError_("a version that is kept aside has no record: the index is damaged; rebuild it")

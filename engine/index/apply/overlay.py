@@ -82,15 +82,15 @@ def in_force(txn: ReadTxn, environment: Environment, level: int, name: bytes) ->
 
 def merges_from(txn: ReadTxn, environment: Environment, key: bytes) -> Iterator[tuple[bytes, InForce]]:
     """From one patient to the next by the merges that count: the patient each leads to. Never goes in a circle."""
-    seen = {key}
+    visited = {key}
     while True:
         merges = [one for one in in_force(txn, environment, PATIENT, key) if one.operation == Operation.MERGE]
         if not merges:
             return
         key = key_of_patient(merges[-1].items)
-        if key in seen:
+        if key in visited:
             return
-        seen.add(key)
+        visited.add(key)
         yield key, merges[-1]
 
 
@@ -123,19 +123,19 @@ class Overlay:
                 key = merged_key
                 steps.append(merge)
         moved_at = max((step.stamp for step in steps), default=0)
-        said = _Said()
+        overlay = _Said()
         if steps:
-            said.set(moved_at, 0, steps[-1].stamp, steps[-1].items)
+            overlay.set(moved_at, 0, steps[-1].stamp, steps[-1].items)
         if of_patient:
             for one in in_force(txn, environment, PATIENT, key):
                 if one.operation == Operation.CORRECT:
-                    said.set(max(one.stamp, moved_at), 1, one.stamp, one.items)
+                    overlay.set(max(one.stamp, moved_at), 1, one.stamp, one.items)
         for one in own:
             if one.operation == Operation.CORRECT:
-                said.set(one.stamp, 2, one.stamp, one.items)
+                overlay.set(one.stamp, 2, one.stamp, one.items)
         level_of = environment.schema.level_of
         parts: list[Part] = [{}, {}]
-        for tag, order, value in said.result():
+        for tag, order, value in overlay.result():
             part = PATIENT if level_of.get(tag) == PATIENT else STUDY
             if value or stated.parts[part].get(tag, (b"", b""))[1]:
                 parts[part][tag] = (order, value)
@@ -143,12 +143,13 @@ class Overlay:
 
     def of_series(self, txn: ReadTxn, study_uid: bytes, uid: bytes, stated: Facts) -> list[Part]:
         """What is laid over the facts of a series."""
-        said = _Said()
+        overlay = _Said()
         for one in in_force(txn, self._environment, SERIES, name_of_series(study_uid, uid)):
             if one.operation == Operation.CORRECT:
-                said.set(one.stamp, 0, one.stamp, one.items)
-        known = stated.parts[0]
-        return [{tag: (order, value) for tag, order, value in said.result() if value or known.get(tag, (b"", b""))[1]}]
+                overlay.set(one.stamp, 0, one.stamp, one.items)
+        stored = stated.parts[0]
+        shown = overlay.result()
+        return [{tag: (order, value) for tag, order, value in shown if value or stored.get(tag, (b"", b""))[1]}]
 
 
 class _Said:
@@ -174,9 +175,9 @@ def corrected(txn: ReadTxn, environment: Environment, study_uid: bytes, series_u
     study_id = txn.get(keys.bounded(study_uid), db=environment.study_uids)
     if study_id is None:
         return {}
-    found = _corrected_in(present(txn.get(study_id, db=environment.studies)))
+    flags = _corrected_in(present(txn.get(study_id, db=environment.studies)))
     series_id = txn.get(keys.bounded(series_uid) + b"\0" + study_id, db=environment.series_uids)
-    return found if series_id is None else found | _corrected_in(present(txn.get(series_id, db=environment.series)))
+    return flags if series_id is None else flags | _corrected_in(present(txn.get(series_id, db=environment.series)))
 
 
 def _corrected_in(row: bytes) -> dict[int, bytes]:

@@ -57,12 +57,12 @@ def _restate(writer: Writer, txn: WriteTxn, entry: Entry) -> bool:
     if where and row is not None and _is_at(row, entry):
         return _restate_current(writer, txn, where, row, entry)
     key = sop_key + b"\0" + told_key(entry.stamp, entry.position)
-    told = txn.get(key, db=environment.history)
-    if told is None or len(told) == keys.HISTORY.size:
+    value = txn.get(key, db=environment.history)
+    if value is None or len(value) == keys.HISTORY.size:
         return False
-    new = told[: keys.HISTORY.size] + entry.pack_meta()
+    new = value[: keys.HISTORY.size] + entry.pack_meta()
     txn.put(key, new, db=environment.history)
-    return bool(new != told)
+    return bool(new != value)
 
 
 def _is_at(row: bytes, entry: Entry) -> bool:
@@ -71,12 +71,12 @@ def _is_at(row: bytes, entry: Entry) -> bool:
 
 
 def _restate_current(writer: Writer, txn: WriteTxn, where: bytes, row: bytes, entry: Entry) -> bool:
-    known, _, common = writer.place_for(txn, entry)
+    owner_ids, _, common = writer.place_for(txn, entry)
     new = row[:_COMMON_AT] + common + entry.instance
-    if known.prefix != where[:4]:
+    if owner_ids.prefix != where[:4]:
         raise IndexError_("an instance was restated under another series than its own")
     txn.put(where, new, db=writer.environment.instances)
-    writer.entities.touch_series(where[:4], known.counts_key[:4])
+    writer.entities.touch_series(where[:4], owner_ids.counts_key[:4])
     return bool(new != row)
 
 
@@ -97,15 +97,15 @@ def read_notes(environment: Environment) -> dict[int, tuple[bytes, int]]:
 def drop_unsearched(environment: Environment, txn: WriteTxn, count_max: int) -> bool:
     """Removes keys of `search` of attributes that are not searched; whether there may be more of them."""
     with txn.cursor(db=environment.search) as cursor:
-        found = cursor.first()
-        while found:
+        has_row = cursor.first()
+        while has_row:
             tag = int.from_bytes(cursor.key()[:4], "big")
             if tag in environment.schema.searched:
-                found = cursor.set_range((tag + 1).to_bytes(4, "big"))
+                has_row = cursor.set_range((tag + 1).to_bytes(4, "big"))
                 continue
             if not count_max:
                 return True
             count_max -= 1
             cursor.delete(True)
-            found = bool(cursor.key())
+            has_row = bool(cursor.key())
     return False

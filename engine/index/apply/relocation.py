@@ -72,17 +72,17 @@ def _relocate_instance(writer: Writer, txn: WriteTxn, record: Record, position: 
         stamp, *place = keys.INSTANCE.unpack_from(row)[:3]
         if stamp == record.stamp and tuple(place) == old[:2] and old < position:
             key = told_key(stamp, old)
-            told = Told(key, State.CURRENT, record.kind, record.flags, old, meta=record.meta)
+            moved = Told(key, State.CURRENT, record.kind, record.flags, old, meta=record.meta)
             writer.relocate_current(txn, where, position)
-            row = pack_history(told, State.DUPLICATE)
+            row = pack_history(moved, State.DUPLICATE)
             txn.put(sop_key + b"\0" + key, row, db=environment.history)
             writer.accounts.change(txn, old, State.CURRENT, State.DUPLICATE)
             writer.accounts.change(txn, position, None, State.CURRENT)
             writer.accounts.cover(txn, position)
             return True
-    told = told_of(Entry.unpack(record._replace(position=position)))
-    told.meta = record.meta
-    return writer.tell_copy(txn, sop_key, told)
+    moved = told_of(Entry.unpack(record._replace(position=position)))
+    moved.meta = record.meta
+    return writer.tell_copy(txn, sop_key, moved)
 
 
 # forget --------------------------------------------------------------------------------------------
@@ -134,21 +134,21 @@ def rows_in(environment: Environment, segment_id: int) -> list[Row]:
         after = b""
         while True:
             with environment.reading() as txn, txn.cursor(db=getattr(environment, table)) as cursor:
-                found = cursor.set_range(after + b"\0") if after else cursor.first()
+                has_row = cursor.set_range(after + b"\0") if after else cursor.first()
                 for _ in range(PAGE):
-                    if not found:
+                    if not has_row:
                         break
                     after = cursor.key()
                     if table == "corrections" and not after.startswith(keys.CORRECTION_RECORD):
-                        found = False
+                        has_row = False
                         break  # the rest names no places
                     if after[-keys.PLACE.size : -8] == ends:
                         is_killer = table in ("tombstones", "drops") or (
                             table == "history" and cursor.value()[1] == Kind.TOMBSTONE
                         )
                         (last if is_killer else rows).append((table, after))
-                    found = cursor.next()
-            if not found:
+                    has_row = cursor.next()
+            if not has_row:
                 break
     return rows + last
 

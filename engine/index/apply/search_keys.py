@@ -39,9 +39,9 @@ class SearchKeys:
         table = self._environment.search
         old = terms.search_keys(before, self._environment.schema)
         new = terms.search_keys(after, self._environment.schema)
-        if gone := old - new:
+        if removed := old - new:
             self.write(txn)
-            for key in gone:
+            for key in removed:
                 txn.delete(key, owner, db=table)
         self._new += [(key, owner) for key in (new if self.puts_all else new - old)]
 

@@ -31,11 +31,11 @@ def add_statement(
 ) -> bool:
     """Adds a statement to an entity, or gives it an earlier order; whether that changed the row."""
     statement_key = owner + digest
-    known = txn.get(statement_key, db=table)
-    if known is not None and known[: keys.ORDER_BYTES] <= order:
+    value = txn.get(statement_key, db=table)
+    if value is not None and value[: keys.ORDER_BYTES] <= order:
         return False
-    if known is not None:
-        txn.put(statement_key, order + known[keys.ORDER_BYTES :], db=table)
+    if value is not None:
+        txn.put(statement_key, order + value[keys.ORDER_BYTES :], db=table)
     else:
         if row.statements == 1:
             _write_out(txn, table, owner, len(above), row.facts)
@@ -97,7 +97,7 @@ def leave_statements(
     only = row.facts.blobs()
     statements = list(scan_prefix(txn, table, owner))
     facts = Facts.empty(part_count)
-    kept = []
+    remaining = []
     for key, value in statements:
         digest = key[len(owner) :]
         if digest not in firsts:
@@ -105,12 +105,12 @@ def leave_statements(
             continue
         content = unpack_content(value[head_bytes:]) if len(value) > head_bytes else only
         facts.observe(firsts[digest], content)
-        kept.append((key, firsts[digest] + value[keys.ORDER_BYTES : head_bytes], content))
+        remaining.append((key, firsts[digest] + value[keys.ORDER_BYTES : head_bytes], content))
     overlay = overlay_of(facts) if overlay_of is not None else ()
     if any(overlay):
         facts.correct(overlay)
     is_said_by_facts = len(firsts) == 1 and not any(overlay)
-    for key, head, content in kept:
+    for key, head, content in remaining:
         txn.put(key, head if is_said_by_facts else head + pack_content(*content), db=table)
     row.statements = len(firsts)
     row.facts = facts

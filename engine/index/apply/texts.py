@@ -53,12 +53,12 @@ def _texts_of(tag: int, value: bytes) -> tuple[bytes, ...]:
     normals = normal_values(vr, value)
     if len(normals) == 1 and "=" not in normals[0]:
         return (_bounded(normals[0].encode("utf-8", "replace")),)
-    found = set()
+    texts = set()
     for normal in normals:
         for text in normal.split("=") if vr == "PN" else (normal,):
             if text:
-                found.add(_bounded(text.encode("utf-8", "replace")))
-    return tuple(sorted(found))
+                texts.add(_bounded(text.encode("utf-8", "replace")))
+    return tuple(sorted(texts))
 
 
 def _bounded(text: bytes) -> bytes:

@@ -58,10 +58,10 @@ class Tombstones:
                 for uid in tombstone.sop_instance_uids:
                     self._drop(txn, keys.bounded(uid), tombstone)
                 continue
-            told = told_of_tombstone(tombstone)
+            record = told_of_tombstone(tombstone)
             for uid in tombstone.sop_instance_uids:
-                if plain.setdefault(keys.bounded(uid), told) is not told:
-                    self._tell(txn, keys.bounded(uid), told)
+                if plain.setdefault(keys.bounded(uid), record) is not record:
+                    self._tell(txn, keys.bounded(uid), record)
         if plain:
             self._bury(txn, dict(sorted(plain.items())))
 
@@ -81,12 +81,13 @@ class Tombstones:
             instances = {where: _unpack_instance(row) for where, row in cursor.getmulti(wheres)}
         rows: list[tuple[bytes, bytes]] = []
         late: list[bytes] = []
-        # A tombstone's UIDs share one Told: its stamp is asked for once.
-        stamps = {told.key[:8]: told.stamp for told in {id(told): told for told in plain.values()}.values()}
+        # The UIDs of a tombstone share one Told: ask it for its stamp once.
+        unique = {id(burial): burial for burial in plain.values()}.values()
+        stamps = {burial.key[:8]: burial.stamp for burial in unique}
         for sop_key, history in self._histories(txn, plain):
-            told = plain[sop_key]
+            burial = plain[sop_key]
             where = current.get(sop_key)
-            stamp = told.key[:8]
+            stamp = burial.key[:8]
             if (where is not None and instances[where][0] >= stamps[stamp]) or any(
                 value[1] == Kind.INSTANCE and key[:8] >= stamp for key, value in history
             ):
@@ -99,9 +100,9 @@ class Tombstones:
             if where is not None:
                 del instances[where]
         self._bury_current(current, instances, rows)
-        for told, sop_keys in _grouped(plain):
-            value = pack_history(told, State.TOMBSTONE)
-            rows += [(sop_key + b"\0" + told.key, value) for sop_key in sop_keys]
+        for burial, sop_keys in _grouped(plain):
+            value = pack_history(burial, State.TOMBSTONE)
+            rows += [(sop_key + b"\0" + burial.key, value) for sop_key in sop_keys]
         rows.sort()
         with txn.cursor(db=environment.history) as cursor:
             cursor.putmulti(rows)
@@ -116,14 +117,14 @@ class Tombstones:
             for sop_key in list(plain):
                 history: list[tuple[bytes, bytes]] = []
                 prefix = sop_key + b"\0"
-                found = not is_over and cursor.set_range(prefix)
-                is_over = not found
-                while found:
+                has_row = not is_over and cursor.set_range(prefix)
+                is_over = not has_row
+                while has_row:
                     key, value = cursor.item()
                     if not key.startswith(prefix):
                         break
                     history.append((key[len(prefix) :], value))
-                    found = cursor.next()
+                    has_row = cursor.next()
                 yield sop_key, history
 
     def _bury_history(self, txn: WriteTxn, sop_key: bytes, history: Sequence[tuple[bytes, bytes]]) -> None:
@@ -159,11 +160,11 @@ class Tombstones:
             record_bytes = (HEADER_BYTES + key_length + meta_length + payload_length + 7) & ~7
             by_segment.setdefault(segment_id, []).append(record_bytes)
         with txn.cursor(db=self._environment.instances) as cursor:
-            found = False
+            has_row = False
             for where in sorted(instances):
-                if not found or cursor.key() != where:
+                if not has_row or cursor.key() != where:
                     cursor.set_key(where)
-                found = cursor.delete()
+                has_row = cursor.delete()
         for series_id, lengths in by_series.items():
             self._entities.lost_instances(txn, series_id, len(lengths), sum(lengths))
         for segment_id, lengths in by_segment.items():
@@ -173,6 +174,6 @@ class Tombstones:
 def _grouped(plain: dict[bytes, Told]) -> Iterator[tuple[Told, list[bytes]]]:
     """The UIDs of each tombstone."""
     groups: dict[bytes, tuple[Told, list[bytes]]] = {}
-    for sop_key, told in plain.items():
-        groups.setdefault(told.key, (told, []))[1].append(sop_key)
+    for sop_key, tombstones in plain.items():
+        groups.setdefault(tombstones.key, (tombstones, []))[1].append(sop_key)
     yield from groups.values()

@@ -175,11 +175,11 @@ class Course:
         return True, None
 
     def _heal(self, slot: int, record: Told) -> tuple[bool, Told | None]:
-        known = self.versions[slot]
-        if record.order == known.order:
+        version = self.versions[slot]
+        if record.order == version.order:
             return False, None
         self.versions[slot] = record
-        return True, known
+        return True, version
 
     def _keep(self, version: Told) -> None:
         self.versions[self._next] = version
@@ -188,8 +188,8 @@ class Course:
 
     def _forget(self, slot: int) -> Told:
         version = self.versions.pop(slot)
-        left = tuple([other for other in self._slots[version.bytes_key] if other != slot])
-        self._slots[version.bytes_key] = left
+        remaining = tuple([other for other in self._slots[version.bytes_key] if other != slot])
+        self._slots[version.bytes_key] = remaining
         return version
 
     def _drop(self, target_stamp: int) -> None:
@@ -218,10 +218,10 @@ def fold(told: Sequence[Told]) -> dict[bytes, State]:
                 course = Course()
             states[record.key] = State.TOMBSTONE
             continue
-        is_alive, gone = course.take(record)
+        is_alive, displaced = course.take(record)
         states[record.key] = State.VERSION if is_alive else State.DUPLICATE
-        if gone is not None:
-            states[gone.key] = State.SUPERSEDED
+        if displaced is not None:
+            states[displaced.key] = State.SUPERSEDED
         since.setdefault(record.key[:8], []).append(record.key)
     for version in course.versions.values():
         states[version.key] = State.VERSION
@@ -258,10 +258,10 @@ def is_needed(told: Sequence[Told], segment_id: int) -> bool:
         may_be_gone = is_dead and record.position.segment_id < segment_id
         after: dict[tuple[_Members, _Members], tuple[Course, Course]] = dict(courses) if may_be_gone else {}
         for with_all, without in courses.values():
-            taken = _with(with_all, record)
+            course = _with(with_all, record)
             if is_asked:
-                _put(after, taken, without)
-            _put(after, taken, _with(without, record))
+                _put(after, course, without)
+            _put(after, course, _with(without, record))
         if len(after) > FOLDS_MAX:
             return True
         courses = after

@@ -159,16 +159,16 @@ class Writer:
         sop_key = entry.sop_instance_uid
         if not 0 < len(sop_key) <= 128 or b"\0" in sop_key:
             sop_key = keys.bounded(sop_key)
-        known = self._series.get((entry.character_set, entry.patient, entry.study, entry.series))
-        if known is None or order < known.first:
+        owner_ids = self._series.get((entry.character_set, entry.patient, entry.study, entry.series))
+        if owner_ids is None or order < owner_ids.first:
             if txn.get(sop_key, db=environment.sop_uids) is not None:
                 return self.tell(txn, sop_key, told_of(entry))
-            known = self._settle(txn, entry, order)
-        row = self.counters.series.get(known.counts_key) or self.counters.load_series(txn, known.counts_key)
-        where = _pair(known.series_id, row.next)
+            owner_ids = self._settle(txn, entry, order)
+        row = self.counters.series.get(owner_ids.counts_key) or self.counters.load_series(txn, owner_ids.counts_key)
+        where = _pair(owner_ids.series_id, row.next)
         if not txn.put(sop_key, where, overwrite=False, db=environment.sop_uids):
             return self.tell(txn, sop_key, told_of(entry))
-        self._insert(txn, entry, known, row, where)
+        self._insert(txn, entry, owner_ids, row, where)
         segment = self.accounts.segments.get(segment_id)
         if segment is None:
             segment = self.accounts.segment(txn, segment_id)
@@ -180,11 +180,11 @@ class Writer:
 
     def _settle(self, txn: WriteTxn, entry: Entry, order: bytes) -> Remembered:
         """Makes sure that the entry's series is there, and remembers it."""
-        known = self.entities.settle(txn, entry, order)
+        owner_ids = self.entities.settle(txn, entry, order)
         if len(self._series) >= REMEMBERED_SERIES_MAX:
             del self._series[next(iter(self._series))]
-        self._series[(entry.character_set, entry.patient, entry.study, entry.series)] = known
-        return known
+        self._series[(entry.character_set, entry.patient, entry.study, entry.series)] = owner_ids
+        return owner_ids
 
     def _insert(self, txn: WriteTxn, entry: Entry, known: Remembered, row: Counts, where: bytes) -> None:
         """Puts the instance itself; the UID points there already."""
@@ -229,14 +229,14 @@ class Writer:
         """Sees to the series of an instance that is new: what is known of it, its row in `counts`, and how all rows of
         `instances` end that have the same texts."""
         order = _order(entry.stamp, keys.tie_of(entry.position.payload_length, entry.position.payload_crc))
-        known = self._series.get((entry.character_set, entry.patient, entry.study, entry.series))
-        if known is None or order < known.first:
-            known = self._settle(txn, entry, order)
-        row = self.counters.load_series(txn, known.counts_key)
+        owner_ids = self._series.get((entry.character_set, entry.patient, entry.study, entry.series))
+        if owner_ids is None or order < owner_ids.first:
+            owner_ids = self._settle(txn, entry, order)
+        row = self.counters.load_series(txn, owner_ids.counts_key)
         texts = (entry.sop_class_uid, entry.transfer_syntax_uid, entry.calling_ae_title, entry.character_set)
         ids = [self._names.get(text) or self._name(txn, text) for text in texts]
-        self._note_class(known, row, ids[0])
-        return known, row, keys.INSTANCE_END.pack(*ids, known.digest)
+        self._note_class(owner_ids, row, ids[0])
+        return owner_ids, row, keys.INSTANCE_END.pack(*ids, owner_ids.digest)
 
     # -- several records of one UID -------------------------------------------------------------
 
@@ -248,9 +248,9 @@ class Writer:
             self._fold(txn, sop_key, where or b"", current, [])
             return Outcome.STORED
         self.accounts.cover(txn, news.position)
-        known = self._known_state(txn, sop_key, current, news)
-        if known is not None:
-            return OUTCOMES[known]
+        before = self._known_state(txn, sop_key, current, news)
+        if before is not None:
+            return OUTCOMES[before]
         if news.kind == Kind.INSTANCE and self._is_newest(txn, sop_key, current, news):
             state = self._take(txn, sop_key, where or b"", current, news)
         else:
@@ -266,8 +266,8 @@ class Writer:
         current = self._current(txn, where) if where else None
         for entry in entries:
             self.accounts.cover(txn, entry.position)
-        news = {record.key: record for record in map(told_of, entries)}
-        unknown = [one for one in news.values() if self._known_state(txn, sop_key, current, one) is None]
+        records = {record.key: record for record in map(told_of, entries)}
+        unknown = [one for one in records.values() if self._known_state(txn, sop_key, current, one) is None]
         if unknown:
             self._fold(txn, sop_key, where or b"", current, unknown)
 
@@ -292,28 +292,28 @@ class Writer:
         nothing in the rule depends on them."""
         position = news.position
         tie = keys.tie_of(position.payload_length, position.payload_crc)
-        kept = list(read_kept(txn, self.environment, sop_key, tie))
-        told = [record for record in (current, *kept, news) if record is not None]
-        course = Course(current, kept)
+        others = list(read_kept(txn, self.environment, sop_key, tie))
+        records = [record for record in (current, *others, news) if record is not None]
+        course = Course(current, others)
         course.take(news)
-        states = dict.fromkeys((record.key for record in told), State.SUPERSEDED)
+        states = dict.fromkeys((record.key for record in records), State.SUPERSEDED)
         states[news.key] = State.DUPLICATE
         states |= dict.fromkeys((record.key for record in course.versions.values()), State.VERSION)
         if course.current is not None:
             states[course.current.key] = State.CURRENT
-        self._move(txn, sop_key, where, told, states)
+        self._move(txn, sop_key, where, records, states)
         return states[news.key]
 
     def _fold(
         self, txn: WriteTxn, sop_key: bytes, where: bytes, current: Told | None, news: Sequence[Told]
     ) -> dict[bytes, State]:
         """Applies the rule to every record of a UID, in whatever order they come."""
-        told = read_history(txn, self.environment, sop_key)
+        records = read_history(txn, self.environment, sop_key)
         if current is not None:
-            told.append(current)
-        told = in_order([*told, *news])
-        states = fold(told)
-        self._move(txn, sop_key, where, told, states)
+            records.append(current)
+        records = in_order([*records, *news])
+        states = fold(records)
+        self._move(txn, sop_key, where, records, states)
         return states
 
     def tell_copy(self, txn: WriteTxn, sop_key: bytes, news: Told) -> bool:
@@ -368,10 +368,10 @@ class Writer:
     def _promote(self, txn: WriteTxn, entry: Entry) -> bytes:
         position = entry.position
         order = _order(entry.stamp, keys.tie_of(position.payload_length, position.payload_crc))
-        known = self._settle(txn, entry, order)
-        row = self.counters.load_series(txn, known.counts_key)
-        where = _pair(known.series_id, row.next)
-        self._insert(txn, entry, known, row, where)
+        owner_ids = self._settle(txn, entry, order)
+        row = self.counters.load_series(txn, owner_ids.counts_key)
+        where = _pair(owner_ids.series_id, row.next)
+        self._insert(txn, entry, owner_ids, row, where)
         return where
 
     def _remove(self, txn: WriteTxn, where: bytes) -> None:

@@ -78,8 +78,8 @@ def newest_meta_page(data: bytes) -> bytes | None:
     """The meta page that LMDB would open, of the two that are `data`."""
     page_bytes = len(data) // 2
     pages = [data[:page_bytes], data[page_bytes:]]
-    found = [(number, page) for page in pages if (number := transaction_of(page)) is not None]
-    return max(found)[1] if found else None
+    candidates = [(number, page) for page in pages if (number := transaction_of(page)) is not None]
+    return max(candidates)[1] if candidates else None
 
 
 def meta_fault(page: bytes, file_bytes: int) -> str:

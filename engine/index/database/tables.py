@@ -85,7 +85,7 @@ def _create_tables(environment: Any, tables: Tables) -> None:
 
 
 def _check_format(txn: ReadTxn, tables: Tables, directory: str) -> None:
-    written = txn.get(keys.META_FORMAT, db=tables.meta)
-    if written != keys.U32.pack(keys.FORMAT):
-        number = keys.U32.unpack(written)[0] if written and len(written) == 4 else "none"
+    stored_format = txn.get(keys.META_FORMAT, db=tables.meta)
+    if stored_format != keys.U32.pack(keys.FORMAT):
+        number = keys.U32.unpack(stored_format)[0] if stored_format and len(stored_format) == 4 else "none"
         raise IndexOutdated(f"the index in {directory} has format {number}, this engine has {keys.FORMAT}: rebuild it")

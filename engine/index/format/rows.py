@@ -67,15 +67,15 @@ class Segment:
             return
         self.extents.append((start, end))
         self.extents.sort()
-        left: list[tuple[int, int]] = []
+        remaining: list[tuple[int, int]] = []
         for start, end in self.extents:
             if start <= self.indexed:
                 self.indexed = max(self.indexed, end)
-            elif left and start <= left[-1][1]:
-                left[-1] = (left[-1][0], max(left[-1][1], end))
+            elif remaining and start <= remaining[-1][1]:
+                remaining[-1] = (remaining[-1][0], max(remaining[-1][1], end))
             else:
-                left.append((start, end))
-        self.extents = left
+                remaining.append((start, end))
+        self.extents = remaining
 
     def mark(self) -> SegmentMark:
         complete = 0 < self.end <= self.indexed

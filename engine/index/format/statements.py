@@ -103,12 +103,12 @@ def _items_in_utf_8(data: bytes, start: int, end: int, character_set: bytes) -> 
 
 
 def _data_set_in_utf_8(data: bytes, start: int, end: int, character_set: bytes) -> bytes:
-    found = list(elements.walk(data, _EXPLICIT, start, end))
-    for element in found:
+    elements_in = list(elements.walk(data, _EXPLICIT, start, end))
+    for element in elements_in:
         if element.tag == tags.SpecificCharacterSet:
             character_set = data[element.value_offset : element.value_offset + element.length].rstrip(b" \0")
     parts = []
-    for element in found:
+    for element in elements_in:
         if element.tag == tags.SpecificCharacterSet:
             continue
         value_end = element.value_offset + element.length
@@ -235,11 +235,11 @@ class Facts:
             self.conflicts -= over.keys()
 
     def _observe(self, part: dict[int, tuple[bytes, bytes]], tag: int, order: bytes, value: bytes) -> None:
-        known = part.get(tag)
-        if known is None:
+        values = part.get(tag)
+        if values is None:
             part[tag] = (order, value)
             return
-        known_order, known_value = known
+        known_order, known_value = values
         if value and known_value and value != known_value:
             self.conflicts.add(tag)
         # By value last: two records of one instant have one order.

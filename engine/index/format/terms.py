@@ -69,7 +69,7 @@ def words_of(normal: str) -> list[str]:
 
 def search_keys(items: Mapping[int, bytes], schema: Schema) -> set[bytes]:
     """The keys of `search` for an entity with these attributes."""
-    found: set[bytes] = set()
+    result: set[bytes] = set()
     searched, vr_of = schema.searched, schema.vr_of
     for tag, value in items.items():
         if not value or tag not in searched:
@@ -78,28 +78,28 @@ def search_keys(items: Mapping[int, bytes], schema: Schema) -> set[bytes]:
         plain = plain_text(vr, value)
         if plain is not None:
             if plain:
-                found.add(keys.search_key(tag, plain, WHOLE))
+                result.add(keys.search_key(tag, plain, WHOLE))
             continue
-        found |= _keys_of(tag, vr, value) if len(value) <= _CACHED_BYTES_MAX else _keys_of.__wrapped__(tag, vr, value)
-    return found
+        result |= _keys_of(tag, vr, value) if len(value) <= _CACHED_BYTES_MAX else _keys_of.__wrapped__(tag, vr, value)
+    return result
 
 
 @lru_cache(maxsize=8192)
 def _keys_of(tag: int, vr: str, value: bytes) -> frozenset[bytes]:
     """The keys of `search` for an attribute."""
-    found = set()
+    search_keys = set()
     is_name = vr == "PN"
     for normal in normal_values(vr, value):
         if not is_name:
-            found.add(_key(tag, WHOLE, normal))
+            search_keys.add(_key(tag, WHOLE, normal))
             continue
         for group in filter(None, normal.split("=")):
-            found.add(_key(tag, WHOLE, group))
+            search_keys.add(_key(tag, WHOLE, group))
         for word in words_of(normal):
-            found.add(_key(tag, WORD, word))
+            search_keys.add(_key(tag, WORD, word))
             if tag in SOUNDED:
-                found.update([_key(tag, SOUND, code) for code in _sounds(word)])
-    return frozenset(found)
+                search_keys.update([_key(tag, SOUND, code) for code in _sounds(word)])
+    return frozenset(search_keys)
 
 
 def rank(tag: int) -> int:
@@ -137,8 +137,8 @@ def ranges_of_patterns(
     if tag not in schema.searched:
         return None
     is_name = schema.vr_of(tag) == "PN"
-    found = [_range_of_pattern(tag, groups, wildcards, is_name) for groups in patterns]
-    return None if None in found else [item for item in found if item is not None]
+    ranges = [_range_of_pattern(tag, groups, wildcards, is_name) for groups in patterns]
+    return None if None in ranges else [item for item in ranges if item is not None]
 
 
 def ranges_of_words(tag: int, words: Iterable[tuple[str, bool]]) -> list[list[Range]]:
@@ -148,13 +148,13 @@ def ranges_of_words(tag: int, words: Iterable[tuple[str, bool]]) -> list[list[Ra
     """
     if tag not in SOUNDED:
         return []
-    found = []
+    ranges = []
     for word, is_prefix in words:
         if is_prefix:
-            found.append([_beginning(tag, WORD, word)])
+            ranges.append([_beginning(tag, WORD, word)])
         else:
-            found.append([_exact(tag, SOUND, code) for code in sorted(_sounds(word))] + [_exact(tag, WORD, word)])
-    return found
+            ranges.append([_exact(tag, SOUND, code) for code in sorted(_sounds(word))] + [_exact(tag, WORD, word)])
+    return ranges
 
 
 def pieces_of_patterns(tag: int, patterns: Sequence[Sequence[str]], schema: Schema) -> tuple[bytes, ...]:
@@ -162,7 +162,7 @@ def pieces_of_patterns(tag: int, patterns: Sequence[Sequence[str]], schema: Sche
 
     What a pattern begins with is none where that has ranges.
     """
-    found = []
+    result = []
     for groups in patterns:
         split = [split_wildcards(group) for group in groups]
         if tag in schema.searched:
@@ -170,8 +170,8 @@ def pieces_of_patterns(tag: int, patterns: Sequence[Sequence[str]], schema: Sche
         piece = max([piece for pieces in split for piece in pieces if piece not in ("*", "?")], key=len, default="")
         if not piece:
             return ()
-        found.append(piece.encode("utf-8", "replace"))
-    return tuple(dict.fromkeys(found))
+        result.append(piece.encode("utf-8", "replace"))
+    return tuple(dict.fromkeys(result))
 
 
 def describe(ranges: Sequence[Range]) -> str:

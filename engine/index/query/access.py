@@ -121,26 +121,26 @@ def _above(scope: Scope, table: Table, ids: Iterable[int]) -> Generator[None, No
 def _studies_by_uid(scope: Scope, candidates: Candidates) -> Generator[None, None, set[int] | None]:
     """By the unique keys, the lowest level last: what it finds is the fewest."""
     plan, environment = scope.plan, scope.environment
-    found: set[int] | None = None
+    study_ids: set[int] | None = None
     used = []
     if Level.IMAGE in plan.uids:
         used.append("SOP Instance UID")
         candidates.instances = _instances_by_uid(scope, plan.uids[Level.IMAGE])
-        found = yield from _narrow(scope, candidates, map(_number_of, candidates.instances))
+        study_ids = yield from _narrow(scope, candidates, map(_number_of, candidates.instances))
     elif Level.SERIES in plan.uids:
         used.append("Series Instance UID")
         prefixes = [keys.bounded(uid) + b"\0" for uid in plan.uids[Level.SERIES]]
         rows = (scan_prefix(scope.txn, environment.series_uids, prefix) for prefix in prefixes)
-        found = yield from _narrow(
+        study_ids = yield from _narrow(
             scope, candidates, [_number_of(series_id) for of_uid in rows for _, series_id in of_uid]
         )
     if Level.STUDY in plan.uids:
         used.append("Study Instance UID")
         ids = (scope.txn.get(keys.bounded(uid), db=environment.study_uids) for uid in plan.uids[Level.STUDY])
         by_study = {_number_of(study_id) for study_id in ids if study_id is not None}
-        found = by_study if found is None else found & by_study
+        study_ids = by_study if study_ids is None else study_ids & by_study
     scope.explanation.access = " and ".join(used)
-    return found
+    return study_ids
 
 
 def _number_of(row_id: bytes) -> int:
@@ -157,14 +157,14 @@ def _narrow(scope: Scope, candidates: Candidates, series: Iterable[int]) -> Gene
 
 
 def _instances_by_uid(scope: Scope, uids: Iterable[bytes]) -> dict[bytes, list[bytes]]:
-    found: dict[bytes, list[bytes]] = {}
+    keys_of_series: dict[bytes, list[bytes]] = {}
     for uid in uids:
         where = scope.txn.get(keys.bounded(uid), db=scope.environment.sop_uids)
         if where:
-            found.setdefault(where[:4], []).append(where)
-    for where_list in found.values():
+            keys_of_series.setdefault(where[:4], []).append(where)
+    for where_list in keys_of_series.values():
         where_list.sort()
-    return found
+    return keys_of_series
 
 
 # search ----------------------------------------------------------------------------------------------
@@ -194,27 +194,27 @@ def _tops_by_range(scope: Scope, candidates: Candidates) -> Generator[None, None
     """What the shortest ranges have in common; None: all are too wide."""
     study_count = scope.txn.stat(scope.environment.studies)["entries"]
     wide = max(study_count // _WIDE_SHARE, _SHORT)
-    found: set[int] | None = None
+    top_ids: set[int] | None = None
     used = []
     by_count = _by_count(scope)
     if _is_near(scope, by_count, study_count):
         return None
-    for asked in by_count:
-        if asked.count > wide:
+    for term in by_count:
+        if term.count > wide:
             break
-        if found is not None and (len(found) <= _FEW or asked.count * asked.weight > _TEST_IDS * len(found)):
+        if top_ids is not None and (len(top_ids) <= _FEW or term.count * term.weight > _TEST_IDS * len(top_ids)):
             break
-        owners = yield from _owners(scope, asked.ranges, wide if found is None else _TEST_IDS * len(found))
+        owners = yield from _owners(scope, term.ranges, wide if top_ids is None else _TEST_IDS * len(top_ids))
         if owners is None:
             continue
-        studies = yield from _studies_of(scope, candidates, asked, owners)
+        studies = yield from _studies_of(scope, candidates, term, owners)
         tops = yield from _tops(scope, studies)
-        found = tops if found is None else found & tops
-        used.append(terms.describe(asked.ranges))
-    if found is not None:
+        top_ids = tops if top_ids is None else top_ids & tops
+        used.append(terms.describe(term.ranges))
+    if top_ids is not None:
         words = " and ".join(dict.fromkeys(used))
         scope.explanation.access = f"search: {words}"
-    return found
+    return top_ids
 
 
 def _is_near(scope: Scope, asked: Sequence[_Asked], study_count: int) -> bool:
@@ -227,24 +227,24 @@ def _is_near(scope: Scope, asked: Sequence[_Asked], study_count: int) -> bool:
 
 def _by_count(scope: Scope) -> list[_Asked]:
     """Every condition that has ranges, the shortest first; one alone if it is short enough."""
-    asked = []
+    counted = []
     level_of = scope.environment.schema.level_of
     for item in _conditions(scope):
         if item.ranges is not None:
             is_of_series = item.tag == _tag_of(item.ranges) and level_of.get(item.tag) == Level.SERIES
             for ranges in (item.ranges, *item.also):
                 is_owned_by_series = level_of.get(_tag_of(ranges), Level.STUDY) >= Level.SERIES
-                asked.append(_Asked(ranges, is_owned_by_series, is_of_series))
-    asked.sort(key=lambda one: terms.rank(_tag_of(one.ranges)))
-    for keys_max in _COUNTED_MAX if len(asked) > 1 or scope.query.limit is not None else _COUNTED_MAX[:1]:
-        for one in asked:
+                counted.append(_Asked(ranges, is_owned_by_series, is_of_series))
+    counted.sort(key=lambda one: terms.rank(_tag_of(one.ranges)))
+    for keys_max in _COUNTED_MAX if len(counted) > 1 or scope.query.limit is not None else _COUNTED_MAX[:1]:
+        for one in counted:
             if not one.is_whole:
                 one.count, one.is_whole = _count(scope, one.ranges, keys_max)
             if one.is_whole and one.count <= _FEW:
                 return [one]
-        if any(one.is_whole and one.count <= _SHORT for one in asked):
+        if any(one.is_whole and one.count <= _SHORT for one in counted):
             break
-    return sorted(asked, key=lambda one: one.count)
+    return sorted(counted, key=lambda one: one.count)
 
 
 def _tag_of(ranges: Sequence[Range]) -> int:
@@ -275,20 +275,20 @@ def _count(scope: Scope, ranges: Sequence[Range], keys_max: int) -> tuple[int, b
 def _owners(scope: Scope, ranges: Sequence[Range], count_max: int) -> Generator[None, None, set[int] | None]:
     """The ids in the ranges, None if there are more than `count_max`; gives way every KEYS_MAX ids."""
     data = bytearray()
-    left = KEYS_MAX
+    remaining = KEYS_MAX
     for start, end in ranges:
         at: bytes | None = start
         while at is not None:
             before = len(data)
             at = _read_some(scope, at, end, data)
-            read = (len(data) - before) // 4
-            scope.explanation.keys_read += read
+            count = (len(data) - before) // 4
+            scope.explanation.keys_read += count
             if len(data) > 4 * count_max:
                 return None
-            left -= max(read, 1)
-            if left <= 0:
+            remaining -= max(count, 1)
+            if remaining <= 0:
                 yield
-                left = KEYS_MAX
+                remaining = KEYS_MAX
     ids = array("I", bytes(data))
     ids.byteswap()
     return set(ids)
@@ -301,14 +301,14 @@ def _read_some(scope: Scope, start: bytes, end: bytes, data: bytearray) -> bytes
     with scope.txn.cursor(db=scope.environment.search) as cursor:
         if not cursor.set_range(start):
             return None
-        left = _CHUNK
+        remaining = _CHUNK
         for key in cursor.iternext_nodup(keys=True, values=False):
             if key >= end:
                 break
-            if not left:
+            if not remaining:
                 following = key
                 break
-            left -= 1
+            remaining -= 1
             by_length.setdefault(len(key), []).append(key)
         for length, group in by_length.items():
             rows = bytes(cursor.getmulti(group, dupdata=True, dupfixed_bytes=4, keyfixed=True))
@@ -363,7 +363,7 @@ def _looked_for(scope: Scope, text: Condition, tops: set[int] | None) -> Ids:
 
 def _scanned(scope: Scope, scan: Scan) -> Generator[None, None, set[int]]:
     """All that a scan finds."""
-    found: set[int] = set()
+    owner_ids: set[int] = set()
     at: int | None = 0
     while at is not None:
         start, at = at, None
@@ -371,7 +371,7 @@ def _scanned(scope: Scope, scan: Scan) -> Generator[None, None, set[int]]:
             if number < 0:
                 at = -number
                 break
-            found.add(number)
+            owner_ids.add(number)
         if at is not None:
             yield
-    return found
+    return owner_ids

@@ -51,14 +51,14 @@ def read_conflicts(environment: Environment) -> Iterator[Conflicting]:
 
 
 def _values(txn: ReadTxn, table: Table, owner: bytes, row: UidRow, above_bytes: int) -> dict[int, list[bytes]]:
-    found: dict[int, list[bytes]] = {tag: [] for tag in sorted(row.facts.conflicts)}
+    by_tag: dict[int, list[bytes]] = {tag: [] for tag in sorted(row.facts.conflicts)}
     head_bytes = keys.ORDER_BYTES + above_bytes
     statements = sorted((value[: keys.ORDER_BYTES], value[head_bytes:]) for _, value in scan_prefix(txn, table, owner))
     for _, content in statements:
         for part in unpack_content(content):
             items = blob_items(part)
-            for tag, values in found.items():
+            for tag, values in by_tag.items():
                 value = items.get(tag, b"")
                 if value and value not in values:
                     values.append(value)
-    return found
+    return by_tag

@@ -62,13 +62,13 @@ def _is_in(intervals: Sequence[Interval], normal: str) -> bool:
 
 
 def _ranges(tag: int, intervals: Sequence[Interval], schema: Schema) -> list[Range] | None:
-    found: list[Range] = []
+    result: list[Range] = []
     for low, high in intervals:
         ranges = ranges_between(tag, low, high, schema)
         if ranges is None:
             return None
-        found += ranges
-    return found
+        result += ranges
+    return result
 
 
 # DT --------------------------------------------------------------------------------------------------
@@ -77,8 +77,8 @@ def _ranges(tag: int, intervals: Sequence[Interval], schema: Schema) -> list[Ran
 def _date_time_condition(tag: int, texts: Sequence[str], rules: Rules) -> Condition:
     zone = rules.zone
     ends = [_instants(text, zone) for text in texts]
-    words = frozenset(values.normalise("DT", text) for text, found in zip(texts, ends, strict=True) if found is None)
-    intervals = [found for found in ends if found is not None]
+    words = frozenset(values.normalise("DT", text) for text, end in zip(texts, ends, strict=True) if end is None)
+    intervals = [interval for interval in ends if interval is not None]
 
     def test(stored: bytes, stored_zone: str) -> bool:
         for text in values.split("DT", stored.decode("utf-8", "replace")):

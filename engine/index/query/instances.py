@@ -34,7 +34,7 @@ def read_versions(environment: Environment, sop_instance_uid: bytes) -> list[Ins
         where = txn.get(sop_key, db=environment.sop_uids)
         if where:
             versions.append(read_instance(txn, environment, where, present(txn.get(where, db=environment.instances))))
-        versions += [instance_of(told.entry(sop_instance_uid)) for told in read_kept(txn, environment, sop_key)]
+        versions += [instance_of(record.entry(sop_instance_uid)) for record in read_kept(txn, environment, sop_key)]
     return sorted(versions, key=lambda item: (item.stamp, item.position))
 
 

@@ -118,12 +118,12 @@ def question(
     """
     if level not in LEVELS:
         raise QueryError(f"{level!r} is no level; there are {', '.join(LEVELS)}")
-    wanted: Keys = {tag_of(name): "" for name in RETURNED[level]}
+    keys: Keys = {tag_of(name): "" for name in RETURNED[level]}
     for name, value in named.items():
         if not isinstance(value, str):
             raise QueryError(f"{name}={value!r}: write it as DICOM does, in a string")
-        put(wanted, path_of(name, schema), value, schema)
-    return query_of(LEVELS[level], wanted, schema, limit=limit, offset=offset, fuzzy=fuzzy)
+        put(keys, path_of(name, schema), value, schema)
+    return query_of(LEVELS[level], keys, schema, limit=limit, offset=offset, fuzzy=fuzzy)
 
 
 def query_of(

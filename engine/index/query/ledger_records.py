@@ -50,7 +50,7 @@ def _is_mortal(environment: Environment, tombstone: Tombstone, sop_instance_uid:
     stamps = {version.stamp for version in read_versions(environment, sop_instance_uid)}
     if tombstone.target_stamp:
         quarantined = (
-            kept.stamp for kept in read_quarantined(environment) if kept.sop_instance_uid == sop_instance_uid
+            item.stamp for item in read_quarantined(environment) if item.sop_instance_uid == sop_instance_uid
         )
         return tombstone.target_stamp in stamps or tombstone.target_stamp in quarantined
     return any(stamp < tombstone.stamp for stamp in stamps)

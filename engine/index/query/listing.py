@@ -37,10 +37,10 @@ def read_rows(
         page: list[tuple[bytes, bytes]] = []
         with environment.reading() as txn:
             with txn.cursor(db=table) as cursor:
-                found = cursor.set_range(after + b"\0" if after else prefix)
-                while found and len(page) < PAGE and cursor.key().startswith(prefix):
+                has_row = cursor.set_range(after + b"\0" if after else prefix)
+                while has_row and len(page) < PAGE and cursor.key().startswith(prefix):
                     page.append((cursor.key(), cursor.value()))
-                    found = cursor.next()
+                    has_row = cursor.next()
             rows = [read(txn, key, value) for key, value in page]
         yield from (row for row in rows if row is not None)
         if len(page) < PAGE:
@@ -84,8 +84,8 @@ def read_kept_aside(environment: Environment) -> Iterator[Instance]:
 
     def read(txn: ReadTxn, key: bytes, value: bytes) -> Instance:
         del value
-        told = unpack_history(key[-keys.TOLD.size :], present(txn.get(key, db=environment.history)))
-        return instance_of(told.entry(b""))
+        record = unpack_history(key[-keys.TOLD.size :], present(txn.get(key, db=environment.history)))
+        return instance_of(record.entry(b""))
 
     return read_rows(environment, environment.versions, read)
 

@@ -78,36 +78,36 @@ def condition(tag: int, value: KeyValue, character_set: bytes, rules: Rules = BA
 
 
 def _conditions(keys: Mapping[int, KeyValue], character_set: bytes, rules: Rules, depth: int) -> list[Condition]:
-    found: list[Condition | None] = []
+    conditions: list[Condition | None] = []
     paired: set[int] = set()
     for tag in sorted(keys):
         value = keys[tag]
         if tag in paired or tag == tags.TimezoneOffsetFromUTC:
             continue
         if not isinstance(value, bytes):
-            found.append(_sequence_condition(tag, value, character_set, rules, depth))
+            conditions.append(_sequence_condition(tag, value, character_set, rules, depth))
             continue
         pair = pair_of(tag) if rules.date_time or rules.zone else None
         together = _together(pair, keys, character_set, rules) if pair else None
         if pair and together:
-            found.append(together)
+            conditions.append(together)
             paired.update(pair)
         else:
-            found.append(_value_condition(tag, value, character_set, rules))
-    return [one for one in found if one is not None]
+            conditions.append(_value_condition(tag, value, character_set, rules))
+    return [one for one in conditions if one is not None]
 
 
 def _together(
     pair: tuple[int, int], keys: Mapping[int, KeyValue], character_set: bytes, rules: Rules
 ) -> Condition | None:
-    asked = []
+    conditions = []
     for tag in pair:
         value = keys.get(tag, b"")
         texts = _texts(tag, value, character_set, rules) if isinstance(value, bytes) else []
         if texts == [EMPTY_VALUE] and rules.empty_values:
             return None
-        asked.append(texts)
-    return pair_condition(pair, asked[0], asked[1], rules) if any(asked) else None
+        conditions.append(texts)
+    return pair_condition(pair, conditions[0], conditions[1], rules) if any(conditions) else None
 
 
 def _texts(tag: int, value: bytes, character_set: bytes, rules: Rules) -> list[str]:
@@ -117,12 +117,12 @@ def _texts(tag: int, value: bytes, character_set: bytes, rules: Rules) -> list[s
     padding = " \0*" if rules.wildcards else " \0"
     if not text.strip(padding):
         return []
-    wanted = [part for part in values.split(vr, text) if part.strip(" \0")]
-    _check(tag, "values", len(wanted), UIDS_MAX if vr == "UI" else KEY_VALUES_MAX)
-    _check(tag, "characters in a value", max(map(len, wanted), default=0), VALUE_CHARACTERS_MAX)
-    if vr in WILDCARD_VRS and any(not part.strip(padding) for part in wanted):
+    texts = [part for part in values.split(vr, text) if part.strip(" \0")]
+    _check(tag, "values", len(texts), UIDS_MAX if vr == "UI" else KEY_VALUES_MAX)
+    _check(tag, "characters in a value", max(map(len, texts), default=0), VALUE_CHARACTERS_MAX)
+    if vr in WILDCARD_VRS and any(not part.strip(padding) for part in texts):
         return []
-    return wanted
+    return texts
 
 
 def _check(tag: int, what: str, count: int, limit: int) -> None:
@@ -137,32 +137,32 @@ def _value_condition(tag: int, value: bytes, character_set: bytes, rules: Rules)
         return None
     if vr in BINARY_VRS:
         return _number_condition(tag, value, _NUMBER_BYTES.get(vr, len(value)))
-    wanted = _texts(tag, value, character_set, rules)
-    if not wanted:
+    texts = _texts(tag, value, character_set, rules)
+    if not texts:
         return None
-    if rules.empty_values and len(wanted) == 1 and values.strip(vr, wanted[0]) == EMPTY_VALUE:
+    if rules.empty_values and len(texts) == 1 and values.strip(vr, texts[0]) == EMPTY_VALUE:
         return Condition(tag, lambda stored: not normal_values(vr, stored), meets_absent=True)
     if vr == "UI":
-        return _uid_condition(tag, wanted)
+        return _uid_condition(tag, texts)
     if vr in MOMENT_VRS:
-        return moment_condition(tag, vr, wanted, rules)
-    needs_all = rules.multiple_values and len(wanted) > 1 and tag in tags.SEVERAL_VALUED
+        return moment_condition(tag, vr, texts, rules)
+    needs_all = rules.multiple_values and len(texts) > 1 and tag in tags.SEVERAL_VALUED
     if vr == "PN" and rules.fuzzy:
-        return _sound_condition(tag, wanted, needs_all)
-    wild = [part for part in wanted if "*" in part or "?" in part]
+        return _sound_condition(tag, texts, needs_all)
+    wild = [part for part in texts if "*" in part or "?" in part]
     if rules.wildcards and vr in WILDCARD_VRS:
         _check(tag, "values with wild cards", len(wild), WILD_VALUES_MAX)
         _check(tag, "characters in values with wild cards", sum(map(len, wild)), WILD_CHARACTERS_MAX)
-    patterns = [_Pattern(vr, part, rules.wildcards and vr in WILDCARD_VRS) for part in wanted]
+    patterns = [_Pattern(vr, part, rules.wildcards and vr in WILDCARD_VRS) for part in texts]
     return _pattern_condition(tag, rules.schema, patterns, needs_all)
 
 
 def _number_condition(tag: int, value: bytes, unit_bytes: int) -> Condition:
     """Numbers as they are encoded, in little endian: one of those asked for is among those stored."""
-    wanted = {value[at : at + unit_bytes] for at in range(0, len(value), unit_bytes)}
+    numbers = {value[at : at + unit_bytes] for at in range(0, len(value), unit_bytes)}
 
     def matches(stored: bytes) -> bool:
-        return any(stored[at : at + unit_bytes] in wanted for at in range(0, len(stored), unit_bytes))
+        return any(stored[at : at + unit_bytes] in numbers for at in range(0, len(stored), unit_bytes))
 
     return Condition(tag, matches)
 
@@ -278,8 +278,8 @@ def _pattern_condition(tag: int, schema: Schema, patterns: Sequence[_Pattern], n
     groups = [pattern.groups for pattern in patterns]
     if needs_all:
         each = [ranges_of_patterns(tag, [one], schema, wildcards=has_wildcards) for one in groups]
-        known = [ranges for ranges in each if ranges is not None]
-        return Condition(tag, matches, known[0] if known else None, also=known[1:], test_count=len(tests))
+        lists = [ranges for ranges in each if ranges is not None]
+        return Condition(tag, matches, lists[0] if lists else None, also=lists[1:], test_count=len(tests))
     ranges = ranges_of_patterns(tag, groups, schema, wildcards=has_wildcards)
     infix = pieces_of_patterns(tag, groups, schema) if has_wildcards else ()
     numbers = [pattern.number() for pattern in patterns] if vr == "IS" else [b""]
@@ -366,26 +366,26 @@ def _sequence_condition(
     alternatives = []
     for item in asked_items:
         if isinstance(item, Identifier):
-            asked = _conditions(item.items, item.character_set or character_set, rules, depth + 1)
+            conditions = _conditions(item.items, item.character_set or character_set, rules, depth + 1)
         else:
-            asked = _conditions(item, character_set, rules, depth + 1)
-        if not asked:
+            conditions = _conditions(item, character_set, rules, depth + 1)
+        if not conditions:
             return None
-        alternatives.append(asked)
+        alternatives.append(conditions)
     if not alternatives:
         return None
 
     def test(stored: bytes, zone: bytes) -> bool:
         return any(
-            all(nested.met_by(item, zone) for nested in asked)
+            all(nested.met_by(item, zone) for nested in conditions)
             for item in sequence_items(stored)
-            for asked in alternatives
+            for conditions in alternatives
         )
 
     def together(there: Mapping[int, bytes], zone: bytes) -> bool:
         return test(there.get(tag, b""), zone)
 
-    test_count = sum(nested.test_count for asked in alternatives for nested in asked)
+    test_count = sum(nested.test_count for conditions in alternatives for nested in conditions)
     _check(tag, "keys and values in its items", test_count, WILD_VALUES_MAX)
     return Condition(
         tag, lambda stored: test(stored, b""), together=together if rules.zone else None, test_count=test_count

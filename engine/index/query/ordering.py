@@ -138,17 +138,17 @@ class _Ordering:
             yield from find_in_steps(self._scope, candidates)
         has_keys = is_natural(self._order, self._schema)
         tops = candidates.tops
-        found: list[Placed] | None = None
+        placed: list[Placed] | None = None
         few = min(FEW, max(FEW_MIN, self._study_count() // FEW_SHARE))
         if not has_keys and not self._has_conditions:
             if self._study_count() <= GATHERED_MAX:
-                found = yield from self._gather(candidates, GATHERED_MAX)
+                placed = yield from self._gather(candidates, GATHERED_MAX)
         elif not has_keys or (isinstance(tops, Listed) and len(tops.ids) <= few):
-            found = yield from self._gather(candidates, GATHERED_MAX)
+            placed = yield from self._gather(candidates, GATHERED_MAX)
         elif tops is not None and not isinstance(tops, Listed):
-            found = yield from self._gather(candidates, few)
-        if found is not None:
-            yield from self._sorted(found, after, skip)
+            placed = yield from self._gather(candidates, few)
+        if placed is not None:
+            yield from self._sorted(placed, after, skip)
         elif has_keys:
             yield from self._walked(after, skip)
         else:
@@ -165,7 +165,7 @@ class _Ordering:
         """All matches, unless there are more than `most`: then None."""
         walk = Walk(self._scope)
         walk.candidates = candidates
-        found: list[Placed] = []
+        placed: list[Placed] = []
         is_over = False
         while not is_over:
             with self._scope.reading():
@@ -177,14 +177,14 @@ class _Ordering:
                         break
                     match = place.match()
                     number = keys.ID.unpack(place.study_id)[0]
-                    found.append(Placed(match, Bookmark(key_of(self._order, match, self._schema), number)))
-                    if len(found) > most:
+                    placed.append(Placed(match, Bookmark(key_of(self._order, match, self._schema), number)))
+                    if len(placed) > most:
                         return None
                     if walk.is_tired():
                         is_over = False
                         break
             yield None
-        return found
+        return placed
 
     def _sorted(self, found: list[Placed], after: Bookmark | None, skip: int) -> Iterator[Placed | Bookmark | None]:
         is_descending = self._order.is_descending
@@ -202,8 +202,8 @@ class _Ordering:
         has_key, had_key = bool(place.key), bool(after.key)
         if has_key != had_key and self._order.tag is not None:
             return had_key
-        one, other = (place.key, place.number), (after.key, after.number)
-        return one < other if self._order.is_descending else one > other
+        here, last = (place.key, place.number), (after.key, after.number)
+        return here < last if self._order.is_descending else here > last
 
     # -- walked
 
@@ -273,9 +273,9 @@ class _Ordering:
         walk = Walk(self._scope)
         walk.candidates.tops = Listed(ascending({place.number for place in places}))
         matches = {}
-        for found in walk.places():
-            if found is not None:
-                matches[keys.ID.unpack(found.study_id)[0]] = found.match()
+        for reached in walk.places():
+            if reached is not None:
+                matches[keys.ID.unpack(reached.study_id)[0]] = reached.match()
         self._scope.explanation.examined += walk.examined
         return [
             Placed(match, place)
@@ -297,13 +297,13 @@ class _Ordering:
 
     def _next_ids(self, number: int, count: int) -> tuple[list[Bookmark], bool]:
         """Places in the order of arrival behind an id, and whether there are no more."""
-        found: list[Bookmark] = []
+        bookmarks: list[Bookmark] = []
         with self._scope.txn.cursor(db=self._environment.studies) as cursor:
             there, step = self._enter_ids(cursor, number)
-            while there and len(found) < count:
-                found.append(Bookmark(b"", keys.ID.unpack(cursor.key())[0]))
+            while there and len(bookmarks) < count:
+                bookmarks.append(Bookmark(b"", keys.ID.unpack(cursor.key())[0]))
                 there = step()
-        return found, not there
+        return bookmarks, not there
 
     def _enter_ids(self, cursor: Cursor, number: int) -> tuple[bool, Callable[[], bool]]:
         """Goes behind an id, 0: to the beginning; whether there is one, and how to go on."""
@@ -316,17 +316,17 @@ class _Ordering:
         """Places by the keys of `search`, of studies that have a value."""
         low, high = self._bounds()
         is_descending = self._order.is_descending
-        found: list[Bookmark] = []
+        bookmarks: list[Bookmark] = []
         with self._scope.txn.cursor(db=self._environment.search) as cursor:
             there = self._enter_down(cursor, after, high) if is_descending else self._enter_up(cursor, after, low)
             step = cursor.prev if is_descending else cursor.next
-            while there and len(found) < count:
+            while there and len(bookmarks) < count:
                 key = cursor.key()
                 if not low <= key < high:
                     break
-                found.append(Bookmark(key, keys.ID.unpack(cursor.value())[0]))
+                bookmarks.append(Bookmark(key, keys.ID.unpack(cursor.value())[0]))
                 there = step()
-        return found
+        return bookmarks
 
     def _bounds(self) -> tuple[bytes, bytes]:
         """Between which all keys of the attribute are."""

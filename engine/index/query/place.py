@@ -58,8 +58,8 @@ class Question:
 
     def __init__(self, level: Level, plan: Plan, schema: Schema) -> None:
         self.level = level
-        self.conditions = [[_remembering(asked, schema) for asked in plan.conditions[of]] for of in LEVELS]
-        self.computed = [(_remembering(asked, schema), COMPUTE[asked.tag]) for asked in plan.computed]
+        self.conditions = [[_remembering(condition, schema) for condition in plan.conditions[of]] for of in LEVELS]
+        self.computed = [(_remembering(condition, schema), COMPUTE[condition.tag]) for condition in plan.computed]
         self.shows = Shows(level, plan)
         self.zone = b""
         """Timezone Offset From UTC of the study that was entered last."""
@@ -128,9 +128,9 @@ class Place:
         at_study = question.level >= STUDY
         if (at_study and not self._meets(PATIENT)) or not self._meets(STUDY):
             return False
-        for asked, compute in question.computed:
+        for condition, compute in question.computed:
             value = compute(self)
-            if not asked.met_by({asked.tag: value}):
+            if not condition.met_by({condition.tag: value}):
                 return False
         return True
 
@@ -173,7 +173,7 @@ class Place:
         if not conditions:
             return True
         items, zone = self.values[level], self._question.zone
-        return all(asked.met_by(items, zone) for asked in conditions)
+        return all(condition.met_by(items, zone) for condition in conditions)
 
     # -- what is shown
 

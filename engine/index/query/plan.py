@@ -51,8 +51,8 @@ UNIQUE = {
 
 def level_of(tag: int, schema: Schema) -> Level | None:
     """The level of an attribute that the index keeps or computes; None for any other."""
-    found = schema.level_of.get(tag)
-    return Level(found) if found is not None else COMPUTED.get(tag)
+    level = schema.level_of.get(tag)
+    return Level(level) if level is not None else COMPUTED.get(tag)
 
 
 @dataclass(slots=True)
@@ -74,7 +74,7 @@ class Plan:
     def of(cls, query: Query, schema: Schema, *, wildcards: bool = True) -> Plan:
         """Raises QueryError."""
         plan = cls({level: [] for level in Level}, [], [], False)
-        asked: dict[Level, dict[int, KeyValue]] = {level: {} for level in Level}
+        by_level: dict[Level, dict[int, KeyValue]] = {level: {} for level in Level}
         for tag in sorted(query.keys):
             if tag in _ADDED_BY_THE_SERVICE or not tag & 0xFFFF:
                 continue
@@ -86,9 +86,9 @@ class Plan:
             if level <= query.level:
                 plan.returned.append((tag, level, is_computed))
             if not is_computed or tag in _MATCHED_COMPUTED:
-                asked[level][tag] = query.keys[tag]
+                by_level[level][tag] = query.keys[tag]
         rules = Rules.of(query, _zone(query), schema, wildcards=wildcards)
-        for level, keys in asked.items():
+        for level, keys in by_level.items():
             plan._ask(level, conditions(keys, query.character_set, rules))
         for tag, _, _ in plan.returned:
             pick = pick_of(query.keys[tag], query.character_set, rules)
@@ -97,13 +97,13 @@ class Plan:
         return plan
 
     def _ask(self, level: Level, found: Sequence[Condition]) -> None:
-        for asked in found:
-            if asked.tag in COMPUTED:
-                self.computed.append(asked)
+        for condition in found:
+            if condition.tag in COMPUTED:
+                self.computed.append(condition)
                 continue
-            self.conditions[level].append(asked)
-            if asked.uids and asked.tag == UNIQUE[level]:
-                self.uids[level] = asked.uids
+            self.conditions[level].append(condition)
+            if condition.uids and condition.tag == UNIQUE[level]:
+                self.uids[level] = condition.uids
 
     def reaches_below(self, level: Level) -> bool:
         """Whether something is asked of the levels below."""

@@ -56,12 +56,12 @@ def of(query: Query, schema: Schema) -> Private | None:
         if not tags.is_private(tag):
             keys[tag] = value
         elif tag & 0xFFFF > 0xFF:
-            kept = _kept(tag, creators, query.character_set, schema)
-            if kept is None or kept in asked_as:
+            entry = _kept(tag, creators, query.character_set, schema)
+            if entry is None or entry in asked_as:
                 is_unsupported = True
                 continue
-            keys[kept] = value
-            asked_as[kept] = tag
+            keys[entry] = value
+            asked_as[entry] = tag
     return Private(replace(query, keys=keys), asked_as, creators, is_unsupported)
 
 
@@ -77,8 +77,8 @@ def in_index(query: Query, tag: int, schema: Schema) -> int | None:
 
 def vr_of_key(query: Query, tag: int, schema: Schema) -> str:
     """The VR of a key: of a private one that of the attribute that it asks for."""
-    kept = in_index(query, tag, schema)
-    return "UN" if kept is None else schema.vr_of(kept)
+    entry = in_index(query, tag, schema)
+    return "UN" if entry is None else schema.vr_of(entry)
 
 
 def _creator_tag(tag: int) -> int:
@@ -91,5 +91,5 @@ def _kept(tag: int, creators: Mapping[int, bytes], character_set: bytes, schema:
     if creator is None:
         return tag if tag in schema.level_of else None
     name = charset.decode(creator, character_set, "LO").strip(" \0")
-    found = schema.extra_set.find_private(tag >> 16, name, tag & 0xFF)
-    return None if found is None else found.tag
+    attribute = schema.extra_set.find_private(tag >> 16, name, tag & 0xFF)
+    return None if attribute is None else attribute.tag

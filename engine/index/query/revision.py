@@ -30,7 +30,7 @@ def read_revisions(environment: Environment, study_uid: bytes, series_uid: bytes
         if study_id is None:
             return []
         is_corrected = txn.stat(environment.corrections)["entries"] > 0
-        found = []
+        revisions = []
         for series_id in _series_ids(txn, environment, study_id, series_uid):
             series_row = present(txn.get(series_id, db=environment.series))
             _, _, uid_length = keys.UID_HEAD.unpack_from(series_row)
@@ -38,7 +38,7 @@ def read_revisions(environment: Environment, study_uid: bytes, series_uid: bytes
             values = overlay.corrected(txn, environment, study_uid, own_uid) if is_corrected else {}
             identities = _identities(txn, environment, series_id)
             if identities:
-                found.append(
+                revisions.append(
                     SeriesRevision(
                         study_uid.decode("utf-8", "replace"),
                         own_uid.decode("utf-8", "replace"),
@@ -46,7 +46,7 @@ def read_revisions(environment: Environment, study_uid: bytes, series_uid: bytes
                         _digest(values),
                     )
                 )
-        return found
+        return revisions
 
 
 def _series_ids(txn: ReadTxn, environment: Environment, study_id: bytes, series_uid: bytes | None) -> Iterator[bytes]:
@@ -60,8 +60,8 @@ def _series_ids(txn: ReadTxn, environment: Environment, study_id: bytes, series_
 
 
 def _identities(txn: ReadTxn, environment: Environment, series_id: bytes) -> bytes:
-    found = [row[_STAMP] + row[_LENGTH] + row[_CRC] for _, row in scan_prefix(txn, environment.instances, series_id)]
-    return b"".join(sorted(found))
+    parts = [row[_STAMP] + row[_LENGTH] + row[_CRC] for _, row in scan_prefix(txn, environment.instances, series_id)]
+    return b"".join(sorted(parts))
 
 
 def _digest(values: dict[int, bytes]) -> bytes:

@@ -50,15 +50,15 @@ def search_steps(
     between two values.
     """
     schema = environment.schema
-    asked = private_attributes.of(query, schema)
-    if asked is not None:
-        query = asked.query
+    private_names = private_attributes.of(query, schema)
+    if private_names is not None:
+        query = private_names.query
     plan = Plan.of(query, schema)
     check_hierarchy(query, plan)
     walk = Walk(Scope(environment, query, plan, explanation or Explanation()))
     walk.go_on(query.after)
     steps = _steps(walk)
-    return steps if asked is None else (match and asked.restored(match) for match in steps)
+    return steps if private_names is None else (match and private_names.restored(match) for match in steps)
 
 
 def _steps(walk: Walk) -> Iterator[Match | None]:
@@ -67,9 +67,9 @@ def _steps(walk: Walk) -> Iterator[Match | None]:
     query, explanation = scope.query, scope.explanation
     yield from find_in_steps(scope, walk.candidates)
     to_skip = query.offset
-    left = query.limit if query.limit is not None else 1 << 62
+    remaining = query.limit if query.limit is not None else 1 << 62
     page = FIRST_PAGE
-    while left > 0:
+    while remaining > 0:
         matches: list[Match] = []
         with scope.reading():
             walk.examined = 0
@@ -82,13 +82,13 @@ def _steps(walk: Walk) -> Iterator[Match | None]:
                     to_skip -= 1
                 else:
                     matches.append(place.match())
-                if len(matches) >= min(page, left) or walk.is_tired():
+                if len(matches) >= min(page, remaining) or walk.is_tired():
                     is_over = False
                     break
         explanation.pages += 1
         explanation.examined += walk.examined
         explanation.matches += len(matches)
-        left -= len(matches)
+        remaining -= len(matches)
         yield from matches
         if is_over:
             return

@@ -37,7 +37,7 @@ def select(environment: Environment, query: Query) -> Iterator[Instance]:
     instances so many at a time. Raises QueryError when the unique key of the level is missing; those above the level
     may be, since UIDs need no context.
     """
-    found: list[tuple[int, bytes, Instance]] = []
+    matches: list[tuple[int, bytes, Instance]] = []
     in_order: list[Instance] = []
     series_before = b""
     study_uid = series_uid = ""
@@ -48,9 +48,9 @@ def select(environment: Environment, query: Query) -> Iterator[Instance]:
             in_order.clear()
             continue
         series = place.study_id + place.series_id
-        if series != series_before or len(found) >= SORTED_MAX:
-            in_order += _sorted(found)
-            found.clear()
+        if series != series_before or len(matches) >= SORTED_MAX:
+            in_order += _sorted(matches)
+            matches.clear()
             series_before = series
             study_uid = place.values[Level.STUDY].get(tags.StudyInstanceUID, b"").decode("utf-8", "replace")
             series_uid = place.values[Level.SERIES].get(tags.SeriesInstanceUID, b"").decode("utf-8", "replace")
@@ -61,9 +61,9 @@ def select(environment: Environment, query: Query) -> Iterator[Instance]:
         except UNDECODABLE as error:
             raise unreadable(error) from error
         number = _number(items.get(tags.InstanceNumber, b""))
-        found.append((number, items.get(tags.SOPInstanceUID, b""), instance))
+        matches.append((number, items.get(tags.SOPInstanceUID, b""), instance))
     yield from in_order
-    yield from _sorted(found)
+    yield from _sorted(matches)
 
 
 def _sorted(found: list[tuple[int, bytes, Instance]]) -> list[Instance]:
@@ -74,10 +74,10 @@ def select_names(environment: Environment, query: Query) -> list[Named]:
     """The same instances by their UIDs alone, in no order: a tenth of the time. Raises QueryError."""
     unpack = keys.INSTANCE.unpack_from
     blob_at = keys.INSTANCE.size
-    wanted = tags.SOPInstanceUID
-    found: list[Named] = []
+    tag = tags.SOPInstanceUID
+    names: list[Named] = []
     # Without a SOP Instance UID the walk ends at the series, whose instances lie one after the other.
-    level = Level.IMAGE if query.keys.get(wanted) else Level.SERIES
+    level = Level.IMAGE if query.keys.get(tag) else Level.SERIES
     for place in _named_places(environment, query, level):
         if place is None:
             continue
@@ -86,11 +86,11 @@ def select_names(environment: Environment, query: Query) -> list[Named]:
         try:
             for row in [place.instance_row] if level == Level.IMAGE else place.instance_rows():
                 fields = unpack(row)
-                uid = blob_items(row[blob_at:]).get(wanted, b"")
-                found.append(Named(uid, series_uid, study_uid, fields[0], fields[3]))
+                uid = blob_items(row[blob_at:]).get(tag, b"")
+                names.append(Named(uid, series_uid, study_uid, fields[0], fields[3]))
         except UNDECODABLE as error:
             raise unreadable(error) from error
-    return found
+    return names
 
 
 def _named_places(environment: Environment, query: Query, level: Level = Level.IMAGE) -> Iterator[Place | None]:
@@ -100,11 +100,11 @@ def _named_places(environment: Environment, query: Query, level: Level = Level.I
     """
     own = UNIQUE[query.level]
     unique = {tag: query.keys[tag] for tag in (*UNIQUE.values(), *_also_unique(query)) if query.keys.get(tag)}
-    wanted = Query(level, unique, Root.PATIENT, query.character_set, relational=True)
-    plan = Plan.of(wanted, environment.schema, wildcards=False)
-    if query.level not in query.root.value or not any(asked.tag == own for asked in plan.conditions[query.level]):
+    named_query = Query(level, unique, Root.PATIENT, query.character_set, relational=True)
+    plan = Plan.of(named_query, environment.schema, wildcards=False)
+    if query.level not in query.root.value or own not in [condition.tag for condition in plan.conditions[query.level]]:
         raise QueryError(f"a retrieval at level {query.level.name} of this model needs {tags.keyword_of(own)}")
-    scope = Scope(environment, wanted, plan, Explanation())
+    scope = Scope(environment, named_query, plan, Explanation())
     walk = Walk(scope)
     yield from find_in_steps(scope, walk.candidates)
     is_over = False

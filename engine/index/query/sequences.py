@@ -35,29 +35,29 @@ def pick_of(asked: KeyValue, character_set: bytes, rules: Rules) -> Pick | None:
     if isinstance(asked, bytes):
         return None
     alternatives: list[list[Condition]] = []
-    wanted: dict[int, Pick | None] = {}
+    picks: dict[int, Pick | None] = {}
     for item in asked:
         keys: Mapping[int, KeyValue] = item.items if isinstance(item, Identifier) else item
         nested_set = (item.character_set if isinstance(item, Identifier) else b"") or character_set
         alternatives.append(conditions(keys, nested_set, rules))
-        wanted |= {tag: pick_of(value, nested_set, rules) for tag, value in keys.items()}
-    if not wanted:
+        picks |= {tag: pick_of(value, nested_set, rules) for tag, value in keys.items()}
+    if not picks:
         return None
 
     def pick(stored: bytes, zone: bytes) -> bytes:
         try:
-            found = items.contents(stored)
+            items_stored = items.contents(stored)
         except DataSetError:
             return b""
-        shown = [item for item in found if _meets_any(item, alternatives, zone)]
-        return items.joined([_picked(item, wanted, zone, rules.schema) for item in shown])
+        shown = [item for item in items_stored if _meets_any(item, alternatives, zone)]
+        return items.joined([_picked(item, picks, zone, rules.schema) for item in shown])
 
     return lru_cache(_REMEMBERED_MAX)(pick)
 
 
 def _meets_any(item: Sequence[Content], alternatives: Sequence[Sequence[Condition]], zone: bytes) -> bool:
     there = {tag: value if vr in BINARY_VRS or vr == "SQ" else value.rstrip(b" \0") for tag, vr, value in item}
-    return any(all(one.met_by(there, zone) for one in asked) for asked in alternatives)
+    return any(all(one.met_by(there, zone) for one in conditions) for conditions in alternatives)
 
 
 def _picked(item: Sequence[Content], wanted: Mapping[int, Pick | None], zone: bytes, schema: Schema) -> list[Content]:

@@ -37,15 +37,15 @@ class Scan:
         first = number + 1
         within = self.within
         prefix = keys.ID.pack(self.tag)
-        left = ROWS_MAX
+        remaining = ROWS_MAX
         with scope.txn.cursor(db=scope.environment.texts) as cursor:
             there = cursor.set_range(keys.PAIR.pack(self.tag, first >> BLOCK_BITS))
             while there and (key := cursor.key()).startswith(prefix):
-                if left <= 0:
+                if remaining <= 0:
                     yield -((keys.PAIR.unpack(key)[1] << BLOCK_BITS) - 1)
-                    left = ROWS_MAX
+                    remaining = ROWS_MAX
                 scope.explanation.keys_read += _STEP_ROWS
-                left -= _STEP_ROWS * len(self.pieces)
+                remaining -= _STEP_ROWS * len(self.pieces)
                 for row in islice(cursor.iternext(keys=False, values=True), _STEP_ROWS):
                     slots = _slots(row, self.pieces)
                     if not slots:
@@ -53,12 +53,12 @@ class Scan:
                     key = cursor.key()
                     if not key.startswith(prefix):
                         break
-                    left -= len(slots)
+                    remaining -= len(slots)
                     base = keys.PAIR.unpack(key)[1] << BLOCK_BITS
                     for slot in slots:
-                        found = base | slot
-                        if found >= first and (within is None or found in within):
-                            yield found
+                        study_number = base | slot
+                        if study_number >= first and (within is None or study_number in within):
+                            yield study_number
                 there = cursor.next()
 
 
@@ -76,32 +76,32 @@ class Sieve:
         get, table = scope.txn.get, scope.environment.texts
         block = -1
         row = b""
-        left = ROWS_MAX
-        for found in islice(self.ids, bisect_right(self.ids, number), None):
-            if found >> BLOCK_BITS != block:
-                block = found >> BLOCK_BITS
+        remaining = ROWS_MAX
+        for study_number in islice(self.ids, bisect_right(self.ids, number), None):
+            if study_number >> BLOCK_BITS != block:
+                block = study_number >> BLOCK_BITS
                 row = get(keys.PAIR.pack(self.tag, block), db=table) or b""
                 scope.explanation.keys_read += 1
-            if _holds(row, found & SLOTS, self.pieces):
-                yield found
-            left -= len(self.pieces)
-            if left <= 0:
-                yield -found
-                left = ROWS_MAX
+            if _holds(row, study_number & SLOTS, self.pieces):
+                yield study_number
+            remaining -= len(self.pieces)
+            if remaining <= 0:
+                yield -study_number
+                remaining = ROWS_MAX
 
 
 def _slots(row: bytes, pieces: Sequence[bytes]) -> Sequence[int]:
     """The slots with a text that may hold a piece, ascending."""
     if len(pieces) == 1 and pieces[0] not in row and CUT not in row:
         return ()
-    found = set()
+    slots = set()
     for piece in (*pieces, CUT):
         at = row.find(piece)
         while at >= 0:
-            found.add(row[row.rfind(START, 0, at) + 1] & SLOTS)
+            slots.add(row[row.rfind(START, 0, at) + 1] & SLOTS)
             following = row.find(START, at)
             at = row.find(piece, following) if following >= 0 else -1
-    return sorted(found)
+    return sorted(slots)
 
 
 def _holds(row: bytes, slot: int, pieces: Sequence[bytes]) -> bool:

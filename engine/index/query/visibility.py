@@ -33,7 +33,7 @@ class Current:
 
 def marks_between(environment: Environment, ranges: Iterable[tuple[int, int]]) -> dict[int, SegmentMark]:
     """The marks of segments with ids in these ranges, ends included; all as of one moment."""
-    found: dict[int, SegmentMark] = {}
+    marks: dict[int, SegmentMark] = {}
     with environment.reading() as txn, txn.cursor(db=environment.segments) as cursor:
         for first, last in ranges:
             is_there = cursor.set_range(keys.U64_KEY.pack(first))
@@ -41,9 +41,9 @@ def marks_between(environment: Environment, ranges: Iterable[tuple[int, int]]) -
                 segment_id = keys.U64_KEY.unpack(cursor.key())[0]
                 if segment_id > last:
                     break
-                found[segment_id] = decode_mark(cursor.value())
+                marks[segment_id] = decode_mark(cursor.value())
                 is_there = cursor.next()
-    return found
+    return marks
 
 
 def current_of(txn: Any, environment: Environment, sop_key: bytes) -> Current | None:
@@ -55,7 +55,7 @@ def current_of(txn: Any, environment: Environment, sop_key: bytes) -> Current | 
 
 def states(environment: Environment, entries: Sequence[Entry]) -> list[State | None]:
     """What has become of each of these records; None: the index does not know it."""
-    found: list[State | None] = []
+    states: list[State | None] = []
     with environment.reading() as txn:
         for entry in entries:
             sop_key = keys.bounded(entry.sop_instance_uid)
@@ -63,11 +63,11 @@ def states(environment: Environment, entries: Sequence[Entry]) -> list[State | N
             where = txn.get(sop_key, db=environment.sop_uids)
             row = txn.get(where, db=environment.instances) if where else None
             if row is not None and row.startswith(_START.pack(entry.stamp, position.segment_id, position.offset)):
-                found.append(State.CURRENT)
+                states.append(State.CURRENT)
                 continue
             value = txn.get(sop_key + b"\0" + told_key(entry.stamp, position), db=environment.history)
-            found.append(None if value is None else State(value[0]))
-    return found
+            states.append(None if value is None else State(value[0]))
+    return states
 
 
 def places_of_later(environment: Environment, sop_instance_uid: bytes, stamp: int) -> list[tuple[int, int]]:
@@ -75,11 +75,11 @@ def places_of_later(environment: Environment, sop_instance_uid: bytes, stamp: in
     sop_key = keys.bounded(sop_instance_uid)
     with environment.reading() as txn:
         current = current_of(txn, environment, sop_key)
-        found = [] if current is None or current.stamp <= stamp else [(current.segment_id, current.offset)]
+        places = [] if current is None or current.stamp <= stamp else [(current.segment_id, current.offset)]
         for record in read_history(txn, environment, sop_key):
             if record.target_stamp == stamp or (not record.target_stamp and record.stamp > stamp):
-                found.append((record.position.segment_id, record.position.offset))
-    return found
+                places.append((record.position.segment_id, record.position.offset))
+    return places
 
 
 def currents(environment: Environment, sop_instance_uids: Sequence[bytes]) -> list[Current | None]:

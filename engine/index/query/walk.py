@@ -45,8 +45,8 @@ class Walk:
         """Places looked at; whoever goes on in another transaction may begin at 0 again."""
         self._question = Question(scope.query.level, plan, scope.environment.schema)
         self._reaches_below = plan.reaches_below(scope.query.level)
-        asked = [*plan.computed, *(one for level in LEVELS for one in plan.conditions[level])]
-        weight = 1 + sum(one.test_count - 1 for one in asked) // _TESTS
+        conditions = [*plan.computed, *(one for level in LEVELS for one in plan.conditions[level])]
+        weight = 1 + sum(one.test_count - 1 for one in conditions) // _TESTS
         self._examined_max = max(EXAMINED_MAX // weight, 1)
         """Places looked at in one read transaction: fewer where each has to go through many tests."""
         # Where to go on: the ids, as in keys, of the last study or patient, series and instance that are done.
@@ -155,8 +155,8 @@ class Walk:
         if self.candidates.series_of is None:
             return place.counts()
         get, table = self.scope.txn.get, self.scope.environment.counts
-        wanted = self.candidates.series_of.get(place.study_id, ())
-        rows = ((series_id, get(place.study_id + series_id, db=table)) for series_id in wanted)
+        series_numbers = self.candidates.series_of.get(place.study_id, ())
+        rows = ((series_id, get(place.study_id + series_id, db=table)) for series_id in series_numbers)
         return ((series_id, row) for series_id, row in rows if row is not None)
 
     def _instance_rows(self, series_id: bytes, after: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -65,13 +65,13 @@ def _pages(environment: Environment) -> Iterator[list[tuple[Instance, bool]]]:
     while True:
         with environment.reading() as txn, txn.cursor(db=environment.instances) as cursor:
             page: list[tuple[Instance, bool]] = []
-            found = cursor.set_range(after + b"\0") if after else cursor.first()
-            while found and len(page) < PAGE:
+            has_row = cursor.set_range(after + b"\0") if after else cursor.first()
+            while has_row and len(page) < PAGE:
                 after = bytes(cursor.key())
                 instance = read_instance(txn, environment, after, cursor.value())
                 where = txn.get(keys.bounded(instance.sop_instance_uid.encode()), db=environment.sop_uids)
                 page.append((instance, where == after))
-                found = cursor.next()
+                has_row = cursor.next()
         yield page
         if len(page) < PAGE:
             return
@@ -96,8 +96,8 @@ def _fault(txn: ReadTxn, environment: Environment, record: Record, levels: _Leve
         row = txn.get(where, db=environment.instances) if where else None
         if where and row is not None and keys.INSTANCE.unpack_from(row)[1:3] == record.position[:2]:
             entry = Entry.unpack(record)
-            said, found = instance_of(entry), read_instance(txn, environment, where, row)
-            other = [name for name in _SAID if getattr(said, name) != getattr(found, name)]
+            stored, indexed = instance_of(entry), read_instance(txn, environment, where, row)
+            other = [name for name in _SAID if getattr(stored, name) != getattr(indexed, name)]
             if other:
                 return f"the index says otherwise of it: {', '.join(other)}; {HELP}"
             return levels.fault(where[:4], entry)
@@ -144,7 +144,7 @@ class _Levels:
             return "its series counts no instance"
         if study.statements == 1 and not study.facts.is_corrected and not entry.mark:
             for part, blob in zip(study.facts.parts, (entry.patient, entry.study), strict=True):
-                said = {tag: value for tag, value in blob_items(blob).items() if value.isascii()}
-                if any(tag in said and value.isascii() and value != said[tag] for tag, (_, value) in part.items()):
+                values = {tag: value for tag, value in blob_items(blob).items() if value.isascii()}
+                if any(tag in values and value.isascii() and value != values[tag] for tag, (_, value) in part.items()):
                     return "what it says of its study is not what the instance says"
         return ""

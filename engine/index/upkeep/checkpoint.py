@@ -74,9 +74,9 @@ class Checkpointer:
     def _start(self) -> None:
         """While nobody can commit: pins the present state, and takes the file over if it speaks of just that."""
         pin = self._environment.begin_pin()
-        found = read_file(self._directory, self._files)
-        if found is not None and found.kind != Kind.VOID and found.meta_page == self._meta_page_of(pin):
-            self._checkpointed_id = found.transaction_id
+        checkpoint = read_file(self._directory, self._files)
+        if checkpoint is not None and checkpoint.kind != Kind.VOID and checkpoint.meta_page == self._meta_page_of(pin):
+            self._checkpointed_id = checkpoint.transaction_id
         else:
             checkpoint_file.write_void(self._directory, self._files)
             self._checkpointed_id = -1

@@ -28,8 +28,8 @@ class Guard:
         identity = self._files.identity(self._path)
         if identity is not None and identity == self._void:
             return
-        found = read_file(self._directory, self._files)
-        if found is None or found.kind != Kind.VOID or found.boot_id != boot.boot_id():
+        checkpoint = read_file(self._directory, self._files)
+        if checkpoint is None or checkpoint.kind != Kind.VOID or checkpoint.boot_id != boot.boot_id():
             checkpoint_file.write_void(self._directory, self._files)
         self._void = self._files.identity(self._path)
 

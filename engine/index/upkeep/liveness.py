@@ -82,11 +82,11 @@ def _is_instance_alive(
         return False  # see `is_copied`
     asked = sop_key, position.segment_id
     if asked not in needed:  # one answer for all dead records that a UID has in a segment: there may be thousands
-        told = read_history(txn, environment, sop_key)
+        records = read_history(txn, environment, sop_key)
         if current is not None and row:
             current.transfer_syntax_uid = read_name(txn, environment, keys.INSTANCE.unpack_from(row)[11])
-            told.append(current)
-        needed[asked] = is_needed(in_order(told), position.segment_id)
+            records.append(current)
+        needed[asked] = is_needed(in_order(records), position.segment_id)
     return needed[asked]
 
 
@@ -121,16 +121,16 @@ def _is_tombstone_alive(txn: ReadTxn, environment: Environment, tombstone: Tombs
 
 def killed_by(txn: ReadTxn, environment: Environment, sop_key: bytes, stamp: int, target_stamp: int) -> list[int]:
     """The segments in which records of a UID lie that a tombstone of this stamp and target keeps dead."""
-    found = []
+    positions = []
     prefix = sop_key + b"\0"
     if target_stamp:
         prefix += target_stamp.to_bytes(8, "big")
         for key, _ in scan_prefix(txn, environment.quarantine, prefix):
-            found.append(keys.PLACE.unpack(key[-keys.PLACE.size :])[0])
+            positions.append(keys.PLACE.unpack(key[-keys.PLACE.size :])[0])
     for key, value in scan_prefix(txn, environment.history, prefix):
         if value[1] == Kind.INSTANCE:
             order_stamp, _, segment_id, _ = keys.TOLD.unpack(key[-keys.TOLD.size :])
             if order_stamp >= stamp:
                 break
-            found.append(segment_id)
-    return found
+            positions.append(segment_id)
+    return positions

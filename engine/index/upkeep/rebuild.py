@@ -120,21 +120,21 @@ def replay(
         is_sealed = {segment_id for segment_id, mark in marks.items() if mark.sealed}
         report.put_right = put_right(files, log_directory, [number for number in present if number not in is_sealed])
         present = list_segments(log_directory, files)
-    wanted = set(present) if only is None else set(only)
-    for segment_id in sorted(marks.keys() & wanted if only is not None else marks.keys()):
+    segment_ids = set(present) if only is None else set(only)
+    for segment_id in sorted(marks.keys() & segment_ids if only is not None else marks.keys()):
         if segment_id not in present and marks[segment_id].live_count:
             report.add_lost(Damage(segment_id, 0, marks[segment_id].indexed_bytes, "the segment file is gone"))
     for segment_id in sorted(known.sealed.keys() - marks.keys() - set(present) if only is None else ()):
         # Asked once more: it may have been removed, or renamed, a moment ago.
         report.add_lost(*recover_segment(files, log_directory, segment_id, FIRST_RECORD, known=known).damage)
-    news = [
+    new_marks = [
         segment_id
         for segment_id in present
-        if segment_id in wanted and not (segment_id in marks and marks[segment_id].sealed)
+        if segment_id in segment_ids and not (segment_id in marks and marks[segment_id].sealed)
     ]
-    for done, segment_id in enumerate(news):
+    for done, segment_id in enumerate(new_marks):
         if progress is not None:
-            progress("segments", done, len(news))
+            progress("segments", done, len(new_marks))
         mark = marks.get(segment_id)
         if archive_id and mark is None and _is_foreign(store, segment_id, archive_id):
             report.findings.append(Damage(segment_id, 0, 0, "the segment belongs to another archive"))
@@ -142,10 +142,10 @@ def replay(
         if follow:
             _follow_segment(index, log_directory, files, segment_id, mark, report)
             continue
-        has_gone_on = partial(went_on, files, log_directory, segment_id, present)
-        _replay_segment(index, log_directory, files, store, segment_id, mark, report, seal, known, has_gone_on)
+        has_grown = partial(went_on, files, log_directory, segment_id, present)
+        _replay_segment(index, log_directory, files, store, segment_id, mark, report, seal, known, has_grown)
     if progress is not None:
-        progress("segments", len(news), len(news))
+        progress("segments", len(new_marks), len(new_marks))
     return report
 
 
@@ -167,7 +167,7 @@ def _replay_segment(
     report: Report,
     seal: bool,
     known: Known,
-    has_gone_on: Callable[[], bool],
+    has_grown: Callable[[], bool],
 ) -> None:
     start = mark.indexed_bytes if mark is not None else FIRST_RECORD
     try:
@@ -177,25 +177,25 @@ def _replay_segment(
         if load_sealed(index, store, segment_id, start, report, known):
             report.segments += 1
             return
-        found = recover_segment(files, log_directory, segment_id, start, seal=seal, known=known, went_on=has_gone_on)
+        recovered = recover_segment(files, log_directory, segment_id, start, seal=seal, known=known, went_on=has_grown)
     except (StorageFailed, StorageFull, StoreUnreachable, IndexError_):
         raise
     except EngineError as error:
         report.findings.append(Damage(segment_id, start, 0, str(error)))
         return
     report.segments += 1
-    report.torn += bool(found.torn)
-    report.findings.extend(found.damage)
-    if found.is_final:
-        report.lost += [damage for damage in found.damage if damage.was_synced]
-    is_large = found.sealed and len(found.records) > BATCH
+    report.torn += bool(recovered.torn)
+    report.findings.extend(recovered.damage)
+    if recovered.is_final:
+        report.lost += [damage for damage in recovered.damage if damage.was_synced]
+    is_large = recovered.sealed and len(recovered.records) > BATCH
     if is_large and load_sealed(index, store, segment_id, start, report, known):
         return
-    for at in range(0, len(found.records), BATCH):
-        _apply(index, found.records[at : at + BATCH], report)
-    if found.written_bytes:
-        marks = {segment_id: SegmentMark(found.written_bytes, True)} if found.sealed else {}
-        index.apply([], marks=marks, covered={segment_id: found.written_bytes})
+    for at in range(0, len(recovered.records), BATCH):
+        _apply(index, recovered.records[at : at + BATCH], report)
+    if recovered.written_bytes:
+        marks = {segment_id: SegmentMark(recovered.written_bytes, True)} if recovered.sealed else {}
+        index.apply([], marks=marks, covered={segment_id: recovered.written_bytes})
 
 
 def load_sealed(
@@ -237,18 +237,18 @@ def _follow_segment(
 ) -> None:
     start = mark.indexed_bytes if mark is not None else FIRST_RECORD
     try:
-        found = read_segment(files, log_directory, segment_id, start)
+        content = read_segment(files, log_directory, segment_id, start)
     except EngineError as error:
         report.findings.append(Damage(segment_id, start, 0, str(error)))
         return
     report.segments += 1
-    report.findings.extend(found.damage)
-    if not found.sealed and found.written_bytes <= start:
+    report.findings.extend(content.damage)
+    if not content.sealed and content.written_bytes <= start:
         return
-    for at in range(0, len(found.records), BATCH):
-        _apply(index, found.records[at : at + BATCH], report)
-    marks = {segment_id: SegmentMark(found.written_bytes, True)} if found.sealed else {}
-    index.apply([], marks=marks, covered={segment_id: found.written_bytes})
+    for at in range(0, len(content.records), BATCH):
+        _apply(index, content.records[at : at + BATCH], report)
+    marks = {segment_id: SegmentMark(content.written_bytes, True)} if content.sealed else {}
+    index.apply([], marks=marks, covered={segment_id: content.written_bytes})
 
 
 def _apply(index: Catalog, records: list[Record], report: Report) -> None:

@@ -40,8 +40,8 @@ def is_clean(directory: str, files: Files) -> bool:
 
     For who must not write: a medium, a foreign archive. False also when that cannot be told.
     """
-    found = read_file(directory, files)
-    if found is None or found.kind != Kind.CLEAN:
+    checkpoint = read_file(directory, files)
+    if checkpoint is None or checkpoint.kind != Kind.CLEAN:
         return False
     try:
         users_fd = files.open(f"{directory}/users", os.O_RDONLY)
@@ -52,11 +52,11 @@ def is_clean(directory: str, files: Files) -> bool:
             files.close(users_fd)
         data_fd = files.open(f"{directory}/data.mdb", os.O_RDONLY)
         try:
-            metas = files.pread(data_fd, 2 * len(found.meta_page), 0)
+            metas = files.pread(data_fd, 2 * len(checkpoint.meta_page), 0)
             return (
-                newest_meta_page(metas) == found.meta_page
-                and not data_file.meta_fault(found.meta_page, files.size(data_fd))
-                and data_file.is_as_summed(directory, files, data_fd, found.transaction_id)
+                newest_meta_page(metas) == checkpoint.meta_page
+                and not data_file.meta_fault(checkpoint.meta_page, files.size(data_fd))
+                and data_file.is_as_summed(directory, files, data_fd, checkpoint.transaction_id)
             )
         finally:
             files.close(data_fd)
