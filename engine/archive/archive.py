@@ -5,7 +5,7 @@ guest    a process beside a running keeper: a worker, or an import into a runnin
 auto     keeper if nobody is, else guest; where nothing can be written, reader
 reader   writes nothing at all (see `archive.readonly`)
 
-Of a replica (see `archive.layout`) everybody only reads; `writer` gives one that refuses.
+Every process only reads a replica (see `archive.layout`): its `writer` refuses each instance.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ UIDS_AT_ONCE = 500
 
 @dataclass(frozen=True, slots=True)
 class StorageOptions:
-    """What a writing process wants of its log."""
+    """How a process writes its log."""
 
     segment_bytes: int = 1 << 30
     disk_reserve_bytes: int = 0
@@ -221,7 +221,7 @@ class Archive:
         self._fail_stores(error)
 
     def _fail_stores(self, error: EngineError) -> None:
-        """What is on the disk is unknown: this process stores and syncs no more."""
+        """After a failed write or sync the state of the disk is unknown: this process stores and syncs no more."""
         if isinstance(error, StorageFailed):
             if self._writer is not None:
                 self._writer.log.fail(error)
@@ -346,7 +346,7 @@ class Archive:
         return self.parts.index.search(query, explanation)
 
     def find_steps(self, query: Query, explanation: Explanation | None = None) -> Iterator[Match | None]:
-        """As `find`, with a None where the search may be left for a while: for who has others to serve."""
+        """As `find`; yields None at points where the caller may do other work."""
         return self.parts.index.search_steps(query, explanation)
 
     def ordered_steps(
@@ -397,7 +397,7 @@ class Archive:
 
     @property
     def secret(self) -> bytes:
-        """What nobody outside knows, the same in all processes: for what must not be guessed."""
+        """A secret that all processes of this archive share: use it to make values that nobody may guess."""
         return self.parts.layout.archive_id
 
     def instance(self, sop_instance_uid: str) -> Instance | None:
@@ -455,11 +455,11 @@ class Archive:
         return deletion.delete(self.parts, lambda: doomed, level=level, actor=actor, reason=reason, dry_run=dry_run)
 
     def set_holds(self, study_instance_uids: Sequence[str], *, actor: Principal, reason: str) -> list[str]:
-        """Puts studies on legal hold, there or not; those that were not yet. See `holds`."""
+        """Puts studies on legal hold, stored or not. Returns those that were not on hold before. See `holds`."""
         return holds.change(self.parts, study_instance_uids, is_set=True, actor=actor, reason=reason)
 
     def release_holds(self, study_instance_uids: Sequence[str], *, actor: Principal, reason: str) -> list[str]:
-        """Ends legal holds; those that were."""
+        """Ends legal holds. Returns the studies that were on hold."""
         return holds.change(self.parts, study_instance_uids, is_set=False, actor=actor, reason=reason)
 
     def holds(self) -> list[Hold]:
@@ -477,7 +477,7 @@ class Archive:
         return self.parts.files.free_bytes(str(self.parts.layout.segments))
 
     def epoch_id(self) -> bytes:
-        """What tells ids of this index from those of another, or of another time; b"" when nothing does."""
+        """The epoch in which the ids of this index are valid; b"" when it has none."""
         return self.parts.index.epoch_id()
 
     def damage(self) -> list[DamageRow]:
@@ -489,11 +489,11 @@ class Archive:
         return self.parts.index.conflicts()
 
     def losses(self) -> list[Loss]:
-        """What is lost for good, and nobody has acknowledged. Raises StorageError."""
+        """Losses that nobody has acknowledged. Raises StorageError."""
         return losses.outstanding(self.parts.layout, self.parts.files, self.parts.index)
 
     def acknowledge_losses(self, segment_ids: Collection[int] | None, *, actor: Principal) -> list[Loss]:
-        """Says of losses, in these segments or in all, that somebody knows of them; which they were."""
+        """Acknowledges the losses in these segments (None: in all), and returns them."""
         return losses.acknowledge(self.parts.layout, self.parts.files, self.parts.index, segment_ids, actor=actor)
 
     def survey(self) -> Survey:
@@ -511,11 +511,11 @@ class Archive:
         return Watch(self.parts.layout, loop)
 
     def feed_writer(self, options: FeedOptions) -> FeedWriter:
-        """What writes the feed; one in an archive, with its keeper. Raises StorageError, StorageFull."""
+        """The writer of the feed. An archive has one, in its keeper. Raises StorageError, StorageFull."""
         return FeedWriter(self.parts.layout, self.parts.files, self.parts.index, options)
 
     def feed_destinations(self) -> Destinations:
-        """How far the machines are that the feed is delivered to."""
+        """The machines that the feed is delivered to, and how far each has come."""
         return Destinations(self.parts.layout, self.parts.files)
 
     def delivering(self) -> AbstractContextManager[None]:
@@ -523,7 +523,7 @@ class Archive:
         return locks.webhooks(self.parts.layout, self.parts.files)
 
     def switch_feed_off(self) -> None:
-        """No feed is written; a compaction waits for none."""
+        """Switches the feed off: compaction no longer waits for it."""
         switch_off(self.parts.layout, self.parts.files)
 
     # -- what a server needs --------------------------------------------------------------------
@@ -565,7 +565,7 @@ class Archive:
         reserve_file.make(self.parts.layout, self.parts.files)
 
     def watch_writers(self, counters: MutableMapping[str, int]) -> WriterWatch:
-        """Sees to it that no process keeps the index to itself."""
+        """A watch that ends index transactions in which another process has stopped."""
         index = self.parts.index
         return WriterWatch(index.writing_process, index.turn_path, counters)
 
@@ -583,7 +583,7 @@ class Archive:
             writer.close()
         parts.reader.close()
         if parts.keeper is not None:
-            # What a failed log has written is for the next start to judge: no checkpoint may say that it is safe.
+            # After a failure only the next start may judge what the log has written. Do not checkpoint it as safe.
             parts.keeper.close(clean=all(writer.log.failed is None for writer in writers))
         elif parts.unwritten is not None:
             parts.unwritten.close()

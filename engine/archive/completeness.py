@@ -1,7 +1,8 @@
-"""Whether a stored data set is all there: looked for in its element headers, no value is read.
+"""Whether a stored data set is complete. Walks its element headers and reads no value.
 
-What came in cut before that was found out on the way in, or from a peer that `accept_truncated` allows it, is stored as
-it came. Whoever vouches for an instance asks here: storage commitment, `filmroom check`, and the duplicate rule.
+Some stored data sets are truncated: those that came in before ingest checked for it, and those of a peer that may send
+them (`accept_truncated`). Ask here before you vouch for an instance, as storage commitment, `filmroom check` and the
+duplicate rule do.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
     from engine.storage.reader import LogReader
 
 LIMITS: Final = elements.ScanLimits(nesting_depth_max=512, element_count_max=100_000_000)
-"""What has been stored has been within the limits of its day."""
+"""No limits: a stored data set was within the limits of the version that took it in."""
 
 
 def head_of(reader: LogReader, instance: Instance) -> elements.Head:
-    """What is found in a stored data set, `cut` included. Blocks. Raises CorruptRecord, DataSetError."""
+    """The head of a stored data set; `cut` says where it ends early. Blocks. Raises CorruptRecord, DataSetError."""
     position = instance.position
     syntax = transfer_syntax.of(instance.transfer_syntax_uid)
 
@@ -35,7 +36,7 @@ def head_of(reader: LogReader, instance: Instance) -> elements.Head:
 
 
 def cut_of(reader: LogReader, instance: Instance) -> str:
-    """Where a stored data set ends early; "" if it does not, or cannot be read: that is damage, and another matter."""
+    """Where a stored data set ends early. "": it is complete, or it cannot be read, which counts as damage instead."""
     try:
         return head_of(reader, instance).cut
     except (CorruptRecord, DataSetError):

@@ -4,8 +4,8 @@
     a reader         `note_damage`: the instance it could not read, unless that lies elsewhere by now
     a scrub          `lifecycle.damage.SegmentDamage`: the faults of a whole segment
 
-A row stays until a re-send has healed the instance, or a scrub finds the place whole or not needed any more. A new row
-is one line in the log: UID, segment, offset, and never a word of what is in the data set.
+A row stays until a re-send has healed the instance, or a scrub finds the place whole or no longer needed. Each new row
+is logged in one line with UID, segment and offset, and with nothing from the data set.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def note_damage(index: Catalog, stored: Instance, error: CorruptRecord) -> None:
             return
         index.note_damage(segment_id, offset, uid, str(error), time.time_ns())
     except EngineError as failure:
-        # What is damaged stays damaged, and whoever reads it next will say so again.
+        # The instance stays damaged, so its next reader notes it again.
         logger.error("damage could not be noted", reason=str(failure))
     Damaged(stored.sop_instance_uid, segment_id, offset, str(error)).log()
 

@@ -2,11 +2,12 @@
 
     {"crc32c": <of the bytes of set>, "set": {"format": 1, "number": …, "attributes": [{"tag": …, "level": …, …}, …]}}
 
-Written to a temporary name, synced, renamed. Nobody decides for himself: the keeper whose configuration has a file (a
-server at its start, `filmroom reindex`) records the set that this describes, with the next number if it is another one;
-everybody else takes over what is recorded,
-whatever his configuration says, so that an import with another file stores as the server does. No file: no extra
-attributes, ever. What follows from a set is `dicom.schema`'s; what is stored already `lifecycle.reindex` sees to.
+Written to a temporary name, synced, renamed. Only the keeper may change the set: a keeper that was started with a
+configuration file (a server, `filmroom reindex`) records the set that the file describes, and gives a changed set the
+next number. Every other process loads the recorded set, whatever its own configuration says, so that an import with
+another file stores as the server does. Without attributes.json the archive has no extra attributes.
+
+`dicom.schema` derives from a set what the index keeps; `lifecycle.reindex` applies a new set to stored instances.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def _path(layout: Layout) -> str:
 
 
 def configured(config: Config) -> ExtraSet | None:
-    """The set that a configuration describes; None if it has no file that could say. Raises ConfigError."""
+    """The set that a configuration describes. None: no configuration file was given. Raises ConfigError."""
     return None if config.attributes is None else extra.of(config.attributes)
 
 
@@ -62,7 +63,7 @@ def has_record(layout: Layout, files: Files) -> bool:
 
 
 def recorded(layout: Layout, files: Files) -> ExtraSet:
-    """The set of an archive. Raises StorageError when it cannot be read: nothing may be stored under another one."""
+    """The recorded set. Raises StorageError when it cannot be read: storing under another set would be wrong."""
     path = _path(layout)
     try:
         fd = files.open(path, os.O_RDONLY)
@@ -85,26 +86,26 @@ def recorded(layout: Layout, files: Files) -> ExtraSet:
 
 
 def schema_of(data: Path) -> Schema:
-    """What the archive in `data` keeps, without opening it. Raises StorageError."""
+    """The schema of the archive in `data`, which is not opened. Raises StorageError."""
     files = Files()
     return Schema(recorded(open_layout(data, files, create=False), files))
 
 
 def choose(layout: Layout, files: Files, configured: ExtraSet | None) -> ExtraSet:
-    """The set of an archive as it is recorded, or of a keeper with a configuration the one that it is to have."""
+    """The set to use: the configured one if there is one (pass it for a keeper only), else the recorded one."""
     if configured is None:
         return recorded(layout, files)
     try:
         before = recorded(layout, files)
     except StorageError as error:
         logger.warning("the record of the extra attributes is made anew", reason=str(error))
-        # A number that none of those before has had.
+        # Never give a number twice.
         return ExtraSet(configured.extras, time.time_ns())
     return before if before.extras == configured.extras else ExtraSet(configured.extras, before.number + 1)
 
 
 def settle(layout: Layout, files: Files, chosen: ExtraSet, *, is_keeper: bool) -> ExtraSet:
-    """Records the chosen set; returns the one that holds: where the disk is full, the one that was recorded before.
+    """Records the chosen set and returns the set in force: the one recorded before, if the disk is full.
 
     Raises ArchiveInUse when another process keeps the archive under another set.
     """

@@ -1,6 +1,6 @@
-"""What becomes of a folder that has no archive.json: a new archive, an archive that has lost it, or no archive at all.
+"""Decides what to do with a folder without archive.json: make a new archive, restore a lost archive.json, or refuse.
 
-missing, empty, or what a start that was killed has left     a new archive
+missing, empty, or the remains of a start that was killed    a new archive
 segments whose headers all name one archive                  archive.json is made anew with that id, and said so
 segments of several archives, a replica, anything else       StorageError: nothing is made and nothing is changed
 """
@@ -24,9 +24,9 @@ _NAMES_MAX = 3
 
 
 def lost_id(data: Path, files: Files) -> bytes | None:
-    """The id of the archive whose segments lie here without archive.json; None when there are no segments.
+    """The id of the archive whose segments lie here without archive.json. None: there are no segments.
 
-    Raises StorageError when they do not say it, or when this was a replica.
+    Raises StorageError when the segments do not name one archive, or when this was a replica.
     """
     directory = str(data / "segments")
     segment_ids = list_segments(directory, files) if files.exists(directory) else []
@@ -53,7 +53,7 @@ def _archive_id(directory: str, segment_id: int, files: Files) -> bytes | None:
 
 
 def refuse_foreign(data: Path, files: Files) -> None:
-    """Raises StorageError when there is anything in the folder that a new archive would lie among."""
+    """Raises StorageError when the folder holds files of somebody else."""
     if not files.exists(str(data)):
         return
     try:

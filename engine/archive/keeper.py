@@ -1,7 +1,7 @@
-"""The one process that keeps an archive: brings the index up, checkpoints it, syncs what is written behind.
+"""The keeper: the one process that recovers the index, checkpoints it, and syncs what was written behind.
 
-The keeper is whoever holds the flock on DATA/keeper.lock: a server's supervisor, or an import into a stopped archive.
-Everybody else is a guest and only appends, applies and reads.
+The keeper is the process that holds the flock on DATA/keeper.lock: a server's supervisor, or an import into a stopped
+archive. Every other process is a guest, which only appends, applies and reads.
 
 At start, under the lock:    restore (after a power loss) → open → replay the tails of unsealed segments → checkpoint
 While it runs:               every `interval_s` with something new: checkpoint = sync the log, then the index
@@ -46,8 +46,8 @@ from engine.storage.segment_store import LocalSegments
 logger = log.get("archive.keeper")
 
 TRIES = 3
-"""How often in a row the keeper's work may fail in a way that nobody has foreseen before the process gives up: what is
-written behind must not stay unsynced, and a second without memory must not end a server."""
+"""Unexpected failures in a row after which the process gives up. More than one, since a second without memory must not
+end a server; few, since records written behind must not stay unsynced."""
 
 _UNTOUCHED = frozenset((Restored.CLEAN, Restored.IN_USE))
 
@@ -56,7 +56,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class KeeperLock:
-    """The lock itself: whoever holds it is the keeper, until `close` or its death."""
+    """The keeper's lock: its holder is the keeper until `close` or the end of the process."""
 
     def __init__(self, layout: Layout, files: Files) -> None:
         """Takes the lock. Raises ArchiveInUse when another process has it, StorageError when it cannot be opened."""
@@ -75,7 +75,7 @@ class KeeperLock:
             raise
 
     def _note_pid(self) -> None:
-        """For people; on a full disk there is none."""
+        """Writes the process id into the lock file, for people to read. A full disk leaves it out."""
         try:
             self._files.truncate(self._fd, 0)
             self._files.pwritev(self._fd, [f"{os.getpid()}\n".encode()], 0)
@@ -94,19 +94,19 @@ class KeeperLock:
 
 
 def sync_log(index: Catalog, reader: LogReader) -> dict[int, SegmentMark]:
-    """Makes durable whatever the index points to: syncs every segment that is not sealed. The marks it went by."""
+    """Syncs every unsealed segment, so that all that the index points to is durable. Returns the marks it used."""
     marks = index.segment_marks()
     for segment_id, mark in marks.items():
         if not mark.sealed:
             try:
                 reader.sync(segment_id)
             except SegmentGone:
-                continue  # the replay has reported it, and there is nothing to sync
+                continue  # the replay has reported the missing segment
     return marks
 
 
 class Keeper:
-    """Holds the lock, and with it the duties above, from construction to `close`."""
+    """Keeps the archive, as the head of this module describes, from construction to `close`."""
 
     def __init__(
         self, layout: Layout, files: Files, progress: Progress | None = None, schema: Schema = STANDARD
@@ -137,7 +137,7 @@ class Keeper:
             raise
 
     def _open_index(self) -> Catalog:
-        """The index; one of another version of this engine, or damaged, is thrown away, for the replay to make anew."""
+        """Opens the index. Throws it away if it is damaged or of another version: the replay then makes a new one."""
         try:
             return Catalog.open(self._layout.index, files=self._files, schema=self._schema)
         except IndexOutdated as error:
@@ -158,7 +158,7 @@ class Keeper:
             self._bring_up(Restored.DISCARDED, progress)
 
     def _renew_epoch_id(self, restored: Restored) -> None:
-        """Ids that were given away mean nothing any more when what is replayed may get others."""
+        """Begins a new epoch of ids, since a replay may give entities other ids than clients have seen."""
         if restored is Restored.CHECKPOINT or not self.index.epoch_id():
             try:
                 self.index.renew_epoch_id()
@@ -168,7 +168,7 @@ class Keeper:
     def _bring_up(self, restored: Restored, progress: Progress | None) -> None:
         try:
             self._renew_epoch_id(restored)
-            # Before anything is written: from here on a power cut costs no more than the replay again.
+            # Checkpoint before anything is written: a power cut from here on costs only another replay.
             self._checkpointer = self.index.checkpointer(self._sync_log)
             try:
                 report = self._replay("replayed", progress)
@@ -187,7 +187,7 @@ class Keeper:
         self._marks = sync_log(self.index, self._reader)
 
     def _note_sealed(self, marks: Mapping[int, SegmentMark], *, is_complete: bool = False) -> None:
-        """What cannot be noted now is noted at the next checkpoint."""
+        """Notes sealed segments in the register. A note that fails now is made at the next checkpoint."""
         if self._follows:
             return
         try:
@@ -206,7 +206,7 @@ class Keeper:
             known=NOTHING_KNOWN if self._follows else self.register.load(),
         )
         for finding in map(str, report.findings):
-            # Who follows a log comes by the same damage again and again.
+            # A replica's keeper meets the same damage at each look: log it once.
             if finding not in self._reported:
                 logger.error("damage in the log", finding=finding)
             if self._follows:
@@ -220,7 +220,10 @@ class Keeper:
         return report
 
     def _settle_ledger(self, restored: Restored, report: rebuild.Report) -> set[int]:
-        """What the log has lost of deletions, holds and corrections holds again; the segments of which nothing is."""
+        """Restores lost tombstones, holds and corrections from the ledger's copy.
+
+        Returns the segments of which nothing is lost any more.
+        """
         copy = LedgerCopy(self._layout, self._files)
         is_certain = restored in _UNTOUCHED and not report.records and not report.lost
         if is_certain and not copy.must_settle():
@@ -228,7 +231,7 @@ class Keeper:
         return copy.settle(self.index, report.lost, self.register.record_counts())
 
     def _keep_losses(self, report: rebuild.Report, healed: Collection[int] = ()) -> None:
-        """What is lost stays known until somebody acknowledges it; on a full disk the next start finds it again."""
+        """Notes losses, until somebody acknowledges them. On a full disk the next start notes them."""
         damages = [damage for damage in report.lost if damage.segment_id not in healed]
         try:
             losses.note(self._layout, self._files, losses.of_damage(damages, time.time_ns()))
@@ -236,21 +239,21 @@ class Keeper:
             logger.error("losses cannot be noted", reason=str(error))
 
     def _checkpoint_or_warn(self) -> None:
-        """A full disk must not keep anybody from reading; the next checkpoint may find room."""
+        """Checkpoints; a full disk is only a warning, since everything can still be read."""
         try:
             self._checkpointer.checkpoint()
         except StorageFull as error:
             logger.warning("no checkpoint, the disk is full", error=str(error))
 
     def recover_dead_writers(self) -> None:
-        """Replays and seals the segments that no living process writes any more."""
+        """Replays and seals the segments of writers that have died."""
         with self._one_at_a_time, self._final_failures():
             self.index.reader_check()
             self._keep_losses(self._replay("recovered"))
 
     @contextmanager
     def _final_failures(self) -> Iterator[None]:
-        """After a failed write or sync this process syncs nothing any more, and its end is not a clean one."""
+        """Turns a failed write or sync into the end of this keeper: it syncs no more and does not close cleanly."""
         try:
             yield
         except StorageFailed as error:
@@ -260,7 +263,7 @@ class Keeper:
     def start(self, interval_s: float, on_failure: Callable[[EngineError], None]) -> None:
         """Checkpoints in a thread every `interval_s`; `on_failure` is called from it, once, and ends it.
 
-        Nothing but a failure ends the thread: without it nothing that is written behind would be synced any more.
+        Only a failure may end the thread: it alone syncs what was written behind.
         """
 
         def fail(error: EngineError) -> None:
@@ -293,7 +296,7 @@ class Keeper:
         self._thread = guards.start("keeper", run, crashed)
 
     def follow(self) -> None:
-        """Of a replica: applies what has come into its log."""
+        """Applies new records of a replica's log."""
         with self._one_at_a_time:
             try:
                 self._replay("followed")
@@ -301,7 +304,7 @@ class Keeper:
             except OSError as error:
                 raise StorageError(f"the replica's log cannot be read: {error.strerror}") from error
             for segment_id, mark in self.index.segment_marks().items():
-                # Compacted at the source: its records lie elsewhere by now.
+                # The source has compacted it: its records lie elsewhere now.
                 if segment_id not in present and not mark.live_count:
                     self.index.forget_segment(segment_id, [])
                     self._reader.drop(segment_id)
@@ -310,7 +313,7 @@ class Keeper:
         """Makes everything written so far durable, if anything is new."""
         with self._one_at_a_time, self._final_failures():
             self._reader.sweep()
-            # Of guests too, which nobody else sees die: what they have read would be kept in the index for ever.
+            # Clear the readers of dead guests too: LMDB would keep the pages that they read for ever.
             self.index.reader_check()
             if self._checkpointer.needs_checkpoint():
                 self._checkpointer.checkpoint()

@@ -20,10 +20,11 @@
     DATA/segments/*.seg       the log: the truth
     DATA/index/               LMDB, derived from the log; may be deleted while nothing runs
 
-A replica (`archive.copies.replica`) is an archive whose log somebody else writes: it is read, and takes nothing in. The
-lineage tells apart what has the same id but another history: a restored archive or a promoted replica gets a new one.
+A replica (`archive.copies.replica`) is an archive whose log another machine writes: processes here only read it. The
+lineage tells archives with one id and different histories apart: a restored archive or a promoted replica gets a new
+one.
 
-No name in here is ever made from a UID, an AE title or anything else that a peer sent.
+Never make a name in here from a UID, an AE title or anything else that a peer sent.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ FORMAT = 1
 DESCRIPTION_BYTES_MAX = 4096
 
 RESTORING = "restore.json"
-"""There while `archive.copies.restore` is at work: what lies beside it is no archive yet."""
+"""This file exists while `archive.copies.restore` works: the folder is no archive yet."""
 
 ARCHIVE = "archive"
 REPLICA = "replica"
@@ -59,7 +60,7 @@ class Layout:
 
     data: Path
     archive_id: bytes
-    """16 bytes, in every segment header: a segment of another archive is never taken for ours."""
+    """16 bytes, in every segment header, so that a segment of another archive is never taken for ours."""
     role: str = ARCHIVE
     """ARCHIVE or REPLICA."""
     lineage: str = ""
@@ -138,7 +139,7 @@ def describe(layout: Layout, files: Files) -> None:
 
 
 def new_lineage() -> str:
-    """For an archive that begins where another one was left."""
+    """A lineage for an archive that goes on from the state of another one."""
     return uuid.uuid4().hex
 
 
@@ -167,10 +168,10 @@ def _read(path: str, files: Files) -> bytes:
 
 
 def make_folders(data: Path, files: Files) -> None:
-    """Those of an archive, with every parent that is missing; each is durable before anything is put into it."""
+    """Makes the archive's folders and their missing parents; each is durable before anything is put into it."""
     try:
         missing = [folder for folder in data.absolute().parents if not files.exists(str(folder))]
-        # The others may be there and not durable: a start that was killed.
+        # Sync existing folders too: a start that was killed may have left them unsynced.
         for folder in (*reversed(missing), data, data / "segments", data / "index"):
             files.make_directory(str(folder))
             files.sync_directory(str(folder.parent))
@@ -179,7 +180,7 @@ def make_folders(data: Path, files: Files) -> None:
 
 
 def _found(data: Path, description: Path, files: Files, *, create: bool) -> bool:
-    """Makes archive.json where there is none; whether the archive is a new one. Raises StorageError."""
+    """Makes a missing archive.json. Returns whether the archive is new. Raises StorageError."""
     found_id = founding.lost_id(data, files)
     if not create:
         if found_id is not None:
@@ -202,7 +203,7 @@ def _create(data: Path, description: Path, files: Files, archive_id: bytes) -> N
     content = orjson.dumps({"format": FORMAT, "archive_id": archive_id.hex(), "created": _now()})
     temporary = f"{description}.{os.getpid()}"
     _write(temporary, content, files)
-    # Two processes that start at once: the one that renames first wins, the other takes its archive.
+    # When two processes start at once, the first rename wins and the other process uses that archive.
     try:
         files.link(temporary, str(description))
     except FileExistsError:

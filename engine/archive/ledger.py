@@ -4,8 +4,8 @@
         stamp = ledger.next_stamp(newest)    above everything that the record is about
         ledger.write([tombstone, ...])       append, sync, second copy (`lifecycle.ledger_copy`), one index transaction
 
-It has segments of its own, apart from the log that ingests: the reserve of the disk does not hold for it, and another
-thread may use it. `with_reserve` removes the reserve file when the disk is full, and tries once more.
+The ledger has segments of its own, apart from those of ingest: it may use the disk space that ingest leaves free, and
+another thread may write to it. `with_reserve` removes the reserve file when the disk is full, and tries once more.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ class Ledger:
 
     @property
     def opened(self) -> Writer | None:
-        """Its writer, if anything has been written."""
+        """The writer, if anything has been written."""
         return self._writer
 
     def writer(self) -> Writer:
-        """Its writer. Use it while `locked`. Raises ArchiveReadOnly."""
+        """The writer. Use it only while `locked`. Raises ArchiveReadOnly."""
         self._refuse()
         if self._writer is None:
             segment_log = SegmentLog(
@@ -81,14 +81,14 @@ class Ledger:
         return locks.ledger(self._layout, self._files)
 
     def next_stamp(self, after: int) -> int:
-        """A stamp above all that this ledger gave and above `after`. Raises ArchiveReadOnly."""
+        """A stamp above `after` and above all stamps that this ledger has given. Raises ArchiveReadOnly."""
         return self.writer().next_stamp(after)
 
     def write(self, records: Sequence[LedgerRecord]) -> None:
-        """Appends records, makes them durable, then visible to every process, all or none; call it while `locked`.
+        """Appends records, makes them durable, then visible to every process, all or none. Call it while `locked`.
 
-        Fills their positions. Raises StorageFull, StorageFailed or IndexError_: they may be in the log then, and hold
-        from the next start on.
+        Fills in their positions. Raises StorageFull, StorageFailed or IndexError_: the records may be in the log then,
+        and take effect at the next start.
         """
         writer = self.writer()
         tombstones: list[Tombstone] = []
@@ -120,7 +120,7 @@ class Ledger:
         return work()
 
     def fail(self, error: StorageFailed) -> None:
-        """What is on the disk is unknown: it writes no more."""
+        """Ends writing after an I/O error, since the state of the disk is unknown."""
         if self._writer is not None:
             self._writer.log.fail(error)
 

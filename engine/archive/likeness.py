@@ -1,14 +1,14 @@
-"""Whether two instances of one UID have the same content: what `dicom.comparison` says, through compression too.
+"""Whether two instances of one UID have the same content: compares them with `dicom.comparison`, decoded if need be.
 
     native, or both in one syntax         element by element; fragments by their bytes
     compressed without loss, otherwise    the rest of the data set first, then both with decoded pixels
     compressed with loss, otherwise       not the same
     cannot be read, or decoded            not the same
 
-What has been found out once is kept in the tombstone's reason, so that the same bytes need not be stored again to be
-compared again: "the same content as the version of stamp STAMP; sha256 DIGEST".
+The reason of a tombstone that retires a version records the result, so that the same bytes need not be stored and
+compared again when they are re-sent: "the same content as the version of stamp STAMP; sha256 DIGEST".
 
-Says yes only when everything has been read and compared; memory is bounded whatever the lengths are.
+"Same" means that everything has been read and compared. Memory is bounded, whatever the lengths are.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 BY: Final = "resent"
-"""Who retires versions, in their tombstones."""
+"""The actor in the tombstones of retired versions."""
 
 LOSSLESS: Final = frozenset(
     {
@@ -44,10 +44,10 @@ LOSSLESS: Final = frozenset(
         "1.2.840.10008.1.2.5",
     }
 )
-"""Compressed syntaxes that are decoded here and lose nothing."""
+"""Lossless compressed transfer syntaxes, which are decoded here."""
 
 OF_PIXELS: Final = frozenset({PIXEL_DATA, 0x00280004, 0x00280006, 0x7FE00001, 0x7FE00002})
-"""What a change of compression changes: Pixel Data, Photometric Interpretation, Planar Configuration, offset tables."""
+"""The attributes that another compression changes: Pixel Data and what describes its samples and offsets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ Decode: TypeAlias = Callable[[Side], Side]
 
 
 def may_be_same(one: Instance, other: Instance) -> bool:
-    """Whether the index knows nothing that differs."""
+    """Whether the index shows no difference between them."""
     return (one.sop_class_uid, one.sop_instance_uid, one.series_instance_uid, one.study_instance_uid) == (
         other.sop_class_uid,
         other.sop_instance_uid,
@@ -77,7 +77,7 @@ def may_be_same(one: Instance, other: Instance) -> bool:
 
 
 def is_same(left: Side, right: Side, *, decode: Decode | None = None, elements_max: int = ELEMENTS_MAX) -> bool:
-    """See the module's head; without `decode` nothing is decoded. Raises what reading raises."""
+    """Whether both have the same content. Without `decode` nothing is decoded. Raises what reading raises."""
     try:
         return _is_same(left, right, decode, elements_max)
     except (DataSetError, TranscodeError):
@@ -103,7 +103,7 @@ _REASON: Final = re.compile(r"the same content as the version of stamp (\d+); sh
 
 
 def digest_of(transfer_syntax_uid: str, pieces: Iterable[Buffer]) -> str:
-    """Names the bytes of a data set in its transfer syntax."""
+    """The SHA-256 of a data set's bytes and its transfer syntax."""
     digest = hashlib.sha256(transfer_syntax_uid.encode() + b"\0")
     for piece in pieces:
         digest.update(piece)
@@ -111,11 +111,11 @@ def digest_of(transfer_syntax_uid: str, pieces: Iterable[Buffer]) -> str:
 
 
 def reason_of(stamp: int, digest: str) -> str:
-    """Why a version was retired: it says what the one of that stamp says."""
+    """The reason for retiring a version whose content is that of the version with this stamp."""
     return f"the same content as the version of stamp {stamp}; sha256 {digest}"
 
 
 def read_reason(by: bytes, reason: bytes) -> tuple[int, str] | None:
-    """Stamp and digest of a tombstone that retired a version; None of another one."""
+    """The stamp and digest in a tombstone that retired a version; None for any other tombstone."""
     match = _REASON.fullmatch(reason.decode("utf-8", "replace")) if by == BY.encode() else None
     return (int(match[1]), match[2]) if match is not None else None

@@ -1,12 +1,12 @@
-"""What is different about an archive that takes nothing in: a replica, or one where nothing can be written.
+"""Archives that accept no instance: a replica, or an archive on a file system that cannot be written.
 
     replica                   its keeper follows the log (`keeper`); index and lock files are written as everywhere
     nothing can be written    a read-only file system, no permission: nobody keeps it; the index is used as it lies
                               there if it was closed cleanly and no process has it open, else one is made from the log
                               in a temporary directory, and thrown away at the end
 
-`RefusingWriter` stands where a writing process has its writer: everything that would write raises ArchiveReadOnly.
-Not here: how the log is read without being changed (`index.rebuild`, follow).
+`RefusingWriter` takes the place of the writer: each of its methods that would write raises ArchiveReadOnly.
+`index.upkeep.rebuild` (follow) reads a log without changing it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _UNWRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
 def is_unwritable(error: StorageError) -> bool:
-    """Whether this error, of an attempt to keep an archive, says that nothing can be written there."""
+    """Whether an attempt to keep an archive failed because nothing can be written there."""
     cause = error.__cause__
     return isinstance(cause, OSError) and cause.errno in _UNWRITABLE
 
@@ -78,14 +78,14 @@ class UnwrittenIndex:
             logger.error("damage in the log", finding=str(finding))
 
     def close(self) -> None:
-        """Throws away what was made for this process."""
+        """Removes the temporary index, if one was made."""
         self.index.close()
         if self._folder is not None:
             self._folder.cleanup()
 
 
 class RefusingResolver(Resolver):
-    """Acknowledges nothing, not even what is there already."""
+    """A resolver that acknowledges nothing, not even an instance that is already stored."""
 
     def __init__(self, resolver: Resolver, layout: Layout) -> None:
         super().__init__(resolver.index, resolver.reader, resolver.sync_segment, versions_max=resolver.versions_max)
@@ -97,7 +97,7 @@ class RefusingResolver(Resolver):
 
 
 class RefusingWriter(Writer):
-    """A writer that takes nothing."""
+    """A writer that refuses everything."""
 
     def __init__(self, index: Catalog, log: SegmentLog, reader: LogReader, layout: Layout) -> None:
         super().__init__(index, log, reader)
@@ -112,7 +112,7 @@ class RefusingWriter(Writer):
 
 
 class RefusingLog(SegmentLog):
-    """A log that nobody appends to; it has no segment, so there is nothing to sync and to seal."""
+    """A log that refuses appends. It has no segment, so it has nothing to sync or seal."""
 
     def __init__(self, layout: Layout, files: Files) -> None:
         super().__init__(layout.segments, files, layout.archive_id, writer="nobody")

@@ -1,8 +1,8 @@
-"""`filmroom rebuild-index`: the index made anew, and not a word of the old one forgotten that the log cannot say.
+"""`filmroom rebuild-index`: makes the index anew, and keeps those facts of the old one that the log does not hold.
 
-What the old index, if it can be read, and DATA/sealed know of sealed segments is asked first (`Before`): what the log
-has lost is named by SOP Instance UID where the old index knew it, else by segment and count, and kept in DATA/losses.
-Damage that was noted and is still needed is noted again.
+`Before` first collects what the old index (if it can be read) and DATA/sealed know of sealed segments. Whatever the log
+has lost is then named in DATA/losses: by SOP Instance UID where the old index knew it, else by segment and count.
+Noted damage is noted again if the record is still needed.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _NOTHING = frozenset((Restored.NEW, Restored.DISCARDED, Restored.DAMAGED))
 
 @dataclass(slots=True)
 class Before:
-    """What was known before the index was thrown away."""
+    """What the old index and the register knew."""
 
     known: Known
     damage: list[DamageRow] = field(default_factory=list)
     placed: list[tuple[str, int, int]] = field(default_factory=list)
-    """SOP Instance UID, segment, offset: of what lay in segments that are not as they were sealed."""
+    """SOP Instance UID, segment and offset of each record in a segment that is not as it was sealed."""
 
 
 def rebuild_index(data: Path, *, progress: Progress | None = None, files: Files | None = None) -> rebuild.Report:
@@ -88,7 +88,7 @@ def rebuild_index(data: Path, *, progress: Progress | None = None, files: Files 
 
 
 def _before(layout: Layout, files: Files, known: Known) -> Before:
-    """What the old index says; of one that cannot be read there is nothing, and that is said."""
+    """Reads the old index. If it cannot be read, logs that and returns what DATA/sealed knows."""
     if Catalog.restore(layout.index, files) in _NOTHING:
         return Before(known)
     try:
@@ -143,7 +143,7 @@ def _is_as_sealed(layout: Layout, files: Files, sealed: Sealed) -> bool:
 
 
 def _placed(index: Catalog) -> Iterator[tuple[str, Position]]:
-    """What is stored, current or kept aside, and where."""
+    """UID and position of every stored record, current or kept as another version."""
     return (
         (instance.sop_instance_uid, instance.position)
         for instance in itertools.chain(index.current_instances(), index.kept_aside())
@@ -151,11 +151,11 @@ def _placed(index: Catalog) -> Iterator[tuple[str, Position]]:
 
 
 def _carry_over(index: Catalog, before: Before) -> None:
-    """Damage that was known stays known, if what it hit is still needed."""
+    """Notes known damage again, if the damaged record is still needed."""
     marks = index.segment_marks()
     for row in before.damage:
         if row.segment_id not in marks or row.what.startswith("the index"):
-            continue  # the index that this was said of is no more
+            continue  # a fault of the old index, which is gone
         versions = index.versions(row.sop_instance_uid) if row.sop_instance_uid else []
         lies_there = any(version.position[:2] == (row.segment_id, row.offset) for version in versions)
         if lies_there or not row.sop_instance_uid:

@@ -1,15 +1,15 @@
-"""Which segments were sealed: DATA/sealed, a second witness beside the index, which may be lost.
+"""The register: which segments were sealed, in DATA/sealed. It outlives the index, which may be lost.
 
-Without it a sealed segment that has lost its footer looks as one that its writer was killed in: a recovery would cut it
-after its last whole record, or remove it. The keeper notes each segment once its mark is sealed, at the next checkpoint
-or at its end, so that no writer waits for it; a compaction notes what it is about to remove. Notes (`storage.journal`):
+Without it, a sealed segment that has lost its footer looks like one whose writer was killed: a recovery would cut it
+after its last whole record, or remove it. The keeper notes each sealed segment at the next checkpoint or when it
+closes, so that no writer waits for it. A compaction notes each segment before it removes it. Notes (`storage.journal`):
 
     ["sealed", [[id, salt, tail, records, layout], …]]   salt -1 and records -1: the footer was damaged by then
     ["removed", [id, …]]                                 before the file goes; it holds for good: no id is given twice
 
-What a crash leaves unnoted is noted at the next start. An archive without the file, or with a rotten line in it, gets
-it from what is there: until then no segment is taken for a writer's last one that may have been sealed (`is_whole`
-false, see `storage.recovery`). A replica has none: its log is never cut.
+The next start notes what a crash has left out. If the file is missing or has a damaged line, a start makes it from the
+segments that exist; until then `is_whole` is false, and a recovery treats no segment as unfinished that may have been
+sealed (see `storage.recovery`). A replica has no register, since its log is never cut.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from engine.storage.segment_bytes import FileBytes
 logger = log.get("archive.register")
 
 NOTES_MAX_FACTOR = 4
-"""A file with so many times more entries than segments is begun anew."""
+"""The file is rewritten when it has this many times more entries than there are segments."""
 NOTES_MIN = 1000
 
 
 class Register:
-    """One process's view of the file. What failed once is not tried again: the process is about to end."""
+    """One process's view of the register. After a failure it writes no more: the process is about to end."""
 
     def __init__(self, layout: Layout, files: Files) -> None:
         self._layout = layout
@@ -49,7 +49,7 @@ class Register:
         self._failed: StorageFailed | None = None
 
     def load(self) -> Known:
-        """What the file says; `is_whole` is false when it cannot say everything. Raises StorageError."""
+        """Reads the file; `is_whole` is false when it may be incomplete. Raises StorageError."""
         files = self._files
         if not files.exists(self._path):
             self._noted = set()
@@ -67,11 +67,11 @@ class Register:
         return segments
 
     def record_counts(self) -> dict[int, int]:
-        """How many records the sealed segments had that the file knew when it was loaded."""
+        """The record count of each sealed segment in the file when it was loaded."""
         return self._record_counts
 
     def _known(self, notes: Iterable[list[object]], is_whole: bool) -> tuple[Known, int]:
-        """What notes say, and how many segments they speak of."""
+        """The state that these notes describe, and how many entries they hold."""
         sealed: dict[int, Sealed] = {}
         removed: set[int] = set()
         entry_count = 0
@@ -98,7 +98,7 @@ class Register:
         return None
 
     def _begin_anew(self) -> None:
-        """Leaves out what was removed; another start tries again when that cannot be now."""
+        """Rewrites the file without removed segments. If that fails, another start tries again."""
         try:
             with locks.journals(self._layout, self._files):
                 journal = self._open()
@@ -113,8 +113,8 @@ class Register:
     def note(self, marks: Mapping[int, SegmentMark], *, is_complete: bool = False) -> None:
         """Notes the segments that are sealed by their marks, those that are not noted yet.
 
-        `is_complete`: these are all, so that the file exists and is whole from now on. Raises StorageFailed; a full
-        disk is another time's business.
+        `is_complete`: these marks are all there are, so the file is whole from now on. Raises StorageFailed; on a full
+        disk it does nothing, and the next call notes them.
         """
         new_numbers = [number for number, mark in marks.items() if mark.sealed and number not in self._noted]
         must_be_whole = is_complete and (self._has_rotted or not self._files.exists(self._path))
@@ -132,7 +132,7 @@ class Register:
         self._noted.update(new_numbers)
 
     def note_removed(self, segment_ids: Iterable[int]) -> None:
-        """Durable when it returns: these files are about to go. Raises StorageFull or StorageFailed."""
+        """Notes, durably, that these files are about to be removed. Raises StorageFull or StorageFailed."""
         self._append(["removed", list(segment_ids)])
 
     def _open(self) -> Journal:
@@ -155,7 +155,7 @@ class Register:
                 journal.close()
 
     def _look(self, segment_id: int, mark: SegmentMark) -> Sealed | None:
-        """What is to be noted of a segment; None when its file is gone."""
+        """The entry of a sealed segment; None when its file is gone."""
         files = self._files
         archive_id = self._layout.archive_id
         try:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from engine.storage.reader import LogReader
 
 PIECE_BYTES: Final = 1 << 20
-"""How much `pieces` and `finish` read at a time."""
+"""Bytes that `pieces` and `finish` read at a time."""
 
 TABLES_BYTES_MAX: Final = 64 << 20
 """Frame tables kept in memory: those of eight whole slide images of a million tiles, or of any number of small ones."""
@@ -66,7 +66,7 @@ Result = TypeVar("Result")
 
 
 class FrameTables:
-    """Tables of frames that were read lately, by the instance's identity, which a compaction does not change."""
+    """A cache of frame tables by the instance's identity, which a compaction does not change."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -82,7 +82,7 @@ class FrameTables:
             return table
 
     def put(self, instance: Instance, table: FrameTable) -> None:
-        """Keeps a table, instead of older ones if need be."""
+        """Keeps a table; older ones make room for it."""
         with self._lock:
             self._forget(self._tables.pop(_identity(instance), None))
             if table.held_bytes > TABLES_BYTES_MAX:
@@ -156,7 +156,7 @@ class Retrieval:
         return read(instance.position)
 
     def note_damage(self, instance: Instance, error: CorruptRecord) -> None:
-        """Names an instance that could not be read, so that every process knows of it until a re-send has healed it."""
+        """Notes that an instance could not be read: every process knows it until a re-send has healed the instance."""
         note_damage(self._index, instance, error)
 
     def is_noted(self, instance: Instance) -> bool:

@@ -1,7 +1,7 @@
 """The instances that a retrieval names, in their order, in bounded memory: as many as a batch, the rest in a file.
 
-Does not choose them (`index.query.search` does) and does not read them. A study fits into the first batch, which never
-leaves memory. What comes behind it goes batch by batch into a file without a name:
+`index.query.search` chooses them; this module does not read them. A study fits into the first batch, which stays in
+memory. Later batches go into a file without a name:
 
     length u32 | zlib(msgpack of the instances) | length u32 | …
 """
@@ -28,10 +28,10 @@ _decode = msgspec.msgpack.Decoder(list[Instance]).decode
 
 
 class Selection:
-    """See the module's head. A context manager: the file goes with it."""
+    """The instances of one retrieval. A context manager: its end removes the file."""
 
     def __init__(self, instances: Iterable[Instance], folder: Path, batch: int = 0, *, at_once: bool = True) -> None:
-        """`folder`: where a file may lie; `batch`: 0 for BATCH; not `at_once`: empty, until `gather` is called.
+        """`folder`: for the file; `batch`: 0 for BATCH; without `at_once` it stays empty until you call `gather`.
 
         Raises StorageFull when there is no room for it.
         """
@@ -42,12 +42,12 @@ class Selection:
         self._file: IO[bytes] | None = None
         self._count = 0
         self.segment_ids: set[int] = set()
-        """All segments that they lie in."""
+        """All segments that the instances lie in."""
         while at_once and self.gather():
             pass
 
     def gather(self) -> bool:
-        """Reads a batch more; whether there may be another one. Raises StorageFull, and what the source raises."""
+        """Reads one more batch. Returns whether there may be another. Raises StorageFull, and as the source does."""
         try:
             batch = list(islice(self._source, self._batch))
             if batch:
@@ -70,7 +70,7 @@ class Selection:
         self.close()
 
     def batches(self) -> Iterator[list[Instance]]:
-        """All of them, a batch at a time; once."""
+        """All instances, a batch at a time. Iterate once."""
         first, self._first = self._first, []
         if first:
             yield first

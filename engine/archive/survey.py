@@ -1,6 +1,6 @@
 """A survey of the log: what the folder of segments looks like from outside. Reads headers and marks, no payload.
 
-For `filmroom doctor`. What a payload says of itself is `verify`'s.
+For `filmroom doctor`. `archive.verify` checks payloads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Survey:
-    """What there is."""
+    """The segments of an archive, counted, and what is wrong with them."""
 
     segment_count: int
     newest_ns: int = 0
@@ -27,11 +27,11 @@ class Survey:
     foreign: list[str] = field(default_factory=list)
     """Segments of another archive."""
     unreadable: list[str] = field(default_factory=list)
-    """Why the headers of segments cannot be read."""
+    """Segments whose headers cannot be read, and why."""
     set_aside: list[str] = field(default_factory=list)
-    """Files that a recovery has named .damaged, unless what they lost is acknowledged."""
+    """Files that a recovery has renamed to .damaged, and whose losses nobody has acknowledged."""
     gone: list[str] = field(default_factory=list)
-    """Segments that the index knows instances in, and that are not there."""
+    """Segments that are missing although the index knows instances in them."""
 
 
 def survey(parts: Parts) -> Survey:

@@ -1,4 +1,4 @@
-"""The log against the index, both ways: what `filmroom check` says, and what every crash test asks.
+"""Compares the log with the index, both ways: for `filmroom check` and for every crash test.
 
     log → index    every record of a segment, as far as the index says it has it, is known to the index
     index → log    the record of every current instance, of every version kept aside and of all in quarantine is there,
@@ -8,8 +8,8 @@
                    describe, which is named and no finding: by their element headers
     losses         what the log has lost for good, until somebody acknowledges it (`archive.lifecycle.losses`)
 
-What is damaged and needed by nobody is no finding. Repairs nothing. Runs beside a server: what is stored meanwhile may
-or may not be looked at.
+Damage to a record that is no longer needed is no finding. Repairs nothing. Runs beside a server, and may or may not see
+instances that are stored meanwhile.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ class Finding:
 
 @dataclass(slots=True)
 class CheckReport:
-    """What a check has looked at and found."""
+    """The counts and findings of a check."""
 
     findings: list[Finding] = field(default_factory=list)
     oddities: list[Finding] = field(default_factory=list)
-    """What came in so and is kept so: no damage."""
+    """Oddities of data sets that are stored as they came: no damage."""
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTED, 0))
     _places: set[tuple[int, int]] = field(default_factory=set)
 
     def add(self, finding: Finding) -> None:
-        """One more, unless the place has been named already."""
+        """Adds a finding, unless one for the same place is there."""
         place = (finding.segment_id, finding.offset)
         if place not in self._places:
             self._places.add(place)
@@ -78,7 +78,7 @@ def check(archive: Archive, *, payloads: bool, progress: Progress | None = None)
 
 
 def _name_losses(archive: Archive, report: CheckReport) -> None:
-    """Those of which an instance is known first: a place is named once."""
+    """Adds losses as findings, those with a known instance first: each place is named once."""
     losses = archive.losses()
     for loss in sorted(losses, key=lambda loss: not loss.sop_instance_uid):
         what = f"lost, not acknowledged yet: {loss.what}"
@@ -96,7 +96,7 @@ def _check_log(archive: Archive, report: CheckReport, progress: Progress | None)
             progress("segments", done, len(present))
         mark = marks.get(segment_id)
         if mark is None:
-            continue  # new: nothing of it has been committed when we looked
+            continue  # new: it had no committed record when the marks were read
         report.counts["segments"] += 1
         try:
             _check_segment(archive, report, segment_id, mark)
@@ -126,11 +126,11 @@ def _check_segment(archive: Archive, report: CheckReport, segment_id: int, mark:
 
 
 def _records(archive: Archive, segment_id: int, mark: SegmentMark) -> Iterator[Record | Damage]:
-    """The records that the index should know, and what lies between them where there is no footer."""
+    """The records that the index should know, and, in a segment without a footer, the gaps between them."""
     data = archive.parts.segments.open(segment_id)
     sealed = hints.read_hints(data, segment_id)
     if sealed is not None:
-        # What a writer could not apply, and told nobody that it is stored, waits for the next start.
+        # A writer may have failed to apply a record. It did not acknowledge it, and the next start replays it.
         yield from (record for record in sealed if record.position.offset < mark.indexed_bytes)
         return
     walk = segment.Walk(data, segment.read_segment_header(data, segment_id), end=mark.indexed_bytes)
@@ -165,7 +165,7 @@ def _check_index(archive: Archive, report: CheckReport, payloads: bool, progress
         try:
             _read(archive, claimed.position, payloads)
         except SegmentGone:
-            continue  # dropped or moved since it was listed: if not, the segment is a finding of its own
+            continue  # dropped or moved since it was listed; a segment that is really missing is another finding
         except CorruptRecord as error:
             uid = claimed.sop_instance_uid.decode("utf-8", "replace")
             report.add(Finding(error.segment_id, error.offset, _named(str(error), uid)))
@@ -191,7 +191,7 @@ def _check_data_set(archive: Archive, report: CheckReport, instance: Instance) -
     try:
         head = completeness.head_of(archive.parts.reader, instance)
     except DataSetError:
-        return  # taken by an earlier version, which saw less of it
+        return  # an earlier version took it in, and checked less
     position, uid = instance.position, instance.sop_instance_uid
     if head.cut:
         report.counts["truncated"] += 1

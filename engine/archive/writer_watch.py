@@ -1,14 +1,14 @@
-"""Sees to it that no process keeps the index to itself: who stands still in a transaction keeps all others waiting.
+"""Watches for processes that stop inside an index transaction, since every other writer waits for them.
 
     NAMED_S        it is named in the log, and in the statistics as long as it lasts
     CONTINUE_S     one that is stopped (Ctrl-Z, SIGSTOP) is continued
     the limit      it is killed, as a worker that does not answer is; what it had not committed is not there, and what
                    it had appended is found by the recovery
 
-Two looks in a row must see it with the same note. A process that has just taken its turn has not noted yet since when:
-for a moment its note is that of an earlier turn, perhaps hours old.
+The watch acts only when two looks in a row see the same note. A process that has just taken its turn has not yet noted
+when: for a moment its note is that of an earlier turn, perhaps hours old.
 
-What has its process id in another PID namespace is only named: the number means another process here.
+A process in another PID namespace is only named: its number means another process here.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from engine.index.format.types import Holder
 logger = log.get("archive.writer_watch")
 
 NAMED_S = 3.0
-"""A transaction takes milliseconds, on a disk that is overrun a second."""
+"""A transaction takes milliseconds, or a second on an overloaded disk."""
 
 CONTINUE_S = 5.0
 
 
 class WriterWatch:
-    """Looks once a second, or as often as it is told to."""
+    """Watches the holder of the index's write turn. Call `look` about once a second."""
 
     def __init__(self, holder: Callable[[], Holder | None], lock_path: str, counters: MutableMapping[str, int]) -> None:
-        """`holder`: who writes just now but this process; `lock_path`: the file that he has open."""
+        """`holder` returns the other process that writes just now; `lock_path`: the file that it has open."""
         self._holder = holder
         self._lock_path = os.path.realpath(lock_path)
         self._counters = counters
         self._seen: Holder | None = None
-        """Who wrote at the last look."""
+        """The holder at the last look."""
         self._named: Holder | None = None
         self._continued: Holder | None = None
 
     def look(self, limit_s: float) -> None:
-        """Does what is due; with a limit of 0 nobody is killed."""
+        """Names, continues or kills the holder when that is due. With a limit of 0 it kills nobody."""
         holder = self._holder()
         before, self._seen = self._seen, holder
         if holder is None or holder.held_s < NAMED_S:
@@ -76,12 +76,12 @@ class WriterWatch:
             return False
 
     def snapshot(self) -> dict[str, object] | None:
-        """Who keeps it, for the statistics; None when all is well."""
+        """The process that blocks the index, for the statistics; None when all is well."""
         return None if self._named is None else self._named.as_dict()
 
 
 def _is_same_turn(before: Holder, now: Holder) -> bool:
-    """Whether a process has not noted another turn between two looks: what it holds got older."""
+    """Whether both looks saw the same turn: the process has noted no other one in between."""
     return (before.foreign_pid, before.command) == (now.foreign_pid, now.command) and before.held_s <= now.held_s
 
 

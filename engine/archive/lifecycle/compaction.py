@@ -1,4 +1,4 @@
-"""Compaction: what is alive in a segment is copied into a new one, and the old file is removed.
+"""Compaction: copies the live records of a segment into a new one and removes the old file.
 
     which           sealed segments with nothing alive; with a share of dead bytes; many small ones, to be joined
     streamed ones   hold one record: removed when it is dead, never copied
@@ -13,13 +13,13 @@ One step, and what a crash after each line leaves behind:
     remove the old file, sync the directory     a mark without a file and with nothing alive: the next pass forgets it
     forget it                                   nothing
 
-A power cut restores an index that is older than the last transaction: the wait makes sure that it never points into a
-file that is gone. Whether a record is alive is asked twice, before it is copied and, under `locks.ledger`, before its
-old file goes. A record that does not verify is never dropped: its segment stays as it is, and the damage is noted. The
-newest sealed segment stays too, whatever is in it, so that its number is never given to another file.
+A power cut restores an index that is older than the last transaction. The wait for a checkpoint makes sure that no such
+index points into a removed file. A record's liveness is checked twice: before it is copied and, under `locks.ledger`,
+before its old file is removed. Never drop a record that does not verify: its segment stays, and the damage is noted.
+The newest sealed segment always stays, so that its number is never given to another file.
 
 Runs under `locks.caretaker`, a step at a time, in any process that has the archive open. Ingest and readers never wait
-for it: it shares no lock with them but the index's, for RELOCATE_MAX records at a time.
+for it: the only lock that they share is the index's, for RELOCATE_MAX records at a time.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ SMALL_SHARE = 16
 """A segment is small when less than this part (a sixteenth) of a full one is alive in it."""
 
 ALIVE_AT_ONCE = 2000
-"""Records whose state is asked for in one read transaction."""
+"""Records whose liveness is checked in one read transaction."""
 
 CHECKPOINT_PATIENCE_S = 60.0
-"""How long a step waits for the keeper; without it the old files stay until another pass."""
+"""How long a step waits for the keeper's checkpoint; without one the old files stay until another pass."""
 
 FEED_PATIENCE_S = 15.0
 """How long a run waits for the change feed: longer than `feed.writer.SAVE_S`, in which that saves how far it is."""
@@ -83,12 +83,12 @@ class _LeftAlone(Exception):
 
 
 class _Stopped(Exception):
-    """Somebody wants this process to end: what was copied is thrown away."""
+    """The process is to end: the copy made so far is thrown away."""
 
 
 @dataclass(slots=True)
 class Totals:
-    """What a compactor has done."""
+    """Counts of what a compactor has done."""
 
     segments_removed: int = 0
     segments_written: int = 0
@@ -106,7 +106,7 @@ class Totals:
 
 @dataclass(slots=True)
 class _Source:
-    """One segment on its way out."""
+    """One segment to be replaced."""
 
     segment_id: int
     records: Sequence[Record]
@@ -116,14 +116,14 @@ class _Source:
 
 @dataclass(slots=True)
 class Plan:
-    """What there is to do, by segment, in the order in which it should be done."""
+    """The segments to remove, join and copy, in the order in which to do it."""
 
     dead: list[int] = field(default_factory=list)
-    """Nothing alive by the marks."""
+    """Segments without live records, according to their marks."""
     groups: list[list[int]] = field(default_factory=list)
-    """To be copied together into one new segment."""
+    """Segments to be copied together into one new segment."""
     bytes: int = 0
-    """To be copied."""
+    """Segments to be copied, each into a new one."""
     is_ahead_of_feed: bool = False
     """Whether there will be more to do when the change feed has told what has become of some segments."""
 
@@ -132,7 +132,7 @@ class Plan:
 
 
 class Compactor:
-    """Compacts one archive step by step, and remembers what it had to leave alone."""
+    """Compacts one archive step by step, and remembers the segments that it had to leave alone."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class Compactor:
         self._stopping = stopping or threading.Event()
         self._everything = everything
         self._left_alone: dict[int, SegmentMark] = {}
-        """Segments with nothing to win, or with damage, and what the index said of them then."""
+        """Segments with nothing to gain, or with damage, each with its mark at that time."""
         self._streams: set[int] = set()
         self._layouts_known: set[int] = set()
         self.totals = Totals()
@@ -168,7 +168,7 @@ class Compactor:
         self._rate_limiter = RateLimiter(0 if self._everything else options.bytes_per_s, wait=self._stopping.wait)
 
     def run(self, progress: Progress | None = None) -> Totals:
-        """Steps until nothing is left to do, in turn with whoever else is at it. Raises as `step` does."""
+        """Takes steps until nothing is left to do, in turn with other processes. Raises as `step` does."""
         total = self.plan().bytes
         while (self._step_in_turn() or self._wait_for_feed()) and not self._stopping.is_set():
             if progress is not None:
@@ -196,9 +196,9 @@ class Compactor:
                     return False
 
     def step(self) -> bool:
-        """Does one group, or removes all that is dead; whether there was anything to do.
+        """Rewrites one group, or removes all dead segments. Returns whether there was anything to do.
 
-        Raises ArchiveInUse when another process is at it, StorageFull, StorageFailed or IndexError_.
+        Raises ArchiveInUse when another process compacts, StorageFull, StorageFailed or IndexError_.
         """
         parts = self._parts
         with locks.caretaker(parts.layout, parts.files):
@@ -219,11 +219,11 @@ class Compactor:
             return self._rewrite(self._winning(plan.groups[0], marks))
 
     def plan(self) -> Plan:
-        """What the next steps would do."""
+        """The plan that the next steps would carry out."""
         marks = self._parts.index.segment_marks()
         present = list_segments(self._parts.layout.segments, self._parts.files)
         sealed = [segment_id for segment_id in present if segment_id in marks and marks[segment_id].sealed]
-        # What the change feed has not told yet would be lost to it, or told again where it lies then.
+        # Wait for the change feed: it would miss records that it has not read, or report their copies again.
         progress = feed_state.progress_of(self._parts.layout, self._parts.files)
         plan = Plan()
         small: list[int] = []
@@ -266,7 +266,7 @@ class Compactor:
         return live_bytes < self._segment_bytes // SMALL_SHARE
 
     def _grouped(self, segment_ids: Iterable[int], marks: dict[int, SegmentMark]) -> list[list[int]]:
-        """As many sources together as fill one segment, in their order."""
+        """Groups of sources, in their order, that fill one segment each."""
         groups: list[list[int]] = []
         filled = 0
         for segment_id in segment_ids:
@@ -297,7 +297,7 @@ class Compactor:
     def _open(self, segment_id: int) -> SegmentBytes:
         """A segment's bytes.
 
-        Raises CorruptRecord when it cannot be opened, StorageFull or StoreUnreachable when that may pass.
+        Raises CorruptRecord when it cannot be opened, StorageFull or StoreUnreachable when a retry may help.
         """
         try:
             return self._parts.segments.open(segment_id)
@@ -307,7 +307,7 @@ class Compactor:
             raise CorruptRecord(str(error), segment_id, 0) from error
 
     def _source(self, segment_id: int) -> _Source | None:
-        """What is in a segment; None when it is to be left alone."""
+        """The records of a segment; None when it is to be left alone."""
         try:
             data = self._open(segment_id)
             summary = hints.read_summary(data, segment_id)
@@ -337,7 +337,7 @@ class Compactor:
         return live
 
     def _leave_alone(self, segment_id: int, offset: int, key: bytes, what: str) -> None:
-        """Notes damage; the segment is tried again when something in it has died."""
+        """Notes damage; the segment is tried again when one of its records has died."""
         self._parts.index.note_damage(segment_id, offset, key, what, time.time_ns())
         self._left_alone[segment_id] = self._parts.index.segment_marks()[segment_id]
         self.totals.left_alone += 1
@@ -346,10 +346,10 @@ class Compactor:
     # -- one group ------------------------------------------------------------------------------
 
     def _wins(self, source: _Source, marks: dict[int, SegmentMark], *, is_joined: bool) -> bool:
-        """Whether copying is of use: it drops enough, or makes one small segment of several.
+        """Whether copying is worth it: it drops enough bytes, or joins several small segments.
 
-        Some records are dead and must stay all the same (see `index.upkeep.liveness`). The marks count them as dead, at
-        each of their places: who went by the marks alone would copy them for ever.
+        Some dead records must stay (see `index.upkeep.liveness`), but the marks count them as dead, at each of their
+        places. Do not go by the marks alone: such records would be copied for ever.
         """
         if not source.alive:
             return True
@@ -363,7 +363,7 @@ class Compactor:
         return False
 
     def _winning(self, segment_ids: Sequence[int], marks: dict[int, SegmentMark]) -> list[_Source]:
-        """Those of a group that copying is of use for; the others are left alone until something dies in them."""
+        """The sources of a group that are worth copying; the others are left alone until one of their records dies."""
         sources = [source for segment_id in segment_ids if (source := self._source(segment_id)) is not None]
         joined = [source for source in sources if self._wins(source, marks, is_joined=True)]
         if len(joined) > 1:
@@ -371,7 +371,7 @@ class Compactor:
         return [source for source in joined if self._wins(source, marks, is_joined=False)]
 
     def _rewrite(self, sources: Sequence[_Source]) -> bool:
-        """Copies what must stay and removes the files; whether there may be more to do."""
+        """Copies the live records and removes the files. Returns whether there may be more to do."""
         if not sources:
             return True
         try:
@@ -383,7 +383,7 @@ class Compactor:
         return self._remove(sources)
 
     def _copy(self, sources: Sequence[_Source]) -> None:
-        """Copies what is alive, makes it durable, and tells the index where it is now."""
+        """Copies the live records, makes the copies durable, and relocates them in the index."""
         live = [record for source in sources for record in source.alive]
         if not live:
             return
@@ -443,7 +443,7 @@ class Compactor:
         return moved
 
     def _abandon(self, copy: SegmentLog) -> None:
-        """Removes what was written for nothing. What cannot be removed counts as a copy once it is recovered."""
+        """Removes an unfinished copy. If that fails, recovery takes its records for duplicates."""
         try:
             copy.abandon()
         except StorageError as error:
@@ -455,7 +455,7 @@ class Compactor:
     # -- removing -------------------------------------------------------------------------------
 
     def _remove(self, sources: Sequence[_Source]) -> bool:
-        """Removes the files of segments with nothing alive in them, once a power cut cannot bring their use back."""
+        """Removes the files of dead segments, once no index that a power cut can restore points into them."""
         if not sources:
             return False
         parts = self._parts
@@ -472,7 +472,7 @@ class Compactor:
             for source in removable:
                 parts.index.forget_segment(source.segment_id, source.records)
             marks = parts.index.segment_marks()
-            # What must stay after all is not copied again before something dies in it.
+            # A segment that must stay is not copied again before one of its records dies.
             self._left_alone |= {one.segment_id: marks[one.segment_id] for one in sources if one not in removable}
         for source in removable:
             self.totals.segments_removed += 1
@@ -484,7 +484,7 @@ class Compactor:
         return bool(removable)
 
     def _checkpointed(self, commit: int) -> bool:
-        """Waits until a state that has this commit survives a power cut; False when that takes too long."""
+        """Waits for a checkpoint that includes this commit; False when that takes too long."""
         parts = self._parts
         if parts.keeper is not None:
             parts.keeper.checkpoint()
@@ -497,13 +497,14 @@ class Compactor:
                 return False
 
     def _tidy(self) -> None:
-        """Ends what a pass before this one, or a copy in another process, has left half done."""
+        """Finishes what an earlier pass, or one in another process, has left half done."""
         parts = self._parts
         marks = parts.index.segment_marks()
         present = list_segments(parts.layout.segments, parts.files)
         unknown = set(present) - marks.keys()
         if unknown:
-            # Copies that nobody relocated, and segments that living writers are about to use: those are left alone.
+            # These may be copies that nobody relocated, or segments that a living writer is about to use. Leave the
+            # latter alone.
             report = rebuild.replay(parts.index, parts.layout.segments, parts.files, only=unknown)
             for finding in report.findings:
                 logger.warning("damage in a segment that was left behind", finding=str(finding))

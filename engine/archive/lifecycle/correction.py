@@ -6,18 +6,18 @@
     split      studies of one patient become those of a patient that is new, and keep what they say else
     undo       takes one of these back, whatever has been done since
 
-Each is one record of the log, as a hold is: durable and seen by every process when it is answered, in every backup,
-and there again after a rebuild. Its number (a stamp) is its identifier. What they come to is in `index.overlay`. That
-is a rule over all that are in force, not a history of changes: an undo, in any order, leaves what the others say.
+A correction is one record of the log, as a hold is: when it is answered it is durable and visible to every process, it
+is part of every backup, and a rebuild finds it. Its number (a stamp) is its identifier. `index.apply.overlay` combines
+all corrections in force by one rule, so undos may come in any order: the other corrections keep their effect.
 
-A merge or move takes with it what the other patient is called at that moment, every attribute of the patient level;
-what is set of that patient as such afterwards holds for all its studies. A patient without any study is unknown here
-and refused, unless it is named `in_advance`, as a message from a hospital information system may. Patients without an
-ID cannot be named: each of their studies is a patient of its own, and can be moved.
+A merge or move copies every attribute of the patient level from the target patient at that moment; a later correction
+of that patient applies to all its studies. A patient without any study is unknown and refused, unless `in_advance` is
+set, as for a message from a hospital information system. Patients without an ID cannot be named: each of their studies
+is a patient of its own, and can be moved.
 
-A study on legal hold can be corrected and moved: a hold keeps bytes from being deleted, and these stay as they are.
+A study on legal hold can be corrected and moved: a hold protects stored bytes, and a correction changes none.
 
-Errors name no patient. Not here: who may do this, and what is coerced on retrieval.
+Errors name no patient. Permissions are checked by the front ends; `dicom.coercion` applies corrections on retrieval.
 """
 
 from __future__ import annotations
@@ -62,18 +62,18 @@ _LEVEL_NAMES = ("patient", "study", "series", "instance")
 
 @dataclass(frozen=True, slots=True)
 class Corrected:
-    """What was done."""
+    """The result of a correction."""
 
     number: str
-    """The identifier: what `undo` takes."""
+    """The identifier, for `undo`."""
     studies: int
-    """How many studies that are stored it names, or belong to the patient that it names."""
+    """How many stored studies it affects: those that it names, or those of the patient that it names."""
 
 
 def correct_patient(
     archive: Archive, patient: Patient, attributes: Mapping[int, str], *, actor: Principal, reason: str
 ) -> Corrected:
-    """Sets attributes of a patient; "" is no value. Raises as all of these: see `_record`."""
+    """Sets attributes of a patient; "" means no value. Raises as `_record` does, like all functions here."""
     items = _items(archive, attributes, (Level.PATIENT,))
 
     def decide(snapshot: Snapshot) -> _Decision:
@@ -105,7 +105,7 @@ def correct_series(
     actor: Principal,
     reason: str,
 ) -> Corrected:
-    """Sets attributes of a series; the study need be said only where its UID occurs in two."""
+    """Sets attributes of a series. Name its study only if the Series Instance UID occurs in two."""
     items = _items(archive, attributes, (Level.SERIES,))
 
     def decide(snapshot: Snapshot) -> _Decision:
@@ -120,7 +120,7 @@ def merge(
 ) -> Corrected:
     """Makes all studies of `source`, now and in future, those of `into`.
 
-    With `in_advance` either may be unknown; what an unknown `into` is called is then what the studies say.
+    With `in_advance` either may be unknown. An unknown `into` then gets its attributes from the studies.
     """
 
     def decide(snapshot: Snapshot) -> _Decision:
@@ -136,7 +136,7 @@ def merge(
 def move(
     archive: Archive, study_instance_uids: Sequence[str], into: Patient, *, actor: Principal, reason: str
 ) -> Corrected:
-    """Makes these studies those of another patient that is known."""
+    """Moves these studies to another known patient."""
 
     def decide(snapshot: Snapshot) -> _Decision:
         stays = known(snapshot, into)
@@ -157,9 +157,9 @@ def split(
     actor: Principal,
     reason: str,
 ) -> Corrected:
-    """Makes these studies of one patient those of a patient that is not known yet, with these attributes if given.
+    """Moves these studies of one patient to a new patient, with these attributes if given.
 
-    Other attributes stay what the studies say: what was set of the patient that they leave is not of the new one.
+    Other attributes come from the studies: corrections of the old patient do not apply to the new one.
     """
     set_items = _items(archive, attributes or {}, (Level.PATIENT,), may_be_none=True)
 
@@ -174,7 +174,7 @@ def split(
 
 
 def undo(archive: Archive, number: str, *, actor: Principal, reason: str) -> Corrected:
-    """Takes a correction back; the others stay in force, those that came after it too."""
+    """Takes a correction back. All others stay in force, later ones too."""
 
     number = number.strip().lower()
 
@@ -198,7 +198,7 @@ def listed(archive: Archive) -> Iterator[dict[str, Any]]:
         yield _facts(one)
 
 
-# what a correction says ------------------------------------------------------------------------------
+# plain data ------------------------------------------------------------------------------------------
 
 
 def _facts(one: Listed) -> dict[str, Any]:
@@ -226,12 +226,12 @@ def _stamp_of(number: str) -> int:
     return int(number, 16) if re.fullmatch(r"[0-9a-f]{16}", number) else 0
 
 
-# whom it names ---------------------------------------------------------------------------------------
+# decisions -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class _Decision:
-    """What is to be written."""
+    """The correction to write."""
 
     operation: Operation
     level: int
@@ -278,7 +278,7 @@ def _study_of_series(snapshot: Snapshot, uid: str, study_uid: str) -> bytes:
 def _items(
     archive: Archive, attributes: Mapping[int, str], levels: tuple[int, ...], *, may_be_none: bool = False
 ) -> dict[int, bytes]:
-    """Attributes as a correction keeps them. Raises CorrectionRefused."""
+    """Encodes attributes for a correction. Raises CorrectionRefused."""
     if not attributes and not may_be_none:
         raise CorrectionRefused("no attribute is named")
     items = {}
@@ -301,11 +301,11 @@ def _items(
 
 
 def _record(archive: Archive, decide: Callable[[Snapshot], _Decision], *, actor: Principal, reason: str) -> Corrected:
-    """Writes what `decide` says, asked in a read transaction while nobody else corrects or deletes.
+    """Calls `decide` in a read transaction, while nobody else corrects or deletes, and writes its decision.
 
-    Durable and seen by every process when it returns. Raises CorrectionRefused (nothing was written), StorageFull,
-    StorageFailed, IndexError_; after those and the death of the process it may be in the log, and holds from the next
-    start on.
+    Durable and visible to every process when it returns. Raises CorrectionRefused (nothing was written), StorageFull,
+    StorageFailed, IndexError_. After the last three, or the death of the process, the record may be in the log; it then
+    takes effect at the next start.
     """
 
     ledger = archive.parts.ledger
@@ -326,7 +326,7 @@ def _record(archive: Archive, decide: Callable[[Snapshot], _Decision], *, actor:
             bounded(reason),
         )
         _check_length(correction)
-        # Written twice, since there was room only then, it is two copies of one correction.
+        # If the first try has left the record in the log, the second one is a copy of the same correction.
         ledger.with_reserve(lambda: ledger.write([correction]))
     number = number_of(correction.stamp)
     logger.info(

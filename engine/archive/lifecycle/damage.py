@@ -1,7 +1,7 @@
-"""What a scrub makes of the faults of one segment: rows of damage in the index, by SOP Instance UID.
+"""Turns the faults that a scrub finds in one segment into rows of damage in the index, by SOP Instance UID.
 
-It names every fault, except those that nobody would miss and those that `storage.repair` puts right: headers, footers,
-heads of records without a payload. What one reader could not read is `archive.damage`.
+It names every fault, except those in records that nobody needs and those that `storage.repair` puts right: headers,
+footers, and heads of records without a payload. `archive.damage` is for a single record that a reader could not read.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _UID = re.compile(rb"[0-9]+(\.[0-9]+)*")
 
 
 class SegmentDamage:
-    """What a scrub makes of one segment's faults."""
+    """The damage of one segment, collected from the faults of a scrub."""
 
     def __init__(self, archive: Archive, segment_id: int, *, start_offset: int, clock_ns: Callable[[], int]) -> None:
         self.new: list[Damaged] = []
-        """What was not known before; whoever has told of it empties the list."""
+        """Damage that was not known before. The caller reports it and empties the list."""
         self.damaged = 0
-        """Places that are damaged and needed, those that were known before included."""
+        """Places that are damaged and needed, including those known before."""
         self.dead = 0
-        """Damaged records that nobody would miss: duplicates, replaced, healed and deleted ones."""
+        """Damaged records that nobody needs: duplicates, and replaced, healed or deleted ones."""
         self.repaired = 0
-        """Parts that were damaged and have been made again from what the segment says elsewhere."""
+        """Damaged parts that were restored from elsewhere in the segment."""
         self._index = archive.parts.index
         self._files = archive.parts.files
         self._directory = archive.parts.layout.segments
@@ -75,7 +75,7 @@ class SegmentDamage:
             self.dead += 1
 
     def _is_repaired(self, fault: Fault) -> bool:
-        """Puts right what no re-send can: all but instances and the quarantine."""
+        """Repairs what no re-send can heal: everything but instances and quarantined records."""
         files, directory = self._files, self._directory
         if fault.part is Part.HEADER:
             return repair.repair_header(files, directory, self._segment_id)
@@ -85,7 +85,7 @@ class SegmentDamage:
         return is_bare and fault.record is not None and repair.repair_head(files, directory, fault.record)
 
     def name_gaps(self) -> None:
-        """Says what lay where no record can be read any more: the index tells, all of which is gone through once."""
+        """Names the records that lay in unreadable gaps: walks the whole index once to find them."""
         gaps, self._gaps = self._gaps, []
         if not gaps:
             return
@@ -108,7 +108,7 @@ class SegmentDamage:
             self._note(gap.offset, key, f"{gap.what} ({table})" if table else gap.what)
 
     def finish(self) -> None:
-        """At the end of the segment: clears what is whole again or needed no more."""
+        """Ends the segment: clears damage that is whole again or no longer needed."""
         self.name_gaps()
         for offset, row in self._known.items():
             if offset >= self._start_offset and offset not in self._seen:
@@ -137,7 +137,7 @@ class SegmentDamage:
         return self._index.alive(record.position.segment_id, [record])[0]
 
     def _placed(self) -> Iterator[tuple[bytes, Position]]:
-        """Key and position of all that is needed."""
+        """Key and position of every record that is needed."""
         index = self._index
         return itertools.chain(
             ((each.sop_instance_uid.encode(), each.position) for each in index.current_instances()),
@@ -146,6 +146,6 @@ class SegmentDamage:
         )
 
     def _is_healed(self, gap: Fault) -> bool:
-        """Whether nobody misses a gap that the index knows nothing of: its instance lies elsewhere."""
+        """Whether a gap that the index does not know can be ignored, since its instance lies elsewhere."""
         is_instance = gap.record is None or gap.record.kind == Kind.INSTANCE
         return is_instance and bool(gap.key) and self._index.locate(gap.key) is not None

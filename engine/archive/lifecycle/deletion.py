@@ -1,16 +1,16 @@
-"""Deleting studies, series and instances: one tombstone for each, durable and visible to everybody when it is answered.
+"""Deletes studies, series and instances: one tombstone for each, durable and visible to every process when answered.
 
     which instances      what the query names at this moment; what arrives later stays
     is any of it held?   all or nothing: DeletionRefused says how many studies are on legal hold
     append → sync → apply in one index transaction: from here on no process finds them
     retrievals under way finish from the segments that they have pinned
 
-The bytes stay in their segments until a compaction. A tombstone carries who deleted, when and why, and the UIDs that
-were there: a rebuild from the log comes to the same, and an audit can be made from it. Everything that was stored under
-those SOP Instance UIDs goes, versions kept aside included. The ledger is locked, so that no hold is set in between. On
-a full disk the reserve file makes room.
+The bytes stay in their segments until a compaction. A tombstone records who deleted, when and why, and all SOP Instance
+UIDs: a rebuild from the log gives the same result, and it serves as an audit trail. A deletion takes all versions of
+those UIDs, those kept aside included. The ledger is locked, so that no hold is set in between. On a full disk the
+reserve file makes room.
 
-Not here: who may delete (the front end asks), and which studies are due (`retention`).
+The front end checks permissions; `retention` decides which studies are due.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 logger = log.get("archive.deletion")
 
 TEXT_BYTES_MAX = 1024
-"""Of what is recorded of the actor, and of the reason, each."""
+"""Limit for the recorded actor and for the recorded reason, each."""
 
 UIDS_BYTES_MAX = META_BYTES_MAX - 8 * TEXT_BYTES_MAX
 """UIDs in one tombstone, with four bytes for the length of each; more take several tombstones of one stamp."""
@@ -42,20 +42,20 @@ UIDS_BYTES_MAX = META_BYTES_MAX - 8 * TEXT_BYTES_MAX
 
 @dataclass(slots=True)
 class Deletion:
-    """What was deleted, or with `dry_run` would be."""
+    """What was deleted, or would be in a dry run."""
 
     studies: int = 0
-    """Of which something went."""
+    """Studies of which an instance was deleted."""
     series: int = 0
     instances: int = 0
     bytes: int = 0
-    """Of their data sets: what compaction gives back, roughly."""
+    """Bytes of their data sets: roughly what compaction gives back."""
     held: list[str] = field(default_factory=list)
     """Study Instance UIDs on legal hold; only a dry run returns any."""
     dry_run: bool = False
 
     def refuse_held(self) -> None:
-        """Raises DeletionRefused when something of it is on legal hold."""
+        """Raises DeletionRefused when one of the studies is on legal hold."""
         if not self.held:
             return
         some = ", ".join(self.held[:3]) + (", …" if len(self.held) > 3 else "")
@@ -86,11 +86,12 @@ def delete(
     reason: str,
     dry_run: bool = False,
 ) -> Deletion:
-    """Deletes what `choose` gives, asked while nobody else deletes or sets a hold; it may be nothing.
+    """Deletes the instances that `choose` returns. It is called while nobody else deletes or sets a hold.
 
-    `level` is what was asked for: one tombstone a study, series or instance (a patient's studies for PATIENT).
-    Raises DeletionRefused when something of it is on hold: nothing is deleted then. After StorageFull, StorageFailed,
-    IndexError_ or the death of the process the tombstones may be in the log, and hold from the next start on.
+    `level` is the level of the request: one tombstone a study, series or instance (a patient's studies for PATIENT).
+    Raises DeletionRefused when one of the studies is on hold: nothing is deleted then. After StorageFull,
+    StorageFailed, IndexError_ or the death of the process the tombstones may be in the log; they then take effect at
+    the next start.
     """
 
     def work() -> Deletion:
@@ -127,7 +128,7 @@ def _delete(
 
 
 def kept_aside_with(parts: Parts, sop_instance_uids: Sequence[bytes]) -> list[Instance]:
-    """The versions that are kept aside under these UIDs: they go with them."""
+    """The versions kept aside under these UIDs: they are deleted too."""
     index = parts.index
     count = index.version_count()
     if not count:
@@ -148,9 +149,9 @@ def write_tombstones(
     reason: str,
     target_stamp: int = 0,
 ) -> None:
-    """A tombstone for each (UID, SOP Instance UIDs), durable and visible; call it while the ledger is locked.
+    """Writes a tombstone for each (UID, SOP Instance UIDs), durable and visible. Call it while the ledger is locked.
 
-    `after`: the highest stamp that is to die. Raises StorageFull, StorageFailed or IndexError_.
+    `after`: the highest stamp of the records to delete. Raises StorageFull, StorageFailed or IndexError_.
     """
     stamp = parts.ledger.next_stamp(after)
     deleted_ns = time.time_ns()
@@ -165,7 +166,7 @@ def write_tombstones(
 
 
 class Drop(NamedTuple):
-    """One record that goes."""
+    """One record to delete."""
 
     sop_instance_uid: bytes
     stamp: int
@@ -173,7 +174,7 @@ class Drop(NamedTuple):
 
 
 def write_drops(parts: Parts, drops: Sequence[Drop], *, actor: Principal) -> None:
-    """A tombstone for each of these records, synced together; call it while the ledger is locked.
+    """Writes a tombstone for each of these records, synced together. Call it while the ledger is locked.
 
     Raises StorageFull, StorageFailed or IndexError_.
     """
@@ -192,7 +193,7 @@ def write_drops(parts: Parts, drops: Sequence[Drop], *, actor: Principal) -> Non
 
 
 def bounded(text: str) -> bytes:
-    """What a record keeps of a free text: whole characters, TEXT_BYTES_MAX at most."""
+    """A free text cut to TEXT_BYTES_MAX, at the end of a character."""
     return text.encode("utf-8", "replace")[:TEXT_BYTES_MAX].decode("utf-8", "ignore").encode()
 
 
@@ -207,7 +208,7 @@ def _grouped(doomed: Sequence[Named], level: Level) -> list[tuple[bytes, list[by
 
 
 def _parts(uids: Sequence[bytes]) -> Iterable[tuple[bytes, ...]]:
-    """As many at a time as one record takes."""
+    """The UIDs in parts that fit into one record each."""
     part: list[bytes] = []
     length = 0
     for uid in uids:

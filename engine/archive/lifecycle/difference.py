@@ -1,11 +1,11 @@
-"""What differs between a version and the current instance of its UID, in words: `filmroom quarantine diff`.
+"""Describes what differs between a version and the current instance of its UID: `filmroom quarantine diff`.
 
     element       path of keywords, from the root down: RequestAttributesSequence[1].RequestedProcedureID
     what          "another value", "only in the version", "only in the current one", "pixels", "same pixels"
     version, current    the values; of a sequence how many items, of bytes how many and the first of them
 
-Pixels are decoded where both sides lose nothing, and counted where both are native. Shows what is in the data sets:
-who asks may see names.
+Pixels are decoded if both compressions are lossless, and compared sample by sample once both are native. The output
+shows the contents of the data sets, names included.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from engine.dicom.identifier import BINARY_VRS
 from engine.errors import QuarantineError, TranscodeError
 
 TEXT_BYTES_MAX: Final = 1024
-"""Of a value that is shown."""
+"""Limit for a value that is shown."""
 BYTES_SHOWN: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Differs:
-    """One element; `current` and `version` are "" where it is not there."""
+    """One element that differs; `current` or `version` is "" if it lacks the element."""
 
     element: str
     vr: str
@@ -42,7 +42,7 @@ class Differs:
 
 
 def differences(archive: Archive, kept: Kept, judge: Judge) -> Iterator[Differs]:
-    """All of them, in the order of the tags. Raises QuarantineError, DataSetError, CorruptRecord."""
+    """All differences, in the order of the tags. Raises QuarantineError, DataSetError, CorruptRecord."""
     if kept.kind != KEPT_ASIDE:
         raise QuarantineError("bytes that could not be parsed are no version of anything: there is nothing to compare")
     current = archive.parts.index.locate(kept.instance.sop_instance_uid.encode())
@@ -127,7 +127,7 @@ def _character_set(contents: Contents) -> bytes:
 
 
 def _pixels(left: Contents, here: Element, right: Contents, there: Element) -> tuple[str, ...]:
-    """How many samples differ and by how much at most; nothing where the two are not to be counted."""
+    """How many samples differ and by how much at most; empty if the two cannot be compared sample by sample."""
     bits = {_number(left, tags.BitsAllocated), _number(right, tags.BitsAllocated)}
     if (
         here.has_fragments

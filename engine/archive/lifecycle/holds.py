@@ -1,10 +1,10 @@
-"""Legal holds: a study that is held is not deleted, by nobody and no rule, until the hold is released.
+"""Legal holds: no person and no rule can delete a study on hold until the hold is released.
 
-A hold is a record of the log as an instance is, so that it survives the loss of the index and is in every backup; the
-latest record of a study counts. It may be set before anything of the study has arrived. Both directions go under
-the lock of the ledger: a hold that has been answered holds, whatever is being deleted at the same time.
+A hold is a record of the log, as an instance is, so it survives the loss of the index and is in every backup. The
+latest record of a study counts. A hold may be set before any instance of the study has arrived. Setting and releasing
+take the lock of the ledger: once a hold is answered, no deletion running at the same time can ignore it.
 
-Not here: who is asked before a deletion (`deletion`).
+`deletion` checks the holds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ logger = log.get("archive.holds")
 def change(
     parts: Parts, study_instance_uids: Sequence[str], *, is_set: bool, actor: Principal, reason: str
 ) -> list[str]:
-    """Sets or releases the holds of these studies; those for which that changed something.
+    """Sets or releases the holds of these studies. Returns the studies for which that changed something.
 
     Durable and seen by every process when it returns. Raises StorageFull, StorageFailed or IndexError_.
     """

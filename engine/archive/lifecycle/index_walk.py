@@ -1,9 +1,9 @@
-"""The index against the log, as the scrub does it: after the bytes of a segment, what the index says of its records.
+"""Compares the index with the records of one segment. The scrub does this after it has verified the segment's bytes.
 
-Every record of the segment must be known where it lies, and the row of a current instance say what the record says
-(`Catalog.wrong_records`), up to the levels above it. A row that leads nowhere is found by `filmroom check`, which goes
-over all rows; the record that it should lead to is found here. Findings are those of a scrub: named, logged, gone when
-a later pass finds the index right. It takes its share of the scrub's speed.
+The index must know every record at its place, and the row of a current instance must agree with its record
+(`Catalog.wrong_records`), as must the levels above it. A record without a row is found here; a row without a record is
+found by `filmroom check`, which goes over all rows. Findings are those of a scrub: they are named and logged, and go
+when a later pass finds the index right. The work counts against the speed of the scrub.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from engine.archive.archive import Archive
 
 RECORDS = 200
-"""Compared in one step: some milliseconds."""
+"""Records compared in one step: some milliseconds."""
 
 WORK_BYTES = 1024
-"""What looking at a record counts for beside its head, for the speed of the scrub."""
+"""Bytes that comparing a record counts for beside its head, for the speed of the scrub."""
 
 
 def steps_of_segment(archive: Archive, segment_id: int, mark: SegmentMark) -> Iterator[Step]:
-    """Compares the records that the index should know, some at a time."""
+    """Compares the records that the index should know, a batch a step."""
     records = _records(archive, segment_id, mark)
     while batch := list(islice(records, RECORDS)):
         head_bytes = sum(HEADER_BYTES + each.position.key_length + each.position.meta_length for each in batch)
@@ -49,7 +49,7 @@ def _fault(record: Record, what: str) -> Fault:
 
 
 def _records(archive: Archive, segment_id: int, mark: SegmentMark) -> Iterator[Record]:
-    """Whole records before the mark: from the footer, else by a walk; none of a segment that is gone or damaged."""
+    """Whole records before the mark, from the footer or by a walk; none if the segment is gone or damaged."""
     try:
         data = archive.parts.segments.open(segment_id)
         sealed = hints.read_hints(data, segment_id)
@@ -60,4 +60,4 @@ def _records(archive: Archive, segment_id: int, mark: SegmentMark) -> Iterator[R
             if not isinstance(item, Damage):
                 yield item
     except (CorruptRecord, OSError):
-        return  # damage to the segment itself has been named by its inspection
+        return  # the inspection has named damage to the segment itself

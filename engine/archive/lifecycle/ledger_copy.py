@@ -1,7 +1,7 @@
-"""Tombstones, holds and corrections a second time: DATA/ledger.copy, so that they outlive the segment they lie in.
+"""A second copy of all tombstones, holds and corrections: DATA/ledger.copy. They outlive the segment they lie in.
 
-An instance that is lost is one instance less; a tombstone that is lost brings back what a patient wanted gone, a hold
-what nobody may delete. They are small, so each is kept twice: in the log, which is the truth, and here. Notes
+A lost instance is one instance less. A lost tombstone brings deleted images back, and a lost hold lets somebody delete
+what must stay. These records are small, so each is kept twice: in the log, which is the truth, and here. Notes
 (`storage.journal`):
 
     ["record", kind, stamp, segment id, key, meta block]    in Base64; the segment it was written to at first
@@ -11,8 +11,8 @@ what nobody may delete. They are small, so each is kept twice: in the log, which
                  index does not know, and what would still change something, is written to the log again, and applied
     let go       what is not needed any more, once there is much of it
 
-Applying one twice, or late, comes to the same (`index.entry`): its stamp says what it is about. A full disk keeps
-nothing from being deleted: the copy is then made at the next start.
+Applying a record twice, or late, gives the same result (`index.format.entry`), since its stamp says which records it
+concerns. A full disk prevents no deletion: the copy is then made at the next start.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ LEDGER_SEGMENT_BYTES = 1 << 20
 """A segment of tombstones, holds and corrections; each takes some hundred bytes, and 40 an instance or study."""
 
 SUPERFLUOUS_MAX = 1000
-"""So many notes beyond those that are needed, and twice as many as these, begin the file anew."""
+"""The file is rewritten when it has this many superfluous notes and twice as many notes as are needed."""
 
 COPY_BYTES_MAX = 64 << 20
-"""A file of this size is looked through at every start."""
+"""A file of this size is checked at every start."""
 
 
 class Noted(NamedTuple):
@@ -68,7 +68,7 @@ class Noted(NamedTuple):
 
 
 class LedgerCopy:
-    """The file of one archive; nothing is kept between two calls."""
+    """The copy of one archive. Keeps nothing in memory between two calls."""
 
     def __init__(self, layout: Layout, files: Files) -> None:
         self._layout = layout
@@ -76,14 +76,14 @@ class LedgerCopy:
         self._path = str(layout.data / "ledger.copy")
 
     def add(self, items: Sequence[LedgerItem]) -> None:
-        """Keeps records that are durable in the log. Raises StorageFailed; what else fails, the next start mends."""
+        """Adds records that are durable in the log. Raises StorageFailed; the next start mends other failures."""
         try:
             self._append([_note(Noted(item.position.segment_id, item)) for item in items])
         except (StorageFull, ArchiveInUse) as error:
             logger.warning("no copy of the ledger's records yet", count=len(items), reason=str(error))
 
     def must_settle(self) -> bool:
-        """Whether `settle` has something to do though nothing has happened."""
+        """Whether to call `settle` even after a clean stop."""
         try:
             fd = self._files.open(self._path, os.O_RDONLY)
         except OSError:
@@ -94,10 +94,10 @@ class LedgerCopy:
             self._files.close(fd)
 
     def settle(self, index: Catalog, lost: Iterable[Damage], records_of: dict[int, int]) -> set[int]:
-        """Brings copy and index together, and what only the copy has back into the log.
+        """Adds to the copy what only the index has, and writes to the log again what only the copy has.
 
-        `records_of`: how many records sealed segments had. Returns the segments among those of `lost` of which every
-        record is known from here. Raises StorageFailed or IndexError_.
+        `records_of`: the record count of sealed segments. Returns those segments in `lost` whose every record is in
+        the copy. Raises StorageFailed or IndexError_.
         """
         noted, is_whole = self._load()
         try:
@@ -126,7 +126,7 @@ class LedgerCopy:
         return noted, is_whole and len(noted) == len(notes)
 
     def _missing(self, index: Catalog, known: set[tuple[object, ...]]) -> list[Noted]:
-        """What the index knows and the copy does not: of an archive that had none, or where one stopped in between."""
+        """Records that the index knows and the copy lacks: the archive had no copy, or a process died in between."""
         reader = LogReader(LocalSegments(self._layout.segments, self._files))
         missing = []
         try:
@@ -143,7 +143,7 @@ class LedgerCopy:
         return missing
 
     def _write_again(self, index: Catalog, unknown: Sequence[Noted]) -> list[Noted]:
-        """Writes records to the log that it has lost, and applies them."""
+        """Writes lost records to the log again, and applies them."""
         if not unknown:
             return []
         segment_log = SegmentLog(
@@ -208,7 +208,7 @@ def apply(index: Catalog, items: Iterable[LedgerItem]) -> None:
 
 
 def _sorted_out(index: Catalog, noted: Sequence[Noted]) -> tuple[list[Noted], list[Noted], int]:
-    """What the index knows; what it does not and should, each once; how many are needed no more."""
+    """Notes that the index knows; those that it lacks, each once; and how many are superfluous."""
     indexed, unknown = [], {}
     superfluous = 0
     young_ns = time.time_ns() - TOMBSTONE_KEEP_S * 10**9
@@ -258,7 +258,7 @@ def _noted(note: list[object]) -> Noted | None:
 
 
 def commit(archive_log: SegmentLog, copy: LedgerCopy, items: Sequence[LedgerItem]) -> None:
-    """Makes records that have been appended durable, twice. Raises StorageFull or StorageFailed, which ends the log."""
+    """Makes appended records durable, in log and copy. Raises StorageFull or StorageFailed, which ends the log."""
     archive_log.sync()
     try:
         copy.add(items)

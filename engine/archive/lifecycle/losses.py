@@ -1,8 +1,8 @@
-"""What is lost for good: DATA/losses, until somebody acknowledges it or it is found again.
+"""Losses: records that were safe once and are missing now. Kept in DATA/losses until acknowledged or found again.
 
-The index forgets what the log no longer has when it is made anew. So whatever a recovery or a rebuild finds missing
-that was safe once is noted here, and stays in `check`, `doctor`, `scrub findings` and the log of every start. Notes
-(`storage.journal`), each about a place in a segment and, where that is known, the instance that lay there:
+A new index knows nothing of records that the log no longer has. So a recovery or a rebuild notes here what is missing,
+and `check`, `doctor`, `scrub findings` and the log of every start show it. Notes (`storage.journal`), each about a
+place in a segment and, if it is known, the instance that lay there:
 
     ["lost", segment id, offset, SOP Instance UID, what, found ns]
     ["acknowledged", segment id, offset, SOP Instance UID, who, when ns]      it is not told again
@@ -30,24 +30,24 @@ from engine.storage.segment import Damage
 logger = log.get("archive.losses")
 
 LOGGED_MAX = 1000
-"""Losses that are named in the log when they are found; what is beyond is counted."""
+"""New losses that are named in the log one by one; the rest are counted."""
 
 ADVICE = "filmroom scrub findings names them; restore or send again, or filmroom scrub acknowledge"
 
 
 class Loss(NamedTuple):
-    """Something that was safe once and is not there any more."""
+    """A record that was safe once and is missing now."""
 
     segment_id: int
     offset: int
     sop_instance_uid: str
-    """Empty: it is a part of a segment, and nobody knows what lay there."""
+    """Empty: a part of a segment whose contents are unknown."""
     what: str
     found_ns: int
 
     @property
     def place(self) -> tuple[int, int, str]:
-        """What tells it from others."""
+        """Identifies the loss."""
         return self[:3]
 
     def __str__(self) -> str:
@@ -56,7 +56,7 @@ class Loss(NamedTuple):
 
 
 def of_damage(damage: Iterable[Damage], found_ns: int) -> list[Loss]:
-    """What a recovery has found, as losses."""
+    """The losses in what a recovery has found."""
     return [Loss(each.segment_id, each.offset, "", each.reason, found_ns) for each in damage]
 
 
@@ -101,7 +101,7 @@ def _append(layout: Layout, files: Files, notes: Sequence[Sequence[object]]) -> 
 
 
 def outstanding(layout: Layout, files: Files, index: Catalog) -> list[Loss]:
-    """What is lost, not acknowledged, and not stored again; by place. Raises StorageError."""
+    """Losses that are neither acknowledged nor stored again, by place. Raises StorageError."""
     noted, acknowledged = _read(layout, files)
     losses = [loss for place, loss in noted.items() if place not in acknowledged]
     return sorted(loss for loss in losses if not _is_back(index, loss))
@@ -112,13 +112,13 @@ def _is_back(index: Catalog, loss: Loss) -> bool:
 
 
 def acknowledged_segments(layout: Layout, files: Files) -> set[int]:
-    """The segments of which everything that is lost is acknowledged."""
+    """The segments all of whose losses are acknowledged."""
     noted, acknowledged = _read(layout, files)
     return {place[0] for place in acknowledged} - {place[0] for place in noted if place not in acknowledged}
 
 
 def note(layout: Layout, files: Files, losses: Iterable[Loss]) -> list[Loss]:
-    """Keeps these, each once, and logs those that are new, which it returns. Raises StorageFull or StorageFailed."""
+    """Notes these losses, each once. Logs and returns the new ones. Raises StorageFull or StorageFailed."""
     noted, _ = _read(layout, files)
     new_losses = list({loss.place: loss for loss in losses if loss.place not in noted}.values())
     _append(layout, files, [("lost", *loss) for loss in new_losses])
@@ -136,7 +136,7 @@ def note(layout: Layout, files: Files, losses: Iterable[Loss]) -> list[Loss]:
 
 
 def forget_whole(layout: Layout, files: Files, whole: Collection[int]) -> None:
-    """Takes back what was noted of segments that a rebuild has found as they were sealed."""
+    """Removes the losses of segments that a rebuild has found as they were sealed."""
     noted, _ = _read(layout, files)
     back = [place for place in noted if place[0] in whole]
     _append(layout, files, [("found again", *place, time.time_ns()) for place in back])
@@ -147,7 +147,7 @@ def forget_whole(layout: Layout, files: Files, whole: Collection[int]) -> None:
 def acknowledge(
     layout: Layout, files: Files, index: Catalog, wanted: Collection[int] | None, *, actor: Principal
 ) -> list[Loss]:
-    """Says of what is outstanding, in these segments or in all (None), that somebody knows of it; which that was.
+    """Acknowledges the outstanding losses in these segments (None: in all), and returns them.
 
     Raises StorageFull or StorageFailed.
     """
@@ -160,7 +160,7 @@ def acknowledge(
 
 
 def tell(layout: Layout, files: Files, index: Catalog) -> None:
-    """What is outstanding, a line for each segment, at the level of an error: at every start."""
+    """Logs the outstanding losses as errors, a line for each segment. Called at every start."""
     by_segment: dict[int, list[Loss]] = {}
     for loss in outstanding(layout, files, index):
         by_segment.setdefault(loss.segment_id, []).append(loss)

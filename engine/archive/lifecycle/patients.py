@@ -1,7 +1,7 @@
-"""Patients as they are named: by ID and issuer, of whom there is one, none, or several.
+"""Finds a patient by ID and issuer.
 
-Two issuers may give one ID to two patients. Whoever names a patient without an issuer means the only one of that ID;
-if there are two, that is refused and not guessed. Reads only. Errors name no patient.
+Two issuers may give one ID to two patients. An ID without an issuer means the only patient with that ID; if there are
+two, the request is refused, never guessed. Reads only. Errors name no patient.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from engine.index.catalog import Snapshot
 from engine.index.format.types import Level
 
 IDENTITY = (tags.PatientID, tags.IssuerOfPatientID, tags.IssuerOfPatientIDQualifiersSequence)
-"""What says who a patient is; the last of it only repeats the issuer in other words."""
+"""The attributes that identify a patient; the last one only repeats the issuer in other words."""
 _TEXTLESS_VRS = frozenset(
     ("AT", "FL", "FD", "OB", "OD", "OF", "OL", "OV", "OW", "SL", "SQ", "SS", "SV", "UL", "UN", "US", "UV")
 )
@@ -22,7 +22,7 @@ _TEXTLESS_VRS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """Who is meant."""
+    """A patient as a person or a message names it."""
 
     patient_id: str
     issuer: str | None = None
@@ -112,7 +112,7 @@ def _named(patient: Patient) -> tuple[bytes, tuple[bytes, bytes]]:
 
 
 def called(snapshot: Snapshot, patient: Known) -> dict[int, bytes]:
-    """All that the studies which it gets are to say of a patient; what it has not, they are not to have either."""
+    """The patient attributes for studies that move to this patient. They lose attributes that it does not have."""
     identity = identity_of(patient.names)
     if not patient.studies:
         return identity
@@ -122,7 +122,7 @@ def called(snapshot: Snapshot, patient: Known) -> dict[int, bytes]:
 
 
 def check_value(tag: int, vr: str, text: str) -> None:
-    """Raises CorrectionRefused for what the VR does not allow."""
+    """Raises CorrectionRefused for a value that the VR does not allow."""
     what = f"its VR is {vr}, which is no text" if vr in _TEXTLESS_VRS and text else conformance.fault(vr, text)
     if what:
         raise CorrectionRefused(f"{tags.keyword_of(tag)} cannot be set to that: {what}")

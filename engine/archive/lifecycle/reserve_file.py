@@ -1,9 +1,9 @@
-"""The reserve file: disk space that is given up so that deletions work on a full disk.
+"""The reserve file: disk space that is released so that deletions work on a full disk.
 
-DATA/ballast is a file of blocks that nobody reads. A deletion needs room for its tombstones and for the pages of the
-index that change; when there is none, it is removed and the deletion tried once more. Whoever keeps or looks
-after the archive makes it anew when there is room again. Nothing else may rely on it, and it is not what instances
-leave free: that is limits.disk_reserve_bytes.
+DATA/ballast is a file of unused blocks. A deletion needs room for its tombstones and for the index pages that it
+changes. When there is no room, the file is removed and the deletion is tried once more. The keeper or the caretaker
+makes the file again when there is room. Use it for nothing else. It is not the space that ingest leaves free, which is
+limits.disk_reserve_bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ RESERVE_BYTES = 32 << 20
 """A deletion of 5 000 instances changes some 8 MiB of the index; a few of them, and the checkpoint after each."""
 
 FREE_SHARE = 16
-"""On a small disk the reserve file takes at most this part of what is free when it is made."""
+"""On a small disk the reserve file takes at most this part of the free space."""
 
 BLOCK_BYTES = 1 << 20
 
@@ -31,7 +31,7 @@ def path_of(layout: Layout) -> str:
 
 
 def make(layout: Layout, files: Files) -> bool:
-    """Makes the reserve file if there is none and there is room; whether there is one now. Raises StorageFailed."""
+    """Makes a missing reserve file if there is room. Returns whether there is one now. Raises StorageFailed."""
     path = path_of(layout)
     if files.exists(path):
         return True
@@ -59,11 +59,11 @@ def make(layout: Layout, files: Files) -> bool:
 
 
 def release(layout: Layout, files: Files) -> bool:
-    """Gives the file's blocks back to the disk; False when there were none. Raises StorageFailed."""
+    """Removes the reserve file; False when there was none. Raises StorageFailed."""
     path = path_of(layout)
     if not files.exists(path):
         return False
     files.unlink(path)
-    # The blocks are free for others when the removal is on the disk.
+    # Other files can use the blocks only when the removal is on the disk.
     files.sync_directory(str(layout.data))
     return True

@@ -1,15 +1,15 @@
-"""Retention: which studies each rule of the configuration would delete now, and deleting them.
+"""Retention: finds the studies that each configured rule would delete now, and deletes them.
 
-A study goes as a whole: every instance of it, versions kept aside included, meets every condition of the rule, or none
-goes. Rules are taken in their order; a study that two of them name counts for the first. A study on legal hold is
-listed as held and stays.
+A study is deleted as a whole, and only if every instance, versions kept aside included, meets every condition of the
+rule. Rules apply in their order; a study that two rules name counts for the first. A study on legal hold is listed as
+held and stays.
 
     age        since each instance was received; or since the Study Date: a study without one stays
     modality   of every series (0008,0060)
     AE title   that called when each instance was sent
 
 Reads the index study by study and holds no read transaction in between: an archive of millions takes a minute of a
-process that has nothing else to do. Not here: when rules run (`server.caretaker`), and how deleting works (`deletion`).
+process that has nothing else to do. `server.caretaker` decides when rules run; `deletion` deletes.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ class Due:
     study_date: str
     modalities: tuple[str, ...]
     last_received_ns: int
-    """When the latest of its instances came."""
+    """When its latest instance arrived."""
     instances: int
     bytes: int
-    """Of their data sets."""
+    """Bytes of their data sets."""
     is_held: bool
     """On legal hold: it stays."""
 
 
 @dataclass(slots=True)
 class Applied:
-    """What became of the studies that a rule named."""
+    """The result of applying a rule."""
 
     studies: int = 0
     instances: int = 0
@@ -89,8 +89,8 @@ def apply(
 ) -> Applied:
     """Deletes what a rule names, study by study.
 
-    Raises RetentionRefused before anything is deleted when the clock or the number of studies is not to be believed and
-    nobody has confirmed it (see `retention_clock`), StorageFull, StorageFailed or IndexError_.
+    Raises RetentionRefused, before anything is deleted, when the clock or the number of studies is implausible and
+    nobody has confirmed it (see `retention_clock`); StorageFull, StorageFailed or IndexError_.
     """
     if not is_confirmed:
         retention_clock.check_clock(archive, rule, now_ns)
@@ -105,7 +105,7 @@ def apply(
             applied.held += 1
             continue
         try:
-            # These instances and no others: what has arrived since did not meet the conditions.
+            # Delete just these instances: later arrivals were not checked against the conditions.
             deletion = archive.delete_instances(
                 instances, level=Level.STUDY, actor=actor, reason=f"retention rule {rule.name}"
             )
@@ -156,7 +156,7 @@ def _due_by(archive: Archive, rule: Retention, now_ns: int) -> Iterator[tuple[Du
 
 
 def _query(rule: Retention, limit_date: str) -> Query:
-    """All studies that can be due by what a query can ask for."""
+    """A query for all studies that may be due; `_meets` checks the other conditions."""
     keys: dict[int, bytes] = dict.fromkeys(_COLUMNS, b"")
     if rule.age_by == "study-date":
         keys[tags.StudyDate] = b"-" + limit_date.encode()

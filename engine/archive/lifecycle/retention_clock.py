@@ -1,4 +1,4 @@
-"""Whether a retention rule may be applied without somebody who confirms it: a clock that jumps must not delete.
+"""Decides whether a retention rule may run without confirmation: a clock that jumps must not delete studies.
 
 A rule is refused when
 
@@ -9,8 +9,8 @@ A rule is refused when
 
     DATA/retention.json    {"applied_ns", "boottime_ns", "boot_id"}: when rules were applied last; disposable
 
-A clock that is behind deletes nothing too early and is believed; what was known before stays known. Who confirms
-(`filmroom retention apply --anyway`) makes now the time that is known.
+A clock that is behind deletes nothing too early, so it is accepted; the recorded time stays. A confirmation
+(`filmroom retention apply --anyway`) records the present time.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 DAY_NS = 86_400 * 10**9
 
 JUMP_NS = DAY_NS
-"""A clock may be set forward by so much: a time zone that was wrong, a winter's drift."""
+"""A clock may be set forward by this much: a wrong time zone, a winter's drift."""
 
 STUDIES_MIN = 20
-"""A rule may always delete so many studies at a time: shares of small archives say nothing."""
+"""A rule may always delete this many studies at a time: a share of a small archive says nothing."""
 
 
 class _Applied(msgspec.Struct, forbid_unknown_fields=True):
@@ -45,7 +45,7 @@ class _Applied(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def check_clock(archive: Archive, rule: Retention, now_ns: int) -> None:
-    """Raises RetentionRefused when `now_ns` is not to be believed."""
+    """Raises RetentionRefused when `now_ns` is implausible."""
     last = _read(archive)
     if last is not None and last.boot_id == boot_id():
         jumped_ns = (now_ns - last.applied_ns) - (_boottime_ns() - last.boottime_ns)
@@ -61,7 +61,7 @@ def check_clock(archive: Archive, rule: Retention, now_ns: int) -> None:
 
 
 def check_share(archive: Archive, rule: Retention, due_count: int) -> None:
-    """Raises RetentionRefused when a rule would delete so many studies."""
+    """Raises RetentionRefused when a rule would delete too many studies."""
     total = archive.stats()["studies"]
     if due_count > STUDIES_MIN and due_count > rule.share_max * total:
         raise _refused(
@@ -71,7 +71,7 @@ def check_share(archive: Archive, rule: Retention, due_count: int) -> None:
 
 
 def note(archive: Archive, now_ns: int, *, is_confirmed: bool) -> None:
-    """Makes `now_ns` the time that is known. Raises StorageFull or StorageFailed."""
+    """Records `now_ns` as the time of an application. Raises StorageFull or StorageFailed."""
     last = _read(archive)
     if last is not None and now_ns < last.applied_ns and not is_confirmed:
         return
@@ -101,7 +101,7 @@ def _newest_ns(archive: Archive) -> int:
         try:
             return int(read_header_or_trailer(archive.parts.segments.open(segment_id), segment_id).created_ns)
         except (StorageError, OSError):
-            continue  # it is damaged or gone, and not for us to judge
+            continue  # damaged or gone: recovery and scrub report it
     return 0
 
 

@@ -1,10 +1,10 @@
-"""Scrubbing: every byte of the log is read from the disk and verified once in a cycle, a little at a time.
+"""Scrubbing: reads every byte of the log from the disk and verifies it once in a cycle, a little at a time.
 
-A pass goes over the segments in the order of their ids, so that what is stored meanwhile comes later in the same pass.
-What is damaged and still needed is named (`damage`), until a re-send has healed it or it is found whole. After the
-bytes of a segment comes what the index says of its records (`index_walk`). Verifying is `storage.inspection`'s,
-remembering `scrub_state`'s, the speed `scrub_rate`'s. One process at a time: `tick` takes the caretaker's lock, who
-calls `step` must have it.
+A pass goes over the segments in the order of their ids, so instances stored meanwhile come later in the same pass.
+Damaged records that are still needed are named (`damage`) until a re-send has healed them or they are found whole.
+After the bytes of a segment, the pass compares the index with its records (`index_walk`). `storage.inspection`
+verifies, `scrub_state` remembers the place, `scrub_rate` sets the speed. Only one process may scrub at a time: `tick`
+takes the caretaker's lock; a caller of `step` must hold it.
 
     nothing due ──► pass: segment by segment, record by record ──► ended: findings that are gone are cleared
          ▲                                                              │
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 logger = log.get("archive.scrub")
 
 MARKS_AGE_S = 10.0
-"""How old the sizes may be that the speed follows from."""
+"""Maximum age of the sizes from which the speed is computed."""
 
 STEP_BYTES = 16 << 20
-"""What `run_pass` reads before it lets others have the lock."""
+"""Bytes that `run_pass` reads before it gives up the lock for a moment."""
 
 IN_USE_PAUSE_S = 0.05
 
@@ -52,25 +52,25 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(slots=True)
 class ScrubStep:
-    """What one step did."""
+    """The result of one step."""
 
     read_bytes: int = 0
     compared_bytes: int = 0
-    """What comparing the index counts for beside that."""
+    """Bytes that comparing the index counts for, beside those read."""
     damaged: list[Damaged] = field(default_factory=list)
-    """Found by this step and not known before."""
+    """Damage that this step has found and that was not known before."""
     repaired: int = 0
-    """Headers, footers and heads that were damaged and are not any more."""
+    """Headers, footers and heads that this step has repaired."""
     pass_ended: bool = False
 
     @property
     def spent_bytes(self) -> int:
-        """What counts for the speed."""
+        """Bytes that count for the speed."""
         return self.read_bytes + self.compared_bytes
 
 
 class Scrubber:
-    """Scrubs one archive; see the module's head. One thread at a time."""
+    """Scrubs one archive, pass after pass. One thread at a time."""
 
     def __init__(
         self,
@@ -96,17 +96,17 @@ class Scrubber:
         self._marks_at_ns = 0
         self._rate = ScrubRate(rate_bytes_per_s_max)
         self.counters = dict.fromkeys(("bytes", "records", "damaged", "repaired", "passes"), 0)
-        """What this process has done."""
+        """Counts of this process's work."""
 
     @classmethod
     def of(cls, archive: Archive, options: Scrub) -> Scrubber:
-        """As the configuration says; a cycle of 0 is for passes that somebody asks for."""
+        """A scrubber with these options; with a cycle of 0 a pass runs only on request."""
         return cls(archive, cycle_s=options.cycle_days * 86400, rate_bytes_per_s_max=options.rate_bytes_per_s_max)
 
     # -- working --------------------------------------------------------------------------------
 
     def tick(self, now_s: float) -> ScrubStep:
-        """Does what is due at `now_s`, of a clock that only goes forward; often nothing.
+        """Does the work that is due at `now_s` of a monotonic clock; often none.
 
         Raises ArchiveInUse when another process scrubs or compacts, and as `step` does.
         """
@@ -119,7 +119,7 @@ class Scrubber:
         return done
 
     def begin_pass(self) -> None:
-        """Starts a pass now, from the first segment; what the one under way has found stays."""
+        """Starts a pass now, from the first segment. Keeps the findings of the pass under way."""
         self._leave_segment()
         before = scrub_state.load(self._path, self._files)
         number = before.number + (before.began_ns > 0)
@@ -127,9 +127,9 @@ class Scrubber:
         self._save()
 
     def step(self, budget_bytes: int) -> ScrubStep:
-        """Reads some `budget_bytes` more, if a pass is under way or due, and saves how far it has come.
+        """Reads about `budget_bytes` more, if a pass is under way or due, and saves the place.
 
-        Raises StorageFailed and IndexError_; what is wrong with the stored bytes is found, not raised.
+        Raises StorageFailed and IndexError_. Damage to stored bytes is a finding and raises nothing.
         """
         done = ScrubStep()
         self._take_over()
@@ -143,17 +143,17 @@ class Scrubber:
             else:
                 self._take(step, done)
         if self._damage is not None:
-            # Before the place is saved: after a restart nobody would look there again.
+            # Note findings before you save the place: after a restart this pass does not look there again.
             self._damage.name_gaps()
             self._collect(self._damage, done)
         self._save()
         return done
 
     def close(self) -> None:
-        """Lets the segment under inspection go. The scrub can go on afterwards, here or in another process."""
+        """Closes the segment under inspection. The scrub can go on afterwards, here or in another process."""
         self._leave_segment()
 
-    # -- telling --------------------------------------------------------------------------------
+    # -- status ---------------------------------------------------------------------------------
 
     @property
     def running(self) -> bool:
@@ -206,26 +206,26 @@ class Scrubber:
     # -- inside: speed --------------------------------------------------------------------------
 
     def _due(self, now_s: float) -> int:
-        """How many bytes should be read now; 0 when it is too little to begin with."""
+        """How many bytes to read now; 0 when they are too few for a step."""
         state = self._state
         now_ns = self._clock_ns()
         if not self.is_due:
             return self._rate.due(now_s, 0.0, 0)
         done_bytes, total_bytes = self._progress(state)
         left_bytes = max(total_bytes - done_bytes, 0)
-        # A pass that began in the future did so before the clock was set back.
+        # If the last pass began in the future, the clock has been set back since.
         left_s = self._cycle_s - max(now_ns - (state.began_ns or now_ns), 0) / 1e9
         return self._rate.due(now_s, self._rate.rate(left_bytes, left_s), left_bytes)
 
     def _due_ns(self, state: ScrubState) -> int:
-        """When the pass after the last one should begin: so early that its end is within a cycle."""
+        """When the next pass should begin, so that it ends within a cycle."""
         if state.last is None or state.last.began_ns > self._clock_ns():
             return 0
         needed_s = self._rate.needed_s(self._progress(state)[1])
         return state.last.began_ns + int(max(self._cycle_s - needed_s, 0.0) * 1e9)
 
     def _progress(self, state: ScrubState) -> tuple[int, int]:
-        """Bytes of the log before the place that the pass has come to, and in all."""
+        """Bytes of the log before the place of the pass, and in all."""
         if not self._marks or abs(self._clock_ns() - self._marks_at_ns) > MARKS_AGE_S * 1e9:
             self._marks = self._index.segment_marks()
             self._marks_at_ns = self._clock_ns()
@@ -238,7 +238,7 @@ class Scrubber:
     # -- inside: going on -----------------------------------------------------------------------
 
     def _take_over(self) -> None:
-        """Another process may have gone on meanwhile: its place counts."""
+        """Loads the saved place, since another process may have gone on meanwhile."""
         saved = scrub_state.load(self._path, self._files)
         if saved != self._state:
             self._leave_segment()
@@ -248,11 +248,11 @@ class Scrubber:
         try:
             scrub_state.save(self._path, self._state, self._files)
         except StorageFull as error:
-            # Only the place is lost: after a restart some of the pass is read again.
+            # Only the place is lost: a restart reads a part of the pass again.
             logger.warning("the state of the scrub cannot be saved", error=str(error))
 
     def _next_step(self, done: ScrubStep) -> Step | None:
-        """The next piece of this segment or of one that follows; None at the end of the log."""
+        """The next piece of this or a later segment; None at the end of the log."""
         while True:
             if self._inspection is None and not self._enter_segment(done):
                 return None
@@ -283,7 +283,7 @@ class Scrubber:
             self._damage.take(fault)
 
     def _collect(self, damage: SegmentDamage, done: ScrubStep) -> None:
-        """Adds to the books what has been found since it was asked last."""
+        """Adds new findings to the counts."""
         self._state.damaged += damage.damaged
         self._state.dead += damage.dead
         self.counters["damaged"] += len(damage.new)
@@ -294,7 +294,7 @@ class Scrubber:
         damage.new = []
 
     def _enter_segment(self, done: ScrubStep) -> bool:
-        """Begins with the next segment that the index knows; False when there is none."""
+        """Opens the next segment that the index knows; False when there is none."""
         self._marks = self._index.segment_marks()
         self._marks_at_ns = self._clock_ns()
         state = self._state
@@ -324,8 +324,8 @@ class Scrubber:
         self._steps = iter(())
 
     def _lost_segment(self, segment_id: int, error: CorruptRecord, damage: SegmentDamage, done: ScrubStep) -> None:
-        """A segment that cannot be opened: damage, if anything in it is still needed."""
-        # A compaction moves what is alive before it removes the file.
+        """Notes damage for a segment that cannot be opened, if any of its records is still needed."""
+        # Not if a compaction has removed it: it moves all live records first.
         mark = self._index.segment_marks().get(segment_id)
         if mark is not None and mark.live_count:
             damage.take(Fault(Part.GAP, FIRST_RECORD, max(mark.indexed_bytes - FIRST_RECORD, 0), str(error)))
@@ -350,9 +350,9 @@ class Scrubber:
 def run_pass(
     archive: Archive, options: Scrub, rate_bytes_per_s: int, progress: Progress | None = None
 ) -> list[Damaged]:
-    """One pass from the beginning, now, at that rate (0: as fast as it goes); what it found that was not known.
+    """Runs one whole pass now, at this rate (0: unlimited). Returns damage that was not known before.
 
-    A server's caretaker may take steps of it meanwhile; what it finds is in the index only.
+    A server's caretaker may take some steps of the pass; its findings are in the index only.
     """
     scrubber = Scrubber.of(archive, options)
     rate_limiter = RateLimiter(rate_bytes_per_s)

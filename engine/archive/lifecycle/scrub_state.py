@@ -1,9 +1,9 @@
-"""How far a scrub has come: DATA/scrub.json, so that it goes on where it was after a restart.
+"""The place of a scrub: DATA/scrub.json, so that it goes on there after a restart.
 
     {"crc32c": <of the bytes of state>, "state": {"number": …, "segment_id": …, "offset": …, …}}
 
-Written to a temporary name, synced, renamed. What is missing, damaged or of another version costs a pass from its
-start, nothing else: the findings lie in the index.
+Written to a temporary name, synced, renamed. If the file is missing, damaged or of another version, the pass starts
+again and nothing else is lost: the findings are in the index.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Passed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     read_bytes: int
     records: int
     damaged: int
-    """Records and parts of segments that were found damaged, those that were known before included."""
+    """Damaged records and parts of segments, including those known before."""
 
 
 class ScrubState(msgspec.Struct, forbid_unknown_fields=True):
@@ -41,10 +41,10 @@ class ScrubState(msgspec.Struct, forbid_unknown_fields=True):
     format: int = FORMAT
     number: int = 1
     began_ns: int = 0
-    """0: has not begun; it begins when it is due."""
+    """0: it has not begun, and begins when it is due."""
     segment_id: int = 0
     offset: int = 0
-    """Everything before this place has been read."""
+    """The pass has read everything before this place."""
     read_bytes: int = 0
     records: int = 0
     damaged: int = 0
@@ -64,7 +64,7 @@ def path_of(data: Path) -> str:
 
 
 def load(path: str, files: Files) -> ScrubState:
-    """The state that was saved last; a fresh one when there is none that can be trusted."""
+    """The saved state; a fresh one when there is no valid one."""
     try:
         fd = files.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -88,6 +88,6 @@ def load(path: str, files: Files) -> ScrubState:
 
 
 def save(path: str, state: ScrubState, files: Files) -> None:
-    """Replaces what was saved before, as a whole. Raises StorageFull or StorageFailed."""
+    """Replaces the saved state atomically. Raises StorageFull or StorageFailed."""
     content = msgspec.json.encode(state)
     replace_file(files, path, msgspec.json.encode(_Checked(crc32c(content), msgspec.Raw(content))))
