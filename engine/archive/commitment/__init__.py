@@ -1,1 +1,1 @@
-"""Storage commitment as the archive sees it: what has been asked and not been reported yet, and what the answer is."""
+"""Storage commitment in the archive: requests that await their report, and the verdict on their instances."""

@@ -1,4 +1,4 @@
-"""Whether instances are kept safely: the answer to a request for storage commitment (PS3.4 J.3), from the durable log.
+"""Judges whether instances are stored safely, from the durable log: for storage commitment (PS3.4 J.3).
 
 An instance is committed when all of this holds, in this order:
 
@@ -12,8 +12,8 @@ An instance is committed when all of this holds, in this order:
     its record was read and its checksums are right    verify = "read" (as a retrieval reads it) and "disk" (past the
                                                       page cache); what is found damaged is noted, and DAMAGED
 
-A version that is kept aside makes no instance: its C-STORE was answered with a warning, and what is given back under
-its UID is the current one. It is made durable all the same. Blocks; for a thread of its own.
+A version that is kept aside does not count: its C-STORE was answered with a warning, and a retrieval of its UID returns
+the current instance. It is durable all the same. Blocks; run it in a thread of its own.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ Place = tuple[int, int]
 """Segment and offset of a record."""
 
 SYNC_TRIES = 5
-"""How often records that are replaced or moved between a sync and the look after it are synced again."""
+"""How often to sync again because records were replaced or moved between a sync and the second look."""
 
 
 class Verdict(Enum):
-    """What is said of one instance."""
+    """The verdict on one instance."""
 
     COMMITTED = "committed"
     ABSENT = "absent"
@@ -62,7 +62,7 @@ class Judge:
         is_supported: Callable[[str], bool],
         stopping: threading.Event,
     ) -> None:
-        """`is_supported`: whether instances of a SOP class would be stored at all."""
+        """`is_supported`: whether the server stores instances of a SOP class."""
         self._archive = archive
         self._parts = archive.parts
         self._is_supported = is_supported
@@ -71,9 +71,9 @@ class Judge:
     def verdicts(
         self, references: Sequence[Reference], *, verify: str, bytes_per_s: int, whole: set[Place]
     ) -> list[Verdict]:
-        """One verdict a reference, in order. `whole`: records that need not be read again; it is added to.
+        """One verdict a reference, in order. `whole`: records that need not be read again; new ones are added.
 
-        Raises StorageFailed when a sync fails, StorageError when no answer can be given now.
+        Raises StorageFailed when a sync fails, StorageError when no verdict is possible now.
         """
         durable = self._durable(references)
         damaged = {(row.segment_id, row.offset) for row in self._parts.index.damage()}
@@ -84,7 +84,7 @@ class Judge:
         ]
 
     def _durable(self, references: Sequence[Reference]) -> list[Instance | None]:
-        """The current instances, none of which a power cut can take any more."""
+        """The current instances, all of which now survive a power cut."""
         located = self._located(references)
         for _ in range(SYNC_TRIES):
             sync_log(self._parts.index, self._parts.reader)

@@ -1,4 +1,4 @@
-"""Requests for storage commitment that have not been answered for good: one file each in DATA/commitments.
+"""Pending requests for storage commitment: one file each in DATA/commitments.
 
     DATA/commitments/<32 hex digits>.json   {"crc32c": <of the bytes of transaction>, "transaction": {…}}: what was
                                             asked, written once, synced before anybody is told that it was taken
@@ -10,9 +10,10 @@
       ▲                      │
       └──── not reported ────┘              removed too when nobody took the report for `[commitment] retry_days`
 
-A process works on a transaction only while it has the flock on its file, which ends with the process: what a killed one
-was about to report is free at once. Removals are not synced: after a power cut a report may go out twice. The names
-are made here, never from anything that a peer sent. Does not know what the answer is (`judge`) or how it is sent.
+A process must hold the flock on a transaction's file while it works on it. The flock ends with the process, so another
+process can report the transactions of a killed one at once. Removals are not synced: after a power cut a report may go
+out twice. Never make a file name from anything that a peer sent. `judge` finds the verdicts; `services.commitment`
+sends the reports.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ logger = log.get("archive.commitment")
 FORMAT = 1
 
 FILE_BYTES_MAX = 64 << 20
-"""No request that was taken makes a file half as long: the rest is damage."""
+"""A longer file is damaged: no accepted request makes one half as long."""
 
 ABANDONED_NS = 3600 * 10**9
-"""A .tmp file this old belongs to nobody any more; writing one takes milliseconds."""
+"""A .tmp file this old is abandoned: writing one takes milliseconds."""
 
 _NAME = re.compile(r"([0-9a-f]{32})\.json")
 
@@ -77,12 +78,12 @@ class Transaction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def references(self) -> list[Reference]:
-        """What it is about, in the order of the request."""
+        """The instances, in the order of the request."""
         return [(self.sop_class_uids[place], uid) for place, uid in self.instances]
 
     @property
     def digest(self) -> int:
-        """Two requests for the same instances in the same order have the same."""
+        """The same for two requests for the same instances in the same order."""
         return crc32c(msgspec.json.encode([self.sop_class_uids, self.instances]))
 
 
@@ -99,7 +100,7 @@ class Attempts(msgspec.Struct, forbid_unknown_fields=True):
     error: str = ""
     """Why the last attempt failed."""
     is_refused: bool = False
-    """The peer was there and answered with a failure."""
+    """Whether the peer was reached and answered with a failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ class Heading:
     instance_count: int
     digest: int
     is_damaged: bool = False
-    """Its file is not as it was written: nobody can report it, and it stays until somebody drops it."""
+    """Whether its file is damaged: it cannot be reported, and stays until somebody drops it."""
 
 
 class Claim:
@@ -125,15 +126,15 @@ class Claim:
         self._fd = fd
 
     def read(self) -> Transaction:
-        """What was asked. Raises CommitmentError when the file is damaged."""
+        """The request. Raises CommitmentError when the file is damaged."""
         return self._transactions.decode(self._fd, self.identifier)
 
     def remove(self) -> None:
-        """It has been reported, or given up. Raises StorageFull or StorageFailed."""
+        """Removes the transaction: it was reported, or given up. Raises StorageFull or StorageFailed."""
         self._transactions.unlink(self.identifier)
 
     def close(self) -> None:
-        """Gives the right up; no error if that has been done."""
+        """Gives up the right to work on it. May be called twice."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             self._transactions.files.close(fd)
@@ -153,24 +154,24 @@ class Transactions:
         self._data = data
         self.folder = str(data / "commitments")
         self._headings: dict[str, Heading] = {}
-        """Of the files that have been read; a file never changes."""
+        """The headings read so far; a file never changes."""
         self._has_folder = False
         """Whether this process has synced the folder's name."""
 
     @classmethod
     def existing(cls, data: Path) -> Transactions:
-        """Those of an archive that is there, whoever has it open. Raises StorageError."""
+        """The transactions of an existing archive, which other processes may have open. Raises StorageError."""
         return cls(layout.existing(data).data, Files())
 
     @property
     def exist(self) -> bool:
-        """Whether commitment was ever asked for."""
+        """Whether anybody has ever asked for storage commitment."""
         return self.files.exists(self.folder)
 
     # -- in ---------------------------------------------------------------------------------------
 
     def add(self, transaction: Transaction, *, count_max: int, reserve_bytes: int) -> Claim:
-        """Keeps a request; it is durable, and this process's to work on, when this returns.
+        """Stores a request durably, and claims it for this process.
 
         Raises StorageFull when there are too many or the disk is too full, StorageFailed when it could not be written.
         """
@@ -206,7 +207,7 @@ class Transactions:
             raise StorageError(f"the free space of the disk is not known: {error.strerror}") from error
 
     def _make_folder(self) -> None:
-        """There is a folder after this that a power cut leaves; who made it may have died before he synced it."""
+        """Makes the folder durable. Syncs an existing one too: its maker may have died before the sync."""
         if self._has_folder and self.exist:
             return
         self.files.make_directory(self.folder)
@@ -254,7 +255,7 @@ class Transactions:
         return Heading(identifier, uid, title, transaction.received_ns, len(transaction.instances), transaction.digest)
 
     def decode(self, fd: int, identifier: str) -> Transaction:
-        """What a file says. Raises CommitmentError."""
+        """The transaction in a file. Raises CommitmentError."""
         try:
             content = self.files.pread(fd, min(self.files.size(fd), FILE_BYTES_MAX), 0)
             checked = msgspec.json.decode(content, type=_Checked)
@@ -278,17 +279,17 @@ class Transactions:
         try:
             self.files.close(self.files.create(f"{self.folder}/{identifier}.retry"))
         except FileExistsError:
-            pass  # asked before, and not looked at yet
+            pass  # asked before; no server has looked yet
 
     def take_retries(self) -> list[str]:
-        """What `ask_retry` was called for since the last time."""
+        """The transactions that `ask_retry` was called for since the last call."""
         requests = [name.removesuffix(".retry") for name in self._listed() if name.endswith(".retry")]
         for identifier in requests:
             self.files.unlink(f"{self.folder}/{identifier}.retry")
         return requests
 
     def sweep(self, now_ns: int) -> None:
-        """Removes what processes left that died while they wrote."""
+        """Removes the temporary files of processes that died while they wrote."""
         for name in self._listed():
             path = f"{self.folder}/{name}"
             identity = self.files.identity(path) if name.endswith(".tmp") else None
@@ -296,7 +297,7 @@ class Transactions:
                 self.files.unlink(path)
 
     def drop(self, identifier: str) -> None:
-        """Forgets a transaction that nobody works on. Raises CommitmentError when there is none, or somebody does."""
+        """Removes a transaction. Raises CommitmentError when there is none, or a process works on it."""
         claim = self.claim(identifier) if identifier in self._names() else None
         if claim is None:
             is_there = identifier in self._names()
@@ -307,12 +308,12 @@ class Transactions:
             logger.warning("a storage commitment report was dropped", commitment=identifier)
 
     def unlink(self, identifier: str) -> None:
-        """Forgets a transaction."""
+        """Removes a transaction's file."""
         self.files.unlink(self._path(identifier))
         self._headings.pop(identifier, None)
 
     def load_attempts(self) -> dict[str, Attempts]:
-        """What `save_attempts` kept; nothing when there is nothing that can be trusted."""
+        """The attempts that `save_attempts` stored; empty when the file is missing or damaged."""
         path = f"{self.folder}/state.json"
         try:
             fd = self.files.open(path, os.O_RDONLY)
@@ -328,7 +329,7 @@ class Transactions:
             self.files.close(fd)
 
     def save_attempts(self, attempts: dict[str, Attempts]) -> None:
-        """Keeps them for a restart and for people; not synced. Raises StorageFull or StorageFailed."""
+        """Stores the attempts for a restart and for people; not synced. Raises StorageFull or StorageFailed."""
         replace_file(self.files, f"{self.folder}/state.json", msgspec.json.encode(attempts), is_durable=False)
 
     def _names(self) -> list[str]:

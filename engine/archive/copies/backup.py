@@ -1,7 +1,7 @@
-"""Copies what is new in the log to another place: online, incremental, and each time one consistent state.
+"""Copies new parts of the log to another place: online, incremental, one consistent state each time.
 
-The format is `copies.manifest`'s, checking it `copies.backup_check`'s, the way back `copies.restore`'s. Works on
-the log alone: beside a server, without one, on an archive that crashed. It takes no role in the archive and no lock.
+`copies.manifest` owns the format, `copies.backup_check` checks a backup, `copies.restore` restores it. A backup reads
+only the log, so it works beside a server, without one, or on an archive that crashed. It takes no role and no lock.
 
     1  list the segments; look how far each can be copied (`archive.copies.extent`): that is the moment of the backup
     2  for each with something new: sync it at its source, copy, hash, sync the copy, note the range in DEST/progress
@@ -11,9 +11,9 @@ the log alone: beside a server, without one, on an archive that crashed. It take
     killed in 2 or 3    the next run finds the ranges in DEST/progress and goes on behind them
     killed in 4         there is a manifest or there is none; never half of one
 
-A copy is only ever lengthened. Before that its last bytes are compared with the source's: when they differ, the source
-has another history now (it was rolled back, or is a clone), which is a finding, and the segment is copied anew under
-another name, beside the old one that older manifests name. No byte is written that another history's states name
+A copy only grows. Before it grows, its last bytes are compared with the source's. If they differ, the source has
+another history (it was rolled back, or is a clone): the backup reports that and copies the segment again under another
+name, beside the old copy that older manifests name. Never write to bytes that a state of another history names
 (`copies.histories`).
 """
 
@@ -41,24 +41,24 @@ from engine.storage.segment_bytes import FileBytes
 logger = log.get("archive.backup")
 
 RANGE_BYTES = 64 << 20
-"""What is hashed as one, and what a killed backup copies again at most."""
+"""Bytes under one hash, and the most that a killed backup copies again."""
 PIECE_BYTES = 1 << 20
 BLOCK_BYTES = 4096
-"""What is given up of a source that cannot be read."""
+"""Bytes that are skipped where a source cannot be read."""
 JOIN_BYTES = 4096
 """How much of a copy's end is compared with the source before it is lengthened."""
 ATTEMPTS_MAX = 100
-"""How often a backup begins again because segments vanish; each time less is left to copy."""
+"""How often a backup may begin again because segments vanish; each time less is left to copy."""
 
 _WHOSE = "history"
-"""The first item of the note in DEST/progress that says whose the notes behind it are."""
+"""The first item of the note in DEST/progress that names the history of the notes after it."""
 
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(slots=True)
 class BackupReport:
-    """What a backup did."""
+    """The result of a backup."""
 
     manifest: str = ""
     segments: int = 0
@@ -66,7 +66,7 @@ class BackupReport:
     """Of the state that the manifest names."""
     copied_bytes: int = 0
     findings: list[str] = field(default_factory=list)
-    """What could not be copied, or is not as it should be."""
+    """Segments that could not be copied, or are wrong."""
     removed_manifests: int = 0
     removed_segments: int = 0
     other_histories: int = 0
@@ -75,12 +75,12 @@ class BackupReport:
 
 @dataclass(frozen=True, slots=True)
 class _Planned:
-    """One segment of the state to come."""
+    """One segment of the state that this backup makes."""
 
     segment_id: int
     found: Extent
     copy: SegmentCopy
-    """What there is of it already."""
+    """The copy that exists already."""
 
     @property
     def missing_bytes(self) -> int:
@@ -88,7 +88,7 @@ class _Planned:
 
 
 class _Vanished(Exception):
-    """A segment is gone: not an error, the list is old."""
+    """A segment is gone: no error, since the list may be old."""
 
 
 def back_up(
@@ -165,20 +165,20 @@ class _Backup:
         self._now = now
         self.report = BackupReport()
         self._known: dict[tuple[int, int], SegmentCopy] = {}
-        """What DEST has, by id and salt."""
+        """The copies in DEST, by id and salt."""
         self._ends: dict[tuple[int, int], int] = {}
         """Where whole records are known to end, by id and salt. Not where a copy ends: that may be inside a record."""
         self._by_id: dict[int, SegmentCopy] = {}
-        """What the last manifest says, by id."""
+        """The segments of the last manifest, by id."""
         self._lasting: list[str] = []
         """Findings that stay when the list of segments is made anew."""
         self._history = history_of(layout.lineage, layout.role)
         self._is_joining = False
-        """Whether what is known is another history's."""
+        """Whether the last manifest is another history's."""
         self._claims: dict[str, int] = {}
 
     def take(self, *, join: bool) -> None:
-        """See the module's head."""
+        """Makes the backup, as the head of this module describes."""
         heading = histories.admit(self._folder, self._history, join=join)
         names = histories.names_of(heading)
         self._is_joining = self._history not in names
@@ -209,7 +209,7 @@ class _Backup:
         self.report.segments = len(copies)
         self.report.total_bytes = manifest.total_bytes
 
-    # -- what there is --------------------------------------------------------------------------
+    # -- the existing backup --------------------------------------------------------------------
 
     def _read_manifest(self, found: list[Heading]) -> None:
         """The newest one, of this history where there is one."""
@@ -245,7 +245,7 @@ class _Backup:
             if item[0] == copy.length < item[1]:
                 self._known[key] = replace(copy, ranges=(*copy.ranges, item), is_sealed=False)
 
-    # -- what is wanted -------------------------------------------------------------------------
+    # -- the plan -------------------------------------------------------------------------------
 
     def _plan(self) -> list[_Planned]:
         try:
@@ -260,7 +260,7 @@ class _Backup:
         return [item for item in planned if item is not None]
 
     def _look(self, segment_id: int) -> _Planned | None:
-        """What there is to do for one segment; None when it holds nothing."""
+        """The plan for one segment; None when the segment is empty."""
         path = segment_path(self._layout.segments, segment_id)
         source = self._files.identity(path)
         if source is None:
@@ -273,7 +273,7 @@ class _Backup:
             return self._look_into(fd, segment_id, source)
         except (CorruptRecord, OSError) as error:
             self.report.findings.append(f"segment {segment_id:016x} cannot be copied: {error}")
-            # What was copied while it could be read is better than nothing.
+            # Keep the part that was copied while the segment could be read.
             if entry is None or not self._is_there(entry):
                 return None
             return _Planned(segment_id, Extent(entry.salt, entry.length, entry.is_sealed), entry)
@@ -312,7 +312,7 @@ class _Backup:
         return self._folder.size(copy) >= copy.length
 
     def _continues(self, fd: int, copy: SegmentCopy, found: Extent) -> bool:
-        """Whether the source still has what was copied from it, and may have more."""
+        """Whether the source still has the copied bytes, and may have more."""
         if copy.length > found.end or (copy.is_sealed and not (found.is_sealed and found.end == copy.length)):
             return False
         start = max(0, copy.length - JOIN_BYTES)
@@ -324,7 +324,7 @@ class _Backup:
         return ours == self._files.pread(fd, copy.length - start, start)
 
     def _another(self, copy: SegmentCopy, source: tuple[int, int]) -> SegmentCopy:
-        """A copy of the same segment that begins anew, in a file that is not there yet."""
+        """A new copy of the same segment, in a new file."""
         while self._files.exists(self._folder.segment(copy)):
             copy = replace(copy, copy=copy.copy + 1)
         self._known[copy.segment_id, copy.salt] = begun = replace(copy, is_sealed=False, source=source, ranges=())
@@ -359,7 +359,7 @@ class _Backup:
     def _copy(self, planned: _Planned, journal: Journal, total: int) -> SegmentCopy:
         source = self._open(planned.segment_id)
         try:
-            # Nothing is ever in a backup that the source can still lose.
+            # Sync first: a backup must hold nothing that the source can still lose.
             self._files.fdatasync(source)
             target = self._open_target(planned.copy)
             try:
@@ -407,7 +407,7 @@ class _Backup:
             piece = self._files.pread(source, length, at)
         except OSError as error:
             if length <= BLOCK_BYTES:
-                # The rest of the archive must not stay without a backup for the sake of one bad block.
+                # One bad block must not keep the rest of the archive from being backed up.
                 what = f"cannot be read: {error.strerror}; copied as zeros"
                 finding = f"segment {segment_id:016x} offset {at}: {length} bytes {what}"
                 self._lasting.append(finding)

@@ -1,10 +1,10 @@
-"""Reads a backup again, every byte: `filmroom verify-backup`, and what a restore does not find out by itself.
+"""Verifies every byte of a backup: `filmroom verify-backup`.
 
     manifests    each whole, of this archive; what several say of one file agrees
     files        there, long enough; the hash of every range as the manifests say
     segments     walked over: every head and every payload has its checksum, or the damage was in the source already
 
-Changes nothing. Says what is damaged, by file and place, and the UID of each record whose payload is.
+Changes nothing. Names all damage by file and place, and the UID of each record with a damaged payload.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(slots=True)
 class BackupCheckReport:
-    """What has been looked at and found."""
+    """The counts and findings of a check."""
 
     findings: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(
@@ -76,7 +76,7 @@ class _Check:
         self.report = BackupCheckReport()
 
     def manifests(self) -> list[Manifest]:
-        """All that can be read; the others are findings."""
+        """All readable manifests; the others become findings."""
         manifests = []
         for name in self._folder.names():
             try:
@@ -86,7 +86,7 @@ class _Check:
         return manifests
 
     def agree(self, manifests: list[Manifest], archive_id: bytes) -> None:
-        """Whose they are, and whether none names a segment twice."""
+        """Checks that all are of this archive, and that none names a segment twice."""
         for manifest in manifests:
             self.report.counts["manifests"] += 1
             if manifest.archive_id != archive_id:
@@ -96,7 +96,7 @@ class _Check:
                 self.report.findings.append(f"manifest {manifest.file_name} names a segment twice")
 
     def read(self, manifests: list[Manifest]) -> None:
-        """Every file once, by the longest that any manifest says of it; other partitions of it are read as well."""
+        """Reads every file once, to the longest length in any manifest; again if its ranges differ in another one."""
         jobs: dict[str, list[SegmentCopy]] = {}
         for manifest in manifests:
             for copy in manifest.segments:
@@ -145,7 +145,7 @@ class _Check:
         return digest.hexdigest()
 
     def _walk(self, copy: SegmentCopy) -> None:
-        """Right after it was hashed: its pages are in the cache still."""
+        """Walks over the records of a copy. Call it right after hashing, while the pages are cached."""
         name = copy.file_name
         try:
             fd = self._files.open(self._folder.segment(copy), os.O_RDONLY | os.O_NONBLOCK)
@@ -179,7 +179,7 @@ class _Check:
             self._files.close(fd)
 
     def _lost(self, data: SegmentBytes, header: SegmentHeader, damage: Damage) -> str:
-        """Whose payload it is that is damaged, where its head can be read."""
+        """Names the record with the damaged payload, if its head can be read."""
         record = extent.record_at(data, header, damage.offset)
         return f" ({record.key.decode('utf-8', 'replace')})" if record is not None else ""
 

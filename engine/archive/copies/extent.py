@@ -1,16 +1,16 @@
-"""How far the bytes of a segment can be copied while its writer is at work: what backups and replicas ship.
+"""How far a segment can be copied while its writer appends to it: for backups and replicas.
 
-Needs no index and no lock, and so no role in the archive: the log alone says what is whole. Everything that has been
-acknowledged is a whole record of some segment, in both durabilities; what is being written is not there yet.
+Needs no index, no lock and no role in the archive: the log alone shows which records are whole. Every acknowledged
+instance is a whole record of some segment, in both durabilities; a record that is being written does not count yet.
 
     sealed                    all of the file
     streamed, not sealed      its one record, once the head is there: it is written last
     anything else             from a known end on, head after head; the last record's payload is compared with its
                               checksum, for a reader may see a record's head before the rest of it
 
-Zeros where a head should be are taken for the end, without a look at what follows: behind the zeros of a preallocated
-segment lies nothing that was ever acknowledged, and what a power cut has left there is for the keeper to judge.
-Bytes that are neither zeros nor a head are walked over if a whole record follows, as everywhere else.
+Zeros in the place of a head mean the end: nothing acknowledged lies behind the zeros of a preallocated segment, and the
+keeper judges whatever a power cut has left there. Bytes that are neither zeros nor a head are passed over if a whole
+record follows, as everywhere else.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from engine.storage.segment import (
 from engine.storage.segment_bytes import SegmentBytes
 
 LOOK_BYTES = 4096
-"""What is read to find a head: most fit."""
+"""Bytes read to find a head: most heads fit."""
 PIECE_BYTES = 1 << 20
 
 
 class Extent(NamedTuple):
-    """What can be copied of one segment."""
+    """The part of one segment that can be copied."""
 
     salt: int
-    """With the id it names the segment: ids come again when the newest segment has been removed."""
+    """Names the segment together with its id, since an id comes again when the newest segment has been removed."""
     end: int
     """The bytes before it will not change any more."""
     is_sealed: bool

@@ -1,10 +1,10 @@
-"""Which histories of an archive a folder of backups holds, which state belongs to which, and what may be removed.
+"""The histories in a folder of backups: which state belongs to which, and which states may be removed.
 
-An archive that is restored, and a replica that is promoted, keep their archive id and begin a new history, with a
-lineage of its own (`archive.layout`). What both take in from then on is in one of them only, so that no state of one
-stands for the other: a folder holds one history unless somebody asks for more, a restore from several is told which
-one, and nothing is removed for the sake of another one's newer states. A replica is what its source was a while ago,
-and so a history beside it.
+A restored archive and a promoted replica keep their archive id and begin a new history, with a lineage of its own
+(`archive.layout`). From then on each takes in instances that the other lacks, so a state of one never replaces a state
+of the other. A folder holds one history unless somebody asks for more, a restore from several must name one, and
+newer states of one history never cause states of another to be removed. A replica lags behind its source, and so is a
+history of its own.
 
     name        "original" before the first restore or promotion, else 32 hex digits; "replica:" in front of a replica's
     one's own   a state of the same history whose segments are in the same files as in the newest one. An archive that
@@ -37,7 +37,7 @@ class Pruned(NamedTuple):
 
 
 def headings(folder: BackupFolder) -> tuple[list[Heading], list[str]]:
-    """Those of all manifests that can be read, the oldest first; and what is wrong with the others."""
+    """The headings of all readable manifests, the oldest first, and what is wrong with the others."""
     headings: list[Heading] = []
     problems: list[str] = []
     for name in folder.names():
@@ -54,7 +54,7 @@ def names_of(found: Iterable[Heading]) -> list[str]:
 
 
 def admit(folder: BackupFolder, ours: str, *, join: bool) -> list[Heading]:
-    """The headings of the states that there are. Raises BackupError when none is of our history, unless to `join`."""
+    """The headings of all states. Raises BackupError when none is of our history, unless `join`."""
     ours_there, _ = headings(folder)
     histories = names_of(ours_there)
     if histories and ours not in histories and not join:
@@ -67,7 +67,7 @@ def admit(folder: BackupFolder, ours: str, *, join: bool) -> list[Heading]:
 
 
 def choose(folder: BackupFolder, at: datetime | None, history: str | None) -> Manifest:
-    """The newest state, or the newest that is not after `at`, of the one history or of that whose name begins so.
+    """The newest state, not after `at` if given, of the only history or of the one whose name begins with `history`.
 
     Raises BackupError when there is none, or more than one history has such a state and none is named.
     """
@@ -118,7 +118,7 @@ def _moment(created: datetime) -> str:
 
 
 def claims(folder: BackupFolder, found: Iterable[Heading], ours: str) -> dict[str, int]:
-    """File name of a copy → how much of it states of other histories need: no byte before it may be written again.
+    """File name of a copy → how many of its bytes states of other histories need. Never overwrite these.
 
     Raises BackupError when one of them cannot be read.
     """
@@ -131,7 +131,7 @@ def claims(folder: BackupFolder, found: Iterable[Heading], ours: str) -> dict[st
 
 
 def prune(folder: BackupFolder, keep: int, ours: str) -> Pruned:
-    """Removes all states of one's own but the newest `keep`, then the segments that no state names any more."""
+    """Removes all but the newest `keep` states of our history, then the segments that no state names any more."""
     files = folder.files
     whole: list[Manifest] = []
     for name in folder.names():

@@ -1,7 +1,7 @@
-"""How far a replica is behind now, whoever looks, and whether anybody works on it.
+"""How far a replica is behind now, and whether a replication is running.
 
-A replication that has ended says for ever what it said last. So its status file also says how the log looked then, the
-last number of a segment and the ends of those that were not sealed: what the log has beyond that has come since.
+The status file of a replication that has ended no longer changes. So it also records the log of that time: the last
+number of a segment and the ends of unsealed segments. Whatever the log has beyond that is new since then.
 
     lag now    what was missing then, and what has come since; not known (None) of a status that older versions wrote
     running    the process of the status is there, and is the same; at the replica: somebody has its lock
@@ -22,7 +22,7 @@ from engine.storage.segment_bytes import FileBytes
 
 
 def seen(present: Iterable[int], ends: dict[int, int]) -> dict[str, object]:
-    """For a status file: the log as it is; `ends` are those of the segments that can still grow."""
+    """The present state of the log, for a status file; `ends` are those of the segments that can still grow."""
     return {"last": max(present, default=-1), "open": [[segment_id, end] for segment_id, end in ends.items()]}
 
 
@@ -45,28 +45,28 @@ def _end(layout: Layout, segment_id: int, files: Files) -> int:
     try:
         fd = files.open(segment_path(layout.segments, segment_id), os.O_RDONLY)
     except FileNotFoundError:
-        return 0  # compacted away this moment
+        return 0  # just compacted away
     try:
         there = extent.look(FileBytes(files, fd), segment_id)
     except CorruptRecord:
-        return files.size(fd)  # it cannot be shipped, and is not there
+        return files.size(fd)  # unreadable: it cannot be shipped
     finally:
         files.close(fd)
     return 0 if there is None or there.is_empty else there.end
 
 
 def growing(found: extent.Extent | None) -> int:
-    """The end that is noted of a segment that can still grow: 0 while there is nothing to ship."""
+    """The end to note for a segment that can still grow: 0 while there is nothing to ship."""
     return 0 if found is None or found.end <= FIRST_RECORD else found.end
 
 
 def process() -> list[int]:
-    """Who this is: number and start of the process, since numbers come again."""
+    """Identifies this process by number and start time, since numbers come again."""
     return [os.getpid(), _started(os.getpid())]
 
 
 def is_alive(status: dict[str, object]) -> bool:
-    """Whether the process that wrote a status is there."""
+    """Whether the process that wrote a status is still running."""
     match status.get("process"), status.get("pid"):
         case [int(pid), int(started)], _:
             return _started(pid) == started
@@ -76,7 +76,7 @@ def is_alive(status: dict[str, object]) -> bool:
 
 
 def _started(pid: int) -> int:
-    """When a process began, in clock ticks since the start of the machine; 0 when there is none, or it is dead."""
+    """When a process began, in clock ticks since the start of the machine; 0 when it does not exist or is dead."""
     try:
         with open(f"/proc/{pid}/stat", encoding="latin-1") as file:
             fields = file.read().rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""The manifests of a backup: each names, range by range, the bytes that make one state of the archive.
+"""The manifests of a backup: each names, range by range, the bytes of one state of the archive.
 
     DEST/backup.json                     {"format": 1, "archive_id": "<32 hex digits>"}
     DEST/manifests/<UTC time>.json       {"manifest": {…}, "blake2b": "<of the manifest as it is written here>"}
@@ -11,10 +11,10 @@
     segment     {"id", "salt", "copy": n, "length", "sealed", "source": [inode, mtime_ns], "ranges": [range, …]}
     range       [start, end, "<blake2b, 32 bytes, of these bytes>"]; the first starts at 0, each where the last ended
 
-Everything that was acknowledged before `created` is in it. id and salt together name a segment: an id alone may come
-again. n counts copies that had to begin anew because the source, restored meanwhile, has other bytes. File names are
-made from these three numbers and from nothing that is read as text. `source` lets a sealed segment be passed over
-unopened.
+A state has everything that was acknowledged before `created`. id and salt together name a segment, since an id alone
+may come again. n counts copies that had to begin anew because the source, restored meanwhile, has other bytes. Make
+file names from these three numbers only, never from text in a manifest. Thanks to `source` a backup need not open
+sealed segments that have not changed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from engine.storage.files import Files, replace_file
 FORMAT = 1
 DIGEST_BYTES = 32
 MANIFEST_BYTES_MAX = 1 << 30
-"""A bound on what is read: ten million ranges."""
+"""The longest manifest that is read: ten million ranges."""
 DESCRIPTION_BYTES_MAX = 4096
 
 HEADING_BYTES = 512
@@ -54,7 +54,7 @@ Range = tuple[int, int, str]
 
 @dataclass(frozen=True, slots=True)
 class SegmentCopy:
-    """What a manifest says of one segment."""
+    """One segment in a manifest."""
 
     segment_id: int
     salt: int
@@ -71,7 +71,7 @@ class SegmentCopy:
 
     @property
     def file_name(self) -> str:
-        """Of its file in DEST/segments."""
+        """The name of its file in DEST/segments."""
         return f"{self.segment_id:016x}-{self.salt:016x}-{self.copy}.seg"
 
     def encode(self) -> dict[str, object]:
@@ -124,7 +124,7 @@ def _count(value: object) -> int:
 
 
 class Heading(NamedTuple):
-    """Whose state a manifest is, without its segments."""
+    """The history and time of a manifest, without its segments."""
 
     name: str
     history: str
@@ -137,7 +137,7 @@ def history_of(lineage: str, role: str) -> str:
 
 
 def time_of(name: str) -> datetime:
-    """When the state of a manifest of this file name was."""
+    """The time of a state, from the file name of its manifest."""
     return datetime.strptime(name.removesuffix("Z.json"), _NAME_TIME).replace(tzinfo=UTC)
 
 
@@ -207,7 +207,7 @@ def _digest(data: bytes) -> str:
 
 
 class BackupFolder:
-    """DEST: its parts, and what is in it. Makes nothing but what `prepare` is asked for."""
+    """DEST and its contents. Only `prepare` and `write` create files."""
 
     def __init__(self, path: Path, files: Files) -> None:
         self.path = path
@@ -218,7 +218,7 @@ class BackupFolder:
         self._description = str(path / "backup.json")
 
     def archive_id(self) -> bytes:
-        """Whose backup this is. Raises BackupError when it is none."""
+        """The id of the archive. Raises BackupError when this is no backup."""
         try:
             content = orjson.loads(read_whole(self.files, self._description, DESCRIPTION_BYTES_MAX))
             archive_id = bytes.fromhex(content["archive_id"])
@@ -231,7 +231,7 @@ class BackupFolder:
         return archive_id
 
     def prepare(self, layout: Layout) -> None:
-        """Makes DEST where it is missing or empty. Raises BackupError when it is not for backups of this archive."""
+        """Makes a missing or empty DEST. Raises BackupError when it is not for backups of this archive."""
         path, data = self.path.resolve(), layout.data.resolve()
         if path.is_relative_to(data):
             raise BackupError(f"{self.path} lies in the data directory: what destroys that destroys the backup too")
@@ -289,11 +289,11 @@ class BackupFolder:
         return Heading(name, history_of(match[2].decode(), (match[3] or ARCHIVE.encode()).decode()), time_of(name))
 
     def write(self, manifest: Manifest) -> None:
-        """Durable when it returns; the ranges that it names must be so already."""
+        """Writes a manifest durably. Make the ranges that it names durable first."""
         replace_file(self.files, f"{self.manifests}/{manifest.file_name}", manifest.encode())
 
     def moment(self, now: datetime) -> datetime:
-        """A time for a new manifest: now, and after that of every other one."""
+        """A time for a new manifest: now, but later than every other one."""
         names = self.names()
         if names:
             now = max(now, time_of(names[-1]) + timedelta(microseconds=1))

@@ -1,4 +1,4 @@
-"""A replica: an archive whose log is written by a replication, and read by everybody else. Its end that writes.
+"""The writing end of a replica: an archive whose log only a replication writes, and every other process reads.
 
     DATA/archive.json        as every archive's, with "role": "replica" and the lineage of its source
     DATA/segments/*.seg      as at the source, as far as they have come; not preallocated; grow at the end
@@ -7,9 +7,9 @@
     DATA/replica.lock        flock of whoever writes the log
     DATA/replica.json        what the source last said of itself and of its lag; for people
 
-What was written and not committed is written again after a stop: a length counts from the note on. A reader that was
-quicker has read the same bytes. Nothing that the source has not got is ever thrown away here: a source with another
-history is refused (`replication` compares).
+After a stop, bytes that were written and not committed are written again: a length counts once it is noted. A reader
+may have seen them before; they are the same bytes. A replica never throws away anything that the source lacks: a source
+with another history is refused (`replication` compares).
 
 Readers open it as any archive (`Archive.open`): their keeper follows the log. `promote` makes it an archive.
 """
@@ -38,14 +38,14 @@ from engine.storage.segment import list_segments, segment_path
 logger = log.get("archive.replica")
 
 JOIN_BYTES = 4096
-"""How much of a segment's end is compared before it is lengthened."""
+"""Bytes at a segment's end that are compared before it grows."""
 STATUS_BYTES_MAX = 1 << 16
 NOTES_MAX_FACTOR = 4
-"""A journal with so many times more notes than segments is begun anew."""
+"""The journal is rewritten when it has this many times more notes than segments."""
 
 
 class Held(NamedTuple):
-    """What a replica has of a segment."""
+    """A segment as the replica holds it."""
 
     salt: int
     length: int
@@ -55,7 +55,7 @@ class Held(NamedTuple):
 
 
 class Shipped(NamedTuple):
-    """A segment that has come so far."""
+    """A segment, and how far it has been shipped."""
 
     segment_id: int
     salt: int
@@ -97,7 +97,7 @@ class ReplicaLock:
 
 
 class Replica:
-    """The writing end. For one thread; closed and opened again after any error."""
+    """The writing end. For one thread. After any error, close it and open it again."""
 
     def __init__(
         self, data: Path, archive_id: bytes, lineage: str, files: Files | None = None, *, create: bool = True
@@ -138,7 +138,7 @@ class Replica:
         }
         if len(self._journal.notes) > NOTES_MAX_FACTOR * (len(segments) + 1):
             self._journal.replace([(segment_id, *item[:3]) for segment_id, item in segments.items()])
-        # Begun and never committed: the source may have it, and then it is written from the start.
+        # Begun and never committed: if the source still has it, it is written from the start.
         return {segment_id: segments.get(segment_id, Held(0, 0, False)) for segment_id in present}
 
     def _size(self, segment_id: int) -> int:
@@ -149,7 +149,7 @@ class Replica:
             self._files.close(fd)
 
     def held(self) -> dict[int, Held]:
-        """What is there and durable."""
+        """The durable segments."""
         return {segment_id: self._with_tail(segment_id, item) for segment_id, item in self._held.items()}
 
     def _with_tail(self, segment_id: int, item: Held) -> Held:
@@ -161,9 +161,9 @@ class Replica:
             self._files.close(fd)
 
     def write(self, segment_id: int, salt: int, offset: int, data: bytes) -> None:
-        """Lengthens a segment; readers see it at once. It may begin again at the end that was committed last.
+        """Appends to a segment; readers see it at once. `offset` may go back to the end that was committed last.
 
-        Raises ReplicationFailed when `offset` is neither.
+        Raises ReplicationFailed for any other `offset`.
         """
         segment = self._held.get(segment_id)
         if segment is not None and segment.length and segment.salt != salt:
@@ -192,7 +192,7 @@ class Replica:
         self._written[segment_id] = held.length if held is not None else 0
 
     def commit(self, shipped: Sequence[Shipped]) -> None:
-        """Makes durable what was written of these segments; they count as replicated when this returns."""
+        """Makes these segments durable. They count as replicated when this returns."""
         for item in shipped:
             if self._written.get(item.segment_id) != item.length:
                 raise ReplicationFailed(f"segment {item.segment_id:016x} has not come whole", is_final=True)
@@ -210,7 +210,7 @@ class Replica:
             del self._written[item.segment_id]
 
     def remove(self, segment_ids: Sequence[int]) -> None:
-        """Removes what the source has compacted away; what took its place must have been committed."""
+        """Removes segments that the source has compacted away. Commit their replacements first."""
         for segment_id in segment_ids:
             if segment_id in self._fds:
                 self._files.close(self._fds.pop(segment_id))
@@ -221,11 +221,11 @@ class Replica:
         self._journal.append([(segment_id, 0, -1, False) for segment_id in segment_ids])
 
     def tell(self, status: Mapping[str, object]) -> None:
-        """Keeps what the source says of itself, for `filmroom replicate --status`; not durable."""
+        """Stores the source's status for `filmroom replicate --status`; not durable."""
         write_status(str(self.layout.data / "replica.json"), status, self._files)
 
     def close(self) -> None:
-        """Lets the replica go; what was not committed is written again next time."""
+        """Closes the replica. Bytes that were not committed are written again next time."""
         for fd in self._fds.values():
             self._files.close(fd)
         self._fds.clear()
@@ -261,9 +261,9 @@ def _open(data: Path, archive_id: bytes, lineage: str, files: Files, *, create: 
 
 
 def promote(data: Path, *, files: Files | None = None, progress: Progress | None = None) -> Layout:
-    """Makes a replica an archive that takes instances: with a lineage of its own, recovered and sealed.
+    """Turns a replica into an archive that accepts instances: with a new lineage, recovered and sealed.
 
-    Raises ReplicationFailed when it is none, ArchiveInUse while a replication writes to it or a process keeps it.
+    Raises ReplicationFailed when it is no replica, ArchiveInUse while a replication writes to it or a keeper runs.
     """
     files = files or Files()
     layout = layouts.open_layout(data, files, create=False)
@@ -272,10 +272,10 @@ def promote(data: Path, *, files: Files | None = None, progress: Progress | None
     lock = ReplicaLock(data, files)
     try:
         promoted = replace(layout, role=ARCHIVE, lineage=layouts.new_lineage())
-        # Whoever keeps it must have let it go first, for it goes by the old role.
+        # Wait for the keeper to end: a running one still treats it as a replica.
         Keeper(layout, files, progress).close()
         layouts.describe(promoted, files)
-        # From here on it is an archive, whatever happens: the next to open it does the rest.
+        # From here on it is an archive, whatever happens: the next process to open it does the rest.
         Keeper(promoted, files, progress).close()
         for name in ("replica.journal", "replica.json"):
             files.unlink(str(data / name))
@@ -291,7 +291,7 @@ def write_status(path: str, status: Mapping[str, object], files: Files) -> None:
 
 
 def read_status(path: str) -> dict[str, object] | None:
-    """What a status file says; None when there is none that can be read."""
+    """The content of a status file; None when there is no readable one."""
     try:
         content = orjson.loads(read_whole(Files(), path, STATUS_BYTES_MAX))
     except (OSError, ValueError):

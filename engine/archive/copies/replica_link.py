@@ -1,10 +1,11 @@
 """A replica on another machine: the protocol between `filmroom replicate tcp://…` and `filmroom replicate --listen`.
 
-It is NOT encrypted: who can read the line reads the instances, and who can change it changes them. It belongs on a
-private network or into a tunnel (WireGuard, ssh, stunnel). The secret that both ends have in a file proves each to the
-other and never crosses the line; what follows is bound to the connection by nothing but TCP.
+It is NOT encrypted: anybody who can read the traffic reads the instances, and anybody who can change it changes them.
+Use it on a private network or in a tunnel (WireGuard, ssh, stunnel). Both ends have the secret in a file and prove to
+each other that they know it; it never crosses the network. After the proof only TCP protects the connection.
 
-Before the proof frames are small and all of the handshake has one deadline; a frame after it has one by its length.
+Before the proof, frames are small and the whole handshake has one deadline. After it, each frame has a deadline that
+follows from its length.
 
     frame    length u32 of the body | kind u8 | body, at most BODY_BYTES_MAX | crc32c u32 of kind and body
 
@@ -20,7 +21,7 @@ Before the proof frames are small and all of the handshake has one deadline; a f
       │  ◄── REFUSED  final u8, UTF-8 text ─────  │               and the end
 
 HMAC-SHA256 with the secret over the role's name, both nonces, archive id and lineage. A segment's file is named by its
-id, a number; nothing else from the line goes into a path, and a segment only grows at its end.
+id, a number. Put nothing else from the network into a path. A segment only grows at its end.
 """
 
 from __future__ import annotations
@@ -57,11 +58,11 @@ SECRET_BYTES_MAX = 4096
 HANDSHAKE_BYTES_MAX = 2048
 """Of a frame before the proof."""
 HANDSHAKE_TIMEOUT_S = 10.0
-"""From the connection to the proof, however the bytes come."""
+"""Time from the connection to the proof, however slowly the bytes come."""
 TIMEOUT_S = 60.0
-"""Until the next frame begins; the source says something every few seconds, and a sync of the replica takes less."""
+"""Time until the next frame begins: the source sends a frame every few seconds, and a replica syncs faster."""
 LEAST_BYTES_PER_S = 8192
-"""A frame that has begun has TIMEOUT_S and this rate to be whole."""
+"""A frame that has begun must be complete within TIMEOUT_S plus its length at this rate."""
 
 _FRAME = struct.Struct("<IB")
 _CRC = struct.Struct("<I")
@@ -106,7 +107,7 @@ def read_secret(path: Path) -> bytes:
 
 
 def proof(secret: bytes, role: bytes, *parts: bytes) -> bytes:
-    """That the end of this role knows the secret."""
+    """Proves that the end with this role knows the secret."""
     return hmac.new(secret, b"\0".join((b"filmroom replica", role, *parts)), sha256).digest()
 
 
@@ -122,7 +123,7 @@ class Line:
         """When the other end was last heard (`time.monotonic`)."""
 
     def prove(self) -> None:
-        """Both ends know the secret: larger frames, for as long as they come."""
+        """Call this once both ends have proven themselves: allows large frames, and ends the common deadline."""
         self._until_s = None
         self._body_bytes_max = BODY_BYTES_MAX
 
@@ -160,7 +161,7 @@ class Line:
         return body
 
     def _due_s(self, length: int) -> float:
-        """Until when a frame of so many bytes has to be through."""
+        """The deadline of a frame of this length."""
         if self._until_s is not None:
             return self._until_s
         return time.monotonic() + TIMEOUT_S + length / LEAST_BYTES_PER_S
@@ -186,7 +187,7 @@ class Line:
         return bytes(data)
 
     def cut(self) -> None:
-        """Ends the connection from another thread: whoever waits for it wakes up."""
+        """Ends the connection from another thread, and wakes the thread that waits for it."""
         try:
             self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:
@@ -213,7 +214,7 @@ def entries(shape: struct.Struct, body: bytes) -> Iterator[tuple[int, ...]]:
 
 
 def status(body: bytes) -> dict[str, object]:
-    """What a source tells. Raises ReplicationFailed."""
+    """The status that a source has sent. Raises ReplicationFailed."""
     try:
         status = orjson.loads(body[:STATUS_BYTES_MAX])
     except ValueError as error:
@@ -253,7 +254,7 @@ class RemoteReplica:
             raise ReplicationFailed("the other end does not know the secret", is_final=True)
 
     def held(self) -> dict[int, Held]:
-        """What is there and durable."""
+        """The durable segments."""
         segments: dict[int, Held] = {}
         while True:
             kind, body = self._line.receive()
@@ -265,7 +266,7 @@ class RemoteReplica:
                 segments[segment_id] = Held(salt, length, bool(is_sealed), tail_crc)
 
     def write(self, segment_id: int, salt: int, offset: int, data: bytes) -> None:
-        """As `Replica.write`; what is wrong comes with the next answer."""
+        """As `Replica.write`; an error arrives with the next answer."""
         self._line.send(Frame.DATA, PLACE.pack(segment_id, salt, offset), data)
 
     def commit(self, shipped: Sequence[Shipped]) -> None:

@@ -1,11 +1,11 @@
-"""Where a replica over the network takes its source: `filmroom replicate --listen`. The protocol is `replica_link`'s.
+"""Accepts the source of a replica over the network: `filmroom replicate --listen`. Protocol: `replica_link`.
 
     accepted ──► unproven, a thread each, UNPROVEN_MAX of them ──► proven: one at a time writes the replica
                  └─ one more: the oldest of the address with the most goes
 
-So whoever trickles bytes or only connects keeps nobody out: an honest source has proven itself within two round trips.
-A source that comes while another connection is served waits; one that has been silent for SILENT_S is the same source
-before an outage, and ends. What strangers do is told at most once in TELL_EVERY_S.
+So a stranger that trickles bytes or only connects keeps no source out: an honest source proves itself within two round
+trips. A source waits while another connection is served. A connection that has been silent for SILENT_S is ended: it is
+most likely the same source before an outage. Strangers are logged at most once in TELL_EVERY_S.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ logger = log.get("archive.replica_listener")
 BACKLOG = 64
 UNPROVEN_MAX = 64
 SILENT_S = 15.0
-"""A source says something at least every ten seconds (`filmroom replicate --interval`)."""
+"""A source sends a frame at least every ten seconds (`filmroom replicate --interval`)."""
 TURN_S = 20.0
 """How long a source waits for the one before it."""
 TELL_EVERY_S = 10.0
 ENDED_S = 5.0
-"""How long `run` waits at its end for what is being written."""
+"""How long `run` waits at its end for writes under way."""
 
 
 @dataclass(eq=False, slots=True)
@@ -52,10 +52,10 @@ class _Guest:
 
 
 class Listener:
-    """Takes one source at a time and writes what it ships into one replica."""
+    """Serves one source at a time and writes its segments into one replica."""
 
     def __init__(self, host: str, port: int, data: Path, secret: bytes, files: Files | None = None) -> None:
-        """Raises ReplicationFailed when the port cannot be had."""
+        """Raises ReplicationFailed when the port cannot be opened."""
         self._data = data
         self._secret = secret
         self._files = files or Files()
@@ -71,9 +71,9 @@ class Listener:
             raise ReplicationFailed(f"{what}: {error.strerror or error}", is_final=True) from error
         self._guests: dict[_Guest, threading.Thread | None] = {}
         self._lock = threading.Lock()
-        """Over `_guests`."""
+        """Protects `_guests`."""
         self._turn = threading.Lock()
-        """Whose connection may write."""
+        """The connection that may write."""
         self._served: _Guest | None = None
         self._strangers = 0
         self._told_s = -TELL_EVERY_S
@@ -138,7 +138,7 @@ class Listener:
                 guest.line.close()
 
     def _attend(self, guest: _Guest) -> None:
-        """From the first byte to the end of one connection; in a thread of its own."""
+        """Serves one connection from its first byte to its end, in a thread of its own."""
         try:
             archive_id, lineage = self._admit(guest.line)
             with self._lock:

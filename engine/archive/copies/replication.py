@@ -1,10 +1,10 @@
-"""Ships the log to a replica as it grows, for as long as it runs: `filmroom replicate`, the source's end.
+"""Ships the growing log to a replica: the source's end of `filmroom replicate`.
 
     pass   list the segments → look how far each is whole (`copies.extent`) → sync what is new at its source → ship it
            → commit (the destination syncs) → remove there what a compaction has removed here → wait, again
 
-Only what is durable here is shipped, and only what is durable there counts as replicated. It takes no role in the
-archive and no lock, and opens no index; it may run beside a server, or without one.
+It ships only bytes that are durable here, and counts only bytes that are durable there as replicated. It takes no role
+and no lock, and opens no index. It may run beside a server, or without one.
 
     segment here, and there                             what happens
     longer here                                         the new bytes follow, after a look at where they join
@@ -45,33 +45,33 @@ logger = log.get("archive.replication")
 
 PIECE_BYTES = 1 << 20
 COMMIT_BYTES = 64 << 20
-"""What is shipped between two syncs of the destination: what an outage costs again at most."""
+"""Bytes shipped between two syncs of the destination: the most that an outage makes it ship again."""
 COMMIT_SEGMENTS = 32
 COMMIT_EVERY_S = 10.0
 """The same over a slow line, or with a low rate."""
 REMOVE_AFTER_S = 60.0
-"""How long a compacted segment stays at the destination, so that its readers come to know where its records lie now."""
+"""How long a compacted segment stays at the destination, so that its readers learn where its records are now."""
 PAUSE_S = (1.0, 30.0)
-"""Between two attempts to reach a destination that is lost: at first, and at most."""
+"""The pause between two attempts to reach a lost destination: at first, and at most."""
 STATUS_EVERY_S = 1.0
 
 
 @dataclass(slots=True)
 class Status:
-    """How far the replication is."""
+    """The progress of a replication."""
 
     destination: str
     state: str = "catching up"
     error: str = ""
     lag_bytes: int = 0
-    """What the source had and the destination had not, at `updated`."""
+    """Bytes that the destination lacked at `updated`."""
     caught_up_s: float = 0.0
-    """Unix time as of which the destination has everything; 0: not known."""
+    """Unix time up to which the destination has everything; 0: not known."""
     shipped_bytes: int = 0
     """By this process."""
     segments: int = 0
     findings: list[str] = field(default_factory=list)
-    """What cannot be read at the source."""
+    """Segments that cannot be read at the source."""
     updated_s: float = 0.0
 
     def describe(self, now_s: float) -> dict[str, object]:
@@ -93,7 +93,7 @@ class Status:
 
 
 class _Wanted(NamedTuple):
-    """A segment of which something is missing there."""
+    """A segment, of which the destination lacks a part."""
 
     segment_id: int
     found: Extent
@@ -121,7 +121,7 @@ class Replication:
         remove_after_s: float = REMOVE_AFTER_S,
         clock_s: Callable[[], float] = time.time,
     ) -> None:
-        """`connect` opens the destination, again after each outage; `on_status` is told of every step."""
+        """`connect` opens the destination, again after each outage; `on_status` gets every change of the status."""
         self._layout = layout
         self._connect = connect
         self.status = status
@@ -138,16 +138,16 @@ class Replication:
         self._ends: dict[tuple[int, int], int] = {}
         """Where whole records are known to end, by id and salt."""
         self._sealed: dict[int, tuple[tuple[int, int], Extent]] = {}
-        """Sealed segments as they were looked at: they do not change."""
+        """The extents of sealed segments, which do not change."""
         self._gone_s: dict[int, float] = {}
-        """Since when segments are gone here."""
+        """When a segment was first missing here."""
         self._told_s = 0.0
         self._seen: dict[str, object] = {}
         self._open_ends: dict[int, int] = {}
-        """How far the segments that can still grow were whole when they were looked at."""
+        """The ends of the segments that can still grow, as of the last look."""
 
     def run(self, stop: threading.Event, interval_s: float = 1.0) -> None:
-        """Replicates until `stop`. Raises what trying again does not help against: ReplicationFailed."""
+        """Replicates until `stop`. Raises ReplicationFailed when trying again would not help."""
         pause_s = PAUSE_S[0]
         try:
             while not stop.is_set():
@@ -165,7 +165,10 @@ class Replication:
             self.close()
 
     def run_once(self) -> bool:
-        """One pass; True when everything that was there at its beginning is there now. Raises as `run`, and more."""
+        """One pass; True when the destination has everything that the log had at its beginning.
+
+        Raises as `run`, and also errors that a later pass may not meet.
+        """
         self._check_source()
         if self._destination is None:
             self._open()
@@ -187,7 +190,7 @@ class Replication:
         return whole
 
     def close(self) -> None:
-        """Lets the destination go."""
+        """Closes the destination."""
         destination, self._destination = self._destination, None
         if destination is not None:
             destination.close()
@@ -195,7 +198,7 @@ class Replication:
     # -- the two ends ---------------------------------------------------------------------------
 
     def _check_source(self) -> None:
-        """The data directory is still the archive that it was, and not the empty place where it was mounted."""
+        """Checks that the data directory is still the same archive, and not an empty mount point."""
         layout = layouts.open_layout(self._layout.data, self._files, create=False)
         if (layout.archive_id, layout.lineage) != (self._layout.archive_id, self._layout.lineage):
             raise ReplicationFailed(f"{self._layout.data} holds another archive now", is_final=True)
@@ -207,7 +210,7 @@ class Replication:
         self._gone_s.clear()
 
     def _lost(self, error: Exception) -> None:
-        """The destination, or the way there, or the source fails: later once more, from what was committed."""
+        """Handles a failure of the destination, the network or the source: tries again later, from the last commit."""
         logger.warning("replication waits", destination=self.status.destination, error=str(error))
         try:
             self.close()
@@ -245,7 +248,7 @@ class Replication:
     # -- what is missing ------------------------------------------------------------------------
 
     def _wanted(self, present: list[int]) -> tuple[list[_Wanted], bool]:
-        """What is missing there, those last that take another's id; False when not every segment could be looked at."""
+        """The transfers to make, and whether every segment could be read. Segments that reuse an id come last."""
         transfers: list[_Wanted] = []
         whole = True
         self.status.findings = []
@@ -331,7 +334,7 @@ class Replication:
     # -- shipping -------------------------------------------------------------------------------
 
     def _ship_all(self, destination: Destination, wanted: list[_Wanted]) -> bool:
-        """Ships and commits; False when something is gone or cannot be read."""
+        """Ships and commits; False when a segment is gone or cannot be read."""
         whole = True
         shipped: list[Shipped] = []
         committed = self.status.shipped_bytes, self._clock_s()
@@ -361,7 +364,7 @@ class Replication:
         return whole
 
     def _ship(self, destination: Destination, item: _Wanted) -> Iterator[Shipped]:
-        """Piece by piece; after each, how far it has come."""
+        """Ships a segment piece by piece; yields its progress after each."""
         segment_id, there, at, _ = item
         fd = self._open_source(segment_id)
         try:
@@ -391,7 +394,7 @@ class Replication:
             self._joined.add(item.segment_id)
 
     def _remove(self, destination: Destination, present: list[int]) -> None:
-        """What has been gone here for long enough; called when all that is here is there."""
+        """Removes segments that have been gone here for long enough. Call it when the destination has all others."""
         now_s = self._clock_s()
         removed = self._held.keys() - set(present)
         for segment_id in self._gone_s.keys() - removed:

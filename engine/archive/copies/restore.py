@@ -1,4 +1,4 @@
-"""An archive from a backup: a state of it as one of the manifests says, in a new data directory.
+"""Restores an archive from a backup: the state that one manifest names, in a new data directory.
 
     DATA/restore.json      written first: {"manifest": "<name>", "archive_id": …}; nobody takes DATA for an archive
     DATA/segments/*.part   being copied; every range is compared with its hash on the way
@@ -48,11 +48,11 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(slots=True)
 class RestoreReport:
-    """What was restored."""
+    """The result of a restore."""
 
     manifest: str = ""
     created: str = ""
-    """The moment that the archive is as of."""
+    """The moment of the restored state."""
     segments: int = 0
     copied_bytes: int = 0
     instances: int = 0
@@ -70,9 +70,9 @@ def restore(
     bytes_per_s: int = 0,
     progress: Progress | None = None,
 ) -> RestoreReport:
-    """Makes an archive in `data`, which is missing, empty, or holds half of this same restore.
+    """Makes an archive in `data`, which must be missing, empty, or hold a part of this same restore.
 
-    As of the newest manifest, or the newest that is not after `at`, of that `lineage` where the backup has several
+    Restores the newest state, not after `at` if given; name its `lineage` where the backup has several
     (`copies.histories`). Raises BackupError, StorageFull or StorageFailed.
     """
     files = files or Files()
@@ -94,7 +94,7 @@ def restore(
 
 
 def _begin(layout: Layout, manifest: Manifest, files: Files) -> bool:
-    """Takes the directory, or goes on where this same restore was killed; True when nothing was left to do."""
+    """Claims the directory, or continues this same restore after a kill; True when nothing is left to do."""
     marker = str(layout.data / layouts.RESTORING)
     content = {"manifest": manifest.file_name, "archive_id": layout.archive_id.hex()}
     if files.exists(marker):
@@ -120,12 +120,12 @@ def _begin(layout: Layout, manifest: Manifest, files: Files) -> bool:
 
 
 def _is_foreign(name: str) -> bool:
-    """Whether something lies there that is neither a new file system's nor the marker of a restore just begun."""
+    """Whether a file is neither part of a new file system nor the marker of a restore that has just begun."""
     return name != "lost+found" and not name.startswith(f"{layouts.RESTORING}.")
 
 
 class _Copying:
-    """The segments of a manifest, on their way into the new archive."""
+    """Copies the segments of a manifest into the new archive."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class _Copying:
         self._done_bytes = 0
 
     def run(self, manifest: Manifest) -> None:
-        """Copies what is not there yet."""
+        """Copies the segments that are missing."""
         present = set(self._files.list_directory(self._segments))
         for name in present:
             if name.endswith(".part"):
