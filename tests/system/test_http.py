@@ -45,20 +45,22 @@ def test_the_ready_line_names_the_url_and_curl_gets_an_answer_there(server: Serv
 
 
 def test_whichever_worker_is_asked_the_metrics_are_of_all_and_of_both_fronts(server: Server) -> None:
-    with Peer(server.port) as peer:
-        peer.associate(ECHO)
-        texts = {curl(f"{server.url}/metrics") for _ in range(4)}
-    for text in texts:
-        samples = {
+    def ask() -> dict[tuple[str, str], float]:
+        return {
             (sample.name, sample.labels.get("operation", "")): sample.value
-            for family in text_string_to_metric_families(text)
+            for family in text_string_to_metric_families(curl(f"{server.url}/metrics"))
             for sample in family.samples
         }
+
+    with Peer(server.port) as peer:
+        peer.associate(ECHO)
+        answers = [ask() for _ in range(4)]
+    for samples in answers:
         assert samples["filmroom_workers", ""] == 2
         assert samples["filmroom_associations", ""] == 1
         assert samples["filmroom_up", ""] == 1
         assert samples["filmroom_pool_waiting", ""] == 0
-    assert samples["filmroom_operation_seconds_count", "GET /metrics"] >= 2
+    wait_for(lambda: ask().get(("filmroom_operation_seconds_count", "GET /metrics"), 0) >= 4, what="all are counted")
 
 
 def test_aiohttp_keeps_its_connections_and_gets_all_its_answers(server: Server) -> None:

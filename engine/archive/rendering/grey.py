@@ -155,7 +155,8 @@ def grey_levels(
             out = out / voi.entry_max
         if is_inverse:
             out = 1.0 - out
-        return (np.clip(out, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+        # What is no number is black.
+        return (np.nan_to_num(np.clip(out, 0.0, 1.0), nan=0.0) * 255.0 + 0.5).astype(np.uint8)
 
     if samples.dtype.kind == "f" or samples.dtype.itemsize > 2:
         return level(samples.astype(np.float64))

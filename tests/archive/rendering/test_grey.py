@@ -111,6 +111,7 @@ def test_floats_are_shown() -> None:
     ds.FloatPixelData = values.tobytes()
     picture = drawn(ds).reshape(-1)
     assert (picture[0], picture[-1]) == (0, 255)
+    assert picture[3] == 0 < picture[2], "what is no number is black"
 
 
 def test_single_bits_are_black_and_white_in_every_frame() -> None:
