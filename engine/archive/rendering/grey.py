@@ -156,7 +156,8 @@ def grey_levels(
         if is_inverse:
             out = 1.0 - out
         # What is no number is black.
-        return (np.nan_to_num(np.clip(out, 0.0, 1.0), nan=0.0) * 255.0 + 0.5).astype(np.uint8)
+        shown: Samples = np.nan_to_num(np.clip(out, 0.0, 1.0), nan=0.0)
+        return (shown * 255.0 + 0.5).astype(np.uint8)
 
     if samples.dtype.kind == "f" or samples.dtype.itemsize > 2:
         return level(samples.astype(np.float64))
