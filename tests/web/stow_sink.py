@@ -26,6 +26,9 @@ class StowSink:
         """UIDs that it does not take."""
         self.status: int | None = None
         """Of every answer, where it is broken."""
+        self.goes_on = threading.Event()
+        """Until it is set, nothing is answered."""
+        self.goes_on.set()
         self.authorizations: list[str] = []
         self.url = ""
 
@@ -70,6 +73,7 @@ def stow_sink() -> Iterator[StowSink]:
         def do_POST(self) -> None:
             sink.authorizations.append(self.headers.get("Authorization", ""))
             body = self._body()
+            sink.goes_on.wait(30)
             status, module = sink.take(self.headers["Content-Type"], body) if sink.status is None else (sink.status, {})
             self._answer(status, json.dumps(module).encode())
 

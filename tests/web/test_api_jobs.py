@@ -233,6 +233,17 @@ def test_a_job_that_waits_is_cancelled(place: Place) -> None:
     assert place.api.post("/api/jobs/x/cancel", {}, 404)["status"] == 404
 
 
+def test_a_job_that_runs_is_cancelled_and_may_be_tried_again(place: Place) -> None:
+    place.stow.goes_on.clear()
+    identifier = place.api.post("/api/jobs", {"kind": "send", "peer": "STOW", "studies": [uid(1)]}, 201)["id"]
+    place.until(identifier, "running")
+    place.api.post(f"/api/jobs/{identifier}/cancel", {}, 202)
+    assert place.until(identifier, *states.ENDED)["state"] == "cancelled"
+    place.stow.goes_on.set()
+    place.api.post(f"/api/jobs/{identifier}/retry", {}, 202)
+    assert place.until(identifier, "done")["completed"] == COUNT
+
+
 def test_jobs_are_listed_the_latest_first_and_forgotten_in_time(place: Place) -> None:
     jobs = place.api.get("/api/jobs?limit=3")
     ids = [job["id"] for job in jobs["jobs"]]
