@@ -408,6 +408,14 @@ def test_nothing_prints() -> None:
     assert not found, "\n".join(found)
 
 
+def test_no_merge_is_left_half_done() -> None:
+    marks = ("<" * 7 + " ", ">" * 7 + " ")
+    pages = [path for room in ("engine", "perf", "tests", "tools") for path in (ROOT / room).rglob("*.md")]
+    for path in (ROOT / "README.md", *pages, *all_sources()):
+        half = [number for number, line in enumerate(path.read_text().splitlines(), 1) if line.startswith(marks)]
+        assert not half, where(path, half[0])
+
+
 def test_generated_files_name_a_generator_that_exists() -> None:
     for path in modules():
         head = path.read_text()[:1000]

@@ -128,6 +128,7 @@ def test_the_path_narrows_the_search() -> None:
         ("StudyInstanceUID=1.2.*", "StudyInstanceUID"), ("00080030=99", "00080030"),
         ("PatientName.PatientID=x", "PatientName.PatientID"),
         ("RequestAttributesSequence=x", "RequestAttributesSequence"),
+        ("00400275." * 2000 + "00400009=1", "more than 32 sequences"),
         ("PatientID=%FF", "UTF-8"), ("NumberOfFrames=abc", "NumberOfFrames"),
         ("&".join(f"a{i}=1" for i in range(PARAMETER_COUNT_MAX + 1)), "parameters"),
     ],

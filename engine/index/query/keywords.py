@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from engine.dicom import keywords, plain_values, tags
 from engine.dicom.schema import STANDARD, Schema
@@ -71,10 +71,16 @@ def matches_all(value: Value) -> bool:
     return not value if isinstance(value, str) else all(matches_all(inner) for item in value for inner in item.values())
 
 
+STEPS_MAX: Final = 32
+"""Of a path; as deep as an identifier of C-FIND may be (`dicom.identifier`)."""
+
+
 def path_of(name: str, schema: Schema = STANDARD) -> list[int]:
-    """The tags that lead to an attribute, through sequences."""
+    """The tags that lead to an attribute, through sequences. Raises QueryError."""
     path = []
     steps = name.strip().split(".")
+    if len(steps) > STEPS_MAX:
+        raise QueryError(f"{name[:64]}: leads through more than {STEPS_MAX} sequences")
     for number, step in enumerate(steps):
         match = re.fullmatch(r"(.*?)(?:\[(.*)\])?", step)
         tag = tag_of(match[1] if match else step)
