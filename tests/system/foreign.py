@@ -61,6 +61,11 @@ def read_file(path: Path) -> tuple[dict[int, bytes], bytes]:
     """Element number → value of the file meta group, and the data set, of a Part 10 file with a preamble."""
     data = path.read_bytes()
     assert data[128:132] == b"DICM", f"{path} has no preamble"
+    return split_file(data)
+
+
+def split_file(data: bytes) -> tuple[dict[int, bytes], bytes]:
+    """The same of the bytes of such a file."""
     at, meta = 132, {}
     while data[at : at + 2] == b"\2\0":
         element, vr, length = struct.unpack_from("<H2sH", data, at + 2)

@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from email.message import Message
 from typing import TYPE_CHECKING
 
+import requests
+
+from engine.web.accept import parse_media_type
+from engine.web.multipart import PartBegin, PartEnd, Reader, boundary_in
+
 if TYPE_CHECKING:
     from tests.web.hosting import Hosting
 
@@ -32,3 +37,19 @@ def ask(
         return Answer(answer.status, answer.headers, answer.read())
     finally:
         connection.close()
+
+
+def parts_of(response: requests.Response) -> list[tuple[PartBegin, bytes]]:
+    """The parts of a multipart answer, head and content."""
+    assert response.status_code in (200, 206), response.text
+    content_type = parse_media_type(response.headers["Content-Type"])
+    assert content_type is not None and content_type.name == "multipart/related"
+    reader = Reader(boundary_in(content_type))
+    found: list[tuple[PartBegin, bytes]] = []
+    for event in reader.feed(response.content):
+        if isinstance(event, PartBegin):
+            found.append((event, b""))
+        elif not isinstance(event, PartEnd):
+            found[-1] = (found[-1][0], found[-1][1] + bytes(event))
+    reader.finish()
+    return found

@@ -17,10 +17,10 @@ import pytest
 import requests
 from dicomweb_client.api import DICOMwebClient
 
-from engine.web.accept import parse_media_type
-from engine.web.multipart import PartBegin, PartEnd, Reader, boundary_in
+from engine.web.multipart import PartBegin
 from tests import samples
 from tests.archive import kept
+from tests.web.asking import parts_of
 from tests.web.hosting import Hosting
 from tests.web.serving import serving
 
@@ -59,21 +59,6 @@ def ask(hosting: Hosting) -> Iterator[Ask]:
             return session.send(prepared, timeout=20, allow_redirects=False)
 
         yield ask
-
-
-def parts_of(response: requests.Response) -> list[tuple[PartBegin, bytes]]:
-    assert response.status_code in (200, 206), response.text
-    content_type = parse_media_type(response.headers["Content-Type"])
-    assert content_type is not None and content_type.name == "multipart/related"
-    reader = Reader(boundary_in(content_type))
-    found: list[tuple[PartBegin, bytes]] = []
-    for event in reader.feed(response.content):
-        if isinstance(event, PartBegin):
-            found.append((event, b""))
-        elif not isinstance(event, PartEnd):
-            found[-1] = (found[-1][0], found[-1][1] + bytes(event))
-    reader.finish()
-    return found
 
 
 def syntax_of(part: PartBegin) -> str:
