@@ -18,6 +18,7 @@ import re
 import socket
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -336,7 +337,7 @@ class Fuzzer:
                     is_open = False
                 if not is_open:
                     opened.discard(sock)
-            time.sleep(0.1)
+            threading.Event().wait(0.1)
         for sock in socks:
             sock.close()
 
