@@ -408,10 +408,20 @@ def test_nothing_prints() -> None:
     assert not found, "\n".join(found)
 
 
+def pages() -> list[Path]:
+    rooms = ("engine", "perf", "tests", "tools")
+    return [ROOT / "README.md", *(path for room in rooms for path in sorted((ROOT / room).rglob("*.md")))]
+
+
+def test_no_page_has_a_dead_link() -> None:
+    for page in pages():
+        for link in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+            assert "://" in link or (page.parent / link).exists(), f"{page.relative_to(ROOT)}: {link}"
+
+
 def test_no_merge_is_left_half_done() -> None:
     marks = ("<" * 7 + " ", ">" * 7 + " ")
-    pages = [path for room in ("engine", "perf", "tests", "tools") for path in (ROOT / room).rglob("*.md")]
-    for path in (ROOT / "README.md", *pages, *all_sources()):
+    for path in (*pages(), *all_sources()):
         half = [number for number, line in enumerate(path.read_text().splitlines(), 1) if line.startswith(marks)]
         assert not half, where(path, half[0])
 
