@@ -1,7 +1,7 @@
-"""The command line: `filmroom COMMAND`. One file a command in `commands`; nothing is decided here but what runs.
+"""The command line: `filmroom COMMAND`. Each command is a module in `commands`; this module only selects and runs it.
 
-A command's module is imported when that command is asked for, so that `filmroom version` need not load the engine.
-A command returns its exit code (`exit_codes`); errors of the engine and of the system become a sentence.
+A command's module is imported when the command runs, so that `filmroom version` does not load the engine. A command
+returns its exit code (`exit_codes`). Errors of the engine and of the system become one sentence on standard error.
 """
 
 from __future__ import annotations
@@ -23,41 +23,41 @@ COMMANDS = {
     "serve": "Serve DICOM from an archive.",
     "import": "Store files, folders, zip and tar archives, and DICOMDIR media.",
     "export": "Write instances to a folder, a zip archive or DICOMDIR media.",
-    "find": "Query the archive, with keywords as on findscu.",
+    "find": "Query the archive, with keys as in findscu.",
     "delete": "Delete studies, series or instances.",
-    "hold": "Keep studies from being deleted: legal holds.",
-    "patient": "Say which studies are one patient's: merge, split.",
-    "study": "Say whose a study is: move.",
+    "hold": "Protect studies from deletion (legal holds).",
+    "patient": "Merge two patients, or split one.",
+    "study": "Move studies to another patient.",
     "correct": "Set attributes of a patient, a study or a series.",
-    "corrections": "List what was merged, moved, corrected and undone.",
-    "undo": "Take back a merge, a move or a correction.",
+    "corrections": "List merges, moves, corrections and undos.",
+    "undo": "Undo a merge, a move or a correction.",
     "conflicts": "List studies whose instances disagree.",
-    "retention": "Delete old studies by rules; dry run first.",
-    "compact": "Rewrite segments to win back what was deleted.",
-    "changes": "Show what happened, event by event.",
-    "stats": "Show what the archive holds and what the server does.",
+    "retention": "Delete old studies by the configured rules.",
+    "compact": "Free the space of deleted instances.",
+    "changes": "Show the change feed: every change, event by event.",
+    "stats": "Show the contents of the archive and the server's activity.",
     "echo": "Verify the connection to a peer (C-ECHO).",
-    "send": "Send files, or what is stored, to a peer (C-STORE).",
-    "pull": "Bring studies from another archive (C-FIND, C-GET or C-MOVE).",
-    "check": "Compare the log with the index, both ways.",
-    "rebuild-index": "Make the index anew from the log.",
-    "reindex": "Look through everything for the extra attributes configured.",
-    "backup": "Bring a backup up to now, the server running or not.",
-    "verify-backup": "Read a backup again and compare every byte.",
-    "restore": "Make an archive from a backup.",
-    "replicate": "Keep a replica up to date; --listen on its side.",
-    "promote": "Make a replica an archive of its own.",
-    "scrub": "Verify all stored bytes; say what is damaged.",
-    "quarantine": "Look at what stands apart; export it, take it in, drop it.",
-    "commitments": "List storage commitment reports that wait; retry or drop them.",
-    "webhooks": "List where the change feed is delivered to; resume one.",
-    "doctor": "Examine disk, machine, archive and peers, and say what to do.",
-    "config": "Look at the configuration.",
-    "reload": "Have the running server read peers and limits again.",
+    "send": "Send files or stored instances to a peer (C-STORE).",
+    "pull": "Fetch studies from another archive (C-FIND, C-GET or C-MOVE).",
+    "check": "Compare the log with the index, in both directions.",
+    "rebuild-index": "Rebuild the index from the log.",
+    "reindex": "Index the configured extra attributes of stored instances.",
+    "backup": "Update a backup; the server may be running.",
+    "verify-backup": "Read a backup and verify every byte.",
+    "restore": "Restore an archive from a backup.",
+    "replicate": "Keep a replica up to date; with --listen, receive one.",
+    "promote": "Turn a replica into an archive of its own.",
+    "scrub": "Verify all stored bytes and list damage.",
+    "quarantine": "List, compare, export, readmit or drop quarantined instances.",
+    "commitments": "List, retry or drop undelivered storage commitment reports.",
+    "webhooks": "List the webhooks of the change feed; resume a parked one.",
+    "doctor": "Examine disk, machine, archive and peers, and give advice.",
+    "config": "Check and explain the configuration.",
+    "reload": "Make the running server reload peers and limits.",
     "version": "Show the version.",
     "help": "Show the help of a command.",
 }
-"""Name → one line of help: the modules themselves are loaded only to run."""
+"""Name → one line of help, so that listing the commands loads none of their modules."""
 
 
 class _LazyGroup(options.Group):
@@ -78,7 +78,7 @@ class _LazyGroup(options.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
-            # Here, since click would write an empty line to standard error, which is no JSON.
+            # Handled here: click would write an empty line to standard error, which is not JSON.
             raise click.Abort from interrupt
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -94,12 +94,12 @@ def group() -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    in_json = "--json" in (given[: given.index("--")] if "--" in given else given)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    in_json = "--json" in (words[: words.index("--")] if "--" in words else words)
     try:
-        return _run(given, in_json)
+        return _run(words, in_json)
     except output.ReaderGone:
-        # As a program that SIGPIPE ends: what was asked for is done, or as far as it was read.
+        # Like a program that SIGPIPE ends: the work is done, or done as far as it was read.
         return exit_codes.READER_GONE
 
 
@@ -119,7 +119,7 @@ def _run(arguments: list[str], in_json: bool) -> int:
         output.fail(str(error) if in_json else f"filmroom: {error}", code, json=in_json)
         return code
     except OSError as error:
-        # A file or folder that the commands reach for themselves: no permission, a read-only or a full disk.
+        # From a file that a command opens itself: no permission, a read-only or a full disk.
         where = f"{error.filename}: " if error.filename else ""
         sentence = f"{where}{error.strerror or error}"
         output.fail(sentence if in_json else f"filmroom: {sentence}", exit_codes.UNAVAILABLE, json=in_json)
@@ -141,10 +141,10 @@ def main() -> NoReturn:
     """The console script."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A name in letters that the terminal's encoding has not got is shown as escapes.
+            # Letters that the terminal's encoding lacks are shown as escapes.
             stream.reconfigure(errors="backslashreplace")
     code = run()
     if code == exit_codes.READER_GONE:
-        # What is still buffered would be written once more at the end, and fail again.
+        # Buffered output would be written at exit and fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

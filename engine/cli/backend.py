@@ -43,7 +43,7 @@ UIDS_AT_ONCE = 500
 
 
 def serve(settings: Settings) -> int:
-    """Runs the server until it is told to stop."""
+    """Runs the server until a signal stops it; returns the exit code."""
     from engine import app
 
     return app.serve(settings.reading(), settings.reading)
@@ -57,7 +57,7 @@ def control(config: Config, command: str) -> dict[str, Any]:
 
 
 def needs_restart(answer: dict[str, Any]) -> list[str]:
-    """The changed keys that a reload does not take over, from its answer."""
+    """The changed keys that need a restart, from the answer of a reload."""
     return [str(key) for key in answer.get("restart_needed", [])]
 
 
@@ -68,14 +68,15 @@ def needs_restart(answer: dict[str, Any]) -> list[str]:
 def opened(
     config: Config, *, role: str = "auto", create: bool = False, progress: Progress | None = None
 ) -> Iterator[Archive]:
-    """The archive of a configuration, closed at the end; one that is made here gets the extra attributes of that."""
+    """Opens the archive, and closes it at the end. A new archive gets the configured extra attributes."""
     from engine.archive import extras
     from engine.archive.archive import Archive
     from engine.stops import put_off_stops
 
-    wanted = extras.configured(config) if create and not (config.data / "archive.json").exists() else None
+    is_new = create and not (config.data / "archive.json").exists()
+    attributes = extras.configured(config) if is_new else None
     archive = namespaces.under_a_free_id(
-        lambda: Archive.open(config.data, role=role, create=create, progress=progress, extra_attributes=wanted)
+        lambda: Archive.open(config.data, role=role, create=create, progress=progress, extra_attributes=attributes)
     )
     put_off_stops()
     try:
@@ -84,26 +85,26 @@ def opened(
         archive.close()
 
 
-def find(config: Config, wanted: query.Keys, limit: int | None, offset: int = 0) -> Iterator[dict[int, bytes]]:
+def find(config: Config, request: query.Keys, limit: int | None, offset: int = 0) -> Iterator[dict[int, bytes]]:
     """The matches, each as tag → UTF-8 text."""
     with opened(config) as archive:
-        for match in archive.find(query_of(wanted, archive.schema, limit, offset)):
+        for match in archive.find(query_of(request, archive.schema, limit, offset)):
             yield match.attributes
 
 
 def explain(
-    config: Config, wanted: query.Keys, limit: int | None, offset: int = 0
+    config: Config, request: query.Keys, limit: int | None, offset: int = 0
 ) -> tuple[list[dict[int, bytes]], dict[str, Any]]:
-    """The same, all at once, and how they were found: the access, what was read for it, the time."""
+    """The matches as a list, and how the query ran: access path, rows read, time."""
     from engine.index.query.explanation import Explanation
 
     explanation = Explanation()
     with opened(config) as archive:
         began = time.perf_counter()
-        matches = archive.find(query_of(wanted, archive.schema, limit, offset), explanation=explanation)
-        found = [match.attributes for match in matches]
+        matches = archive.find(query_of(request, archive.schema, limit, offset), explanation=explanation)
+        rows = [match.attributes for match in matches]
         took_ms = (time.perf_counter() - began) * 1000
-    return found, {**explanation.summary(), "took_ms": round(took_ms, 3)}
+    return rows, {**explanation.summary(), "took_ms": round(took_ms, 3)}
 
 
 def archive_stats(config: Config) -> dict[str, int]:
@@ -113,7 +114,7 @@ def archive_stats(config: Config) -> dict[str, int]:
 
 
 def changes(config: Config, *, since: str | None, limit: int | None, follow: bool) -> Iterator[dict[str, Any]]:
-    """The events of the change feed, each with its cursor; with `follow` without an end."""
+    """The events of the change feed, each with its cursor. With `follow` it waits for more and never ends."""
     import orjson
 
     from engine.archive import layout
@@ -123,13 +124,13 @@ def changes(config: Config, *, since: str | None, limit: int | None, follow: boo
     feed = Feed(layout.existing(config.data))
     try:
         cursor = feed.oldest() if since is None else Cursor.parse(since)
-        left = limit
-        while left != 0:
-            page = feed.read(cursor, PAGE_EVENTS if left is None else min(left, PAGE_EVENTS))
+        remaining = limit
+        while remaining != 0:
+            page = feed.read(cursor, PAGE_EVENTS if remaining is None else min(remaining, PAGE_EVENTS))
             for number, line in enumerate(page.lines):
                 yield {**orjson.loads(line), "cursor": str(page.cursor_at(number))}
             cursor = page.cursor
-            left = None if left is None else left - len(page.lines)
+            remaining = None if remaining is None else remaining - len(page.lines)
             if not page.lines:
                 if not follow:
                     return
@@ -139,7 +140,7 @@ def changes(config: Config, *, since: str | None, limit: int | None, follow: boo
 
 
 def webhooks(config: Config) -> list[dict[str, object]]:
-    """The machines that the change feed is delivered to, and how far each is."""
+    """The webhooks, and how far each delivery is."""
     from engine.archive import layout
     from engine.archive.feed.destinations import Destinations
 
@@ -155,20 +156,20 @@ def webhook_resume(config: Config, name: str) -> None:
 
 
 def in_words(counts: Mapping[str, int]) -> dict[str, int]:
-    """Counts of the archive in the words that every command has for them."""
+    """The archive's counts under the names that all commands use."""
     return {_WORDS.get(name, name): count for name, count in counts.items()}
 
 
 _WORDS = {"kept_aside": "versions", "quarantined": "unparseable"}
-"""Versions are instances beside the current one of their UID; unparseable are bytes that were refused."""
+"""Versions: instances beside the current one of their UID. Unparseable: refused bytes."""
 
 
 def import_paths(
     config: Config, paths: list[Path], jobs: int | None, progress: Progress, *, follow: bool = False
 ) -> tuple[ImportSummary, bool]:
-    """Stores files, folders, archives and DICOMDIR media, by the rules that hold for C-STORE too.
+    """Stores files, folders, archives and DICOMDIR media by the rules of C-STORE.
 
-    What was done, and whether it came to its end: False after Ctrl-C.
+    Returns the summary and whether the import finished: False after Ctrl-C.
     """
     from engine.archive.archive import StorageOptions
     from engine.archive.interchange import importer
@@ -198,7 +199,7 @@ def import_paths(
         except KeyboardInterrupt:
             return summary, False
         if summary.kept_aside:
-            # What is to be decoded to be compared, and what came twice in one batch.
+            # Compares versions that need decoding first, and duplicates within one batch.
             settler = resent.Settler(archive, reserve_bytes=config.limits.disk_reserve_bytes, since_ns=began_ns)
             same = min(settler.run(), summary.kept_aside)
             summary.kept_aside -= same
@@ -207,32 +208,32 @@ def import_paths(
 
 
 NOT_DICOM = "not DICOM"
-"""How the reason begins when a refused file is none of ours."""
+"""How the reason begins for a file that is not DICOM at all."""
 
 
 def import_failed(summary: ImportSummary) -> bool:
-    """Whether a DICOM file is not in the archive, or nothing of a path; other files on a medium are no failure."""
+    """Whether a DICOM file could not be stored or a path gave no instance. Files that are not DICOM are no failure."""
     return bool(summary.barren) or any(not reason.startswith(NOT_DICOM) for _, reason in summary.refused)
 
 
 def export(
     config: Config,
-    wanted: list[query.Keys],
+    queries: list[query.Keys],
     target: Path,
     form: str,
     progress: Progress,
     missing: list[str],
     force: bool = False,
 ) -> tuple[ExportSummary | None, bool]:
-    """Writes what matches; None when nothing does; and whether it came to its end: False after Ctrl-C.
+    """Writes the matching instances. Adds to `missing` the named UIDs that are not stored.
 
-    `missing` gets the UIDs that are named and not stored.
+    Returns the summary (None without a match) and whether the export finished: False after Ctrl-C.
     """
     from engine.archive.interchange import exporter
 
     with opened(config) as archive:
-        missing.extend(not_stored(archive, wanted))
-        instances = matching_instances(archive, wanted)
+        missing.extend(not_stored(archive, queries))
+        instances = matching_instances(archive, queries)
         if not instances:
             return None, True
         summary = exporter.ExportSummary()
@@ -250,12 +251,12 @@ _UID_LEVELS = (
 )
 
 
-def not_stored(archive: Archive, wanted: Sequence[query.Keys]) -> list[str]:
-    """Of the UIDs that queries name, those of which nothing is stored: "study 1.2.3"."""
+def not_stored(archive: Archive, queries: Sequence[query.Keys]) -> list[str]:
+    """The UIDs named in queries of which nothing is stored: "study 1.2.3"."""
     missing = []
     for tag, level in _UID_LEVELS:
-        given = [keys.values.get(tag) for keys in wanted]
-        named = dict.fromkeys(uid.strip() for value in given if isinstance(value, str) for uid in value.split("\\"))
+        values = [keys.values.get(tag) for keys in queries]
+        named = dict.fromkeys(uid.strip() for value in values if isinstance(value, str) for uid in value.split("\\"))
         uids = [uid for uid in named if uid and uid not in ("*", plain_values.EMPTY_VALUE)]
         for start in range(0, len(uids), UIDS_AT_ONCE):
             some = uids[start : start + UIDS_AT_ONCE]
@@ -269,24 +270,24 @@ def not_stored(archive: Archive, wanted: Sequence[query.Keys]) -> list[str]:
 
 
 def refuse_missing(missing: Sequence[str], instead: str) -> None:
-    """Raises NotStored that names each."""
+    """Raises NotStored with all of them, if there are any."""
     if missing:
         raise NotStored(f"no {', no '.join(missing)} is stored; {instead}")
 
 
-def matching(archive: Archive, wanted: Sequence[query.Keys]) -> Iterator[Instance]:
-    """The instances of everything that matches, each once."""
-    given: set[str] = set()
-    for keys in wanted:
+def matching(archive: Archive, queries: Sequence[query.Keys]) -> Iterator[Instance]:
+    """The instances that match any of the queries, each once."""
+    seen_uids: set[str] = set()
+    for keys in queries:
         for instance in archive.matching(query_of(keys, archive.schema, None)):
-            if len(wanted) == 1 or instance.sop_instance_uid not in given:
-                given.add(instance.sop_instance_uid)
+            if len(queries) == 1 or instance.sop_instance_uid not in seen_uids:
+                seen_uids.add(instance.sop_instance_uid)
                 yield instance
 
 
-def matching_instances(archive: Archive, wanted: Sequence[query.Keys]) -> list[Instance]:
+def matching_instances(archive: Archive, queries: Sequence[query.Keys]) -> list[Instance]:
     """The same, all at once."""
-    return list(matching(archive, wanted))
+    return list(matching(archive, queries))
 
 
 def check(config: Config, payloads: bool, progress: Progress) -> CheckReport:
@@ -298,7 +299,7 @@ def check(config: Config, payloads: bool, progress: Progress) -> CheckReport:
 
 
 def rebuild_index(config: Config, progress: Progress) -> tuple[dict[str, Any], list[str]]:
-    """Makes the index anew; what was done, and what is damaged."""
+    """Rebuilds the index. Returns a summary and the damage found."""
     from engine.archive.archive import Archive
 
     report = Archive.rebuild_index(config.data, progress=progress)
@@ -306,7 +307,7 @@ def rebuild_index(config: Config, progress: Progress) -> tuple[dict[str, Any], l
 
 
 def reindex(config: Config, progress: Progress) -> dict[str, int]:
-    """Brings everything under the extra attributes of the configuration; what was done."""
+    """Indexes the configured extra attributes of all stored instances; returns the counts."""
     from engine.archive import extras
     from engine.archive.archive import Archive
     from engine.archive.lifecycle import reindex as reindexing
@@ -316,7 +317,7 @@ def reindex(config: Config, progress: Progress) -> dict[str, int]:
 
 
 def reindex_status(config: Config) -> dict[str, Any]:
-    """How far that is."""
+    """How far re-indexing is."""
     from engine.archive.lifecycle.reindex import Reindexer
 
     with opened(config) as archive:
@@ -324,26 +325,26 @@ def reindex_status(config: Config) -> dict[str, Any]:
 
 
 def schema(config: Config) -> Schema:
-    """Which attributes the archive of a configuration keeps. Raises StorageError when there is none."""
+    """The attributes that the archive's index keeps. Raises StorageError without an archive."""
     from engine.archive import extras
 
     return extras.schema_of(config.data)
 
 
-def is_reindexing(config: Config, wanted: query.Keys) -> bool:
-    """Whether a query asks for an extra attribute that what is stored has not been looked through for yet."""
+def is_reindexing(config: Config, request: query.Keys) -> bool:
+    """Whether the query uses an extra attribute for which re-indexing has not finished."""
     from engine.archive.lifecycle.reindex import Reindexer
     from engine.dicom import extra
 
-    if all(map(extra.is_kept_by_all, wanted.values)):
+    if all(map(extra.is_kept_by_all, request.values)):
         return False
     with opened(config) as archive:
-        asks = any(tag in archive.schema.level_of and not extra.is_kept_by_all(tag) for tag in wanted.values)
+        asks = any(tag in archive.schema.level_of and not extra.is_kept_by_all(tag) for tag in request.values)
         return asks and bool(Reindexer(archive, bytes_per_s=0).lacking())
 
 
 def examine(config: Config, *, measure: bool, progress: Progress) -> list[dict[str, Any]]:
-    """What the doctor finds, each finding as plain data."""
+    """The doctor's findings as plain data."""
     from engine.doctor import examination
 
     findings = examination.examine(config, measure_bytes=examination.MEASURE_BYTES if measure else 0, progress=progress)
@@ -354,7 +355,7 @@ def examine(config: Config, *, measure: bool, progress: Progress) -> list[dict[s
 
 
 def scrub_status(config: Config) -> dict[str, Any]:
-    """How far the scrub is, and what it has found."""
+    """The progress of the scrub and its findings."""
     from engine.archive.admin import upkeep
 
     with opened(config) as archive:
@@ -362,17 +363,17 @@ def scrub_status(config: Config) -> dict[str, Any]:
 
 
 def scrub_run(config: Config, rate_bytes_per_s: int, progress: Progress) -> tuple[list[str], dict[str, Any]]:
-    """One pass over everything; what it found that was not known, and where the scrub is afterwards."""
+    """Reads everything once. Returns the new findings and the state of the scrub afterwards."""
     from engine.archive.admin import upkeep
     from engine.archive.lifecycle import scrub
 
     with opened(config, progress=progress) as archive:
-        found = scrub.run_pass(archive, config.scrub, rate_bytes_per_s, progress)
-        return [str(damaged) for damaged in found], upkeep.scrub_status(archive, config.scrub)
+        findings = scrub.run_pass(archive, config.scrub, rate_bytes_per_s, progress)
+        return [str(damaged) for damaged in findings], upkeep.scrub_status(archive, config.scrub)
 
 
 def damage(config: Config) -> list[dict[str, Any]]:
-    """What is known to be damaged, and what is lost for good and not acknowledged."""
+    """Known damage, and losses that nobody has acknowledged."""
     from engine.archive.admin import upkeep
 
     with opened(config) as archive:
@@ -380,7 +381,7 @@ def damage(config: Config) -> list[dict[str, Any]]:
 
 
 def acknowledge_losses(config: Config, segment_ids: list[int] | None) -> list[dict[str, Any]]:
-    """Says of what is lost, in these segments or everywhere, that somebody knows; what that was."""
+    """Acknowledges the losses in these segments, or all; returns them."""
     from engine.archive.admin import upkeep
 
     with opened(config) as archive:
@@ -391,35 +392,35 @@ def acknowledge_losses(config: Config, segment_ids: list[int] | None) -> list[di
 # Queries -----------------------------------------------------------------------------------------
 
 
-def query_of(wanted: query.Keys, schema: Schema, limit: int | None, offset: int = 0) -> Query:
+def query_of(request: query.Keys, schema: Schema, limit: int | None, offset: int = 0) -> Query:
     """The query that these keys are. Raises QueryError."""
     from engine.index.query import keywords
 
-    level = keywords.LEVELS[wanted.level]
+    level = keywords.LEVELS[request.level]
     return keywords.query_of(
         level,
-        wanted.values,
+        request.values,
         schema,
         limit=limit,
         offset=offset,
-        date_time="date_time" in wanted.options,
-        fuzzy="fuzzy" in wanted.options,
-        timezone="timezone" in wanted.options,
+        date_time="date_time" in request.options,
+        fuzzy="fuzzy" in request.options,
+        timezone="timezone" in request.options,
     )
 
 
-def not_kept(wanted: query.Keys, schema: Schema) -> list[int]:
-    """The attributes to be returned that the index does not keep, so that no match has them."""
+def not_kept(request: query.Keys, schema: Schema) -> list[int]:
+    """The requested attributes that the index does not keep, so that no match shows them."""
     from engine.dicom.keywords import is_creator
     from engine.index.query.keywords import is_kept
     from engine.index.query.plan import COMPUTED
 
-    stored = [tag for tag in wanted.columns if tag not in COMPUTED and not is_creator(tag)]
-    return [tag for tag in stored if not is_kept(tag, wanted.values, schema)]
+    stored = [tag for tag in request.columns if tag not in COMPUTED and not is_creator(tag)]
+    return [tag for tag in stored if not is_kept(tag, request.values, schema)]
 
 
 def operator() -> Principal:
-    """Who works here: its `actor` is recorded, and shown in lists."""
+    """The user of the command line. Operations record it as their actor."""
     import getpass
 
     try:
@@ -433,8 +434,10 @@ def operator() -> Principal:
 
 
 def addressed(config: Config, text: str, action: Action) -> Peer:
-    """The peer that a command line names: a [[peer]], or AET@HOST:PORT. Raises ConfigError, or NotAllowed when this
-    operator may not do that to it."""
+    """The peer named on a command line: a [[peer]], or AET@HOST:PORT.
+
+    Raises ConfigError, and NotAllowed if this operator may not do that with it.
+    """
     peer = parse_peer(config, text)
     decision = PeerRules(lambda: config).allowed(operator(), action, Destination(peer.aet))
     if not decision:
@@ -450,14 +453,14 @@ def echo(peer: Peer, config: Config) -> dict[str, object]:
 
 
 def send(peer: Peer, config: Config, paths: list[Path], progress: Progress, follow: bool = False) -> SendSummary:
-    """C-STORE of files. Raises AssociationFailed when nothing could be sent at all."""
+    """Sends files by C-STORE. Raises AssociationFailed if nothing could be sent."""
     from engine.services import file_scu
 
     return run(file_scu.send_files(peer, config, paths, progress, follow=follow))
 
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:
-    """Runs what needs an event loop to its end; Ctrl-C cancels it."""
+    """Runs a coroutine in an event loop; Ctrl-C cancels it."""
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

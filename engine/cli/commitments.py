@@ -1,4 +1,4 @@
-"""Where the commands about storage commitment reach the engine; the part of `backend` for them."""
+"""The part of `backend` for storage commitment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def listed(config: Config) -> list[dict[str, Any]]:
-    """The requests whose reports nobody has taken yet, the oldest first. Needs no index, so it disturbs nobody."""
+    """The requests whose reports are not delivered yet, the oldest first. Reads no index."""
     from engine.archive.commitment.transactions import Attempts
 
     transactions = _transactions(config)
@@ -37,7 +37,7 @@ def listed(config: Config) -> list[dict[str, Any]]:
 
 
 def retry(config: Config, identifiers: list[str]) -> int:
-    """Has these, or all, reported as soon as a server looks; how many. Raises CommitmentError."""
+    """Makes these reports, or all, due at once; returns their number. Raises CommitmentError."""
     transactions = _transactions(config)
     waiting = transactions.headings()
     if unknown := [identifier for identifier in identifiers if identifier not in waiting]:
@@ -49,7 +49,7 @@ def retry(config: Config, identifiers: list[str]) -> int:
 
 
 def drop(config: Config, identifier: str) -> None:
-    """Forgets one: its peer gets no report. Raises CommitmentError."""
+    """Removes one request; its peer gets no report. Raises CommitmentError."""
     _transactions(config).drop(identifier)
 
 

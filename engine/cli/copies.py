@@ -1,6 +1,6 @@
-"""Where the commands about backups and replicas reach the engine; the same as `backend` for them.
+"""The part of `backend` for backups and replicas.
 
-Nothing here writes to the terminal. A backup and a replication take no role in the archive: they read its log.
+Nothing here writes to the terminal. Backup and replication take no role in the archive: they only read its log.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ REMOTE = re.compile(r"tcp://(?P<host>\[[0-9a-fA-F:]+\]|[^\[\]:/@]+):(?P<port>[0-
 def backup(
     config: Config, target: Path, keep: int | None, bytes_per_s: int, progress: Progress, *, join: bool
 ) -> dict[str, Any]:
-    """Brings a backup up to now. Raises BackupError."""
+    """Updates a backup. Raises BackupError."""
     from engine.archive.copies import backup as backups
     from engine.archive.copies import backup_notes
 
@@ -52,7 +52,7 @@ def backup_states(target: Path) -> list[dict[str, Any]]:
 def verify_backup(
     source: Path, at: datetime | None, lineage: str | None, bytes_per_s: int, progress: Progress
 ) -> dict[str, Any]:
-    """Reads a backup again; what it holds and what is damaged. Raises BackupError."""
+    """Verifies a backup; returns its contents and the damage. Raises BackupError."""
     from engine.archive.copies import backup_check, backup_notes
 
     report = backup_check.verify_backup(source, at=at, lineage=lineage, bytes_per_s=bytes_per_s, progress=progress)
@@ -71,7 +71,7 @@ def restore(
     bytes_per_s: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Makes an archive from a backup. Raises BackupError."""
+    """Restores an archive from a backup. Raises BackupError."""
     from engine.archive.copies import restore as restores
 
     report = restores.restore(
@@ -81,7 +81,7 @@ def restore(
 
 
 def promote(config: Config, progress: Progress) -> dict[str, Any]:
-    """Makes a replica an archive. Raises ReplicationFailed, ArchiveInUse."""
+    """Turns a replica into an archive. Raises ReplicationFailed, ArchiveInUse."""
     from engine.archive.copies import replica
 
     layout = replica.promote(config.data, progress=progress)
@@ -99,9 +99,9 @@ def replicate(
     anew: bool,
     show: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Replicates until SIGTERM or Ctrl-C, or with `once` until everything there is now has gone.
+    """Replicates until SIGTERM or Ctrl-C; with `once`, until everything present has been shipped.
 
-    `show` is told how far it is. Raises ReplicationFailed.
+    Passes each status to `show`. Raises ReplicationFailed.
     """
     from engine.archive.copies.replication import REMOVE_AFTER_S, Replication, Status
     from engine.rate_limiter import RateLimiter
@@ -121,7 +121,7 @@ def replicate(
         rate_limiter=RateLimiter(bytes_per_s),
         status_path=status_path,
         on_status=on_status,
-        # Who runs it now and then waits for nobody's reader.
+        # A run with --once does not wait for readers of the replica.
         remove_after_s=0.0 if once else REMOVE_AFTER_S,
     )
     if once:
@@ -132,12 +132,15 @@ def replicate(
         finally:
             replication.close()
         return
-    with _until_told() as stop:
+    with _stop_event() as stop:
         replication.run(stop, interval_s)
 
 
 def _connector(layout: Layout, target: str, secret: Path | None, create: bool) -> Callable[[], Destination]:
-    """Opens the destination; a directory is made at the first time only, lest an empty mount point be filled."""
+    """Returns a function that opens the destination.
+
+    Only its first call may create a directory: later, a missing one may be a mount that is gone.
+    """
     remote = REMOTE.fullmatch(target)
     opened = False
 
@@ -166,18 +169,18 @@ def _connector(layout: Layout, target: str, secret: Path | None, create: bool) -
 
 
 def listen(config: Config, host: str, port: int, secret: Path, show: Callable[[str], None]) -> None:
-    """Takes a replication from another Filmroom into the data directory, until SIGTERM or Ctrl-C."""
+    """Receives a replication into the data directory until SIGTERM or Ctrl-C."""
     from engine.archive.copies.replica_link import read_secret
     from engine.archive.copies.replica_listener import Listener
 
     listener = Listener(host, port, config.data, read_secret(secret))
     show(f"filmroom replicate: listening on {host}:{listener.port}, replica in {config.data}; not encrypted")
-    with _until_told(listener.close) as stop:
+    with _stop_event(listener.close) as stop:
         listener.run(stop, show)
 
 
 def replication_status(config: Config, target: str | None) -> list[dict[str, Any]]:
-    """The replications of an archive, with their lag as it is now; or of a replica what its source said last."""
+    """The replications of an archive with their present lag; of a replica, the last status from its source."""
     import time
 
     from engine.archive.copies import lag
@@ -190,7 +193,7 @@ def replication_status(config: Config, target: str | None) -> list[dict[str, Any
     else:
         names = sorted(os.listdir(layout.data))
         paths = [str(layout.data / name) for name in names if re.fullmatch(r"replica(tion-[0-9a-f]{16})?\.json", name)]
-    found = []
+    rows = []
     for path in paths:
         status = read_status(path)
         if status is None:
@@ -207,17 +210,17 @@ def replication_status(config: Config, target: str | None) -> list[dict[str, Any
             status["lag_s"] = round(max(0.0, time.time() - datetime.fromisoformat(caught_up).timestamp()), 1)
         elif isinstance(caught_up, str):
             status["lag_s"] = 0.0
-        found.append({key: value for key, value in status.items() if key not in ("seen", "process")})
-    return found
+        rows.append({key: value for key, value in status.items() if key not in ("seen", "process")})
+    return rows
 
 
 def is_troubled(status: dict[str, Any]) -> bool:
-    """Whether somebody should look after a replication."""
+    """Whether a replication needs attention."""
     return status["state"] in ("behind, not running", "waiting") or bool(status.get("findings"))
 
 
 def _status_path(data: Path, target: str) -> str:
-    """A file for each destination, named by its hash: a destination is not a file name."""
+    """The status file of a destination, named by a hash, since a destination is not a file name."""
     return str(data / f"replication-{blake2b(target.encode(), digest_size=8).hexdigest()}.json")
 
 
@@ -228,15 +231,15 @@ def _layout(config: Config) -> Layout:
 
 
 @contextmanager
-def _until_told(wake: Callable[[], None] = lambda: None) -> Iterator[threading.Event]:
-    """An event that SIGTERM and Ctrl-C set; what is being written then is ended in order."""
+def _stop_event(wake: Callable[[], None] = lambda: None) -> Iterator[threading.Event]:
+    """An event that SIGTERM and Ctrl-C set, so that a write in progress is finished in order."""
     stop = threading.Event()
 
-    def told(signum: int, frame: object) -> None:
+    def on_signal(signum: int, frame: object) -> None:
         stop.set()
         wake()
 
-    before = {signum: signal.signal(signum, told) for signum in (signal.SIGTERM, signal.SIGINT)}
+    before = {signum: signal.signal(signum, on_signal) for signum in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
     finally:

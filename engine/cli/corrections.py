@@ -1,6 +1,6 @@
-"""Where the commands about patients and corrections reach the engine; the same as `backend` for them.
+"""The part of `backend` for patients and corrections.
 
-Nothing here writes to the terminal. Patients are written ID or ID^^^ISSUER, as HL7 does; attributes KEYWORD=VALUE.
+Nothing here writes to the terminal. A patient is written ID or ID^^^ISSUER, as in HL7; an attribute KEYWORD=VALUE.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from engine.index.query import key_values
 
 
 def merge(config: Config, source: str, into: str, *, in_advance: bool, reason: str) -> dict[str, Any]:
-    """All studies of one patient become another one's. Raises CorrectionRefused, as all of these."""
+    """Assigns all studies of one patient to another. Raises CorrectionRefused, as do all functions here."""
     _check_encoding(source, into)
     with backend.opened(config) as archive:
         return corrections.merge(archive, source, into, in_advance=in_advance, actor=backend.operator(), reason=reason)
 
 
 def move(config: Config, studies: Sequence[str], into: str, *, reason: str) -> dict[str, Any]:
-    """Studies become another patient's."""
+    """Assigns studies to another patient."""
     _check_uids(studies)
     _check_encoding(into)
     with backend.opened(config) as archive:
@@ -31,7 +31,7 @@ def move(config: Config, studies: Sequence[str], into: str, *, reason: str) -> d
 
 
 def split(config: Config, studies: Sequence[str], new: str, texts: Sequence[str], *, reason: str) -> dict[str, Any]:
-    """Studies become a new patient's."""
+    """Assigns studies to a new patient."""
     _check_uids(studies)
     _check_encoding(new)
     sets = _attributes(texts)
@@ -42,7 +42,7 @@ def split(config: Config, studies: Sequence[str], new: str, texts: Sequence[str]
 def correct(
     config: Config, texts: Sequence[str], *, patient: str | None, study: str | None, series: str | None, reason: str
 ) -> dict[str, Any]:
-    """Sets attributes of a patient, a study, or a series, of which the study may be named too."""
+    """Sets attributes of a patient, a study, or a series (then `study` may name its study)."""
     _check_uids([uid for uid in (study, series) if uid is not None])
     _check_encoding(patient or "")
     sets = _attributes(texts)
@@ -53,7 +53,7 @@ def correct(
 
 
 def undo(config: Config, number: str, *, reason: str) -> dict[str, Any]:
-    """Takes a correction back."""
+    """Undoes a correction."""
     with backend.opened(config) as archive:
         return corrections.undo(archive, number, actor=backend.operator(), reason=reason)
 
@@ -72,14 +72,14 @@ def conflicts(config: Config, *, values: bool) -> Iterator[dict[str, Any]]:
 
 def _attributes(texts: Sequence[str]) -> dict[int, str]:
     """KEYWORD=VALUE as tag → value; "KEYWORD=" is no value. Raises QueryError."""
-    found = {}
+    values: dict[int, str] = {}
     for text in texts:
         name, mark, value = text.partition("=")
         if not mark:
-            raise QueryError(f"{name}: say what it is to be, {name}=VALUE, or {name}= for no value")
-        found[query.tag_of(name)] = value
+            raise QueryError(f"{name}: give a value, {name}=VALUE, or {name}= for no value")
+        values[query.tag_of(name)] = value
         _check_encoding(value)
-    return found
+    return values
 
 
 def _check_uids(uids: Sequence[str]) -> None:
@@ -89,9 +89,9 @@ def _check_uids(uids: Sequence[str]) -> None:
 
 
 def _check_encoding(*texts: str) -> None:
-    """Raises QueryError for what the terminal did not give as UTF-8."""
+    """Raises QueryError for text that is not UTF-8."""
     for text in texts:
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise QueryError("what was typed is not UTF-8") from None
+            raise QueryError("the argument is not UTF-8") from None

@@ -1,4 +1,4 @@
-"""Where the commands that delete, hold and compact reach the engine; the part of `backend` for them."""
+"""The part of `backend` for deletion, holds, retention and compaction."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ if TYPE_CHECKING:
     from engine.index.format.types import Instance
 
 
-def delete(config: Config, wanted: list[query.Keys], *, reason: str, dry_run: bool) -> dict[str, Any]:
-    """Deletes what matches, or says what that would be. Raises DeletionRefused; NotStored for UIDs that are named."""
+def delete(config: Config, queries: list[query.Keys], *, reason: str, dry_run: bool) -> dict[str, Any]:
+    """Deletes the matching instances, or with `dry_run` only counts them.
+
+    Raises DeletionRefused, and NotStored for named UIDs that are not stored.
+    """
     from engine.index.format.types import Level
 
     with backend.opened(config) as archive:
-        backend.refuse_missing(backend.not_stored(archive, wanted), "nothing was deleted")
+        backend.refuse_missing(backend.not_stored(archive, queries), "nothing was deleted")
         chosen: dict[Level, dict[str, Instance]] = {}
-        for keys in wanted:
+        for keys in queries:
             level = max(backend.query_of(keys, archive.schema, None).level, Level.STUDY)
             found = {instance.sop_instance_uid: instance for instance in backend.matching_instances(archive, [keys])}
             chosen.setdefault(level, {}).update(found)
@@ -34,7 +37,7 @@ def delete(config: Config, wanted: list[query.Keys], *, reason: str, dry_run: bo
             everything |= chosen[level]
         whole = list(everything.values())
         actor = backend.operator()
-        # First as a whole: nothing goes when something of it is held.
+        # Check everything first: if any of it is on hold, nothing is deleted.
         deletion = archive.delete_instances(whole, level=Level.IMAGE, actor=actor, reason=reason, dry_run=True)
         if dry_run:
             return asdict(deletion)
@@ -46,18 +49,18 @@ def delete(config: Config, wanted: list[query.Keys], *, reason: str, dry_run: bo
         return {**asdict(deletion), "took_ms": round((time.perf_counter() - began) * 1000, 3)}
 
 
-def patients_of(config: Config, wanted: list[query.Keys]) -> list[str]:
-    """Whose instances match, each once: "Doe^Jane (4711)"."""
+def patients_of(config: Config, queries: list[query.Keys]) -> list[str]:
+    """The patients of the matching instances, each once: "Doe^Jane (4711)"."""
     with backend.opened(config) as archive:
-        found: dict[str, None] = {}
-        for keys in wanted:
-            asked = backend.query_of(keys, archive.schema, None)
-            named = {tags.PatientName: b"", tags.PatientID: b"", **asked.keys}
-            for match in archive.find(replace(asked, keys=named)):
+        patients: dict[str, None] = {}
+        for keys in queries:
+            search = backend.query_of(keys, archive.schema, None)
+            named = {tags.PatientName: b"", tags.PatientID: b"", **search.keys}
+            for match in archive.find(replace(search, keys=named)):
                 who = (plain_values.text_of(tag, match.attributes.get(tag, b"")) for tag in named if tag in _WHO)
                 name, patient_id = who
-                found[f"{name} ({patient_id})"] = None
-    return list(found)
+                patients[f"{name} ({patient_id})"] = None
+    return list(patients)
 
 
 _WHO = (tags.PatientName, tags.PatientID)
@@ -66,36 +69,37 @@ _WHO = (tags.PatientName, tags.PatientID)
 def change_holds(
     config: Config,
     studies: list[str],
-    wanted: query.Keys | None,
+    request: query.Keys | None,
     *,
     is_set: bool,
     in_advance: bool = False,
     reason: str,
 ) -> tuple[list[str], list[str]]:
-    """Sets or releases holds; the studies that are meant, and those that this changed.
+    """Sets or releases holds. Returns the selected studies and those whose hold changed.
 
-    Raises NotStored for a study that is named and not there, unless it is to be held in advance or a hold is released.
+    Raises NotStored for a named study that is not stored, unless it is held in advance or its hold is released.
     """
     for uid in studies:
         key_values.check_uid(uid)
     with backend.opened(config) as archive:
         named = dict.fromkeys(studies)
         held = {hold.study_instance_uid.decode("utf-8", "replace") for hold in archive.holds()}
-        asked = [keys for uid, keys in zip(studies, query.named([], studies), strict=True) if is_set or uid not in held]
-        if wanted is not None:
-            asked.append(wanted)
+        by_uid = zip(studies, query.named([], studies), strict=True)
+        searches = [keys for uid, keys in by_uid if is_set or uid not in held]
+        if request is not None:
+            searches.append(request)
         if not in_advance:
             instead = "nothing was held; --in-advance holds a study before it arrives" if is_set else "no hold ended"
-            backend.refuse_missing(backend.not_stored(archive, asked), instead)
-        if wanted is not None:
-            instances = backend.matching_instances(archive, [wanted])
+            backend.refuse_missing(backend.not_stored(archive, searches), instead)
+        if request is not None:
+            instances = backend.matching_instances(archive, [request])
             named |= dict.fromkeys(instance.study_instance_uid for instance in instances)
         change = archive.set_holds if is_set else archive.release_holds
         return list(named), change(list(named), actor=backend.operator(), reason=reason)
 
 
 def holds(config: Config) -> list[dict[str, Any]]:
-    """Every hold, and how many instances of its study are there."""
+    """Every hold, with the number of stored instances of its study."""
     from engine.archive.admin import holds
 
     with backend.opened(config) as archive:
@@ -110,16 +114,16 @@ def retention_rules(config: Config, names: tuple[str, ...] = ()) -> list[dict[st
 
 
 def _rules(config: Config, names: tuple[str, ...]) -> list[Retention]:
-    """The rules of these names, of all without any. Raises ConfigError."""
-    known = {rule.name: rule for rule in config.retention}
-    unknown = ", ".join(repr(name) for name in names if name not in known)
+    """The rules with these names; without names, all. Raises ConfigError."""
+    rules = {rule.name: rule for rule in config.retention}
+    unknown = ", ".join(repr(name) for name in names if name not in rules)
     if unknown:
-        raise ConfigError(f"there is no [[retention]] rule {unknown}; there are: {', '.join(known) or 'none'}")
+        raise ConfigError(f"there is no [[retention]] rule {unknown}; there are: {', '.join(rules) or 'none'}")
     return [rule for rule in config.retention if not names or rule.name in names]
 
 
 def retention_due(config: Config, names: tuple[str, ...]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The studies that are due, and the sums of each rule."""
+    """The studies due for deletion, and the totals of each rule."""
     from engine.archive.admin import upkeep
 
     rules = _rules(config, names)
@@ -136,7 +140,7 @@ def retention_due(config: Config, names: tuple[str, ...]) -> tuple[list[dict[str
 
 
 def retention_apply(config: Config, names: tuple[str, ...], *, anyway: bool) -> list[dict[str, Any]]:
-    """Deletes what is due; what became of each rule's studies. Raises RetentionRefused, unless `anyway`."""
+    """Deletes the studies that are due; returns a row per rule. Raises RetentionRefused, unless `anyway`."""
     from engine.archive.lifecycle import retention
 
     with backend.opened(config) as archive:

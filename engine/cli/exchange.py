@@ -1,6 +1,6 @@
-"""What the command line does with another archive: sends it what is stored here, and pulls what is stored there.
+"""The part of `backend` for other archives: sends stored instances to them and pulls studies from them.
 
-The part of `backend` for that; nothing here writes to the terminal.
+Nothing here writes to the terminal.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["PullReport", "StoredReport", "Wish", "planned", "pull", "send", "wis
 def send(
     config: Config,
     peer: Peer,
-    wanted: list[query.Keys],
+    queries: list[query.Keys],
     report: StoredReport,
     missing: list[str],
     progress: Progress,
@@ -38,11 +38,11 @@ def send(
     retries: int = 1,
     resume: Path | None = None,
 ) -> None:
-    """Sends what matches; `missing` gets the UIDs that are named and not stored. Raises AssociationFailed."""
+    """Sends the matching instances; adds named UIDs that are not stored to `missing`. Raises AssociationFailed."""
     remaining = stored_scu.Remaining(resume) if resume is not None else None
     with backend.opened(config) as archive:
-        missing.extend(backend.not_stored(archive, wanted))
-        matching = backend.matching(archive, wanted)
+        missing.extend(backend.not_stored(archive, queries))
+        matching = backend.matching(archive, queries)
         with Selection(remaining.of(matching) if remaining else matching, archive.scratch_folder) as selection:
             resources = stored_scu.Resources(archive, config)
             try:
@@ -67,9 +67,9 @@ def send(
 def pull(
     config: Config, peer: Peer, wish: Wish, report: PullReport, progress: Progress, *, is_move: bool, **options: int
 ) -> None:
-    """Brings what is wanted from a peer; `options` as of `services.pull.pulling`.
+    """Pulls the requested studies from a peer; `options` as in `services.pull.pulling`.
 
-    Raises AssociationFailed, and ControlUnavailable for a C-MOVE without a server that it could come to.
+    Raises AssociationFailed, and ControlUnavailable for a C-MOVE without a running server to receive it.
     """
     if is_move and peer.url and not peer.has_address:
         raise ConfigError(f"peer {peer.aet} has a url only: there is no C-MOVE to it")
@@ -89,7 +89,7 @@ def pull(
 
 
 def planned(config: Config, peer: Peer, wish: Wish, report: PullReport, progress: Progress) -> list[dict[str, Any]]:
-    """The studies that match, and how many instances of each would come. Raises AssociationFailed."""
+    """The matching studies, with the number of missing instances of each. Raises AssociationFailed."""
     rows: list[dict[str, Any]] = []
     with backend.opened(config) as archive:
 
@@ -106,12 +106,12 @@ def planned(config: Config, peer: Peer, wish: Wish, report: PullReport, progress
 
 
 def wish_of(studies: Sequence[str], keys: Sequence[str], since: str | None, limit: int | None, *, again: bool) -> Wish:
-    """What a command line asks for. Raises QueryError."""
+    """The request of a command line. Raises QueryError."""
     for uid in studies:
         key_values.check_uid(uid)
-    wanted = {tag: value for tag, value in query.parse(keys).values.items() if value} if keys else {}
+    values = {tag: value for tag, value in query.parse(keys).values.items() if value} if keys else {}
     if since:
-        if tags.StudyDate in wanted:
-            raise QueryError("--since and StudyDate are two ranges of one date")
-        wanted |= {tag: value for tag, value in query.parse([f"StudyDate={since}-"]).values.items() if value}
-    return Wish(tuple(dict.fromkeys(studies)), wanted, limit, again)
+        if tags.StudyDate in values:
+            raise QueryError("--since and StudyDate both limit the study date; give one of them")
+        values |= {tag: value for tag, value in query.parse([f"StudyDate={since}-"]).values.items() if value}
+    return Wish(tuple(dict.fromkeys(studies)), values, limit, again)

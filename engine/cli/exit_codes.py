@@ -1,11 +1,11 @@
-"""What an exit code of the command line says, and which error gives which.
+"""The exit codes of the command line, and the error that leads to each.
 
 | code | name          | meaning                                                                                |
 |------|---------------|----------------------------------------------------------------------------------------|
-| 0    | OK            | everything asked for was done; `import`: every DICOM file is in the archive (files that |
+| 0    | OK            | everything was done;            `import`: every DICOM file is in the archive (files that |
 |      |               | are not DICOM are listed, not counted as a failure); `find`: also when nothing matched  |
-| 1    | FAILED        | something was not done: an instance refused, a path of which no instance came, a       |
-|      |               | destination that failed some instances, a finding of `check`                           |
+| 1    | FAILED        | something was not done: an instance was refused, a path held no instance, some         |
+|      |               | instances could not be sent, `check` has findings                                      |
 | 2    | USAGE         | the command line, or the query in it, is wrong                                         |
 | 3    | CONFIGURATION | the configuration file, an environment variable or a flag has a wrong value            |
 | 4    | UNAVAILABLE   | the archive is in use, missing, full or unreadable; no server answers                  |

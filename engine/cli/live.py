@@ -1,6 +1,6 @@
-"""The running server's statistics as people read them: workers added up, rates from two answers, a live view.
+"""Shows the running server's statistics: sums over the workers, rates between two answers, a live view.
 
-Knows the shape of the control socket's "stats" answer and of `metrics` snapshots, and nothing else of the server.
+Depends only on the form of the control socket's "stats" answer and of `metrics` snapshots.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def rates(now: Totals, before: Totals) -> dict[str, object]:
-    """What happened between two answers, by the second."""
+    """Rates per second between two answers."""
     seconds = max(now.time - before.time, 1e-3)
     sync = now.sync_latency_s.since(before.sync_latency_s)
     store = now.store_latency_s.since(before.store_latency_s)
@@ -36,7 +36,7 @@ def rates(now: Totals, before: Totals) -> dict[str, object]:
 
 
 def as_data(answer: Answer) -> dict[str, Any]:
-    """The answer as JSON has it: without what is said beside it, times readable."""
+    """The answer for JSON: without the status and the archive's counts, with readable times."""
     facts = {name: value for name, value in answer.items() if name not in ("ok", "archive")}
     if "time" in facts:
         facts["time"] = time_text(int(facts["time"] * 1e9))
@@ -44,7 +44,7 @@ def as_data(answer: Answer) -> dict[str, Any]:
 
 
 def show_once(answer: Answer) -> None:
-    """The server since its start, with everything that it counts."""
+    """Shows all counters of the server since its start."""
     now = totals(answer)
     facts: dict[str, object] = {"workers": now.workers, "associations": now.associations}
     facts |= {"queue depth": now.queue_depth, "new instances": admission(answer)}
@@ -62,15 +62,15 @@ def show_once(answer: Answer) -> None:
 
 
 def show_peers(now: Totals, count: int | None = None) -> None:
-    """Who sent what since the start, those that sent most first."""
+    """Shows what each peer sent since the start, the largest sender first."""
     if now.peers:
-        # Rates need two answers: those two columns are for `watch`.
+        # Rates need two answers, so only `watch` shows those two columns.
         rows = [(row[0], *row[3:]) for row in _peer_rows(now, None)[:count]]
         output.write_table((_PEER_COLUMNS[0], *_PEER_COLUMNS[3:]), rows)
 
 
 def _caretaker_facts(caretaker: Answer) -> dict[str, object]:
-    """What runs in the background, duty by duty."""
+    """The background jobs of the caretaker, one after the other."""
     facts: dict[str, object] = {}
     for name, value in caretaker.items():
         if isinstance(value, Mapping):
@@ -81,7 +81,7 @@ def _caretaker_facts(caretaker: Answer) -> dict[str, object]:
 
 
 def admission(answer: Answer) -> str:
-    """Whether new instances are taken; if not, why, and by which workers."""
+    """Whether the server accepts new instances; otherwise why not, and which workers refuse."""
     refusing: dict[str, list[str]] = {}
     for worker in answer.get("workers", []):
         reason = worker.get("admission", {}).get("reason")
@@ -89,17 +89,17 @@ def admission(answer: Answer) -> str:
             reason = "does not answer"
         if reason:
             refusing.setdefault(_REASONS.get(reason, reason), []).append(str(worker["number"]))
-    said = [f"{reason} (worker {', '.join(numbers)})" for reason, numbers in refusing.items()]
-    return f"refused: {'; '.join(said)}" if said else "taken"
+    causes = [f"{reason} (worker {', '.join(numbers)})" for reason, numbers in refusing.items()]
+    return f"refused: {'; '.join(causes)}" if causes else "taken"
 
 
 def watch(ask: Callable[[], dict[str, Any]], interval: float, count: int | None) -> None:
-    """Asks again and again; a live view on a terminal, a line of JSON an interval otherwise."""
+    """Polls the server: a live view on a terminal, otherwise a line of JSON per interval."""
     before = totals(ask())
-    asked = 0
+    views = 0
     if output.as_json() or not output.on_terminal():
-        while count is None or asked < count:
-            asked += 1
+        while count is None or views < count:
+            views += 1
             _pause(interval)
             now = totals(ask())
             peers = {row[0]: dict(zip(_PEER_KEYS, row[1:], strict=True)) for row in _peer_rows(now, before)}
@@ -109,8 +109,8 @@ def watch(ask: Callable[[], dict[str, Any]], interval: float, count: int | None)
     from rich.live import Live
 
     with Live(_view(before, before), auto_refresh=False, screen=False) as view:
-        while count is None or asked < count:
-            asked += 1
+        while count is None or views < count:
+            views += 1
             _pause(interval)
             now = totals(ask())
             view.update(_view(now, before), refresh=True)
@@ -164,7 +164,7 @@ def _view(now: Totals, before: Totals) -> RenderableType:
 
 
 _REASONS = {"disk reserve": "disk full"}
-"""Why new instances are refused (`services.admission`), as people say it."""
+"""Reasons to refuse new instances (`runtime.admission`), in users' words."""
 
 
 def milliseconds(distribution: Distribution, fraction: float) -> float | None:
@@ -174,7 +174,7 @@ def milliseconds(distribution: Distribution, fraction: float) -> float | None:
 
 
 def short(value: object) -> str:
-    """A percentile in ms as people read it."""
+    """A percentile in ms for display."""
     if value is None:
         return "-"
     return "off the scale" if value == float("inf") else f"≤ {value:g} ms"

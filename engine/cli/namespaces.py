@@ -1,7 +1,7 @@
-"""Commands beside a server in another PID namespace, as `docker run` makes one: under a process id that is free there.
+"""Lets a command open the index beside a server in another PID namespace (a container): under an unused process id.
 
-LMDB tells the processes that have an index open apart by their ids, and so refuses one whose id is taken by a process
-of another namespace; of the first process of two containers that is always so. A child has another id.
+LMDB distinguishes the processes that have an index open by process id. It refuses a process whose id is also used in
+another namespace; the first processes of two containers always collide. A child process has another id.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from engine.errors import ProcessIdTaken
 Result = TypeVar("Result")
 
 TRIES_MAX = 32
-"""So many ids may be taken, one after the other: a server has some ten processes."""
+"""Ids tried one after the other; a server has about ten processes."""
 
 
 def under_a_free_id(work: Callable[[], Result]) -> Result:
-    """What `work` returns, in this process or in a child that goes on in its place. Raises what it raises.
+    """Runs `work` here, or in a child process that continues in place of this one. Returns and raises as `work` does.
 
-    Call it while there is one thread.
+    Call it while the process has only one thread: it may fork.
     """
     for _ in range(TRIES_MAX):
         try:

@@ -1,7 +1,7 @@
 """Options that several commands share, and how they become a `Config`.
 
-An option that is also a configuration key goes by `key_option`: not given means "ask the environment, then the
-file, then the default", which `engine.config` decides.
+Some options are also configuration keys (`with_settings`). Without such an option the value comes from the environment,
+then from the file, then from the default; `engine.config` decides.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from engine.errors import ConfigError
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-reason_option = click.option("--reason", metavar="TEXT", required=True, help="Why; recorded, with who you are.")
+reason_option = click.option("--reason", metavar="TEXT", required=True, help="Why; recorded with your user name.")
 
 
 class _Amount(click.ParamType[int]):
@@ -51,12 +51,12 @@ SIZE = _Amount("size", units.parse_bytes)
 RATE = _Amount("rate", units.parse_rate)
 
 rate_option = click.option(
-    "--rate", type=RATE, default=0, metavar="SIZE", help="Bytes a second at most: 10MB, 64MiB/s.  [no limit]"
+    "--rate", type=RATE, default=0, metavar="SIZE", help="Maximum rate, such as 10MB or 64MiB/s.  [no limit]"
 )
 
 
 def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
-    """A time in ISO 8601; without a zone the machine's. A date is its end: the newest state of that day is meant."""
+    """A time in ISO 8601, by default in the machine's zone. A date means the end of that day: its newest state."""
     if value is None:
         return None
     try:
@@ -71,10 +71,10 @@ def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> da
 
 
 at_option = click.option(
-    "--at", callback=_moment, metavar="TIME", help="The newest state that is not after TIME; of a date, its end."
+    "--at", callback=_moment, metavar="TIME", help="Use the newest state up to TIME (a date: up to its end)."
 )
 lineage_option = click.option(
-    "--lineage", metavar="NAME", help="Of this history, by the start of its name; needed where there are several."
+    "--lineage", metavar="NAME", help="Use this history; the start of its name is enough. Needed if there are several."
 )
 
 
@@ -82,7 +82,7 @@ lineage_option = click.option(
 
 
 def _remember(ctx: click.Context, param: click.Parameter, value: object) -> object:
-    """Keeps an option for the command, at whichever place of the line it stands; the last one counts."""
+    """Stores an option for the command, wherever it is in the command line; the last one counts."""
     if value not in (None, False):
         ctx.meta[_META[str(param.name)]] = value
     return value
@@ -92,7 +92,7 @@ _META = {"data": "filmroom.data", "config_file": "filmroom.config", "as_json": o
 
 
 def _common_options() -> list[click.Option]:
-    data, config, json = _KEY_OPTIONS["data"], configuration.DEFAULT_FILE, "Write JSON, also to a terminal."
+    data, config, json = _KEY_OPTIONS["data"], configuration.DEFAULT_FILE, "Write JSON."
     return [
         click.Option(
             ["--data", "data"],
@@ -105,7 +105,7 @@ def _common_options() -> list[click.Option]:
             ["--config", "config_file"],
             metavar="FILE",
             type=click.Path(dir_okay=False),
-            help=f"Configuration (TOML); else the first {config} here, in DIR, beside it or in /etc/filmroom.  "
+            help=f"Configuration file (TOML).  [first {config} here, in DIR, next to it or in /etc/filmroom]  "
             "[FILMROOM_CONFIG]",
             callback=_remember,
             expose_value=False,
@@ -121,7 +121,7 @@ def _with_common(given: Sequence[click.Parameter] | None) -> list[click.Paramete
 
 
 class Command(click.Command):
-    """A command that takes --data, --config and --json, as do the groups that it is in."""
+    """A command that takes --data, --config and --json, as its groups do."""
 
     def __init__(self, name: str | None, params: list[click.Parameter] | None = None, **attributes: Any) -> None:
         super().__init__(name, params=_with_common(params), **attributes)
@@ -162,7 +162,7 @@ def group(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], Group]
 def confirmed(question: str) -> bool:
     """Whether a person at the terminal says yes. Raises UsageError where there is nobody to ask."""
     if not sys.stdin.isatty():
-        raise click.UsageError("--yes is missing: this deletes, and nobody is there to ask")
+        raise click.UsageError("this deletes: confirm it with --yes, since there is no terminal to ask on")
     return click.confirm(log.escape(question), err=True)
 
 
@@ -173,12 +173,12 @@ def nearest(word: str, words: Iterable[str]) -> str:
 
 
 json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Write JSON, also to a terminal.", callback=_remember
+    "--json", "as_json", is_flag=True, help="Write JSON.", callback=_remember
 )
 
 
 class Settings:
-    """What the flags of one invocation say about the configuration."""
+    """The configuration of one invocation: file, environment and flags."""
 
     def __init__(self, file: str | None, flags: dict[str, object]) -> None:
         self._file = file
@@ -186,7 +186,7 @@ class Settings:
 
     @property
     def path(self) -> Path | None:
-        """The configuration file; looked for anew each time, since a reload may find one that was not there before."""
+        """The configuration file. Searched for each time, since a reload may find a new one."""
         return configuration.find_file(self._file, os.environ, self._data)
 
     @property
@@ -195,19 +195,19 @@ class Settings:
         return str(data) if data else None
 
     def reading(self) -> configuration.Reading:
-        """The configuration, read anew, and where it was read. Raises ConfigError."""
+        """Reads the configuration, and says where from. Raises ConfigError."""
         places = configuration.places(self._file, os.environ, self._data)
         return configuration.Reading(self.read(), self.path, places)
 
     def load(self) -> Config:
-        """The configuration, with logging set up for a command: a person reads its results, not its events."""
+        """Reads the configuration and quiets the log for a command, whose user reads results, not events."""
         config = self.read()
         quiet: configuration.LogLevel = "warning" if config.log.level == "info" else config.log.level
         log.configure(msgspec.structs.replace(config.log, level=quiet))
         return config
 
     def read(self) -> Config:
-        """The configuration, read anew. Raises ConfigError."""
+        """Reads the configuration. Raises ConfigError."""
         path = self.path
         config = configuration.load(path, os.environ, self.flags)
         if config.attributes or config.coercion:
@@ -222,7 +222,7 @@ class Settings:
         return config
 
     def origins(self) -> dict[str, configuration.Origin]:
-        """Where each key has its value from."""
+        """Where the value of each key comes from."""
         return configuration.origins(self.path, os.environ, self.flags)
 
 
@@ -235,16 +235,16 @@ _KEY_OPTIONS: dict[str, dict[str, Any]] = {
     "workers": {"type": int, "metavar": "N", "help": "Worker processes."},
     "durability": {
         "type": click.Choice(get_args(configuration.Durability)),
-        "help": "Whether a Success waits for the disk.",
+        "help": "Whether Success waits for the disk.",
     },
     "log.format": {"type": click.Choice(get_args(configuration.LogFormat)), "help": "Form of the log."},
-    "log.level": {"type": click.Choice(get_args(configuration.LogLevel)), "help": "Least severe level logged."},
-    "log.wire_trace": {"metavar": "DIR", "help": "Trace PDUs and messages, a file an association, in here."},
+    "log.level": {"type": click.Choice(get_args(configuration.LogLevel)), "help": "Lowest level that is logged."},
+    "log.wire_trace": {"metavar": "DIR", "help": "Write a trace of each association to a file in DIR."},
 }
 
 
 def with_settings(*keys: str) -> Callable[[Function], Function]:
-    """Gives the command `settings`: --data and --config, and one option for each configuration key."""
+    """Passes `settings` to the command and adds an option for each configuration key."""
     keys = tuple(key for key in keys if key != "data")
 
     def decorate(function: Function) -> Function:
@@ -271,7 +271,7 @@ def _parameter(key: str) -> str:
 
 
 def existing_paths(paths: tuple[str, ...]) -> list[Path]:
-    """Paths from a command line; those that do not exist are a mistake in it."""
+    """The paths of a command line. Raises UsageError for those that do not exist."""
     missing = [path for path in paths if not os.path.lexists(path)]
     if missing:
         raise click.UsageError(f"{log.escape(', '.join(missing))}: no such file or folder")

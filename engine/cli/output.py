@@ -1,21 +1,20 @@
-"""How results reach the reader: laid out on a terminal, tab-separated in a pipe, JSON with --json.
+"""Writes results: tables on a terminal, tab-separated lines in a pipe, JSON with --json.
 
-Results go to standard output, progress and complaints to standard error. Whatever comes from a data set or a peer is
-escaped first: a patient's name must not move the cursor. A character that the reader's encoding has not got is written
-as an escape, too; a reader that went away ends the command quietly (`ReaderGone`).
+Results go to standard output, progress and warnings to standard error. Escape all text from data sets and peers first:
+a patient's name must not move the cursor. Characters that the stream's encoding lacks are escaped too. If the reader
+closes the pipe, the command ends quietly (`ReaderGone`).
 
 With --json, on every command:
 
-    one thing     one object in one line                                 write_one
-    a list        one object a line, nothing where the list is empty     write_list
-    names         snake_case; attributes of DICOM by their keyword
+    one result    one object in one line                                 write_one
+    a list        one object per line, nothing for an empty list         write_list
+    names         snake_case; DICOM attributes by keyword
     values        numbers are numbers, times ISO 8601 with an offset, bytes counted in bytes
-    attributes    those of which PS3.6 allows several values are lists, also with one value or none
-    what failed   on standard error: {"error": "a sentence", "exit_code": 4}; what is to be known beside a result:
-                  {"warning": "a sentence"}
+    attributes    lists if PS3.6 allows several values, also with one value or none
+    errors        on standard error: {"error": "a sentence", "exit_code": 4}; warnings: {"warning": "a sentence"}
 
-A terminal's tables never break a UID, an id, a date or a time (`tables`). Sizes are human on a terminal and bytes
-elsewhere: by the name of the column or fact, which ends in "bytes".
+Tables never break a UID, an id, a date or a time (`tables`). A column or fact whose name ends in "bytes" is shown as a
+readable size on a terminal and in bytes elsewhere.
 """
 
 from __future__ import annotations
@@ -62,23 +61,23 @@ __all__ = [
 ]
 
 JSON_FLAG = "filmroom.json"
-"""Where the context of a command keeps whether --json was given (`options`)."""
+"""The key of the command's context under which `options` stores --json."""
 
 ROWS_AT_ONCE = 200
-"""Rows of a terminal's table that are laid out together: longer lists appear while they are still being read."""
+"""Rows laid out together on a terminal; longer lists appear in parts while they are being read."""
 
 
 class ReaderGone(Exception):
-    """Nobody reads standard output any more: `| head` has seen enough."""
+    """The reader of standard output has closed the pipe, as `| head` does."""
 
 
 def on_terminal() -> bool:
-    """Whether standard output is read by a person."""
+    """Whether standard output is a terminal."""
     return sys.stdout.isatty()
 
 
 def as_json() -> bool:
-    """Whether the running command was given --json, at whichever place."""
+    """Whether --json was given, anywhere on the command line."""
     context = click.get_current_context(silent=True)
     return context is not None and bool(context.meta.get(JSON_FLAG))
 
@@ -87,7 +86,7 @@ def as_json() -> bool:
 
 
 def write_one(facts: Mapping[str, object], shown: Mapping[str, object] | None = None, *, title: str = "") -> None:
-    """One thing: an object of JSON, or names and values. `shown` are the facts for people where they differ."""
+    """Writes one result: a JSON object, or names and values. `shown`: the facts for people, if they differ."""
     if as_json():
         write_json(facts)
     else:
@@ -99,7 +98,7 @@ def write_report(
     shown: Mapping[str, object] | None = None,
     **troubles: Sequence[str | Mapping[str, object]],
 ) -> None:
-    """What was done, and a list of what was not: within the object of JSON, or each a line of its own and counted."""
+    """Writes results and lists of problems: within the JSON object, or one line per problem and their number."""
     if not as_json():
         for trouble in chain.from_iterable(troubles.values()):
             complain(": ".join(map(to_text, trouble.values())) if isinstance(trouble, Mapping) else trouble)
@@ -113,9 +112,9 @@ def write_list(
     shown: Callable[[Mapping[str, Any]], Mapping[str, object]] = lambda row: row,
     empty: str = "",
 ) -> int:
-    """Things of one kind: an object of JSON a line, or a table of these columns; how many there were.
+    """Writes a list: a JSON object per line, or a table with these columns. Returns the number of rows.
 
-    `shown` makes of a row what people see where that differs; `empty` is what a terminal says where there is nothing.
+    `shown` converts a row for people; `empty` is the message on a terminal if there are no rows.
     """
     count = 0
     if as_json():
@@ -125,7 +124,7 @@ def write_list(
         return count
     remaining = map(shown, rows)
     if not on_terminal():
-        # The head comes with the first row: what fails before it fails without any output.
+        # The heading comes with the first row, so that an earlier failure leaves no output.
         head = "\t".join(column.name for column in columns)
         for count, row in enumerate(remaining, 1):
             if count == 1:
@@ -143,7 +142,7 @@ def write_list(
 
 
 def write_table(columns: Sequence[str | Column], rows: Iterable[Sequence[object]]) -> None:
-    """Rows in the order of the columns; never JSON."""
+    """Writes a table; never JSON."""
     heads = [column if isinstance(column, Column) else Column(column) for column in columns]
     if on_terminal():
         _draw(heads, list(rows))
@@ -153,7 +152,7 @@ def write_table(columns: Sequence[str | Column], rows: Iterable[Sequence[object]
 
 
 def write_facts(facts: Mapping[str, object], *, title: str | None = None) -> None:
-    """Names and their values, one a line; never JSON."""
+    """Writes names and values, one per line; never JSON."""
     if on_terminal() and title:
         _write(sys.stdout, _bold(title))
     width = max(map(len, facts), default=0)
@@ -162,12 +161,12 @@ def write_facts(facts: Mapping[str, object], *, title: str | None = None) -> Non
 
 
 def write_json(value: object) -> None:
-    """One line of JSON."""
+    """Writes one line of JSON."""
     _write(sys.stdout, _json(value, sys.stdout))
 
 
 def write_line(text: str) -> None:
-    """One line of a result, which is escaped already or ours."""
+    """Writes one line. Escape text from outside first."""
     _write(sys.stdout, text)
 
 
@@ -175,7 +174,7 @@ def write_line(text: str) -> None:
 
 
 def complain(sentence: str) -> None:
-    """One line on standard error: what is to be known beside the result."""
+    """Writes a warning or remark to standard error."""
     if as_json():
         _write(sys.stderr, _json({"warning": sentence}, sys.stderr))
     else:
@@ -183,7 +182,7 @@ def complain(sentence: str) -> None:
 
 
 def fail(sentence: str, exit_code: int, *, json: bool, **more: object) -> None:
-    """Why a command ended, on standard error."""
+    """Writes to standard error why the command failed."""
     if json:
         _write(sys.stderr, _json({"error": sentence, "exit_code": exit_code, **more}, sys.stderr))
     else:
@@ -191,7 +190,7 @@ def fail(sentence: str, exit_code: int, *, json: bool, **more: object) -> None:
 
 
 def write_aside(facts: Mapping[str, object]) -> None:
-    """What there is to say about a result beside it: names and their values on standard error."""
+    """Writes names and values about a result to standard error."""
     if as_json():
         _write(sys.stderr, _json(facts, sys.stderr))
         return
@@ -203,7 +202,7 @@ def write_aside(facts: Mapping[str, object]) -> None:
 
 
 def to_text(value: object) -> str:
-    """A value as a person or a script reads it."""
+    """A value as escaped text."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -244,7 +243,7 @@ def _json(value: object, stream: TextIO) -> str:
     text = escape(orjson.dumps(_clean(value), default=_plain, option=orjson.OPT_NON_STR_KEYS).decode())
     if (stream.encoding or "").lower().replace("-", "") == "utf8":
         return text
-    # In any other encoding ASCII is the part that every reader of JSON takes.
+    # In other encodings write ASCII only, which every JSON reader accepts.
     return re.sub(r"[^\x00-\x7f]", lambda match: _escaped(match[0]), text)
 
 
@@ -254,7 +253,7 @@ def _escaped(character: str) -> str:
 
 
 def _clean(value: object) -> object:
-    """Text without lone surrogates, which a file name or an argument that is no UTF-8 has and JSON cannot carry."""
+    """Replaces lone surrogates, which file names and arguments that are not UTF-8 contain and JSON cannot hold."""
     if isinstance(value, str):
         return value if value.isascii() else re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", value)
     if isinstance(value, Mapping):
@@ -271,7 +270,7 @@ def _plain(value: object) -> object:
 
 
 def _write(stream: TextIO, text: str) -> None:
-    """One line, in whatever the stream can say of it. Raises ReaderGone."""
+    """Writes one line, escaping what the stream's encoding lacks. Raises ReaderGone."""
     encoding = stream.encoding or "utf-8"
     try:
         click.echo(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)

@@ -1,4 +1,4 @@
-"""Bars on a terminal while a command works, and what it had done when Ctrl-C ended it."""
+"""Progress bars on a terminal, and the progress reached when Ctrl-C ends a command."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from engine.log import escape
 from engine.sizes import bytes_text
 
 Progress = Callable[[str, int, int], None]
-"""(what, done, total); a total of 0 is not known yet."""
+"""(what, done, total); a total of 0 means unknown."""
 
 REDRAW_S = 0.1
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, with how far the work was: a sentence."""
+    """Ctrl-C, with a sentence on the progress reached."""
 
 
 @contextmanager
 def progress_bar(unit: str = "") -> Iterator[Progress]:
-    """A bar with rate and time left while a terminal watches, nothing otherwise. `unit`: "bytes", else things.
+    """Shows a bar with rate and remaining time on a terminal, otherwise nothing. `unit`: "bytes", or empty for items.
 
-    Raises Interrupted at Ctrl-C, with the counts until then.
+    Raises Interrupted at Ctrl-C, with the counts reached.
     """
     reached = ("", 0, 0)
     form = bytes_text if unit == "bytes" else str

@@ -1,4 +1,4 @@
-"""Where the commands about the quarantine reach the engine; the part of `backend` for them."""
+"""The part of `backend` for the quarantine."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def _chosen(config: Config, wanted: list[query.Keys], ids: Sequence[str], same: bool) -> Iterator[tuple[Archive, Any]]:
-    """The archive, and what of its quarantine has one of the ids, or belongs to what matches; or all of it."""
+def _chosen(config: Config, queries: list[query.Keys], ids: Sequence[str], same: bool) -> Iterator[tuple[Archive, Any]]:
+    """The archive and the selected quarantine entries: by id, by the instances that match, or all."""
     from engine.archive.lifecycle import quarantine, resent
 
     with backend.opened(config) as archive:
         judge = resent.Judge(archive, reserve_bytes=config.limits.disk_reserve_bytes)
-        uids = None if not wanted else {instance.sop_instance_uid for instance in backend.matching(archive, wanted)}
+        uids = None if not queries else {instance.sop_instance_uid for instance in backend.matching(archive, queries)}
         try:
             found = quarantine.chosen(archive, uids, same=same, judge=judge)
             if ids:
@@ -33,16 +33,16 @@ def _chosen(config: Config, wanted: list[query.Keys], ids: Sequence[str], same: 
 
 
 def listed(
-    config: Config, wanted: list[query.Keys], ids: Sequence[str] = (), *, same: bool = False
+    config: Config, queries: list[query.Keys], ids: Sequence[str] = (), *, same: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """What is in quarantine, without a word of what is in the data sets."""
-    with _chosen(config, wanted, ids, same) as (_, found):
+    """The quarantine entries, without any content of their data sets."""
+    with _chosen(config, queries, ids, same) as (_, found):
         for kept in found:
             yield with_times(kept.facts())
 
 
 def differences(config: Config, identifier: str) -> list[dict[str, Any]]:
-    """What differs between a version and the current instance, an element each."""
+    """The differences between a version and the current instance, one element per row."""
     from engine.archive.admin import quarantine
 
     with backend.opened(config) as archive:
@@ -50,29 +50,29 @@ def differences(config: Config, identifier: str) -> list[dict[str, Any]]:
 
 
 def drop_all(
-    config: Config, wanted: list[query.Keys], ids: Sequence[str], reason: str, *, same: bool
+    config: Config, queries: list[query.Keys], ids: Sequence[str], reason: str, *, same: bool
 ) -> list[dict[str, Any]]:
-    """Deletes all that is chosen; what it was."""
+    """Deletes the selected entries; returns them."""
     from engine.archive.lifecycle import quarantine
 
-    with _chosen(config, wanted, ids, same) as (archive, found):
+    with _chosen(config, queries, ids, same) as (archive, found):
         dropped = quarantine.drop_all(archive, list(found), actor=backend.operator(), reason=reason)
         return [with_times(kept.facts()) for kept in dropped]
 
 
 def readmit_all(
-    config: Config, wanted: list[query.Keys], ids: Sequence[str], *, same: bool
+    config: Config, queries: list[query.Keys], ids: Sequence[str], *, same: bool
 ) -> Iterator[dict[str, Any]]:
-    """Takes all that is chosen in, one by one; what became of each, or why it stays."""
+    """Readmits the selected entries one by one; a row per entry with its outcome."""
     from engine.archive.admin import quarantine
 
-    with _chosen(config, wanted, ids, same) as (archive, found):
+    with _chosen(config, queries, ids, same) as (archive, found):
         for kept in list(found):
             yield quarantine.readmit(archive, kept.id, policy=config.duplicates, actor=backend.operator())
 
 
 def export(config: Config, identifier: str, folder: Path) -> Path:
-    """Writes one to a folder; the file."""
+    """Writes one entry to a folder; returns the file."""
     from engine.archive.lifecycle import quarantine
 
     with backend.opened(config) as archive:
@@ -80,7 +80,7 @@ def export(config: Config, identifier: str, folder: Path) -> Path:
 
 
 def readmit(config: Config, identifier: str) -> str:
-    """Takes one in; what became of it."""
+    """Readmits one entry; returns the outcome."""
     from engine.archive.lifecycle import quarantine
 
     with backend.opened(config) as archive:
@@ -89,7 +89,7 @@ def readmit(config: Config, identifier: str) -> str:
 
 
 def drop(config: Config, identifier: str, reason: str) -> dict[str, Any]:
-    """Deletes one; what it was."""
+    """Deletes one entry; returns it."""
     from engine.archive.admin import quarantine
 
     with backend.opened(config) as archive:

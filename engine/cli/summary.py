@@ -1,4 +1,4 @@
-"""`filmroom stats` on one screen: what a person looks for first. `--all` has the rest (`live.show_once`)."""
+"""The summary of `filmroom stats`, on one screen. `--all` shows the rest (`live.show_once`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PEERS_SHOWN = 8
 
 
 def of_archive(held: Mapping[str, int]) -> dict[str, object]:
-    """What is stored, and what somebody should look at."""
+    """What is stored, and what needs attention."""
     size = bytes_text(held["live_bytes"])
     facts: dict[str, object] = {
         "stored": f"{held['instances']} instances of {held['studies']} studies, {held['patients']} patients, {size}",
@@ -28,7 +28,7 @@ def of_archive(held: Mapping[str, int]) -> dict[str, object]:
 
 
 def of_server(answer: Mapping[str, Any]) -> dict[str, object]:
-    """What the server does, and whether it takes new instances."""
+    """The server's activity, and whether it accepts new instances."""
     now = totals(answer)
     failures = sum(counts["failures"] for counts in now.peers.values())
     facts: dict[str, object] = {
@@ -48,19 +48,19 @@ def of_server(answer: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _feed(answer: Mapping[str, Any]) -> dict[str, object]:
-    """How the change feed is, and which webhooks do not take it."""
+    """The state of the change feed, and webhooks with errors."""
     feed = answer.get("feed")
     if not feed:
         return {}
     facts: dict[str, object] = {"change feed": feed["error"] or f"{feed['sequence']} events"}
     webhooks = answer.get("webhooks") or []
     if webhooks:
-        troubled = [f"{one['name']} {one['state']}: {one['error']}" for one in webhooks if one["error"]]
+        troubled = [f"{hook['name']} {hook['state']}: {hook['error']}" for hook in webhooks if hook["error"]]
         facts["webhooks"] = "; ".join(troubled) or f"{len(webhooks)}, all delivering"
     return facts
 
 
 def _background(caretaker: Mapping[str, Any]) -> dict[str, object]:
-    """What runs in the background now."""
-    running = [name for name, duty in caretaker.items() if isinstance(duty, Mapping) and duty.get("running")]
+    """The background jobs that are running."""
+    running = [name for name, job in caretaker.items() if isinstance(job, Mapping) and job.get("running")]
     return {"in the background": ", ".join(running) or "nothing"}

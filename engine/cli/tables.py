@@ -1,20 +1,20 @@
-"""How a list is laid out for a terminal of any width, so that nothing that a person copies is ever broken.
+"""Lays out a list for a terminal of any width, without breaking anything that a user might copy.
 
-A column is of one of three forms:
+A column has one of three forms:
 
     WHOLE     UIDs, ids, dates, times, titles, figures: never broken, never cut
-    CUT       descriptions: cut with … where there is no room, names last of all
+    CUT       descriptions: cut with … if there is no room, names last
     WRAPPED   sentences: wrapped between words, never cut
 
-Where even the least widths do not fit into one line, each entry becomes a block: its columns go on in a second and a
-third line, indented, and stand below each other all the same:
+If even the minimum widths do not fit in one line, each entry becomes a block: its columns continue in indented lines,
+still aligned with the other entries:
 
     date      patient ID  name      modalities
         study
     20260102  P1          Doe^Jane  CT
         1.2.826.0.1.3680043.10.1599.99.1.1123456789.123456789.123456789
 
-Writes nothing and colours nothing: lines of text come out.
+This module returns lines of text; it writes nothing and adds no colour.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WRAPPED_WIDTH_MIN = 30
 
 
 class Form(Enum):
-    """What may be done to a cell that is too wide."""
+    """How a cell that is too wide is shortened."""
 
     WHOLE = "whole"
     CUT = "cut"
@@ -45,14 +45,14 @@ class Column:
     name: str
     """The key of its value in a row, and in JSON."""
     title: str = ""
-    """The head on a terminal; the name in words if there is none."""
+    """The heading on a terminal; by default the name in words."""
     form: Form = Form.WHOLE
     least_width: int = 0
-    """Cells that it keeps in any case; 0: as its form has it."""
+    """Minimum width in cells; 0: that of its form."""
 
     @property
     def head(self) -> str:
-        """What stands above it on a terminal."""
+        """Its heading on a terminal."""
         return self.title or self.name.replace("_", " ")
 
 
@@ -62,7 +62,7 @@ def whole(name: str, title: str = "") -> Column:
 
 
 def cut(name: str, title: str = "") -> Column:
-    """A column that gives way: descriptions."""
+    """A column of descriptions, cut if there is no room."""
     return Column(name, title, Form.CUT)
 
 
@@ -72,7 +72,7 @@ def wrapped(name: str, title: str = "") -> Column:
 
 
 def cell_width(text: str) -> int:
-    """Cells of a terminal that a text takes: two for an ideograph, none for a combining accent."""
+    """The width of a text in terminal cells: two for an ideograph, none for a combining accent."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len
@@ -82,7 +82,7 @@ def cell_width(text: str) -> int:
 
 @dataclass(slots=True)
 class _Cell:
-    """A column as it is laid out."""
+    """A column during layout."""
 
     column: Column
     natural: int
@@ -91,16 +91,16 @@ class _Cell:
 
     @property
     def least(self) -> int:
-        """The least width that it can do with."""
+        """Its minimum width."""
         least = {Form.WHOLE: self.natural, Form.CUT: CUT_WIDTH_MIN, Form.WRAPPED: WRAPPED_WIDTH_MIN}
-        wanted = self.column.least_width or least[self.column.form]
-        return min(self.natural, max(wanted, cell_width(self.column.head)))
+        width = self.column.least_width or least[self.column.form]
+        return min(self.natural, max(width, cell_width(self.column.head)))
 
 
 def lines(
     columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int, figures: frozenset[int] = frozenset()
 ) -> tuple[list[str], list[str]]:
-    """The lines of the head, and those of the rows. `figures`: the numbers of columns that stand to the right."""
+    """The lines of the headings and those of the rows. `figures`: indices of right-aligned columns."""
     cells = [
         _Cell(
             column,
@@ -117,7 +117,7 @@ def lines(
 
 
 def _groups(cells: list[_Cell], width: int) -> list[list[_Cell]]:
-    """The columns that share a line: as many as fit by their least widths, in their order."""
+    """Groups of columns that share a line: as many as fit by their minimum widths, in order."""
     groups: list[list[_Cell]] = [[]]
     for cell in cells:
         used = sum(other.least + GAP for other in groups[-1]) + (INDENT if len(groups) > 1 else 0)
@@ -128,17 +128,17 @@ def _groups(cells: list[_Cell], width: int) -> list[list[_Cell]]:
 
 
 def _give_room(group: list[_Cell], width: int) -> None:
-    """Widens each column of a line from its least to its natural width, as far as there is room."""
+    """Widens each column of a line from its minimum towards its natural width, as room allows."""
     room = width - GAP * (len(group) - 1) - sum(cell.least for cell in group)
     for cell in sorted(group, key=lambda cell: cell.natural - cell.least):
-        wanting = [other for other in group if not other.width]
-        share = max(0, room) // len(wanting)
+        unsized = [other for other in group if not other.width]
+        share = max(0, room) // len(unsized)
         cell.width = min(cell.natural, cell.least + share)
         room -= cell.width - cell.least
 
 
 def _entry(groups: list[list[_Cell]], texts: Sequence[str]) -> list[str]:
-    """One row, or the head: a line for each group, more where a sentence is wrapped."""
+    """One row, or the headings: a line per group, more if a sentence wraps."""
     out: list[str] = []
     number = 0
     for place, group in enumerate(groups):
@@ -156,7 +156,7 @@ def _entry(groups: list[list[_Cell]], texts: Sequence[str]) -> list[str]:
 
 
 def _fitted(cell: _Cell, text: str) -> list[str]:
-    """A cell's text in its width: one line, or more of a sentence."""
+    """A cell's text within its width: one line, or several for a wrapped sentence."""
     if cell_width(text) <= cell.width or cell.column.form is Form.WHOLE:
         return [text]
     if cell.column.form is Form.CUT:

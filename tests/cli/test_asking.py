@@ -50,7 +50,7 @@ def test_retention_without_rules_says_so(capsys: pytest.CaptureFixture[str]) -> 
 def test_what_is_not_indexed_is_said_beside_the_matches(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "find", "-r", "PixelData", "-r", "PatientID", "-r", "NumberOfStudyRelatedInstances")
     assert (code, len(out.splitlines())) == (exit_codes.OK, 4)
-    assert err == "PixelData is not indexed: no match shows a value of it\n"
+    assert err == "PixelData is not indexed: no match shows its value\n"
 
 
 def test_each_path_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -279,8 +279,8 @@ def test_reload_names_what_takes_a_restart(capsys: pytest.CaptureFixture[str], m
     )
     code, _, err = run(capsys, "reload")
     assert code == 0
-    assert "peers and limits were read again: f.toml" in err
-    assert "aet has changed too, which takes a restart" in err
+    assert "peers and limits were reloaded: f.toml" in err
+    assert "aet has changed too; restart the server to apply it" in err
     assert "before any new connection: 1" in err
 
 

@@ -115,8 +115,8 @@ def _with_reason(arguments: list[str]) -> list[str]:
         (["correct", "--study", f"{ROOT}.1", "StudyDate"], exit_codes.USAGE, "StudyDate=VALUE"),
         (["correct", "--study", f"{ROOT}.1", "StudyDat=1"], exit_codes.USAGE, "did you mean StudyDate"),
         (["correct", "--study", f"{ROOT}.1", "StudyDate=2026"], exit_codes.FAILED, "it is no date"),
-        (["correct", "StudyDate=20260101"], exit_codes.USAGE, "say of what"),
-        (["correct", "--patient", "P2", "--study", "1.2", "PatientSex=M"], exit_codes.USAGE, "say of what"),
+        (["correct", "StudyDate=20260101"], exit_codes.USAGE, "say what to correct"),
+        (["correct", "--patient", "P2", "--study", "1.2", "PatientSex=M"], exit_codes.USAGE, "say what to correct"),
     ],
 )
 def test_mistakes_are_told_and_change_nothing(

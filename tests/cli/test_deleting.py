@@ -59,7 +59,7 @@ def test_delete_asks_for_what_for_a_reason_and_for_a_yes(capsys: pytest.CaptureF
     for arguments, told in (
         (["--reason", "x", "--yes"], "say what to delete"),
         (["--study", f"{ROOT}.1", "--yes"], "say why"),
-        (["--study", f"{ROOT}.1", "--reason", "x"], "--yes is missing"),
+        (["--study", f"{ROOT}.1", "--reason", "x"], "confirm it with --yes"),
         (["KVP=120", "--reason", "x", "--yes"], "KVP is not indexed"),
     ):
         code, out, err = run(capsys, "delete", *arguments)

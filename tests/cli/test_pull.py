@@ -98,7 +98,7 @@ def test_an_interrupted_pull_says_how_far_it_was_and_goes_on(capsys: pytest.Capt
         command.append(subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=dict(os.environ)))
         _, err = command[0].communicate(timeout=60)
         assert command[0].returncode == exit_codes.INTERRUPTED
-        assert "3 instances came" in err
+        assert "3 instances arrived" in err
         archive.sent = lambda event, chosen: chosen
         code, out, _ = run(capsys, "pull", named(peer), "PatientID=*", "--json")
         assert (code, json.loads(out)["stored"], json.loads(out)["already_here"]) == (exit_codes.OK, 1, 3)

@@ -147,7 +147,7 @@ def test_files_and_keys_are_told_apart_by_whether_a_file_is_there(
         assert len(received) == 2
         code, _, err = run(capsys, "send", named(peer), "files", "PatientID=P2")
         assert code == exit_codes.USAGE
-        assert "one of the two" in err
+        assert "not both" in err
         assert run(capsys, "send", named(peer))[0] == exit_codes.USAGE
         assert run(capsys, "send", named(peer), "PatinetID=P2")[0] == exit_codes.USAGE
 

@@ -1,4 +1,4 @@
-"""`filmroom backup`: what is new in the log to another place, the server running or not."""
+"""`filmroom backup`: update a backup of the archive, with or without a running server."""
 
 from __future__ import annotations
 
@@ -21,19 +21,18 @@ COLUMNS = (
 
 @options.command("backup")
 @click.argument("dest", metavar="DEST", type=click.Path(file_okay=False))
-@click.option("--keep", type=click.IntRange(min=1), metavar="N", help="Remove all own states but the newest N then.")
-@click.option("--join", is_flag=True, help="Also where DEST holds another history of this archive only.")
-@click.option("--list", "is_list", is_flag=True, help="Show the states that DEST holds, and end.")
+@click.option("--keep", type=click.IntRange(min=1), metavar="N", help="Keep only the newest N states of this history.")
+@click.option("--join", is_flag=True, help="Allow DEST to hold another history of this archive.")
+@click.option("--list", "is_list", is_flag=True, help="List the states in DEST.")
 @rate_option
 @with_settings()
 def command(dest: str, keep: int | None, join: bool, is_list: bool, rate: int, settings: Settings) -> int:
-    """Bring the backup in the folder DEST up to now; every run adds a state that can be restored.
+    """Update the backup in the folder DEST. Every run adds a state that can be restored.
 
-    Everything acknowledged before it began is in it. Only what is new is copied, so it costs what was stored since the
-    last time. Interrupted, it goes on where it was when it is run again. DEST belongs on another disk or machine.
-    An archive that was restored, a promoted replica and a replica each begin a history of their own, which needs a
-    folder of its own, or --join. Exit code 1: refused; or the state was written, and something of the archive could not
-    be read; it is named.
+    A state contains everything acknowledged before the run began. Only new data is copied. After an interruption, run
+    it again to continue. Put DEST on another disk or machine. A restored archive, a promoted replica and a replica each
+    have a history of their own; give each its own folder, or use --join. Exit code 1: the backup was refused, or it was
+    written but part of the archive could not be read; that part is listed.
     """
     if is_list:
         output.write_list(copies.backup_states(Path(dest)), COLUMNS, empty="no state yet")

@@ -1,4 +1,4 @@
-"""`filmroom check`: the log against the index, both ways."""
+"""`filmroom check`: compare the log with the index."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from engine.cli.options import Settings, with_settings
 
 
 @options.command("check")
-@click.option("--payloads", is_flag=True, help="Compare every stored data set with its checksum too: reads everything.")
+@click.option("--payloads", is_flag=True, help="Also verify the checksum of every data set; reads everything.")
 @with_settings()
 def command(payloads: bool, settings: Settings) -> int:
-    """Compare the log with the index, both ways, and see whether each data set is all there.
+    """Compare the log with the index, in both directions, and look for truncated data sets.
 
-    Exit code 1: there are findings. Oddities, as Pixel Data of another length than its attributes say, are none.
+    Exit code 1: there are findings. Oddities, such as Pixel Data whose length contradicts its attributes, do not count.
     """
     config = settings.load()
     with output.progress_bar() as progress:

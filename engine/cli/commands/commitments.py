@@ -1,4 +1,4 @@
-"""`filmroom commitments`: storage commitment reports that wait for their peers; try them now, or drop them."""
+"""`filmroom commitments`: list undelivered storage commitment reports; retry or drop them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ COLUMNS = (
 
 @options.group("commitments")
 def command() -> None:
-    """Look at the storage commitment reports that no peer has taken yet; have them sent now, or drop them."""
+    """List storage commitment reports that are not delivered yet; retry or drop them."""
 
 
-@command.command("list", short_help="List what waits, and why.")
+@command.command("list", short_help="List waiting reports.")
 @with_settings()
 def list_(settings: Settings) -> None:
-    """List what waits, with the attempts so far and why the last one failed."""
+    """List waiting reports, with the number of attempts and the last error."""
     output.write_list(commitments.listed(settings.load()), COLUMNS, empty="no report waits")
 
 
@@ -36,15 +36,15 @@ def list_(settings: Settings) -> None:
 @click.argument("identifiers", metavar="[ID]...", nargs=-1)
 @with_settings()
 def retry(identifiers: tuple[str, ...], settings: Settings) -> None:
-    """Have these reports, or all, sent within a second when a server runs, else when it starts."""
+    """Send these reports, or all: within a second if a server runs, otherwise when it starts."""
     count = commitments.retry(settings.load(), list(identifiers))
     output.write_one({"retried": count})
 
 
-@command.command("drop", short_help="Forget one.")
+@command.command("drop", short_help="Drop a report.")
 @click.argument("identifier", metavar="ID")
 @with_settings()
 def drop(identifier: str, settings: Settings) -> None:
-    """Forget one: its peer gets no report and has to ask again."""
+    """Drop a report. The peer does not receive it and must request commitment again."""
     commitments.drop(settings.load(), identifier)
     output.write_one({"dropped": identifier})

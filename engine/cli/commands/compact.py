@@ -1,4 +1,4 @@
-"""`filmroom compact`: gives the space of what was deleted or replaced back now, the server running or not."""
+"""`filmroom compact`: free the space of deleted and replaced records, with or without a running server."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from engine.cli.options import Settings, with_settings
 
 
 @options.command("compact")
-@click.option("--all", "everything", is_flag=True, help="Whatever has a dead byte in it, as fast as the disk goes.")
+@click.option("--all", "everything", is_flag=True, help="Rewrite every segment with a dead byte, at full disk speed.")
 @with_settings()
 def command(everything: bool, settings: Settings) -> int:
-    """Rewrite segments of which [compaction] dead_share_min is dead, join small ones, remove what is wholly dead.
+    """Rewrite segments of which at least [compaction] dead_share_min is dead; join small ones; remove dead ones.
 
-    Storing and retrieving go on meanwhile. Exit code 1: a segment holds a damaged record and was left as it is.
+    Storing and retrieving continue meanwhile. Exit code 1: a segment with a damaged record was left unchanged.
     """
     config = settings.load()
     with output.progress_bar("bytes") as progress:

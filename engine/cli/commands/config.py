@@ -1,4 +1,4 @@
-"""`filmroom config`: what comes out of the configuration, and what every setting means."""
+"""`filmroom config`: check the configuration and explain the settings."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from engine.config import Config, Http, reference
 from engine.config.composition import LISTS
 
 MADE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
-"""Transfer syntaxes that instances are converted into on their way out."""
+"""Transfer syntaxes into which Filmroom converts instances when it sends them."""
 
 
 @options.group("config")
 def command() -> None:
-    """Look at the configuration."""
+    """Check and explain the configuration."""
 
 
 @command.command("check")
 @with_settings("data")
-@click.option("--changed", is_flag=True, help="Only what differs from its default.")
+@click.option("--changed", is_flag=True, help="Show only values that differ from their default.")
 @json_option
 def check(settings: Settings, changed: bool, as_json: bool) -> None:
-    """Read the configuration as serve would; show every key, its value and where that comes from."""
+    """Check the configuration; show every key, its value and where the value comes from."""
     reading = settings.reading()
     config = reading.config
     origins = settings.origins()
@@ -66,7 +66,7 @@ def example() -> None:
 @click.argument("keys", nargs=-1, metavar="[KEY]...")
 @json_option
 def explain(keys: tuple[str, ...], as_json: bool) -> None:
-    """Say what settings mean: one key, one table (limits, peer), or all of them."""
+    """Describe settings: one key, one table (limits, peer), or all."""
     found = [entry for entry in reference.entries() if not keys or any(_is_meant(entry.key, key) for key in keys)]
     for key in keys:
         if not any(_is_meant(entry.key, key) for entry in found):
@@ -83,38 +83,38 @@ def explain(keys: tuple[str, ...], as_json: bool) -> None:
         click.echo(textwrap.indent(textwrap.fill(entry.about, 100), "    ") + "\n")
 
 
-def _is_meant(key: str, asked: str) -> bool:
-    return key == asked or key.startswith(f"{asked}.") or key.rpartition(".")[2] == asked
+def _is_meant(key: str, name: str) -> bool:
+    return key == name or key.startswith(f"{name}.") or key.rpartition(".")[2] == name
 
 
 def _warnings(config: Config) -> list[str]:
-    """What is allowed and hardly meant."""
-    found = []
+    """Settings that are valid but probably mistakes."""
+    warnings = []
     by_title: dict[str, str] = {}
     for peer in config.peers:
         other = by_title.setdefault(peer.aet.casefold(), peer.aet)
         if other != peer.aet:
-            found.append(f"[[peer]] {other!r} and {peer.aet!r} differ by case only: AE titles are compared with case")
+            warnings.append(f"[[peer]] {other!r} and {peer.aet!r} differ by case only: they are two titles")
         if peer.aet == config.aet and "destination" in peer.may:
-            found.append(f"[[peer]] {peer.aet!r} is our own AE title: a C-MOVE to it sends to ourselves")
+            warnings.append(f"[[peer]] {peer.aet!r} is our own AE title: a C-MOVE to it sends to ourselves")
         never = [uid for uid in peer.transfer_syntaxes or () if uid not in MADE]
         if never:
-            found.append(f"[[peer]] {peer.aet!r}: nothing is converted into {', '.join(never)}, only sent as stored")
-    return found + _http_warnings(config.http)
+            warnings.append(f"[[peer]] {peer.aet!r}: nothing is converted into {', '.join(never)}, only sent as stored")
+    return warnings + _http_warnings(config.http)
 
 
 def _http_warnings(http: Http) -> list[str]:
     if not http.enabled:
         return []
-    found = []
+    warnings = []
     is_local = http.host in ("127.0.0.1", "::1", "localhost")
     if not is_local and set(http.allow) == set(Http().allow):
-        found.append(f"[http] listens on {http.host}, and only this machine may use it (http.allow)")
+        warnings.append(f"[http] listens on {http.host}, and only this machine may use it (http.allow)")
     if "*" in http.cors_origins:
-        found.append("[http] cors_origins: every web page that an allowed client opens can read the archive")
+        warnings.append("[http] cors_origins: every web page that an allowed client opens can read the archive")
     if http.key is not None and http.certificate is None:
-        found.append("[http] has a key and no certificate: it is served without TLS")
-    return found
+        warnings.append("[http] has a key and no certificate: it is served without TLS")
+    return warnings
 
 
 def _shown(value: object) -> object:

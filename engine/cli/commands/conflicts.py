@@ -1,4 +1,4 @@
-"""`filmroom conflicts`: studies whose instances disagree about their patient, study or series."""
+"""`filmroom conflicts`: list studies whose instances disagree about their patient, study or series."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ COLUMNS = (
 
 
 @options.command("conflicts")
-@click.option("--values", is_flag=True, help="Show what is stated, what counts first: patients' data.")
+@click.option("--values", is_flag=True, help="Also show the values, the effective one first (patient data).")
 @with_settings()
 def command(values: bool, settings: Settings) -> None:
     """List the studies and series whose instances disagree, and on which attributes.
 
-    Of each attribute the value of the instance that came first counts, unless that is empty. `filmroom correct` settles
-    it otherwise, and then it is no conflict any more.
+    For each attribute, the first non-empty value that arrived counts. Use `filmroom correct` to set another value; that
+    settles the conflict.
     """
     rows = corrections.conflicts(settings.load(), values=values)
     output.write_list(rows, COLUMNS, shown=_shown, empty="no instances disagree")
@@ -35,4 +35,4 @@ def _shown(row: Mapping[str, Any]) -> Mapping[str, object]:
     stated = row["attributes"]
     if not isinstance(stated, dict):
         return row
-    return {**row, "attributes": [f"{name}: {' | '.join(said)}" for name, said in stated.items()]}
+    return {**row, "attributes": [f"{name}: {' | '.join(values)}" for name, values in stated.items()]}

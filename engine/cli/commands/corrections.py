@@ -1,4 +1,4 @@
-"""`filmroom corrections`: what was merged, moved, corrected and undone, when, by whom and why."""
+"""`filmroom corrections`: list merges, moves, corrections and undos: when, by whom and why."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ COLUMNS = (
 
 
 @options.command("corrections")
-@click.option("--values", is_flag=True, help="Show what attributes are set to: patients' data.")
+@click.option("--values", is_flag=True, help="Also show the values (patient data).")
 @with_settings()
 def command(values: bool, settings: Settings) -> None:
-    """List every merge, move, correction and undo, the earliest first; the number is what `filmroom undo` takes."""
+    """List every merge, move, correction and undo, the earliest first. Pass a number to `filmroom undo`."""
     rows = corrections.listed(settings.load(), values=values)
     output.write_list(rows, COLUMNS, shown=_shown, empty="nothing was corrected")
 

@@ -1,4 +1,4 @@
-"""`filmroom delete`: studies, series and instances out of the archive, the server running or not."""
+"""`filmroom delete`: delete studies, series and instances, with or without a running server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.cli import deletion, exit_codes, options, output, query
 from engine.cli.options import Settings, with_settings
 
 PATIENTS_NAMED_MAX = 3
-"""How many of those whose instances go the question names."""
+"""How many patients the confirmation question names."""
 
 
 @options.command("delete")
@@ -19,8 +19,8 @@ PATIENTS_NAMED_MAX = 3
 @click.option("--study", "studies", metavar="UID", multiple=True, help="Study Instance UID.")
 @click.option("--series", metavar="UID", multiple=True, help="Series Instance UID.")
 @click.option("--instance", "instances", metavar="UID", multiple=True, help="SOP Instance UID.")
-@click.option("--reason", metavar="TEXT", help="Why; it is recorded, with who you are.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
+@click.option("--reason", metavar="TEXT", help="Why; recorded with your user name.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @with_settings()
 def command(
@@ -33,28 +33,28 @@ def command(
     yes: bool,
     settings: Settings,
 ) -> int:
-    """Delete the studies, series or instances that are named, or that match KEY=VALUE as on find.
+    """Delete the named studies, series or instances, or those that match KEY=VALUE as in find.
 
-    They are gone at once for every query and retrieval that begins afterwards; compaction gives their space back.
-    Nothing is deleted when a study among them is on legal hold, or when a UID that is named is not stored: it is said
-    which. Exit code 1: that, or nothing matches.
+    Queries and retrievals that begin afterwards no longer see them; compaction frees their space. If one of the
+    studies is on legal hold, or a named UID is not stored, nothing is deleted and the cause is named. Exit code 1:
+    nothing was deleted.
     """
-    wanted = query.named(keys, studies, series, instances)
-    if not wanted:
+    queries = query.named(keys, studies, series, instances)
+    if not queries:
         raise click.UsageError("say what to delete: --study, --series or --instance UID, or KEY=VALUE")
     if not reason and not dry_run:
         raise click.UsageError("say why: --reason TEXT is recorded with the deletion")
     config = settings.load()
     if dry_run or not yes:
-        facts = deletion.delete(config, wanted, reason="", dry_run=True)
+        facts = deletion.delete(config, queries, reason="", dry_run=True)
         if dry_run:
             _show(facts)
             return exit_codes.FAILED if facts["held"] or not facts["instances"] else exit_codes.OK
-        goes = facts["instances"] and not facts["held"]
-        if goes and not options.confirmed(_question(facts, deletion.patients_of(config, wanted))):
+        may_delete = facts["instances"] and not facts["held"]
+        if may_delete and not options.confirmed(_question(facts, deletion.patients_of(config, queries))):
             output.complain("nothing was deleted")
             return exit_codes.FAILED
-    facts = deletion.delete(config, wanted, reason=reason or "", dry_run=False)
+    facts = deletion.delete(config, queries, reason=reason or "", dry_run=False)
     _show(facts)
     return exit_codes.OK if facts["instances"] else exit_codes.FAILED
 

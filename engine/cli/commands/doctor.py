@@ -1,4 +1,4 @@
-"""`filmroom doctor`: disk, machine, archive and peers; what is wrong and what to do."""
+"""`filmroom doctor`: examine disk, machine, archive and peers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ COLUMNS = (whole("subject"), whole("verdict"), wrapped("what"), wrapped("advice"
 
 
 @options.command("doctor")
-@click.option("--quick", is_flag=True, help="Do not measure the disk (writes and reads 256 MB otherwise).")
+@click.option("--quick", is_flag=True, help="Do not measure the disk (this writes and reads 256 MB).")
 @with_settings("aet", "host", "dicom_port", "workers")
 def command(quick: bool, settings: Settings) -> int:
-    """Examine everything a server needs and say what to do. Exit code 1: there is a fault."""
+    """Examine everything a server needs and give advice. Exit code 1: there is a fault."""
     config = settings.load()
     with output.progress_bar() as progress:
         findings = backend.examine(config, measure=not quick, progress=progress)
     output.write_list(findings, COLUMNS)
-    return exit_codes.FAILED if any(each["verdict"] == "fault" for each in findings) else exit_codes.OK
+    return exit_codes.FAILED if any(finding["verdict"] == "fault" for finding in findings) else exit_codes.OK

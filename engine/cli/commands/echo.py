@@ -1,4 +1,4 @@
-"""`filmroom echo PEER`: C-ECHO to a peer."""
+"""`filmroom echo PEER`: verify the connection to a peer."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from engine.cli.options import Settings, with_settings
 def command(peer: str, settings: Settings) -> None:
     """Verify the connection to PEER: the AE title of a [[peer]], or AET@HOST:PORT.
 
-    Says how long the association took to be accepted, and how long the C-ECHO in it was under way; of a DICOMweb server
-    how long a search took.
+    Shows how long the peer took to accept the association and to answer the C-ECHO; for a DICOMweb server, how long a
+    search took.
     """
     config = settings.load()
     target = backend.addressed(config, peer, Action.ASSOCIATE)

@@ -1,4 +1,4 @@
-"""`filmroom export`: instances out of the archive into a folder, a zip archive or DICOMDIR media."""
+"""`filmroom export`: write instances to a folder, a zip archive or DICOMDIR media."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from engine.cli.options import Settings, with_settings
 @click.option(
     "--form", type=click.Choice(["folder", "zip", "dicomdir"]), help="[zip for a TARGET in .zip, else folder]"
 )
-@click.option("--force", is_flag=True, help="Replace a zip archive, or files of a folder, that are there already.")
+@click.option("--force", is_flag=True, help="Replace an existing zip archive or existing files.")
 @with_settings()
 def command(
     target: str,
@@ -29,20 +29,20 @@ def command(
     force: bool,
     settings: Settings,
 ) -> int:
-    """Write the studies or series that are named, or that match KEY=VALUE as on find, to TARGET.
+    """Write the named studies or series, or those that match KEY=VALUE as in find, to TARGET.
 
-    Data sets are written as they were received, with Part 10 file meta information in front. What is named and not
-    stored is said, and the rest written. A folder is added to; files in it that have the same bytes stay as they are.
-    Nothing else is written over without --force. Exit code 1: something could not be read or written, or is not stored.
+    Data sets are written as they were received, after Part 10 file meta information. Named UIDs that are not stored
+    are reported; the rest is written. In an existing folder, files with the same bytes are kept; others are replaced
+    only with --force. Exit code 1: something could not be read or written, or is not stored.
     """
-    wanted = query.named(keys, studies, series)
-    if not wanted:
+    queries = query.named(keys, studies, series)
+    if not queries:
         raise click.UsageError("say what to export: --study UID, --series UID or KEY=VALUE")
     missing: list[str] = []
     form = form or ("zip" if target.lower().endswith(".zip") else "folder")
     config = settings.load()
     with output.progress_bar() as progress:
-        summary, is_done = backend.export(config, wanted, Path(target), form, progress, missing, force)
+        summary, is_done = backend.export(config, queries, Path(target), form, progress, missing, force)
     for named in missing:
         output.complain(f"no {named} is stored")
     if summary is None:

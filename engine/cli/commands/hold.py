@@ -1,4 +1,4 @@
-"""`filmroom hold`: legal holds on studies. What is held is not deleted, by no command and no rule."""
+"""`filmroom hold`: legal holds on studies. No command and no rule deletes a study on hold."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ COLUMNS = (
 
 @options.group("hold")
 def command() -> None:
-    """Keep studies from being deleted, whatever else is asked for."""
+    """Protect studies from deletion by any command or rule (legal holds)."""
 
 
 def _which(function: Callable[..., Any]) -> Callable[..., Any]:
     """The arguments that name studies."""
     function = click.argument("keys", metavar="[KEY=VALUE]...", nargs=-1)(function)
     function = click.option("--study", "studies", metavar="UID", multiple=True, help="Study Instance UID.")(function)
-    return click.option("--reason", metavar="TEXT", required=True, help="Why; recorded, with who you are.")(function)
+    return click.option("--reason", metavar="TEXT", required=True, help="Why; recorded with your user name.")(function)
 
 
 @command.command("set", short_help="Put studies on hold.")
 @_which
-@click.option("--in-advance", is_flag=True, help="Also if nothing of a study is stored yet.")
+@click.option("--in-advance", is_flag=True, help="Also studies that are not stored yet.")
 @with_settings()
 def set_(keys: tuple[str, ...], studies: tuple[str, ...], in_advance: bool, reason: str, settings: Settings) -> int:
-    """Put the studies that are named, or that match KEY=VALUE as on find, on hold.
+    """Put the named studies, or those that match KEY=VALUE as in find, on hold.
 
-    A study of which nothing is stored is refused, and nothing is held then, unless --in-advance is given.
+    If a named study is not stored, no study is put on hold, unless you give --in-advance.
     """
     return _change(keys, studies, reason, settings, is_set=True, in_advance=in_advance)
 
@@ -48,7 +48,7 @@ def set_(keys: tuple[str, ...], studies: tuple[str, ...], in_advance: bool, reas
 @_which
 @with_settings()
 def release(keys: tuple[str, ...], studies: tuple[str, ...], reason: str, settings: Settings) -> int:
-    """End the hold of the studies that are named or match."""
+    """End the hold of the named or matching studies."""
     return _change(keys, studies, reason, settings, is_set=False)
 
 
@@ -63,9 +63,9 @@ def _change(
 ) -> int:
     if not (keys or studies):
         raise click.UsageError("say which studies: --study UID or KEY=VALUE")
-    wanted = query.parse(keys, level="study") if keys else None
+    request = query.parse(keys, level="study") if keys else None
     named, changed = deletion.change_holds(
-        settings.load(), list(studies), wanted, is_set=is_set, in_advance=in_advance, reason=reason
+        settings.load(), list(studies), request, is_set=is_set, in_advance=in_advance, reason=reason
     )
     facts = {"studies": len(named), "changed": len(changed)}
     output.write_one({**facts, "study_instance_uids": named}, facts)
@@ -74,8 +74,8 @@ def _change(
     return exit_codes.OK if named else exit_codes.FAILED
 
 
-@command.command("list", short_help="List what is on hold.")
+@command.command("list", short_help="List studies on hold.")
 @with_settings()
 def list_(settings: Settings) -> None:
-    """Show every study that is on hold, since when, by whom and why."""
+    """List the studies on hold: since when, by whom and why."""
     output.write_list(deletion.holds(settings.load()), COLUMNS, empty="nothing is on hold")

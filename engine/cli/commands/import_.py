@@ -1,4 +1,4 @@
-"""`filmroom import`: files, folders, zip archives and DICOMDIR media into the archive, the server running or not."""
+"""`filmroom import`: store files, folders, archives and DICOMDIR media, with or without a running server."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from engine.cli.options import Settings, existing_paths, with_settings
 def command(paths: tuple[str, ...], jobs: int | None, follow: bool, settings: Settings) -> int:
     """Store files, folders, zip and tar archives, and DICOMDIR media.
 
-    Running it again stores nothing twice, so an interrupted import is simply started once more. Every file that was
-    refused is listed with the reason. Exit code 0: every DICOM file is in the archive; 1: one or more could not be
-    stored, or nothing came of a PATH. Files that are not DICOM at all are listed too and change nothing. A DICOMDIR
-    counts as a directory.
+    Nothing is stored twice, so run an interrupted import again. Every refused file is listed with the reason. Exit
+    code 0: every DICOM file is in the archive. Exit code 1: a DICOM file could not be stored, or a PATH contained no
+    instance. Files that are not DICOM are listed but do not change the exit code. A DICOMDIR counts as a directory.
     """
     config = settings.load()
     with output.progress_bar() as progress:
@@ -35,7 +34,7 @@ def command(paths: tuple[str, ...], jobs: int | None, follow: bool, settings: Se
     }
     refused = [{"path": str(path), "reason": reason} for path, reason in summary.refused]
     for path in summary.barren:
-        output.complain(f"{path}: no instance came of it")
+        output.complain(f"{path}: contains no instance")
     output.write_report(facts, refused=refused)
     if not is_done:
         raise output.Interrupted("run it again for the rest")

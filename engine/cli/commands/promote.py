@@ -1,4 +1,4 @@
-"""`filmroom promote`: a replica becomes an archive."""
+"""`filmroom promote`: turn a replica into an archive."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from engine.cli.options import Settings, with_settings
 @options.command("promote")
 @with_settings()
 def command(settings: Settings) -> None:
-    """Make the replica in --data an archive that takes instances; it replicates nothing any more.
+    """Turn the replica in --data into an archive that accepts instances; its replication ends.
 
-    Refused while a replication writes to it or a process has it open. Make sure that the source is really gone: from
-    here on both would be the archive.
+    Refused while a replication writes to it or a process has it open. First make sure that the source is gone:
+    otherwise there are two archives that diverge.
     """
     config = settings.load()
     with output.progress_bar() as progress:

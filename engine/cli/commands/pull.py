@@ -1,4 +1,4 @@
-"""`filmroom pull PEER ...`: studies of another archive into this one."""
+"""`filmroom pull PEER ...`: fetch studies from another archive."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ COLUMNS = (
 @click.argument("keys", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--study", "studies", metavar="UID", multiple=True, help="Study Instance UID.")
 @click.option("--since", metavar="DATE", help="Studies of this Study Date and later.")
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="So many studies at most.")
-@click.option("--dry-run", is_flag=True, help="List the studies, and what of each would come.")
-@click.option("--again", is_flag=True, help="Have everything sent, also what is here.")
-@click.option("--move", is_flag=True, help="By C-MOVE to the running server, which PEER must know; else by C-GET.")
-@click.option("--associations", type=click.IntRange(1, 64), default=1, metavar="N", help="Retrieve on N in parallel.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="At most N studies.")
+@click.option("--dry-run", is_flag=True, help="Only list the studies and how many instances are missing.")
+@click.option("--again", is_flag=True, help="Request all instances, also those already here.")
+@click.option("--move", is_flag=True, help="Use C-MOVE to the running server (PEER must know it), not C-GET.")
+@click.option("--associations", type=click.IntRange(1, 64), default=1, metavar="N", help="Parallel associations.")
 @options.rate_option
 @with_settings("aet")
 def command(
@@ -50,19 +50,19 @@ def command(
     rate: int,
     settings: Settings,
 ) -> int:
-    """Bring studies that are named, or that match KEY=VALUE, from PEER (the AE title of a [[peer]], or AET@HOST:PORT).
+    """Fetch the named studies, or those that match KEY=VALUE, from PEER (AE title of a [[peer]], or AET@HOST:PORT).
 
-    Keys of series and instances choose within the studies (Modality=CT). What is here is not asked for again: a pull
-    that was interrupted is simply started once more. A study with as many instances here as there is taken to be here.
-    What comes in is held to the same rules as what is sent to us. What does not come is asked for once more, then
-    named. Exit code 1: something did not come; 5: the peer cannot be asked, or nothing came.
+    Keys of series and instances select within the studies (Modality=CT). Instances already here are not requested
+    again, so run an interrupted pull again. A study with as many instances here as there counts as complete.
+    Instances are accepted by the same rules as those sent to the server. Missing instances are requested once more,
+    then listed. Exit code 1: an instance is missing. Exit code 5: the peer cannot be reached, or nothing arrived.
     """
     config = settings.load()
     target = backend.addressed(config, peer, Action.RETRIEVE)
     wish = exchange.wish_of(studies, keys, since, limit, again=again)
     if not wish.studies and not wish.keys:
         raise click.UsageError("say what to pull: --study UID, KEY=VALUE or --since DATE")
-    # What is refused is named in the end.
+    # The report at the end lists refused instances.
     log.configure(msgspec.structs.replace(config.log, level="error"))
     report = exchange.PullReport()
     if dry_run:
@@ -77,8 +77,8 @@ def command(
                 config, target, wish, report, progress, is_move=move, associations=associations, rate_bytes_per_s=rate
             )
     except output.Interrupted:
-        counts = f"{report.arrived} instances came, {report.here} were here, {report.failed_count} failed"
-        raise output.Interrupted(f"{counts}; the same command goes on") from None
+        counts = f"{report.arrived} instances arrived, {report.here} were already here, {report.failed_count} failed"
+        raise output.Interrupted(f"{counts}; run the same command again to continue") from None
     return _tell(report, target)
 
 
@@ -106,7 +106,7 @@ def _tell(report: exchange.PullReport, target: Peer) -> int:
         "seconds": round(report.seconds, 3),
     }
     if report.failed_count > len(report.failed):
-        output.complain(f"{report.failed_count} failed, the first {len(report.failed)} are named")
+        output.complain(f"{report.failed_count} failed; the first {len(report.failed)} are listed")
     failed = [{"sop_instance_uid": uid, "reason": reason} for uid, reason in report.failed.items()]
     output.write_report(facts, failed=failed)
     return exit_codes.FAILED if report.failed_count or report.not_found or report.remarks else exit_codes.OK

@@ -1,4 +1,4 @@
-"""`filmroom quarantine`: instances that stand apart, because others are current or because nobody could parse them."""
+"""`filmroom quarantine`: instances kept beside the current ones, and data that could not be parsed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COLUMNS = (
 
 @options.group("quarantine")
 def command() -> None:
-    """Look at what was kept aside or could not be parsed; compare it, export it, take it in, or drop it."""
+    """List quarantined versions and unparseable data; compare, export, readmit or drop them."""
 
 
 DIFFERENCES = (cut("element"), whole("vr", "VR"), whole("what"), cut("current"), cut("version"))
@@ -33,21 +33,21 @@ READMITTED = (whole("id"), whole("outcome"), wrapped("reason"))
 
 
 def _choosing(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that choose by query."""
+    """The options that select by query."""
     for name, parameter, of in (
         ("--instance", "instances", "SOP"), ("--series", "series", "Series"), ("--study", "studies", "Study")
     ):  # fmt: skip
         function = click.option(name, parameter, metavar="UID", multiple=True, help=f"{of} Instance UID.")(function)
-    help_ = "Only versions with the same content as another one of their UID."
+    help_ = "Only versions with the same content as another of their UID."
     return click.option("--same", is_flag=True, help=help_)(function)
 
 
 def _sure(function: Callable[..., Any]) -> Callable[..., Any]:
     function = click.option("--yes", is_flag=True, help="Do not ask.")(function)
-    return click.option("--dry-run", is_flag=True, help="Only list what it would be.")(function)
+    return click.option("--dry-run", is_flag=True, help="Only list what would be changed.")(function)
 
 
-@command.command("list", short_help="List what is in it.")
+@command.command("list", short_help="List the entries.")
 @click.argument("keys", metavar="[KEY=VALUE]...", nargs=-1)
 @_choosing
 @with_settings()
@@ -59,40 +59,40 @@ def list_(
     same: bool,
     settings: Settings,
 ) -> None:
-    """List what is in quarantine, or what of it belongs to what is named or matches KEY=VALUE as on find.
+    """List the quarantine: all entries, or those of the named or matching studies (KEY=VALUE as in find).
 
-    Shows nothing of what is in the data sets.
+    Shows no content of the data sets.
     """
-    wanted = query.named(keys, studies, series, instances)
-    rows = quarantine.listed(settings.load(), wanted, same=same)
-    output.write_list(rows, COLUMNS, empty="nothing matches" if wanted or same else "the quarantine is empty")
+    queries = query.named(keys, studies, series, instances)
+    rows = quarantine.listed(settings.load(), queries, same=same)
+    output.write_list(rows, COLUMNS, empty="nothing matches" if queries or same else "the quarantine is empty")
 
 
-@command.command("diff", short_help="Show how one differs from the current one.")
+@command.command("diff", short_help="Compare a version with the current one.")
 @click.argument("identifier", metavar="ID")
 @with_settings()
 def diff(identifier: str, settings: Settings) -> int:
-    """Show which elements of a version are others than those of the current instance, with both values.
+    """List the elements in which a version differs from the current instance, with both values.
 
-    How a data set is written (transfer syntax, lengths, padding) is no difference. Compressed pixels are decoded where
-    both sides lose nothing. Exit code 1: they differ.
+    Encoding (transfer syntax, lengths, padding) does not count as a difference. Compressed pixels are decoded if both
+    sides are lossless. Exit code 1: they differ.
     """
     rows = quarantine.differences(settings.load(), identifier)
     output.write_list(rows, DIFFERENCES, empty="both have the same content")
     return exit_codes.FAILED if any(row["what"] != "same pixels" for row in rows) else exit_codes.OK
 
 
-@command.command("export", short_help="Write one to a folder.")
+@command.command("export", short_help="Write an entry to a folder.")
 @click.argument("identifier", metavar="ID")
 @click.argument("folder", metavar="DIR", type=click.Path(file_okay=False))
 @with_settings()
 def export(identifier: str, folder: str, settings: Settings) -> None:
-    """Write it to DIR, as a Part 10 file; as it came, ID.raw, when its UIDs make no file meta information."""
+    """Write an entry to DIR as a Part 10 file; as ID.raw if its UIDs allow no file meta information."""
     path = quarantine.export(settings.load(), identifier, Path(folder))
     output.write_one({"path": str(path)}, {"written": str(path)})
 
 
-@command.command("readmit", short_help="Take some into the archive.")
+@command.command("readmit", short_help="Readmit entries to the archive.")
 @click.argument("which", metavar="[ID | KEY=VALUE]...", nargs=-1)
 @_choosing
 @_sure
@@ -107,29 +107,29 @@ def readmit(
     yes: bool,
     settings: Settings,
 ) -> int:
-    """Take into the archive: a version kept aside becomes the current one, what was unparseable is tried again.
+    """Readmit entries: a version becomes the current instance; unparseable data is parsed again.
 
-    One by its ID, or, after a question, all that belongs to what is named or matches KEY=VALUE as on find.
+    Give an ID, or select all entries of the named or matching studies (KEY=VALUE as in find); then you are asked first.
     """
     config = settings.load()
-    wanted, ids = _wanted(which, studies, series, instances, same)
+    queries, ids = _queries_and_ids(which, studies, series, instances, same)
     if len(ids) == 1 and not dry_run:
         output.write_one({"outcome": quarantine.readmit(config, ids[0])})
         return exit_codes.OK
     if dry_run or not yes:
-        code = _look(list(quarantine.listed(config, wanted, ids, same=same)), "Take in", dry_run)
+        code = _look(list(quarantine.listed(config, queries, ids, same=same)), "Readmit", dry_run)
         if code is not None:
             return code
-    rows = list(quarantine.readmit_all(config, wanted, ids, same=same))
+    rows = list(quarantine.readmit_all(config, queries, ids, same=same))
     output.write_list(rows, READMITTED, empty="nothing matches")
     return exit_codes.OK if rows and all(row["outcome"] != "refused" for row in rows) else exit_codes.FAILED
 
 
-@command.command("drop", short_help="Delete some for good.")
+@command.command("drop", short_help="Delete entries permanently.")
 @click.argument("which", metavar="[ID | KEY=VALUE]...", nargs=-1)
 @_choosing
 @_sure
-@click.option("--reason", default="", metavar="TEXT", help="Kept in the log beside who dropped it.")
+@click.option("--reason", default="", metavar="TEXT", help="Why; recorded with your user name.")
 @with_settings()
 def drop(
     which: tuple[str, ...],
@@ -142,22 +142,22 @@ def drop(
     reason: str,
     settings: Settings,
 ) -> int:
-    """Delete for good; nothing while a study among them is on legal hold.
+    """Delete entries permanently. If one of their studies is on legal hold, nothing is deleted.
 
-    One by its ID, or, after a question, all that belongs to what is named or matches KEY=VALUE as on find; with --same
-    only versions that say what another one of their UID says.
+    Give an ID, or select all entries of the named or matching studies (KEY=VALUE as in find); then you are asked first.
+    With --same, only versions with the same content as another of their UID.
     """
     config = settings.load()
-    wanted, ids = _wanted(which, studies, series, instances, same)
+    queries, ids = _queries_and_ids(which, studies, series, instances, same)
     if len(ids) == 1 and not dry_run:
         facts = quarantine.drop(config, ids[0], reason)
         output.write_one(facts, {"dropped": facts["id"], "bytes": facts["bytes"]})
         return exit_codes.OK
     if dry_run or not yes:
-        code = _look(list(quarantine.listed(config, wanted, ids, same=same)), "Delete", dry_run)
+        code = _look(list(quarantine.listed(config, queries, ids, same=same)), "Delete", dry_run)
         if code is not None:
             return code
-    rows = quarantine.drop_all(config, wanted, ids, reason, same=same)
+    rows = quarantine.drop_all(config, queries, ids, reason, same=same)
     output.write_list(rows, COLUMNS, empty="nothing matches")
     return exit_codes.OK if rows else exit_codes.FAILED
 
@@ -165,21 +165,21 @@ def drop(
 # Inside ------------------------------------------------------------------------------------------
 
 
-def _wanted(
+def _queries_and_ids(
     which: Sequence[str], studies: Sequence[str], series: Sequence[str], instances: Sequence[str], same: bool
 ) -> tuple[list[query.Keys], list[str]]:
-    """Queries, and ids. Raises UsageError when neither is there, or both are."""
+    """Separates queries from ids. Raises UsageError if there are none, or both."""
     ids = [text for text in which if "=" not in text]
-    wanted = query.named([text for text in which if "=" in text], studies, series, instances)
-    if ids and (wanted or same):
-        raise click.UsageError("say either IDs or what they belong to, not both")
-    if not (ids or wanted or same):
+    queries = query.named([text for text in which if "=" in text], studies, series, instances)
+    if ids and (queries or same):
+        raise click.UsageError("give either IDs or a selection, not both")
+    if not (ids or queries or same):
         raise click.UsageError("say which: an ID, --study, --series or --instance UID, KEY=VALUE, or --same")
-    return wanted, ids
+    return queries, ids
 
 
 def _look(rows: list[dict[str, Any]], doing: str, dry_run: bool) -> int | None:
-    """Lists or asks; the exit code if that is all."""
+    """Lists the rows or asks for confirmation; returns the exit code if the command ends here."""
     if dry_run:
         output.write_list(rows, COLUMNS, empty="nothing matches")
     elif not rows:
@@ -187,7 +187,7 @@ def _look(rows: list[dict[str, Any]], doing: str, dry_run: bool) -> int | None:
     if dry_run or not rows:
         return exit_codes.OK if rows else exit_codes.FAILED
     size = output.bytes_text(sum(row["bytes"] for row in rows))
-    if not options.confirmed(f"{doing} {len(rows)} of the quarantine ({size})?"):
+    if not options.confirmed(f"{doing} {len(rows)} quarantine entries ({size})?"):
         output.complain("nothing was changed")
         return exit_codes.FAILED
     return None

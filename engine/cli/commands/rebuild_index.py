@@ -1,4 +1,4 @@
-"""`filmroom rebuild-index`: the index made anew from the log."""
+"""`filmroom rebuild-index`: rebuild the index from the log."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from engine.cli.options import Settings, with_settings
 @options.command("rebuild-index")
 @with_settings()
 def command(settings: Settings) -> int:
-    """Make the index anew from the log. The server must not run.
+    """Rebuild the index from the log. Stop the server first.
 
-    The old index is replaced. Exit code 1: something in the log is damaged; it is named, the rest is indexed.
+    The new index replaces the old one. Exit code 1: damage was found in the log; it is listed, the rest is indexed.
     """
     config = settings.load()
     with output.progress_bar() as progress:

@@ -1,4 +1,4 @@
-"""`filmroom reindex`: looks through what is stored for the [[attribute]] tables of the configuration."""
+"""`filmroom reindex`: index the extra attributes ([[attribute]] tables) of stored instances."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from engine.cli.options import Settings, with_settings
 @with_settings()
 @click.pass_context
 def command(ctx: click.Context, settings: Settings) -> int:
-    """Look through everything that is stored for the extra attributes of the configuration, now.
+    """Index the configured extra attributes ([[attribute]] tables) of all stored instances now.
 
-    A running server does it by itself, slowly, when it has been started with other [[attribute]] tables. Beside it this
-    only hurries; without one the tables of the configuration are taken over first. Exit code 1: something cannot be
-    read, and keeps the attributes that it had.
+    A server that is started with changed [[attribute]] tables does this by itself, slowly; beside it, this command
+    speeds it up. Without a server, the command applies the configured tables first. Exit code 1: an instance cannot
+    be read and keeps its previous attributes.
     """
     if ctx.invoked_subcommand is not None:
         return exit_codes.OK
     with output.progress_bar("segments") as progress:
-        done = backend.reindex(settings.load(), progress)
-    output.write_one(done, title="reindex")
-    return exit_codes.FAILED if done["unreadable"] else exit_codes.OK
+        facts = backend.reindex(settings.load(), progress)
+    output.write_one(facts, title="reindex")
+    return exit_codes.FAILED if facts["unreadable"] else exit_codes.OK
 
 
-@command.command("status", short_help="Show how far it is.")
+@command.command("status", short_help="Show the progress.")
 @with_settings()
 def status(settings: Settings) -> None:
-    """Show how many extra attributes are in effect, and how much of the archive has been looked through for them."""
+    """Show the number of extra attributes in effect, and how much of the archive has been indexed for them."""
     output.write_one(backend.reindex_status(settings.load()), title="reindex")

@@ -1,4 +1,4 @@
-"""`filmroom replicate`: the log shipped to a replica as it grows; both ends, and how far it is."""
+"""`filmroom replicate`: ship the log to a replica as it grows; both ends, and their status."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ COLUMNS = (
 
 @options.command("replicate")
 @click.argument("dest", metavar="[DEST]", required=False)
-@click.option("--listen", metavar="HOST:PORT", help="Be the other end: take a replication into --data.")
-@click.option("--secret", metavar="FILE", type=click.Path(dir_okay=False), help="Shared with the other end.")
+@click.option("--listen", metavar="HOST:PORT", help="Receive a replication into --data.")
+@click.option("--secret", metavar="FILE", type=click.Path(dir_okay=False), help="File with the shared secret.")
 @click.option("--interval", type=click.FloatRange(0.05, 10), default=1.0, metavar="SECONDS", show_default=True)
-@click.option("--once", is_flag=True, help="Ship what there is now and end.")
-@click.option("--new", "anew", is_flag=True, help="Begin a new replica where there was one before.")
-@click.option("--status", is_flag=True, help="Show how far the replications are, and end.")
+@click.option("--once", is_flag=True, help="Ship what is there now, then exit.")
+@click.option("--new", "anew", is_flag=True, help="Start a new replica in place of an earlier one.")
+@click.option("--status", is_flag=True, help="Show the status of the replications.")
 @rate_option
 @with_settings()
 def command(
@@ -47,15 +47,14 @@ def command(
 ) -> int:
     """Keep a replica of the archive in DEST: a folder, or tcp://HOST:PORT where `replicate --listen` runs.
 
-    Runs until SIGTERM or Ctrl-C, beside a server or not. After an outage it catches up. The replica can be read by
-    find, export, stats, check and serve all the time; `promote` makes it an archive. It follows deletions and
-    compactions, so it is no backup.
+    Runs until SIGTERM or Ctrl-C, with or without a server. After an outage it catches up. find, export, stats, check
+    and serve can read the replica at any time; `promote` turns it into an archive. A replica follows deletions and
+    compactions, so it is not a backup.
 
-    --status says how far behind each one is now, running or not; exit code 1: one is behind and does not run, waits for
-    its destination, or cannot read something.
+    --status shows how far behind each replica is. Exit code 1: a replication is behind and not running, waits for its
+    destination, or cannot read something.
 
-    Over tcp nothing is encrypted; the ends prove to each other that they know the secret, no more. Use a private
-    network or a tunnel.
+    tcp is not encrypted; the two ends only prove that they know the secret. Use a private network or a tunnel.
     """
     config = settings.load()
     if status:
@@ -72,7 +71,7 @@ def command(
         copies.listen(config, host.strip("[]"), int(port), secret_path, output.complain)
         return exit_codes.OK
     if dest is None:
-        raise click.UsageError("say where to: DEST, or --listen HOST:PORT, or --status")
+        raise click.UsageError("give DEST, --listen HOST:PORT or --status")
     copies.replicate(
         config,
         dest,
@@ -87,7 +86,7 @@ def command(
 
 
 def _show_changes() -> Callable[[dict[str, Any]], None]:
-    """For people: a line when the state changes."""
+    """Writes a line when the state changes."""
     last = ""
 
     def show(status: dict[str, Any]) -> None:
@@ -103,5 +102,5 @@ def _show_changes() -> Callable[[dict[str, Any]], None]:
 
 def _show_status(rows: list[dict[str, Any]]) -> None:
     if not rows and not output.as_json():
-        raise ReplicationFailed("nothing is replicated from here, or has been")
+        raise ReplicationFailed("there is no replication here and never was")
     output.write_list(rows, COLUMNS)

@@ -1,4 +1,4 @@
-"""`filmroom restore`: an archive from a backup."""
+"""`filmroom restore`: restore an archive from a backup."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from engine.cli.options import Settings, at_option, lineage_option, rate_option,
 @click.argument("source", metavar="BACKUP", type=click.Path(file_okay=False))
 @at_option
 @lineage_option
-@click.option("--salvage", is_flag=True, help="Take what can be had of a damaged backup.")
+@click.option("--salvage", is_flag=True, help="Restore what is readable in a damaged backup.")
 @rate_option
 @with_settings()
 def command(source: str, at: datetime | None, lineage: str | None, salvage: bool, rate: int, settings: Settings) -> int:
-    """Make an archive in --data from a BACKUP: its newest state, or the newest not after --at.
+    """Restore an archive into --data from a BACKUP: its newest state, or the newest up to --at.
 
-    `filmroom backup BACKUP --list` shows its states. Where it holds several histories, --lineage says which one.
-    --data must be missing or empty. Every byte is compared with its hash on the way; then the archive is recovered,
-    indexed and checked. Interrupted, run it again. Exit code 1: restored, with findings that are named.
+    `filmroom backup BACKUP --list` lists the states. If there are several histories, select one with --lineage. --data
+    must not exist or be empty. Every byte is verified against its hash; then the archive is recovered, indexed and
+    checked. After an interruption, run it again. Exit code 1: the archive was restored, with the findings listed.
     """
     config = settings.load()
     with output.progress_bar("bytes") as progress:

@@ -1,4 +1,4 @@
-"""`filmroom retention`: the rules of the configuration, what each would delete, and deleting it now."""
+"""`filmroom retention`: list the retention rules, preview what they delete, apply them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ APPLIED_COLUMNS = (whole("rule"), whole("studies"), whole("instances"), whole("b
 
 @options.group("retention")
 def command() -> None:
-    """Delete studies that are old enough, by the [[retention]] rules of the configuration."""
+    """Delete old studies by the [[retention]] rules of the configuration."""
 
 
 @command.command("list", short_help="Show the rules.")
@@ -47,11 +47,11 @@ def list_(settings: Settings) -> None:
     output.write_list(deletion.retention_rules(settings.load()), RULE_COLUMNS, empty=NO_RULES)
 
 
-@command.command("dry-run", short_help="List what would be deleted now.")
+@command.command("dry-run", short_help="List the studies due for deletion.")
 @_rule_option
 @with_settings()
 def dry_run(names: tuple[str, ...], settings: Settings) -> None:
-    """List every study that would be deleted now, and the sums of each rule. Nothing is changed."""
+    """List every study that would be deleted now, and the totals of each rule. Changes nothing."""
     due, sums = deletion.retention_due(settings.load(), names)
     output.write_list(due, DUE_COLUMNS, empty="nothing is due" if sums else NO_RULES)
     for row in () if output.as_json() else sums:
@@ -61,16 +61,16 @@ def dry_run(names: tuple[str, ...], settings: Settings) -> None:
         )
 
 
-@command.command("apply", short_help="Delete what is due now.")
+@command.command("apply", short_help="Delete the studies that are due.")
 @_rule_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--anyway", is_flag=True, help="Though the clock or the number of studies looks wrong.")
+@click.option("--anyway", is_flag=True, help="Even if the clock or the number of studies looks wrong.")
 @with_settings()
 def apply(names: tuple[str, ...], yes: bool, anyway: bool, settings: Settings) -> int:
-    """Delete now what dry-run lists, also by rules that are not enabled.
+    """Delete the studies that dry-run lists, also by rules that are not enabled.
 
-    A rule that would delete a large part of all studies, or by a clock that has jumped, is refused (exit 1); --anyway
-    confirms it, and that the clock is right.
+    A rule is refused (exit code 1) if it would delete a large part of all studies or if the clock has jumped. Check
+    both, then confirm with --anyway.
     """
     config = settings.load()
     if not config.retention:

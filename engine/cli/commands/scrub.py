@@ -1,4 +1,4 @@
-"""`filmroom scrub`: whether all stored bytes are what they were: how far the scrub is, one now, and what it found."""
+"""`filmroom scrub`: verify stored bytes; show progress, findings and losses."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ FINDING_COLUMNS = (
 
 @options.group("scrub")
 def command() -> None:
-    """Verify all stored bytes, again and again: what is damaged is named, and healed when it is sent again."""
+    """Verify all stored bytes regularly and list damage. An instance that is sent again is healed."""
 
 
-@command.command("status", short_help="Show the pass under way and the last one.")
+@command.command("status", short_help="Show the current pass and the last one.")
 @with_settings()
 def status(settings: Settings) -> None:
-    """Show the pass under way, its speed, the one before it, and how much is damaged."""
+    """Show the current pass, its speed, the last pass, and the amount of damage."""
     state = backend.scrub_status(settings.load())
     output.write_one(state, _readable(state), title="scrub")
     if not state["in_time"]:
-        output.complain("the archive is too large to be read within the cycle at this rate: see [scrub]")
+        output.complain("the archive cannot be read within the cycle at this rate: raise one of them in [scrub]")
 
 
 @command.command("run", short_help="Read everything now.")
 @rate_option
 @with_settings()
 def run(rate: int, settings: Settings) -> int:
-    """Read everything now, from the beginning; also beside a running server. Exit code 1: something is damaged."""
+    """Read everything now, with or without a running server. Exit code 1: something is damaged."""
     config = settings.load()
     with output.progress_bar("bytes") as progress:
         found, state = backend.scrub_run(config, rate, progress)
@@ -48,10 +48,10 @@ def run(rate: int, settings: Settings) -> int:
     return exit_codes.FAILED if state["last_pass"]["damaged"] else exit_codes.OK
 
 
-@command.command("findings", short_help="List what is damaged.")
+@command.command("findings", short_help="List damage.")
 @with_settings()
 def findings(settings: Settings) -> int:
-    """List what is damaged and not healed yet, or lost and not acknowledged. Exit code 1: there is something."""
+    """List damage that is not healed and losses that are not acknowledged. Exit code 1: the list is not empty."""
     rows = backend.damage(settings.load())
     output.write_list(rows, FINDING_COLUMNS, empty="nothing is known to be damaged")
     return exit_codes.FAILED if rows else exit_codes.OK
@@ -59,13 +59,13 @@ def findings(settings: Settings) -> int:
 
 @command.command("acknowledge")
 @click.argument("segments", nargs=-1, metavar="[SEGMENT]...")
-@click.option("--all", "everything", is_flag=True, help="All that is lost.")
+@click.option("--all", "everything", is_flag=True, help="All losses.")
 @with_settings()
 def acknowledge(segments: tuple[str, ...], everything: bool, settings: Settings) -> int:
-    """Say that somebody knows of what is lost in these segments, so that it is not told any more.
+    """Acknowledge the losses in these segments, so that they are no longer reported.
 
-    Look at `findings` first: what a backup has can be put back, what a peer has can be sent again. Exit code 1: nothing
-    is lost there.
+    Look at `findings` first: restore what a backup has, and have peers send again what they have. Exit code 1: these
+    segments have no losses.
     """
     if bool(segments) == everything:
         raise click.UsageError("name the segments that `filmroom scrub findings` lists, or give --all")

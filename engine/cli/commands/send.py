@@ -1,4 +1,4 @@
-"""`filmroom send PEER ...`: C-STORE of files, or of what is in the archive, to a peer."""
+"""`filmroom send PEER ...`: send files or stored instances to a peer by C-STORE."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from engine.config import Config, Peer
 @options.command("send")
 @click.argument("peer")
 @click.argument("what", metavar="[PATH|KEY=VALUE]...", nargs=-1)
-@click.option("--study", "studies", metavar="UID", multiple=True, help="Study Instance UID of what is stored.")
+@click.option("--study", "studies", metavar="UID", multiple=True, help="Study Instance UID of stored instances.")
 @click.option("--series", metavar="UID", multiple=True, help="Series Instance UID.")
 @click.option("--instance", "instances", metavar="UID", multiple=True, help="SOP Instance UID.")
 @click.option(
-    "--retry", type=click.IntRange(0, 100), default=1, show_default=True, metavar="N", help="Send what failed again."
+    "--retry", type=click.IntRange(0, 100), default=1, show_default=True, metavar="N", help="Repeat failures N times."
 )
 @click.option(
     "--resume",
     type=click.Path(dir_okay=False),
     metavar="FILE",
-    help="Keep in FILE the UIDs that are still to be sent; with FILE there, send those only.",
+    help="Keep the UIDs still to be sent in FILE. If FILE exists, send only those.",
 )
 @click.option("--follow", is_flag=True, help="Follow symbolic links in folders.")
 @with_settings("aet")
@@ -41,33 +41,33 @@ def command(
     follow: bool,
     settings: Settings,
 ) -> int:
-    """Send files and the files in folders (PATH), or what is stored (--study, --series, --instance, KEY=VALUE as on
-    find), to PEER: the AE title of a [[peer]], or AET@HOST:PORT.
+    """Send files and folders (PATH) or stored instances to PEER: the AE title of a [[peer]], or AET@HOST:PORT.
 
-    An argument that names a file or folder is one; any other with "=" is a key. What is stored is sent as a C-MOVE
-    would send it: in the transfer syntax in which it is stored, or else converted, with corrections and [[coercion]]
-    rules and the settings of the peer; beside a running server or without one. Exit code 1: something was not taken,
-    or is not stored; 5: the peer cannot be reached.
+    Select stored instances with --study, --series, --instance or KEY=VALUE as in find. An argument is a PATH if such a
+    file or folder exists; otherwise, with "=", it is a key. Stored instances are sent as a C-MOVE would send them:
+    unchanged or, if the peer needs it, converted; with the corrections, [[coercion]] rules and settings of the peer;
+    with or without a running server. Exit code 1: an instance was refused or is not stored. Exit code 5: the peer
+    cannot be reached.
     """
     config = settings.load()
     target = backend.addressed(config, peer, Action.SEND)
-    paths, keys = _taken_apart(what)
-    wanted = query.named(keys, studies, series, instances)
-    if paths and wanted:
-        raise click.UsageError("files, or what is stored: one of the two")
-    if not paths and not wanted:
+    paths, keys = _paths_and_keys(what)
+    queries = query.named(keys, studies, series, instances)
+    if paths and queries:
+        raise click.UsageError("give either paths or stored instances, not both")
+    if not paths and not queries:
         raise click.UsageError("say what to send: PATH, or --study UID, --series UID, --instance UID or KEY=VALUE")
-    if wanted:
-        return _send_stored(config, target, wanted, retry, Path(resume) if resume else None)
+    if queries:
+        return _send_stored(config, target, queries, retry, Path(resume) if resume else None)
     if resume:
-        raise click.UsageError("--resume is for what is stored")
+        raise click.UsageError("--resume is for stored instances only")
     return _send_files(config, target, paths, follow)
 
 
-def _taken_apart(what: tuple[str, ...]) -> tuple[list[Path], list[str]]:
-    """Files and folders, and keys of a query."""
-    keys = [each for each in what if "=" in each.split("/")[0] and not os.path.lexists(each)]
-    return existing_paths(tuple(each for each in what if each not in keys)), keys
+def _paths_and_keys(what: tuple[str, ...]) -> tuple[list[Path], list[str]]:
+    """Separates files and folders from query keys."""
+    keys = [text for text in what if "=" in text.split("/")[0] and not os.path.lexists(text)]
+    return existing_paths(tuple(text for text in what if text not in keys)), keys
 
 
 def _send_files(config: Config, target: Peer, paths: list[Path], follow: bool) -> int:
@@ -83,12 +83,12 @@ def _send_files(config: Config, target: Peer, paths: list[Path], follow: bool) -
     return exit_codes.FAILED if summary.failed else exit_codes.OK
 
 
-def _send_stored(config: Config, target: Peer, wanted: list[query.Keys], retries: int, resume: Path | None) -> int:
+def _send_stored(config: Config, target: Peer, queries: list[query.Keys], retries: int, resume: Path | None) -> int:
     missing: list[str] = []
     report = exchange.StoredReport()
     try:
         with output.progress_bar() as progress:
-            exchange.send(config, target, wanted, report, missing, progress, retries=retries, resume=resume)
+            exchange.send(config, target, queries, report, missing, progress, retries=retries, resume=resume)
     except output.Interrupted:
         raise output.Interrupted(
             f"sent {report.sent} of {report.total} instances to {target.aet}, {len(report.failed)} failed"
@@ -96,7 +96,7 @@ def _send_stored(config: Config, target: Peer, wanted: list[query.Keys], retries
     for named in missing:
         output.complain(f"no {named} is stored")
     if not report.total and not missing:
-        output.complain("nothing is left to be sent" if resume and resume.exists() else "nothing matches")
+        output.complain("nothing is left to send" if resume and resume.exists() else "nothing matches")
     facts = {
         "peer": target.aet,
         "sent": report.sent,

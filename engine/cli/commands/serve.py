@@ -20,10 +20,10 @@ from engine.cli.options import Settings, with_settings
     "log.wire_trace",
 )
 def command(settings: Settings) -> int:
-    """Serve DICOM from an archive, which is made when it is not there.
+    """Serve DICOM from an archive; create it if it does not exist.
 
-    One line says when the server is ready. SIGTERM and Ctrl-C drain: no new associations, running ones may finish
-    within limits.drain_timeout_s. SIGHUP reads peers and limits again. Every option is also a key of the
-    configuration file and an environment variable; options win over the environment, that over the file.
+    The server prints one line when it is ready. SIGTERM and Ctrl-C drain it: it accepts no new associations and lets
+    running ones finish within limits.drain_timeout_s. SIGHUP reloads peers and limits. Every option is also a key of
+    the configuration file and an environment variable. Options override the environment; it overrides the file.
     """
     return backend.serve(settings)

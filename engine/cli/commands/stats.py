@@ -1,4 +1,4 @@
-"""`filmroom stats`: what the archive holds; with a running server also what it does, once or every second."""
+"""`filmroom stats`: show what the archive holds and what a running server does, once or repeatedly."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from engine.totals import totals
 
 
 @options.command("stats")
-@click.option("-w", "--watch", is_flag=True, help="Show the running server anew every --interval until Ctrl-C.")
+@click.option("-w", "--watch", is_flag=True, help="Repeat every --interval until Ctrl-C.")
 @click.option("--interval", type=click.FloatRange(0.1, 3600), default=1.0, metavar="SECONDS", show_default=True)
-@click.option("-n", "--count", type=click.IntRange(min=1), metavar="N", help="With --watch: stop after so many.")
-@click.option("-a", "--all", "everything", is_flag=True, help="Everything that is counted, on a terminal too.")
-@click.option("--prometheus", "as_prometheus", is_flag=True, help="In the text format of Prometheus.")
+@click.option("-n", "--count", type=click.IntRange(min=1), metavar="N", help="With --watch: stop after N times.")
+@click.option("-a", "--all", "everything", is_flag=True, help="Show all counters, not a summary.")
+@click.option("--prometheus", "as_prometheus", is_flag=True, help="Write the text format of Prometheus.")
 @with_settings()
 def command(
     watch: bool, interval: float, count: int | None, everything: bool, as_prometheus: bool, settings: Settings
 ) -> None:
-    """Show what the archive holds and, when a server runs, its instances/s, MB/s, associations, queue and latencies.
+    """Show what the archive holds and, if a server runs, its instances/s, MB/s, associations, queue and latencies.
 
-    A terminal shows a summary; --all, a pipe and --json have everything. In a pipe, or with --json, --watch writes one
-    line of JSON an interval.
+    A terminal shows a summary; --all, a pipe and --json show everything. In a pipe or with --json, --watch writes one
+    line of JSON per interval.
     """
     config = settings.load()
     if watch:

@@ -1,4 +1,4 @@
-"""`filmroom study`: moves studies to another patient. No stored byte changes, and it can be undone."""
+"""`filmroom study`: move studies to another patient. Stored bytes never change; undo is possible."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from engine.cli.options import Settings, reason_option, with_settings
 
 @options.group("study")
 def command() -> None:
-    """Say whose a study is."""
+    """Move studies to another patient."""
 
 
-@command.command("move", short_help="Make studies those of another patient.")
+@command.command("move", short_help="Assign studies to another patient.")
 @click.argument("studies", metavar="UID...", nargs=-1, required=True)
 @click.argument("patient", metavar="PATIENT")
 @reason_option
 @with_settings()
 def move(studies: tuple[str, ...], patient: str, reason: str, settings: Settings) -> None:
-    """Make the studies with these Study Instance UIDs those of PATIENT (ID or ID^^^ISSUER), who has others.
+    """Assign studies (Study Instance UIDs) to PATIENT (ID or ID^^^ISSUER), who must have other studies.
 
-    They are found under that patient's name and data at once; the stored data sets stay as they came. To make a new
-    patient of them: `filmroom patient split`. `filmroom undo` takes it back.
+    Queries find them under that patient's name and data at once. Stored data sets do not change. To assign studies to
+    a new patient, use `filmroom patient split`. `filmroom undo` reverses the move.
     """
-    done = corrections.move(settings.load(), studies, patient, reason=reason)
-    output.write_one(done)
+    facts = corrections.move(settings.load(), studies, patient, reason=reason)
+    output.write_one(facts)

@@ -1,4 +1,4 @@
-"""`filmroom undo`: takes a merge, a move or a correction back."""
+"""`filmroom undo`: undo a merge, a move or a correction."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from engine.cli.options import Settings, reason_option, with_settings
 @reason_option
 @with_settings()
 def command(number: str, reason: str, settings: Settings) -> None:
-    """Take back the correction of this NUMBER, as `filmroom corrections` lists it.
+    """Undo the correction with this NUMBER, as listed by `filmroom corrections`.
 
-    All others stay in force, also later ones: what is seen then is what it would be had this one never been made.
+    All other corrections stay in force, also later ones, as if this one had never been made.
     """
-    done = corrections.undo(settings.load(), number, reason=reason)
-    output.write_one(done)
+    facts = corrections.undo(settings.load(), number, reason=reason)
+    output.write_one(facts)

@@ -1,4 +1,4 @@
-"""`filmroom verify-backup`: every byte of a backup read again."""
+"""`filmroom verify-backup`: read a backup and verify every byte."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from engine.cli.options import at_option, lineage_option, rate_option
 @lineage_option
 @rate_option
 def command(source: str, at: datetime | None, lineage: str | None, rate: int) -> int:
-    """Read all of a BACKUP, or the state that --at and --lineage name, and compare every hash and every checksum.
+    """Read a BACKUP, or the state selected by --at and --lineage, and verify every hash and checksum.
 
-    Exit code 1: something is damaged; it is named.
+    Exit code 1: damage was found; it is listed.
     """
     with output.progress_bar("bytes") as progress:
         report = copies.verify_backup(Path(source), at, lineage, rate, progress)

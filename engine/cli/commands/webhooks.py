@@ -1,4 +1,4 @@
-"""`filmroom webhooks`: the machines that the change feed is delivered to; try a parked one again."""
+"""`filmroom webhooks`: list the webhooks of the change feed; resume a parked one."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ COLUMNS = (
 
 @options.group("webhooks")
 def command() -> None:
-    """Look at the machines of the [[webhook]] tables that the change feed is delivered to; resume a parked one."""
+    """List the [[webhook]] deliveries of the change feed; resume a parked one."""
 
 
-@command.command("list", short_help="List them, and how far each is.")
+@command.command("list", short_help="List the webhooks and their progress.")
 @with_settings()
 def list_(settings: Settings) -> None:
-    """List them: how many events each has taken, the cursor behind the last one, and why the last attempt failed."""
-    output.write_list(backend.webhooks(settings.load()), COLUMNS, empty="nothing is delivered to a webhook")
+    """List the webhooks: events delivered, cursor after the last one, and the error of the last attempt."""
+    output.write_list(backend.webhooks(settings.load()), COLUMNS, empty="there are no webhooks")
 
 
-@command.command("resume", short_help="Try one again at once.")
+@command.command("resume", short_help="Resume a webhook.")
 @click.argument("name", metavar="NAME")
 @with_settings()
 def resume(name: str, settings: Settings) -> None:
-    """Have a parked or waiting one tried again within a second, where it stopped: nothing is left out."""
+    """Resume a parked or waiting webhook within a second. It continues where it stopped and skips no event."""
     backend.webhook_resume(settings.load(), name)
     output.write_one({"resumed": name})
