@@ -1,8 +1,7 @@
-"""The one place where the command line reaches the engine: each function loads what it needs and calls it.
+"""The command line's access to the engine: each function imports what it needs and calls it.
 
-Nothing here writes to the terminal. Commands that look into the archive open it directly, as keeper when no server
-runs and as its guest when one does, so that they work either way. Modules beside this one do the same for families of
-commands: `deletion`, `quarantine`, `commitments`, `corrections`, `copies`, `exchange`.
+Nothing here writes to the terminal. Commands that read the archive open it directly: as keeper when no server runs, as
+guest when one does. So they work either way. Modules beside this one do the same for groups of commands: `deletion`, `quarantine`, `commitments`, `corrections`, `copies`, `exchange`.
 """
 
 from __future__ import annotations

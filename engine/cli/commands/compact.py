@@ -12,8 +12,9 @@ from engine.cli.options import Settings, with_settings
 @click.option("--all", "everything", is_flag=True, help="Rewrite every segment with a dead byte, at full disk speed.")
 @with_settings()
 def command(everything: bool, settings: Settings) -> int:
-    """Rewrite segments of which at least [compaction] dead_share_min is dead; join small ones; remove dead ones.
+    """Free the space of deleted and replaced instances.
 
+    Rewrites segments of which at least [compaction] dead_share_min is dead, joins small ones and removes dead ones.
     Storing and retrieving continue meanwhile. Exit code 1: a segment with a damaged record was left unchanged.
     """
     config = settings.load()

@@ -18,7 +18,7 @@ from engine.cli.options import Settings, reason_option, with_settings
 def command(
     keys: tuple[str, ...], patient: str | None, study: str | None, series: str | None, reason: str, settings: Settings
 ) -> None:
-    """Override attributes of a patient, a study or a series.
+    """Set attributes of a patient, a study or a series, overriding those of its instances.
 
     KEY is a keyword or a tag; "KEY=" removes the value. Queries see the change at once. Stored data sets do not
     change. `filmroom corrections` lists corrections, `filmroom undo` reverses one.
