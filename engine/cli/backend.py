@@ -1,7 +1,8 @@
 """The command line's access to the engine: each function imports what it needs and calls it.
 
 Nothing here writes to the terminal. Commands that read the archive open it directly: as keeper when no server runs, as
-guest when one does. So they work either way. Modules beside this one do the same for groups of commands: `deletion`, `quarantine`, `commitments`, `corrections`, `copies`, `exchange`.
+guest when one does. So they work either way. Modules beside this one do the same for groups of
+commands: `deletion`, `quarantine`, `commitments`, `corrections`, `copies`, `exchange`.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from engine.archive.admin import times
 from engine.cli import exit_codes, units
 from tests import samples
 from tests.cli.commands import run
@@ -224,10 +225,10 @@ def test_sizes_rates_and_times_have_one_form() -> None:
     for wrong in ("fast", "-1", "10 MM", "", "1e6", "ten MB"):
         with pytest.raises(ValueError, match="is not a size"):
             units.parse_bytes(wrong)
-    assert re.fullmatch(r"2025-06-15T\d\d:\d\d:\d\d[+-]\d\d:\d\d", units.time_text(1_750_000_000 * 10**9))
-    assert units.with_times({"a_ns": None, "b": {"c_ns": 0}, "d": 1}) == {
+    assert re.fullmatch(r"2025-06-15T\d\d:\d\d:\d\d[+-]\d\d:\d\d", times.time_text(1_750_000_000 * 10**9))
+    assert times.with_times({"a_ns": None, "b": {"c_ns": 0}, "d": 1}) == {
         "a": None,
-        "b": {"c": units.time_text(0)},
+        "b": {"c": times.time_text(0)},
         "d": 1,
     }
 
