@@ -6,14 +6,14 @@ Does not know what is committed: `sync` makes the log durable, `apply` makes a b
     write-behind   submit → loop, when the sockets that are ready have been read: try_apply(batch), done(result);
                    where that cannot be done at once, as durable
 
-A lone waiter never waits for a timer: the thread takes whatever is there as soon as it is free, and what
-arrives while it syncs is the next group. After a failed sync nothing is acknowledged any more and nothing is
-tried again: a second fdatasync would report success for pages that the kernel has already dropped. Whatever sync and
-apply raise is such a failure, and whatever one waiter raises is its own: each of a group is answered.
+A lone waiter never waits for a timer: the thread takes all waiters as soon as it is free, and those that arrive while
+it syncs form the next group. After a failed sync, acknowledge nothing and do not try again: a second fdatasync would
+report success for pages that the kernel has already dropped. Any exception of sync or apply counts as such a failure.
+An exception of one waiter concerns only that waiter: every other one of the group is answered.
 
-No waiter waits for ever either: when a disk or another process has held up a group for `patience_s`, that group and all
-behind it are answered with StorageError. They are committed all the same once that is possible: a sender that repeats
-them finds them stored. Until then `late` says that it is no use to submit.
+No waiter waits forever either: when a disk or another process has held up a group for `patience_s`, that group and all
+after it are answered with StorageError. They are committed all the same once that is possible, so a sender that repeats
+them finds them stored. Until then check `late` before you submit.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class GroupCommit(Generic[Item, Result]):
         """A group that was late: it has been answered."""
         self._is_watching = False
         self.late: str = ""
-        """Why nothing is committed for longer than anybody waits; "" while all is well."""
+        """Why commits are late; "" while all is well."""
         self._failed: EngineError | None = None
         self._failure_reported = False
         self._closed = False
@@ -172,7 +172,7 @@ class GroupCommit(Generic[Item, Result]):
             self._on_failure(self._failed)
 
     def _crashed(self, error: BaseException) -> None:
-        """The thread is gone: no waiter would ever be answered."""
+        """Handles the end of the thread: without it no waiter would ever be answered."""
         self._failed = StorageFailed(f"the committing thread ended: {error!r}")
         self._loop.call_soon_threadsafe(self._tell_failure)
 

@@ -1,8 +1,8 @@
 """The few file-system calls of the archive, as one object that a test can replace.
 
-Nothing else in storage, index and archive touches an archive's files, but for LMDB itself and for the lock files beside
-it, so that tests/faulty_files.py can fail the n-th call, tear a write,
-or lose what was not synced. It keeps no state and knows no format.
+Do not touch an archive's files in any other way: tests/faulty_files.py replaces this object to fail the n-th call, tear
+a write, or lose what was not synced. The only exceptions are LMDB and the lock files beside it. Keeps no state and
+knows no format.
 
 What an OSError becomes:
 
@@ -72,7 +72,7 @@ class Files:
             raise_write_error(error, f"create {path}")
 
     def close(self, fd: int) -> None:
-        """Lets the descriptor go. What close says about earlier writes is fdatasync's business, and asked there."""
+        """Closes the descriptor. Ignores errors of earlier writes: fdatasync reports them."""
         try:
             os.close(fd)
         except OSError:
@@ -250,9 +250,9 @@ class Files:
             pass
 
     def drop_cache(self, fd: int) -> None:
-        """Forgets what the page cache has of this file and the disk has too: the next read comes from the disk.
+        """Drops this file's clean pages from the page cache: the next read comes from the disk.
 
-        After a failed sync the cache may hold what the disk does not, as if it did. What is not written yet stays.
+        Call it after a failed sync: the cache may then hold pages that the disk lacks. Dirty pages stay.
         """
         try:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -290,7 +290,7 @@ class Files:
             raise_write_error(error, f"link {target}")
 
     def drop_cache_range(self, fd: int, offset: int, length: int) -> None:
-        """Forgets the pages of these bytes that the disk has too: the next read comes from the disk. A hint."""
+        """Drops the clean pages of these bytes: the next read comes from the disk. Only a hint to the kernel."""
         start = offset & -mmap.PAGESIZE
         try:
             os.posix_fadvise(fd, start, -(-(offset + length - start) // mmap.PAGESIZE) * mmap.PAGESIZE, _DONT_NEED)
@@ -331,7 +331,7 @@ class Files:
         return os.listdir(path)
 
     def free_bytes(self, path: str) -> int:
-        """What the file system has left for us."""
+        """Bytes that the file system has free for us."""
         status = os.statvfs(path)
         return status.f_bavail * status.f_frsize
 

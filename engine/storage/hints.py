@@ -90,7 +90,7 @@ class Trailer:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What the footer says."""
+    """The content of a footer."""
 
     trailer: Trailer
     records: list[Record]
@@ -170,7 +170,7 @@ class Heads:
 
 
 def read_heads(data: SegmentBytes, segment_id: int) -> Heads | None:
-    """The heads in the footer, for a caller that reads millions; None when the segment is not sealed.
+    """The heads in the footer, for bulk readers; None when the segment is not sealed.
 
     Raises CorruptRecord when it is sealed and the footer is damaged: walk over the segment instead.
     """

@@ -1,6 +1,6 @@
 """Inspection: compares every byte of one segment with its checksums, in pieces, for a scrub.
 
-It reports and repairs nothing, knows no index, and does not know whether a record is still needed.
+It reports faults and repairs nothing. It knows no index, and not whether a record is still needed.
 
     bytes                        verified by                                           when they are wrong
     header block                 both copies: checksum, and equal; zeros between        Part.HEADER
@@ -50,7 +50,7 @@ class Part(Enum):
 
 
 class Fault(NamedTuple):
-    """Something that is not as it was written."""
+    """A part of a segment that is not as it was written."""
 
     part: Part
     offset: int

@@ -2,9 +2,8 @@
 
     <crc32c, 8 hex digits> <JSON>\\n        one note a line
 
-What follows the last whole line is a note that was being written when the power went; the next one takes its place. A
-line that is not whole before another one that is has rotted: it is passed over, and `is_whole` says so. Knows nothing
-of what the notes say.
+Bytes after the last whole line are a note that was being written when the power went; the next note overwrites them. A
+damaged line before a whole one has rotted: it is skipped, and `is_whole` is false. Knows nothing of the notes' meaning.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class LogHealth:
         self.is_over = True
 
     def close(self) -> None:
-        """Ends the log as its owner wants."""
+        """Closes the log, at its owner's request."""
         self.is_closed = True
         self.is_over = True
 
@@ -42,7 +42,7 @@ class LogHealth:
             self.refuse()
 
     def refuse(self) -> NoReturn:
-        """Raises the same; for a log that is over."""
+        """Raises what `check` raises. Call it only once the log has failed or is closed."""
         if self.failure is not None:
             raise StorageFailed(f"this log has failed before: {self.failure}") from self.failure
         raise StorageError("this log is closed")

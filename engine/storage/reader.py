@@ -3,11 +3,11 @@
 It knows no index and follows no records: `segment.Walk` does that. It keeps a bounded number of segments open.
 
 A position whose bytes are not what was written raises CorruptRecord with segment and offset, whether they are damaged,
-cut off or unreadable (EIO). What is wrong with us and not with them (no descriptors left) raises StorageError, a place
-that does not answer StoreUnreachable.
+cut off or unreadable (EIO). A problem of this process (no descriptors left) raises StorageError, a store that does not
+answer raises StoreUnreachable.
 
-A compaction removes segments while we read. SegmentGone then says that the segment is no more: what lay in it lies
-elsewhere or was deleted, and the index knows. A caller that needs a stable view pins its segments first. A descriptor
+A compaction removes segments while we read. A read then raises SegmentGone: the record lies elsewhere or was deleted;
+ask the index. A caller that needs a stable view pins its segments first. A descriptor
 keeps the bytes of a removed file, and their blocks on the disk, so `sweep` closes those that nobody has pinned.
 
     not open ──read, pin──► open, at most OPEN_SEGMENTS_MAX ──evicted, dropped, swept──► closed after the last read
@@ -62,11 +62,11 @@ class Pin:
 
     @property
     def segment_ids(self) -> frozenset[int]:
-        """What is pinned."""
+        """The pinned segments."""
         return frozenset(self._segments)
 
     def close(self) -> None:
-        """Lets the segments go; no error if that has been done."""
+        """Releases the segments. May be called twice."""
         segments, self._segments = self._segments, {}
         self._reader._unpin(segments)
 

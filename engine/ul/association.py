@@ -63,7 +63,7 @@ _UNEXPECTED: Final = pdu.Abort(2, UNEXPECTED_PDU)
 
 
 class Association:
-    """See the module's head."""
+    """One association as a state machine without I/O."""
 
     __slots__ = (
         "_artim_timeout_s",

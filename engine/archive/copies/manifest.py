@@ -75,7 +75,7 @@ class SegmentCopy:
         return f"{self.segment_id:016x}-{self.salt:016x}-{self.copy}.seg"
 
     def encode(self) -> dict[str, object]:
-        """See the module's head."""
+        """The segment as JSON values, as drawn at the head of this module."""
         return {
             "id": f"{self.segment_id:016x}",
             "salt": f"{self.salt:016x}",
@@ -167,7 +167,7 @@ class Manifest:
         return sum(segment.length for segment in self.segments)
 
     def encode(self) -> bytes:
-        """See the module's head."""
+        """The content of the manifest file, as drawn at the head of this module."""
         body = {
             "format": FORMAT,
             "archive_id": self.archive_id.hex(),

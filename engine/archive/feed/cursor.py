@@ -1,11 +1,11 @@
-"""Cursor: how far a subscriber has come. Text that clients keep as it is, and named ones that we keep for them.
+"""Cursor: how far a subscriber has read. Clients keep cursors as text; we keep named ones for them.
 
     text       epoch (8 hex digits), "-", sequence (hex): "5f3a9c01-1b2e"
     epochs     DATA/feed/epochs   {"format": 1, "archive_id": …, "lineage": …, "epochs": [[epoch, first sequence], …]}
     named      DATA/feed/cursors/NAME   the text
 
-Each start of the feed's writer begins an epoch. What an epoch says up to the next one's first sequence is what the next
-one builds on; what it said beyond was lost in a power cut and is told again under other numbers. So a cursor means
+Each start of the feed's writer begins an epoch. The events of an epoch are valid up to the next one's first sequence;
+any beyond were lost in a power cut, and come again under other numbers. So a cursor means
 
     its epoch is known              its sequence, but at most the last one before the next epoch
     its epoch is not known          nothing: it is of another archive, of a copy that went its own way, or too old
@@ -26,7 +26,7 @@ from engine.storage.files import Files
 
 FORMAT = 1
 EPOCHS_MAX = 4096
-"""Starts that are remembered; cursors from before are refused. Ten a day for a year."""
+"""Epochs that are kept; older cursors are refused. Ten starts a day for a year."""
 _CURSOR = re.compile(r"([0-9a-f]{8})-([0-9a-f]{1,16})")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FILE_BYTES_MAX = 256 << 20
@@ -35,7 +35,7 @@ _FILE_BYTES_MAX = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Everything up to `sequence` has been seen."""
+    """A place in the feed: the subscriber has read everything up to `sequence`."""
 
     epoch: int
     sequence: int
@@ -125,7 +125,7 @@ class NamedCursors:
         self._files.unlink(self._path(name))
 
     def names(self) -> Sequence[str]:
-        """Those that there are, in order."""
+        """All names, in order."""
         try:
             return sorted(name for name in self._files.list_directory(self._directory) if _NAME.fullmatch(name))
         except FileNotFoundError:

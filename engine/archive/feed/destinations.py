@@ -1,6 +1,6 @@
-"""Destinations: how far each machine is that events are delivered to, in DATA/feed/webhooks/NAME.
+"""Destinations: the machines to which events are delivered, and how far each has come, in DATA/feed/webhooks/NAME.
 
-One small file each, replaced durably: the cursor behind what it has taken, and what went wrong since.
+One small file each, replaced durably: the cursor after the last event taken, and the failures since.
 
     delivering ── an attempt fails ──► waiting ── attempts_max in a row ──► parked
         ▲                                │                                    │
@@ -29,7 +29,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 class Standing(msgspec.Struct, kw_only=True):
-    """How far one destination is."""
+    """The progress of one destination."""
 
     name: str
     state: str = DELIVERING

@@ -1,7 +1,7 @@
-"""Event: one change of the archive, as it is stored in the feed, told to subscribers and sent to their machines.
+"""Event: one change of the archive, as it is stored in the feed and sent to subscribers.
 
 Stored and sent as one line of JSON; fields without a value are left out. A new field or action may come with any
-version: a subscriber passes over what it does not know.
+version: a subscriber must ignore those that it does not know.
 
     action             what happened                                    fields beside sequence, action and time
     stored             an instance became the current one of its UID    the UIDs, class, transfer syntax, calling AE

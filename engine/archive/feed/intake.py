@@ -1,13 +1,13 @@
-"""Intake: what has become visible in the log since the last look, as records in order, of all writers' segments.
+"""Intake: reads the records that have become visible since the last look, in order, from all writers' segments.
 
 One look takes the marks of all segments from one read transaction: everything below them is visible, so a record that
 rests on another one (a deletion on what it deletes) never comes without it. Within a look records are merged by their
 stamps, which are in order within a segment (`ingest.entry.StampClock`); a segment is opened when the merge comes to the
 time at which it was made, so that a long absence opens few at once.
 
-A compaction only copies records that have been read before (`compaction` waits for that), so what it wrote is passed
-over; it names itself in the headers of its segments. What cannot be read is passed over, too, and counted: whoever
-looks after the archive reports damage, and a feed that stands still helps nobody.
+A compaction waits for the feed and copies only records that the feed has read, so its segments are skipped; their
+headers name it as their writer. Unreadable places are skipped and counted too: keeper and scrub report damage, and a
+feed that stops helps nobody.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Intake:
                 self.progress.forget(segment_id)
 
     def begin_now(self) -> None:
-        """Takes all that is there for read."""
+        """Starts at the present end of the log, as if everything had been read."""
         for segment_id, mark in self._index.segment_marks().items():
             header = None if mark.sealed else self._header(segment_id)
             if header is None:

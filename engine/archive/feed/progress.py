@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 
 
 class Progress:
-    """How far the log has been read; see the module's head."""
+    """How far the feed has read the log, segment by segment."""
 
     def __init__(self, done: Iterable[tuple[int, int]] = (), open: Iterable[tuple[int, int, int]] = ()) -> None:
         self._done = sorted(done)
@@ -25,7 +25,7 @@ class Progress:
         """Whether it is not as it was when somebody last said False."""
 
     def is_done(self, segment_id: int) -> bool:
-        """Whether nothing of a segment is left to be read."""
+        """Whether a segment has been read to its end."""
         number = bisect_right(self._done, (segment_id, 1 << 64)) - 1
         return number >= 0 and segment_id <= self._done[number][1]
 
@@ -47,11 +47,11 @@ class Progress:
         return [(segment_id, salt) for segment_id, (salt, _) in self._open.items()]
 
     def forget(self, segment_id: int) -> None:
-        """A segment that has been begun is another one than was thought."""
+        """Forgets a segment whose number another segment has now."""
         del self._open[segment_id]
 
     def move(self, segment_id: int, salt: int, offset: int) -> None:
-        """A segment has been read up to an offset."""
+        """Notes that a segment has been read up to an offset."""
         self._open[segment_id] = self.changed[segment_id] = (salt, offset)
         self.is_dirty = True
 
@@ -61,7 +61,7 @@ class Progress:
         return place[1] > offset if place is not None else self.is_done(segment_id)
 
     def finish(self, segment_id: int) -> None:
-        """Nothing of a segment is left to be read."""
+        """Notes that a segment has been read to its end."""
         self.is_dirty = True
         self._open.pop(segment_id, None)
         if self.is_done(segment_id):

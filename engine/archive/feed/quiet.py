@@ -1,13 +1,13 @@
-"""Quiet: which series and studies have lately grown, and when each of them has been still for long enough to say so.
+"""Quiet: which series and studies have grown lately, and when each has had no new instance for long enough.
 
     instance ──► study: growing ── study_quiet_s ──► study_quiet ── study_complete_s ──► study_complete, forgotten
                  series: growing ── series_quiet_s ──► series_quiet, forgotten
 
-The times count from the last instance, by the clock that stamped its receipt. A further one begins anew, whatever has
-been said: then it is said again. What has been deleted meanwhile is not said to be quiet.
+The times count from the last instance, by the clock that stamped its receipt. A further instance starts them again, and
+the events are then repeated. There is no event for a series or study that has been deleted meanwhile.
 
-What is known here follows from the events of the feed, so that it is the same after a restart: `observe_all` is told
-of all events, of our own as well.
+The state follows from the events of the feed alone, so it is the same after a restart: pass all events to
+`observe_all`, those made here as well.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _GROWING = frozenset((actions.STORED, actions.KEPT_ASIDE))
 
 @dataclass(frozen=True, slots=True)
 class QuietTimes:
-    """Seconds without an instance after which something is said."""
+    """Seconds without an instance after which each event is made."""
 
     series_s: float = 30.0
     study_s: float = 60.0
@@ -41,7 +41,7 @@ class Growth:
     last_s: float
     """Unix time of its last instance."""
     is_quiet: bool = False
-    """It is a study, and that it is quiet has been said."""
+    """Whether it is a study that has had its quiet event."""
 
 
 _Key = tuple[str, str]
@@ -127,7 +127,7 @@ class QuietTracker:
         return self._due[0][0] if self._due else None
 
     def due(self, now_s: float) -> Iterator[Growth]:
-        """What has been still for long enough; the caller makes the event and has it observed, or calls `drop`."""
+        """The growths that are due. For each, make the event and pass it to `observe`, or call `drop`."""
         while self._due and self._due[0][0] <= now_s:
             _, key = heappop(self._due)
             growth = self._growths.get(key)
@@ -142,5 +142,5 @@ class QuietTracker:
                 yield growth
 
     def drop(self, growth: Growth) -> None:
-        """Forgets what is not there any more."""
+        """Forgets a series or study that no longer exists."""
         self._growths.pop((growth.study_instance_uid, growth.series_instance_uid), None)

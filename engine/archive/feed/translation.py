@@ -1,4 +1,4 @@
-"""From records of the log to events, with what the index says has become of them.
+"""Translates records of the log to events, with their states from the index.
 
     INSTANCE      duplicate, or not known to the index      no event: nothing became visible
                   kept aside                                kept_aside
@@ -12,7 +12,7 @@
     CORRECTION                                              corrected; an undo names what the undone one named
     QUARANTINED                                             no event: it is no part of the archive
 
-One instance may be told twice (a copy that took a damaged one's place), none is left out.
+An instance may have two events (when a copy has replaced a damaged one), and never none.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Translator:
             )
 
     def _was_visible(self, entry: Entry) -> bool:
-        """Whether a record that is dead by now was alive before: what it died of has not been told yet."""
+        """Whether a record that is dead by now was visible before: the feed has not yet read what it died of."""
         later = self._index.places_of_later(entry.sop_instance_uid, entry.stamp)
         return not any(self._is_told(*place) for place in later)
 

@@ -4,9 +4,9 @@
       intake: records below the marks, by stamp → translation: events → journal: one block → quiet: what is due
     every SAVE_S with something new, and at the end: sync the journal, then `state`; old files of the journal go
 
-It costs writers of the log nothing but the wake: it reads what they have written from the page cache. When it fails (a
-full disk) it goes back to what is in the journal and tries again; the log keeps what it has not told yet, since a
-compaction leaves segments alone that it has not read.
+Writers of the log pay only for the wake: the feed reads their records from the page cache. After a failure (a full
+disk) it goes back to the end of the journal and tries again. The log keeps all records that the feed has not read,
+since a compaction waits for it.
 
     feed without state, of another archive or lineage, damaged      begun anew: told from now on, old cursors refused
     state and journal                                               goes on, in a new epoch (see `cursor`)
@@ -68,7 +68,7 @@ _MOMENTS_MAX = 4096
 
 @dataclass(frozen=True, slots=True)
 class FeedOptions:
-    """What a feed keeps and when it says that something is quiet."""
+    """How long a feed keeps events, and when it makes events of quiet series and studies."""
 
     keep_days: float = 30.0
     quiet: QuietTimes = QuietTimes()  # noqa: RUF009 frozen
@@ -78,7 +78,7 @@ class FeedWriter:
     """Writes the feed of an archive, from construction to `close`; `start` gives it a thread."""
 
     def __init__(self, layout: Layout, files: Files, index: Catalog, options: FeedOptions) -> None:
-        """Goes on where the feed was, or begins one; when that fails, a later attempt may do better.
+        """Continues the feed, or begins one. If that fails, the thread tries again later.
 
         Raises ArchiveInUse when another process writes this feed, StorageError when there is no folder for it.
         """
@@ -93,7 +93,7 @@ class FeedWriter:
         self._thread: threading.Thread | None = None
         self._wake: Wake | None = None
         self.error = ""
-        """Why nothing is told at the moment; "" while all is well."""
+        """Why no events are written at the moment; "" while all is well."""
         self._saved_at = 0.0
         self._saved_sequence = -1
         self._replicas: dict[str, int] = {}

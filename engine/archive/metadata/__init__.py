@@ -1,1 +1,1 @@
-"""What HTTP shows of every instance of a series, kept ready to be sent."""
+"""The metadata of each series for HTTP, kept ready to be sent."""

@@ -13,7 +13,7 @@ length u64, corrections 16 bytes, state 16 bytes, lengths of key, identities, wi
 is of, so that a digest that collides is found out. Identities: as in `SeriesRevision`. State: a digest of identities
 and corrections, for a look at the head alone. Window: the end of the text, compressed.
 
-Derived and disposable: a file that is not as it should be counts as none.
+Derived and disposable: a damaged file counts as missing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _CORRECTIONS_BYTES: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """What is known of a series."""
+    """The metadata of a series."""
 
     key: bytes
     identities: bytes = b""
@@ -69,7 +69,7 @@ def encode(blob: Blob) -> bytes:
 
 
 def decode(data: bytes, key: bytes) -> Blob | None:
-    """The blob of a file; None if it is not whole, of another version, or of something else."""
+    """The blob of a file; None if the file is damaged, of another version, or has another key."""
     if len(data) < _CHECK.size + _HEAD.size:
         return None
     magic, check = _CHECK.unpack_from(data)
@@ -100,5 +100,5 @@ def head_of(data: bytes) -> tuple[bytes, bytes]:
 
 
 def state_of(identities: bytes, corrections: bytes) -> bytes:
-    """What stands for a revision in 16 bytes."""
+    """A digest of a revision, in 16 bytes."""
     return blake2b(identities + corrections.ljust(_CORRECTIONS_BYTES, b"\0"), digest_size=16).digest()

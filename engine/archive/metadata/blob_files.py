@@ -1,10 +1,10 @@
-"""Files that may go at any time: kept under digests of their keys, bounded in all, the least lately used removed first.
+"""A cache of files under digests of their keys, bounded in bytes. The least recently used files are removed first.
 
     metadata/ab/ab3f…-51c0…      the first digest is of an owner, the second of a variant of it
 
-Several processes use one folder: a file appears whole under its name, and whoever reads it checks what is in it.
-Nothing is synced, since a file that a power cut damaged counts as none. No failure of the disk is a caller's trouble:
-what cannot be written is not there, and is said in the log once.
+Several processes share one folder: a file appears whole under its name, and its reader must check the content. Nothing
+is synced, since a file that a power cut has damaged counts as missing. A failure of the disk never fails a caller: a
+file that cannot be written is missing, and the log says so once.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class BlobFiles:
         return data
 
     def write(self, owner: bytes, variant: bytes, data: bytes) -> None:
-        """Puts a file in the place of the one before, unless the disk or the bound is against it."""
+        """Replaces a file, unless the disk is full or the file exceeds the bound."""
         path = self._path(owner, variant)
         if len(data) > self._bytes_max // 2:
             return

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from engine.index.format.types import Instance
 
 _IDENTIFYING: Final = frozenset((tags.StudyInstanceUID, tags.SeriesInstanceUID, tags.SOPInstanceUID, tags.SOPClassUID))
-"""What these say is what the instance is: no correction changes them."""
+"""Attributes that identify the instance: no correction changes them."""
 
 
 def changes_of(corrected: Mapping[int, bytes]) -> Changes | None:

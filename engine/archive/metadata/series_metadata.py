@@ -1,13 +1,13 @@
-"""The metadata of series for HTTP: from the file that is kept, which is brought up to date when the series has changed.
+"""The metadata of series for HTTP: from a cached file, which is updated when the series has changed.
 
     revision of the series (index) ── the same as the file's ──────────────► as it is
                                    ── the file's and more ─► the new ones are read and added ─┐
                                    ── anything else ───────► all are read anew ───────────────┴─► written, given
 
-An instance that was deleted, replaced or corrected is thus never shown again, and what cannot be read or written costs
-time and fails no request. Text and file hold the root of the URLs that BulkDataURIs begin with; each root has its own.
-Instances stand in the order in which they were added. Corrections are written into what is shown, as in a C-FIND;
-stored bytes stay as they are. Blocks.
+So an instance that was deleted, replaced or corrected is never shown again, and a file that cannot be read or written
+costs time but fails no request. A file holds the root of the URLs in its BulkDataURIs; each root has its own file.
+Instances stand in the order in which they were added. Corrections change the metadata, as they do in a C-FIND; stored
+bytes stay as they are. Blocks.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 logger = log.get("archive.metadata")
 
 TRIES: Final = 3
-"""A series that changes while it is read is read again; what comes of the last time is given and not kept."""
+"""How often to read a series that changes while it is read; the last result is returned and not cached."""
 
 
 class SeriesMetadata:

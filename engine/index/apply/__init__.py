@@ -1,1 +1,1 @@
-"""The writing side of the index: what each kind of record does to it, in any order and any number of times."""
+"""The writing side of the index: applies each kind of record, in any order and any number of times."""

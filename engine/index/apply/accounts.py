@@ -1,11 +1,11 @@
-"""What a batch adds to and takes from the books: how far each segment is applied, its living and dead bytes, counters.
+"""The accounts of a batch: how far each segment has been applied, its live and dead bytes, and counters.
 
     share    live_count  live_bytes  dead_bytes
     ALIVE    +1          +           .            current instances, versions, quarantined records, holds that count
     NEEDED   .           +           .            tombstones
     DEAD     .           .           +            everything else: what a compaction would win
 
-Rows are loaded at the first use in a batch and written at its end. Who is in which state is decided elsewhere.
+Rows are loaded at the first use in a batch and written at its end. Other modules decide the state of each record.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def share_of(state: State) -> Share:
 
 
 class Accounts:
-    """The books of one batch."""
+    """The accounts of one batch."""
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
@@ -45,7 +45,7 @@ class Accounts:
         self._counts: dict[bytes, int] = {}
 
     def begin(self) -> None:
-        """Forgets what a batch before has loaded."""
+        """Forgets the rows of the batch before."""
         self.segments.clear()
         self._counts.clear()
 
@@ -76,7 +76,7 @@ class Accounts:
         self._counts[word] = self._counts.get(word, 0) + change
 
     def move(self, txn: ReadTxn, position: Position, before: Share | None, after: Share) -> None:
-        """Books a record that counted so and counts otherwise now; None: it is new."""
+        """Accounts for a record whose share changes; before is None for a new record."""
         if before is after:
             return
         segment = self.segment(txn, position.segment_id)
@@ -93,7 +93,7 @@ class Accounts:
             segment.live_bytes += record_bytes
 
     def kill(self, txn: ReadTxn, segment_id: int, count: int, record_bytes: int) -> None:
-        """Books current instances of one segment that a tombstone has killed."""
+        """Accounts for current instances of one segment that a tombstone has deleted."""
         segment = self.segment(txn, segment_id)
         segment.live_count -= count
         segment.live_bytes -= record_bytes
@@ -101,7 +101,7 @@ class Accounts:
         self.count(keys.META_DELETED, count)
 
     def change(self, txn: ReadTxn, position: Position, before: State | None, after: State) -> None:
-        """Books a record that goes from one state to another; None: it is new."""
+        """Accounts for a record whose state changes; before is None for a new record."""
         if before == after:
             return
         self.move(txn, position, None if before is None else share_of(before), share_of(after))

@@ -1,9 +1,9 @@
-"""Puts the heads of a sealed segment into the index, thousands in a transaction: what a rebuild does nearly always.
+"""Puts the heads of a sealed segment into the index, thousands in a transaction. Nearly all of a rebuild happens here.
 
-The door to _ext.heads, which makes rows of the heads that are plainly one more instance of a series it has been told
-of. Everything else is seen to here, one at a time, by the same means as in `writer`: the first instance of a series or
-statement; other kinds; a UID that is in the batch or in the index already, which goes through the writer once the batch
-is in. Comes to the same as applying the records one after another.
+Only this module imports _ext.heads, which makes the rows of a head that is just one more instance of a known series.
+This module handles the rest one at a time, with the means of `writer`: the first instance of a series or statement,
+and other kinds of records. An instance whose UID is already in the batch or in the index goes through the writer after
+the batch. The result is the same as if the records were applied one after another.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ BATCH = 16_384
 
 @dataclass(slots=True)
 class Loaded:
-    """What became of the heads of a segment."""
+    """The result of loading the heads of a segment."""
 
     records: int = 0
-    """Applied; those that were there already included."""
+    """Records applied, including those that were in the index before."""
     findings: list[Damage] = field(default_factory=list)
-    """Records that cannot be read as what they are."""
+    """Records that cannot be decoded."""
 
 
 def load(writer: Writer, heads: Heads, start_offset: int) -> Loaded:
@@ -59,7 +59,7 @@ def load(writer: Writer, heads: Heads, start_offset: int) -> Loaded:
 
 @contextmanager
 def _without_collection() -> Iterator[None]:
-    """Keeps the garbage collector from looking through a batch's rows again and again: no cycle is among them."""
+    """Switches the garbage collector off: it would scan a batch's rows again and again, and they have no cycles."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -107,11 +107,11 @@ class _Batch:
         self._start_count = count
         self.at = at
         self.count = count
-        """Heads that are left."""
+        """How many heads are left."""
         self.findings: list[Damage] = []
 
     def run(self, txn: WriteTxn) -> None:
-        """Applies heads until there are enough for one transaction; may be run again from the start."""
+        """Applies the heads of one transaction. May be run again from the start."""
         self.at, self.count = self._start, self._start_count
         self._gatherer = Gatherer()
         self._counters: dict[bytes, tuple[Counter, Counts]] = {}
@@ -140,7 +140,7 @@ class _Batch:
                 stopped_at = self.at
 
     def _take_apart(self, txn: WriteTxn, record: Record, is_known: bool) -> bool:
-        """Sees to a head at which the gatherer stopped; False when it may go on with it."""
+        """Handles a head at which the gatherer stopped; False when the gatherer may go on with it."""
         try:
             item = unpack_record(record)
         except IndexError_ as error:
@@ -196,7 +196,7 @@ class _Batch:
         self._apply_others(txn)
 
     def _apply_late(self, txn: WriteTxn) -> None:
-        """Those whose UID is there already; all that one UID has at once, since there may be thousands."""
+        """Applies instances whose UID is known, all of one UID at once, since there may be thousands."""
         writer = self._writer
         by_uid: dict[bytes, list[Entry]] = {}
         for entry in self._late:

@@ -1,12 +1,12 @@
-"""Corrections as they enter and leave the index: which are in force, and whom that concerns.
+"""Applies corrections to the index: which ones are in force, and which patients, studies and series that concerns.
 
     a record         is there once it has been applied; of its copies (compaction) the last one counts
     an UNDO          takes a correction out of force, whichever of the two comes first; nothing undoes an undo
     in force         a row under each name; what it names is made anew from its statements and from what is in force
     superseded       it stays in force below the later one, which may be undone
 
-Records stay for good: who asks later must be able to see what was done, by whom and why, and to undo it.
-What corrections mean: `overlay`. Written within a batch of the writer. Listings: `query.corrections`.
+Records stay forever: they are the audit trail, and each can be undone later. `overlay` gives corrections their meaning;
+`query.corrections` lists them. Call this within a batch of the writer.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _which(correction: Correction) -> bytes:
 
 
 class Corrections:
-    """Brings corrections into the index, and takes them out of it."""
+    """Adds corrections to the index, and takes them out of it."""
 
     def __init__(self, environment: Environment, accounts: Accounts, entities: Entities) -> None:
         self._environment = environment
@@ -68,7 +68,7 @@ class Corrections:
             self._enter(txn, correction)
 
     def forget(self, txn: WriteTxn, row_key: bytes) -> None:
-        """Takes a row out whose record is gone; the last of the copies that are left counts."""
+        """Removes the row of a record that is gone; the last of the remaining copies counts."""
         table = self._environment.corrections
         value = txn.pop(row_key, db=table)
         copies = list(scan_prefix(txn, table, row_key[: -keys.PLACE.size]))
@@ -94,7 +94,7 @@ class Corrections:
         self._accounts.move(txn, position, before, after)
 
     def _of_stamp(self, txn: ReadTxn, stamp: int) -> list[Correction]:
-        """The corrections of a stamp but undos: one, unless two clocks agreed to the nanosecond."""
+        """The corrections of a stamp, without undos: one, unless two clocks agreed to the nanosecond."""
         rows = list(scan_prefix(txn, self._environment.corrections, RECORD + keys.U64_KEY.pack(stamp)))
         corrections = [correction_of_row(key, value) for key, value in rows if value[0]]
         return [correction for correction in corrections if correction.operation != Operation.UNDO]
@@ -106,24 +106,24 @@ class Corrections:
         """Puts a correction in force."""
         force_keys = _force_keys(correction)
         if not force_keys:
-            return  # of a later version of this engine
+            return  # an operation of a later version
         self._touch(txn, correction)
         for key in force_keys:
             txn.put(key, bytes((correction.operation,)) + correction.items, db=self._environment.corrections)
         self._accounts.count(keys.META_CORRECTIONS, 1)
 
     def _leave(self, txn: WriteTxn, correction: Correction) -> None:
-        """Takes a correction out of force, if it is not so yet."""
+        """Takes a correction out of force, if it is in force."""
         table = self._environment.corrections
         present = [key for key in _force_keys(correction) if txn.get(key, db=table) is not None]
         if not present:
             return
-        self._touch(txn, correction)  # while the merges still lead to where its studies are
+        self._touch(txn, correction)  # first, while the merges still lead to its studies
         for key in present:
             txn.delete(key, db=table)
         self._accounts.count(keys.META_CORRECTIONS, -1)
 
-    # -- whom it concerns -----------------------------------------------------------------------
+    # -- the studies and series that it concerns ------------------------------------------------
 
     def _touch(self, txn: ReadTxn, correction: Correction) -> None:
         environment, names = self._environment, correction.names
@@ -143,7 +143,7 @@ class Corrections:
                 self._entities.touch_series(series_id, study_id)
 
     def _touch_patient(self, txn: ReadTxn, key: bytes) -> None:
-        """Every study that this patient has, or has handed on: they are where the merges lead."""
+        """Touches every study of this patient, and of the patients that merges lead to from it."""
         environment = self._environment
         for patient in (key, *(further for further, _ in merges_from(txn, environment, key))):
             patient_id = txn.get(patient, db=environment.patient_keys)

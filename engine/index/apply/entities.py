@@ -1,7 +1,7 @@
-"""Patients, studies and series above the instances: made when one names them first, unmade when none does any more.
+"""Patients, studies and series: created by the first instance that names them, removed with the last.
 
-Not here: the instances themselves (`writer`), what facts are (`statements`). Everything happens within one batch of the
-writer and its transaction: `settle` for what is new, `refresh` once at the end for what has lost an instance.
+`writer` handles the instances, `format.statements` defines facts. Everything happens within one batch of the writer and
+its transaction: `settle` for new instances, `refresh` once at the end for entities that have lost an instance.
 
     settle     finds or makes study, series and the two statements; brings facts, search keys and patient up with them
     refresh    makes facts, orders, Modality and SOP classes anew from the instances that are left, from the series up,
@@ -37,11 +37,11 @@ from engine.index.format.statements import (
 )
 
 REMEMBERED_STUDIES_MAX = 1024
-"""A process remembers so many studies: some 200 KiB."""
+"""Studies that a process remembers: some 200 KiB."""
 
 
 class Remembered:
-    """What this process knows of a series and one statement in it."""
+    """A cached series with one of its statements."""
 
     __slots__ = ("classes", "counts_key", "digest", "first", "prefix", "series_id", "tail")
 
@@ -92,16 +92,16 @@ class Entities:
         self._dirty_patients.clear()
 
     def forget_studies(self) -> None:
-        """Forgets what it knows of studies: the epoch has changed."""
+        """Empties the cache of studies, because the epoch has changed."""
         self._studies.clear()
 
     @property
     def needs_refresh(self) -> bool:
-        """Whether something has lost an instance, or is corrected otherwise."""
+        """Whether an entity has lost an instance, or has other corrections than before."""
         return bool(self._dirty_series or self._dirty_studies or self._dirty_patients)
 
     def lost_instances(self, txn: ReadTxn, series_id: bytes, count: int, payload_bytes: int) -> None:
-        """Notes that instances are taken out of a series."""
+        """Notes that a series has lost instances."""
         row = present(txn.get(series_id, db=self._environment.series))
         study_id = keys.ID.pack(keys.U32.unpack_from(row)[0])
         counts = self.counters.load_series(txn, study_id + series_id)
@@ -110,7 +110,7 @@ class Entities:
         self._dirty_series[series_id] = study_id
 
     def touch_study(self, study_id: bytes) -> None:
-        """Notes that a study is corrected otherwise than before."""
+        """Notes that the corrections of a study have changed."""
         self._dirty_studies.add(study_id)
 
     def touch_series(self, series_id: bytes, study_id: bytes) -> None:
@@ -135,10 +135,10 @@ class Entities:
             ).blobs()
         return patient, study, series
 
-    # -- what is new ----------------------------------------------------------------------------
+    # -- new instances --------------------------------------------------------------------------
 
     def settle(self, txn: WriteTxn, entry: Entry, order: bytes) -> Remembered:
-        """Makes sure that patient, study, series and both statements of an instance are there."""
+        """Creates the patient, study, series and both statements of an instance where they are missing."""
         environment = self._environment
         stated = Statement.of(entry, environment.schema)
         study_id, first = self._studies.get((stated.study_instance_uid, stated.study_digest), (b"", b""))
@@ -175,7 +175,7 @@ class Entities:
         return Remembered(study_id, series_id, stated.series_digest, order)
 
     def _add_series(self, txn: WriteTxn, series_key: bytes, study_id: bytes, stated: Statement, order: bytes) -> bytes:
-        """What most series are: new, and nothing corrected. Comes to the same as all steps one by one."""
+        """A shortcut for most series, which are new and not corrected; the same result as all steps one by one."""
         environment = self._environment
         series_id = self.counters.next_id(txn, "series")
         txn.put(series_key, series_id, db=environment.series_uids)
@@ -189,7 +189,7 @@ class Entities:
         return series_id
 
     def _add_study(self, txn: WriteTxn, study_key: bytes, stated: Statement, order: bytes) -> bytes:
-        """The same of a study, and of its patient if that is new or says nothing else."""
+        """The same for a study, and for its patient if that is new or its facts stay the same."""
         environment = self._environment
         study_id = self.counters.next_id(txn, "study")
         txn.put(study_key, study_id, db=environment.study_uids)
@@ -254,7 +254,7 @@ class Entities:
         self._studies[stated.study_instance_uid, stated.study_digest] = study_id, order
 
     def _link_patient(self, txn: WriteTxn, study_id: bytes, row: UidRow) -> None:
-        """Puts the study under the patient that its facts name, and tells the patient what they say."""
+        """Puts the study under the patient that its facts name, and adds these facts to the patient's."""
         environment = self._environment
         key = key_of_patient(row.facts.values(0), row.uid)
         patient_id = txn.get(key, db=environment.patient_keys)
@@ -298,10 +298,10 @@ class Entities:
         self.search_keys.change(txn, study_id, before, after)
         self._texts.change(txn, study_id, before, after)
 
-    # -- what is left after a removal -----------------------------------------------------------
+    # -- after a removal ------------------------------------------------------------------------
 
     def refresh(self, txn: WriteTxn) -> None:
-        """Makes anew what depends on instances that are gone, from the series up; and ends what all remember."""
+        """Recomputes all that depends on removed instances, from the series up, and empties every process's cache."""
         for series_id, study_id in self._dirty_series.items():
             self._refresh_series(txn, series_id, study_id)
             self._dirty_studies.add(study_id)
@@ -375,7 +375,7 @@ class Entities:
         self.counters.count(txn, keys.META_CONFLICTS, len(row.facts.conflicts) - conflicts)
 
     def _series_of(self, txn: ReadTxn, study_id: bytes) -> list[bytes]:
-        """The series ids of a study, those that this batch has added included."""
+        """The series ids of a study, including those that this batch has added."""
         series_ids = {key[4:] for key, _ in scan_prefix(txn, self._environment.counts, study_id)}
         series_ids.update(key[4:] for key in self.counters.series if key[:4] == study_id)
         return sorted(series_ids)

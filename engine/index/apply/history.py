@@ -1,7 +1,7 @@
-"""The rows that say which records a SOP Instance UID has beside its current one: `history`, `versions`, `drops`.
+"""The other records of a SOP Instance UID, beside its current one: the tables `history`, `versions` and `drops`.
 
-Reads, and what a row says as a `Told` of the fold rule. A UID may have thousands of records, most of them dead: who
-needs few of them asks for those, by the table `versions` (only what is kept aside) or by the end of a key.
+Reads rows and decodes them to a `Told`, on which the fold rule works. A UID may have thousands of records, most of them
+dead: if you need few, read the table `versions` (only those kept aside), or select by the end of a key.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def told_key(stamp: int, position: Position) -> bytes:
 
 
 def pack_history(record: Told, state: State) -> bytes:
-    """The row of `history` for a record. What a tombstone came after is never needed again: its meta is left out."""
+    """The row of `history` for a record. Leaves out the meta block of a deleted record: it is never needed again."""
     position = record.position
     head = keys.HISTORY.pack(
         state,
@@ -100,7 +100,7 @@ def newest_drop(txn: ReadTxn, environment: Environment, sop_key: bytes) -> int:
 
 
 def read_kept(txn: ReadTxn, environment: Environment, sop_key: bytes, tie: int | None = None) -> Iterator[Told]:
-    """What is kept aside of a UID, by stamp; with a tie only what has it, which costs a look at the others' keys."""
+    """The versions of a UID that are kept aside, by stamp; with a tie only those that have it (reads all keys)."""
     prefix = sop_key + b"\0"
     start = len(prefix)
     tie_key = None if tie is None else keys.U64_KEY.pack(tie)

@@ -1,4 +1,4 @@
-"""Records that are no instances, as they enter the index: tombstones as records, holds, the quarantine, known damage.
+"""Applies records that are no instances: tombstones as records, holds, quarantined data sets; and known damage.
 
     tombstone    one row for the record itself, by what it says: of two copies (compaction) the last one counts. What it
                  kills: `tombstones`
@@ -6,7 +6,7 @@
     quarantine   every record; dead when a tombstone names its stamp, or when it is an earlier copy
     damage       what a scrub or a reader has found, by place
 
-Written within a batch of the writer. Reading it all: `listing`.
+Call this within a batch of the writer. `query.listing` reads the rows.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def unpack_apart(key: bytes, value: bytes) -> tuple[int, Position, bytes, bytes]
 
 
 class OtherRecords:
-    """Brings such records into the index."""
+    """Applies these records within a batch."""
 
     def __init__(self, environment: Environment, accounts: Accounts) -> None:
         self._environment = environment
@@ -74,7 +74,7 @@ class OtherRecords:
     # -- tombstones -----------------------------------------------------------------------------
 
     def note_tombstone(self, txn: WriteTxn, tombstone: Tombstone) -> bool:
-        """Books the record; False if it has been applied before."""
+        """Adds the record's row; False if it has been applied before."""
         environment, accounts = self._environment, self._accounts
         position = tombstone.position
         row_key = tombstone_key(tombstone)
@@ -91,7 +91,7 @@ class OtherRecords:
         return True
 
     def last_of_copies(self, txn: WriteTxn, key: bytes) -> None:
-        """After one of several copies of a tombstone has gone: the last of those that are left counts."""
+        """Call this after a copy of a tombstone has been removed: the last of the remaining copies counts."""
         copies = list(scan_prefix(txn, self._environment.tombstones, key[: -keys.PLACE.size]))
         if copies and not copies[-1][1][0]:
             self._count_tombstone(txn, *copies[-1], counts=True)
@@ -148,7 +148,7 @@ class OtherRecords:
         self.settle_quarantine(txn, row_key[: -keys.TOLD.size - 1], quarantined.stamp)
 
     def settle_quarantine(self, txn: WriteTxn, sop_key: bytes, stamp: int) -> None:
-        """Brings the quarantined records of a UID and stamp to the states that they shall have."""
+        """Updates the states of the quarantined records of a UID and stamp."""
         environment = self._environment
         prefix = sop_key + b"\0" + stamp.to_bytes(8, "big")
         rows = list(scan_prefix(txn, environment.quarantine, prefix))
@@ -166,5 +166,5 @@ class OtherRecords:
 
 
 def is_set(hold_row_key: bytes) -> bool:
-    """Whether the hold of this row holds, or releases."""
+    """Whether the record of this row sets a hold, or releases one."""
     return bool(hold_row_key[-keys.TOLD.size + 8] & 0x80)

@@ -1,25 +1,25 @@
-"""What corrections lay over the facts of studies and series: who a study's patient is, and what is called otherwise.
+"""The overlay of corrections on the facts of studies and series: the patient of a study, and corrected attributes.
 
-Statements stay what the instances say (`statements`). What is laid over the facts that come of them is seen by every
-search and answer, and nothing else knows of it. It follows from the facts and from the corrections in force alone,
-whatever the order in which either reached the index.
+Statements keep what the instances say (`format.statements`). The overlay changes the facts that follow from them, and
+so every search and answer; nothing else knows of it. It depends only on the facts and the corrections in force, not on
+the order in which they reached the index.
 
-Who a study's patient is:
+The patient of a study:
 
     stated     Patient ID and issuer of its facts
     moved      the latest MOVE that names the study says who it is instead
     merged     while a MERGE names that patient, the latest of them says who it is instead
 
-What is to be seen of a study; of each attribute the later one counts:
+The attributes of a study; for each one the later source counts:
 
     what the last step of moves and merges says of the patient    as late as the latest of the steps
     CORRECT of the patient that they led to                       later than all steps
     CORRECT of the study
 
-Of a series: CORRECT of the series. What a patient is called follows from the studies, as everywhere. An attribute that
-is set to nothing hides what is stated; where nothing is stated it is left out.
+The attributes of a series: CORRECT of the series. The attributes of a patient follow from its studies, as everywhere.
+An attribute that is set to no value hides the stated one; where none is stated it is left out.
 
-Reads only; what enters and leaves the table: `corrections`. Format: `keys`.
+Reads only; `corrections` writes the table. Format: `keys`.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def has_id(items: Mapping[int, bytes]) -> bool:
 
 
 def name_of_series(study_instance_uid: bytes, series_instance_uid: bytes) -> bytes:
-    """What a series is found by in the table: its UID may occur in two studies."""
+    """The name of a series in the table, with its study, since its UID may occur in two studies."""
     return keys.bounded(series_instance_uid + b"/" + study_instance_uid)
 
 
@@ -81,7 +81,7 @@ def in_force(txn: ReadTxn, environment: Environment, level: int, name: bytes) ->
 
 
 def merges_from(txn: ReadTxn, environment: Environment, key: bytes) -> Iterator[tuple[bytes, InForce]]:
-    """From one patient to the next by the merges that count: the patient each leads to. Never goes in a circle."""
+    """Follows the merges in force from a patient, and yields the patient that each leads to. Never goes in a circle."""
     visited = {key}
     while True:
         merges = [one for one in in_force(txn, environment, PATIENT, key) if one.operation == Operation.MERGE]
@@ -95,21 +95,21 @@ def merges_from(txn: ReadTxn, environment: Environment, key: bytes) -> Iterator[
 
 
 class Overlay:
-    """What a batch of the writer, or a reader, asks of the corrections."""
+    """The corrections in force, for a batch of the writer or for a reader."""
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
         self.is_empty = True
-        """There is not one correction: nothing need be asked."""
+        """Whether there is no correction at all, so that nothing need be looked up."""
 
     def begin(self, txn: ReadTxn) -> None:
-        """Looks whether there are any."""
+        """Checks whether there are any corrections."""
         self.is_empty = not txn.stat(self._environment.corrections)["entries"]
 
     def of_study(self, txn: ReadTxn, uid: bytes, stated: Facts, *, of_patient: bool = True) -> list[Part]:
-        """What is laid over the patient and the study part of a study's facts.
+        """The overlay of the patient part and the study part of a study's facts.
 
-        Without `of_patient`, without what has been said of its patient as such.
+        Without `of_patient`, corrections of its patient are left out.
         """
         environment = self._environment
         own = list(in_force(txn, environment, STUDY, keys.bounded(uid)))
@@ -142,7 +142,7 @@ class Overlay:
         return parts
 
     def of_series(self, txn: ReadTxn, study_uid: bytes, uid: bytes, stated: Facts) -> list[Part]:
-        """What is laid over the facts of a series."""
+        """The overlay of a series' facts."""
         overlay = _Said()
         for one in in_force(txn, self._environment, SERIES, name_of_series(study_uid, uid)):
             if one.operation == Operation.CORRECT:
@@ -153,7 +153,7 @@ class Overlay:
 
 
 class _Said:
-    """Attributes as corrections set them: the later one counts, of two at once the nearer one."""
+    """Collects the attributes that corrections set: the later one counts, of two with one time the nearer one."""
 
     def __init__(self) -> None:
         self._best: dict[int, tuple[tuple[int, int, int], bytes]] = {}

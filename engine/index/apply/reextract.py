@@ -1,7 +1,7 @@
-"""Gives records whose attributes have been extracted anew the new ones: what a change of the extra attributes comes to.
+"""Applies attributes that have been extracted again from stored records, after a change of the extra attributes.
 
-A record keeps its position, its stamp and so its order; only what is said of it changes, and the index comes to what it
-would say had the record always said that.
+A record keeps its position and its stamp, and so its order; only its attributes change. The index ends up as if the
+record had always had them.
 
     it is the current one, under the same statement     its row in `instances` gets the new blob
     it is the current one, under another statement      the same; the row moves to the new statement. What its series,
@@ -9,11 +9,11 @@ would say had the record always said that.
     it stands in `history`, with a meta block           the row gets the new meta block, for the day it may be current
     anything else: deleted, moved, unknown              nothing
 
-Keys of `search` are put for every study and series that is touched, also where nothing changes: an attribute that is
-searched from now on had none. Those of attributes that are not searched any more go at the end (`drop_unsearched`).
-Rows of `amended` say how far each segment has been brought under which set: AMENDED, digest and offset; everything
-before the offset has been. Within batches of the writer; not here: where the attributes come from
-(`archive.lifecycle.reindex`).
+Every study and series that is touched gets its keys of `search` written, also where no attribute changes: an attribute
+that becomes searchable had none. Keys of attributes that are no longer searchable are removed at the end
+(`drop_unsearched`). A row of `amended` records the progress in a segment: AMENDED, the digest of the set, and the
+offset before which every record has been done. Call this within batches of the writer. `archive.lifecycle.reindex`
+extracts the attributes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _COMMON_AT = keys.INSTANCE.size - keys.INSTANCE_END.size
 
 
 def restate(writer: Writer, txn: WriteTxn, entries: Sequence[Entry]) -> int:
-    """Applies what instances say now; how many of them are current or kept, and say something else than before."""
+    """Applies the new attributes of instances. Returns how many current or kept ones have changed."""
     entities = writer.entities
     entities.search_keys.puts_all = True
     try:
@@ -84,18 +84,18 @@ def _restate_current(writer: Writer, txn: WriteTxn, where: bytes, row: bytes, en
 
 
 def note(environment: Environment, txn: WriteTxn, segment_id: int, digest: bytes, amended_bytes: int) -> None:
-    """Notes that the records of a segment before an offset have been brought under a set."""
+    """Notes that the records of a segment before an offset have the attributes of a set."""
     txn.put(keys.U64_KEY.pack(segment_id), keys.AMENDED.pack(digest, amended_bytes), db=environment.amended)
 
 
 def read_notes(environment: Environment) -> dict[int, tuple[bytes, int]]:
-    """For each segment the digest of the set, and the offset before which all its records are under that."""
+    """For each segment the digest of the set, and the offset before which all records have its attributes."""
     with environment.reading() as txn, txn.cursor(db=environment.amended) as cursor:
         return {keys.U64_KEY.unpack(key)[0]: keys.AMENDED.unpack(value) for key, value in cursor}
 
 
 def drop_unsearched(environment: Environment, txn: WriteTxn, count_max: int) -> bool:
-    """Removes keys of `search` of attributes that are not searched; whether there may be more of them."""
+    """Removes keys of `search` for attributes that are not searched. Returns whether there may be more."""
     with txn.cursor(db=environment.search) as cursor:
         has_row = cursor.first()
         while has_row:

@@ -1,4 +1,4 @@
-"""What a compaction tells the index: that records lie elsewhere now, and that a segment is gone.
+"""Applies a compaction to the index: records have moved, and a segment is gone.
 
     relocate   the copy is one more record of its UID, of the same stamp. By the fold rule the last of two copies
                counts, so it takes the older one's place, whatever that was; the older one is a duplicate, dead, where
@@ -6,10 +6,10 @@
     forget     rows of the segment go. They were dead, and not needed; should anything depend on one of them (it was not
                asked about) the fold rule is applied again, so that the index says what is left of the log
 
-Statements keep their orders: an order names no place, and a copy has the order of its record. For the same reason what
-a process remembers of a series stays true.
+Statements keep their orders: an order names no place, and a copy has the order of its record. For the same reason the
+caches of all processes stay valid.
 
-Within batches of the writer.
+Call this within batches of the writer.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Row = tuple[str, bytes]
 
 
 def relocate(writer: Writer, txn: WriteTxn, moves: Sequence[tuple[Record, Position]]) -> int:
-    """Applies copies of records; how many are new and alive where they are now."""
+    """Applies copies of records. Returns how many are new and alive at their new place."""
     count = 0
     tombstones: list[Tombstone] = []
     for record, position in moves:
@@ -89,7 +89,7 @@ def _relocate_instance(writer: Writer, txn: WriteTxn, record: Record, position: 
 
 
 def check_dead(environment: Environment, segment_id: int) -> None:
-    """Raises IndexError_ when something of a segment is alive."""
+    """Raises IndexError_ when a record of a segment is alive."""
     with environment.reading() as txn:
         segment = Segment(txn.get(keys.U64_KEY.pack(segment_id), db=environment.segments))
     if segment.live_count:
@@ -97,7 +97,7 @@ def check_dead(environment: Environment, segment_id: int) -> None:
 
 
 def rows_of(records: Iterable[Record]) -> list[Row]:
-    """The rows that records have; instances before tombstones, which may depend on them."""
+    """The rows of records; instances before tombstones, since these may depend on them."""
     rows: list[Row] = []
     last: list[Row] = []
     for record in records:
@@ -126,7 +126,7 @@ def rows_of(records: Iterable[Record]) -> list[Row]:
 
 
 def rows_in(environment: Environment, segment_id: int) -> list[Row]:
-    """The same, for a segment whose file is gone: looks at every row there is, page by page."""
+    """The same for a segment whose file is gone: reads every row there is, page by page."""
     rows: list[Row] = []
     last: list[Row] = []
     ends = segment_id.to_bytes(8, "big")
@@ -141,7 +141,7 @@ def rows_in(environment: Environment, segment_id: int) -> list[Row]:
                     after = cursor.key()
                     if table == "corrections" and not after.startswith(keys.CORRECTION_RECORD):
                         has_row = False
-                        break  # the rest names no places
+                        break  # the remaining rows have no place
                     if after[-keys.PLACE.size : -8] == ends:
                         is_killer = table in ("tombstones", "drops") or (
                             table == "history" and cursor.value()[1] == Kind.TOMBSTONE
@@ -154,7 +154,7 @@ def rows_in(environment: Environment, segment_id: int) -> list[Row]:
 
 
 def forget_rows(writer: Writer, rows: Sequence[Row], txn: WriteTxn) -> None:
-    """Removes rows of a segment, and sees to it that the rest is as the fold rule says."""
+    """Removes rows of a segment, and applies the fold rule to what remains."""
     environment = writer.environment
     touched: dict[bytes, bool] = {}
     for table, key in rows:
@@ -198,7 +198,7 @@ def _forget_history(writer: Writer, txn: WriteTxn, key: bytes, touched: dict[byt
     if state == State.TOMBSTONE:
         stamp = keys.TOLD.unpack(key[-keys.TOLD.size :])[0]
         if killed_by(txn, environment, sop_key, stamp, 0) and not _others_kill(txn, environment, key, stamp):
-            return  # what it killed must stay dead
+            return  # its instances must stay deleted
     elif state in KILLED:
         writer.accounts.count(keys.META_DELETED, -1)
     txn.delete(key, db=environment.history)
@@ -207,7 +207,7 @@ def _forget_history(writer: Writer, txn: WriteTxn, key: bytes, touched: dict[byt
 
 
 def _others_kill(txn: ReadTxn, environment: Environment, key: bytes, stamp: int) -> bool:
-    """Whether another tombstone keeps dead what this one does."""
+    """Whether another tombstone deletes the same instances."""
     prefix = key[: -keys.TOLD.size]
     return any(
         other != key and value[1] == Kind.TOMBSTONE and keys.TOLD.unpack(other[len(prefix) :])[0] >= stamp

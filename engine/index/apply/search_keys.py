@@ -1,7 +1,7 @@
-"""Keys of `search` that a batch adds and takes out: what patients, studies and series are found by.
+"""The keys of `search` that a batch adds and removes: patients, studies and series are found by them.
 
-What keys a value has is for `format.terms`. New keys are put together at the end of the batch, in order: neighbours lie
-on one page.
+`format.terms` makes the keys of a value. New keys are put at the end of the batch, in order, so that neighbours share a
+page.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ class SearchKeys:
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
         self._new: list[tuple[bytes, bytes]] = []
-        """Keys and their owners that are not put yet."""
+        """Keys to be put, with their owners."""
         self.puts_all = False
-        """Whether keys are put though they should be there already: see `reextract`."""
+        """Whether to put keys even if they should exist already: see `reextract`."""
 
     def begin(self) -> None:
         """Begins a batch."""
         self._new.clear()
 
     def add(self, owner: bytes, items: Mapping[int, bytes]) -> None:
-        """Adds the keys of an entity that is new."""
+        """Adds the keys of a new entity."""
         self._new += [(key, owner) for key in terms.search_keys(items, self._environment.schema)]
 
     def change(self, txn: WriteTxn, owner: bytes, before: Mapping[int, bytes], after: Mapping[int, bytes]) -> None:
-        """Brings the keys from one set of an entity's facts to another."""
+        """Updates the keys of an entity whose facts have changed."""
         table = self._environment.search
         old = terms.search_keys(before, self._environment.schema)
         new = terms.search_keys(after, self._environment.schema)
@@ -46,7 +46,7 @@ class SearchKeys:
         self._new += [(key, owner) for key in (new if self.puts_all else new - old)]
 
     def write(self, txn: WriteTxn) -> None:
-        """Puts what is new."""
+        """Puts the new keys."""
         if self._new:
             with txn.cursor(db=self._environment.search) as cursor:
                 cursor.putmulti(sorted(self._new, key=_key))

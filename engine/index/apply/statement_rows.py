@@ -1,11 +1,11 @@
-"""The statement rows of a study or a series, and the facts that come of them.
+"""The statement rows of a study or a series, and the facts that follow from them.
 
     add        one more statement, or an earlier order of one that is there
     correct    what corrections set is laid over the facts
     leave      only some statements are left: the facts are made anew
 
-An entity with one statement keeps its content in its facts only, as long as these say the same. Within a batch of the
-writer. What a statement is: `format.statements`.
+An entity with one statement keeps its content only in its facts, as long as these are the same. Call this within a
+batch of the writer. `format.statements` defines statements.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def add_statement(
     above: bytes,
     content: list[bytes],
 ) -> bool:
-    """Adds a statement to an entity, or gives it an earlier order; whether that changed the row."""
+    """Adds a statement to an entity, or gives it an earlier order. Returns whether that changed the row."""
     statement_key = owner + digest
     value = txn.get(statement_key, db=table)
     if value is not None and value[: keys.ORDER_BYTES] <= order:
@@ -46,7 +46,7 @@ def add_statement(
 
 
 def _write_out(txn: WriteTxn, table: Table, owner: bytes, above_bytes: int, facts: Facts) -> None:
-    """Gives the only statement its content, before there are more, or the facts say something else."""
+    """Writes the content of the only statement, before there are more or the facts differ from it."""
     for key, value in scan_prefix(txn, table, owner):
         if len(value) > keys.ORDER_BYTES + above_bytes:
             return
@@ -62,9 +62,9 @@ def correct_facts(
     above_bytes: int,
     overlay_of: Callable[[Facts], Sequence[Part]],
 ) -> bool:
-    """Lays what corrections say over the facts of an entity that has a new statement; whether they say anything.
+    """Applies corrections to the facts of an entity with a new statement. Returns whether there are any.
 
-    What is corrected has its only statement's content written out too: the facts do not say the same.
+    A corrected entity gets the content of its only statement written out too, since its facts differ from it.
     """
     facts = row.facts
     head_bytes = keys.ORDER_BYTES + above_bytes
@@ -91,7 +91,7 @@ def leave_statements(
     above_bytes: int,
     overlay_of: Callable[[Facts], Sequence[Part]] | None,
 ) -> None:
-    """Leaves the statements of `firsts`, with their orders, and makes the facts from them and from corrections."""
+    """Keeps only the statements of `firsts`, with their orders, and recomputes the facts from them and corrections."""
     head_bytes = keys.ORDER_BYTES + above_bytes
     part_count = len(row.facts.parts)
     only = row.facts.blobs()

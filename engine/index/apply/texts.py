@@ -9,8 +9,7 @@ One text for each value, of a person name for each of its groups, in the order o
 part of a text, which is UTF-8, so whatever is found lies within one text. A text that is cut ends in 0xFE: it may
 hold anything.
 
-`Texts` keeps the rows up with the facts of studies, within a batch of the writer. What is read of them:
-`query.text_scan`.
+`Texts` updates the rows when the facts of studies change, within a batch of the writer. `query.text_scan` reads them.
 """
 
 from __future__ import annotations
@@ -77,7 +76,7 @@ class Texts:
         self._rows.clear()
 
     def add(self, txn: ReadTxn, study_id: bytes, items: Mapping[int, bytes]) -> None:
-        """Adds a study that is new: its id is above all others."""
+        """Adds a new study, whose id is above all others."""
         number = keys.ID.unpack(study_id)[0]
         block = number >> BLOCK_BITS
         mark = bytes((START, SLOT_MARK | number & SLOTS))
@@ -91,7 +90,7 @@ class Texts:
                     row += mark + text
 
     def change(self, txn: ReadTxn, study_id: bytes, before: Mapping[int, bytes], after: Mapping[int, bytes]) -> None:
-        """Brings the rows from one set of a study's facts to another."""
+        """Updates the rows of a study whose facts have changed."""
         number = keys.ID.unpack(study_id)[0]
         mark = bytes((START, SLOT_MARK | number & SLOTS))
         for tag in TEXTS:
@@ -136,7 +135,7 @@ def _take_out(row: bytearray, mark: bytes) -> None:
 
 
 def _place_of(row: bytearray, mark: bytes) -> int:
-    """Where the texts of a slot belong that has none."""
+    """Where to insert the texts of a slot that has none."""
     at = row.find(START)
     while at >= 0 and row[at + 1] < mark[1]:
         at = row.find(START, at + 1)

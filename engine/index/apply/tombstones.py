@@ -1,10 +1,10 @@
-"""What tombstones do to instances: thousands at once, in key order, without asking the fold rule where it is plain.
+"""Applies tombstones to instances: thousands at once, in key order, without the fold rule in the simple case.
 
-A tombstone that is later than every record of a UID kills them all, whatever they are to each other: their rows become
-DELETED, the instance goes, nothing needs to be folded. That is nearly every deletion. Where a record is as late or
-later, and for tombstones with a target, the fold rule decides (`tell`). Both ways come to the same.
+A tombstone that is later than every record of a UID deletes them all: their rows become DELETED and the instance is
+removed, with nothing to fold. Nearly every deletion is like that. If a record is as late or later, and for tombstones
+with a target, the fold rule decides (`tell`). Both ways give the same result.
 
-Within a batch of the writer; `Entities.refresh` sees to series, studies and patients at its end.
+Call this within a batch of the writer; `Entities.refresh` updates series, studies and patients at its end.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Tombstones:
         self._tell = tell
 
     def bury(self, txn: WriteTxn, tombstones: Sequence[Tombstone]) -> None:
-        """Applies tombstones, those that are known already too."""
+        """Applies tombstones. They may have been applied before."""
         plain: dict[bytes, Told] = {}
         for tombstone in tombstones:
             if not self._other_records.note_tombstone(txn, tombstone):
@@ -142,7 +142,7 @@ class Tombstones:
     def _bury_current(
         self, current: dict[bytes, bytes], instances: dict[bytes, _Fields], rows: list[tuple[bytes, bytes]]
     ) -> None:
-        """The rows of `history` of what was current."""
+        """The rows of `history` for instances that were current."""
         for sop_key, where in current.items():
             (stamp, segment_id, offset, payload_length, _, _, payload_crc, meta_length, key_length, flags,
              _, _, _, _, _) = instances[where]  # fmt: skip
@@ -151,7 +151,7 @@ class Tombstones:
             rows.append((sop_key + b"\0" + order_and_place, head))
 
     def _remove(self, txn: WriteTxn, instances: dict[bytes, _Fields]) -> None:
-        """Takes instances out of their series, and books their bytes as dead."""
+        """Removes instances from their series, and counts their bytes as dead."""
         by_series: dict[bytes, list[int]] = {}
         by_segment: dict[int, list[int]] = {}
         for where, fields in instances.items():

@@ -1,4 +1,4 @@
-"""What several records of one SOP Instance UID come to: the fold rule. Pure: the rows are in `history`.
+"""The fold rule: which of several records of one SOP Instance UID is current. Pure: `history` holds the rows.
 
 In the order of their stamps:
 
@@ -13,12 +13,12 @@ In the order of their stamps:
     a tombstone with a target                                the one with that stamp is dead; if it was the current one
                                                              the oldest version is current
 
-With one stamp: tombstones first, so that nothing that was stored at the moment of a deletion is lost; then by checksum
-and length; and of *copies* (one stamp, one checksum and length: compaction makes them) the one that lies last counts,
-since the others are on their way out. No order depends on where a record lies otherwise.
+Records with one stamp: tombstones come first, so that an instance stored at the moment of a deletion is not lost; then
+by checksum and length. Of *copies* (one stamp, checksum and length; compaction makes them) the one at the last place
+counts, since the others will be removed. Apart from that no order depends on the place of a record.
 
-The records of a UID are remembered until their segment is gone, so the rule can be applied again when one arrives out
-of order, and a record that is applied twice changes nothing. That is why a live index and a rebuilt one agree.
+The index keeps the records of a UID until their segment is gone. So the rule can be applied again when a record arrives
+out of order, and applying a record twice changes nothing. That is why a live index and a rebuilt one agree.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from engine.storage.record import Kind, Position
 
 
 class State(IntEnum):
-    """What the fold rule makes of a record."""
+    """The state that the fold rule gives a record."""
 
     CURRENT = 0
     VERSION = 1
@@ -84,7 +84,7 @@ class Told:
 
     @property
     def order(self) -> bytes:
-        """Which of two records is first, but for the kind."""
+        """Orders two records, apart from their kind."""
         return self.key[: keys.ORDER_BYTES]
 
     @property
@@ -100,7 +100,7 @@ class Told:
 
     @property
     def bytes_key(self) -> tuple[int, int, bytes]:
-        """What tells data sets apart: length, checksum and transfer syntax."""
+        """Identifies the data set: length, checksum and transfer syntax."""
         position = self.position
         return position.payload_length, position.payload_crc, self.transfer_syntax_uid
 
@@ -109,12 +109,12 @@ class Told:
         return self.bytes_key == other.bytes_key
 
     def entry(self, sop_instance_uid: bytes) -> Entry:
-        """The instance, for one that is none of a tombstone."""
+        """The instance of a record that is no tombstone."""
         return Entry.unpack_meta(self.position, self.flags, self.stamp, sop_instance_uid, self.meta)
 
 
 class Course:
-    """What is alive while records are applied in the order of their ranks: the rule, but for plain tombstones.
+    """The live records of a UID while others are applied in rank order: the rule, without plain tombstones.
 
     Each record costs the same, however many versions there are.
     """
@@ -122,17 +122,17 @@ class Course:
     __slots__ = ("_next", "_slots", "current", "versions")
 
     def __init__(self, current: Told | None = None, versions: Iterable[Told] = ()) -> None:
-        """`versions` in the order in which they were kept aside; who asks of one record needs those with its bytes."""
+        """`versions`: in the order in which they were kept aside. To apply one record, pass those with its bytes."""
         self.current = current
         self.versions = dict(enumerate(versions))
-        """Those kept aside, by slot; the slots are in the order in which they were kept aside."""
+        """The versions kept aside, by slot; the slots are in the order in which they were kept aside."""
         self._next = len(self.versions)
         self._slots: dict[tuple[int, int, bytes], tuple[int, ...]] = {}
         for slot, version in self.versions.items():
             self._slots[version.bytes_key] = (*self._slots.get(version.bytes_key, ()), slot)
 
     def copy(self) -> Course:
-        """The same, to be gone on with otherwise."""
+        """A copy that can take other records."""
         other = Course(self.current)
         other.versions = dict(self.versions)
         other._next = self._next
@@ -146,7 +146,7 @@ class Course:
         yield from self.versions.values()
 
     def take(self, record: Told) -> tuple[bool, Told | None]:
-        """Applies a record: whether it is alive now, and which one is so no more."""
+        """Applies a record. Returns whether it is alive now, and the record that it displaces."""
         if record.target_stamp:
             self._drop(record.target_stamp)
             return False, None
@@ -238,11 +238,11 @@ RECORDS_MAX = 1000
 
 
 def is_needed(told: Sequence[Told], segment_id: int) -> bool:
-    """Whether what is alive depends on dead records of a segment: whether it might come out otherwise without them.
+    """Whether other records might be alive if dead records of this segment were missing.
 
-    Compares the course with them and those without some of them, for every case in which any of the dead records of
-    earlier segments are gone: so two segments whose answer is no may go at once, in any order. `told` is in the order
-    of ranks.
+    Compares the course with all records to the courses without some of them, for every set of dead records of earlier
+    segments that may be gone. So two segments with the answer no may be removed at once, in any order. The records come
+    in rank order.
     """
     if _is_replaced_only(told):
         return False
@@ -282,7 +282,7 @@ def _put(courses: dict[tuple[_Members, _Members], tuple[Course, Course]], one: C
 
 
 def _is_replaced_only(told: Sequence[Told]) -> bool:
-    """Whether each record plainly replaced the one before it: corrections, of which there may be hundreds."""
+    """Whether each record simply replaced the one before it, as a sender's corrected instances do by the hundred."""
     last: Told | None = None
     others: list[Told] = []
     for record in told:
@@ -304,5 +304,5 @@ def _is_replaced_only(told: Sequence[Told]) -> bool:
 
 
 def in_order(told: Iterable[Told]) -> list[Told]:
-    """In the order of the fold rule."""
+    """The records in rank order."""
     return sorted(told, key=lambda record: record.rank)

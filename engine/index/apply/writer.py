@@ -1,12 +1,11 @@
-"""Applies what the log says to the index: records of all kinds and how far each segment has come, a batch at a time.
+"""Applies records of all kinds to the index, a batch at a time, and notes how far each segment has been applied.
 
-Two ways through here. Steady: the UID is new and its series has been seen by this process with the same statement; four
-puts. Everything else goes by way of `versions` (a UID that is there already), `entities` (a series that is new or
-states something new), `tombstones`, `other_records` (holds, the quarantine), `corrections` or `relocation` (copies).
-What a process remembers of a series stays true until the epoch changes; every removal of an instance changes it.
+There are two paths. The steady one: the UID is new, and this process has seen its series with the same statement; it
+takes four puts. All other records go through `versions` (a known UID), `entities` (a new series or statement),
+`tombstones`, `other_records` (holds, the quarantine), `corrections` or `relocation` (copies). A process's cache of
+series stays valid until the epoch changes; every removal of an instance changes it.
 
-Not here: the format of the tables (`keys`), and when the log is synced (nobody calls `apply` for a durable instance
-before that).
+`keys` draws the format of the tables. Call `apply` for a durable instance only after the log has been synced.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ from engine.storage.record import HEADER_BYTES, Kind, Position
 from engine.storage.segment import FIRST_RECORD
 
 REMEMBERED_SERIES_MAX = 2048
-"""A process remembers so many series with their blobs: some 4 MiB."""
+"""Series that a process remembers with their blobs: some 4 MiB."""
 REMEMBERED_NAMES_MAX = 4096
 
 _pair = keys.PAIR.pack
@@ -55,7 +54,7 @@ Result = TypeVar("Result")
 
 @lru_cache(maxsize=1024)
 def _with_class(tail: bytes, class_id: int) -> tuple[bytes, frozenset[int]]:
-    """The end of a row of `counts` with one more SOP class, and all that it names; few series differ in these."""
+    """The end of a row of `counts` with one more SOP class, and all classes in it. Cached: few series differ here."""
     modality, class_ids = unpack_tail(tail, 0)
     classes = frozenset((*class_ids, class_id))
     return pack_tail(modality, classes), classes
@@ -110,12 +109,12 @@ class Writer:
         return self.batch(work)
 
     def batch(self, work: Callable[[WriteTxn], Result]) -> Result:
-        """Runs `work` in a write transaction, all or nothing, with what goes before and after every batch."""
+        """Runs `work` in a write transaction, all or nothing, between the beginning and the end of a batch."""
         with self._lock:
             return self.environment.write(lambda txn: self._batch(txn, work), self._forget)
 
     def try_batch(self, work: Callable[[WriteTxn], Result]) -> tuple[Result] | None:
-        """The same for who must not wait: None when somebody else is writing."""
+        """The same for a caller that must not wait: None when another writer is at work."""
         if not self._lock.acquire(blocking=False):
             return None
         try:
@@ -142,7 +141,7 @@ class Writer:
         return result
 
     def _forget(self) -> None:
-        """After a failed transaction nothing that it told this process is true."""
+        """Empties the caches after a failed transaction, since they may hold what it wrote."""
         self._series.clear()
         self._names.clear()
         self._epoch = None
@@ -179,7 +178,7 @@ class Writer:
         return Outcome.STORED
 
     def _settle(self, txn: WriteTxn, entry: Entry, order: bytes) -> Remembered:
-        """Makes sure that the entry's series is there, and remembers it."""
+        """Creates the entry's series where it is missing, and caches it."""
         owner_ids = self.entities.settle(txn, entry, order)
         if len(self._series) >= REMEMBERED_SERIES_MAX:
             del self._series[next(iter(self._series))]
@@ -187,7 +186,7 @@ class Writer:
         return owner_ids
 
     def _insert(self, txn: WriteTxn, entry: Entry, known: Remembered, row: Counts, where: bytes) -> None:
-        """Puts the instance itself; the UID points there already."""
+        """Puts the instance's row; the UID points there already."""
         segment_id, offset, key_length, meta_length, payload_length, payload_crc = entry.position
         names = self._names
         class_id = names.get(entry.sop_class_uid) or self._name(txn, entry.sop_class_uid)
@@ -218,7 +217,7 @@ class Writer:
         self._note_class(known, row, class_id)
 
     def _note_class(self, known: Remembered, row: Counts, class_id: int) -> None:
-        """Makes sure that the series' row names the SOP class."""
+        """Adds the SOP class to the series' row if it is missing."""
         if row.tail != known.tail or class_id not in known.classes:
             row.tail, known.classes = _with_class(row.tail, class_id)
             known.tail = row.tail
@@ -226,8 +225,8 @@ class Writer:
     # -- for `bulk`, which makes the rows of many instances itself ------------------------------
 
     def place_for(self, txn: WriteTxn, entry: Entry) -> tuple[Remembered, Counts, bytes]:
-        """Sees to the series of an instance that is new: what is known of it, its row in `counts`, and how all rows of
-        `instances` end that have the same texts."""
+        """Prepares the series of a new instance. Returns the cached series, its row in `counts`, and the common end of
+        all rows of `instances` with the same texts."""
         order = _order(entry.stamp, keys.tie_of(entry.position.payload_length, entry.position.payload_crc))
         owner_ids = self._series.get((entry.character_set, entry.patient, entry.study, entry.series))
         if owner_ids is None or order < owner_ids.first:
@@ -241,7 +240,7 @@ class Writer:
     # -- several records of one UID -------------------------------------------------------------
 
     def tell(self, txn: WriteTxn, sop_key: bytes, news: Told | None) -> Outcome:
-        """Applies the fold rule to all that is known of a UID and to `news`, if there is any."""
+        """Applies the fold rule to all records of a UID, and to `news` if there is one."""
         where = txn.get(sop_key, db=self.environment.sop_uids)
         current = self._current(txn, where) if where else None
         if news is None:
@@ -257,7 +256,7 @@ class Writer:
             state = self._fold(txn, sop_key, where or b"", current, [news])[news.key]
         if state != State.CURRENT or current is None:
             return OUTCOMES[state]
-        # The same bytes with an earlier stamp, from another process: its place changes and nothing else.
+        # The same bytes with an earlier stamp, from another process: only the place changes.
         return Outcome.DUPLICATE if news.same_bytes(current) else Outcome.REPLACED
 
     def tell_all(self, txn: WriteTxn, sop_key: bytes, entries: Sequence[Entry]) -> None:
@@ -272,14 +271,14 @@ class Writer:
             self._fold(txn, sop_key, where or b"", current, unknown)
 
     def _known_state(self, txn: ReadTxn, sop_key: bytes, current: Told | None, news: Told) -> State | None:
-        """The state of a record that has been applied already."""
+        """The state of a record that has been applied before."""
         if current is not None and current.key == news.key:
             return State.CURRENT
         value = txn.get(sop_key + b"\0" + news.key, db=self.environment.history)
         return State(value[0]) if value is not None else None
 
     def _is_newest(self, txn: ReadTxn, sop_key: bytes, current: Told | None, news: Told) -> bool:
-        """Whether all that is known of the UID is older: nearly always."""
+        """Whether all other records of the UID are older: nearly always."""
         environment = self.environment
         return (
             (current is None or current.stamp < news.stamp)
@@ -288,8 +287,8 @@ class Writer:
         )
 
     def _take(self, txn: WriteTxn, sop_key: bytes, where: bytes, current: Told | None, news: Told) -> State:
-        """Applies the newest record of a UID, whatever is dead, and those versions that have other bytes, left alone:
-        nothing in the rule depends on them."""
+        """Applies the newest record of a UID. Leaves dead records and versions with other bytes alone: the rule does
+        not depend on them."""
         position = news.position
         tie = keys.tie_of(position.payload_length, position.payload_crc)
         others = list(read_kept(txn, self.environment, sop_key, tie))
@@ -307,7 +306,7 @@ class Writer:
     def _fold(
         self, txn: WriteTxn, sop_key: bytes, where: bytes, current: Told | None, news: Sequence[Told]
     ) -> dict[bytes, State]:
-        """Applies the rule to every record of a UID, in whatever order they come."""
+        """Applies the rule to every record of a UID, whatever the order in which they arrived."""
         records = read_history(txn, self.environment, sop_key)
         if current is not None:
             records.append(current)
@@ -317,7 +316,7 @@ class Writer:
         return states
 
     def tell_copy(self, txn: WriteTxn, sop_key: bytes, news: Told) -> bool:
-        """The same for a copy of a record; whether it is news and alive."""
+        """The same for a copy of a record. Returns whether it is new and alive."""
         row_key = sop_key + b"\0" + news.key
         if txn.get(row_key, db=self.environment.history) is not None:
             return False
@@ -332,7 +331,7 @@ class Writer:
     def _move(
         self, txn: WriteTxn, sop_key: bytes, where: bytes, told: Sequence[Told], states: dict[bytes, State]
     ) -> None:
-        """Brings tables from the states that the records have to those that they shall have."""
+        """Updates the tables where records change their states."""
         environment = self.environment
         current = next((record for record in told if states[record.key] == State.CURRENT), None)
         for record in told:
@@ -375,14 +374,14 @@ class Writer:
         return where
 
     def _remove(self, txn: WriteTxn, where: bytes) -> None:
-        """Takes an instance out of its series; `Entities.refresh` sees to the rest."""
+        """Removes an instance from its series; `Entities.refresh` updates the rest."""
         environment = self.environment
         value = present(txn.get(where, db=environment.instances))
         self.entities.lost_instances(txn, where[:4], 1, keys.INSTANCE.unpack_from(value)[3])
         txn.delete(where, db=environment.instances)
 
     def _current(self, txn: ReadTxn, where: bytes) -> Told:
-        """The current record of a UID, with all that it would take to bring it back."""
+        """The current record of a UID, with everything needed to restore it."""
         environment = self.environment
         row = present(txn.get(where, db=environment.instances))
         (stamp, segment_id, offset, payload_length, pixel_data_offset, received_ns, payload_crc, meta_length,
@@ -418,7 +417,7 @@ class Writer:
     # -- small rows -----------------------------------------------------------------------------
 
     def _name(self, txn: WriteTxn, text: bytes) -> int:
-        """The id that stands for a text; a new one if the text is new."""
+        """The id of a text; a new one if the text is new."""
         table = self.environment.names
         key = b"\x01" + keys.bounded(text)
         data = txn.get(key, db=table)

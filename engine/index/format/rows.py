@@ -60,7 +60,7 @@ class Segment:
         return data if not self.extents else data + b"".join([keys.EXTENT.pack(*extent) for extent in self.extents])
 
     def cover(self, start: int, end: int) -> None:
-        """Notes that the records from `start` to `end` have been applied; writers may come to it out of order."""
+        """Notes that the records from `start` to `end` have been applied, perhaps out of order."""
         if start <= self.indexed and not self.extents:
             if end > self.indexed:
                 self.indexed = end
@@ -83,7 +83,7 @@ class Segment:
 
 
 def decode_mark(data: bytes) -> SegmentMark:
-    """The mark that a row of `segments` says."""
+    """The mark in a row of `segments`."""
     return Segment(data).mark()
 
 

@@ -1,13 +1,13 @@
-"""What instances state about their patient, study and series, and how differing statements become one set of facts.
+"""Statements of instances about their patient, study and series, and the facts that follow from them.
 
-Each instance repeats the attributes of the levels above it, and they need not agree. A *statement* is what one or more
-instances say, word for word: the content of their patient and study blobs (a study statement), or of that and their
-series blob (a series statement). Its order is that of the first record among its living instances.
+Each instance repeats the attributes of the levels above it, and these need not agree. A *statement* is the exact
+content of the patient and study blobs of one or more instances (a study statement), or of these and their series blob
+(a series statement). Its order is that of the first record among its live instances.
 
-*Facts* are the attributes that a study, series or patient is found by and shown with. Rule: for each attribute the
-earliest statement with a value for it counts; an empty one never hides a later value; where values differ the attribute
-is a conflict. This does not depend on the order in which records reach the index, so a rebuild ends at the same facts.
-What a correction sets is laid over it (`overlay`): its order is before every statement's, and it is no conflict.
+*Facts* are the attributes by which a study, series or patient is found and shown. Rule: for each attribute the earliest
+statement with a value counts; an empty value never hides a later one; where values differ, the attribute is a conflict.
+The result does not depend on the order in which records reach the index, so a rebuild gives the same facts.
+A correction changes the facts (`apply.overlay`): its order is before every statement's, and it is no conflict.
 
 Texts in statements and facts are UTF-8, decoded once, when the statement is new. Format of facts:
 
@@ -133,7 +133,7 @@ def _explicit_header(tag: int, vr: str, length: int) -> bytes:
 
 @dataclass(slots=True)
 class Statement:
-    """What one instance says about the levels above it, in canonical form."""
+    """The statement of one instance about the levels above it, in canonical form."""
 
     study_instance_uid: bytes
     series_instance_uid: bytes
@@ -217,7 +217,7 @@ class Facts:
                     self._observe(part, tag, order, value)
 
     def observe_facts(self, other: Facts) -> None:
-        """Takes in the first part of another's facts: what a patient learns from a study."""
+        """Takes in the first part of another's facts: a patient gets them from a study."""
         part = self.parts[0]
         for tag, (order, value) in other.parts[0].items():
             self._observe(part, tag, order, value)
@@ -225,11 +225,11 @@ class Facts:
 
     @property
     def is_corrected(self) -> bool:
-        """Whether a correction has set any of it."""
+        """Whether a correction has set any attribute."""
         return any(order < keys.FIRST_STATED for part in self.parts for order, _ in part.values())
 
     def correct(self, overlay: Sequence[Mapping[int, tuple[bytes, bytes]]]) -> None:
-        """Lays what corrections set over it, part by part."""
+        """Applies corrections, part by part."""
         for part, over in zip(self.parts, overlay, strict=True):
             part.update(over)
             self.conflicts -= over.keys()
@@ -292,9 +292,9 @@ def facts_of(order: bytes, *blobs: bytes) -> bytes:
 
 
 def repeats(known: bytes, news: bytes, at: int) -> bool:
-    """Whether the facts that end `known` say just what those of `news` do, all of one order that is no later.
+    """Whether the facts at the end of `known` equal those of `news`, with one order that is no later.
 
-    Both rows are the same up to `at`, and `news` is of one statement.
+    Both rows must be the same up to `at`, and `news` must be of one statement.
     """
     orders_at = at + _HEAD.size
     end = orders_at + keys.ORDER_BYTES
@@ -307,7 +307,7 @@ def repeats(known: bytes, news: bytes, at: int) -> bool:
 
 
 def fact_values(data: bytes, at: int) -> tuple[list[dict[int, bytes]], int]:
-    """Only the attributes of encoded facts, part by part, and where the providers begin: the way of every read."""
+    """The attributes of encoded facts, part by part, and where the providers begin. Every read uses this."""
     order_count, part_count, conflict_count = _HEAD.unpack_from(data, at)
     at += _HEAD.size + order_count * keys.ORDER_BYTES + conflict_count * 4
     lengths = struct.unpack_from(f"<{part_count}I", data, at)

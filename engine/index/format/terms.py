@@ -1,14 +1,13 @@
-"""What `search` keeps of a value, and where in it all that meets a pattern must stand.
+"""The keys of a value in `search`, and the ranges of keys for a pattern.
 
-Both sides of one bargain: a stored value has keys (`search_keys`), a pattern has ranges of keys, and every value that
-meets the pattern has a key in one of them. Does not decide what matches (`matching`) nor which ranges to use
-(`access`); opens nothing.
+The two must agree: every value that meets a pattern has a key (`search_keys`) in one of the pattern's ranges.
+`matching` decides what matches, `access` which ranges to use. Opens nothing.
 
     WHOLE   normal form     for every value of an attribute of SEARCHED; of a person name for each of its groups
     WORD    word            of a person name for each of its words, so that `*^JOHN*` needs no look at every name
     SOUND   code            of the names in SOUNDED for each code of each word (`dicom.phonetic`), for fuzzy matching
 
-Where there are no ranges, `pieces_of_patterns` says which bytes a value must hold that meets the pattern: `texts`.
+For a pattern without ranges, `pieces_of_patterns` gives bytes that every matching value holds: see `texts`.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ WORD = b"\1"
 SOUND = b"\2"
 
 _KEPT_AS = {tags.ModalitiesInStudy: tags.Modality}
-"""Computed attributes: the keys of what they are computed from."""
+"""Computed attributes: they use the keys of their sources."""
 _WORD_BREAK = re.compile(r"[\^= ]+")
 _PLAIN_VRS = frozenset(("LO", "SH"))
 """VRs in which the normal form of one ASCII value is the value without its padding."""
 _CACHED_BYTES_MAX = 128
-"""Longer values are rare, and seldom the same."""
+"""Longer values are rare and seldom repeat: do not cache them."""
 
 Range = tuple[bytes, bytes]
 """Keys of `search` from the first, without the second."""
@@ -53,9 +52,9 @@ def _normal_values(vr: str, value: bytes) -> tuple[str, ...]:
 
 
 def plain_text(vr: str, value: bytes) -> bytes | None:
-    """The only normal form of a value that plainly has no other than itself without padding; None if it is not plain.
+    """The normal form of a value that has just one: itself without padding. None for any other value.
 
-    What most values are whose texts are all different, so that nothing is won by remembering them.
+    Most values are like this, and seldom repeat, so caching them gains nothing.
     """
     if vr in _PLAIN_VRS and value.isascii() and b"\\" not in value:
         return value.strip(b" \0")
@@ -120,7 +119,7 @@ def _key(tag: int, kind: bytes, text: str) -> bytes:
 
 
 def ranges_between(tag: int, low: str, high: str, schema: Schema) -> list[Range] | None:
-    """Where all normal forms from `low` to `high` stand; None if the attribute is not in `search`."""
+    """The ranges of all normal forms from `low` to `high`; None if the attribute is not in `search`."""
     tag = _KEPT_AS.get(tag, tag)
     if tag not in schema.searched:
         return None
@@ -132,7 +131,7 @@ def ranges_between(tag: int, low: str, high: str, schema: Schema) -> list[Range]
 def ranges_of_patterns(
     tag: int, patterns: Sequence[Sequence[str]], schema: Schema, *, wildcards: bool
 ) -> list[Range] | None:
-    """Where everything stands that meets one of these patterns, each the groups of a normal form; None: anywhere."""
+    """The ranges of all values that meet one of these patterns, each the groups of a normal form; None: anywhere."""
     tag = _KEPT_AS.get(tag, tag)
     if tag not in schema.searched:
         return None
@@ -142,9 +141,9 @@ def ranges_of_patterns(
 
 
 def ranges_of_words(tag: int, words: Iterable[tuple[str, bool]]) -> list[list[Range]]:
-    """Fuzzy matching: for each word asked for, and whether more may follow, where all names stand that meet it.
+    """Fuzzy matching: the ranges of all names that meet each word. A word comes with whether more may follow it.
 
-    A name must stand in one range of each list. Empty if the names have no keys by sound.
+    A matching name has a key in one range of each list. Empty if the names have no keys by sound.
     """
     if tag not in SOUNDED:
         return []
@@ -158,9 +157,9 @@ def ranges_of_words(tag: int, words: Iterable[tuple[str, bool]]) -> list[list[Ra
 
 
 def pieces_of_patterns(tag: int, patterns: Sequence[Sequence[str]], schema: Schema) -> tuple[bytes, ...]:
-    """For each pattern a piece that one text of every value holds that meets it; empty if one has no such piece.
+    """For each pattern a piece that every matching value holds in one of its texts; empty if a pattern has none.
 
-    What a pattern begins with is none where that has ranges.
+    The beginning of a pattern does not count if it has ranges.
     """
     result = []
     for groups in patterns:
@@ -175,7 +174,7 @@ def pieces_of_patterns(tag: int, patterns: Sequence[Sequence[str]], schema: Sche
 
 
 def describe(ranges: Sequence[Range]) -> str:
-    """What ranges are, without what they hold: `PatientName prefix`."""
+    """Describes ranges without their values: `PatientName prefix`."""
     if not ranges:
         return "nothing"
     start, end = ranges[0]

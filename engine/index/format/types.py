@@ -1,4 +1,4 @@
-"""What goes into the index and comes out of it, beside `entry.Entry`: levels, queries, matches, places, marks.
+"""The values that go into the index and come out of it, beside `entry.Entry`: levels, queries, matches, places, marks.
 
 Holds no behaviour beyond construction and plain access, so that every module of this layer may import it.
 """
@@ -51,7 +51,7 @@ class Root(Enum):
 
 
 class Outcome(IntEnum):
-    """What became of an instance that was stored."""
+    """The outcome of storing an instance."""
 
     STORED = 0
     """It is the current one of its SOP Instance UID, and the first."""
@@ -71,7 +71,7 @@ class Outcome(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class SegmentMark:
-    """How far a segment is in the index, and how much of it is alive."""
+    """How far a segment has been applied to the index, and how much of it is alive."""
 
     indexed_bytes: int
     """Every record that begins below this offset has been applied."""
@@ -99,7 +99,7 @@ class DamageRow:
 
 @dataclass(slots=True)
 class Instance:
-    """Where one instance lies, and what a retrieval needs to know before reading it."""
+    """Where one instance lies, and its attributes that a retrieval needs before reading it."""
 
     position: Position
     stamp: int
@@ -119,7 +119,7 @@ class Instance:
 
 
 class Named(NamedTuple):
-    """One instance as a deletion needs to know it."""
+    """The identifiers of one instance, for a deletion."""
 
     sop_instance_uid: bytes
     series_instance_uid: str
@@ -154,7 +154,7 @@ class Query:
     offset: int = 0
     """Matches to leave out at the start; the order is stable while nothing is stored or deleted."""
     count_max: int = 0
-    """Matches behind the last one given that are counted, and not made (`Explanation.beyond`)."""
+    """How many matches after the last one returned to count (`Explanation.beyond`)."""
     relational: bool = False
     """Keys of any level may be combined, and the unique keys above the level may be missing (PS3.4 C.4.1.2.2.2)."""
     date_time: bool = False
@@ -168,7 +168,7 @@ class Query:
     multiple_values: bool = False
     """Several values of a key that is no UID: each of them must match some stored value (PS3.4 C.2.2.2.8)."""
     is_keyed: bool = False
-    """Each match tells in Record Key (0008,041B) where it stands: ids, for `after`. See `epoch_id`."""
+    """Whether each match has its place (ids, for `after`) in Record Key (0008,041B). See `epoch_id`."""
     after: bytes = b""
     """Only what stands behind this Record Key, of the same level."""
 
@@ -203,7 +203,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """By what studies are ordered."""
+    """The order of studies."""
 
     tag: int | None
     """An attribute of patient or study; None: their arrival."""
@@ -212,7 +212,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Bookmark:
-    """Where a study stands in an order: what comes next stands behind it."""
+    """A place in an ordered list of studies; the list continues after it."""
 
     key: bytes
     """Of its value; b"" where it has none."""
@@ -230,7 +230,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """The process that writes just now."""
+    """The process that holds the write turn."""
 
     pid: int
     """0: of another PID namespace, where a process id means something else."""
@@ -256,7 +256,7 @@ IDENTITY_BYTES: Final = _IDENTITY.size
 
 @dataclass(frozen=True, slots=True)
 class SeriesRevision:
-    """One series as it is at one time."""
+    """The state of one series at one time."""
 
     study_instance_uid: str
     series_instance_uid: str

@@ -1,4 +1,4 @@
-"""The asking side of the index: from a query to its matches. Writes nothing.
+"""The reading side of the index: from a query to its matches. Writes nothing.
 
 plan → condition, matching, date_time   what is asked, as tests of stored values
 access                                  which patients or studies to look at

@@ -1,4 +1,4 @@
-"""Which patients or studies a query has to look at: by the most selective access that its keys allow.
+"""Finds the candidates of a query, patients or studies, by the most selective access that its keys allow.
 
     unique keys      the UIDs asked for, the lowest level last
     search           the shortest ranges of keys, and what others have in common with them where reading those costs
@@ -6,9 +6,9 @@
     texts            bytes that a value must hold, looked for block by block in the order of arrival
     every            nothing rules out much: all patients or studies, in the order of arrival, tested one by one
 
-What is found may be too much, never too little: `walk` tests everything. Works in the transaction of the scope, and
-gives way now and then: then the scope may be in another one. A wide access (texts, every) finds its candidates while
-the walk goes on, so that the first answers do not wait for all of them.
+The candidates may include too many, never too few: `walk` tests each. Works in the transaction of the scope, and yields
+now and then; after a yield the scope may be in another transaction. A wide access (texts, every) finds its candidates
+while the walk goes on, so that the first answers do not wait for all of them.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _CHUNK = 256
 _COUNTED_MAX = (32, 4096)
 """Keys of a condition that are counted at first, and when no condition has turned out to be short."""
 _FEW = 32
-"""A condition with so few ids is the access: looking for a better one costs more."""
+"""A condition with this few ids is used at once: looking for a better one costs more."""
 _SHORT = 1024
-"""With a condition of so many ids long ones are not counted to their end."""
+"""Once a condition has this many ids or fewer, longer ones are not counted to their end."""
 _WIDE_SHARE = 8
 """More than every eighth study is too wide a condition: the next match is near when all are tested in turn."""
 _TEST_IDS = 40
@@ -50,11 +50,11 @@ _SERIES_IDS = 8
 _TEST_ROWS = 5
 """Testing one patient costs as much as reading so many rows of `texts`."""
 _SIEVED_MIN = 128
-"""So many studies at least have their texts looked at before they are tested."""
+"""From this many studies on, their texts are scanned before they are tested."""
 
 
 def find_candidates(scope: Scope, candidates: Candidates) -> Iterator[None]:
-    """Chooses the access and fills `candidates`; gives way every KEYS_MAX keys, after which the scope may be in another
+    """Chooses the access and fills `candidates`. Yields every KEYS_MAX keys; the scope may then be in another
     transaction."""
     studies = yield from _studies_by_uid(scope, candidates)
     if studies is not None:
@@ -77,7 +77,7 @@ def find_candidates(scope: Scope, candidates: Candidates) -> Iterator[None]:
 
 
 def find_in_steps(scope: Scope, candidates: Candidates) -> Iterator[None]:
-    """Does so in as many read transactions as it takes; gives way after each."""
+    """The same in as many read transactions as it takes; yields after each."""
     finding = find_candidates(scope, candidates)
     is_found = False
     while not is_found:
@@ -103,7 +103,7 @@ def _tops(scope: Scope, studies: set[int]) -> Generator[None, None, set[int]]:
 
 
 def _above(scope: Scope, table: Table, ids: Iterable[int]) -> Generator[None, None, dict[int, int]]:
-    """The patient of each of some studies, or the study of each of some series; gives way every ROWS_MAX rows."""
+    """The patient of each study, or the study of each series; yields every ROWS_MAX rows."""
     pack, unpack = keys.ID.pack, keys.U32.unpack_from
     above = {}
     for count, number in enumerate(ids, 1):
@@ -119,7 +119,7 @@ def _above(scope: Scope, table: Table, ids: Iterable[int]) -> Generator[None, No
 
 
 def _studies_by_uid(scope: Scope, candidates: Candidates) -> Generator[None, None, set[int] | None]:
-    """By the unique keys, the lowest level last: what it finds is the fewest."""
+    """Candidates by the unique keys; the lowest level comes last, since it leaves the fewest."""
     plan, environment = scope.plan, scope.environment
     study_ids: set[int] | None = None
     used = []
@@ -148,7 +148,7 @@ def _number_of(row_id: bytes) -> int:
 
 
 def _narrow(scope: Scope, candidates: Candidates, series: Iterable[int]) -> Generator[None, None, set[int]]:
-    """Has the query look at these series only; returns their studies."""
+    """Limits the query to these series; returns their studies."""
     above = yield from _above(scope, scope.environment.series, sorted(series))
     candidates.series_of = {}
     for number, study in above.items():
@@ -178,20 +178,20 @@ class _Asked:
     is_owned_by_series: bool
     """Whether the ids are those of series, not of studies."""
     is_of_series: bool = False
-    """A series that meets all that is asked is among their owners."""
+    """Whether every matching series is among their owners."""
     count: int = 0
-    """Ids in them, or the first of these."""
+    """How many ids they hold, as far as counted."""
     is_whole: bool = False
-    """All have been counted."""
+    """Whether all ids have been counted."""
 
     @property
     def weight(self) -> int:
-        """What an id costs: of a series the study has to be looked up."""
+        """The cost of an id: for a series, its study has to be looked up."""
         return _SERIES_IDS if self.is_owned_by_series else 1
 
 
 def _tops_by_range(scope: Scope, candidates: Candidates) -> Generator[None, None, set[int] | None]:
-    """What the shortest ranges have in common; None: all are too wide."""
+    """The ids that the shortest ranges have in common; None: all are too wide."""
     study_count = scope.txn.stat(scope.environment.studies)["entries"]
     wide = max(study_count // _WIDE_SHARE, _SHORT)
     top_ids: set[int] | None = None
@@ -218,7 +218,7 @@ def _tops_by_range(scope: Scope, candidates: Candidates) -> Generator[None, None
 
 
 def _is_near(scope: Scope, asked: Sequence[_Asked], study_count: int) -> bool:
-    """Whether the few matches that are wanted are found sooner by testing all in turn than by reading the ids."""
+    """Whether testing all in turn finds the few requested matches sooner than reading the ids."""
     query = scope.query
     if query.limit is None or len(asked) != 1 or asked[0].count <= _SHORT or len(list(_conditions(scope))) != 1:
         return False
@@ -226,7 +226,7 @@ def _is_near(scope: Scope, asked: Sequence[_Asked], study_count: int) -> bool:
 
 
 def _by_count(scope: Scope) -> list[_Asked]:
-    """Every condition that has ranges, the shortest first; one alone if it is short enough."""
+    """Every condition with ranges, the shortest first; or just one that is short enough."""
     counted = []
     level_of = scope.environment.schema.level_of
     for item in _conditions(scope):
@@ -258,7 +258,7 @@ def _conditions(scope: Scope) -> Iterator[Condition]:
 
 
 def _count(scope: Scope, ranges: Sequence[Range], keys_max: int) -> tuple[int, bool]:
-    """How many ids the ranges hold, and whether these are all: not if they have more than `keys_max` keys."""
+    """How many ids the ranges hold, and whether that is all of them: not with more than `keys_max` keys."""
     count = 0
     with scope.txn.cursor(db=scope.environment.search) as cursor:
         for start, end in ranges:
@@ -273,7 +273,7 @@ def _count(scope: Scope, ranges: Sequence[Range], keys_max: int) -> tuple[int, b
 
 
 def _owners(scope: Scope, ranges: Sequence[Range], count_max: int) -> Generator[None, None, set[int] | None]:
-    """The ids in the ranges, None if there are more than `count_max`; gives way every KEYS_MAX ids."""
+    """The ids in the ranges, None if there are more than `count_max`; yields every KEYS_MAX ids."""
     data = bytearray()
     remaining = KEYS_MAX
     for start, end in ranges:
@@ -336,13 +336,13 @@ def _studies_of(
 
 
 def _text_condition(scope: Scope) -> Condition | None:
-    """The condition that says most about the bytes of a text."""
+    """The most selective condition on the bytes of a text."""
     able = [item for item in _conditions(scope) if item.infix and item.tag in TEXTS]
     return max(able, key=lambda item: min(map(len, item.infix)), default=None)
 
 
 def _is_worth_looking(scope: Scope, tops: set[int]) -> bool:
-    """Whether testing these costs more than looking at texts."""
+    """Whether testing these costs more than scanning texts."""
     if scope.query.level != Level.PATIENT:
         return len(tops) >= _SIEVED_MIN
     return len(tops) * _TEST_ROWS > _row_count(scope)
@@ -355,7 +355,7 @@ def _row_count(scope: Scope) -> int:
 
 
 def _looked_for(scope: Scope, text: Condition, tops: set[int] | None) -> Ids:
-    """Looks at all texts, or at those of some studies, whichever is less work."""
+    """Scans all texts, or those of some studies, whichever is less work."""
     if tops is not None and len(tops) < _row_count(scope):
         return Sieve(text.tag, text.infix, ascending(tops))
     return Scan(text.tag, text.infix, tops)

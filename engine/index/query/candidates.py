@@ -1,7 +1,7 @@
-"""The patients or studies that a query looks at, in the order of arrival, and below them what may be left out.
+"""The candidates of a query: patients or studies in the order of arrival, and the series and instances below them.
 
-`access` finds them, `walk` goes to each. Ids may be found while the walk goes on: an id below zero says that there are
-none up to it, and that this is a place to stop at.
+`access` finds them, `walk` visits each. Ids may be found while the walk goes on: a negative id means that there are
+none up to it, and that the search may pause here.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ class Ids(Protocol):
     """Ids of patients or studies."""
 
     def after(self, scope: Scope, number: int) -> Iterator[int]:
-        """Those above `number`, ascending; negative: there are none up to there, a place to stop at."""
+        """Those above `number`, ascending. A negative one: there are none up to it; the search may pause here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """Ids that are known one by one."""
+    """A list of ids."""
 
     ids: array[int]
     """Ascending."""
@@ -42,11 +42,11 @@ def ascending(ids: Iterable[int]) -> array[int]:
 
 @dataclass(slots=True)
 class Candidates:
-    """What a walk goes to."""
+    """The candidates that a walk visits."""
 
     tops: Ids | None = None
     """Patients or studies; None: all."""
     series_of: dict[bytes, list[bytes]] | None = None
-    """Study id → series ids, ascending, where what is asked is found in no other series; None: any."""
+    """Study id → series ids, ascending, if no other series can match; None: any."""
     instances: dict[bytes, list[bytes]] | None = None
-    """Series id → keys in `instances`, where SOP Instance UIDs are asked for."""
+    """Series id → keys in `instances`, if the query names SOP Instance UIDs."""

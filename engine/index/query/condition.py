@@ -1,7 +1,6 @@
-"""What one key asks of an entity (`Condition`), and what was agreed about how keys are matched (`Rules`).
+"""The test that one key makes of an entity (`Condition`), and the negotiated rules of matching (`Rules`).
 
-Holds no way of matching: `matching` and `date_time` make conditions, `access` looks where they may be met, `walk` tests
-every candidate with them.
+`matching` and `date_time` make conditions, `access` finds where they may be met, `walk` tests candidates with them.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ from engine.index.format.types import Query
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What one key asks of one attribute, or a date and its time of both."""
+    """The test that one key makes of one attribute, or a date and its time of both."""
 
     tag: int
     matches: Callable[[bytes], bool]
     """Whether a stored value, not empty, in UTF-8, meets it."""
     ranges: Sequence[Range] | None = None
-    """Where in `search` all that may meet it stand; None: look at everything."""
+    """The ranges of `search` with all entities that may meet it; None: look at everything."""
     also: Sequence[Sequence[Range]] = ()
-    """Further ranges, in each of which all that may meet it stand as well."""
+    """Further ranges, each of which also has all entities that may meet it."""
     infix: Sequence[bytes] = ()
-    """One of these pieces is in some text of all that may meet it (see `texts`); none: look at everything."""
+    """Every entity that may meet it has one of these pieces in a text (see `texts`); none: look at everything."""
     uids: Sequence[bytes] = ()
     """For a VR of UI: the values asked for."""
     may_meet: Callable[[bytes], object] | None = None
@@ -36,7 +35,7 @@ class Condition:
     together: Callable[[Mapping[int, bytes], bytes], bool] | None = None
     """In place of `matches`: a test of several attributes, and of the zone in which their dates and times are."""
     test_count: int = 1
-    """Tests that a value may have to go through one after the other: what one candidate costs."""
+    """How many tests a value may go through: the cost of one candidate."""
 
     def met_by(self, items: Mapping[int, bytes], zone: bytes = b"") -> bool:
         """Whether an entity with these attributes meets it; `zone` is its Timezone Offset From UTC."""
@@ -48,7 +47,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How keys are matched: what was negotiated (PS3.4 C.5.1.1)."""
+    """How keys are matched, as negotiated (PS3.4 C.5.1.1)."""
 
     wildcards: bool = True
     """Whether `*` and `?` are wild cards; a retrieval has none."""
@@ -59,11 +58,11 @@ class Rules:
     zone: str = ""
     """Timezone Offset From UTC of the dates and times asked for; "" leaves all of them as they are."""
     schema: Schema = STANDARD
-    """Of the archive that is asked."""
+    """The schema of the archive."""
 
     @classmethod
     def of(cls, query: Query, zone: str, schema: Schema, *, wildcards: bool = True) -> Rules:
-        """Those of a query, whose keys are in this zone."""
+        """The rules of a query whose keys are in this zone."""
         return cls(
             wildcards=wildcards,
             date_time=query.date_time,
@@ -76,4 +75,4 @@ class Rules:
 
 
 BASELINE = Rules()
-"""What everybody may ask (PS3.4 C.2.2.2)."""
+"""The rules without negotiation (PS3.4 C.2.2.2)."""

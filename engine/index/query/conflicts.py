@@ -1,7 +1,7 @@
-"""Studies and series whose instances do not agree on an attribute, and what each of them says.
+"""Lists studies and series whose instances disagree on an attribute, with the values that they state.
 
-The rule that chooses one value is in `statements`. What a correction has set is no conflict any more. Reads only, page
-by page; costs a look at every study and series.
+`format.statements` has the rule that chooses one value. An attribute that a correction sets is no conflict. Reads only,
+page by page; looks at every study and series.
 """
 
 from __future__ import annotations

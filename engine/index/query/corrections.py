@@ -1,4 +1,4 @@
-"""Corrections and undos, listed, and what became of each. Reads only."""
+"""Lists corrections and undos, each with its state. Reads only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engine.index.query.listing import read_rows
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A correction, and what became of it."""
+    """A correction and its state."""
 
     correction: Correction
     undone_by: int

@@ -1,4 +1,4 @@
-"""Dates and times asked for against those stored: precision, ranges, pairs, zones (PS3.4 C.2.2.2.1, C.2.2.2.5).
+"""Matches dates and times: precision, ranges, pairs, zones (PS3.4 C.2.2.2.1, C.2.2.2.5).
 
 Makes conditions; decodes nothing.
 
@@ -103,8 +103,8 @@ def _date_time_condition(tag: int, texts: Sequence[str], rules: Rules) -> Condit
 
 
 def _around(low: Instant | None, high: Instant | None) -> Interval:
-    """Where the keys of what may be between two moments stand: by UTC where the value says its offset, else by the
-    clock, so some hours to either side."""
+    """The range of keys for values that may be between two moments: by UTC if a value has its offset, else by the
+    clock, and so some hours to either side."""
     return (
         _moved_or(low.normal(), -_DAY_MINUTES, "") if low else "",
         _moved_or(high.normal(), _DAY_MINUTES, "\uffff") if high else "\uffff",
@@ -112,7 +112,7 @@ def _around(low: Instant | None, high: Instant | None) -> Interval:
 
 
 def _instants(text: str, zone: str) -> tuple[Instant | None, Instant | None] | None:
-    """The first and the last moment of a value or a range, None for an open end; None if it is neither."""
+    """The first and last moment of a value or range, None for an open end; None if the text is neither."""
     ends = values.parse_range("DT", text)
     if ends is None:
         span = values.precision_range("DT", text)
@@ -127,7 +127,7 @@ def _instants(text: str, zone: str) -> tuple[Instant | None, Instant | None] | N
 
 
 def _moved_or(normal: str, minutes: int, otherwise: str) -> str:
-    """A date or date-time moved; something else if it is none that can be."""
+    """A date or date-time moved by these minutes; `otherwise` if the value cannot be moved."""
     moved = values.moved(normal, minutes)
     return otherwise if moved == normal else moved
 
@@ -137,7 +137,7 @@ def _moved_or(normal: str, minutes: int, otherwise: str) -> str:
 
 @lru_cache(maxsize=1024)
 def pair_of(tag: int) -> tuple[int, int] | None:
-    """The date and the time of which this is one: Study Date and Study Time."""
+    """The pair of date and time that this attribute belongs to: Study Date and Study Time."""
     vr, keyword = tags.vr_of(tag), tags.keyword_of(tag)
     if vr == "DA" and keyword.endswith("Date"):
         other = tags.tag_of(keyword[:-4] + "Time")
@@ -149,7 +149,7 @@ def pair_of(tag: int) -> tuple[int, int] | None:
 
 
 def pair_condition(pair: tuple[int, int], dates: Sequence[str], times: Sequence[str], rules: Rules) -> Condition | None:
-    """The condition of a date and its time together, as asked for; None if they are to be taken each by itself."""
+    """The condition of a date and its time together; None if each is to be matched by itself."""
     date_tag, time_tag = pair
     combined = _combined(dates, times) if rules.date_time else None
     shifts = bool(rules.zone) and date_tag != tags.PatientBirthDate
@@ -208,7 +208,7 @@ def _parts_test(days: Sequence[Interval], clock: Sequence[Interval]) -> Callable
 
 
 def _shifted(date: str, time: str, minutes: int) -> tuple[str, str]:
-    """A date and its time that many minutes later; as they are if one of them is missing or is none."""
+    """A date and its time moved by these minutes; unchanged if one of them is missing or invalid."""
     if not minutes or len(date) != 8 or len(time) != 13:
         return date, time
     moved = values.moved(date + time, minutes)

@@ -1,6 +1,6 @@
 """How a query was answered: by which access, and how much of the index was read for it. For people and for logs.
 
-Holds no value of anybody: keywords of attributes, kinds of access and numbers only.
+Holds no values, only keywords of attributes, kinds of access and numbers.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ class Explanation:
     keys_read: int = 0
     """Ids read from `search`, and rows of `texts`."""
     candidates: int = 0
-    """Patients or studies that the access named and the walk went to."""
+    """Candidates (patients or studies) that the walk visited."""
     examined: int = 0
     """Patients, studies, series and instances that were looked at."""
     matches: int = 0
-    """Given so far."""
+    """Matches returned so far."""
     pages: int = 0
-    """Read transactions in which they were made."""
+    """Read transactions used."""
     beyond: int = 0
-    """Matches behind the last one given, as far as they were counted: up to `Query.count_max`."""
+    """Matches after the last one returned, counted up to `Query.count_max`."""
 
     def summary(self) -> dict[str, str | int]:
         """All of it, for a log."""

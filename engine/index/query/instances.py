@@ -1,4 +1,4 @@
-"""Instances as values: of a row of `instances`, or of a record of the log."""
+"""Makes `Instance` values from rows of `instances`, or from records of the log."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def instance_of_row(
     name: Callable[[int], bytes],
     shared: dict[tuple[int, int, int, int], tuple[str, str, str, bytes]],
 ) -> Instance:
-    """`items` of its blob; `shared`: what ids of names stand for, since the instances of a series say the same."""
+    """`items`: of its blob; `shared`: the texts of name ids, which the instances of a series have in common."""
     (stamp, segment_id, offset, payload_length, pixel_data_offset, received_ns, payload_crc, meta_length,
      key_length, _, class_id, syntax_id, title_id, set_id, _) = keys.INSTANCE.unpack_from(row)  # fmt: skip
     ids = class_id, syntax_id, title_id, set_id

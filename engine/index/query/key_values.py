@@ -1,8 +1,8 @@
-"""Whether what was typed can be the value of a key: a UID, a date, a time, a number, or a list or range of these.
+"""Checks whether typed text can be the value of a key: a UID, a date, a time, a number, or a list or range of these.
 
-A key that can match nothing is a mistake, which `find` would answer with "no matches", and a hold with nothing held.
-`""` (no value) and `*` (any) pass everywhere. What the values mean is PS3.4 C.2.2.2 and not looked at here; text in
-other VRs is not either.
+A key that can match nothing is a mistake: `find` would answer "no matches", and `hold` would hold nothing. `""` (no
+value) and `*` (any) are always valid. The meaning of values is PS3.4 C.2.2.2 and not checked here, nor is text of other
+VRs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from engine.dicom.plain_values import EMPTY_VALUE
 from engine.errors import QueryError
 
 UID_CHARACTERS_MAX = 128
-"""What the archive stores (`archive.ingest`); PS3.5 9.1 allows 64."""
+"""The longest UID that the archive stores (`archive.ingest`); PS3.5 9.1 allows 64."""
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 _SEPARATED_DATE = re.compile(r"(?<!\d)(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?!\d)")
@@ -24,14 +24,14 @@ _YEAR = re.compile(r"\d{4}")
 
 
 def check_uid(text: str, what: str = "UID") -> None:
-    """Raises QueryError for what is no UID."""
+    """Raises QueryError when the text is no UID."""
     wrong = _fault_of_uid(text)
     if wrong:
         raise QueryError(f"{what} {text!r}: {wrong}")
 
 
 def meant_by(text: str) -> str:
-    """KEY=VALUE for a value that was typed alone, by its looks: a UID, a date, an ID, or a name."""
+    """Guesses KEY=VALUE for a value that was typed alone: a UID, a date, an ID, or a name."""
     if _UID.fullmatch(text) and text.count(".") > 2:
         return f"StudyInstanceUID={text}"
     if _is_whole_day(text) or (text and _suggested(text)):
@@ -74,7 +74,7 @@ def _fault_of_moment(vr: str, text: str) -> str:
     if ends is None:
         return "" if _is_moment(vr, text) else _no_moment(vr, text)
     low, high = ends
-    # A DT may have a hyphen in its offset; what parse_range took apart is taken apart in the same way.
+    # A DT may have a hyphen in its offset: split it as parse_range does.
     if vr != "DT" and not all(_is_end(vr, end.strip()) for end in text.split("-") if end.strip()):
         return _no_moment(vr, text)
     if vr == "DT" and not all(_is_day(end.low[:8]) for end in (low, high) if end):
@@ -92,7 +92,7 @@ def _is_moment(vr: str, text: str) -> bool:
 
 
 def _is_end(vr: str, text: str) -> bool:
-    """Whether it is a date or time that there is; a date may lack its day and month."""
+    """Whether it is an existing date or time; a date may lack its day and month."""
     if vr == "TM":
         return values.precision_range("TM", text) is not None and not conformance.fault("TM", text.replace(":", ""))
     day = values.normal_date(text)
@@ -115,7 +115,7 @@ def _no_moment(vr: str, text: str) -> str:
 
 
 def _suggested(text: str) -> str:
-    """The same in the form of DICOM where it is plain what was meant."""
+    """The value in DICOM's form, if the meaning is clear."""
     if _YEAR.fullmatch(text):
         return f"{text}0101-{text}1231"
     month = _MONTH.fullmatch(text)
