@@ -1,9 +1,9 @@
-"""Which attributes of an instance the index keeps, by the level of the Query/Retrieve information model.
+"""The attributes of an instance that the index keeps, by the level of the Query/Retrieve information model.
 
-Only names: `dicom.elements` extracts them. A blob of a level holds these and no others.
+Only names: `dicom.elements` extracts the values. A blob of a level holds these attributes and no others.
 The order within a table is free; blobs are in ascending order of tags.
-Adding a tag changes what new instances bring along; what is stored keeps what it had: a site that needs more names it
-in its configuration (`extra`), and that is looked for in what is stored too.
+A tag that you add here is extracted from new instances only; stored ones keep their blobs. A site that needs more
+attributes names them in its configuration (`extra`); these are extracted from stored instances too.
 Standard: PS3.4 C.6.1.1 and C.6.2.1: the unique and required keys, the optional ones of Tables C.6-1 to C.6-4 that are
 attributes of instances, and of "all others" what peers ask for.
 """
@@ -126,7 +126,7 @@ SEARCHED: Final[tuple[int, ...]] = (
     tags.StudyDescription,
     tags.Modality,
 )
-"""The attributes that have keys by which they are found, the most selective ones first."""
+"""The attributes with search keys, the most selective ones first."""
 
 PIXEL_DATA: Final = (tags.FloatPixelData, tags.DoubleFloatPixelData, tags.PixelData)
 """Each of these at the top level ends the head of a data set."""

@@ -1,8 +1,8 @@
 r"""Specific Character Set: bytes of a data set to text and back (PS3.3 C.12.1.1.2, PS3.5 section 6.1).
 
-Does not know which VRs hold text beyond one set of names, and never fails on reading: what the declared set has not is
-tried in others (below), then decoded with replacement characters. The original bytes stay with the caller. Writing does
-fail, by None: an answer is then given in another set.
+Of VRs it knows only the set that holds text. Reading never fails: bytes that the declared set lacks are tried in others
+(below), then decoded with replacement characters. The caller keeps the original bytes. Writing can fail and then
+returns None: answer in another set.
 
 Three kinds of declaration:
     none or ISO_IR 6          ASCII; anything beyond is tried as UTF-8, else taken for Latin-1
@@ -14,9 +14,9 @@ the first set (PS3.5 6.1.2.5.3): control characters, `\` where a VR has several 
 within a two-byte G0 set they are halves of characters and do not. An escape for G1 ends a two-byte G0 set: those who
 write it so know no G0.
 
-Where bytes do not fit the declaration, the first of these counts that they fit: the declared set (UTF-8 if that is said
+If bytes do not fit the declaration, the first of these that they fit is used: the declared set (UTF-8 if it is declared
 anywhere); GB18030, GBK or a two-byte G1 set, declared but used without its escape; UTF-8; the vendors' superset of a
-two-byte set; Latin-1 for what is said to be ASCII or UTF-8.
+two-byte set; Latin-1 for bytes declared as ASCII or UTF-8.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def _plan(specific_character_set: bytes) -> _Plan:
 
 @lru_cache(maxsize=64)
 def _tried(codec: str, *declared: str) -> tuple[str, ...]:
-    """What to try for bytes that should be in `codec`; see the module's head."""
+    """The codecs to try for bytes that should be in `codec`, in the order given at the head of this module."""
     last = "latin_1" if codec in ("ascii", "utf_8") else codec
     candidates = ["utf_8"] if "utf_8" in declared else []
     candidates += [codec, *declared, "utf_8", _SUPERSETS.get(codec, codec), last]
@@ -134,7 +134,7 @@ def _codec_of(term: str) -> str:
 
 
 def decode(value: bytes, specific_character_set: bytes, vr: str = "LO") -> str:
-    """A value as text, its backslashes and delimiters kept. Never fails; see the module's head."""
+    """A value as text, with its backslashes and delimiters. Never fails: see the head of this module."""
     has_escape = b"\x1b" in value
     if value.isascii() and not has_escape:
         return value.decode("ascii")
@@ -199,10 +199,10 @@ def _decode_run(run: bytes, g0: bytes, g1: str, first_codec: str, delimiter: re.
 
 
 def encode(text: str, specific_character_set: bytes, vr: str) -> bytes | None:
-    """Text in a character set, escapes and all; None if the set has not every character of it.
+    """Text in a character set, with escapes; None if the set lacks a character.
 
-    UTF-8 carries everything, and so does a VR that has no character set: what stands there beyond ASCII is UTF-8, as
-    `decode` takes it.
+    UTF-8 can encode everything. So can a VR without a character set: characters beyond ASCII are then UTF-8, which
+    `decode` accepts.
     """
     if text.isascii() and "\x1b" not in text:
         return text.encode("ascii")

@@ -1,11 +1,10 @@
 """Writes other attribute values into a data set on its way out (PS3.4 B.4.1.3, attribute coercion).
 
-Works on the head of a data set, up to Pixel Data, never on what follows: that is sent as it is stored. Does not know
-why a value is another one: `services.coercion` does. What was changed stands in an item of Original Attributes
-Sequence (0400,0561) with the values as they were (PS3.3 C.12.1.1.9).
+Works on the head of a data set, up to Pixel Data; the rest is sent as it is stored. `services.coercion` knows why a
+value changes. The original values go into an item of Original Attributes Sequence (0400,0561) (PS3.3 C.12.1.1.9).
 
-A new value is written in the character set of the data set. Where that cannot carry it, all text of the head is
-brought into UTF-8 first, and (0008,0005) says so.
+A new value is written in the character set of the data set. If that set lacks one of its characters, all text of the
+head is converted to UTF-8 first, and (0008,0005) declares it.
 
     head        elements up to Pixel Data, tags ascending: changed, added, left out; group lengths (gggg,0000) dropped
     the rest    from `Coerced.rest_offset` of the data set on, byte for byte
@@ -50,7 +49,7 @@ _NOT_WRITTEN: Final = LONG_VRS - {"UC", "UR", "UT"} | {"AT", "FD", "FL", "SL", "
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What is to be written into data sets, and what is to be said about it."""
+    """The values to write into data sets, and the reasons to record."""
 
     values: Mapping[int, bytes | None]
     """Tag → value in UTF-8, numbers in little endian, sequences as items in Explicit VR Little Endian; b"" leaves the

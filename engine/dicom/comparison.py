@@ -1,6 +1,6 @@
-"""Whether two data sets say the same, and where they do not: element by element, in bounded memory.
+"""Compares the contents of two data sets, element by element, in bounded memory.
 
-No difference is what only the writing of a data set is:
+Differences of encoding do not count:
 
     lengths of sequences and items, group lengths (gggg,0000), Length to End (0008,0001)
     implicit or explicit VR, UN for what the dictionary or the other side knows, byte order
@@ -8,10 +8,10 @@ No difference is what only the writing of a data set is:
     Data Set Trailing Padding (FFFC,FFFC), zeros and blanks behind the end, the order in which elements were written
     a Basic Offset Table or an empty one
 
-Everything else is one: another value, an element or an empty element more, items in another order. Fragments of Pixel
-Data are the same when their bytes are; whoever knows that both sides are lossless decodes them before
-(`archive.lifecycle.resent`). What cannot be read raises DataSetError: then nobody says that they are the
-same. Standard: PS3.5 6.2, 7.
+Every other difference counts: another value, one more element even if it is empty, items in another order. Fragments of
+Pixel Data are the same when their bytes are; if both sides are lossless, decode them first, as
+`archive.lifecycle.resent` does. Unreadable data raises DataSetError, and so never counts as the same. Standard: PS3.5
+6.2, 7.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from .content import PIXEL_DATA, Contents, Element
 from .identifier import BINARY_VRS
 
 PIECE_BYTES: Final = 256 << 10
-"""Of a long value, read at a time on each side; a multiple of the width of every number."""
+"""Bytes of a long value read at a time on each side; a multiple of the width of every number."""
 TEXT_BYTES_MAX: Final = 1 << 20
-"""Of a text whose values are compared without their padding, one by one."""
+"""Limit for a text whose values are compared without their padding, one by one."""
 
 _LENGTH_TO_END: Final = 0x00080001
 _TRAILING_PADDING: Final = 0xFFFCFFFC
@@ -40,7 +40,7 @@ _ITEM_HEADER: Final = b"\xfe\xff\x00\xe0"
 
 
 class Difference(NamedTuple):
-    """One element that is not the same on both sides."""
+    """One element that differs."""
 
     path: tuple[tuple[int, int], ...]
     """The sequences that it lies in, from the root down: tag and number of the item, from 0."""
@@ -137,7 +137,7 @@ class Comparison:
             number += 1
 
     def _may_be_items(self, here: Element, there: Element) -> bool:
-        """Whether both values look like sequences that neither side knows for one."""
+        """Whether both values look like sequences, although neither side declares one."""
         return (
             self.left.read(here.offset, 4) == _ITEM_HEADER == self.right.read(there.offset, 4)
             and _is_readable(self.left, here)
@@ -186,7 +186,7 @@ class Comparison:
         )
 
     def _tails_are_same(self, left_end: int, right_end: int) -> bool:
-        """What lies behind the end: zeros and blanks are nothing, however many; anything else must be the same."""
+        """Compares the bytes after the end: zeros and blanks do not count; anything else must be the same."""
         lengths = self.left.length - left_end, self.right.length - right_end
         if lengths[0] == lengths[1] and self._bytes_are_same(left_end, right_end, lengths[0]):
             return True
@@ -194,14 +194,14 @@ class Comparison:
 
 
 def _meant(level: Sequence[Element]) -> list[Element]:
-    """The elements that say something, in the order of their tags."""
+    """The elements that count in a comparison, in the order of their tags."""
     meant = [each for each in level if each.tag & 0xFFFF and each.tag not in (_LENGTH_TO_END, _TRAILING_PADDING)]
     meant.sort(key=lambda each: each.tag)
     return meant
 
 
 def _items(contents: Contents, element: Element) -> Iterator[list[Element]]:
-    """The items of what is a sequence, whether or not it says so: in UN they are in implicit VR."""
+    """The items of a sequence, declared or not: in UN they are in implicit VR."""
     return contents.items(element, element.encoding if element.has_items else 0)
 
 

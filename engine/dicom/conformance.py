@@ -1,4 +1,4 @@
-"""Whether a text may be the value of an element, by its VR: asked of what people type, never of what was received.
+"""Checks whether a text may be the value of an element, by its VR. Use it for typed text, never for received values.
 
 Standard: PS3.5 6.2, Table 6.2-1. Takes decoded text; lengths are in characters, as there.
 """
@@ -13,7 +13,7 @@ from engine.dicom import values
 
 _LENGTH_MAX: Final = {"AE": 16, "CS": 16, "LO": 64, "LT": 10240, "SH": 16, "ST": 1024, "UI": 64}
 _GROUP_LENGTH_MAX: Final = 64
-"""Of a person name, each of its groups."""
+"""Limit for each group of a person name."""
 _GROUPS_MAX: Final = 3
 _COMPONENTS_MAX: Final = 5
 

@@ -1,8 +1,8 @@
-"""A data set of any length as its elements, wherever it lies: level by level, values only when they are asked for.
+"""Reads the elements of a data set of any length, wherever it lies: level by level, and values on request.
 
-What `dicom.comparison` needs: both forms of length, implicit VR within UN (PS3.5 6.2.2), both byte orders; not what is
-deflated. Holds a block of the source and the elements of the levels that are open. What an attacker can make long is
-bounded: so many elements in all, so many on one level, so many levels. Standard: PS3.5 section 7.
+Made for `dicom.comparison`: both forms of length, implicit VR within UN (PS3.5 6.2.2), both byte orders; no deflated
+data sets. Holds a block of the source and the elements of the open levels. Limits bound what an attacker can send: the
+number of elements in all and on one level, and the number of levels. Standard: PS3.5 section 7.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .transfer_syntax import TransferSyntax
 
 ELEMENTS_MAX: Final = 1_000_000
-"""Headers that are read, again and again ones included: seconds."""
+"""Headers that may be read, repetitions included: seconds of work."""
 LEVEL_ELEMENTS_MAX: Final = 50_000
 """Of one data set or item: a few megabytes."""
 FRAGMENTS_MAX: Final = 200_000

@@ -1,8 +1,8 @@
-"""Brings a data set from one uncompressed transfer syntax into another, piece by piece.
+"""Converts a data set from one uncompressed transfer syntax to another, piece by piece.
 
-Does not compress, decompress or change a value: pixels keep their bytes but for the byte order that a change of
-endianness turns round (OW by 2, OL by 4 and so on, never OB and UN). What is kept, what cannot be and what is forgiven
-stands in ext/reencode.pxd. A data set of any length takes a few megabytes; a deflated one is inflated up to a limit
+Does not compress, decompress or change a value. A change of endianness swaps the bytes of numbers and pixels (OW by 2,
+OL by 4 and so on, never OB and UN). ext/reencode.pxd says what is kept, what cannot be kept, and which errors are
+forgiven. A data set of any length takes a few megabytes of memory; a deflated one is inflated up to a limit
 (`sources`). Standard: PS3.5 Annex A.1 to A.5.
 
     deflated ─ inflated (three times: its length, the lengths in it, its bytes) ─┐
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 INFLATED_BYTES_MAX: Final = 1 << 30
 """Of a deflated data set that is converted in memory."""
 BYTES_HELD: Final = 12 << 20
-"""What a conversion in pieces takes at most: window, pieces, and notes of the lengths of sequences and items."""
+"""Memory that a conversion in pieces takes at most: window, pieces, and the lengths of sequences and items."""
 
 _DEFLATE_LEVEL: Final = 6
 
 
 class Conversion:
-    """One data set on its way into another transfer syntax."""
+    """The conversion of one data set to another transfer syntax."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Conversion:
         to_syntax: TransferSyntax,
         inflated_bytes_max: int | None = None,
     ) -> None:
-        """Goes over the headers, so that nothing but reading can fail afterwards. Raises TranscodeError."""
+        """Checks all headers, so that afterwards only reading can fail. Raises TranscodeError."""
         self._from, self._to = from_syntax, to_syntax
         self._is_same = from_syntax.uid == to_syntax.uid
         for syntax in (from_syntax, to_syntax):
@@ -58,7 +58,7 @@ class Conversion:
 
     @property
     def length(self) -> int | None:
-        """Of the result; None if it will be known at the end only."""
+        """The length of the result; None if it is known only at the end."""
         if self._to.deflated and not self._is_same:
             return None
         return self._reencoding.length if self._reencoding is not None else self._source.length

@@ -1,7 +1,8 @@
-"""Walks a data set's elements and takes out what the index keeps; the door to _ext.elements and _ext.scan.
+"""Walks a data set's elements and extracts the attributes for the index. Only this module imports _ext.elements and
+_ext.scan.
 
-Does not decode text, does not know the levels' meaning, never touches pixels. Everything works on borrowed bytes and
-gives back bytes; nothing is allocated from a length that was read.
+Does not decode text, does not know the levels' meaning, never touches pixels. Works on borrowed bytes and returns
+bytes. Never allocate memory by a length that was read.
 
 A level blob, as kept in records and in the index (a change is a new version of both):
 
@@ -17,15 +18,15 @@ that does not do, the leading ones stay. A malformed one is left out. Where the 
 BLOBS_BYTES_MAX together, these bounds are an eighth, or less. The same data set gives the same bytes always, whole or
 in pieces, which is why they can be compared instead of their meaning.
 
-What real writers get wrong is read as pydicom reads it: elements without a VR in an explicit data set, a data set in
-implicit VR that says explicit and the reverse, tags out of order (the last of a double one counts), anything misplaced
-once a tag beyond the last wanted one has been passed. Standard: PS3.5 section 7.
+Errors of real writers are read as pydicom reads them: elements without a VR in an explicit data set, a data set in
+implicit VR that claims to be explicit and the reverse, tags out of order (the last of a double one counts), anything
+misplaced once a tag beyond the last needed one has been passed. Standard: PS3.5 section 7.
 
-A data set that ends early (`Head.cut`) is another case than one with something behind its end. Cut: a value, a fragment
-or an item that is longer than what is there; a sequence, an item or encapsulated Pixel Data without its delimiter; a
-deflate stream without its last block; up to 7 bytes that may begin an element. Forgiven: zeros; behind Pixel Data
-whatever is no element with a higher tag and a VR of PS3.5, and up to 7 bytes of anything but Data Set Trailing Padding;
-before it up to 7 blanks and line ends, or bytes whose tag is not above the last one.
+Do not confuse a data set that ends early (`Head.cut`) with one that has something behind its end. Cut: a value, a
+fragment or an item that is longer than the rest; a sequence, an item or encapsulated Pixel Data without its delimiter;
+a deflate stream without its last block; up to 7 bytes that may begin an element. Forgiven: zeros; behind Pixel Data
+anything but an element with a higher tag and a VR of PS3.5, and up to 7 bytes of anything but Data Set Trailing
+Padding; before it up to 7 blanks and line ends, or bytes whose tag is not above the last one.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ _FRAGMENT_READ_BYTES: Final = 512
 
 
 def extractor_of(extras: Sequence[tuple[int, int, str, bytes]] = ()) -> Extractor:
-    """What takes out the attributes of `attributes` and these: tag, level, VR, private creator or b""."""
+    """An extractor of the attributes of `attributes` and of these: tag, level, VR, private creator or b""."""
     return Extractor(
         attributes.LEVELS,
         tags.SpecificCharacterSet,
@@ -84,7 +85,7 @@ OWNERS: Final = (tags.StudyInstanceUID, tags.SeriesInstanceUID)
 
 @dataclass(frozen=True, slots=True)
 class ScanLimits:
-    """What the head of a data set may cost, and do to its later readers; counted up to Pixel Data, at all depths."""
+    """Limits for the head of a data set, which also protect its later readers; counted up to Pixel Data, all depths."""
 
     nesting_depth_max: int = 128
     """Sequences within sequences. Structured reports and radiotherapy plans reach some 20; pydicom gives up at 300."""
@@ -115,7 +116,7 @@ def extract(
     limits: ScanLimits = SCAN_LIMITS,
     extractor: Extractor = STANDARD,
 ) -> Head:
-    """What the index keeps of an instance, from the whole of its data set.
+    """The attributes of an instance for the index, from its whole data set.
 
     `Head.pixel_data_offset` is the offset of the tag of (Float, Double Float) Pixel Data at the top level, counted in
     the inflated data set if it is deflated; -1 if there is none. `Head.pixel_data_length`: of native Pixel Data, -1 for
@@ -150,7 +151,7 @@ class Scanner:
         self._has_given_up = False
 
     def feed(self, piece: Buffer) -> None:
-        """Takes what follows. Raises DataSetError if these bytes are no data set or go beyond the limits."""
+        """Takes the next piece. Raises DataSetError if these bytes are no data set or exceed the limits."""
         try:
             if self._inflater is None:
                 self._scan.feed(piece)
@@ -168,20 +169,20 @@ class Scanner:
 
     @property
     def needed_from(self) -> int:
-        """The offset from which on bytes must be fed; what lies between here and there may be skipped."""
+        """The offset of the next bytes that must be fed; the bytes before it may be skipped."""
         return self._scan.needed_from if self._inflater is None else self._fed_bytes
 
     @property
     def is_settled(self) -> bool:
-        """Whether what still comes adds nothing to what was found, but for `cut`."""
+        """Whether later bytes can change nothing but `cut`."""
         return self._scan.is_settled
 
     def so_far(self) -> Head:
-        """What was found until now. Its `cut` says nothing yet."""
+        """The head as far as it has been read. Its `cut` means nothing yet."""
         return self._scan.so_far()
 
     def finish(self) -> Head:
-        """What was found. Raises DataSetError as `feed`."""
+        """The head. Raises DataSetError as `feed` does."""
         try:
             head = self._scan.finish()
         except _ext.Malformed as error:
@@ -246,7 +247,7 @@ def blob_items(blob: Buffer) -> dict[int, bytes]:
 
 
 def encoding_of(data: Buffer, transfer_syntax: TransferSyntax) -> int:
-    """The encoding in which a data set really is: the transfer syntax's unless its beginning says otherwise."""
+    """The real encoding of a data set: the transfer syntax's, unless the first bytes show another one."""
     return _ext.root_encoding_of(data, transfer_syntax.encoding)
 
 

@@ -1,7 +1,7 @@
-"""Extra attributes: what a site wants the index to keep beside the tables of `attributes`.
+"""Extra attributes: those that a site adds to the index, beside the tables of `attributes`.
 
 An `ExtraSet` is a value, made from the [[attribute]] tables of a configuration or read from the archive that keeps it.
-What follows from it for an archive, such as levels, VRs and what is extracted, is its `schema.Schema`.
+`schema.Schema` derives from it the levels, VRs and extracted attributes of an archive.
 
 A private attribute has in the index the tag that it has in the configuration. In data sets and identifiers it may lie
 in any block of its group: the one that its private creator element (gggg,00bb) reserves (PS3.5 7.8.1).
@@ -10,10 +10,10 @@ in any block of its group: the one that its private creator element (gggg,00bb) 
     a data set            (0019,0012) ACME 1.0    (0019,12A3) value
     a level blob          (0019,10A3) value
 
-A set has a number, which grows with every change of an archive's configuration: a set that comes back is another one.
-It has a digest, 8 bytes, and the *mark* of that which records carry, 16 bits: by it a reader of a record knows whether
-its attributes were extracted under the set of its archive. Zeros: the archive has never had extra attributes.
-One change in 65 535 ends at the mark of an earlier set, and leaves what was stored under that as it is.
+A set has a number, which grows with every change of an archive's configuration, so a set that comes back is a new one.
+It has a digest of 8 bytes, and a *mark* of 16 bits made from that. Records carry the mark: it tells their readers
+whether their attributes were extracted under the archive's present set. Zeros: the archive has never had extra
+attributes. One change in 65 535 gives the mark of an earlier set; records stored under that one are then not updated.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class ExtraSet:
 
     @cached_property
     def mark(self) -> int:
-        """What a record says of the set under which its attributes were extracted, 16 bits."""
+        """The 16 bits by which a record names the set under which its attributes were extracted."""
         return (int.from_bytes(self.digest[:2], "little") or 1) if any(self.digest) else 0
 
     def find_private(self, group: int, creator: str, element: int) -> Extra | None:

@@ -1,7 +1,7 @@
-"""What the directory records of a medium say of an instance (PS3.3 F.5): its record type, and the keys beside it.
+"""The directory records of an instance on a medium (PS3.3 F.5): the record type and its keys.
 
-Keys are copied out of the data set as they stand there, in its own character set, wherever they lie: values that are
-not wanted are passed over, however long, and of the data set no more than one wanted element is held.
+Keys are copied from the data set as they are, in its own character set. Other values are skipped, however long; of the
+data set no more than one key element is held in memory.
 
     Verification DateTime    of a verified document: the latest in Verifying Observer Sequence
     Content Sequence         its items that modify the title (HAS CONCEPT MOD), none else
@@ -144,9 +144,9 @@ def record_type(sop_class_uid: str) -> str:
 
 
 def keys_of(pieces: Iterable[Buffer], syntax: TransferSyntax, kind: str) -> dict[int, bytes]:
-    """What the records of one instance say: tag → whole element in Explicit VR Little Endian.
+    """The keys of one instance's records: tag → whole element in Explicit VR Little Endian.
 
-    `pieces` are the data set, or the start of it; `kind` is its record type. What cannot be read is left out.
+    `pieces` are the data set, or the start of it; `kind` is its record type. Unreadable elements are left out.
     """
     keys: dict[int, bytes] = {}
     tags_needed = {*_ALWAYS, *LEAF_KEYS[kind]}

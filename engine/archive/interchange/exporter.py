@@ -2,7 +2,7 @@
 
 Each file is File Meta Information and then the data set byte for byte as it is stored: nothing is parsed for a
 folder or a zip archive, nothing is transcoded for any, also where the General Purpose profiles of PS3.11 (STD-GEN)
-want Explicit VR Little Endian. What cannot be read, because its checksum is wrong, is left out and told.
+want Explicit VR Little Endian. An instance with a wrong checksum is left out and reported.
 
     folder     <Study Instance UID>/<Series Instance UID>/<SOP Instance UID>.dcm
     zip        the same, stored without compression, ZIP64 where it must be
@@ -59,7 +59,7 @@ class Source(Protocol):
 
 @dataclass(slots=True)
 class ExportSummary:
-    """What has been written."""
+    """The result of an export."""
 
     written: int = 0
     already_there: int = 0

@@ -1,4 +1,4 @@
-"""What a file is that is no DICOM, where its first bytes tell: for the sentence that refuses it."""
+"""Recognises other file formats by their first bytes, for the message that refuses a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stores what lies in folders, files, zip archives and DICOMDIR media: the `import` command.
+"""Imports folders, files, zip archives and DICOMDIR media: the `import` command.
 
     media.sources ──► jobs threads: read, find the data set, crc32c ──► in order ──► batches ──► Archive.ingest_batch
                                                                             └─ larger than a batch ──► ingest_stream
@@ -53,7 +53,7 @@ PIECE_BYTES: Final = 1 << 20
 _UID: Final = re.compile(r"[0-9.]{1,64}")
 
 _ITEM_BYTES: Final = 4096
-"""What an item that is not read yet counts for in READ_AHEAD_BYTES: bounds their number."""
+"""Bytes that an item counts for in READ_AHEAD_BYTES before it is read: bounds the number of items."""
 
 
 class Target(Protocol):
@@ -67,7 +67,7 @@ class Target(Protocol):
 
 @dataclass(slots=True)
 class ImportSummary:
-    """What became of everything under the paths; the counts and `refused` add up to the number of files."""
+    """The result of an import; the counts and `refused` add up to the number of files."""
 
     stored: int = 0
     duplicates: int = 0

@@ -1,1 +1,1 @@
-"""LMDB under the index: the environment, its transactions, whose turn it is to write, its file as bytes."""
+"""LMDB under the index: the environment, its transactions, the turn to write, its file as bytes."""

@@ -1,8 +1,8 @@
-"""LMDB's file, data.mdb, as bytes: what its meta pages say, and whether they can be true. No LMDB is needed for it.
+"""LMDB's file, data.mdb, as bytes: reads and checks its meta pages without LMDB.
 
-LMDB maps the file and believes it: a file that is shorter than its meta page says is a SIGBUS, a page that rotted while
-the archive was stopped is a wrong answer. So it is looked at before it is mapped (`fault_of`), and the bytes that a
-clean end leaves behind are summed (`note_sum`) and compared at the next start (`is_as_summed`).
+LMDB maps the file and trusts it: a file that is shorter than its meta page says causes a SIGBUS, and a page that rotted
+while the archive was stopped gives wrong answers. So check the file before it is mapped (`fault_of`). A clean end
+records a checksum (`note_sum`), which the next start compares (`is_as_summed`).
 
 LMDB's meta pages (0.9): pages 0 and 1, of the size that LMDB chose; in each little endian
 

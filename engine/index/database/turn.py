@@ -1,4 +1,4 @@
-"""Whose turn it is to write the index: a lock in front of LMDB's own, which can be tried, and which names its holder.
+"""The turn to write the index: a lock in front of LMDB's own, which can be tried, and which names its holder.
 
 LMDB's write lock is one for all processes. It cannot be tried, and does not name its holder: one process that stands
 still in a transaction (stopped, frozen, traced) would keep everybody waiting, and nobody would know for whom.

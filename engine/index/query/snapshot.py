@@ -1,6 +1,6 @@
-"""Patients, studies and corrections at one moment: what a new correction is decided by.
+"""A snapshot of patients, studies and corrections, on which a new correction is decided.
 
-A snapshot is good for one decision: keep none while you write, wait or send. Reads only.
+Use a snapshot for one decision. Do not keep one while you write, wait or send. Reads only.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Snapshot:
                 yield key, value
 
     def uncorrected_patient(self, key: bytes) -> dict[int, bytes]:
-        """What a patient would be called but for the corrections of the patient as such: what a merge hands on."""
+        """A patient's attributes without the corrections of that patient: a merge copies these."""
         txn, environment = self._txn, self._environment
         facts = Facts.empty(PART_COUNT_PATIENT)
         overlay = Overlay(environment)

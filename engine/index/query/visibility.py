@@ -1,4 +1,4 @@
-"""What the change feed asks of the index: how far the log is visible, and what has become of single records.
+"""Reads for the change feed: how far the log is visible, and the states of single records.
 
 Reads only.
 """
@@ -54,7 +54,7 @@ def current_of(txn: Any, environment: Environment, sop_key: bytes) -> Current | 
 
 
 def states(environment: Environment, entries: Sequence[Entry]) -> list[State | None]:
-    """What has become of each of these records; None: the index does not know it."""
+    """The state of each of these records; None: the index does not know it."""
     states: list[State | None] = []
     with environment.reading() as txn:
         for entry in entries:

@@ -8,7 +8,7 @@ too.
     down         patient or study → series → instance, every condition tested at its level; keys below the query's level
                  (relational) ask whether anything below meets them
 
-What a place says is for `place`.
+`place` reads the attributes of a place.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TESTS = 10
 
 
 class Walk:
-    """Goes from the candidates down to the level; can be stopped and taken up again in another transaction."""
+    """Walks from the candidates down to the query's level. It can pause and go on in another transaction."""
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
@@ -61,7 +61,7 @@ class Walk:
         return self.examined >= self._examined_max or perf_counter() - self.scope.entered >= STEP_S
 
     def go_on(self, record_key: bytes) -> None:
-        """Begins behind a place that another walk has told of, though it may be gone; b"": at the start."""
+        """Begins behind a place of an earlier walk, which may be gone; b"": at the start."""
         self._top = record_key[:4]
         self._series = record_key[4:8]
         self._instance = record_key[4:] if len(record_key) > 8 else b""

@@ -1,1 +1,1 @@
-"""What keeps an index alive and right: checkpoints, rebuilding, auditing, and which records a compaction needs."""
+"""The upkeep of an index: checkpoints, rebuilding, audit, and the records that a compaction must keep."""

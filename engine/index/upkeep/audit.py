@@ -1,4 +1,4 @@
-"""What the index holds against what the log says, record by record and row by row: for `archive.verify` and the scrub.
+"""Compares the index with the log, record by record and row by row: for `archive.verify` and the scrub.
 
     log → index    a record is known where it lies, and the row of a current instance says what the record says: place,
                    stamp, UIDs, transfer syntax, sender; its series, study and patient can be read and lead to each
@@ -43,7 +43,7 @@ _SAID = (
     "calling_ae_title",
     "received_ns",
 )
-"""What the row of an instance and its record both say; the attributes may have been extracted anew since."""
+"""Fields in which the row of an instance must agree with its record; attributes may have been extracted again."""
 
 
 def current_instances(environment: Environment) -> Iterator[Instance]:
@@ -53,7 +53,7 @@ def current_instances(environment: Environment) -> Iterator[Instance]:
 
 
 def loose_rows(environment: Environment) -> Iterator[list[tuple[Instance, str]]]:
-    """The rows of instances that nothing leads to, and what is wrong; for each PAGE rows a list, often an empty one."""
+    """The rows of instances that nothing leads to, and what is wrong. A list for each PAGE rows, often empty."""
     what = f"the index has a row for it that its UID does not lead to; {HELP}"
     for page in _pages(environment):
         yield [(instance, what) for instance, is_led_to in page if not is_led_to]
@@ -78,7 +78,7 @@ def _pages(environment: Environment) -> Iterator[list[tuple[Instance, bool]]]:
 
 
 def wrong_records(environment: Environment, records: Sequence[Record]) -> list[tuple[Record, str]]:
-    """Those of `records` that the index does not know at their positions, or knows otherwise; what is wrong."""
+    """The records that the index does not know at their positions, or that differ from it; and what is wrong."""
     with environment.reading() as txn:
         checked = _Levels(txn, environment)
         return [(record, fault) for record in records if (fault := _fault(txn, environment, record, checked))]

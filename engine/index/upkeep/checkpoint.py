@@ -1,4 +1,4 @@
-"""How an LMDB that never syncs survives a power cut: checkpoints, and the way back to the last one.
+"""Checkpoints: they let an LMDB that never syncs survive a power cut.
 
 Every transaction of the index commits without a sync. That survives kill -9, but a power cut may lose any of the
 pages written since, in any order, and LMDB has no checksums to notice. LMDB never changes a page that a reader may
@@ -40,7 +40,7 @@ from engine.storage.files import Files
 
 
 class Checkpointer:
-    """Takes checkpoints; there is one at a time for an index, in the keeper. Make it before anything is written."""
+    """Takes checkpoints. An index has one checkpointer at a time, in the keeper; make it before anything is written."""
 
     def __init__(self, environment: Environment, files: Files, sync_log: Callable[[], object]) -> None:
         """Pins the present state. `sync_log` makes durable whatever the log holds; it may be called by any thread.
@@ -121,7 +121,7 @@ class Checkpointer:
             raise
 
     def _distrust(self, failure: StorageFailed) -> None:
-        """Without a checkpoint to go back to, the next start would take what the page cache shows for what is there."""
+        """Makes the checkpoint void after a failed sync: else the next start would believe the page cache."""
         if self._checkpointed_id != -1:
             return
         try:
@@ -162,7 +162,7 @@ class Checkpointer:
             self._checkpointed_id = -1
 
     def close(self, *, clean: bool = True) -> None:
-        """The last checkpoint, if it is to be a clean end; then the pin goes. Close the index right after."""
+        """Takes a last checkpoint if the end is clean, then ends the pin. Close the index right after."""
         with self._working:
             try:
                 if clean and self._failed is None:

@@ -1,8 +1,8 @@
-"""The epoch of an index, in which its ids mean what they mean: INDEX/lifetime, 8 random bytes.
+"""The epoch of an index, in which its ids are valid: INDEX/lifetime, 8 random bytes.
 
-Ids are given in the order of arrival and never twice, so one of them says where a long query can be taken up again,
-until the index is made anew or goes back to a checkpoint: what is replayed then may arrive in another order. Whoever
-gives ids away (`services.repository_query`) gives this with them.
+Ids are given in the order of arrival and never twice, so an id marks where a long query can be resumed. That ends when
+the index is made anew or goes back to a checkpoint, since a replay may give other ids. If you send ids to a peer
+(`services.repository_query`), send the epoch with them.
 
     no index, discarded, gone back ──keeper──► a new one, synced before anybody can ask for it
     closed cleanly, in use, as it was          the same as before

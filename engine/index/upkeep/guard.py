@@ -1,4 +1,4 @@
-"""Looks, within each write transaction, whether the checkpoint on disk stays true: see `checkpoint`."""
+"""Checks in each write transaction that the checkpoint on disk stays valid: see `checkpoint`."""
 
 from __future__ import annotations
 

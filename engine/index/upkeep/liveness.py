@@ -8,9 +8,9 @@
     correction    for good, undone or not: it is what tells who did what
     unknown       everything that the index has not been told of
 
-Of copies of one record only the last survives: what has been copied and relocated is not needed at its old place. An
-answer is right until something is applied; so ask again before a file goes. Segments whose records are all not needed
-may go at once, in any order.
+Of copies of one record only the last survives: a relocated record is not needed at its old place. An answer is valid
+only until something is applied, so ask again before you remove a file. Segments without needed records may be removed
+at once, in any order.
 """
 
 from __future__ import annotations

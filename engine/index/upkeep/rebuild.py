@@ -1,7 +1,7 @@
-"""Brings the index up with the log: the tail after a stop, or everything from nothing.
+"""Replays the log into the index: the tail after a stop, or everything for a new index.
 
-Reads records by way of `storage.recovery`, which also cuts torn tails and seals what a dead writer left; applies them
-by `Catalog.apply`, so that what comes out is what live writing would have made. Can be stopped and started again.
+Reads records through `storage.recovery`, which also cuts torn tails and seals the segments of dead writers, and applies
+them with `Catalog.apply`, so the result is the same as after live writing. May be stopped and started again.
 
     segment's mark                       what happens
     sealed                               not opened at all: a start costs what is unsealed, not what is stored
@@ -10,11 +10,11 @@ by `Catalog.apply`, so that what comes out is what live writing would have made.
     its file is gone, live records       reported; the index keeps saying where they were
     no mark, no file, known as sealed    reported: the index was lost, and so were these records
 
-With `follow` the log is somebody else's, a replica's or one that cannot be written: it is only read, by
-`recovery.read_segment`, again and again. What a compaction over there has moved moves here too: the last copy counts.
+With `follow` the log belongs to another machine (a replica's), or cannot be written: it is only read, by
+`recovery.read_segment`, again and again. Records that a compaction has moved there move here too: the last copy counts.
 
-A record that cannot be read as an instance (another version, damage that its checksum does not show) is reported and
-the rest goes on: nothing is skipped in silence.
+A record that cannot be decoded (another version, damage that its checksum does not show) is reported, and the replay
+goes on: never skip one silently.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(slots=True)
 class Report:
-    """What a replay did and found."""
+    """The counts and findings of a replay."""
 
     segments: int = 0
     """Opened."""
@@ -74,12 +74,12 @@ class Report:
     findings: list[Damage] = field(default_factory=list)
     """What is not as it was written, or cannot be read."""
     lost: list[Damage] = field(default_factory=list)
-    """Those of the findings that say for good that something is lost which was safe once."""
+    """The findings of records that were safe once and are lost for good."""
     put_right: list[tuple[int, int]] = field(default_factory=list)
     """Segments that had another one's name, and the number that they have now."""
 
     def add_lost(self, *lost: Damage) -> None:
-        """Something is lost for good."""
+        """Adds records that are lost for good."""
         self.findings += lost
         self.lost += lost
 

@@ -1,4 +1,4 @@
-"""The way back to the last checkpoint: brings the files of an index to a state that LMDB may open.
+"""Restores the last checkpoint: brings the files of an index to a state that LMDB may open.
 
 After a stop without a clean end `restore` writes that meta page into both of LMDB's meta slots. LMDB then opens the
 state of the checkpoint, whatever else is in the file, and the log is replayed from the watermarks in that state.
@@ -24,7 +24,7 @@ from engine.storage.files import Files
 
 
 class Restored(Enum):
-    """What `restore` found and did."""
+    """The result of `restore`."""
 
     NEW = "there was no index"
     IN_USE = "other processes have the index open"
@@ -36,9 +36,9 @@ class Restored(Enum):
 
 
 def is_clean(directory: str, files: Files) -> bool:
-    """Whether the index was closed cleanly and nobody has it open: what lies there can be read without being changed.
+    """Whether the index was closed cleanly and no process has it open, so it can be read without being changed.
 
-    For who must not write: a medium, a foreign archive. False also when that cannot be told.
+    For archives that must not be written. False if that is not certain.
     """
     checkpoint = read_file(directory, files)
     if checkpoint is None or checkpoint.kind != Kind.CLEAN:
