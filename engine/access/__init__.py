@@ -7,8 +7,8 @@
     action      what is asked for: store, query, retrieve, send, commit, associate
     target      what it is about: everything that is stored, or one destination
 
-A decision is about an association or an operation, never about one instance: whoever serves asks once and remembers the
-answer. Does not know DICOM, HTTP or the archive; a front end says no in its own words.
+A decision covers an association or an operation, never one instance: ask once per operation and keep the answer. This
+package knows neither DICOM, HTTP nor the archive; each front end words its own refusal.
 """
 
 from __future__ import annotations

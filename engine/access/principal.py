@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Kind(Enum):
-    """How it is known who asks."""
+    """The kind of principal."""
 
     PEER = "peer"
     """An application entity. Its title is what it says it is."""
@@ -21,7 +21,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Somebody who asks for something.
+    """The user, peer or job that requests an operation.
 
     Rules look the [[peer]] of an application entity up by `name` each time, so that a reload of the configuration holds
     for associations that are open.

@@ -10,7 +10,7 @@ from engine.access.principal import Principal
 
 
 class Action(Enum):
-    """What somebody wants to do."""
+    """An operation that needs permission."""
 
     ASSOCIATE = auto()
     """Open an association, and verify us by C-ECHO."""
@@ -23,7 +23,7 @@ class Action(Enum):
     """Have instances sent to a `Destination`."""
     DELETE = auto()
     CORRECT = auto()
-    """Have patients, studies or series shown otherwise than their instances say, and take that back."""
+    """Correct patients, studies or series, and undo corrections."""
     HOLD = auto()
     """Set and end legal holds."""
     MANAGE = auto()
@@ -56,7 +56,7 @@ class Decision:
 
     is_allowed: bool
     reason: str = ""
-    """Why not, for the log. It says more than the asker may know."""
+    """The reason for a refusal, for the log only: it reveals more than the requester may know."""
 
     def __bool__(self) -> bool:
         return self.is_allowed

@@ -110,8 +110,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     retention: tuple[Retention, ...] = ()
     """Rules by which old studies are deleted, in the order in which they are applied; written [[retention]]."""
     attributes: Annotated[tuple[Attribute, ...] | None, FIXED] = msgspec.field(default=None, name="attribute")
-    """What the index keeps beside what it always keeps; written [[attribute]]. None: there is no file that could say,
-    and what the archive has in effect stays so."""
+    """Extra attributes for the index; written [[attribute]]. None: no configuration file was given; keep the archive's
+    current set."""
     coercion: tuple[Coercion, ...] = ()
     """What is changed on the way out, the first rule that names a receiver; written [[coercion]]."""
 

@@ -1,1 +1,1 @@
-"""What every front end of a process shares: the engine, its thread pools, its limits and its share of the memory."""
+"""What all front ends of a process share: the engine, its thread pools, limits and memory budgets."""

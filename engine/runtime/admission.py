@@ -1,7 +1,7 @@
-"""Whether a worker takes new instances at the moment, and why not: disk reserve, memory, sync latency.
+"""Decides whether a worker accepts new instances: by disk reserve, memory and sync latency.
 
-Does not refuse anything itself: `storage_scp` asks before it takes a data set and `acceptor` before it accepts an
-association. What reads, C-ECHO and deletes never ask. Each figure has two limits, so that the answer does not change
+It refuses nothing itself: `storage_scp` asks before it accepts a data set, `acceptor` before it accepts an association.
+Retrievals, queries, C-ECHO and deletions never ask. Each figure has two limits, so that the answer does not change
 with every instance:
 
     disk reserve    refused below limits.disk_reserve_bytes free, taken again a sixteenth above it     A700
@@ -75,7 +75,7 @@ def full_comment(error: StorageFull) -> str:
 
 
 class Admission:
-    """One worker's; looked at often and cheap to ask."""
+    """The admission state of one worker. Cheap to ask."""
 
     def __init__(
         self,
@@ -131,11 +131,11 @@ class Admission:
         self._measure(now)
         reason = self._judge()
         if reason is not self.reason:
-            told = {name: value for name, value in self.snapshot().items() if name.partition("_")[0] != "reason"}
+            figures = {name: value for name, value in self.snapshot().items() if name.partition("_")[0] != "reason"}
             if reason is None:
-                logger.info("new instances are taken again", **told)
+                logger.info("new instances are taken again", **figures)
             else:
-                logger.warning("new instances are refused", **{**told, "reason": reason.value})
+                logger.warning("new instances are refused", **{**figures, "reason": reason.value})
             self.reason = reason
 
     def found_full(self) -> None:

@@ -1,4 +1,4 @@
-"""Whose turn it is to be read: bandwidth of a peer, priority of retrievals over ingest, shares of ingest memory.
+"""Back-pressure: per-peer bandwidth, retrieval priority over ingest, shares of ingest memory.
 
 Does not read or send: it tells connections to pause reading and to go on, which is all the back-pressure that a sender
 understands. One `FlowControl` a worker, told by what takes data sets in and by what sends them out. While there is

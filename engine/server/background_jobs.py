@@ -166,9 +166,9 @@ class RetentionJob:
 
     def stats(self) -> dict[str, object]:
         """What was deleted since the start, and how many studies were on hold at the last look."""
-        told: dict[str, object] = {"rules": len(self._rules), **self._deleted}
-        told["studies_held"] = sum(self._held.values())
-        return {**told, "refused": dict(self._refused)} if self._refused else told
+        facts: dict[str, object] = {"rules": len(self._rules), **self._deleted}
+        facts["studies_held"] = sum(self._held.values())
+        return {**facts, "refused": dict(self._refused)} if self._refused else facts
 
 
 class ScrubJob:
@@ -199,11 +199,11 @@ class ScrubJob:
         status = self._scrubber.status()
         last = status.pop("last_pass")
         del status["began_ns"], status["next_pass_ns"]
-        told = {"enabled": self._options.cycle_days > 0, **status}
+        facts = {"enabled": self._options.cycle_days > 0, **status}
         if isinstance(last, dict):
             ended = datetime.fromtimestamp(last["ended_ns"] / 1e9, UTC)
-            told |= {"last_pass_ended": ended.isoformat(timespec="seconds"), "last_pass_damaged": last["damaged"]}
-        return told | {f"{name}_since_start": count for name, count in self._scrubber.counters.items()}
+            facts |= {"last_pass_ended": ended.isoformat(timespec="seconds"), "last_pass_damaged": last["damaged"]}
+        return facts | {f"{name}_since_start": count for name, count in self._scrubber.counters.items()}
 
 
 class ReindexJob:

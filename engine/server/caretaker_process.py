@@ -87,12 +87,12 @@ class CaretakerProcess:
     async def stats(self) -> dict[str, Any]:
         """What it has done; only what is known here while there is none."""
         child = self._child
-        known: dict[str, Any] = {
+        facts: dict[str, Any] = {
             "pid": child.process.pid if child is not None else None,
             "restarts": self._restarts_total,
             "not_started": self._error,
         }
-        return {**known, **(await child.ask(STATS_TIMEOUT_S) if child is not None else {})}
+        return {**facts, **(await child.ask(STATS_TIMEOUT_S) if child is not None else {})}
 
     def _on_lost(self, child: Child) -> None:
         self._starting = guards.watch(self._loop.create_task(self._replace(child)), "replace caretaker")

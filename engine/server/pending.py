@@ -1,4 +1,5 @@
-"""Connections that have not said yet what they want: who is no peer of a port never reaches a worker.
+"""Connections that have not sent their first request. A connection that does not speak a port's protocol never reaches
+a worker.
 
 Does not read what it looks at (MSG_PEEK): a connection whose first bytes are what its front waits for is handed over as
 it came. What they are, the port's judge says (`runtime.front`). A thousand connections that say nothing cost a
