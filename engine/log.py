@@ -6,16 +6,17 @@
     {"time":"2026-11-24T18:09:01.123Z","level":"info","logger":"net.server","event":"association accepted",...}
     18:09:01.123 info    net.server: association accepted calling_ae_title=STORESCU contexts=12
 
-Not a tracer (that is log.wire_trace) and never called for each instance at info. Three promises:
+This is no tracer (use log.wire_trace). Do not log at info for each instance. Four rules:
 
-- What belongs to a patient goes through `patient()` and is written as *** unless log.patient_data is set.
+- Pass data of a patient through `patient()`: it is written as *** unless log.patient_data is set.
 - One event is one line: control characters, also those of Unicode that move the cursor or turn the writing
   direction, are escaped, so that no peer can forge an event or a terminal sequence. Long values are cut.
 - One event is one write, so that lines of several processes in one file do not mix.
-- What one network address causes is bounded by the second (`Logger.about`); how much was left out is one line.
+- The lines that one network address causes are limited a second (`Logger.about`); one line says how many were left out.
 
-What libraries and the interpreter say through `logging` comes out the same way at warning or above. Until `configure`
-is called, as in a program that only uses the archive, nothing is written: events go to `filmroom` of `logging`.
+Messages of libraries and the interpreter through `logging` come out the same way at warning or above. Until `configure`
+is called, as in a program that only uses the archive, nothing is written: events go to the logger `filmroom` of
+`logging`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ import orjson
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 VALUE_CHARACTERS_MAX = 2000
-"""A longer value is cut: a peer's Error Comment or a path never fills the disk."""
+"""Longer values are cut, so that no peer's Error Comment and no path fills the disk."""
 
 HIDDEN = "***"
 
@@ -42,7 +43,7 @@ _COLOURS = {10: "\x1b[2m", 20: "", 30: "\x1b[33m", 40: "\x1b[31m"}
 
 
 class Settings(Protocol):
-    """What `configure` wants to know: the [log] table of the configuration."""
+    """The settings for `configure`: the [log] table of the configuration."""
 
     @property
     def format(self) -> str: ...
@@ -57,11 +58,11 @@ class Settings(Protocol):
 OTHER_PEERS = "(others)"
 
 PEERS_MAX = 1024
-"""Addresses counted apart in one second; what comes beyond shares one bound."""
+"""Addresses counted separately in one second; all further ones share one limit."""
 
 
 class _Throttle:
-    """How many lines each peer has caused in this second."""
+    """Counts the lines that each peer has caused in this second."""
 
     def __init__(self) -> None:
         self.begin(50)
@@ -80,7 +81,7 @@ class _Throttle:
         return count <= self.lines_max
 
     def flush(self) -> None:
-        """When another second has begun: says how many lines were left out, and counts anew."""
+        """Call this in each new second: logs how many lines were left out, and resets the counts."""
         second = int(_output.now())
         if second == self._second:
             return
@@ -92,7 +93,7 @@ class _Throttle:
 
 
 class _Output:
-    """Where lines go, and how: one a process, set by `configure`."""
+    """The output of a process, set by `configure`."""
 
     def __init__(self) -> None:
         self.level = LEVELS["info"]
@@ -111,7 +112,7 @@ class _Output:
             self.stream.write(line + "\n")
             self.stream.flush()
         except (OSError, ValueError):
-            # Nobody reads the log any more; the server goes on.
+            # The reader of the log is gone; the server goes on.
             return
 
 
@@ -144,12 +145,12 @@ def get(name: str) -> Logger:
 
 
 def flush() -> None:
-    """Says what was left out in the second before; for whoever runs a timer anyway."""
+    """Logs how many lines were left out in the second before. Call it from a timer."""
     _throttle.flush()
 
 
 def patient(value: object) -> object:
-    """A value that belongs to a patient: as it is where the configuration asks for that, else ***."""
+    """A value that belongs to a patient: shown if the configuration allows it, else ***."""
     return value if _output.patient_data else HIDDEN
 
 
@@ -165,11 +166,11 @@ class Logger:
         self._fields = fields
 
     def bind(self, **fields: object) -> Logger:
-        """This logger with fields that every event of it has, e.g. the association's number."""
+        """This logger with fields for every event, such as the association's number."""
         return Logger(self._name, self._peer, **{**self._fields, **fields})
 
     def about(self, peer: str) -> Logger:
-        """This logger for what a network address causes: not more lines a second than the configuration allows it."""
+        """This logger for events that a network address causes: limits its lines a second, as configured."""
         return Logger(self._name, peer, **self._fields)
 
     def enabled(self, level: str) -> bool:
@@ -177,22 +178,22 @@ class Logger:
         return LEVELS[level] >= _output.level
 
     def debug(self, event: str, **fields: object) -> None:
-        """What only a developer asks for."""
+        """Details for a developer."""
         if _output.level <= 10 and (not self._peer or _throttle.passes(self._peer)):
             _emit(10, self._name, event, {**self._fields, **fields})
 
     def info(self, event: str, **fields: object) -> None:
-        """What happens in normal operation, some lines an association."""
+        """Normal operation, a few lines an association."""
         if _output.level <= 20 and (not self._peer or _throttle.passes(self._peer)):
             _emit(20, self._name, event, {**self._fields, **fields})
 
     def warning(self, event: str, **fields: object) -> None:
-        """What a person should look at some day: a peer's fault, a limit reached."""
+        """A person should look at it some day: a peer's fault, a limit reached."""
         if _output.level <= 30 and (not self._peer or _throttle.passes(self._peer)):
             _emit(30, self._name, event, {**self._fields, **fields})
 
     def error(self, event: str, **fields: object) -> None:
-        """What a person should look at now: our fault, or the disk's."""
+        """A person should look at it now: our fault, or the disk's."""
         if not self._peer or _throttle.passes(self._peer):
             _emit(40, self._name, event, {**self._fields, **fields})
 
@@ -244,7 +245,7 @@ def _clock(form: str, moment: float) -> str:
 
 
 def _plain(value: object) -> object:
-    """What JSON can carry: numbers and collections as they are, everything else as text."""
+    """A value for JSON: numbers and collections as they are, everything else as text."""
     if value is None or isinstance(value, bool | int | float | dict | list | tuple):
         return value
     if isinstance(value, bytes | bytearray | memoryview):
@@ -264,12 +265,12 @@ def _cut(text: str) -> str:
 
 
 def escape(text: str) -> str:
-    """The text with whatever a terminal or a line reader would obey written as \\uXXXX."""
+    """The text with control characters for terminals and line readers written as \\uXXXX."""
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 class _Bridge(logging.Handler):
-    """Brings what others log through the standard library into our form."""
+    """Converts records of the standard library's logging to our form."""
 
     def emit(self, record: logging.LogRecord) -> None:
         fields: dict[str, object] = {}

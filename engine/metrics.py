@@ -35,7 +35,7 @@ class Histogram:
 
 
 class PeerCounters:
-    """What one calling AE title did."""
+    """The counters of one calling AE title."""
 
     __slots__ = ("associations", "bytes", "failures", "instances")
 
@@ -51,7 +51,7 @@ class PeerCounters:
 
 
 class OperationCounters:
-    """What was asked for under one name of an operation: C-FIND, GET /dicom-web/studies."""
+    """The counters of one kind of operation: C-FIND, GET /dicom-web/studies."""
 
     __slots__ = ("failures", "latency_s", "received_bytes", "sent_bytes")
 
@@ -62,7 +62,7 @@ class OperationCounters:
         self.latency_s = Histogram(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0)
 
     def observe(self, seconds: float, is_failure: bool, *, received_bytes: int = 0, sent_bytes: int = 0) -> None:
-        """Counts one that has ended."""
+        """Counts an operation that has ended."""
         self.latency_s.observe(seconds)
         self.failures += is_failure
         self.received_bytes += received_bytes
@@ -79,13 +79,13 @@ class OperationCounters:
 
 
 PEERS_MAX = 1000
-"""Calling AE titles counted apart; further ones are counted together, so that made-up titles cost no memory."""
+"""Calling AE titles counted separately; further ones are counted together, so that made-up titles cost no memory."""
 
 OTHER_PEERS = "(others)"
 
 
 class Metrics:
-    """What one worker has done since it started."""
+    """The counters of one worker since its start."""
 
     def __init__(self) -> None:
         self.counters: defaultdict[str, int] = defaultdict(int)
@@ -104,7 +104,7 @@ class Metrics:
         return counters
 
     def operation(self, front: str, name: str) -> OperationCounters:
-        """The counters of one kind of operation; `name` is never a peer's word."""
+        """The counters of one kind of operation. Never pass a name that a peer sent."""
         key = f"{front} {name}"
         counters = self.operations.get(key)
         if counters is None:

@@ -1,7 +1,7 @@
-"""Recovery: decides what becomes of a segment whose writer died before it sealed it.
+"""Recovery: repairs and seals a segment whose writer died before it sealed it.
 
-It does not know the index: the caller says from which offset on the records are new to it. The keeper of the archive
-runs it, on one segment at a time. A second run does the same again.
+It does not know the index: the caller passes the offset from which on records are new to the index. The keeper of the
+archive runs it, on one segment at a time. A second run gives the same result.
 
     its writer is alive (it holds the file's lock)      left alone, StorageError
     sealed                                              left as it is; its records come from the hints
@@ -15,13 +15,13 @@ runs it, on one segment at a time. A second run does the same again.
     no valid header, and something written              set aside as <name>.damaged, reported
     anything else                                       cut after the last whole record, sealed
 
-Payloads are verified from `start_offset` on: what the index has was synced before. They are read from the disk: after a
-sync that failed the page cache shows what the disk has not, as if it had (Rebello et al., ATC'20). Never cut: a place
-before `start_offset`, and anything that a whole record follows. Those are damage; whether it is a hole left by a power
-cut in writes that were never synced, or the loss of bytes that were safe, the `synced_bytes` of the later records tell.
+Payloads are verified from `start_offset` on: earlier ones were synced before the index had them. They are read from the
+disk: after a failed sync the page cache may show pages that the disk lacks (Rebello et al., ATC'20). Never cut before
+`start_offset`, nor before a whole record: bad bytes there are damage. The `synced_bytes` of later records tell whether
+it is a hole that a power cut left in unsynced writes, or the loss of bytes that were safe.
 
-The caller says what is known from elsewhere of sealed segments (`Known`). Where that is not all, a file that may have
-been sealed is not removed for holding no whole record: it is set aside.
+The caller passes what it knows of sealed segments from elsewhere (`Known`). If that is not complete, a file without a
+whole record that may have been sealed is set aside, not removed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from engine.storage.segment_bytes import FileBytes
 
 
 class Sealed(NamedTuple):
-    """What is known of a segment that was sealed, from elsewhere than its own file."""
+    """Facts about a sealed segment from a source other than its own file."""
 
     segment_id: int
     archive_id: bytes
@@ -75,7 +75,7 @@ class Sealed(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What is known of all sealed segments."""
+    """Facts about all sealed segments."""
 
     sealed: Mapping[int, Sealed]
     is_whole: bool
@@ -87,14 +87,14 @@ NOTHING_KNOWN = Known({}, is_whole=True)
 
 
 class Recovery(NamedTuple):
-    """What was found in one segment."""
+    """The result of recovering one segment."""
 
     records: list[Record]
     """The whole records at `start_offset` and after."""
     written_bytes: int
     """Where the records end now; 0 when the file was removed, set aside or left as it is."""
     damage: tuple[Damage, ...] = ()
-    """Everything in the segment that is neither record nor torn tail."""
+    """Everything in the segment that is neither a record nor the torn tail."""
     torn: str = ""
     """What was wrong with the tail that was cut; empty if it ended cleanly."""
     sealed: bool = True
@@ -429,7 +429,7 @@ def _holds_data(files: Files, fd: int) -> bool:
 
 
 class _Survey(NamedTuple):
-    """What a walk over a whole segment gave."""
+    """The result of a walk over a whole segment."""
 
     records: list[Record]
     heads: list[bytes]

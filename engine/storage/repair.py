@@ -1,4 +1,4 @@
-"""Repair: puts back what a sealed segment says twice and has lost once, for a scrub, on one segment at a time.
+"""Repair: restores a damaged part of a sealed segment from its second copy, for a scrub, on one segment at a time.
 
     what is damaged                    what it is made from                         when it is not
     one copy of the segment header     the other copy                               the segment is not sealed
@@ -7,9 +7,9 @@
     footer or trailer                  the records, whose heads it repeats          any of them is damaged
     head of a record without payload   the footer's copy                            the footer is damaged too
 
-Writes the bytes that were there before, in place, and syncs; a crash in between leaves what was damaged damaged. Never
-touches a payload, nor the head of a record that has one: instances are healed by a re-send (`archive.ingest.writer`).
-Every function says whether all is well again. Raises StorageFailed, which is final.
+Writes the original bytes in place, and syncs; after a crash in between the part is still damaged. Never touch a
+payload, nor the head of a record that has one: a re-send heals instances (`archive.ingest.writer`). Every function
+returns whether the part is whole now. Raises StorageFailed, which is final.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ _BLOCK_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class SegmentHeader:
-    """What a segment says of itself."""
+    """The header of a segment."""
 
     segment_id: int
     archive_id: bytes

@@ -165,7 +165,7 @@ class SegmentLog:
         return Position(segment.segment_id, offset, key_length, meta_length, payload_length, payload_crc)
 
     def keep_free(self, reserve_bytes: int) -> None:
-        """From now on so many bytes of the disk stay free."""
+        """Sets how many bytes of the disk stay free."""
         self._factory.reserve_bytes = reserve_bytes
 
     def begin_stream(self, kind: int, flags: int, stamp: int, key: bytes, meta_max: int) -> StreamAppender:
@@ -357,7 +357,7 @@ class SegmentLog:
         return self._health.failure
 
     def fail(self, error: StorageFailed) -> None:
-        """Ends this log because of a failure that its owner has met elsewhere: no append and no sync any more."""
+        """Ends this log because of a failure elsewhere: it appends and syncs no more."""
         self._health.fail(error)
 
     # -- inside: failing ------------------------------------------------------------------------
@@ -422,7 +422,7 @@ class SegmentLog:
         return sealed
 
     def _seal(self, segment: GrowingSegment) -> None:
-        """Ends one segment that nobody appends to any more; one without records is removed."""
+        """Seals a segment that is no longer appended to; removes it if it has no records."""
         if not segment.heads:
             self._files.unlink(segment.path)
             return

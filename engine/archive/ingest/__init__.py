@@ -1,11 +1,11 @@
-"""The one way in: C-STORE, import and HTTP.
+"""Ingest, the one way into the archive: for C-STORE, import and HTTP.
 
 live        the asyncio port of a server: many associations and requests at once, each answered when it is committed
 batch       the blocking port of an import: many instances, one sync
 request     what a front end hands over, and what it gets back
 entry       an instance's index entry, made from its data set
 decision    what happens to an instance whose SOP Instance UID is known: one pure function
-resolver    answers what that function asks, from the index and the log
+resolver    finds the facts that this function needs, in the index and the log
 stream      objects larger than memory, for both ports
 committer   group commit, the threads that may block, sealing
 writer      one writing process's log and index

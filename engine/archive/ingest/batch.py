@@ -1,4 +1,4 @@
-"""The batch port: many instances with one sync, for a caller that waits: imports, and what is taken out of quarantine.
+"""The batch port: many instances with one sync, for callers that wait: imports, and readmission from quarantine.
 
     place each instance (append, acknowledge or refuse) → one sync → one index transaction → one answer each
 
@@ -37,7 +37,7 @@ class BatchIngestor:
     def ingest(self, items: Sequence[ReceivedInstance], *, policy: str) -> list[Outcome | EngineError]:
         """Stores whole instances; when it returns they are durable and visible.
 
-        One answer an item, in order: what became of it, or why it was refused. Raises StorageFull or StorageFailed.
+        One answer an item, in order: its outcome, or why it was refused. Raises StorageFull or StorageFailed.
         """
         with self._ingesting:
             writer = self._writer
@@ -85,7 +85,7 @@ class BatchIngestor:
             return self._writer.outcome_of(entry, outcome)
 
     def _place(self, item: ReceivedInstance, policy: int) -> Entry | Outcome | EngineError:
-        """The appended entry, or the answer for an item that is stored already or cannot be taken."""
+        """The appended entry, or the answer for an item that is stored already or is refused."""
         writer, length, crc = self._writer, item.payload_length, item.payload_crc
         try:
             entry = make_entry(

@@ -1,4 +1,4 @@
-"""What happens to an instance whose SOP Instance UID is known. PS3.4 leaves this to the archive.
+"""Decides what happens to an instance whose SOP Instance UID is known. PS3.4 leaves this to the archive.
 
     the same bytes are stored            the data set   policy         other facts            decision
     perhaps: length and checksum agree   any            any                                   CONFIRM: compare the bytes
@@ -20,13 +20,13 @@ keep-first           the stored one stays current, the new one is kept aside
 replace              the new one becomes current, the space of the old one may be reclaimed
 keep-both-versions   the new one becomes current, the old one is kept aside
 
-The decision travels in the record's flags. The index writer applies it in the order of the stamps, so that a rebuild
-comes to the same end, and so that eight senders of one UID at once leave one current instance. HEAL says that a record
-takes the place of a stored copy of the same bytes, whatever the policy. A whole instance takes the place of one that
-ends early, under keep-first too; the latter is kept aside.
+The record's flags carry the decision. The index writer applies it in the order of the stamps, so a rebuild gives the
+same result, and eight senders of one UID at once leave one current instance. HEAL means that a record replaces a stored
+copy of the same bytes, whatever the policy. A whole instance replaces one that ends early, also under keep-first; the
+latter is kept aside.
 
-A decision that is a question (CONFIRM, COMPARE, INSPECT, CHECK_HOLD, COUNT) names the fact that is missing: the caller
-fills it in and asks again (`resolver`).
+CONFIRM, COMPARE, INSPECT, CHECK_HOLD and COUNT name a missing fact: find it, fill it in and call `decide` again
+(`resolver` does).
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ from engine.index.format.entry import HEAL, POLICY_KEEP_BOTH, POLICY_KEEP_FIRST,
 
 
 class Copy(Enum):
-    """What is stored with the same bytes: as the current instance, or kept aside."""
+    """The stored copy of the same bytes: the current instance, or one kept aside."""
 
     NONE = auto()
     CLAIMED = auto()
-    """Something of the same transfer syntax, length and checksum. Nobody has read it."""
+    """A record of the same transfer syntax, length and checksum, whose bytes have not been compared."""
     SOUND = auto()
     DAMAGED = auto()
 
 
 class Step(Enum):
-    """What to do next."""
+    """The next step."""
 
     ACKNOWLEDGE = auto()
     """It is stored already."""
@@ -77,14 +77,14 @@ class Decision(NamedTuple):
 
 @dataclass(slots=True)
 class Facts:
-    """What is known of an instance and of what is stored under its UID; None: nobody has looked yet."""
+    """The facts about an instance and the records under its UID; None: not looked up yet."""
 
     policy: int
     is_cut: bool
     """Whether its data set ends early."""
     copy: Copy
     has_same_content: bool | None = None
-    """Whether a stored version says the same in other bytes."""
+    """Whether a stored version has the same content in other bytes."""
     is_current_cut: bool | None = None
     is_held: bool | None = None
     """Whether a study of a stored version is on legal hold."""
@@ -93,7 +93,7 @@ class Facts:
 
 
 def decide(facts: Facts) -> Decision:
-    """What happens to the instance, or which fact is needed to say so."""
+    """The decision on the instance, or the fact that it needs."""
     policy = facts.policy & POLICY_MASK
     if facts.copy is Copy.CLAIMED:
         return Decision(Step.CONFIRM)

@@ -1,6 +1,7 @@
-"""From a data set to its index entry: reads the attributes that the index keeps, and checks the UIDs.
+"""Makes the index entry of a data set: reads the attributes that the index keeps, and checks the UIDs.
 
-Neither looks anything up nor writes. Knows no DIMSE status: what cannot be kept raises InstanceRefused with the reason.
+Looks nothing up and writes nothing. Knows no DIMSE status: a data set that cannot be stored raises InstanceRefused with
+the reason.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def scan(
 
 
 def unreadable(error: DataSetError) -> InstanceRefused:
-    """The refusal of what cannot be read."""
+    """The refusal of an unreadable data set."""
     return InstanceRefused(f"the data set cannot be read: {error}")
 
 

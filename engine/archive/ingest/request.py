@@ -1,4 +1,4 @@
-"""What a front end hands over, and what it gets back. Values; nothing here reads or writes.
+"""The values that a front end passes to ingest, and those that it gets back. Nothing here reads or writes.
 
 A front end computes the checksum (crc32c) of a data set while it receives it, so that nobody reads the bytes twice.
 """
@@ -63,7 +63,7 @@ class Payload:
 
 @dataclass(frozen=True, slots=True)
 class StoreRequest:
-    """What the front end knows about an instance besides its bytes."""
+    """The front end's parameters for storing an instance."""
 
     transfer_syntax_uid: str
     calling_ae_title: str
@@ -98,7 +98,7 @@ class ReceivedInstance:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of an instance, and what its data set calls it: empty where that cannot be read."""
+    """The outcome for an instance, and the UIDs of its data set: empty if they cannot be read."""
 
     outcome: Outcome | EngineError
     sop_class_uid: str

@@ -1,4 +1,4 @@
-"""Finds out what `decision` asks about an instance whose SOP Instance UID is known, from the index and the log.
+"""Finds the facts that `decision` needs about an instance whose SOP Instance UID is known, in the index and the log.
 
     Resolver     looks a UID up: one index read; the only part that an instance with a new UID comes by
     Duplicate    one instance of a known UID, until it is decided what happens to it
@@ -42,7 +42,7 @@ RETIRED_MAX: Final = 8
 """How many retired versions of a UID are searched for the bytes that have come."""
 
 COMPARED_VERSIONS_MAX: Final = 2
-"""The current one and the oldest of those kept aside: that may be what a router sends again and again."""
+"""The current one and the oldest of those kept aside, since a router may send these again and again."""
 
 CONFIRM_TRIES: Final = 3
 """How often a stored copy that is not where it was is looked for again: a compaction may be moving it."""
@@ -50,7 +50,7 @@ CONFIRM_TRIES: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much of two data sets is compared before an answer; above that, the instance is stored."""
+    """Limits for comparing two data sets before the answer; a larger instance is stored and compared later."""
 
     bytes_max: int
     """Of each of them."""
@@ -105,7 +105,7 @@ class Resolver:
         return Outcome.DUPLICATE if is_current else Outcome.KEPT_ASIDE
 
     def clear_healed(self, sop_instance_uid: bytes) -> None:
-        """Forgets the damage of those records of a UID that other records have taken the place of."""
+        """Clears the damage of those records of a UID that other records have replaced."""
         needed = {version.position[:2] for version in self.index.versions(sop_instance_uid)}
         for row in self.index.damage():
             if row.sop_instance_uid == sop_instance_uid and (row.segment_id, row.offset) not in needed:
@@ -291,7 +291,7 @@ class Duplicate:
                     self._reader.verify(stored.position)
                     return stored
             except CorruptRecord:
-                continue  # then it is stored once more
+                continue  # unreadable: store the bytes once more
         return None
 
     def _compared_now(self, payload: Sequence[Buffer], versions: Sequence[Instance]) -> Instance | None:
@@ -307,7 +307,7 @@ class Duplicate:
             try:
                 data = self._reader.read(stored.position, verify=True)
             except CorruptRecord:
-                continue  # the two stay beside each other
+                continue  # unreadable: keep both
             other = likeness.Side(Whole(data), of_stored)
             if likeness.is_same(side, other, elements_max=self._effort.elements_max):
                 return stored

@@ -1,4 +1,4 @@
-"""Objects larger than memory on their way in: each into a segment of its own, scanned and written as its parts come.
+"""Ingest of objects larger than memory: each goes into a segment of its own, scanned and written part by part.
 
     StreamedRecord      the record: what the parts say, and where they are written; blocks. Both ports use it
     StreamIngest        one object of the live port: its parts in threads; at the end it is committed, or refused and
