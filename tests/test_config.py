@@ -260,7 +260,7 @@ def test_peers_are_named_on_a_command_line_by_title_or_address(tmp_path: Path) -
     assert (ad_hoc.aet, ad_hoc.host, ad_hoc.port) == ("ANY", "::1", 11113)
     for text, told in (
         ("STORE", "did you mean 'STORE1'"),
-        ("SENDER", "has no host and port"),
+        ("SENDER", "has neither host and port nor a url"),
         ("A@h:99999", "AET@HOST:PORT"),
     ):
         with pytest.raises(ConfigError, match=told):

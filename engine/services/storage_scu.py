@@ -329,9 +329,10 @@ class InstanceSender:
         try:
             await self._transmit_pieces(ready, frame, piece_bytes)
         except CorruptRecord as error:
+            # Note it first: the abort cancels this task, and a thread that has not begun would not note it at all.
+            await self._blocking(functools.partial(self._archive.retrieval.note_damage, ready.instance, error))
             # Half of the object is at the peer already: only an abort keeps it from being taken for whole.
             self._connection.abort(f"stored object is corrupt: {error}", 2, 0)
-            await self._blocking(functools.partial(self._archive.retrieval.note_damage, ready.instance, error))
             raise AssociationFailed(f"aborted, stored object is corrupt: {error}") from error
         self._frames.keep(frame)
 

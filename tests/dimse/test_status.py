@@ -31,6 +31,9 @@ REFUSALS = {
     errors.Refusal.MISMATCH: 0xA900,
     errors.Refusal.OUT_OF_RESOURCES: 0xA700,
     errors.Refusal.NOT_AUTHORIZED: 0x0124,
+    errors.Refusal.OTHER_STUDY: 0xA900,
+    errors.Refusal.TRANSFER_SYNTAX: 0xC000,
+    errors.Refusal.SOP_CLASS: 0x0122,
 }
 
 
