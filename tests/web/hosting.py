@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import uvloop
@@ -131,3 +133,35 @@ def host(
         return hosting
 
     return uvloop.run(run())
+
+
+@contextmanager
+def hosted(data: Path, limits: Limits = LIMITS) -> Iterator[Hosting]:
+    """The front in a thread of its own, for tests that share it; nothing is left behind when it ends."""
+    started, done = threading.Event(), threading.Event()
+    hostings: list[Hosting] = []
+    failures: list[BaseException] = []
+
+    def script(hosting: Hosting) -> None:
+        hostings.append(hosting)
+        started.set()
+        done.wait()
+
+    def serve() -> None:
+        try:
+            host(data, script, limits=limits)
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            started.set()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    started.wait(60)
+    try:
+        yield hostings[0]
+    finally:
+        done.set()
+        thread.join(60)
+    assert not failures
+    assert not thread.is_alive()

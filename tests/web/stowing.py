@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import orjson
 
 from engine.config import Limits
-from tests.web.hosting import LIMITS, Hosting, host
+from tests.web.hosting import LIMITS, Hosting, hosted
 
 JSON = "application/dicom+json"
 PARTS = 'multipart/related; type="application/dicom"; boundary='
@@ -21,34 +20,9 @@ PARTS = 'multipart/related; type="application/dicom"; boundary='
 @contextmanager
 def serving(data: Path, limits: Limits = LIMITS) -> Iterator[Hosting]:
     """A server; nothing is left of what it held when it ends."""
-    started, done = threading.Event(), threading.Event()
-    found: list[Hosting] = []
-    failures: list[BaseException] = []
-
-    def script(hosting: Hosting) -> None:
-        found.append(hosting)
-        started.set()
-        done.wait()
-
-    def serve() -> None:
-        try:
-            host(data, script, limits=limits)
-        except BaseException as error:
-            failures.append(error)
-        finally:
-            started.set()
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    started.wait(60)
-    try:
-        yield found[0]
-    finally:
-        done.set()
-        thread.join(60)
-    assert not failures
-    assert not thread.is_alive()
-    assert found[0].engine.ingest_budget.taken_bytes == 0
+    with hosted(data, limits) as hosting:
+        yield hosting
+    assert hosting.engine.ingest_budget.taken_bytes == 0
 
 
 class Answer:

@@ -24,7 +24,7 @@ from engine.web.accept import parse_media_type
 from engine.web.multipart import PartBegin, PartEnd, Reader, boundary_in
 from engine.web.search_rows import Rows
 from tests import samples
-from tests.web.hosting import Hosting, host
+from tests.web.hosting import Hosting, hosted
 
 STUDIES, INSTANCES = 12, 30
 OHIF_FIELDS = "00081030%2C00080060%2C00080090%2C00100030"
@@ -53,30 +53,8 @@ def fill(data: Path) -> None:
 def hosting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosting]:
     data = tmp_path_factory.mktemp("qido") / "data"
     fill(data)
-    started, done = threading.Event(), threading.Event()
-    found: list[Hosting] = []
-    failures: list[BaseException] = []
-
-    def script(hosting: Hosting) -> None:
-        found.append(hosting)
-        started.set()
-        done.wait()
-
-    def serve() -> None:
-        try:
-            host(data, script)
-        except BaseException as error:
-            failures.append(error)
-        finally:
-            started.set()
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    started.wait(30)
-    yield found[0]
-    done.set()
-    thread.join(30)
-    assert not failures and not thread.is_alive()
+    with hosted(data) as hosting:
+        yield hosting
 
 
 class Answer:

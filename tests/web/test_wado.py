@@ -6,7 +6,6 @@ import gzip
 import http.client
 import io
 import json
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -35,7 +34,7 @@ from tests import samples
 from tests.actors import actor
 from tests.archive import kept
 from tests.corpus import corpus_files
-from tests.web.hosting import Hosting, host
+from tests.web.hosting import Hosting, hosted
 
 STUDY = f"{samples.ROOT}.1"
 SERIES = f"{STUDY}.1"
@@ -65,31 +64,8 @@ def hosting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosting]:
         for number in (20, 21, 22):
             kept.store(archive, [other(number)])
         import_paths(archive, corpus_files())
-    started, done = threading.Event(), threading.Event()
-    found: list[Hosting] = []
-    failures: list[BaseException] = []
-
-    def script(hosting: Hosting) -> None:
-        found.append(hosting)
-        started.set()
-        done.wait()
-
-    def serve() -> None:
-        try:
-            host(data, script)
-        except BaseException as error:
-            failures.append(error)
-        finally:
-            started.set()
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    started.wait(60)
-    yield found[0]
-    done.set()
-    thread.join(60)
-    assert not failures
-    assert not thread.is_alive()
+    with hosted(data) as hosting:
+        yield hosting
 
 
 def other(number: int) -> bytes:
