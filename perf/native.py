@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
 from perf.harness import say
@@ -71,7 +72,8 @@ def compiled(name: str) -> ctypes.CDLL | None:
     folder.mkdir(mode=0o700, exist_ok=True)
     built = folder / f"{name}-{digest}.so"
     if not built.exists():
-        part = folder / f"{name}-{os.getpid()}.part"
+        # Each builder in a file of its own: two threads, or two programs, may be the first at once.
+        part = folder / f"{name}-{os.getpid()}-{threading.get_ident()}.part"
         subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", str(part), str(source)], check=True)
-        part.rename(built)
+        part.replace(built)
     return ctypes.CDLL(str(built))

