@@ -1,8 +1,8 @@
-"""Archive: the façade, all that a front end calls. One object a process; roles differ in who recovers and checkpoints.
+"""`Archive`, the façade for front ends. A process has one; its role decides whether it recovers and checkpoints.
 
-keeper   the only one that recovers, checkpoints and syncs what is written behind (see `archive.keeper`)
+keeper   the only one that recovers, checkpoints and syncs what was written behind (see `archive.keeper`)
 guest    a process beside a running keeper: a worker, or an import into a running archive
-auto     keeper if nobody is, else guest; where nothing can be written, reader
+auto     keeper if there is none, else guest; reader if the archive cannot be written
 reader   writes nothing at all (see `archive.readonly`)
 
 Every process only reads a replica (see `archive.layout`): its `writer` refuses each instance.
@@ -93,19 +93,19 @@ if TYPE_CHECKING:
 logger = log.get("archive")
 
 METADATA_BYTES_MAX = 2 << 30
-"""Of series metadata that is kept for HTTP: of some ten million instances."""
+"""Limit of the cached series metadata for HTTP: room for some ten million instances."""
 
 THUMBNAILS_BYTES_MAX = 2 << 30
-"""Of some 300 000 series."""
+"""Limit of the cached thumbnails: room for some 300 000 series."""
 
 METADATA_RESERVE_BYTES = 4 << 30
-"""What it leaves free on the disk: instances come first."""
+"""Disk space that both caches leave free: instances come first."""
 
 PREPARE_S = 0.2
 """How long a start may prewrite its first segment."""
 
 UIDS_AT_ONCE = 500
-"""Of what a query matched, named in one retrieval: so many are looked up at a time."""
+"""How many matches of a query are looked up at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class Archive:
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
-        """For the rooms of the archive; front ends use none of it."""
+        """For the modules of the archive. Front ends must not use it."""
         self.retrieval = parts.retrieval
         layout = parts.layout
         blob_files = BlobFiles(layout.metadata, bytes_max=METADATA_BYTES_MAX, reserve_bytes=METADATA_RESERVE_BYTES)
@@ -150,8 +150,8 @@ class Archive:
     ) -> Archive:
         """Opens `data` as "keeper", "guest", "reader" or "auto".
 
-        The keeper may put other extra attributes in effect; all others, and it too without, take those of the archive.
-        Raises StorageError when there is no archive and not `create`, ArchiveInUse when it must be keeper and is not.
+        `extra_attributes`: a keeper puts them in effect. Without them, and in other roles, the archive's own apply.
+        Raises StorageError if there is no archive and not `create`, ArchiveInUse for a second keeper.
         """
         files = files or Files()
         layout = layouts.open_layout(Path(data), files, create=create)
@@ -193,27 +193,27 @@ class Archive:
 
     @property
     def schema(self) -> Schema:
-        """Which attributes of its instances the archive keeps."""
+        """The attributes of instances that the index keeps."""
         return self.parts.index.schema
 
     @property
     def is_read_only(self) -> bool:
-        """Whether it takes nothing in: no instance, no deletion, no compaction."""
+        """Whether it refuses every change: instances, deletions, compaction."""
         return self.parts.is_read_only
 
     @property
     def is_new(self) -> bool:
-        """Whether this process has made it."""
+        """Whether this process has created it."""
         return self.parts.layout.is_new
 
     @property
     def scratch_folder(self) -> Path:
-        """Where a file may lie that this process needs for a while and nobody else."""
+        """A folder for temporary files of this process."""
         return Path(tempfile.gettempdir()) if self.is_read_only else Path(self.parts.layout.index)
 
     @classmethod
     def rebuild_index(cls, data: Path, *, progress: Progress | None = None) -> rebuild.Report:
-        """Throws the index of `data` away and makes it again from the log. Raises ArchiveInUse, StorageError."""
+        """Discards the index of `data` and makes a new one from the log. Raises ArchiveInUse, StorageError."""
         return rebuilding.rebuild_index(data, progress=progress)
 
     def _keeper_failed(self, error: EngineError) -> None:
@@ -233,7 +233,7 @@ class Archive:
             raise ArchiveInUse("only the keeper recovers segments")
         self.parts.keeper.recover_dead_writers()
 
-    # -- in -------------------------------------------------------------------------------------
+    # -- ingest ---------------------------------------------------------------------------------
 
     def writer(self, label: str, options: StorageOptions | None = None) -> Writer:
         """This process's writer, opened at the first call; `label` names it in its segments' headers."""
@@ -265,10 +265,10 @@ class Archive:
         quarantine: QuarantineLimits | None = None,
         counters: MutableMapping[str, int] | None = None,
     ) -> Ingestor:
-        """The way in for a server on `loop`; one in a process. `label`, `options`: as of `writer`.
+        """The ingest port of a server on `loop`; a process has one. `label`, `options`: as for `writer`.
 
-        `on_failure` is told of a failed write or sync, which is final. With `quarantine`, what cannot be taken as an
-        instance is kept within these limits, and counted in `counters`.
+        `on_failure` is called after a failed write or sync, which is final. With `quarantine`, data sets that are no
+        instances are kept within these limits, and counted in `counters`.
         """
         unparseable = Unparseable(self.parts.index, quarantine, counters) if quarantine is not None else None
         return Ingestor(loop, self.writer(label, options), on_failure, unparseable)
@@ -296,7 +296,7 @@ class Archive:
     ) -> list[Outcome | EngineError]:
         """Stores whole instances; when it returns they are durable and visible. Blocks; for imports.
 
-        One answer an item, in order: what became of it, or why it was refused.
+        One answer an item, in order: its outcome, or why it was refused.
         """
         return self._batches().ingest(items, policy=policy)
 
@@ -322,7 +322,7 @@ class Archive:
                 self._batch_port = BatchIngestor(self.writer(f"import-{os.getpid()}"))
             return self._batch_port
 
-    # -- out ------------------------------------------------------------------------------------
+    # -- query and retrieval --------------------------------------------------------------------
 
     def find(
         self,
@@ -337,7 +337,7 @@ class Archive:
     ) -> Iterator[Match]:
         """Matches in a stable order. Holds no read transaction between pages. Raises QueryError.
 
-        `query` is a Query, which says all, or a level ("patient", "study", "series", "instance"). With a level, keyword
+        `query` is a complete Query, or a level ("patient", "study", "series", "instance"). With a level, keyword
         arguments are keys of C-FIND in plain strings (PatientName="DOE*"; "" only returns the attribute), and `keys`
         has those that no identifier can name ({"RequestAttributesSequence.RequestedProcedureID": "R7"}).
         """
@@ -352,24 +352,24 @@ class Archive:
     def ordered_steps(
         self, query: Query, order: Order, after: Bookmark | None, explanation: Explanation, *, skip: int = 0
     ) -> Iterator[Placed | Bookmark | None]:
-        """Studies that match in the order of an attribute, behind a bookmark; see `index.query.ordering`.
+        """Matching studies in the order of an attribute, after a bookmark; see `index.query.ordering`.
 
         Raises QueryError, also later, for more studies than can be sorted where the index has no keys in that order.
         """
         return self.parts.index.ordered_steps(query, order, after, explanation, skip=skip)
 
     def bookmark_at(self, order: Order, text: str) -> Bookmark:
-        """A bookmark in front of the first study whose value goes on from `text`. Raises QueryError."""
+        """A bookmark before the first study whose value is `text` or begins with it. Raises QueryError."""
         return self.parts.index.bookmark_at(order, text)
 
     def instances(self, query: Query) -> list[Instance]:
-        """Where the instances that a retrieval names lie, by series and instance number. Raises QueryError."""
+        """The instances that a retrieval names, by series and instance number. Raises QueryError."""
         return self.parts.index.instances(query)
 
     def matching(
         self, query: Query | str = "study", keys: Mapping[str, str] | None = None, **named: str
     ) -> Iterator[Instance]:
-        """The instances of everything that matches, as `find` names it: of these studies, series, …; each once."""
+        """The instances of all studies, series, … that `find` would match, each once."""
         if isinstance(query, str):
             query = question(query, {**(keys or {}), **named}, self.schema)
         # PatientID alone does not tell patients apart; their studies do.
@@ -377,35 +377,34 @@ class Archive:
         unique = UNIQUE[query.level]
         matches = self.find(replace(query, keys={unique: b"", **query.keys}))
         uids: set[str] = set()
-        while some := [match.attributes[unique] for match in itertools.islice(matches, UIDS_AT_ONCE)]:
-            for instance in self.instances(replace(query, keys={unique: b"\\".join(some)})):
+        while group := [match.attributes[unique] for match in itertools.islice(matches, UIDS_AT_ONCE)]:
+            for instance in self.instances(replace(query, keys={unique: b"\\".join(group)})):
                 if instance.sop_instance_uid not in uids:
                     uids.add(instance.sop_instance_uid)
                     yield instance
 
     def corrected(self, study_instance_uid: str, series_instance_uid: str) -> dict[int, bytes]:
-        """What corrections set of a study and one of its series: tag → value in UTF-8, sequences in Explicit VR LE.
+        """The values that corrections set in a study and one of its series: tag → UTF-8, sequences in Explicit VR LE.
 
-        b"": it is to have no value. Of attributes of patient, study and series only; empty, and quick, where nothing
-        is corrected.
+        b"" removes the value. Only attributes of patient, study and series; empty, and quick, without corrections.
         """
         return self.parts.index.corrected(study_instance_uid.encode(), series_instance_uid.encode())
 
     def select(self, query: Query) -> Selection:
-        """The same in bounded memory, however many they are; `gather` reads them. Raises QueryError, StorageFull."""
+        """As `instances`, in bounded memory; call `gather` to read them. Raises QueryError, StorageFull."""
         return Selection(self.parts.index.select(query), Path(self.parts.layout.index), at_once=False)
 
     @property
     def secret(self) -> bytes:
-        """A secret that all processes of this archive share: use it to make values that nobody may guess."""
+        """A secret that all processes of this archive share, to derive values that nobody can guess."""
         return self.parts.layout.archive_id
 
     def instance(self, sop_instance_uid: str) -> Instance | None:
-        """Where the current instance of a UID lies; None: there is none."""
+        """The current instance of a UID; None if there is none."""
         return self.parts.index.locate(sop_instance_uid.encode())
 
     def was_deleted(self, sop_instance_uid: str) -> bool:
-        """Whether an instance of this UID was here, and is none now."""
+        """Whether an instance of this UID was stored, and none is now."""
         instance, newest_stamp = self.parts.index.known(sop_instance_uid.encode())
         return instance is None and newest_stamp > 0
 
@@ -421,7 +420,7 @@ class Archive:
         return self.retrieval.open(instance).whole()
 
     def pieces(self, instance: Instance) -> Iterator[memoryview]:
-        """The same piece by piece; what is wrong raises before the last one. Each piece is overwritten by the next."""
+        """The same piece by piece; damage raises before the last piece. Each piece is overwritten by the next."""
         return self.retrieval.open(instance).pieces()
 
     def dataset(self, instance: Instance) -> pydicom.Dataset:
@@ -450,9 +449,9 @@ class Archive:
     def delete_instances(
         self, instances: Sequence[Instance], *, level: Level, actor: Principal, reason: str, dry_run: bool = False
     ) -> Deletion:
-        """The same for instances that have been chosen already, as whole studies, whole series, or one by one."""
-        doomed = [Named.of(instance) for instance in instances]
-        return deletion.delete(self.parts, lambda: doomed, level=level, actor=actor, reason=reason, dry_run=dry_run)
+        """The same for given instances, as whole studies, whole series, or one by one."""
+        names = [Named.of(instance) for instance in instances]
+        return deletion.delete(self.parts, lambda: names, level=level, actor=actor, reason=reason, dry_run=dry_run)
 
     def set_holds(self, study_instance_uids: Sequence[str], *, actor: Principal, reason: str) -> list[str]:
         """Puts studies on legal hold, stored or not. Returns those that were not on hold before. See `holds`."""
@@ -463,17 +462,17 @@ class Archive:
         return holds.change(self.parts, study_instance_uids, is_set=False, actor=actor, reason=reason)
 
     def holds(self) -> list[Hold]:
-        """The legal holds that stand, by study."""
+        """The legal holds in force, by study."""
         return self.parts.index.holds()
 
-    # -- what is known of it --------------------------------------------------------------------
+    # -- state ----------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, int]:
         """Counts of patients, studies, series, instances and bytes."""
         return self.parts.index.stats()
 
     def free_bytes(self) -> int:
-        """Of the disk that the segments are on. Raises OSError."""
+        """Free bytes of the disk that the segments are on. Raises OSError."""
         return self.parts.files.free_bytes(str(self.parts.layout.segments))
 
     def epoch_id(self) -> bytes:
@@ -497,13 +496,13 @@ class Archive:
         return losses.acknowledge(self.parts.layout, self.parts.files, self.parts.index, segment_ids, actor=actor)
 
     def survey(self) -> Survey:
-        """What the folder of segments looks like, without a payload read."""
+        """A look at all segments that reads no payload."""
         return survey(self.parts)
 
     # -- the change feed ------------------------------------------------------------------------
 
     def feed(self) -> Feed:
-        """What happens to the archive, event by event."""
+        """The events of the archive, for subscribers."""
         return Feed(self.parts.layout)
 
     def feed_watch(self, loop: asyncio.AbstractEventLoop) -> Watch:
@@ -515,7 +514,7 @@ class Archive:
         return FeedWriter(self.parts.layout, self.parts.files, self.parts.index, options)
 
     def feed_destinations(self) -> Destinations:
-        """The machines that the feed is delivered to, and how far each has come."""
+        """The webhooks that the feed is delivered to, and how far each has got."""
         return Destinations(self.parts.layout, self.parts.files)
 
     def delivering(self) -> AbstractContextManager[None]:
@@ -537,7 +536,7 @@ class Archive:
         return Transactions(self.parts.layout.data, self.parts.files)
 
     def job_files(self) -> JobFiles:
-        """What is to be sent to and pulled from other archives."""
+        """The jobs that send to and pull from other archives."""
         return JobFiles(self.parts.layout, self.parts.files)
 
     def running_jobs(self) -> AbstractContextManager[None]:
@@ -545,7 +544,7 @@ class Archive:
         return locks.jobs(self.parts.layout, self.parts.files)
 
     def stats_history(self) -> StatsHistory:
-        """What servers of this archive did in the last days."""
+        """Statistics of this archive's servers over the last days."""
         return StatsHistory(self.parts.layout, self.parts.files)
 
     def keeping_history(self) -> AbstractContextManager[None]:
@@ -557,7 +556,7 @@ class Archive:
         return backup_notes.states(self.parts.layout.data)
 
     def reporting(self) -> AbstractContextManager[None]:
-        """The right to send the reports that are left. Raises ArchiveInUse when another process has it."""
+        """The right to send pending commitment reports. Raises ArchiveInUse when another process has it."""
         return locks.commitments(self.parts.layout, self.parts.files)
 
     def keep_reserve_file(self) -> None:
@@ -574,7 +573,7 @@ class Archive:
         self.parts.index.write_by(run)
 
     def close(self) -> None:
-        """Seals this process's log; a keeper also checkpoints and gives its lock up."""
+        """Seals this process's log; a keeper also checkpoints and releases its lock."""
         parts = self.parts
         if parts.keeper is not None and parts.keeper.failed is not None:
             self._fail_stores(parts.keeper.failed)

@@ -1,7 +1,7 @@
-"""Whether a stored data set is complete. Walks its element headers and reads no value.
+"""Tells whether a stored data set is complete. Walks its element headers and reads no value.
 
-Some stored data sets are truncated: those that came in before ingest checked for it, and those of a peer that may send
-them (`accept_truncated`). Ask here before you vouch for an instance, as storage commitment, `filmroom check` and the
+Some stored data sets are truncated: those from before ingest checked for it, and those of a peer that may send them
+(`accept_truncated`). Check here before you vouch for an instance, as storage commitment, `filmroom check` and the
 duplicate rule do.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from engine.storage.reader import LogReader
 
 LIMITS: Final = elements.ScanLimits(nesting_depth_max=512, element_count_max=100_000_000)
-"""No limits: a stored data set was within the limits of the version that took it in."""
+"""No limits: a stored data set was within the limits of the version that stored it."""
 
 
 def head_of(reader: LogReader, instance: Instance) -> elements.Head:

@@ -1,11 +1,11 @@
 """Damage: stored bytes that are not as they were written, as rows of the index by SOP Instance UID.
 
-    who finds it     what notes it
-    a reader         `note_damage`: the instance it could not read, unless that lies elsewhere by now
+    found by         noted by
+    a reader         `note_damage`: the instance that it could not read, unless it lies elsewhere by now
     a scrub          `lifecycle.damage.SegmentDamage`: the faults of a whole segment
 
 A row stays until a re-send has healed the instance, or a scrub finds the place whole or no longer needed. Each new row
-is logged in one line with UID, segment and offset, and with nothing from the data set.
+is one log line with UID, segment and offset, and with nothing from the data set.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ logger = log.get("archive.damage")
 
 @dataclass(frozen=True, slots=True)
 class Damaged:
-    """One thing that is not as it was written."""
+    """One fault of a segment: bytes that are not as they were written."""
 
     sop_instance_uid: str
-    """Empty: it lies in no record, or nothing tells in which."""
+    """Empty: the fault lies in no record, or in an unknown one."""
     segment_id: int
     offset: int
     what: str
@@ -37,7 +37,7 @@ class Damaged:
         return f"segment {self.segment_id:016x} offset {self.offset}: {self.what}{name}"
 
     def log(self) -> None:
-        """One line, at the level of an error."""
+        """Logs the fault as an error, in one line."""
         logger.error(
             "stored bytes are damaged",
             sop_instance_uid=self.sop_instance_uid,
@@ -47,19 +47,19 @@ class Damaged:
         )
 
 
-def note_damage(index: Catalog, stored: Instance, error: CorruptRecord) -> None:
-    """Names a stored instance that could not be read, once; unless it lies elsewhere by now."""
-    uid = stored.sop_instance_uid.encode()
-    segment_id, offset = stored.position[:2]
+def note_damage(index: Catalog, instance: Instance, error: CorruptRecord) -> None:
+    """Notes and logs, once, that an instance could not be read, unless it lies elsewhere by now."""
+    uid = instance.sop_instance_uid.encode()
+    segment_id, offset = instance.position[:2]
     try:
         is_known = any((row.segment_id, row.offset) == (segment_id, offset) for row in index.damage())
-        if is_known or not lies_at(index, uid, stored.position):
+        if is_known or not lies_at(index, uid, instance.position):
             return
         index.note_damage(segment_id, offset, uid, str(error), time.time_ns())
     except EngineError as failure:
         # The instance stays damaged, so its next reader notes it again.
         logger.error("damage could not be noted", reason=str(failure))
-    Damaged(stored.sop_instance_uid, segment_id, offset, str(error)).log()
+    Damaged(instance.sop_instance_uid, segment_id, offset, str(error)).log()
 
 
 def lies_at(index: Catalog, sop_instance_uid: bytes, position: Position) -> bool:

@@ -1,4 +1,4 @@
-"""Which extra attributes an archive keeps: DATA/attributes.json, so that all its processes have the same.
+"""The extra attributes of an archive, recorded in DATA/attributes.json so that all its processes use the same.
 
     {"crc32c": <of the bytes of set>, "set": {"format": 1, "number": …, "attributes": [{"tag": …, "level": …, …}, …]}}
 
@@ -7,7 +7,7 @@ configuration file (a server, `filmroom reindex`) records the set that the file 
 next number. Every other process loads the recorded set, whatever its own configuration says, so that an import with
 another file stores as the server does. Without attributes.json the archive has no extra attributes.
 
-`dicom.schema` derives from a set what the index keeps; `lifecycle.reindex` applies a new set to stored instances.
+`dicom.schema` derives the index's attributes from a set; `lifecycle.reindex` applies a new set to stored instances.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ def configured(config: Config) -> ExtraSet | None:
 
 
 def has_record(layout: Layout, files: Files) -> bool:
-    """Whether a set has ever been put in effect, be it empty."""
+    """Whether a set has ever been recorded, even an empty one."""
     return files.exists(_path(layout))
 
 
 def recorded(layout: Layout, files: Files) -> ExtraSet:
-    """The recorded set. Raises StorageError when it cannot be read: storing under another set would be wrong."""
+    """The recorded set. Raises StorageError if it cannot be read, since storing under another set would be wrong."""
     path = _path(layout)
     try:
         fd = files.open(path, os.O_RDONLY)
@@ -86,7 +86,7 @@ def recorded(layout: Layout, files: Files) -> ExtraSet:
 
 
 def schema_of(data: Path) -> Schema:
-    """The schema of the archive in `data`, which is not opened. Raises StorageError."""
+    """The schema of the archive in `data`, without opening the archive. Raises StorageError."""
     files = Files()
     return Schema(recorded(open_layout(data, files, create=False), files))
 
@@ -96,39 +96,39 @@ def choose(layout: Layout, files: Files, configured: ExtraSet | None) -> ExtraSe
     if configured is None:
         return recorded(layout, files)
     try:
-        before = recorded(layout, files)
+        previous = recorded(layout, files)
     except StorageError as error:
-        logger.warning("the record of the extra attributes is made anew", reason=str(error))
+        logger.warning("attributes.json is unreadable and written anew", reason=str(error))
         # Never give a number twice.
         return ExtraSet(configured.extras, time.time_ns())
-    return before if before.extras == configured.extras else ExtraSet(configured.extras, before.number + 1)
+    return previous if previous.extras == configured.extras else ExtraSet(configured.extras, previous.number + 1)
 
 
-def settle(layout: Layout, files: Files, chosen: ExtraSet, *, is_keeper: bool) -> ExtraSet:
-    """Records the chosen set and returns the set in force: the one recorded before, if the disk is full.
+def settle(layout: Layout, files: Files, new_set: ExtraSet, *, is_keeper: bool) -> ExtraSet:
+    """Records the new set and returns the set in force: the previous one if the disk is full.
 
     Raises ArchiveInUse when another process keeps the archive under another set.
     """
-    before: ExtraSet | None
+    previous: ExtraSet | None
     try:
-        before = recorded(layout, files)
+        previous = recorded(layout, files)
     except StorageError:
-        before = None
-    if before == chosen:
-        return chosen
+        previous = None
+    if previous == new_set:
+        return new_set
     if not is_keeper:
-        raise ArchiveInUse("a process keeps the archive under other [[attribute]]: restart the server to change them")
+        raise ArchiveInUse("another process uses other [[attribute]] tables: restart the server to change them")
     try:
-        _record(_path(layout), chosen, files)
+        _record(_path(layout), new_set, files)
     except StorageFull as error:
-        if before is None:
+        if previous is None:
             raise
-        logger.warning("the extra attributes stay as they were, the disk is full", error=str(error))
-        return before
-    logger.info("extra attributes", count=len(chosen.extras), number=chosen.number)
-    return chosen
+        logger.warning("extra attributes not changed: the disk is full", error=str(error))
+        return previous
+    logger.info("extra attributes recorded", count=len(new_set.extras), number=new_set.number)
+    return new_set
 
 
-def _record(path: str, chosen: ExtraSet, files: Files) -> None:
-    content = msgspec.json.encode(_Set(chosen.extras, chosen.number))
+def _record(path: str, new_set: ExtraSet, files: Files) -> None:
+    content = msgspec.json.encode(_Set(new_set.extras, new_set.number))
     replace_file(files, path, msgspec.json.encode(_Checked(crc32c(content), msgspec.Raw(content))))

@@ -1,8 +1,8 @@
 """Decides what to do with a folder without archive.json: make a new archive, restore a lost archive.json, or refuse.
 
 missing, empty, or the remains of a start that was killed    a new archive
-segments whose headers all name one archive                  archive.json is made anew with that id, and said so
-segments of several archives, a replica, anything else       StorageError: nothing is made and nothing is changed
+segments whose headers all name one archive                  archive.json is written anew with that id, and logged
+segments of several archives, a replica, anything else       StorageError: nothing is created or changed
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def lost_id(data: Path, files: Files) -> bytes | None:
         raise StorageError(f"{data} is a replica without its archive.json: remove it and replicate into a new folder")
     archive_ids = {_archive_id(directory, segment_id, files) for segment_id in segment_ids} - {None}
     if len(archive_ids) != 1:
-        reason = "no segment says which" if not archive_ids else f"its segments are of {len(archive_ids)} archives"
+        reason = "no segment header can be read" if not archive_ids else f"its segments are of {len(archive_ids)} archives"
         raise StorageError(f"{data} holds segments without archive.json, and {reason}: restore a backup")
     return archive_ids.pop()
 
@@ -46,14 +46,14 @@ def _archive_id(directory: str, segment_id: int, files: Files) -> bytes | None:
     try:
         return read_segment_header(FileBytes(files, fd), segment_id).archive_id
     except CorruptRecord as error:
-        logger.warning("a segment does not say whose it is", segment=f"{segment_id:016x}", error=str(error))
+        logger.warning("segment header unreadable", segment=f"{segment_id:016x}", error=str(error))
         return None
     finally:
         files.close(fd)
 
 
 def refuse_foreign(data: Path, files: Files) -> None:
-    """Raises StorageError when the folder holds files of somebody else."""
+    """Raises StorageError if the folder holds files that are not an archive's."""
     if not files.exists(str(data)):
         return
     try:
@@ -62,9 +62,9 @@ def refuse_foreign(data: Path, files: Files) -> None:
         raise StorageError(f"{data} cannot be used as a data directory: {error.strerror}") from error
     foreign = [name for name in names if not _is_no_obstacle(data, name, files)]
     if foreign:
-        shown = ", ".join(foreign[:_NAMES_MAX]) + (" and more" if len(foreign) > _NAMES_MAX else "")
+        listing = ", ".join(foreign[:_NAMES_MAX]) + (" and more" if len(foreign) > _NAMES_MAX else "")
         raise StorageError(
-            f"{data} holds other files ({log.escape(shown)}) and no archive.json: name a new or an empty folder"
+            f"{data} holds other files ({log.escape(listing)}) and no archive.json: use a new or an empty folder"
         )
 
 

@@ -5,9 +5,9 @@ archive. Every other process is a guest, which only appends, applies and reads.
 
 At start, under the lock:    restore (after a power loss) → open → replay the tails of unsealed segments → checkpoint
 While it runs:               every `interval_s` with something new: checkpoint = sync the log, then the index
-                             an index that another version made is thrown away before, and the replay makes it anew
-A guest that died:           `recover_segments` replays and seals what it left
-Of a replica:                the log is somebody else's and only read; every `interval_s` the index follows it
+                             an index of another version is discarded before the replay, which makes a new one
+After a guest has died:      `recover_dead_writers` replays and seals its segments
+Of a replica:                another machine writes the log; every `interval_s` the index follows it
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ end a server; few, since records written behind must not stay unsynced."""
 _UNTOUCHED = frozenset((Restored.CLEAN, Restored.IN_USE))
 
 Progress = Callable[[str, int, int], None]
-"""(what, done, total) while an archive is brought up."""
+"""(name of the step, done, total) while an archive is opened."""
 
 
 class KeeperLock:
@@ -75,15 +75,15 @@ class KeeperLock:
             raise
 
     def _note_pid(self) -> None:
-        """Writes the process id into the lock file, for people to read. A full disk leaves it out."""
+        """Writes the process id into the lock file, for people to read. On a full disk it is left out."""
         try:
             self._files.truncate(self._fd, 0)
             self._files.pwritev(self._fd, [f"{os.getpid()}\n".encode()], 0)
         except StorageFull as error:
-            logger.warning("the keeper's lock file names no process", error=str(error))
+            logger.warning("the process id is not in keeper.lock", error=str(error))
 
     def close(self) -> None:
-        """Gives the lock up."""
+        """Releases the lock."""
         self._files.close(self._fd)
 
     def __enter__(self) -> KeeperLock:
@@ -94,7 +94,7 @@ class KeeperLock:
 
 
 def sync_log(index: Catalog, reader: LogReader) -> dict[int, SegmentMark]:
-    """Syncs every unsealed segment, so that all that the index points to is durable. Returns the marks it used."""
+    """Syncs every unsealed segment, so that every record in the index is durable. Returns the marks it used."""
     marks = index.segment_marks()
     for segment_id, mark in marks.items():
         if not mark.sealed:
@@ -111,7 +111,7 @@ class Keeper:
     def __init__(
         self, layout: Layout, files: Files, progress: Progress | None = None, schema: Schema = STANDARD
     ) -> None:
-        """Brings the archive up. Raises ArchiveInUse when another process keeps it."""
+        """Recovers and opens the archive. Raises ArchiveInUse when another process keeps it."""
         self._lock = KeeperLock(layout, files)
         self._layout = layout
         self._files = files
@@ -125,10 +125,10 @@ class Keeper:
         self._reader = LogReader(LocalSegments(layout.segments, files))
         self.register = Register(layout, files)
         self._marks: dict[int, SegmentMark] = {}
-        """As the last checkpoint has them."""
+        """The marks of the last checkpoint."""
         try:
             restored = Catalog.restore(layout.index, files)
-            logger.info("index opens", state=restored.name.lower())
+            logger.info("opening the index", state=restored.name.lower())
             if restored is Restored.DAMAGED:
                 logger.error("the index is made anew from the log", reason=restored.value)
             self._open_and_bring_up(restored, progress)
@@ -137,7 +137,7 @@ class Keeper:
             raise
 
     def _open_index(self) -> Catalog:
-        """Opens the index. Throws it away if it is damaged or of another version: the replay then makes a new one."""
+        """Opens the index. Discards one that is damaged or of another version: the replay then makes a new one."""
         try:
             return Catalog.open(self._layout.index, files=self._files, schema=self._schema)
         except IndexOutdated as error:
@@ -187,7 +187,7 @@ class Keeper:
         self._marks = sync_log(self.index, self._reader)
 
     def _note_sealed(self, marks: Mapping[int, SegmentMark], *, is_complete: bool = False) -> None:
-        """Notes sealed segments in the register. A note that fails now is made at the next checkpoint."""
+        """Notes sealed segments in the register. If that fails, the next checkpoint tries again."""
         if self._follows:
             return
         try:
@@ -211,8 +211,8 @@ class Keeper:
                 logger.error("damage in the log", finding=finding)
             if self._follows:
                 self._reported.add(finding)
-        for had, has in report.put_right:
-            logger.warning("a segment had another one's name", had=f"{had:016x}", has=f"{has:016x}")
+        for old_id, new_id in report.put_right:
+            logger.warning("a segment had a wrong name", old_id=f"{old_id:016x}", new_id=f"{new_id:016x}")
         if report.records or not self._follows:
             logger.info(event, **report.summary())
         if not self._follows:
@@ -222,7 +222,7 @@ class Keeper:
     def _settle_ledger(self, restored: Restored, report: rebuild.Report) -> set[int]:
         """Restores lost tombstones, holds and corrections from the ledger's copy.
 
-        Returns the segments of which nothing is lost any more.
+        Returns the segments whose losses it has all restored.
         """
         copy = LedgerCopy(self._layout, self._files)
         is_certain = restored in _UNTOUCHED and not report.records and not report.lost
@@ -231,12 +231,12 @@ class Keeper:
         return copy.settle(self.index, report.lost, self.register.record_counts())
 
     def _keep_losses(self, report: rebuild.Report, healed: Collection[int] = ()) -> None:
-        """Notes losses, until somebody acknowledges them. On a full disk the next start notes them."""
+        """Records losses, which stay until somebody acknowledges them. On a full disk the next start records them."""
         damages = [damage for damage in report.lost if damage.segment_id not in healed]
         try:
             losses.note(self._layout, self._files, losses.of_damage(damages, time.time_ns()))
         except (StorageFull, ArchiveInUse) as error:
-            logger.error("losses cannot be noted", reason=str(error))
+            logger.error("losses cannot be recorded", reason=str(error))
 
     def _checkpoint_or_warn(self) -> None:
         """Checkpoints; a full disk is only a warning, since everything can still be read."""
@@ -300,12 +300,12 @@ class Keeper:
         with self._one_at_a_time:
             try:
                 self._replay("followed")
-                present = list_segments(self._layout.segments, self._files)
+                segment_ids = list_segments(self._layout.segments, self._files)
             except OSError as error:
                 raise StorageError(f"the replica's log cannot be read: {error.strerror}") from error
             for segment_id, mark in self.index.segment_marks().items():
                 # The source has compacted it: its records lie elsewhere now.
-                if segment_id not in present and not mark.live_count:
+                if segment_id not in segment_ids and not mark.live_count:
                     self.index.forget_segment(segment_id, [])
                     self._reader.drop(segment_id)
 
@@ -313,14 +313,14 @@ class Keeper:
         """Makes everything written so far durable, if anything is new."""
         with self._one_at_a_time, self._final_failures():
             self._reader.sweep()
-            # Clear the readers of dead guests too: LMDB would keep the pages that they read for ever.
+            # Clear the readers of dead guests too: LMDB would keep the pages that they read forever.
             self.index.reader_check()
             if self._checkpointer.needs_checkpoint():
                 self._checkpointer.checkpoint()
                 self._note_sealed(self._marks)
 
     def close(self, *, clean: bool = True) -> None:
-        """Last checkpoint, then gives the lock up."""
+        """Makes a last checkpoint and releases the lock."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()

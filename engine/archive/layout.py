@@ -1,18 +1,18 @@
-"""Where an archive's files lie in its data directory, and who the archive is.
+"""The files of an archive in its data directory, and the archive's identity.
 
-    DATA/archive.json         {"format": 1, "archive_id": "<32 hex digits>", "created": "<ISO 8601>", and where it holds
+    DATA/archive.json         {"format": 1, "archive_id": "<32 hex digits>", "created": "<ISO 8601>", and optionally
                                "role": "replica", "lineage": "<32 hex digits>"}
     DATA/keeper.lock          flock of the process that recovers and checkpoints (see `archive.keeper`)
-    DATA/caretaker.lock       flock of whoever compacts or scrubs (see `archive.locks`, and so the next)
-    DATA/ledger.lock          flock of whoever deletes, or sets or releases a hold
-    DATA/journals.lock        flock of whoever writes to one of the next three
+    DATA/caretaker.lock       flock of the process that compacts or scrubs (see `archive.locks`, also for the next two)
+    DATA/ledger.lock          flock of the process that deletes, or sets or releases a hold
+    DATA/journals.lock        flock of the process that writes to one of the next three
     DATA/sealed               which segments were sealed (see `archive.register`)
-    DATA/ledger.copy          tombstones, holds and corrections once more (see `archive.lifecycle.ledger_copy`)
-    DATA/losses               what is lost for good (see `archive.lifecycle.losses`)
-    DATA/commitments.lock     flock of whoever sends the storage commitment reports that are left
-    DATA/webhooks.lock        flock of whoever delivers the change feed to webhooks
+    DATA/ledger.copy          a copy of tombstones, holds and corrections (see `archive.lifecycle.ledger_copy`)
+    DATA/losses               records that are lost for good (see `archive.lifecycle.losses`)
+    DATA/commitments.lock     flock of the process that sends pending storage commitment reports
+    DATA/webhooks.lock        flock of the process that delivers the change feed to webhooks
     DATA/commitments/         those reports (see `archive.commitment.transactions`)
-    DATA/ballast              disk space given up when a deletion finds the disk full (see `lifecycle.reserve_file`)
+    DATA/ballast              disk space that a deletion frees when the disk is full (see `lifecycle.reserve_file`)
     DATA/control.sock         control socket of a running server
     DATA/attributes.json      the extra attributes in effect (see `archive.extras`)
     DATA/scrub.json           how far the scrub has come (see `archive.lifecycle.scrub_state`)
@@ -48,7 +48,7 @@ FORMAT = 1
 DESCRIPTION_BYTES_MAX = 4096
 
 RESTORING = "restore.json"
-"""This file exists while `archive.copies.restore` works: the folder is no archive yet."""
+"""This file exists while a restore runs (`archive.copies.restore`): the folder is no archive yet."""
 
 ARCHIVE = "archive"
 REPLICA = "replica"
@@ -60,13 +60,13 @@ class Layout:
 
     data: Path
     archive_id: bytes
-    """16 bytes, in every segment header, so that a segment of another archive is never taken for ours."""
+    """16 bytes, in every segment header: tells a segment of another archive apart."""
     role: str = ARCHIVE
     """ARCHIVE or REPLICA."""
     lineage: str = ""
-    """32 hex digits, or "" for an archive that has always been one."""
+    """32 hex digits; "" for an archive that was never restored or promoted."""
     is_new: bool = False
-    """Whether it was made just now."""
+    """Whether this process has just created it."""
 
     @property
     def segments(self) -> str:
@@ -80,12 +80,12 @@ class Layout:
 
     @property
     def metadata(self) -> Path:
-        """The folder of series metadata for HTTP; it may be removed at any time."""
+        """The folder of cached series metadata for HTTP; it may be removed at any time."""
         return self.data / "cache" / "metadata"
 
     @property
     def thumbnails(self) -> Path:
-        """The folder of thumbnails; it may be removed at any time."""
+        """The folder of cached thumbnails; it may be removed at any time."""
         return self.data / "cache" / "thumbnails"
 
     @property
@@ -95,7 +95,7 @@ class Layout:
 
 
 def control_socket(data: Path) -> Path:
-    """Where a running server of this data directory listens for commands."""
+    """The control socket of a running server of this data directory."""
     return data / "control.sock"
 
 
@@ -108,8 +108,8 @@ def open_layout(data: Path, files: Files, *, create: bool) -> Layout:
     is_new = False
     if not files.exists(str(description)):
         if files.exists(str(data / RESTORING)):
-            raise StorageError(f"{data} holds half a restore: run `filmroom restore` once more, or remove it")
-        is_new = _found(data, description, files, create=create)
+            raise StorageError(f"{data} holds an unfinished restore: run `filmroom restore` once more, or remove it")
+        is_new = _create_description(data, description, files, create=create)
     try:
         content = orjson.loads(_read(str(description), files))
         archive_id = bytes.fromhex(content["archive_id"])
@@ -124,12 +124,12 @@ def open_layout(data: Path, files: Files, *, create: bool) -> Layout:
 
 
 def existing(data: Path) -> Layout:
-    """The layout of an archive that is there. Raises StorageError."""
+    """The layout of an existing archive. Raises StorageError."""
     return open_layout(data, Files(), create=False)
 
 
 def describe(layout: Layout, files: Files) -> None:
-    """Writes archive.json anew, durably; the folders are there."""
+    """Writes archive.json anew, durably, into an existing folder."""
     content: dict[str, object] = {"format": FORMAT, "archive_id": layout.archive_id.hex(), "created": _now()}
     if layout.role != ARCHIVE:
         content["role"] = layout.role
@@ -139,7 +139,7 @@ def describe(layout: Layout, files: Files) -> None:
 
 
 def new_lineage() -> str:
-    """A lineage for an archive that goes on from the state of another one."""
+    """A lineage for an archive that continues from the state of another one."""
     return uuid.uuid4().hex
 
 
@@ -168,7 +168,7 @@ def _read(path: str, files: Files) -> bytes:
 
 
 def make_folders(data: Path, files: Files) -> None:
-    """Makes the archive's folders and their missing parents; each is durable before anything is put into it."""
+    """Makes the archive's folders and their missing parents; each is durable before it is used."""
     try:
         missing = [folder for folder in data.absolute().parents if not files.exists(str(folder))]
         # Sync existing folders too: a start that was killed may have left them unsynced.
@@ -179,20 +179,20 @@ def make_folders(data: Path, files: Files) -> None:
         raise type(error)(f"the data directory {data} cannot be made: {error}") from error
 
 
-def _found(data: Path, description: Path, files: Files, *, create: bool) -> bool:
-    """Makes a missing archive.json. Returns whether the archive is new. Raises StorageError."""
+def _create_description(data: Path, description: Path, files: Files, *, create: bool) -> bool:
+    """Writes a missing archive.json. Returns whether the archive is new. Raises StorageError."""
     found_id = founding.lost_id(data, files)
     if not create:
         if found_id is not None:
             raise StorageError(
                 f"{description} is missing beside the segments of archive {found_id.hex()}:"
-                f" `filmroom serve --data {data}` makes it anew from them"
+                f" `filmroom serve --data {data}` writes it anew from them"
             )
         raise StorageError(f"{data} holds no archive: start `filmroom serve --data {data}` or import into it first")
     if found_id is None:
         founding.refuse_foreign(data, files)
     else:
-        logger.warning("archive.json was missing and is made anew from the segments", archive_id=found_id.hex())
+        logger.warning("archive.json was missing: written anew from the segments", archive_id=found_id.hex())
     _create(data, description, files, found_id or uuid.uuid4().bytes)
     return found_id is None
 

@@ -1,11 +1,11 @@
 """The ledger: this process's log of tombstones, holds and corrections, and the one way to write to it.
 
     with ledger.locked():                    one process at a time decides and writes
-        stamp = ledger.next_stamp(newest)    above everything that the record is about
+        stamp = ledger.next_stamp(newest)    above the stamps of all records that this one is about
         ledger.write([tombstone, ...])       append, sync, second copy (`lifecycle.ledger_copy`), one index transaction
 
-The ledger has segments of its own, apart from those of ingest: it may use the disk space that ingest leaves free, and
-another thread may write to it. `with_reserve` removes the reserve file when the disk is full, and tries once more.
+The ledger has its own segments: unlike ingest it may use the disk's reserve, and another thread may write to it.
+`with_reserve` removes the reserve file when the disk is full, and tries once more.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Ledger:
 
     @property
     def opened(self) -> Writer | None:
-        """The writer, if anything has been written."""
+        """The writer, if it has been opened."""
         return self._writer
 
     def writer(self) -> Writer:
@@ -87,8 +87,8 @@ class Ledger:
     def write(self, records: Sequence[LedgerRecord]) -> None:
         """Appends records, makes them durable, then visible to every process, all or none. Call it while `locked`.
 
-        Fills in their positions. Raises StorageFull, StorageFailed or IndexError_: the records may be in the log then,
-        and take effect at the next start.
+        Fills in their positions. Raises StorageFull, StorageFailed or IndexError_; the records may still be in the log,
+        and then take effect at the next start.
         """
         writer = self.writer()
         tombstones: list[Tombstone] = []
@@ -110,7 +110,7 @@ class Ledger:
         writer.seal_rolled()
 
     def with_reserve(self, work: Callable[[], Result]) -> Result:
-        """Does `work`; when the disk is full, once more without the reserve file. Raises what `work` raises."""
+        """Runs `work`; when the disk is full, removes the reserve file and runs it again. Raises what `work` raises."""
         try:
             return work()
         except StorageFull as error:
@@ -120,11 +120,11 @@ class Ledger:
         return work()
 
     def fail(self, error: StorageFailed) -> None:
-        """Ends writing after an I/O error, since the state of the disk is unknown."""
+        """Stops all writing after an I/O error, since the state of the disk is unknown."""
         if self._writer is not None:
             self._writer.log.fail(error)
 
     def close(self) -> None:
-        """Seals what was written."""
+        """Seals its segment."""
         if self._writer is not None:
             self._writer.close()

@@ -1,9 +1,9 @@
-"""Whether two instances of one UID have the same content: compares them with `dicom.comparison`, decoded if need be.
+"""Tells whether two instances of one UID have the same content, by `dicom.comparison`, decoding them if necessary.
 
     native, or both in one syntax         element by element; fragments by their bytes
-    compressed without loss, otherwise    the rest of the data set first, then both with decoded pixels
-    compressed with loss, otherwise       not the same
-    cannot be read, or decoded            not the same
+    others, compressed without loss       the rest of the data set first, then both with decoded pixels
+    others, compressed with loss          not the same
+    unreadable, or cannot be decoded      not the same
 
 The reason of a tombstone that retires a version records the result, so that the same bytes need not be stored and
 compared again when they are re-sent: "the same content as the version of stamp STAMP; sha256 DIGEST".
@@ -44,10 +44,10 @@ LOSSLESS: Final = frozenset(
         "1.2.840.10008.1.2.5",
     }
 )
-"""Lossless compressed transfer syntaxes, which are decoded here."""
+"""Transfer syntaxes of lossless compression, which are decoded here."""
 
 OF_PIXELS: Final = frozenset({PIXEL_DATA, 0x00280004, 0x00280006, 0x7FE00001, 0x7FE00002})
-"""The attributes that another compression changes: Pixel Data and what describes its samples and offsets."""
+"""Attributes that depend on the compression: Pixel Data and the description of its samples and offsets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +66,18 @@ Decode: TypeAlias = Callable[[Side], Side]
 """The same data set with native pixels. Raises TranscodeError."""
 
 
-def may_be_same(one: Instance, other: Instance) -> bool:
-    """Whether the index shows no difference between them."""
-    return (one.sop_class_uid, one.sop_instance_uid, one.series_instance_uid, one.study_instance_uid) == (
-        other.sop_class_uid,
-        other.sop_instance_uid,
-        other.series_instance_uid,
-        other.study_instance_uid,
+def may_be_same(left: Instance, right: Instance) -> bool:
+    """Whether their index entries show no difference."""
+    return (left.sop_class_uid, left.sop_instance_uid, left.series_instance_uid, left.study_instance_uid) == (
+        right.sop_class_uid,
+        right.sop_instance_uid,
+        right.series_instance_uid,
+        right.study_instance_uid,
     )
 
 
 def is_same(left: Side, right: Side, *, decode: Decode | None = None, elements_max: int = ELEMENTS_MAX) -> bool:
-    """Whether both have the same content. Without `decode` nothing is decoded. Raises what reading raises."""
+    """Whether both have the same content. Without `decode` nothing is decoded. Raises what reading them raises."""
     try:
         return _is_same(left, right, decode, elements_max)
     except (DataSetError, TranscodeError):
@@ -85,18 +85,18 @@ def is_same(left: Side, right: Side, *, decode: Decode | None = None, elements_m
 
 
 def _is_same(left: Side, right: Side, decode: Decode | None, elements_max: int) -> bool:
-    def compared(one: Side, other: Side, without: frozenset[int] = frozenset()) -> bool:
+    def has_same_content(one: Side, other: Side, without: frozenset[int] = frozenset()) -> bool:
         return Comparison(one.contents(elements_max), other.contents(elements_max), without=without).is_same
 
-    if compared(left, right):
+    if has_same_content(left, right):
         return True
     packed = [side for side in (left, right) if side.syntax.encapsulated]
     if decode is None or not packed or any(side.syntax.uid not in LOSSLESS for side in packed):
         return False
-    if not compared(left, right, OF_PIXELS):
+    if not has_same_content(left, right, OF_PIXELS):
         return False
     left, right = [decode(side) if side.syntax.encapsulated else side for side in (left, right)]
-    return compared(left, right)
+    return has_same_content(left, right)
 
 
 _REASON: Final = re.compile(r"the same content as the version of stamp (\d+); sha256 ([0-9a-f]{64})")

@@ -1,17 +1,17 @@
-"""Locks between processes that look after an archive: one caretaker at a time, one change of the ledger at a time.
+"""Locks between the processes of an archive: one caretaker at a time, one change of the ledger at a time.
 
-    DATA/caretaker.lock    held for a pass of compaction, scrubbing or retention; who finds it taken comes back later
+    DATA/caretaker.lock    held for a pass of compaction, scrubbing or retention; if it is taken, try again later
     DATA/ledger.lock       held while a deletion, a hold or a correction is decided and written, and while a segment is
-                           removed: so that no study is deleted between the question whether it is held and the answer
+                           removed, so that nothing is deleted between the check for a hold and the deletion
     DATA/journals.lock     held while a note is written to DATA/sealed, DATA/ledger.copy or DATA/losses
     DATA/webhooks.lock     held for its lifetime by the worker that delivers the change feed to webhooks
     DATA/jobs.lock         held for its lifetime by the worker that runs jobs
     DATA/stats.lock        held for its lifetime by the worker that writes the history of statistics
-    DATA/commitments.lock  held for its lifetime by the worker that sends the storage commitment reports that are left
-    DATA/thumbnails.lock   the same by the worker that draws thumbnails of what has come to rest
+    DATA/commitments.lock  held for its lifetime by the worker that sends pending storage commitment reports
+    DATA/thumbnails.lock   held for its lifetime by the worker that draws thumbnails of quiet series
 
-All are flocks: they end with the process that has them. Not here: who keeps the archive (`keeper`), and the locks of
-single segments (`storage.files`).
+All are flocks: they end with their process. Elsewhere: the keeper's lock (`keeper`) and those of single segments
+(`storage.files`).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from engine.archive.layout import Layout
 
 LEDGER_PATIENCE_S = 30.0
-"""Decisions take milliseconds; a lock that is held for so long is held by a process that hangs."""
+"""Decisions take milliseconds: a process that holds the lock for so long hangs."""
 JOURNALS_PATIENCE_S = 5.0
-"""Shorter: the keeper waits for it, and what it cannot note now it notes later."""
+"""Shorter, since the keeper waits for it and can write its notes later."""
 
 _POLL_S = 0.005
 
@@ -39,7 +39,7 @@ _POLL_S = 0.005
 @contextmanager
 def caretaker(layout: Layout, files: Files) -> Iterator[None]:
     """The right to compact, scrub or apply rules. Raises ArchiveInUse when another process has it."""
-    with _held(str(layout.data / "caretaker.lock"), files, 0.0, "another process compacts or scrubs this archive"):
+    with _lock(str(layout.data / "caretaker.lock"), files, 0.0, "another process compacts or scrubs this archive"):
         yield
 
 
@@ -49,56 +49,56 @@ def ledger(layout: Layout, files: Files) -> Iterator[None]:
 
     Waits for others; raises ArchiveInUse when that takes too long.
     """
-    what = f"another process has been deleting from this archive, or correcting it, for {LEDGER_PATIENCE_S:g} s"
-    with _held(str(layout.data / "ledger.lock"), files, LEDGER_PATIENCE_S, what):
+    obstacle = f"another process has been deleting from this archive, or correcting it, for {LEDGER_PATIENCE_S:g} s"
+    with _lock(str(layout.data / "ledger.lock"), files, LEDGER_PATIENCE_S, obstacle):
         yield
 
 
 @contextmanager
 def journals(layout: Layout, files: Files) -> Iterator[None]:
     """The right to write to the archive's journals, which takes milliseconds. Raises ArchiveInUse."""
-    what = f"another process has been writing to the archive's journals for {JOURNALS_PATIENCE_S:g} s"
-    with _held(str(layout.data / "journals.lock"), files, JOURNALS_PATIENCE_S, what):
+    obstacle = f"another process has been writing to the archive's journals for {JOURNALS_PATIENCE_S:g} s"
+    with _lock(str(layout.data / "journals.lock"), files, JOURNALS_PATIENCE_S, obstacle):
         yield
 
 
 @contextmanager
 def commitments(layout: Layout, files: Files) -> Iterator[None]:
-    """The right to send the reports that are left. Raises ArchiveInUse when another process has it."""
-    with _held(str(layout.data / "commitments.lock"), files, 0.0, "another process reports storage commitments"):
+    """The right to send pending reports. Raises ArchiveInUse when another process has it."""
+    with _lock(str(layout.data / "commitments.lock"), files, 0.0, "another process reports storage commitments"):
         yield
 
 
 @contextmanager
 def history(layout: Layout, files: Files) -> Iterator[None]:
     """The right to write the history of statistics. Raises ArchiveInUse when another process has it."""
-    with _held(str(layout.data / "stats.lock"), files, 0.0, "another process writes the history"):
+    with _lock(str(layout.data / "stats.lock"), files, 0.0, "another process writes the history"):
         yield
 
 
 @contextmanager
 def jobs(layout: Layout, files: Files) -> Iterator[None]:
     """The right to run jobs. Raises ArchiveInUse when another process has it."""
-    with _held(str(layout.data / "jobs.lock"), files, 0.0, "another process runs jobs"):
+    with _lock(str(layout.data / "jobs.lock"), files, 0.0, "another process runs jobs"):
         yield
 
 
 @contextmanager
 def webhooks(layout: Layout, files: Files) -> Iterator[None]:
     """The right to deliver the change feed. Raises ArchiveInUse when another process has it."""
-    with _held(str(layout.data / "webhooks.lock"), files, 0.0, "another process delivers to webhooks"):
+    with _lock(str(layout.data / "webhooks.lock"), files, 0.0, "another process delivers to webhooks"):
         yield
 
 
 @contextmanager
 def thumbnails(layout: Layout, files: Files) -> Iterator[None]:
     """The right to draw thumbnails ahead. Raises ArchiveInUse when another process has it."""
-    with _held(str(layout.data / "thumbnails.lock"), files, 0.0, "another process draws thumbnails"):
+    with _lock(str(layout.data / "thumbnails.lock"), files, 0.0, "another process draws thumbnails"):
         yield
 
 
 @contextmanager
-def _held(path: str, files: Files, patience_s: float, why_not: str) -> Iterator[None]:
+def _lock(path: str, files: Files, patience_s: float, obstacle: str) -> Iterator[None]:
     try:
         fd = files.open(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
@@ -107,7 +107,7 @@ def _held(path: str, files: Files, patience_s: float, why_not: str) -> Iterator[
         left_s = patience_s
         while not files.lock(fd):
             if left_s <= 0:
-                raise ArchiveInUse(why_not)
+                raise ArchiveInUse(obstacle)
             threading.Event().wait(_POLL_S)
             left_s -= _POLL_S
         yield

@@ -1,7 +1,7 @@
-"""What an open archive consists of. For the rooms of the archive only: front ends call `archive.Archive`.
+"""The parts of an open archive. For the modules of the archive only: front ends call `archive.Archive`.
 
-Functions of a room take `Parts` when they are called from the façade or from below it, and the `Archive` when they use
-its operations; from that they take `archive.parts`.
+A function takes `Parts` when the façade or something below it calls it, and `Archive` when it uses the façade's
+operations; it then takes the parts from `archive.parts`.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Parts:
         keeper: Keeper | None = None,
         unwritten: UnwrittenIndex | None = None,
     ) -> None:
-        """`keeper`: of the process that keeps the archive. `unwritten`: where nothing can be written."""
+        """`keeper`: in the keeper's process only. `unwritten`: the index of an archive that cannot be written."""
         self.layout = layout
         self.files = files
         self.index = index
         self.keeper = keeper
         self.unwritten = unwritten
         self.segments: SegmentStore = LocalSegments(layout.segments, files)
-        """Where sealed segments are read from."""
+        """The store of sealed segments."""
         self.reader = LogReader(self.segments)
         self.retrieval = Retrieval(index, self.reader)
         self.register = Register(layout, files) if keeper is None else keeper.register
@@ -49,10 +49,10 @@ class Parts:
 
     @property
     def is_read_only(self) -> bool:
-        """Whether nothing may be written: no instance, no deletion, no compaction."""
+        """Whether every change is refused: instances, deletions, compaction."""
         return self.unwritten is not None or self.layout.role == layouts.REPLICA
 
     def refuse_writing(self) -> None:
-        """Raises ArchiveReadOnly where nothing may be written."""
+        """Raises ArchiveReadOnly if the archive is read-only."""
         if self.is_read_only:
             refuse(self.layout)

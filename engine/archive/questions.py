@@ -1,6 +1,6 @@
-"""What a front end needs in order to ask the archive: queries, their keys as people write them, and what matches.
+"""Names that a front end needs for queries: the queries, their keys as people write them, and the matches.
 
-A query is made here from names and texts and given to `Archive.find_steps`; what it means is the index's.
+Make a query from names and texts, and pass it to `Archive.find_steps`. The index defines its meaning.
 """
 
 from __future__ import annotations

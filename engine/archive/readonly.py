@@ -1,11 +1,11 @@
 """Archives that accept no instance: a replica, or an archive on a file system that cannot be written.
 
-    replica                   its keeper follows the log (`keeper`); index and lock files are written as everywhere
-    nothing can be written    a read-only file system, no permission: nobody keeps it; the index is used as it lies
-                              there if it was closed cleanly and no process has it open, else one is made from the log
-                              in a temporary directory, and thrown away at the end
+    replica                   its keeper follows the log (`keeper`); index and lock files are written as usual
+    nothing can be written    a read-only file system, no permission: there is no keeper; the existing index is used if
+                              it was closed cleanly and no process has it open, else one is made from the log in a
+                              temporary directory, and removed at the end
 
-`RefusingWriter` takes the place of the writer: each of its methods that would write raises ArchiveReadOnly.
+`RefusingWriter` replaces the writer: each method that would write raises ArchiveReadOnly.
 `index.upkeep.rebuild` (follow) reads a log without changing it.
 """
 
@@ -41,7 +41,7 @@ _UNWRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
 def is_unwritable(error: StorageError) -> bool:
-    """Whether an attempt to keep an archive failed because nothing can be written there."""
+    """Whether a keeper failed because nothing can be written there."""
     cause = error.__cause__
     return isinstance(cause, OSError) and cause.errno in _UNWRITABLE
 
@@ -49,22 +49,22 @@ def is_unwritable(error: StorageError) -> bool:
 def refuse(layout: Layout) -> NoReturn:
     """Raises ArchiveReadOnly."""
     if layout.role == REPLICA:
-        raise ArchiveReadOnly(f"{layout.data} is a replica and takes nothing; `filmroom promote` makes it an archive")
+        raise ArchiveReadOnly(f"{layout.data} is a replica and read-only; `filmroom promote` makes it an archive")
     raise ArchiveReadOnly(f"{layout.data} cannot be written to: the archive is open for reading only")
 
 
 class UnwrittenIndex:
-    """The index of an archive where nothing can be written."""
+    """The index of an archive that cannot be written."""
 
     def __init__(self, layout: Layout, files: Files, schema: Schema, progress: Progress | None = None) -> None:
-        """Opens it, or makes one elsewhere. Raises IndexError_, StorageFull or StorageFailed."""
+        """Opens it, or makes a temporary one. Raises IndexError_, StorageFull or StorageFailed."""
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         if Catalog.is_clean(layout.index, files):
             try:
                 self.index = Catalog.open(layout.index, read_only=True, files=files, schema=schema)
                 return
             except IndexError_ as error:
-                logger.info("the index cannot be used as it is", reason=str(error))
+                logger.info("using a temporary index", reason=str(error))
         self._folder = tempfile.TemporaryDirectory(prefix="filmroom-index-")
         try:
             self.index = Catalog.open(self._folder.name, schema=schema)

@@ -1,8 +1,8 @@
-"""`filmroom rebuild-index`: makes the index anew, and keeps those facts of the old one that the log does not hold.
+"""`filmroom rebuild-index`: makes a new index, and keeps those facts of the old one that the log does not hold.
 
-`Before` first collects what the old index (if it can be read) and DATA/sealed know of sealed segments. Whatever the log
-has lost is then named in DATA/losses: by SOP Instance UID where the old index knew it, else by segment and count.
-Noted damage is noted again if the record is still needed.
+`Before` first collects the facts about sealed segments from the old index (if it can be read) and from DATA/sealed.
+Records that the log has lost are then listed in DATA/losses: by SOP Instance UID if the old index knew it, else by
+segment and count. Noted damage is noted again if the record is still needed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _NOTHING = frozenset((Restored.NEW, Restored.DISCARDED, Restored.DAMAGED))
 
 @dataclass(slots=True)
 class Before:
-    """What the old index and the register knew."""
+    """The facts of the old index and the register."""
 
     known: Known
     damage: list[DamageRow] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Before:
 
 
 def rebuild_index(data: Path, *, progress: Progress | None = None, files: Files | None = None) -> rebuild.Report:
-    """Throws the index of `data` away and makes it again from the log. Raises ArchiveInUse, StorageError."""
+    """Discards the index of `data` and makes a new one from the log. Raises ArchiveInUse, StorageError."""
     files = files or Files()
     layout = layouts.open_layout(data, files, create=False)
     schema = Schema(extras.recorded(layout, files))
@@ -88,13 +88,13 @@ def rebuild_index(data: Path, *, progress: Progress | None = None, files: Files 
 
 
 def _before(layout: Layout, files: Files, known: Known) -> Before:
-    """Reads the old index. If it cannot be read, logs that and returns what DATA/sealed knows."""
+    """Reads the old index. If that fails, logs it and returns the facts of DATA/sealed alone."""
     if Catalog.restore(layout.index, files) in _NOTHING:
         return Before(known)
     try:
         index = Catalog.open(layout.index, files=files)
     except IndexError_ as error:
-        logger.warning("the old index tells nothing", reason=str(error))
+        logger.warning("the old index cannot be read", reason=str(error))
         return Before(known)
     before = Before(known)
     try:
@@ -107,20 +107,20 @@ def _before(layout: Layout, files: Files, known: Known) -> Before:
                 (uid, *position[:2]) for uid, position in _placed(index) if position.segment_id in broken
             ]  # fmt: skip
     except IndexError_ as error:
-        logger.warning("the old index does not tell everything", reason=str(error))
+        logger.warning("the old index can be read in part only", reason=str(error))
     finally:
         index.close()
     return before
 
 
-def _with_marks(layout: Layout, known: Known, marks: dict[int, SegmentMark]) -> Known:
+def _with_marks(layout: Layout, register: Known, marks: dict[int, SegmentMark]) -> Known:
     sealed = {
         number: Sealed(number, layout.archive_id, -1, mark.indexed_bytes, -1, LAYOUT_LOG)
         for number, mark in marks.items()
-        # One with nothing alive may have been compacted away; tombstones count among the bytes.
+        # A segment without live records may have been compacted away. Tombstones count among the bytes.
         if mark.sealed and (mark.live_count or mark.live_bytes)
     }
-    return Known({**sealed, **known.sealed}, known.is_whole)
+    return Known({**sealed, **register.sealed}, register.is_whole)
 
 
 def _is_as_sealed(layout: Layout, files: Files, sealed: Sealed) -> bool:
@@ -143,7 +143,7 @@ def _is_as_sealed(layout: Layout, files: Files, sealed: Sealed) -> bool:
 
 
 def _placed(index: Catalog) -> Iterator[tuple[str, Position]]:
-    """UID and position of every stored record, current or kept as another version."""
+    """UID and position of every stored version, current or not."""
     return (
         (instance.sop_instance_uid, instance.position)
         for instance in itertools.chain(index.current_instances(), index.kept_aside())
@@ -167,7 +167,7 @@ def _name_losses(layout: Layout, files: Files, index: Catalog, report: rebuild.R
     missing = [place for place in before.placed if index.locate(place[0].encode()) is None]
     reasons = {damage.segment_id: damage.reason for damage in report.lost}
     named = [
-        Loss(segment_id, offset, uid, reasons.get(segment_id, "not in the log any more"), now_ns)
+        Loss(segment_id, offset, uid, reasons.get(segment_id, "no longer in the log"), now_ns)
         for uid, segment_id, offset in missing
     ]
     noted_again = [

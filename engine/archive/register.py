@@ -2,14 +2,14 @@
 
 Without it, a sealed segment that has lost its footer looks like one whose writer was killed: a recovery would cut it
 after its last whole record, or remove it. The keeper notes each sealed segment at the next checkpoint or when it
-closes, so that no writer waits for it. A compaction notes each segment before it removes it. Notes (`storage.journal`):
+closes, so that no writer waits for it. A compaction notes each segment before it removes it. Lines (`storage.journal`):
 
-    ["sealed", [[id, salt, tail, records, layout], …]]   salt -1 and records -1: the footer was damaged by then
-    ["removed", [id, …]]                                 before the file goes; it holds for good: no id is given twice
+    ["sealed", [[id, salt, tail, records, layout], …]]   salt -1 and records -1: the footer was damaged already
+    ["removed", [id, …]]                                 written before the file is removed; ids are never used again
 
-The next start notes what a crash has left out. If the file is missing or has a damaged line, a start makes it from the
-segments that exist; until then `is_whole` is false, and a recovery treats no segment as unfinished that may have been
-sealed (see `storage.recovery`). A replica has no register, since its log is never cut.
+The next start adds what a crash has prevented. If the file is missing or has a damaged line, a start makes it from the
+existing segments; until then `is_whole` is false, and a recovery treats every segment as sealed that may have been
+(see `storage.recovery`). A replica has no register, since its log is never cut.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Register:
         return self._record_counts
 
     def _known(self, notes: Iterable[list[object]], is_whole: bool) -> tuple[Known, int]:
-        """The state that these notes describe, and how many entries they hold."""
+        """The state that these notes describe, and the number of their entries."""
         sealed: dict[int, Sealed] = {}
         removed: set[int] = set()
         entry_count = 0
@@ -108,13 +108,13 @@ class Register:
                 finally:
                     journal.close()
         except (StorageFull, ArchiveInUse) as error:
-            logger.warning("the list of sealed segments stays as long as it is", error=str(error))
+            logger.warning("DATA/sealed is not shortened", error=str(error))
 
     def note(self, marks: Mapping[int, SegmentMark], *, is_complete: bool = False) -> None:
-        """Notes the segments that are sealed by their marks, those that are not noted yet.
+        """Notes those segments that are sealed according to `marks` and are not noted yet.
 
-        `is_complete`: these marks are all there are, so the file is whole from now on. Raises StorageFailed; on a full
-        disk it does nothing, and the next call notes them.
+        `is_complete`: these are all segments, so the file is whole from now on. Raises StorageFailed; on a full disk it
+        does nothing, and the next call notes them.
         """
         new_numbers = [number for number, mark in marks.items() if mark.sealed and number not in self._noted]
         must_be_whole = is_complete and (self._has_rotted or not self._files.exists(self._path))
@@ -132,7 +132,7 @@ class Register:
         self._noted.update(new_numbers)
 
     def note_removed(self, segment_ids: Iterable[int]) -> None:
-        """Notes, durably, that these files are about to be removed. Raises StorageFull or StorageFailed."""
+        """Notes, durably, that these segments are about to be removed. Raises StorageFull or StorageFailed."""
         self._append(["removed", list(segment_ids)])
 
     def _open(self) -> Journal:
@@ -143,7 +143,7 @@ class Register:
 
     def _append(self, note: list[object]) -> None:
         if self._failed is not None:
-            raise StorageFailed(f"the list of sealed segments could not be written before: {self._failed}")
+            raise StorageFailed(f"an earlier write to DATA/sealed failed: {self._failed}")
         with locks.journals(self._layout, self._files):
             journal = self._open()
             try:
@@ -155,7 +155,7 @@ class Register:
                 journal.close()
 
     def _look(self, segment_id: int, mark: SegmentMark) -> Sealed | None:
-        """The entry of a sealed segment; None when its file is gone."""
+        """The entry of a sealed segment; None if its file is missing."""
         files = self._files
         archive_id = self._layout.archive_id
         try:

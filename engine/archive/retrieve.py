@@ -1,7 +1,7 @@
-"""Retrieval: a stored instance as ranges of bytes, as its head, and as frames. One way to read, for every front end.
+"""Retrieval: reads a stored instance as ranges of bytes, as its head, and as frames. Every front end uses it.
 
     Retrieval ── open(instance) ──► StoredInstance ── read, fill, pieces, whole ──► bytes of the data set
-        │                                 │            head ──────────────────────► what lies before Pixel Data
+        │                                 │            head ──────────────────────► the elements before Pixel Data
         pin, sweep: segments              │            frames ────────────────────► `dicom.frames.FrameTable`
                                           └─ SegmentGone: the index says where a compaction moved the record; read again
 
@@ -53,10 +53,10 @@ TABLES_BYTES_MAX: Final = 64 << 20
 TABLES_MAX: Final = 4096
 
 CACHED_BYTES_MAX: Final = 4 << 20
-"""Of a frame that `frame_cached` copies: a millisecond, which an event loop can spare."""
+"""The longest frame that `frame_cached` copies: it takes a millisecond, which an event loop can spare."""
 
 HEAD_BYTES_MAX: Final = 64 << 20
-"""Of a head: what is longer is a document without Pixel Data."""
+"""The longest head: a longer data set is a document without Pixel Data."""
 
 PIXEL_HEADER_BYTES: Final = 12
 """The longest header of Pixel Data."""
@@ -74,7 +74,7 @@ class FrameTables:
         self._held_bytes = 0
 
     def get(self, instance: Instance) -> FrameTable | None:
-        """The table, if it is here."""
+        """The table, if it is cached."""
         with self._lock:
             table = self._tables.get(_identity(instance))
             if table is not None:
@@ -82,7 +82,7 @@ class FrameTables:
             return table
 
     def put(self, instance: Instance, table: FrameTable) -> None:
-        """Keeps a table; older ones make room for it."""
+        """Caches a table; removes the least recently used ones if there is no room."""
         with self._lock:
             self._forget(self._tables.pop(_identity(instance), None))
             if table.held_bytes > TABLES_BYTES_MAX:
@@ -110,27 +110,27 @@ class Retrieval:
         self.tables = FrameTables()
 
     def open(self, instance: Instance) -> StoredInstance:
-        """The instance for reading. Reads nothing yet."""
+        """Opens an instance for reading. Reads nothing yet."""
         return StoredInstance(self, self._reader, instance)
 
     def damaged_places(self) -> set[tuple[int, int]]:
-        """Segment and offset of all records that are known to be damaged."""
+        """Segment and offset of all records that are noted as damaged."""
         return {(row.segment_id, row.offset) for row in self._index.damage()}
 
     def pin(self, segment_ids: Iterable[int]) -> Pin:
         """Keeps these segments readable until the pin is closed, even if they are deleted meanwhile.
 
-        When more segments are asked for than can be pinned, the instances in the others can be missing once they are
-        deleted and compacted away.
+        If there are more segments than can be pinned, instances in the others can be missing after they are deleted and
+        compacted away.
         """
         return self._reader.pin(segment_ids)
 
     def segment(self, instance: Instance) -> OpenSegment:
-        """The open segment file of an instance, for a caller that reads it with preadv2(2). Raises StorageError."""
+        """The open segment file of an instance, for callers that read it with preadv2(2). Raises StorageError."""
         return self._reader.opened(instance.position)
 
     def sweep(self) -> None:
-        """Closes segment files that have been removed, so that the disk gets their space back. Call it regularly."""
+        """Closes segment files that have been removed, which frees their space on the disk. Call it regularly."""
         self._reader.sweep()
 
     def follow(self, instance: Instance) -> None:
@@ -138,17 +138,17 @@ class Retrieval:
 
         Raises SegmentGone when it has been deleted or replaced.
         """
-        old = instance.position
+        previous = instance.position
         for version in self._index.versions(instance.sop_instance_uid.encode()):
-            new = version.position
-            is_same = (new.payload_length, new.payload_crc) == (old.payload_length, old.payload_crc)
-            if is_same and version.transfer_syntax_uid == instance.transfer_syntax_uid and new[:2] != old[:2]:
-                instance.position = new
+            current = version.position
+            is_same = (current.payload_length, current.payload_crc) == (previous.payload_length, previous.payload_crc)
+            if is_same and version.transfer_syntax_uid == instance.transfer_syntax_uid and current[:2] != previous[:2]:
+                instance.position = current
                 return
-        raise SegmentGone("it has been deleted, and its segment is gone", old.segment_id, old.offset)
+        raise SegmentGone("it has been deleted, and its segment is gone", previous.segment_id, previous.offset)
 
     def following(self, instance: Instance, read: Callable[[Position], Result]) -> Result:
-        """What `read` returns for the position of an instance, wherever a compaction has moved it. Raises as `read`."""
+        """Calls `read` with the position of an instance, also after a compaction has moved it. Raises as `read`."""
         try:
             return read(instance.position)
         except SegmentGone:
@@ -156,11 +156,11 @@ class Retrieval:
         return read(instance.position)
 
     def note_damage(self, instance: Instance, error: CorruptRecord) -> None:
-        """Notes that an instance could not be read: every process knows it until a re-send has healed the instance."""
+        """Notes that an instance could not be read, for every process, until a re-send has healed the instance."""
         note_damage(self._index, instance, error)
 
     def is_noted(self, instance: Instance) -> bool:
-        """Whether damage is noted where this instance lies."""
+        """Whether damage is noted at the position of this instance."""
         place = instance.position[:2]
         return any((row.segment_id, row.offset) == place for row in self._index.damage())
 
@@ -175,7 +175,7 @@ class StoredInstance:
         self._reader = reader
         self.instance = instance
         self.length = instance.position.payload_length
-        """Bytes of the data set as it is stored."""
+        """Bytes of the stored data set."""
         self.syntax = transfer_syntax.of(instance.transfer_syntax_uid)
         self._crc = self._checked_bytes = 0
         self._inflated: Inflated | None = None
@@ -183,7 +183,7 @@ class StoredInstance:
     # -- ranges ---------------------------------------------------------------------------------
 
     def read(self, offset: int, count: int) -> memoryview:
-        """`count` bytes at `offset`, fewer only at the end. Trust them after `finish` only. Raises CorruptRecord."""
+        """`count` bytes at `offset`, fewer only at the end. Do not trust them before `finish`. Raises CorruptRecord."""
         count = max(min(count, self.length - offset), 0)
         target = memoryview(bytearray(count))
         if count:
@@ -192,7 +192,7 @@ class StoredInstance:
         return target
 
     def read_cached(self, offset: int, count: int) -> memoryview | None:
-        """The same without waiting for a disk. None: call `read`, which waits or says what is wrong."""
+        """The same without waiting for a disk. None: call `read`, which waits, or raises the error."""
         target = memoryview(bytearray(max(min(count, self.length - offset), 0)))
         if not self.fill_cached([target], offset):
             return None
@@ -200,31 +200,31 @@ class StoredInstance:
         return target
 
     def _take_checksum(self, piece: memoryview, offset: int) -> None:
-        """Of each byte once and in order, whatever is read twice or ahead."""
+        """Adds each byte to the checksum once and in order, even if it is read twice or ahead."""
         end = offset + len(piece)
         if offset <= self._checked_bytes < end:
             self._crc = crc32c(piece[self._checked_bytes - offset :], self._crc)
             self._checked_bytes = end
 
     def fill(self, targets: Sequence[memoryview], offset: int) -> None:
-        """Fills buffers that lie end to end in the data set from `offset`; not checked. Raises CorruptRecord."""
+        """Fills consecutive buffers with the data set from `offset` on; not checked. Raises CorruptRecord."""
         self._follow(lambda position: self._reader.read_scattered(position, targets, offset))
 
     def fill_cached(self, targets: Sequence[memoryview], offset: int) -> bool:
-        """The same without waiting for a disk. False: call `fill`, which waits or says what is wrong."""
+        """The same without waiting for a disk. False: call `fill`, which waits, or raises the error."""
         try:
             return self._reader.read_scattered(self.instance.position, targets, offset, cached_only=True)
         except CorruptRecord:
             return False
 
-    # -- the whole ------------------------------------------------------------------------------
+    # -- the whole data set ---------------------------------------------------------------------
 
     def whole(self) -> bytes:
         """All of it, checked. Raises CorruptRecord."""
         return self._follow(self._reader.read)
 
     def pieces(self) -> Iterator[memoryview]:
-        """All of it piece by piece, checked before the last piece is given out. At least one piece, maybe empty.
+        """All of it piece by piece, checked before the last piece is yielded. At least one piece, maybe empty.
 
         Raises CorruptRecord. Each piece is overwritten by the next one.
         """
@@ -247,7 +247,7 @@ class StoredInstance:
         self._follow(self._reader.verify_payload)
 
     def verify_record(self, *, past_the_cache: bool = False) -> None:
-        """The same, and the record's head too; `past_the_cache`: from the disk, if it has been written there."""
+        """The same, with the record's header; `past_the_cache`: from the disk, if it has been written there."""
 
         def verify(position: Position) -> None:
             if past_the_cache:
@@ -257,12 +257,12 @@ class StoredInstance:
         self._follow(verify)
 
     def verify_damaged(self) -> None:
-        """Verifies an instance only if damage is noted where it lies. Raises CorruptRecord if it is still damaged."""
+        """Verifies an instance that is noted as damaged, and no other. Raises CorruptRecord if it is still damaged."""
         if self._retrieval.is_noted(self.instance):
             self.verify()
 
     def check(self, crc: int) -> None:
-        """Compares a checksum that the caller has taken of all bytes. Does not block, and notes no damage.
+        """Compares the caller's checksum of all bytes. Does not block, and notes no damage.
 
         Raises CorruptRecord.
         """
@@ -274,7 +274,7 @@ class StoredInstance:
         return self._checked_bytes == self.length
 
     def finish(self) -> None:
-        """Reads what `read` has not read. Raises CorruptRecord unless the checksum of all is right."""
+        """Reads the bytes that `read` has not read. Raises CorruptRecord if the checksum of all is wrong."""
         while self._checked_bytes < self.length:
             self.read(self._checked_bytes, PIECE_BYTES)
         self._follow(lambda position: self._reader.check(position, self._crc))
@@ -282,7 +282,7 @@ class StoredInstance:
     # -- head and frames ------------------------------------------------------------------------
 
     def head(self, bytes_max: int = HEAD_BYTES_MAX) -> memoryview:
-        """What lies before the value of Pixel Data, header included; all of an instance that has none or is deflated.
+        """The bytes before the value of Pixel Data, header included. All bytes if there is none, or if it is deflated.
 
         Not checked, and cut at `bytes_max`. Raises CorruptRecord.
         """
@@ -291,14 +291,14 @@ class StoredInstance:
         return self.read(0, min(self.length if is_all else pixel_data + PIXEL_HEADER_BYTES, bytes_max))
 
     def tail(self) -> memoryview:
-        """What lies behind Pixel Data, mostly nothing. Not checked. Raises CorruptRecord, FramesUnreadable."""
+        """The bytes after Pixel Data, mostly none. Not checked. Raises CorruptRecord, FramesUnreadable."""
         pixel_data = self.instance.pixel_data_offset
         if pixel_data < 0 or self.syntax.deflated:
             return memoryview(b"")
         return self.read(end_of_pixels(self, self.syntax, pixel_data), self.length)
 
     def frames(self) -> FrameTable:
-        """Where the frames lie. Raises CorruptRecord, FramesUnreadable, TranscodeError (a deflate stream)."""
+        """The table of frames. Raises CorruptRecord, FramesUnreadable, TranscodeError (a deflate stream)."""
         table = self._retrieval.tables.get(self.instance)
         return table if table is not None else self._frames()
 
@@ -314,7 +314,7 @@ class StoredInstance:
             return self._frames(trust_offsets=False).read(self._source(), number)
 
     def frame_cached(self, number: int) -> memoryview | None:
-        """The same without waiting for a disk. None: call `frame`, which waits or says what is wrong."""
+        """The same without waiting for a disk. None: call `frame`, which waits, or raises the error."""
         if self.syntax.deflated:
             return None
         table = self._retrieval.tables.get(self.instance)
@@ -330,7 +330,7 @@ class StoredInstance:
             return None
 
     def image_pixel(self) -> ImagePixel:
-        """What of the head describes the samples of a frame. Raises CorruptRecord, DataSetError, TranscodeError."""
+        """The description of a frame's samples in the head. Raises CorruptRecord, DataSetError, TranscodeError."""
         source = self._source()
         return Head.read(source, elements.encoding_of(source.read(0, 8), self.syntax)).image_pixel()
 
@@ -362,7 +362,7 @@ class StoredInstance:
         return Description.of_one_frame(elements.blob_items(self.instance.attributes))
 
     def _only_frame_cached(self) -> memoryview | None:
-        """Of an instance of one frame that the index describes: Pixel Data in one read, and taken apart in memory."""
+        """The only frame, if the index describes it: reads Pixel Data at once and finds the frame in it."""
         pixel_data = self.instance.pixel_data_offset
         count = self.length - pixel_data
         if self.syntax.deflated or self.syntax.big_endian or pixel_data < 0 or count > CACHED_BYTES_MAX:
@@ -373,7 +373,7 @@ class StoredInstance:
         target = memoryview(bytearray(count))
         if not self.fill_cached([target], pixel_data):
             return None
-        # In memory the pixels begin at 0: what lies before them is not needed any more.
+        # In memory the pixels begin at 0: the bytes before them are no longer needed.
         source = Whole(target)
         return frame_table(source, self.syntax, 0, description).read(source, 1)
 

@@ -1,4 +1,4 @@
-"""The instances that a retrieval names, in their order, in bounded memory: as many as a batch, the rest in a file.
+"""The instances that a retrieval names, in their order, in bounded memory: one batch, and the rest in a file.
 
 `index.query.search` chooses them; this module does not read them. A study fits into the first batch, which stays in
 memory. Later batches go into a file without a name:
@@ -21,19 +21,19 @@ from engine.errors import StorageFull
 from engine.index.format.types import Instance
 
 BATCH = 10_000
-"""Instances in memory, some 6 MB."""
+"""Instances in memory: some 6 MB."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Instance]).decode
 
 
 class Selection:
-    """The instances of one retrieval. A context manager: its end removes the file."""
+    """The instances of one retrieval. A context manager, whose exit removes the file."""
 
     def __init__(self, instances: Iterable[Instance], folder: Path, batch: int = 0, *, at_once: bool = True) -> None:
-        """`folder`: for the file; `batch`: 0 for BATCH; without `at_once` it stays empty until you call `gather`.
+        """`folder`: for the file. `batch`: 0 for BATCH. Without `at_once` it is empty until you call `gather`.
 
-        Raises StorageFull when there is no room for it.
+        Raises StorageFull when there is no room for the file.
         """
         self._source = iter(instances)
         self._folder = folder
@@ -42,12 +42,12 @@ class Selection:
         self._file: IO[bytes] | None = None
         self._count = 0
         self.segment_ids: set[int] = set()
-        """All segments that the instances lie in."""
+        """The segments of all instances."""
         while at_once and self.gather():
             pass
 
     def gather(self) -> bool:
-        """Reads one more batch. Returns whether there may be another. Raises StorageFull, and as the source does."""
+        """Reads one more batch. Returns whether there may be another. Raises StorageFull, and the source's errors."""
         try:
             batch = list(islice(self._source, self._batch))
             if batch:
@@ -81,19 +81,19 @@ class Selection:
             yield _decode(zlib.decompress(self._file.read(length)))
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Removes the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
-    def _add(self, found: list[Instance]) -> None:
-        self._count += len(found)
-        self.segment_ids.update(instance.position.segment_id for instance in found)
+    def _add(self, batch: list[Instance]) -> None:
+        self._count += len(batch)
+        self.segment_ids.update(instance.position.segment_id for instance in batch)
         if not self._first:
-            self._first = found
+            self._first = batch
             return
         if self._file is None:
             self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed by `close`
-        data = zlib.compress(_encode(found), 1)
+        data = zlib.compress(_encode(batch), 1)
         self._file.write(len(data).to_bytes(4, "little"))
         self._file.write(data)

@@ -1,12 +1,12 @@
-"""What a server did in the last days: two files of fixed length in DATA/stats, one record a minute and one an hour.
+"""Statistics of the last days: two files of fixed length in DATA/stats, one record a minute and one an hour.
 
-    head       8 KiB: magic, then JSON: the columns and the number of records; another head: the file is begun anew
+    head       8 KiB: magic, then JSON: the columns and the number of records; a file with another head is begun anew
     record     at (number of the minute or hour) % records: crc32 u32, number u32, one float64 a column; little endian
 
-A minute is overwritten after a day, an hour after 90 days, so that the files never grow. An hour is made from its
-minutes when it is over: counts are added up, of what is a level the last one is taken, of what is a peak the highest.
-A record that does not match its checksum, or is of another time, is none: nothing is synced, and a power cut costs a
-minute. One process writes (the one that runs jobs); any may read.
+A minute is overwritten after a day, an hour after 90 days, so the files never grow. An hour is made from its minutes
+when it is over: the sum of counts, the last of levels, the highest of peaks. A record with a wrong checksum or of
+another time counts as missing: nothing is synced, and a power cut costs a minute. One process writes (the one that
+runs jobs); any may read.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KEPT: Final = {MINUTE_S: 24 * 60, HOUR_S: 90 * 24}
 COUNTS: Final = (
     "instances", "instance_bytes", "operations", "failures", "received_bytes", "sent_bytes",
 )  # fmt: skip
-"""What happened in that time."""
+"""Counted within that time."""
 PEAKS: Final = ("associations", "connections", "queue_depth", "store_p99_s", "sync_p99_s")
 LEVELS: Final = ("free_bytes", "archive_studies", "archive_instances", "archive_bytes")
 COLUMNS: Final = (*COUNTS, *PEAKS, *LEVELS)
@@ -45,14 +45,15 @@ _NAMES: Final = {MINUTE_S: "minutes", HOUR_S: "hours"}
 
 
 class StatsHistory:
-    """Both files."""
+    """The history of statistics: both files."""
 
     def __init__(self, layout: Layout, files: Files) -> None:
         self._directory = f"{layout.data}/stats"
         self._files = files
 
     def add(self, time_s: float, values: Mapping[str, float]) -> None:
-        """The minute of a moment, and with the last minute of an hour that hour. Raises StorageFull, StorageFailed."""
+        """Writes the minute of a moment, and after the last minute of an hour also that hour. Raises StorageFull,
+        StorageFailed."""
         minute = int(time_s) // MINUTE_S
         self._write(MINUTE_S, minute, tuple(float(values.get(name, 0.0)) for name in COLUMNS))
         hour = minute // 60
@@ -60,11 +61,11 @@ class StatsHistory:
         self._write(HOUR_S, hour, _rolled_up(rows))
 
     def rows(self, step_s: int, since_s: float = 0.0) -> list[tuple[int, Row]]:
-        """Time in seconds since 1970 and values, the oldest first. Hours that have not ended are there too."""
-        found = [(number * step_s, row) for number, row in self._read(step_s)]
-        newest = max((time_s for time_s, _ in found), default=0)
+        """Time in seconds since 1970 and values, the oldest first, unfinished hours included."""
+        rows = [(number * step_s, row) for number, row in self._read(step_s)]
+        newest = max((time_s for time_s, _ in rows), default=0)
         oldest = max(since_s, newest - KEPT[step_s] * step_s + 1)
-        return sorted((time_s, row) for time_s, row in found if time_s >= oldest)
+        return sorted((time_s, row) for time_s, row in rows if time_s >= oldest)
 
     def _read(self, step_s: int) -> list[tuple[int, Row]]:
         try:
@@ -74,12 +75,12 @@ class StatsHistory:
             return []
         if content[:_HEAD_BYTES] != _head(step_s):
             return []
-        found = []
+        rows = []
         for at in range(_HEAD_BYTES, len(content) - _RECORD.size + 1, _RECORD.size):
             crc, number, *values = _RECORD.unpack_from(content, at)
             if crc == zlib.crc32(content[at + 4 : at + _RECORD.size]) and number:
-                found.append((number, tuple(values)))
-        return found
+                rows.append((number, tuple(values)))
+        return rows
 
     def _write(self, step_s: int, number: int, row: Row) -> None:
         record = _RECORD.pack(0, number, *row)
@@ -109,11 +110,11 @@ def _head(step_s: int) -> bytes:
 
 
 def _rolled_up(rows: list[Row]) -> Row:
-    """An hour of its minutes."""
+    """The record of an hour from those of its minutes."""
     columns = list(zip(*rows, strict=True))
-    found: list[float] = []
+    row: list[float] = []
     for number, _ in enumerate(COLUMNS):
         values = columns[number]
         add: Callable[[tuple[float, ...]], float] = sum if number < len(COUNTS) else max
-        found.append(values[-1] if number >= len(COUNTS) + len(PEAKS) else add(values))
-    return tuple(found)
+        row.append(values[-1] if number >= len(COUNTS) + len(PEAKS) else add(values))
+    return tuple(row)

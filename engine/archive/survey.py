@@ -1,4 +1,4 @@
-"""A survey of the log: what the folder of segments looks like from outside. Reads headers and marks, no payload.
+"""A survey of the segments: counts them and finds foreign, unreadable and missing ones. Reads headers, no payload.
 
 For `filmroom doctor`. `archive.verify` checks payloads.
 """
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Survey:
-    """The segments of an archive, counted, and what is wrong with them."""
+    """The number of an archive's segments, and their faults."""
 
     segment_count: int
     newest_ns: int = 0
-    """When the newest segment was made."""
+    """The creation time of the newest segment."""
     foreign: list[str] = field(default_factory=list)
     """Segments of another archive."""
     unreadable: list[str] = field(default_factory=list)
     """Segments whose headers cannot be read, and why."""
     set_aside: list[str] = field(default_factory=list)
-    """Files that a recovery has renamed to .damaged, and whose losses nobody has acknowledged."""
-    gone: list[str] = field(default_factory=list)
+    """Files that a recovery has renamed to .damaged, with losses that nobody has acknowledged."""
+    missing: list[str] = field(default_factory=list)
     """Segments that are missing although the index knows instances in them."""
 
 
 def survey(parts: Parts) -> Survey:
-    """Looks at every segment once."""
+    """Makes the survey."""
     directory, files, layout = parts.layout.segments, parts.files, parts.layout
     segment_ids = list_segments(directory, files)
     result = Survey(len(segment_ids))
@@ -57,8 +57,8 @@ def survey(parts: Parts) -> Survey:
         if name.endswith(".damaged") and not any(name.startswith(f"{number:016x}.") for number in acknowledged)
     ]
     marks = parts.index.segment_marks()
-    present = set(list_segments(directory, files))
-    result.gone = [
-        f"{segment_id:016x}" for segment_id, mark in marks.items() if mark.live_count and segment_id not in present
+    present_ids = set(list_segments(directory, files))
+    result.missing = [
+        f"{segment_id:016x}" for segment_id, mark in marks.items() if mark.live_count and segment_id not in present_ids
     ]
     return result

@@ -1,15 +1,15 @@
-"""Compares the log with the index, both ways: for `filmroom check` and for every crash test.
+"""Compares the log with the index, in both directions: for `filmroom check` and for every crash test.
 
-    log → index    every record of a segment, as far as the index says it has it, is known to the index
-    index → log    the record of every current instance, of every version kept aside and of all in quarantine is there,
-                   whole and the same; with `payloads` its bytes too
-    known damage   what a scrub or a reader has found and no re-send has healed
-    data sets      current ones that end early (findings), and native Pixel Data of another length than its attributes
-                   describe, which is named and no finding: by their element headers
-    losses         what the log has lost for good, until somebody acknowledges it (`archive.lifecycle.losses`)
+    log → index    the index knows every record of a segment, up to the segment's mark
+    index → log    the record of every current instance, of every version kept aside and of everything in quarantine
+                   exists, whole and the same; with `payloads` its bytes too
+    known damage   faults that a scrub or a reader has found and no re-send has healed
+    data sets      by their element headers: current ones that end early are findings; native Pixel Data of another
+                   length than its attributes describe is an oddity
+    losses         records that the log has lost for good, until somebody acknowledges them (`archive.lifecycle.losses`)
 
-Damage to a record that is no longer needed is no finding. Repairs nothing. Runs beside a server, and may or may not see
-instances that are stored meanwhile.
+Damage to a record that is no longer needed is no finding. Repairs nothing. May run beside a server; it may or may not
+see instances that are stored meanwhile.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ COUNTED = ("segments", "records", "instances", "kept_aside", "quarantined", "tru
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is not as it should be."""
+    """One fault, and its place."""
 
     segment_id: int
     offset: int
@@ -58,7 +58,7 @@ class CheckReport:
     _places: set[tuple[int, int]] = field(default_factory=set)
 
     def add(self, finding: Finding) -> None:
-        """Adds a finding, unless one for the same place is there."""
+        """Adds a finding, unless there is one for the same place."""
         place = (finding.segment_id, finding.offset)
         if place not in self._places:
             self._places.add(place)
@@ -66,37 +66,37 @@ class CheckReport:
 
 
 def check(archive: Archive, *, payloads: bool, progress: Progress | None = None) -> CheckReport:
-    """Compares; `payloads` reads every stored byte."""
+    """Checks an archive; with `payloads` it reads every stored byte."""
     report = CheckReport()
     _check_index(archive, report, payloads, progress)
     for row in archive.parts.index.damage():
         uid = row.sop_instance_uid.decode("utf-8", "replace")
-        report.add(Finding(row.segment_id, row.offset, _named(row.what, uid)))
+        report.add(Finding(row.segment_id, row.offset, _with_uid(row.what, uid)))
     _name_losses(archive, report)
     _check_log(archive, report, progress)
     return report
 
 
 def _name_losses(archive: Archive, report: CheckReport) -> None:
-    """Adds losses as findings, those with a known instance first: each place is named once."""
+    """Adds losses as findings. Those with a known instance come first, since each place is reported once."""
     losses = archive.losses()
     for loss in sorted(losses, key=lambda loss: not loss.sop_instance_uid):
-        what = f"lost, not acknowledged yet: {loss.what}"
-        report.add(Finding(loss.segment_id, loss.offset, _named(what, loss.sop_instance_uid)))
+        text = f"lost, not acknowledged yet: {loss.what}"
+        report.add(Finding(loss.segment_id, loss.offset, _with_uid(text, loss.sop_instance_uid)))
 
 
 def _check_log(archive: Archive, report: CheckReport, progress: Progress | None) -> None:
     marks = archive.parts.index.segment_marks()
-    present = list_segments(archive.parts.layout.segments, archive.parts.files)
-    for segment_id in marks.keys() - set(present):
+    segment_ids = list_segments(archive.parts.layout.segments, archive.parts.files)
+    for segment_id in marks.keys() - set(segment_ids):
         if marks[segment_id].live_count:
-            report.add(Finding(segment_id, 0, "the segment file is gone"))
-    for done, segment_id in enumerate(present):
+            report.add(Finding(segment_id, 0, "the segment file is missing"))
+    for number, segment_id in enumerate(segment_ids):
         if progress is not None:
-            progress("segments", done, len(present))
+            progress("segments", number, len(segment_ids))
         mark = marks.get(segment_id)
         if mark is None:
-            continue  # new: it had no committed record when the marks were read
+            continue  # a new segment: it had no committed record when the marks were read
         report.counts["segments"] += 1
         try:
             _check_segment(archive, report, segment_id, mark)
@@ -136,39 +136,39 @@ def _records(archive: Archive, segment_id: int, mark: SegmentMark) -> Iterator[R
     walk = segment.Walk(data, segment.read_segment_header(data, segment_id), end=mark.indexed_bytes)
     yield from walk
     if walk.tail < mark.indexed_bytes:
-        reason = walk.torn or "nothing where records were"
+        reason = walk.torn or "records are missing"
         yield Damage(segment_id, walk.tail, mark.indexed_bytes - walk.tail, reason)
 
 
 def _compare(archive: Archive, report: CheckReport, records: list[Record]) -> None:
-    for record, what in archive.parts.index.wrong_records(records):
+    for record, fault in archive.parts.index.wrong_records(records):
         position = record.position
         uid = record.key.decode("utf-8", "replace") if record.kind == Kind.INSTANCE else ""
-        report.add(Finding(position.segment_id, position.offset, _named(what, uid)))
+        report.add(Finding(position.segment_id, position.offset, _with_uid(fault, uid)))
 
 
 def _check_index(archive: Archive, report: CheckReport, payloads: bool, progress: Progress | None) -> None:
     total = archive.stats()["instances"]
-    for done, instance in enumerate(archive.parts.index.current_instances()):
-        if progress is not None and done % 100 == 0:
-            progress("instances", done, total)
+    for number, instance in enumerate(archive.parts.index.current_instances()):
+        if progress is not None and number % 100 == 0:
+            progress("instances", number, total)
         report.counts["instances"] += 1
         _check_instance(archive, report, instance, payloads, is_current=True)
-    for wrong in archive.parts.index.loose_rows():
-        for instance, what in wrong:
-            report.add(Finding(*instance.position[:2], _named(what, instance.sop_instance_uid)))
+    for rows in archive.parts.index.loose_rows():
+        for instance, fault in rows:
+            report.add(Finding(*instance.position[:2], _with_uid(fault, instance.sop_instance_uid)))
     for version in archive.parts.index.kept_aside():
         report.counts["kept_aside"] += 1
         _check_instance(archive, report, version, payloads, is_current=False)
-    for claimed in archive.parts.index.quarantined():
+    for item in archive.parts.index.quarantined():
         report.counts["quarantined"] += 1
         try:
-            _read(archive, claimed.position, payloads)
+            _read(archive, item.position, payloads)
         except SegmentGone:
-            continue  # dropped or moved since it was listed; a segment that is really missing is another finding
+            continue  # dropped or moved since it was listed; a missing segment is another finding
         except CorruptRecord as error:
-            uid = claimed.sop_instance_uid.decode("utf-8", "replace")
-            report.add(Finding(error.segment_id, error.offset, _named(str(error), uid)))
+            uid = item.sop_instance_uid.decode("utf-8", "replace")
+            report.add(Finding(error.segment_id, error.offset, _with_uid(str(error), uid)))
     if progress is not None:
         progress("instances", total, total)
 
@@ -183,7 +183,7 @@ def _check_instance(
     except CorruptRecord as error:
         versions = archive.parts.index.versions(instance.sop_instance_uid.encode())
         if any(version.position[:2] == instance.position[:2] for version in versions):
-            report.add(Finding(error.segment_id, error.offset, _named(str(error), instance.sop_instance_uid)))
+            report.add(Finding(error.segment_id, error.offset, _with_uid(str(error), instance.sop_instance_uid)))
 
 
 def _check_data_set(archive: Archive, report: CheckReport, instance: Instance) -> None:
@@ -191,16 +191,16 @@ def _check_data_set(archive: Archive, report: CheckReport, instance: Instance) -
     try:
         head = completeness.head_of(archive.parts.reader, instance)
     except DataSetError:
-        return  # an earlier version took it in, and checked less
+        return  # stored by an earlier version, which checked less
     position, uid = instance.position, instance.sop_instance_uid
     if head.cut:
         report.counts["truncated"] += 1
-        report.add(Finding(position.segment_id, position.offset, _named(f"the data set {head.cut}", uid)))
+        report.add(Finding(position.segment_id, position.offset, _with_uid(f"the data set {head.cut}", uid)))
         return
     difference = completeness.pixel_difference(head)
     if difference:
         report.counts["pixel_data_length_differs"] += 1
-        report.oddities.append(Finding(position.segment_id, position.offset, _named(difference, uid)))
+        report.oddities.append(Finding(position.segment_id, position.offset, _with_uid(difference, uid)))
 
 
 def _read(archive: Archive, position: Position, payloads: bool) -> None:
@@ -211,5 +211,5 @@ def _read(archive: Archive, position: Position, payloads: bool) -> None:
         archive.parts.reader.read_record(position)
 
 
-def _named(what: str, sop_instance_uid: str) -> str:
-    return f"{what} (SOP Instance UID {sop_instance_uid})" if sop_instance_uid else what
+def _with_uid(text: str, sop_instance_uid: str) -> str:
+    return f"{text} (SOP Instance UID {sop_instance_uid})" if sop_instance_uid else text

@@ -1,14 +1,14 @@
-"""Watches for processes that stop inside an index transaction, since every other writer waits for them.
+"""Watches for a process that stops inside an index transaction, since every other writer waits for it.
 
-    NAMED_S        it is named in the log, and in the statistics as long as it lasts
-    CONTINUE_S     one that is stopped (Ctrl-Z, SIGSTOP) is continued
-    the limit      it is killed, as a worker that does not answer is; what it had not committed is not there, and what
-                   it had appended is found by the recovery
+    after NAMED_S      names the process in the log, and in the statistics while it lasts
+    after CONTINUE_S   continues a process that is stopped (Ctrl-Z, SIGSTOP)
+    after the limit    kills it, like a worker that does not answer. Its transaction is lost; the recovery finds the
+                       records that it had appended
 
-The watch acts only when two looks in a row see the same note. A process that has just taken its turn has not yet noted
-when: for a moment its note is that of an earlier turn, perhaps hours old.
+The watch acts only when two looks in a row see the same note. A process that has just taken its turn has not yet
+written the time: for a moment its note is that of an earlier turn, perhaps hours old.
 
-A process in another PID namespace is only named: its number means another process here.
+It only names a process in another PID namespace: here that number is another process.
 """
 
 from __future__ import annotations
@@ -30,41 +30,41 @@ CONTINUE_S = 5.0
 
 
 class WriterWatch:
-    """Watches the holder of the index's write turn. Call `look` about once a second."""
+    """Watches the process that writes the index. Call `look` about once a second."""
 
     def __init__(self, holder: Callable[[], Holder | None], lock_path: str, counters: MutableMapping[str, int]) -> None:
-        """`holder` returns the other process that writes just now; `lock_path`: the file that it has open."""
+        """`holder` returns the other process that writes now; `lock_path`: a file that it must have open."""
         self._holder = holder
         self._lock_path = os.path.realpath(lock_path)
         self._counters = counters
-        self._seen: Holder | None = None
+        self._previous: Holder | None = None
         """The holder at the last look."""
-        self._named: Holder | None = None
+        self._reported: Holder | None = None
         self._continued: Holder | None = None
 
     def look(self, limit_s: float) -> None:
-        """Names, continues or kills the holder when that is due. With a limit of 0 it kills nobody."""
+        """Names, continues or kills the holder when that is due. With a limit of 0 it never kills."""
         holder = self._holder()
-        before, self._seen = self._seen, holder
+        previous, self._previous = self._previous, holder
         if holder is None or holder.held_s < NAMED_S:
-            if self._named is not None:
-                logger.info("the index is written again")
-            self._named = self._continued = None
+            if self._reported is not None:
+                logger.info("index writes go on")
+            self._reported = self._continued = None
             return
-        if before is None or not _is_same_turn(before, holder):
+        if previous is None or not _is_same_turn(previous, holder):
             return
-        if self._named is None:
+        if self._reported is None:
             self._counters["index_held_up"] += 1
-            logger.error("a process keeps the index to itself", **holder.as_dict())
-        self._named = holder
+            logger.error("a process blocks the index", **holder.as_dict())
+        self._reported = holder
         if not holder.pid or holder.pid == os.getpid() or not self._has_it_open(holder.pid):
             return
         if holder.held_s > CONTINUE_S and self._continued is None and _is_stopped(holder.pid):
             self._continued = holder
-            logger.warning("a stopped process that keeps the index to itself is continued", **holder.as_dict())
+            logger.warning("continuing a stopped process that blocks the index", **holder.as_dict())
             _signal(holder.pid, signal.SIGCONT)
         elif limit_s and holder.held_s > limit_s:
-            logger.error("a process that keeps the index to itself is killed", **holder.as_dict())
+            logger.error("killing a process that blocks the index", **holder.as_dict())
             self._counters["index_holders_killed"] += 1
             _signal(holder.pid, signal.SIGKILL)
 
@@ -76,13 +76,13 @@ class WriterWatch:
             return False
 
     def snapshot(self) -> dict[str, object] | None:
-        """The process that blocks the index, for the statistics; None when all is well."""
-        return None if self._named is None else self._named.as_dict()
+        """The process that blocks the index, for the statistics; None if there is none."""
+        return None if self._reported is None else self._reported.as_dict()
 
 
-def _is_same_turn(before: Holder, now: Holder) -> bool:
-    """Whether both looks saw the same turn: the process has noted no other one in between."""
-    return (before.foreign_pid, before.command) == (now.foreign_pid, now.command) and before.held_s <= now.held_s
+def _is_same_turn(previous: Holder, now: Holder) -> bool:
+    """Whether both looks saw the same turn of the same process."""
+    return (previous.foreign_pid, previous.command) == (now.foreign_pid, now.command) and previous.held_s <= now.held_s
 
 
 def _is_stopped(pid: int) -> bool:
@@ -96,4 +96,4 @@ def _signal(pid: int, number: signal.Signals) -> None:
     try:
         os.kill(pid, number)
     except OSError as error:
-        logger.error("it cannot be told so", pid=pid, error=error.strerror)
+        logger.error("cannot signal a process", pid=pid, error=error.strerror)

@@ -89,7 +89,7 @@ def change_holds(
         if request is not None:
             searches.append(request)
         if not in_advance:
-            instead = "nothing was held; --in-advance holds a study before it arrives" if is_set else "no hold ended"
+            instead = "no hold was set; --in-advance holds a study before it arrives" if is_set else "no hold ended"
             backend.refuse_missing(backend.not_stored(archive, searches), instead)
         if request is not None:
             instances = backend.matching_instances(archive, [request])

@@ -38,7 +38,7 @@ def examine(config: Config) -> Iterator[Finding]:
     try:
         survey = archive.survey()
         yield from _log(survey)
-        yield from _index(archive, survey.gone)
+        yield from _index(archive, survey.missing)
         yield from _reindexing(archive)
         yield from _commitments(archive)
     finally:
@@ -63,11 +63,11 @@ def _log(survey: Survey) -> Iterator[Finding]:
         yield good("log", f"{survey.segment_count} segments")
 
 
-def _index(archive: Archive, gone: list[str]) -> Iterator[Finding]:
+def _index(archive: Archive, missing: list[str]) -> Iterator[Finding]:
     stats = archive.stats()
-    if gone:
-        names = ", ".join(gone[:8])
-        yield fault("index", f"it knows instances in segments that are gone: {names}", "restore them from a backup")
+    if missing:
+        names = ", ".join(missing[:8])
+        yield fault("index", f"it knows instances in segments that are missing: {names}", "restore them from a backup")
     else:
         what = f"{stats['instances']} instances in {stats['studies']} studies, {bytes_text(stats['index_bytes'])}"
         yield good("index", what)

@@ -179,7 +179,7 @@ class Inspection:
             else:
                 records.append(item)
         if walk.tail < end:
-            reason = walk.torn or "nothing where records were"
+            reason = walk.torn or "records are missing"
             gaps.append(Damage(self.segment_id, walk.tail, end - walk.tail, reason))
         return records, gaps
 

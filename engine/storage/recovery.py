@@ -148,7 +148,7 @@ def recover_segment(
         fd = _open(files, directory, segment_id)
     except FileNotFoundError:
         lost = start_offset > FIRST_RECORD or sealed is not None
-        reason = _with_loss("the segment file is gone", sealed, 0)
+        reason = _with_loss("the segment file is missing", sealed, 0)
         damage = (Damage(segment_id, 0, start_offset, reason),) if lost else ()
         return Recovery([], 0, damage, sealed=False)
     try:

@@ -45,7 +45,7 @@ class LocalSegments:
         try:
             fd = self._files.open(segment_path(self._directory, segment_id), os.O_RDONLY)
         except FileNotFoundError as error:
-            raise SegmentGone("the segment file is gone", segment_id, offset) from error
+            raise SegmentGone("the segment file is missing", segment_id, offset) from error
         except OSError as error:
             if error.errno == errno.EIO:
                 raise CorruptRecord(f"cannot be read: {error.strerror}", segment_id, offset) from error

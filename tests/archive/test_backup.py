@@ -773,7 +773,7 @@ def test_every_flipped_byte_is_found_by_verification_and_by_a_restore(tmp_path: 
         shutil.rmtree(tmp_path / "new", ignore_errors=True)
         with pytest.raises(BackupError):
             restore(tmp_path / "backup", tmp_path / "new")
-        with pytest.raises(StorageError, match="half a restore|no archive"):
+        with pytest.raises(StorageError, match="unfinished restore|no archive"):
             layouts.existing(tmp_path / "new")
         victim.write_bytes(whole)
     is_sound(tmp_path / "backup")
@@ -811,10 +811,10 @@ def test_a_restore_killed_at_any_call_is_no_archive_and_goes_on_when_run_again(t
         data = tmp_path / f"new{number}"
         killed = _restore_killed_at(tmp_path / "backup", data, number)
         if killed and not (data / "archive.json").exists():
-            with pytest.raises(StorageError, match="half a restore|no archive"):
+            with pytest.raises(StorageError, match="unfinished restore|no archive"):
                 layouts.existing(data)
             if (data / "restore.json").exists():
-                with pytest.raises(StorageError, match="half a restore"):
+                with pytest.raises(StorageError, match="unfinished restore"):
                     Archive.open(data, create=True)
         if killed and not ((data / "archive.json").exists() and not (data / "restore.json").exists()):
             assert restore(tmp_path / "backup", data).findings == [], f"call {number}"

@@ -58,7 +58,7 @@ def test_an_archive_that_has_lost_its_description_gets_its_own_id_back(tmp_path:
     with pytest.raises(StorageError, match=f"archive.json is missing beside the segments of archive {archive_id}"):
         layouts.existing(tmp_path / "d")
     with running(tmp_path / "d") as server:
-        assert server.events("archive.json was missing and is made anew from the segments")
+        assert server.events("archive.json was missing: written anew from the segments")
         assert "(1 instances)" in server.ready_line
     assert layouts.existing(tmp_path / "d").archive_id.hex() == archive_id
 

@@ -225,7 +225,7 @@ def test_a_peer_that_answers_is_good_and_one_that_does_not_is_a_fault(data: Path
 def _lose(data: Path) -> str:
     for path in (data / "segments").glob("*.seg"):
         path.unlink()
-    return "in segments that are gone"
+    return "in segments that are missing"
 
 
 def _mix(data: Path) -> str:

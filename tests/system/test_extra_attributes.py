@@ -166,4 +166,4 @@ def test_other_attributes_than_those_of_the_running_server_are_refused(server: S
     other.write_text('[[attribute]]\ntag = "ReasonForStudy"\nlevel = "study"\n')
     refused = filmroom(server, "reindex", "--config", str(other))
     assert refused.returncode != 0
-    assert "under other [[attribute]]" in refused.stderr
+    assert "uses other [[attribute]] tables" in refused.stderr

@@ -61,7 +61,7 @@ def test_the_tree_of_an_instance_has_names_sequences_and_short_values(api: Askin
 
 
 def test_a_hold_is_set_and_released_by_whoever_asked(api: Asking) -> None:
-    assert api.post("/api/holds", {"studies": [uid(9)]}, 404)["detail"].endswith("nothing was held")
+    assert api.post("/api/holds", {"studies": [uid(9)]}, 404)["detail"].endswith("no hold was set")
     assert api.post("/api/holds", {"studies": [uid(1)], "reason": "court"}) == {"changed": [uid(1)]}
     (hold,) = api.get("/api/holds")["holds"]
     assert (hold["by"], hold["reason"], hold["instances"]) == ("http:127.0.0.1", "court", 1)

@@ -1,1 +1,1 @@
-"""What people who look after an archive see and do, as plain data: for the command line and for HTTP."""
+"""The administration of an archive as plain data, for the command line and for HTTP."""

@@ -1,4 +1,4 @@
-"""Corrections and conflicts as plain data, and corrections by name. Patients are written ID or ID^^^ISSUER (HL7 CX)."""
+"""Corrections and conflicts as plain data. Write patients as ID or ID^^^ISSUER (HL7 CX)."""
 
 from __future__ import annotations
 
@@ -18,38 +18,39 @@ if TYPE_CHECKING:
 
 
 def listed(archive: Archive, *, values: bool) -> Iterator[dict[str, Any]]:
-    """Every correction and undo, the earliest first; what is set by keyword, with its value if that is asked for."""
+    """Every correction and undo, the earliest first, with the keywords that it sets, or with `values` also their
+    values."""
     for row in correction.listed(archive):
         made_text = time_text(row.pop("made_ns"))
-        named = {tags.keyword_of(tag): value for tag, value in row.pop("sets").items()}
-        yield {**row, "made": made_text, "sets": named if values else list(named)}
+        texts = {tags.keyword_of(tag): value for tag, value in row.pop("sets").items()}
+        yield {**row, "made": made_text, "sets": texts if values else list(texts)}
 
 
 def conflicts(archive: Archive, *, values: bool) -> Iterator[dict[str, Any]]:
-    """Studies and series whose instances disagree: on what, and with `values` what they say."""
+    """Studies and series whose instances disagree, with the keywords, or with `values` also the values of each."""
     for conflict in archive.conflicts():
-        stated = {
+        texts_by_keyword = {
             tags.keyword_of(tag): [plain_values.text_of(tag, value, archive.schema.vr_of) for value in texts]
             for tag, texts in conflict.values.items()
         }
         yield {
             "study_instance_uid": conflict.study_instance_uid.decode("utf-8", "replace"),
             "series_instance_uid": conflict.series_instance_uid.decode("utf-8", "replace"),
-            "attributes": stated if values else list(stated),
+            "attributes": texts_by_keyword if values else list(texts_by_keyword),
         }
 
 
 def merge(
     archive: Archive, source: str, into: str, *, in_advance: bool, actor: Principal, reason: str
 ) -> dict[str, Any]:
-    """All studies of one patient become another one's. Raises CorrectionRefused, as all of these."""
-    named = (patients.patient_of(source), patients.patient_of(into))
+    """Moves all studies of one patient to another one. Raises CorrectionRefused, as all of these."""
+    names = (patients.patient_of(source), patients.patient_of(into))
     with _naming("--in-advance merges before anything of it has arrived"):
-        return _facts(correction.merge(archive, *named, in_advance=in_advance, actor=actor, reason=reason))
+        return _facts(correction.merge(archive, *names, in_advance=in_advance, actor=actor, reason=reason))
 
 
 def move(archive: Archive, studies: Sequence[str], into: str, *, actor: Principal, reason: str) -> dict[str, Any]:
-    """Studies become another patient's."""
+    """Moves studies to another patient."""
     with _naming("to make a new patient of these studies: filmroom patient split"):
         return _facts(correction.move(archive, studies, patients.patient_of(into), actor=actor, reason=reason))
 
@@ -57,7 +58,7 @@ def move(archive: Archive, studies: Sequence[str], into: str, *, actor: Principa
 def split(
     archive: Archive, studies: Sequence[str], new: str, sets: Mapping[int, str], *, actor: Principal, reason: str
 ) -> dict[str, Any]:
-    """Studies become a new patient's, with these attributes."""
+    """Moves studies to a new patient with these attributes."""
     return _facts(correction.split(archive, studies, patients.patient_of(new), sets, actor=actor, reason=reason))
 
 
@@ -71,33 +72,33 @@ def correct(
     actor: Principal,
     reason: str,
 ) -> dict[str, Any]:
-    """Sets attributes of a patient, of a study, or of a series, of which the study may be named too."""
+    """Sets attributes of a patient, of a study, or of a series (`study` is optional then)."""
     with _naming():
         if patient is not None:
-            named = patients.patient_of(patient)
-            return _facts(correction.correct_patient(archive, named, sets, actor=actor, reason=reason))
+            name = patients.patient_of(patient)
+            return _facts(correction.correct_patient(archive, name, sets, actor=actor, reason=reason))
         if series is not None:
-            done = correction.correct_series(
+            result = correction.correct_series(
                 archive, series, sets, study_instance_uid=study or "", actor=actor, reason=reason
             )
-            return _facts(done)
+            return _facts(result)
         return _facts(correction.correct_study(archive, study or "", sets, actor=actor, reason=reason))
 
 
 def undo(archive: Archive, number: str, *, actor: Principal, reason: str) -> dict[str, Any]:
-    """Takes a correction back."""
+    """Undoes a correction."""
     return {"number": correction.undo(archive, number, actor=actor, reason=reason).number}
 
 
-def _facts(done: Corrected) -> dict[str, Any]:
-    return {"number": done.number, "studies": done.studies}
+def _facts(result: Corrected) -> dict[str, Any]:
+    return {"number": result.number, "studies": result.studies}
 
 
 @contextmanager
 def _naming(hint: str = "") -> Iterator[None]:
-    """Says which patient is not known: to whoever asked, and in no log."""
+    """Names an unknown patient in the error, which only the caller sees: never log it."""
     try:
         yield
     except PatientUnknown as error:
-        who = patients.as_text(error.patient_id, error.issuer or "")
-        raise CorrectionRefused(f"no study of patient {who!r} is stored" + (f"; {hint}" if hint else "")) from error
+        patient = patients.as_text(error.patient_id, error.issuer or "")
+        raise CorrectionRefused(f"no study of patient {patient!r} is stored" + (f"; {hint}" if hint else "")) from error

@@ -1,4 +1,4 @@
-"""Legal holds, each with how much of its study is here."""
+"""Legal holds as plain data, each with the number of stored instances."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def listed(archive: Archive) -> list[dict[str, Any]]:
-    """Every hold that stands, by study."""
+    """Every hold in force, by study."""
     return [
         {
             "study_instance_uid": hold.study_instance_uid.decode("utf-8", "replace"),
@@ -39,19 +39,19 @@ def change(
     actor: Principal,
     reason: str,
 ) -> list[str]:
-    """Sets or releases holds; the studies that this changed.
+    """Sets or releases holds. Returns the studies whose hold has changed.
 
-    Raises NotStored for a study that is to be held and is not here, unless `in_advance`.
+    Raises NotStored for a hold on a study that is not stored, unless `in_advance`.
     """
     if is_set and not in_advance:
         missing = [uid for uid in study_instance_uids if not _count(archive, uid.encode())]
         if missing:
-            raise NotStored(f"no study {', no study '.join(missing)} is stored; nothing was held")
+            raise NotStored(f"no study {', no study '.join(missing)} is stored; no hold was set")
     work = archive.set_holds if is_set else archive.release_holds
     return work(study_instance_uids, actor=actor, reason=reason)
 
 
 def _count(archive: Archive, study_instance_uid: bytes) -> int:
-    """Instances of a study that are here."""
+    """Number of stored instances of a study."""
     keys = {tags.StudyInstanceUID: study_instance_uid, tags.NumberOfStudyRelatedInstances: b""}
     return sum(int(match["NumberOfStudyRelatedInstances"]) for match in archive.find(Query(Level.STUDY, keys)))

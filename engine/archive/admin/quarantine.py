@@ -1,5 +1,4 @@
-"""Quarantine as plain data: what is in it, and what becomes of it by name. Nothing here shows what is in a data set,
-but for `differences`, which somebody asks for."""
+"""Quarantine as plain data. Nothing here shows values of a data set, except `differences`."""
 
 from __future__ import annotations
 
@@ -18,25 +17,25 @@ if TYPE_CHECKING:
 
 
 def listed(archive: Archive) -> Iterator[dict[str, Any]]:
-    """All of it."""
+    """Every item in quarantine."""
     for item in quarantine.listed(archive):
         yield with_times(item.facts())
 
 
 def differences(archive: Archive, identifier: str, *, reserve_bytes: int) -> list[dict[str, Any]]:
-    """What differs between a version and the current instance, an element each. Raises QuarantineError."""
+    """The elements in which a version differs from the current instance. Raises QuarantineError."""
     judge = resent.Judge(archive, reserve_bytes=reserve_bytes)
     try:
         item = quarantine.find(archive, identifier)
-        return [asdict(each) for each in difference.differences(archive, item, judge)]
+        return [asdict(element) for element in difference.differences(archive, item, judge)]
     except DataSetError as error:
-        raise QuarantineError(f"it cannot be compared: {error}") from error
+        raise QuarantineError(f"the versions cannot be compared: {error}") from error
     finally:
         judge.close()
 
 
 def readmit(archive: Archive, identifier: str, *, policy: str, actor: Principal) -> dict[str, Any]:
-    """Takes one in; what became of it, or why it stays. Raises QuarantineError."""
+    """Stores an item as an instance. Returns the outcome, or the reason of a refusal. Raises QuarantineError."""
     try:
         outcome = quarantine.readmit(archive, identifier, policy=policy, actor=actor)
     except (InstanceRefused, CorruptRecord) as error:
@@ -45,5 +44,5 @@ def readmit(archive: Archive, identifier: str, *, policy: str, actor: Principal)
 
 
 def drop(archive: Archive, identifier: str, *, actor: Principal, reason: str) -> dict[str, Any]:
-    """Deletes one; what it was. Raises QuarantineError, DeletionRefused."""
+    """Deletes an item and returns it. Raises QuarantineError, DeletionRefused."""
     return with_times(quarantine.drop(archive, identifier, actor=actor, reason=reason).facts())

@@ -1,4 +1,4 @@
-"""Times as every list and every answer has them: ISO 8601 with the offset of this machine's zone, to the second."""
+"""Times in lists and answers: ISO 8601 to the second, with the offset of this machine's time zone."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from datetime import datetime
 
 
 def time_text(ns: int) -> str:
-    """A moment in nanoseconds since 1970: 2026-11-29T18:00:00+01:00."""
+    """A time in nanoseconds since 1970 as text: 2026-11-29T18:00:00+01:00."""
     return datetime.fromtimestamp(ns / 1e9).astimezone().isoformat(timespec="seconds")
 
 
 def with_times(facts: dict[str, object]) -> dict[str, object]:
-    """The same with each moment `NAME_ns` as `NAME`, also in what is nested."""
+    """The same with each time `NAME_ns` as the text `NAME`, in nested dictionaries too."""
     readable: dict[str, object] = {}
     for name, value in facts.items():
         if name.endswith("_ns") and (value is None or isinstance(value, int)):

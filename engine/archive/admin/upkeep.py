@@ -1,4 +1,4 @@
-"""How an archive is kept: what retention would delete, how far the scrub is, what is damaged or lost."""
+"""The upkeep of an archive as plain data: studies due for deletion, progress of the scrub, damage and losses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def due(archive: Archive, rules: Sequence[Retention]) -> Iterator[dict[str, Any]]:
-    """The studies that rules would delete now."""
+    """The studies that these rules would delete now."""
     for item in retention.due(archive, rules, time.time_ns()):
         yield {
             "rule": item.rule,
@@ -33,12 +33,12 @@ def due(archive: Archive, rules: Sequence[Retention]) -> Iterator[dict[str, Any]
 
 
 def scrub_status(archive: Archive, options: Scrub) -> dict[str, Any]:
-    """How far the scrub is, and what it has found."""
+    """The progress and the results of the scrub."""
     return with_times(Scrubber.of(archive, options).status())
 
 
 def damage(archive: Archive) -> list[dict[str, Any]]:
-    """What is known to be damaged, and what is lost for good and not acknowledged."""
+    """Noted damage, and losses that nobody has acknowledged."""
     rows = [
         {
             "sop_instance_uid": row.sop_instance_uid.decode("utf-8", "replace"),
@@ -54,7 +54,7 @@ def damage(archive: Archive) -> list[dict[str, Any]]:
 
 
 def loss_facts(loss: Loss) -> dict[str, Any]:
-    """One loss."""
+    """One loss as plain data."""
     return {
         "sop_instance_uid": loss.sop_instance_uid,
         "segment": f"{loss.segment_id:016x}",

@@ -123,7 +123,7 @@ def replay(
     segment_ids = set(present) if only is None else set(only)
     for segment_id in sorted(marks.keys() & segment_ids if only is not None else marks.keys()):
         if segment_id not in present and marks[segment_id].live_count:
-            report.add_lost(Damage(segment_id, 0, marks[segment_id].indexed_bytes, "the segment file is gone"))
+            report.add_lost(Damage(segment_id, 0, marks[segment_id].indexed_bytes, "the segment file is missing"))
     for segment_id in sorted(known.sealed.keys() - marks.keys() - set(present) if only is None else ()):
         # Asked once more: it may have been removed, or renamed, a moment ago.
         report.add_lost(*recover_segment(files, log_directory, segment_id, FIRST_RECORD, known=known).damage)
