@@ -36,7 +36,7 @@ def lost_id(data: Path, files: Files) -> bytes | None:
         raise StorageError(f"{data} is a replica without its archive.json: remove it and replicate into a new folder")
     archive_ids = {_archive_id(directory, segment_id, files) for segment_id in segment_ids} - {None}
     if len(archive_ids) != 1:
-        reason = "no segment header can be read" if not archive_ids else f"its segments are of {len(archive_ids)} archives"
+        reason = "no header can be read" if not archive_ids else f"its segments are of {len(archive_ids)} archives"
         raise StorageError(f"{data} holds segments without archive.json, and {reason}: restore a backup")
     return archive_ids.pop()
 
