@@ -12,7 +12,6 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.pixels.decoders.base import get_decoder
 
 from engine.dicom import elements, fragments, frames, part10, transfer_syntax
 from engine.dicom.frames import EncapsulatedFrames, NativeFrames, frame_table
@@ -20,6 +19,7 @@ from engine.dicom.sources import Inflated, Source, Whole
 from engine.errors import DataSetError, FramesUnreadable
 from tests import samples
 from tests.corpus import corpus_files, corpus_root, needs_corpus
+from tests.oracle.pixels import frames_as_stored
 
 JPEG = "1.2.840.10008.1.2.4.50"
 RLE = "1.2.840.10008.1.2.5"
@@ -69,30 +69,6 @@ def all_frames(data: bytes, syntax_uid: str, *, trust_offsets: bool = True) -> l
 # The corpus --------------------------------------------------------------------------------------
 
 
-def expected_of(ds: Dataset) -> list[bytes]:
-    """The frames as pydicom has them: codestreams, or native samples in little endian, as they are stored."""
-    count = int(ds.get("NumberOfFrames") or 1)
-    if ds.file_meta.TransferSyntaxUID.is_encapsulated:
-        extended = ds.get("ExtendedOffsetTable"), ds.get("ExtendedOffsetTableLengths")
-        coded = generate_frames(
-            ds.PixelData, number_of_frames=count, extended_offsets=extended if all(extended) else None
-        )
-        return list(coded)[:count]
-    if ds.get("PhotometricInterpretation") == "YBR_FULL_422":
-        # pydicom brings them to full samples.
-        return [bytes(ds.PixelData)[: ds.Rows * ds.Columns * 2]]
-    decoder = get_decoder(ds.file_meta.TransferSyntaxUID)
-    found = []
-    for array, _ in decoder.iter_array(ds, raw=True, correct_unused_bits=False, view_only=True):
-        if ds.get("BitsAllocated") == 1 and "PixelData" in ds:
-            found.append(np.packbits(array.reshape(-1), bitorder="little").tobytes())
-            continue
-        if ds.get("PlanarConfiguration") == 1 and ds.SamplesPerPixel > 1:
-            array = array.transpose(2, 0, 1)  # pydicom gives colour by pixel
-        found.append(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"))).tobytes())
-    return found
-
-
 UNREADABLE = {
     "odd/badVR.dcm": "Number of Frames",
     "odd/nested_priv_SQ.dcm": "is missing",
@@ -126,7 +102,7 @@ def test_every_frame_of_the_corpus_is_as_pydicom_has_it() -> None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                theirs = expected_of(pydicom.dcmread(path, force=True))
+                theirs = frames_as_stored(pydicom.dcmread(path, force=True))
         except (ValueError, AttributeError) as error:
             # pydicom does not know the transfer syntax, or cannot do without file meta information.
             assert "not a transfer syntax" in str(error) or "has no attribute" in str(error), f"{name}: {error!r}"

@@ -9,22 +9,22 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from pydicom.dataset import Dataset
+
 from engine.dicom import tags
 from engine.dicom.json_model import TEXT_INLINE_BYTES_MAX
-
-from .foreign import ForeignFile
 
 Model = dict[str, Any]
 
 
-def foreign_model(file: ForeignFile) -> Model:
-    """pydicom's model of a file, every value inline."""
+def foreign_model(dataset: Dataset) -> Model:
+    """pydicom's model of a data set, every value inline."""
     model: Model = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for tag in sorted(file.dataset.keys()):
+        for tag in sorted(dataset.keys()):
             try:
-                element = file.dataset[tag]
+                element = dataset[tag]
                 is_pixel_data = tag.group == 0x7FE0 and tag.element >= 8
                 found = {"vr": element.VR} if is_pixel_data else element.to_json_dict(None, 1 << 40)
             except Exception:  # pydicom raises what it likes on damaged values

@@ -6,54 +6,35 @@ import gzip
 import http.client
 import io
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pydicom
 import pytest
 from dicomweb_client.api import DICOMwebClient
 
 from engine.archive import retrieve, selection
 from engine.archive.ingest.request import ReceivedInstance
-from engine.archive.interchange.importer import import_paths
-from engine.archive.retrieve import Instance
-from engine.dicom.convert import convert
-from engine.dicom.transfer_syntax import of
-from engine.errors import CorruptRecord, FramesUnreadable
+from engine.errors import CorruptRecord
 from engine.index.format.types import Level
 from engine.storage.reader import LogReader
 from engine.storage.record import Position, crc32c
 from engine.web import instances as instances_module
 from engine.web import stored as stored_module
 from engine.web import wado_frames
-from engine.web.accept import parse_media_type
-from engine.web.multipart import PartBegin, PartEnd, Reader, boundary_in
 from tests import samples
 from tests.actors import actor
 from tests.archive import kept
-from tests.corpus import corpus_files
 from tests.web.hosting import Hosting, hosted
+from tests.web.wado import AS_STORED, FRAMES_AS_STORED, Answer, Get, requesting, syntax_in
 
 STUDY = f"{samples.ROOT}.1"
 SERIES = f"{STUDY}.1"
 COUNT = 5
-AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
-FRAMES_AS_STORED = 'multipart/related; type="application/octet-stream"; transfer-syntax=*'
-NEVER_SENT = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.2")
-DECODED = [path for path in corpus_files("syntax", "synthetic") if "video" not in path.name]
 
 
 def url_of(number: int) -> str:
     return f"/studies/{STUDY}/series/{SERIES}/instances/{kept.uid_of(number)}"
-
-
-def own_url(instance: Instance) -> str:
-    return (
-        f"/studies/{instance.study_instance_uid}/series/{instance.series_instance_uid}"
-        f"/instances/{instance.sop_instance_uid}"
-    )
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +44,6 @@ def hosting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosting]:
         kept.store(archive, [kept.data_set(number, pixels=4096) for number in range(COUNT)])
         for number in (20, 21, 22):
             kept.store(archive, [other(number)])
-        import_paths(archive, corpus_files())
     with hosted(data) as hosting:
         yield hosting
 
@@ -77,83 +57,16 @@ def other_url(number: int) -> str:
     return f"/studies/{samples.ROOT}.{number}/series/{samples.ROOT}.{number}.1/instances/{samples.ROOT}.{number}.1.1"
 
 
-class Answer:
-    def __init__(self, response: http.client.HTTPResponse) -> None:
-        self.status = response.status
-        self.headers = response.headers
-        self.body = response.read()
-
-    @property
-    def parts(self) -> list[tuple[PartBegin, bytes]]:
-        """Of a multipart body."""
-        assert self.status in (200, 206), self.body
-        content_type = parse_media_type(self.headers["Content-Type"])
-        assert content_type is not None
-        reader = Reader(boundary_in(content_type))
-        found: list[tuple[PartBegin, bytes]] = []
-        for event in reader.feed(self.body):
-            if isinstance(event, PartBegin):
-                found.append((event, b""))
-            elif not isinstance(event, PartEnd):
-                found[-1] = (found[-1][0], found[-1][1] + bytes(event))
-        reader.finish()
-        return found
-
-
 @pytest.fixture
-def get(hosting: Hosting) -> Iterator[Callable[..., Answer]]:
-    connection = http.client.HTTPConnection("127.0.0.1", hosting.port, timeout=60)
-
-    def get(path: str, method: str = "GET", **headers: str) -> Answer:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, f"/dicom-web{path}", headers=named)
-        return Answer(connection.getresponse())
-
-    yield get
-    connection.close()
-
-
-def syntax_in(part: PartBegin) -> str:
-    assert part.content_type is not None
-    return part.content_type.parameter("transfer-syntax")
-
-
-def data_set_in(file: bytes) -> bytes:
-    meta_length = int.from_bytes(file[140:144], "little")
-    return file[144 + meta_length :]
-
-
-def all_instances(hosting: Hosting) -> list[Instance]:
-    archive = hosting.engine.archive
-    uids = [match["SOPInstanceUID"] for match in archive.find("instance", SOPInstanceUID="")]
-    return [found for uid in uids if (found := archive.instance(uid)) is not None]
+def get(hosting: Hosting) -> Iterator[Get]:
+    with requesting(hosting) as get:
+        yield get
 
 
 # Instances ---------------------------------------------------------------------------------------
 
 
-def test_every_stored_instance_leaves_as_it_is_stored_unless_its_encoding_may_not(
-    hosting: Hosting, get: Callable[..., Answer]
-) -> None:
-    for instance in all_instances(hosting):
-        payload = hosting.engine.archive.read(instance)
-        ((part, file),) = get(own_url(instance), Accept=AS_STORED).parts
-        syntax = of(instance.transfer_syntax_uid)
-        if syntax.uid in NEVER_SENT:
-            assert syntax_in(part) == "1.2.840.10008.1.2.1"
-            assert data_set_in(file) == convert(payload, syntax, of("1.2.840.10008.1.2.1"))
-        else:
-            assert syntax_in(part) == syntax.uid
-            given = data_set_in(file)
-            if len(payload) % 2 and syntax.convertible and not syntax.deflated:
-                assert len(given) == len(payload) + 1  # the last element is padded, and its length says so
-            else:
-                assert given[: len(payload)] == payload
-            assert len(file) % 2 == 0 or not syntax.convertible
-        assert file[128:132] == b"DICM"
-
-
-def test_a_study_and_a_series_are_their_instances(hosting: Hosting, get: Callable[..., Answer]) -> None:
+def test_a_study_and_a_series_are_their_instances(hosting: Hosting, get: Get) -> None:
     for path in (f"/studies/{STUDY}", f"/studies/{STUDY}/series/{SERIES}/", f"//studies/{STUDY}"):
         answer = get(path, Accept=AS_STORED)
         files = [pydicom.dcmread(io.BytesIO(file)) for _, file in answer.parts]
@@ -162,7 +75,7 @@ def test_a_study_and_a_series_are_their_instances(hosting: Hosting, get: Callabl
         assert [each.partition("/dicom-web")[2] for each in locations] == [url_of(number) for number in range(COUNT)]
 
 
-def test_a_range_of_a_study_is_a_part_of_the_whole(get: Callable[..., Answer]) -> None:
+def test_a_range_of_a_study_is_a_part_of_the_whole(get: Get) -> None:
     whole = get(f"/studies/{STUDY}", Accept=AS_STORED)
     for start, end in ((0, 99), (100, 5000), (4000, len(whole.body) - 1)):
         part = get(f"/studies/{STUDY}", Accept=AS_STORED, Range=f"bytes={start}-{end}", If_Range=whole.headers["ETag"])
@@ -171,7 +84,7 @@ def test_a_range_of_a_study_is_a_part_of_the_whole(get: Callable[..., Answer]) -
         assert part.headers["Content-Range"] == f"bytes {start}-{end}/{len(whole.body)}"
 
 
-def test_one_instance_alone_has_ranges_conditions_and_head(get: Callable[..., Answer]) -> None:
+def test_one_instance_alone_has_ranges_conditions_and_head(get: Get) -> None:
     accept = "application/dicom; transfer-syntax=*"
     whole = get(url_of(0), Accept=accept)
     assert whole.headers["Content-Type"] == "application/dicom; transfer-syntax=1.2.840.10008.1.2.1"
@@ -192,58 +105,7 @@ def test_one_instance_alone_has_ranges_conditions_and_head(get: Callable[..., An
 # Frames ------------------------------------------------------------------------------------------
 
 
-def test_every_frame_leaves_as_it_is_stored(hosting: Hosting, get: Callable[..., Answer]) -> None:
-    ways: Counter[str] = Counter()
-    for instance in all_instances(hosting):
-        stored = hosting.engine.archive.retrieval.open(instance)
-        try:
-            count = stored.frames().count
-        except FramesUnreadable as error:
-            answer = get(f"{own_url(instance)}/frames/1", Accept=FRAMES_AS_STORED)
-            assert answer.status == 406
-            assert str(error) in json.loads(answer.body)["detail"]
-            ways["refused"] += 1
-            continue
-        numbers = sorted({1, count, min(2, count)} - {0})
-        if not count:
-            continue
-        answer = get(f"{own_url(instance)}/frames/{'%2C'.join(map(str, numbers))}", Accept=FRAMES_AS_STORED)
-        assert [frame for _, frame in answer.parts] == [bytes(stored.frame(number)) for number in numbers]
-        own = "1.2.840.10008.1.2.1" if stored.syntax.convertible else stored.syntax.uid
-        assert {syntax_in(part) for part, _ in answer.parts} == {own}
-        (single,) = answer.parts[:1]
-        alone = get(f"{own_url(instance)}/frames/1", Accept="application/octet-stream; transfer-syntax=*")
-        assert alone.body == single[1]
-        assert get(f"{own_url(instance)}/frames/{count + 1}", Accept=FRAMES_AS_STORED).status == 404
-        ways["given"] += 1
-    if corpus_files():
-        assert ways["given"] > 400, ways
-        assert ways["refused"] > 40, ways
-    assert ways["given"] >= COUNT
-
-
-@pytest.mark.skipif(not DECODED, reason="no corpus")
-def test_without_a_transfer_syntax_frames_are_decoded(hosting: Hosting, get: Callable[..., Answer]) -> None:
-    decoded = 0
-    for path in DECODED:
-        ds = pydicom.dcmread(path, force=True)
-        instance = hosting.engine.archive.instance(str(ds.get("SOPInstanceUID", "")))
-        if instance is None or ds.get("BitsAllocated") != 16 or not ds.file_meta.TransferSyntaxUID.is_compressed:
-            continue
-        answer = get(f"{own_url(instance)}/frames/1")
-        ((part, frame),) = answer.parts
-        if syntax_in(part) != "1.2.840.10008.1.2.1":
-            continue
-        try:
-            expected = pydicom.pixels.pixel_array(ds, index=0, raw=True)
-        except (ValueError, AttributeError, NotImplementedError, RuntimeError):
-            continue
-        assert np.array_equal(np.frombuffer(frame, expected.dtype.newbyteorder("<")), expected.reshape(-1)), path.name
-        decoded += 1
-    assert decoded >= 5
-
-
-def test_frames_are_encoded_for_who_asks_for_an_image_type(get: Callable[..., Answer]) -> None:
+def test_frames_are_encoded_for_who_asks_for_an_image_type(get: Get) -> None:
     native = get(f"{url_of(0)}/frames/1", Accept="application/octet-stream").body
     ((part, frame),) = get(f"{url_of(0)}/frames/1", Accept='multipart/related; type="image/jls"').parts
     assert part.content_type is not None
@@ -275,15 +137,13 @@ def test_frames_are_encoded_for_who_asks_for_an_image_type(get: Callable[..., An
         (f"{url_of(0)}/metadata", "application/pdf", 406, "given as"),
     ],
 )
-def test_refusals_say_why(get: Callable[..., Answer], path: str, accept: str | None, status: int, word: str) -> None:
+def test_refusals_say_why(get: Get, path: str, accept: str | None, status: int, word: str) -> None:
     answer = get(path, **({"Accept": accept} if accept else {}))
     assert answer.status == status, answer.body
     assert word in json.loads(answer.body)["detail"]
 
 
-def test_a_frame_too_long_to_be_held_is_read_while_it_is_sent(
-    get: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_frame_too_long_to_be_held_is_read_while_it_is_sent(get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
     held = get(f"{url_of(0)}/frames/1", Accept=FRAMES_AS_STORED)
     monkeypatch.setattr(wado_frames, "HELD_BYTES_MAX", 1000)
     monkeypatch.setattr(retrieve, "CACHED_BYTES_MAX", 1000)
@@ -293,16 +153,14 @@ def test_a_frame_too_long_to_be_held_is_read_while_it_is_sent(
     assert (refused.status, "4096 bytes" in json.loads(refused.body)["detail"]) == (413, True)
 
 
-def test_a_study_without_end_is_refused(get: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_without_end_is_refused(get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stored_module, "INSTANCES_MAX", 3)
     monkeypatch.setattr(selection, "BATCH", 2)
     answer = get(f"/studies/{STUDY}", Accept=AS_STORED)
     assert (answer.status, "series by series" in json.loads(answer.body)["detail"]) == (413, True)
 
 
-def test_a_decode_storm_is_told_to_come_back(
-    hosting: Hosting, get: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_decode_storm_is_told_to_come_back(hosting: Hosting, get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(instances_module, "CODECS_WAITING_MAX", 0)
     answer = get(f"{url_of(0)}/frames/1", Accept='multipart/related; type="image/jls"')
     assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
@@ -312,7 +170,7 @@ def test_a_decode_storm_is_told_to_come_back(
 # Metadata and bulk data --------------------------------------------------------------------------
 
 
-def test_metadata_is_one_array_at_every_level(get: Callable[..., Answer]) -> None:
+def test_metadata_is_one_array_at_every_level(get: Get) -> None:
     for path, count in ((f"/studies/{STUDY}", COUNT), (f"/studies/{STUDY}/series/{SERIES}", COUNT), (url_of(0), 1)):
         plain = get(f"{path}/metadata")
         assert plain.headers["Content-Type"] == "application/dicom+json"
@@ -326,31 +184,7 @@ def test_metadata_is_one_array_at_every_level(get: Callable[..., Answer]) -> Non
         assert len(xml.parts) == count
 
 
-def test_bulk_data_uris_of_the_metadata_lead_to_the_values(hosting: Hosting, get: Callable[..., Answer]) -> None:
-    followed = 0
-
-    def uris(row: dict[str, Any]) -> Iterator[str]:
-        for element in row.values():
-            if "BulkDataURI" in element:
-                yield element["BulkDataURI"]
-            for value in element.get("Value", ()):
-                if element["vr"] == "SQ":
-                    yield from uris(value)
-
-    for instance in all_instances(hosting):
-        answer = get(f"{own_url(instance)}/metadata")
-        if answer.status != 200:
-            continue
-        for uri in uris(json.loads(answer.body)[0]):
-            if "/7FE000" in uri:
-                continue
-            found = get(uri.partition("/dicom-web")[2], Accept="application/octet-stream")
-            assert (found.status, len(found.body) > 0) == (200, True), uri
-            followed += 1
-    assert followed > 20 or not corpus_files()
-
-
-def test_pixel_data_is_native_little_endian_with_ranges(get: Callable[..., Answer]) -> None:
+def test_pixel_data_is_native_little_endian_with_ranges(get: Get) -> None:
     frame = get(f"{url_of(0)}/frames/1", Accept="application/octet-stream").body
     for path in (f"{url_of(0)}/pixeldata", f"{url_of(0)}/bulkdata/7FE00010"):
         assert get(path, Accept="application/octet-stream").body == frame
@@ -363,7 +197,7 @@ def test_pixel_data_is_native_little_endian_with_ranges(get: Callable[..., Answe
 # What goes wrong on the way ----------------------------------------------------------------------
 
 
-def test_what_was_deleted_is_gone(hosting: Hosting, get: Callable[..., Answer]) -> None:
+def test_what_was_deleted_is_gone(hosting: Hosting, get: Get) -> None:
     assert get(other_url(20)).status == 200
     archive = hosting.engine.archive
     found = archive.instance(f"{samples.ROOT}.20.1.1")
@@ -374,7 +208,7 @@ def test_what_was_deleted_is_gone(hosting: Hosting, get: Callable[..., Answer]) 
 
 
 def test_damage_that_is_found_on_the_way_cuts_the_answer_and_is_left_out_the_next_time(
-    hosting: Hosting, get: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+    hosting: Hosting, get: Get, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = hosting.engine.archive
     second = samples.encoded(samples.instance(21, 1, 2, pixels=bytes(2 << 20)))
@@ -400,7 +234,7 @@ def test_damage_that_is_found_on_the_way_cuts_the_answer_and_is_left_out_the_nex
 
 
 def test_damage_that_is_found_before_anything_was_sent_is_an_answer(
-    hosting: Hosting, get: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+    hosting: Hosting, get: Get, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def damaged(_reader: LogReader, position: Position, _crc: int) -> None:
         raise CorruptRecord("payload: not as it was written", position.segment_id, position.offset)
