@@ -148,6 +148,8 @@ class Models:
 
     async def store(self, uploads: Uploads) -> None:
         """Puts each instance together and hands it over."""
+        if not self._models:
+            return
         await self._flush()
         self._source = self._spool.source()
         models, self._models = self._models, []
