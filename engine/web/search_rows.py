@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote
 
 from engine.archive.questions import Level, level_of, vr_of_key
 from engine.dicom import json_model, tags
+from engine.web.urls import segment
 
 if TYPE_CHECKING:
     from engine.archive.questions import Match
@@ -80,5 +80,4 @@ class Rows:
 
 
 def _segment(uid: bytes) -> bytes:
-    """A UID in a path; some writers' have other characters than PS3.5 9.1 allows."""
-    return uid if _IS_PLAIN(uid) else quote(uid, safe="").encode("ascii")
+    return uid if _IS_PLAIN(uid) else segment(uid.decode("utf-8", "replace")).encode("ascii")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from engine.web.errors import Gone, NotFound, TooLarge
 from engine.web.route import DICOMWEB
+from engine.web.urls import segment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -81,8 +82,8 @@ def pinned(request: Request, instances: Sequence[Instance]) -> Iterator[None]:
 def url_of(request: Request, instance: Instance) -> str:
     """Of an instance."""
     return (
-        f"{root_of(request)}/studies/{instance.study_instance_uid}/series/{instance.series_instance_uid}"
-        f"/instances/{instance.sop_instance_uid}"
+        f"{root_of(request)}/studies/{segment(instance.study_instance_uid)}"
+        f"/series/{segment(instance.series_instance_uid)}/instances/{segment(instance.sop_instance_uid)}"
     )
 
 

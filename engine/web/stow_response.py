@@ -20,7 +20,6 @@ from collections.abc import Iterator, Mapping
 from enum import IntEnum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote
 
 import orjson
 from aiohttp import web
@@ -29,6 +28,7 @@ from engine.dicom import xml_model
 from engine.errors import ArchiveReadOnly, DataSetError, IndexError_, InstanceRefused, Refusal, StorageError
 from engine.web.accept import Offer
 from engine.web.errors import RETRY_S
+from engine.web.urls import segment
 
 if TYPE_CHECKING:
     from typing import Any
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 JSON_TYPE: Final = "application/dicom+json"
 XML_TYPE: Final = "application/dicom+xml"
 OFFERS: Final = (Offer(JSON_TYPE), Offer("application/json"), Offer(XML_TYPE), Offer("application/xml"))
-
-_UID_CHARACTERS: Final = "!$&'()*+,;=:@~"
-"""That a segment of a path may have beside letters, digits and `-._`."""
 
 
 class Reason(IntEnum):
@@ -102,7 +99,7 @@ class StoreResponse:
             self._study = study
         elif self._study != study:
             self._is_one_study = False
-        url = f"{self._root}{_segment(study)}/series/{_segment(series)}/instances/{_segment(sop_instance_uid)}"
+        url = f"{self._root}{segment(study)}/series/{segment(series)}/instances/{segment(sop_instance_uid)}"
         item = _identity(sop_class_uid, sop_instance_uid)
         item["00081190"] = {"vr": "UR", "Value": [url]}
         if warning:
@@ -151,7 +148,7 @@ class StoreResponse:
     def _retrieve_url(self) -> dict[str, Any]:
         if self._study is None or not self._is_one_study:
             return {"vr": "UR"}
-        return {"vr": "UR", "Value": [self._root + _segment(self._study)]}
+        return {"vr": "UR", "Value": [self._root + segment(self._study)]}
 
     @property
     def _sequences(self) -> Iterator[tuple[str, bytearray]]:
@@ -170,10 +167,6 @@ class StoreResponse:
         for key, items in self._sequences:
             model[key] = {"vr": "SQ", "Value": (orjson.loads(line[:-1]) for line in items.splitlines())}
         return xml_model.encode(model)
-
-
-def _segment(uid: str) -> str:
-    return uid if uid.replace(".", "").isdigit() else quote(uid, safe=_UID_CHARACTERS)
 
 
 def _identity(sop_class_uid: str, sop_instance_uid: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from engine.access.networks import Network, is_in
 
@@ -25,8 +25,15 @@ _SCHEMES = frozenset({"http", "https"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _FORWARDED_PAIR = re.compile(r'\s*([A-Za-z]+)\s*=\s*(?:"([^"]*)"|([^;,"\s]*))\s*')
 
+_PLAIN_UID = re.compile(r"[0-9.]*")
+
 PROXIES_MAX = 10
 """So many steps of a chain of proxies are looked at."""
+
+
+def segment(uid: str) -> str:
+    """A UID as one segment of a path: some writers' have other characters than PS3.5 9.1 allows."""
+    return uid if _PLAIN_UID.fullmatch(uid) else quote(uid, safe="")
 
 
 @dataclass(frozen=True, slots=True)

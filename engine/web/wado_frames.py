@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from engine import log
@@ -54,6 +55,7 @@ async def frames(request: Request) -> web.StreamResponse:
     choice, syntax_uid = first_form(choices_of(request, OFFERS if len(numbers) > 1 else ONE_OFFERS), stored.syntax.uid)
     with pinned(request, [found]):
         if len(numbers) > 1:
+            await request.engine.pools.reads.run(partial(_check_numbers, stored, numbers))
             etag = f'"{identity_of(found)}-{request.path_values["frames"]}-{choice.offer.media_type}-{syntax_uid}"'
             parts = frame_parts(request, stored, numbers, choice, syntax_uid)
             return await send_stream(request, parts, etag, choice.offer.media_type, cache=IMMUTABLE)
@@ -62,6 +64,14 @@ async def frames(request: Request) -> web.StreamResponse:
         etag = f'"{identity_of(found)}-{numbers[0]}-{part.content_type.rpartition("=")[2]}-{is_multipart:d}"'
         media_type = choice.offer.media_type if is_multipart else ""
         return await send(request, [part], etag, media_type=media_type)
+
+
+def _check_numbers(stored: StoredInstance, numbers: Sequence[int]) -> None:
+    """Raises NotFound before an answer begins that could only be cut off, FramesUnreadable, CorruptRecord."""
+    try:
+        stored.frames().check(max(numbers))
+    except NoSuchFrame as error:
+        raise NotFound(str(error)) from error
 
 
 async def frame_parts(
@@ -137,4 +147,7 @@ def _numbers(text: str) -> list[int]:
         raise RequestError(f"{len(numbers)} frames in one request, {FRAMES_MAX} are allowed")
     if 0 in numbers:
         raise RequestError("frames are numbered from 1")
+    if len(set(numbers)) < len(numbers):
+        # As PS3.18 has it; and an answer is never longer than the pixels of its instance.
+        raise RequestError("a frame is named twice")
     return numbers

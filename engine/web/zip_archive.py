@@ -5,6 +5,7 @@ Not of PS3.18; dcm4chee gives it under the same media type.
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 ZIP: Final = "application/zip"
 
+_NOT_IN_NAMES: Final = re.compile(r"[^0-9A-Za-z.-]")
+
 
 async def zipped(request: Request) -> web.StreamResponse:
     """A study or a series."""
@@ -30,12 +33,12 @@ async def zipped(request: Request) -> web.StreamResponse:
 
 
 async def send_zip(request: Request, instances: Sequence[Instance]) -> web.StreamResponse:
-    """These instances. The name of the file has no name of a patient."""
+    """These instances. The name of the file is a UID: no name of a patient, and no path whatever a UID contains."""
     first = instances[0]
     uid = first.series_instance_uid if "series" in request.path_values else first.study_instance_uid
     headers = {
         "Content-Type": ZIP,
-        "Content-Disposition": f'attachment; filename="{uid}.zip"',
+        "Content-Disposition": f'attachment; filename="{_NOT_IN_NAMES.sub("_", uid).strip(".")}.zip"',
         "Cache-Control": CHANGING,
         "Vary": VARY,
     }

@@ -51,11 +51,14 @@ GIVEN = frozenset((200, 206, 304))
 ANY = GIVEN | REFUSED
 
 STUDIES = "/dicom-web/studies"
-INSTANCE = f"{STUDIES}/{samples.ROOT}.77/series/{samples.ROOT}.77.1/instances/{samples.ROOT}.77.1.1"
+STUDY = f"{STUDIES}/{samples.ROOT}.77"
+INSTANCE = f"{STUDY}/series/{samples.ROOT}.77.1/instances/{samples.ROOT}.77.1.1"
 SMUGGLED = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 BEFORE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello"
 """A good request, and a body that nobody asked for."""
 ENDLESS = 1 << 20
+ANSWER_BYTES_MAX = 64 << 10
+"""Of an answer, beside the length of its request: twice what is stored. No repetition in a request makes it longer."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,8 @@ def _targets() -> Iterator[Hostile]:
         "/%00", "/health/live%00", "/../../etc/passwd", "/dicom-web/%2e%2e/%2e%2e/etc/passwd", "/%zz", "/%", "/%c0%ae",
         "/dicom-web/studies/%2F%2F/metadata", f"{STUDIES}/{'1' * 5000}", f"{STUDIES}/1%0d%0aX-A:%20b/metadata",
         f"{STUDIES}/%F0%9F%A6%B4/metadata", "/" * 20_000 + "x", "/a" * 10_000, "*", "//evil.example/health",
-        "http://evil.example/health/live", "health/live", "?", "#", f"{INSTANCE}/frames/{'1,' * 300}1",
+        "http://evil.example/health/live", "health/live", "?", "#", f"{INSTANCE}/frames/{'1,' * 3000}1",
+        f"{INSTANCE}/frames/{','.join(map(str, range(1, 1500)))}", f"{INSTANCE}/frames/1,{'1' * 9}",
         f"{INSTANCE}/frames/{'9' * 400}", f"{INSTANCE}/frames/-1", f"{INSTANCE}/bulkdata/7FE00010/1/7FE00010",
         f"{INSTANCE}/bulkdata/7FE0001%30/{'9' * 50}/00100010", f"{STUDIES}/..%2f..%2fx",
     )  # fmt: skip
@@ -235,6 +239,11 @@ def _ranges_and_accept() -> Iterator[Hostile]:
         for accept in ("application/dicom", "*/*"):
             request = get(INSTANCE, f"Range: {value}", f"Accept: {accept}")
             yield Hostile(f"range {value[:30]!r} of {accept}", request, ANY)
+    overlapping = "Range: bytes=" + ",".join(["0-"] * 3500)
+    for path in (STUDY, f"{STUDY}/pixeldata", f"{INSTANCE}/pixeldata", f"{INSTANCE}/frames/1"):
+        for accept in ("application/dicom", "application/octet-stream"):
+            request = get(path, overlapping, f"Accept: multipart/related; type={accept}; transfer-syntax=*")
+            yield Hostile(f"3500 ranges of {path[-20:]}", request, ANY)
     accepts = (
         ",".join(f"a{n}/b;q=0.{n}" for n in range(1000)), "*/*;" + "a=b;" * 3000, '"' * 8000, 'a/b;c="' + "\\" * 8000,
         "," * 15_000, "multipart/related;" * 800, 'multipart/related;type="' * 500, "*/*;q=1e999", "*/*;q=-1",
@@ -291,6 +300,8 @@ class Fuzzer:
         data, is_closed = self._exchange(request.request, timeout_s, before)
         statuses = answers_in(data)
         self.answered += bool(statuses)
+        if len(data) > ANSWER_BYTES_MAX + len(request.request):
+            raise Found(f"{request.name}: the answer has {len(data)} bytes\n{request.request[:300]!r}")
         if not statuses and not request.is_incomplete and not is_closed:
             raise Found(f"{request.name}: neither an answer nor an end\n{request.request[:300]!r}")
         if len(statuses) > request.answers_max or set(statuses) - request.statuses:

@@ -120,6 +120,8 @@ def test_frames_are_encoded_for_who_asks_for_an_image_type(get: Get) -> None:
         (f"{url_of(0)}/frames/0", None, 400, "numbered from 1"),
         (f"{url_of(0)}/frames/one", None, 400, "1,2,5"),
         (f"{url_of(0)}/frames/2", None, 404, "no frame 2"),
+        (f"{url_of(0)}/frames/1,2", None, 404, "no frame 2"),
+        (f"{url_of(0)}/frames/1,1", None, 400, "twice"),
         (f"{url_of(0)}/frames/1", "image/png", 406, "given as"),
         (f"{url_of(0)}/frames/1", 'multipart/related; type="image/jp2"; transfer-syntax=1.2.3', 406, "cannot be made"),
         (url_of(0), "application/dicom; transfer-syntax=1.2.840.10008.1.2", 406, "cannot be given"),
