@@ -39,7 +39,7 @@ from engine.index.format.types import SegmentMark
 from engine.index.upkeep import rebuild
 from engine.storage.files import Files
 from engine.storage.reader import LogReader
-from engine.storage.recovery import NOTHING_KNOWN
+from engine.storage.recovery import NONE_SEALED
 from engine.storage.segment import list_segments
 from engine.storage.segment_store import LocalSegments
 
@@ -203,7 +203,7 @@ class Keeper:
             progress=progress,
             follow=self._follows,
             archive_id=self._layout.archive_id,
-            known=NOTHING_KNOWN if self._follows else self.register.load(),
+            sealed_segments=NONE_SEALED if self._follows else self.register.load(),
         )
         for finding in map(str, report.findings):
             # A replica's keeper meets the same damage at each look: log it once.
@@ -211,7 +211,7 @@ class Keeper:
                 logger.error("damage in the log", finding=finding)
             if self._follows:
                 self._reported.add(finding)
-        for old_id, new_id in report.put_right:
+        for old_id, new_id in report.renamed:
             logger.warning("a segment had a wrong name", old_id=f"{old_id:016x}", new_id=f"{new_id:016x}")
         if report.records or not self._follows:
             logger.info(event, **report.summary())

@@ -32,7 +32,7 @@ from engine.storage import hints
 from engine.storage.files import Files
 from engine.storage.reader import LogReader
 from engine.storage.record import Position
-from engine.storage.recovery import NOTHING_KNOWN, Known, Sealed
+from engine.storage.recovery import NONE_SEALED, Sealed, SealedSegments
 from engine.storage.segment import LAYOUT_LOG, Damage, segment_path
 from engine.storage.segment_bytes import FileBytes
 from engine.storage.segment_store import LocalSegments
@@ -46,7 +46,7 @@ _NOTHING = frozenset((Restored.NEW, Restored.DISCARDED, Restored.DAMAGED))
 class Before:
     """The facts of the old index and the register."""
 
-    known: Known
+    sealed_segments: SealedSegments
     damage: list[DamageRow] = field(default_factory=list)
     placed: list[tuple[str, int, int]] = field(default_factory=list)
     """SOP Instance UID, segment and offset of each record in a segment that is not as it was sealed."""
@@ -60,7 +60,7 @@ def rebuild_index(data: Path, *, progress: Progress | None = None, files: Files 
     is_replica = layout.role == layouts.REPLICA
     with KeeperLock(layout, files):
         register = Register(layout, files)
-        before = _before(layout, files, NOTHING_KNOWN if is_replica else register.load())
+        before = _before(layout, files, NONE_SEALED if is_replica else register.load())
         index, report = rebuild.rebuild(
             layout.index,
             layout.segments,
@@ -68,7 +68,7 @@ def rebuild_index(data: Path, *, progress: Progress | None = None, files: Files 
             progress=progress,
             follow=is_replica,
             archive_id=layout.archive_id,
-            known=before.known,
+            sealed_segments=before.sealed_segments,
             schema=schema,
         )
         try:
@@ -87,21 +87,23 @@ def rebuild_index(data: Path, *, progress: Progress | None = None, files: Files 
     return report
 
 
-def _before(layout: Layout, files: Files, known: Known) -> Before:
+def _before(layout: Layout, files: Files, sealed_segments: SealedSegments) -> Before:
     """Reads the old index. If that fails, logs it and returns the facts of DATA/sealed alone."""
     if Catalog.restore(layout.index, files) in _NOTHING:
-        return Before(known)
+        return Before(sealed_segments)
     try:
         index = Catalog.open(layout.index, files=files)
     except IndexError_ as error:
         logger.warning("the old index cannot be read", reason=str(error))
-        return Before(known)
-    before = Before(known)
+        return Before(sealed_segments)
+    before = Before(sealed_segments)
     try:
         marks = index.segment_marks()
-        before.known = known = _with_marks(layout, known, marks)
+        before.sealed_segments = sealed_segments = _with_marks(layout, sealed_segments, marks)
         before.damage = index.damage()
-        broken = {number for number, sealed in known.sealed.items() if not _is_as_sealed(layout, files, sealed)}
+        broken = {
+            number for number, sealed in sealed_segments.by_id.items() if not _is_as_sealed(layout, files, sealed)
+        }
         if broken:
             before.placed = [
                 (uid, *position[:2]) for uid, position in _placed(index) if position.segment_id in broken
@@ -113,14 +115,14 @@ def _before(layout: Layout, files: Files, known: Known) -> Before:
     return before
 
 
-def _with_marks(layout: Layout, register: Known, marks: dict[int, SegmentMark]) -> Known:
+def _with_marks(layout: Layout, register: SealedSegments, marks: dict[int, SegmentMark]) -> SealedSegments:
     sealed = {
         number: Sealed(number, layout.archive_id, -1, mark.indexed_bytes, -1, LAYOUT_LOG)
         for number, mark in marks.items()
         # A segment without live records may have been compacted away. Tombstones count among the bytes.
         if mark.sealed and (mark.live_count or mark.live_bytes)
     }
-    return Known({**sealed, **register.sealed}, register.is_whole)
+    return SealedSegments({**sealed, **register.by_id}, register.is_whole)
 
 
 def _is_as_sealed(layout: Layout, files: Files, sealed: Sealed) -> bool:

@@ -25,7 +25,7 @@ from engine.index.format.types import SegmentMark
 from engine.storage import hints
 from engine.storage.files import Files
 from engine.storage.journal import Journal, read_notes
-from engine.storage.recovery import Known, Sealed
+from engine.storage.recovery import Sealed, SealedSegments
 from engine.storage.segment import LAYOUT_LOG, list_segments, segment_path
 from engine.storage.segment_bytes import FileBytes
 
@@ -48,29 +48,29 @@ class Register:
         self._has_rotted = False
         self._failed: StorageFailed | None = None
 
-    def load(self) -> Known:
+    def load(self) -> SealedSegments:
         """Reads the file; `is_whole` is false when it may be incomplete. Raises StorageError."""
         files = self._files
         if not files.exists(self._path):
             self._noted = set()
-            return Known({}, is_whole=not list_segments(self._layout.segments, files))
+            return SealedSegments({}, is_whole=not list_segments(self._layout.segments, files))
         try:
             notes, is_whole = read_notes(self._path, files)
         except OSError as error:
             raise StorageError(f"{self._path} cannot be read: {error.strerror}") from error
-        segments, entry_count = self._known(notes, is_whole)
+        segments, entry_count = self._state(notes, is_whole)
         self._has_rotted = not segments.is_whole
-        if segments.is_whole and entry_count > NOTES_MAX_FACTOR * len(segments.sealed) + NOTES_MIN:
+        if segments.is_whole and entry_count > NOTES_MAX_FACTOR * len(segments.by_id) + NOTES_MIN:
             self._begin_anew()
-        self._noted = set(segments.sealed)
-        self._record_counts = {number: sealed.records for number, sealed in segments.sealed.items()}
+        self._noted = set(segments.by_id)
+        self._record_counts = {number: sealed.records for number, sealed in segments.by_id.items()}
         return segments
 
     def record_counts(self) -> dict[int, int]:
         """The record count of each sealed segment in the file when it was loaded."""
         return self._record_counts
 
-    def _known(self, notes: Iterable[list[object]], is_whole: bool) -> tuple[Known, int]:
+    def _state(self, notes: Iterable[list[object]], is_whole: bool) -> tuple[SealedSegments, int]:
         """The state that these notes describe, and the number of their entries."""
         sealed: dict[int, Sealed] = {}
         removed: set[int] = set()
@@ -89,7 +89,7 @@ class Register:
                 case _:
                     is_whole = False
         remaining = {number: entry for number, entry in sealed.items() if number not in removed}
-        return Known(remaining, is_whole), entry_count
+        return SealedSegments(remaining, is_whole), entry_count
 
     def _entry(self, entry: object) -> Sealed | None:
         match entry:
@@ -103,8 +103,8 @@ class Register:
             with locks.journals(self._layout, self._files):
                 journal = self._open()
                 try:
-                    segments, _ = self._known(journal.notes, journal.is_whole)
-                    journal.replace([["sealed", [_note_of(entry) for entry in segments.sealed.values()]]])
+                    segments, _ = self._state(journal.notes, journal.is_whole)
+                    journal.replace([["sealed", [_note_of(entry) for entry in segments.by_id.values()]]])
                 finally:
                     journal.close()
         except (StorageFull, ArchiveInUse) as error:

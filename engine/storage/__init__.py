@@ -1,1 +1,1 @@
-"""The append-only log: bytes, keys, positions. Knows nothing of DICOM. Formats: `record`, `segment`, `hints`."""
+"""The append-only log of records in segments. Knows nothing of DICOM. Formats: `record`, `segment`, `hints`."""

@@ -37,13 +37,13 @@ Result = TypeVar("Result")
 Done = Callable[["Result | EngineError"], None]
 
 PATIENCE_S = 8.0
-"""Modalities give up after 10 to 30 s, and send again what they then have no answer for."""
+"""Modalities give up after 10 to 30 s, and send instances without an answer again."""
 
 _LOOK_S = 1.0
-"""How often it is looked whether a group is late, while there is one."""
+"""Interval of the check for a late group, while there is a group."""
 
 GROUP_MAX = 256
-"""Records in one index transaction at most: bounds how long a writer of another process waits."""
+"""The most records in one index transaction: bounds how long a writer of another process waits."""
 
 
 class GroupCommit(Generic[Item, Result]):
@@ -62,7 +62,7 @@ class GroupCommit(Generic[Item, Result]):
     ) -> None:
         """`on_failure` is called once, on the loop's thread, after the waiters of the failed group have been answered.
 
-        `try_apply`: as `apply`, or None where it would have to wait. `why_late`: what it waits for, if that is known.
+        `try_apply`: as `apply`, but None if it would have to wait. `why_late`: the reason for the wait, if known.
         """
         self._loop = loop
         self._sync = sync
@@ -74,9 +74,9 @@ class GroupCommit(Generic[Item, Result]):
         self._queue: SimpleQueue[tuple[Item, Done[Result]] | None] = SimpleQueue()
         self._unsynced: list[tuple[Item, Done[Result]]] = []
         self._under_way: tuple[list[tuple[Item, Done[Result]]], float] | None = None
-        """The group that the thread is at, and since when; set by the thread."""
+        """The group that the thread commits, and since when; the thread sets it."""
         self._answered: list[tuple[Item, Done[Result]]] | None = None
-        """A group that was late: it has been answered."""
+        """A late group, which has been answered."""
         self._is_watching = False
         self.late: str = ""
         """Why commits are late; "" while all is well."""
@@ -114,7 +114,7 @@ class GroupCommit(Generic[Item, Result]):
             self._loop.call_soon(self._flush_unsynced)
 
     def fail(self, error: EngineError) -> None:
-        """Ends the writer from outside: an I/O error beside the commit path is as final as one on it."""
+        """Ends the writer after an I/O error elsewhere, which is as final as one on the commit path."""
         if self._failed is None:
             self._failed = error
         self._tell_failure()
@@ -132,7 +132,7 @@ class GroupCommit(Generic[Item, Result]):
         self._loop.call_later(min(_LOOK_S, self._patience_s), self._look)
 
     def _look(self) -> None:
-        """Answers a group that is late, and all that waits behind it."""
+        """Answers a late group, and all that wait after it."""
         self._is_watching = False
         under_way = self._under_way
         if under_way is not None and perf_counter() - under_way[1] > self._patience_s:
@@ -177,7 +177,7 @@ class GroupCommit(Generic[Item, Result]):
         self._loop.call_soon_threadsafe(self._tell_failure)
 
     def _refuse(self, done: Done[Result]) -> None:
-        """For a caller that was busy elsewhere while this was closed."""
+        """Answers a caller that submits after `close`."""
         self._loop.call_soon(done, StorageError("this writer is closed"))
 
     def _flush_unsynced(self) -> None:
@@ -205,7 +205,7 @@ class GroupCommit(Generic[Item, Result]):
                 return
 
     def _next_group(self) -> tuple[list[tuple[Item, Done[Result]]], bool]:
-        """Waits for one waiter, then takes all that are there; True when the thread shall end."""
+        """Waits for one waiter, then takes all; True if the thread must end."""
         group: list[tuple[Item, Done[Result]]] = []
         entry = self._queue.get()
         while entry is not None:
@@ -241,7 +241,7 @@ class GroupCommit(Generic[Item, Result]):
     def _applied(
         self, group: list[tuple[Item, Done[Result]]], apply: Callable[[Sequence[Item]], Sequence[Result] | None]
     ) -> Sequence[Result] | EngineError | None:
-        """What `apply` makes of a group; None when that would have had to wait."""
+        """The result of `apply` for a group; None if it would have to wait."""
         if self._failed is not None:
             return self._failed
         try:

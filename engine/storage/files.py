@@ -34,22 +34,22 @@ IOV_MAX = 1024
 """Buffers that one pwritev or preadv takes (Linux UIO_MAXIOV)."""
 
 ZEROS_BYTES = 1 << 20
-"""What `write_zeros` writes at a time."""
+"""Bytes that `write_zeros` writes at a time."""
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""Of disk, descriptors or memory: it may come back."""
+"""No room on the disk, no descriptors, no memory: room may come back."""
 _DONT_NEED = os.POSIX_FADV_DONTNEED
 _NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ESPIPE})
 
 
 def raise_write_error(error: OSError, doing: str) -> NoReturn:
-    """What a failed writing call raises."""
+    """Raises the error of a failed writing call."""
     kind = StorageFull if error.errno in NO_ROOM else StorageFailed
     raise kind(f"{doing}: {error.strerror}") from error
 
 
 def raise_sync_error(error: OSError, doing: str) -> NoReturn:
-    """What a failed sync raises, whatever its number."""
+    """Raises the error of a failed sync, whatever its number."""
     raise StorageFailed(f"{doing}: {error.strerror}") from error
 
 
@@ -79,7 +79,7 @@ class Files:
             pass
 
     def lock(self, fd: int) -> bool:
-        """Takes the advisory lock of this open file, held until it is closed; False if somebody else has it."""
+        """Takes the advisory lock of this open file until it is closed; False if another process has it."""
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -102,7 +102,7 @@ class Files:
             self._write_rest(fd, buffers, offset, count, length)
 
     def _write_rest(self, fd: int, buffers: Sequence[Buffer], offset: int, written: int, length: int) -> None:
-        """Goes on after a short write, and after the first IOV_MAX buffers."""
+        """Continues after a short write, and after the first IOV_MAX buffers."""
         views = [memoryview(buffer) for buffer in buffers]
         rest = [view.cast("B") for view in views if view.nbytes]
         total = sum(view.nbytes for view in rest)
@@ -140,7 +140,7 @@ class Files:
         return b"".join(parts)
 
     def preadv(self, fd: int, buffers: Sequence[memoryview], offset: int) -> int:
-        """Fills the buffers, or as much as the file has; returns how many bytes that was."""
+        """Fills the buffers as far as the file goes; returns the number of bytes."""
         done = 0
         rest = list(buffers)
         while rest:
@@ -156,7 +156,7 @@ class Files:
         return done
 
     def preadv_cached(self, fd: int, buffers: Sequence[memoryview], offset: int) -> int:
-        """As `preadv`, but stops where the page cache ends instead of waiting for the disk."""
+        """As `preadv`, but stops at the end of the page cache instead of waiting for the disk."""
         try:
             return os.preadv(fd, buffers[:IOV_MAX], offset, os.RWF_NOWAIT)
         except BlockingIOError:
@@ -182,7 +182,7 @@ class Files:
                 raise_sync_error(error, "sync_file_range")
 
     def allocate(self, fd: int, offset: int, length: int) -> None:
-        """Reserves blocks that read as zeros; the file's size grows with them, where not supported only the size."""
+        """Reserves blocks that read as zeros, and grows the file's size; without support, only the size grows."""
         try:
             disk.allocate(fd, offset, length)
         except OSError as error:
@@ -236,14 +236,14 @@ class Files:
             return offset
 
     def next_hole(self, fd: int, offset: int) -> int:
-        """Up to where what `next_data` found goes; the file's size if nothing but data follows."""
+        """The end of the data that `next_data` found; the file's size if only data follows."""
         try:
             return os.lseek(fd, offset, os.SEEK_HOLE)
         except OSError:
             return self.size(fd)
 
     def expect_random(self, fd: int) -> None:
-        """Reads no further ahead than asked for: what is read of a preallocated file counts as data afterwards."""
+        """Disables read-ahead: pages of a preallocated file that were read count as data afterwards."""
         try:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
         except OSError:
@@ -272,7 +272,7 @@ class Files:
         return os.path.exists(path)
 
     def make_directory(self, path: str) -> None:
-        """A new directory, durable after sync_directory of the one that it lies in; no error if there is one."""
+        """Makes a directory, durable after sync_directory of its parent; no error if there is one."""
         try:
             os.mkdir(path, 0o750)
         except FileExistsError:
@@ -331,16 +331,16 @@ class Files:
         return os.listdir(path)
 
     def free_bytes(self, path: str) -> int:
-        """Bytes that the file system has free for us."""
+        """Bytes of the file system that we may use."""
         status = os.statvfs(path)
         return status.f_bavail * status.f_frsize
 
 
 def replace_file(files: Files, path: str, content: bytes, *, is_durable: bool = True) -> None:
-    """A small file gets this content, or keeps what it had: the one way to replace a file of an archive.
+    """Replaces the content of a small file, all or nothing: the one way to replace a file of an archive.
 
-    Durable when it returns; not `is_durable`: for what may be lost in a power cut, such as a status. Raises StorageFull
-    or StorageFailed.
+    Durable when it returns; without `is_durable` a power cut may lose the change (a status, for example). Raises
+    StorageFull or StorageFailed.
     """
     temporary = f"{path}.{os.getpid()}.{threading.get_ident()}"
     files.unlink(temporary)

@@ -1,4 +1,4 @@
-"""GrowingSegment: a segment that its log still writes, and how far it has come."""
+"""GrowingSegment: a segment that its log still writes, and how far it is written."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ class GrowingSegment:
         self.fd = fd
         self.path = path
         self.limit = 0
-        """Where records and footer must end."""
+        """The limit for the end of records and footer."""
         self.prewritten = 0
         """Below this offset the blocks have been written once: syncing over them costs no journal commit."""
         self.is_prewriting = False
-        """Whether zeros are being written somewhere behind `prewritten`: no record may lie there until that is over."""
+        """Whether zeros are being written after `prewritten`: write no record there until that is over."""
         self.is_allocated = False
-        """Whether the disk has set aside everything up to the limit."""
+        """Whether the disk has allocated everything up to the limit."""
         self.written = FIRST_RECORD
-        """Where the records end."""
+        """The end of the records."""
         self.synced = 0
-        """Where the records end that are on stable storage."""
+        """The end of the records that are on stable storage."""
         self.sequence = 0
-        """Of the next record."""
+        """The sequence number of the next record."""
         self.heads: list[bytearray] = []
-        """Of all records, for the footer."""
+        """The heads of all records, for the footer."""
         self.heads_bytes = 0
         self.payload_bytes = 0
         self.users = 0
-        """Syncs that use the descriptor at the moment."""
+        """The number of syncs that are using the descriptor."""
         self.closing = False
         """Whether the last user closes the descriptor."""
 

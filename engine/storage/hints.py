@@ -1,4 +1,4 @@
-"""The footer of a sealed segment: the heads of all its records once more, so that a rebuild reads no pixels.
+"""The footer of a sealed segment: a copy of the heads of all its records, so that a rebuild reads no pixels.
 
     tail        +16                                  hint_end                    end of file
     +-----------+--------------------------+---------+---------------------------+
@@ -12,11 +12,11 @@
              0       8      magic          "FILMSEAL"
              8       4      format         1
              12      4      layout         as in the segment header
-             16      8      segment_id     as in the segment header, and so are the next two: with them a segment
-             24      16     archive_id     whose header block is lost can still be read
+             16      8      segment_id     as in the segment header, like the next two fields: a segment can be
+                 24      16     archive_id     read with them if its header block is lost
              40      8      salt
-             48      8      tail           where the footer begins
-             56      8      hint_end       where the trailer begins
+             48      8      tail           start of the footer
+                 56      8      hint_end       start of the trailer
              64      8      record_count
              72      8      payload_bytes  sum over the records
              80      4      damage_count
@@ -24,8 +24,8 @@
              88      36     zeros
              124     4      crc32c         of the 124 bytes before
 
-A segment is sealed when a valid trailer ends its file exactly. The trailer is written only after all records are on
-stable storage, so a sealed segment needs no recovery. Damage that a recovery found is kept here, so that it is known.
+A segment is sealed if its file ends exactly with a valid trailer. The trailer is written only after all records are on
+stable storage, so a sealed segment needs no recovery. The damage entries record what a recovery has found.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ HINTS_FORMAT = 1
 TRAILER_BYTES = 128
 FOOTER_HEAD = FOOTER_MAGIC + bytes(8)
 FOOTER_BYTES_MIN = len(FOOTER_HEAD) + TRAILER_BYTES
-"""What the footer takes beside the heads."""
+"""The length of the footer without the heads."""
 
 TRAILER_FIELDS = (
     ("magic", "8s"),
@@ -84,7 +84,7 @@ class Trailer:
     hint_crc: int
 
     def header(self) -> SegmentHeader:
-        """The segment's header as far as the trailer knows it."""
+        """The segment's header with the fields that the trailer has."""
         return SegmentHeader(self.segment_id, self.archive_id, self.salt, 0, "", self.layout)
 
 
@@ -138,7 +138,7 @@ def _encode_damage(damage: Damage) -> bytes:
 
 
 def read_trailer(data: SegmentBytes, segment_id: int) -> Trailer | None:
-    """The trailer of an open segment; None when it is not sealed. Raises CorruptRecord when that cannot be read."""
+    """The trailer of an open segment; None if it is not sealed. Raises CorruptRecord if it cannot be read."""
     size = data.size()
     if size < TRAILER_BYTES:
         return None
@@ -166,7 +166,7 @@ class Heads:
     trailer: Trailer
     data: bytes
     start: int = len(FOOTER_HEAD)
-    """Where the first one begins in `data`; they end where the damage entries begin."""
+    """Start of the first one in `data`; the last one ends at the damage entries."""
 
 
 def read_heads(data: SegmentBytes, segment_id: int) -> Heads | None:

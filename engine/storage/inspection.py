@@ -1,19 +1,19 @@
 """Inspection: compares every byte of one segment with its checksums, in pieces, for a scrub.
 
-It reports faults and repairs nothing. It knows no index, and not whether a record is still needed.
+It reports faults and repairs nothing. It does not know the index, nor whether a record is still needed.
 
-    bytes                        verified by                                           when they are wrong
+    bytes                        verified by                                           if they are wrong
     header block                 both copies: checksum, and equal; zeros between        Part.HEADER
     head of a record             head_crc, and equal to the footer's copy               Part.RECORD
     payload                      payload_crc                                            Part.RECORD
-    up to the next multiple of 8 zeros                                                  Part.PADDING: harms nobody
-    between whole records        nothing can: what a recovery, or this walk, passed by  Part.GAP
+    up to the next multiple of 8 zeros                                                  Part.PADDING: harmless
+    between whole records        nothing: a recovery, or this walk, has skipped them    Part.GAP
     footer and trailer           hint_crc, the trailer's checksum                       Part.FOOTER
 
-The records of a sealed segment are those of its footer, so that a record whose head is damaged still has its name. Of a
-segment without a footer, and where the footer is damaged, they are what a walk finds up to the index's mark.
+The records of a sealed segment are those of its footer, so a record with a damaged head still has its name. Without a
+sound footer, they are the records that a walk finds up to the index's mark.
 
-Each piece is read from the disk, not from the page cache; what was not cached before is not cached afterwards.
+Each piece is read from the disk, not from the page cache, and is cached afterwards only if it was before.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from engine.storage.segment import FIRST_RECORD, Damage, SegmentHeader, Walk, re
 from engine.storage.segment_bytes import SegmentBytes
 
 PIECE_BYTES = 2 << 20
-"""What is read at a time; the longest head, 1 MiB and some, fits."""
+"""Bytes read at a time; the longest head, a little over 1 MiB, fits."""
 
 _HEADER_COPY_BYTES = FIRST_RECORD // 2
 _CHECKED_BYTES = 124
 _KEY_LENGTH = slice(8, 10)
-"""Where a record's header says how long its key is."""
+"""Offset of the key's length in a record header."""
 
 
 class Part(Enum):
-    """Which part of a segment a fault is in."""
+    """The part of a segment that a fault is in."""
 
     HEADER = "segment header"
     RECORD = "record"
@@ -46,7 +46,7 @@ class Part(Enum):
     GAP = "gap"
     FOOTER = "footer"
     INDEX = "index"
-    """None of a segment: what the index says of one of its records (`archive.lifecycle.index_walk`)."""
+    """No part of a segment: a row of the index about one of its records (`archive.lifecycle.index_walk`)."""
 
 
 class Fault(NamedTuple):
@@ -57,38 +57,38 @@ class Fault(NamedTuple):
     length_bytes: int
     what: str
     record: Record | None = None
-    """The record that lies, or lay, there; None where nothing tells."""
+    """The record at that place; None if it is unknown."""
     key: bytes = b""
-    """The record's key as far as anything tells: not checked when there is no `record`."""
+    """The record's key, if it is legible: unchecked if there is no `record`."""
 
 
 class Step(NamedTuple):
-    """One piece of work."""
+    """One step of an inspection."""
 
     offset: int
-    """Everything before this has been looked at; a place to begin again."""
+    """Everything before this offset is done; an inspection can begin again here."""
     read_bytes: int
     faults: tuple[Fault, ...] = ()
     record_count: int = 0
-    """Records that this step has come to the end of: 1 or 0."""
+    """Records that this step has finished: 1 or 0."""
     compared_bytes: int = 0
-    """Work that is no reading of this segment, in bytes that would take as long."""
+    """Other work than reading this segment, as the number of bytes that would take as long."""
 
 
 class Inspection:
-    """One segment under inspection: take steps until there are no more."""
+    """The inspection of one segment: iterate over its steps."""
 
     def __init__(
         self, data: SegmentBytes, segment_id: int, *, start_offset: int, mark_bytes: int, is_sealed: bool
     ) -> None:
-        """`mark_bytes` and `is_sealed` are what the index says of the segment."""
+        """`mark_bytes` and `is_sealed` are the segment's mark in the index."""
         self.segment_id = segment_id
         self.start_offset = start_offset
         self._data = data
         self._mark_bytes = mark_bytes
         self._is_sealed = is_sealed
         self._from_disk = False
-        """Whether pieces are read past the page cache: not while a writer's pages are still dirty."""
+        """Whether to read past the page cache: not while a writer's pages are still dirty."""
         self._seed = 0
         self._buffer = memoryview(bytearray(PIECE_BYTES))
 
@@ -97,7 +97,7 @@ class Inspection:
         return self._data.is_gone()
 
     def steps(self) -> Iterator[Step]:
-        """Piece after piece; at the end everything from `start_offset` on has been looked at."""
+        """The steps from `start_offset` to the end."""
         trailer = self._trailer()
         self._from_disk = trailer is not None or self._is_sealed
         faults: list[Fault] = []
@@ -124,14 +124,14 @@ class Inspection:
     # -- inside ---------------------------------------------------------------------------------
 
     def _trailer(self) -> hints.Trailer | None:
-        """None when there is none, and when it cannot be read: what is sealed and has none is a fault."""
+        """The trailer; None if it is missing or unreadable, which is a fault of a sealed segment."""
         try:
             return hints.read_trailer(self._data, self.segment_id)
         except CorruptRecord:
             return None
 
     def _header(self, trailer: hints.Trailer | None, faults: list[Fault]) -> tuple[SegmentHeader | None, int]:
-        """The header, from wherever it can be had; None when nothing has it any more."""
+        """The header, from either copy or the trailer; None if all are lost."""
         header: SegmentHeader | None = None
         try:
             block = bytes(self._read(0, FIRST_RECORD))
@@ -184,7 +184,7 @@ class Inspection:
         return records, gaps
 
     def _gap(self, gap: Damage) -> Fault:
-        """A gap, with what its first bytes still say of the record that began there."""
+        """The fault for a gap, with the key of the record that began there if it is legible."""
         try:
             head = self._data.read(min(PIECE_BYTES, gap.length_bytes), gap.offset)
         except OSError:
@@ -225,11 +225,11 @@ class Inspection:
             reasons.append(f"payload: checksum {crc:08x}, expected {position.payload_crc:08x}")
         faults: tuple[Fault, ...] = ()
         if reasons:
-            what = "; ".join(reasons)
-            faults = (Fault(Part.RECORD, position.offset, position.record_bytes, what, record, record.key),)
+            reason = "; ".join(reasons)
+            faults = (Fault(Part.RECORD, position.offset, position.record_bytes, reason, record, record.key),)
         elif padding.strip(b"\0"):
-            what = "padding that is not zero"
-            faults = (Fault(Part.PADDING, position.offset, position.record_bytes, what, record, record.key),)
+            reason = "padding that is not zero"
+            faults = (Fault(Part.PADDING, position.offset, position.record_bytes, reason, record, record.key),)
         yield Step(position.end, length, faults, 1)
 
     def _head_fault(self, head: bytes, record: Record) -> list[str]:
@@ -237,10 +237,10 @@ class Inspection:
             record_read = decode_head(head, self._seed, self.segment_id, record.position.offset)
         except CorruptRecord as error:
             return [str(error)]
-        return [] if record_read == record else ["the head is not the one that the footer has"]
+        return [] if record_read == record else ["the head differs from its copy in the footer"]
 
     def _read(self, offset: int, length: int) -> memoryview:
-        """These bytes as the disk has them, in memory that the next call uses again. Raises OSError, CorruptRecord."""
+        """These bytes from the disk, in a buffer that the next call overwrites. Raises OSError, CorruptRecord."""
         data = self._data
         piece = self._buffer[:length]
         was_cached = not self._from_disk or data.try_read_into([piece], offset) == length

@@ -1,4 +1,4 @@
-"""Journal: a file of small notes, durable one by one: what a backup or a replica holds, which segments are sealed.
+"""Journal: a file of small notes, each durable: the content of a backup or a replica, the sealed segments.
 
     <crc32c, 8 hex digits> <JSON>\\n        one note a line
 
@@ -29,9 +29,9 @@ class Journal:
         except FileExistsError:
             self._fd = files.open(path, os.O_RDWR)
         self.notes: list[list[object]] = []
-        """What the file held when it was opened."""
+        """The notes in the file when it was opened."""
         self.is_whole = True
-        """Whether no note has been lost, as far as the file tells."""
+        """Whether the file shows no loss of notes."""
         self._end = 0
         try:
             files.sync_directory(os.path.dirname(path))
@@ -44,14 +44,14 @@ class Journal:
         self.notes, self.is_whole, self._end = _parse(self._files, self._fd)
 
     def append(self, notes: Sequence[Sequence[object]]) -> None:
-        """Durable when it returns. Raises StorageFull or StorageFailed."""
+        """Appends notes, durably. Raises StorageFull or StorageFailed."""
         data = b"".join(map(_encode, notes))
         self._files.pwritev(self._fd, [data], self._end)
         self._files.fdatasync(self._fd)
         self._end += len(data)
 
     def replace(self, notes: Sequence[Sequence[object]]) -> None:
-        """Begins the file anew with these notes, all or none of it."""
+        """Replaces the file's content by these notes, all or nothing."""
         data = b"".join(map(_encode, notes))
         replace_file(self._files, self._path, data)
         try:
@@ -63,12 +63,12 @@ class Journal:
         self._end = len(data)
 
     def close(self) -> None:
-        """Lets the file go."""
+        """Closes the file."""
         self._files.close(self._fd)
 
 
 def read_notes(path: str, files: Files) -> tuple[list[list[object]], bool]:
-    """The notes of a file, which is not written to, and whether none has rotted. Raises OSError."""
+    """Reads the notes of a file, and whether none has rotted. Raises OSError."""
     fd = files.open(path, os.O_RDONLY)
     try:
         return _parse(files, fd)[:2]
@@ -77,7 +77,7 @@ def read_notes(path: str, files: Files) -> tuple[list[list[object]], bool]:
 
 
 def _parse(files: Files, fd: int) -> tuple[list[list[object]], bool, int]:
-    """The notes, whether none has rotted, and where the last one ends."""
+    """The notes, whether none has rotted, and the end of the last one."""
     notes: list[list[object]] = []
     is_whole = True
     at = end = 0

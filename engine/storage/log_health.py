@@ -1,6 +1,6 @@
 """LogHealth: whether one writer's log may still write. A failed write or sync is final for the log that saw it.
 
-    usable ──fail──► failed     what is on the disk is unknown; recovery judges it after a restart
+    usable ──fail──► failed     the state of the disk is unknown; recovery judges it after a restart
        └────close──► closed
 
 Shared by the log, its segment factory and its streamed records.
@@ -23,7 +23,7 @@ class LogHealth:
         """The first I/O error."""
         self.is_closed = False
         self.is_over = False
-        """Failed or closed: what an append looks at."""
+        """Failed or closed: an append checks only this."""
 
     def fail(self, error: StorageError) -> None:
         """Ends the log because of an I/O error. Only the first one counts."""

@@ -7,8 +7,8 @@ cut off or unreadable (EIO). A problem of this process (no descriptors left) rai
 answer raises StoreUnreachable.
 
 A compaction removes segments while we read. A read then raises SegmentGone: the record lies elsewhere or was deleted;
-ask the index. A caller that needs a stable view pins its segments first. A descriptor
-keeps the bytes of a removed file, and their blocks on the disk, so `sweep` closes those that nobody has pinned.
+ask the index. A caller that needs a stable view pins its segments first. A descriptor keeps the bytes of a removed
+file, and their blocks on the disk, so `sweep` closes those that nobody has pinned.
 
     not open ──read, pin──► open, at most OPEN_SEGMENTS_MAX ──evicted, dropped, swept──► closed after the last read
                             pinned, at most PINNED_SEGMENTS_MAX ──last pin closed──► as above
@@ -31,13 +31,13 @@ OPEN_SEGMENTS_MAX = 256
 """Descriptors kept open; an archive of a terabyte has a thousand segments, a few of them busy."""
 
 PINNED_SEGMENTS_MAX = 256
-"""Descriptors that pins keep open beside those; a retrieval of more segments looks the rest up again if they move."""
+"""Further descriptors for pins; a retrieval of more segments looks the rest up again if they move."""
 
 _CHUNK_BYTES = 1 << 20
 
 
 class OpenSegment:
-    """A segment's bytes. They are closed with the last reference to this object."""
+    """A segment's bytes. Closed with the last reference to this object."""
 
     __slots__ = ("data", "header", "is_durable")
 
@@ -77,7 +77,7 @@ class Pin:
         self.close()
 
     def __del__(self) -> None:
-        # Of a caller that went away without closing it.
+        # For a caller that ended without closing it.
         self.close()
 
 
@@ -97,7 +97,7 @@ class LogReader:
         self._lock = threading.Lock()
         self._segments: OrderedDict[int, OpenSegment] = OrderedDict()
         self._pinned: dict[int, tuple[OpenSegment, int]] = {}
-        """Segment and by how many pins it is held."""
+        """Each pinned segment, and its number of pins."""
 
     def read(self, position: Position, *, verify: bool = True) -> bytes:
         """The whole payload. Raises CorruptRecord."""
@@ -113,7 +113,7 @@ class LogReader:
         return data
 
     def read_into(self, position: Position, target: memoryview, payload_offset: int = 0) -> None:
-        """Fills `target` from the payload; not verified, see `check`. Raises CorruptRecord when it cannot be filled."""
+        """Fills `target` from the payload; not verified, see `check`. Raises CorruptRecord if it cannot be filled."""
         length = target.nbytes
         if payload_offset < 0 or payload_offset + length > position.payload_length:
             raise _outside(position, payload_offset, length)
@@ -130,10 +130,9 @@ class LogReader:
     def read_scattered(
         self, position: Position, targets: Sequence[memoryview], payload_offset: int, *, cached_only: bool = False
     ) -> bool:
-        """Fills `targets`, which lie end to end in the payload from `payload_offset`. Not verified, see `check`.
+        """Fills consecutive `targets` with the payload from `payload_offset` on. Not verified, see `check`.
 
-        With `cached_only` never waits for the disk: False when not all of it is in the page cache.
-        Raises CorruptRecord.
+        `cached_only`: never waits for the disk; False if not all of it is in the page cache. Raises CorruptRecord.
         """
         length = sum(map(len, targets))
         if payload_offset < 0 or payload_offset + length > position.payload_length:
@@ -151,9 +150,9 @@ class LogReader:
         return True
 
     def opened(self, position: Position) -> OpenSegment:
-        """The file in which a record lies, for a caller that reads it with preadv2(2); not verified, see `check`.
+        """The segment file of a record, for a caller that reads it with preadv2(2); not verified, see `check`.
 
-        The object keeps it open. Raises as `read` if there is no such segment, StorageError if it is no file here.
+        The object keeps it open. Raises as `read` if there is no such segment, StorageError if it is no local file.
         """
         segment = self._segment(position)
         if segment.fd < 0:
@@ -161,7 +160,7 @@ class LogReader:
         return segment
 
     def check(self, position: Position, crc: int) -> None:
-        """Raises CorruptRecord unless `crc` is what the whole payload's checksum should be."""
+        """Raises CorruptRecord unless `crc` is the checksum of the whole payload."""
         if crc != position.payload_crc:
             raise CorruptRecord(
                 f"payload: checksum {crc:08x}, expected {position.payload_crc:08x}",
@@ -176,7 +175,7 @@ class LogReader:
         return record
 
     def forget(self, position: Position) -> None:
-        """The next read of this record comes from the disk, if it has been written there. A hint. Raises as `read`."""
+        """A hint: read this record from the disk next time, if it has been written there. Raises as `read`."""
         length = HEADER_BYTES + position.key_length + position.meta_length + position.payload_length
         self._segment(position).data.forget(position.offset, length)
 
@@ -192,7 +191,7 @@ class LogReader:
         self.check(position, crc)
 
     def read_record(self, position: Position) -> Record:
-        """The record's head, checked, and the same as `position` says. Raises CorruptRecord."""
+        """The record's head, checked and compared with `position`. Raises CorruptRecord."""
         segment = self._segment(position)
         length = HEADER_BYTES + position.key_length + position.meta_length
         try:
@@ -210,7 +209,7 @@ class LogReader:
         return record
 
     def sync(self, segment_id: int) -> None:
-        """Makes what any process has written to this segment durable, its directory entry included.
+        """Makes everything that any process has written to this segment durable, with its directory entry.
 
         Raises StorageFailed, and CorruptRecord when there is no such segment.
         """
@@ -221,19 +220,19 @@ class LogReader:
             segment.is_durable = True
 
     def drop(self, segment_id: int) -> None:
-        """Lets a segment's file go, before it is removed or because it was replaced; running reads end undisturbed."""
+        """Closes a segment's file, before it is removed or because it was replaced. Running reads are not disturbed."""
         with self._lock:
             dropped = self._segments.pop(segment_id, None)
         del dropped
 
     def pin(self, segment_ids: Iterable[int]) -> Pin:
-        """Holds these segments open, as many as the limit allows; what is gone already is left out."""
+        """Keeps these segments open, as many as the limit allows, without those that are gone already."""
         pinned: dict[int, OpenSegment] = {}
         for segment_id in dict.fromkeys(segment_ids):
             try:
                 segment = self._segment(Position(segment_id, 0, 0, 0, 0, 0))
             except StorageError:
-                continue  # whoever reads from it learns why
+                continue  # a read from it raises the reason
             with self._lock:
                 entry, count = self._pinned.get(segment_id, (segment, 0))
                 if not count and len(self._pinned) >= self._pinned_segments_max:
@@ -250,9 +249,9 @@ class LogReader:
                     self._pinned[segment_id] = (entry, count - 1)
 
     def sweep(self) -> list[int]:
-        """Lets go of files that have been removed, so that their space comes free, but for those that are pinned.
+        """Closes removed files that are not pinned, which frees their space on the disk.
 
-        Returns their segments. Call it every few seconds in a process that stays.
+        Returns their segments. Call it every few seconds in a long-running process.
         """
         with self._lock:
             removed = [segment_id for segment_id, segment in self._segments.items() if segment.data.is_gone()]
@@ -261,7 +260,7 @@ class LogReader:
         return removed
 
     def close(self) -> None:
-        """Lets all files go but the pinned ones. Reading opens them again."""
+        """Closes all files but the pinned ones. Reading opens them again."""
         with self._lock:
             dropped, self._segments = self._segments, OrderedDict()
         dropped.clear()
@@ -291,7 +290,7 @@ class LogReader:
 
 
 def read_header_or_trailer(data: SegmentBytes, segment_id: int) -> SegmentHeader:
-    """The header of an open segment; if it is lost and the segment is sealed, what the trailer knows of it."""
+    """The header of an open segment; if it is lost and the segment is sealed, the trailer's part of it."""
     try:
         return read_segment_header(data, segment_id)
     except CorruptRecord:

@@ -1,12 +1,12 @@
 """One record of a segment: what `segment_log` appends and `storage.segment` walks over. The door to _ext.crc32c.
 
-Pure: bytes in, bytes out; no file is touched here. Key and meta are opaque, and so is the payload.
+Pure functions: bytes in, bytes out. Key, meta and payload are opaque.
 
     offset  bytes  field            little endian
     0       4      magic            "FRec"
     4       1      format           1
     5       1      kind             Kind
-    6       2      flags            the index's business
+    6       2      flags            for the index
     8       2      key_length       K
     10      2      meta_unused      bytes at the end of the meta area that are not meta (streamed records)
     12      4      meta_length      M, the area; the meta itself is M - meta_unused
@@ -14,7 +14,7 @@ Pure: bytes in, bytes out; no file is touched here. Key and meta are opaque, and
     24      8      stamp            orders the records of one key; opaque here
     32      8      sequence         running number in its segment, from 0
     40      8      offset           of this record in its segment
-    48      8      synced_bytes     how far the segment was on stable storage when this was written
+    48      8      synced_bytes     bytes of the segment on stable storage when this was written
     56      4      payload_crc      crc32c of the payload
     60      4      head_crc         crc32c of header, key and meta area, this field zero, from the segment's seed on
     64      K      key
@@ -23,10 +23,10 @@ Pure: bytes in, bytes out; no file is touched here. Key and meta are opaque, and
             0-7    zeros, so that every record begins at a multiple of 8
 
 Header, key and meta together are the record's *head*. The seed comes from a random number in the segment's header,
-and the head names its own place, so that no bytes inside a payload ever pass for a record: not those of another
-segment, not those of this one moved, not those that a peer made up. `synced_bytes` tells a hole that a power cut left
-among writes that nobody was told about (offset >= every later mark) from bytes that were safe once and are damaged now.
-A head that checks does not promise the payload: after a crash only payload_crc does.
+and the head names its own place, so no bytes inside a payload pass for a record: not those of another segment, not
+those of this one at another place, not those that a peer made up. `synced_bytes` tells a hole that a power cut left in
+unacknowledged writes (offset >= every later mark) from damage to bytes that were safe once. A correct head says nothing
+about the payload: after a crash only payload_crc does.
 
 These numbers are on customers' disks: a change is a new format number beside this one.
 """
@@ -69,7 +69,7 @@ HEADER_BYTES = 64
 ALIGNMENT = 8
 KEY_BYTES_MAX = 0xFFFF
 META_BYTES_MAX = 1 << 20
-"""A bound on what a damaged length can make a reader fetch; the metadata of one instance is some kilobytes."""
+"""Bounds what a reader fetches because of a damaged length; the metadata of one instance is some kilobytes."""
 
 HEADER_FIELDS = (
     ("magic", "4s"),
@@ -95,22 +95,22 @@ _HEAD_CRC_OFFSET = HEADER_BYTES - 4
 
 
 class Kind(IntEnum):
-    """What a record says about its key. 0 is no kind, so that zeros are never a record."""
+    """The kind of a record. 0 is none, so zeros are never a record."""
 
     INSTANCE = 1
     """The payload is the key's data set."""
     TOMBSTONE = 2
-    """What the meta block names is deleted; the key is the UID of the study, series or instance that was."""
+    """A deletion: of the instances in the meta block; the key is the UID of the study, series or instance."""
     HOLD = 3
-    """The key's study is held, or no longer."""
+    """A legal hold on the key's study, or its release."""
     QUARANTINED = 4
-    """The payload came as the key's data set and could not be taken as an instance."""
+    """The payload was sent as the key's data set and could not be stored as an instance."""
     CORRECTION = 5
-    """What the key's patient, study or series is called is to be seen otherwise than its instances say."""
+    """Changed attributes of the key's patient, study or series, which replace those of its instances."""
 
 
 class Position(NamedTuple):
-    """Where a record lies, and enough about it to read and check its payload without its header."""
+    """The place of a record, and enough to read and check its payload without its header."""
 
     segment_id: int
     offset: int
@@ -121,22 +121,22 @@ class Position(NamedTuple):
 
     @property
     def payload_offset(self) -> int:
-        """Where the payload begins in the segment file."""
+        """The offset of the payload in the segment file."""
         return self.offset + HEADER_BYTES + self.key_length + self.meta_length
 
     @property
     def record_bytes(self) -> int:
-        """What the record takes in its segment, padding included."""
+        """The length of the record in its segment, with padding."""
         return padded(HEADER_BYTES + self.key_length + self.meta_length + self.payload_length)
 
     @property
     def end(self) -> int:
-        """Where the next record may begin."""
+        """The offset of the next record."""
         return self.offset + self.record_bytes
 
 
 class Record(NamedTuple):
-    """One record without its payload, as a scan or the hints give it; a tuple because a rebuild makes millions."""
+    """One record without its payload. A tuple, because a rebuild makes millions."""
 
     position: Position
     kind: int
@@ -196,9 +196,9 @@ def encode_head(
 
 
 def head_length(header: bytes, segment_id: int, offset: int) -> int:
-    """How long the head that begins with these 64 bytes is.
+    """The length of the head that begins with these 64 bytes.
 
-    Raises CorruptRecord when they cannot be the header of a record at `offset`; a length still means nothing before
+    Raises CorruptRecord if they cannot be the header of a record at `offset`. Do not trust the length before
     `decode_head`.
     """
     if len(header) < HEADER_BYTES:
@@ -225,7 +225,7 @@ def decode_head(head: bytes, seed: int, segment_id: int, offset: int) -> Record:
 
 
 def unpack_head(data: bytes, at: int, segment_id: int) -> Record:
-    """The record whose head lies at `at` in bytes that have been checked already: the hints of a sealed segment."""
+    """The record whose head lies at `at` in checked bytes: the hints of a sealed segment."""
     (_, _, kind, flags, key_length, meta_unused, meta_length, payload_length,
      stamp, sequence, offset, synced_bytes, payload_crc, _) = _HEADER.unpack_from(data, at)  # fmt: skip
     key_at = at + HEADER_BYTES

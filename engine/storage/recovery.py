@@ -1,27 +1,27 @@
 """Recovery: repairs and seals a segment whose writer died before it sealed it.
 
-It does not know the index: the caller passes the offset from which on records are new to the index. The keeper of the
-archive runs it, on one segment at a time. A second run gives the same result.
+It does not know the index: the caller passes the offset of the first record that is new to the index. The archive's
+keeper runs it, on one segment at a time. A second run gives the same result.
 
     its writer is alive (it holds the file's lock)      left alone, StorageError
     sealed                                              left as it is; its records come from the hints
-    known to have been sealed (`Sealed`)                what is whole is kept, the rest reported; sealed where its
+    was sealed, as the caller knows (`Sealed`)          whole records are kept, the rest is reported; sealed where its
                                                         records ended: nothing is cut, nothing removed
-    its writer has sealed a later one, and what is      the same, up to the end of the file
-    known of sealed segments is not whole
-    it says that it is another segment                  put under its own name by `put_right`, else set aside, reported
+    its writer has sealed a later one, and the list     the same, up to the end of the file
+    of sealed segments is not whole
+    its header has another segment's number             `restore_names` renames it; else set aside, reported
     no record and no damage                             the file is removed: a spare, or a stream that was cut off
-    the disk does not read a part of it                 left as it is, reported; what could be read is returned
-    no valid header, and something written              set aside as <name>.damaged, reported
+    the disk cannot read a part of it                   left as it is, reported; the readable records are returned
+    no valid header, but data                           set aside as <name>.damaged, reported
     anything else                                       cut after the last whole record, sealed
 
 Payloads are verified from `start_offset` on: earlier ones were synced before the index had them. They are read from the
 disk: after a failed sync the page cache may show pages that the disk lacks (Rebello et al., ATC'20). Never cut before
-`start_offset`, nor before a whole record: bad bytes there are damage. The `synced_bytes` of later records tell whether
-it is a hole that a power cut left in unsynced writes, or the loss of bytes that were safe.
+`start_offset`, nor before a whole record: bad bytes there are damage. The `synced_bytes` of later records tell a hole
+that a power cut left in unsynced writes from the loss of bytes that were safe.
 
-The caller passes what it knows of sealed segments from elsewhere (`Known`). If that is not complete, a file without a
-whole record that may have been sealed is set aside, not removed.
+The caller passes the sealed segments that it knows from elsewhere (`SealedSegments`). If that list is not whole, a file
+without a whole record may have been sealed: it is set aside, not removed.
 """
 
 from __future__ import annotations
@@ -56,51 +56,51 @@ class Sealed(NamedTuple):
     salt: int
     """-1: not known."""
     tail: int
-    """Where its records end."""
+    """The end of its records."""
     records: int
     """-1: not known."""
     layout: int
 
     def header(self) -> SegmentHeader | None:
-        """The segment's header as far as this tells it; None without the salt."""
+        """The segment's header with the fields that are known here; None without the salt."""
         if self.salt < 0:
             return None
         return SegmentHeader(self.segment_id, self.archive_id, self.salt, 0, "", self.layout)
 
-    def lost(self, found_count: int) -> str:
-        """How many of its records are lost when so many were found; empty when none is."""
+    def loss(self, found_count: int) -> str:
+        """Names the number of lost records if so many were found; empty if none is lost."""
         if self.records < 0 or found_count >= self.records:
             return ""
         return f"{self.records - found_count} of its {self.records} records are lost"
 
 
-class Known(NamedTuple):
+class SealedSegments(NamedTuple):
     """Facts about all sealed segments."""
 
-    sealed: Mapping[int, Sealed]
+    by_id: Mapping[int, Sealed]
     is_whole: bool
     """False: others may have been sealed too."""
 
 
-NOTHING_KNOWN = Known({}, is_whole=True)
-"""For a log of which all that is sealed shows it."""
+NONE_SEALED = SealedSegments({}, is_whole=True)
+"""For a log whose sealed segments all have their footers."""
 
 
 class Recovery(NamedTuple):
     """The result of recovering one segment."""
 
     records: list[Record]
-    """The whole records at `start_offset` and after."""
+    """The whole records from `start_offset` on."""
     written_bytes: int
-    """Where the records end now; 0 when the file was removed, set aside or left as it is."""
+    """The end of the records; 0 if the file was removed, set aside or left as it is."""
     damage: tuple[Damage, ...] = ()
     """Everything in the segment that is neither a record nor the torn tail."""
     torn: str = ""
-    """What was wrong with the tail that was cut; empty if it ended cleanly."""
+    """The fault of the tail that was cut; empty if it ended cleanly."""
     sealed: bool = True
-    """False: not asked for, or no room for the footer."""
+    """False: not requested, or no room for the footer."""
     is_final: bool = True
-    """False: the disk did not read something, and another time it may."""
+    """False: the disk could not read a part, and may be able to later."""
 
 
 def is_owned(files: Files, directory: str, segment_id: int) -> bool:
@@ -116,7 +116,7 @@ def is_owned(files: Files, directory: str, segment_id: int) -> bool:
 
 
 def _open(files: Files, directory: str, segment_id: int) -> int:
-    """Raises FileNotFoundError; StorageFull where this process lacks descriptors or memory, else StorageError."""
+    """Raises FileNotFoundError; StorageFull if this process lacks descriptors or memory, else StorageError."""
     try:
         return files.open(segment_path(directory, segment_id), os.O_RDWR)
     except FileNotFoundError:
@@ -135,15 +135,15 @@ def recover_segment(
     start_offset: int,
     *,
     seal: bool = True,
-    known: Known = NOTHING_KNOWN,
-    went_on: Callable[[], bool] = lambda: False,
+    sealed_segments: SealedSegments = NONE_SEALED,
+    has_sealed_later: Callable[[], bool] = lambda: False,
 ) -> Recovery:
-    """Brings one segment into order; see the module's table. `went_on`: whether its writer has sealed a later one.
+    """Recovers one segment; see the module's table. `has_sealed_later`: whether its writer has sealed a later one.
 
-    Raises StorageError when a living writer holds it or the disk does not read it, StorageFull or StorageFailed.
+    Raises StorageError if a living writer holds it or the disk cannot read it, StorageFull or StorageFailed.
     """
     path = segment_path(directory, segment_id)
-    sealed = known.sealed.get(segment_id)
+    sealed = sealed_segments.by_id.get(segment_id)
     try:
         fd = _open(files, directory, segment_id)
     except FileNotFoundError:
@@ -154,7 +154,7 @@ def recover_segment(
     try:
         if not files.lock(fd):
             raise StorageError(f"segment {segment_id:016x} has a living writer")
-        # After a sync that failed the page cache shows clean pages that the disk has not got: the disk is asked.
+        # After a failed sync the page cache shows clean pages that the disk lacks: read from the disk.
         files.drop_cache(fd)
         try:
             summary = hints.read_summary(FileBytes(files, fd), segment_id)
@@ -171,22 +171,32 @@ def recover_segment(
             number = own_id(FileBytes(files, fd)) if sealed is not None else None
             known_header = sealed.header() if sealed is not None and number in (None, segment_id) else None
             if known_header is None:
-                may_go = known.is_whole and sealed is None
+                may_go = sealed_segments.is_whole and sealed is None
                 return _without_header(files, fd, directory, path, error, start_offset, may_go=may_go)
             files.pwritev(fd, [known_header.encode()], 0)
             header = known_header
         if sealed is not None and sealed.salt not in (-1, header.salt):
-            # Another file of the same number: what is in it stays, whatever it is.
-            known, is_last = known._replace(sealed={}), False
+            # Another file of the same number: keep all of it.
+            sealed_segments, is_last = sealed_segments._replace(by_id={}), False
         else:
-            is_last = sealed is None and (known.is_whole or not went_on())
-        return _recover(files, fd, directory, path, header, start_offset, seal=seal, known=known, is_last=is_last)
+            is_last = sealed is None and (sealed_segments.is_whole or not has_sealed_later())
+        return _recover(
+            files,
+            fd,
+            directory,
+            path,
+            header,
+            start_offset,
+            seal=seal,
+            sealed_segments=sealed_segments,
+            is_last=is_last,
+        )
     finally:
         files.close(fd)
 
 
 def _other_file(summary: hints.Summary, sealed: Sealed | None) -> list[Damage]:
-    """What is wrong with a whole sealed segment that is not the one that was sealed under this number."""
+    """The damage of a whole sealed segment that is not the one that was sealed under this number."""
     trailer = summary.trailer
     if sealed is None or (sealed.salt in (-1, trailer.salt) and sealed.tail == trailer.tail):
         return []
@@ -195,14 +205,14 @@ def _other_file(summary: hints.Summary, sealed: Sealed | None) -> list[Damage]:
 
 
 def _with_loss(reason: str, sealed: Sealed | None, found_count: int) -> str:
-    loss = sealed.lost(found_count) if sealed is not None else ""
+    loss = sealed.loss(found_count) if sealed is not None else ""
     return f"{reason}; {loss}" if loss else reason
 
 
-def went_on(files: Files, directory: str, segment_id: int, present: Iterable[int]) -> bool:
-    """Whether the writer of a segment has sealed a later one: it does so only after it has sealed this one.
+def has_sealed_later(files: Files, directory: str, segment_id: int, present: Iterable[int]) -> bool:
+    """Whether the writer of a segment has sealed a later one, which it does only after it has sealed this one.
 
-    A recovery may have passed over this one and sealed the other: no proof then, but reason enough not to cut.
+    A recovery may have skipped this one and sealed the other, so this is no proof, but reason enough not to cut.
     """
     writer = _writer_of(files, directory, segment_id, must_be_sealed=False)
     return bool(writer) and any(
@@ -211,7 +221,7 @@ def went_on(files: Files, directory: str, segment_id: int, present: Iterable[int
 
 
 def _writer_of(files: Files, directory: str, segment_id: int, *, must_be_sealed: bool) -> str:
-    """The label in a segment's header; empty when it cannot be told, and of a streamed object."""
+    """The label in a segment's header; empty if it cannot be read, and for a streamed object."""
     try:
         fd = files.open(segment_path(directory, segment_id), os.O_RDONLY)
     except OSError:
@@ -227,13 +237,13 @@ def _writer_of(files: Files, directory: str, segment_id: int, *, must_be_sealed:
     return header.writer if header.layout == LAYOUT_LOG else ""
 
 
-def put_right(files: Files, directory: str, segment_ids: Iterable[int]) -> list[tuple[int, int]]:
-    """Gives files that say of themselves that they are another segment the name of that one, if nothing else has it.
+def restore_names(files: Files, directory: str, segment_ids: Iterable[int]) -> list[tuple[int, int]]:
+    """Renames files whose headers have another segment's number to that segment's name, if the name is free.
 
-    Returns (the number it had, the number it has). In two steps, so that two may change places; what a crash left
-    between them is ended. Raises StorageFailed or StorageFull.
+    Returns pairs of old and new number. Works in two steps, so that two files may change places, and finishes what a
+    crash has left between the steps. Raises StorageFailed or StorageFull.
     """
-    moved: list[tuple[int, int]] = []
+    renamed: list[tuple[int, int]] = []
     for segment_id in segment_ids:
         path = segment_path(directory, segment_id)
         try:
@@ -248,23 +258,23 @@ def put_right(files: Files, directory: str, segment_ids: Iterable[int]) -> list[
             files.close(fd)
         if own is not None and own != segment_id:
             files.rename(path, f"{segment_path(directory, own)}.moved")
-            moved.append((segment_id, own))
+            renamed.append((segment_id, own))
     try:
-        moved_names = [name for name in files.list_directory(directory) if name.endswith(".seg.moved")]
+        temporary_names = [name for name in files.list_directory(directory) if name.endswith(".seg.moved")]
     except OSError as error:
         raise_write_error(error, f"list {directory}")
-    for name in moved_names:
+    for name in temporary_names:
         target = f"{directory}/{name.removesuffix('.moved')}"
         files.rename(f"{directory}/{name}", f"{target}.damaged" if files.exists(target) else target)
-    if moved or moved_names:
+    if renamed or temporary_names:
         files.sync_directory(directory)
-    return moved
+    return renamed
 
 
 def read_segment(files: Files, directory: str, segment_id: int, start_offset: int) -> Recovery:
-    """What is whole in a segment from `start_offset` on, for a reader of the log: nothing is written or removed.
+    """Reads the whole records of a segment from `start_offset` on; writes and removes nothing.
 
-    Takes no lock. What follows the last whole record may be on its way still, and is not judged.
+    Takes no lock. Ignores the bytes after the last whole record, which may still be being written.
     """
     try:
         fd = files.open(segment_path(directory, segment_id), os.O_RDONLY)
@@ -292,7 +302,7 @@ def _read_unsealed(files: Files, fd: int, segment_id: int, start_offset: int) ->
     try:
         start = files.pread(fd, len(MAGIC), start_offset)
         if start != MAGIC and not start.strip(b"\0"):
-            return Recovery([], start_offset, sealed=False)  # nothing new; not worth a look at the zeros behind
+            return Recovery([], start_offset, sealed=False)  # nothing new; skip the zeros after it
         header = read_segment_header(FileBytes(files, fd), segment_id)
         return _read_records(files, fd, header, start_offset, files.size(fd))
     except OSError as error:
@@ -320,18 +330,18 @@ def _recover(
     start_offset: int,
     *,
     seal: bool,
-    known: Known,
+    sealed_segments: SealedSegments,
     is_last: bool,
 ) -> Recovery:
-    """A segment without a footer and with a good header; `is_last`: nothing says that it was sealed."""
-    sealed = known.sealed.get(header.segment_id)
+    """Recovers a segment without a footer and with a good header. `is_last`: it was certainly not sealed."""
+    sealed = sealed_segments.by_id.get(header.segment_id)
     survey = _survey(files, fd, header, start_offset, files.size(fd), sealed)
     if survey.unreadable:
-        return survey.left_alone(header.segment_id, start_offset)
+        return survey.unfinished(header.segment_id, start_offset)
     if sealed is None and not is_last:
-        survey = survey.kept(header.segment_id, files.size(fd))
+        survey = survey.uncut(header.segment_id, files.size(fd))
     if not survey.heads and not survey.damage:
-        if not known.is_whole and (survey.torn or _holds_data(files, fd)):
+        if not sealed_segments.is_whole and (survey.torn or _holds_data(files, fd)):
             return _set_aside(files, fd, directory, path, header.segment_id, survey.torn or "no whole record")
         files.unlink(path)
         files.sync_directory(directory)
@@ -343,11 +353,11 @@ def _recover(
         files.truncate(fd, survey.tail)
         files.fdatasync(fd)
     files.sync_directory(directory)
-    return Recovery(survey.news(start_offset), survey.tail, tuple(survey.damage), survey.torn, is_sealed)
+    return Recovery(survey.records_from(start_offset), survey.tail, tuple(survey.damage), survey.torn, is_sealed)
 
 
 def _mend_header(files: Files, fd: int, header: SegmentHeader) -> None:
-    """Writes the copy of the header anew that a power cut has torn; the other one is left alone."""
+    """Rewrites a copy of the header that a power cut has torn, and leaves the other one alone."""
     try:
         block = files.pread(fd, FIRST_RECORD, 0)
     except OSError as error:
@@ -359,7 +369,7 @@ def _mend_header(files: Files, fd: int, header: SegmentHeader) -> None:
 
 
 def _reseal(files: Files, fd: int, segment_id: int, start_offset: int) -> Recovery:
-    """A sealed segment whose footer is damaged: its records are all there, its footer is made again."""
+    """Recovers a sealed segment with a damaged footer: makes the footer again from the records."""
     trailer = hints.read_trailer(FileBytes(files, fd), segment_id)
     if trailer is None:
         raise StorageError(f"segment {segment_id:016x} changes while it is recovered")
@@ -369,13 +379,13 @@ def _reseal(files: Files, fd: int, segment_id: int, start_offset: int) -> Recove
         header = trailer.header()
     survey = _survey(files, fd, header, max(start_offset, trailer.tail), trailer.tail)
     if survey.unreadable:
-        return survey.left_alone(segment_id, start_offset)
+        return survey.unfinished(segment_id, start_offset)
     sealed = _seal(files, fd, header, survey)
-    return Recovery(survey.news(start_offset), survey.tail, tuple(survey.damage), sealed=sealed)
+    return Recovery(survey.records_from(start_offset), survey.tail, tuple(survey.damage), sealed=sealed)
 
 
 def _seal(files: Files, fd: int, header: SegmentHeader, survey: _Survey) -> bool:
-    """Writes the footer; False when the disk has no room for it."""
+    """Writes the footer; False if the disk has no room for it."""
     try:
         hints.seal(files, fd, header, survey.tail, survey.heads, survey.payload_bytes, survey.damage)
     except StorageFull:
@@ -384,7 +394,7 @@ def _seal(files: Files, fd: int, header: SegmentHeader, survey: _Survey) -> bool
 
 
 def _raise_unreadable(error: CorruptRecord) -> None:
-    """What the disk does not read now may be whole: nothing is decided about it."""
+    """Raises StorageError after a read error: the bytes may be whole, so decide nothing about them."""
     if isinstance(error.__cause__, OSError):
         raise StorageError(f"segment {error.segment_id:016x} is left as it is: {error}") from error
 
@@ -392,7 +402,7 @@ def _raise_unreadable(error: CorruptRecord) -> None:
 def _without_header(
     files: Files, fd: int, directory: str, path: str, error: CorruptRecord, start_offset: int, *, may_go: bool
 ) -> Recovery:
-    """Without a header there is no seed, and no record can be told from noise."""
+    """Removes or sets aside a segment without a header: without the seed, no record can be told from noise."""
     if may_go and start_offset <= FIRST_RECORD and not _holds_data(files, fd):
         files.unlink(path)
         files.sync_directory(directory)
@@ -411,7 +421,7 @@ def _set_aside(
 
 
 def _holds_data(files: Files, fd: int) -> bool:
-    """Whether anything but zeros lies behind the header block."""
+    """Whether anything but zeros follows the header block."""
     files.expect_random(fd)
     size = files.size(fd)
     offset = FIRST_RECORD
@@ -439,16 +449,16 @@ class _Survey(NamedTuple):
     payload_bytes: int
     unreadable: str
 
-    def news(self, start_offset: int) -> list[Record]:
+    def records_from(self, start_offset: int) -> list[Record]:
         return [record for record in self.records if record.position.offset >= start_offset]
 
-    def left_alone(self, segment_id: int, start_offset: int) -> Recovery:
-        """What could be read; the rest is neither cut nor sealed, and tried again another time."""
+    def unfinished(self, segment_id: int, start_offset: int) -> Recovery:
+        """The readable records; the rest is neither cut nor sealed, and another recovery tries again."""
         damage = (*self.damage, Damage(segment_id, self.tail, 0, self.unreadable))
-        return Recovery(self.news(start_offset), 0, damage, sealed=False, is_final=False)
+        return Recovery(self.records_from(start_offset), 0, damage, sealed=False, is_final=False)
 
-    def kept(self, segment_id: int, file_bytes: int) -> _Survey:
-        """The same of a segment that must have been longer, nobody knows how much: nothing of it is cut."""
+    def uncut(self, segment_id: int, file_bytes: int) -> _Survey:
+        """The survey of a segment that must have been longer, by an unknown length: nothing is cut."""
         tail = padded(file_bytes) if self.torn else self.tail
         reason = f"{self.torn or 'no footer'}, though its writer has sealed a later segment: what followed is lost"
         damage = [*self.damage, Damage(segment_id, self.tail, tail - self.tail, reason)]
@@ -458,7 +468,7 @@ class _Survey(NamedTuple):
 def _survey(
     files: Files, fd: int, header: SegmentHeader, start_offset: int, end: int, sealed: Sealed | None = None
 ) -> _Survey:
-    """Walks from the first record, verifies payloads from `start_offset`, and judges what it finds."""
+    """Walks from the first record, and verifies payloads from `start_offset` on."""
     walk_end = end if sealed is None else sealed.tail
     walk = Walk(FileBytes(files, fd), header, end=walk_end, verify_payload=True, verify_from=start_offset)
     records: list[Record] = []
@@ -474,7 +484,7 @@ def _survey(
     torn = walk.torn
     known_end = min(padded(start_offset), end) if sealed is None else sealed.tail
     if tail < known_end:
-        # The index has records from here, or they were sealed: they were whole once, so nothing of this may be cut.
+        # The index has records from here, or they were sealed: they were whole once, so cut nothing.
         reason = "the file ends before its records do" if end <= tail else torn or "zeros where records were"
         damage.append(Damage(header.segment_id, tail, known_end - tail, _with_loss(reason, sealed, len(records))))
         tail = known_end

@@ -1,6 +1,6 @@
 """Repair: restores a damaged part of a sealed segment from its second copy, for a scrub, on one segment at a time.
 
-    what is damaged                    what it is made from                         when it is not
+    damaged part                       restored from                                not restored if
     one copy of the segment header     the other copy                               the segment is not sealed
     both copies                        the trailer: label and time of creation      the footer is damaged too
                                        are lost
@@ -27,7 +27,7 @@ from engine.storage.segment_bytes import FileBytes
 
 _COPY_BYTES = FIRST_RECORD // 2
 _CHECKED_BYTES = 124
-"""Of a copy of the segment header; zeros follow."""
+"""Length of a copy of the segment header, which zeros follow."""
 
 
 def repair_header(files: Files, directory: str, segment_id: int) -> bool:
@@ -54,7 +54,7 @@ def repair_header(files: Files, directory: str, segment_id: int) -> bool:
 
 
 def repair_footer(files: Files, directory: str, segment_id: int, tail: int) -> bool:
-    """Writes the footer at `tail` again, when every record before it has a whole head."""
+    """Writes the footer at `tail` again, if every record before it has a whole head."""
 
     def work(fd: int) -> bool:
         header = read_header_or_trailer(FileBytes(files, fd), segment_id)
@@ -75,7 +75,7 @@ def repair_footer(files: Files, directory: str, segment_id: int, tail: int) -> b
 
 
 def repair_head(files: Files, directory: str, record: Record) -> bool:
-    """Writes the head of a record without payload again, as the footer has it."""
+    """Writes the head of a record without payload again, from the footer."""
     position = record.position
 
     def work(fd: int) -> bool:
@@ -90,7 +90,7 @@ def repair_head(files: Files, directory: str, record: Record) -> bool:
 
 
 def _on_segment(files: Files, directory: str, segment_id: int, work: Callable[[int], bool]) -> bool:
-    """Does `work` on the open segment; False when it cannot be done, or when somebody else writes the segment."""
+    """Runs `work` on the open segment; False if it cannot be done, or if a writer has the segment."""
     try:
         fd = files.open(segment_path(directory, segment_id), os.O_RDWR)
     except OSError:
@@ -104,7 +104,7 @@ def _on_segment(files: Files, directory: str, segment_id: int, work: Callable[[i
 
 
 def _head_in_footer(files: Files, fd: int, record: Record) -> bytes | None:
-    """The bytes of a record's head in the footer; None when it is not there. Raises CorruptRecord."""
+    """The bytes of a record's head in the footer; None if it is not there. Raises CorruptRecord."""
     segment_id = record.position.segment_id
     summary = hints.read_summary(FileBytes(files, fd), segment_id)
     if summary is None:

@@ -1,4 +1,4 @@
-"""One segment file: its header, its name, and walking over its records. Writing is `segment_log`'s, the end `hints`'.
+"""One segment file: its header, its name, and the walk over its records. `segment_log` writes it, `hints` ends it.
 
     0        4096                                     tail                     end of file
     +--------+----------+----------+-- … --+----------+-----------------------+
@@ -25,11 +25,11 @@ The header block holds the same 124 bytes twice, at 0 and at 2048, so that one d
 Preallocation grows the file at once (fallocate without KEEP_SIZE): then no sync has to write a new file size, no power
 cut can leave a size short of synced bytes, and what was never written reads as zeros, which are no record. So:
 
-    at a place where a record should begin            and a whole record after it      and none after it
+    at a place where a record should begin            if a whole record follows        if none follows
     zeros, the footer, or the end of the file         damage                           the clean end
     anything else                                     damage                           a torn tail
 
-Damage is reported and walked over, never cut. Only bytes after the last whole record may be cut.
+A walk reports damage and continues after it. Cut nothing but bytes after the last whole record.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ SEGMENT_FORMAT = 1
 LAYOUT_LOG = 1
 LAYOUT_STREAM = 2
 FIRST_RECORD = 4096
-"""Where records begin: the header has a page to itself."""
+"""The offset of the first record: the header has its own page."""
 FOOTER_MAGIC = b"FILMHINT"
-"""What follows the last record of a sealed segment; see `storage.hints`."""
+"""Follows the last record of a sealed segment; see `storage.hints`."""
 
 SEGMENT_FIELDS = (
     ("magic", "8s"),
@@ -76,7 +76,7 @@ _WINDOW_BYTES_MAX = 256 << 10
 _CHUNK_BYTES = 256 << 10
 _ZERO_CHUNK = bytes(_CHUNK_BYTES)
 ZEROS_MAX = 32 << 20
-"""How many zeros a search for a record behind a bad one goes through."""
+"""The most zeros that the search for a record after a bad one reads."""
 _PAYLOAD_CHUNK_BYTES = 1 << 20
 _BLOCK_BYTES = 4096
 
@@ -94,7 +94,7 @@ class SegmentHeader:
 
     @property
     def seed(self) -> int:
-        """Where the checksum of every record head of this segment starts."""
+        """The start value for the checksum of every record head of this segment."""
         return crc32c(struct.pack("<16sQQ", self.archive_id, self.segment_id, self.salt))
 
     def encode(self) -> bytes:
@@ -116,7 +116,7 @@ class SegmentHeader:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A part of a segment that is not what was written, between whole records."""
+    """A part of a segment, between whole records, that is not as it was written."""
 
     segment_id: int
     offset: int
@@ -130,19 +130,19 @@ class Damage:
         return f"segment {self.segment_id:016x} offset {self.offset}: {self.reason}"
 
     def error(self) -> CorruptRecord:
-        """The same as an error to raise or to report."""
+        """The damage as an error to raise or to report."""
         return CorruptRecord(self.reason, self.segment_id, self.offset)
 
 
 def segment_path(directory: str, segment_id: int) -> str:
-    """Where a segment lies."""
+    """The path of a segment."""
     return f"{directory}/{segment_id:016x}.seg"
 
 
 def list_segments(directory: str, files: Files) -> list[int]:
-    """The ids of all segments in a directory, ascending; other files are passed over.
+    """The ids of all segments in a directory, ascending; ignores other files.
 
-    Raises StorageFull when this process lacks descriptors or memory, else StorageFailed.
+    Raises StorageFull if this process lacks descriptors or memory, else StorageFailed.
     """
     try:
         names = files.list_directory(directory)
@@ -178,7 +178,7 @@ def read_segment_header(data: SegmentBytes, segment_id: int) -> SegmentHeader:
 
 
 def own_id(data: SegmentBytes) -> int | None:
-    """The number that a file says it has, whatever its name; None without a whole header. Raises StorageError."""
+    """The number in a file's header, whatever its name; None without a whole header. Raises StorageError."""
     try:
         block = data.read(FIRST_RECORD, 0)
     except OSError as error:
@@ -199,7 +199,7 @@ def scan(
     end: int | None = None,
     verify_payload: bool = False,
 ) -> Iterator[Record]:
-    """The records from `start_offset` (where one begins, or 0) to `end`, or to the clean end.
+    """The records from `start_offset` (the start of one, or 0) to `end`, or to the clean end.
 
     Raises CorruptRecord at the first damage, and TornTail at an incomplete last record.
     """
@@ -214,9 +214,9 @@ def scan(
 
 
 class Walk:
-    """Goes over a segment once, past damage: iterate, then ask where it ended and how.
+    """Walks over a segment once, past damage. Iterate, then read how and where it ended.
 
-    Reads heads by a few preads each and payloads only to verify them.
+    Reads each head with a few preads, and payloads only to verify them.
     """
 
     def __init__(
@@ -229,7 +229,7 @@ class Walk:
         verify_payload: bool = False,
         verify_from: int = 0,
     ) -> None:
-        """Payloads of records at `verify_from` and after are verified if `verify_payload` says so."""
+        """With `verify_payload`, verifies the payloads of records from `verify_from` on."""
         self._data = data
         self._segment_id = header.segment_id
         self._seed = header.seed
@@ -243,13 +243,13 @@ class Walk:
         self._sequence = -1
         self._payload_buffer: memoryview | None = None
         self.tail = max(start_offset, FIRST_RECORD)
-        """Where the last whole record ends, once the walk is over."""
+        """The end of the last whole record, after the walk."""
         self.torn = ""
-        """What is wrong with the bytes at the tail; empty at a clean end."""
+        """The fault of the bytes at the tail; empty at a clean end."""
         self.unreadable = ""
-        """What the disk would not read, if anything: it may be whole, and another time readable."""
+        """The read error, if there was one: the bytes may be whole, and readable later."""
         self.head = b""
-        """Header, key and meta of the record that was given last, as they are in the file."""
+        """Header, key and meta of the last yielded record, as they are in the file."""
 
     def __iter__(self) -> Iterator[Record | Damage]:
         while self.tail < self._end:
@@ -266,7 +266,7 @@ class Walk:
             yield record
 
     def _whole_record(self, offset: int) -> tuple[Record | None, str, int]:
-        """The record at `offset`; or None, what is wrong, and from where to look for another one."""
+        """The record at `offset`; or None, the fault, and the offset from which to search for another one."""
         try:
             header = self._window.read(offset, HEADER_BYTES)
             head = self._window.read(offset, head_length(header, self._segment_id, offset))
@@ -289,7 +289,7 @@ class Walk:
         return record, "", position.end
 
     def _payload_fault(self, record: Record) -> str:
-        """What is wrong with a payload; empty if nothing is."""
+        """The fault of a payload; empty if there is none."""
         position = record.position
         if self._payload_buffer is None:
             self._payload_buffer = memoryview(bytearray(_PAYLOAD_CHUNK_BYTES))
@@ -312,7 +312,7 @@ class Walk:
         return ""
 
     def _next_whole_record(self, offset: int) -> Record | None:
-        """The first whole record from `offset` on: tells damage from a torn tail."""
+        """The first whole record from `offset` on. If there is one, bytes before it are damage, else a torn tail."""
         if self._alone:
             return None
         for candidate in self._candidates(offset):
@@ -324,10 +324,10 @@ class Walk:
         return None
 
     def _candidates(self, offset: int) -> Iterator[int]:
-        """Places that begin with a record's magic and name themselves; holes in the file are passed over.
+        """Places that begin with a record's magic and their own offset; skips holes in the file.
 
-        Gives up after ZEROS_MAX written zeros in a row: what follows so far behind was never synced either, since a
-        sync covers all that lies before, and a prewritten segment has half a gigabyte of them.
+        Gives up after ZEROS_MAX written zeros in a row, since a prewritten segment has half a gigabyte of them: records
+        that far behind were never synced either, as a sync covers everything before them.
         """
         zeros = 0
         while offset < self._end and zeros < ZEROS_MAX:
@@ -347,7 +347,7 @@ class Walk:
 
     def _chunk(self, offset: int, hole: int) -> bytes:
         """Bytes to search, up to a hole; zeros in place of a block that cannot be read."""
-        # Not a byte of the next block: what has been read of a preallocated file counts as data from then on.
+        # Read no byte of the next block: pages of a preallocated file that were read count as data from then on.
         block_end = (offset // _BLOCK_BYTES + 1) * _BLOCK_BYTES
         length = min(_CHUNK_BYTES, max(hole, block_end) - offset, self._end - offset)
         try:
@@ -372,7 +372,7 @@ class Walk:
 
 
 class _Window:
-    """Reads of small pieces in ascending order, gathered into larger ones while they lie close together."""
+    """Reads small pieces in ascending order; combines them into larger reads while they lie close together."""
 
     def __init__(self, source: SegmentBytes, end: int) -> None:
         self._source = source

@@ -1,15 +1,14 @@
-"""SegmentBytes: the bytes of one segment, to read, wherever they lie.
+"""SegmentBytes: read access to the bytes of one segment, wherever they are stored.
 
 Code that reads sealed segments takes SegmentBytes, not a descriptor: reader, footer, walks, inspection, rebuild, backup
-and feed. So a sealed segment may come from elsewhere (`segment_store`). Files are the only implementation
-now: the calls of `Files` are bound to the descriptor once, which costs some 0.2 microseconds a read.
+and feed. So a sealed segment may come from elsewhere (`segment_store`). Files are the only implementation now: the
+calls of `Files` are bound to the descriptor once, which costs some 0.2 microseconds a read.
 
-What reading raises:
+Reading raises:
 
-    SegmentGone          there is no such segment any more: what lay in it was moved or deleted
-    StoreUnreachable     nothing is known of the bytes: they are not damaged, and may be read in a moment
-    OSError              these bytes cannot be read where they should be (EIO): the caller says what it was reading
-
+    SegmentGone          the segment no longer exists: its records were moved or deleted
+    StoreUnreachable     the store does not answer: the bytes are not damaged, and may be readable in a moment
+    OSError              the bytes cannot be read (EIO): the caller adds what it was reading
 """
 
 from __future__ import annotations
@@ -22,45 +21,45 @@ from engine.storage.files import Files
 
 
 class SegmentBytes(Protocol):
-    """The bytes of one segment, wherever they lie. Closed when the last reference goes."""
+    """The bytes of one segment, wherever they are stored. Closed with the last reference to this object."""
 
     @property
     def fd(self) -> int:
         """The descriptor of the file on this machine, -1 if there is none."""
 
     def size(self) -> int:
-        """Bytes; those of a segment that is not sealed may grow."""
+        """Number of bytes; may grow until the segment is sealed."""
 
     def read(self, length: int, offset: int, /) -> bytes:
         """`length` bytes, or those up to the end."""
 
     def read_into(self, targets: Sequence[memoryview], offset: int, /) -> int:
-        """Fills the targets, or as much as there is; returns how many bytes that was."""
+        """Fills the targets as far as there are bytes; returns the number of bytes."""
 
     def try_read_into(self, targets: Sequence[memoryview], offset: int, /) -> int:
-        """The same, but stops where it would have to wait: for a disk, or for another machine."""
+        """The same, but stops instead of waiting for a disk or another machine."""
 
     def next_data(self, offset: int) -> int:
         """The first offset from here on that may hold anything but zeros."""
 
     def next_hole(self, offset: int) -> int:
-        """Up to where what `next_data` found goes."""
+        """The end of the data that `next_data` found."""
 
     def expect_random(self) -> None:
-        """A hint: read no further ahead than asked for."""
+        """A hint: do not read ahead."""
 
     def forget(self, offset: int, length: int) -> None:
-        """A hint: the next read of these bytes comes from where they are kept, not from a cache."""
+        """A hint: read these bytes from their store next time, not from a cache."""
 
     def is_gone(self) -> bool:
         """Whether the segment has been removed meanwhile."""
 
     def sync(self) -> None:
-        """Makes what is there durable. Raises StorageFailed."""
+        """Makes all bytes durable. Raises StorageFailed."""
 
 
 class FileBytes:
-    """SegmentBytes of a file that somebody else has opened and closes."""
+    """SegmentBytes of a file that the caller opens and closes."""
 
     __slots__ = ("_files", "fd", "read", "read_into", "try_read_into")
 
@@ -92,7 +91,7 @@ class FileBytes:
         self._files.drop_cache_range(self.fd, offset, length)
 
     def is_gone(self) -> bool:
-        """Whether the file has no name any more."""
+        """Whether the file no longer has a name."""
         return not self._files.is_linked(self.fd)
 
     def sync(self) -> None:

@@ -1,8 +1,8 @@
-"""SegmentFactory: makes segment files: the next free number, the lock, the header, the space, the name on the disk.
+"""SegmentFactory: makes segment files, with the next free number, lock, header, space, and a durable name.
 
-    number ──► create ──► lock ──► header ──► allocate ──► prewrite (of a segment made ahead), at once or later
+    number ──► create ──► lock ──► header ──► allocate ──► prewrite (a segment made ahead), at once or later
       ▲           │         │
-      └───────────┴─────────┘   taken by another process, or removed by a recovery before it was locked: the next one
+      └───────────┴─────────┘   taken by another process, or removed by a recovery before the lock: the next number
 
 Thread-safe. The name of a new file is durable only after `sync_names`.
 """
@@ -21,11 +21,11 @@ from engine.storage.log_health import LogHealth
 from engine.storage.segment import FIRST_RECORD, LAYOUT_LOG, LAYOUT_STREAM, SegmentHeader, list_segments, segment_path
 
 FREE_SHARE = 4
-"""A new segment takes at most this part (a quarter) of what is free, so that on a small disk every writer gets one."""
+"""A new segment takes at most this share (a quarter) of the free space, so every writer gets one on a small disk."""
 PREWRITE_STEP_BYTES = 16 << 20
-"""How much is written between two looks at the clock."""
+"""Bytes written between two looks at the clock."""
 PREWRITE_LATER_BYTES = 4 << 20
-"""How much is written at once while there is time: some milliseconds for which a record may have to go elsewhere."""
+"""Bytes written at once while the log is idle: for some milliseconds a record may have to go elsewhere."""
 
 _PAGE_MASK = ~4095
 
@@ -48,11 +48,11 @@ class SegmentFactory:
         clock_ns: Callable[[], int],
         random_bytes: Callable[[int], bytes],
     ) -> None:
-        """The parameters of SegmentLog; an I/O error ends `health`. Raises StorageError for a bad archive id."""
+        """Parameters as of SegmentLog; an I/O error ends `health`. Raises StorageError for a bad archive id."""
         if len(archive_id) != 16:
             raise StorageError(f"an archive id has 16 bytes, this one {len(archive_id)}")
         self.reserve_bytes = reserve_bytes
-        """What stays free on the disk."""
+        """Bytes that stay free on the disk."""
         self._directory = directory
         self._files = files
         self._archive_id = archive_id
@@ -73,17 +73,17 @@ class SegmentFactory:
         return self._create(least_bytes, LAYOUT_LOG)
 
     def create_stream_segment(self, least_bytes: int) -> GrowingSegment:
-        """A segment for one streamed record, without space of its own yet. Raises StorageFull or StorageFailed."""
+        """A segment for one streamed record, without allocated space. Raises StorageFull or StorageFailed."""
         return self._create(least_bytes, LAYOUT_STREAM)
 
     def prewrite(self, segment: GrowingSegment, patience_s: float) -> None:
-        """Writes zeros where records will lie, so that a burst of them finds blocks that need no allocation."""
+        """Writes zeros ahead of the records, so that a burst of them finds blocks that need no allocation."""
         give_up_ns = self._clock_ns() + int(patience_s * 1e9)
         while not self.is_prewritten(segment) and self._clock_ns() < give_up_ns:
             self._write_zeros(segment, PREWRITE_STEP_BYTES)
 
     def prewrite_step(self, segment: GrowingSegment) -> None:
-        """Writes the next zeros. Nothing else may be written there meanwhile. Raises StorageFull or StorageFailed."""
+        """Writes the next zeros. Write nothing else there meanwhile. Raises StorageFull or StorageFailed."""
         self._write_zeros(segment, PREWRITE_LATER_BYTES)
 
     def _write_zeros(self, segment: GrowingSegment, most_bytes: int) -> None:
@@ -93,14 +93,14 @@ class SegmentFactory:
         segment.prewritten = offset + step_bytes
 
     def is_prewritten(self, segment: GrowingSegment) -> bool:
-        """Whether all is prewritten that is to be."""
+        """Whether the segment is prewritten to its end."""
         return max(segment.prewritten, FIRST_RECORD) >= self._prewrite_end(segment)
 
     def _prewrite_end(self, segment: GrowingSegment) -> int:
         return min(self._prewrite_bytes, segment.limit) & _PAGE_MASK if segment.is_allocated else 0
 
     def discard(self, segment: GrowingSegment) -> None:
-        """Removes a segment that holds nothing."""
+        """Removes an empty segment."""
         try:
             self._files.unlink(segment.path)
         except StorageFailed as error:
@@ -123,7 +123,7 @@ class SegmentFactory:
             self._created_synced_count = created_count
 
     def check_reserve(self, wanted_bytes: int = 0) -> None:
-        """Raises StorageFull when the reserve would be touched by that many bytes more."""
+        """Raises StorageFull if that many more bytes would use the reserve."""
         free_bytes = self._free_bytes() - wanted_bytes
         if free_bytes < 0:
             left_bytes = free_bytes + self.reserve_bytes
@@ -132,7 +132,7 @@ class SegmentFactory:
     # -- inside ---------------------------------------------------------------------------------
 
     def _free_bytes(self) -> int:
-        """What is free beside the reserve."""
+        """Free bytes without the reserve."""
         try:
             return self._files.free_bytes(self._directory) - self.reserve_bytes
         except OSError as error:
@@ -172,7 +172,7 @@ class SegmentFactory:
         return segment
 
     def _size(self, segment: GrowingSegment, least_bytes: int, size_bytes: int) -> None:
-        """Sets the limit of a segment and allocates that much; less when the disk has not got it."""
+        """Sets the limit of a segment and allocates that much, or less if the disk has no more."""
         while self._allocates:
             try:
                 self._files.allocate(segment.fd, 0, size_bytes)
@@ -186,7 +186,7 @@ class SegmentFactory:
         segment.limit = size_bytes - hints.FOOTER_BYTES_MIN
 
     def _create_file(self, layout: int) -> GrowingSegment:
-        """A file under the next free id, locked by us. Several processes do this at once."""
+        """Creates and locks a file with the next free id. Several processes do this at once."""
         present = list_segments(self._directory, self._files)
         segment_id = max(self._highest_id, present[-1] if present else -1) + 1
         while True:
@@ -196,7 +196,7 @@ class SegmentFactory:
             except FileExistsError:
                 segment_id += 1
                 continue
-            # Between create and lock a recovery may have seen an empty file that nobody owns, and removed it.
+            # Between create and lock a recovery may have taken the empty file for an abandoned one, and removed it.
             if self._files.lock(fd) and self._files.is_linked(fd):
                 break
             self._files.close(fd)

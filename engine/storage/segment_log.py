@@ -1,17 +1,18 @@
 """SegmentLog: the only writer of segments. It appends, syncs, rolls and seals; `reader` reads.
 
-A log belongs to one writer and writes only segments that it created itself (`segment_factory`), under an advisory lock
-that shows it to be alive. `recovery` looks after what it leaves behind. A streamed record is `stream_appender`'s.
+A log belongs to one writer and writes only segments that it has created itself (`segment_factory`), under an advisory
+lock that shows that it is alive. `recovery` repairs the segments of a dead writer. `stream_appender` writes streamed
+records.
 
     append   ──► active segment ──full──► rolled segment ──seal_rolled──► sealed, closed
                       ▲
     prepare  ──► spare segment (created, allocated, synced ahead, so that rolling is a change of two references)
                       ▲
-    prewrite ─────────┘ zeros where its records will lie, a step at a time while nobody stores
+    prewrite ─────────┘ zeros ahead of its records, a step at a time while the log is idle
 
-Threads. `append` and `begin_stream` on one thread at a time; `sync`, `seal_rolled`, `prepare` and `prewrite` on any.
-Three locks, taken in this order: sealing, syncing, state. `append` takes none but `state`, and that only to roll; no
-file call is made under it. A descriptor is closed by its last user, never under a running fdatasync.
+Threads. Call `append` and `begin_stream` on one thread at a time; `sync`, `seal_rolled`, `prepare` and `prewrite` on
+any. There are three locks; take them in this order: sealing, syncing, state. `append` takes only `state`, and only to
+roll; make no file call under it. The last user closes a descriptor, never under a running fdatasync.
 
 Errors. StorageFull from `append`: nothing was added, later appends may succeed. StorageFailed is final for the log: the
 segment is suspect, is neither sealed nor written again; recovery judges it after a restart. No sync is repeated.
@@ -66,8 +67,8 @@ class SegmentLog:
     ) -> None:
         """Creates nothing yet. `writer` is a label for people; `reserve_bytes` of the disk stay free.
 
-        `prewrite_bytes` of each segment that is prepared ahead are written with zeros: twice the bytes on the disk for
-        twice the speed of durable bursts of that length.
+        `prewrite_bytes` of each spare segment are written with zeros: twice the bytes on the disk for twice the speed
+        of durable bursts of that length.
         """
         self._files = files
         self._health = LogHealth()
@@ -109,16 +110,15 @@ class SegmentLog:
     ) -> Position:
         """Writes one record to the page cache; `sync` makes it durable. Raises StorageFull or StorageFailed.
 
-        `write_back`: a sync follows soon, so the disk may begin at once and the sync will find little left to do.
-
-        StorageError when the arguments contradict each other: nothing is added.
+        `write_back`: a sync follows soon, so the disk may begin at once and leave little for the sync. Raises
+        StorageError if the arguments contradict each other; nothing is added.
         """
         if self._health.is_over:
             self._health.refuse()
         key_length = len(key)
         meta_length = len(meta)
         if key_length > KEY_BYTES_MAX or meta_length > META_BYTES_MAX:
-            raise StorageError(f"a key of {key_length} and a meta block of {meta_length} bytes make no record")
+            raise StorageError(f"a key of {key_length} and a meta block of {meta_length} bytes are no valid record")
         head_bytes = HEADER_BYTES + key_length + meta_length
         record_bytes = padded(head_bytes + payload_length)
         segment = self._active
@@ -142,7 +142,7 @@ class SegmentLog:
         )
         padding = record_bytes - head_bytes - payload_length
         if offset + record_bytes <= segment.prewritten:
-            # Whole pages over written blocks: else the kernel would have to read the rest of the last one first.
+            # Write whole pages over written blocks: else the kernel must read the rest of the last one first.
             padding += -(offset + record_bytes) % _PAGE_BYTES
         buffers: list[Buffer] = [head, *payload]
         if padding:
@@ -171,11 +171,11 @@ class SegmentLog:
     def begin_stream(self, kind: int, flags: int, stamp: int, key: bytes, meta_max: int) -> StreamAppender:
         """Starts a record of unknown length in a segment of its own; its meta has at most `meta_max` bytes.
 
-        Makes no file call but a look at the free space: the file is created by the first write.
+        The only file call is a look at the free space: the first write creates the file.
         """
         self._health.check()
         if len(key) > KEY_BYTES_MAX or not 0 <= meta_max <= KEY_BYTES_MAX:
-            raise StorageError(f"a key of {len(key)} and a meta block of {meta_max} bytes make no streamed record")
+            raise StorageError(f"a key of {len(key)} and a meta block of {meta_max} bytes are no valid streamed record")
         self._factory.check_reserve()
         appender = StreamAppender(
             self._files, self._factory, self._health, kind, flags, stamp, key, meta_max, on_end=self._end_stream
@@ -216,9 +216,9 @@ class SegmentLog:
             return new_names or any(segment.written > segment.synced for segment in segments)
 
     def seal_rolled(self) -> list[tuple[int, int]]:
-        """Syncs, ends and closes the segments that are full, then prepares the next. Thread-safe; blocks on the disk.
+        """Syncs, seals and closes the full segments, then prepares the next. Thread-safe; blocks on the disk.
 
-        Returns each one's id and where its records end. On a full disk a segment stays unsealed until the next call.
+        Returns each one's id and the end of its records. On a full disk a segment stays unsealed until the next call.
         """
         sealed = self._seal_rolled()
         if sealed:
@@ -229,7 +229,7 @@ class SegmentLog:
         return sealed
 
     def prepare(self, patience_s: float = 60.0) -> None:
-        """Creates, allocates and prewrites the next segment ahead, if there is none yet. Thread-safe; blocks.
+        """Creates, allocates and prewrites the spare segment, if there is none. Thread-safe; blocks.
 
         Prewriting stops after `patience_s`. Raises StorageFull or StorageFailed.
         """
@@ -257,10 +257,10 @@ class SegmentLog:
         return spare is None or self._health.is_over or self._factory.is_prewritten(spare)
 
     def prewrite(self) -> None:
-        """Prewrites a step more of the spare segment. Thread-safe; blocks. Raises StorageFull or StorageFailed.
+        """Prewrites one more step of the spare segment. Thread-safe; blocks. Raises StorageFull or StorageFailed.
 
-        A segment that is rolled into meanwhile takes records up to where the zeros begin; what does not fit there
-        goes to another one, so that nobody waits.
+        If the spare becomes active meanwhile, it takes records up to the new zeros; others go to another segment, so
+        nobody waits.
         """
         with self._sealing:
             with self._state:
@@ -278,14 +278,14 @@ class SegmentLog:
 
     @property
     def tail(self) -> tuple[int, int]:
-        """Where the next record will lie: shows whether something has been appended since. (-1, 0) before the first."""
+        """Segment and offset of the next record: they change with every append. (-1, 0) before the first."""
         segment = self._active
         return (-1, 0) if segment is None else (segment.segment_id, segment.written)
 
     def close(self) -> list[tuple[int, int]]:
-        """Syncs and seals everything; returns as `seal_rolled` does. After a failure it only lets the files go.
+        """Syncs and seals everything; returns as `seal_rolled` does. After a failure it only closes the files.
 
-        No other call may be running on the appending thread. Unfinished streams are given up.
+        No other call may be running on the appending thread. Aborts unfinished streams.
         """
         if self._health.is_closed:
             return []
@@ -316,10 +316,10 @@ class SegmentLog:
         return sealed
 
     def abandon(self) -> None:
-        """Removes what this log has written and not sealed, and closes it: no caller was told that any of it is stored.
+        """Closes the log and removes its unsealed segments. Use it only if none of their records was acknowledged.
 
-        The files go while they are still locked, so that no recovery takes them for a dead writer's. What cannot be
-        removed is left to one. No other call may be running.
+        Removes the files while they are still locked, so that no recovery takes them for a dead writer's. A recovery
+        handles those that cannot be removed. No other call may be running.
         """
         self._health.close()
         with self._sealing, self._state:
@@ -337,11 +337,11 @@ class SegmentLog:
         if failure is not None:
             raise failure
 
-    # -- looking --------------------------------------------------------------------------------
+    # -- state ----------------------------------------------------------------------------------
 
     @property
     def active_segments(self) -> list[tuple[int, int]]:
-        """Id and end of the records of each segment that is not sealed yet: for replaying other writers' segments."""
+        """Id and end of the records of each unsealed segment, for a replay of other writers' segments."""
         with self._state:
             segments = [*self._rolled] if self._active is None else [*self._rolled, self._active]
             return [(segment.segment_id, segment.written) for segment in segments]
@@ -357,13 +357,13 @@ class SegmentLog:
         return self._health.failure
 
     def fail(self, error: StorageFailed) -> None:
-        """Ends this log because of a failure elsewhere: it appends and syncs no more."""
+        """Ends this log after a failure elsewhere: it appends and syncs no more."""
         self._health.fail(error)
 
     # -- inside: failing ------------------------------------------------------------------------
 
     def _roll_back(self, segment: GrowingSegment) -> None:
-        """Removes what a refused append left behind the tail, so that it is never taken for a record or a torn one."""
+        """Removes the bytes that a refused append left after the tail, so that they never pass for a record."""
         try:
             self._files.truncate(segment.fd, segment.written)
         except StorageError as error:
@@ -441,7 +441,7 @@ class SegmentLog:
             self._files.close(segment.fd)
 
     def _let_go(self, segment: GrowingSegment) -> None:
-        """Closes a segment's descriptor, or leaves that to the sync that is using it."""
+        """Closes a segment's descriptor, or leaves that to a sync that is using it."""
         with self._state:
             segment.closing = True
             unused = segment.users == 0

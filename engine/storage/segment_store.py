@@ -1,9 +1,9 @@
-"""SegmentStore: opens segments by their number, wherever they lie.
+"""SegmentStore: opens segments by their number, wherever they are stored.
 
-What `open` raises beside what reading raises (`segment_bytes`):
+`open` raises the errors of reading (`segment_bytes`), and:
 
     StorageFull          this process has no descriptor or memory left
-    StorageError         anything else that is wrong with us and not with the segment
+    StorageError         any other fault of this process rather than of the segment
 
 Not here: writing, recovery and repair, which work on this machine's files (`files`).
 """
@@ -24,7 +24,7 @@ class SegmentStore(Protocol):
     """Segments by number."""
 
     def open(self, segment_id: int, offset: int = 0) -> SegmentBytes:
-        """A segment's bytes. `offset`: what an error names."""
+        """A segment's bytes. `offset`: for the text of an error."""
 
     def segment_ids(self) -> list[int]:
         """All segments, ascending. Raises StorageFull, StorageFailed or StoreUnreachable."""
@@ -41,7 +41,7 @@ class LocalSegments:
         self._files = files
 
     def open(self, segment_id: int, offset: int = 0) -> SegmentFile:
-        """Opens a file for reading. Raises as described above; CorruptRecord where the name cannot be read (EIO)."""
+        """Opens a file for reading. Raises as described above, and CorruptRecord if the name cannot be read (EIO)."""
         try:
             fd = self._files.open(segment_path(self._directory, segment_id), os.O_RDONLY)
         except FileNotFoundError as error:
@@ -49,9 +49,9 @@ class LocalSegments:
         except OSError as error:
             if error.errno == errno.EIO:
                 raise CorruptRecord(f"cannot be read: {error.strerror}", segment_id, offset) from error
-            what = f"segment {segment_id:016x} cannot be opened: {error.strerror}"
-            # Out of descriptors or memory: nothing is wrong with the segment, and it may open in a moment.
-            raise (StorageFull if error.errno in NO_ROOM else StorageError)(what) from error
+            reason = f"segment {segment_id:016x} cannot be opened: {error.strerror}"
+            # Out of descriptors or memory: the segment may be whole, and may open in a moment.
+            raise (StorageFull if error.errno in NO_ROOM else StorageError)(reason) from error
         return SegmentFile(self._files, fd)
 
     def segment_ids(self) -> list[int]:

@@ -13,15 +13,15 @@ class Storage(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The append-only log."""
 
     segment_bytes: Annotated[int, Meta(ge=1 * MIB, le=1024 * GIB)] = 1 * GIB
-    """Where a segment ends and the next begins: 2 000 CT instances; large enough that seals are rare, small enough
-    to move, copy or compact one in seconds."""
+    """Length of a segment: 2 000 CT instances. Large enough that seals are rare, small enough to move, copy or compact
+    one in seconds."""
 
     prewrite_bytes: Annotated[int, Meta(ge=0, le=1024 * GIB)] = 512 * MIB
-    """How much of a segment that is prepared ahead is written with zeros, so that a durable burst of that length (a
-    study of 1 000 CT instances) needs no block allocation and no journal commit: measured a third faster. Costs each
-    such byte's disk write twice; 0: off."""
+    """Bytes of a spare segment that are written with zeros ahead, so that a durable burst of that length (a study of
+    1 000 CT instances) needs no block allocation and no journal commit: measured a third faster. Each such byte is
+    written twice; 0: off."""
 
     versions_max: Annotated[int, Meta(ge=1, le=100_000)] = 100
-    """Versions of one SOP Instance UID that are kept aside at most; a further one with other bytes is refused (A700),
-    and what is kept stays. A device that gives all its images one UID sends thousands, and each store looks at the keys
-    of all of them. People make a handful; `filmroom quarantine` lists and drops them."""
+    """The most versions of one SOP Instance UID that are kept aside; a further one with other bytes is refused (A700).
+    A device that gives all its images one UID sends thousands, and each store looks at the keys of all of them. People
+    make a handful; `filmroom quarantine` lists and drops them."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 WRITE_BACK_BYTES = 8 << 20
-"""How much of a streamed object gathers before its write-back is started."""
+"""Bytes of a streamed object that are written before their write-back is started."""
 
 _PAGE_MASK = ~4095
 
@@ -49,7 +49,7 @@ class StreamAppender:
         *,
         on_end: Callable[[StreamAppender], None],
     ) -> None:
-        """`meta_max`: what the meta block may take; `on_end` is called once the file is closed."""
+        """`meta_max`: the longest meta block; `on_end` is called when the file is closed."""
         self._files = files
         self._factory = factory
         self._health = health
@@ -67,7 +67,7 @@ class StreamAppender:
         """Bytes written so far."""
 
     def write(self, buffers: Sequence[Buffer], length: int) -> None:
-        """Appends to the payload. Raises StorageFull or StorageFailed: abort then. Blocks on a slow disk."""
+        """Appends to the payload. Raises StorageFull or StorageFailed: then call `abort`. Blocks on a slow disk."""
         segment = self._open_segment()
         offset = self._payload_offset + self.payload_length
         try:
@@ -94,13 +94,13 @@ class StreamAppender:
     ) -> Position:
         """Writes the head and the footer; the record is on stable storage when this returns. Blocks on the disk.
 
-        `kind`, `flags`, `stamp` and `key` are in place of those that it began with; key and meta together may be as
-        long as was announced.
+        `kind`, `flags`, `stamp` and `key` replace those that it began with; key and meta together may be as long as
+        announced.
         """
         key = self._key if key is None else key
         meta_length = len(self._key) + self._meta_max - len(key)
         if len(meta) > meta_length:
-            raise StorageError(f"{len(meta)} bytes of meta, there is room for {meta_length}")
+            raise StorageError(f"a meta block of {len(meta)} bytes, the limit is {meta_length}")
         segment = self._open_segment()
         meta_unused = meta_length - len(meta)
         head = encode_head(
@@ -141,7 +141,7 @@ class StreamAppender:
         return position
 
     def abort(self) -> None:
-        """Gives up and removes the file; no error if it was finished or aborted before."""
+        """Removes the file; no error if it was finished or aborted before."""
         if self._is_over:
             return
         self._is_over = True

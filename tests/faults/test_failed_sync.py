@@ -188,7 +188,7 @@ def test_a_segment_that_is_gone_does_not_keep_the_archive_from_opening(world: Wo
     world.kill()
     world.disk.unlink(f"{world.data}/segments/{instance.position.segment_id:016x}.seg")
     world.start()
-    assert any("gone" in said for said in world.report.errors)
+    assert any("missing" in said for said in world.report.errors)
     assert shown(world, OTHER) == data_set(OTHER, 0, 50)
     with pytest.raises(CorruptRecord, match="gone"):
         shown(world, UID)

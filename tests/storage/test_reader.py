@@ -256,7 +256,7 @@ def test_an_unreadable_block_is_corrupt(bench: Bench, call: str) -> None:
 
 
 def test_a_missing_segment_is_corrupt_and_a_lack_of_descriptors_is_not(bench: Bench) -> None:
-    with pytest.raises(CorruptRecord, match="gone"):
+    with pytest.raises(CorruptRecord, match="missing"):
         bench.reader.read(bench.position._replace(segment_id=999))
     bench.files.fail("open", errno.EMFILE)
     with pytest.raises(StorageError) as caught:

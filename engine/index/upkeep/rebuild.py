@@ -41,13 +41,13 @@ from engine.storage.hints import read_heads
 from engine.storage.reader import read_header_or_trailer
 from engine.storage.record import Record
 from engine.storage.recovery import (
-    NOTHING_KNOWN,
-    Known,
+    NONE_SEALED,
+    SealedSegments,
+    has_sealed_later,
     is_owned,
-    put_right,
     read_segment,
     recover_segment,
-    went_on,
+    restore_names,
 )
 from engine.storage.segment import FIRST_RECORD, Damage, list_segments
 from engine.storage.segment_store import LocalSegments, SegmentStore
@@ -75,7 +75,7 @@ class Report:
     """What is not as it was written, or cannot be read."""
     lost: list[Damage] = field(default_factory=list)
     """The findings of records that were safe once and are lost for good."""
-    put_right: list[tuple[int, int]] = field(default_factory=list)
+    renamed: list[tuple[int, int]] = field(default_factory=list)
     """Segments that had another one's name, and the number that they have now."""
 
     def add_lost(self, *lost: Damage) -> None:
@@ -104,13 +104,13 @@ def replay(
     seal: bool = True,
     follow: bool = False,
     archive_id: bytes = b"",
-    known: Known = NOTHING_KNOWN,
+    sealed_segments: SealedSegments = NONE_SEALED,
 ) -> Report:
     """Applies what the log has beyond the marks; with `only`, of these segments.
 
-    With an `archive_id`, a segment that says it belongs to another archive is reported and left as it is. `known`:
-    which segments were sealed, from elsewhere. Raises IndexError_, StorageFailed or StorageFull; damage in the log is
-    reported, not raised.
+    With an `archive_id`, a segment of another archive is reported and left as it is. `sealed_segments`: the segments
+    that were sealed, from elsewhere. Raises IndexError_, StorageFailed or StorageFull; damage in the log is reported,
+    not raised.
     """
     marks = index.segment_marks()
     store = LocalSegments(log_directory, files)
@@ -118,15 +118,16 @@ def replay(
     report = Report()
     if not follow:
         is_sealed = {segment_id for segment_id, mark in marks.items() if mark.sealed}
-        report.put_right = put_right(files, log_directory, [number for number in present if number not in is_sealed])
+        report.renamed = restore_names(files, log_directory, [number for number in present if number not in is_sealed])
         present = list_segments(log_directory, files)
     segment_ids = set(present) if only is None else set(only)
     for segment_id in sorted(marks.keys() & segment_ids if only is not None else marks.keys()):
         if segment_id not in present and marks[segment_id].live_count:
             report.add_lost(Damage(segment_id, 0, marks[segment_id].indexed_bytes, "the segment file is missing"))
-    for segment_id in sorted(known.sealed.keys() - marks.keys() - set(present) if only is None else ()):
+    for segment_id in sorted(sealed_segments.by_id.keys() - marks.keys() - set(present) if only is None else ()):
         # Asked once more: it may have been removed, or renamed, a moment ago.
-        report.add_lost(*recover_segment(files, log_directory, segment_id, FIRST_RECORD, known=known).damage)
+        recovery = recover_segment(files, log_directory, segment_id, FIRST_RECORD, sealed_segments=sealed_segments)
+        report.add_lost(*recovery.damage)
     new_marks = [
         segment_id
         for segment_id in present
@@ -142,8 +143,8 @@ def replay(
         if follow:
             _follow_segment(index, log_directory, files, segment_id, mark, report)
             continue
-        has_grown = partial(went_on, files, log_directory, segment_id, present)
-        _replay_segment(index, log_directory, files, store, segment_id, mark, report, seal, known, has_grown)
+        has_grown = partial(has_sealed_later, files, log_directory, segment_id, present)
+        _replay_segment(index, log_directory, files, store, segment_id, mark, report, seal, sealed_segments, has_grown)
     if progress is not None:
         progress("segments", len(new_marks), len(new_marks))
     return report
@@ -166,7 +167,7 @@ def _replay_segment(
     mark: SegmentMark | None,
     report: Report,
     seal: bool,
-    known: Known,
+    sealed_segments: SealedSegments,
     has_grown: Callable[[], bool],
 ) -> None:
     start = mark.indexed_bytes if mark is not None else FIRST_RECORD
@@ -174,10 +175,18 @@ def _replay_segment(
         if is_owned(files, log_directory, segment_id):
             report.owned += 1
             return
-        if load_sealed(index, store, segment_id, start, report, known):
+        if load_sealed(index, store, segment_id, start, report, sealed_segments):
             report.segments += 1
             return
-        recovered = recover_segment(files, log_directory, segment_id, start, seal=seal, known=known, went_on=has_grown)
+        recovered = recover_segment(
+            files,
+            log_directory,
+            segment_id,
+            start,
+            seal=seal,
+            sealed_segments=sealed_segments,
+            has_sealed_later=has_grown,
+        )
     except (StorageFailed, StorageFull, StoreUnreachable, IndexError_):
         raise
     except EngineError as error:
@@ -189,7 +198,7 @@ def _replay_segment(
     if recovered.is_final:
         report.lost += [damage for damage in recovered.damage if damage.was_synced]
     is_large = recovered.sealed and len(recovered.records) > BATCH
-    if is_large and load_sealed(index, store, segment_id, start, report, known):
+    if is_large and load_sealed(index, store, segment_id, start, report, sealed_segments):
         return
     for at in range(0, len(recovered.records), BATCH):
         _apply(index, recovered.records[at : at + BATCH], report)
@@ -204,13 +213,13 @@ def load_sealed(
     segment_id: int,
     start: int,
     report: Report,
-    known: Known = NOTHING_KNOWN,
+    sealed_segments: SealedSegments = NONE_SEALED,
 ) -> bool:
     """Applies a segment that is sealed and as it should be, wherever it lies; False: `recover_segment` must look at it.
 
     Raises StoreUnreachable while nobody can say.
     """
-    sealed = known.sealed.get(segment_id)
+    sealed = sealed_segments.by_id.get(segment_id)
     try:
         data = store.open(segment_id)
     except StoreUnreachable:
@@ -286,7 +295,7 @@ def rebuild(
     progress: Progress | None = None,
     follow: bool = False,
     archive_id: bytes = b"",
-    known: Known = NOTHING_KNOWN,
+    sealed_segments: SealedSegments = NONE_SEALED,
     schema: Schema = STANDARD,
 ) -> tuple[Catalog, Report]:
     """Throws the index away and makes it again from the log, which `follow` leaves as it is. Returns it open.
@@ -297,7 +306,13 @@ def rebuild(
     index = Catalog.open(directory, files=files, schema=schema)
     try:
         report = replay(
-            index, log_directory, files, progress=progress, follow=follow, archive_id=archive_id, known=known
+            index,
+            log_directory,
+            files,
+            progress=progress,
+            follow=follow,
+            archive_id=archive_id,
+            sealed_segments=sealed_segments,
         )
     except BaseException:
         index.close()

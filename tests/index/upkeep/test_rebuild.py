@@ -319,7 +319,7 @@ def test_a_segment_that_is_gone_is_reported(archive: Path) -> None:
     Path(segment_path(str(archive / "segments"), segment_id)).unlink()
     report = _replay(index, archive)
     assert [found.segment_id for found in report.findings] == [segment_id]
-    assert "gone" in report.findings[0].reason
+    assert "missing" in report.findings[0].reason
     assert _replay(index, archive, only=[segment_id + 1]).findings == []
     index.close()
 
