@@ -61,16 +61,16 @@ from engine.errors import (
     StorageFailed,
     StorageFull,
 )
-from engine.index.catalog import Catalog, Conflicting
+from engine.index.catalog import Catalog, Conflict
 from engine.index.format.types import (
     Bookmark,
     Instance,
+    InstanceIdentifiers,
     Level,
     Match,
-    Named,
     Order,
     Outcome,
-    Placed,
+    PlacedMatch,
     Query,
 )
 from engine.index.query.keywords import question
@@ -351,7 +351,7 @@ class Archive:
 
     def ordered_steps(
         self, query: Query, order: Order, after: Bookmark | None, explanation: Explanation, *, skip: int = 0
-    ) -> Iterator[Placed | Bookmark | None]:
+    ) -> Iterator[PlacedMatch | Bookmark | None]:
         """Matching studies in the order of an attribute, after a bookmark; see `index.query.ordering`.
 
         Raises QueryError, also later, for more studies than can be sorted where the index has no keys in that order.
@@ -388,7 +388,7 @@ class Archive:
 
         b"" removes the value. Only attributes of patient, study and series; empty, and quick, without corrections.
         """
-        return self.parts.index.corrected(study_instance_uid.encode(), series_instance_uid.encode())
+        return self.parts.index.corrected_values(study_instance_uid.encode(), series_instance_uid.encode())
 
     def select(self, query: Query) -> Selection:
         """As `instances`, in bounded memory; call `gather` to read them. Raises QueryError, StorageFull."""
@@ -405,7 +405,7 @@ class Archive:
 
     def was_deleted(self, sop_instance_uid: str) -> bool:
         """Whether an instance of this UID was stored, and none is now."""
-        instance, newest_stamp = self.parts.index.known(sop_instance_uid.encode())
+        instance, newest_stamp = self.parts.index.current_and_newest_stamp(sop_instance_uid.encode())
         return instance is None and newest_stamp > 0
 
     def contents(self, study_instance_uid: str, series_instance_uid: str | None = None) -> Selection:
@@ -439,7 +439,7 @@ class Archive:
         """
         return deletion.delete(
             self.parts,
-            lambda: self.parts.index.names(query),
+            lambda: self.parts.index.identifiers(query),
             level=query.level,
             actor=actor,
             reason=reason,
@@ -450,7 +450,7 @@ class Archive:
         self, instances: Sequence[Instance], *, level: Level, actor: Principal, reason: str, dry_run: bool = False
     ) -> Deletion:
         """The same for given instances, as whole studies, whole series, or one by one."""
-        names = [Named.of(instance) for instance in instances]
+        names = [InstanceIdentifiers.of(instance) for instance in instances]
         return deletion.delete(self.parts, lambda: names, level=level, actor=actor, reason=reason, dry_run=dry_run)
 
     def set_holds(self, study_instance_uids: Sequence[str], *, actor: Principal, reason: str) -> list[str]:
@@ -483,7 +483,7 @@ class Archive:
         """Stored records that are known to be damaged."""
         return self.parts.index.damage()
 
-    def conflicts(self) -> Iterator[Conflicting]:
+    def conflicts(self) -> Iterator[Conflict]:
         """Studies and series whose instances disagree."""
         return self.parts.index.conflicts()
 
@@ -570,7 +570,7 @@ class Archive:
 
     def write_index_by(self, run: Callable[[Callable[[], Any]], Any]) -> None:
         """From now on, `run` runs this process's index transactions: in a thread of another priority."""
-        self.parts.index.write_by(run)
+        self.parts.index.run_writes_with(run)
 
     def close(self) -> None:
         """Seals this process's log; a keeper also checkpoints and releases its lock."""

@@ -34,7 +34,7 @@ from engine.errors import (
     StorageFailed,
     StorageFull,
 )
-from engine.index.catalog import Catalog, Restored
+from engine.index.catalog import Catalog, RestoreResult
 from engine.index.format.types import SegmentMark
 from engine.index.upkeep import rebuild
 from engine.storage.files import Files
@@ -49,7 +49,7 @@ TRIES = 3
 """Unexpected failures in a row after which the process gives up. More than one, since a second without memory must not
 end a server; few, since records written behind must not stay unsynced."""
 
-_UNTOUCHED = frozenset((Restored.CLEAN, Restored.IN_USE))
+_UNTOUCHED = frozenset((RestoreResult.CLEAN, RestoreResult.IN_USE))
 
 Progress = Callable[[str, int, int], None]
 """(name of the step, done, total) while an archive is opened."""
@@ -129,7 +129,7 @@ class Keeper:
         try:
             restored = Catalog.restore(layout.index, files)
             logger.info("opening the index", state=restored.name.lower())
-            if restored is Restored.DAMAGED:
+            if restored is RestoreResult.DAMAGED:
                 logger.error("the index is made anew from the log", reason=restored.value)
             self._open_and_bring_up(restored, progress)
         except BaseException:
@@ -147,7 +147,7 @@ class Keeper:
         Catalog.discard(self._layout.index, self._files)
         return Catalog.open(self._layout.index, files=self._files, schema=self._schema)
 
-    def _open_and_bring_up(self, restored: Restored, progress: Progress | None) -> None:
+    def _open_and_bring_up(self, restored: RestoreResult, progress: Progress | None) -> None:
         self.index = self._open_index()
         try:
             self._bring_up(restored, progress)
@@ -155,17 +155,17 @@ class Keeper:
             logger.error("the index is made anew from the log", reason=str(error))
             Catalog.discard(self._layout.index, self._files)
             self.index = Catalog.open(self._layout.index, files=self._files, schema=self._schema)
-            self._bring_up(Restored.DISCARDED, progress)
+            self._bring_up(RestoreResult.DISCARDED, progress)
 
-    def _renew_epoch_id(self, restored: Restored) -> None:
+    def _renew_epoch_id(self, restored: RestoreResult) -> None:
         """Begins a new epoch of ids, since a replay may give entities other ids than clients have seen."""
-        if restored is Restored.CHECKPOINT or not self.index.epoch_id():
+        if restored is RestoreResult.CHECKPOINT or not self.index.epoch_id():
             try:
                 self.index.renew_epoch_id()
             except StorageFull as error:
                 logger.warning("long queries cannot be continued, the disk is full", error=str(error))
 
-    def _bring_up(self, restored: Restored, progress: Progress | None) -> None:
+    def _bring_up(self, restored: RestoreResult, progress: Progress | None) -> None:
         try:
             self._renew_epoch_id(restored)
             # Checkpoint before anything is written: a power cut from here on costs only another replay.
@@ -219,7 +219,7 @@ class Keeper:
             self._note_sealed(self.index.segment_marks(), is_complete=True)
         return report
 
-    def _settle_ledger(self, restored: Restored, report: rebuild.Report) -> set[int]:
+    def _settle_ledger(self, restored: RestoreResult, report: rebuild.Report) -> set[int]:
         """Restores lost tombstones, holds and corrections from the ledger's copy.
 
         Returns the segments whose losses it has all restored.

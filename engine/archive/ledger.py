@@ -106,7 +106,7 @@ class Ledger:
                 corrections.append(record)
             record.position = writer.log.append(kind, 0, record.stamp, key, record.pack_meta(), [], 0, 0)
         commit(writer.log, LedgerCopy(self._layout, self._files), records)
-        self._index.apply([], tombstones, holds=holds, corrected=corrections)
+        self._index.apply([], tombstones, holds=holds, corrections=corrections)
         writer.seal_rolled()
 
     def with_reserve(self, work: Callable[[], Result]) -> Result:

@@ -9,7 +9,7 @@ from engine.index.format.types import Bookmark as Bookmark
 from engine.index.format.types import Level as Level
 from engine.index.format.types import Match as Match
 from engine.index.format.types import Order as Order
-from engine.index.format.types import Placed as Placed
+from engine.index.format.types import PlacedMatch as PlacedMatch
 from engine.index.format.types import Query as Query
 from engine.index.query.explanation import Explanation as Explanation
 from engine.index.query.keywords import Keys as Keys

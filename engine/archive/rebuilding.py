@@ -25,7 +25,7 @@ from engine.archive.lifecycle.losses import Loss
 from engine.archive.register import Register
 from engine.dicom.schema import Schema
 from engine.errors import CorruptRecord, IndexError_
-from engine.index.catalog import Catalog, Restored
+from engine.index.catalog import Catalog, RestoreResult
 from engine.index.format.types import DamageRow, SegmentMark
 from engine.index.upkeep import rebuild
 from engine.storage import hints
@@ -39,7 +39,7 @@ from engine.storage.segment_store import LocalSegments
 
 logger = log.get("archive.rebuilding")
 
-_NOTHING = frozenset((Restored.NEW, Restored.DISCARDED, Restored.DAMAGED))
+_NOTHING = frozenset((RestoreResult.NEW, RestoreResult.DISCARDED, RestoreResult.DAMAGED))
 
 
 @dataclass(slots=True)
@@ -148,7 +148,7 @@ def _placed(index: Catalog) -> Iterator[tuple[str, Position]]:
     """UID and position of every stored version, current or not."""
     return (
         (instance.sop_instance_uid, instance.position)
-        for instance in itertools.chain(index.current_instances(), index.kept_aside())
+        for instance in itertools.chain(index.current_instances(), index.kept_versions())
     )
 
 

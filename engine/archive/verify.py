@@ -154,10 +154,10 @@ def _check_index(archive: Archive, report: CheckReport, payloads: bool, progress
             progress("instances", number, total)
         report.counts["instances"] += 1
         _check_instance(archive, report, instance, payloads, is_current=True)
-    for rows in archive.parts.index.loose_rows():
+    for rows in archive.parts.index.unreferenced_rows():
         for instance, fault in rows:
             report.add(Finding(*instance.position[:2], _with_uid(fault, instance.sop_instance_uid)))
-    for version in archive.parts.index.kept_aside():
+    for version in archive.parts.index.kept_versions():
         report.counts["kept_aside"] += 1
         _check_instance(archive, report, version, payloads, is_current=False)
     for item in archive.parts.index.quarantined():

@@ -1,1 +1,1 @@
-"""The index: where every instance lies and what can be asked about it. LMDB; derived from the log, disposable."""
+"""The index: the place and the searchable attributes of every instance. LMDB; derived from the log, disposable."""

@@ -80,7 +80,9 @@ def _checkpoint_first() -> AbstractContextManager[Any]:
 
     changes = ExitStack()
     changes.enter_context(patch.object(Checkpointer, "_take", take))
-    changes.enter_context(patch.multiple(data_file, fault_of=_no_fault, meta_fault=_no_fault, is_as_summed=_as_summed))
+    changes.enter_context(
+        patch.multiple(data_file, fault_of=_no_fault, meta_fault=_no_fault, matches_checksum=_as_summed)
+    )
     return changes
 
 

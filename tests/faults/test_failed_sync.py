@@ -158,7 +158,7 @@ def test_an_index_whose_first_checkpoint_failed_is_made_again(world: World, trus
     world.kill()
     with without:
         restored = restoration.restore(f"{world.data}/index", world.disk)
-    assert restored == (restoration.Restored.AS_IS if trusts else restoration.Restored.DISCARDED)
+    assert restored == (restoration.RestoreResult.AS_IS if trusts else restoration.RestoreResult.DISCARDED)
 
 
 def test_an_archive_whose_first_checkpoint_failed_lives(world: World) -> None:

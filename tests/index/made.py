@@ -274,7 +274,7 @@ def apply(index: Catalog, records: list[Item]) -> None:
         [record for record in records if isinstance(record, Tombstone)],
         holds=[record for record in records if isinstance(record, Hold)],
         quarantined=[record for record in records if isinstance(record, Quarantined)],
-        corrected=[record for record in records if isinstance(record, Correction)],
+        corrections=[record for record in records if isinstance(record, Correction)],
     )
 
 

@@ -86,8 +86,8 @@ class Translator:
 
     def _deleted(self, tombstone: Tombstone) -> Iterator[Event]:
         uids = []
-        currents = self._index.currents(tombstone.sop_instance_uids)
-        for uid, current in zip(tombstone.sop_instance_uids, currents, strict=True):
+        current_records = self._index.current_records(tombstone.sop_instance_uids)
+        for uid, current in zip(tombstone.sop_instance_uids, current_records, strict=True):
             is_back = current is not None and current.stamp > tombstone.stamp
             if current is None or not is_back or not self._is_told(current.segment_id, current.offset):
                 uids.append(_text(uid))
@@ -120,7 +120,7 @@ class Translator:
 
     def _version_deleted(self, tombstone: Tombstone) -> Iterator[Event]:
         for uid, current in zip(
-            tombstone.sop_instance_uids, self._index.currents(tombstone.sop_instance_uids), strict=True
+            tombstone.sop_instance_uids, self._index.current_records(tombstone.sop_instance_uids), strict=True
         ):
             yield Event(
                 sequence=0,

@@ -46,7 +46,7 @@ class Committer:
             writer.apply,
             on_failure,
             try_apply=writer.try_apply,
-            why_late=writer.index.who_writes,
+            why_late=writer.index.describe_writer,
         )
         self.group.start()
         self._closed = False

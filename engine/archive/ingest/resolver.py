@@ -83,10 +83,10 @@ class Resolver:
         Versions kept aside count too: a sender that tries again must not fill the disk. Sets the entry's stamp to the
         newest of its UID; 0: the UID is new.
         """
-        current, entry.stamp = self.index.known(entry.sop_instance_uid)
+        current, entry.stamp = self.index.current_and_newest_stamp(entry.sop_instance_uid)
         if current is None or _is_alike(current, entry, length, crc):
             return current
-        versions = self.index.alike(entry.sop_instance_uid, length, crc)
+        versions = self.index.versions_with_bytes(entry.sop_instance_uid, length, crc)
         return next((version for version in versions if _is_alike(version, entry, length, crc)), None)
 
     def outcome_of(self, stored: Instance) -> Outcome:
@@ -195,7 +195,7 @@ class Duplicate:
                     facts.is_held = self._is_held()
                 case Step.COUNT:
                     # Before anything is written, so that nothing that has been acknowledged is dropped.
-                    count = self._index.kept_count(self.entry.sop_instance_uid)
+                    count = self._index.kept_version_count(self.entry.sop_instance_uid)
                     facts.has_room = count < self._resolver.versions_max
                 case _ if not may_block:
                     return None
@@ -279,7 +279,7 @@ class Duplicate:
         """The version that these bytes were found to equal when they came before, if it can still be read."""
         entry = self.entry
         digest = ""
-        for place in self._index.drops(entry.sop_instance_uid, RETIRED_MAX):
+        for place in self._index.targeted_tombstones(entry.sop_instance_uid, RETIRED_MAX):
             try:
                 tombstone = Tombstone.unpack(self._reader.read_record(place))
                 finding = likeness.read_reason(tombstone.by, tombstone.reason)

@@ -490,7 +490,7 @@ class Compactor:
             parts.keeper.checkpoint()
         give_up_at = time.monotonic() + CHECKPOINT_PATIENCE_S
         while True:
-            if parts.index.is_safe(commit):
+            if parts.index.is_durable(commit):
                 return True
             if time.monotonic() > give_up_at or self._stopping.wait(_CHECKPOINT_POLL_S):
                 logger.warning("no checkpoint in time, removed files stay for now", commit=commit)

@@ -46,7 +46,7 @@ from engine.archive.lifecycle.patients import (
 from engine.dicom import tags
 from engine.dicom.elements import blob_items
 from engine.errors import CorrectionRefused, IndexError_
-from engine.index.catalog import Listed, Snapshot
+from engine.index.catalog import CorrectionStatus, Snapshot
 from engine.index.format.entry import Correction, Operation
 from engine.index.format.statements import blob_of
 from engine.index.format.types import Level
@@ -201,7 +201,7 @@ def listed(archive: Archive) -> Iterator[dict[str, Any]]:
 # plain data ------------------------------------------------------------------------------------------
 
 
-def _facts(one: Listed) -> dict[str, Any]:
+def _facts(one: CorrectionStatus) -> dict[str, Any]:
     correction = one.correction
     operation = correction.operation
     names = [name.decode("utf-8", "replace") for name in correction.names]

@@ -141,7 +141,7 @@ class SegmentDamage:
         index = self._index
         return itertools.chain(
             ((each.sop_instance_uid.encode(), each.position) for each in index.current_instances()),
-            ((each.sop_instance_uid.encode(), each.position) for each in index.kept_aside()),
+            ((each.sop_instance_uid.encode(), each.position) for each in index.kept_versions()),
             ((each.sop_instance_uid, each.position) for each in index.quarantined()),
         )
 

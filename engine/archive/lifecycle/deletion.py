@@ -25,7 +25,7 @@ from engine.access.principal import Principal
 from engine.archive.ingest.entry import UNPLACED
 from engine.errors import DeletionRefused
 from engine.index.format.entry import Tombstone
-from engine.index.format.types import Instance, Level, Named
+from engine.index.format.types import Instance, InstanceIdentifiers, Level
 from engine.storage.record import META_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Deletion:
         )
 
     @classmethod
-    def of(cls, doomed: Sequence[Named], *, dry_run: bool = False) -> Deletion:
+    def of(cls, doomed: Sequence[InstanceIdentifiers], *, dry_run: bool = False) -> Deletion:
         """The counts of these instances."""
         return cls(
             len({named.study_instance_uid for named in doomed}),
@@ -79,7 +79,7 @@ class Deletion:
 
 def delete(
     parts: Parts,
-    choose: Callable[[], Sequence[Named]],
+    choose: Callable[[], Sequence[InstanceIdentifiers]],
     *,
     level: Level,
     actor: Principal,
@@ -102,10 +102,13 @@ def delete(
 
 
 def _delete(
-    parts: Parts, doomed: Sequence[Named], level: Level, actor: Principal, reason: str, dry_run: bool
+    parts: Parts, doomed: Sequence[InstanceIdentifiers], level: Level, actor: Principal, reason: str, dry_run: bool
 ) -> Deletion:
     deletion = Deletion.of(doomed, dry_run=dry_run)
-    others = [Named.of(version) for version in kept_aside_with(parts, [named.sop_instance_uid for named in doomed])]
+    others = [
+        InstanceIdentifiers.of(version)
+        for version in kept_aside_with(parts, [named.sop_instance_uid for named in doomed])
+    ]
     studies = {named.study_instance_uid for named in (*doomed, *others)}
     held_uids = {hold.study_instance_uid.decode("utf-8", "replace") for hold in parts.index.holds()}
     deletion.held = sorted(studies & held_uids)
@@ -135,7 +138,7 @@ def kept_aside_with(parts: Parts, sop_instance_uids: Sequence[bytes]) -> list[In
         return []
     if count <= len(sop_instance_uids):
         uids = set(sop_instance_uids)
-        return [version for version in index.kept_aside() if version.sop_instance_uid.encode() in uids]
+        return [version for version in index.kept_versions() if version.sop_instance_uid.encode() in uids]
     return [version for uid in sop_instance_uids for version in index.versions(uid)]
 
 
@@ -197,7 +200,7 @@ def bounded(text: str) -> bytes:
     return text.encode("utf-8", "replace")[:TEXT_BYTES_MAX].decode("utf-8", "ignore").encode()
 
 
-def _grouped(doomed: Sequence[Named], level: Level) -> list[tuple[bytes, list[bytes]]]:
+def _grouped(doomed: Sequence[InstanceIdentifiers], level: Level) -> list[tuple[bytes, list[bytes]]]:
     if level == Level.IMAGE:
         return [(named.sop_instance_uid, [named.sop_instance_uid]) for named in doomed]
     groups: dict[str, list[bytes]] = {}

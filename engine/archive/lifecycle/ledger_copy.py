@@ -204,7 +204,7 @@ def apply(index: Catalog, items: Iterable[LedgerItem]) -> None:
             holds.append(item)
         else:
             corrections.append(item)
-    index.apply([], tombstones, holds=holds, corrected=corrections)
+    index.apply([], tombstones, holds=holds, corrections=corrections)
 
 
 def _sorted_out(index: Catalog, noted: Sequence[Noted]) -> tuple[list[Noted], list[Noted], int]:

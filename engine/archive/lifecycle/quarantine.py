@@ -88,7 +88,7 @@ class Kept:
 
 def listed(archive: Archive) -> Iterator[Kept]:
     """All of it: versions kept aside, then what is unparseable, each in the index's order."""
-    for version in archive.parts.index.kept_aside():
+    for version in archive.parts.index.kept_versions():
         yield Kept(KEPT_ASIDE, _ASIDE_REASON, version)
     for claimed in archive.parts.index.quarantined():
         reason = claimed.reason.decode("utf-8", "replace")

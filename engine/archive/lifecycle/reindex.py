@@ -90,7 +90,7 @@ class Reindexer:
     def lacking(self) -> list[int]:
         """The sealed segments that are not under the set in effect yet, in ascending order."""
         digest = self._archive.schema.extra_set.digest
-        notes = self._parts.index.amended()
+        notes = self._parts.index.reextraction_progress()
         return sorted(
             segment_id
             for segment_id, mark in self._parts.index.segment_marks().items()
@@ -151,7 +151,7 @@ class Reindexer:
         """The records of a sealed segment, and where they end."""
         archive = self._archive
         mark = archive.parts.index.segment_marks()[segment_id]
-        note = archive.parts.index.amended().get(segment_id)
+        note = archive.parts.index.reextraction_progress().get(segment_id)
         start = note[1] if note is not None and note[0] == self._archive.schema.extra_set.digest else 0
         data = archive.parts.segments.open(segment_id)
         try:
@@ -189,7 +189,7 @@ class Reindexer:
         if entries:
             self._say()
         digest = self._archive.schema.extra_set.digest
-        counters["changed"] += self._parts.index.restate(entries, under.segment_id, digest, reached)
+        counters["changed"] += self._parts.index.replace_attributes(entries, under.segment_id, digest, reached)
         if reached == under.end:
             counters["segments"] += 1
             self._under = None

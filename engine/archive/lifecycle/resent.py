@@ -164,7 +164,7 @@ class Settler:
             self._began_ns = time.time_ns()
             if self._from_ns > self._began_ns and self._is_lasting:
                 self._from_ns = 0  # the clock was set back
-            self._left = index.kept_aside()
+            self._left = index.kept_versions()
         until_s = time.monotonic() + STEP_S
         same: list[tuple[Instance, Instance]] = []
         for version in self._left:

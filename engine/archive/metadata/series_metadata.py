@@ -155,7 +155,7 @@ class SeriesMetadata:
         return self._index.instances(Query(Level.SERIES, keys))
 
     def _changes(self, study_instance_uid: str, series_instance_uid: str) -> Changes | None:
-        return changes_of(self._index.corrected(study_instance_uid.encode(), series_instance_uid.encode()))
+        return changes_of(self._index.corrected_values(study_instance_uid.encode(), series_instance_uid.encode()))
 
     @contextmanager
     def _one_at_a_time(self, key: bytes) -> Iterator[None]:

@@ -1,9 +1,9 @@
 """Puts the heads of a sealed segment into the index, thousands in a transaction. Nearly all of a rebuild happens here.
 
-Only this module imports _ext.heads, which makes the rows of a head that is just one more instance of a known series.
-This module handles the rest one at a time, with the means of `writer`: the first instance of a series or statement,
-and other kinds of records. An instance whose UID is already in the batch or in the index goes through the writer after
-the batch. The result is the same as if the records were applied one after another.
+Only this module imports _ext.heads, which makes the rows of one more instance of a series that it has seen. This module
+handles everything else one at a time, with the functions of `writer`: the first instance of a series or statement, and
+other kinds of records. An instance whose UID is already in the batch or in the index goes through the writer after the
+batch. The result is the same as if the records were applied one after another.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BATCH = 16_384
 
 
 @dataclass(slots=True)
-class Loaded:
+class LoadResult:
     """The result of loading the heads of a segment."""
 
     records: int = 0
@@ -41,9 +41,9 @@ class Loaded:
     """Records that cannot be decoded."""
 
 
-def load(writer: Writer, heads: Heads, start_offset: int) -> Loaded:
+def load(writer: Writer, heads: Heads, start_offset: int) -> LoadResult:
     """Applies the records of a segment from `start_offset` on. Raises CorruptRecord when heads are missing."""
-    loaded = Loaded()
+    loaded = LoadResult()
     trailer = heads.trailer
     at, count = _skip(heads, start_offset)
     while count:
@@ -107,7 +107,7 @@ class _Batch:
         self._start_count = count
         self.at = at
         self.count = count
-        """How many heads are left."""
+        """Heads still to apply."""
         self.findings: list[Damage] = []
 
     def run(self, txn: WriteTxn) -> None:
@@ -133,14 +133,14 @@ class _Batch:
             if not self.count or len(gatherer.rows) >= BATCH:
                 return
             record = _unpack(heads, self.at)
-            if self._take_apart(txn, record, self.at == stopped_at):
+            if self._handle(txn, record, self.at == stopped_at):
                 self.at += _length(record)
                 self.count -= 1
             else:
                 stopped_at = self.at
 
-    def _take_apart(self, txn: WriteTxn, record: Record, is_known: bool) -> bool:
-        """Handles a head at which the gatherer stopped; False when the gatherer may go on with it."""
+    def _handle(self, txn: WriteTxn, record: Record, is_repeated: bool) -> bool:
+        """Handles a head at which the gatherer stopped. False: the gatherer can handle it now."""
         try:
             item = unpack_record(record)
         except IndexError_ as error:
@@ -152,12 +152,12 @@ class _Batch:
             return True
         environment = self._writer.environment
         sop_key = keys.bounded(record.key)
-        if is_known or sop_key in self._gatherer.places or txn.get(sop_key, db=environment.sop_uids) is not None:
+        if is_repeated or sop_key in self._gatherer.places or txn.get(sop_key, db=environment.sop_uids) is not None:
             self._late.append(item)
             return True
-        owner_ids, row, end = self._writer.place_for(txn, item)
-        counter, _ = self._counters.setdefault(owner_ids.counts_key, (Counter(owner_ids.series_id, row.next), row))
-        first_stamp, first_tie = keys.ORDER.unpack(owner_ids.first)
+        series, row, end = self._writer.place_for(txn, item)
+        counter, _ = self._counters.setdefault(series.counts_key, (Counter(series.series_id, row.next), row))
+        first_stamp, first_tie = keys.ORDER.unpack(series.first)
         self._gatherer.known[texts_of(record.meta)] = Known(counter, first_stamp, first_tie, end)
         return False
 
@@ -167,19 +167,19 @@ class _Batch:
         with txn.cursor(db=environment.sop_uids) as cursor:
             places = sorted(gatherer.places.items())
             consumed, added = cursor.putmulti(places, overwrite=False)
-            taken = {}
+            conflicts = {}
             if added != consumed:
                 ours = gatherer.places
-                taken = {key: ours[key] for key, where in cursor.getmulti(ours) if where != ours[key]}
+                conflicts = {key: ours[key] for key, where in cursor.getmulti(ours) if where != ours[key]}
         rows = gatherer.rows
         record_bytes = gatherer.record_bytes
-        if taken:
-            removed = set(taken.values())
+        if conflicts:
+            removed = set(conflicts.values())
             offsets = {keys.INSTANCE.unpack_from(value)[2] for where, value in rows if where in removed}
             rows = [row for row in rows if row[0] not in removed]
             counters = {counter.series_id: counter for counter, _ in self._counters.values()}
             for entry in self._entries_at(offsets):
-                counter = counters[keys.PAIR.unpack(taken[entry.sop_instance_uid])[0]]
+                counter = counters[keys.PAIR.unpack(conflicts[entry.sop_instance_uid])[0]]
                 counter.count -= 1
                 counter.payload_bytes -= entry.position.payload_length
                 record_bytes -= entry.position.record_bytes
@@ -191,12 +191,12 @@ class _Batch:
             counts.next = counter.next_id
             counts.count += counter.count
             counts.bytes += counter.payload_bytes
-        self._book(txn, len(rows), record_bytes)
+        self._account(txn, len(rows), record_bytes)
         self._apply_late(txn)
         self._apply_others(txn)
 
     def _apply_late(self, txn: WriteTxn) -> None:
-        """Applies instances whose UID is known, all of one UID at once, since there may be thousands."""
+        """Applies instances whose UID has other records: all of one UID at once, since there may be thousands."""
         writer = self._writer
         by_uid: dict[bytes, list[Entry]] = {}
         for entry in self._late:
@@ -205,7 +205,7 @@ class _Batch:
             if txn.get(sop_key, db=writer.environment.sop_uids) is None:
                 writer.add(txn, entries.pop(0))
             if entries:
-                writer.tell_all(txn, sop_key, entries)
+                writer.apply_records(txn, sop_key, entries)
 
     def _entries_at(self, offsets: set[int]) -> Iterator[Entry]:
         """The instances of this batch at these offsets of the segment."""
@@ -216,7 +216,7 @@ class _Batch:
             if record.position.offset in offsets:
                 yield Entry.unpack(record)
 
-    def _book(self, txn: ReadTxn, count: int, record_bytes: int) -> None:
+    def _account(self, txn: ReadTxn, count: int, record_bytes: int) -> None:
         first = _unpack(self._heads, self._start).position.offset
         end = _unpack(self._heads, self.at).position.offset if self.count else self._heads.trailer.tail
         segment = self._writer.accounts.segment(txn, self._heads.trailer.segment_id)
@@ -226,7 +226,7 @@ class _Batch:
 
     def _apply_others(self, txn: WriteTxn) -> None:
         writer = self._writer
-        writer.tombstones.bury(txn, [item for item in self._others if isinstance(item, Tombstone)])
+        writer.tombstones.apply(txn, [item for item in self._others if isinstance(item, Tombstone)])
         for item in self._others:
             if isinstance(item, Hold):
                 writer.other_records.hold(txn, item)

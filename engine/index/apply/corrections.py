@@ -1,9 +1,10 @@
-"""Applies corrections to the index: which ones are in force, and which patients, studies and series that concerns.
+"""Applies corrections to the index: which ones are in force, and which patients, studies and series change with them.
 
-    a record         is there once it has been applied; of its copies (compaction) the last one counts
+    a record         has a row once it has been applied; of its copies (compaction) the last one counts
     an UNDO          takes a correction out of force, whichever of the two comes first; nothing undoes an undo
-    in force         a row under each name; what it names is made anew from its statements and from what is in force
-    superseded       it stays in force below the later one, which may be undone
+    in force         a correction has a row under each name; the entities that it names are recomputed from their
+                     statements and all corrections in force
+    superseded       a correction stays in force below the later one, which may be undone
 
 Records stay forever: they are the audit trail, and each can be undone later. `overlay` gives corrections their meaning;
 `query.corrections` lists them. Call this within a batch of the writer.
@@ -29,10 +30,10 @@ UNDO = keys.CORRECTION_UNDO
 def correction_key(correction: Correction) -> bytes:
     """The key of its row in `corrections`."""
     position = correction.position
-    return RECORD + _which(correction) + keys.PLACE.pack(position.segment_id, position.offset)
+    return RECORD + _stamp_and_digest(correction) + keys.PLACE.pack(position.segment_id, position.offset)
 
 
-def _which(correction: Correction) -> bytes:
+def _stamp_and_digest(correction: Correction) -> bytes:
     return keys.CORRECTION_END.pack(correction.stamp, keys.digest_of(correction.pack_meta()))
 
 
@@ -123,7 +124,7 @@ class Corrections:
             txn.delete(key, db=table)
         self._accounts.count(keys.META_CORRECTIONS, -1)
 
-    # -- the studies and series that it concerns ------------------------------------------------
+    # -- the studies and series that change with it ---------------------------------------------
 
     def _touch(self, txn: ReadTxn, correction: Correction) -> None:
         environment, names = self._environment, correction.names
@@ -145,7 +146,7 @@ class Corrections:
     def _touch_patient(self, txn: ReadTxn, key: bytes) -> None:
         """Touches every study of this patient, and of the patients that merges lead to from it."""
         environment = self._environment
-        for patient in (key, *(further for further, _ in merges_from(txn, environment, key))):
+        for patient in (key, *(merged_key for merged_key, _ in merges_from(txn, environment, key))):
             patient_id = txn.get(patient, db=environment.patient_keys)
             if patient_id is not None:
                 for pair, _ in scan_prefix(txn, environment.patient_studies, patient_id):
@@ -167,12 +168,12 @@ def _force_keys(correction: Correction) -> list[bytes]:
         force_keys = [keys.bounded(uid) for uid in dict.fromkeys(names)]
     else:
         force_keys = [name_of_series(*names)] if len(names) == 2 else []
-    which = _which(correction)
-    return [keys.correction_prefix(correction.level, name) + which for name in force_keys]
+    end = _stamp_and_digest(correction)
+    return [keys.correction_prefix(correction.level, name) + end for name in force_keys]
 
 
 def _undo_key(correction: Correction) -> bytes:
-    return UNDO + keys.U64_KEY.pack(correction.undoes) + _which(correction)
+    return UNDO + keys.U64_KEY.pack(correction.undoes) + _stamp_and_digest(correction)
 
 
 def correction_of_row(row_key: bytes, value: bytes) -> Correction:

@@ -31,8 +31,8 @@ class Counters:
         environment = self._environment
         for counts_key, row in self.series.items():
             txn.put(counts_key, row.encode(), db=environment.counts)
-        for what, number in self._next_ids.items():
-            txn.put(keys.META_NEXT[what], keys.U32.pack(number), db=environment.meta)
+        for kind, number in self._next_ids.items():
+            txn.put(keys.META_NEXT[kind], keys.U32.pack(number), db=environment.meta)
 
     def load_series(self, txn: ReadTxn, counts_key: bytes) -> Counts:
         """The row of a series. Raises IndexDamaged when it has none."""
@@ -40,7 +40,7 @@ class Counters:
         if row is None:
             data = txn.get(counts_key, db=self._environment.counts)
             if data is None:
-                raise IndexDamaged("a series has no counts: the index is damaged; `filmroom rebuild-index` helps")
+                raise IndexDamaged("a series has no counts: the index is damaged; run `filmroom rebuild-index`")
             row = self.series[counts_key] = Counts.decode(data)
         return row
 
@@ -50,13 +50,13 @@ class Counters:
             table = self._environment.meta
             txn.put(word, keys.U64.pack(read_count(txn, self._environment, word) + change), db=table)
 
-    def next_id(self, txn: ReadTxn, what: str) -> bytes:
-        """An id that has never been given. Raises IndexError_ when there is none left."""
-        number = self._next_ids.get(what)
+    def next_id(self, txn: ReadTxn, kind: str) -> bytes:
+        """An id that was never used before. Raises IndexError_ when none is free."""
+        number = self._next_ids.get(kind)
         if number is None:
-            data = txn.get(keys.META_NEXT[what], db=self._environment.meta)
+            data = txn.get(keys.META_NEXT[kind], db=self._environment.meta)
             number = keys.U32.unpack(data)[0] if data else 1
         if number == 0xFFFFFFFF:
-            raise IndexError_(f"the index has given out every id of its kind ({what}): rebuild it")
-        self._next_ids[what] = number + 1
+            raise IndexError_(f"the index has used every {kind} id: rebuild it")
+        self._next_ids[kind] = number + 1
         return keys.ID.pack(number)

@@ -3,10 +3,10 @@
 `writer` handles the instances, `format.statements` defines facts. Everything happens within one batch of the writer and
 its transaction: `settle` for new instances, `refresh` once at the end for entities that have lost an instance.
 
-    settle     finds or makes study, series and the two statements; brings facts, search keys and patient up with them
-    refresh    makes facts, orders, Modality and SOP classes anew from the instances that are left, from the series up,
-               and ends what all processes remember (the epoch); also of what is corrected otherwise than before
-    correct    what corrections set (`overlay`) is laid over the facts whenever these change
+    settle     finds or creates the study, the series and the two statements, and updates facts, search keys and patient
+    refresh    recomputes facts, orders, Modality and SOP classes from the remaining instances, from the series up, and
+               empties the caches of all processes (the epoch). Also for entities whose corrections have changed
+    correct    applies the attributes that corrections set (`overlay`) to the facts whenever these change
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from engine.index.format.statements import (
     unpack_content,
 )
 
-REMEMBERED_STUDIES_MAX = 1024
-"""Studies that a process remembers: some 200 KiB."""
+CACHED_STUDIES_MAX = 1024
+"""Studies that a process caches: some 200 KiB."""
 
 
-class Remembered:
+class CachedSeries:
     """A cached series with one of its statements."""
 
     __slots__ = ("classes", "counts_key", "digest", "first", "prefix", "series_id", "tail")
@@ -51,7 +51,7 @@ class Remembered:
         self.series_id = keys.ID.unpack(series_id)[0]
         self.digest = digest
         self.first = first
-        """The statement's order is this one or an earlier one."""
+        """The order of the statement is this one or an earlier one."""
         self.tail = b""
         self.classes: frozenset[int] = frozenset()
 
@@ -137,7 +137,7 @@ class Entities:
 
     # -- new instances --------------------------------------------------------------------------
 
-    def settle(self, txn: WriteTxn, entry: Entry, order: bytes) -> Remembered:
+    def settle(self, txn: WriteTxn, entry: Entry, order: bytes) -> CachedSeries:
         """Creates the patient, study, series and both statements of an instance where they are missing."""
         environment = self._environment
         stated = Statement.of(entry, environment.schema)
@@ -148,7 +148,7 @@ class Entities:
         series_id = txn.get(series_key, db=environment.series_uids)
         if series_id is None and self.overlay.is_empty:
             series_id = self._add_series(txn, series_key, study_id, stated, order)
-            return Remembered(study_id, series_id, stated.series_digest, order)
+            return CachedSeries(study_id, series_id, stated.series_digest, order)
         if series_id is None:
             series_id = self.counters.next_id(txn, "series")
             txn.put(series_key, series_id, db=environment.series_uids)
@@ -172,7 +172,7 @@ class Entities:
                 correct_facts(txn, environment.series_statements, series_id, row, keys.DIGEST_BYTES, over)
             txn.put(series_id, row.encode(), db=environment.series)
             self._series_changed(txn, study_id, series_id, before, row.facts.values(0))
-        return Remembered(study_id, series_id, stated.series_digest, order)
+        return CachedSeries(study_id, series_id, stated.series_digest, order)
 
     def _add_series(self, txn: WriteTxn, series_key: bytes, study_id: bytes, stated: Statement, order: bytes) -> bytes:
         """A shortcut for most series, which are new and not corrected; the same result as all steps one by one."""
@@ -189,7 +189,7 @@ class Entities:
         return series_id
 
     def _add_study(self, txn: WriteTxn, study_key: bytes, stated: Statement, order: bytes) -> bytes:
-        """The same for a study, and for its patient if that is new or its facts stay the same."""
+        """The same shortcut for a study, and for its patient if that is new or its facts stay the same."""
         environment = self._environment
         study_id = self.counters.next_id(txn, "study")
         txn.put(study_key, study_id, db=environment.study_uids)
@@ -249,7 +249,7 @@ class Entities:
         return bytes(study_id)
 
     def _remember_study(self, stated: Statement, study_id: bytes, order: bytes) -> None:
-        if len(self._studies) >= REMEMBERED_STUDIES_MAX:
+        if len(self._studies) >= CACHED_STUDIES_MAX:
             self._studies.clear()
         self._studies[stated.study_instance_uid, stated.study_digest] = study_id, order
 

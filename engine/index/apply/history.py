@@ -1,7 +1,7 @@
 """The other records of a SOP Instance UID, beside its current one: the tables `history`, `versions` and `drops`.
 
-Reads rows and decodes them to a `Told`, on which the fold rule works. A UID may have thousands of records, most of them
-dead: if you need few, read the table `versions` (only those kept aside), or select by the end of a key.
+Reads rows and decodes them to `UidRecord`s, on which the fold rule works. A UID may have thousands of records, most of
+them dead: if you need few, read the table `versions` (only those kept aside), or select by the end of a key.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from engine.errors import IndexError_
-from engine.index.apply.versions import State, Told
+from engine.index.apply.versions import State, UidRecord
 from engine.index.database.environment import Environment
 from engine.index.database.transactions import ReadTxn, Table
 from engine.index.format import keys
@@ -18,11 +18,11 @@ from engine.index.format.rows import scan_prefix
 from engine.storage.record import Kind, Position
 
 
-def told_of(entry: Entry) -> Told:
+def record_of(entry: Entry) -> UidRecord:
     """A record that has not been applied yet."""
     position = entry.position
-    return Told(
-        told_key(entry.stamp, position),
+    return UidRecord(
+        order_and_place(entry.stamp, position),
         None,
         Kind.INSTANCE,
         entry.flags,
@@ -32,20 +32,20 @@ def told_of(entry: Entry) -> Told:
     )
 
 
-def told_of_tombstone(tombstone: Tombstone) -> Told:
+def record_of_tombstone(tombstone: Tombstone) -> UidRecord:
     """A tombstone without a target, as one of the records of its UIDs."""
     position = tombstone.position
-    key = keys.TOLD.pack(tombstone.stamp, 0, position.segment_id, position.offset)
-    return Told(key, None, Kind.TOMBSTONE, 0, position)
+    key = keys.ORDER_PLACE.pack(tombstone.stamp, 0, position.segment_id, position.offset)
+    return UidRecord(key, None, Kind.TOMBSTONE, 0, position)
 
 
-def told_key(stamp: int, position: Position) -> bytes:
+def order_and_place(stamp: int, position: Position) -> bytes:
     """Order and place of a record."""
     segment_id, offset, _, _, payload_length, payload_crc = position
-    return keys.TOLD.pack(stamp, keys.tie_of(payload_length, payload_crc), segment_id, offset)
+    return keys.ORDER_PLACE.pack(stamp, keys.tie_of(payload_length, payload_crc), segment_id, offset)
 
 
-def pack_history(record: Told, state: State) -> bytes:
+def pack_history(record: UidRecord, state: State) -> bytes:
     """The row of `history` for a record. Leaves out the meta block of a deleted record: it is never needed again."""
     position = record.position
     head = keys.HISTORY.pack(
@@ -60,26 +60,26 @@ def pack_history(record: Told, state: State) -> bytes:
     return head if state == State.DELETED else head + record.meta
 
 
-def unpack_history(key: bytes, value: bytes) -> Told:
+def unpack_history(key: bytes, value: bytes) -> UidRecord:
     """The record of a row; `key` is order and place, the end of the row's key."""
     segment_id, offset = keys.PLACE.unpack_from(key, keys.ORDER_BYTES)
     state, kind, flags, payload_length, payload_crc, meta_length, key_length = keys.HISTORY.unpack_from(value)
     position = Position(segment_id, offset, key_length, meta_length, payload_length, payload_crc)
     meta = value[keys.HISTORY.size :]
     syntax = Entry.unpack_meta(position, flags, 0, b"", meta).transfer_syntax_uid if meta else b""
-    return Told(key, State(state), kind, flags, position, syntax, meta)
+    return UidRecord(key, State(state), kind, flags, position, syntax, meta)
 
 
-def read_history(txn: ReadTxn, environment: Environment, sop_key: bytes) -> list[Told]:
-    """Every record of a UID but its current one, and the tombstones with a target; not in the order of ranks."""
+def read_history(txn: ReadTxn, environment: Environment, sop_key: bytes) -> list[UidRecord]:
+    """Every record of a UID except its current one, and the tombstones with a target; not in rank order."""
     prefix = sop_key + b"\0"
     start = len(prefix)
     records = [unpack_history(key[start:], value) for key, value in scan_prefix(txn, environment.history, prefix)]
     for key, _ in scan_prefix(txn, environment.drops, prefix):
-        target, stamp, segment_id, offset = keys.TOLD.unpack_from(key, start)
+        target, stamp, segment_id, offset = keys.ORDER_PLACE.unpack_from(key, start)
         place = Position(segment_id, offset, 0, 0, 0, 0)
-        order = keys.TOLD.pack(stamp, 0, segment_id, offset)
-        records.append(Told(order, State.TOMBSTONE, Kind.TOMBSTONE, 0, place, target_stamp=target))
+        order = keys.ORDER_PLACE.pack(stamp, 0, segment_id, offset)
+        records.append(UidRecord(order, State.TOMBSTONE, Kind.TOMBSTONE, 0, place, target_stamp=target))
     return records
 
 
@@ -90,16 +90,18 @@ def newest_stamp(txn: ReadTxn, table: Table, uid_key: bytes) -> int:
         has_row = cursor.prev() if cursor.set_range(uid_key + b"\1") else cursor.last()
         if not has_row or not cursor.key().startswith(prefix):
             return 0
-        return int(keys.TOLD.unpack(cursor.key()[-keys.TOLD.size :])[0])
+        return int(keys.ORDER_PLACE.unpack(cursor.key()[-keys.ORDER_PLACE.size :])[0])
 
 
 def newest_drop(txn: ReadTxn, environment: Environment, sop_key: bytes) -> int:
     """The highest stamp of the tombstones with a target that a UID has; 0 without any."""
     rows = scan_prefix(txn, environment.drops, sop_key + b"\0")
-    return max((keys.TOLD.unpack(key[-keys.TOLD.size :])[1] for key, _ in rows), default=0)
+    return max((keys.ORDER_PLACE.unpack(key[-keys.ORDER_PLACE.size :])[1] for key, _ in rows), default=0)
 
 
-def read_kept(txn: ReadTxn, environment: Environment, sop_key: bytes, tie: int | None = None) -> Iterator[Told]:
+def read_kept_versions(
+    txn: ReadTxn, environment: Environment, sop_key: bytes, tie: int | None = None
+) -> Iterator[UidRecord]:
     """The versions of a UID that are kept aside, by stamp; with a tie only those that have it (reads all keys)."""
     prefix = sop_key + b"\0"
     start = len(prefix)

@@ -1,10 +1,9 @@
-"""Applies records that are no instances: tombstones as records, holds, quarantined data sets; and known damage.
+"""Applies records that are not instances: tombstones as records, holds and quarantined data sets.
 
-    tombstone    one row for the record itself, by what it says: of two copies (compaction) the last one counts. What it
-                 kills: `tombstones`
+    tombstone    one row for the record itself, keyed by its content: of two copies (compaction) the last one counts.
+                 `tombstones` applies it to the instances that it kills
     hold         every record of a study, in its order; the last one counts and the others are dead
     quarantine   every record; dead when a tombstone names its stamp, or when it is an earlier copy
-    damage       what a scrub or a reader has found, by place
 
 Call this within a batch of the writer. `query.listing` reads the rows.
 """
@@ -12,7 +11,7 @@ Call this within a batch of the writer. `query.listing` reads the rows.
 from __future__ import annotations
 
 from engine.index.apply.accounts import Accounts, Share
-from engine.index.apply.history import told_key
+from engine.index.apply.history import order_and_place
 from engine.index.apply.versions import State
 from engine.index.database.environment import Environment
 from engine.index.database.transactions import WriteTxn
@@ -30,22 +29,22 @@ def tombstone_key(tombstone: Tombstone) -> bytes:
 
 
 def hold_key(hold: Hold) -> bytes:
-    """The key of its row in `holds`: of one stamp, the one that holds is the later one."""
+    """The key of its row in `holds`. Of two with one stamp, the one that sets a hold comes later."""
     digest = int.from_bytes(keys.digest_of(hold.pack_meta()), "big") >> 1
     tie = hold.is_set << 63 | digest
     place = (hold.position.segment_id, hold.position.offset)
-    return keys.bounded(hold.study_instance_uid) + b"\0" + keys.TOLD.pack(hold.stamp, tie, *place)
+    return keys.bounded(hold.study_instance_uid) + b"\0" + keys.ORDER_PLACE.pack(hold.stamp, tie, *place)
 
 
 def quarantine_key(quarantined: Quarantined) -> bytes:
     """The key of its row in `quarantine`."""
-    return keys.bounded(quarantined.sop_instance_uid) + b"\0" + told_key(quarantined.stamp, quarantined.position)
+    return keys.bounded(quarantined.sop_instance_uid) + b"\0" + order_and_place(quarantined.stamp, quarantined.position)
 
 
 def drop_key(tombstone: Tombstone, sop_key: bytes) -> bytes:
     """The key of a row in `drops`."""
     position = tombstone.position
-    ends = keys.TOLD.pack(tombstone.target_stamp, tombstone.stamp, position.segment_id, position.offset)
+    ends = keys.ORDER_PLACE.pack(tombstone.target_stamp, tombstone.stamp, position.segment_id, position.offset)
     return sop_key + b"\0" + ends
 
 
@@ -56,7 +55,7 @@ def pack_apart(state: int, position: Position, key: bytes, meta: bytes) -> bytes
 
 
 def unpack_apart(key: bytes, value: bytes) -> tuple[int, Position, bytes, bytes]:
-    """State, position, key and meta block of a row; `key` is the row's."""
+    """State, position, key and meta block of a row; `key` is the key of the row."""
     state, payload_length, payload_crc, meta_length, key_length = keys.APART.unpack_from(value)
     segment_id, offset = keys.PLACE.unpack(key[-keys.PLACE.size :])
     position = Position(segment_id, offset, key_length, meta_length, payload_length, payload_crc)
@@ -81,12 +80,12 @@ class OtherRecords:
         accounts.cover(txn, position)
         if txn.get(row_key, db=environment.tombstones) is not None:
             return False
-        rest = (position.meta_length, position.key_length, len(tombstone.sop_instance_uids))
+        fields = (position.meta_length, position.key_length, len(tombstone.sop_instance_uids))
         copies = list(scan_prefix(txn, environment.tombstones, row_key[: -keys.PLACE.size]))
         is_last = not copies or copies[-1][0] < row_key
         if copies and is_last:
             self._count_tombstone(txn, *copies[-1], counts=False)
-        txn.put(row_key, keys.TOMBSTONE.pack(is_last, *rest), db=environment.tombstones)
+        txn.put(row_key, keys.TOMBSTONE.pack(is_last, *fields), db=environment.tombstones)
         accounts.move(txn, position, None, Share.NEEDED if is_last else Share.DEAD)
         return True
 
@@ -114,7 +113,7 @@ class OtherRecords:
         accounts.cover(txn, position)
         if txn.get(row_key, db=environment.holds) is not None:
             return
-        prefix = row_key[: -keys.TOLD.size]
+        prefix = row_key[: -keys.ORDER_PLACE.size]
         rows = list(scan_prefix(txn, environment.holds, prefix))
         was_held = False
         counts = True
@@ -145,7 +144,7 @@ class OtherRecords:
         row = pack_apart(State.DROPPED, position, quarantined.sop_instance_uid, quarantined.pack_meta())
         txn.put(row_key, row, db=environment.quarantine)
         accounts.change(txn, position, None, State.DROPPED)
-        self.settle_quarantine(txn, row_key[: -keys.TOLD.size - 1], quarantined.stamp)
+        self.settle_quarantine(txn, row_key[: -keys.ORDER_PLACE.size - 1], quarantined.stamp)
 
     def settle_quarantine(self, txn: WriteTxn, sop_key: bytes, stamp: int) -> None:
         """Updates the states of the quarantined records of a UID and stamp."""
@@ -157,8 +156,8 @@ class OtherRecords:
             for key, _ in scan_prefix(txn, environment.drops, prefix)
         )
         for number, (key, value) in enumerate(rows):
-            copied = number + 1 < len(rows) and rows[number + 1][0].startswith(key[: -keys.PLACE.size])
-            state = State.DROPPED if is_dropped else State.DUPLICATE if copied else State.QUARANTINED
+            has_copy = number + 1 < len(rows) and rows[number + 1][0].startswith(key[: -keys.PLACE.size])
+            state = State.DROPPED if is_dropped else State.DUPLICATE if has_copy else State.QUARANTINED
             before, position, uid, meta = unpack_apart(key, value)
             if before != state:
                 txn.put(key, pack_apart(state, position, uid, meta), db=environment.quarantine)
@@ -167,4 +166,4 @@ class OtherRecords:
 
 def is_set(hold_row_key: bytes) -> bool:
     """Whether the record of this row sets a hold, or releases one."""
-    return bool(hold_row_key[-keys.TOLD.size + 8] & 0x80)
+    return bool(hold_row_key[-keys.ORDER_PLACE.size + 8] & 0x80)

@@ -7,14 +7,14 @@ the order in which they reached the index.
 The patient of a study:
 
     stated     Patient ID and issuer of its facts
-    moved      the latest MOVE that names the study says who it is instead
-    merged     while a MERGE names that patient, the latest of them says who it is instead
+    moved      the latest MOVE that names the study gives another patient instead
+    merged     while a MERGE names that patient, the latest of these gives another patient instead
 
-The attributes of a study; for each one the later source counts:
+The attributes of a study; for each one the latest source counts:
 
-    what the last step of moves and merges says of the patient    as late as the latest of the steps
-    CORRECT of the patient that they led to                       later than all steps
-    CORRECT of the study
+    patient attributes of the last MOVE or MERGE followed     as late as the latest of these steps
+    CORRECT of the patient that the steps lead to             later than all steps
+    CORRECT of the study                                      as late as its stamp
 
 The attributes of a series: CORRECT of the series. The attributes of a patient follow from its studies, as everywhere.
 An attribute that is set to no value hides the stated one; where none is stated it is left out.
@@ -45,7 +45,7 @@ Part: TypeAlias = "dict[int, tuple[bytes, bytes]]"
 
 
 class InForce(NamedTuple):
-    """A correction as the table has it under one of its names."""
+    """A correction in force, as a row of the table holds it under one of its names."""
 
     stamp: int
     operation: int
@@ -84,7 +84,8 @@ def merges_from(txn: ReadTxn, environment: Environment, key: bytes) -> Iterator[
     """Follows the merges in force from a patient, and yields the patient that each leads to. Never goes in a circle."""
     visited = {key}
     while True:
-        merges = [one for one in in_force(txn, environment, PATIENT, key) if one.operation == Operation.MERGE]
+        corrections = in_force(txn, environment, PATIENT, key)
+        merges = [correction for correction in corrections if correction.operation == Operation.MERGE]
         if not merges:
             return
         key = key_of_patient(merges[-1].items)
@@ -100,7 +101,7 @@ class Overlay:
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
         self.is_empty = True
-        """Whether there is no correction at all, so that nothing need be looked up."""
+        """Whether there is no correction at all, and so nothing to look up."""
 
     def begin(self, txn: ReadTxn) -> None:
         """Checks whether there are any corrections."""
@@ -112,9 +113,9 @@ class Overlay:
         Without `of_patient`, corrections of its patient are left out.
         """
         environment = self._environment
-        own = list(in_force(txn, environment, STUDY, keys.bounded(uid)))
+        of_study = list(in_force(txn, environment, STUDY, keys.bounded(uid)))
         items = stated.values(PATIENT)
-        steps = [one for one in own if one.operation == Operation.MOVE][-1:]
+        steps = [correction for correction in of_study if correction.operation == Operation.MOVE][-1:]
         if steps:
             items = steps[-1].items
         key = key_of_patient(items, uid)
@@ -122,17 +123,17 @@ class Overlay:
             for merged_key, merge in merges_from(txn, environment, key):
                 key = merged_key
                 steps.append(merge)
-        moved_at = max((step.stamp for step in steps), default=0)
-        overlay = _Said()
+        last_step = max((step.stamp for step in steps), default=0)
+        overlay = _CorrectedAttributes()
         if steps:
-            overlay.set(moved_at, 0, steps[-1].stamp, steps[-1].items)
+            overlay.set(last_step, 0, steps[-1].stamp, steps[-1].items)
         if of_patient:
-            for one in in_force(txn, environment, PATIENT, key):
-                if one.operation == Operation.CORRECT:
-                    overlay.set(max(one.stamp, moved_at), 1, one.stamp, one.items)
-        for one in own:
-            if one.operation == Operation.CORRECT:
-                overlay.set(one.stamp, 2, one.stamp, one.items)
+            for correction in in_force(txn, environment, PATIENT, key):
+                if correction.operation == Operation.CORRECT:
+                    overlay.set(max(correction.stamp, last_step), 1, correction.stamp, correction.items)
+        for correction in of_study:
+            if correction.operation == Operation.CORRECT:
+                overlay.set(correction.stamp, 2, correction.stamp, correction.items)
         level_of = environment.schema.level_of
         parts: list[Part] = [{}, {}]
         for tag, order, value in overlay.result():
@@ -143,17 +144,17 @@ class Overlay:
 
     def of_series(self, txn: ReadTxn, study_uid: bytes, uid: bytes, stated: Facts) -> list[Part]:
         """The overlay of a series' facts."""
-        overlay = _Said()
-        for one in in_force(txn, self._environment, SERIES, name_of_series(study_uid, uid)):
-            if one.operation == Operation.CORRECT:
-                overlay.set(one.stamp, 0, one.stamp, one.items)
+        overlay = _CorrectedAttributes()
+        for correction in in_force(txn, self._environment, SERIES, name_of_series(study_uid, uid)):
+            if correction.operation == Operation.CORRECT:
+                overlay.set(correction.stamp, 0, correction.stamp, correction.items)
         stored = stated.parts[0]
-        shown = overlay.result()
-        return [{tag: (order, value) for tag, order, value in shown if value or stored.get(tag, (b"", b""))[1]}]
+        result = overlay.result()
+        return [{tag: (order, value) for tag, order, value in result if value or stored.get(tag, (b"", b""))[1]}]
 
 
-class _Said:
-    """Collects the attributes that corrections set: the later one counts, of two with one time the nearer one."""
+class _CorrectedAttributes:
+    """Collects the attributes that corrections set. The later one counts; of two at one time, the nearer one."""
 
     def __init__(self) -> None:
         self._best: dict[int, tuple[tuple[int, int, int], bytes]] = {}
@@ -170,17 +171,17 @@ class _Said:
             yield tag, keys.correction_order(stamp), value
 
 
-def corrected(txn: ReadTxn, environment: Environment, study_uid: bytes, series_uid: bytes) -> dict[int, bytes]:
+def corrected_values(txn: ReadTxn, environment: Environment, study_uid: bytes, series_uid: bytes) -> dict[int, bytes]:
     """The attributes of a study and of one of its series that a correction sets, in UTF-8."""
     study_id = txn.get(keys.bounded(study_uid), db=environment.study_uids)
     if study_id is None:
         return {}
-    flags = _corrected_in(present(txn.get(study_id, db=environment.studies)))
+    values = _values_set(present(txn.get(study_id, db=environment.studies)))
     series_id = txn.get(keys.bounded(series_uid) + b"\0" + study_id, db=environment.series_uids)
-    return flags if series_id is None else flags | _corrected_in(present(txn.get(series_id, db=environment.series)))
+    return values if series_id is None else values | _values_set(present(txn.get(series_id, db=environment.series)))
 
 
-def _corrected_in(row: bytes) -> dict[int, bytes]:
+def _values_set(row: bytes) -> dict[int, bytes]:
     _, _, uid_length = keys.UID_HEAD.unpack_from(row)
     parts: Sequence[Part] = Facts.decode(row, keys.UID_HEAD.size + uid_length).parts
     return {tag: value for part in parts for tag, (order, value) in part.items() if order < keys.FIRST_STATED}

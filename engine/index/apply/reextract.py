@@ -4,9 +4,9 @@ A record keeps its position and its stamp, and so its order; only its attributes
 record had always had them.
 
     it is the current one, under the same statement     its row in `instances` gets the new blob
-    it is the current one, under another statement      the same; the row moves to the new statement. What its series,
-                                                        study and patient say then is made anew (`Entities.refresh`)
-    it stands in `history`, with a meta block           the row gets the new meta block, for the day it may be current
+    it is the current one, under another statement      the same, and the row moves to the new statement;
+                                                        `Entities.refresh` recomputes series, study and patient
+    it is in `history`, with a meta block               the row gets the new meta block, in case it becomes current
     anything else: deleted, moved, unknown              nothing
 
 Every study and series that is touched gets its keys of `search` written, also where no attribute changes: an attribute
@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from engine.errors import IndexError_
-from engine.index.apply.history import told_key
+from engine.index.apply.history import order_and_place
 from engine.index.database.transactions import WriteTxn
 from engine.index.format import keys
 from engine.index.format.entry import Entry
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 _COMMON_AT = keys.INSTANCE.size - keys.INSTANCE_END.size
 
 
-def restate(writer: Writer, txn: WriteTxn, entries: Sequence[Entry]) -> int:
-    """Applies the new attributes of instances. Returns how many current or kept ones have changed."""
+def replace_attributes(writer: Writer, txn: WriteTxn, entries: Sequence[Entry]) -> int:
+    """Applies the new attributes of instances. Returns how many current instances and kept versions have changed."""
     entities = writer.entities
     entities.search_keys.puts_all = True
     try:
@@ -56,7 +56,7 @@ def _restate(writer: Writer, txn: WriteTxn, entry: Entry) -> bool:
     row = txn.get(where, db=environment.instances) if where else None
     if where and row is not None and _is_at(row, entry):
         return _restate_current(writer, txn, where, row, entry)
-    key = sop_key + b"\0" + told_key(entry.stamp, entry.position)
+    key = sop_key + b"\0" + order_and_place(entry.stamp, entry.position)
     value = txn.get(key, db=environment.history)
     if value is None or len(value) == keys.HISTORY.size:
         return False
@@ -71,24 +71,24 @@ def _is_at(row: bytes, entry: Entry) -> bool:
 
 
 def _restate_current(writer: Writer, txn: WriteTxn, where: bytes, row: bytes, entry: Entry) -> bool:
-    owner_ids, _, common = writer.place_for(txn, entry)
+    series, _, common = writer.place_for(txn, entry)
     new = row[:_COMMON_AT] + common + entry.instance
-    if owner_ids.prefix != where[:4]:
-        raise IndexError_("an instance was restated under another series than its own")
+    if series.prefix != where[:4]:
+        raise IndexError_("the attributes extracted again name another series than the instance's own")
     txn.put(where, new, db=writer.environment.instances)
-    writer.entities.touch_series(where[:4], owner_ids.counts_key[:4])
+    writer.entities.touch_series(where[:4], series.counts_key[:4])
     return bool(new != row)
 
 
-# how far -----------------------------------------------------------------------------------------------
+# progress ----------------------------------------------------------------------------------------------
 
 
-def note(environment: Environment, txn: WriteTxn, segment_id: int, digest: bytes, amended_bytes: int) -> None:
+def write_progress(environment: Environment, txn: WriteTxn, segment_id: int, digest: bytes, amended_bytes: int) -> None:
     """Notes that the records of a segment before an offset have the attributes of a set."""
     txn.put(keys.U64_KEY.pack(segment_id), keys.AMENDED.pack(digest, amended_bytes), db=environment.amended)
 
 
-def read_notes(environment: Environment) -> dict[int, tuple[bytes, int]]:
+def read_progress(environment: Environment) -> dict[int, tuple[bytes, int]]:
     """For each segment the digest of the set, and the offset before which all records have its attributes."""
     with environment.reading() as txn, txn.cursor(db=environment.amended) as cursor:
         return {keys.U64_KEY.unpack(key)[0]: keys.AMENDED.unpack(value) for key, value in cursor}

@@ -1,10 +1,10 @@
 """Applies a compaction to the index: records have moved, and a segment is gone.
 
-    relocate   the copy is one more record of its UID, of the same stamp. By the fold rule the last of two copies
-               counts, so it takes the older one's place, whatever that was; the older one is a duplicate, dead, where
-               it was. A rebuild that finds both comes to the same. What has died meanwhile is dead at its new place
-    forget     rows of the segment go. They were dead, and not needed; should anything depend on one of them (it was not
-               asked about) the fold rule is applied again, so that the index says what is left of the log
+    relocate   the copy is one more record of its UID, with the same stamp. By the fold rule the last of two copies
+               counts: it takes the state of the older one, and the older one becomes a dead duplicate. A rebuild that
+               finds both gives the same result. A record that has died meanwhile is dead at its new place too
+    forget     removes the rows of the segment, whose records are dead and not needed. If another record depends on one
+               of them after all, the fold rule is applied again, so the index matches the remaining log
 
 Statements keep their orders: an order names no place, and a copy has the order of its record. For the same reason the
 caches of all processes stay valid.
@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 from engine.errors import IndexError_
 from engine.index.apply.corrections import correction_key
-from engine.index.apply.history import pack_history, told_key, told_of, told_of_tombstone
+from engine.index.apply.history import order_and_place, pack_history, record_of, record_of_tombstone
 from engine.index.apply.other_records import drop_key, hold_key, quarantine_key, tombstone_key
-from engine.index.apply.versions import KILLED, State, Told
+from engine.index.apply.versions import KILLED, State, UidRecord
 from engine.index.database.environment import Environment
 from engine.index.database.transactions import ReadTxn, WriteTxn
 from engine.index.format import keys
@@ -58,7 +58,7 @@ def relocate(writer: Writer, txn: WriteTxn, moves: Sequence[tuple[Record, Positi
         elif isinstance(item, Correction):
             writer.corrections.apply(txn, item)
         count += 1
-    writer.tombstones.bury(txn, tombstones)
+    writer.tombstones.apply(txn, tombstones)
     return count
 
 
@@ -71,8 +71,8 @@ def _relocate_instance(writer: Writer, txn: WriteTxn, record: Record, position: 
     if where and row is not None:
         stamp, *place = keys.INSTANCE.unpack_from(row)[:3]
         if stamp == record.stamp and tuple(place) == old[:2] and old < position:
-            key = told_key(stamp, old)
-            moved = Told(key, State.CURRENT, record.kind, record.flags, old, meta=record.meta)
+            key = order_and_place(stamp, old)
+            moved = UidRecord(key, State.CURRENT, record.kind, record.flags, old, meta=record.meta)
             writer.relocate_current(txn, where, position)
             row = pack_history(moved, State.DUPLICATE)
             txn.put(sop_key + b"\0" + key, row, db=environment.history)
@@ -80,9 +80,9 @@ def _relocate_instance(writer: Writer, txn: WriteTxn, record: Record, position: 
             writer.accounts.change(txn, position, None, State.CURRENT)
             writer.accounts.cover(txn, position)
             return True
-    moved = told_of(Entry.unpack(record._replace(position=position)))
+    moved = record_of(Entry.unpack(record._replace(position=position)))
     moved.meta = record.meta
-    return writer.tell_copy(txn, sop_key, moved)
+    return writer.apply_copy(txn, sop_key, moved)
 
 
 # forget --------------------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ def rows_of(records: Iterable[Record]) -> list[Row]:
     last: list[Row] = []
     for record in records:
         if record.kind == Kind.INSTANCE:
-            rows.append(("history", keys.bounded(record.key) + b"\0" + told_key(record.stamp, record.position)))
+            rows.append(("history", keys.bounded(record.key) + b"\0" + order_and_place(record.stamp, record.position)))
             continue
         try:
             item = unpack_record(record)
@@ -121,12 +121,12 @@ def rows_of(records: Iterable[Record]) -> list[Row]:
                 if item.target_stamp:
                     last.append(("drops", drop_key(item, sop_key)))
                 else:
-                    last.append(("history", sop_key + b"\0" + told_of_tombstone(item).key))
+                    last.append(("history", sop_key + b"\0" + record_of_tombstone(item).key))
     return rows + last
 
 
 def rows_in(environment: Environment, segment_id: int) -> list[Row]:
-    """The same for a segment whose file is gone: reads every row there is, page by page."""
+    """The same for a segment whose file is gone: reads every row of the tables, page by page."""
     rows: list[Row] = []
     last: list[Row] = []
     ends = segment_id.to_bytes(8, "big")
@@ -161,8 +161,8 @@ def forget_rows(writer: Writer, rows: Sequence[Row], txn: WriteTxn) -> None:
         if table == "history":
             _forget_history(writer, txn, key, touched)
         elif table == "drops":
-            sop_key = key[: -keys.TOLD.size - 1]
-            target_stamp, stamp, _, _ = keys.TOLD.unpack(key[-keys.TOLD.size :])
+            sop_key = key[: -keys.ORDER_PLACE.size - 1]
+            target_stamp, stamp, _, _ = keys.ORDER_PLACE.unpack(key[-keys.ORDER_PLACE.size :])
             others = list(scan_prefix(txn, environment.drops, key[:-24]))
             if len(others) > 1 or not killed_by(txn, environment, sop_key, stamp, target_stamp):
                 txn.delete(key, db=environment.drops)
@@ -176,11 +176,11 @@ def forget_rows(writer: Writer, rows: Sequence[Row], txn: WriteTxn) -> None:
             elif table == "quarantine":
                 if value is not None and value[0] == State.DROPPED:
                     writer.accounts.count(keys.META_DELETED, -1)
-                touched.setdefault(key[: -keys.TOLD.size - 1], False)
+                touched.setdefault(key[: -keys.ORDER_PLACE.size - 1], False)
     for sop_key, must_fold in touched.items():
         where = txn.get(sop_key, db=environment.sop_uids)
         if must_fold and where is not None:
-            writer.tell(txn, sop_key, None)
+            writer.apply_record(txn, sop_key, None)
             where = txn.get(sop_key, db=environment.sop_uids)
         if where == b"" and not any(
             True for table in (environment.history, environment.drops) for _ in scan_prefix(txn, table, sop_key + b"\0")
@@ -193,23 +193,25 @@ def _forget_history(writer: Writer, txn: WriteTxn, key: bytes, touched: dict[byt
     value = txn.get(key, db=environment.history)
     if value is None:
         return
-    sop_key = key[: -keys.TOLD.size - 1]
+    sop_key = key[: -keys.ORDER_PLACE.size - 1]
     state = value[0]
     if state == State.TOMBSTONE:
-        stamp = keys.TOLD.unpack(key[-keys.TOLD.size :])[0]
+        stamp = keys.ORDER_PLACE.unpack(key[-keys.ORDER_PLACE.size :])[0]
         if killed_by(txn, environment, sop_key, stamp, 0) and not _others_kill(txn, environment, key, stamp):
             return  # its instances must stay deleted
     elif state in KILLED:
         writer.accounts.count(keys.META_DELETED, -1)
     txn.delete(key, db=environment.history)
-    is_plain = state in (State.DELETED, State.TOMBSTONE) or is_copied(txn, environment, sop_key, key[-keys.TOLD.size :])
+    is_plain = state in (State.DELETED, State.TOMBSTONE) or is_copied(
+        txn, environment, sop_key, key[-keys.ORDER_PLACE.size :]
+    )
     touched[sop_key] = touched.get(sop_key, False) or not is_plain
 
 
 def _others_kill(txn: ReadTxn, environment: Environment, key: bytes, stamp: int) -> bool:
     """Whether another tombstone deletes the same instances."""
-    prefix = key[: -keys.TOLD.size]
+    prefix = key[: -keys.ORDER_PLACE.size]
     return any(
-        other != key and value[1] == Kind.TOMBSTONE and keys.TOLD.unpack(other[len(prefix) :])[0] >= stamp
+        other != key and value[1] == Kind.TOMBSTONE and keys.ORDER_PLACE.unpack(other[len(prefix) :])[0] >= stamp
         for other, value in scan_prefix(txn, environment.history, prefix)
     )

@@ -1,4 +1,4 @@
-"""The keys of `search` that a batch adds and removes: patients, studies and series are found by them.
+"""The keys of `search` that a batch adds and removes: queries find patients, studies and series by them.
 
 `format.terms` makes the keys of a value. New keys are put at the end of the batch, in order, so that neighbours share a
 page.
@@ -24,7 +24,7 @@ class SearchKeys:
         self._new: list[tuple[bytes, bytes]] = []
         """Keys to be put, with their owners."""
         self.puts_all = False
-        """Whether to put keys even if they should exist already: see `reextract`."""
+        """Whether to put keys even if they should exist already: `reextract` needs it."""
 
     def begin(self) -> None:
         """Begins a batch."""

@@ -1,11 +1,11 @@
 """The statement rows of a study or a series, and the facts that follow from them.
 
-    add        one more statement, or an earlier order of one that is there
-    correct    what corrections set is laid over the facts
-    leave      only some statements are left: the facts are made anew
+    add        adds a statement, or gives an existing one an earlier order
+    correct    applies the attributes that corrections set to the facts
+    leave      removes statements, and recomputes the facts from the others
 
-An entity with one statement keeps its content only in its facts, as long as these are the same. Call this within a
-batch of the writer. `format.statements` defines statements.
+If an entity has one statement and its facts have the same content, only the facts hold it. Call this within a batch of
+the writer. `format.statements` defines statements.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def leave_statements(
     """Keeps only the statements of `firsts`, with their orders, and recomputes the facts from them and corrections."""
     head_bytes = keys.ORDER_BYTES + above_bytes
     part_count = len(row.facts.parts)
-    only = row.facts.blobs()
+    facts_content = row.facts.blobs()
     statements = list(scan_prefix(txn, table, owner))
     facts = Facts.empty(part_count)
     remaining = []
@@ -103,20 +103,20 @@ def leave_statements(
         if digest not in firsts:
             txn.delete(key, db=table)
             continue
-        content = unpack_content(value[head_bytes:]) if len(value) > head_bytes else only
+        content = unpack_content(value[head_bytes:]) if len(value) > head_bytes else facts_content
         facts.observe(firsts[digest], content)
         remaining.append((key, firsts[digest] + value[keys.ORDER_BYTES : head_bytes], content))
     overlay = overlay_of(facts) if overlay_of is not None else ()
     if any(overlay):
         facts.correct(overlay)
-    is_said_by_facts = len(firsts) == 1 and not any(overlay)
+    facts_suffice = len(firsts) == 1 and not any(overlay)
     for key, head, content in remaining:
-        txn.put(key, head if is_said_by_facts else head + pack_content(*content), db=table)
+        txn.put(key, head if facts_suffice else head + pack_content(*content), db=table)
     row.statements = len(firsts)
     row.facts = facts
 
 
 def drop_rows(txn: WriteTxn, table: Table, prefix: bytes) -> None:
-    """Takes out every row whose key begins so."""
+    """Deletes every row whose key begins with this prefix."""
     for key, _ in list(scan_prefix(txn, table, prefix)):
         txn.delete(key, db=table)

@@ -5,9 +5,9 @@ r"""`texts`: the normal forms of some attributes, packed by study, so that `*inf
             | 0xFF | 0x80 | slot | text       | 0xFF | 0x80 | slot | text       |   slot: the low six bits of the id
             +------+-------------+------------+------+-------------+-------- … -+
 
-One text for each value, of a person name for each of its groups, in the order of slots. Neither a slot nor 0xFF can be
-part of a text, which is UTF-8, so whatever is found lies within one text. A text that is cut ends in 0xFE: it may
-hold anything.
+One text for each value (for a person name: each of its groups), in the order of slots. Neither a slot nor 0xFF can be
+part of a text, which is UTF-8, so a match lies within one text. A text that was cut ends in 0xFE: treat it as a match
+for every search.
 
 `Texts` updates the rows when the facts of studies change, within a batch of the writer. `query.text_scan` reads them.
 """
@@ -33,7 +33,7 @@ TEXTS = frozenset(
         tags.StudyID,
     )
 )
-"""The attributes, all of patient or study, that have texts."""
+"""The attributes of patient and study that have texts."""
 _VRS = {tag: tags.vr_of(tag) for tag in TEXTS}
 TEXT_BYTES_MAX = 256
 """Longer texts are cut; LO and PN have 64 characters a value or group."""
@@ -42,7 +42,7 @@ SLOTS = (1 << BLOCK_BITS) - 1
 START = 0xFF
 SLOT_MARK = 0x80
 CUT = b"\xfe"
-"""Ends a text that is cut: it may hold anything."""
+"""Ends a text that was cut."""
 
 
 @lru_cache(maxsize=4096)

@@ -2,7 +2,7 @@
 
 A tombstone that is later than every record of a UID deletes them all: their rows become DELETED and the instance is
 removed, with nothing to fold. Nearly every deletion is like that. If a record is as late or later, and for tombstones
-with a target, the fold rule decides (`tell`). Both ways give the same result.
+with a target, the fold rule decides (`apply_record`). Both ways give the same result.
 
 Call this within a batch of the writer; `Entities.refresh` updates series, studies and patients at its end.
 """
@@ -14,9 +14,9 @@ from typing import Any, TypeAlias
 
 from engine.index.apply.accounts import Accounts
 from engine.index.apply.entities import Entities
-from engine.index.apply.history import pack_history, told_of_tombstone, unpack_history
+from engine.index.apply.history import pack_history, record_of_tombstone, unpack_history
 from engine.index.apply.other_records import OtherRecords, drop_key
-from engine.index.apply.versions import State, Told
+from engine.index.apply.versions import State, UidRecord
 from engine.index.database.environment import Environment
 from engine.index.database.transactions import ReadTxn, WriteTxn
 from engine.index.format import keys
@@ -25,7 +25,7 @@ from engine.storage.record import HEADER_BYTES, Kind
 
 _unpack_instance = keys.INSTANCE.unpack_from
 _history = keys.HISTORY.pack
-_told = keys.TOLD.pack
+_told = keys.ORDER_PLACE.pack
 
 _Fields: TypeAlias = tuple[Any, ...]
 """A row of `instances`, unpacked."""
@@ -40,17 +40,18 @@ class Tombstones:
         entities: Entities,
         accounts: Accounts,
         other_records: OtherRecords,
-        tell: Callable[[WriteTxn, bytes, Told | None], object],
+        apply_record: Callable[[WriteTxn, bytes, UidRecord | None], object],
     ) -> None:
         self._environment = environment
         self._entities = entities
         self._accounts = accounts
         self._other_records = other_records
-        self._tell = tell
+        self._apply_record = apply_record
+        """Applies the fold rule to one UID: `Writer.apply_record`."""
 
-    def bury(self, txn: WriteTxn, tombstones: Sequence[Tombstone]) -> None:
+    def apply(self, txn: WriteTxn, tombstones: Sequence[Tombstone]) -> None:
         """Applies tombstones. They may have been applied before."""
-        plain: dict[bytes, Told] = {}
+        plain: dict[bytes, UidRecord] = {}
         for tombstone in tombstones:
             if not self._other_records.note_tombstone(txn, tombstone):
                 continue
@@ -58,21 +59,21 @@ class Tombstones:
                 for uid in tombstone.sop_instance_uids:
                     self._drop(txn, keys.bounded(uid), tombstone)
                 continue
-            record = told_of_tombstone(tombstone)
+            record = record_of_tombstone(tombstone)
             for uid in tombstone.sop_instance_uids:
                 if plain.setdefault(keys.bounded(uid), record) is not record:
-                    self._tell(txn, keys.bounded(uid), record)
+                    self._apply_record(txn, keys.bounded(uid), record)
         if plain:
-            self._bury(txn, dict(sorted(plain.items())))
+            self._apply_plain(txn, dict(sorted(plain.items())))
 
     def _drop(self, txn: WriteTxn, sop_key: bytes, tombstone: Tombstone) -> None:
-        """A tombstone with a target."""
+        """Applies a tombstone with a target to one UID."""
         environment = self._environment
         txn.put(drop_key(tombstone, sop_key), b"", db=environment.drops)
         self._other_records.settle_quarantine(txn, sop_key, tombstone.target_stamp)
-        self._tell(txn, sop_key, None)
+        self._apply_record(txn, sop_key, None)
 
-    def _bury(self, txn: WriteTxn, plain: dict[bytes, Told]) -> None:
+    def _apply_plain(self, txn: WriteTxn, plain: dict[bytes, UidRecord]) -> None:
         environment = self._environment
         with txn.cursor(db=environment.sop_uids) as cursor:
             current = {sop_key: where for sop_key, where in cursor.getmulti(plain) if where}
@@ -81,28 +82,27 @@ class Tombstones:
             instances = {where: _unpack_instance(row) for where, row in cursor.getmulti(wheres)}
         rows: list[tuple[bytes, bytes]] = []
         late: list[bytes] = []
-        # The UIDs of a tombstone share one Told: ask it for its stamp once.
-        unique = {id(burial): burial for burial in plain.values()}.values()
-        stamps = {burial.key[:8]: burial.stamp for burial in unique}
+        # The UIDs of a tombstone share one UidRecord: ask it for its stamp once.
+        unique = {id(tombstone): tombstone for tombstone in plain.values()}.values()
+        stamps = {tombstone.key[:8]: tombstone.stamp for tombstone in unique}
         for sop_key, history in self._histories(txn, plain):
-            burial = plain[sop_key]
             where = current.get(sop_key)
-            stamp = burial.key[:8]
+            stamp = plain[sop_key].key[:8]
             if (where is not None and instances[where][0] >= stamps[stamp]) or any(
                 value[1] == Kind.INSTANCE and key[:8] >= stamp for key, value in history
             ):
                 late.append(sop_key)
             elif history:
-                self._bury_history(txn, sop_key, history)
+                self._delete_history(txn, sop_key, history)
         for sop_key in late:
-            self._tell(txn, sop_key, plain.pop(sop_key))
+            self._apply_record(txn, sop_key, plain.pop(sop_key))
             where = current.pop(sop_key, None)
             if where is not None:
                 del instances[where]
-        self._bury_current(current, instances, rows)
-        for burial, sop_keys in _grouped(plain):
-            value = pack_history(burial, State.TOMBSTONE)
-            rows += [(sop_key + b"\0" + burial.key, value) for sop_key in sop_keys]
+        self._delete_current(current, instances, rows)
+        for tombstone, sop_keys in _by_tombstone(plain):
+            value = pack_history(tombstone, State.TOMBSTONE)
+            rows += [(sop_key + b"\0" + tombstone.key, value) for sop_key in sop_keys]
         rows.sort()
         with txn.cursor(db=environment.history) as cursor:
             cursor.putmulti(rows)
@@ -110,7 +110,9 @@ class Tombstones:
             cursor.putmulti([(sop_key, b"") for sop_key in plain])
         self._remove(txn, instances)
 
-    def _histories(self, txn: ReadTxn, plain: dict[bytes, Told]) -> Iterator[tuple[bytes, list[tuple[bytes, bytes]]]]:
+    def _histories(
+        self, txn: ReadTxn, plain: dict[bytes, UidRecord]
+    ) -> Iterator[tuple[bytes, list[tuple[bytes, bytes]]]]:
         """The rows of `history` of each UID, without the UID in their keys."""
         with txn.cursor(db=self._environment.history) as cursor:
             is_over = not cursor.first()
@@ -127,7 +129,7 @@ class Tombstones:
                     has_row = cursor.next()
                 yield sop_key, history
 
-    def _bury_history(self, txn: WriteTxn, sop_key: bytes, history: Sequence[tuple[bytes, bytes]]) -> None:
+    def _delete_history(self, txn: WriteTxn, sop_key: bytes, history: Sequence[tuple[bytes, bytes]]) -> None:
         environment = self._environment
         for key, value in history:
             if value[0] in (State.DELETED, State.TOMBSTONE):
@@ -139,10 +141,10 @@ class Tombstones:
                 txn.delete(row_key, db=environment.versions)
             self._accounts.change(txn, record.position, record.state, State.DELETED)
 
-    def _bury_current(
+    def _delete_current(
         self, current: dict[bytes, bytes], instances: dict[bytes, _Fields], rows: list[tuple[bytes, bytes]]
     ) -> None:
-        """The rows of `history` for instances that were current."""
+        """Adds the rows of `history` for instances that were current."""
         for sop_key, where in current.items():
             (stamp, segment_id, offset, payload_length, _, _, payload_crc, meta_length, key_length, flags,
              _, _, _, _, _) = instances[where]  # fmt: skip
@@ -171,9 +173,9 @@ class Tombstones:
             self._accounts.kill(txn, segment_id, len(lengths), sum(lengths))
 
 
-def _grouped(plain: dict[bytes, Told]) -> Iterator[tuple[Told, list[bytes]]]:
+def _by_tombstone(plain: dict[bytes, UidRecord]) -> Iterator[tuple[UidRecord, list[bytes]]]:
     """The UIDs of each tombstone."""
-    groups: dict[bytes, tuple[Told, list[bytes]]] = {}
-    for sop_key, tombstones in plain.items():
-        groups.setdefault(tombstones.key, (tombstones, []))[1].append(sop_key)
+    groups: dict[bytes, tuple[UidRecord, list[bytes]]] = {}
+    for sop_key, tombstone in plain.items():
+        groups.setdefault(tombstone.key, (tombstone, []))[1].append(sop_key)
     yield from groups.values()

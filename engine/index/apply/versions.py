@@ -46,9 +46,9 @@ class State(IntEnum):
     """A tombstone came after it."""
     TOMBSTONE = 5
     QUARANTINED = 6
-    """Not of this rule: see `other_records`."""
+    """Set by `other_records`, not by this rule."""
     DROPPED = 7
-    """A tombstone named its stamp."""
+    """A tombstone with a target named its stamp."""
 
 
 LIVE = frozenset((State.CURRENT, State.VERSION, State.QUARANTINED))
@@ -66,7 +66,7 @@ OUTCOMES = {
 
 
 @dataclass(slots=True)
-class Told:
+class UidRecord:
     """One record of a SOP Instance UID that has more than one."""
 
     key: bytes
@@ -80,7 +80,7 @@ class Told:
     meta: bytes = b""
     """The record's meta block; text may have become UTF-8. Empty for tombstones and what they have deleted."""
     target_stamp: int = 0
-    """Of a tombstone: the one record that it kills, 0 for all."""
+    """For a tombstone: the stamp of the one record that it kills; 0: all."""
 
     @property
     def order(self) -> bytes:
@@ -104,24 +104,24 @@ class Told:
         position = self.position
         return position.payload_length, position.payload_crc, self.transfer_syntax_uid
 
-    def same_bytes(self, other: Told) -> bool:
-        """Whether both carry the same data set, as far as length and checksum can tell."""
+    def same_bytes(self, other: UidRecord) -> bool:
+        """Whether both carry the same data set, judged by length and checksum."""
         return self.bytes_key == other.bytes_key
 
     def entry(self, sop_instance_uid: bytes) -> Entry:
-        """The instance of a record that is no tombstone."""
+        """The entry of a record that is not a tombstone."""
         return Entry.unpack_meta(self.position, self.flags, self.stamp, sop_instance_uid, self.meta)
 
 
-class Course:
-    """The live records of a UID while others are applied in rank order: the rule, without plain tombstones.
+class LiveRecords:
+    """The live records of a UID. Apply records to it in rank order; plain tombstones are left to the caller.
 
     Each record costs the same, however many versions there are.
     """
 
     __slots__ = ("_next", "_slots", "current", "versions")
 
-    def __init__(self, current: Told | None = None, versions: Iterable[Told] = ()) -> None:
+    def __init__(self, current: UidRecord | None = None, versions: Iterable[UidRecord] = ()) -> None:
         """`versions`: in the order in which they were kept aside. To apply one record, pass those with its bytes."""
         self.current = current
         self.versions = dict(enumerate(versions))
@@ -131,21 +131,21 @@ class Course:
         for slot, version in self.versions.items():
             self._slots[version.bytes_key] = (*self._slots.get(version.bytes_key, ()), slot)
 
-    def copy(self) -> Course:
+    def copy(self) -> LiveRecords:
         """A copy that can take other records."""
-        other = Course(self.current)
+        other = LiveRecords(self.current)
         other.versions = dict(self.versions)
         other._next = self._next
         other._slots = dict(self._slots)
         return other
 
-    def members(self) -> Iterator[Told]:
+    def members(self) -> Iterator[UidRecord]:
         """The current record and the versions."""
         if self.current is not None:
             yield self.current
         yield from self.versions.values()
 
-    def take(self, record: Told) -> tuple[bool, Told | None]:
+    def take(self, record: UidRecord) -> tuple[bool, UidRecord | None]:
         """Applies a record. Returns whether it is alive now, and the record that it displaces."""
         if record.target_stamp:
             self._drop(record.target_stamp)
@@ -174,19 +174,19 @@ class Course:
         self._keep(current)
         return True, None
 
-    def _heal(self, slot: int, record: Told) -> tuple[bool, Told | None]:
+    def _heal(self, slot: int, record: UidRecord) -> tuple[bool, UidRecord | None]:
         version = self.versions[slot]
         if record.order == version.order:
             return False, None
         self.versions[slot] = record
         return True, version
 
-    def _keep(self, version: Told) -> None:
+    def _keep(self, version: UidRecord) -> None:
         self.versions[self._next] = version
         self._slots[version.bytes_key] = (*self._slots.get(version.bytes_key, ()), self._next)
         self._next += 1
 
-    def _forget(self, slot: int) -> Told:
+    def _forget(self, slot: int) -> UidRecord:
         version = self.versions.pop(slot)
         remaining = tuple([other for other in self._slots[version.bytes_key] if other != slot])
         self._slots[version.bytes_key] = remaining
@@ -199,93 +199,95 @@ class Course:
             self.current = self._forget(next(iter(self.versions))) if self.versions else None
 
 
-def fold(told: Sequence[Told]) -> dict[bytes, State]:
+def fold(records: Sequence[UidRecord]) -> dict[bytes, State]:
     """Key → state, for all records of one UID, given in the order of their ranks."""
     states: dict[bytes, State] = {}
-    course = Course()
+    live = LiveRecords()
     since: dict[bytes, list[bytes]] = {}
-    """Stamp → keys of the instances since the last plain tombstone: what was before it stays DELETED."""
-    for record in told:
+    """Stamp → keys of the instances since the last plain tombstone; earlier ones stay DELETED."""
+    for record in records:
         if record.kind == Kind.TOMBSTONE:
             if record.target_stamp:
-                course.take(record)
+                live.take(record)
                 for key in since.get(record.target_stamp.to_bytes(8, "big"), ()):
                     states[key] = State.DROPPED
             else:
                 for key in chain.from_iterable(since.values()):
                     states[key] = State.DELETED
                 since = {}
-                course = Course()
+                live = LiveRecords()
             states[record.key] = State.TOMBSTONE
             continue
-        is_alive, displaced = course.take(record)
+        is_alive, displaced = live.take(record)
         states[record.key] = State.VERSION if is_alive else State.DUPLICATE
         if displaced is not None:
             states[displaced.key] = State.SUPERSEDED
         since.setdefault(record.key[:8], []).append(record.key)
-    for version in course.versions.values():
+    for version in live.versions.values():
         states[version.key] = State.VERSION
-    if course.current is not None:
-        states[course.current.key] = State.CURRENT
+    if live.current is not None:
+        states[live.current.key] = State.CURRENT
     return states
 
 
 FOLDS_MAX = 64
-"""How many courses `is_needed` follows before it answers yes."""
+"""How many pairs of outcomes `is_needed` follows before it answers yes."""
 
 RECORDS_MAX = 1000
-"""Of how many records of one UID it follows any: what is answered yes stays a while longer, and no more."""
+"""With more records of one UID, `is_needed` answers yes at once: the dead ones then stay a while longer."""
 
 
-def is_needed(told: Sequence[Told], segment_id: int) -> bool:
+def is_needed(records: Sequence[UidRecord], segment_id: int) -> bool:
     """Whether other records might be alive if dead records of this segment were missing.
 
-    Compares the course with all records to the courses without some of them, for every set of dead records of earlier
-    segments that may be gone. So two segments with the answer no may be removed at once, in any order. The records come
-    in rank order.
+    Applies the rule to all records, and again without this segment's dead ones, and compares what is alive. Does so for
+    every set of dead records that may be missing from earlier segments. So two segments with the answer no may be
+    removed at once, in any order. The records come in rank order.
     """
-    if _is_replaced_only(told):
+    if _is_replaced_only(records):
         return False
-    if len(told) > RECORDS_MAX:
+    if len(records) > RECORDS_MAX:
         return True
-    courses: dict[tuple[_Members, _Members], tuple[Course, Course]] = {((), ()): (Course(), Course())}
-    for record in told:
+    pairs: _Pairs = {((), ()): (LiveRecords(), LiveRecords())}
+    for record in records:
         if record.kind == Kind.TOMBSTONE and not record.target_stamp:
-            courses = {((), ()): (Course(), Course())}
+            pairs = {((), ()): (LiveRecords(), LiveRecords())}
             continue
         is_dead = record.state not in LIVE and record.state != State.TOMBSTONE
-        is_asked = is_dead and record.position.segment_id == segment_id
-        may_be_gone = is_dead and record.position.segment_id < segment_id
-        after: dict[tuple[_Members, _Members], tuple[Course, Course]] = dict(courses) if may_be_gone else {}
-        for with_all, without in courses.values():
-            course = _with(with_all, record)
-            if is_asked:
-                _put(after, course, without)
-            _put(after, course, _with(without, record))
+        is_in_segment = is_dead and record.position.segment_id == segment_id
+        may_be_missing = is_dead and record.position.segment_id < segment_id
+        after: _Pairs = dict(pairs) if may_be_missing else {}
+        for with_all, without in pairs.values():
+            live = _with(with_all, record)
+            if is_in_segment:
+                _put(after, live, without)
+            _put(after, live, _with(without, record))
         if len(after) > FOLDS_MAX:
             return True
-        courses = after
-    return any((one[:1], frozenset(one[1:])) != (other[:1], frozenset(other[1:])) for one, other in courses)
+        pairs = after
+    return any((one[:1], frozenset(one[1:])) != (other[:1], frozenset(other[1:])) for one, other in pairs)
 
 
 _Members: TypeAlias = tuple[bytes, ...]
+_Pairs: TypeAlias = "dict[tuple[_Members, _Members], tuple[LiveRecords, LiveRecords]]"
+"""By their members: the live records with all records applied, and without some of them."""
 
 
-def _with(course: Course, record: Told) -> Course:
-    after = course.copy()
+def _with(live: LiveRecords, record: UidRecord) -> LiveRecords:
+    after = live.copy()
     after.take(record)
     return after
 
 
-def _put(courses: dict[tuple[_Members, _Members], tuple[Course, Course]], one: Course, other: Course) -> None:
-    courses[tuple([each.key for each in one.members()]), tuple([each.key for each in other.members()])] = one, other
+def _put(pairs: _Pairs, one: LiveRecords, other: LiveRecords) -> None:
+    pairs[tuple([each.key for each in one.members()]), tuple([each.key for each in other.members()])] = one, other
 
 
-def _is_replaced_only(told: Sequence[Told]) -> bool:
+def _is_replaced_only(records: Sequence[UidRecord]) -> bool:
     """Whether each record simply replaced the one before it, as a sender's corrected instances do by the hundred."""
-    last: Told | None = None
-    others: list[Told] = []
-    for record in told:
+    last: UidRecord | None = None
+    others: list[UidRecord] = []
+    for record in records:
         if record.kind == Kind.TOMBSTONE:
             if record.target_stamp:
                 return False
@@ -303,6 +305,6 @@ def _is_replaced_only(told: Sequence[Told]) -> bool:
     return last is not None and not any(record.same_bytes(last) for record in others)
 
 
-def in_order(told: Iterable[Told]) -> list[Told]:
+def in_order(records: Iterable[UidRecord]) -> list[UidRecord]:
     """The records in rank order."""
-    return sorted(told, key=lambda record: record.rank)
+    return sorted(records, key=lambda record: record.rank)

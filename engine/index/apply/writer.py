@@ -18,19 +18,19 @@ from typing import TypeVar
 from engine.dicom import charset
 from engine.index.apply.accounts import Accounts
 from engine.index.apply.corrections import Corrections
-from engine.index.apply.entities import Entities, Remembered
+from engine.index.apply.entities import CachedSeries, Entities
 from engine.index.apply.history import (
     newest_drop,
     newest_stamp,
+    order_and_place,
     pack_history,
     read_history,
-    read_kept,
-    told_key,
-    told_of,
+    read_kept_versions,
+    record_of,
 )
 from engine.index.apply.other_records import OtherRecords
 from engine.index.apply.tombstones import Tombstones
-from engine.index.apply.versions import OUTCOMES, Course, State, Told, fold, in_order
+from engine.index.apply.versions import OUTCOMES, LiveRecords, State, UidRecord, fold, in_order
 from engine.index.database.environment import Environment
 from engine.index.database.transactions import ReadTxn, WriteTxn, present
 from engine.index.format import keys
@@ -41,9 +41,9 @@ from engine.index.format.types import Outcome, SegmentMark
 from engine.storage.record import HEADER_BYTES, Kind, Position
 from engine.storage.segment import FIRST_RECORD
 
-REMEMBERED_SERIES_MAX = 2048
-"""Series that a process remembers with their blobs: some 4 MiB."""
-REMEMBERED_NAMES_MAX = 4096
+CACHED_SERIES_MAX = 2048
+"""Series that a process caches with their blobs: some 4 MiB."""
+CACHED_NAMES_MAX = 4096
 
 _pair = keys.PAIR.pack
 _order = keys.ORDER.pack
@@ -70,9 +70,9 @@ class Writer:
         self.accounts = Accounts(environment)
         self.other_records = OtherRecords(environment, self.accounts)
         self.corrections = Corrections(environment, self.accounts, self.entities)
-        self.tombstones = Tombstones(environment, self.entities, self.accounts, self.other_records, self.tell)
+        self.tombstones = Tombstones(environment, self.entities, self.accounts, self.other_records, self.apply_record)
         self._lock = threading.Lock()
-        self._series: dict[tuple[bytes, bytes, bytes, bytes], Remembered] = {}
+        self._series: dict[tuple[bytes, bytes, bytes, bytes], CachedSeries] = {}
         self._names: dict[bytes, int] = {}
         self._epoch: bytes | None = None
 
@@ -91,7 +91,7 @@ class Writer:
         def work(txn: WriteTxn) -> list[Outcome]:
             outcomes = [self.add(txn, entry) for entry in entries]
             if tombstones:
-                self.tombstones.bury(txn, tombstones)
+                self.tombstones.apply(txn, tombstones)
             for hold in holds:
                 self.other_records.hold(txn, hold)
             for one in quarantined:
@@ -114,7 +114,7 @@ class Writer:
             return self.environment.write(lambda txn: self._batch(txn, work), self._forget)
 
     def try_batch(self, work: Callable[[WriteTxn], Result]) -> tuple[Result] | None:
-        """The same for a caller that must not wait: None when another writer is at work."""
+        """Does the same for a caller that must not wait. Returns None when another writer is at work."""
         if not self._lock.acquire(blocking=False):
             return None
         try:
@@ -158,16 +158,16 @@ class Writer:
         sop_key = entry.sop_instance_uid
         if not 0 < len(sop_key) <= 128 or b"\0" in sop_key:
             sop_key = keys.bounded(sop_key)
-        owner_ids = self._series.get((entry.character_set, entry.patient, entry.study, entry.series))
-        if owner_ids is None or order < owner_ids.first:
+        series = self._series.get((entry.character_set, entry.patient, entry.study, entry.series))
+        if series is None or order < series.first:
             if txn.get(sop_key, db=environment.sop_uids) is not None:
-                return self.tell(txn, sop_key, told_of(entry))
-            owner_ids = self._settle(txn, entry, order)
-        row = self.counters.series.get(owner_ids.counts_key) or self.counters.load_series(txn, owner_ids.counts_key)
-        where = _pair(owner_ids.series_id, row.next)
+                return self.apply_record(txn, sop_key, record_of(entry))
+            series = self._settle(txn, entry, order)
+        row = self.counters.series.get(series.counts_key) or self.counters.load_series(txn, series.counts_key)
+        where = _pair(series.series_id, row.next)
         if not txn.put(sop_key, where, overwrite=False, db=environment.sop_uids):
-            return self.tell(txn, sop_key, told_of(entry))
-        self._insert(txn, entry, owner_ids, row, where)
+            return self.apply_record(txn, sop_key, record_of(entry))
+        self._insert(txn, entry, series, row, where)
         segment = self.accounts.segments.get(segment_id)
         if segment is None:
             segment = self.accounts.segment(txn, segment_id)
@@ -177,15 +177,15 @@ class Writer:
         segment.live_bytes += record_bytes
         return Outcome.STORED
 
-    def _settle(self, txn: WriteTxn, entry: Entry, order: bytes) -> Remembered:
+    def _settle(self, txn: WriteTxn, entry: Entry, order: bytes) -> CachedSeries:
         """Creates the entry's series where it is missing, and caches it."""
-        owner_ids = self.entities.settle(txn, entry, order)
-        if len(self._series) >= REMEMBERED_SERIES_MAX:
+        series = self.entities.settle(txn, entry, order)
+        if len(self._series) >= CACHED_SERIES_MAX:
             del self._series[next(iter(self._series))]
-        self._series[(entry.character_set, entry.patient, entry.study, entry.series)] = owner_ids
-        return owner_ids
+        self._series[(entry.character_set, entry.patient, entry.study, entry.series)] = series
+        return series
 
-    def _insert(self, txn: WriteTxn, entry: Entry, known: Remembered, row: Counts, where: bytes) -> None:
+    def _insert(self, txn: WriteTxn, entry: Entry, series: CachedSeries, row: Counts, where: bytes) -> None:
         """Puts the instance's row; the UID points there already."""
         segment_id, offset, key_length, meta_length, payload_length, payload_crc = entry.position
         names = self._names
@@ -208,137 +208,137 @@ class Writer:
             syntax_id,
             title_id,
             set_id,
-            known.digest,
+            series.digest,
         )
         txn.put(where, value + entry.instance, db=self.environment.instances)
         row.count += 1
         row.next += 1
         row.bytes += payload_length
-        self._note_class(known, row, class_id)
+        self._note_class(series, row, class_id)
 
-    def _note_class(self, known: Remembered, row: Counts, class_id: int) -> None:
+    def _note_class(self, series: CachedSeries, row: Counts, class_id: int) -> None:
         """Adds the SOP class to the series' row if it is missing."""
-        if row.tail != known.tail or class_id not in known.classes:
-            row.tail, known.classes = _with_class(row.tail, class_id)
-            known.tail = row.tail
+        if row.tail != series.tail or class_id not in series.classes:
+            row.tail, series.classes = _with_class(row.tail, class_id)
+            series.tail = row.tail
 
     # -- for `bulk`, which makes the rows of many instances itself ------------------------------
 
-    def place_for(self, txn: WriteTxn, entry: Entry) -> tuple[Remembered, Counts, bytes]:
+    def place_for(self, txn: WriteTxn, entry: Entry) -> tuple[CachedSeries, Counts, bytes]:
         """Prepares the series of a new instance. Returns the cached series, its row in `counts`, and the common end of
         all rows of `instances` with the same texts."""
         order = _order(entry.stamp, keys.tie_of(entry.position.payload_length, entry.position.payload_crc))
-        owner_ids = self._series.get((entry.character_set, entry.patient, entry.study, entry.series))
-        if owner_ids is None or order < owner_ids.first:
-            owner_ids = self._settle(txn, entry, order)
-        row = self.counters.load_series(txn, owner_ids.counts_key)
+        series = self._series.get((entry.character_set, entry.patient, entry.study, entry.series))
+        if series is None or order < series.first:
+            series = self._settle(txn, entry, order)
+        row = self.counters.load_series(txn, series.counts_key)
         texts = (entry.sop_class_uid, entry.transfer_syntax_uid, entry.calling_ae_title, entry.character_set)
         ids = [self._names.get(text) or self._name(txn, text) for text in texts]
-        self._note_class(owner_ids, row, ids[0])
-        return owner_ids, row, keys.INSTANCE_END.pack(*ids, owner_ids.digest)
+        self._note_class(series, row, ids[0])
+        return series, row, keys.INSTANCE_END.pack(*ids, series.digest)
 
     # -- several records of one UID -------------------------------------------------------------
 
-    def tell(self, txn: WriteTxn, sop_key: bytes, news: Told | None) -> Outcome:
-        """Applies the fold rule to all records of a UID, and to `news` if there is one."""
+    def apply_record(self, txn: WriteTxn, sop_key: bytes, record: UidRecord | None) -> Outcome:
+        """Applies the fold rule to all records of a UID, and to `record` if there is one."""
         where = txn.get(sop_key, db=self.environment.sop_uids)
         current = self._current(txn, where) if where else None
-        if news is None:
+        if record is None:
             self._fold(txn, sop_key, where or b"", current, [])
             return Outcome.STORED
-        self.accounts.cover(txn, news.position)
-        before = self._known_state(txn, sop_key, current, news)
+        self.accounts.cover(txn, record.position)
+        before = self._known_state(txn, sop_key, current, record)
         if before is not None:
             return OUTCOMES[before]
-        if news.kind == Kind.INSTANCE and self._is_newest(txn, sop_key, current, news):
-            state = self._take(txn, sop_key, where or b"", current, news)
+        if record.kind == Kind.INSTANCE and self._is_newest(txn, sop_key, current, record):
+            state = self._take(txn, sop_key, where or b"", current, record)
         else:
-            state = self._fold(txn, sop_key, where or b"", current, [news])[news.key]
+            state = self._fold(txn, sop_key, where or b"", current, [record])[record.key]
         if state != State.CURRENT or current is None:
             return OUTCOMES[state]
         # The same bytes with an earlier stamp, from another process: only the place changes.
-        return Outcome.DUPLICATE if news.same_bytes(current) else Outcome.REPLACED
+        return Outcome.DUPLICATE if record.same_bytes(current) else Outcome.REPLACED
 
-    def tell_all(self, txn: WriteTxn, sop_key: bytes, entries: Sequence[Entry]) -> None:
-        """The same for many records of one UID at once."""
+    def apply_records(self, txn: WriteTxn, sop_key: bytes, entries: Sequence[Entry]) -> None:
+        """Does the same for many records of one UID at once."""
         where = txn.get(sop_key, db=self.environment.sop_uids)
         current = self._current(txn, where) if where else None
         for entry in entries:
             self.accounts.cover(txn, entry.position)
-        records = {record.key: record for record in map(told_of, entries)}
+        records = {record.key: record for record in map(record_of, entries)}
         unknown = [one for one in records.values() if self._known_state(txn, sop_key, current, one) is None]
         if unknown:
             self._fold(txn, sop_key, where or b"", current, unknown)
 
-    def _known_state(self, txn: ReadTxn, sop_key: bytes, current: Told | None, news: Told) -> State | None:
+    def _known_state(self, txn: ReadTxn, sop_key: bytes, current: UidRecord | None, record: UidRecord) -> State | None:
         """The state of a record that has been applied before."""
-        if current is not None and current.key == news.key:
+        if current is not None and current.key == record.key:
             return State.CURRENT
-        value = txn.get(sop_key + b"\0" + news.key, db=self.environment.history)
+        value = txn.get(sop_key + b"\0" + record.key, db=self.environment.history)
         return State(value[0]) if value is not None else None
 
-    def _is_newest(self, txn: ReadTxn, sop_key: bytes, current: Told | None, news: Told) -> bool:
+    def _is_newest(self, txn: ReadTxn, sop_key: bytes, current: UidRecord | None, record: UidRecord) -> bool:
         """Whether all other records of the UID are older: nearly always."""
         environment = self.environment
         return (
-            (current is None or current.stamp < news.stamp)
-            and newest_stamp(txn, environment.history, sop_key) < news.stamp
-            and newest_drop(txn, environment, sop_key) < news.stamp
+            (current is None or current.stamp < record.stamp)
+            and newest_stamp(txn, environment.history, sop_key) < record.stamp
+            and newest_drop(txn, environment, sop_key) < record.stamp
         )
 
-    def _take(self, txn: WriteTxn, sop_key: bytes, where: bytes, current: Told | None, news: Told) -> State:
+    def _take(self, txn: WriteTxn, sop_key: bytes, where: bytes, current: UidRecord | None, record: UidRecord) -> State:
         """Applies the newest record of a UID. Leaves dead records and versions with other bytes alone: the rule does
         not depend on them."""
-        position = news.position
+        position = record.position
         tie = keys.tie_of(position.payload_length, position.payload_crc)
-        others = list(read_kept(txn, self.environment, sop_key, tie))
-        records = [record for record in (current, *others, news) if record is not None]
-        course = Course(current, others)
-        course.take(news)
-        states = dict.fromkeys((record.key for record in records), State.SUPERSEDED)
-        states[news.key] = State.DUPLICATE
-        states |= dict.fromkeys((record.key for record in course.versions.values()), State.VERSION)
-        if course.current is not None:
-            states[course.current.key] = State.CURRENT
+        others = list(read_kept_versions(txn, self.environment, sop_key, tie))
+        records = [each for each in (current, *others, record) if each is not None]
+        live = LiveRecords(current, others)
+        live.take(record)
+        states = dict.fromkeys((each.key for each in records), State.SUPERSEDED)
+        states[record.key] = State.DUPLICATE
+        states |= dict.fromkeys((each.key for each in live.versions.values()), State.VERSION)
+        if live.current is not None:
+            states[live.current.key] = State.CURRENT
         self._move(txn, sop_key, where, records, states)
-        return states[news.key]
+        return states[record.key]
 
     def _fold(
-        self, txn: WriteTxn, sop_key: bytes, where: bytes, current: Told | None, news: Sequence[Told]
+        self, txn: WriteTxn, sop_key: bytes, where: bytes, current: UidRecord | None, new_records: Sequence[UidRecord]
     ) -> dict[bytes, State]:
         """Applies the rule to every record of a UID, whatever the order in which they arrived."""
         records = read_history(txn, self.environment, sop_key)
         if current is not None:
             records.append(current)
-        records = in_order([*records, *news])
+        records = in_order([*records, *new_records])
         states = fold(records)
         self._move(txn, sop_key, where, records, states)
         return states
 
-    def tell_copy(self, txn: WriteTxn, sop_key: bytes, news: Told) -> bool:
-        """The same for a copy of a record. Returns whether it is new and alive."""
-        row_key = sop_key + b"\0" + news.key
+    def apply_copy(self, txn: WriteTxn, sop_key: bytes, record: UidRecord) -> bool:
+        """Does the same for a copy of a record. Returns whether it is new and alive."""
+        row_key = sop_key + b"\0" + record.key
         if txn.get(row_key, db=self.environment.history) is not None:
             return False
         where = txn.get(sop_key, db=self.environment.sop_uids)
         row = txn.get(where, db=self.environment.instances) if where else None
-        if row is not None and keys.INSTANCE.unpack_from(row)[1:3] == news.position[:2]:
+        if row is not None and keys.INSTANCE.unpack_from(row)[1:3] == record.position[:2]:
             return False
-        self.tell(txn, sop_key, news)
+        self.apply_record(txn, sop_key, record)
         value = txn.get(row_key, db=self.environment.history)
         return value is None or value[0] == State.VERSION
 
     def _move(
-        self, txn: WriteTxn, sop_key: bytes, where: bytes, told: Sequence[Told], states: dict[bytes, State]
+        self, txn: WriteTxn, sop_key: bytes, where: bytes, records: Sequence[UidRecord], states: dict[bytes, State]
     ) -> None:
         """Updates the tables where records change their states."""
         environment = self.environment
-        current = next((record for record in told if states[record.key] == State.CURRENT), None)
-        for record in told:
+        current = next((record for record in records if states[record.key] == State.CURRENT), None)
+        for record in records:
             if record.state == State.CURRENT and record is not current:
                 self._remove(txn, where)
                 where = b""
-        for record in told:
+        for record in records:
             state = states[record.key]
             history_key = sop_key + b"\0" + record.key
             if record is current:
@@ -367,10 +367,10 @@ class Writer:
     def _promote(self, txn: WriteTxn, entry: Entry) -> bytes:
         position = entry.position
         order = _order(entry.stamp, keys.tie_of(position.payload_length, position.payload_crc))
-        owner_ids = self._settle(txn, entry, order)
-        row = self.counters.load_series(txn, owner_ids.counts_key)
-        where = _pair(owner_ids.series_id, row.next)
-        self._insert(txn, entry, owner_ids, row, where)
+        series = self._settle(txn, entry, order)
+        row = self.counters.load_series(txn, series.counts_key)
+        where = _pair(series.series_id, row.next)
+        self._insert(txn, entry, series, row, where)
         return where
 
     def _remove(self, txn: WriteTxn, where: bytes) -> None:
@@ -380,7 +380,7 @@ class Writer:
         self.entities.lost_instances(txn, where[:4], 1, keys.INSTANCE.unpack_from(value)[3])
         txn.delete(where, db=environment.instances)
 
-    def _current(self, txn: ReadTxn, where: bytes) -> Told:
+    def _current(self, txn: ReadTxn, where: bytes) -> UidRecord:
         """The current record of a UID, with everything needed to restore it."""
         environment = self.environment
         row = present(txn.get(where, db=environment.instances))
@@ -404,8 +404,8 @@ class Writer:
             series,
             canonical(row[keys.INSTANCE.size :], read_name(txn, environment, set_id), environment.schema),
         )
-        return Told(
-            told_key(stamp, position),
+        return UidRecord(
+            order_and_place(stamp, position),
             State.CURRENT,
             Kind.INSTANCE,
             flags,
@@ -427,7 +427,7 @@ class Writer:
             txn.put(b"\0" + keys.U32.pack(number), text, db=table)
         else:
             number = keys.U32.unpack(data)[0]
-        if len(self._names) >= REMEMBERED_NAMES_MAX:
+        if len(self._names) >= CACHED_NAMES_MAX:
             self._names.clear()
         self._names[text] = number
         return int(number)

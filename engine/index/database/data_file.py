@@ -2,7 +2,7 @@
 
 LMDB maps the file and trusts it: a file that is shorter than its meta page says causes a SIGBUS, and a page that rotted
 while the archive was stopped gives wrong answers. So check the file before it is mapped (`fault_of`). A clean end
-records a checksum (`note_sum`), which the next start compares (`is_as_summed`).
+writes a checksum (`write_checksum`), which the next start compares (`matches_checksum`).
 
 LMDB's meta pages (0.9): pages 0 and 1, of the size that LMDB chose; in each little endian
 
@@ -13,9 +13,9 @@ LMDB's meta pages (0.9): pages 0 and 1, of the size that LMDB chose; in each lit
     80      8      root of the free pages' tree: a page, or all ones for none
     128     8      root of the main tree
     136     8      last page in use
-    144     8      transaction id: the page with the higher one holds
+    144     8      transaction id: the page with the higher one counts
 
-INDEX/checksum, made at a clean end and true as long as the checkpoint of that end is the newest state:
+INDEX/checksum, written at a clean end and valid as long as the checkpoint of that end is the newest state:
 
     0       8      magic "FILMSUM\\0"
     8       8      transaction id
@@ -36,9 +36,9 @@ from engine.storage.record import crc32c
 LMDB_MAGIC = 0xBEEFC0DE
 LMDB_DATA_VERSION = 1
 PAGE_BYTES_MAX = 1 << 16
-"""LMDB takes the page size of the machine that makes the index."""
-SUMMED_BYTES_MAX = 256 << 20
-"""A larger file has no checksum, so that no start waits for it to be read; the scrub compares it with the log."""
+"""LMDB takes the page size of the machine that creates the index."""
+CHECKSUM_BYTES_MAX = 256 << 20
+"""A larger file has no checksum, so that no start has to read it all; the scrub compares it with the log."""
 
 _META_BYTES_MIN = 512
 _META_MAGIC = struct.Struct("<II")
@@ -58,7 +58,7 @@ _PIECE_BYTES = 4 << 20
 
 
 def transaction_of(page: bytes) -> int | None:
-    """The transaction id of a meta page; None if it is none."""
+    """The transaction id of a meta page; None if this is not a meta page."""
     if len(page) < _META_BYTES_MIN:
         return None
     if _META_MAGIC.unpack_from(page, _META_MAGIC_AT) != (LMDB_MAGIC, LMDB_DATA_VERSION):
@@ -67,7 +67,7 @@ def transaction_of(page: bytes) -> int | None:
 
 
 def meta_page(page: bytes, slot: int, transaction_id: int) -> bytes:
-    """The same state as the meta page of a slot."""
+    """A copy of a meta page for another slot and transaction id, which leads to the same state."""
     changed = bytearray(page)
     _NUMBER.pack_into(changed, 0, slot)
     _NUMBER.pack_into(changed, _TRANSACTION_AT, transaction_id)
@@ -75,7 +75,7 @@ def meta_page(page: bytes, slot: int, transaction_id: int) -> bytes:
 
 
 def newest_meta_page(data: bytes) -> bytes | None:
-    """The meta page that LMDB would open, of the two that are `data`."""
+    """The meta page that LMDB would open. `data` is both meta pages."""
     page_bytes = len(data) // 2
     pages = [data[:page_bytes], data[page_bytes:]]
     candidates = [(number, page) for page in pages if (number := transaction_of(page)) is not None]
@@ -83,7 +83,7 @@ def newest_meta_page(data: bytes) -> bytes | None:
 
 
 def meta_fault(page: bytes, file_bytes: int) -> str:
-    """Why a file of this length cannot be what a meta page says; empty when it can."""
+    """Why a file of this length contradicts a meta page; empty if it does not."""
     if transaction_of(page) is None:
         return "it has no meta page"
     (page_bytes,) = _PAGE_BYTES.unpack_from(page, _PAGE_BYTES_AT)
@@ -99,11 +99,11 @@ def meta_fault(page: bytes, file_bytes: int) -> str:
 
 
 def fault_of(files: Files, fd: int) -> str:
-    """Why LMDB must not map this file; empty when it may, as a new one without a byte. Raises OSError."""
+    """Why LMDB must not map this file; empty if it may. An empty file is a new one. Raises OSError."""
     size = files.size(fd)
     if not size:
         return ""
-    # Both slots have the size that the first one says; where that is no page, the second cannot be found either.
+    # The first page tells the size of both; without it the second cannot be found either.
     first = files.pread(fd, PAGE_BYTES_MAX, 0)
     if transaction_of(first) is None:
         return "it does not begin with a meta page"
@@ -115,14 +115,14 @@ def fault_of(files: Files, fd: int) -> str:
     return meta_fault(newest or b"", size)
 
 
-def note_sum(directory: str, files: Files, fd: int, transaction_id: int) -> None:
-    """Writes down what data.mdb, open as `fd`, holds after a clean end; nothing of a large file, or on a full disk.
+def write_checksum(directory: str, files: Files, fd: int, transaction_id: int) -> None:
+    """Writes the checksum of data.mdb, open as `fd`, after a clean end. Skips a large file, and a full disk.
 
     Raises StorageFailed.
     """
     try:
         size = files.size(fd)
-        if size > SUMMED_BYTES_MAX:
+        if size > CHECKSUM_BYTES_MAX:
             return
         data = _SUM.pack(_SUM_MAGIC, transaction_id, size, _crc_of(files, fd, size))
         replace_file(files, f"{directory}/checksum", data + _CRC.pack(crc32c(data)))
@@ -130,8 +130,8 @@ def note_sum(directory: str, files: Files, fd: int, transaction_id: int) -> None
         return
 
 
-def is_as_summed(directory: str, files: Files, fd: int, transaction_id: int) -> bool:
-    """Whether data.mdb is what it was at the clean end of this transaction id; True where nothing says otherwise.
+def matches_checksum(directory: str, files: Files, fd: int, transaction_id: int) -> bool:
+    """Whether data.mdb is what it was at the clean end with this transaction id. True if there is no valid checksum.
 
     Raises OSError when the file cannot be read.
     """
@@ -147,8 +147,8 @@ def is_as_summed(directory: str, files: Files, fd: int, transaction_id: int) -> 
         files.close(sum_fd)
     if len(data) < _SUM.size + _CRC.size or _CRC.unpack(data[_SUM.size :])[0] != crc32c(data[: _SUM.size]):
         return True
-    magic, summed_id, size, crc = _SUM.unpack(data[: _SUM.size])
-    if magic != _SUM_MAGIC or summed_id != transaction_id:
+    magic, checksum_id, size, crc = _SUM.unpack(data[: _SUM.size])
+    if magic != _SUM_MAGIC or checksum_id != transaction_id:
         return True
     return bool(files.size(fd) == size and _crc_of(files, fd, size) == crc)
 

@@ -1,13 +1,14 @@
 """The LMDB environment: opens it, checks its format, hands out transactions, turns LMDB's errors into ours.
 
-Knows the names of the tables and nothing of what is in them. Rules that hold here and nowhere else:
+Knows the names of the tables, not their contents. This module keeps these rules:
 
-    one environment a process, opened after spawn; a forked child that touches it is refused
-    commits are not synced (`checkpoint` says how that survives a power cut); WRITEMAP never (SIGBUS on a full disk)
+    one environment per process, opened after spawn; a forked child that uses it is refused
+    commits are not synced (`checkpoint` explains how the index survives a power cut); never WRITEMAP (SIGBUS on a full
+    disk)
     a write transaction begins and ends on one thread; a read transaction lasts for one page of answers
     a writer takes its turn (`turn`) first: a lock that can be tried and names its holder
-    the map is huge from the start and grows when it is full: nobody outside sees MapFullError
-    a writer makes sure first that a checkpoint on disk stays true (`guard`, see `checkpoint`)
+    the map is huge from the start and grows when it is full: no caller sees MapFullError
+    before it writes, a writer makes sure that the checkpoint on disk stays valid (`guard`, see `checkpoint`)
 
 Files in the index directory: data.mdb and lock.mdb (LMDB), checkpoint (`checkpoint`), users (an empty file; shared lock
 of every process that has the index open, exclusive while it is restored), pin (an empty file; lock of the live
@@ -28,7 +29,7 @@ import lmdb
 from engine.dicom.schema import STANDARD, Schema
 from engine.errors import IndexDamaged, IndexError_
 from engine.index.database import data_file
-from engine.index.database.failures import ROT, UNDECODABLE, unopened, unreadable, unwritten
+from engine.index.database.failures import ROW_ERRORS, VALUE_ERRORS, open_error, read_error, write_error
 from engine.index.database.locks import wait_shared
 from engine.index.database.tables import TABLES, Tables, open_tables
 from engine.index.database.transactions import ReadTxn, WriteTxn
@@ -40,15 +41,15 @@ from engine.storage.files import Files
 Result = TypeVar("Result")
 
 MAP_BYTES = 1 << 40
-"""Address space, not memory and not disk."""
+"""Address space; takes neither memory nor disk."""
 READERS_MAX = 512
-"""Read transactions at once, of all processes."""
+"""Open read transactions of all processes together."""
 OPEN_PATIENCE_S = 10.0
-"""How long opening waits for a process that writes: a transaction takes milliseconds."""
+"""How long `open` waits for a process that writes: a transaction takes milliseconds."""
 
 
 class Reading:
-    """A read transaction as a context; a snapshot of the last commit."""
+    """A context with a read transaction: a snapshot of the last commit."""
 
     __slots__ = ("_environment", "_txn")
 
@@ -66,12 +67,12 @@ class Reading:
         txn, self._txn = self._txn, None
         if txn is not None:
             self._environment.end_read(txn)
-        if isinstance(error, UNDECODABLE):
-            raise unreadable(error) from error
+        if isinstance(error, VALUE_ERRORS):
+            raise read_error(error) from error
 
 
 class RunWrite(Protocol):
-    """Runs a write transaction, on whichever thread, and returns what it returns."""
+    """Runs a write transaction on any thread, and returns its result."""
 
     def __call__(self, work: Callable[[], Result], /) -> Result: ...
 
@@ -80,7 +81,7 @@ _open_environments: weakref.WeakSet[Environment] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    # Asked at each transaction, getpid would cost as much as the transaction's start.
+    # A getpid at each transaction would cost as much as the start of the transaction.
     for environment in _open_environments:
         environment._forked = True
 
@@ -100,11 +101,11 @@ class Environment(Tables):
         map_bytes: int = MAP_BYTES,
         schema: Schema = STANDARD,
     ) -> None:
-        """Opens the index and creates it if there is none. Raises IndexError_; IndexOutdated: make it anew."""
+        """Opens the index and creates it if there is none. Raises IndexError_, or IndexOutdated: rebuild it."""
         self.directory = directory
         self.files = files
         self.schema = schema
-        """Which attributes the rows hold, and how."""
+        """The attributes that the rows hold, and their form."""
         self.read_only = read_only
         self._pid = os.getpid()
         self._forked = False
@@ -117,13 +118,13 @@ class Environment(Tables):
         self.guard: Callable[[], None] | None = None
         """Called within each write transaction, before its first write."""
         self.before_grow: Callable[[], None] | None = None
-        """Growing the map ends every transaction of this process, the checkpointer's pin too."""
+        """Called before the map grows, which ends every transaction of this process, the checkpointer's pin too."""
         self._map_bytes = map_bytes
         self._users_fd = -1
         self._environment: Any = None
         self._turn: Turn | None = None
         self.run_write: RunWrite = _run_here
-        """Runs a write transaction, on whichever thread."""
+        """Runs a write transaction, on any thread."""
         try:
             if not read_only:
                 os.makedirs(directory, mode=0o750, exist_ok=True)
@@ -131,7 +132,7 @@ class Environment(Tables):
             wait_shared(self._users_fd)
             if not read_only:
                 self._turn = Turn(directory)
-            self._look_before_mapping()
+            self._check_data_file()
             self._environment = lmdb.open(
                 directory,
                 map_size=map_bytes,
@@ -143,12 +144,12 @@ class Environment(Tables):
                 meminit=False,
                 max_dbs=len(TABLES),
                 max_readers=READERS_MAX,
-                max_spare_txns=0,  # a spare keeps its reader slot until the last reference to it is gone
+                max_spare_txns=0,  # a spare transaction keeps its reader slot until its last reference is gone
                 mode=0o640,
             )
         except (lmdb.Error, OSError) as error:
             self._release_users()
-            raise unopened(directory, error) from error
+            raise open_error(directory, error) from error
         try:
             self._open_in_turn()
         except BaseException:
@@ -156,21 +157,21 @@ class Environment(Tables):
             raise
 
     def _open_in_turn(self) -> None:
-        """Opens the tables, which takes LMDB's write lock. Raises IndexError_ when another process keeps that."""
+        """Opens the tables, which takes LMDB's write lock. Raises IndexError_ when another process keeps that lock."""
         turn = self._turn
         if turn is None:
             self._open_tables()
             return
         if not turn.take_within(OPEN_PATIENCE_S):
-            who = turn.holder() or "another process"
-            raise IndexError_(f"the index in {self.directory} is being written by {who}: continue that, or end it")
+            holder = turn.holder() or "another process"
+            raise IndexError_(f"the index in {self.directory} is being written by {holder}: resume or end that process")
         try:
             self._open_tables()
         finally:
             turn.leave()
 
-    def _look_before_mapping(self) -> None:
-        """Raises IndexDamaged when data.mdb cannot be what it says: LMDB would map it, and die of it."""
+    def _check_data_file(self) -> None:
+        """Raises IndexDamaged when data.mdb contradicts itself: LMDB would map it and crash."""
         try:
             fd = self.files.open(f"{self.directory}/data.mdb", os.O_RDONLY)
         except FileNotFoundError:
@@ -182,14 +183,14 @@ class Environment(Tables):
         if fault:
             self._release_users()
             raise IndexDamaged(
-                f"the index in {self.directory} is damaged: data.mdb: {fault}; `filmroom rebuild-index` makes it anew"
+                f"the index in {self.directory} is damaged: data.mdb: {fault}; run `filmroom rebuild-index`"
             )
 
     def _open_tables(self) -> None:
         try:
             open_tables(self._environment, self, self.directory, read_only=self.read_only)
         except lmdb.Error as error:
-            raise unopened(self.directory, error) from error
+            raise open_error(self.directory, error) from error
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -198,9 +199,9 @@ class Environment(Tables):
         return Reading(self)
 
     def begin_read(self) -> ReadTxn:
-        """A read transaction; give it back with `end_read`."""
+        """Begins a read transaction. End it with `end_read`."""
         self._check_process()
-        has_looked = False
+        has_freed_slots = False
         while True:
             with self._gate:
                 while self._is_growing:
@@ -214,12 +215,12 @@ class Environment(Tables):
                 self._resize(0)
             except lmdb.ReadersFullError as error:
                 self._leave()
-                if has_looked or not self.reader_check():
+                if has_freed_slots or not self.reader_check():
                     raise IndexError_(f"{READERS_MAX} read transactions are open at once: {error}") from error
-                has_looked = True
+                has_freed_slots = True
             except lmdb.Error as error:
                 self._leave()
-                raise unreadable(error) from error
+                raise read_error(error) from error
 
     def end_read(self, txn: ReadTxn) -> None:
         """Ends a read transaction."""
@@ -233,7 +234,7 @@ class Environment(Tables):
                 self._no_readers.notify_all()
 
     def begin_pin(self) -> ReadTxn:
-        """A read transaction that may last; opens no cursors and is lost when the map grows. Raises IndexError_."""
+        """Begins a read transaction that may last. It ends when the map grows; use no cursors. Raises IndexError_."""
         self._check_process()
         try:
             pin: ReadTxn = self._environment.begin()
@@ -256,8 +257,8 @@ class Environment(Tables):
         return self.run_write(lambda: self._in_turn(turn, lambda: self._write(work, undo)))
 
     def try_write(self, work: Callable[[WriteTxn], Result], undo: Callable[[], None]) -> tuple[Result] | None:
-        """The same for a caller that must not wait: the result in a tuple; None when another thread or process has been
-        writing for some milliseconds."""
+        """Does the same for a caller that must not wait. Returns the result in a tuple, or None when another thread or
+        process has been writing for some milliseconds."""
         turn = self._writable()
         if not self._write_lock.acquire(blocking=False):
             return None
@@ -265,7 +266,7 @@ class Environment(Tables):
             if not turn.try_take():
                 return None
             try:
-                return (self._until_it_fits(lambda: self._write(work, undo)),)
+                return (self._grow_until_done(lambda: self._write(work, undo)),)
             finally:
                 turn.leave()
         finally:
@@ -274,24 +275,24 @@ class Environment(Tables):
     def _writable(self) -> Turn:
         self._check_process()
         if self._turn is None:
-            raise IndexError_("the index is open for reading only")
+            raise IndexError_("the index is open read-only")
         return self._turn
 
     def _in_turn(self, turn: Turn, work: Callable[[], Result]) -> Result:
-        """Runs `work`, which begins a write transaction, when nobody else writes."""
+        """Runs `work`, which begins a write transaction, while no other thread or process writes."""
         with self._write_lock:
             stops.enter()
             try:
                 turn.take()
                 try:
-                    return self._until_it_fits(work)
+                    return self._grow_until_done(work)
                 finally:
                     turn.leave()
             finally:
                 stops.leave()
 
-    def _until_it_fits(self, work: Callable[[], Result]) -> Result:
-        """Runs `work` again and again until the map is large enough."""
+    def _grow_until_done(self, work: Callable[[], Result]) -> Result:
+        """Runs `work`, and again after each growth of the map, until the map is large enough."""
         while True:
             try:
                 return work()
@@ -301,9 +302,9 @@ class Environment(Tables):
             except lmdb.MapResizedError:
                 self._resize(0)
             except lmdb.Error as error:
-                raise unwritten(self.directory, self.files, error) from error
-            except ROT as error:
-                raise unreadable(error) from error
+                raise write_error(self.directory, self.files, error) from error
+            except ROW_ERRORS as error:
+                raise read_error(error) from error
 
     def _write(self, work: Callable[[WriteTxn], Result], undo: Callable[[], None]) -> Result:
         txn: WriteTxn = self._environment.begin(write=True)
@@ -319,7 +320,7 @@ class Environment(Tables):
         return result
 
     def holding_write_lock(self, work: Callable[[], Result]) -> Result:
-        """Runs `work` while nobody, in any process, can commit."""
+        """Runs `work` while no process can commit."""
         turn = self._writable()
 
         def hold() -> Result:
@@ -332,7 +333,7 @@ class Environment(Tables):
         return self._in_turn(turn, hold)
 
     def _resize(self, map_bytes: int) -> None:
-        """Grows the map, or with 0 takes over the size that another process gave it."""
+        """Grows the map; with 0 adopts the size that another process has set."""
         with self._gate:
             while self._is_growing:
                 self._no_readers.wait()
@@ -350,13 +351,13 @@ class Environment(Tables):
                 self._no_readers.notify_all()
 
     def writer(self) -> Holder | None:
-        """The other process that writes just now."""
+        """The other process that is writing now."""
         return None if self._turn is None else self._turn.holder()
 
-    # -- looking after --------------------------------------------------------------------------
+    # -- state and upkeep -----------------------------------------------------------------------
 
     def last_transaction_id(self) -> int:
-        """The number of the last commit, of any process."""
+        """The number of the last commit of any process."""
         self._check_process()
         return int(self._environment.info()["last_txnid"])
 
@@ -365,12 +366,12 @@ class Environment(Tables):
         return int(self._environment.stat()["psize"])
 
     def file_bytes(self) -> int:
-        """How far data.mdb has grown."""
+        """The size of data.mdb."""
         return (int(self._environment.info()["last_pgno"]) + 1) * self.page_bytes()
 
     def reader_check(self) -> int:
-        """Frees the reader slots of dead processes; how many there were. In any process: what a dead checkpointer has
-        pinned is written over only by a write, and each of those makes the checkpoint void first (`guard`)."""
+        """Frees the reader slots of dead processes, and returns how many there were. Safe in any process: only a write
+        can overwrite what a dead checkpointer has pinned, and each write makes the checkpoint void first (`guard`)."""
         self._check_process()
         return int(self._environment.reader_check())
 
@@ -390,7 +391,7 @@ class Environment(Tables):
 
     def _check_process(self) -> None:
         if self._forked:
-            raise IndexError_(f"the index was opened by process {self._pid}, this is {os.getpid()}")
+            raise IndexError_(f"process {self._pid} opened the index; process {os.getpid()} must open it again")
 
 
 def _run_here(work: Callable[[], Result]) -> Result:

@@ -1,4 +1,4 @@
-"""Locks of single bytes of files, for one descriptor (OFD): they end with it, whichever process had it."""
+"""Locks of single bytes of files, owned by a descriptor (OFD): they end with the descriptor, in any process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _argument(kind: int, at: int = 0) -> bytes:
 
 
 def try_lock(fd: int, *, exclusive: bool, at: int = 0) -> bool:
-    """Takes the lock of a byte for this descriptor (not process); False if another one is in the way."""
+    """Locks a byte for this descriptor (not process). False if another descriptor has a conflicting lock."""
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _argument(fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK, at))
     except BlockingIOError:
@@ -36,5 +36,5 @@ def is_locked(fd: int, at: int = 0) -> bool:
 
 
 def wait_shared(fd: int) -> None:
-    """Takes the lock for this descriptor together with others, after whoever has it alone."""
+    """Takes a shared lock for this descriptor; waits while another descriptor has an exclusive one."""
     fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _argument(fcntl.F_RDLCK))

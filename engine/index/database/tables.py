@@ -1,4 +1,4 @@
-"""The tables of the index by name, opened or created, and the check of their format. What is in them: `format.keys`."""
+"""Opens or creates the tables of the index, and checks their format. `format.keys` draws their contents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engine.index.format import keys
 
 
 class Tables:
-    """The handles of the tables, good in every transaction of this process."""
+    """The handles of the tables, valid in every transaction of this process."""
 
     instances: Table
     sop_uids: Table
@@ -45,16 +45,16 @@ class Tables:
 TABLES = tuple(Tables.__annotations__)
 
 _SEVERAL = frozenset(("search",))
-"""Tables with several values a key, all ids of four bytes: `dupsort` and `dupfixed`."""
+"""Tables with several values for each key, all ids of four bytes: `dupsort` and `dupfixed`."""
 
 
 def open_tables(environment: Any, tables: Tables, directory: str, *, read_only: bool) -> None:
-    """Opens the tables of an LMDB environment, and creates what is missing. Takes LMDB's write lock.
+    """Opens the tables of an LMDB environment, and creates missing ones. Takes LMDB's write lock.
 
-    Raises IndexOutdated for another format, IndexError_ when nothing is there nor may be written, or lmdb.Error.
+    Raises IndexOutdated for another format, IndexError_ when a table is missing and `read_only` is set, or lmdb.Error.
     """
     is_missing = False
-    # Each in a transaction of its own, which commits: a handle that a read transaction opened ends with it.
+    # Each in a transaction of its own, which commits: a handle opened in a read transaction ends with it.
     for name in TABLES:
         several = name in _SEVERAL
         try:

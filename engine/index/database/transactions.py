@@ -1,7 +1,7 @@
-"""The types of LMDB's transactions, cursors and tables, of which the package `lmdb` says nothing.
+"""The types of LMDB's transactions, cursors and tables, since the package `lmdb` has none.
 
-What is handed out are LMDB's own objects. What is read is bytes that stay valid after the transaction. A table is
-opened by the environment and is good in every transaction of its process.
+The objects are LMDB's own. Reads return bytes that stay valid after the transaction. The environment opens the tables;
+their handles are valid in every transaction of its process.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Row: TypeAlias = tuple[bytes, bytes]
 
 
 def present(row: bytes | None) -> bytes:
-    """A row that must be there, since another one says so. Raises IndexDamaged."""
+    """A row that must exist, since another row refers to it. Raises IndexDamaged if it is missing."""
     if row is None:
-        raise IndexDamaged("a row is missing: the index is damaged; `filmroom rebuild-index` makes it anew")
+        raise IndexDamaged("a row is missing: the index is damaged; run `filmroom rebuild-index`")
     return row
 
 
@@ -32,10 +32,10 @@ class Cursor(Protocol):
     def __enter__(self) -> Cursor: ...
     def __exit__(self, *error: object) -> None: ...
     def __iter__(self) -> Iterator[Row]:
-        """From here on, or from the first row."""
+        """The rows from here on, or from the first row."""
 
     def iternext(self, keys: bool = True, values: bool = True) -> Iterator[bytes]:
-        """The same, of each row only its key or only its value."""
+        """The same, but only the key or only the value of each row."""
 
     def iternext_nodup(self, keys: bool = True, values: bool = True) -> Iterator[bytes]:
         """The same, each key once."""
@@ -49,7 +49,7 @@ class Cursor(Protocol):
     def set_key(self, key: Bytes) -> bool: ...
     def set_range(self, key: Bytes) -> bool: ...
     def set_range_dup(self, key: Bytes, value: Bytes) -> bool:
-        """To the first value of that key that is not less."""
+        """Goes to the first value of this key that is not less than `value`."""
 
     def key(self) -> bytes: ...
     def value(self) -> bytes: ...
@@ -88,7 +88,7 @@ class ReadTxn(Protocol):
 
 
 class WriteTxn(ReadTxn, Protocol):
-    """A transaction in which tables are changed; nobody sees it before it is committed."""
+    """A transaction that changes tables; invisible to others until it is committed."""
 
     def cursor(self, db: Table) -> WriteCursor: ...
     def put(

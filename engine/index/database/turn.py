@@ -1,22 +1,22 @@
 """The turn to write the index: a lock in front of LMDB's own, which can be tried, and which names its holder.
 
-LMDB's write lock is one for all processes. It cannot be tried, and does not name its holder: one process that stands
-still in a transaction (stopped, frozen, traced) would keep everybody waiting, and nobody would know for whom.
+All processes share LMDB's write lock. It cannot be tried, and does not name its holder: a process that is stopped,
+frozen or traced within a transaction would keep all others waiting, and none of them could say for whom.
 
-    DATA/index/turn      byte 0 and the bytes behind it, locked (OFD) by whoever writes. Each process locks another
-                         number of bytes, 1 + its slot, so that the lock itself names its holder
-                         byte SLOTS_AT + slot, locked by the process that has the slot, for as long as it is open
-                         at slot * 88, who has or had that slot:
+    DATA/index/turn      the writing process locks (OFD) a range from byte 0. Each process locks another number of
+                         bytes, 1 + its slot, so that the lock itself names its holder
+                         byte SLOTS_AT + slot: locked by the process that has the slot, as long as it has the index open
+                         at slot * 88: the process that has or had that slot:
 
     offset  bytes  field
     0       4      process id, in the PID namespace of that process
     4       4      0
     8       8      inode of that namespace
-    16      8      since when it writes, ns of CLOCK_BOOTTIME; up to NOTED_NS too early
-    24      64     the process's command line, its arguments left out; UTF-8, padded with NUL
+    16      8      the start of its turn, ns of CLOCK_BOOTTIME; up to NOTE_LIFE_NS too early
+    24      64     the process's command line without arguments; UTF-8, padded with NUL
 
-A turn is two calls of the system, to lock and to unlock: a note that is not older than NOTED_NS is not written again.
-A process that opens the index without this lock (an older version) is still kept apart from others by LMDB's.
+A turn takes two system calls, to lock and to unlock: a note younger than NOTE_LIFE_NS is not written again. LMDB's own
+lock still excludes a process that opens the index without this one (an older version).
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ _HOLDER = struct.Struct("<IIQQ64s")
 _LOCK = struct.Struct("hhqqi4x")
 
 SLOTS_AT = 1 << 40
-"""Far behind what is ever written: a lock needs no bytes."""
+"""Far behind the end of the file: a lock needs no bytes."""
 SLOTS = 4096
-"""Handles at once; whoever finds none has none, takes turns all the same, and is not named."""
-NOTED_NS = 50_000_000
-"""Far less than anybody is warned of, far more than a transaction takes."""
+"""Open handles with a slot. A handle without one takes turns too, but is not named."""
+NOTE_LIFE_NS = 50_000_000
+"""Far less than the shortest turn that causes a warning, far more than a transaction takes."""
 
 _POLL_S = 0.01
 
 _TRY_S = 0.002
-"""How long a turn is asked for again before a caller that must not wait gives up."""
+"""How long a caller that must not wait tries to get a turn."""
 _YIELDS = 200
 _PAUSE_S = 0.00005
-"""A transaction takes some 100 microseconds: first the processor is given to others, then for moments. Pauses of half a
-millisecond here cost a tenth of what eight write-behind senders reach."""
+"""A transaction takes some 100 microseconds: yield the processor first, then sleep for moments. Pauses of half a
+millisecond here cost eight write-behind senders a tenth of their throughput."""
 
 
 def pid_namespace() -> int:
-    """The inode of this process's PID namespace; 0 where that cannot be told."""
+    """The inode of this process's PID namespace; 0 if it cannot be read."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:
@@ -68,7 +68,7 @@ def _now_ns() -> int:
 
 
 def _command() -> bytes:
-    """What this process is, without paths of patients' files or UIDs."""
+    """The program and subcommand of this process, without arguments: these may name patients' files or UIDs."""
     words = [Path(sys.argv[0]).name, *[word for word in sys.argv[1:2] if word.isascii() and word.isidentifier()]]
     module = getattr(sys.modules.get("__main__"), "__spec__", None)
     if module is not None:
@@ -89,7 +89,7 @@ class Turn:
         except BaseException:
             self.close()
             raise
-        self._noted_ns = 0
+        self._note_ns = 0
         self._use_slot(self._slot)
 
     def _use_slot(self, slot: int) -> None:
@@ -101,12 +101,12 @@ class Turn:
         return next((slot for slot in range(SLOTS) if try_lock(self._fd, exclusive=True, at=SLOTS_AT + slot)), SLOTS)
 
     def take(self) -> None:
-        """Waits for the turn. Raises StorageFailed, as the other two do, when the disk fails."""
+        """Waits for the turn. Raises StorageFailed, as `try_take` and `take_within` do, when the disk fails."""
         fcntl.fcntl(self._fd, fcntl.F_OFD_SETLKW, self._lock)
         self._note()
 
     def try_take(self) -> bool:
-        """Takes the turn, unless another process keeps it for more than some milliseconds."""
+        """Takes the turn. False when another process keeps it for more than some milliseconds."""
         if not self._try():
             give_up_at, tries = time.monotonic() + _TRY_S, 0
             while not self._try():
@@ -132,7 +132,7 @@ class Turn:
         return True
 
     def take_within(self, patience_s: float) -> bool:
-        """Waits for the turn for so long; whether it has it."""
+        """Waits for the turn for at most `patience_s`. Returns whether it was taken."""
         give_up_at = time.monotonic() + patience_s
         while not self.try_take():
             if time.monotonic() > give_up_at:
@@ -142,7 +142,7 @@ class Turn:
 
     def _note(self) -> None:
         now_ns = _now_ns()
-        if now_ns - self._noted_ns < NOTED_NS or self._slot == SLOTS:
+        if now_ns - self._note_ns < NOTE_LIFE_NS or self._slot == SLOTS:
             return
         try:
             os.pwrite(self._fd, _HOLDER.pack(*self._who, now_ns, self._command), self._slot * _HOLDER.size)
@@ -150,10 +150,10 @@ class Turn:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 self.leave()
                 raise StorageFailed(f"the index cannot be written: {error.strerror}") from error
-            # It takes turns without a name from now on: by its old note it would seem to have written ever since.
+            # Take turns without a name from now on: with its old note, this process would seem to write all the time.
             self._use_slot(SLOTS)
         else:
-            self._noted_ns = now_ns
+            self._note_ns = now_ns
 
     def leave(self) -> None:
         """Gives the turn back."""
@@ -176,7 +176,7 @@ def turn_path(directory: str) -> str:
 
 
 def holder_of(directory: str) -> Holder | None:
-    """Who writes the index of this directory just now; None: nobody, or it has none."""
+    """The process that is writing the index of this directory; None: no process, or there is no index."""
     try:
         fd = os.open(turn_path(directory), os.O_RDWR | os.O_CLOEXEC)
     except OSError:

@@ -88,7 +88,7 @@ ID = struct.Struct(">I")
 ORDER = struct.Struct(">QQ")
 ORDER_BYTES = ORDER.size
 PLACE = struct.Struct(">QQ")
-TOLD = struct.Struct(">QQQQ")
+ORDER_PLACE = struct.Struct(">QQQQ")
 """Order and place together: which record it is, and how the key of its row in `history` ends."""
 TOMBSTONE_KEY = struct.Struct(">Q8sQQ")
 CORRECTION_END = struct.Struct(">Q8s")

@@ -1,6 +1,6 @@
-"""The rows of the index's tables as objects, and the reads that its modules share.
+"""The rows of the index's tables as objects, and the reads that its modules share. Writes nothing.
 
-Formats are drawn in `keys`; nothing here writes.
+`keys` draws the formats.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def pack_tail(modality: bytes, class_ids: Iterable[int]) -> bytes:
 
 
 def unpack_tail(data: bytes, at: int) -> tuple[bytes, tuple[int, ...]]:
-    """Modality and name ids of the SOP classes."""
+    """Modality and name ids of the SOP classes, from the end of a row of `counts`."""
     end = at + 1 + data[at]
     return data[at + 1 : end], struct.unpack_from(f"<{(len(data) - end) // 4}I", data, end)
 
@@ -116,7 +116,8 @@ class UidRow:
         facts = Facts.decode(data, at)
         if len(facts.parts) != part_count:
             raise IndexDamaged(
-                "a row has another number of parts than it should: the index is damaged; `filmroom rebuild-index` helps"
+                f"a row has {len(facts.parts)} parts, not {part_count}: the index is damaged;"
+                " run `filmroom rebuild-index`"
             )
         return cls(owner, statements, data[keys.UID_HEAD.size : at], facts)
 
@@ -157,7 +158,7 @@ def read_name(txn: ReadTxn, environment: Environment, number: int) -> bytes:
     """The text that a name id stands for."""
     text = txn.get(b"\0" + keys.U32.pack(number), db=environment.names)
     if text is None:
-        raise IndexDamaged(f"name {number} is missing: the index is damaged; `filmroom rebuild-index` makes it anew")
+        raise IndexDamaged(f"name {number} is missing: the index is damaged; run `filmroom rebuild-index`")
     return bytes(text)
 
 

@@ -118,7 +118,7 @@ class Instance:
     """Of `attributes`."""
 
 
-class Named(NamedTuple):
+class InstanceIdentifiers(NamedTuple):
     """The identifiers of one instance, for a deletion."""
 
     sop_instance_uid: bytes
@@ -129,7 +129,7 @@ class Named(NamedTuple):
     """Bytes."""
 
     @classmethod
-    def of(cls, instance: Instance) -> Named:
+    def of(cls, instance: Instance) -> InstanceIdentifiers:
         """The same of an instance."""
         return cls(
             instance.sop_instance_uid.encode(),
@@ -221,7 +221,7 @@ class Bookmark:
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class PlacedMatch:
     """A match, and where it stands."""
 
     match: Match

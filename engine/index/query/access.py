@@ -24,7 +24,7 @@ from engine.index.format import keys, terms
 from engine.index.format.rows import scan_prefix
 from engine.index.format.terms import Range
 from engine.index.format.types import Level
-from engine.index.query.candidates import Candidates, Ids, Listed, ascending
+from engine.index.query.candidates import Candidates, IdList, Ids, ascending
 from engine.index.query.condition import Condition
 from engine.index.query.scope import Scope
 from engine.index.query.text_scan import Scan, Sieve
@@ -90,8 +90,8 @@ def _say(scope: Scope, words: str, tops: set[int] | None) -> None:
     scope.explanation.access = words if tops is None else f"{scope.explanation.access} and {words}"
 
 
-def _listed(found: set[int]) -> Listed:
-    return Listed(ascending(found))
+def _listed(found: set[int]) -> IdList:
+    return IdList(ascending(found))
 
 
 def _tops(scope: Scope, studies: set[int]) -> Generator[None, None, set[int]]:

@@ -24,7 +24,7 @@ class Ids(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class IdList:
     """A list of ids."""
 
     ids: array[int]

@@ -19,7 +19,7 @@ from engine.index.query.listing import read_rows
 
 
 @dataclass(frozen=True, slots=True)
-class Conflicting:
+class Conflict:
     """A study, or a series of one."""
 
     study_instance_uid: bytes
@@ -29,22 +29,22 @@ class Conflicting:
     """Tag → the values stated, in UTF-8, the one that counts first."""
 
 
-def read_conflicts(environment: Environment) -> Iterator[Conflicting]:
+def read_conflicts(environment: Environment) -> Iterator[Conflict]:
     """Studies in the order of arrival, then series."""
 
-    def read_study(txn: ReadTxn, key: bytes, value: bytes) -> Conflicting | None:
+    def read_study(txn: ReadTxn, key: bytes, value: bytes) -> Conflict | None:
         row = UidRow.decode(value, PART_COUNT_STUDY)
         if not row.facts.conflicts:
             return None
-        return Conflicting(row.uid, b"", _values(txn, environment.study_statements, key, row, 0))
+        return Conflict(row.uid, b"", _values(txn, environment.study_statements, key, row, 0))
 
-    def read_series(txn: ReadTxn, key: bytes, value: bytes) -> Conflicting | None:
+    def read_series(txn: ReadTxn, key: bytes, value: bytes) -> Conflict | None:
         row = UidRow.decode(value)
         if not row.facts.conflicts:
             return None
         study = UidRow.decode(present(txn.get(keys.ID.pack(row.owner), db=environment.studies)), PART_COUNT_STUDY)
         values = _values(txn, environment.series_statements, key, row, keys.DIGEST_BYTES)
-        return Conflicting(study.uid, row.uid, values)
+        return Conflict(study.uid, row.uid, values)
 
     yield from read_rows(environment, environment.studies, read_study)
     yield from read_rows(environment, environment.series, read_series)

@@ -15,7 +15,7 @@ from engine.index.query.listing import read_rows
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class CorrectionStatus:
     """A correction and its state."""
 
     correction: Correction
@@ -23,16 +23,16 @@ class Listed:
     """The stamp of the first undo; 0: it is in force."""
 
 
-def read_corrections(environment: Environment) -> Iterator[Listed]:
+def read_corrections(environment: Environment) -> Iterator[CorrectionStatus]:
     """Every correction and every undo, the earliest first; page by page."""
 
-    def read(txn: ReadTxn, key: bytes, value: bytes) -> Listed | None:
+    def read(txn: ReadTxn, key: bytes, value: bytes) -> CorrectionStatus | None:
         return _listed(txn, environment, key, value) if value[0] else None
 
     return read_rows(environment, environment.corrections, read, RECORD)
 
 
-def find_correction(txn: ReadTxn, environment: Environment, stamp: int) -> Listed | None:
+def find_correction(txn: ReadTxn, environment: Environment, stamp: int) -> CorrectionStatus | None:
     """The correction of this stamp."""
     for key, value in scan_prefix(txn, environment.corrections, RECORD + keys.U64_KEY.pack(stamp)):
         if value[0]:
@@ -40,8 +40,8 @@ def find_correction(txn: ReadTxn, environment: Environment, stamp: int) -> Liste
     return None
 
 
-def _listed(txn: ReadTxn, environment: Environment, key: bytes, value: bytes) -> Listed:
+def _listed(txn: ReadTxn, environment: Environment, key: bytes, value: bytes) -> CorrectionStatus:
     correction = correction_of_row(key, value)
     undos = scan_prefix(txn, environment.corrections, UNDO + keys.U64_KEY.pack(correction.stamp))
     first = next((keys.U64_KEY.unpack_from(undo, 1 + keys.U64_KEY.size)[0] for undo, _ in undos), 0)
-    return Listed(correction, first)
+    return CorrectionStatus(correction, first)

@@ -7,7 +7,7 @@ from functools import partial
 
 from engine.dicom import tags
 from engine.dicom.elements import blob_items
-from engine.index.apply.history import read_kept
+from engine.index.apply.history import read_kept_versions
 from engine.index.database.environment import Environment
 from engine.index.database.transactions import ReadTxn, present
 from engine.index.format import keys
@@ -34,7 +34,9 @@ def read_versions(environment: Environment, sop_instance_uid: bytes) -> list[Ins
         where = txn.get(sop_key, db=environment.sop_uids)
         if where:
             versions.append(read_instance(txn, environment, where, present(txn.get(where, db=environment.instances))))
-        versions += [instance_of(record.entry(sop_instance_uid)) for record in read_kept(txn, environment, sop_key)]
+        versions += [
+            instance_of(record.entry(sop_instance_uid)) for record in read_kept_versions(txn, environment, sop_key)
+        ]
     return sorted(versions, key=lambda item: (item.stamp, item.position))
 
 

@@ -79,12 +79,12 @@ def read_quarantined(environment: Environment) -> Iterator[Quarantined]:
     return read_rows(environment, environment.quarantine, read)
 
 
-def read_kept_aside(environment: Environment) -> Iterator[Instance]:
+def list_kept_versions(environment: Environment) -> Iterator[Instance]:
     """Every version that is kept aside, in the order of the UIDs."""
 
     def read(txn: ReadTxn, key: bytes, value: bytes) -> Instance:
         del value
-        record = unpack_history(key[-keys.TOLD.size :], present(txn.get(key, db=environment.history)))
+        record = unpack_history(key[-keys.ORDER_PLACE.size :], present(txn.get(key, db=environment.history)))
         return instance_of(record.entry(b""))
 
     return read_rows(environment, environment.versions, read)
@@ -105,5 +105,5 @@ def read_damage(environment: Environment) -> list[DamageRow]:
 
 
 def _record(kind: int, row_key: bytes, position: Position, key: bytes, meta: bytes) -> Record:
-    stamp = keys.TOLD.unpack(row_key[-keys.TOLD.size :])[0]
+    stamp = keys.ORDER_PLACE.unpack(row_key[-keys.ORDER_PLACE.size :])[0]
     return Record(position, kind, 0, stamp, 0, 0, key, meta)

@@ -24,9 +24,9 @@ from engine.errors import QueryError
 from engine.index.database.environment import Environment
 from engine.index.database.transactions import Cursor
 from engine.index.format import keys, terms
-from engine.index.format.types import Bookmark, Level, Match, Order, Placed, Query
+from engine.index.format.types import Bookmark, Level, Match, Order, PlacedMatch, Query
 from engine.index.query.access import find_in_steps
-from engine.index.query.candidates import Candidates, Listed, ascending
+from engine.index.query.candidates import Candidates, IdList, ascending
 from engine.index.query.explanation import Explanation
 from engine.index.query.plan import COMPUTED, Plan, level_of
 from engine.index.query.scope import Scope
@@ -69,7 +69,7 @@ def ordered_steps(
     explanation: Explanation,
     *,
     skip: int = 0,
-) -> Iterator[Placed | Bookmark | None]:
+) -> Iterator[PlacedMatch | Bookmark | None]:
     """The studies that match, in order, behind a place, `skip` of them left out.
 
     A None is a place to look around; a bookmark one to stop at for good: the rest is behind it.
@@ -132,20 +132,20 @@ class _Ordering:
             self._scope.plan.computed or any(self._scope.plan.conditions[level] for level in Level)
         )
 
-    def steps(self, after: Bookmark | None, skip: int) -> Iterator[Placed | Bookmark | None]:
+    def steps(self, after: Bookmark | None, skip: int) -> Iterator[PlacedMatch | Bookmark | None]:
         candidates = Candidates()
         if self._has_conditions:
             yield from find_in_steps(self._scope, candidates)
         has_keys = is_natural(self._order, self._schema)
         tops = candidates.tops
-        placed: list[Placed] | None = None
+        placed: list[PlacedMatch] | None = None
         few = min(FEW, max(FEW_MIN, self._study_count() // FEW_SHARE))
         if not has_keys and not self._has_conditions:
             if self._study_count() <= GATHERED_MAX:
                 placed = yield from self._gather(candidates, GATHERED_MAX)
-        elif not has_keys or (isinstance(tops, Listed) and len(tops.ids) <= few):
+        elif not has_keys or (isinstance(tops, IdList) and len(tops.ids) <= few):
             placed = yield from self._gather(candidates, GATHERED_MAX)
-        elif tops is not None and not isinstance(tops, Listed):
+        elif tops is not None and not isinstance(tops, IdList):
             placed = yield from self._gather(candidates, few)
         if placed is not None:
             yield from self._sorted(placed, after, skip)
@@ -161,11 +161,11 @@ class _Ordering:
 
     # -- gathered
 
-    def _gather(self, candidates: Candidates, most: int) -> Generator[None, None, list[Placed] | None]:
+    def _gather(self, candidates: Candidates, most: int) -> Generator[None, None, list[PlacedMatch] | None]:
         """All matches, unless there are more than `most`: then None."""
         walk = Walk(self._scope)
         walk.candidates = candidates
-        placed: list[Placed] = []
+        placed: list[PlacedMatch] = []
         is_over = False
         while not is_over:
             with self._scope.reading():
@@ -177,7 +177,7 @@ class _Ordering:
                         break
                     match = place.match()
                     number = keys.ID.unpack(place.study_id)[0]
-                    placed.append(Placed(match, Bookmark(key_of(self._order, match, self._schema), number)))
+                    placed.append(PlacedMatch(match, Bookmark(key_of(self._order, match, self._schema), number)))
                     if len(placed) > most:
                         return None
                     if walk.is_tired():
@@ -186,7 +186,9 @@ class _Ordering:
             yield None
         return placed
 
-    def _sorted(self, found: list[Placed], after: Bookmark | None, skip: int) -> Iterator[Placed | Bookmark | None]:
+    def _sorted(
+        self, found: list[PlacedMatch], after: Bookmark | None, skip: int
+    ) -> Iterator[PlacedMatch | Bookmark | None]:
         is_descending = self._order.is_descending
         by_arrival = self._order.tag is None
         valued = [each for each in found if each.place.key or by_arrival]
@@ -207,7 +209,7 @@ class _Ordering:
 
     # -- walked
 
-    def _walked(self, after: Bookmark | None, skip: int) -> Iterator[Placed | Bookmark | None]:
+    def _walked(self, after: Bookmark | None, skip: int) -> Iterator[PlacedMatch | Bookmark | None]:
         place = after
         if skip and not self._has_conditions:
             place, skip = yield from self._passed(place, skip)
@@ -268,17 +270,17 @@ class _Ordering:
                 there = step_key()
         return passed, place
 
-    def _tested(self, places: list[Bookmark]) -> list[Placed]:
+    def _tested(self, places: list[Bookmark]) -> list[PlacedMatch]:
         """Those of these places that match and whose study is ordered by that key."""
         walk = Walk(self._scope)
-        walk.candidates.tops = Listed(ascending({place.number for place in places}))
+        walk.candidates.tops = IdList(ascending({place.number for place in places}))
         matches = {}
         for reached in walk.places():
             if reached is not None:
                 matches[keys.ID.unpack(reached.study_id)[0]] = reached.match()
         self._scope.explanation.examined += walk.examined
         return [
-            Placed(match, place)
+            PlacedMatch(match, place)
             for place in places
             if (match := matches.get(place.number)) is not None
             and key_of(self._order, match, self._schema) == place.key

@@ -35,7 +35,7 @@ def read_revisions(environment: Environment, study_uid: bytes, series_uid: bytes
             series_row = present(txn.get(series_id, db=environment.series))
             _, _, uid_length = keys.UID_HEAD.unpack_from(series_row)
             own_uid = series_row[_UID_AT : _UID_AT + uid_length]
-            values = overlay.corrected(txn, environment, study_uid, own_uid) if is_corrected else {}
+            values = overlay.corrected_values(txn, environment, study_uid, own_uid) if is_corrected else {}
             identities = _identities(txn, environment, series_id)
             if identities:
                 revisions.append(

@@ -12,9 +12,9 @@ from engine.dicom import tags
 from engine.dicom.elements import blob_items
 from engine.errors import QueryError
 from engine.index.database.environment import Environment
-from engine.index.database.failures import UNDECODABLE, unreadable
+from engine.index.database.failures import VALUE_ERRORS, read_error
 from engine.index.format import keys
-from engine.index.format.types import Instance, Level, Named, Query, Root
+from engine.index.format.types import Instance, InstanceIdentifiers, Level, Query, Root
 from engine.index.query.access import find_in_steps
 from engine.index.query.explanation import Explanation
 from engine.index.query.instances import instance_of_row
@@ -58,8 +58,8 @@ def select(environment: Environment, query: Query) -> Iterator[Instance]:
         try:
             items = blob_items(place.instance_row[keys.INSTANCE.size :])
             instance = instance_of_row(place.instance_row, items, study_uid, series_uid, place.name_of, shared)
-        except UNDECODABLE as error:
-            raise unreadable(error) from error
+        except VALUE_ERRORS as error:
+            raise read_error(error) from error
         number = _number(items.get(tags.InstanceNumber, b""))
         matches.append((number, items.get(tags.SOPInstanceUID, b""), instance))
     yield from in_order
@@ -70,12 +70,12 @@ def _sorted(found: list[tuple[int, bytes, Instance]]) -> list[Instance]:
     return [row[2] for row in sorted(found, key=lambda row: row[:2])]
 
 
-def select_names(environment: Environment, query: Query) -> list[Named]:
+def select_identifiers(environment: Environment, query: Query) -> list[InstanceIdentifiers]:
     """The same instances by their UIDs alone, in no order: a tenth of the time. Raises QueryError."""
     unpack = keys.INSTANCE.unpack_from
     blob_at = keys.INSTANCE.size
     tag = tags.SOPInstanceUID
-    names: list[Named] = []
+    names: list[InstanceIdentifiers] = []
     # Without a SOP Instance UID the walk ends at the series, whose instances lie one after the other.
     level = Level.IMAGE if query.keys.get(tag) else Level.SERIES
     for place in _named_places(environment, query, level):
@@ -87,9 +87,9 @@ def select_names(environment: Environment, query: Query) -> list[Named]:
             for row in [place.instance_row] if level == Level.IMAGE else place.instance_rows():
                 fields = unpack(row)
                 uid = blob_items(row[blob_at:]).get(tag, b"")
-                names.append(Named(uid, series_uid, study_uid, fields[0], fields[3]))
-        except UNDECODABLE as error:
-            raise unreadable(error) from error
+                names.append(InstanceIdentifiers(uid, series_uid, study_uid, fields[0], fields[3]))
+        except VALUE_ERRORS as error:
+            raise read_error(error) from error
     return names
 
 

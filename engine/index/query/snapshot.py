@@ -17,7 +17,7 @@ from engine.index.format import keys
 from engine.index.format.entry import Operation
 from engine.index.format.rows import PatientRow, UidRow, scan_prefix
 from engine.index.format.statements import PART_COUNT_PATIENT, PART_COUNT_STUDY, Facts, unpack_content
-from engine.index.query.corrections import Listed, find_correction
+from engine.index.query.corrections import CorrectionStatus, find_correction
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class Snapshot:
 
     # -- corrections
 
-    def correction(self, stamp: int) -> Listed | None:
+    def correction(self, stamp: int) -> CorrectionStatus | None:
         """The correction of this stamp."""
         return find_correction(self._txn, self._environment, stamp)
 

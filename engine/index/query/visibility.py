@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.index.apply.history import read_history, told_key
+from engine.index.apply.history import order_and_place, read_history
 from engine.index.apply.versions import State
 from engine.index.database.environment import Environment
 from engine.index.format import keys
@@ -23,7 +23,7 @@ _START = struct.Struct("<QQQ")
 
 
 @dataclass(frozen=True, slots=True)
-class Current:
+class CurrentRecord:
     """The record that is the current one of a SOP Instance UID."""
 
     stamp: int
@@ -46,11 +46,11 @@ def marks_between(environment: Environment, ranges: Iterable[tuple[int, int]]) -
     return marks
 
 
-def current_of(txn: Any, environment: Environment, sop_key: bytes) -> Current | None:
+def current_of(txn: Any, environment: Environment, sop_key: bytes) -> CurrentRecord | None:
     """The current record of a UID."""
     where = txn.get(sop_key, db=environment.sop_uids)
     row = txn.get(where, db=environment.instances) if where else None
-    return None if row is None else Current(*keys.INSTANCE.unpack_from(row)[:3])
+    return None if row is None else CurrentRecord(*keys.INSTANCE.unpack_from(row)[:3])
 
 
 def states(environment: Environment, entries: Sequence[Entry]) -> list[State | None]:
@@ -65,7 +65,7 @@ def states(environment: Environment, entries: Sequence[Entry]) -> list[State | N
             if row is not None and row.startswith(_START.pack(entry.stamp, position.segment_id, position.offset)):
                 states.append(State.CURRENT)
                 continue
-            value = txn.get(sop_key + b"\0" + told_key(entry.stamp, position), db=environment.history)
+            value = txn.get(sop_key + b"\0" + order_and_place(entry.stamp, position), db=environment.history)
             states.append(None if value is None else State(value[0]))
     return states
 
@@ -82,7 +82,7 @@ def places_of_later(environment: Environment, sop_instance_uid: bytes, stamp: in
     return places
 
 
-def currents(environment: Environment, sop_instance_uids: Sequence[bytes]) -> list[Current | None]:
+def current_records(environment: Environment, sop_instance_uids: Sequence[bytes]) -> list[CurrentRecord | None]:
     """The current record of each of these UIDs."""
     with environment.reading() as txn:
         return [current_of(txn, environment, keys.bounded(uid)) for uid in sop_instance_uids]

@@ -52,7 +52,7 @@ def current_instances(environment: Environment) -> Iterator[Instance]:
         yield from (instance for instance, _ in page)
 
 
-def loose_rows(environment: Environment) -> Iterator[list[tuple[Instance, str]]]:
+def unreferenced_rows(environment: Environment) -> Iterator[list[tuple[Instance, str]]]:
     """The rows of instances that nothing leads to, and what is wrong. A list for each PAGE rows, often empty."""
     what = f"the index has a row for it that its UID does not lead to; {HELP}"
     for page in _pages(environment):

@@ -167,7 +167,7 @@ class Checkpointer:
             try:
                 if clean and self._failed is None:
                     self._checkpoint(Kind.CLEAN)
-                    data_file.note_sum(self._directory, self._files, self._data_fd, self._checkpointed_id)
+                    data_file.write_checksum(self._directory, self._files, self._data_fd, self._checkpointed_id)
             finally:
                 self._environment.before_grow = None
                 if self._pin is not None:

@@ -19,9 +19,9 @@ from collections.abc import Sequence
 
 from engine.errors import IndexError_
 from engine.index.apply.corrections import correction_key
-from engine.index.apply.history import read_history, told_key
+from engine.index.apply.history import order_and_place, read_history
 from engine.index.apply.other_records import hold_key, quarantine_key, tombstone_key, unpack_apart
-from engine.index.apply.versions import State, Told, in_order, is_needed
+from engine.index.apply.versions import State, UidRecord, in_order, is_needed
 from engine.index.database.environment import Environment
 from engine.index.database.transactions import ReadTxn
 from engine.index.format import keys
@@ -72,7 +72,7 @@ def _is_instance_alive(
     current = _current(row) if row else None
     if current is not None and current.position[:2] == position[:2]:
         return True
-    key = told_key(record.stamp, position)
+    key = order_and_place(record.stamp, position)
     value = txn.get(sop_key + b"\0" + key, db=environment.history)
     if value is None or value[0] == State.VERSION:
         return True
@@ -97,11 +97,11 @@ def is_copied(txn: ReadTxn, environment: Environment, sop_key: bytes, key: bytes
     return row is not None and _current(row).order == key[: keys.ORDER_BYTES]
 
 
-def _current(row: bytes) -> Told:
+def _current(row: bytes) -> UidRecord:
     """The current record, as far as the fold rule looks at it; without its transfer syntax."""
     fields = keys.INSTANCE.unpack_from(row)
     position = Position(fields[1], fields[2], fields[8], fields[7], fields[3], fields[6])
-    return Told(told_key(fields[0], position), State.CURRENT, Kind.INSTANCE, fields[9], position)
+    return UidRecord(order_and_place(fields[0], position), State.CURRENT, Kind.INSTANCE, fields[9], position)
 
 
 def _is_tombstone_alive(txn: ReadTxn, environment: Environment, tombstone: Tombstone, now_ns: int) -> bool:
@@ -129,7 +129,7 @@ def killed_by(txn: ReadTxn, environment: Environment, sop_key: bytes, stamp: int
             positions.append(keys.PLACE.unpack(key[-keys.PLACE.size :])[0])
     for key, value in scan_prefix(txn, environment.history, prefix):
         if value[1] == Kind.INSTANCE:
-            order_stamp, _, segment_id, _ = keys.TOLD.unpack(key[-keys.TOLD.size :])
+            order_stamp, _, segment_id, _ = keys.ORDER_PLACE.unpack(key[-keys.ORDER_PLACE.size :])
             if order_stamp >= stamp:
                 break
             positions.append(segment_id)

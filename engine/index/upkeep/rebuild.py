@@ -283,7 +283,7 @@ def _apply(index: Catalog, records: list[Record], report: Report) -> None:
             quarantined.append(item)
         else:
             corrections.append(item)
-    index.apply(entries, tombstones, holds=holds, quarantined=quarantined, corrected=corrections)
+    index.apply(entries, tombstones, holds=holds, quarantined=quarantined, corrections=corrections)
     report.records += len(entries) + len(tombstones) + len(holds) + len(quarantined) + len(corrections)
 
 

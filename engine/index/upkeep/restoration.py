@@ -23,7 +23,7 @@ from engine.index.upkeep.checkpoint_file import Checkpoint, Kind, read_file
 from engine.storage.files import Files
 
 
-class Restored(Enum):
+class RestoreResult(Enum):
     """The result of `restore`."""
 
     NEW = "there was no index"
@@ -56,7 +56,7 @@ def is_clean(directory: str, files: Files) -> bool:
             return (
                 newest_meta_page(metas) == checkpoint.meta_page
                 and not data_file.meta_fault(checkpoint.meta_page, files.size(data_fd))
-                and data_file.is_as_summed(directory, files, data_fd, checkpoint.transaction_id)
+                and data_file.matches_checksum(directory, files, data_fd, checkpoint.transaction_id)
             )
         finally:
             files.close(data_fd)
@@ -64,7 +64,7 @@ def is_clean(directory: str, files: Files) -> bool:
         return False
 
 
-def restore(directory: str, files: Files) -> Restored:
+def restore(directory: str, files: Files) -> RestoreResult:
     """Brings the files of the index to a state that LMDB may open. Call it before `Catalog.open`, by the keeper only.
 
     Raises IndexError_ or StorageError when the files cannot be read or written.
@@ -76,7 +76,7 @@ def restore(directory: str, files: Files) -> Restored:
         raise IndexError_(f"the index in {directory} cannot be opened: {error}") from error
     try:
         if not try_lock(users_fd, exclusive=True):
-            return Restored.IN_USE
+            return RestoreResult.IN_USE
         return _restore(directory, files)
     except OSError as error:
         raise IndexError_(f"the index in {directory} cannot be restored: {error}") from error
@@ -84,37 +84,37 @@ def restore(directory: str, files: Files) -> Restored:
         os.close(users_fd)
 
 
-def _restore(directory: str, files: Files) -> Restored:
+def _restore(directory: str, files: Files) -> RestoreResult:
     checkpoint = read_file(directory, files)
     try:
         fd = files.open(f"{directory}/data.mdb", os.O_RDWR)
     except FileNotFoundError:
         _discard(directory, files)
-        return Restored.NEW
+        return RestoreResult.NEW
     try:
         state = _state(directory, files, fd, checkpoint)
     finally:
         files.close(fd)
-    if state in (Restored.DAMAGED, Restored.DISCARDED):
+    if state in (RestoreResult.DAMAGED, RestoreResult.DISCARDED):
         _discard(directory, files)
     return state
 
 
-def _state(directory: str, files: Files, fd: int, checkpoint: Checkpoint | None) -> Restored:
+def _state(directory: str, files: Files, fd: int, checkpoint: Checkpoint | None) -> RestoreResult:
     """What data.mdb, open as `fd`, may be taken for; goes back to the checkpoint where it must."""
     if checkpoint is not None and checkpoint.kind != Kind.VOID:
         if data_file.meta_fault(checkpoint.meta_page, files.size(fd)):
-            return Restored.DAMAGED
+            return RestoreResult.DAMAGED
         metas = files.pread(fd, 2 * len(checkpoint.meta_page), 0)
         if checkpoint.kind == Kind.CLEAN and newest_meta_page(metas) == checkpoint.meta_page:
-            is_whole = data_file.is_as_summed(directory, files, fd, checkpoint.transaction_id)
-            return Restored.CLEAN if is_whole else Restored.DAMAGED
+            is_whole = data_file.matches_checksum(directory, files, fd, checkpoint.transaction_id)
+            return RestoreResult.CLEAN if is_whole else RestoreResult.DAMAGED
         _write_metas(files, fd, checkpoint)
         files.unlink(f"{directory}/lock.mdb")
-        return Restored.CHECKPOINT
+        return RestoreResult.CHECKPOINT
     if checkpoint is not None and checkpoint.boot_id and checkpoint.boot_id == boot.boot_id():
-        return Restored.DAMAGED if data_file.fault_of(files, fd) else Restored.AS_IS
-    return Restored.DISCARDED
+        return RestoreResult.DAMAGED if data_file.fault_of(files, fd) else RestoreResult.AS_IS
+    return RestoreResult.DISCARDED
 
 
 def _write_metas(files: Files, fd: int, checkpoint: Checkpoint) -> None:

@@ -35,7 +35,7 @@ from urllib.parse import urlencode
 import orjson
 from aiohttp import web
 
-from engine.archive.questions import Bookmark, Explanation, Level, Order, Placed, path_of
+from engine.archive.questions import Bookmark, Explanation, Level, Order, PlacedMatch, path_of
 from engine.errors import QueryError, RequestError
 from engine.web import search_request
 from engine.web.api.json_bodies import JSON, NO_STORE, number_of, switch_of
@@ -78,7 +78,7 @@ class _Window:
 
     archive: Archive
     order: Order
-    steps: Iterator[Placed | Bookmark | None]
+    steps: Iterator[PlacedMatch | Bookmark | None]
     limit: int
     rows: Rows
     found: list[bytes]
@@ -91,7 +91,7 @@ class _Window:
         """Goes on for SLICE_S."""
         began = perf_counter()
         for step in self.steps:
-            if isinstance(step, Placed):
+            if isinstance(step, PlacedMatch):
                 if len(self.found) == self.limit:
                     self.has_more = self.is_over = True
                     return

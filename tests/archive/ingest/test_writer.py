@@ -9,7 +9,7 @@ import pytest
 from engine.archive.archive import Archive, StorageOptions
 from engine.errors import InstanceRefused, Refusal
 from engine.index.apply import history
-from engine.index.apply.versions import Told
+from engine.index.apply.versions import UidRecord
 from engine.index.format.types import Outcome
 from tests.archive.kept import data_set, received, uid_of
 
@@ -76,7 +76,7 @@ def test_a_rebuild_reads_no_version_of_a_uid_more_than_a_few_times(
     read: list[bytes] = []
     unpack = history.unpack_history
 
-    def counted(key: bytes, value: bytes) -> Told:
+    def counted(key: bytes, value: bytes) -> UidRecord:
         read.append(key)
         return unpack(key, value)
 

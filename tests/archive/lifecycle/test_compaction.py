@@ -225,7 +225,7 @@ def test_versions_tombstones_and_holds_survive(tmp_path: Path) -> None:
     Archive.rebuild_index(tmp_path)
     with opened(tmp_path) as archive:
         assert contents(archive) == {**expected(1, 2), **expected(7, numbers=range(1, 2))}
-        (kept,) = archive.parts.index.kept_aside()
+        (kept,) = archive.parts.index.kept_versions()
         assert archive.read(kept) == other
         assert [hold.study_instance_uid for hold in archive.parts.index.holds()] == [uid(2).encode()]
         assert findings(archive) == []
@@ -628,7 +628,7 @@ def test_a_kill_at_any_call_loses_nothing_and_the_next_pass_ends_what_it_began(
         with opened(data) as archive:
             assert contents(archive) == wanted, kill_at
             assert findings(archive) == [], kill_at
-            assert len(list(archive.parts.index.kept_aside())) == 1, kill_at
+            assert len(list(archive.parts.index.kept_versions())) == 1, kill_at
             assert archive.parts.index.is_held(uid(2).encode()), kill_at
             compact(archive, everything=True)
             assert contents(archive) == wanted, kill_at

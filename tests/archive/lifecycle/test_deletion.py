@@ -13,7 +13,7 @@ from engine.archive.archive import Archive
 from engine.archive.lifecycle import deletion, holds, reserve_file
 from engine.errors import ArchiveInUse, DeletionRefused, QueryError, StorageFailed, StorageFull
 from engine.index.format.entry import Tombstone
-from engine.index.format.types import Level, Named, Outcome, Query
+from engine.index.format.types import InstanceIdentifiers, Level, Outcome, Query
 from engine.storage import segment
 from engine.storage.record import Kind, Record
 from tests.actors import actor
@@ -84,7 +84,9 @@ def test_what_is_deleted_is_gone_at_once_and_after_a_rebuild(
 def test_a_deletion_names_what_a_retrieval_would(tmp_path: Path, query: Query) -> None:
     with opened(tmp_path) as archive:
         fill(archive)
-        assert sorted(archive.parts.index.names(query)) == sorted(map(Named.of, archive.instances(query)))
+        assert sorted(archive.parts.index.identifiers(query)) == sorted(
+            map(InstanceIdentifiers.of, archive.instances(query))
+        )
 
 
 def test_the_log_keeps_who_deleted_what_when_and_why(tmp_path: Path) -> None:
@@ -164,7 +166,7 @@ def test_versions_kept_aside_go_with_their_instance(tmp_path: Path) -> None:
         assert store(archive, payload_of(1, 1, 1, pixels=bytes(64))) == [Outcome.KEPT_ASIDE]
         assert store(archive, payload_of(2, 1, 1, pixels=bytes(64))) == [Outcome.KEPT_ASIDE]
         archive.delete(instance_query(1, 1, 1), actor=actor(""), reason="")
-        assert [kept.sop_instance_uid for kept in archive.parts.index.kept_aside()] == [uid(2, 1, 1)]
+        assert [kept.sop_instance_uid for kept in archive.parts.index.kept_versions()] == [uid(2, 1, 1)]
         assert archive.parts.index.versions(uid(1, 1, 1).encode()) == []
 
 
@@ -252,7 +254,7 @@ def test_what_is_held_is_not_replaced_but_kept_beside_the_new_one(tmp_path: Path
             new = payload_of(study, 1, 1, pixels=bytes(64))
             assert store(archive, new, policy="replace") == [Outcome.REPLACED]
             assert contents(archive)[uid(study, 1, 1)] == new
-        (kept,) = archive.parts.index.kept_aside()
+        (kept,) = archive.parts.index.kept_versions()
         assert archive.read(kept) == payload_of(1, 1, 1)
 
 

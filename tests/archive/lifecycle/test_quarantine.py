@@ -163,8 +163,8 @@ def test_a_flood_of_rubbish_is_bounded_and_every_piece_of_it_is_refused(tmp_path
     with kept.opened(tmp_path) as archive:
         answers = [answer for at in range(0, 200, 8) for answer in sent(archive, *flood[at : at + 8], limits=limits)]
         assert all(isinstance(answer, InstanceRefused) for answer in answers)
-        kept_count = sum(isinstance(answer, InstanceQuarantined) for answer in answers)
-        assert kept_count == len(listed(archive))
+        kept_version_count = sum(isinstance(answer, InstanceQuarantined) for answer in answers)
+        assert kept_version_count == len(listed(archive))
         # A handful may decide at the same moment.
         assert 20_000 - 1200 <= archive.parts.index.quarantined_bytes() <= 20_000 + 8 * 1200
         size = sum(path.stat().st_blocks * 512 for path in (tmp_path / "segments").iterdir())

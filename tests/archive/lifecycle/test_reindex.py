@@ -119,7 +119,7 @@ def judged(archive: Archive, folder: Path) -> dict[str, Any]:
                     [item] if isinstance(item, Tombstone) else [],
                     holds=[item] if isinstance(item, Hold) else [],
                     quarantined=[item] if isinstance(item, Quarantined) else [],
-                    corrected=[item] if isinstance(item, Correction) else [],
+                    corrections=[item] if isinstance(item, Correction) else [],
                 )
         if marks[segment_id].sealed:
             index.apply([], marks={segment_id: SegmentMark(marks[segment_id].indexed_bytes, True)})
@@ -267,7 +267,7 @@ def test_compaction_between_two_batches_loses_nothing(tmp_path: Path, monkeypatc
         while reindexer.step():
             pass
         assert_as_from_nothing(archive, tmp_path / "judge", "with compaction")
-        assert archive.parts.index.amended().keys() <= archive.parts.index.segment_marks().keys()
+        assert archive.parts.index.reextraction_progress().keys() <= archive.parts.index.segment_marks().keys()
         assert reindexer.counters["unreadable"] == 0
 
 
@@ -438,7 +438,7 @@ def test_an_archive_without_extra_attributes_has_no_record_and_nothing_to_do(tmp
         reindexer = Reindexer(archive, bytes_per_s=0)
         assert not reindexer.step()
         assert reindexer.status()["running"] is False
-        assert archive.parts.index.amended() == {}
+        assert archive.parts.index.reextraction_progress() == {}
 
 
 @pytest.mark.parametrize("damage", [lambda text: text[:-3], lambda text: text.replace(b"READ", b""), lambda _: b""])

@@ -329,7 +329,7 @@ def test_versions_kept_aside_are_verified_and_healed_as_such(tmp_path: Path) -> 
     with kept.opened(tmp_path) as archive:
         kept.store(archive, [first])
         assert kept.store(archive, [second]) == [Outcome.KEPT_ASIDE]
-        (version,) = archive.parts.index.kept_aside()
+        (version,) = archive.parts.index.kept_versions()
         kept.turn_byte(tmp_path, version.position.segment_id, version.position.payload_offset)
         whole_pass(archive)
         assert named(archive) == {kept.uid_of(1)}
@@ -337,7 +337,7 @@ def test_versions_kept_aside_are_verified_and_healed_as_such(tmp_path: Path) -> 
         assert named(archive) == set()
         assert whole_pass(archive).damaged == []
         assert archive.read(kept.current(archive, kept.uid_of(1))) == first
-        (version,) = archive.parts.index.kept_aside()
+        (version,) = archive.parts.index.kept_versions()
         assert archive.read(version) == second
 
 

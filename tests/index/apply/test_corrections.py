@@ -227,20 +227,20 @@ def test_studies_without_a_patient_id_are_patients_of_their_own(index: Catalog) 
     tail = Tail()
     index.apply([of(1, b"", tail), of(2, b"  ", tail), of(3, b"", tail, IssuerOfPatientID=b"WEST")])
     assert index.stats()["patients"] == 3
-    index.apply([], corrected=[merge(tail, (b"", b""), {ID: b"9"})])
+    index.apply([], corrections=[merge(tail, (b"", b""), {ID: b"9"})])
     assert index.stats()["patients"] == 3
 
 
 def test_a_merge_holds_for_what_arrives_later_and_takes_the_other_ones_data(index: Catalog) -> None:
     tail = Tail()
     index.apply([of(1, b"A", tail, PatientName=b"Old", PatientSex=b"M"), of(2, b"B", tail, PatientName=b"New")])
-    index.apply([], corrected=[merge(tail, (b"A", b""), {ID: b"B", NAME: b"New", SEX: b""})])
+    index.apply([], corrections=[merge(tail, (b"A", b""), {ID: b"B", NAME: b"New", SEX: b""})])
     index.apply([of(3, b"A", tail, PatientName=b"Older", PatientSex=b"M")])
     assert patients(index) == {(b"B", b""): (b"New", b"3")}
     assert all(SEX not in study and study[NAME] == b"New" for study in found(index).values())
     assert len(index.instances(Query(Level.PATIENT, {ID: b"B"}, Root.PATIENT))) == 3
     assert index.instances(Query(Level.PATIENT, {ID: b"A"}, Root.PATIENT)) == []
-    assert len(index.names(Query(Level.PATIENT, {ID: b"B"}, Root.PATIENT))) == 3
+    assert len(index.identifiers(Query(Level.PATIENT, {ID: b"B"}, Root.PATIENT))) == 3
 
 
 def test_merges_lead_on_and_an_undo_takes_out_one_link(index: Catalog) -> None:
@@ -250,19 +250,19 @@ def test_merges_lead_on_and_an_undo_takes_out_one_link(index: Catalog) -> None:
         merge(tail, (b"A", b""), {ID: b"B", NAME: b"B"}),
         merge(tail, (b"B", b""), {ID: b"C", NAME: b"C"}),
     ]
-    index.apply([], corrected=links)
+    index.apply([], corrections=links)
     assert patients(index) == {(b"C", b""): (b"C", b"3")}
-    index.apply([], corrected=[correction(tail, Operation.UNDO, undoes=links[1].stamp)])
+    index.apply([], corrections=[correction(tail, Operation.UNDO, undoes=links[1].stamp)])
     assert patients(index) == {(b"B", b""): (b"B", b"2"), (b"C", b""): (b"C", b"1")}
-    index.apply([], corrected=[correction(tail, Operation.UNDO, undoes=links[0].stamp)])
+    index.apply([], corrections=[correction(tail, Operation.UNDO, undoes=links[0].stamp)])
     assert sorted(patients(index)) == [(b"A", b""), (b"B", b""), (b"C", b"")]
 
 
 def test_a_correction_of_a_patient_holds_for_a_study_that_comes_to_it(index: Catalog) -> None:
     tail = Tail()
     index.apply([of(1, b"A", tail, PatientName=b"A"), of(2, b"B", tail, PatientName=b"B")])
-    index.apply([], corrected=[correction(tail, Operation.CORRECT, b"B", b"", items={NAME: b"Right"})])
-    index.apply([], corrected=[merge(tail, (b"A", b""), {ID: b"B", NAME: b"B"})])
+    index.apply([], corrections=[correction(tail, Operation.CORRECT, b"B", b"", items={NAME: b"Right"})])
+    index.apply([], corrections=[merge(tail, (b"A", b""), {ID: b"B", NAME: b"B"})])
     assert patients(index) == {(b"B", b""): (b"Right", b"2")}
 
 
@@ -273,11 +273,11 @@ def test_what_is_corrected_is_no_conflict_until_it_is_undone(index: Catalog) -> 
     assert (conflict.study_instance_uid, conflict.series_instance_uid) == (STUDIES[1], b"")
     assert conflict.values == {NAME: [b"One", b"Two"]}
     made = correction(tail, Operation.CORRECT, STUDIES[1], level=1, items={NAME: b"Three"})
-    index.apply([], corrected=[made])
+    index.apply([], corrections=[made])
     assert (list(index.conflicts()), index.stats()["conflicts"]) == ([], 0)
     index.apply([of(1, b"A", tail, 3, PatientName=b"Four")])
     assert (list(index.conflicts()), index.stats()["conflicts"]) == ([], 0)
-    index.apply([], corrected=[correction(tail, Operation.UNDO, undoes=made.stamp)])
+    index.apply([], corrections=[correction(tail, Operation.UNDO, undoes=made.stamp)])
     assert [one.values for one in index.conflicts()] == [{NAME: [b"One", b"Two", b"Four"]}]
     assert index.stats()["conflicts"] == 1
 
@@ -300,10 +300,10 @@ def test_an_earlier_statement_may_lead_elsewhere(tmp_path: Path, turn: int) -> N
     said = []
     for number in range(2):
         opened = Catalog.open(str(tmp_path / str(number)), map_bytes=1 << 28)
-        opened.apply([], corrected=corrections if number == 0 else [])
+        opened.apply([], corrections=corrections if number == 0 else [])
         for made in statements[::turn]:
             opened.apply([made])
-        opened.apply([], corrected=corrections)
+        opened.apply([], corrections=corrections)
         said.append(meaning(opened))
         assert patients(opened) == {(b"B", b""): (b"Two", b"1"), (b"C2", b""): (b"Doe^John", b"1")}
         opened.close()
@@ -324,26 +324,28 @@ def test_set_to_nothing_hides_what_is_stated_and_is_not_said_where_nothing_is(in
     tail = Tail()
     series = f"{ROOT}.1.1".encode()
     index.apply([of(1, b"A", tail, PatientSex=b"M")])
-    assert index.corrected(STUDIES[1], series) == {}
+    assert index.corrected_values(STUDIES[1], series) == {}
     nothing = {SEX: b"", tags.PatientComments: b""}
-    index.apply([], corrected=[correction(tail, Operation.CORRECT, b"A", b"", items=nothing)])
+    index.apply([], corrections=[correction(tail, Operation.CORRECT, b"A", b"", items=nothing)])
     assert SEX not in found(index)[STUDIES[1]]
-    assert index.corrected(STUDIES[1], series) == {SEX: b""}
+    assert index.corrected_values(STUDIES[1], series) == {SEX: b""}
     index.apply([of(1, b"A", tail, 2, PatientComments=b"tall")])
-    assert index.corrected(STUDIES[1], series) == {SEX: b"", tags.PatientComments: b""}
+    assert index.corrected_values(STUDIES[1], series) == {SEX: b"", tags.PatientComments: b""}
     index.apply(
-        [], corrected=[correction(tail, Operation.CORRECT, STUDIES[1], series, level=2, items={tags.Modality: b"US"})]
+        [], corrections=[correction(tail, Operation.CORRECT, STUDIES[1], series, level=2, items={tags.Modality: b"US"})]
     )
-    assert index.corrected(STUDIES[1], series)[tags.Modality] == b"US"
-    assert tags.Modality not in index.corrected(STUDIES[1], b"1.2.3")
-    assert index.corrected(b"1.2.3", series) == {}
+    assert index.corrected_values(STUDIES[1], series)[tags.Modality] == b"US"
+    assert tags.Modality not in index.corrected_values(STUDIES[1], b"1.2.3")
+    assert index.corrected_values(b"1.2.3", series) == {}
 
 
 def test_a_study_that_is_deleted_and_comes_again_is_corrected_again(index: Catalog) -> None:
     tail = Tail()
     first = of(1, b"A", tail, PatientName=b"Wrong")
     index.apply([first])
-    index.apply([], corrected=[correction(tail, Operation.MOVE, STUDIES[1], level=1, items={ID: b"B", NAME: b"Right"})])
+    index.apply(
+        [], corrections=[correction(tail, Operation.MOVE, STUDIES[1], level=1, items={ID: b"B", NAME: b"Right"})]
+    )
     index.apply([], [tombstone(tail, first.sop_instance_uid)])
     assert index.stats()["patients"] == 0
     index.apply([of(1, b"A", tail, PatientName=b"Wrong")])
@@ -353,7 +355,7 @@ def test_a_study_that_is_deleted_and_comes_again_is_corrected_again(index: Catal
 def test_a_correction_of_a_later_version_is_kept_and_does_nothing(index: Catalog) -> None:
     tail = Tail()
     made = correction(tail, 99, STUDIES[1], level=7, items={NAME: b"?"})  # type: ignore[arg-type]
-    index.apply([of(1, b"A", tail, PatientName=b"A")], corrected=[made])
+    index.apply([of(1, b"A", tail, PatientName=b"A")], corrections=[made])
     assert patients(index) == {(b"A", b""): (b"A", b"1")}
     assert [one.correction for one in index.corrections()] == [made]
 
@@ -365,7 +367,7 @@ def test_copies_of_a_correction_count_once_and_the_last_one_is_alive(index: Cata
     first, copy = (
         correction(tail, Operation.CORRECT, b"A", b"", items=items, stamp=5000, segment_id=number) for number in (2, 3)
     )
-    index.apply([], corrected=[copy, first])
+    index.apply([], corrections=[copy, first])
     assert [one.correction.position for one in index.corrections()] == [copy.position]
     assert booked(index)[2] == (0, 0, first.position.record_bytes)
     index.forget_segment(2, [])
@@ -382,10 +384,10 @@ def test_the_newest_correction_is_found_beside_undos(index: Catalog) -> None:
 
     assert newest() == 0
     made = correction(tail, Operation.CORRECT, b"A", b"", items={NAME: b"B"})
-    index.apply([], corrected=[made])
+    index.apply([], corrections=[made])
     assert newest() == made.stamp
     undo = correction(tail, Operation.UNDO, undoes=made.stamp)
-    index.apply([], corrected=[undo])
+    index.apply([], corrections=[undo])
     assert newest() == undo.stamp
     with index.snapshot() as snapshot:
         listed: Any = snapshot.correction(made.stamp)
@@ -403,4 +405,4 @@ def test_an_archive_without_corrections_is_not_slowed_down_by_them(
     made = [of(1, b"A", tail, 1), of(1, b"A", tail, 2, PatientName=b"X")]
     index.apply(made)
     index.apply([], [tombstone(tail, made[1].sop_instance_uid)])
-    assert index.corrected(STUDIES[1], b"1") == {}
+    assert index.corrected_values(STUDIES[1], b"1") == {}

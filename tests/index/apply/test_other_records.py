@@ -90,9 +90,9 @@ def test_lists_are_read_page_by_page(index: Catalog, monkeypatch: pytest.MonkeyP
         )
         assert len(index.holds()) == count
     assert len(list(index.quarantined())) == 16
-    versions = list(index.kept_aside())
+    versions = list(index.kept_versions())
     assert len(versions) == 8
-    kept = iter(index.kept_aside())
+    kept = iter(index.kept_versions())
     next(kept)
     index.apply([entry(tail, instance=99)])  # no read transaction is open: neither this nor a larger map waits
     assert len(list(kept)) == 7
@@ -127,7 +127,7 @@ def test_a_version_is_healed_where_it_is(index: Catalog) -> None:
     index.apply([entry(tail, crc=5), entry(tail, crc=6)])
     healed = entry(tail, crc=6, flags=HEAL)
     assert index.apply([healed]) == [Outcome.KEPT_ASIDE]
-    assert [one.position for one in index.kept_aside()] == [healed.position]
+    assert [one.position for one in index.kept_versions()] == [healed.position]
     found = index.locate(UID)
     assert found is not None and found.position.payload_crc == 5
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from engine.index.apply.tombstones import Tombstones
-from engine.index.apply.versions import Told
+from engine.index.apply.versions import UidRecord
 from engine.index.catalog import Catalog
 from engine.index.format.entry import POLICY_KEEP_BOTH, POLICY_REPLACE, Item
 from engine.index.format.types import Level, Outcome, Query, Root
@@ -105,10 +105,10 @@ def test_kept_versions_go_with_the_current_one(index: Catalog) -> None:
     tail = Tail()
     made = [entry(tail, crc=crc, flags=POLICY_KEEP_BOTH) for crc in (1, 2, 3)]
     index.apply(made)
-    assert len(list(index.kept_aside())) == index.version_count() == 2
+    assert len(list(index.kept_versions())) == index.version_count() == 2
     index.apply([], [tombstone(tail, UID)])
     assert index.versions(UID) == []
-    assert list(index.kept_aside()) == []
+    assert list(index.kept_versions()) == []
     assert (index.version_count(), index.stats()["deleted"]) == (0, 3)
 
 
@@ -118,7 +118,7 @@ def test_a_target_kills_one_version_only(index: Catalog) -> None:
     index.apply(made)
     index.apply([], [tombstone(tail, UID, target=made[1].stamp)])
     assert [one.stamp for one in index.versions(UID)] == [made[0].stamp, made[2].stamp]
-    assert [one.stamp for one in index.kept_aside()] == [made[0].stamp]
+    assert [one.stamp for one in index.kept_versions()] == [made[0].stamp]
     assert index.apply([entry(tail, crc=2)]) == [Outcome.KEPT_ASIDE]
 
 
@@ -129,7 +129,7 @@ def test_a_target_that_is_current_makes_the_oldest_version_current(index: Catalo
     index.apply([], [tombstone(tail, UID, target=made[0].stamp)])
     found = index.locate(UID)
     assert found is not None and found.stamp == made[1].stamp
-    assert [one.stamp for one in index.kept_aside()] == [made[2].stamp]
+    assert [one.stamp for one in index.kept_versions()] == [made[2].stamp]
     index.apply([], [tombstone(tail, UID, target=made[1].stamp), tombstone(tail, UID, target=made[2].stamp)])
     assert index.locate(UID) is None
     assert index.stats()["studies"] == 0
@@ -196,9 +196,9 @@ def test_another_process_does_not_store_into_a_series_that_is_gone(index: Catalo
     assert meaning(index)["counts"][f"{ROOT}.1".encode(), f"{ROOT}.1.0".encode()][0] == 1
 
 
-def _one_by_one(self: Tombstones, txn: Any, plain: dict[bytes, Told]) -> None:
-    for sop_key, told in plain.items():
-        self._tell(txn, sop_key, told)
+def _one_by_one(self: Tombstones, txn: Any, plain: dict[bytes, UidRecord]) -> None:
+    for sop_key, record in plain.items():
+        self._apply_record(txn, sop_key, record)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -218,7 +218,7 @@ def test_all_at_once_comes_to_the_same_as_one_by_one(
         opened = Catalog.open(str(tmp_path / str(turn)), map_bytes=1 << 30)
         with monkeypatch.context() as context:
             if turn == 0:
-                context.setattr(Tombstones, "_bury", _one_by_one)
+                context.setattr(Tombstones, "_apply_plain", _one_by_one)
             left = list(records)
             if turn == 2:
                 rng.shuffle(left)
@@ -247,7 +247,7 @@ def test_the_books_are_right_after_every_batch(tmp_path: Path, seed: int) -> Non
         del records[:size]
         assert booked(opened) == recount(opened, done), f"seed {seed} after {len(done)}"
         stats = opened.stats()
-        assert stats["versions"] == len(list(opened.kept_aside()))
+        assert stats["versions"] == len(list(opened.kept_versions()))
         assert stats["quarantined"] == len(list(opened.quarantined()))
         assert stats["held_studies"] == len(opened.holds())
         assert opened.quarantined_bytes() == sum(one.position.record_bytes for one in opened.quarantined())

@@ -8,20 +8,20 @@ from itertools import chain, combinations
 
 import pytest
 
-from engine.index.apply.history import told_key
-from engine.index.apply.versions import LIVE, State, Told, fold, in_order, is_needed
+from engine.index.apply.history import order_and_place
+from engine.index.apply.versions import LIVE, State, UidRecord, fold, in_order, is_needed
 from engine.index.format.entry import HEAL, POLICY_KEEP_BOTH, POLICY_KEEP_FIRST, POLICY_REPLACE
 from engine.storage.record import Kind, Position
 
 
 def _told(
     stamp: int, segment_id: int = 1, *, crc: int = 0, flags: int = 0, kind: int = Kind.INSTANCE, target: int = 0
-) -> Told:
+) -> UidRecord:
     position = Position(segment_id, stamp * 1000, 10, 10, 0 if kind == Kind.TOMBSTONE else 100, crc)
-    return Told(told_key(stamp, position), None, kind, flags, position, b"syntax", b"meta", target)
+    return UidRecord(order_and_place(stamp, position), None, kind, flags, position, b"syntax", b"meta", target)
 
 
-def _states(*told: Told) -> list[State]:
+def _states(*told: UidRecord) -> list[State]:
     states = fold(in_order(told))
     return [states[one.key] for one in told]
 
@@ -60,11 +60,11 @@ def test_a_target_takes_copies_and_duplicates_of_its_stamp_with_it() -> None:
     assert _states(first, kept, grave, _told(9, 1, crc=2))[-1] == State.VERSION
 
 
-def _plainly(told: list[Told]) -> dict[bytes, State]:
+def _plainly(told: list[UidRecord]) -> dict[bytes, State]:
     """The rule word for word, with everything looked at again after each record."""
     states: dict[bytes, State] = {}
-    current: Told | None = None
-    kept: list[Told] = []
+    current: UidRecord | None = None
+    kept: list[UidRecord] = []
     for one in told:
         if one.kind == Kind.TOMBSTONE and not one.target_stamp:
             states = {key: state if state == State.TOMBSTONE else State.DELETED for key, state in states.items()}
@@ -116,8 +116,8 @@ def test_the_rule_comes_to_what_it_says_word_for_word(seed: int) -> None:
     assert seen == set(State) - {State.QUARANTINED}
 
 
-def _random_group(rng: random.Random) -> list[Told]:
-    told: list[Told] = []
+def _random_group(rng: random.Random) -> list[UidRecord]:
+    told: list[UidRecord] = []
     for stamp in range(1, rng.randrange(3, 11)):
         segment_id = rng.randrange(1, 5)
         if rng.random() < 0.1:
@@ -133,7 +133,7 @@ def _random_group(rng: random.Random) -> list[Told]:
     return in_order([replace(one, state=states[one.key]) for one in told])
 
 
-def _living(told: list[Told]) -> set[tuple[bytes, State]]:
+def _living(told: list[UidRecord]) -> set[tuple[bytes, State]]:
     return {(key, state) for key, state in fold(told).items() if state in LIVE}
 
 

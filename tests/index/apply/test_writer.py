@@ -10,7 +10,7 @@ import pytest
 
 from engine.dicom import tags
 from engine.index.apply import history
-from engine.index.apply.versions import Told
+from engine.index.apply.versions import UidRecord
 from engine.index.catalog import Catalog
 from engine.index.format.entry import HEAL, POLICY_KEEP_BOTH, POLICY_KEEP_FIRST, POLICY_REPLACE, Entry, Item
 from engine.index.format.types import Outcome, SegmentMark
@@ -236,7 +236,7 @@ def test_a_record_of_a_uid_with_many_records_costs_what_the_second_one_did(
     read: list[bytes] = []
     unpack = history.unpack_history
 
-    def counted(key: bytes, value: bytes) -> Told:
+    def counted(key: bytes, value: bytes) -> UidRecord:
         read.append(key)
         return unpack(key, value)
 

@@ -14,7 +14,7 @@ from engine.errors import IndexDamaged
 from engine.index.catalog import Catalog
 from engine.index.database import data_file
 from engine.index.upkeep import checkpoint_file, restoration
-from engine.index.upkeep.restoration import Restored
+from engine.index.upkeep.restoration import RestoreResult
 from engine.storage.files import Files
 from tests.archive import kept
 
@@ -102,14 +102,14 @@ def test_a_clean_end_is_believed_when_its_checksum_is_gone_or_none_of_ours(stopp
             os.unlink(data / "index" / "checksum")
         else:
             (data / "index" / "checksum").write_bytes(content)
-        assert restoration.restore(str(data / "index"), Files()) is Restored.CLEAN
+        assert restoration.restore(str(data / "index"), Files()) is RestoreResult.CLEAN
 
 
 def test_a_large_data_file_gets_no_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_file, "SUMMED_BYTES_MAX", 2 * PAGE)
+    monkeypatch.setattr(data_file, "CHECKSUM_BYTES_MAX", 2 * PAGE)
     kept.filled(tmp_path / "data", 3)
     assert not (tmp_path / "data" / "index" / "checksum").exists()
-    assert restoration.restore(str(tmp_path / "data" / "index"), Files()) is Restored.CLEAN
+    assert restoration.restore(str(tmp_path / "data" / "index"), Files()) is RestoreResult.CLEAN
 
 
 @pytest.mark.parametrize("name", ["lock.mdb", "checkpoint", "lifetime", "checksum"])

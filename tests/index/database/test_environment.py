@@ -13,7 +13,7 @@ import pytest
 
 from engine.errors import IndexError_, StorageFailed, StorageFull
 from engine.index.catalog import Catalog
-from engine.index.database.failures import unwritten
+from engine.index.database.failures import write_error
 from engine.index.format.entry import Entry
 from engine.index.upkeep import checkpoint_file, restoration
 from engine.index.upkeep.checkpoint import Checkpointer
@@ -51,7 +51,7 @@ def test_a_map_that_grows_leaves_no_checkpoint_that_lies(tmp_path: Path) -> None
     index.apply(_several(tail, 50, 20))
     checkpointer.close(clean=False)
     index.close()
-    assert restoration.restore(str(tmp_path), Files()) == restoration.Restored.CHECKPOINT
+    assert restoration.restore(str(tmp_path), Files()) == restoration.RestoreResult.CHECKPOINT
     index = Catalog.open(str(tmp_path))
     assert meaning(index) == said
     index.close()
@@ -175,7 +175,7 @@ def test_reading_only_needs_an_index_and_never_writes(tmp_path: Path) -> None:
     index.close()
     index = Catalog.open(str(tmp_path / "index"), read_only=True)
     assert index.locate(f"{ROOT}.1.1.1".encode()) is not None
-    with pytest.raises(IndexError_, match="reading only"):
+    with pytest.raises(IndexError_, match="read-only"):
         index.apply([entry(Tail())])
     index.close()
 
@@ -222,9 +222,9 @@ class _FullDisk(Files):
 
 def test_an_error_while_the_disk_is_full_is_a_full_disk(tmp_path: Path) -> None:
     error = lmdb.Error("mdb_txn_commit: Input/output error")
-    assert isinstance(unwritten(str(tmp_path), _FullDisk(), error), StorageFull)
-    assert isinstance(unwritten(str(tmp_path), _FullDisk(), lmdb.CorruptedError("page")), IndexError_)
-    assert isinstance(unwritten(str(tmp_path), Files(), error), StorageFailed)
+    assert isinstance(write_error(str(tmp_path), _FullDisk(), error), StorageFull)
+    assert isinstance(write_error(str(tmp_path), _FullDisk(), lmdb.CorruptedError("page")), IndexError_)
+    assert isinstance(write_error(str(tmp_path), Files(), error), StorageFailed)
 
 
 def test_the_readers_of_a_dead_process_are_freed(tmp_path: Path) -> None:

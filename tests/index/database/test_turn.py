@@ -75,20 +75,20 @@ def state_of(pid: int) -> str:
 WRITES = "environment.write(wait, lambda: None)\nsay('done')\nsys.stdin.readline()"
 
 
-def test_who_writes_is_named_and_who_must_not_wait_is_told_so(tmp_path: Path) -> None:
+def test_describe_writer_is_named_and_who_must_not_wait_is_told_so(tmp_path: Path) -> None:
     index = Catalog.open(str(tmp_path))
     tail = Tail()
     assert index.try_apply([entry(tail, instance=1)]) == [Outcome.STORED]
-    assert index.who_writes() == "" and holder_of(str(tmp_path)) is None
+    assert index.describe_writer() == "" and holder_of(str(tmp_path)) is None
     with child(tmp_path, WRITES) as process:
         assert index.try_apply([entry(tail, instance=2)]) is None
         holder = holder_of(str(tmp_path))
         assert holder is not None and holder.pid == process.pid
-        assert f"pid {process.pid}" in index.who_writes()
+        assert f"pid {process.pid}" in index.describe_writer()
         goes_on(process)
         assert process.stdout is not None and process.stdout.readline() == "done\n"
         assert index.try_apply([entry(tail, instance=2)]) == [Outcome.STORED]
-        assert index.who_writes() == ""
+        assert index.describe_writer() == ""
     index.close()
 
 

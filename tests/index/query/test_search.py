@@ -197,7 +197,7 @@ def test_a_retrieval_lists_the_same_in_one_read_transaction_or_in_many(
         assert index._environment._readers == 0, "a page of the index is kept for whoever is slow"
         found.append(instance)
     assert _uids(found) == everything
-    named = sorted(one.sop_instance_uid.decode().removeprefix(ROOT + ".") for one in index.names(patients))
+    named = sorted(one.sop_instance_uid.decode().removeprefix(ROOT + ".") for one in index.identifiers(patients))
     assert named == sorted(everything)
 
 

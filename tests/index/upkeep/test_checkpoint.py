@@ -20,7 +20,7 @@ from engine.index.database import data_file
 from engine.index.upkeep import checkpoint_file, restoration
 from engine.index.upkeep.checkpoint import Checkpointer
 from engine.index.upkeep.checkpoint_file import Checkpoint, Kind
-from engine.index.upkeep.restoration import Restored
+from engine.index.upkeep.restoration import RestoreResult
 from engine.storage.files import Files
 from tests.faulty_files import FaultyFiles
 from tests.index.made import Tail, apply, entry, meaning, random_history
@@ -114,7 +114,7 @@ def test_after_a_power_cut_the_index_is_as_it_was_at_the_checkpoint(tmp_path: Pa
     for cut in range(4):
         target = tmp_path / str(cut)
         machine.power_cut(rng, target)
-        assert restoration.restore(str(target), Files()) == Restored.CHECKPOINT
+        assert restoration.restore(str(target), Files()) == RestoreResult.CHECKPOINT
         index = Catalog.open(str(target), map_bytes=MAP_BYTES)
         assert meaning(index) == machine.said, f"seed {seed} cut {cut}"
         apply(index, rest)
@@ -192,7 +192,7 @@ def test_restore_goes_back_even_where_nothing_was_lost(tmp_path: Path) -> None:
     machine.checkpoint()
     machine.apply([entry(tail, instance=2)])
     machine.close()
-    assert restoration.restore(machine.directory, Files()) == Restored.CHECKPOINT
+    assert restoration.restore(machine.directory, Files()) == RestoreResult.CHECKPOINT
     index = Catalog.open(machine.directory, map_bytes=MAP_BYTES)
     assert meaning(index) == machine.said
     index.close()
@@ -200,13 +200,13 @@ def test_restore_goes_back_even_where_nothing_was_lost(tmp_path: Path) -> None:
 
 def test_a_clean_end_needs_no_restore_and_loses_nothing(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "index")
-    assert machine.restored == Restored.NEW
+    assert machine.restored == RestoreResult.NEW
     machine.apply([entry(Tail())])
     said = meaning(machine.index)
     machine.checkpointer.close()
     machine.index.close()
     again = Machine(tmp_path / "index")
-    assert again.restored == Restored.CLEAN
+    assert again.restored == RestoreResult.CLEAN
     assert meaning(again.index) == said
     assert not again.checkpointer.needs_checkpoint()
     again.apply([entry(Tail(), instance=2)])
@@ -227,7 +227,7 @@ def test_the_cut_may_come_right_after_a_clean_start(tmp_path: Path) -> None:
         again.apply([record])
     for cut in range(6):
         again.power_cut(rng, tmp_path / str(cut))
-        assert restoration.restore(str(tmp_path / str(cut)), Files()) in (Restored.CHECKPOINT, Restored.CLEAN)
+        assert restoration.restore(str(tmp_path / str(cut)), Files()) in (RestoreResult.CHECKPOINT, RestoreResult.CLEAN)
         index = Catalog.open(str(tmp_path / str(cut)), map_bytes=MAP_BYTES)
         assert meaning(index) == said
         index.close()
@@ -250,12 +250,12 @@ def test_who_writes_without_a_checkpointer_voids_the_checkpoint_first(
     said = meaning(machine.index)
     machine.index.close()
     # kill -9 of everything: the machine has not stopped, so the page cache has it all.
-    assert restoration.restore(machine.directory, Files()) == Restored.AS_IS
+    assert restoration.restore(machine.directory, Files()) == RestoreResult.AS_IS
     index = Catalog.open(machine.directory, map_bytes=MAP_BYTES)
     assert meaning(index) == said
     index.close()
     monkeypatch.setattr(boot, "boot_id", lambda: "another boot")
-    assert restoration.restore(machine.directory, Files()) == Restored.DISCARDED
+    assert restoration.restore(machine.directory, Files()) == RestoreResult.DISCARDED
     assert not Path(machine.directory, "data.mdb").exists()
 
 
@@ -263,7 +263,7 @@ def test_an_index_in_use_is_left_alone(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "index")
     machine.apply([entry(Tail())])
     machine.checkpoint()
-    assert restoration.restore(machine.directory, Files()) == Restored.IN_USE
+    assert restoration.restore(machine.directory, Files()) == RestoreResult.IN_USE
     with pytest.raises(IndexError_, match="in use"):
         restoration.discard(machine.directory, Files())
     machine.close()
@@ -296,7 +296,7 @@ def test_without_a_usable_checkpoint_the_index_is_discarded(tmp_path: Path, dama
     else:
         data[8] = 9
         file.write_bytes(data)
-    assert restoration.restore(machine.directory, Files()) == Restored.DISCARDED
+    assert restoration.restore(machine.directory, Files()) == RestoreResult.DISCARDED
 
 
 def test_every_mutation_of_the_file_is_noticed() -> None:
@@ -337,7 +337,7 @@ def test_a_checkpoint_that_fails_leaves_the_one_before(tmp_path: Path, method: s
         index.apply([entry(tail, instance=instance)])
     checkpointer.close(clean=False)
     index.close()
-    assert restoration.restore(directory, Files()) == Restored.CHECKPOINT
+    assert restoration.restore(directory, Files()) == RestoreResult.CHECKPOINT
     index = Catalog.open(directory, map_bytes=MAP_BYTES)
     # Renamed and then the directory could not be synced: either may be there, and both are pinned.
     expected = [first, second] if method == "sync_directory" else [first if failed else second]

@@ -27,7 +27,7 @@ from engine.index.format.entry import Entry, Item, Quarantined
 from engine.index.format.types import Level, Query, Root, SegmentMark
 from engine.index.upkeep import rebuild, restoration
 from engine.index.upkeep.checkpoint import Checkpointer
-from engine.index.upkeep.restoration import Restored
+from engine.index.upkeep.restoration import RestoreResult
 from engine.storage.files import Files
 from engine.storage.record import Kind, crc32c
 from engine.storage.segment import list_segments, segment_path
@@ -189,7 +189,7 @@ def test_the_tail_is_replayed_from_any_earlier_state(archive: Path) -> None:
     said = meaning(index)
     for number, state in enumerate(states):
         directory = archive / f"state{number}"
-        assert restoration.restore(str(directory), Files()) == Restored.CHECKPOINT
+        assert restoration.restore(str(directory), Files()) == RestoreResult.CHECKPOINT
         behind = Catalog.open(str(directory), map_bytes=MAP_BYTES)
         assert meaning(behind) == state
         report = _replay(behind, archive)
@@ -362,7 +362,7 @@ def test_what_was_applied_before_a_kill_is_there_after_it(archive: Path, acked: 
     uids += [line.strip() for line in process.stdout if line.endswith("\n")]
     process.wait()
     process.stdout.close()
-    assert restoration.restore(str(archive / "index"), Files()) == Restored.AS_IS
+    assert restoration.restore(str(archive / "index"), Files()) == RestoreResult.AS_IS
     index = _open(archive)
     report = _replay(index, archive)
     assert report.findings == []
