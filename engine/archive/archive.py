@@ -408,6 +408,16 @@ class Archive:
         instance, newest_stamp = self.parts.index.current_and_newest_stamp(sop_instance_uid.encode())
         return instance is None and newest_stamp > 0
 
+    def was_entity_deleted(self, study_instance_uid: str, series_instance_uid: str | None = None) -> bool:
+        """Whether a study or series that is not here was deleted: a series by itself, or with its study."""
+        index, study = self.parts.index, study_instance_uid.encode()
+        if series_instance_uid is not None:
+            if index.was_deleted(Level.SERIES, series_instance_uid.encode()):
+                return True
+            if index.revisions(study):
+                return False
+        return index.was_deleted(Level.STUDY, study)
+
     def contents(self, study_instance_uid: str, series_instance_uid: str | None = None) -> Selection:
         """The instances of a study, or of one of its series, as `select` gives them."""
         keys = {tags.StudyInstanceUID: study_instance_uid.encode()}

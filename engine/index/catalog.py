@@ -20,6 +20,7 @@ from engine.dicom.schema import STANDARD, Schema
 from engine.errors import IndexError_
 from engine.index.apply import bulk, overlay, reextract, relocation
 from engine.index.apply.history import newest_stamp, read_kept_versions
+from engine.index.apply.other_records import deletion_prefix
 from engine.index.apply.versions import State as State
 from engine.index.apply.writer import Writer
 from engine.index.database.environment import MAP_BYTES, Environment, RunWrite
@@ -34,6 +35,7 @@ from engine.index.format.types import (
     Holder,
     Instance,
     InstanceIdentifiers,
+    Level,
     Match,
     Order,
     Outcome,
@@ -200,6 +202,14 @@ class Catalog:
                 return None, newest_stamp(txn, environment.history, sop_key)
             current = read_instance(txn, environment, where, present(txn.get(where, db=environment.instances)))
             return current, max(current.stamp, newest_stamp(txn, environment.history, sop_key))
+
+    def was_deleted(self, level: Level, uid: bytes) -> bool:
+        """Whether a study or series of this UID has been deleted as a whole, as far as the log still says so."""
+        environment = self._environment
+        if environment.deletions is None:
+            return False
+        with environment.reading() as txn:
+            return any(True for _ in scan_prefix(txn, environment.deletions, deletion_prefix(level, uid)))
 
     def instances(self, query: Query) -> list[Instance]:
         """The instances that a retrieval with these keys names: by series, Instance Number, UID. Raises QueryError."""

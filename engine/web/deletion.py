@@ -1,7 +1,7 @@
 """Deleting over HTTP: a study, a series, an instance. PS3.18 has no such thing; others answer as we do.
 
 204   deleted, for every process, when this is answered; compaction gives the space back later
-404   there is nothing of that name           410   an instance that was deleted before
+404   there is nothing of that name           410   it was deleted before
 409   something of it is on legal hold, and nothing was deleted
 """
 
@@ -18,7 +18,7 @@ from engine.dicom import tags
 from engine.errors import ArchiveReadOnly
 from engine.web.errors import Gone, NotFound
 from engine.web.route import DICOMWEB, Parameter, Route
-from engine.web.stored import uid_of
+from engine.web.stored import missing, uid_of
 
 if TYPE_CHECKING:
     from engine.web.request import Request
@@ -49,6 +49,8 @@ async def delete(request: Request) -> web.StreamResponse:
     if not await request.engine.pools.slow.run(work):
         if level is Level.IMAGE and archive.was_deleted(uid):
             raise Gone(f"instance {uid} was deleted")
+        if level is not Level.IMAGE:
+            raise missing(request, uid_of(request, "study"), uid if level is Level.SERIES else None)
         raise NotFound("there is nothing of that name")
     return web.Response(status=HTTPStatus.NO_CONTENT)
 

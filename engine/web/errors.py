@@ -165,5 +165,7 @@ def problem_response(
 ) -> web.Response:
     """A problem document."""
     title = HTTPStatus(status).phrase
+    # What is missing today may be sent tomorrow, and RFC 9111 lets caches keep a 404 or 410.
+    headers = {"Cache-Control": "no-store", **(headers or {})}
     body = {"type": "about:blank", "title": title, "status": status, "detail": detail, "request_id": request_id}
     return web.Response(status=status, body=orjson.dumps(body), content_type=PROBLEM, headers=headers)

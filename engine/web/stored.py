@@ -54,7 +54,7 @@ def named_instance(request: Request, study: str, series: str, uid: str) -> Insta
 
 
 async def instances_of(request: Request) -> list[Instance]:
-    """The instances of the study, or of the series, that the path names. Raises NotFound, TooLarge."""
+    """The instances of the study, or of the series, that the path names. Raises NotFound, Gone, TooLarge."""
     study = uid_of(request, "study")
     series = uid_of(request, "series") if "series" in request.path_values else None
     archive = request.engine.archive
@@ -68,8 +68,16 @@ async def instances_of(request: Request) -> list[Instance]:
 
     found = await request.engine.pools.index.run(read)
     if not found:
-        raise NotFound(f"there is no {'study' if series is None else 'series'} {series or study}")
+        raise missing(request, study, series)
     return found
+
+
+def missing(request: Request, study: str, series: str | None) -> NotFound | Gone:
+    """Why there is nothing of a study, or of a series."""
+    name = f"study {study}" if series is None else f"series {series}"
+    if request.engine.archive.was_entity_deleted(study, series):
+        return Gone(f"{name} was deleted")
+    return NotFound(f"there is no {name}")
 
 
 @contextmanager

@@ -21,10 +21,10 @@ from engine.errors import CorruptRecord, DataSetError
 from engine.web import conditional
 from engine.web.accept import Offer
 from engine.web.content import Made, Memory, Part
-from engine.web.errors import HttpError, NotFound, TooLarge
+from engine.web.errors import HttpError, TooLarge
 from engine.web.forms import choices_of
 from engine.web.sending import CHANGING, VARY, send, send_stream
-from engine.web.stored import instance_of, instances_of, pinned, root_of, uid_of, url_of
+from engine.web.stored import instance_of, instances_of, missing, pinned, root_of, uid_of, url_of
 
 if TYPE_CHECKING:
     from engine.archive.metadata.blob import Blob
@@ -50,7 +50,7 @@ async def metadata(request: Request) -> web.StreamResponse:
     kept, root, pools = request.engine.archive.metadata, root_of(request), request.engine.pools
     revisions = await pools.index.run(lambda: kept.revisions(study, series))
     if not revisions:
-        raise NotFound(f"there is no {'study' if series is None else 'series'} {series or study}")
+        raise missing(request, study, series)
     if (count := sum(revision.count for revision in revisions)) > INSTANCES_MAX:
         raise TooLarge(f"{count} instances, metadata of {INSTANCES_MAX} is given at once: ask series by series")
     is_gzip = _takes_gzip(request)
@@ -67,8 +67,8 @@ async def metadata(request: Request) -> web.StreamResponse:
         blobs = await pools.slow.run(lambda: [kept.blob(revision, root) for revision in revisions])
     etag = _etag(etag_of(blobs, root), is_gzip)
     headers = {"Content-Encoding": "gzip"} if is_gzip else {}
-    if missing := count - sum(blob.count for blob in blobs):
-        headers["Warning"] = f'299 {root} "{missing} instances cannot be read and are left out"'
+    if left_out := count - sum(blob.count for blob in blobs):
+        headers["Warning"] = f'299 {root} "{left_out} instances cannot be read and are left out"'
     pieces = _array([blob.piece for blob in blobs if blob.count])
     if is_gzip:
         part = Part(Memory(b"".join(joined(pieces))), content_type)

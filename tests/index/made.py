@@ -111,11 +111,20 @@ def entry(
 
 
 def tombstone(
-    tail: Tail, *uids: bytes, segment_id: int = 1, stamp: int | None = None, target: int = 0, deleted_ns: int = 1
+    tail: Tail,
+    *uids: bytes,
+    segment_id: int = 1,
+    stamp: int | None = None,
+    target: int = 0,
+    deleted_ns: int = 1,
+    level: Level = Level.IMAGE,
+    uid: bytes = b"",
 ) -> Tombstone:
-    position = tail.place(segment_id, 0, 0, len(uids[0]))
+    """`uid`: of a study or series."""
+    uid = uid or uids[0]
+    position = tail.place(segment_id, 0, 0, len(uid))
     stamp = tail.next_stamp() if stamp is None else stamp
-    return Tombstone(position, stamp, 3, uids[0], uids, target, deleted_ns, b"operator", b"asked for")
+    return Tombstone(position, stamp, level, uid, uids, target, deleted_ns, b"operator", b"asked for")
 
 
 def hold(tail: Tail, study: int, is_set: bool, *, segment_id: int = 1, stamp: int | None = None) -> Hold:
@@ -175,7 +184,9 @@ def random_history(rng: random.Random, count: int, *, ties: bool = True) -> list
         other = rng.random()
         if other < 0.16:
             uids = [f"{ROOT}.{study}.{series}.{i}".encode() for i in rng.sample(range(6), rng.choice((1, 1, 3, 6)))]
-            records.append(tombstone(tail, *uids, segment_id=segment_id, stamp=stamp + ties * rng.randrange(3)))
+            level = Level(rng.randrange(4))
+            late = stamp + ties * rng.randrange(3)
+            records.append(tombstone(tail, *uids, segment_id=segment_id, stamp=late, level=level))
             continue
         if other < 0.20 and records:
             aimed = rng.choice(records)
@@ -373,7 +384,7 @@ def meaning(index: Catalog) -> dict[str, Any]:
                 )
                 key = (sop_key, told.key, told.target_stamp)
                 said.setdefault("history", {})[key] = (told.state, told.kind, told.flags, blobs, rest)
-        for table in ("versions", "drops", "tombstones", "holds", "quarantine", "corrections", "damage"):
+        for table in ("versions", "drops", "tombstones", "deletions", "holds", "quarantine", "corrections", "damage"):
             said[table] = rows(table)
     return said
 

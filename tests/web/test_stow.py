@@ -359,17 +359,32 @@ def test_what_is_deleted_over_http_is_gone_and_says_so(hosting: Hosting) -> None
     ds = made[0]
     path = f"/studies/{ds.StudyInstanceUID}"
     series = f"{path}/series/{ds.SeriesInstanceUID}"
+    other_series = f"{path}/series/{made[-1].SeriesInstanceUID}"
     instance = f"{series}/instances/{ds.SOPInstanceUID}"
     other = f"{path}/series/{ds.SeriesInstanceUID}9/instances/{ds.SOPInstanceUID}"
-    assert post(hosting, b"", path=other, method="DELETE").status == 404, "in another series"
-    assert post(hosting, b"", path=instance, method="DELETE").status == 204
-    assert post(hosting, b"", path=instance, method="GET").status == 410
-    assert post(hosting, b"", path=instance, method="DELETE").status == 410
-    assert post(hosting, b"", path=series, method="DELETE").status == 204
-    assert post(hosting, b"", path=path, method="DELETE").status == 204
-    assert post(hosting, b"", path=path, method="DELETE").status == 404
+
+    def statuses(path: str, *resources: str, method: str = "GET") -> set[int]:
+        return {post(hosting, b"", path=path + resource, method=method).status for resource in ("", *resources)}
+
+    levels = ("/metadata", "/rendered", "/thumbnail", "/pixeldata")
+    assert statuses(other, method="DELETE") == {404}, "in another series"
+    assert statuses(instance, method="DELETE") == {204}
+    assert statuses(instance, *levels, "/frames/1") == statuses(instance, method="DELETE") == {410}
+    assert statuses(series, "/metadata") == {200}
+    assert statuses(series, method="DELETE") == {204}
+    assert statuses(series, *levels, "/zip") == statuses(series, method="DELETE") == {410}
+    assert statuses(f"{series}9", "/metadata") == {404}, "there was no such series"
+    assert statuses(path, "/metadata") == statuses(other_series, "/metadata") == {200}
+    assert statuses(path, method="DELETE") == {204}
+    assert statuses(path, *levels, "/zip") == statuses(path, method="DELETE") == {410}
+    assert statuses(other_series, *levels) == {410}, "deleted with its study"
+    gone = post(hosting, b"", path=path, method="GET")
+    assert gone.headers["Cache-Control"] == "no-store" and b"was deleted" in gone.body
+    assert statuses(f"{path}9", "/metadata") == {404}
     assert all(data_set_of(hosting, each.SOPInstanceUID) is None for each in made)
     assert post(hosting, body_of([part10(ds)])).status == 200, "it may come again"
+    assert statuses(path, "/metadata") == statuses(instance) == {200}
+    assert statuses(other_series, "/metadata") == {404}, "it has not come again"
 
 
 def test_what_is_on_hold_stays(hosting: Hosting) -> None:

@@ -1,7 +1,7 @@
 """Applies records that are not instances: tombstones as records, holds and quarantined data sets.
 
     tombstone    one row for the record itself, keyed by its content: of two copies (compaction) the last one counts.
-                 `tombstones` applies it to the instances that it kills
+                 One row by the UID of a study or series. `tombstones` applies it to the instances that it kills
     hold         every record of a study, in its order; the last one counts and the others are dead
     quarantine   every record; dead when a tombstone names its stamp, or when it is an earlier copy
 
@@ -18,6 +18,7 @@ from engine.index.database.transactions import WriteTxn
 from engine.index.format import keys
 from engine.index.format.entry import Hold, Quarantined, Tombstone
 from engine.index.format.rows import scan_prefix
+from engine.index.format.types import Level
 from engine.storage.record import Position
 
 
@@ -26,6 +27,20 @@ def tombstone_key(tombstone: Tombstone) -> bytes:
     position = tombstone.position
     digest = keys.digest_of(tombstone.uid, tombstone.pack_meta())
     return keys.TOMBSTONE_KEY.pack(tombstone.stamp, digest, position.segment_id, position.offset)
+
+
+def deletion_key(tombstone: Tombstone) -> bytes | None:
+    """The key of its row in `deletions`. None: it is of instances."""
+    if tombstone.level == Level.IMAGE:
+        return None
+    # A patient is deleted by tombstones of its studies.
+    level = Level.SERIES if tombstone.level == Level.SERIES else Level.STUDY
+    return deletion_prefix(level, tombstone.uid) + tombstone_key(tombstone)
+
+
+def deletion_prefix(level: Level, uid: bytes) -> bytes:
+    """With what the keys of the tombstones of a study or series begin."""
+    return bytes((level,)) + keys.bounded(uid) + b"\0"
 
 
 def hold_key(hold: Hold) -> bytes:
@@ -86,6 +101,9 @@ class OtherRecords:
         if copies and is_last:
             self._count_tombstone(txn, *copies[-1], counts=False)
         txn.put(row_key, keys.TOMBSTONE.pack(is_last, *fields), db=environment.tombstones)
+        deletion = deletion_key(tombstone)
+        if deletion is not None and environment.deletions is not None:
+            txn.put(deletion, b"", db=environment.deletions)
         accounts.move(txn, position, None, Share.NEEDED if is_last else Share.DEAD)
         return True
 

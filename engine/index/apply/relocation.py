@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from engine.errors import IndexError_
 from engine.index.apply.corrections import correction_key
 from engine.index.apply.history import order_and_place, pack_history, record_of, record_of_tombstone
-from engine.index.apply.other_records import drop_key, hold_key, quarantine_key, tombstone_key
+from engine.index.apply.other_records import deletion_key, drop_key, hold_key, quarantine_key, tombstone_key
 from engine.index.apply.versions import KILLED, State, UidRecord
 from engine.index.database.environment import Environment
 from engine.index.database.transactions import ReadTxn, WriteTxn
@@ -116,6 +116,8 @@ def rows_of(records: Iterable[Record]) -> list[Row]:
             rows.append(("corrections", correction_key(item)))
         elif isinstance(item, Tombstone):
             last.append(("tombstones", tombstone_key(item)))
+            if (key := deletion_key(item)) is not None:
+                last.append(("deletions", key))
             for uid in item.sop_instance_uids:
                 sop_key = keys.bounded(uid)
                 if item.target_stamp:
@@ -130,7 +132,7 @@ def rows_in(environment: Environment, segment_id: int) -> list[Row]:
     rows: list[Row] = []
     last: list[Row] = []
     ends = segment_id.to_bytes(8, "big")
-    for table in ("history", "holds", "quarantine", "corrections", "tombstones", "drops"):
+    for table in ("history", "holds", "quarantine", "corrections", "tombstones", "deletions", "drops"):
         after = b""
         while True:
             with environment.reading() as txn, txn.cursor(db=getattr(environment, table)) as cursor:
@@ -143,7 +145,7 @@ def rows_in(environment: Environment, segment_id: int) -> list[Row]:
                         has_row = False
                         break  # the remaining rows have no place
                     if after[-keys.PLACE.size : -8] == ends:
-                        is_killer = table in ("tombstones", "drops") or (
+                        is_killer = table in ("tombstones", "deletions", "drops") or (
                             table == "history" and cursor.value()[1] == Kind.TOMBSTONE
                         )
                         (last if is_killer else rows).append((table, after))

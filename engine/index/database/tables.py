@@ -20,6 +20,7 @@ class Tables:
     versions: Table
     drops: Table
     tombstones: Table
+    deletions: Table | None
     holds: Table
     quarantine: Table
     damage: Table
@@ -44,6 +45,9 @@ class Tables:
 
 TABLES = tuple(Tables.__annotations__)
 
+_ADDED = "deletions"
+"""A table that indexes of the same format may lack. Who may only read them has None."""
+
 _SEVERAL = frozenset(("search",))
 """Tables with several values for each key, all ids of four bytes: `dupsort` and `dupfixed`."""
 
@@ -61,7 +65,10 @@ def open_tables(environment: Any, tables: Tables, directory: str, *, read_only: 
             handle = environment.open_db(name.encode(), create=False, dupsort=several, dupfixed=several)
             setattr(tables, name, handle)
         except lmdb.NotFoundError:
-            is_missing = True
+            if name == _ADDED and read_only:
+                tables.deletions = None
+            else:
+                is_missing = True
     if hasattr(tables, "meta"):
         with environment.begin() as txn:
             _check_format(txn, tables, directory)

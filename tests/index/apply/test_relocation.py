@@ -16,6 +16,7 @@ import pytest
 from engine.errors import IndexError_
 from engine.index.catalog import Catalog
 from engine.index.format.entry import POLICY_KEEP_BOTH, POLICY_REPLACE, Item
+from engine.index.format.types import Level
 from engine.index.upkeep.liveness import TOMBSTONE_KEEP_S
 from engine.storage.record import Position, Record
 from tests.index.made import (
@@ -36,6 +37,7 @@ from tests.index.made import (
 SEEDS = int(os.environ.get("FILMROOM_RELOCATION_SEEDS", "6"))
 LATER_NS = 2 * TOMBSTONE_KEEP_S * 1_000_000_000
 UID = f"{ROOT}.1.1.1".encode()
+STUDY = f"{ROOT}.1".encode()
 
 
 @pytest.fixture
@@ -206,15 +208,17 @@ def test_what_died_on_the_way_is_dead_where_it_is(index: Catalog) -> None:
 def test_tombstones_and_holds_move_too(index: Catalog) -> None:
     tail = Tail()
     made = entry(tail, segment_id=1)
-    grave, held = tombstone(tail, UID, segment_id=2), hold(tail, 1, True, segment_id=2)
+    grave = tombstone(tail, UID, segment_id=2, level=Level.STUDY, uid=STUDY)
+    held = hold(tail, 1, True, segment_id=2)
     index.apply([made], [grave], holds=[held])
     copies = [_moved(tail, 3, one) for one in (grave, held)]
     index.relocate(_moves([grave, held], copies))
     assert _alive(index, grave, held, *copies) == [False, False, True, True]
     index.forget_segment(2, [record_of(grave), record_of(held)])
-    assert index.is_held(f"{ROOT}.1".encode())
+    assert index.is_held(STUDY)
     index.apply([made])
     assert index.locate(UID) is None
+    assert index.was_deleted(Level.STUDY, STUDY)
 
 
 # forget --------------------------------------------------------------------------------------------
@@ -236,16 +240,17 @@ def test_nothing_is_left_of_a_forgotten_segment(index: Catalog, with_records: bo
     tail = Tail()
     made: list[Item] = [entry(tail, crc=1), entry(tail, crc=2, flags=POLICY_KEEP_BOTH), quarantined(tail, b"-")]
     apply(index, made)
-    made += [tombstone(tail, UID), tombstone(tail, b"-", target=made[2].stamp)]
+    made += [tombstone(tail, UID, level=Level.STUDY, uid=STUDY), tombstone(tail, b"-", target=made[2].stamp)]
     apply(index, made)
     index.note_damage(1, 4096, UID, "a bad sector", 5)
     index.note_damage(2, 4096, UID, "another", 5)
     assert _alive(index, *made) == [False] * 5
     index.forget_segment(1, [record_of(one) for one in made] if with_records else [])
     said = meaning(index)
-    for part in ("history", "versions", "drops", "tombstones", "holds", "quarantine"):
+    for part in ("history", "versions", "drops", "tombstones", "deletions", "holds", "quarantine"):
         assert not said.get(part), part
     assert said["marks"] == {}
+    assert not index.was_deleted(Level.STUDY, STUDY)
     assert [row.segment_id for row in index.damage()] == [2]
     with index._environment.reading() as txn:
         assert txn.stat(index._environment.sop_uids)["entries"] == 0
@@ -265,7 +270,7 @@ def test_a_tombstone_that_is_lost_with_its_segment_still_keeps_dead_what_it_kill
 # random histories ----------------------------------------------------------------------------------
 
 
-BOOKS = ("marks", "stats", "history", "drops", "tombstones", "holds", "quarantine", "corrections")
+BOOKS = ("marks", "stats", "history", "drops", "tombstones", "deletions", "holds", "quarantine", "corrections")
 """What an index may say of a file that is gone and not forgotten."""
 
 

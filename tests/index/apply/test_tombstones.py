@@ -101,6 +101,17 @@ def test_a_record_that_is_late_stays_dead_and_one_of_the_same_stamp_lives(index:
     assert index.locate(UID) is not None
 
 
+def test_what_was_deleted_as_a_whole_is_known_by_its_uid(index: Catalog) -> None:
+    tail = Tail()
+    study, series, other = b"1.2", b"1.2.3", b"1.2.34"
+    index.apply([], [tombstone(tail, UID, level=Level.SERIES, uid=series), tombstone(tail, UID)])
+    assert index.was_deleted(Level.SERIES, series)
+    assert not any(index.was_deleted(level, uid) for level in (Level.STUDY, Level.SERIES) for uid in (study, other))
+    assert not index.was_deleted(Level.STUDY, series)
+    index.apply([], [tombstone(tail, UID, level=Level.PATIENT, uid=study)])
+    assert index.was_deleted(Level.STUDY, study), "a patient is deleted study by study"
+
+
 def test_kept_versions_go_with_the_current_one(index: Catalog) -> None:
     tail = Tail()
     made = [entry(tail, crc=crc, flags=POLICY_KEEP_BOTH) for crc in (1, 2, 3)]

@@ -15,11 +15,12 @@ from engine.errors import IndexError_, StorageFailed, StorageFull
 from engine.index.catalog import Catalog
 from engine.index.database.failures import write_error
 from engine.index.format.entry import Entry
+from engine.index.format.types import Level
 from engine.index.upkeep import checkpoint_file, restoration
 from engine.index.upkeep.checkpoint import Checkpointer
 from engine.index.upkeep.checkpoint_file import Kind
 from engine.storage.files import Files
-from tests.index.made import ROOT, Tail, entry, meaning
+from tests.index.made import ROOT, Tail, entry, meaning, tombstone
 
 
 def _several(tail: Tail, count: int, series: int = 1) -> list[Entry]:
@@ -177,6 +178,22 @@ def test_reading_only_needs_an_index_and_never_writes(tmp_path: Path) -> None:
     assert index.locate(f"{ROOT}.1.1.1".encode()) is not None
     with pytest.raises(IndexError_, match="read-only"):
         index.apply([entry(Tail())])
+    index.close()
+
+
+def test_an_index_from_before_deletions_were_kept_by_uid_is_read_and_completed(tmp_path: Path) -> None:
+    path = str(tmp_path / "index")
+    Catalog.open(path, map_bytes=1 << 24).close()
+    environment = lmdb.open(path, max_dbs=50, map_size=1 << 24)
+    with environment.begin(write=True) as txn:
+        txn.drop(environment.open_db(b"deletions", txn=txn))
+    environment.close()
+    index = Catalog.open(path, read_only=True)
+    assert not index.was_deleted(Level.STUDY, b"1.2")
+    index.close()
+    index = Catalog.open(path, map_bytes=1 << 24)
+    index.apply([], [tombstone(Tail(), b"1.2.3.4", level=Level.STUDY, uid=b"1.2")])
+    assert index.was_deleted(Level.STUDY, b"1.2")
     index.close()
 
 
