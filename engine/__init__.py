@@ -11,8 +11,8 @@ From Python, the archive itself:
             for instance in archive.matching(StudyInstanceUID=study["StudyInstanceUID"]):
                 print(instance.sop_instance_uid, archive.dataset(instance).pixel_array.mean())
 
-It opens an archive that a server has open too. Errors are `engine.errors.EngineError` and what derives from it. Nothing
-is written to standard error; the logger `filmroom` of `logging` has what there is to say.
+This also works while a server has the archive open. All errors derive from `engine.errors.EngineError`. Nothing is
+written to standard error; messages go to the logger `filmroom` of `logging`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """What is for other programs comes in when it is asked for: `filmroom --help` needs none of it."""
+    """Imports a public name at its first use: `filmroom --help` needs none of them."""
     if name not in _HOMES:
         raise AttributeError(f"module 'engine' has no attribute {name!r}")
     import importlib

@@ -6,7 +6,7 @@ from engine import interpreter
 
 interpreter.keep_out_the_current_folder()
 
-from engine.cli import main  # noqa: E402 - what it imports may not come from the current folder
+from engine.cli import main  # noqa: E402 - must not import anything from the current folder
 
 if __name__ == "__main__":
     main()

@@ -4,9 +4,10 @@
     {"command": "stats"}     {"ok": true, "workers": […], "archive": {…}}
     {"command": "reload"}    {"ok": true, "restart_needed": […]}
     {"command": "drain"}     {"ok": true}
-    anything that fails      {"ok": false, "error": "a sentence", "configuration": true where that is wrong}
+    a failed command         {"ok": false, "error": "a sentence", "configuration": true if that is the fault}
 
-This is the client's side and the path; `server.supervisor` answers. Whoever may open the socket's folder may ask.
+This module has the client's side and the path; `server.control_server` answers. A user who may open the socket's
+folder may send commands.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ SOCKET_NAME = "control.sock"
 
 @contextmanager
 def short_path(data: Path) -> Iterator[str]:
-    """The socket's path in a form that fits into the 108 bytes of a socket address, however deep `data` lies."""
+    """The socket's path in a form that fits into the 108 bytes of a socket address, also where `data` is long."""
     fd = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{fd}/{SOCKET_NAME}"
@@ -38,9 +39,10 @@ def short_path(data: Path) -> Iterator[str]:
 
 
 def request(data: Path, command: dict[str, object], *, timeout_s: float = 10.0) -> dict[str, Any]:
-    """Asks the server of data directory `data`. Raises ControlUnavailable; EngineError when the server says no.
+    """Sends a command to the server of data directory `data` and returns its answer.
 
-    ConfigError when it says no because the configuration that it was to read again is wrong.
+    Raises ControlUnavailable; EngineError when the server refuses the command, as ConfigError when it refuses a reload
+    because the configuration is wrong.
     """
     try:
         with short_path(data) as path, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:

@@ -1,11 +1,12 @@
-"""Whether a peer takes what it is sent fast enough, by what its system has acknowledged.
+"""Decides whether a peer receives fast enough, by the bytes that its system has acknowledged.
 
-`Delivery` is pure: it is told the time and looks at nothing itself. What the kernel takes from us says little about the
-peer, since it holds megabytes for a slow line; `acknowledged_bytes` and `undelivered_bytes` ask the kernel.
+`Delivery` is pure: it gets the time as an argument and reads no clock or socket. How much our kernel takes from us says
+little about the peer, since the kernel buffers megabytes for a slow line; `acknowledged_bytes` and `undelivered_bytes`
+ask the kernel.
 
-    pending     something that was sent is not acknowledged. Only such time counts: a peer may think about what it has
-    too slow    in the last `window_s` of pending time less came through than the rate asks for: a burst before it,
-                which the peer's kernel took into its own buffer, does not help
+    pending     some sent bytes are not acknowledged. Only such time counts: a peer may pause when it has everything
+    too slow    in the last `window_s` of pending time fewer bytes arrived than the rate requires. An earlier burst,
+                which went into the buffer of the peer's kernel, does not count
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _BYTES_ACKED = struct.Struct("=120xQ")
 _INET = frozenset({socket.AF_INET, socket.AF_INET6})
 
 WINDOW_SHARE = 0.9
-"""The part of a timeout over which the rate is measured, so that a peer that stops is given up within the timeout."""
+"""The part of a timeout over which the rate is measured, so that a stopped peer is detected within the timeout."""
 
 
 class Delivery:
@@ -32,42 +33,42 @@ class Delivery:
         """`rate_bytes_per_s_min` 0: nothing is too slow."""
         self._rate = rate_bytes_per_s_min
         self._window_s = window_s
-        self._looked_at = 0.0
+        self._checked_at = 0.0
         self._was_pending = False
         self._pending_s = 0.0
-        self._seen: deque[tuple[float, int]] = deque()
-        """Pending time so far and bytes delivered by then, once a look, over the window."""
+        self._samples: deque[tuple[float, int]] = deque()
+        """Pending time so far and bytes delivered by then, for each check within the window."""
 
     def is_too_slow(self, now: float, delivered: int, *, pending: bool) -> bool:
-        """Told now and then, at least whenever a second of pending time has passed; `delivered`: bytes so far."""
+        """Call this at least once in each second of pending time; `delivered`: bytes so far."""
         if self._was_pending:
-            self._pending_s += now - self._looked_at
-        self._looked_at, self._was_pending = now, pending
-        seen = self._seen
-        if not seen or seen[-1][0] < self._pending_s:
-            seen.append((self._pending_s, delivered))
-        while len(seen) > 1 and seen[1][0] <= self._pending_s - self._window_s:
-            seen.popleft()
-        measured_s = self._pending_s - seen[0][0]
-        return pending and measured_s >= self._window_s and delivered - seen[0][1] < self._rate * measured_s
+            self._pending_s += now - self._checked_at
+        self._checked_at, self._was_pending = now, pending
+        samples = self._samples
+        if not samples or samples[-1][0] < self._pending_s:
+            samples.append((self._pending_s, delivered))
+        while len(samples) > 1 and samples[1][0] <= self._pending_s - self._window_s:
+            samples.popleft()
+        measured_s = self._pending_s - samples[0][0]
+        return pending and measured_s >= self._window_s and delivered - samples[0][1] < self._rate * measured_s
 
 
 def acknowledged_bytes(sock: socket.socket) -> int | None:
-    """What the peer's system has acknowledged since the connection was made; None: no TCP, which alone tells."""
+    """Bytes that the peer's system has acknowledged since the connection was made; None: not a TCP socket."""
     if sock.family not in _INET:
         return None
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size)
     except OSError:
-        return 0  # it is being closed
+        return 0  # the socket is being closed
     acknowledged: int = _BYTES_ACKED.unpack(info)[0]
     return acknowledged
 
 
 def undelivered_bytes(sock: socket.socket) -> int:
-    """What the kernel holds that the peer's system has not acknowledged."""
+    """Bytes in the kernel's send buffer that the peer's system has not acknowledged."""
     try:
         answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
     except OSError:
-        return 0  # it is being closed
+        return 0  # the socket is being closed
     return int.from_bytes(answer, "little")

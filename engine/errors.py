@@ -1,6 +1,6 @@
 """Every error that the engine raises on purpose, one branch a layer.
 
-Inner layers know no DIMSE status and no HTTP code: `dimse.status` and `web.errors` map these, and nothing else does.
+Inner layers know neither DIMSE statuses nor HTTP codes: only `dimse.status` and `web.errors` map errors to these.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ class EngineError(Exception):
 
 
 class ConfigError(EngineError):
-    """The configuration is wrong; the message names the key and says what would be right."""
+    """The configuration is wrong; the message names the key and the values that are allowed."""
 
 
 # dicom -------------------------------------------------------------------------------------------
 
 
 class DataSetError(EngineError):
-    """Bytes that are no valid data set, identifier or Part 10 file; the message names the offset."""
+    """Bytes that are not a valid data set, identifier or Part 10 file; the message names the offset."""
 
 
 # ul ----------------------------------------------------------------------------------------------
 
 
 class LocalProtocolError(EngineError):
-    """We asked the association for something that its state does not allow: our own mistake."""
+    """Our own code used an association in a way that its state does not allow."""
 
 
 class RemoteProtocolError(EngineError):
-    """The peer broke PS3.8; carries the A-ABORT source and reason to answer with (PS3.8 9.3.8)."""
+    """The peer violated PS3.8; carries the source and reason for our A-ABORT (PS3.8 9.3.8)."""
 
     def __init__(self, message: str, source: int = 2, reason: int = 0) -> None:
         super().__init__(message)
@@ -51,7 +51,7 @@ class AssociationFailed(EngineError):
 
 
 class MessageError(EngineError):
-    """A command set that breaks PS3.7: carries the general status of PS3.7 Annex C to answer with."""
+    """A command set that violates PS3.7; carries the status of PS3.7 Annex C for our response."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -67,11 +67,11 @@ class RequestError(EngineError):
 
 
 class MultipartError(RequestError):
-    """A multipart body that is not one, ends early, or goes beyond its limits; the message says which."""
+    """A multipart body that is malformed, ends early, or exceeds its limits; the message says which."""
 
 
 class NotAcceptable(EngineError):
-    """Nothing that a resource can be given as is among what the request accepts; the message says what there is."""
+    """The request accepts none of the media types in which a resource is available; the message names these."""
 
 
 # storage -----------------------------------------------------------------------------------------
@@ -100,19 +100,19 @@ class CorruptRecord(StorageError):
 
 
 class SegmentGone(CorruptRecord):
-    """The segment file of a position is no more: what lay in it was moved or deleted, and the index says which."""
+    """The segment file of a position no longer exists: its records were moved or deleted, and the index says which."""
 
 
 class StoreUnreachable(StorageError):
-    """The place where a segment lies does not answer: its bytes are not damaged, and may be read in a moment."""
+    """The storage of a segment does not answer: its bytes are not damaged, and a later read may succeed."""
 
 
 class StorageFull(StorageError):
-    """The disk or its reserve is used up: new stores are refused, everything else goes on."""
+    """The disk is full, or only its reserve is free: new stores are refused, everything else continues."""
 
 
 class StorageFailed(StorageError):
-    """An I/O error from write or sync: final. The writer stops; a second sync would lie."""
+    """An I/O error from write or sync; final. The writer stops: a second sync could report success for lost data."""
 
 
 # index and archive -------------------------------------------------------------------------------
@@ -127,11 +127,11 @@ class ProcessIdTaken(IndexError_):
 
 
 class IndexOutdated(IndexError_):
-    """The index has the format of another version of this engine; the keeper makes it anew."""
+    """The index has the format of another version of this engine; the keeper rebuilds it."""
 
 
 class IndexDamaged(IndexError_):
-    """Files or rows of the index are not as they were written; a keeper that meets it at its start makes it anew."""
+    """Files or rows of the index are not as they were written; a keeper that finds this at its start rebuilds it."""
 
 
 class QueryError(EngineError):
@@ -151,7 +151,7 @@ class Refusal(Enum):
     OUT_OF_RESOURCES = "out of resources"
     NOT_AUTHORIZED = "not authorized"
     OTHER_STUDY = "of another study"
-    """Than the one that its sender stores into."""
+    """The instance is not of the study that its sender stores into."""
     TRANSFER_SYNTAX = "transfer syntax not supported"
     SOP_CLASS = "SOP class not supported"
 
@@ -165,32 +165,32 @@ class InstanceRefused(EngineError):
 
 
 class NotAllowed(EngineError):
-    """Who asks may not do that (`engine.access`)."""
+    """The requester has no permission for the operation (`engine.access`)."""
 
 
 class NotStored(EngineError):
-    """UIDs that were named are not in the archive; the message names each."""
+    """Some of the requested UIDs are not in the archive; the message names each."""
 
 
 class RetentionRefused(EngineError):
-    """A retention rule is not applied before somebody confirms it; nothing was deleted. The message says why."""
+    """A retention rule needs a person's confirmation before it applies; nothing was deleted. The message says why."""
 
 
 class DeletionRefused(EngineError):
-    """Something of what was to be deleted is on legal hold; nothing was deleted."""
+    """Some of the studies to delete are on legal hold; nothing was deleted."""
 
     def __init__(self, message: str, study_instance_uids: Sequence[str]) -> None:
         super().__init__(message)
         self.study_instance_uids = list(study_instance_uids)
-        """Those on hold."""
+        """The studies on hold."""
 
 
 class CorrectionRefused(EngineError):
-    """A correction, merge, move or undo that cannot be; nothing was changed. The message says why, and names nobody."""
+    """An impossible correction, merge, move or undo; nothing was changed. The message says why; no patient data."""
 
 
 class PatientUnknown(CorrectionRefused):
-    """No study of a patient that was named is stored."""
+    """No study of the requested patient is stored."""
 
     def __init__(self, patient_id: str, issuer: str | None) -> None:
         super().__init__("no study of this patient is stored")
@@ -203,40 +203,40 @@ class InstanceQuarantined(InstanceRefused):
 
 
 class QuarantineError(EngineError):
-    """What is asked for is not in quarantine, or cannot be taken out of it; the message says why."""
+    """The requested entry is not in quarantine, or cannot be taken out of it; the message says why."""
 
 
 class CommitmentError(EngineError):
-    """A storage commitment that is not there, is being reported, or cannot be read; the message says which."""
+    """A storage commitment does not exist, is being reported, or cannot be read; the message says which."""
 
 
 class JobError(EngineError):
-    """There is no such job."""
+    """The requested job does not exist."""
 
 
 class JobsFull(JobError):
-    """There are too many jobs that have not ended."""
+    """Too many jobs have not ended yet."""
 
 
 class ArchiveInUse(EngineError):
-    """Another process keeps this archive and the wanted work needs it alone."""
+    """The operation needs the archive alone, and another process has it open."""
 
 
 class ArchiveReadOnly(EngineError):
-    """This archive takes nothing in: it is a replica, or lies where nothing can be written."""
+    """This archive cannot be changed: it is a replica, or its disk is read-only."""
 
 
 class BackupError(EngineError):
-    """A backup that cannot be taken, read or restored; the message says what is wrong with it."""
+    """A backup cannot be taken, read or restored; the message says why."""
 
 
 class ReplicationFailed(EngineError):
-    """A replica that cannot be brought up: it is gone, refuses, or has gone another way; the message says which."""
+    """A replica cannot be updated: it is unreachable, refuses, or has diverged; the message says which."""
 
     def __init__(self, message: str, *, is_final: bool = False) -> None:
         super().__init__(message)
         self.is_final = is_final
-        """Trying again does not help: somebody has to decide."""
+        """Whether a retry is useless: a person has to decide."""
 
 
 class ControlUnavailable(EngineError):
@@ -244,31 +244,31 @@ class ControlUnavailable(EngineError):
 
 
 class ExportFailed(EngineError):
-    """The target of an export cannot be written to; the message says which and why. What is complete stays."""
+    """The target of an export cannot be written to; the message says which and why. Complete files stay."""
 
 
 class TranscodeError(EngineError):
-    """A data set that cannot be brought into the wanted transfer syntax; the message says why."""
+    """A data set cannot be converted into the requested transfer syntax; the message says why."""
 
 
 class FramesUnreadable(EngineError):
-    """Pixel data that cannot be taken apart into frames, or has no such frame; the message says why."""
+    """Pixel data cannot be split into frames, or has no such frame; the message says why."""
 
 
 class NoSuchFrame(FramesUnreadable):
-    """A frame number beyond the frames that are there."""
+    """A frame number is higher than the number of frames."""
 
 
 class MemoryShort(EngineError):
-    """Retrievals hold all the memory that they may hold together, and none came free in time."""
+    """Retrievals hold all the memory of their budget, and none was freed in time."""
 
 
 class FeedError(EngineError):
-    """The change feed cannot be read as asked; the message says why."""
+    """The change feed cannot be read as requested; the message says why."""
 
 
 class CursorRefused(FeedError):
-    """A cursor that is none, is of another feed, or is older than what the feed keeps: the subscriber begins anew."""
+    """A cursor is invalid, of another feed, or older than the oldest event: the subscriber must start from scratch."""
 
 
 class FeedDamaged(FeedError):

@@ -1,11 +1,12 @@
-"""Threads, tasks and callbacks that nobody waits for: an unexpected end is logged, and its owner is told.
+"""Guards threads, tasks and callbacks that nobody waits for: logs an unexpected end and informs the owner.
 
     start    a daemon thread
     watch    a task
     call     a callback, one of several that must all be called
 
-Python prints what ends a thread and forgets it, keeps what ends a task until somebody collects it, and leaves a loop at
-the first callback that raises. The caller decides what follows: it begins again after a pause, or ends.
+By itself Python prints the exception that ends a thread and forgets it, keeps the one that ends a task until somebody
+collects it, and leaves a loop at the first callback that raises. The owner decides whether to restart after a pause or
+to end.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ OnCrash = Callable[[BaseException], None]
 
 
 def start(name: str, work: Callable[[], None], on_crash: OnCrash | None = None) -> threading.Thread:
-    """A started daemon thread that runs `work`; `on_crash` is called from it with what it raised."""
+    """Starts a daemon thread that runs `work`; `on_crash` is called in that thread with the exception."""
 
     def run() -> None:
         try:
             work()
         except BaseException as error:
-            _tell("a thread ended unexpectedly", name, error)
+            _log_end("a thread ended unexpectedly", name, error)
             if on_crash is not None:
                 on_crash(error)
 
@@ -42,12 +43,12 @@ def start(name: str, work: Callable[[], None], on_crash: OnCrash | None = None) 
 
 
 def watch(task: Watched, name: str, on_crash: OnCrash | None = None) -> Watched:
-    """The task; `on_crash` is called on the loop with what it raised. A cancelled one ends as somebody wanted."""
+    """Returns the task; `on_crash` is called on the loop with its exception. Cancellation is no crash."""
 
     def ended(task: asyncio.Future[Any]) -> None:
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            _tell("a task ended unexpectedly", name, error)
+            _log_end("a task ended unexpectedly", name, error)
             if on_crash is not None:
                 on_crash(error)
 
@@ -56,19 +57,19 @@ def watch(task: Watched, name: str, on_crash: OnCrash | None = None) -> Watched:
 
 
 def call(name: str, callback: Callable[..., object], *arguments: object) -> None:
-    """Calls it. What it raises is logged, and the next callback is called all the same."""
+    """Calls it and logs its exception, so that the next callback is called all the same."""
     try:
         callback(*arguments)
     except Exception as error:
-        failed(name, error)
+        log_failure(name, error)
 
 
-def failed(name: str, error: Exception) -> None:
-    """Logs what a callback has raised, for a caller that calls it itself."""
-    _tell("a callback failed", name, error)
+def log_failure(name: str, error: Exception) -> None:
+    """Logs the exception of a callback that the caller calls itself."""
+    _log_end("a callback failed", name, error)
 
 
-def _tell(event: str, name: str, error: BaseException) -> None:
-    where = traceback.extract_tb(error.__traceback__)[-1:]
-    at = [f"{frame.filename}:{frame.lineno}" for frame in where]
-    logger.error(event, name=name, error=repr(error), at=at[0] if at else "")
+def _log_end(event: str, name: str, error: BaseException) -> None:
+    frames = traceback.extract_tb(error.__traceback__)
+    position = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    logger.error(event, name=name, error=repr(error), at=position)

@@ -23,7 +23,7 @@ def command(module: str, *arguments: str) -> list[str]:
 
 def environment(**more: str) -> dict[str, str]:
     """The environment for a child that imports the same package, with `more` added."""
-    # Leave out what Python finds by itself: here it would come before the standard library.
+    # Leave out site-packages, which Python finds by itself: in PYTHONPATH it would precede the standard library.
     own = [] if ROOT in map(os.path.realpath, [*site.getsitepackages(), site.getusersitepackages()]) else [ROOT]
     paths = dict.fromkeys([*own, *(entry for entry in _entries() if os.path.isabs(entry))])
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -32,7 +32,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def keep_out_the_current_folder() -> None:
-    """Removes from sys.path what `-m` and relative entries of PYTHONPATH added, except this package's own folder."""
+    """Removes the folders that `-m` and relative entries of PYTHONPATH added to sys.path, except this package's own."""
     unsafe = [os.path.realpath(entry or os.curdir) for entry in _entries() if not os.path.isabs(entry)]
     if not sys.flags.safe_path and sys.path:
         unsafe.append(os.path.realpath(sys.path[0]))

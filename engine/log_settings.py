@@ -1,4 +1,4 @@
-"""The [log] table: what the server says of itself."""
+"""The [log] table: the server's own messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class Log(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the server says of itself."""
+    """The server's own messages."""
 
     format: LogFormat = "auto"
     """json: a line of JSON an event. console: for people. auto: console on a terminal, else json."""
@@ -21,12 +21,12 @@ class Log(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The least severe level that is written. At info there are a few lines an association, none an instance."""
 
     lines_per_peer_per_s_max: Annotated[int, Meta(ge=1, le=100_000)] = 50
-    """Lines a second that one network address can cause in one process; how many were left out is said in one. Enough
-    for a busy modality, too few to fill a disk."""
+    """Lines a second that one network address can cause in one process; one further line gives the number of lines
+    left out. Enough for a busy modality, too few to fill a disk."""
 
     patient_data: bool = False
     """Whether names, identifiers and dates of patients are written as they are; otherwise as ***."""
 
     wire_trace: Path | None = None
-    """A folder that gets a file for each association with its PDUs and messages, decoded, a line of JSON each; unset:
-    off. It costs tens of microseconds a PDU; data sets and identifiers are not in it."""
+    """A folder for traces: a file for each association with its decoded PDUs and messages, a line of JSON each; unset:
+    off. It costs tens of microseconds a PDU. Data sets and identifiers are left out."""

@@ -1,14 +1,15 @@
-"""A server's figures in the text format that Prometheus reads: for /metrics, and for a textfile collector.
+"""A server's metrics in the text format of Prometheus: for /metrics, and for a textfile collector.
 
     filmroom stats --prometheus > /var/lib/node_exporter/filmroom.prom.$$ && mv …      (by cron or a systemd timer)
 
-Whichever worker is asked, all processes are in it. Counters begin at 0 when a worker starts, as Prometheus expects.
-Without a server `filmroom_up` is 0 and only the archive is told of.
+Every worker answers for all processes. Counters begin at 0 when a worker starts, as Prometheus expects. Without a
+server `filmroom_up` is 0, and only the metrics of the archive are there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -18,17 +19,17 @@ from prometheus_client.registry import Collector
 from engine.totals import totals
 
 
-class _Figures(Collector):
-    """One answer of the server, or None, and what the archive holds."""
+class _ServerCollector(Collector):
+    """The server's answer to `stats`, or None, and the archive's totals."""
 
-    def __init__(self, held: Mapping[str, int], answer: Mapping[str, Any] | None) -> None:
-        self._held = held
+    def __init__(self, archive_totals: Mapping[str, int], answer: Mapping[str, Any] | None) -> None:
+        self._archive_totals = archive_totals
         self._answer = answer
 
     def collect(self) -> Iterator[Metric]:
-        """All of it, as the library wants it."""
+        """All metrics, in the library's types."""
         yield GaugeMetricFamily("filmroom_up", "Whether the server answers.", value=float(self._answer is not None))
-        for name, value in self._held.items():
+        for name, value in self._archive_totals.items():
             yield GaugeMetricFamily(f"filmroom_archive_{name}", f"What the archive holds: {name}.", value=value)
         if self._answer is not None:
             yield from _server(self._answer)
@@ -45,14 +46,14 @@ def _server(answer: Mapping[str, Any]) -> Iterator[Metric]:
     free = [admission["free_bytes"] for admission in admissions if admission["free_bytes"]]
     if free:
         yield GaugeMetricFamily("filmroom_free_bytes", "Free on the disk of the archive.", value=min(free))
-    events = CounterMetricFamily("filmroom_events", "What happened since the workers started.", labels=["event"])
+    events = CounterMetricFamily("filmroom_events", "Events since the workers started.", labels=["event"])
     for name, count in sorted(now.counters.items()):
         events.add_metric([name], count)
     yield events
-    for what in ("instances", "bytes", "failures", "associations"):
-        family = CounterMetricFamily(f"filmroom_peer_{what}", f"By calling AE title: {what}.", labels=["aet"])
+    for name in ("instances", "bytes", "failures", "associations"):
+        family = CounterMetricFamily(f"filmroom_peer_{name}", f"By calling AE title: {name}.", labels=["aet"])
         for aet, counts in sorted(now.peers.items()):
-            family.add_metric([aet], counts[what])
+            family.add_metric([aet], counts[name])
         yield family
     workers = answer.get("workers", [])
     yield from _operations(workers)
@@ -64,7 +65,7 @@ def _server(answer: Mapping[str, Any]) -> Iterator[Metric]:
 
 
 def _operations(workers: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
-    """Requests and DIMSE operations: how many, how long, how many bytes."""
+    """HTTP requests and DIMSE operations: number, latency, bytes."""
     labels = ["front", "operation"]
     text = "Operations by front and name, in seconds from request to answer."
     latency = HistogramMetricFamily("filmroom_operation_seconds", text, labels=labels)
@@ -79,7 +80,7 @@ def _operations(workers: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
             by_key.setdefault(key, []).append(snapshot)
     for key, snapshots in sorted(by_key.items()):
         front, _, operation = key.partition(" ")
-        buckets, total = _added([snapshot["latency_s"] for snapshot in snapshots])
+        buckets, total = _add_histograms([snapshot["latency_s"] for snapshot in snapshots])
         latency.add_metric([front, operation], buckets, total)
         for name, family in counters.items():
             family.add_metric([front, operation], sum(snapshot[name] for snapshot in snapshots))
@@ -89,7 +90,7 @@ def _operations(workers: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
 
 def _metadata_cache(workers: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
     """How often series metadata was ready."""
-    text = "Series metadata asked for over HTTP: ready (hit), or made and brought up to date (miss)."
+    text = "Series metadata requested over HTTP: ready (hit), or made or updated for the request (miss)."
     family = CounterMetricFamily("filmroom_metadata_cache", text, labels=["result"])
     for field, label in (("hits", "hit"), ("misses", "miss")):
         family.add_metric([label], sum(worker.get("metadata_cache", {}).get(field, 0) for worker in workers))
@@ -98,8 +99,8 @@ def _metadata_cache(workers: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
 
 def _pools(workers: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
     """Threads for blocking work, by pool."""
-    busy = GaugeMetricFamily("filmroom_pool_busy_threads", "Threads that work, by pool.", labels=["pool"])
-    waiting = GaugeMetricFamily("filmroom_pool_waiting", "What waits for a thread, by pool.", labels=["pool"])
+    busy = GaugeMetricFamily("filmroom_pool_busy_threads", "Busy threads, by pool.", labels=["pool"])
+    waiting = GaugeMetricFamily("filmroom_pool_waiting", "Calls that wait for a thread, by pool.", labels=["pool"])
     names = sorted({name for worker in workers for name in worker.get("pools", {})})
     for name in names:
         snapshots = [worker["pools"][name] for worker in workers if name in worker.get("pools", {})]
@@ -111,11 +112,11 @@ def _pools(workers: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
 
 _LOADS = (
     ("filmroom_http_connections", "Open HTTP connections.", ("http", "connections")),
-    ("filmroom_http_requests", "HTTP requests that are served at the moment.", ("http", "requests")),
-    ("filmroom_retrieval_held_bytes", "What retrievals hold.", ("retrieval_budget", "held_bytes")),
+    ("filmroom_http_requests", "HTTP requests in progress.", ("http", "requests")),
+    ("filmroom_retrieval_held_bytes", "Bytes that retrievals hold in memory.", ("retrieval_budget", "held_bytes")),
     ("filmroom_retrieval_waiting", "Retrievals that wait for memory.", ("retrieval_budget", "waiting")),
     ("filmroom_transcoding_unfinished", "Instances and frames that wait for a codec.", ("codecs", "transcoding")),
-    ("filmroom_rendering_unfinished", "Pictures that wait to be drawn.", ("codecs", "rendering")),
+    ("filmroom_rendering_unfinished", "Pictures that wait to be rendered.", ("codecs", "rendering")),
     ("filmroom_resident_bytes", "Memory of the workers.", ("admission", "resident_bytes")),
 )
 
@@ -127,23 +128,22 @@ def _loads(workers: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
             yield GaugeMetricFamily(name, text, value=sum(values))
 
 
-def _added(parts: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[str, float]], float]:
-    """Histograms of several workers as the library wants them: (bound, how many took no longer), and their sum."""
+def _add_histograms(parts: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[str, float]], float]:
+    """Adds histograms of several workers: cumulative counts up to each bound, as the library expects, and the sum."""
     sums = [sum(counts) for counts in zip(*(part["buckets"] for part in parts), strict=True)]
-    ends = [*(str(float(bound)) for bound in parts[0]["bounds"]), "+Inf"]
-    reached = [float(sum(sums[: place + 1])) for place in range(len(sums))]
-    return list(zip(ends, reached, strict=True)), sum(part["sum"] for part in parts)
+    bounds = [*(str(float(bound)) for bound in parts[0]["bounds"]), "+Inf"]
+    return list(zip(bounds, map(float, accumulate(sums)), strict=True)), sum(part["sum"] for part in parts)
 
 
 def _histogram(name: str, text: str, parts: list[Mapping[str, Any]]) -> Metric:
     family = HistogramMetricFamily(f"filmroom_{name.removesuffix('_s')}_seconds", f"{text}, in seconds.")
     if parts:
-        family.add_metric([], *_added(parts))
+        family.add_metric([], *_add_histograms(parts))
     return family
 
 
-def text_of(held: Mapping[str, int], answer: Mapping[str, Any] | None) -> str:
-    """The text exposition format, version 0.0.4. `answer`: of the server's `stats`; None: no server runs."""
+def text_of(archive_totals: Mapping[str, int], answer: Mapping[str, Any] | None) -> str:
+    """The text exposition format, version 0.0.4. `answer`: the server's answer to `stats`; None: no server runs."""
     registry = CollectorRegistry()
-    registry.register(_Figures(held, answer))
+    registry.register(_ServerCollector(archive_totals, answer))
     return generate_latest(registry).decode()

@@ -1,7 +1,7 @@
-"""TokenBucket: how much of something may pass in a time; TokenBuckets: one for each name; RateLimiter: for a thread.
+"""Rate limits: TokenBucket is the algorithm, TokenBuckets has a bucket for each name, RateLimiter slows a thread.
 
-Tokens gather at a rate, up to a burst, and whatever passes takes as many as it is long. What takes more than there are
-leaves a debt, and nothing else passes until it is paid. All that limits a rate is made of this: bandwidth of a peer,
+Tokens gather at a rate, up to a burst; an item takes as many tokens as it has bytes. An item that takes more than there
+are leaves a debt, and nothing else passes until it is paid. Every rate limit uses this module: bandwidth of a peer,
 ingest beside retrievals, long requests of an address, scrub, compaction, backup and the like.
 """
 
@@ -14,11 +14,11 @@ from typing import Final
 
 PIECE_BYTES_MIN: Final = 4096
 BURST_S: Final = 1.0
-"""After a pause, so much time's worth of bytes may go at once."""
+"""After a pause, the bytes of so many seconds may pass at once."""
 
 
 class TokenBucket:
-    """Some tokens. Pure: time is an argument, of a clock that only goes forward."""
+    """A token bucket. Pure: time is an argument, of a monotonic clock."""
 
     __slots__ = ("_gathered_at_s", "tokens")
 
@@ -30,15 +30,15 @@ class TokenBucket:
 
     @property
     def debt(self) -> float:
-        """What must gather before anything may pass."""
+        """Tokens that must gather before anything may pass."""
         return max(-self.tokens, 0.0)
 
     def add(self, tokens: float, burst: float) -> None:
-        """Puts tokens in, up to `burst` in all."""
+        """Adds tokens, up to `burst` in all."""
         self.tokens = min(self.tokens + tokens, burst)
 
     def gather(self, now_s: float, rate_per_s: float, burst: float) -> None:
-        """Puts in what has come together at this rate since the last time."""
+        """Adds the tokens that have gathered at this rate since the last call."""
         elapsed_s = 0.0 if self._gathered_at_s is None else max(now_s - self._gathered_at_s, 0.0)
         self._gathered_at_s = now_s
         self.add(rate_per_s * elapsed_s, burst)
@@ -48,12 +48,12 @@ class TokenBucket:
         self.tokens -= count
 
     def wait_s(self, count: float, rate_per_s: float) -> float:
-        """How long it takes at this rate until so many tokens are there; 0: they are."""
+        """Seconds at this rate until `count` tokens are there; 0: they are."""
         return max(count - self.tokens, 0.0) / rate_per_s
 
 
 class TokenBuckets:
-    """A bucket for each name, a bounded number of them: the one that was not asked for longest is forgotten first."""
+    """A bucket for each name, a bounded number of them: the least recently used is forgotten first."""
 
     NAMES_MAX: Final = 1024
 
@@ -64,9 +64,9 @@ class TokenBuckets:
         return len(self._buckets)
 
     def wait_s(self, name: str, count: float, rate_per_s: float, now_s: float) -> float:
-        """0, and the tokens are taken, or in how many seconds there will be enough. Rate 0: any number.
+        """Takes the tokens and returns 0, or returns in how many seconds there will be enough. Rate 0: no limit.
 
-        A bucket begins full and holds what a second brings. What is more than that takes all of it.
+        A bucket begins full and holds the tokens of one second. A larger `count` takes all of them.
         """
         if not rate_per_s or not count:
             return 0.0
@@ -83,7 +83,7 @@ class TokenBuckets:
 
 
 class RateLimiter:
-    """Some bytes a second for background work; 0: as fast as it goes. For one thread."""
+    """Limits background work to some bytes a second; 0: no limit. For one thread."""
 
     def __init__(
         self,
@@ -98,11 +98,11 @@ class RateLimiter:
         self._bucket = TokenBucket(0.0, clock_s())
 
     def piece(self, length_bytes: int) -> int:
-        """How much of so many bytes to move at once, so that there is a sign of life every second."""
+        """How many of `length_bytes` to move at once, so that the work can report progress every second."""
         return min(length_bytes, max(PIECE_BYTES_MIN, self._bytes_per_s)) if self._bytes_per_s else length_bytes
 
     def spent(self, count_bytes: int) -> None:
-        """So many bytes have been moved; returns when the next may be."""
+        """Counts bytes that have been moved; returns when the next may be moved."""
         if not self._bytes_per_s:
             return
         self._bucket.gather(self._clock_s(), self._bytes_per_s, self._bytes_per_s * BURST_S)

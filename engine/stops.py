@@ -1,4 +1,4 @@
-"""Ctrl-Z (SIGTSTP), put off while this process has something that others wait for."""
+"""Delays Ctrl-Z (SIGTSTP) while this process holds something that other processes wait for."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from types import FrameType
 
 
 class _Stops:
-    """SIGTSTP, put off while this process has something that others wait for."""
+    """Delays SIGTSTP while this process holds something that other processes wait for."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.holding = 0
-        self.is_wanted = False
+        self.holders = 0
+        self.is_pending = False
 
     def enter(self) -> None:
         with self.lock:
-            self.holding += 1
+            self.holders += 1
 
     def leave(self) -> None:
         with self.lock:
-            self.holding -= 1
-            if self.is_wanted and not self.holding:
+            self.holders -= 1
+            if self.is_pending and not self.holders:
                 self._stop()
 
     def _stop(self) -> None:
-        # Under the lock: no other thread of ours begins to write before we are stopped.
-        self.is_wanted = False
+        # Called under the lock, so that no other thread of ours begins to write before the process stops.
+        self.is_pending = False
         os.kill(os.getpid(), signal.SIGSTOP)
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         del number, frame
-        self.is_wanted = True
-        # The main thread may be at `enter` or `leave` itself: then that one sees to it, or the next `leave` does.
+        self.is_pending = True
+        # The main thread may itself be inside `enter` or `leave`; then that `leave`, or the next one, stops us.
         if self.lock.acquire(blocking=False):
             try:
-                if not self.holding:
+                if not self.holders:
                     self._stop()
             finally:
                 self.lock.release()
@@ -46,7 +46,7 @@ class _Stops:
 stops = _Stops()
 
 
-def put_off_stops() -> None:
+def delay_stops() -> None:
     """From now on Ctrl-Z stops this process between its transactions, not within one. Call it on the main thread."""
     if signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL:
         signal.signal(signal.SIGTSTP, stops.on_signal)

@@ -1,10 +1,10 @@
-"""AE titles beyond ASCII: as people write them, and as they lie in the 16 bytes of a PDU or an AE element.
+"""AE titles beyond ASCII: as people write them, and as they stand in the 16 bytes of a PDU or an AE element.
 
-PS3.5 allows the default repertoire only, and many use the letters of their language. Inside, a title that came is its
-bytes, each a character of Latin-1, so that it goes back as it came, whatever was meant. A configured title is text: it
-is meant by its bytes in Latin-1 and by those in UTF-8, and we ourselves call in Latin-1 where the title fits it.
+PS3.5 allows the default repertoire only, but many sites use the letters of their language. The engine keeps a received
+title as its bytes, each a character of Latin-1, so that it can return exactly these bytes. A configured title is text:
+it matches its bytes in Latin-1 and in UTF-8, and we ourselves send it in Latin-1 where it fits.
 
-    written     on the wire                     inside
+    written     on the wire                     in the engine
     RÖNTGEN     52 D6 4E 54 47 45 4E            RÖNTGEN       Latin-1
                 52 C3 96 4E 54 47 45 4E         RÃ\\x96NTGEN   UTF-8
 """
@@ -18,7 +18,7 @@ TITLE_BYTES_MAX: Final = 16
 
 
 def wire_forms(title: str) -> tuple[str, ...]:
-    """What a written title may be inside, the form in which we use it first; none: it does not fit into 16 bytes."""
+    """The received forms that match a written title, the form that we send first; none: it does not fit in 16 bytes."""
     if title.isascii():
         return (title,) if len(title) <= TITLE_BYTES_MAX else ()
     forms = []
@@ -33,17 +33,17 @@ def wire_forms(title: str) -> tuple[str, ...]:
 
 
 def on_the_wire(title: str) -> str:
-    """A written title as we use it; as it is when it has no such form."""
+    """A written title in the form that we send; unchanged when it has none."""
     return next(iter(wire_forms(title)), title)
 
 
 def names(written: Collection[str], title: str) -> bool:
-    """Whether one of these written titles is that one: as it came, or written itself."""
+    """Whether one of the `written` titles matches `title`, which is a received or a written title."""
     return title in written or (not title.isascii() and any(title in wire_forms(each) for each in written))
 
 
 def readable(title: str) -> str:
-    """A title that came, for people."""
+    """A received title, for people."""
     if title.isascii():
         return title
     try:

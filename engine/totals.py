@@ -1,6 +1,6 @@
-"""One answer of a server's `stats`, its workers added up.
+"""Adds up the workers in a server's answer to `stats`.
 
-Knows the shape of that answer and of `metrics` snapshots, and nothing else of the server.
+Knows only the shape of that answer and of `metrics` snapshots.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Distribution:
     buckets: list[int] = field(default_factory=list)
 
     def add(self, snapshot: Answer | None) -> None:
-        """Counts another worker's observations too."""
+        """Adds another worker's observations."""
         if not snapshot:
             return
         if not self.buckets:
@@ -29,19 +29,19 @@ class Distribution:
         self.buckets = [a + b for a, b in zip(self.buckets, snapshot["buckets"], strict=True)]
 
     def since(self, before: Distribution) -> Distribution:
-        """What was observed after `before`; everything when a worker was replaced in between."""
+        """The observations after `before`; all of them when a worker was replaced in between."""
         if len(before.buckets) != len(self.buckets):
             return self
-        left = [a - b for a, b in zip(self.buckets, before.buckets, strict=True)]
-        return self if min(left, default=0) < 0 else Distribution(self.bounds, left)
+        differences = [a - b for a, b in zip(self.buckets, before.buckets, strict=True)]
+        return self if min(differences, default=0) < 0 else Distribution(self.bounds, differences)
 
     def percentile(self, fraction: float) -> float | None:
         """The bound below which that fraction lies (infinity: above the last bound); None without observations."""
         count = sum(self.buckets)
-        seen = 0
+        cumulative = 0
         for bound, bucket in zip([*self.bounds, float("inf")], self.buckets, strict=False):
-            seen += bucket
-            if count and seen >= fraction * count:
+            cumulative += bucket
+            if count and cumulative >= fraction * count:
                 return bound
         return None
 

@@ -3,9 +3,9 @@
     access = PeerRules(config)                              the rules in force
     access.allowed(principal, action, target) ──► Decision  true or false, and why not
 
-    principal   who asks: an application entity, a person at the command line, a background job
-    action      what is asked for: store, query, retrieve, send, commit, associate
-    target      what it is about: everything that is stored, or one destination
+    principal   the requester: an application entity, a person at the command line, a background job
+    action      the operation: store, query, retrieve, send, commit, associate
+    target      its object: everything that is stored, or one destination
 
 A decision covers an association or an operation, never one instance: ask once per operation and keep the answer. This
 package knows neither DICOM, HTTP nor the archive; each front end words its own refusal.

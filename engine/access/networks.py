@@ -1,4 +1,4 @@
-"""Whether an address lies in one of the networks that the configuration names."""
+"""Checks whether an address lies in one of the networks that the configuration names."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @lru_cache(maxsize=64)
 def networks(texts: tuple[str, ...]) -> tuple[Network, ...]:
-    """Networks as they are written in the configuration, which has checked them."""
+    """Parses networks of the configuration, which has validated them."""
     return tuple(ipaddress.ip_network(text, strict=False) for text in texts)
 
 
 @lru_cache(maxsize=4096)
 def is_in_any(address: str, texts: tuple[str, ...]) -> bool:
-    """`is_in` of networks as the configuration has them; remembered, since a client asks thousands of times."""
+    """`is_in` for networks as text; cached, since a client asks thousands of times."""
     return is_in(address, networks(texts))
 
 
 def is_in(address: str, among: Iterable[Network]) -> bool:
-    """Whether an address lies in one of them; an IPv4 address may be written as IPv6 writes it."""
+    """Whether an address lies in one of them; an IPv4 address may be in its IPv6-mapped form."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

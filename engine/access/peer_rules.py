@@ -1,16 +1,18 @@
-"""The first set of rules: what the configuration says of peers.
+"""The access rules of the configuration.
 
-    [[peer]] may = [...]            store, query, retrieve; destination: be sent what another has asked for
+    [[peer]] may = [...]            store, query, retrieve; destination: receive instances that another peer requests
     [[peer]] destinations = [...]   where it may have instances sent; unset: to every destination
     accept_unknown_peers            whether a title without a [[peer]] may store, query and retrieve
 
-    ASSOCIATE   a known title, though it may do nothing else; an unknown one if unknown peers are accepted
+    ASSOCIATE   every known title, even one without permissions; an unknown one if unknown peers are accepted
     HTTP client a client of the networks in http.allow may do everything; others nothing
 
-    COMMIT      whoever may store: a permission of its own would only be forgotten
-    SEND        whoever may retrieve, to a [[peer]] that has an address, may be a destination and is one of its own
+    COMMIT      needs the permission to store: people would forget to grant one of its own
+    SEND        needs the permission to retrieve; the destination is a [[peer]] that has an address, may be a
+                destination, and is among the `destinations` of the requester
 
-A person at the command line has the files of the archive, and a background job is ours: both may do everything.
+A person at the command line can read and write the archive's files anyway, and a background job is part of the server:
+both may do everything.
 """
 
 from __future__ import annotations
@@ -39,18 +41,18 @@ class PeerRules:
     """The configuration's rules. A decision costs a look-up or two in dictionaries."""
 
     def __init__(self, config: Callable[[], Config]) -> None:
-        """`config`: the one in force."""
+        """`config`: returns the current configuration."""
         self._config = config
 
     def allowed(self, principal: Principal, action: Action, target: Target = ARCHIVE) -> Decision:
-        """Whether it may do that to it."""
+        """Whether the principal may perform the action on the target."""
         if principal.kind not in (Kind.PEER, Kind.HTTP):
             return ALLOWED
         config = self._config()
         if principal.kind is Kind.HTTP:
             if not is_in_any(principal.address, config.http.allow):
                 return Decision(False, "an address that is not in http.allow")
-            return self._takes(config, principal, target) if isinstance(target, Destination) else ALLOWED
+            return self._may_send_to(config, principal, target) if isinstance(target, Destination) else ALLOWED
         peer = config.peer(principal.name)
         if peer is None and not config.accept_unknown_peers:
             return Decision(False, "an unknown peer")
@@ -62,10 +64,10 @@ class PeerRules:
         if peer is not None and permission not in peer.may:
             return Decision(False, f"may not {permission}")
         if isinstance(target, Destination):
-            return self._takes(config, principal, target)
+            return self._may_send_to(config, principal, target)
         return ALLOWED
 
-    def _takes(self, config: Config, principal: Principal, target: Destination) -> Decision:
+    def _may_send_to(self, config: Config, principal: Principal, target: Destination) -> Decision:
         destination = config.peer(target.ae_title)
         if destination is None:
             return Decision(False, "an unknown destination")

@@ -1,4 +1,4 @@
-"""Who asks."""
+"""Principal: the requester of an operation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Kind(Enum):
     OPERATOR = "operator"
     """A person at the command line of this machine, known by the user account."""
     HTTP = "http"
-    """A client of the HTTP port, known by its address only, as long as nobody vouches for who it is."""
+    """A client of the HTTP port. It is not authenticated: only its address is known."""
     JOB = "job"
     """A background job of the server."""
 
@@ -29,15 +29,15 @@ class Principal:
 
     kind: Kind
     name: str
-    """An AE title as it came, a user name, or the name of a job; "" of an HTTP client that nobody knows."""
+    """A received AE title, a user name, or the name of a job; "" for an HTTP client that is not authenticated."""
     address: str = ""
     """The network address that it comes from."""
     roles: frozenset[str] = frozenset()
-    """What whoever vouched for it says of it. No rule reads them as long as nobody vouches."""
+    """Roles from authentication. No rule reads them yet."""
 
     @property
     def actor(self) -> str:
-        """What is recorded of it beside what it has done.
+        """The name that is recorded beside its changes.
 
         `cli:name` for an operator, `http:address` for a client of the HTTP port, else the name.
         """

@@ -1,4 +1,4 @@
-"""What is asked of the rules, and what they answer."""
+"""The parts of an access question: actions, targets and the decision."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Action(Enum):
     HOLD = auto()
     """Set and end legal holds."""
     MANAGE = auto()
-    """Change what is not instances otherwise: quarantine, jobs."""
+    """Manage the quarantine and jobs."""
     OBSERVE = auto()
-    """See how the server is, and who uses it: figures, jobs, peers."""
+    """See the state and the use of the server: metrics, jobs, peers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +37,12 @@ class Destination:
     """An application entity that instances go to."""
 
     ae_title: str
-    """As it came in a message, or as it is written."""
+    """A received or a written title."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Everything that the archive has."""
+    """Everything in the archive."""
 
 
 Target: TypeAlias = Stored | Destination
@@ -69,4 +69,4 @@ class Access(Protocol):
     """A set of rules."""
 
     def allowed(self, principal: Principal, action: Action, target: Target = ARCHIVE) -> Decision:
-        """Whether it may do that to it."""
+        """Whether the principal may perform the action on the target."""

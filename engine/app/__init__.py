@@ -1,7 +1,7 @@
-"""The composition root: what `filmroom serve` runs, and which fronts it has.
+"""The composition root of `filmroom serve`: puts the server and its fronts together.
 
-Here, and only here, the server is told of protocols: `ports` says to the supervisor where to listen and how the first
-bytes of a connection are judged; `worker` makes the fronts of a worker process.
+Only this package connects the server with protocols: `ports` tells the supervisor where to listen and how to judge the
+first bytes of a connection; `worker` makes the fronts of a worker process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from engine.server.supervisor import Supervisor
 
 
 def serve(reading: Reading, reread: Callable[[], Reading]) -> int:
-    """Serves until told to stop; the exit code. `reread` reads the configuration anew for SIGHUP and `reload`.
+    """Serves until it is stopped; returns the exit code. SIGHUP and `reload` call `reread` for a new configuration.
 
     Raises ConfigError (port taken), ArchiveInUse, StorageError.
     """

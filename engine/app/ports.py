@@ -1,4 +1,4 @@
-"""Where the server listens: one port for each front. Imports no front: the supervisor serves nothing itself."""
+"""The ports that the server listens on, one for each front. Imports no front: the supervisor serves nothing itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class FilmroomComposition:
-    """What the supervisor must know (`server.supervisor.Composition`)."""
+    """Implements `server.supervisor.Composition`."""
 
     worker_module = "engine.app.worker"
 
@@ -26,25 +26,25 @@ class FilmroomComposition:
         def judge(head: bytes) -> Verdict:
             return first_pdu.judge(head, config().limits.associate_pdu_length_max)
 
-        fixed = config()
-        is_tls = fixed.http.certificate is not None
+        initial = config()
+        is_tls = initial.http.certificate is not None
         ports = [
             Port(
                 front="dicom",
                 protocol="DICOM",
-                host=fixed.host,
-                number=fixed.dicom_port,
+                host=initial.host,
+                number=initial.dicom_port,
                 judge=judge,
                 silence_s_max=lambda: config().limits.artim_timeout_s,
             )
         ]
-        if fixed.http.enabled:
+        if initial.http.enabled:
             ports.append(
                 Port(
                     front="http",
                     protocol="HTTP",
-                    host=fixed.http.host,
-                    number=fixed.http.port,
+                    host=initial.http.host,
+                    number=initial.http.port,
                     judge=lambda head: first_bytes.judge(head, is_tls=is_tls),
                     silence_s_max=lambda: config().http.header_timeout_s,
                     scheme="https" if is_tls else "http",

@@ -17,7 +17,7 @@ def make_fronts(engine: Engine, process: worker.Process) -> list[Front]:
     """The fronts of one process."""
     fronts: list[Front] = [DimseFront(engine, process.number)]
     if engine.config.http.enabled:
-        # Only where it is used: aiohttp takes some memory and a tenth of a second.
+        # Import only where needed: aiohttp takes some memory and a tenth of a second.
         from engine.exchange.runner import Runner
         from engine.web.front import WebFront
 

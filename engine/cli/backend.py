@@ -71,14 +71,14 @@ def opened(
     """Opens the archive, and closes it at the end. A new archive gets the configured extra attributes."""
     from engine.archive import extras
     from engine.archive.archive import Archive
-    from engine.stops import put_off_stops
+    from engine.stops import delay_stops
 
     is_new = create and not (config.data / "archive.json").exists()
     attributes = extras.configured(config) if is_new else None
     archive = namespaces.under_a_free_id(
         lambda: Archive.open(config.data, role=role, create=create, progress=progress, extra_attributes=attributes)
     )
-    put_off_stops()
+    delay_stops()
     try:
         yield archive
     finally:

@@ -1,7 +1,7 @@
-"""One frozen `Config`: the settings of all rooms, and how it is read.
+"""The configuration: one frozen `Config` with the settings of all rooms.
 
-Read once and passed down in pieces; no other module looks at the configuration file or at the environment.
-Where a value comes from, the first that has one:
+It is read once and passed down in parts; no other module reads the configuration file or the environment. A value
+comes from the first of these that has one:
 
     flag  >  environment variable  >  file (TOML)  >  default here
 
@@ -13,8 +13,8 @@ Where a value comes from, the first that has one:
     host = "10.0.0.7"
     port = 104
 
-A key that does not exist is an error that names the nearest one that does. Keys with a unit end in it. Relative
-paths in a file start at the file's folder, others at the working directory.
+An unknown key is an error that names the most similar key. Keys with a unit end in it. Relative paths in a file start
+at the file's folder, others at the working directory.
 """
 
 from __future__ import annotations

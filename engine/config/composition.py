@@ -1,6 +1,6 @@
-"""The whole configuration: the tables of all rooms, the settings that stand in none, and what a reload takes over.
+"""The whole configuration: the tables of all rooms, the settings outside of tables, and the rules of a reload.
 
-A `Config` never changes. What holds for one AE title is looked up in its `book`.
+A `Config` never changes. Its `book` has the settings for each AE title.
 """
 
 from __future__ import annotations
@@ -60,38 +60,39 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     """Registered for DICOM and, unlike 104, open to a process without privileges; 0: any free one."""
 
     workers: Annotated[int, Meta(ge=1, le=1024), FIXED] = msgspec.field(default_factory=_cores)
-    """Processes that serve; one a core."""
+    """Worker processes; default: one a core."""
 
     durability: Annotated[Durability, FIXED] = "durable"
-    """durable: a Success was synced to disk. write-behind: it was written, survives kill -9, and is synced within
-    write_behind_sync_s; a power cut may take that long's worth of instances."""
+    """durable: a Success means that the instance was synced to disk. write-behind: it was written, survives kill -9,
+    and is synced within write_behind_sync_s; a power cut may lose the instances of that time."""
 
     duplicates: Annotated[Duplicates, FIXED] = "keep-first"
-    """What becomes of a known SOP Instance UID with other bytes: the first stays current and the new one is kept
-    aside; the new one replaces it; or the new one is current and the first is kept aside. A UID should never
-    come back with other contents (PS3.5 9.1), so the safest is to change nothing that was already seen. The same
-    content in another transfer syntax, with other lengths or padding is never such a conflict."""
+    """How to store a known SOP Instance UID with different bytes. keep-first: the first version stays current and the
+    new one is kept aside; replace: the new one replaces it; keep-both-versions: the new one becomes current and the
+    first is kept aside. A UID should never come back with different content (PS3.5 9.1), so the safest is to change
+    nothing that users have seen. The same content in another transfer syntax, with other lengths or padding is never a
+    conflict."""
 
     duplicates_answer: Annotated[DuplicatesAnswer, FIXED] = "warning"
-    """What the sender of an instance that is kept aside hears: warning (B000) or success (0000). Large and compressed
-    instances are compared with the current one after the answer, so nobody knows yet whether they are the same;
-    success is for routers that take B000 for a failure and send again. Both ways it is stored."""
+    """The status for an instance that is kept aside: warning (B000) or success (0000). Large and compressed instances
+    are compared with the current one after the response, so it is not known yet whether they are the same; success is
+    for routers that treat B000 as a failure and send again. In both cases the instance is stored."""
 
     accept_unknown_peers: bool = True
-    """Whether AE titles without a [[peer]] may store, query and retrieve by C-GET. Never a destination."""
+    """Whether AE titles without a [[peer]] may store, query and retrieve by C-GET. They are never destinations."""
 
     promiscuous: bool = True
     """Whether instances of unknown and private SOP classes are stored too."""
 
     called_ae_title_check: bool = False
-    """Whether an association that calls another AE title than ours is rejected. Many modalities are set up wrongly."""
+    """Whether to reject an association whose called AE title is not ours. Off: many modalities are set up wrongly."""
 
     write_behind_sync_s: Annotated[float, Meta(gt=0, le=60), FIXED] = 1.0
-    """The longest time between a Success and its sync in write-behind: what a power cut may cost."""
+    """The longest time between a Success and its sync in write-behind: a power cut may lose the instances of it."""
 
     caretaker_pause_s: Annotated[float, Meta(ge=0, le=86400), FIXED] = 15.0
-    """From ready to the start of the process that compacts, scrubs and applies retention rules: it takes a third of a
-    second of processor time, which after a restart those who have waited for the server need more."""
+    """Seconds from the ready line to the start of the process that compacts, scrubs and applies retention rules. It
+    takes a third of a second of processor time, which clients that waited for the restart need more."""
 
     limits: Limits = Limits()
     http: Http = Http()
@@ -113,10 +114,10 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     """Extra attributes for the index; written [[attribute]]. None: no configuration file was given; keep the archive's
     current set."""
     coercion: tuple[Coercion, ...] = ()
-    """What is changed on the way out, the first rule that names a receiver; written [[coercion]]."""
+    """Changes to sent instances; the first rule that names a receiver applies to it; written [[coercion]]."""
 
     webhooks: tuple[Webhook, ...] = msgspec.field(default=(), name="webhook")
-    """Machines that the change feed is delivered to; written [[webhook]]."""
+    """Receivers of the change feed; written [[webhook]]."""
 
     def __post_init__(self) -> None:
         check_title(self.aet)
@@ -126,9 +127,9 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
 
     @cached_property
     def book(self) -> PeerBook:
-        """What holds for whom; made at the first look-up."""
+        """The settings for each AE title; made at the first look-up."""
         limits = self.limits
-        everybody = PeerSettings(
+        general = PeerSettings(
             durability=self.durability,
             duplicates=self.duplicates,
             associations_max=limits.associations_per_peer_max,
@@ -140,35 +141,35 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
             query_results_max=limits.query_results_max,
             query_timeout_s=limits.query_timeout_s,
         )
-        return PeerBook(everybody, self.peers, self.coercion)
+        return PeerBook(general, self.peers, self.coercion)
 
     def peer(self, aet: str) -> Peer | None:
         """The [[peer]] of an AE title; None when there is none."""
         return self.book.of(aet).peer
 
     def settings_of(self, aet: str) -> PeerSettings:
-        """What holds for an AE title: its own settings, and everybody's where it has none."""
+        """The settings for an AE title: its own, and the general ones where it has none."""
         return self.book.of(aet)
 
     def coercion_of(self, aet: str) -> Coercion | None:
-        """What is changed in what that AE title is sent; None: nothing."""
+        """The coercion of instances sent to that AE title; None: none."""
         return self.book.coercion_of(aet)
 
     def reloaded(self, fresh: Config) -> tuple[Config, list[str]]:
-        """This configuration with what a reload takes over of `fresh`; and the keys that would need a restart."""
-        merged = _merged(self, fresh)
+        """This configuration with the settings of `fresh` that a reload applies; and the keys that need a restart."""
+        merged = _merge(self, fresh)
         before, after = dict(merged.describe()), dict(fresh.describe())
         return merged, [key for key in after if before.get(key) != after[key]]
 
     def differences(self, other: Config) -> list[str]:
-        """The keys, dotted, that have another value there; "peer.CT1" for a table that only one of both has."""
+        """The dotted keys with different values in `other`; "peer.CT1" for a table that only one of both has."""
         before, after = dict(self.describe()), dict(other.describe())
         plain = {key for key, _ in keys()}
         tables = [{key.rpartition(".")[0] for key in values if key not in plain} for values in (before, after)]
         changed: dict[str, None] = {}
         for key in {**before, **after}:
             table = key.rpartition(".")[0]
-            if key not in plain and sum(table in one for one in tables) == 1:
+            if key not in plain and sum(table in names for names in tables) == 1:
                 changed[table] = None
             elif before.get(key, self) != after.get(key, self):
                 changed[key] = None
@@ -209,7 +210,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
         return rows
 
     def to_json(self) -> bytes:
-        """For a worker process: `from_json` gives the same configuration back."""
+        """For a worker process: `from_json` returns the same configuration."""
         return msgspec.json.encode(self, enc_hook=str)
 
     @classmethod
@@ -218,15 +219,15 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
         return msgspec.json.decode(data, type=cls, dec_hook=to_path)
 
 
-def _merged(old: Any, fresh: Any) -> Any:
-    """`fresh`, but for what is fixed, which is as in `old`; tables setting by setting."""
+def _merge(old: Any, fresh: Any) -> Any:
+    """`fresh`, with the fixed settings of `old`; tables setting by setting."""
     values = {}
     for field in msgspec.structs.fields(type(fresh)):
         before, after = getattr(old, field.name), getattr(fresh, field.name)
         if is_fixed(field.type):
             after = before
         elif isinstance(after, Struct):
-            after = _merged(before, after)
+            after = _merge(before, after)
         values[field.name] = after
     return type(fresh)(**values)
 
@@ -235,26 +236,26 @@ def _is_table(annotation: Any) -> bool:
     return isinstance(bare(annotation), type) and issubclass(bare(annotation), Struct)
 
 
-def _in_list(annotation: Any) -> type[Struct] | None:
-    """The table of which a setting is a list; None for any other setting."""
+def _table_of_list(annotation: Any) -> type[Struct] | None:
+    """The table type of a setting that is a list of tables; None for any other setting."""
     for inner in (bare(annotation), *get_args(bare(annotation))):
         if get_origin(inner) is tuple and _is_table(get_args(inner)[0]):
-            found: type[Struct] = get_args(inner)[0]
-            return found
+            table: type[Struct] = get_args(inner)[0]
+            return table
     return None
 
 
 TABLES: dict[str, type[Struct]] = {
     field.name: bare(field.type) for field in msgspec.structs.fields(Config) if _is_table(field.type)
 }
-"""The tables that are there once."""
+"""The tables that occur at most once."""
 
 LISTS: dict[str, tuple[str, type[Struct]]] = {
     field.encode_name: (field.name, table)
     for field in msgspec.structs.fields(Config)
-    if (table := _in_list(field.type)) is not None
+    if (table := _table_of_list(field.type)) is not None
 }
-"""Tables that may be there several times, in the file only: as they are written → their field, and what each is."""
+"""Tables that may occur several times, in the file only: name in the file → field and type of table."""
 
 
 def keys() -> Iterator[tuple[str, Any]]:
@@ -268,7 +269,7 @@ def keys() -> Iterator[tuple[str, Any]]:
 
 
 def to_path(type_: type, value: object) -> object:
-    """Paths for msgspec, which knows none."""
+    """Converts paths for msgspec, which does not support them."""
     if type_ is Path:
         if isinstance(value, str | Path) and str(value):
             return Path(value)

@@ -1,8 +1,8 @@
-"""What holds for one AE title: its [[peer]]'s own settings, and everybody's where it has none.
+"""The settings for one AE title: those of its [[peer]], and the general ones where it has none.
 
-Worked out once for each [[peer]] that comes, and looked up by any form in which its title may come (`titles`): a
-look-up is one of a dictionary, however many peers there are. Titles without a [[peer]] share one `PeerSettings`, so
-that a thousand invented ones cost nothing.
+They are computed at the first look-up of each [[peer]], and found by any form of its title (`titles`): a look-up is one
+of a dictionary, however many peers there are. Titles without a [[peer]] share one `PeerSettings`, so that a thousand
+invented ones cost nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from engine.titles import wire_forms
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerSettings:
-    """What holds for one application entity; each field as in `Peer` or `Limits`."""
+    """The settings for one application entity; `Peer` and `Limits` describe the fields."""
 
     peer: Peer | None = None
     """Its [[peer]]; None when there is none."""
@@ -31,23 +31,23 @@ class PeerSettings:
     receive_window: int
     """Operations that it may have outstanding with us."""
     send_window: int = 1
-    """Operations that we may propose to have outstanding with it."""
+    """Outstanding operations that we may propose to it."""
     timeout_s: float
     delivery_rate_bytes_per_s_min: int
     bandwidth_bytes_per_s_max: int = 0
-    """0: as many as it sends."""
+    """0: no limit."""
     pdu_length_max: int = 0
-    """0: no length of its own."""
+    """0: the general length."""
     transfer_syntaxes: tuple[str, ...] = ()
     prefer_compressed: bool = False
     query_options: tuple[QueryOption, ...]
     query_results_max: int
     query_timeout_s: float
     destinations: tuple[str, ...] | None = None
-    """AE titles, as written, that it may have instances sent to; None: any."""
+    """AE titles, as written, to which it may have instances sent; None: any."""
 
     def of(self, peer: Peer) -> PeerSettings:
-        """The same for a [[peer]], where it has nothing of its own."""
+        """These settings with those of a [[peer]]."""
         own: dict[str, Any] = {name: value for name in _SAME_NAME if (value := getattr(peer, name)) is not None}
         if peer.asynchronous_window is not None:
             own["receive_window"] = max(1, peer.asynchronous_window)
@@ -57,20 +57,20 @@ class PeerSettings:
 _SAME_NAME = tuple(
     name for name in PeerSettings.__dataclass_fields__ if name in Peer.__struct_fields__ and name != "peer"
 )
-"""Fields that are a peer's own unless it leaves them unset (None)."""
+"""Fields that a peer replaces unless it leaves them unset (None)."""
 
 
 class PeerBook:
-    """What holds for each AE title."""
+    """The settings for each AE title."""
 
-    def __init__(self, everybody: PeerSettings, peers: Iterable[Peer], coercion: Iterable[Coercion]) -> None:
-        self._everybody = everybody
+    def __init__(self, general: PeerSettings, peers: Iterable[Peer], coercion: Iterable[Coercion]) -> None:
+        self._general = general
         self._peers: dict[str, Peer] = {}
         for peer in peers:
             for title in _forms(peer.aet):
                 self._peers.setdefault(title, peer)
         self._settings: dict[str, PeerSettings] = {}
-        """Of those that somebody has asked for: a reload must not work out a thousand at once."""
+        """Filled at each first look-up: a reload must not compute a thousand at once."""
         self._coercion: dict[str, Coercion] = {}
         self._coercion_of_others: Coercion | None = None
         for rule in coercion:
@@ -78,20 +78,20 @@ class PeerBook:
                 self._coercion.setdefault(title, rule)
             if not rule.aets:
                 self._coercion_of_others = rule
-                break  # it names everybody: those behind it never come first
+                break  # it applies to everybody: later rules never apply
 
     def of(self, aet: str) -> PeerSettings:
-        """What holds for an AE title, as it came or as it is written."""
+        """The settings for a received or written AE title."""
         settings = self._settings.get(aet)
         if settings is None:
             peer = self._peers.get(aet)
             if peer is None:
-                return self._everybody
-            settings = self._settings[aet] = self._everybody.of(peer)
+                return self._general
+            settings = self._settings[aet] = self._general.of(peer)
         return settings
 
     def coercion_of(self, aet: str) -> Coercion | None:
-        """What is changed in what that AE title is sent; None: nothing."""
+        """The coercion of instances sent to that AE title; None: none."""
         return self._coercion.get(aet, self._coercion_of_others)
 
 

@@ -1,4 +1,4 @@
-"""Reads a configuration from flags, environment and file, and says what is wrong with it in their words."""
+"""Reads a configuration from flags, environment and file, and reports every mistake with its key and place."""
 
 from __future__ import annotations
 
@@ -23,88 +23,88 @@ from engine.setting import bare
 from engine.web.settings import Webhook
 
 Origin = Literal["flag", "environment", "file", "default"]
-"""Where a value comes from."""
+"""The source of a value."""
 
 DEFAULT_FILE = "filmroom.toml"
-"""Looked for by `places` when no file is named."""
+"""The name of the file when no flag names one."""
 
 SYSTEM_FILE = Path("/etc/filmroom") / DEFAULT_FILE
-"""Looked for last."""
+"""The last of `places`."""
 
 ENVIRONMENT_PREFIX = "FILMROOM_"
 
 MISTAKES_MAX = 100
-"""So many are named in one run."""
+"""The number of mistakes that one run reports."""
 
 _PLACEHOLDERS: dict[str, object] = {"aet": "MISSING", "name": "x", "older_than_days": 1.0, "tag": "x", "level": "study"}
-"""For a key that must be there and is not, so that the rest can be looked at."""
+"""Values for missing required keys, so that the other keys can be checked."""
 
-_GONE = {
-    "http_port": "it is port in the table [http]",
-    "verify_reads": "each instance is compared with its checksum on its way out, always",
+_REMOVED_KEYS = {
+    "http_port": "use port in the table [http]",
+    "verify_reads": "every instance is verified against its checksum before it is sent",
 }
-"""Keys of earlier versions, and what is true now."""
+"""Keys of earlier versions, with an explanation."""
 
 _OTHER_VARIABLES = {"CONFIG", "PYTHON", "CORPUS", "DEBUG", "SANITIZE", "EXT"}
-"""Environment variables with our prefix that are no configuration keys."""
+"""Environment variables with our prefix that are not configuration keys."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A configuration and where it was read."""
+    """A configuration and its source."""
 
     config: Config
     path: Path | None
     """The file; None: there was none."""
     places: tuple[Path, ...]
-    """Where a file was looked for."""
+    """The paths that were searched for a file."""
 
     @property
-    def told(self) -> str:
-        """In words, for the log and the ready line."""
+    def source(self) -> str:
+        """The file, or that there is none, for the log and the ready line."""
         if self.path is not None:
             return f"{self.path}"
         return f"no configuration file (looked for {', '.join(map(str, self.places))})"
 
 
-def places(named: str | Path | None, env: Mapping[str, str], data: str | Path | None = None) -> tuple[Path, ...]:
-    """Where the file is looked for, the first that is there being read.
+def places(path: str | Path | None, env: Mapping[str, str], data: str | Path | None = None) -> tuple[Path, ...]:
+    """The paths to search for the file; the first that exists is read.
 
-    The one that a flag names, else FILMROOM_CONFIG, and then no other. Else filmroom.toml in the working directory, in
-    the data directory (`data` is a flag's; else FILMROOM_DATA or the default), beside it, in /etc/filmroom.
+    Only `path`, from a flag, else only FILMROOM_CONFIG. Else filmroom.toml in the working directory, in the data
+    directory (`data`, from a flag, else FILMROOM_DATA or the default), beside it, in /etc/filmroom.
     """
-    name = named or env.get(f"{ENVIRONMENT_PREFIX}CONFIG")
+    name = path or env.get(f"{ENVIRONMENT_PREFIX}CONFIG")
     if name:
         return (Path(name),)
     folder = Path(data or env.get(environment_variable("data")) or Config().data)
     beside = Path(os.path.abspath(folder)).parent
-    found = (Path(DEFAULT_FILE), folder / DEFAULT_FILE, beside / DEFAULT_FILE, SYSTEM_FILE)
-    return tuple({os.path.abspath(path): path for path in reversed(found)}.values())[::-1]
+    paths = (Path(DEFAULT_FILE), folder / DEFAULT_FILE, beside / DEFAULT_FILE, SYSTEM_FILE)
+    return tuple({os.path.abspath(each): each for each in reversed(paths)}.values())[::-1]
 
 
-def find_file(named: str | Path | None, env: Mapping[str, str], data: str | Path | None = None) -> Path | None:
-    """The file to read, which may not exist when it was named; None when nothing was named or found."""
-    looked_for = places(named, env, data)
-    if named or env.get(f"{ENVIRONMENT_PREFIX}CONFIG"):
-        return looked_for[0]
-    return next((path for path in looked_for if os.path.isfile(path)), None)
+def find_file(path: str | Path | None, env: Mapping[str, str], data: str | Path | None = None) -> Path | None:
+    """The file to read; None when there is none. A file from a flag or FILMROOM_CONFIG may not exist."""
+    paths = places(path, env, data)
+    if path or env.get(f"{ENVIRONMENT_PREFIX}CONFIG"):
+        return paths[0]
+    return next((each for each in paths if os.path.isfile(each)), None)
 
 
 def load(path: Path | None, env: Mapping[str, str], overrides: Mapping[str, object]) -> Config:
     """The configuration of a file, an environment and flags.
 
-    `overrides` has dotted keys ("limits.idle_timeout_s"); a value of None was not given. Raises ConfigError,
-    which names every mistake.
+    `overrides` has dotted keys ("limits.idle_timeout_s"); None: the flag is absent. Raises ConfigError, which names
+    every mistake.
     """
     mistakes: list[str] = []
-    values, found = _gather(path, env, overrides, mistakes)
-    return _build(values, found, path, mistakes)
+    values, key_origins = _gather(path, env, overrides, mistakes)
+    return _build(values, key_origins, path, mistakes)
 
 
 def origins(path: Path | None, env: Mapping[str, str], overrides: Mapping[str, object]) -> dict[str, Origin]:
-    """Where each key (dotted, as in `describe`, peers left out) gets its value from."""
-    _, found = _gather(path, env, overrides, [])
-    return {key: found.get(key, "default") for key, _ in keys()}
+    """The origin of the value of each key (dotted, as in `describe`, without peers)."""
+    _, key_origins = _gather(path, env, overrides, [])
+    return {key: key_origins.get(key, "default") for key, _ in keys()}
 
 
 def environment_variable(key: str) -> str:
@@ -113,58 +113,58 @@ def environment_variable(key: str) -> str:
 
 
 def parse_peer(config: Config, text: str) -> Peer:
-    """A peer as named on a command line: the AE title of a [[peer]], or AET@HOST:PORT."""
-    known = config.peer(text)
-    if known is not None:
-        if not known.is_reachable:
+    """Parses a peer of a command line: the AE title of a [[peer]], or AET@HOST:PORT."""
+    peer = config.peer(text)
+    if peer is not None:
+        if not peer.is_reachable:
             raise ConfigError(f"peer {text} has neither host and port nor a url in the configuration")
-        return known
+        return peer
     if "@" not in text:
-        hint = _nearest(text, [peer.aet for peer in config.peers if peer.is_reachable])
-        raise ConfigError(f"{text!r} is no [[peer]] of the configuration{hint}; AET@HOST:PORT works too")
-    wrong = f"{text!r} is no AET@HOST:PORT: "
+        hint = _nearest(text, [each.aet for each in config.peers if each.is_reachable])
+        raise ConfigError(f"there is no [[peer]] {text!r} in the configuration{hint}; AET@HOST:PORT works too")
+    prefix = f"{text!r} is not of the form AET@HOST:PORT: "
     aet, _, address = text.rpartition("@")
     match = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::([^:]*))?", address)
     if match is None:
-        raise ConfigError(f"{wrong}an IPv6 address stands in brackets, [::1]:104")
+        raise ConfigError(f"{prefix}an IPv6 address stands in brackets, [::1]:104")
     host, port = match[1].strip("[]"), match[2]
     if not host:
-        raise ConfigError(f"{wrong}the host is missing")
+        raise ConfigError(f"{prefix}the host is missing")
     if not port:
-        raise ConfigError(f"{wrong}the port is missing, as in {aet}@{match[1]}:104")
+        raise ConfigError(f"{prefix}the port is missing, as in {aet}@{match[1]}:104")
     if not re.fullmatch(r"\d{1,5}", port, re.ASCII) or not 1 <= int(port) <= 65535:
-        raise ConfigError(f"{wrong}{port!r} is no port, which is a number from 1 to 65535")
+        raise ConfigError(f"{prefix}the port {port!r} is not a number from 1 to 65535")
     try:
         return msgspec.convert({"aet": aet, "host": host, "port": int(port)}, Peer)
     except msgspec.ValidationError as error:
         reason, _, where = str(error).partition(" - at `$.")
         key = where.rstrip("`")
-        raise ConfigError(f"{wrong}{_reason(key, reason, {'aet': aet, 'host': host}.get(key, text))}") from error
+        raise ConfigError(f"{prefix}{_reason(key, reason, {'aet': aet, 'host': host}.get(key, text))}") from error
 
 
 def _gather(
     path: Path | None, env: Mapping[str, str], overrides: Mapping[str, object], mistakes: list[str]
 ) -> tuple[dict[str, Any], dict[str, Origin]]:
     values = _read(path, mistakes) if path is not None else {}
-    found: dict[str, Origin] = {}
+    key_origins: dict[str, Origin] = {}
     for key, _ in keys():
         if _get(values, key) is not None:
-            found[key] = "file"
+            key_origins[key] = "file"
     types = dict(keys())
     for key, text in _from_environment(env).items():
         try:
             _set(values, key, _from_text(key, text, types[key]))
         except ConfigError as error:
             mistakes.append(str(error))
-        found[key] = "environment"
+        key_origins[key] = "environment"
     for key, value in overrides.items():
         if value is None:
             continue
         if key not in types:
             raise ConfigError(f"there is no configuration key {key!r}{_nearest(key, types)}")
         _set(values, key, value)
-        found[key] = "flag"
-    return values, found
+        key_origins[key] = "flag"
+    return values, key_origins
 
 
 def _read(path: Path, mistakes: list[str]) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def _read(path: Path, mistakes: list[str]) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
     except RecursionError:
-        raise ConfigError(f"{path} nests brackets more deeply than any configuration") from None
+        raise ConfigError(f"{path} nests brackets too deeply") from None
     except ValueError as error:  # a number of thousands of digits
         raise ConfigError(f"{path} has a value that cannot be read: {error}") from error
     _check_keys(values, path, mistakes)
@@ -193,7 +193,7 @@ def _read(path: Path, mistakes: list[str]) -> dict[str, Any]:
 
 
 def _check_keys(values: dict[str, Any], path: Path, mistakes: list[str]) -> None:
-    """Notes what is wrong and takes it out, so that the rest can be looked at too."""
+    """Notes mistakes and removes the wrong values, so that the others can be checked too."""
     top = [field.encode_name for field in msgspec.structs.fields(Config)]
     _check_table(values, top, f"{path}", mistakes)
     for name, section in TABLES.items():
@@ -233,14 +233,14 @@ def _fields(table: type[msgspec.Struct]) -> list[str]:
 
 
 def _check_level(extra: dict[str, Any], where: str, mistakes: list[str]) -> None:
-    for needed in ("tag", "level"):
-        if needed not in extra:
-            mistakes.append(f"{where}: {needed} is missing")
-            extra[needed] = _PLACEHOLDERS[needed]
+    for key in ("tag", "level"):
+        if key not in extra:
+            mistakes.append(f"{where}: {key} is missing")
+            extra[key] = _PLACEHOLDERS[key]
     choices = get_args(AttributeLevel)
     if extra["level"] not in choices:
         hint = _nearest(str(extra["level"]), choices)
-        mistakes.append(f"{where}: level: {extra['level']!r} is none of {', '.join(choices)}{hint}")
+        mistakes.append(f"{where}: level: {extra['level']!r} is not one of {', '.join(choices)}{hint}")
         extra["level"] = _PLACEHOLDERS["level"]
 
 
@@ -248,12 +248,12 @@ def _check_table(table: dict[str, Any], names: list[str], where: str, mistakes: 
     for key in list(table):
         if key not in names:
             del table[key]
-            if key in _GONE:
-                mistakes.append(f"{where}: {key} is gone: {_GONE[key]}")
+            if key in _REMOVED_KEYS:
+                mistakes.append(f"{where}: {key} was removed: {_REMOVED_KEYS[key]}")
                 continue
             elsewhere = [dotted for dotted, _ in keys() if dotted.split(".")[-1] == key]
             hint = f"; it belongs to {_place(elsewhere[0])}" if elsewhere else _nearest(key, names)
-            mistakes.append(f"{where}: there is no key {key!r} here{hint}")
+            mistakes.append(f"{where}: unknown key {key!r}{hint}")
 
 
 def _check_address(peer: dict[str, Any], where: str, mistakes: list[str]) -> None:
@@ -268,16 +268,16 @@ def _check_address(peer: dict[str, Any], where: str, mistakes: list[str]) -> Non
 
 def _from_environment(env: Mapping[str, str]) -> dict[str, str]:
     by_variable = {environment_variable(key): key for key, _ in keys()}
-    given: dict[str, str] = {}
+    values: dict[str, str] = {}
     for variable, text in env.items():
         if variable in by_variable:
-            given[by_variable[variable]] = text
+            values[by_variable[variable]] = text
         elif variable.startswith(ENVIRONMENT_PREFIX) and variable[len(ENVIRONMENT_PREFIX) :] not in _OTHER_VARIABLES:
-            # Other programs may use the prefix too: only what looks like a misspelt key is an error.
+            # Other programs may use the prefix too: only a variable similar to a key is an error.
             near = difflib.get_close_matches(variable, by_variable, n=1, cutoff=0.9)
             if near:
                 raise ConfigError(f"there is no environment variable {variable}; did you mean {near[0]}?")
-    return given
+    return values
 
 
 def _from_text(key: str, text: str, type_: Any) -> object:
@@ -290,36 +290,36 @@ def _from_text(key: str, text: str, type_: Any) -> object:
         raise ConfigError(f"{environment_variable(key)}: {_reason(key, str(error), text)}") from error
 
 
-def _build(values: dict[str, Any], found: Mapping[str, Origin], path: Path | None, mistakes: list[str]) -> Config:
-    """Takes out each value that is wrong, until none is: then all mistakes are known."""
+def _build(values: dict[str, Any], key_origins: Mapping[str, Origin], path: Path | None, mistakes: list[str]) -> Config:
+    """Removes wrong values one by one, until none is left, to report all mistakes."""
     config = None
     while config is None and len(mistakes) < MISTAKES_MAX:
         try:
             config = msgspec.convert(values, Config, dec_hook=to_path)
         except msgspec.ValidationError as error:
-            mistakes.append(_explain(str(error), values, found, path))
-            if not _take_out(values, str(error)):
+            mistakes.append(_explain(str(error), values, key_origins, path))
+            if not _remove(values, str(error)):
                 break
     if mistakes or config is None:
         raise ConfigError(mistakes[0] if len(mistakes) == 1 else f"{len(mistakes)} mistakes:\n" + "\n".join(mistakes))
-    seen: set[str] = set()
+    titles: set[str] = set()
     for peer in config.peers:
-        if peer.aet in seen:
+        if peer.aet in titles:
             raise ConfigError(f"{path}: there are two [[peer]] with aet {peer.aet!r}")
-        seen.add(peer.aet)
+        titles.add(peer.aet)
     names = [rule.name for rule in config.retention]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"{path}: there are {names.count(name)} [[retention]] with name {name!r}")
     if config.limits.pdu_length_accept_max < config.limits.pdu_length_max:
-        raise ConfigError("limits.pdu_length_accept_max is less than limits.pdu_length_max, which we announce")
+        raise ConfigError("limits.pdu_length_accept_max is less than limits.pdu_length_max")
     if config.storage.segment_bytes < config.limits.stream_threshold_bytes:
-        raise ConfigError("storage.segment_bytes is less than limits.stream_threshold_bytes: no segment would hold one")
+        raise ConfigError("storage.segment_bytes is less than limits.stream_threshold_bytes")
     return config
 
 
-def _take_out(values: dict[str, Any], message: str) -> bool:
-    """Takes the value that a message of msgspec is about out, or puts in a key that is missing; whether it could."""
+def _remove(values: dict[str, Any], message: str) -> bool:
+    """Removes the value that a message of msgspec names, or adds the missing key; returns whether it could."""
     _, _, where = message.partition(" - at `$")
     parts = re.findall(r"[^.\[\]]+", where.rstrip("`").partition("[...]")[0])
     missing = re.search(r"missing required field `(\w+)`", message)
@@ -340,8 +340,8 @@ def _take_out(values: dict[str, Any], message: str) -> bool:
     return True
 
 
-def _explain(message: str, values: dict[str, Any], found: Mapping[str, Origin], path: Path | None) -> str:
-    """A message of msgspec ("Expected `int`, got `str` - at `$.peer[0].port`") in the words of a file."""
+def _explain(message: str, values: dict[str, Any], key_origins: Mapping[str, Origin], path: Path | None) -> str:
+    """Translates a message of msgspec ("Expected `int`, got `str` - at `$.peer[0].port`") into terms of the file."""
     reason, _, where = message.partition(" - at `$")
     where = where.rstrip("`").lstrip(".")
     value: Any = values
@@ -371,7 +371,7 @@ def _explain(message: str, values: dict[str, Any], found: Mapping[str, Origin], 
         number = int(match[1])
         name = _name_of(values["attribute"][number], "tag", number + 1)
         where = f"[[attribute]] {name}: {match[2]}".rstrip(": ")
-    if found.get(where) == "flag":
+    if key_origins.get(where) == "flag":
         return f"--{where.replace('.', '-').replace('_', '-')}: {_reason(where, reason, value)}"
     return f"{path}: {where}: {_reason(where, reason, value)}"
 
@@ -380,31 +380,31 @@ def _reason(key: str, message: str, value: object) -> str:
     name = re.split(r"[.\s]", re.sub(r"\[\d+\]$", "", key))[-1]
     choices = _CHOICES.get(name)
     if choices and "enum" in message:
-        return f"{value!r} is none of {', '.join(choices)}{_nearest(str(value), choices)}"
+        return f"{value!r} is not one of {', '.join(choices)}{_nearest(str(value), choices)}"
     if name in ("aet", "aets", "destinations") and "regex" in message:
-        return f"{value!r} is no AE title: 1 to 16 characters, no backslash, no space at either end"
+        return f"{value!r} is not an AE title: 1 to 16 characters, no backslash, no space at either end"
     if name == "transfer_syntaxes" and ("regex" in message or "length" in message):
-        return f"{value!r} is no UID"
-    said = message if message.startswith("AE title") else message[:1].lower() + message[1:]
-    if not isinstance(value, str | int | float) or repr(value) in said:
-        return said
-    return f"{said} ({value!r})" if ", got" in said else f"{said}, not {value!r}"
+        return f"{value!r} is not a UID"
+    text = message if message.startswith("AE title") else message[:1].lower() + message[1:]
+    if not isinstance(value, str | int | float) or repr(value) in text:
+        return text
+    return f"{text} ({value!r})" if ", got" in text else f"{text}, not {value!r}"
 
 
 def _choices() -> dict[str, tuple[str, ...]]:
-    """Setting → the words that there are for it. A word of a list's table counts only where no other has that name."""
-    found: dict[str, tuple[str, ...]] = {}
+    """Setting → its allowed words. Settings of a list's table count only if no other table has that name."""
+    choices: dict[str, tuple[str, ...]] = {}
     sections: list[type[msgspec.Struct]] = [*(table for _, table in LISTS.values()), *TABLES.values(), Config]
     for section in sections:
         for field in msgspec.structs.fields(section):
             for inner in _inside(field.type):
                 if get_origin(inner) is Literal:
-                    found[field.name] = get_args(inner)
-    return found
+                    choices[field.name] = get_args(inner)
+    return choices
 
 
 def _inside(annotation: Any) -> list[Any]:
-    """A type, and the types that it is made of."""
+    """A type and the types that it consists of."""
     plain = bare(annotation)
     return [plain, *(inner for each in get_args(plain) if get_origin(plain) is not Literal for inner in _inside(each))]
 
@@ -427,7 +427,7 @@ def _peer_name(peer: dict[str, Any], number: int) -> str:
 
 
 def _name_of(table: dict[str, Any], key: str, number: int) -> str:
-    """How a message names one table of a list."""
+    """The name of one table of a list in messages."""
     name = table.get(key)
     return f"{name!r}" if isinstance(name, str) else f"number {number}"
 

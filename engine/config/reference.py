@@ -1,4 +1,4 @@
-"""The settings' reference, from the schema itself: each key with its type, default and docstring."""
+"""The reference of all settings, derived from the schema: each key with its type, default and docstring."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Entry:
     key: str
     """Dotted: dicom_port, limits.idle_timeout_s, peer.host."""
     type: str
-    """As the schema says it, bounds included."""
+    """As in the schema, with bounds."""
     default: object
-    """msgspec.UNSET where there is none."""
+    """msgspec.UNSET: a required setting."""
     about: str
     """Unit, meaning and reason, in one paragraph."""
 
@@ -37,17 +37,18 @@ class Entry:
 def entries() -> Iterator[Entry]:
     """Every key, in the order of the schema: the top, then each table."""
     lists = {field for field, _ in LISTS.values()}
-    yield from _of(composition.Config, "", skipped={*TABLES, *lists})
+    yield from _entries_of(composition.Config, "", excluded={*TABLES, *lists})
     fixed = {field.encode_name for field in msgspec.structs.fields(composition.Config) if is_fixed(field.type)}
     for table, section in TABLES.items():
-        yield from _of(section, f"{table}.", table_is_fixed=table in fixed)
+        yield from _entries_of(section, f"{table}.", table_is_fixed=table in fixed)
     for table, (_, section) in LISTS.items():
-        yield from _of(section, f"{table}.", table_is_fixed=table in fixed)
+        yield from _entries_of(section, f"{table}.", table_is_fixed=table in fixed)
 
 
 def example() -> str:
-    """A filmroom.toml in which every key is commented out at its default, below what it means."""
-    lines = ["# filmroom.toml: every setting, its default and the reason for it. Take the # off what you change.", ""]
+    """A filmroom.toml with every key at its default, commented out, below its description."""
+    lines = ["# filmroom.toml: every setting, its default and the reason for it. Remove the # before what you change."]
+    lines.append("")
     table = ""
     for entry in entries():
         head, _, name = entry.key.rpartition(".")
@@ -57,45 +58,45 @@ def example() -> str:
             lines += ["", *_comment(inspect.cleandoc(section.__doc__ or ""))]
             lines += [f"[{head}]" if head in TABLES else f"#[[{head}]]", ""]
         lines += _comment(entry.about)
-        # Without a default there is nothing to say it with: the type, for whoever fills it in.
+        # A key without a default shows its type instead.
         has_value = entry.default is not msgspec.UNSET and entry.default is not None
         lines += [f"#{name} = {_toml(entry.default)}" if has_value else f"#{name} =    # {entry.type}", ""]
     return "\n".join(lines)
 
 
-def _of(
-    section: type[Struct], prefix: str, skipped: set[str] | None = None, *, table_is_fixed: bool = False
+def _entries_of(
+    section: type[Struct], prefix: str, excluded: set[str] | None = None, *, table_is_fixed: bool = False
 ) -> Iterator[Entry]:
-    documented = _documented(section)
+    docstrings = _docstrings(section)
     for field in msgspec.structs.fields(section):
-        if field.name in (skipped or ()):
+        if field.name in (excluded or ()):
             continue
-        type_, about = documented[field.name]
+        type_, about = docstrings[field.name]
         default: object = field.default
         if default is msgspec.NODEFAULT:
             default = msgspec.UNSET if field.default_factory is msgspec.NODEFAULT else field.default_factory()
         if table_is_fixed or is_fixed(field.type):
-            about = f"{about} A change takes a restart."
+            about = f"{about} A change needs a restart."
         yield Entry(prefix + field.encode_name, type_, default, about)
 
 
 @cache
-def _documented(section: type[Struct]) -> dict[str, tuple[str, str]]:
+def _docstrings(section: type[Struct]) -> dict[str, tuple[str, str]]:
     """Field → its annotation and the docstring below it."""
-    (body,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
-    assert isinstance(body, ast.ClassDef)
-    found: dict[str, tuple[str, str]] = {}
-    for one, following in zip(body.body, [*body.body[1:], None], strict=True):
-        if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name):
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
+    assert isinstance(definition, ast.ClassDef)
+    docstrings: dict[str, tuple[str, str]] = {}
+    for statement, following in zip(definition.body, [*definition.body[1:], None], strict=True):
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
             text = following.value.value if is_text else ""  # type: ignore[union-attr]
-            type_ = re.sub(r"^Annotated\[(.*?), FIXED\]$", _unmarked, ast.unparse(one.annotation))
-            found[one.target.id] = type_, " ".join(str(text).split())
-    return found
+            type_ = re.sub(r"^Annotated\[(.*?), FIXED\]$", _unmark, ast.unparse(statement.annotation))
+            docstrings[statement.target.id] = type_, " ".join(str(text).split())
+    return docstrings
 
 
-def _unmarked(match: re.Match[str]) -> str:
-    """A type without the mark of what is fixed: the text says that."""
+def _unmark(match: re.Match[str]) -> str:
+    """A type without the mark FIXED, which the text mentions instead."""
     inner = match[1]
     return f"Annotated[{inner}]" if "Meta(" in inner else inner
 

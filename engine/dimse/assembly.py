@@ -1,7 +1,7 @@
-"""Messages out of PDUs and into PDUs: the door to `_ext.receive` and `_ext.transmit`.
+"""Assembles messages from PDUs and splits them into PDUs: re-exports `_ext.receive` and `_ext.transmit`.
 
-Knows PDU and PDV framing (PS3.8 9.3.1, 9.3.5) and which command announces a data set; not what a message means
-and not the association's state: its user sets `Receiver.data_allowed` as PS3.8 Table 9-10 has it.
+These know PDU and PDV framing (PS3.8 9.3.1, 9.3.5) and which command announces a data set, but neither the meaning of
+messages nor the association's state: the user sets `Receiver.data_allowed` according to PS3.8 Table 9-10.
 """
 
 from __future__ import annotations

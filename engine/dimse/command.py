@@ -1,12 +1,12 @@
 """The command set codec: elements of group 0000 in Implicit VR Little Endian (PS3.7 6.3, PS3.5 7.1).
 
-Gives and takes raw values by element number; what a command needs is for `dimse.messages`.
+It reads and writes raw values by element number; `dimse.messages` knows which elements a command needs.
 
     element   group 0000 (2) | element (2) | length (4) | value, even length        all little endian
     first     0000 | 0000 | 4 | bytes that follow: the group length
 
-A wrong group length is overlooked, for the PDVs tell where the command ends. Everything else that breaks the
-format is `MessageError` with status 0212H.
+A wrong group length is ignored, because the PDVs show where the command ends. Any other violation of the format raises
+`MessageError` with status 0212H.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ COMMAND_LENGTH_MAX: Final = 1 << 20
 """Bytes of a command set; the longest in use have a few hundred."""
 
 NO_DATA_SET: Final = 0x0101
-"""Command Data Set Type of a message that has none; every other value says that one follows (PS3.7 E.1)."""
+"""Command Data Set Type of a message without a data set; with any other value a data set follows (PS3.7 E.1)."""
 
 
 class Element(IntEnum):
@@ -70,7 +70,7 @@ _UINT16: Final = struct.Struct("<H")
 
 
 def decode(data: bytes | bytearray | memoryview) -> dict[int, bytes]:
-    """The values of a command set by element number, as they lie there (padding included)."""
+    """The values of a command set by element number, with padding."""
     data = bytes(data)
     end = len(data)
     if end > COMMAND_LENGTH_MAX:
@@ -83,7 +83,7 @@ def decode(data: bytes | bytearray | memoryview) -> dict[int, bytes]:
         group, element, length = _HEADER.unpack_from(data, position)
         if group != 0:
             raise MessageError(
-                f"offset {position}: ({group:04X},{element:04X}) is no command element", MISTYPED_ARGUMENT
+                f"offset {position}: ({group:04X},{element:04X}) is not a command element", MISTYPED_ARGUMENT
             )
         start = position + 8
         position = start + length
@@ -96,7 +96,7 @@ def decode(data: bytes | bytearray | memoryview) -> dict[int, bytes]:
 
 
 def encode(values: Mapping[int, bytes]) -> bytes:
-    """A command set with its group length; odd values are padded, UIDs with NUL and the rest with a space."""
+    """A command set with its group length; odd values are padded, UIDs with NUL and others with a space."""
     parts = []
     for element in sorted(values):
         if element == Element.CommandGroupLength:
@@ -114,7 +114,7 @@ def encode(values: Mapping[int, bytes]) -> bytes:
 
 
 def text_value(values: Mapping[int, bytes], element: Element, default: str | None = None) -> str:
-    """A UI, AE, LO or SH value without its padding; without a default it must be there."""
+    """A UI, AE, LO or SH value without its padding; required if there is no default."""
     value = values.get(element)
     if value is None:
         if default is None:
@@ -129,7 +129,7 @@ def text_value(values: Mapping[int, bytes], element: Element, default: str | Non
 
 
 def uint16_value(values: Mapping[int, bytes], element: Element, default: int | None = None) -> int:
-    """A US value; without a default it must be there. An empty value is as good as none."""
+    """A US value; required if there is no default. An empty value counts as missing."""
     value = values.get(element)
     if not value:
         if default is None:
@@ -157,7 +157,7 @@ def pack_text(text: str) -> bytes:
 
 
 def pack_title(text: str) -> bytes:
-    """An AE value, padded by `encode`: a character a byte, as titles beyond ASCII are read."""
+    """An AE value, padded by `encode`; one byte for each character, as titles beyond ASCII are read."""
     try:
         return text.encode("latin-1")
     except UnicodeEncodeError:

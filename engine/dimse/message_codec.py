@@ -1,8 +1,8 @@
-"""Between the fields of a message dataclass and the elements of its command set: the general way.
+"""Converts between the fields of a message dataclass and the elements of its command set.
 
-Knows no message: the dataclass is the specification. Each field's name says which element it is and in which form
-(the table below). A request must have what has no default; a response must have its status and say to which message
-it responds, for many leave out the UIDs that PS3.7 wants repeated.
+It knows no message: the dataclass is the specification. The table below has the element and the form for each field
+name. A request must have all fields without a default; a response must have only its status and the id of the message
+it responds to, since many peers leave out the UIDs that PS3.7 requires.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from .command import (
 )
 
 DATA_SET_PRESENT: Final = 0x0001
-"""Command Data Set Type of what we send with a data set; any value but 0101H says the same."""
+"""Command Data Set Type of our messages with a data set; any value but 0101H means the same."""
 
 ERROR_COMMENT_LENGTH_MAX: Final = 64
-_CUT: Final = "..."
-_ROOM_LEAST: Final = 40
-"""Characters of a comment that stay; a longer word, a UID for instance, is cut instead."""
+_ELLIPSIS: Final = "..."
+_KEEP_MIN: Final = 40
+"""Characters of a comment that are always kept; a word that is too long, for example a UID, is cut instead."""
 COUNT_MAX: Final = 0xFFFF
-"""The counts of sub-operations are 16 bits wide; more is sent as that."""
+"""Counts of sub-operations have 16 bits; a larger count is sent as this."""
 
 
 class DataSet(Enum):
-    """Whether a data set goes with a message."""
+    """Whether a message has a data set."""
 
     ALWAYS = "always"
     NEVER = "never"
-    SOMETIMES = "the field has_data_set says"
+    SOMETIMES = "as the field has_data_set"
 
 
 class _Form(Enum):
@@ -85,7 +85,7 @@ _TAG: Final = struct.Struct("<HH")
 
 
 class Codec:
-    """How one kind of message is read and written."""
+    """Encodes and decodes one kind of message."""
 
     __slots__ = ("_command_field", "_data_set", "_fields", "_make")
 
@@ -102,9 +102,9 @@ class Codec:
             self._fields.append((field.name, element, form, required, default))
 
     def decode(self, values: Mapping[int, bytes]) -> Any:
-        """The message of these values. Raises MessageError 0212H for what is missing or of a wrong form."""
+        """The message of these values. Raises MessageError 0212H for a missing element or one of a wrong form."""
         if self._data_set is DataSet.ALWAYS and uint16_value(values, Element.CommandDataSetType) == NO_DATA_SET:
-            raise MessageError("the data set of the request is missing", MISTYPED_ARGUMENT)
+            raise MessageError("the request has no data set", MISTYPED_ARGUMENT)
         return self._make(
             *[
                 _read(values, element, form) if required or values.get(element) else default
@@ -113,11 +113,11 @@ class Codec:
         )
 
     def encode(self, message: object) -> bytes:
-        """The command set; a field that is None or empty has no element in it."""
-        present = self._data_set is DataSet.ALWAYS
+        """The command set, without elements for fields that are None or empty."""
+        has_data_set = self._data_set is DataSet.ALWAYS
         values: dict[int, bytes] = {
             Element.CommandField: self._command_field,
-            Element.CommandDataSetType: pack_uint16(DATA_SET_PRESENT if present else NO_DATA_SET),
+            Element.CommandDataSetType: pack_uint16(DATA_SET_PRESENT if has_data_set else NO_DATA_SET),
         }
         for name, element, form, _, _ in self._fields:
             value = getattr(message, name)
@@ -129,12 +129,12 @@ class Codec:
 def error_comment(text: str) -> bytes:
     """Text as LO: 64 characters of the default repertoire, no backslash and no control characters.
 
-    A longer text ends at the end of a word and says that it was cut: what matters stands in front.
+    A longer text is cut at the end of a word and ends in an ellipsis: put the important part first.
     """
     printable = "".join(character if " " <= character <= "~" and character != "\\" else "?" for character in text)
     if len(printable) > ERROR_COMMENT_LENGTH_MAX:
-        end = printable.rfind(" ", _ROOM_LEAST, ERROR_COMMENT_LENGTH_MAX - len(_CUT) + 1)
-        printable = printable[:end].rstrip(" ,;:(") + _CUT if end >= 0 else printable[:ERROR_COMMENT_LENGTH_MAX]
+        end = printable.rfind(" ", _KEEP_MIN, ERROR_COMMENT_LENGTH_MAX - len(_ELLIPSIS) + 1)
+        printable = printable[:end].rstrip(" ,;:(") + _ELLIPSIS if end >= 0 else printable[:ERROR_COMMENT_LENGTH_MAX]
     return printable.encode("ascii")
 
 
@@ -170,4 +170,4 @@ def _write(value: Any, form: _Form) -> bytes:
             try:
                 return b"".join(_TAG.pack(tag >> 16, tag & 0xFFFF) for tag in value)
             except struct.error:
-                raise LocalProtocolError(f"{value} are no tags") from None
+                raise LocalProtocolError(f"{value} are not tags") from None

@@ -1,14 +1,14 @@
 """The DIMSE messages as dataclasses (PS3.7 9.3, 10.3), each with its command set on the wire.
 
-Knows what a command says; not its data set, which travels apart, nor what to do with it. `has_data_set` says that
-one goes with it where the standard leaves that open.
+A message has the fields of its command, not its data set, which travels separately. `has_data_set` shows whether there
+is one where the standard leaves that open.
 
-`decode` takes a whole command set and gives a message, or raises `MessageError` with the status to answer: 0211H
-for an operation that we do not know, 0212H for a command that lacks something or has it in a wrong form.
-`failure_response` makes that answer.
+`decode` turns a whole command set into a message, or raises `MessageError` with the status for our response: 0211H for
+an unknown operation, 0212H for a command with a missing element or one of a wrong form. `failure_response` makes that
+response.
 
 A field's name is its element's name in PS3.7 (`dimse.message_codec` has the table), so the classes below are also
-the specification of what is read and written.
+the specification of the command sets.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Priority(IntEnum):
 
 
 class _Encodable:
-    """What every message can do."""
+    """The base of all messages."""
 
     __slots__ = ()
 
@@ -79,18 +79,18 @@ class CEchoRQ(_Encodable):
 
 @dataclass(frozen=True, slots=True)
 class CStoreRQ(_Encodable):
-    """C-STORE-RQ (PS3.7 9.3.1.1); a data set goes with it."""
+    """C-STORE-RQ (PS3.7 9.3.1.1); has a data set."""
 
     message_id: int
     affected_sop_class_uid: str
     affected_sop_instance_uid: str
     priority: int = 0
     move_originator_ae_title: str = ""
-    """Who asked for it by C-MOVE; empty when nobody did."""
+    """The requestor of the C-MOVE; empty without one."""
     move_originator_message_id: int | None = None
 
     def encode(self) -> bytes:
-        """The command set; the usual one by the short way."""
+        """The command set; the common form by the fast path."""
         if not self.move_originator_ae_title and self.affected_sop_class_uid and self.affected_sop_instance_uid:
             short = short_commands.encode_c_store_rq(
                 self.message_id, self.affected_sop_class_uid, self.affected_sop_instance_uid, self.priority
@@ -102,7 +102,7 @@ class CStoreRQ(_Encodable):
 
 @dataclass(frozen=True, slots=True)
 class CFindRQ(_Encodable):
-    """C-FIND-RQ (PS3.7 9.3.2.1); an identifier goes with it."""
+    """C-FIND-RQ (PS3.7 9.3.2.1); has an identifier."""
 
     message_id: int
     affected_sop_class_uid: str
@@ -111,7 +111,7 @@ class CFindRQ(_Encodable):
 
 @dataclass(frozen=True, slots=True)
 class CGetRQ(_Encodable):
-    """C-GET-RQ (PS3.7 9.3.3.1); an identifier goes with it."""
+    """C-GET-RQ (PS3.7 9.3.3.1); has an identifier."""
 
     message_id: int
     affected_sop_class_uid: str
@@ -120,7 +120,7 @@ class CGetRQ(_Encodable):
 
 @dataclass(frozen=True, slots=True)
 class CMoveRQ(_Encodable):
-    """C-MOVE-RQ (PS3.7 9.3.4.1); an identifier goes with it."""
+    """C-MOVE-RQ (PS3.7 9.3.4.1); has an identifier."""
 
     message_id: int
     affected_sop_class_uid: str
@@ -131,7 +131,7 @@ class CMoveRQ(_Encodable):
 
 @dataclass(frozen=True, slots=True)
 class CCancelRQ(_Encodable):
-    """C-CANCEL-RQ of a C-FIND, C-GET or C-MOVE (PS3.7 9.3.2.3); it is not answered itself."""
+    """C-CANCEL-RQ of a C-FIND, C-GET or C-MOVE (PS3.7 9.3.2.3); it has no response of its own."""
 
     message_id_being_responded_to: int
 
@@ -169,7 +169,7 @@ class CEchoRSP(_Encodable):
     affected_sop_class_uid: str = VERIFICATION
     status: int = 0
     error_comment: str = ""
-    """At most 64 characters of it are sent."""
+    """Only its first 64 characters are sent."""
     offending_elements: tuple[int, ...] = ()
     """Tags, as 0xGGGGEEEE."""
 
@@ -186,7 +186,7 @@ class CStoreRSP(_Encodable):
     offending_elements: tuple[int, ...] = ()
 
     def encode(self) -> bytes:
-        """The command set; the usual one by the short way."""
+        """The command set; the common form by the fast path."""
         if (
             not self.error_comment
             and not self.offending_elements
@@ -206,7 +206,7 @@ class CStoreRSP(_Encodable):
 
 @dataclass(frozen=True, slots=True)
 class CFindRSP(_Encodable):
-    """C-FIND-RSP (PS3.7 9.3.2.2): pending with an identifier for each match, then a last one without."""
+    """C-FIND-RSP (PS3.7 9.3.2.2): pending with an identifier for each match, then a final one without."""
 
     message_id_being_responded_to: int
     affected_sop_class_uid: str
@@ -224,7 +224,7 @@ class CGetRSP(_Encodable):
     affected_sop_class_uid: str
     status: int
     number_of_remaining_suboperations: int | None = None
-    """Only in pending responses and after a cancel. Counts above 65535 are sent as that."""
+    """Only in pending responses and after a cancel. Counts above 65535 are sent as 65535."""
     number_of_completed_suboperations: int | None = None
     number_of_failed_suboperations: int | None = None
     number_of_warning_suboperations: int | None = None
@@ -242,7 +242,7 @@ class CMoveRSP(_Encodable):
     affected_sop_class_uid: str
     status: int
     number_of_remaining_suboperations: int | None = None
-    """Only in pending responses and after a cancel. Counts above 65535 are sent as that."""
+    """Only in pending responses and after a cancel. Counts above 65535 are sent as 65535."""
     number_of_completed_suboperations: int | None = None
     number_of_failed_suboperations: int | None = None
     number_of_warning_suboperations: int | None = None
@@ -282,7 +282,7 @@ Request: TypeAlias = CEchoRQ | CStoreRQ | CFindRQ | CGetRQ | CMoveRQ | CCancelRQ
 Response: TypeAlias = CEchoRSP | CStoreRSP | CFindRSP | CGetRSP | CMoveRSP | NActionRSP | NEventReportRSP
 Message: TypeAlias = Request | Response
 
-# Which command it is, and whether a data set goes with it.
+# The message class of each command, and whether it has a data set.
 _MESSAGES: Final[Mapping[CommandField, tuple[type[Message], DataSet]]] = {
     CommandField.C_STORE_RQ: (CStoreRQ, DataSet.ALWAYS),
     CommandField.C_GET_RQ: (CGetRQ, DataSet.ALWAYS),
@@ -310,7 +310,7 @@ _CODECS_BY_CLASS: Final[dict[type, Codec]] = {
 
 
 def decode(data: bytes) -> Message:
-    """The message of a whole command set."""
+    """The message of a whole command set. Raises MessageError."""
     short = short_commands.decode_c_store_rq(data)
     if short is not None:
         return CStoreRQ(*short)
@@ -323,9 +323,9 @@ def decode(data: bytes) -> Message:
 
 
 def failure_response(data: bytes, error: MessageError) -> bytes | None:
-    """The command set that answers a command which `decode` refused; None if it is not one to answer.
+    """The response to a command that `decode` refused; None if it cannot have one.
 
-    That is so for responses, for C-CANCEL and for what has no message id: there is nobody to tell but by A-ABORT.
+    That is so for responses, for C-CANCEL, and for a command without a message id: only an A-ABORT can answer these.
     """
     try:
         values = command.decode(data)
@@ -335,7 +335,7 @@ def failure_response(data: bytes, error: MessageError) -> bytes | None:
         return None
     if command_field & 0x8000 or command_field == CommandField.C_CANCEL_RQ:
         return None
-    answer: dict[int, bytes] = {
+    response: dict[int, bytes] = {
         Element.CommandField: pack_uint16(command_field | 0x8000),
         Element.MessageIDBeingRespondedTo: pack_uint16(message_id),
         Element.CommandDataSetType: pack_uint16(NO_DATA_SET),
@@ -349,5 +349,5 @@ def failure_response(data: bytes, error: MessageError) -> bytes | None:
         (Element.RequestedSOPInstanceUID, Element.AffectedSOPInstanceUID),
     ):
         if values.get(theirs):
-            answer[ours] = values[theirs]
-    return command.encode(answer)
+            response[ours] = values[theirs]
+    return command.encode(response)

@@ -1,7 +1,7 @@
-"""The two commands that each stored instance costs, C-STORE-RQ and C-STORE-RSP, packed and unpacked at once.
+"""A fast path for the two commands of each stored instance, C-STORE-RQ and C-STORE-RSP: one pack or unpack each.
 
-An optimisation only, for the element order that PS3.7 6.3.1 demands; what does not fit takes the general way of
-`dimse.message_codec`, and a test holds the two against each other.
+It is only an optimisation, for the element order that PS3.7 6.3.1 requires; other commands use the general codec,
+`dimse.message_codec`. A test compares both.
 
     group length (12) | 0002 class UID | 0100 | three more US elements | 1000 instance UID
                                          └──────── 40 bytes ────────┘
@@ -16,7 +16,7 @@ from typing import Final
 
 from .command import NO_DATA_SET
 
-# A tag as one little endian number has its group, 0000, in the low half.
+# A tag as one little endian number: its group, 0000, is the low half.
 _CLASS: Final = 0x0002 << 16
 _FIELD: Final = 0x0100 << 16
 _MESSAGE_ID: Final = 0x0110 << 16
@@ -75,7 +75,7 @@ def encode_c_store_rq(message_id: int, class_uid: str, instance_uid: str, priori
 
 
 def encode_c_store_rsp(responded_to: int, class_uid: str, instance_uid: str, status: int) -> bytes:
-    """A C-STORE-RSP that says no more than its status; empty if a value does not fit."""
+    """A C-STORE-RSP with a status only; empty if a value does not fit."""
     try:
         first, second = _even(class_uid), _even(instance_uid)
         return (

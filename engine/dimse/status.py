@@ -1,7 +1,7 @@
-"""Status codes by service, their categories, and the one table from an error to a status.
+"""Status codes by service, their categories, and the one table from errors to statuses.
 
-The only place that knows both sides: inner layers raise errors, peers read numbers. No text for peers is made here
-beyond the error's own message, which the caller puts into the Error Comment.
+Only this module knows both: inner layers raise errors, peers get numbers. The caller puts the error's message into the
+Error Comment.
 
 General codes: PS3.7 Annex C. Storage: PS3.4 Table B.2-1. Query/Retrieve: PS3.4 Tables C.4-1 to C.4-3.
 Only the first digits of A7xx, A9xx and Cxxx are the standard's; what we send ourselves ends in 00.
@@ -94,14 +94,14 @@ class RetrieveStatus(IntEnum):
     CANNOT_PERFORM_SUBOPERATIONS = 0xA702
     MOVE_DESTINATION_UNKNOWN = 0xA801
     IDENTIFIER_DOES_NOT_MATCH = 0xA900
-    FAILURES_OR_WARNINGS = 0xB000  # warning: sub-operations are done, not all of them well
+    FAILURES_OR_WARNINGS = 0xB000  # warning: sub-operations are complete, some with failures or warnings
     UNABLE_TO_PROCESS = 0xC000
     CANCEL = 0xFE00
     PENDING = 0xFF00
 
 
 class Service(Enum):
-    """Which table a status comes from."""
+    """The service whose table a status comes from."""
 
     STORE = "C-STORE"
     FIND = "C-FIND"
@@ -111,7 +111,7 @@ class Service(Enum):
 
 
 class Category(Enum):
-    """What a status means for the operation, PS3.7 Annex C."""
+    """The type of a status (PS3.7 Annex C)."""
 
     SUCCESS = "success"
     WARNING = "warning"
@@ -126,7 +126,7 @@ _WARNINGS: Final = frozenset(
 
 
 def category(status: int) -> Category:
-    """What a received status means, whichever service it is from."""
+    """The category of a received status of any service."""
     if status == GeneralStatus.SUCCESS:
         return Category.SUCCESS
     if status in (0xFF00, 0xFF01):
@@ -153,7 +153,7 @@ ERROR_STATUS: Final[Mapping[Service, Mapping[type[Exception], int]]] = MappingPr
     {
         Service.STORE: {
             ArchiveReadOnly: GeneralStatus.NOT_AUTHORIZED,
-            # StorageError other than StorageFull means an ill disk; both want the sender to come back later.
+            # A StorageError other than StorageFull means a faulty disk; for both the sender should try again later.
             StorageError: StoreStatus.OUT_OF_RESOURCES,
             IndexError_: StoreStatus.OUT_OF_RESOURCES,
             MemoryError: StoreStatus.OUT_OF_RESOURCES,
@@ -175,7 +175,7 @@ ERROR_STATUS: Final[Mapping[Service, Mapping[type[Exception], int]]] = MappingPr
         },
     }
 )
-"""The table error → status; the nearest base class counts."""
+"""Error → status; the nearest base class counts."""
 
 _REFUSALS: Final[Mapping[Refusal, int]] = {
     Refusal.CANNOT_UNDERSTAND: StoreStatus.CANNOT_UNDERSTAND,
@@ -189,7 +189,7 @@ _REFUSALS: Final[Mapping[Refusal, int]] = {
 
 
 def status_of(error: BaseException, service: Service) -> int:
-    """The status that answers an operation which ended with `error`."""
+    """The status for the response of an operation that ended with `error`."""
     if isinstance(error, MessageError):
         return error.status
     if isinstance(error, InstanceRefused) and service is Service.STORE:

@@ -1,1 +1,1 @@
-"""`filmroom doctor`: looks at everything a server needs, measures the disk, and says what to do."""
+"""`filmroom doctor`: checks everything that a server needs, measures the disk, and gives advice."""

@@ -1,10 +1,8 @@
-"""The disk under the data directory: who may use it, what is free, and how fast it syncs, writes and reads.
+"""Checks the disk of the data directory: permissions, free space, and how fast it syncs, writes and reads.
 
-Measures as the log uses a disk: instances of half a megabyte appended to one preallocated file, one fdatasync a group
-of eight; then read back past the page cache. Compared with the hardware target of `[target]`. The measured file is
-removed; everything else in the directory is left alone.
-
-Not here: whether the archive in it is in order (`archive_state`).
+Measures the disk as the log uses it: appends instances of half a megabyte to one preallocated file, with one fdatasync
+for each group of eight; then reads them past the page cache. Compares the results with the hardware target of
+`[target]`. Removes the measured file and touches nothing else in the directory. `archive_state` checks the archive.
 """
 
 from __future__ import annotations
@@ -22,24 +20,24 @@ from engine.sizes import bytes_text
 
 INSTANCE_BYTES = 512 << 10
 GROUP = 8
-"""Instances to one fdatasync: what eight associations come to."""
+"""Instances for each fdatasync: as many as eight associations commit together."""
 SYNC_ROUNDS = 200
-"""Of little data, for the latency."""
-LITTLE_BYTES = 4096
+"""Syncs of SYNC_BYTES each, to measure the latency."""
+SYNC_BYTES = 4096
 
 ROOM_BYTES_MIN = 16 << 20
-"""Beside the reserve; with less, an instance of an ordinary size finds no room."""
+"""Free space beside the reserve; with less, an instance of an ordinary size does not fit."""
 
 _MEMORY_ONLY = frozenset({"tmpfs", "ramfs"})
-_FAR = frozenset({"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p"})
+_NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p"})
 
 
 def examine(config: Config, *, measure_bytes: int) -> Iterator[Finding]:
-    """Directory, room, file system; with `measure_bytes` also its speed."""
+    """Examines directory, room and file system; with `measure_bytes` also the speed."""
     data = config.data.absolute()
     folder = _existing(data)
     if folder != data:
-        yield good("data directory", f"{data} will be made in {folder}")
+        yield good("data directory", f"{data} will be created in {folder}")
     yield from _permissions(data, folder)
     yield _file_system(folder)
     yield _room(config, folder)
@@ -48,11 +46,11 @@ def examine(config: Config, *, measure_bytes: int) -> Iterator[Finding]:
         try:
             yield from _speed(folder, config.target, measure_bytes)
         except OSError as error:
-            yield fault("disk", f"a test file in {folder} failed: {error.strerror}", "look at the kernel log (dmesg)")
+            yield fault("disk", f"a test file in {folder} failed: {error.strerror}", "read the kernel log (dmesg)")
 
 
 def _existing(path: Path) -> Path:
-    """An absolute path itself, or the nearest folder above it that is there."""
+    """An absolute path, or the nearest existing folder above it."""
     while not path.exists():
         path = path.parent
     return path
@@ -80,8 +78,8 @@ def _file_system(folder: Path) -> Finding:
     if kind in _MEMORY_ONLY:
         return fault(subject, f"{folder} is in memory ({kind})", "choose a folder on a disk: a restart loses all")
     if "ro" in options:
-        return fault(subject, f"{where} is mounted for reading only", "mount it for writing, or look why it became so")
-    if kind in _FAR:
+        return fault(subject, f"{where} is mounted read-only", "mount it read-write, or find out why it changed")
+    if kind in _NETWORK:
         return warning(
             subject,
             f"{folder} is on a network file system ({kind})",
@@ -89,21 +87,21 @@ def _file_system(folder: Path) -> Finding:
         )
     if "nobarrier" in options or "barrier=0" in options:
         return fault(
-            subject, f"{where} is mounted without barriers", "remount with barriers: a power cut loses what was synced"
+            subject, f"{where} is mounted without barriers", "remount with barriers: a power cut loses synced data"
         )
     return good(subject, f"{kind} at {where}")
 
 
 def _mount_of(folder: Path) -> tuple[str, list[str], str]:
-    """Type, options and place of the mount that a folder is in (proc(5), mountinfo)."""
+    """Type, options and mount point of a folder's file system (proc(5), mountinfo)."""
     device = os.stat(folder).st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
+    number = f"{os.major(device)}:{os.minor(device)}"
     best = ("unknown", list[str](), str(folder))
     with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
         for line in file:
             before, _, after = line.partition(" - ")
             fields, kind = before.split(), after.split()
-            if fields[2] == wanted and _is_below(folder, fields[4]):
+            if fields[2] == number and _is_below(folder, fields[4]):
                 best = (kind[0], [*fields[5].split(","), *kind[2].split(",")], fields[4])
     return best
 
@@ -117,15 +115,15 @@ def _room(config: Config, folder: Path) -> Finding:
     free = status.f_bavail * status.f_frsize
     reserve = config.limits.disk_reserve_bytes
     segments = config.storage.segment_bytes * (config.workers + 1)
-    what = f"{bytes_text(free)} free, of which {bytes_text(min(free, reserve))} are kept in reserve"
+    what = f"{bytes_text(free)} free, {bytes_text(min(free, reserve))} of them in reserve"
     if free - reserve < ROOM_BYTES_MIN:
         advice = (
             "new instances are refused (A700): delete studies and run filmroom compact, which work on a full disk,"
-            " give it a larger disk, or lower limits.disk_reserve_bytes"
+            " use a larger disk, or lower limits.disk_reserve_bytes"
         )
         return fault("room", what, advice, free_bytes=free)
     if free - reserve < 2 * segments:
-        advice = f"give it more: the next segments of {config.workers} workers take {bytes_text(segments)}"
+        advice = f"free some space: the next segments of {config.workers} workers take {bytes_text(segments)}"
         return warning("room", what, advice, free_bytes=free)
     return good("room", what, free_bytes=free)
 
@@ -142,8 +140,8 @@ def _speed(folder: Path, target: Target, measure_bytes: int) -> Iterator[Finding
     try:
         latencies_s = _sync_latencies_s(descriptor)
         p50, p99 = latencies_s[len(latencies_s) // 2] * 1e3, latencies_s[len(latencies_s) * 99 // 100] * 1e3
-        what = f"fdatasync of {LITTLE_BYTES} bytes takes {p50:.2f} ms (p50), {p99:.2f} ms (p99)"
-        yield _against(
+        what = f"fdatasync of {SYNC_BYTES} bytes takes {p50:.2f} ms (p50), {p99:.2f} ms (p99)"
+        yield _compare(
             "sync latency",
             what,
             p99 <= target.sync_p99_ms_max,
@@ -156,18 +154,18 @@ def _speed(folder: Path, target: Target, measure_bytes: int) -> Iterator[Finding
             yield warning(
                 "sync latency",
                 "fdatasync returns faster than any disk can write",
-                "check that neither the file system nor the virtual disk ignores flushes: a power cut would show",
+                "check whether the file system or the virtual disk ignores flushes: a power cut would lose data",
             )
-        written = _write_mb_per_s(descriptor, measure_bytes)
-        what = f"{written:.0f} MB/s appended with one fdatasync every {GROUP} instances of {INSTANCE_BYTES >> 10} KiB"
-        yield _against(
+        rate = _write_mb_per_s(descriptor, measure_bytes)
+        what = f"{rate:.0f} MB/s appended with one fdatasync every {GROUP} instances of {INSTANCE_BYTES >> 10} KiB"
+        yield _compare(
             "write rate",
             what,
-            written >= target.write_mb_per_s_min,
-            f"the target is {target.write_mb_per_s_min:g} MB/s: nothing stores faster than its disk",
-            write_mb_per_s=written,
+            rate >= target.write_mb_per_s_min,
+            f"the target is {target.write_mb_per_s_min:g} MB/s: no archive stores faster than its disk",
+            write_mb_per_s=rate,
         )
-        together, alone = _instances_per_s(written, p50 / 1e3)
+        together, alone = _instances_per_s(rate, p50 / 1e3)
         yield good(
             "capacity",
             f"this disk is good for about {together:.0f} CT instances/s from eight senders at once, "
@@ -175,37 +173,37 @@ def _speed(folder: Path, target: Target, measure_bytes: int) -> Iterator[Finding
             instances_per_s=together,
             instances_per_s_of_one_sender=alone,
         )
-        read = _read_mb_per_s(path, measure_bytes)
-        if read is not None:
-            yield _against(
+        read_rate = _read_mb_per_s(path, measure_bytes)
+        if read_rate is not None:
+            yield _compare(
                 "read rate",
-                f"{read:.0f} MB/s read back past the page cache",
-                read >= target.read_mb_per_s_min,
+                f"{read_rate:.0f} MB/s read past the page cache",
+                read_rate >= target.read_mb_per_s_min,
                 f"the target is {target.read_mb_per_s_min:g} MB/s: retrievals of older studies will be slower",
-                read_mb_per_s=read,
+                read_mb_per_s=read_rate,
             )
     finally:
         os.close(descriptor)
         os.unlink(path)
 
 
-def _instances_per_s(written_mb_per_s: float, sync_s: float) -> tuple[float, float]:
-    """What the disk alone allows: groups of GROUP instances, and one instance to a sync. Processors may allow less."""
-    write_s = INSTANCE_BYTES / 1e6 / written_mb_per_s
+def _instances_per_s(write_mb_per_s: float, sync_s: float) -> tuple[float, float]:
+    """The disk's rates for groups of GROUP instances, and for one instance a sync. Processors may allow less."""
+    write_s = INSTANCE_BYTES / 1e6 / write_mb_per_s
     return 1 / write_s, 1 / (write_s + sync_s)
 
 
-def _against(subject: str, what: str, reached: bool, advice: str, **figures: float) -> Finding:
-    return good(subject, what, **figures) if reached else warning(subject, what, advice, **figures)
+def _compare(subject: str, what: str, meets_target: bool, advice: str, **figures: float) -> Finding:
+    return good(subject, what, **figures) if meets_target else warning(subject, what, advice, **figures)
 
 
 def _sync_latencies_s(descriptor: int) -> list[float]:
     latencies = []
-    os.posix_fallocate(descriptor, 0, LITTLE_BYTES * SYNC_ROUNDS)
+    os.posix_fallocate(descriptor, 0, SYNC_BYTES * SYNC_ROUNDS)
     os.fsync(descriptor)
-    little = os.urandom(LITTLE_BYTES)
+    block = os.urandom(SYNC_BYTES)
     for number in range(SYNC_ROUNDS):
-        os.pwrite(descriptor, little, number * LITTLE_BYTES)
+        os.pwrite(descriptor, block, number * SYNC_BYTES)
         began = time.perf_counter()
         os.fdatasync(descriptor)
         latencies.append(time.perf_counter() - began)

@@ -1,6 +1,6 @@
-"""All examinations in order: from what everything else needs to what only some features do.
+"""Runs all examinations: first of what the whole server needs, last of what only some features need.
 
-One that breaks is itself a finding; the others still run.
+An examination that fails is itself a finding; the others still run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def examine(config: Config, *, measure_bytes: int = MEASURE_BYTES, progress: Progress | None = None) -> list[Finding]:
-    """Looks at everything; `measure_bytes` are written and read to measure the disk, 0: not measured."""
+    """Examines everything; writes and reads `measure_bytes` to measure the disk, 0: does not measure it."""
     examinations: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("disk", lambda: disk.examine(config, measure_bytes=measure_bytes)),
         ("machine", lambda: host.examine(config)),
@@ -26,11 +26,11 @@ def examine(config: Config, *, measure_bytes: int = MEASURE_BYTES, progress: Pro
         ("peers", lambda: peers.examine(config)),
     ]
     findings: list[Finding] = []
-    for done, (what, examination) in enumerate(examinations):
+    for done, (subject, examination) in enumerate(examinations):
         if progress is not None:
-            progress(what, done, len(examinations))
+            progress(subject, done, len(examinations))
         try:
             findings.extend(examination())
         except (EngineError, OSError) as error:
-            findings.append(fault(what, f"could not be examined: {error}", "see the sentence"))
+            findings.append(fault(subject, f"could not be examined: {error}", "see the message"))
     return findings

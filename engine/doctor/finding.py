@@ -1,7 +1,7 @@
-"""What an examination says: one finding a thing looked at, whether it is well or not.
+"""The findings of examinations: one for each subject, good or bad.
 
-Judges nothing: each examining module decides what is a warning and what a fault. A fault keeps the server from working
-or its promises from being kept; a warning costs speed or safety; good is said too, so that silence is never health.
+Each examining module decides on its verdicts. A fault keeps the server from working or from keeping its promises; a
+warning costs speed or safety; a good subject has a finding too, so that a missing finding never means good.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enum import Enum
 
 
 class Verdict(Enum):
-    """How it stands with one thing."""
+    """The state of one subject."""
 
     GOOD = "good"
     WARNING = "warning"
@@ -21,29 +21,29 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result for one subject."""
 
     subject: str
-    """What: "disk", "clock", "peer WORKSTATION"."""
+    """E.g. "disk", "clock", "peer WORKSTATION"."""
     verdict: Verdict
     what: str
-    """What was found, in a sentence, with figures."""
+    """The result in a sentence, with figures."""
     advice: str = ""
-    """What to do; empty when it is good."""
+    """Empty when the verdict is good."""
     figures: Mapping[str, float] = field(default_factory=dict)
-    """What was measured, unit last in each name."""
+    """Measurements, unit last in each name."""
 
 
 def good(subject: str, what: str, **figures: float) -> Finding:
-    """Nothing to do."""
+    """A finding that needs no action."""
     return Finding(subject, Verdict.GOOD, what, figures=figures)
 
 
 def warning(subject: str, what: str, advice: str, **figures: float) -> Finding:
-    """It works, worse or less safely than it should."""
+    """A finding about a subject that works, but worse or less safely than it should."""
     return Finding(subject, Verdict.WARNING, what, advice, figures)
 
 
 def fault(subject: str, what: str, advice: str, **figures: float) -> Finding:
-    """It does not work, or a promise cannot be kept."""
+    """A finding about a subject that does not work, or that breaks a promise."""
     return Finding(subject, Verdict.FAULT, what, advice, figures)

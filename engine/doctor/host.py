@@ -1,6 +1,6 @@
-"""The machine: memory, descriptors, processors, clock, the ports.
+"""Checks the machine: memory, descriptors, processors, clock and ports.
 
-Reads what the kernel says; changes nothing and needs no privileges.
+It asks the kernel, changes nothing and needs no privileges.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from engine.errors import ConfigError, EngineError
 from engine.web.tls import server_context
 
 WORKER_BYTES = 100 << 20
-"""What a worker takes beside the data sets that are on their way in (measured with 64 associations)."""
+"""Memory of a worker beside received data sets (measured with 64 associations)."""
 OPEN_SEGMENTS = 256
 _TIME_ERROR = 5
 """adjtimex(2): the clock is not synchronized."""
 
 
 def examine(config: Config) -> Iterator[Finding]:
-    """Everything about the machine that a server meets."""
+    """Examines everything about the machine that a server depends on."""
     yield _memory(config)
     yield _descriptors(config)
     yield _workers(config)
@@ -36,32 +36,32 @@ def examine(config: Config) -> Iterator[Finding]:
 
 def _memory(config: Config) -> Finding:
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    wanted = config.workers * (WORKER_BYTES + config.limits.ingest_bytes_max)
-    what = f"{total / 1e9:.1f} GB; {config.workers} workers take up to {wanted / 1e9:.1f} GB"
-    if wanted > total:
+    demand = config.workers * (WORKER_BYTES + config.limits.ingest_bytes_max)
+    what = f"{total / 1e9:.1f} GB; {config.workers} workers take up to {demand / 1e9:.1f} GB"
+    if demand > total:
         return fault("memory", what, "lower workers or limits.ingest_bytes_max")
-    if wanted > total // 2:
-        return warning("memory", what, "the page cache, which serves what was just stored, gets the smaller half")
+    if demand > total // 2:
+        return warning("memory", what, "less than half is left for the page cache, which serves new instances")
     return good("memory", what)
 
 
 def _descriptors(config: Config) -> Finding:
     # The server raises its own limit to the hard one when it starts.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    wanted = config.limits.associations_max + OPEN_SEGMENTS + 64
+    demand = config.limits.associations_max + OPEN_SEGMENTS + 64
     if hard == resource.RLIM_INFINITY:
         return good("open files", "not limited")
-    what = f"a process may open {hard} files, and {wanted} may be needed"
-    if hard >= wanted:
+    what = f"a process may open {hard} files, and it may need {demand}"
+    if hard >= demand:
         return good("open files", what)
-    return warning("open files", what, f"raise the hard limit (LimitNOFILE={wanted} in a systemd unit, or ulimit -Hn)")
+    return warning("open files", what, f"raise the hard limit (LimitNOFILE={demand} in a systemd unit, or ulimit -Hn)")
 
 
 def _workers(config: Config) -> Finding:
     cores = len(os.sched_getaffinity(0))
     what = f"{config.workers} workers on {cores} processors"
     if config.workers > cores:
-        return warning("workers", what, "one a processor is enough: more wait for each other")
+        return warning("workers", what, "one for each processor is enough: more wait for each other")
     return good("workers", what)
 
 
@@ -76,26 +76,26 @@ def _clock() -> Finding:
         state = -1
     if state == _TIME_ERROR:
         return warning(
-            "clock", "not synchronized", "run chrony or systemd-timesyncd: times of arrival and audit depend on it"
+            "clock", "not synchronized", "run chrony or systemd-timesyncd: times of arrival and the audit depend on it"
         )
     if state < 0:
-        return warning("clock", "the kernel does not say whether it is synchronized", "look at timedatectl")
+        return warning("clock", "the kernel does not say whether it is synchronized", "see timedatectl")
     return good("clock", "synchronized")
 
 
 def _ports(config: Config) -> list[Finding]:
-    """Whether the ports can be had, and the certificate be used."""
+    """Checks whether the ports can be opened, and the certificate can be used."""
     try:
         answer = control.request(config.data, {"command": "ping"}, timeout_s=5.0)
     except EngineError:
-        found = [_port("port", config.host, config.dicom_port, "dicom_port")]
+        findings = [_port("port", config.host, config.dicom_port, "dicom_port")]
         if config.http.enabled:
-            found.append(_port("HTTP port", config.http.host, config.http.port, "http.port"))
+            findings.append(_port("HTTP port", config.http.host, config.http.port, "http.port"))
     else:
-        found = [good("port", f"the server of this archive runs (process {answer.get('pid')})")]
+        findings = [good("port", f"the server of this archive runs (process {answer.get('pid')})")]
     if config.http.enabled and config.http.certificate is not None:
-        found.append(_certificate(config.http.certificate, config.http.key))
-    return found
+        findings.append(_certificate(config.http.certificate, config.http.key))
+    return findings
 
 
 def _certificate(certificate: Path, key: Path | None) -> Finding:
@@ -111,15 +111,15 @@ def _port(name: str, host: str, number: int, setting: str) -> Finding:
     if number == 0:
         return good(name, "any free one")
     try:
-        address = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         return fault(name, f"{where}: {error.strerror}", f"the host of {setting} must be an address of this machine")
-    family, kind, protocol, _, found = address[0]
+    family, kind, protocol, _, address = addresses[0]
     with socket.socket(family, kind, protocol) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            sock.bind(found)
+            sock.bind(address)
         except OSError as error:
-            advice = f"another program has it: stop that one or choose another {setting}"
+            advice = f"another program uses it: stop that one or choose another {setting}"
             return fault(name, f"{where} cannot be bound: {error.strerror}", advice)
     return good(name, f"{where} is free")

@@ -1,7 +1,6 @@
-"""The configured peers: each is called and verified (C-ECHO), all at once.
+"""Checks the configured peers: verifies each by C-ECHO, all at once.
 
-Tells apart what an administrator mends in different places: no address, nobody there, a rejection with its reason, no
-answer in time.
+Distinguishes faults with different remedies: no address, no connection, a rejection with its reason, no answer in time.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from engine.net import client
 
 
 def examine(config: Config) -> Iterator[Finding]:
-    """One finding a peer; and one when there are none."""
+    """One finding for each peer; one finding when there are none."""
     if not config.peers:
         who = "everybody may store, query and retrieve" if config.accept_unknown_peers else "nobody may do anything"
-        yield warning("peers", f"none is configured: {who}", "name those that you know in [[peer]] tables")
+        yield warning("peers", f"none is configured: {who}", "configure your peers in [[peer]] tables")
         return
     if config.accept_unknown_peers:
-        advice = "set accept_unknown_peers = false once all are named"
-        yield warning("peers", f"{len(config.peers)} are named, and unknown ones are accepted too", advice)
+        advice = "set accept_unknown_peers = false once all are configured"
+        yield warning("peers", f"{len(config.peers)} are configured, and unknown ones are accepted too", advice)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         yield from runner.run(_examine_all(config))
 
@@ -45,5 +44,5 @@ async def _examine_one(config: Config, peer: Peer) -> Finding:
     try:
         await client.echo(peer, config)
     except AssociationFailed as error:
-        return fault(subject, str(error), "check host, port and AE titles on both sides, and the firewall between")
+        return fault(subject, str(error), "check host, port and AE titles on both sides, and the firewall between them")
     return good(subject, "answers C-ECHO", echo_ms=(loop.time() - began) * 1e3)

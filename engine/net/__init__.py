@@ -1,1 +1,1 @@
-"""asyncio for DICOM: the only code that touches those sockets. Does not know services: its users are handed in."""
+"""asyncio for DICOM: the only code that touches DICOM sockets. It knows no services: callers pass in the users."""

@@ -1,7 +1,6 @@
-"""An association that we request: connects, negotiates, sends requests and hands their responses to who waits.
+"""An association that we request: connects, negotiates, sends requests and hands their responses to the callers.
 
-Does not know services: C-STORE, C-ECHO and whatever else goes through `request_message` or through
-`connection` directly, with `responses` for the answers.
+It knows no services: C-STORE, C-ECHO and others use `request_message`, or `connection` directly with `responses`.
 """
 
 from __future__ import annotations
@@ -46,12 +45,12 @@ CONTEXTS_MAX = 128
 SENT_PDU_BYTES_MAX = 128 << 10
 
 IDENTIFIER_BYTES_MAX = 4 << 20
-"""Of a response: a list of failed UIDs has 65 bytes for each."""
+"""Limit for the identifier of a response: a list of failed UIDs has 65 bytes for each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Whom to call, as whom, and how patient to be."""
+    """The peer to call, our title, and the timeouts and limits for it."""
 
     host: str
     port: int
@@ -60,19 +59,19 @@ class Address:
     maximum_length: int = 128 << 10
     """Bytes of a P-DATA-TF that we announce, and the most that we send."""
     window: int = 1
-    """Operations that we want to have outstanding; 1: not negotiated."""
+    """Outstanding operations that we propose; 1: not negotiated."""
     connect_timeout_s: float = 10.0
     message_timeout_s: float = 30.0
     delivery_rate_bytes_per_s_min: int = 0
 
     @classmethod
-    def of(cls, peer: Peer, config: Config, named: str = "") -> Address:
-        """The address of a configured peer; `named`: its title as it came in a message, in which form it is meant."""
+    def of(cls, peer: Peer, config: Config, title: str = "") -> Address:
+        """The address of a configured peer; `title`: the called title, if a received message has its own form of it."""
         settings = config.settings_of(peer.aet)
         return cls(
             peer.host,
             peer.port,
-            named or on_the_wire(peer.aet),
+            title or on_the_wire(peer.aet),
             on_the_wire(config.aet),
             peer.pdu_length_max or config.limits.pdu_length_max,
             peer.send_window,
@@ -93,23 +92,23 @@ class Requestor:
         self.fragment = 0
         self._rq = rq
         self._awaiting: dict[int, messages.Response] = {}
-        """Responses whose identifier is to come, by presentation context."""
+        """Responses that wait for their identifier, by presentation context."""
         self._identifiers: dict[int, bytes] = {}
-        """Of identifiers that come in parts."""
+        """Incomplete identifiers, by presentation context."""
         self._established: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ended = asyncio.Event()
 
     @property
     def busy(self) -> bool:
-        """Whether a response is due; its waiter has a timeout of its own."""
+        """Whether a response is outstanding; its waiter has its own timeout."""
         return self.responses.waiting_count > 0
 
     def associate_requested(self, rq: AssociateRQ) -> AssociateAC | AssociateRJ:
-        """Never happens to a requestor."""
+        """Never called for a requestor."""
         raise AssociationFailed("the peer sent A-ASSOCIATE-RQ to a requestor")
 
     def associate_accepted(self, ac: AssociateAC) -> None:
-        """The peer has answered."""
+        """Handles the peer's A-ASSOCIATE-AC."""
         self.accepted = accepted_contexts(self._rq, ac)
         self.fragment = fragment_bytes(self.accepted.peer_maximum_length, self.address.maximum_length)
         if not self._established.done():
@@ -119,14 +118,15 @@ class Requestor:
         """`association_ended` follows, with the reason."""
 
     def command_received(self, presentation_context_id: int, command: bytes, has_data_set: bool) -> None:
-        """A response to one of our requests, or a request of the peer."""
+        """Handles a response to one of our requests, or a request of the peer."""
         if self.accepted is None or presentation_context_id not in self.accepted.contexts:
-            self.connection.abort(f"a message on presentation context {presentation_context_id}, not accepted", 2, 5)
+            why = f"a message on presentation context {presentation_context_id}, which was not accepted"
+            self.connection.abort(why, 2, 5)
             return
         try:
             message = messages.decode(command)
         except MessageError as error:
-            self.connection.abort(f"response not understood: {error}")
+            self.connection.abort(f"invalid response: {error}")
             return
         if not isinstance(message, messages.Response):
             self.request_received(presentation_context_id, command, message, has_data_set)
@@ -138,38 +138,38 @@ class Requestor:
     def request_received(
         self, presentation_context_id: int, command: bytes, message: messages.Request, has_data_set: bool
     ) -> None:
-        """A request of the peer: it is declined, its data set dropped; a C-CANCEL cancels nothing here."""
+        """Declines a request of the peer; its data set is dropped. Ignores a C-CANCEL."""
         why = MessageError("requests are not served on this association", GeneralStatus.SOP_CLASS_NOT_SUPPORTED)
         answer = messages.failure_response(command, why)
         if answer is not None:
             self.connection.send_message(presentation_context_id, answer, None, self.fragment)
 
     def data_set_received(self, presentation_context_id: int, data_set: DataSet, is_last: bool) -> None:
-        """The identifier of a response, or the data set of a request that was declined."""
+        """Handles the identifier of a response, or drops the data set of a request that was declined."""
         response = self._awaiting.get(presentation_context_id)
         if response is None:
             data_set.release()
             return
-        gathered = self._identifiers.pop(presentation_context_id, b"")
-        if len(gathered) + data_set.length > IDENTIFIER_BYTES_MAX:
+        identifier = self._identifiers.pop(presentation_context_id, b"")
+        if len(identifier) + data_set.length > IDENTIFIER_BYTES_MAX:
             data_set.release()
             self.connection.abort(f"an identifier of more than {IDENTIFIER_BYTES_MAX} bytes")
             return
-        gathered += data_set.to_bytes()
+        identifier += data_set.to_bytes()
         data_set.release()
         if is_last:
             del self._awaiting[presentation_context_id]
-            self.responses.received(response, gathered)
+            self.responses.received(response, identifier)
         else:
-            self._identifiers[presentation_context_id] = gathered
+            self._identifiers[presentation_context_id] = identifier
 
     def release_requested(self) -> bool:
-        """Peers may end an association that they were asked for; what they have not answered they never will."""
+        """Accepts the release by the peer, which will send no further responses."""
         self.responses.fail("released by the peer")
         return True
 
     def association_ended(self, reason: str) -> None:
-        """Tells everyone who waits."""
+        """Fails all waiters."""
         self._ended.set()
         if not self._established.done():
             self._established.set_exception(AssociationFailed(reason))
@@ -189,7 +189,7 @@ class Requestor:
             self.responses.forget(message_id)
 
     async def wait(self, response: asyncio.Future[Any]) -> Any:
-        """A response, or AssociationFailed when it does not come in time; the association is aborted then."""
+        """Waits for a response. Aborts the association and raises AssociationFailed when it does not come in time."""
         try:
             async with asyncio.timeout(self.address.message_timeout_s):
                 return await response
@@ -201,9 +201,9 @@ class Requestor:
     def request_several(
         self, presentation_context_id: int, make: Callable[[int], Any], identifier: bytes
     ) -> tuple[int, ResponseStream]:
-        """Sends `make(message_id)`, to which several responses come. Raises AssociationFailed.
+        """Sends `make(message_id)`, a request with several responses. Raises AssociationFailed.
 
-        Whoever has had the last response calls `responses.forget` with the message id.
+        Call `responses.forget` with the message id after the last response.
         """
         pause, resume = self.connection.pause_reading, self.connection.resume_reading
         message_id, stream = self.responses.expect_several(pause, resume)
@@ -211,12 +211,12 @@ class Requestor:
         return message_id, stream
 
     def cancel(self, presentation_context_id: int, message_id: int) -> None:
-        """C-CANCEL of a request that several responses come to (PS3.7 9.3.2.3)."""
+        """Sends C-CANCEL for a request with several responses (PS3.7 9.3.2.3)."""
         rq = messages.CCancelRQ(message_id)
         self.connection.send_message(presentation_context_id, rq.encode(), None, self.fragment)
 
     async def release(self) -> None:
-        """An orderly end; aborts when the peer does not play along."""
+        """Releases the association; aborts it when the peer does not answer."""
         self.connection.request_release()
         try:
             async with asyncio.timeout(self.address.message_timeout_s):
@@ -233,7 +233,7 @@ async def open_association(
     roles: Sequence[RoleSelection] = (),
     user: Callable[[Connection, AssociateRQ, Address], Requestor] = Requestor,
 ) -> Requestor:
-    """Connects and negotiates; `user` makes the requestor. Raises AssociationFailed, with the reason in words."""
+    """Connects and negotiates; `user` makes the requestor. Raises AssociationFailed with the reason."""
     window = AsynchronousOperationsWindow(address.window, 1) if address.window > 1 else None
     rq = AssociateRQ(
         called_ae_title=address.called_ae_title,
@@ -287,7 +287,7 @@ async def open_association(
 
 @dataclass(frozen=True, slots=True)
 class EchoTimes:
-    """How long the two parts of `echo` took."""
+    """The durations of the two parts of `echo`."""
 
     association_s: float
     """From connecting until the association was accepted."""
@@ -296,18 +296,18 @@ class EchoTimes:
 
 
 async def echo(peer: Peer, config: Config) -> EchoTimes:
-    """C-ECHO to a peer. Raises AssociationFailed."""
+    """Verifies a peer by C-ECHO. Raises AssociationFailed."""
     contexts = [PresentationContextRQ(1, VERIFICATION, PLAIN)]
-    began = time.perf_counter()
+    start_s = time.perf_counter()
     requestor = await open_association(Address.of(peer, config), contexts)
-    accepted = time.perf_counter()
+    accepted_s = time.perf_counter()
     assert requestor.accepted is not None
     if not requestor.accepted.contexts:
         await requestor.release()
         raise AssociationFailed(f"{peer.aet} does not accept the Verification SOP class")
     response = await requestor.request_message(1, lambda message_id: messages.CEchoRQ(message_id))
-    answered = time.perf_counter()
+    end_s = time.perf_counter()
     await requestor.release()
     if response.status != 0:
         raise AssociationFailed(f"{peer.aet} answered C-ECHO with status {response.status:04X}")
-    return EchoTimes(accepted - began, answered - accepted)
+    return EchoTimes(accepted_s - start_s, end_s - accepted_s)

@@ -1,13 +1,13 @@
-"""One association over one TCP connection, either role: the asyncio coat around `ul.Association` and `dimse.assembly`.
+"""One association over one TCP connection, either role: connects `ul.Association` and `dimse.assembly` with asyncio.
 
-Does not know what a message means: whole commands and data sets go to its user, which answers through `send`.
+It does not interpret messages: whole commands and data sets go to its user, which answers through `send`.
 
     kernel → Receiver (compiled) → events → Association (states) → user
     user → send / accept / release / abort → Association → transport
 
-The receiver's own methods are the transport's callbacks, so a fragment costs no Python call of ours. A timer, which
-ticks once a second or oftener (`ConnectionLimits.tick_s`), watches ARTIM, idle peers, stalled and dripping messages and
-stalled writes.
+The receiver's own methods are the transport's callbacks, so a fragment costs no Python call of ours. A timer that ticks
+at least once a second (`ConnectionLimits.tick_s`) watches ARTIM, idle peers, stalled and slow messages and stalled
+writes.
 """
 
 from __future__ import annotations
@@ -32,56 +32,58 @@ from engine.ul.pdu import AssociateAC, AssociateRJ, AssociateRQ
 logger = log.get("net.connection")
 
 TICK_S_MAX = 1.0
-"""How often the timers are looked at: their precision, and 1 000 idle associations cost 1 000 cheap calls a second."""
+"""The longest interval of the timer: with it 1 000 idle associations cost 1 000 cheap calls a second."""
 
 TICK_S_MIN = 0.05
 TICKS_PER_TIMEOUT = 10
-"""Short timeouts are looked at more often, so that each is kept to a tenth of itself."""
+"""The timer ticks faster for short timeouts, so that each is precise to a tenth."""
 
 UNREAD_BYTES_MAX = 256 << 10
-"""Answers of ours that wait for a peer which does not read them, above which we do not read its requests either."""
+"""Bytes of our responses that a peer has not read, above which we stop reading its requests."""
 
-_AT_ONCE = struct.pack("ii", 1, 0)
-"""Linger for no time: closing resets the connection."""
+_NO_LINGER = struct.pack("ii", 1, 0)
+"""SO_LINGER with no time: closing resets the connection."""
 
 _DATA = frozenset({assembly.COMMAND, assembly.DATA_SET, assembly.DATA_SET_PART})
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What one association may cost."""
+    """Limits of one association."""
 
     p_data_length_max: int = 16 << 20
-    """Bytes of one received P-DATA-TF; we announce far less, some peers ignore it."""
+    """Bytes of one received P-DATA-TF; we announce far less, but some peers ignore that."""
     control_length_max: int = 1 << 20
     """Bytes of any other received PDU: 128 contexts with dozens of syntaxes take about 200 KiB."""
     part_bytes: int = 8 << 20
-    """A received data set longer than this is handed on in parts."""
+    """A received data set longer than this goes to the user in parts."""
     pdv_count_max: int = 1 << 15
     """PDVs in one P-DATA-TF."""
     artim_timeout_s: float = 10.0
     message_timeout_s: float = 30.0
-    """A begun PDU or message, or a write, that makes no progress for so long ends the association."""
+    """An incomplete PDU or message, or a write, without progress for so long ends the association."""
     rate_bytes_per_s_min: int = 0
-    """What must come of a begun PDU or message on average over each `message_timeout_s`; 0: one byte is progress."""
+    """Bytes a second that the peer must send inside a PDU or message, on average over each `message_timeout_s`; 0: one
+    byte is progress."""
     delivery_rate_bytes_per_s_min: int = 0
-    """What the peer must take of what it is sent, on average over nine tenths of `message_timeout_s`; 0: one byte."""
+    """Bytes a second that the peer must receive, on average over nine tenths of `message_timeout_s`; 0: one byte is
+    progress."""
     idle_timeout_s: float = 300.0
-    """An association on which nothing is under way is ended after so long without a byte; 0: never."""
+    """An association without an operation is ended after so long without a byte; 0: never."""
 
     @property
     def tick_s(self) -> float:
-        """How often the timers are looked at."""
+        """The interval of the timer."""
         shortest_s = min(self.artim_timeout_s, self.message_timeout_s, self.idle_timeout_s or self.artim_timeout_s)
         return min(TICK_S_MAX, max(TICK_S_MIN, shortest_s / TICKS_PER_TIMEOUT))
 
 
 class AssociationUser(Protocol):
-    """What `Connection` tells; all calls come on the loop's thread."""
+    """Receives the events of a `Connection`; all calls come on the loop's thread."""
 
     @property
     def busy(self) -> bool:
-        """Whether an operation is under way, so that silence is no idleness."""
+        """Whether an operation is in progress, so that a silent association is not idle."""
 
     def associate_requested(self, rq: AssociateRQ) -> AssociateAC | AssociateRJ: ...
     def associate_accepted(self, ac: AssociateAC) -> None: ...
@@ -109,7 +111,7 @@ class Connection(asyncio.BufferedProtocol):
         trace: Trace | None = None,
         request: AssociateRQ | None = None,
     ) -> None:
-        """`request`: what a requestor proposes as soon as it is connected."""
+        """`request`: the proposal that a requestor sends as soon as it is connected."""
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._association = Association(role, artim_timeout_s=limits.artim_timeout_s)
@@ -134,24 +136,24 @@ class Connection(asyncio.BufferedProtocol):
         self._delivery = self._new_delivery()
         self._message_turn = asyncio.Lock()
         self._is_in_message = False
-        """A message goes out in several parts."""
+        """Whether a message is being sent in several parts."""
         self._behind: list[Any] = []
-        """What is to go out after that message."""
+        """Data to send after that message."""
         self._outlet: assembly.Outlet | None = None
         self._unread_bytes = 0
         self._is_choked = False
-        """Whether reading waits for the peer to read."""
+        """Whether reading is paused until the peer reads."""
         self._closing_since: float | None = None
         self.gave_up = False
-        """Whether we ended the association because the peer was too slow."""
+        """Whether we aborted the association because the peer was too slow."""
         self._progress_bytes = -1
         self._progress_at = self._loop.time()
         self._measured_at: float | None = None
-        """Since when the rate of the message under way is measured."""
+        """Start of the present rate measurement; None: no message is incomplete."""
         self._measured_from = 0
         self._log = logger
         self._busy_at = 0.0
-        self._deaf = False
+        self._has_stopped_receiving = False
         self._end_reason: str | None = None
         self._ended = False
         self._tick: asyncio.TimerHandle | None = None
@@ -162,7 +164,7 @@ class Connection(asyncio.BufferedProtocol):
     # -- asyncio's side -------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The TCP connection is there."""
+        """The TCP connection is open."""
         self._transport = cast(asyncio.Transport, transport)
         peername = transport.get_extra_info("peername")
         if peername:
@@ -170,11 +172,11 @@ class Connection(asyncio.BufferedProtocol):
             self._log = logger.about(self.peer_host)
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            # An answer in the Nagle buffer costs a lone sender 40 ms an instance.
+            # With the Nagle algorithm a single sender would wait 40 ms for each response.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             self.receiver.quick_ack_fd = sock.fileno()
-        # With a high-water mark of 0, writes go out at once and `drained` means that the socket has taken everything.
+        # With a high-water mark of 0, writes go out at once and `drained` means that the kernel has everything.
         transport.set_write_buffer_limits(high=0)  # type: ignore[attr-defined]
         now = self._loop.time()
         if self._request is not None:
@@ -183,7 +185,7 @@ class Connection(asyncio.BufferedProtocol):
         self._tick = self._loop.call_later(self._limits.tick_s, self._on_tick)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The TCP connection is gone, by whichever side."""
+        """The TCP connection was closed by either side."""
         if self._tick is not None:
             self._tick.cancel()
         self._stop_receiving()
@@ -196,7 +198,7 @@ class Connection(asyncio.BufferedProtocol):
         self._end(self._end_reason or (f"connection lost: {exc}" if exc else "connection closed by the peer"))
 
     def eof_received(self) -> bool:
-        """The peer closed its side: nothing more can be answered usefully in DICOM."""
+        """The peer closed its side: closes ours too, since DICOM has no half-closed associations."""
         return False
 
     def pause_writing(self) -> None:
@@ -228,24 +230,24 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def held_bytes(self) -> int:
-        """What is kept of PDUs and messages that are incomplete."""
+        """Bytes in memory of incomplete PDUs and messages."""
         return self.receiver.held_bytes
 
     @property
     def received_bytes(self) -> int:
-        """Everything that has come from the peer."""
+        """All bytes that the peer has sent."""
         return self.receiver.bytes_received
 
     @property
     def is_reading(self) -> bool:
-        """Whether bytes are taken from the peer."""
+        """Whether we read from the peer."""
         return not self._pauses
 
     @property
     def unsent_bytes(self) -> int:
-        """What the kernel has not taken yet. While it is not 0, no `Frame` that was sent may be changed.
+        """Bytes that the kernel has not taken yet. While it is not 0, do not change any `Frame` that was sent.
 
-        An answer is no sign that it is: a peer may refuse a data set before it has read all of it.
+        A response does not mean that it is 0: a peer may refuse a data set before it has read all of it.
         """
         if self._behind:
             behind = sum(memoryview(data).nbytes for data in self._behind)
@@ -254,18 +256,18 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def delivered_bytes(self) -> int:
-        """What the peer's system has acknowledged since the connection was made: it grows while a slow peer reads.
+        """Bytes that the peer's system has acknowledged since the connection was made: grows while a slow peer reads.
 
-        The kernel holds megabytes for a slow line, so that what it takes from us says little about the peer.
+        How much our kernel takes from us says little about the peer: the kernel buffers megabytes for a slow line.
         """
         sock = self._socket()
         acknowledged = acknowledged_bytes(sock) if sock is not None else None
         return -self.unsent_bytes if acknowledged is None else acknowledged
 
     def send(self, data: Any) -> None:
-        """Sends whole P-DATA-TF of whole messages; drops them when the association has ended or is about to.
+        """Sends whole P-DATA-TF of whole messages; drops them when the association has ended or is ending.
 
-        While a message goes out in parts, others wait behind it: fragments of two never mix (PS3.8 Annex E.2).
+        While a message is sent in parts, others wait behind it: fragments of two never mix (PS3.8 Annex E.2).
         """
         if self.is_open:
             if self._is_in_message:
@@ -275,14 +277,14 @@ class Connection(asyncio.BufferedProtocol):
 
     @asynccontextmanager
     async def message(self) -> AsyncIterator[Callable[[Any], None]]:
-        """For a message in several parts, with waits between them: gives what sends a part."""
+        """Sends a message in several parts, with waits between them: yields the function that sends a part."""
         async with self._message_turn:
             self._is_in_message = True
             self._set_outlet()
             try:
                 yield self._send_part
             except BaseException:
-                self._behind.clear()  # a message that is not whole ends the association
+                self._behind.clear()  # an incomplete message ends the association
                 raise
             finally:
                 self._is_in_message = False
@@ -292,9 +294,9 @@ class Connection(asyncio.BufferedProtocol):
                 self._set_outlet()
 
     def open_outlet(self) -> assembly.Outlet | None:
-        """A way to the socket for somebody who sends many whole messages; None where there is none.
+        """A direct way to the socket for a caller that sends many whole messages; None where that is impossible.
 
-        It is free exactly while `send` would write at once. Whoever opens it closes it: there is one at a time.
+        It is free exactly while `send` would write at once. There is one at a time: the caller must close it.
         """
         sock = self._socket()
         if (
@@ -306,13 +308,13 @@ class Connection(asyncio.BufferedProtocol):
             try:
                 self._outlet = assembly.Outlet(sock.fileno())
             except OSError:
-                return None  # no descriptor is left
+                return None  # no descriptor is free
             self._set_outlet()
             return self._outlet
         return None
 
     def close_outlet(self) -> None:
-        """Nothing is sent that way any more."""
+        """Closes the outlet, if it is open."""
         if self._outlet is not None:
             self._outlet.close()
             self._outlet = None
@@ -327,7 +329,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def send_message(self, presentation_context_id: int, command: bytes, data_set: bytes | None, fragment: int) -> None:
         """Sends a small message: its command, and its data set if there is one, in fragments of `fragment` bytes."""
-        data = self.encoded(presentation_context_id, command, data_set, fragment)
+        data = self.encode_message(presentation_context_id, command, data_set, fragment)
         self.send(data)
         if self._resumed is not None:
             self._unread_bytes += len(data)
@@ -335,8 +337,10 @@ class Connection(asyncio.BufferedProtocol):
                 self._is_choked = True
                 self.pause_reading()
 
-    def encoded(self, presentation_context_id: int, command: bytes, data_set: bytes | None, fragment: int) -> bytes:
-        """A small message as P-DATA-TF, for who sends several at once; whoever asks sends it."""
+    def encode_message(
+        self, presentation_context_id: int, command: bytes, data_set: bytes | None, fragment: int
+    ) -> bytes:
+        """A small message as P-DATA-TF, for a caller that sends several at once."""
         self.trace_command(presentation_context_id, command)
         data = assembly.p_data_tf(presentation_context_id, True, command, fragment)
         if data_set is not None:
@@ -344,37 +348,37 @@ class Connection(asyncio.BufferedProtocol):
         return data
 
     def trace_command(self, presentation_context_id: int, command: bytes) -> None:
-        """Notes a command that is sent, when a wire trace is on."""
+        """Writes a sent command to the wire trace, if that is on."""
         if self._trace is not None:
             self._trace.command("out", presentation_context_id, command)
 
-    def show_commands(self, take: Callable[[int, bytes], bool] | None) -> bool:
-        """Shows commands without a data set to `take` as they are read, before the user; None: to the user only.
+    def filter_commands(self, handle: Callable[[int, bytes], bool] | None) -> bool:
+        """Passes commands without a data set to `handle` as they are read, before the user; None: to the user only.
 
-        It gets presentation context id and command, says whether it has dealt with it, and must not raise.
-        False: there is somebody already, or a wire trace, which has to see all.
+        `handle` gets presentation context id and command, returns whether it has handled it, and must not raise.
+        Returns False when there is a filter already, or a wire trace, which must see all commands.
         """
-        if take is not None and (self._trace is not None or self.receiver.on_command is not None):
+        if handle is not None and (self._trace is not None or self.receiver.on_command is not None):
             return False
-        self.receiver.on_command = take
+        self.receiver.on_command = handle
         return True
 
     async def drained(self) -> None:
-        """Waits until the kernel has all that was sent. Raises ConnectionResetError when the connection is gone."""
+        """Waits until the kernel has everything that was sent. Raises ConnectionResetError when the connection ends."""
         while self._behind and self.is_open:
             async with self._message_turn:
                 pass
-        await self.taken()
+        await self.part_drained()
 
-    async def taken(self) -> None:
-        """The same within a message: what waits behind it is not waited for."""
+    async def part_drained(self) -> None:
+        """The same within a message: does not wait for messages behind it."""
         if self._transport is None:
             raise ConnectionResetError("the connection is closed")
         if self._resumed is not None:
             await asyncio.shield(self._resumed)
 
     def pause_reading(self) -> None:
-        """Stops taking bytes from the peer; calls nest."""
+        """Stops reading from the peer; calls nest."""
         self._pauses += 1
         if self._pauses == 1 and self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
@@ -387,9 +391,9 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
     def respond_release(self) -> None:
-        """Answers A-RELEASE-RQ after `release_requested` returned False; nothing when the association is over by now.
+        """Answers A-RELEASE-RQ after `release_requested` returned False; does nothing when the association has ended.
 
-        Operations end in the answers of a group commit, which must not fail for what one peer did meanwhile.
+        It must not raise: operations end in the answers of a group commit, which one peer's fault must not break.
         """
         if self._transport is not None and self._association.release_indicated:
             self._association.respond_release(now=self._loop.time())
@@ -397,34 +401,34 @@ class Connection(asyncio.BufferedProtocol):
             self._flush()
 
     def request_release(self) -> None:
-        """Asks for an orderly end, unless the peer has asked already."""
+        """Requests the release, unless the peer has requested it already."""
         if self._transport is not None and self._association.release_request_allowed:
             self._association.request_release()
             self._flush()
 
     def abort(self, why: str, source: int = 0, reason: int = 0) -> None:
-        """A-ABORT, then the connection closes."""
+        """Sends A-ABORT, then closes the connection."""
         if self._transport is None:
             return
         self._end_reason = self._end_reason or why
         try:
             self._association.abort(source, reason, now=self._loop.time())
         except LocalProtocolError:
-            self._transport.abort()  # there is nothing to abort yet, or the abort is already under way
+            self._transport.abort()  # there is no association yet, or its abort is already in progress
             return
         self._stop_receiving()
         self._flush()
 
     def give_up(self, why: str) -> None:
-        """Ends the association with a peer that is too slow: what it has not taken by now it does not get."""
+        """Aborts the association with a peer that is too slow, and drops data that it has not received."""
         self.gave_up = True
         is_stuck = self._is_stuck()
         self.abort(why)
         if is_stuck:
-            self._let_go()
+            self._reset()
 
     def adjust(self, **limits: Any) -> None:
-        """Other limits from now on, by their names in `ConnectionLimits`: who the peer is, is known late."""
+        """Changes limits, by their names in `ConnectionLimits`: the A-ASSOCIATE-RQ shows who the peer is."""
         self._limits = replace(self._limits, **limits)
         self._delivery = self._new_delivery()
 
@@ -437,28 +441,28 @@ class Connection(asyncio.BufferedProtocol):
     def _socket(self) -> socket.socket | None:
         return None if self._transport is None else self._transport.get_extra_info("socket")
 
-    def _let_go(self) -> None:
-        """Of what the peer does not take: a transport that is closed keeps it for as long as the peer likes, and so
-        does the kernel, but after a reset."""
+    def _reset(self) -> None:
+        """Resets the connection, and so drops undelivered data: otherwise the closed transport and the kernel would
+        keep it for as long as the peer does not read."""
         sock = self._socket()
         if self._transport is not None and sock is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
             self._transport.abort()
 
     def _is_stuck(self) -> bool:
-        """Whether something that was sent has not reached the peer."""
+        """Whether some sent bytes have not reached the peer."""
         sock = self._socket()
         return self.unsent_bytes > 0 or (sock is not None and undelivered_bytes(sock) > 0)
 
     def _on_events(self, events: list[tuple[Any, ...]]) -> None:
         for event in events:
             kind = event[0]
-            if self._deaf:
-                # Came in one piece with what ended the association.
+            if self._has_stopped_receiving:
+                # This event came in one read with the one that ended the association.
                 if kind in (assembly.DATA_SET, assembly.DATA_SET_PART):
                     event[2].release()
             elif kind in _DATA and not self._association.data_transfer_allowed:
-                # Came in one piece with a PDU after which no more was due, A-RELEASE-RQ for example.
+                # This event came in one read with a PDU that ends data transfer, A-RELEASE-RQ for example.
                 if kind != assembly.COMMAND:
                     event[2].release()
                 self._stop_receiving()
@@ -480,7 +484,7 @@ class Connection(asyncio.BufferedProtocol):
             elif kind == assembly.ERROR:
                 self._protocol_error(RemoteProtocolError(event[2], 2, event[1]))
             elif self._association.data_transfer_allowed:
-                # It is allowed by now, but came before our A-ASSOCIATE-AC went out (PS3.8 9.2.3, Sta3).
+                # Data is allowed now, but this came before we sent our A-ASSOCIATE-AC (PS3.8 9.2.3, Sta3).
                 self._protocol_error(RemoteProtocolError("P-DATA-TF before A-ASSOCIATE-AC", 2, 2))
             else:
                 self._dispatch(self._association.data_received(self._loop.time()))
@@ -491,7 +495,7 @@ class Connection(asyncio.BufferedProtocol):
         self._dispatch(self._association.protocol_error(error, self._loop.time()))
 
     def _dispatch(self, events: list[ul_events.Event]) -> None:
-        """Tells the user what the association says, then sends what it wants to send."""
+        """Passes the association's events to the user, then sends its PDUs."""
         for event in events:
             match event:
                 case ul_events.AssociateRequested(rq):
@@ -539,25 +543,25 @@ class Connection(asyncio.BufferedProtocol):
                 self._transport.close()
 
     def _stop_receiving(self) -> None:
-        self._deaf = True
+        self._has_stopped_receiving = True
         self.receiver.stop()
 
     def _on_tick(self) -> None:
         self._tick = self._loop.call_later(self._limits.tick_s, self._on_tick)
         now = self._loop.time()
         if self._is_closing_too_long(now):
-            self._let_go()
+            self._reset()
             return
         if self._association.deadline is not None and now >= self._association.deadline:
             self._end_reason = self._end_reason or "ARTIM timer expired"
             is_stuck = self._is_stuck()
             self._dispatch(self._association.timer_expired(now))
             if is_stuck:
-                self._let_go()
+                self._reset()
             return
         if self._is_slow(now):
             return
-        if self._drips(now):
+        if self._is_sending_slowly(now):
             self.abort(
                 f"the peer sent less than {self._limits.rate_bytes_per_s_min} bytes a second in the middle of a message"
             )
@@ -582,15 +586,13 @@ class Connection(asyncio.BufferedProtocol):
         return now - self._closing_since > self._limits.artim_timeout_s
 
     def _is_slow(self, now: float) -> bool:
-        """Whether the peer was given up, since it stopped reading or reads too slowly."""
+        """Aborts if the peer stopped reading or reads too slowly; returns whether it did."""
         limits, is_stalled = self._limits, self._write_stalled_at is not None
         if not (is_stalled or self.user.busy) or not self.is_open:
             return False
         delivered = self.delivered_bytes
         if self._delivery.is_too_slow(now, delivered, pending=is_stalled or self._is_stuck()):
-            self.give_up(
-                f"the peer took less than {limits.delivery_rate_bytes_per_s_min} bytes a second of what it was sent"
-            )
+            self.give_up(f"the peer received less than {limits.delivery_rate_bytes_per_s_min} bytes a second")
             return True
         if self._write_stalled_at is None:
             return False
@@ -598,14 +600,19 @@ class Connection(asyncio.BufferedProtocol):
             self._write_stalled_at = now
         self._delivered_before = delivered
         if now - self._write_stalled_at > limits.message_timeout_s:
-            self.give_up(f"the peer took nothing for {limits.message_timeout_s:g} s")
+            self.give_up(f"the peer received nothing for {limits.message_timeout_s:g} s")
             return True
         return False
 
-    def _drips(self, now: float) -> bool:
-        """Whether the message under way came too slowly in the last `message_timeout_s`."""
+    def _is_sending_slowly(self, now: float) -> bool:
+        """Whether the peer sent its incomplete message too slowly in the last `message_timeout_s`."""
         received = self.receiver.bytes_received
-        if not self._limits.rate_bytes_per_s_min or self._pauses or self._deaf or not self.receiver.mid_message:
+        if (
+            not self._limits.rate_bytes_per_s_min
+            or self._pauses
+            or self._has_stopped_receiving
+            or not self.receiver.mid_message
+        ):
             self._measured_at = None
         elif self._measured_at is None:
             self._measured_at, self._measured_from = now, received

@@ -1,6 +1,7 @@
-"""Responses that somebody waits for, by message id: one table an association.
+"""Outstanding responses by message id: one table for each association.
 
-One response comes in a future (`expect`), several (C-FIND, C-GET, C-MOVE) in a `ResponseStream` (`expect_several`).
+A single response arrives in a future (`expect`), several ones (C-FIND, C-GET, C-MOVE) in a `ResponseStream`
+(`expect_several`).
 """
 
 from __future__ import annotations
@@ -14,106 +15,105 @@ from engine.errors import AssociationFailed
 
 MESSAGE_ID_MAX = 0xFFFF
 
-
 STREAM_MAX = 256
-"""Responses of one request that lie unread, above which no more are read from the peer."""
+"""Unread responses of one request, above which reading from the peer pauses."""
 
 
 class ResponseStream:
-    """The responses to one request, each with its identifier (b"" without). Reading the peer stops while many wait."""
+    """The responses to one request, each with its identifier (or b""). Reading from the peer pauses while many wait."""
 
     def __init__(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
         self._pause = pause
         self._resume = resume
         self._responses: deque[tuple[Any, bytes]] = deque()
         self._is_paused = False
-        self._news = asyncio.Event()
+        self._has_news = asyncio.Event()
         self._failure: str | None = None
 
     def put(self, response: Any, identifier: bytes) -> None:
-        """One more has come."""
+        """Adds a response."""
         self._responses.append((response, identifier))
-        self._news.set()
+        self._has_news.set()
         if len(self._responses) >= STREAM_MAX and not self._is_paused:
             self._is_paused = True
             self._pause()
 
     def fail(self, reason: str) -> None:
-        """No more will come."""
+        """Ends the stream with an error."""
         self._failure = reason
-        self._news.set()
+        self._has_news.set()
 
     async def next(self, limit_s: float) -> tuple[Any, bytes]:
-        """The next one. Raises TimeoutError, or AssociationFailed when the association ended before."""
+        """The next response. Raises TimeoutError, or AssociationFailed when the association has ended before."""
         if not self._responses:
             if self._failure is None:
                 async with asyncio.timeout(limit_s):
-                    await self._news.wait()
+                    await self._has_news.wait()
             if not self._responses:
                 raise AssociationFailed(self._failure or "no response")
-        taken = self._responses.popleft()
+        response = self._responses.popleft()
         if not self._responses:
             if self._failure is None:
-                self._news.clear()
+                self._has_news.clear()
             self.close()
-        return taken
+        return response
 
     def close(self) -> None:
-        """Reads on, if that had stopped."""
+        """Resumes reading if it was paused."""
         if self._is_paused:
             self._is_paused = False
             self._resume()
 
 
-class Taker(Protocol):
-    """Somebody who waits for many responses."""
+class ResponseHandler(Protocol):
+    """Handles the responses to many requests."""
 
     def received(self, response: Any, /) -> None: ...
     def fail(self, reason: str, /) -> None:
-        """The association is gone."""
+        """The association has ended."""
 
 
 class Responses:
-    """The outstanding requests of one association that we are SCU on."""
+    """The outstanding requests of one association on which we are SCU."""
 
     def __init__(self) -> None:
-        self._waiting: dict[int, asyncio.Future[Any] | Taker] = {}
+        self._waiting: dict[int, asyncio.Future[Any] | ResponseHandler] = {}
         self._streams: dict[int, ResponseStream] = {}
         self._next = 0
         self._ended: str | None = None
 
     @property
     def waiting_count(self) -> int:
-        """How many responses are due."""
+        """The number of outstanding requests."""
         return len(self._waiting) + len(self._streams)
 
     def expect(self) -> tuple[int, asyncio.Future[Any]]:
-        """A free message id (1 to 65535) and what its response will arrive in. Raises AssociationFailed.
+        """A free message id (1 to 65535) and the future for its response. Raises AssociationFailed.
 
-        Who does not send the request, or does not want the response any more, calls `forget`.
+        Call `forget` if you do not send the request, or no longer need the response.
         """
         message_id = self._free_id()
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting[message_id] = future
         return message_id, future
 
-    def expect_by(self, taker: Taker, count: int) -> list[int]:
-        """Free message ids, whose responses `taker` is told, or has before they come here. Raises AssociationFailed."""
+    def expect_by(self, handler: ResponseHandler, count: int) -> list[int]:
+        """Free message ids; `handler` gets their responses, unless it reads them itself. Raises AssociationFailed."""
         message_ids: list[int] = []
         for _ in range(count):
             message_id = self._free_id()
-            self._waiting[message_id] = taker
+            self._waiting[message_id] = handler
             message_ids.append(message_id)
         return message_ids
 
     def expect_several(self, pause: Callable[[], None], resume: Callable[[], None]) -> tuple[int, ResponseStream]:
-        """The same for a request that has several responses; whoever has had the last one calls `forget`."""
+        """The same for a request with several responses. Call `forget` after the last one."""
         message_id = self._free_id()
         stream = self._streams[message_id] = ResponseStream(pause, resume)
         return message_id, stream
 
     def forget(self, message_id: int) -> None:
-        """Nobody waits for this response any more; its id is free."""
+        """Frees a message id; its response, if any, is dropped."""
         waiter = self._waiting.pop(message_id, None)
         if isinstance(waiter, asyncio.Future):
             waiter.cancel()
@@ -121,12 +121,12 @@ class Responses:
             stream.close()
 
     def forget_all(self, message_ids: Iterable[int]) -> None:
-        """The same for those that `expect_by` gave."""
+        """The same for message ids from `expect_by`."""
         for message_id in message_ids:
             self._waiting.pop(message_id, None)
 
     def received(self, response: Any, identifier: bytes = b"") -> None:
-        """Hands a response to its waiter; one that nobody waits for (a late one) is dropped."""
+        """Hands a response to its waiter; drops a late one, for which nobody waits."""
         message_id = getattr(response, "message_id_being_responded_to", 0)
         waiter = self._waiting.pop(message_id, None)
         if isinstance(waiter, asyncio.Future):
@@ -138,14 +138,14 @@ class Responses:
             stream.put(response, identifier)
 
     def fail(self, reason: str) -> None:
-        """The association is gone: every waiter gets AssociationFailed."""
+        """Ends all requests: every waiter gets AssociationFailed."""
         self._ended = reason
         for waiter in set(self._waiting.values()):
             if not isinstance(waiter, asyncio.Future):
                 waiter.fail(reason)
             elif not waiter.done():
                 waiter.set_exception(AssociationFailed(reason))
-                waiter.exception()  # a waiter that was cancelled meanwhile is no unhandled error
+                waiter.exception()  # if the waiter was cancelled, asyncio must not report an unhandled exception
         self._waiting.clear()
         for stream in self._streams.values():
             stream.fail(reason)
@@ -154,7 +154,7 @@ class Responses:
         if self._ended is not None:
             raise AssociationFailed(self._ended)
         if self.waiting_count >= MESSAGE_ID_MAX:
-            raise AssociationFailed(f"{MESSAGE_ID_MAX} requests are not answered")
+            raise AssociationFailed(f"{MESSAGE_ID_MAX} requests are outstanding")
         while True:
             self._next = self._next % MESSAGE_ID_MAX + 1
             if self._next not in self._waiting and self._next not in self._streams:

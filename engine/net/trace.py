@@ -1,7 +1,7 @@
-"""Opt-in wire trace: a file of JSON lines an association, with its PDUs and messages decoded.
+"""The optional wire trace: a file of JSON lines for each association, with its decoded PDUs and messages.
 
-Does not write data sets or identifiers: commands hold UIDs and AE titles, not patients. It is made for reading
-beside a peer's log (`[log] wire_trace = "trace"`); it costs tens of microseconds a PDU and is off by default.
+It leaves out data sets and identifiers: commands have UIDs and AE titles, but no patient data. Compare it with a peer's
+log (`[log] wire_trace = "trace"`). It costs tens of microseconds a PDU and is off by default.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ logger = log.get("net.trace")
 
 
 def make_folder(folder: Path) -> None:
-    """Makes the folder unless it is there. Raises ConfigError when nothing can be written into it."""
+    """Makes the folder unless it exists. Raises ConfigError when it is not writable."""
     try:
         folder.mkdir(mode=0o750, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"log.wire_trace: the folder {folder} cannot be made: {error.strerror}") from error
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise ConfigError(f"log.wire_trace: the folder {folder} cannot be written to")
+        raise ConfigError(f"log.wire_trace: the folder {folder} is not writable")
 
 
 class TraceFolder:
-    """The folder that gets one file an association; file names are made of our own numbers only."""
+    """The folder with one file for each association; file names have only our own numbers."""
 
     def __init__(self, folder: Path, worker: int) -> None:
         make_folder(folder)
@@ -42,7 +42,7 @@ class TraceFolder:
         self._numbers = itertools.count(1)
 
     def association(self, peer: str) -> Trace | None:
-        """A trace for one association with the host `peer`; None when its file cannot be made, which is logged."""
+        """A trace for one association with the host `peer`; None, and a logged error, if its file cannot be made."""
         path = f"{self._prefix}-{next(self._numbers)}.jsonl"
         try:
             return Trace(open(path, "ab", buffering=0, opener=_private), peer)
@@ -76,7 +76,7 @@ class Trace:
         self._line(fields)
 
     def sent(self, data: bytes) -> None:
-        """One or more whole PDUs that the association sends of itself."""
+        """One or more whole PDUs that the association sends by itself."""
         at = 0
         while at + 6 <= len(data):
             length = int.from_bytes(data[at + 2 : at + 6], "big")
@@ -119,13 +119,13 @@ class Trace:
                 orjson.dumps(line, default=_plain, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
             )
         except OSError as error:
-            # The disk is full, most likely. Associations go on without a trace.
+            # Most likely the disk is full. The association continues without a trace.
             self._failed = True
             logger.error("trace ends early", peer=self._peer, error=error.strerror)
 
 
 def _without_secrets(fields: dict[str, Any]) -> dict[str, Any]:
-    """Passcodes and tokens of a user identity (PS3.7 D.3.3.7) stay out of the trace."""
+    """Hides the passcode and token of a user identity (PS3.7 D.3.3.7)."""
     identity = (fields.get("user_information") or {}).get("user_identity_rq")
     if identity:
         identity.update(primary_field="***", secondary_field="***")
@@ -133,7 +133,7 @@ def _without_secrets(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _readable(fields: dict[str, Any]) -> dict[str, Any]:
-    """The titles that an A-ASSOCIATE-AC gives back (PS3.8 9.3.3), as an A-ASSOCIATE-RQ shows them."""
+    """Shows the titles that an A-ASSOCIATE-AC returns (PS3.8 9.3.3) as those of an A-ASSOCIATE-RQ."""
     titles = fields.pop("titles", None)
     if titles is None:
         return fields

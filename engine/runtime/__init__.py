@@ -1,1 +1,1 @@
-"""What all front ends of a process share: the engine, its thread pools, limits and memory budgets."""
+"""The parts that all front ends of a process share: the engine, its thread pools, limits and memory budgets."""

@@ -1,16 +1,16 @@
 """Decides whether a worker accepts new instances: by disk reserve, memory and sync latency.
 
-It refuses nothing itself: `storage_scp` asks before it accepts a data set, `acceptor` before it accepts an association.
+It sends no refusals: `storage_scp` asks it before it accepts a data set, `acceptor` before it accepts an association.
 Retrievals, queries, C-ECHO and deletions never ask. Each figure has two limits, so that the answer does not change
 with every instance:
 
-    disk reserve    refused below limits.disk_reserve_bytes free, taken again a sixteenth above it     A700
-    memory          refused above limits.memory_bytes_max resident, taken again at nine tenths         A700, rejected
-    sync latency    refused above limits.sync_latency_s_max on average, taken again at half of it      A700, rejected
+    disk reserve    refused below limits.disk_reserve_bytes free, accepted again a sixteenth above it     A700
+    memory          refused above limits.memory_bytes_max resident, accepted again at nine tenths         A700, rejected
+    sync latency    refused above limits.sync_latency_s_max on average, accepted again at half of it      A700, rejected
 
-"rejected": a new association that proposes nothing but storage is rejected as transient, local limit exceeded: this
-soon passes, and a sender that waits before it sends costs less than one that sends in vain. A full disk does not
-pass by itself: its senders are told with each instance what is wrong.
+"rejected": a new association that proposes only storage is rejected as transient, local limit exceeded: this soon
+passes, and a sender that waits before it sends costs less than one that sends in vain. A full disk does not recover by
+itself, so each C-STORE response tells the sender about it.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ if TYPE_CHECKING:
 logger = log.get("runtime.admission")
 
 LOOK_S = 0.25
-"""How old a figure may be: at 500 MB/s, 125 MB of the reserve."""
+"""The maximum age of a measurement: at 500 MB/s, 125 MB of the reserve."""
 
 AVERAGED_S = 3.0
 """The time over which the sync latency is averaged."""
 
-FULL_TOLD_S = 60.0
-"""How long the statistics say that the disk is full after an instance found no room."""
+FULL_REPORT_S = 60.0
+"""How long the statistics report a full disk after an instance did not fit on it."""
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 class Reason(Enum):
-    """Why no new instances are taken; the value is said to senders and people."""
+    """Why new instances are refused; senders and operators see the value."""
 
     DISK_RESERVE = "disk reserve"
     MEMORY = "memory"
@@ -58,14 +58,14 @@ class Reason(Enum):
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process without mapped files, which the kernel takes back when it needs room."""
+    """Resident memory of this process without mapped files, which the kernel reclaims when it needs memory."""
     with open("/proc/self/statm", "rb") as file:
         fields = file.read().split()
     return (int(fields[1]) - int(fields[2])) * _PAGE_BYTES
 
 
 def full_comment(error: StorageFull) -> str:
-    """The Error Comment for an instance that the log found no room for: as if it had not been tried."""
+    """The Error Comment for an instance that did not fit into the log: the same as if admission had refused it."""
     cause = error.__cause__
     if isinstance(cause, OSError) and cause.errno in _NO_DESCRIPTORS:
         return "out of resources: open files"
@@ -88,7 +88,7 @@ class Admission:
         now: Callable[[], float],
         resident: Callable[[], int] = resident_bytes,
     ) -> None:
-        """`config`: the present one; `waiting_count`: instances that wait for their sync."""
+        """`config`: returns the current configuration; `waiting_count`: instances that wait for their sync."""
         self._config = config
         self._metrics = metrics
         self._free_bytes = free_bytes
@@ -97,18 +97,18 @@ class Admission:
         self._now = now
         self._resident = resident
         self._looked_at = -math.inf
-        self._seen_count, self._seen_total = sync_latency_s.count, sync_latency_s.total
+        self._last_count, self._last_total = sync_latency_s.count, sync_latency_s.total
         self._changed_at = now()
         self._free = 0
         self._memory = 0
         self._average_s = 0.0
-        self._found_full_at = -math.inf
-        self._stood_still = False
+        self._full_at = -math.inf
+        self._is_stalled = False
         self.reason: Reason | None = None
-        """Why new instances are refused, as of the last look."""
+        """Why new instances are refused, as of the last measurement."""
 
     def refusal(self) -> InstanceRefused | None:
-        """What answers a C-STORE now; None when it is taken. Counts what is refused."""
+        """The error for a C-STORE now; None when it is accepted. Counts refusals."""
         self.look()
         if self.reason is None:
             return None
@@ -116,7 +116,7 @@ class Admission:
         return InstanceRefused(self.reason.comment, Refusal.OUT_OF_RESOURCES)
 
     def rejects(self) -> bool:
-        """Whether an association that only stores is to be rejected as transient. Counts what is rejected."""
+        """Whether to reject an association that only stores as transient. Counts rejections."""
         self.look()
         if self.reason in (None, Reason.DISK_RESERVE):
             return False
@@ -124,28 +124,28 @@ class Admission:
         return True
 
     def look(self) -> None:
-        """Takes the figures anew, at most every LOOK_S; says so in the log when the answer changes."""
+        """Measures again, at most every LOOK_S; logs when the answer changes."""
         now = self._now()
         if now - self._looked_at < LOOK_S:
             return
         self._measure(now)
         reason = self._judge()
         if reason is not self.reason:
-            figures = {name: value for name, value in self.snapshot().items() if name.partition("_")[0] != "reason"}
+            figures = {name: value for name, value in self.snapshot().items() if name != "reason"}
             if reason is None:
-                logger.info("new instances are taken again", **figures)
+                logger.info("new instances are accepted again", **figures)
             else:
-                logger.warning("new instances are refused", **{**figures, "reason": reason.value})
+                logger.warning("new instances are refused", **figures, reason=reason.value)
             self.reason = reason
 
     def found_full(self) -> None:
-        """Notes that the log had no room for an instance. Smaller ones may still fit, so nothing is refused for it."""
-        self._found_full_at = self._now()
+        """Notes that an instance did not fit into the log. Does not refuse others: smaller ones may still fit."""
+        self._full_at = self._now()
 
     def snapshot(self) -> dict[str, object]:
         """As plain data, for the statistics."""
         reason = self.reason
-        if reason is None and self._now() - self._found_full_at < FULL_TOLD_S:
+        if reason is None and self._now() - self._full_at < FULL_REPORT_S:
             reason = Reason.DISK_RESERVE
         return {
             "reason": reason.value if reason else None,
@@ -163,35 +163,35 @@ class Admission:
         try:
             self._free = self._free_bytes()
         except OSError as error:
-            # The next write says what is wrong with the disk.
-            logger.error("free space is not known", error=error.strerror)
+            # The next write reports what is wrong with the disk.
+            logger.error("free space cannot be read", error=error.strerror)
         count, total = self._latency.count, self._latency.total
         weight = 1.0 - math.exp(-passed_s / AVERAGED_S)
-        if count != self._seen_count:
-            mean_s = (total - self._seen_total) / (count - self._seen_count)
-            # After a standstill the last syncs say how it is now; an average would refuse for half a minute more.
-            self._average_s += (mean_s - self._average_s) * (1.0 if self._stood_still else weight)
-            self._stood_still = False
+        if count != self._last_count:
+            mean_s = (total - self._last_total) / (count - self._last_count)
+            # After a stall only the last syncs show the present latency: an average would go on refusing for 30 s.
+            self._average_s += (mean_s - self._average_s) * (1.0 if self._is_stalled else weight)
+            self._is_stalled = False
             self._changed_at = now
         elif self._waiting_count():
-            # Nothing was synced since the last look: whoever waits has waited for so long at least.
+            # Nothing was synced since the last measurement: the instances that wait have waited at least that long.
             if now - self._changed_at > self._average_s:
                 self._average_s = now - self._changed_at
-                self._stood_still = True
+                self._is_stalled = True
         else:
-            self._average_s -= self._average_s * (1.0 if self._stood_still else weight)
-            self._stood_still = False
+            self._average_s -= self._average_s * (1.0 if self._is_stalled else weight)
+            self._is_stalled = False
             self._changed_at = now
-        self._seen_count, self._seen_total = count, total
+        self._last_count, self._last_total = count, total
 
     def _judge(self) -> Reason | None:
         limits = self._config().limits
-        refused = self.reason
-        margin = limits.disk_reserve_bytes // 16 if refused is Reason.DISK_RESERVE else 0
+        current = self.reason
+        margin = limits.disk_reserve_bytes // 16 if current is Reason.DISK_RESERVE else 0
         if self._free < limits.disk_reserve_bytes + margin:
             return Reason.DISK_RESERVE
-        if self._memory > limits.memory_bytes_max * (0.9 if refused is Reason.MEMORY else 1.0):
+        if self._memory > limits.memory_bytes_max * (0.9 if current is Reason.MEMORY else 1.0):
             return Reason.MEMORY
-        if self._average_s > limits.sync_latency_s_max * (0.5 if refused is Reason.SYNC_LATENCY else 1.0):
+        if self._average_s > limits.sync_latency_s_max * (0.5 if current is Reason.SYNC_LATENCY else 1.0):
             return Reason.SYNC_LATENCY
         return None

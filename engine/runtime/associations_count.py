@@ -1,15 +1,15 @@
-"""How many associations are open, by calling AE title and by network address, on all workers.
+"""Counts the open associations of all workers, by calling AE title and by network address.
 
-Does not decide how many are too many. Each worker writes its own part of a shared memory (`worker_memory`), so that no
-worker waits for another, not even for one that is stopped:
+The limits are the caller's. Each worker writes its own part of a shared memory (`worker_memory`), so that no worker
+waits for another, not even for one that is stopped:
 
     part     associations (4) | reserved (4) | tally of titles | tally of addresses
     tally    rows in use (4) | reserved (12) | names (16 each) | counts (4 each)
-    name     a title as it came, padded with spaces; an IPv6 address, of which a host may choose the second half
-             itself, by its first half; an IPv4 address as IPv6 writes it
+    name     a received title, padded with spaces; the first half of an IPv6 address, since a host may choose the second
+             half itself; an IPv4 address in its IPv6-mapped form
 
-A worker first counts an association in, then adds all parts up. When two are let in at the same moment, each sees the
-other: the limit is never passed, though both may be refused.
+A worker first counts a new association, then adds up all parts. When two workers do so at the same moment, each sees
+the other's: the limit is never exceeded, though both may be refused.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import mmap
 import struct
 
 ROWS = 4096
-"""Names of a kind that have associations open on one worker; what comes beyond is counted together in the last row."""
+"""Names in one tally of one worker; further names are counted together in the last row."""
 
 OTHERS = ROWS - 1
 
@@ -30,28 +30,28 @@ _NAMES_AT = 16
 _COUNTS_AT = _NAMES_AT + ROWS * _NAME_BYTES
 _TALLY_BYTES = _COUNTS_AT + ROWS * _COUNT.size
 COUNT_BYTES = _HEAD_BYTES + 2 * _TALLY_BYTES
-"""Of one worker's part."""
+"""Length of the counts in one worker's part."""
 
 
 class _Tally:
-    """Associations by one kind of name, in all parts; changes are made in our own."""
+    """Associations by title or by address, in all parts; changes only our own part."""
 
     def __init__(self, memory: mmap.mmap, part_bytes: int, own: int, offset: int) -> None:
-        """`own`: the part that is ours; `offset`: of the tally in each part."""
+        """`own`: number of our part; `offset`: of the tally in each part."""
         self._memory = memory
         self._part_bytes = part_bytes
         self._offset = offset
         self._start = own * part_bytes + offset
         self._rows: dict[bytes, int] = {}
-        """Our own rows, by name: those of which an association is open."""
+        """The rows of our part that are in use, by name."""
         self._free = list(range(OTHERS - 1, -1, -1))
 
     def enter(self, name: bytes) -> None:
-        """One more."""
+        """Counts one association more."""
         self._change(self._take_row(name), 1)
 
     def leave(self, name: bytes) -> None:
-        """One less."""
+        """Counts one association less."""
         row = self._rows.get(name, OTHERS)
         if self._change(row, -1) == 0 and row != OTHERS:
             del self._rows[name]
@@ -59,29 +59,29 @@ class _Tally:
             self._free.append(row)
 
     def count(self, name: bytes) -> int:
-        """All of that name."""
+        """Associations of that name in all parts."""
         return sum(self.count_in(part, name) for part in range(len(self._memory) // self._part_bytes))
 
     def count_in(self, part: int, name: bytes) -> int:
-        """Those of one part."""
+        """Associations of that name in one part."""
         start = part * self._part_bytes + self._offset
         rows = min(_COUNT.unpack_from(self._memory, start)[0], ROWS)
         first = start + _NAMES_AT
         at = self._memory.find(name, first, first + rows * _NAME_BYTES)
         while at >= 0 and (at - first) % _NAME_BYTES:
             at = self._memory.find(name, at + 1, first + rows * _NAME_BYTES)
-        # Some of this name's may have begun when there was no row left: rather too many than too few.
+        # Some associations of this name may be counted in the last row: count too many rather than too few.
         others = self._count_at(start, OTHERS)
         return others + self._count_at(start, (at - first) // _NAME_BYTES) if at >= 0 else others
 
     def _change(self, row: int, change: int) -> int:
-        """Changes a row's count; what it is then."""
+        """Changes a row's count and returns it."""
         count = self._count_at(self._start, row) + change
         _COUNT.pack_into(self._memory, self._start + _COUNTS_AT + row * _COUNT.size, count)
         return count
 
     def _take_row(self, name: bytes) -> int:
-        """The row of a name, a free one if it has none yet; the last one when there is none."""
+        """The row of a name; takes a free one if it has none yet, and the last one when none is free."""
         row = self._rows.get(name)
         if row is not None:
             return row
@@ -103,7 +103,7 @@ class _Tally:
 
 
 class AssociationsCount:
-    """The open associations of all workers; one process's view."""
+    """One process's view of the counts of all workers."""
 
     def __init__(self, memory: mmap.mmap, part_bytes: int, number: int, offset: int) -> None:
         """`number`: the part that this process writes; `offset`: of the counts in each part."""
@@ -116,15 +116,15 @@ class AssociationsCount:
 
     @classmethod
     def alone(cls) -> AssociationsCount:
-        """For a process that serves by itself."""
+        """For a process without other workers."""
         return cls(mmap.mmap(-1, COUNT_BYTES), COUNT_BYTES, 0, 0)
 
     def enter(
         self, title: str, address: str = "", *, total_max: int, title_max: int, address_max: int | None = None
     ) -> bool:
-        """Counts an association in; False, and it is not counted, when there are as many as may be.
+        """Counts an association; returns False and does not count it when it would exceed a limit.
 
-        `address`: where it comes from; "" when that is no network address. `address_max`: None: any number.
+        `address`: of the peer; "" when the connection has no network address. `address_max`: None: no limit.
         """
         self._add(1)
         self._titles.enter(_title_name(title))
@@ -139,7 +139,7 @@ class AssociationsCount:
         return False
 
     def leave(self, title: str, address: str = "") -> None:
-        """An association that was counted in has ended."""
+        """Removes an association that has ended."""
         self._add(-1)
         self._titles.leave(_title_name(title))
         self._addresses.leave(_address_name(address))
@@ -158,7 +158,7 @@ class AssociationsCount:
         return self._addresses.count(_address_name(address))
 
     def share(self, title: str) -> float:
-        """This worker's part of that title's associations, by number: 1 when it has them all."""
+        """This worker's fraction of that title's associations; 1 when it has them all."""
         total = self.count(title)
         return self._titles.count_in(self._number, _title_name(title)) / total if total else 1.0
 
@@ -174,7 +174,7 @@ def _title_name(title: str) -> bytes:
 
 
 def _address_name(address: str) -> bytes:
-    """A name of 16 bytes; all that is no address has the same."""
+    """A name of 16 bytes, the same one for every text that is not an address."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

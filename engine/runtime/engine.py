@@ -1,17 +1,17 @@
-"""The engine: what every front end of one process shares.
+"""The engine: the parts that every front end of one process shares.
 
-    archive, ingest       what is stored, and the one way in
-    access                who may do what: asked by every front, once an operation
-    admission             whether new instances are taken at the moment
-    flow                  whose turn it is to be read
-    retrieval_budget      memory for what goes out
-    ingest_budget         memory for what comes in, of fronts without a pool of their own
-    associations          how many are open, on all workers
-    pools, transcoder     where blocking work is done
-    renderer, thumbnails  pictures of what is stored
-    config, metrics       the configuration in force, and what was counted
+    archive, ingestor     the stored instances, and the one way to store new ones
+    access                permissions: every front asks once per operation
+    admission             whether new instances are accepted now
+    flow                  back-pressure: which connections are read
+    retrieval_budget      memory for data sets that are sent
+    ingest_budget         memory for received data sets, of fronts without a pool of their own
+    associations          the number of open associations on all workers
+    pools, transcoder     threads and processes for blocking work
+    renderer, thumbnails  pictures of stored instances
+    config, metrics       the current configuration, and the counters
 
-An engine knows no protocol. A front is made with it and asks it; it never asks a front.
+An engine knows no protocol. A front gets the engine when it is made and calls it; the engine never calls a front.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Engine:
     archive: Archive
     ingestor: Ingestor
     config: Config
-    """The one in force: a reload puts another one here."""
+    """The current configuration: a reload replaces it."""
     metrics: Metrics
     transcoder: Transcoder
     renderer: Renderer = field(default_factory=Renderer)
@@ -92,11 +92,12 @@ class Engine:
         prewrite_bytes: int | None = None,
         associations: AssociationsCount | None = None,
     ) -> Engine:
-        """An engine that writes into `archive` under the name `writer`; to be called on its loop.
+        """An engine that writes into `archive` under the name `writer`. Call it on the engine's loop.
 
-        `on_failure` is told of a failed write or sync, which is final for the process.
+        `on_failure` is called with the error of a failed write or sync, which is final for the process.
         """
-        storage, kept, metrics, loop = config.storage, config.quarantine, Metrics(), asyncio.get_running_loop()
+        storage, metrics, loop = config.storage, Metrics(), asyncio.get_running_loop()
+        quarantine = config.quarantine
         options = StorageOptions(
             segment_bytes=storage.segment_bytes,
             disk_reserve_bytes=config.limits.disk_reserve_bytes,
@@ -108,7 +109,7 @@ class Engine:
             writer,
             options,
             on_failure,
-            quarantine=QuarantineLimits(kept.bytes_max, kept.count_max) if kept.unparseable else None,
+            quarantine=QuarantineLimits(quarantine.bytes_max, quarantine.count_max) if quarantine.unparseable else None,
             counters=metrics.counters,
         )
         transcoder = Transcoder(directory=config.data, reserve_bytes=config.limits.disk_reserve_bytes)
@@ -123,12 +124,12 @@ class Engine:
         )
 
     def configure(self, config: Config) -> None:
-        """The configuration from now on."""
+        """Replaces the configuration."""
         self.config = config
         self.ingestor.keep_free(config.limits.disk_reserve_bytes)
 
     def stats(self) -> dict[str, object]:
-        """What the process has done and how it is, as plain data."""
+        """The counters and the state of the process, as plain data."""
         return {
             **self.metrics.snapshot(),
             "waiting": self.flow.waiting_count,
@@ -143,7 +144,7 @@ class Engine:
         }
 
     def close(self) -> None:
-        """Stores what waits; the archive stays open. To be called after the fronts were closed."""
+        """Stores the instances that wait. The archive stays open. Call this after all fronts have been closed."""
         self.ingestor.close()
         self.transcoder.close()
         self.renderer.close()

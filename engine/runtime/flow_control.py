@@ -1,15 +1,15 @@
 """Back-pressure: per-peer bandwidth, retrieval priority over ingest, shares of ingest memory.
 
-Does not read or send: it tells connections to pause reading and to go on, which is all the back-pressure that a sender
-understands. One `FlowControl` a worker, told by what takes data sets in and by what sends them out. While there is
-something to look after it looks once a tick:
+It only makes connections pause and resume reading, which is all the back-pressure that a sender understands. Each
+worker has one `FlowControl`; the services that receive and send data sets report the bytes to it. It works once a tick
+while there is something to do:
 
-    bandwidth    what came of a calling AE title beyond its rate is owed, and reading waits until it is paid
-    retrieval    while retrievals sent much in this or the last tick, ingest has a budget a tick; who comes when it is
-                 used up waits for a next one, first come, first served
-    memory       calling AE titles that hold more than their share of ingest_bytes_max wait, and all when together they
-                 hold more than that, but for a few whose turn it is: they go on, so that memory comes back. Who does
-                 not use its turn is ended: it holds what others need
+    bandwidth    bytes that a calling AE title sends beyond its rate are a debt; reading pauses until it is paid
+    retrieval    while retrievals sent much in this or the last tick, ingest has a budget for each tick; connections
+                 that come when it is used up wait for the next one, first come, first served
+    memory       a calling AE title that holds more than its share of ingest_bytes_max waits; all titles wait when they
+                 hold more than ingest_bytes_max together. A few connections have a turn and go on, so that they
+                 complete their data sets and free memory. One that does not use its turn is aborted
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ if TYPE_CHECKING:
 logger = log.get("runtime.flow_control")
 
 TICK_S = 0.02
-"""No wait is shorter. A worker takes some ten CT instances in meanwhile."""
+"""The shortest wait. A worker stores some ten CT instances in that time."""
 
 COMPETING_BYTES = 512 << 10
-"""What retrievals must have sent in a tick (25 MB/s) to be in competition with ingest: one that waits for a slow peer
-leaves us idle, and ingest does not hold it up."""
+"""Bytes that retrievals must have sent in a tick (25 MB/s) to compete with ingest: a retrieval that waits for a slow
+peer leaves us idle, and ingest does not delay it."""
 
 TURNS = 4
-"""Connections that go on while memory is short."""
+"""Connections that may be read while memory is short."""
 
 TURN_TICKS = 50
-"""How long a turn lasts that ends nothing: one second."""
+"""The longest turn: one second."""
 
 TURN_BYTES_MIN = 64 << 10
-"""What must come in a turn."""
+"""Bytes that a connection must send in its turn."""
 
 
 class Reader(Protocol):
-    """A connection, as far as this module goes."""
+    """The part of a connection that this module needs."""
 
     @property
     def held_bytes(self) -> int:
-        """What it holds of messages that are incomplete."""
+        """Bytes in memory of its incomplete messages."""
 
     @property
     def received_bytes(self) -> int:
-        """Everything that has come on it."""
+        """All bytes that were read from it."""
 
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
@@ -79,20 +79,20 @@ class FlowControl:
         share: Callable[[str], float],
         call_later: Callable[[float, Callable[[], None]], asyncio.TimerHandle],
     ) -> None:
-        """`config`: the present one; `share`: this worker's part of a title's associations."""
+        """`config`: returns the current configuration; `share`: this worker's fraction of a title's associations."""
         self._config = config
         self._metrics = metrics
         self.ingest_bytes: list[Callable[[], int]] = []
-        """For each front: how much room its data sets on their way in take."""
+        """For each front: the bytes in memory of its data sets that are not stored yet."""
         self._share = share
         self._call_later = call_later
         self._storing: dict[Reader, str] = {}
-        """Those that may store, by calling AE title, in the order in which their associations began."""
+        """The calling AE title of each connection that may store, in the order in which the associations began."""
         self._bandwidth: dict[str, TokenBucket] = {}
-        """Of calling AE titles that have used some of theirs lately."""
+        """By calling AE title: only those that have sent bytes lately."""
         self._owing: dict[Reader, str] = {}
         self._queue: deque[tuple[Reader, int]] = deque()
-        """Who waits for a budget, and the size of what came last."""
+        """Connections that wait for the retrieval budget, with the size of what each received last."""
         self._prepaid: dict[Reader, int] = {}
         self._short: set[Reader] = set()
         self._turns: dict[Reader, _Turn] = {}
@@ -102,7 +102,7 @@ class FlowControl:
 
     @property
     def waiting_count(self) -> int:
-        """Connections that are not read at the moment."""
+        """Connections that are paused."""
         return len(self._owing.keys() | self._short | {reader for reader, _ in self._queue})
 
     @property
@@ -110,14 +110,14 @@ class FlowControl:
         """Whether retrievals send as fast as they can."""
         return max(self._sent_bytes, self._sent_before) >= COMPETING_BYTES
 
-    # -- told by services -----------------------------------------------------------------------
+    # -- called by services ---------------------------------------------------------------------
 
     def began(self, reader: Reader, title: str) -> None:
-        """An association of that calling AE title, which may store."""
+        """Registers an association of that calling AE title, which may store."""
         self._storing[reader] = title
 
     def ended(self, reader: Reader) -> None:
-        """It is over; nothing of it waits any more."""
+        """Forgets an association that has ended."""
         self._storing.pop(reader, None)
         self._owing.pop(reader, None)
         self._prepaid.pop(reader, None)
@@ -126,12 +126,12 @@ class FlowControl:
         self._queue = deque(entry for entry in self._queue if entry[0] is not reader)
 
     def sent(self, count: int) -> None:
-        """A retrieval has sent so many bytes."""
+        """Reports bytes that a retrieval has sent."""
         self._sent_bytes += count
         self.wake()
 
     def received(self, reader: Reader, count: int) -> None:
-        """A data set, or a part of one, of so many bytes has come: its sender may have to wait for its next turn."""
+        """Reports the bytes of a received data set, or of a part of one. May pause the connection."""
         title = self._storing.get(reader)
         if title is None:
             return
@@ -145,7 +145,7 @@ class FlowControl:
                 reader.pause_reading()
 
     def wake(self) -> None:
-        """Something begins: ticks until there is nothing left to look after."""
+        """Starts the ticks; they end when there is nothing to do."""
         if not self._ticking:
             self._ticking = True
             self._call_later(TICK_S, self._on_tick)
@@ -159,7 +159,7 @@ class FlowControl:
             self.wake()
 
     def tick(self) -> None:
-        """Pays debts, opens a new budget and looks at the memory."""
+        """Pays debts, opens a new budget and checks the memory."""
         self._sent_before, self._sent_bytes = self._sent_bytes, 0
         self._pay()
         self._serve_queue()
@@ -189,14 +189,14 @@ class FlowControl:
 
     def _pay(self) -> None:
         for title, bucket in list(self._bandwidth.items()):
-            paid = self._rate(title) * TICK_S
-            # What a tick pays too much is a credit for the next data set, but no more than one tick's.
-            bucket.add(paid, burst=paid)
-            if paid and bucket.debt >= 1:
+            payment = self._rate(title) * TICK_S
+            # A surplus is a credit for the next data set, of at most one tick's payment.
+            bucket.add(payment, burst=payment)
+            if payment and bucket.debt >= 1:
                 continue
-            if not paid or bucket.tokens >= paid:
+            if not payment or bucket.tokens >= payment:
                 del self._bandwidth[title]
-            for reader in [reader for reader, owing in self._owing.items() if owing == title]:
+            for reader in [reader for reader, debtor in self._owing.items() if debtor == title]:
                 del self._owing[reader]
                 reader.resume_reading()
 
@@ -208,7 +208,7 @@ class FlowControl:
             while self._queue:
                 self._queue.popleft()[0].resume_reading()
             return
-        # What a large data set took beyond its budget is paid back first, so that its sender has no larger part.
+        # Pay first for what a large data set took beyond its budget, so that its sender gets no larger share.
         self._budget.add(limit, burst=limit)
         while self._queue and self._budget.tokens > 0:
             reader, count = self._queue.popleft()
@@ -218,13 +218,13 @@ class FlowControl:
 
     def _share_memory(self) -> None:
         limits = self._config().limits
-        held = {reader: count for reader in self._storing if (count := reader.held_bytes)}
+        holders = {reader: count for reader in self._storing if (count := reader.held_bytes)}
         by_title: dict[str, int] = {}
-        for reader, count in held.items():
+        for reader, count in holders.items():
             by_title[self._storing[reader]] = by_title.get(self._storing[reader], 0) + count
-        total_over = sum(held.values()) > limits.ingest_bytes_max
+        is_total_exceeded = sum(holders.values()) > limits.ingest_bytes_max
         share = limits.ingest_bytes_max * limits.ingest_share_max
-        over = [reader for reader in held if total_over or by_title[self._storing[reader]] > share]
+        over = [reader for reader in holders if is_total_exceeded or by_title[self._storing[reader]] > share]
         self._give_turns(over)
         for reader in over:
             if reader not in self._turns and reader not in self._short:
@@ -236,7 +236,7 @@ class FlowControl:
             reader.resume_reading()
 
     def _give_turns(self, over: list[Reader]) -> None:
-        """Those that go on: every title's first before any title's second."""
+        """Ends and gives turns: every title gets its first turn before any title gets a second."""
         for reader, turn in list(self._turns.items()):
             if reader not in over:
                 del self._turns[reader]
@@ -245,7 +245,7 @@ class FlowControl:
             if turn.ticks < TURN_TICKS:
                 continue
             del self._turns[reader]
-            self._storing[reader] = self._storing.pop(reader)  # the others first, next time
+            self._storing[reader] = self._storing.pop(reader)  # to the end: the others come first next time
             if reader.received_bytes - turn.received_bytes < TURN_BYTES_MIN:
                 self._metrics.counters["ended_for_memory"] += 1
                 over.remove(reader)

@@ -1,7 +1,7 @@
-"""What a front end is to the process that hosts it: it takes connections, and ends them.
+"""The interface between a front end and its process: a front takes connections over and ends them.
 
-supervisor   accepts a connection, holds it until its first bytes are a `Verdict` to hand it over, and gives it to
-             a worker under the name of its front
+supervisor   accepts a connection, holds it until a `Judge` has a verdict on its first bytes, and gives it to a worker
+             with the name of its front
 worker       gives it to the `Front` of that name; knows no protocol itself
 """
 
@@ -21,69 +21,69 @@ class Front(Protocol):
     """All connections of one protocol in one process. All calls come on the loop's thread."""
 
     name: str
-    """As the listener of its port is called."""
+    """The same as `Port.front` of its port."""
 
     @property
     def connections_count(self) -> int:
-        """How many connections are open."""
+        """The number of open connections."""
 
     @property
     def is_busy(self) -> bool:
-        """Whether somebody waits for an answer."""
+        """Whether a client waits for an answer."""
 
     def connected(self, sock: socket.socket, host: str, on_end: Callable[[], None]) -> None:
         """Takes a connection over; `on_end` is called once, when it is closed."""
 
     def configure(self, config: Config) -> None:
-        """Takes a new configuration over. What it does not cover needs a restart."""
+        """Applies a new configuration, except the settings that need a restart."""
 
     def start_draining(self) -> None:
-        """Ends what is idle, takes nothing new, and lets what is under way go on."""
+        """Closes idle connections, accepts nothing new, and lets operations in progress finish."""
 
     def abort(self, why: str) -> None:
-        """Ends everything at once."""
+        """Ends all connections at once."""
 
     def stats(self) -> dict[str, object]:
-        """What it has done, as plain data."""
+        """Its counters, as plain data."""
 
     def close(self) -> None:
-        """Frees what it holds, after its last connection has ended."""
+        """Frees its resources. Call this after its last connection has ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the first bytes of a connection say."""
+    """What to do with a connection, by its first bytes."""
 
     problem: str = ""
-    """What they are, where they are nothing for this front: for the log and a counter."""
+    """What is wrong with the bytes, for the log and a counter; "": nothing."""
     is_complete: bool = False
-    """Whether the connection is handed over as soon as `needed_bytes` are there."""
+    """Whether to hand the connection over as soon as `needed_bytes` have arrived."""
     needed_bytes: int = 0
-    """How many bytes must have come before more can be said or done."""
+    """The number of bytes that must arrive before the connection is judged again or handed over."""
     rationed_bytes: int = 0
-    """Length of a request that is so long that an address may have only so many bytes of them looked at; else 0."""
+    """Length of a long request, which counts against the rate limit of its address; else 0."""
     farewell: bytes = b""
-    """What it gets before it is closed, where there is a `problem`."""
+    """Bytes to send before the connection is closed for a `problem`."""
 
 
 Judge = Callable[[bytes], Verdict]
-"""What a connection is that begins with these bytes, at least one and up to `HEAD_BYTES`."""
+"""Judges a connection by its first bytes: at least one and up to `HEAD_BYTES`."""
 
 HEAD_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """Where connections for one front are accepted."""
+    """The port of one front."""
 
     front: str
     protocol: str
-    """For people: DICOM, HTTP."""
+    """The name of the protocol for people: DICOM, HTTP."""
     host: str
     number: int
     """0: any free one."""
     judge: Judge
     silence_s_max: Callable[[], float]
-    """How long a connection may take to say what it is."""
+    """Seconds until a connection must have sent its `needed_bytes`."""
     scheme: str = ""
-    """Of its URL, where the protocol has one."""
+    """The scheme of its URL; "" where the protocol has none."""

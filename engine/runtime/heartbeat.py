@@ -1,13 +1,13 @@
-"""When each worker last ran, and which connections it has made its own.
+"""Records when each worker last ran, and which connections it has claimed.
 
-Does not decide how long a worker may be silent. Each worker writes its part of a shared memory (`worker_memory`):
+The caller decides how long a worker may be silent. Each worker writes its part of a shared memory (`worker_memory`):
 
     part     beat (8: CLOCK_MONOTONIC in ns) | revoked (8) | claimed (8)
     claimed  the worker has taken, or turned away, the connections up to this serial number
     revoked  the supervisor has taken back the connections up to this serial number that were not claimed before
 
-A connection has one owner: the worker claims it, and the supervisor takes it back, under a lock on the part's bytes.
-Whoever comes second sees what the first did. The supervisor never waits for that lock.
+A connection has one owner: the worker claims it, or the supervisor revokes it, under a lock on the part's bytes. The
+second of them sees what the first did. The supervisor never waits for that lock.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _REVOKED_AT = 8
 _CLAIMED_AT = 16
 
 HEARTBEAT_BYTES = _HEAD.size
-"""Of one worker's part."""
+"""Length of the heartbeat in one worker's part."""
 
 
 class Heartbeat:
-    """The life signs of all workers; one process's view."""
+    """One process's view of the heartbeats of all workers."""
 
     def __init__(self, memory: mmap.mmap, part_bytes: int, number: int, fd: int) -> None:
         """`number`: the part that this process writes; `fd`: of the memory, for its locks."""
@@ -41,15 +41,15 @@ class Heartbeat:
         _NUMBER.pack_into(self._memory, self._number * self._part_bytes, time.monotonic_ns())
 
     def silent_s(self, number: int) -> float:
-        """How long ago worker `number` last ran; 0 while it has not begun."""
+        """Seconds since worker `number` last ran; 0 if it has not started yet."""
         beat = self._head(number)[0]
         return max(0.0, (time.monotonic_ns() - beat) / 1e9) if beat else 0.0
 
     def revoke(self, number: int, serial: int) -> int | None:
-        """Takes back the connections up to `serial` that worker `number` was given and has not claimed.
+        """Takes back the connections up to `serial` that worker `number` has not claimed.
 
-        Returns the last connection that it has claimed: later ones are the supervisor's again. None, and nothing is
-        changed, when the worker is just claiming one.
+        Returns the last connection that it has claimed: later ones are the supervisor's again. Returns None and
+        changes nothing when the worker is just claiming one.
         """
         start = number * self._part_bytes
         try:
@@ -63,7 +63,7 @@ class Heartbeat:
             fcntl.lockf(self._fd, fcntl.LOCK_UN, self._part_bytes, start)
 
     def claim(self, serial: int) -> bool:
-        """Makes a connection this worker's own, in their order; False when it was taken back before."""
+        """Claims a connection for this worker, in the order of serial numbers; False when it was revoked before."""
         start = self._number * self._part_bytes
         fcntl.lockf(self._fd, fcntl.LOCK_EX, self._part_bytes, start)
         try:
@@ -75,7 +75,7 @@ class Heartbeat:
             fcntl.lockf(self._fd, fcntl.LOCK_UN, self._part_bytes, start)
 
     def claimed(self, number: int) -> int:
-        """The last connection that worker `number` has made its own."""
+        """The last connection that worker `number` has claimed."""
         return self._head(number)[2]
 
     def _head(self, part: int) -> tuple[int, int, int]:

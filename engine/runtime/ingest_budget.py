@@ -1,7 +1,7 @@
-"""Memory for instances on their way in that are not written yet, of the fronts that have no pool of their own.
+"""Memory for received instances that are not written yet, of the fronts that have no pool of their own.
 
-Nobody waits here. A front that finds it used up reads on when something it has handed over was written; where it has
-handed nothing over, it writes what it holds as a stream.
+It only counts. When the budget is used up, a front pauses reading until one of its instances has been written; if none
+is being written, it writes the incomplete instance as a stream.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 class IngestBudget:
-    """One worker's. Used on the loop's thread."""
+    """The budget of one worker. For the loop's thread."""
 
     def __init__(self, config: Callable[[], Config]) -> None:
-        """`config`: the one in force."""
+        """`config`: returns the current configuration."""
         self._config = config
         self.taken_bytes = 0
-        """What is held at the moment; whoever takes or gives back says so here."""
+        """Bytes in use. A front adds the bytes that it takes and subtracts those that it frees."""
 
     @property
     def is_used_up(self) -> bool:
-        """Whether more is held than limits.ingest_bytes_max."""
+        """Whether more bytes are in use than limits.ingest_bytes_max."""
         return self.taken_bytes > self._config().limits.ingest_bytes_max

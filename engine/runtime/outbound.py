@@ -1,4 +1,4 @@
-"""What a front asks of whoever reaches other archives: it knows neither how nor by which protocol."""
+"""The interface through which a front reaches other archives, whatever their protocol."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ if TYPE_CHECKING:
 
 
 class Outbound(Protocol):
-    """Other archives, as one process reaches them."""
+    """The connections of one process to other archives."""
 
     async def echo(self, peer: Peer) -> dict[str, object]:
-        """Asks whether a peer answers; how long that took. Raises AssociationFailed."""
+        """Verifies that a peer answers, and returns how long that took. Raises AssociationFailed."""
 
     def stats(self) -> dict[str, object]:
-        """What it does, as plain data."""
+        """Its state, as plain data."""
 
     def close(self) -> None:
-        """Begins nothing more, and ends what is under way: it goes on at the next start."""
+        """Starts no further jobs and interrupts those in progress, which continue at the next start."""

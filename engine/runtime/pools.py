@@ -1,11 +1,11 @@
-"""Named, bounded thread pools for what blocks: one for each thing that can stand still by itself.
+"""Named, bounded thread pools for blocking work: one for each resource that can stall by itself.
 
-    reads    stored instances are read, and converted on their way out      a disk that does not answer stops here
-    index    lists of instances are read from the index                     pages of the index that are not in memory
-    slow     what takes seconds: preparing a writer, opening what is large
+    reads    reads stored instances, and converts them before they are sent    stalls with a disk that does not answer
+    index    reads lists of instances from the index                           stalls on index pages not in memory
+    slow     work of seconds: prepares a writer, opens large objects
 
-Work that waits for a dead disk fills its own pool and no other. The event loop's default executor is not used: whoever
-calls `run_in_executor(None, …)` shares its fate with everybody else who does.
+Work that waits for a dead disk fills its own pool and no other. Do not use the event loop's default executor: all calls
+of `run_in_executor(None, …)` share one pool, so one stalled resource would block them all.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SLOW_THREADS = 2
 
 
 class ThreadPool:
-    """A bounded number of threads under one name; what comes beyond waits its turn."""
+    """A bounded number of threads under one name; further work waits in a queue."""
 
     def __init__(self, name: str, threads: int) -> None:
         self.name = name
@@ -36,7 +36,7 @@ class ThreadPool:
     async def run(self, work: Callable[[], Result]) -> Result:
         """Runs `work` in a thread; raises what it raises.
 
-        Who stops waiting does not stop the work: a thread that has begun goes on to its end.
+        A cancelled call does not stop its work: a thread that has begun finishes it.
         """
         self._unfinished += 1
         future = self._executor.submit(work)
@@ -55,7 +55,7 @@ class ThreadPool:
         return {"threads": self.threads, "busy": busy, "waiting": self._unfinished - busy}
 
     def close(self, *, wait: bool = False) -> None:
-        """Takes no more work. What has begun goes on; what waits is dropped."""
+        """Accepts no more work. Running work finishes; waiting work is dropped."""
         self._executor.shutdown(wait=wait, cancel_futures=True)
 
     def _finished(self) -> None:
@@ -78,7 +78,7 @@ class Pools:
         return {pool.name: pool.snapshot() for pool in self}
 
     def close(self, *, wait: bool = False) -> None:
-        """Takes no more work."""
+        """Accepts no more work."""
         for pool in self:
             pool.close(wait=wait)
 
@@ -87,4 +87,4 @@ def _from_thread(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> N
     try:
         loop.call_soon_threadsafe(call)
     except RuntimeError:
-        return  # the loop is closed, and nobody counts any more
+        return  # the loop is closed, and the counters are no longer needed

@@ -1,13 +1,13 @@
-"""Memory that retrievals of one worker may hold, all associations together: whoever sends takes it before it allocates.
+"""The memory budget of all retrievals of one worker: a sender takes bytes from it before it allocates them.
 
-Does not send or free anything itself. What a peer reads slowly is held for it until it has read it: without a common
-budget many slow readers fill the worker, and ingest is refused for what retrievals hold.
+It only counts. Data for a slow peer stays in memory until the peer has read it: without a common budget many slow peers
+would fill the worker, and ingest would be refused because of them.
 
     up to half            whole instances, and the next one read ahead    `take(count, WHOLE_SHARE)`
     up to three quarters  pieces of a megabyte                            `take(count, PIECE_SHARE)`
-    up to all of it       small pieces, and what is converted             `wait_for`: first come, first served
+    up to all of it       small pieces, and converted instances           `wait_for`: first come, first served
 
-Whoever waits must hold nothing itself: else those who wait hold what they wait for.
+Hold no bytes of the budget while you wait for more: otherwise the waiting tasks hold what they wait for.
 """
 
 from __future__ import annotations
@@ -28,41 +28,41 @@ PIECE_SHARE = 0.75
 
 
 class RetrievalBudget:
-    """One process's memory for what goes out. All calls come on the loop's thread."""
+    """One process's budget. All calls come on the loop's thread."""
 
     def __init__(self, config: Callable[[], Config], metrics: Metrics) -> None:
-        """`config`: the present one."""
+        """`config`: returns the current configuration."""
         self._config = config
         self._metrics = metrics
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
         self.held_bytes = 0
-        """What has been taken and not given back."""
+        """Bytes that were taken and not given back."""
 
     @property
     def bytes_max(self) -> int:
-        """How much may be held: never so much that ingest would be refused for it."""
+        """The size of the budget: never so much that ingest would be refused because of it."""
         limits = self._config().limits
         return min(limits.retrieval_bytes_max, limits.memory_bytes_max // 4)
 
     @property
     def waiting_count(self) -> int:
-        """Who waits for memory."""
+        """The number of tasks that wait for memory."""
         return len(self._waiting)
 
     @property
     def is_short(self) -> bool:
-        """Whether so much is held that nobody should keep what it can do without."""
+        """Whether memory is so short that a retrieval should free what it can do without."""
         return self.held_bytes > self.bytes_max * WHOLE_SHARE
 
     def take(self, count: int, share: float = 1.0) -> bool:
-        """Takes `count` bytes at once if not more than `share` of all is held then; whether it did."""
+        """Takes `count` bytes at once if at most `share` of the budget is in use then; returns whether it did."""
         if self._waiting or self.held_bytes + count > self.bytes_max * share:
             return False
         self.held_bytes += count
         return True
 
     async def wait_for(self, count: int, limit_s: float) -> None:
-        """Takes `count` bytes, as soon as they are free. Raises MemoryShort after `limit_s`, or if they never are."""
+        """Takes `count` bytes as soon as they are free. Raises MemoryShort after `limit_s`, or if they never can be."""
         if self.take(count):
             return
         if count > self.bytes_max:
@@ -82,7 +82,7 @@ class RetrievalBudget:
             raise
 
     def give_back(self, count: int) -> None:
-        """What was taken is free again."""
+        """Returns bytes that were taken."""
         self.held_bytes -= count
         if self._waiting:
             self._serve()
@@ -101,7 +101,7 @@ class RetrievalBudget:
                 future.set_result(None)
 
     def _leave(self, entry: tuple[int, asyncio.Future[None]]) -> None:
-        """One that waited goes away; it may have been given its bytes in the same moment."""
+        """Removes a waiting task; it may have received its bytes at the same moment."""
         count, future = entry
         if future.done() and not future.cancelled():
             self.give_back(count)

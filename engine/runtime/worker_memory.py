@@ -3,7 +3,7 @@
     memory   part of worker 0 | part of worker 1 | …
     part     heartbeat | associations count          up to a whole page
 
-The supervisor clears the part of a worker that is gone, and with it the associations that it had.
+The supervisor clears the part of a worker that has ended, and with it its associations.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PART_BYTES = -(-(HEARTBEAT_BYTES + COUNT_BYTES) // mmap.PAGESIZE) * mmap.PAGESIZ
 
 
 class WorkerMemory:
-    """One process's view of it."""
+    """One process's view of the shared memory."""
 
     def __init__(self, fd: int, number: int) -> None:
         """`fd`: of the memory, kept open for its locks; `number`: the part that this process writes."""
@@ -29,11 +29,11 @@ class WorkerMemory:
 
     @classmethod
     def create(cls, workers: int) -> WorkerMemory:
-        """The supervisor's, whose descriptor its workers inherit. The supervisor writes nothing of its own."""
+        """Makes the memory, for the supervisor. Workers inherit its descriptor; the supervisor only clears parts."""
         fd = os.memfd_create("filmroom-workers", os.MFD_CLOEXEC)
         os.ftruncate(fd, workers * PART_BYTES)
         return cls(fd, 0)
 
     def clear(self, number: int) -> None:
-        """Forgets worker `number`, which is gone, and its associations."""
+        """Clears the part of worker `number`, which has ended."""
         self._memory[number * PART_BYTES : (number + 1) * PART_BYTES] = bytes(PART_BYTES)

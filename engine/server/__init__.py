@@ -1,1 +1,1 @@
-"""The processes of a running server: one supervisor, one worker a core, and how they talk to each other."""
+"""The processes of a running server: one supervisor, one worker a core, one caretaker, and their messages."""

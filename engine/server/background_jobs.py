@@ -1,8 +1,8 @@
-"""What a caretaker does in the background, a step at a time: compaction, retention, scrubbing, re-indexing, and looking
-whether versions kept aside say the same as what is current.
+"""The background jobs of the caretaker: compaction, retention, scrubbing, re-indexing, the comparison of versions kept
+aside with current ones, and the removal of stale metadata.
 
-A job says after each step how long it can wait for the next one, and tells what it has done in numbers. It raises what
-goes wrong; `caretaker` decides what follows from that. A new job is a class like these and a line in `JOBS`.
+A job works in steps. Each step returns after how many seconds the next one may follow, and raises what goes wrong;
+`caretaker` handles the errors. To add a job, write a class like these and add it to `JOBS`.
 """
 
 from __future__ import annotations
@@ -28,34 +28,33 @@ from engine.errors import RetentionRefused
 logger = log.get("server.background_jobs")
 
 RETENTION = Principal(Kind.JOB, "retention")
-"""Who deletes by rule."""
+"""The actor of deletions by rule."""
 
 BETWEEN_STEPS_S = 0.05
-"""Between two steps of one job others get their turn."""
+"""The pause between two steps of one job, in which other jobs may run."""
 
 NOTHING_TO_DO_S = 3600.0
 
 SCRUB_TICK_S = 0.5
-"""Between two pieces of a scrub."""
+"""The pause between two pieces of a scrub."""
 
 SCRUB_REST_S = 10.0
-"""How long it waits while no pass is due."""
-
+"""The pause of the scrub while no pass is due."""
 
 FEED_REST_S = 5.0
-"""How long compaction waits until it asks again whether the change feed has told what is to be removed."""
+"""The pause of compaction while the change feed has not yet reported the records that it is to remove."""
 
 RESENT_REST_S = 2.0
-"""How long it waits until it asks again whether a version was kept aside: one read of a counter."""
+"""The pause until the next check whether a version was kept aside: one read of a counter."""
 
 REINDEX_REST_S = 10.0
-"""How long it waits until it asks again whether a segment has been sealed."""
+"""The pause until the next check whether a segment has been sealed."""
 
 METADATA_FILES = 50
-"""Looked at in one step."""
+"""Metadata files to check in one step."""
 
 METADATA_REST_S = 1800.0
-"""Between two looks at all files."""
+"""The pause between two checks of all metadata files."""
 
 
 class Job(Protocol):
@@ -64,20 +63,20 @@ class Job(Protocol):
     name: str
 
     def configure(self, config: Config) -> None:
-        """Takes a new configuration over; called from another thread."""
+        """Applies a new configuration; called from another thread."""
         ...
 
     def step(self) -> float:
-        """Does some of what is due, and returns in how many seconds there may be more. Raises EngineError."""
+        """Does a part of the work, and returns the seconds until the next step. Raises EngineError."""
         ...
 
     def stats(self) -> dict[str, object]:
-        """What it has done; called from another thread."""
+        """Its counters; called from another thread."""
         ...
 
 
 class CompactionJob:
-    """Gives the space of dead records back."""
+    """Frees the space of dead records."""
 
     name = "compaction"
 
@@ -88,12 +87,12 @@ class CompactionJob:
         )
 
     def configure(self, config: Config) -> None:
-        """From the next step on."""
+        """Applies from the next step on."""
         self._options = config.compaction
         self._compactor.configure(config.compaction)
 
     def step(self) -> float:
-        """One group of segments."""
+        """Compacts one group of segments."""
         if not self._options.enabled:
             return NOTHING_TO_DO_S
         if self._compactor.step():
@@ -106,7 +105,7 @@ class CompactionJob:
 
 
 class RetentionJob:
-    """Applies the rules that are enabled, each as often as it says."""
+    """Applies the enabled rules, each at its own interval."""
 
     name = "retention"
 
@@ -116,7 +115,7 @@ class RetentionJob:
         self._rules: list[Retention] = []
         self._applied_s: dict[Retention, float] = {}
         self._deleted = {"studies_deleted": 0, "instances_deleted": 0, "bytes_deleted": 0}
-        self._held: dict[str, int] = {}
+        self._studies_held: dict[str, int] = {}
         self._refused: dict[str, str] = {}
         self.configure(config)
 
@@ -127,7 +126,7 @@ class RetentionJob:
         self._refused = {name: reason for name, reason in self._refused.items() if name in names}
 
     def step(self) -> float:
-        """The rule that is due next, wholly."""
+        """Applies the rule that is due next."""
         rules = self._rules
         if not rules:
             return NOTHING_TO_DO_S
@@ -145,11 +144,11 @@ class RetentionJob:
 
     def _apply(self, rule: Retention) -> None:
         try:
-            applied = retention.apply(
+            result = retention.apply(
                 self._archive, rule, time.time_ns(), actor=RETENTION, stopped=self._stopping.is_set
             )
         except RetentionRefused as error:
-            # Nothing else can be done about it: it is said again each time that the rule is due.
+            # Only a person can confirm the rule: log the refusal again each time that the rule is due.
             self._refused[rule.name] = str(error)
             logger.error(
                 "a retention rule was not applied",
@@ -159,20 +158,20 @@ class RetentionJob:
             )
             return
         self._refused.pop(rule.name, None)
-        self._held[rule.name] = applied.held
-        self._deleted["studies_deleted"] += applied.studies
-        self._deleted["instances_deleted"] += applied.instances
-        self._deleted["bytes_deleted"] += applied.bytes
+        self._studies_held[rule.name] = result.held
+        self._deleted["studies_deleted"] += result.studies
+        self._deleted["instances_deleted"] += result.instances
+        self._deleted["bytes_deleted"] += result.bytes
 
     def stats(self) -> dict[str, object]:
-        """What was deleted since the start, and how many studies were on hold at the last look."""
-        facts: dict[str, object] = {"rules": len(self._rules), **self._deleted}
-        facts["studies_held"] = sum(self._held.values())
-        return {**facts, "refused": dict(self._refused)} if self._refused else facts
+        """Deletions since the start, and the number of studies on hold when each rule was last applied."""
+        stats: dict[str, object] = {"rules": len(self._rules), **self._deleted}
+        stats["studies_held"] = sum(self._studies_held.values())
+        return {**stats, "refused": dict(self._refused)} if self._refused else stats
 
 
 class ScrubJob:
-    """Reads and verifies what is stored, as fast as the cycle needs it."""
+    """Reads and verifies all stored bytes, as fast as the cycle requires."""
 
     name = "scrub"
 
@@ -182,32 +181,35 @@ class ScrubJob:
         self._scrubber = Scrubber.of(archive, config.scrub)
 
     def configure(self, config: Config) -> None:
-        """From the next step on; the pass under way goes on, since it is remembered on the disk."""
+        """Applies from the next step on; the current pass continues, since its progress is on the disk."""
         if config.scrub != self._options:
             self._options = config.scrub
             self._scrubber = Scrubber.of(self._archive, config.scrub)
 
     def step(self) -> float:
-        """What is due since the last step."""
+        """Scrubs the bytes that are due since the last step."""
         if not self._options.cycle_days:
             return NOTHING_TO_DO_S
         self._scrubber.tick(time.monotonic())
         return SCRUB_TICK_S if self._scrubber.is_due else SCRUB_REST_S
 
     def stats(self) -> dict[str, object]:
-        """The pass under way, the one before it, and counters since the start."""
+        """The current pass, the one before it, and counters since the start."""
         status = self._scrubber.status()
-        last = status.pop("last_pass")
+        last_pass = status.pop("last_pass")
         del status["began_ns"], status["next_pass_ns"]
-        facts = {"enabled": self._options.cycle_days > 0, **status}
-        if isinstance(last, dict):
-            ended = datetime.fromtimestamp(last["ended_ns"] / 1e9, UTC)
-            facts |= {"last_pass_ended": ended.isoformat(timespec="seconds"), "last_pass_damaged": last["damaged"]}
-        return facts | {f"{name}_since_start": count for name, count in self._scrubber.counters.items()}
+        stats = {"enabled": self._options.cycle_days > 0, **status}
+        if isinstance(last_pass, dict):
+            end = datetime.fromtimestamp(last_pass["ended_ns"] / 1e9, UTC)
+            stats |= {
+                "last_pass_ended": end.isoformat(timespec="seconds"),
+                "last_pass_damaged": last_pass["damaged"],
+            }
+        return stats | {f"{name}_since_start": count for name, count in self._scrubber.counters.items()}
 
 
 class ReindexJob:
-    """Looks through what is stored again when the extra attributes have changed."""
+    """Reads stored instances again when the extra attributes have changed."""
 
     name = "reindex"
 
@@ -215,21 +217,21 @@ class ReindexJob:
         self._reindexer = Reindexer(archive, bytes_per_s=config.reindex.bytes_per_s, stopping=stopping)
 
     def configure(self, config: Config) -> None:
-        """The speed; the attributes are taken over at a start."""
+        """Applies the speed; a change of the attributes needs a restart."""
         self._reindexer.configure(config.reindex.bytes_per_s)
 
     def step(self) -> float:
-        """One batch."""
+        """Processes one batch."""
         return BETWEEN_STEPS_S if self._reindexer.step() else REINDEX_REST_S
 
     def stats(self) -> dict[str, object]:
-        """How far it is, and counters since the start."""
+        """Its progress, and counters since the start."""
         counters = {f"{name}_since_start": count for name, count in self._reindexer.counters.items()}
         return {**self._reindexer.status(), **counters}
 
 
 class ResentJob:
-    """Retires versions that were kept aside and have the same content as another one of their UID."""
+    """Retires versions kept aside that have the same content as another version of their UID."""
 
     name = "resent"
 
@@ -237,36 +239,36 @@ class ResentJob:
         self._settler = Settler(archive, reserve_bytes=config.limits.disk_reserve_bytes, stopped=stopping.is_set)
 
     def configure(self, config: Config) -> None:
-        """Nothing that could be set."""
+        """Does nothing: the job has no settings."""
 
     def step(self) -> float:
-        """One batch."""
+        """Processes one batch."""
         return BETWEEN_STEPS_S if self._settler.step() else RESENT_REST_S
 
     def stats(self) -> dict[str, object]:
-        """Versions since the start: compared, of the same content and so retired, of another one."""
+        """Versions since the start: compared, retired for the same content, with different content."""
         return {f"{name}_since_start": count for name, count in self._settler.counters.as_dict().items()}
 
 
 class MetadataJob:
-    """Removes kept metadata of series that have changed or are gone: nothing of a deleted patient stays in it."""
+    """Removes cached metadata of changed and deleted series, so that no data of a deleted patient stays in it."""
 
     name = "metadata"
 
     def __init__(self, archive: Archive, config: Config, stopping: threading.Event) -> None:
         self._archive = archive
-        self._looked_at: Iterator[bool] = iter(())
+        self._files: Iterator[bool] = iter(())
         self._removed = 0
 
     def configure(self, config: Config) -> None:
-        """Nothing that could be set."""
+        """Does nothing: the job has no settings."""
 
     def step(self) -> float:
-        """Some files."""
+        """Checks some files."""
         for _ in range(METADATA_FILES):
-            is_stale = next(self._looked_at, None)
+            is_stale = next(self._files, None)
             if is_stale is None:
-                self._looked_at = self._archive.metadata.purge()
+                self._files = self._archive.metadata.purge()
                 return METADATA_REST_S
             self._removed += is_stale
         return BETWEEN_STEPS_S
@@ -284,7 +286,7 @@ JOBS: tuple[Callable[[Archive, Config, threading.Event], Job], ...] = (
     ResentJob,
     MetadataJob,
 )
-"""What every caretaker does."""
+"""The jobs of every caretaker but that of a replica."""
 
 READ_ONLY_JOBS: tuple[Callable[[Archive, Config, threading.Event], Job], ...] = (ScrubJob, ReindexJob)
-"""What the caretaker of a replica does: its log is somebody else's, its index is its own."""
+"""The jobs of a replica's caretaker: its index is its own, but its log is a copy that only replication may change."""

@@ -1,20 +1,20 @@
-"""The caretaker process: compaction, retention and scrubbing beside the workers, politely.
+"""The caretaker process: compaction, retention, scrubbing and other background jobs beside the workers.
 
-Started as `python -m engine.server.caretaker FD` by the supervisor and replaced when it dies; FD is its end of the
-channel. A guest of the archive as workers are, without connections. It has three threads:
+The supervisor starts it as `python -m engine.server.caretaker FD` and replaces it when it dies; FD is its end of the
+channel. It is a guest of the archive like the workers, without connections. It has three threads:
 
-    jobs            does the background jobs (`background_jobs`), one step after the other, at the lowest priority
-    main            listens to the supervisor
-    index-writer    writes the index at the priority that workers have. All wait for whoever writes: at the lowest
-                    priority, a busy machine would let it stand there for seconds
+    jobs            runs the background jobs (`background_jobs`), step by step, at the lowest priority
+    main            receives the supervisor's messages
+    index-writer    writes the index at the priority of the workers. All processes wait for the index writer: at the
+                    lowest priority, a busy machine might not run it for seconds
 
-    a step has something left to do       the job whose turn it is goes on
-    nothing to do                         it sleeps until the first job is due
-    another process compacts or scrubs    later
-    a step fails                          said, and tried again after a pause that doubles up to FAILURE_PAUSE_MAX_S
+    a step leaves work to do              the job that is due first continues
+    nothing to do                         the thread sleeps until a job is due
+    another process compacts or scrubs    the job tries again later
+    a step fails                          logged, and tried again after a pause that doubles up to FAILURE_PAUSE_MAX_S
     StorageFailed                         final, as for every writer: the process ends, a successor starts from the disk
-    config                                every job takes the new configuration over, and is due
-    drain, or the supervisor is gone      what is being copied is thrown away, and it ends
+    config                                every job applies the new configuration, and is due
+    drain, or the supervisor has ended    an unfinished copy is discarded, and the process ends
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ from engine.server.channel import Channel, ChannelClosed
 logger = log.get("server.caretaker")
 
 NICENESS = 19
-"""Of the background jobs' thread: it takes only processor time that nobody else wants."""
+"""The niceness of the background jobs' thread: it gets only processor time that nobody else needs."""
 
 IN_USE_PAUSE_S = 5.0
 FAILURE_PAUSE_S = 5.0
 FAILURE_PAUSE_MAX_S = 600.0
 
 WAIT_MAX_S = 1.0
-"""How long the background jobs' thread sleeps at a time: a reload is noticed then."""
+"""The longest sleep of the background jobs' thread, after which it notices a reload."""
 
 FLUSH_MS = 20
-"""How soon what the supervisor's buffer had no room for is tried again."""
+"""The interval of retries for messages that did not fit into the supervisor's buffer."""
 
 EXIT_STORAGE_FAILED = 3
 
@@ -59,13 +59,13 @@ class Caretaker:
     """The process; `run` returns its exit code."""
 
     def __init__(self, channel: Channel, config: Config, version: int = 1) -> None:
-        """`version`: of the configuration."""
+        """`version`: number of the configuration."""
         self._channel = channel
         self._version = version
         self._stopping = threading.Event()
         self._ended_read, self._ended_write = os.pipe()
         self._archive = Archive.open(config.data, role="guest")
-        # Begun here, by a thread of the common priority, which it has from it.
+        # Start the thread here: it inherits the normal priority of the main thread.
         self._writing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="index-writer")
         self._writing.submit(threading.get_native_id).result()
         self._archive.write_index_by(lambda work: self._writing.submit(work).result())
@@ -77,7 +77,7 @@ class Caretaker:
         self._exit_code = 1
 
     def run(self) -> int:
-        """Works until the supervisor says drain, or goes away."""
+        """Works until the supervisor sends drain, or ends."""
         thread = guards.start("jobs", self._work)
         try:
             self._channel.send("configured", version=self._version)
@@ -104,7 +104,7 @@ class Caretaker:
                 self._due_s[job.name] = math.inf
                 self._archive.keep_reserve_file()
                 pause_s = self._step(job)
-                # A reload in between has made it due.
+                # A reload during the step may have made the job due.
                 self._due_s[job.name] = min(self._due_s[job.name], time.monotonic() + pause_s)
                 self._archive.retrieval.sweep()
             self._exit_code = 0
@@ -117,7 +117,7 @@ class Caretaker:
             os.write(self._ended_write, b"x")
 
     def _step(self, job: Job) -> float:
-        """One step; how long the job pauses. Raises StorageFailed."""
+        """Runs one step and returns the job's pause. Raises StorageFailed."""
         pause_s: float
         try:
             pause_s = job.step()
@@ -126,19 +126,19 @@ class Caretaker:
         except StorageFailed:
             raise
         except EngineError as error:
-            pause_s = self._failed(job, str(error))
+            pause_s = self._note_failure(job, str(error))
             logger.warning("background work failed", job=job.name, error=str(error), pause_s=pause_s)
             return pause_s
         except Exception as error:
-            # One job's mistake: the others go on, and no successor begins with the same one at once.
-            pause_s = self._failed(job, repr(error))
+            # A defect of one job. Keep the process: the other jobs go on, and a successor would only crash again.
+            pause_s = self._note_failure(job, repr(error))
             logger.error("background work crashed", job=job.name, error=repr(error), pause_s=pause_s)
             return pause_s
         self._failures.pop(job.name, None)
         return pause_s
 
-    def _failed(self, job: Job, error: str) -> float:
-        """Notes it; how long the job pauses."""
+    def _note_failure(self, job: Job, error: str) -> float:
+        """Notes a failure and returns the job's pause."""
         count = self._failures.get(job.name, 0)
         self._failures[job.name] = count + 1
         self._errors[job.name] = error
@@ -155,8 +155,8 @@ class Caretaker:
             self._channel.flush()
             if self._ended_read in ready:
                 return
-            while (received := self._channel.receive()) is not None:
-                self._handle(received[0])
+            while (delivery := self._channel.receive()) is not None:
+                self._handle(delivery[0])
 
     def _handle(self, message: dict[str, Any]) -> None:
         match message["kind"]:
@@ -177,22 +177,23 @@ class Caretaker:
 
 
 def main(fd: int) -> int:
-    """The caretaker's whole life; the exit code."""
-    # The terminal's Ctrl-C goes to the whole process group: the supervisor decides what it means.
+    """Runs the caretaker process; returns its exit code."""
+    # The terminal's Ctrl-C goes to the whole process group: only the supervisor reacts to it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     channel = Channel.inherited(fd)
     channel.set_blocking(True)
     try:
-        received = channel.receive()
+        delivery = channel.receive()
     except ChannelClosed:
         return 1
-    assert received is not None
+    assert delivery is not None
     channel.set_blocking(False)
-    config = Config.from_json(received[0]["config"].encode())
+    message, _ = delivery
+    config = Config.from_json(message["config"].encode())
     log.configure(config.log, process="caretaker")
     try:
-        return Caretaker(channel, config, received[0]["version"]).run()
+        return Caretaker(channel, config, message["version"]).run()
     except EngineError as error:
         logger.error("caretaker cannot start", error=str(error))
         return 1

@@ -1,10 +1,10 @@
-"""The caretaker as the supervisor sees it: started, asked, replaced when it dies, told to end.
+"""The supervisor's side of the caretaker process: starts it, replaces it when it dies, ends it.
 
-    start ──► running ──dies──► what it left is recovered ──► pause ──► started again
-                 │                                              twice as long each time, until one has lived a while
+    start ──► running ──dies──► its unfinished writes are recovered ──► pause ──► started again
+                 │                                   twice as long each time, until one has lived for a while
                  └──drain──► ended, not replaced
 
-Not a worker: it has no connections, and nothing waits for it to be ready. What it does is in `caretaker`.
+It is not a worker: it has no connections, and nothing waits for it to be ready. `caretaker` has its own side.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class CaretakerProcess:
         spawn: Callable[[str], tuple[subprocess.Popen[bytes], Channel]],
         recover: Callable[[], Awaitable[None]],
     ) -> None:
-        """`spawn` starts a module of ours with a channel; `recover` takes over what a dead process left in the log."""
+        """`spawn` starts a module as a process with a channel; `recover` recovers the log of a dead process."""
         self._config = config
         self._version = 1
         self._spawn = spawn
@@ -52,11 +52,11 @@ class CaretakerProcess:
 
     @property
     def process(self) -> subprocess.Popen[bytes] | None:
-        """The caretaker that runs, if one does."""
+        """The running caretaker; None when there is none."""
         return self._child.process if self._child is not None else None
 
     def start_later(self, pause_s: float) -> None:
-        """Starts the first caretaker after a pause: whoever waits for the server needs the processors more."""
+        """Starts the first caretaker after a pause, so that it does not slow the start of the server."""
         self._starting = guards.watch(self._loop.create_task(self._start_after(pause_s)), "start caretaker")
 
     def start(self) -> None:
@@ -67,14 +67,14 @@ class CaretakerProcess:
         child.configure(self._config.to_json().decode(), self._version)
 
     def reload(self, config: Config) -> None:
-        """The configuration from now on."""
+        """Replaces the configuration."""
         self._config = config
         self._version += 1
         if self._child is not None:
             self._child.configure(config.to_json().decode(), self._version)
 
-    def look_after(self) -> None:
-        """Tells it the configuration again when it has not taken it over; to be called now and then."""
+    def check(self) -> None:
+        """Sends the configuration again if the caretaker has not applied it. Call this regularly."""
         if self._child is not None and self._child.is_behind(self._version):
             self._child.configure(self._config.to_json().decode(), self._version)
 
@@ -82,10 +82,10 @@ class CaretakerProcess:
         """Ends it; it is not replaced."""
         self._ending = True
         if self._child is not None:
-            self._child.tell("drain")
+            self._child.send("drain")
 
     async def stats(self) -> dict[str, Any]:
-        """What it has done; only what is known here while there is none."""
+        """Its statistics; without a caretaker only the facts that the supervisor has."""
         child = self._child
         facts: dict[str, Any] = {
             "pid": child.process.pid if child is not None else None,
@@ -98,7 +98,7 @@ class CaretakerProcess:
         self._starting = guards.watch(self._loop.create_task(self._replace(child)), "replace caretaker")
 
     async def _replace(self, child: Child) -> None:
-        code = await child.ended()
+        code = await child.wait_for_end()
         self._child = None
         if self._ending:
             return
@@ -106,7 +106,7 @@ class CaretakerProcess:
         await self._start_after(self._restarts.pause_s(time.monotonic() - child.started_at), is_successor=True)
 
     async def _start_after(self, pause_s: float, *, is_successor: bool = False) -> None:
-        """Starts one after a pause; when that is not possible, after a longer one, and so on."""
+        """Starts a caretaker after a pause; when that fails, tries again after ever longer pauses."""
         is_recovered = not is_successor
         while True:
             try:

@@ -6,10 +6,10 @@ supervisor → worker   start {number} + the descriptor of the workers' memory  
 worker → supervisor   configured {version}   ready   taken {serial}   full {serial}   closed {front}   failed {error}
                       stats {request, stats}   server_stats {request}
 
-A message of any length arrives: one that is longer than INLINE_BYTES_MAX lies in a memory file whose descriptor the
-datagram carries. None is lost and none overtakes another: what the kernel has no room for now waits here, and goes when
-there is room again. Full is not closed: only the end of the other process raises ChannelClosed. The one exception is a
-receiver that is out of descriptors: it gets "lost" for a long message, which is told again (`child.Child.is_behind`).
+A message may have any length: one that is longer than INLINE_BYTES_MAX lies in a memory file whose descriptor the
+datagram carries. Messages arrive in order, and none is lost: when the kernel's buffer is full, they wait here until
+there is room. Only the end of the other process raises ChannelClosed. The one exception is a receiver without free
+descriptors: it gets "lost" for a long message, which is then sent again (`child.Child.is_behind`).
 """
 
 from __future__ import annotations
@@ -25,26 +25,29 @@ from typing import Any
 import orjson
 
 INLINE_BYTES_MAX = 1024
-"""Fits the smallest buffer that a kernel gives a socket, whatever net.core.wmem_max says."""
+"""Fits into the smallest buffer that a kernel gives to a socket, whatever net.core.wmem_max is."""
 
 DATAGRAM_BYTES_MAX = 64 << 10
 
 _FULL = {errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS, errno.EMFILE, errno.ENFILE}
-"""For now: of buffers, memory or descriptors. The same message may go a moment later."""
+"""Errors of a temporary lack of buffers, memory or descriptors. The same message may fit a moment later."""
 
 
 class ChannelClosed(Exception):
-    """The process at the other end is gone."""
+    """The process at the other end has ended."""
 
 
 class Channel:
-    """One end. Neither side blocks, unless told to; whoever is told by `on_backlog` calls `flush` when it can go on."""
+    """One end of a channel. It does not block unless `set_blocking` says so.
+
+    After `on_backlog` was called, call `flush` until it returns True.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._waiting: deque[tuple[str, bytes, int | None]] = deque()
         self.on_backlog: Callable[[], None] = lambda: None
-        """Called when a message begins to wait."""
+        """Called when the first message has to wait."""
 
     @staticmethod
     def pair() -> tuple[Channel, socket.socket]:
@@ -55,7 +58,7 @@ class Channel:
 
     @staticmethod
     def inherited(fd: int) -> Channel:
-        """A child's end."""
+        """The child's end."""
         return Channel(socket.socket(fileno=fd))
 
     @property
@@ -64,11 +67,11 @@ class Channel:
         return len(self._waiting)
 
     def fileno(self) -> int:
-        """For a selector."""
+        """The descriptor, for a selector."""
         return self._socket.fileno()
 
     def set_blocking(self, blocking: bool) -> None:
-        """Whether `receive` waits."""
+        """Sets whether `receive` waits."""
         self._socket.setblocking(blocking)
 
     def send(self, kind: str, *, fd: int | None = None, **fields: object) -> None:
@@ -81,16 +84,16 @@ class Channel:
             self.on_backlog()
 
     def send_latest(self, kind: str, **fields: str | int) -> None:
-        """`send`, of which only the newest message of a kind matters: an older one that still waits is dropped."""
+        """Like `send`, and drops an older message of the same kind that still waits."""
         self._waiting = deque(message for message in self._waiting if message[0] != kind)
         self.send(kind, fd=None, **fields)
 
     def offer(self, kind: str, *, fd: int | None = None, **fields: object) -> bool:
-        """Sends one message if it can go now; else False, and it does not wait. Raises ChannelClosed."""
+        """Sends one message if there is room now; else returns False and forgets it. Raises ChannelClosed."""
         return not self._waiting and self._put(orjson.dumps({"kind": kind, **fields}), fd)
 
     def flush(self) -> bool:
-        """Sends what waits; whether nothing waits any more. Raises ChannelClosed."""
+        """Sends waiting messages; returns whether all are sent. Raises ChannelClosed."""
         while self._waiting:
             _, data, fd = self._waiting[0]
             if not self._put(data, fd):
@@ -121,19 +124,19 @@ class Channel:
         if message["kind"] != "long":
             return message, fd
         if fd is None:
-            # The kernel drops a descriptor for which there is no number left: the sender tells it again.
+            # The kernel drops the descriptor if this process has none free: the sender sends the message again.
             return {"kind": "lost"}, None
         with open(fd, "rb") as file:
             file.seek(0)
             return orjson.loads(file.read()), None
 
     def close(self) -> None:
-        """Closes this end; what waits is dropped."""
+        """Closes this end and drops waiting messages."""
         self._waiting.clear()
         self._socket.close()
 
     def _put(self, data: bytes, fd: int | None) -> bool:
-        """Whether the kernel took it. Raises ChannelClosed."""
+        """Returns whether the kernel accepted the message. Raises ChannelClosed."""
         try:
             if len(data) <= INLINE_BYTES_MAX:
                 self._sendmsg(data, fd)

@@ -1,9 +1,9 @@
-"""A process of ours as the supervisor sees it: started, told, asked, listened to; and how long to wait before another.
+"""The supervisor's side of a child process: its messages, its configuration, and the pause before a successor.
 
-    start ──► running ──ends──► `lost` ──► `ended` ──► (what it left is recovered) ──► pause ──► started again
+    start ──► running ──ends──► `lost` ──► `wait_for_end` ──► (its writes are recovered) ──► pause ──► started again
 
-What a child is told arrives in order and is never lost (`channel`). The configuration has a version: a child says which
-one it has taken over, and is told again until it has.
+Messages arrive in order and are never lost (`channel`). The configuration has a version: a child reports the version
+that it has applied, and the supervisor sends the configuration again until it has the newest.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from engine import interpreter
 from engine.server.channel import Channel, ChannelClosed
 
 RETRY_S = 0.02
-"""How soon what the kernel had no room for is tried again."""
+"""The interval of retries for messages that did not fit into the kernel's buffer."""
 
-TOLD_AGAIN_S = 5.0
-"""When a child that has not said that it has the newest configuration is told it once more."""
+RESEND_S = 5.0
+"""After this time the configuration is sent again to a child that has not confirmed it."""
 
 ENDING_S_MAX = 30.0
-"""How long a child may live on after it has closed its end of the channel."""
+"""How long a child may live after it has closed its end of the channel."""
 
 LOOK_S = 0.01
 
 
 class Restarts:
-    """How long to wait before a successor: twice as long each time, until one has lived for a while."""
+    """Computes the pause before a successor: twice as long each time, until one has lived for a while."""
 
     def __init__(self, first_s: float, longest_s: float) -> None:
         self._first_s = first_s
@@ -38,7 +38,7 @@ class Restarts:
         self._next_s = first_s
 
     def pause_s(self, lived_s: float = 0.0) -> float:
-        """The pause after a child that lived so long; 0 for one that could not be started."""
+        """The pause after a child that lived for `lived_s`; 0: it could not be started."""
         pause_s = self._first_s if lived_s > self._longest_s else self._next_s
         self._next_s = min(pause_s * 2, self._longest_s)
         return pause_s
@@ -52,8 +52,9 @@ class Child:
         self.channel = channel
         self.started_at = time.monotonic()
         self.version = 0
-        """Of the configuration that it has taken over."""
-        self._told_at = 0.0
+        """Version of the configuration that it has applied."""
+        self._sent_at = 0.0
+        """When its newest configuration was sent."""
         self._request = 0
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._loop = asyncio.get_running_loop()
@@ -61,16 +62,16 @@ class Child:
         self._lost: Callable[[], None] = lambda: None
 
     def attach(self, handle: Callable[[dict[str, Any]], None], lost: Callable[[], None]) -> None:
-        """From now on `handle` gets its messages, and `lost` is called once when it is gone."""
+        """From now on `handle` gets its messages, and `lost` is called once when it has ended."""
         self._handle, self._lost = handle, lost
         self._loop.add_reader(self.channel.fileno(), self.listen)
         flush_later(self._loop, self.channel)
 
     def listen(self) -> None:
-        """Takes what it has said."""
+        """Receives and handles its messages."""
         try:
             while (message := self.channel.receive()) is not None:
-                self._take(message[0])
+                self._dispatch(message[0])
         except ChannelClosed:
             self._loop.remove_reader(self.channel.fileno())
             self.channel.close()
@@ -79,7 +80,7 @@ class Child:
             self._answers.clear()
             self._lost()
 
-    def _take(self, message: dict[str, Any]) -> None:
+    def _dispatch(self, message: dict[str, Any]) -> None:
         match message["kind"]:
             case "stats":
                 answer = self._answers.pop(message["request"], None)
@@ -90,28 +91,28 @@ class Child:
             case _:
                 self._handle(message)
 
-    def tell(self, kind: str, *, fd: int | None = None, **fields: object) -> None:
-        """Sends it a message, now or when there is room. Nothing when it is gone: `lost` says so."""
+    def send(self, kind: str, *, fd: int | None = None, **fields: object) -> None:
+        """Sends it a message, now or when there is room. Does nothing when it has ended: `lost` is called for that."""
         try:
             self.channel.send(kind, fd=fd, **fields)
         except ChannelClosed:
             return
 
     def configure(self, config: str, version: int) -> None:
-        """Tells it the configuration from now on; an older one that it has not been told yet is left out."""
-        self._told_at = self._loop.time()
+        """Sends it the configuration; an older one that was not sent yet is dropped."""
+        self._sent_at = self._loop.time()
         try:
             self.channel.send_latest("config", config=config, version=version)
         except ChannelClosed:
             return
 
     def is_behind(self, version: int) -> bool:
-        """Whether it has not said that it has that configuration though it was told long ago, and nothing waits."""
-        late_s = self._loop.time() - self._told_at
-        return self.version < version and not self.channel.backlog and late_s > TOLD_AGAIN_S
+        """Whether it has not confirmed that version though it was sent more than RESEND_S ago and nothing waits."""
+        late_s = self._loop.time() - self._sent_at
+        return self.version < version and not self.channel.backlog and late_s > RESEND_S
 
     async def ask(self, timeout_s: float) -> dict[str, Any]:
-        """Its statistics; empty when it does not answer in that time."""
+        """Asks for its statistics; empty when it does not answer in that time."""
         self._request = request = self._request + 1
         answer: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self._answers[request] = answer
@@ -124,8 +125,8 @@ class Child:
         finally:
             self._answers.pop(request, None)
 
-    async def ended(self) -> int:
-        """Waits for the end of a child that was lost; its exit code. Needs no thread: there may be none to have."""
+    async def wait_for_end(self) -> int:
+        """Waits for the end of a lost child; returns its exit code. Uses no thread: the system may have none left."""
         give_up_at = self._loop.time() + ENDING_S_MAX
         while (code := self.process.poll()) is None:
             if self._loop.time() > give_up_at:
@@ -135,14 +136,14 @@ class Child:
 
 
 def flush_later(loop: asyncio.AbstractEventLoop, channel: Channel) -> None:
-    """Sends what waits in a channel as soon as there is room, without a turn of the loop for each try."""
+    """Makes waiting messages of a channel be sent every RETRY_S until all are gone."""
 
     def flush() -> None:
         try:
             if not channel.flush():
                 loop.call_later(RETRY_S, flush)
         except ChannelClosed:
-            return  # whoever reads from it learns it too
+            return  # the reader of the channel gets the same error and handles it
 
     def begin() -> None:
         loop.call_later(RETRY_S, flush)
@@ -151,7 +152,7 @@ def flush_later(loop: asyncio.AbstractEventLoop, channel: Channel) -> None:
 
 
 def spawn(module: str) -> tuple[subprocess.Popen[bytes], Channel]:
-    """Starts a module of ours as a process of its own, with the other end of a channel. Raises OSError."""
+    """Starts a module of this package as a process, with the other end of a channel. Raises OSError."""
     channel, theirs = Channel.pair()
     try:
         with theirs:

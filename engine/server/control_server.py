@@ -1,4 +1,4 @@
-"""The control socket: one JSON object a line in each direction, for the commands that ask the running server."""
+"""The control socket of the running server: one JSON object a line in each direction."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ControlServer:
         self._server: asyncio.AbstractServer | None = None
 
     async def open(self) -> None:
-        """Takes the place of a socket that a killed server has left."""
+        """Opens the socket, in place of one that a killed server has left."""
         self._unlink()
         with control.short_path(self._data) as path:
             previous = os.umask(0o177)
@@ -33,7 +33,7 @@ class ControlServer:
                 os.umask(previous)
 
     def close(self) -> None:
-        """Takes no further command."""
+        """Closes and removes the socket."""
         if self._server is not None:
             self._server.close()
         self._unlink()
@@ -47,7 +47,7 @@ class ControlServer:
                 writer.write(orjson.dumps(await self._answer(line), option=orjson.OPT_APPEND_NEWLINE))
                 await writer.drain()
         except (ConnectionError, ValueError):
-            pass  # the other side went away, or sent a line without an end
+            pass  # the client closed the connection, or sent a line without an end
         finally:
             writer.close()
 

@@ -1,4 +1,4 @@
-"""The listening sockets, each with its port's front; the limit of descriptors, and what systemd is told."""
+"""The listening sockets, each with its port's front; the limit of descriptors, and the messages to systemd."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Listener(NamedTuple):
 
     @property
     def url(self) -> str:
-        """Where a browser finds it; "" for a protocol without URLs."""
+        """The URL for a browser; "" for a protocol without URLs."""
         host, number = self.sock.getsockname()[:2]
         if not self.port.scheme:
             return ""
@@ -38,7 +38,7 @@ class Listener(NamedTuple):
 
 
 def listen(ports: Iterable[Port]) -> list[Listener]:
-    """Listening sockets for every address of every port. Raises ConfigError when one cannot be had."""
+    """Listening sockets for every address of every port. Raises ConfigError when one cannot be opened."""
     listeners: list[Listener] = []
     try:
         for port in ports:
@@ -64,8 +64,8 @@ def _sockets(host: str, port: int, protocol: str) -> list[socket.socket]:
         try:
             sock.bind(address)
         except OSError as error:
-            for opened in (*sockets, sock):
-                opened.close()
+            for each in (*sockets, sock):
+                each.close()
             raise ConfigError(f"{host}:{port} cannot be listened on for {protocol}: {error.strerror}") from error
         sock.listen(LISTEN_BACKLOG)
         sock.setblocking(False)
@@ -74,17 +74,17 @@ def _sockets(host: str, port: int, protocol: str) -> list[socket.socket]:
 
 
 def raise_descriptor_limit() -> None:
-    """Takes what the system allows: the limit that shells set, 1024, is older than servers of a thousand peers."""
+    """Raises the limit to what the system allows: shells set 1024, too few for a thousand peers."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         except (OSError, ValueError) as error:
-            logger.warning("the limit of open files stays", soft=soft, hard=hard, error=str(error))
+            logger.warning("the limit of open files cannot be raised", soft=soft, hard=hard, error=str(error))
 
 
 def notify_systemd(state: str) -> None:
-    """sd_notify: one datagram, where systemd asked for it."""
+    """sd_notify: sends one datagram if systemd has asked for it."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return

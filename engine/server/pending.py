@@ -1,19 +1,19 @@
 """Connections that have not sent their first request. A connection that does not speak a port's protocol never reaches
 a worker.
 
-Does not read what it looks at (MSG_PEEK): a connection whose first bytes are what its front waits for is handed over as
-it came. What they are, the port's judge says (`runtime.front`). A thousand connections that say nothing cost a
-descriptor each and no time; the kernel wakes us when as much is there as we wait for (SO_RCVLOWAT), so that one byte
-now and then costs nothing either.
+This module only peeks at the first bytes (MSG_PEEK), so that a worker receives them too; the port's judge
+(`runtime.front`) decides what they are. A thousand silent connections cost a descriptor each and no time; the kernel
+wakes us when as many bytes have arrived as we wait for (SO_RCVLOWAT), so that single bytes now and then cost nothing
+either.
 
-    a request                            handed over; a long one when its address has asked for little lately
+    a request                            handed over; a long one when its address is within its rate limit
     anything else                        closed, with the farewell of the judge's verdict
     closed by the peer, silent too long  closed
-    too many                             the one that waited longest, of the address that has most, is closed
+    too many connections                 the oldest connection of the address that has most is closed
 
-A long request costs a worker milliseconds before anybody has proven anything, so an address gets only so many bytes
-of them a second (`limits.associate_bytes_per_address_per_s_max`); others wait here, short ones never. A health check,
-which connects and says nothing or one byte, is counted and no line of the log.
+A long request costs a worker milliseconds before the peer has proven anything, so an address gets only so many bytes
+of them a second (`limits.associate_bytes_per_address_per_s_max`). Further long ones wait here, short ones never. A
+health check, which connects and sends nothing or one byte, is counted but not logged.
 """
 
 from __future__ import annotations
@@ -40,18 +40,17 @@ if TYPE_CHECKING:
 logger = log.get("server.pending")
 
 DRAINED_BYTES_MAX = 256 << 10
-"""What is read and dropped before we close, so that the farewell is not overtaken by a reset."""
+"""Bytes to read and drop before we close, so that no reset overtakes the farewell."""
 
 _ESTABLISHED = 1
 """tcpi_state of struct tcp_info while the peer has not closed its side."""
 
-
-DESCRIPTORS_KEPT = 64
-"""Of this process: for the archive, whose checkpoints open segments, for channels and commands."""
+DESCRIPTORS_RESERVED = 64
+"""Descriptors for the archive, whose checkpoints open segments, and for channels and commands."""
 
 
 class _Pending:
-    """One connection that waits."""
+    """One pending connection."""
 
     __slots__ = ("arrived_at", "host", "needed_bytes", "port", "sock")
 
@@ -64,7 +63,7 @@ class _Pending:
 
 
 class PendingConnections:
-    """All of them, on all ports; `hand_over` gets the sockets that ask for something, and owns them then."""
+    """The pending connections of all ports; `hand_over` gets the sockets with a request, and owns them from then on."""
 
     def __init__(
         self,
@@ -78,7 +77,7 @@ class PendingConnections:
         self._counters = metrics.counters
         self._hand_over = hand_over
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._descriptor_count = max(soft - DESCRIPTORS_KEPT, 1)
+        self._descriptor_count = max(soft - DESCRIPTORS_RESERVED, 1)
         self._waiting: dict[_Pending, None] = {}
         """In the order of arrival."""
         self._by_host: dict[str, dict[_Pending, None]] = {}
@@ -88,15 +87,15 @@ class PendingConnections:
         return len(self._waiting)
 
     def enter(self, port: Port, sock: socket.socket, host: str) -> None:
-        """Takes a connection that was accepted on a port."""
+        """Adds a connection that was accepted on a port."""
         connection = _Pending(port, sock, host, self._loop.time())
         self._waiting[connection] = None
-        mine = self._by_host.setdefault(host, {})
-        mine[connection] = None
+        same_host = self._by_host.setdefault(host, {})
+        same_host[connection] = None
         self._loop.add_reader(sock.fileno(), self._look, connection)
         limits = self._config().limits
-        if len(mine) > limits.connections_waiting_per_address_max:
-            self._evict(next(iter(mine)))
+        if len(same_host) > limits.connections_waiting_per_address_max:
+            self._evict(next(iter(same_host)))
         elif len(self._waiting) > min(limits.connections_waiting_max, self._descriptor_count):
             self.make_room()
 
@@ -104,12 +103,12 @@ class PendingConnections:
         """Closes the oldest connection of the address that has most; False when there is none."""
         if not self._waiting:
             return False
-        crowd = max(self._by_host, key=lambda host: len(self._by_host[host]))
-        self._evict(next(iter(self._by_host[crowd])))
+        busiest = max(self._by_host, key=lambda host: len(self._by_host[host]))
+        self._evict(next(iter(self._by_host[busiest])))
         return True
 
     def sweep(self) -> None:
-        """Closes those that have been silent for too long; to be called several times a second."""
+        """Closes connections that have been silent for too long. Call this several times a second."""
         now = self._loop.time()
         limits: dict[Port, float] = {}
         for connection in list(self._waiting):
@@ -119,7 +118,7 @@ class PendingConnections:
                 self._close(connection, "silent for too long", "silent")
 
     def close(self) -> None:
-        """Closes all."""
+        """Closes all connections."""
         for connection in list(self._waiting):
             self._leave(connection)
             connection.sock.close()
@@ -134,22 +133,22 @@ class PendingConnections:
         except OSError:
             head = b""  # reset by the peer
         if not head:
-            self._close(connection, "closed without a word", "closed_without_a_word")
+            self._close(connection, "closed without a request", "closed_without_a_request")
             return
         verdict = connection.port.judge(head)
         if verdict.problem:
             self._turn_away(connection, verdict, is_health_check=len(head) == 1)
         elif _readable_bytes(connection.sock) >= verdict.needed_bytes and verdict.is_complete:
-            self._let_in(connection, verdict)
+            self._admit(connection, verdict)
         elif not _is_open(connection.sock):
-            self._close(connection, "closed inside its first request", "closed_without_a_word")
+            self._close(connection, "closed inside its first request", "closed_without_a_request")
         elif connection.needed_bytes != verdict.needed_bytes:
             self._wait_for(connection, verdict.needed_bytes)
         else:
-            # Woken though less is there than we wait for: the kernel has no room to keep it.
+            # The kernel woke us before all bytes arrived: its buffer has no room for them.
             self._close(connection, "no memory for its first request", "evicted")
 
-    def _let_in(self, connection: _Pending, verdict: Verdict) -> None:
+    def _admit(self, connection: _Pending, verdict: Verdict) -> None:
         rate = self._config().limits.associate_bytes_per_address_per_s_max
         wait_s = self._long_requests.wait_s(connection.host, verdict.rationed_bytes, rate, self._loop.time())
         if wait_s:
@@ -179,23 +178,23 @@ class PendingConnections:
         self._leave(connection)
         if verdict.farewell:
             try:
-                left = DRAINED_BYTES_MAX
-                while left > 0 and (data := connection.sock.recv(min(left, 64 << 10))):
-                    left -= len(data)
+                remaining = DRAINED_BYTES_MAX
+                while remaining > 0 and (data := connection.sock.recv(min(remaining, 64 << 10))):
+                    remaining -= len(data)
             except OSError:
-                pass  # nothing more is there, or the peer is gone
+                pass  # no more bytes are there, or the peer is gone
             try:
                 connection.sock.send(verdict.farewell)
                 connection.sock.shutdown(socket.SHUT_WR)
             except OSError:
                 pass  # the peer is gone
         connection.sock.close()
-        line = logger.about(connection.host)
-        tell = line.debug if is_health_check else line.warning
-        tell(f"no {connection.port.protocol} peer, closed", peer=connection.host, what=verdict.problem)
+        peer_logger = logger.about(connection.host)
+        write = peer_logger.debug if is_health_check else peer_logger.warning
+        write(f"closed, not a {connection.port.protocol} peer", peer=connection.host, reason=verdict.problem)
 
     def _evict(self, connection: _Pending) -> None:
-        self._look(connection)  # in a burst its request may have come meanwhile
+        self._look(connection)  # in a burst its request may have arrived meanwhile
         if connection in self._waiting:
             self._close(connection, "made room for others", "evicted")
 
@@ -203,16 +202,16 @@ class PendingConnections:
         self._counters[f"connections_{counter}"] += 1
         self._leave(connection)
         connection.sock.close()
-        line = logger.about(connection.host)
-        tell = line.debug if counter == "closed_without_a_word" else line.info
-        tell("connection without a request closed", peer=connection.host, reason=why)
+        peer_logger = logger.about(connection.host)
+        write = peer_logger.debug if counter == "closed_without_a_request" else peer_logger.info
+        write("connection without a request closed", peer=connection.host, reason=why)
 
     def _leave(self, connection: _Pending) -> None:
         self._loop.remove_reader(connection.sock.fileno())
         del self._waiting[connection]
-        mine = self._by_host[connection.host]
-        del mine[connection]
-        if not mine:
+        same_host = self._by_host[connection.host]
+        del same_host[connection]
+        if not same_host:
             del self._by_host[connection.host]
 
 

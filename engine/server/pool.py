@@ -1,10 +1,11 @@
-"""The workers: started, given connections, watched, replaced when they die.
+"""The pool of workers: starts them, hands connections to them, watches them, replaces them when they die.
 
-a connection → the worker with the fewest of its front that is not silent; it stays open here until that worker has it
-worker is silent → what it has not claimed goes to another, and so do new connections; after a time it is killed
-worker is full → the next one; all are full, or there is none → the connection waits here
-worker dies → what it has claimed is lost, what it has not goes to another; what it appended is replayed and sealed;
-              another is started, and when that is not possible, tried again after a longer and longer pause
+a connection        goes to the running worker that has the fewest of its front; it stays open here until that
+                    worker has taken it
+worker is silent    connections that it has not claimed, and new ones, go to others; after a time it is killed
+worker is full      the next worker gets the connection; if all are full, or there is none, it waits here
+worker dies         connections that it has claimed are lost, others go to another worker; its appended records are
+                    replayed and sealed; another worker is started, with ever longer pauses when that fails
 """
 
 from __future__ import annotations
@@ -30,22 +31,22 @@ if TYPE_CHECKING:
 logger = log.get("server.supervisor")
 
 RESTART_PAUSE_S = 0.2
-"""Before a worker that died is replaced. One that dies again soon, or cannot be started, is tried again after twice as
-long, up to RESTART_PAUSE_MAX_S."""
+"""The pause before a dead worker is replaced. It doubles each time that the worker dies soon or cannot be started, up
+to RESTART_PAUSE_MAX_S."""
 
 RESTART_PAUSE_MAX_S = 5.0
 
 SILENT_S = 1.0
-"""A worker that has not been heard of for so long gets no new connections."""
+"""A worker whose heartbeat is older gets no new connections."""
 
 CONFIGURED_S = 2.0
-"""How long a reload waits for the workers to say that they have the new configuration."""
+"""How long a reload waits for the workers to confirm the new configuration."""
 
 STATS_TIMEOUT_S = 2.0
 
 
 class Connection(NamedTuple):
-    """One that has asked for something and is to be served."""
+    """A connection that has sent its first request."""
 
     front: str
     sock: socket.socket
@@ -53,21 +54,21 @@ class Connection(NamedTuple):
 
 
 class WorkerProcess(Child):
-    """One worker process as the supervisor sees it."""
+    """The supervisor's side of one worker process."""
 
     def __init__(self, number: int, process: subprocess.Popen[bytes], channel: Channel) -> None:
         super().__init__(process, channel)
         self.number = number
         self.connections: dict[str, int] = {}
-        """How many it has, or is given, by front."""
+        """The number of its connections by front, including handovers."""
         self.ready = False
         self.is_silent = False
-        self.handed: dict[int, Connection] = {}
-        """Connections that it has been given and has not taken yet, by serial number."""
+        self.handovers: dict[int, Connection] = {}
+        """Connections that were handed to it and that it has not taken yet, by serial number."""
 
     @property
     def connections_count(self) -> int:
-        """All that it has, or is given."""
+        """The number of its connections, including handovers."""
         return sum(self.connections.values())
 
 
@@ -85,8 +86,8 @@ class Pool:
         fail: Callable[[str], None],
         spawn: Callable[[str], tuple[subprocess.Popen[bytes], Channel]] = child.spawn,
     ) -> None:
-        """`module` of ours is a worker when it is run. `recover` takes over what a dead process left in the log;
-        `on_change`: whether any worker is ready may have changed; `fail` ends the server."""
+        """`module`: what a worker process runs. `recover` recovers the log of a dead process; `on_change` is called
+        when the first worker may have become ready or the last one have ended; `fail` ends the server."""
         self._config = config
         self._config_json = config.to_json().decode()
         self._version = 1
@@ -99,13 +100,13 @@ class Pool:
         self._module = module
         self._memory = WorkerMemory.create(config.workers)
         self.server_stats: Callable[[], Awaitable[dict[str, object]]] = self._no_stats
-        """What a worker gets that asks for the statistics of the whole server."""
+        """Returns the statistics of the whole server, for a worker that asks for them."""
         self._workers: list[WorkerProcess] = []
         self._restarts = [Restarts(RESTART_PAUSE_S, RESTART_PAUSE_MAX_S) for _ in range(config.workers)]
         self._missing: dict[int, str] = {}
-        """Workers that could not be started again: number → why."""
+        """Workers that could not be started again: number → reason."""
         self._parked: list[Connection] = []
-        """They have asked for something while no worker could take them."""
+        """Connections that wait because no worker could take them."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._serial = 0
         self._serving = False
@@ -114,7 +115,7 @@ class Pool:
     # -- life -----------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Starts all of them. Raises StorageError when the system does not allow it."""
+        """Starts all workers. Raises StorageError when the system does not allow it."""
         for number in range(self._config.workers):
             try:
                 self._start(number)
@@ -123,52 +124,52 @@ class Pool:
 
     @property
     def ready_count(self) -> int:
-        """How many have said that they are ready."""
+        """The number of workers that are ready."""
         return sum(worker.ready for worker in self._workers)
 
     @property
     def connections_count(self) -> int:
-        """Connections that workers have, or are given."""
+        """The number of connections of all workers, including handovers."""
         return sum(worker.connections_count for worker in self._workers)
 
     @property
     def processes(self) -> list[subprocess.Popen[bytes]]:
-        """Those that run."""
+        """The running worker processes."""
         return [worker.process for worker in self._workers]
 
     def serve(self) -> None:
-        """All are ready: from now on one that dies is replaced."""
+        """Call this when all workers are ready: from now on a worker that dies is replaced."""
         self._serving = True
 
     def reload(self, config: Config) -> None:
-        """The configuration from now on. Each gets it before any connection that is handed over later."""
+        """Replaces the configuration. Each worker gets it before any connection that is handed over later."""
         self._config = config
         self._config_json = config.to_json().decode()
         self._version += 1
         for worker in self._workers:
             worker.configure(self._config_json, self._version)
 
-    async def configured(self) -> list[int]:
-        """Waits until every worker has the configuration, but not long; the numbers of those that have not."""
+    async def wait_until_configured(self) -> list[int]:
+        """Waits up to CONFIGURED_S for every worker to apply the configuration; returns those that have not."""
         give_up_at = self._loop.time() + CONFIGURED_S
-        while (late := self._late()) and self._loop.time() < give_up_at:
+        while (numbers := self._unconfigured()) and self._loop.time() < give_up_at:
             await asyncio.sleep(0.005)
-        return late
+        return numbers
 
-    def _late(self) -> list[int]:
+    def _unconfigured(self) -> list[int]:
         return [worker.number for worker in self._workers if worker.version < self._version]
 
-    def tell_drain(self, limit_s: float) -> None:
-        """No new associations; those that are open may go on for so long. Nobody is replaced any more."""
+    def drain(self, limit_s: float) -> None:
+        """Ends the workers: they accept nothing new, and open connections may continue for `limit_s`."""
         self._draining = True
         parked, self._parked = self._parked, []
         for connection in parked:
             connection.sock.close()
         for worker in list(self._workers):
-            worker.tell("drain", limit_s=limit_s)
+            worker.send("drain", limit_s=limit_s)
 
     async def stats(self) -> list[dict[str, object]]:
-        """A row a worker; one that cannot be started has no process id and says why."""
+        """The statistics of each running worker."""
         workers = list(self._workers)
         answers = await asyncio.gather(*(worker.ask(STATS_TIMEOUT_S) for worker in workers))
         rows: list[dict[str, object]] = [
@@ -180,7 +181,7 @@ class Pool:
 
     @property
     def missing(self) -> list[dict[str, object]]:
-        """Workers that could not be started again so far, and why."""
+        """Workers that could not be started again yet, with the reason."""
         return [{"number": number, "error": error} for number, error in sorted(self._missing.items())]
 
     # -- start and end of one -------------------------------------------------------------------
@@ -189,8 +190,8 @@ class Pool:
         process, channel = self._spawn(self._module)
         worker = WorkerProcess(number, process, channel)
         self._workers.append(worker)
-        worker.attach(lambda message: self._handle(worker, message), lambda: self._lost(worker))
-        worker.tell("start", fd=self._memory.fd, number=number)
+        worker.attach(lambda message: self._handle(worker, message), lambda: self._on_lost(worker))
+        worker.send("start", fd=self._memory.fd, number=number)
         worker.configure(self._config_json, self._version)
 
     def _handle(self, worker: WorkerProcess, message: dict[str, Any]) -> None:
@@ -202,9 +203,9 @@ class Pool:
                     self._on_change()
                     self._unpark()
             case "taken":
-                self._let_go(worker, message["serial"])
+                self._end_handover(worker, message["serial"])
             case "full":
-                if (connection := self._let_go(worker, message["serial"])) is not None:
+                if (connection := self._end_handover(worker, message["serial"])) is not None:
                     worker.connections[connection.front] -= 1
             case "closed":
                 worker.connections[message["front"]] -= 1
@@ -214,24 +215,24 @@ class Pool:
                 logger.error("worker stopped writing", worker=worker.number, error=message["error"])
 
     async def _answer(self, worker: WorkerProcess, request: int) -> None:
-        worker.tell("server_stats", request=request, stats=await self.server_stats())
+        worker.send("server_stats", request=request, stats=await self.server_stats())
 
     async def _no_stats(self) -> dict[str, object]:
         return {}
 
-    def _let_go(self, worker: WorkerProcess, serial: int) -> Connection | None:
-        connection = worker.handed.pop(serial, None)
+    def _end_handover(self, worker: WorkerProcess, serial: int) -> Connection | None:
+        connection = worker.handovers.pop(serial, None)
         if connection is not None:
             connection.sock.close()
         return connection
 
-    def _lost(self, worker: WorkerProcess) -> None:
+    def _on_lost(self, worker: WorkerProcess) -> None:
         self._workers.remove(worker)
         if not self.ready_count:
             self._on_change()
         claimed = self._memory.heartbeat.claimed(worker.number)
-        handed, worker.handed = worker.handed, {}
-        for serial, connection in handed.items():
+        handovers, worker.handovers = worker.handovers, {}
+        for serial, connection in handovers.items():
             if serial > claimed:
                 self._hand_over(connection)
             else:
@@ -248,9 +249,9 @@ class Pool:
         task.add_done_callback(self._tasks.discard)
 
     async def _replace(self, worker: WorkerProcess) -> None:
-        """Waits for a lost worker's end, takes over what it left in the log, and replaces it."""
+        """Waits for a lost worker's end, recovers its part of the log, and replaces it."""
         number = worker.number
-        code = await worker.ended()
+        code = await worker.wait_for_end()
         self._memory.clear(number)
         if self._draining:
             return
@@ -279,7 +280,7 @@ class Pool:
     # -- connections ----------------------------------------------------------------------------
 
     def hand_over(self, front: str, sock: socket.socket, host: str) -> None:
-        """Gives a connection to a worker's front; it stays open here until the worker says that it has taken it."""
+        """Gives a connection to a worker's front; it stays open here until the worker confirms that it has taken it."""
         self._hand_over(Connection(front, sock, host))
 
     def _hand_over(self, connection: Connection) -> None:
@@ -293,7 +294,7 @@ class Pool:
         front, sock, host = connection
 
         def load(worker: WorkerProcess) -> tuple[bool, int, int]:
-            # Those of one front are spread evenly: a browser's idle connections say nothing about associations.
+            # Spread each front's connections evenly: a browser's idle connections say nothing about associations.
             return worker.is_silent, worker.connections.get(front, 0), worker.connections_count
 
         for worker in sorted((worker for worker in self._workers if worker.ready), key=load):
@@ -304,7 +305,7 @@ class Pool:
             except ChannelClosed:
                 continue
             worker.connections[front] = worker.connections.get(front, 0) + 1
-            worker.handed[self._serial] = connection
+            worker.handovers[self._serial] = connection
             return True
         return False
 
@@ -314,17 +315,17 @@ class Pool:
 
     # -- watching -------------------------------------------------------------------------------
 
-    def look_after(self) -> None:
-        """Several times a second: silent workers, waiting connections, configurations that did not arrive."""
+    def check(self) -> None:
+        """Handles silent workers, waiting connections, unconfirmed configurations. Call it several times a second."""
         for worker in list(self._workers):
             if worker.is_behind(self._version):
-                logger.warning("worker has not taken the configuration over, it is told again", worker=worker.number)
+                logger.warning("worker has not confirmed the configuration, sending it again", worker=worker.number)
                 worker.configure(self._config_json, self._version)
             if worker.ready:
-                self._listen_for(worker)
+                self._check_silence(worker)
         self._unpark()
 
-    def _listen_for(self, worker: WorkerProcess) -> None:
+    def _check_silence(self, worker: WorkerProcess) -> None:
         silent_s = self._memory.heartbeat.silent_s(worker.number)
         if silent_s < SILENT_S:
             if worker.is_silent:
@@ -340,15 +341,15 @@ class Pool:
             logger.error("worker did not answer for too long and is replaced", worker=worker.number, silent_s=silent_s)
             self._metrics.counters["workers_replaced"] += 1
             worker.process.kill()
-        elif worker.handed and any(other.ready and not other.is_silent for other in self._workers):
+        elif worker.handovers and any(other.ready and not other.is_silent for other in self._workers):
             self._take_back(worker)
 
     def _take_back(self, worker: WorkerProcess) -> None:
-        """Gives what a silent worker has not claimed to others; what it has claimed it will tell us of, or die with."""
-        claimed = self._memory.heartbeat.revoke(worker.number, max(worker.handed))
+        """Gives the connections that a silent worker has not claimed to others; the claimed ones stay its own."""
+        claimed = self._memory.heartbeat.revoke(worker.number, max(worker.handovers))
         if claimed is None:
-            return  # it runs again, and is just taking one
-        for serial in [serial for serial in worker.handed if serial > claimed]:
-            connection = worker.handed.pop(serial)
+            return  # the worker runs again, and is just claiming one
+        for serial in [serial for serial in worker.handovers if serial > claimed]:
+            connection = worker.handovers.pop(serial)
             worker.connections[connection.front] -= 1
             self._hand_over(connection)

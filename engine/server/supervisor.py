@@ -1,12 +1,12 @@
-"""The supervisor: owns the listening socket, keeps the archive, starts workers and hands connections to them.
+"""The supervisor: owns the listening sockets, keeps the archive, starts workers and hands connections to them.
 
-    accept → pending, until its first bytes say what it asks for → the worker with the fewest of its front gets it
+    accept → pending, until its first bytes are a request → the worker with the fewest of its front gets it
     worker is silent, full or dead → see `pool`                        caretaker dies → see `caretaker_process`
-    SIGTERM → no new connections, workers drain, last checkpoint, exit 0        SIGHUP → peers and limits are read again
-    SIGTERM again → what is still running is aborted
+    SIGTERM → no new connections, workers drain, last checkpoint, exit 0        SIGHUP → reads the configuration again
+    SIGTERM again → aborts open connections
 
-It serves nothing itself and knows no protocol. The listening sockets outlive every worker, so nobody is refused while
-one is replaced; and few long-lived connections are spread evenly, which SO_REUSEPORT does not do (8 fall 6 to 2).
+It serves nothing itself and knows no protocol. The listening sockets outlive every worker, so that no client is refused
+while a worker is replaced; and few long-lived connections are spread evenly, unlike with SO_REUSEPORT (8 fall 6 to 2).
 """
 
 from __future__ import annotations
@@ -45,26 +45,26 @@ if TYPE_CHECKING:
 logger = log.get("server.supervisor")
 
 LOOK_S = 0.25
-"""How often workers and waiting connections are looked at."""
+"""The interval at which workers and waiting connections are checked."""
 
 LATE_S = 1.0
-"""When we ourselves did not run for so long, the workers most likely did not either."""
+"""If the supervisor itself did not run for so long, the workers most likely did not either: do not call them silent."""
 
 ARCHIVE_PATIENCE_S = 3.0
-"""How long a start waits for another process to let the archive go."""
+"""How long a start waits for another process to release the archive."""
 
 
 class Composition(Protocol):
-    """What the supervisor must know of the program that it is part of, which knows the protocols."""
+    """The parts of the program that depend on protocols."""
 
     worker_module: str
-    """A module of ours which is a worker when it is run."""
+    """The module that a worker process runs."""
 
     def ports(self, config: Callable[[], Config]) -> list[Port]:
-        """Where to listen, the first one named in the ready line; `config` gives the configuration in force."""
+        """The ports to listen on; the ready line names the first. `config` returns the current configuration."""
 
     def prepare(self, config: Config) -> None:
-        """Makes ready what workers will need. Raises ConfigError."""
+        """Prepares what workers will need. Raises ConfigError."""
 
 
 class Supervisor:
@@ -73,9 +73,9 @@ class Supervisor:
     def __init__(
         self, reading: Reading, reread: Callable[[], Reading], announce: Callable[[str], None], composition: Composition
     ) -> None:
-        """`reread` reads the configuration anew; `announce` prints the one line that says it is ready."""
+        """`reread` reads the configuration again; `announce` prints the ready line."""
         self._config = config = reading.config
-        self._told = reading.told
+        self._config_source = reading.source
         self._reread = reread
         self._announce = announce
         self._archive: Archive | None = None
@@ -84,7 +84,7 @@ class Supervisor:
         self._composition = composition
         self._listeners: list[Listener] = []
         self._stopping = asyncio.Event()
-        self._failed: str | None = None
+        self._failure: str | None = None
         self._loop = asyncio.get_running_loop()
         self._serving = False
         self._draining = False
@@ -95,19 +95,24 @@ class Supervisor:
             self._metrics,
             composition.worker_module,
             recover=self._recover,
-            on_change=self._mind_doors,
+            on_change=self._update_accepting,
             fail=self._fail,
         )
         self._pool.server_stats = self._stats
         self._pending = PendingConnections(self._loop, lambda: self._config, self._metrics, self._pool.hand_over)
         self._archive_thread = ThreadPool("archive", 2)
-        """Opens and closes the archive, and recovers what dead processes left: one thread of it may be stuck."""
-        self._looked_at = self._loop.time()
+        """Opens and closes the archive, and recovers the log of dead processes. Two threads, since one may be stuck."""
+        self._checked_at = self._loop.time()
         self._spare_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        """Closed for a moment when there are no descriptors left, so that a connection can be accepted and closed."""
+        """Closed for a moment when no descriptor is free, so that a connection can be accepted and closed."""
         self._caretaker = CaretakerProcess(config, spawn, self._recover)
-        asked: Commands = {"ping": self._ping, "stats": self._stats, "reload": self._reload_asked, "drain": self._end}
-        self._control = ControlServer(config.data, asked)
+        commands: Commands = {
+            "ping": self._ping,
+            "stats": self._stats,
+            "reload": self._reload_command,
+            "drain": self._end,
+        }
+        self._control = ControlServer(config.data, commands)
 
     async def run(self) -> int:
         """Serves until SIGTERM or SIGINT, or until the archive fails."""
@@ -118,15 +123,15 @@ class Supervisor:
         self._feed = await self._archive_thread.run(partial(self._start_feed, self._archive))
         for signum in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(signum, self._stop)
-        self._loop.add_signal_handler(signal.SIGHUP, self._reload_logged)
+        self._loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         await self._control.open()
         self._pool.start()
         await self._until_ready()
         if not self._stopping.is_set():
             self._serving = True
             self._pool.serve()
-            self._open_doors()
-            self._look_after()
+            self._start_accepting()
+            self._check()
             if not self._archive.is_read_only:
                 self._caretaker.start_later(self._config.caretaker_pause_s)
             self._announce_ready()
@@ -137,12 +142,12 @@ class Supervisor:
             await self._archive_thread.run(self._feed.close)
         await self._archive_thread.run(self._archive.close)
         self._archive_thread.close()
-        logger.info("stopped", reason=self._failed or "asked to")
-        return 1 if self._failed else 0
+        logger.info("stopped", reason=self._failure or "signal or command")
+        return 1 if self._failure else 0
 
     def _open_archive(self) -> Archive:
-        def progress(what: str, done: int, total: int) -> None:
-            logger.info("bringing the archive up", what=what, done=done, total=total)
+        def progress(step: str, done: int, total: int) -> None:
+            logger.info("opening the archive", step=step, done=done, total=total)
 
         give_up_at = time.monotonic() + ARCHIVE_PATIENCE_S
         while True:
@@ -157,14 +162,13 @@ class Supervisor:
                     extra_attributes=extras.configured(self._config),
                 )
             except ArchiveInUse:
-                # A short command, find or stats, may just be looking into the stopped archive.
+                # A short command, such as find or stats, may have the archive open.
                 if time.monotonic() > give_up_at:
                     raise
                 threading.Event().wait(0.1)
 
     def _start_feed(self, archive: Archive) -> FeedWriter | None:
-        """Begins to write the change feed, before anything is stored. Without room for it the server serves all the
-        same."""
+        """Starts the change feed before anything is stored. Without room for it the server serves all the same."""
         options = self._config.feed
         if not options.keep_days:
             archive.switch_feed_off()
@@ -183,11 +187,11 @@ class Supervisor:
         host, port = self._listeners[0].sock.getsockname()[:2]
         urls = [listener.url for listener in self._listeners if listener.url]
         count = self._archive.stats()["instances"]
-        held = "a new, empty archive" if self._archive.is_new else f"{count} instances"
+        content = "a new, empty archive" if self._archive.is_new else f"{count} instances"
         self._announce(
             f"filmroom {__version__} ready: {self._config.aet} on {host}:{port}, {''.join(f'{url}, ' for url in urls)}"
             f"{self._config.workers} workers, "
-            f"{self._config.durability}, data in {self._config.data} ({held}), configuration: {self._told}"
+            f"{self._config.durability}, data in {self._config.data} ({content}), configuration: {self._config_source}"
         )
         logger.info(
             "ready",
@@ -196,8 +200,8 @@ class Supervisor:
             port=port,
             urls=urls,
             workers=self._config.workers,
-            archive=held,
-            configuration=self._told,
+            archive=content,
+            configuration=self._config_source,
         )
         notify_systemd("READY=1")
 
@@ -207,7 +211,7 @@ class Supervisor:
 
     def _fail(self, why: str) -> None:
         logger.error("the archive failed, stopping", why=why)
-        self._failed = self._failed or why
+        self._failure = self._failure or why
         self._stopping.set()
 
     async def _until_ready(self) -> None:
@@ -215,27 +219,27 @@ class Supervisor:
             await asyncio.sleep(0.005)
 
     async def _recover(self) -> None:
-        """Takes over what dead processes left in the log; when that fails, the server ends."""
+        """Recovers the log of dead processes; when that fails, the server ends."""
         assert self._archive is not None
         try:
             await self._archive_thread.run(self._archive.recover_dead_writers)
         except EngineError as error:
-            self._fail(f"what a dead process left cannot be recovered: {error}")
+            self._fail(f"the log of a dead process cannot be recovered: {error}")
 
     # -- connections ----------------------------------------------------------------------------
 
-    def _mind_doors(self) -> None:
+    def _update_accepting(self) -> None:
         if not self._pool.ready_count:
-            self._close_doors()
+            self._stop_accepting()
         elif self._serving and not self._draining:
-            self._open_doors()
+            self._start_accepting()
 
-    def _open_doors(self) -> None:
+    def _start_accepting(self) -> None:
         for listener in self._listeners:
             self._loop.add_reader(listener.sock.fileno(), self._accept, listener)
 
-    def _close_doors(self) -> None:
-        """While there is no worker, connections wait in the backlog."""
+    def _stop_accepting(self) -> None:
+        """Leaves new connections in the backlog, while there is no worker."""
         for listener in self._listeners:
             if listener.sock.fileno() >= 0:
                 self._loop.remove_reader(listener.sock.fileno())
@@ -248,14 +252,15 @@ class Supervisor:
                 return
             except OSError as error:
                 logger.about("accept").error("accept failed", error=error.strerror)
-                if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._find_descriptor(listener):
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._free_descriptor(listener):
                     return
                 continue
             sock.setblocking(False)
             self._pending.enter(listener.port, sock, str(address[0]))
 
-    def _find_descriptor(self, listener: Listener) -> bool:
-        """Out of descriptors: makes one free, or turns one connection away, so that the loop does not spin on it."""
+    def _free_descriptor(self, listener: Listener) -> bool:
+        """Frees a descriptor, or turns one connection away, so that the loop does not spin on it; whether it did free
+        one."""
         self._metrics.counters["out_of_descriptors"] += 1
         if self._pending.make_room():
             return True
@@ -264,25 +269,25 @@ class Supervisor:
         try:
             listener.sock.accept()[0].close()
         except OSError:
-            pass  # it is gone, or another thread was quicker to take the descriptor
+            pass  # the connection is gone, or another thread took the descriptor
         try:
             self._spare_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
-            self._spare_fd = -1  # the next time the loop turns there may be one again
+            self._spare_fd = -1  # a later call may get one again
         return False
 
-    def _look_after(self) -> None:
-        """Once in LOOK_S: connections that say nothing, workers that say nothing, lines that were left out."""
+    def _check(self) -> None:
+        """Every LOOK_S: closes silent connections, checks the processes, logs how many lines were left out."""
         if self._draining:
             return
-        self._loop.call_later(LOOK_S, self._look_after)
+        self._loop.call_later(LOOK_S, self._check)
         now = self._loop.time()
-        late_s, self._looked_at = now - self._looked_at - LOOK_S, now
+        late_s, self._checked_at = now - self._checked_at - LOOK_S, now
         self._pending.sweep()
         log.flush()
-        self._caretaker.look_after()
+        self._caretaker.check()
         if late_s < LATE_S:
-            self._pool.look_after()
+            self._pool.check()
             if self._writer_watch is not None:
                 self._writer_watch.look(self._config.limits.worker_silence_s_max)
 
@@ -302,7 +307,9 @@ class Supervisor:
             "ok": True,
             "pid": os.getpid(),
             "time": time.time(),
-            "turned_away": sum(n for name, n in counters.items() if name.startswith(("not_dicom_", "connections_"))),
+            "turned_away": sum(
+                count for name, count in counters.items() if name.startswith(("not_dicom_", "connections_"))
+            ),
             "counters": counters,
             "waiting": len(self._pending),
             "workers": await self._pool.stats(),
@@ -314,21 +321,21 @@ class Supervisor:
             "index_held_by": self._writer_watch.snapshot() if self._writer_watch is not None else None,
         }
 
-    async def _reload_asked(self) -> dict[str, object]:
+    async def _reload_command(self) -> dict[str, object]:
         try:
             answer = self._reload()
         except EngineError as error:
             return {"ok": False, "error": str(error), "configuration": isinstance(error, ConfigError)}
-        late = await self._pool.configured()
-        if late:
-            logger.warning("workers have not taken the configuration over yet", workers=late)
-        return {"ok": True, **answer, "workers_late": late}
+        workers_late = await self._pool.wait_until_configured()
+        if workers_late:
+            logger.warning("workers have not applied the configuration yet", workers=workers_late)
+        return {"ok": True, **answer, "workers_late": workers_late}
 
-    def _reload_logged(self) -> None:
+    def _on_hangup(self) -> None:
         try:
             self._reload()
         except EngineError as error:
-            logger.error("reload refused, the running configuration stays", error=str(error))
+            logger.error("reload refused, the current configuration stays", error=str(error))
 
     def _reload(self) -> dict[str, object]:
         reading = self._reread()
@@ -337,28 +344,28 @@ class Supervisor:
         changed = before.differences(self._config)
         self._pool.reload(self._config)
         self._caretaker.reload(self._config)
-        logger.info("reloaded", configuration=reading.told, changed=changed, restart_needed=restart_needed)
+        logger.info("reloaded", configuration=reading.source, changed=changed, restart_needed=restart_needed)
         file = str(reading.path) if reading.path is not None else None
-        return {"file": file, "told": reading.told, "changed": changed, "restart_needed": restart_needed}
+        return {"file": file, "source": reading.source, "changed": changed, "restart_needed": restart_needed}
 
     # -- the end --------------------------------------------------------------------------------
 
     def _stop(self) -> None:
-        """SIGTERM or SIGINT: the first drains, a further one ends what is still running at once."""
+        """SIGTERM or SIGINT: the first drains, a further one aborts open connections at once."""
         if self._draining:
-            self._pool.tell_drain(0.0)
+            self._pool.drain(0.0)
         self._stopping.set()
 
     async def _drain(self) -> None:
         self._draining = True
         notify_systemd("STOPPING=1")
-        self._close_doors()
+        self._stop_accepting()
         for listener in self._listeners:
             listener.sock.close()
         self._pending.close()
-        limit_s = 0.0 if self._failed else self._config.limits.drain_timeout_s
+        limit_s = 0.0 if self._failure else self._config.limits.drain_timeout_s
         logger.info("draining", limit_s=limit_s, associations=self._pool.connections_count)
-        self._pool.tell_drain(limit_s)
+        self._pool.drain(limit_s)
         self._caretaker.drain()
         deadline = self._loop.time() + limit_s + 10.0
         processes = self._pool.processes

@@ -1,8 +1,7 @@
 """One worker process: an event loop, an engine, and fronts for the connections that the supervisor hands it.
 
-Knows no protocol: whoever composes the program gives it what makes the fronts (`serve`). It shares no memory with other
-workers but the one in which they are counted: LMDB and the log are what workers have in common. When the supervisor
-goes, it goes.
+It knows no protocol: the caller of `serve` provides a function that makes the fronts. Workers share LMDB, the log, and
+the memory in which associations are counted. When the supervisor ends, the worker ends.
 """
 
 from __future__ import annotations
@@ -33,16 +32,16 @@ if TYPE_CHECKING:
 logger = log.get("server.worker")
 
 SWEEP_INTERVAL_S = 2.0
-"""How often the files of segments that a compaction has removed are let go: until then their space is not free."""
+"""The interval at which files of removed segments are closed: until then their space is not free."""
 
 EXIT_STORAGE_FAILED = 3
-"""The log or the index failed: what was acknowledged is safe, the supervisor recovers and starts another worker."""
+"""The log or the index failed. Acknowledged instances are safe; the supervisor recovers and starts another worker."""
 
 BEAT_S = 0.1
-"""How often the heartbeat is written; the supervisor takes a second of silence for a sign."""
+"""The interval of the heartbeat; after a second without one the supervisor calls the worker silent."""
 
 CLUSTER_TIMEOUT_S = 3.0
-"""How long the supervisor may take to tell the statistics of all processes: longer than it waits for each."""
+"""How long the supervisor may take to collect the statistics of all processes: longer than it waits for each."""
 
 DRAIN_LOOK_S = 0.02
 
@@ -51,7 +50,7 @@ MakeFronts = Callable[[Engine, "Process"], "list[Front]"]
 
 
 class Process:
-    """What a front may ask of the process that hosts it."""
+    """The worker process as its fronts see it."""
 
     def __init__(self, number: int, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
         self.number = number
@@ -73,8 +72,8 @@ class Process:
         finally:
             self._answers.pop(request, None)
 
-    def answered(self, request: int, stats: dict[str, Any]) -> None:
-        """The supervisor has answered."""
+    def on_server_stats(self, request: int, stats: dict[str, Any]) -> None:
+        """Handles the supervisor's answer."""
         answer = self._answers.get(request)
         if answer is not None and not answer.done():
             answer.set_result(stats)
@@ -92,7 +91,7 @@ class Worker:
         make_fronts: MakeFronts,
         version: int,
     ) -> None:
-        """`version`: of the configuration."""
+        """`version`: number of the configuration."""
         self._channel = channel
         self._version = version
         self._loop = asyncio.get_running_loop()
@@ -113,7 +112,7 @@ class Worker:
         self._make_fronts = make_fronts
 
     async def run(self) -> int:
-        """Serves until the supervisor says drain, or goes away."""
+        """Serves until the supervisor sends drain, or ends."""
         flush_later(self._loop, self._channel)
         self._loop.add_reader(self._channel.fileno(), self._on_channel)
         await self._engine.pools.slow.run(self._archive.prepare_writer)
@@ -122,8 +121,8 @@ class Worker:
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)
         self._beat()
-        self._tell("configured", version=self._version)
-        self._tell("ready")
+        self._send("configured", version=self._version)
+        self._send("ready")
         self._sweep()
         await self._ended.wait()
         self._loop.remove_reader(self._channel.fileno())
@@ -145,10 +144,10 @@ class Worker:
         log.flush()
 
     def _storage_failed(self, error: EngineError) -> None:
-        """Final: nothing is acknowledged any more, and this process must not write again."""
+        """Ends the process: it must not acknowledge or write anything any more."""
         logger.error("storage failed", error=str(error))
         self._exit_code = EXIT_STORAGE_FAILED
-        self._tell("failed", error=str(error))
+        self._send("failed", error=str(error))
         for front in self._fronts.values():
             front.abort("storage failed")
         self._loop.call_later(0.2, self._ended.set)
@@ -157,15 +156,15 @@ class Worker:
 
     def _on_channel(self) -> None:
         try:
-            while (received := self._channel.receive()) is not None:
-                self._handle(*received)
+            while (delivery := self._channel.receive()) is not None:
+                self._handle(*delivery)
         except ChannelClosed:
-            logger.error("the supervisor is gone")
+            logger.error("the supervisor has ended")
             self._exit_code = self._exit_code or 1
             self._ended.set()
         except Exception:
-            # Half a message done, and nobody who repeats it: a successor begins with what holds now.
-            logger.error("a message of the supervisor was not understood, the worker ends", error=format_exc())
+            # The message may be half applied, and nobody repeats it: a successor starts with the current state.
+            logger.error("a message of the supervisor could not be handled, the worker ends", error=format_exc())
             self._exit_code = self._exit_code or 1
             self._ended.set()
 
@@ -179,11 +178,11 @@ class Worker:
                 for front in self._fronts.values():
                     front.configure(config)
                 self._version = message["version"]
-                self._tell("configured", version=self._version)
+                self._send("configured", version=self._version)
             case "stats":
-                self._tell("stats", request=message["request"], stats=self._stats())
+                self._send("stats", request=message["request"], stats=self._stats())
             case "server_stats":
-                self._process.answered(message["request"], message["stats"])
+                self._process.on_server_stats(message["request"], message["stats"])
             case "drain":
                 self._run_task("drain", self._drain(message["limit_s"]), lambda _: self._ended.set())
 
@@ -193,27 +192,27 @@ class Worker:
                 os.close(fd)
             return
         if fd is None:
-            # The kernel drops a descriptor for which we have no number left.
+            # The kernel drops the descriptor of a message if this process has none free.
             logger.about(host).error("out of file descriptors, a connection was not taken", peer=host)
             self._engine.metrics.counters["out_of_descriptors"] += 1
-            self._tell("full", serial=serial)
+            self._send("full", serial=serial)
             return
-        self._tell("taken", serial=serial)
+        self._send("taken", serial=serial)
         sock = socket.socket(fileno=fd)
         sock.setblocking(False)
-        self._fronts[front].connected(sock, host, lambda: self._tell("closed", front=front))
+        self._fronts[front].connected(sock, host, lambda: self._send("closed", front=front))
 
     def _run_task(self, name: str, work: Coroutine[None, None, None], on_crash: guards.OnCrash | None = None) -> None:
-        """Runs it, kept until it ends; what it raises is logged."""
+        """Runs it as a task; logs its exception."""
         task = guards.watch(self._loop.create_task(work), name, on_crash)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _tell(self, kind: str, **fields: object) -> None:
+    def _send(self, kind: str, **fields: object) -> None:
         try:
             self._channel.send(kind, fd=None, **fields)
         except ChannelClosed:
-            pass  # _on_channel sees it too and ends the worker
+            pass  # _on_channel gets the same error and ends the worker
 
     def _stats(self) -> dict[str, object]:
         stats = self._engine.stats()
@@ -237,23 +236,24 @@ class Worker:
 
 
 def serve(fd: int, make_fronts: MakeFronts) -> int:
-    """The worker's whole life; the exit code. `fd`: its end of the channel to the supervisor."""
-    # The terminal's Ctrl-C goes to the whole process group: the supervisor decides what it means.
+    """Runs the worker process; returns its exit code. `fd`: its end of the channel to the supervisor."""
+    # The terminal's Ctrl-C goes to the whole process group: only the supervisor reacts to it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     channel = Channel.inherited(fd)
     channel.set_blocking(True)
     try:
-        started, configured = channel.receive(), channel.receive()
+        start, configuration = channel.receive(), channel.receive()
     except ChannelClosed:
         return 1
-    assert started is not None and configured is not None
+    assert start is not None and configuration is not None
     channel.set_blocking(False)
-    number, message = started[0]["number"], configured[0]
-    assert started[1] is not None
+    (start_message, memory_fd), (message, _) = start, configuration
+    assert memory_fd is not None
+    number = start_message["number"]
     config = Config.from_json(message["config"].encode())
     log.configure(config.log, worker=number)
-    memory = WorkerMemory(started[1], number)
+    memory = WorkerMemory(memory_fd, number)
 
     async def run() -> int:
         return await Worker(channel, number, config, memory, make_fronts, message["version"]).run()

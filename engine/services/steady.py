@@ -177,7 +177,7 @@ class SteadySender:
         window = min(self._window, len(frames) - 1)
         outlet = self._connection.open_outlet()
         batch = StoreBatch(self._connection, is_wanted, self._wake, frames, self._fragment, window, outlet)
-        if not self._connection.show_commands(batch.take):
+        if not self._connection.filter_commands(batch.take):
             if outlet is not None:
                 self._connection.close_outlet()
             self._frames.keep_all(frames)
@@ -343,7 +343,7 @@ class SteadySender:
     def _end(self, batch: StoreBatch, source: Source, unanswered: dict[str, Instance]) -> None:
         batch.halt()
         self._connection.close_outlet()
-        self._connection.show_commands(None)
+        self._connection.filter_commands(None)
         for (instance, message_id), (is_sent, status) in reversed(list(zip(self._added, batch.rest(), strict=True))):
             self._responses.forget(message_id)
             if not is_sent:

@@ -381,7 +381,7 @@ class InstanceSender:
                 if is_last and ready.data is None:
                     ready.stored.check(crc)
                 send(frame)
-                await self._until(self._connection.taken)
+                await self._until(self._connection.part_drained)
                 prefix, at = b"", at + length
 
     async def _transmit_stream(self, ready: _Ready, stream: Stream, frame: Frame, piece_bytes: int) -> None:

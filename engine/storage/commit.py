@@ -276,7 +276,7 @@ class GroupCommit(Generic[Item, Result]):
                 try:  # in place: this is an instance's path
                     done(result)
                 except Exception as error:
-                    guards.failed("commit answer", error)
+                    guards.log_failure("commit answer", error)
         finally:
             self._tell_failure()
 

@@ -1,18 +1,18 @@
 """One association, either role, sans-IO: PDUs and the clock in, events and bytes out (PS3.8 chapter 9).
 
-Does not read sockets, frame PDUs, look into messages or decide what to accept. What may happen when is the table
-in `ul.states`; here is what each action does. Its user owns the transport:
+It does not read sockets, frame PDUs, read messages or decide what to accept. The table in `ul.states` has the allowed
+transitions; this module performs their actions. Its user owns the transport:
 
     transport  ──► transport_connected, pdu_received, data_received,   ──► list of events
                    protocol_error, transport_closed, timer_expired
     user       ──► request, accept, reject, request_release, respond_release, abort
     transport  ◄── data_to_send(), then close it once wants_close
 
-After each call: send what `data_to_send` gives, close when `wants_close`, take `deadline` for the next timer.
+After each call, send the bytes of `data_to_send`, close the transport if `wants_close`, and set a timer for `deadline`.
 
-Messages do not pass through here. The receiver asks one attribute, `data_transfer_allowed`, and calls
-`data_received` only for a P-DATA-TF that comes while it is False. The ARTIM timer is a moment, `deadline`, of the
-clock that `now` comes from. Whatever a peer sends, no method that takes it raises.
+Messages do not pass through here. The receiver reads one attribute, `data_transfer_allowed`, and calls
+`data_received` only for a P-DATA-TF that comes while it is False. The ARTIM timer is a time, `deadline`, of the clock
+that `now` comes from. The methods for received PDUs never raise, whatever a peer sends.
 """
 
 from __future__ import annotations
@@ -83,13 +83,13 @@ class Association:
         self.role = role
         self.state = State.IDLE
         self.data_transfer_allowed = False
-        """Whether a P-DATA-TF may come now (Sta6, Sta7)."""
+        """Whether the peer may send P-DATA-TF now (Sta6, Sta7)."""
         self.sending_allowed = False
-        """Whether a P-DATA-TF may be sent now (Sta6, and Sta8: answers still owed when the peer wants to release)."""
+        """Whether we may send P-DATA-TF now (Sta6, and Sta8: outstanding responses after a release request)."""
         self.deadline: float | None = None
         """When to call `timer_expired`; None while the ARTIM timer is stopped."""
         self.wants_close = False
-        """Whether the transport is to be closed once `data_to_send` is sent."""
+        """Whether to close the transport after `data_to_send` was sent."""
         self._artim_timeout_s = artim_timeout_s
         self._transitions = transitions(role)
         self._output = bytearray()
@@ -106,10 +106,10 @@ class Association:
         """Whether `request_release` may be called now."""
         return self.state is State.ESTABLISHED
 
-    # What the transport tells ------------------------------------------------------------------
+    # Called by the transport -------------------------------------------------------------------
 
     def transport_connected(self, now: float) -> list[Event]:
-        """The connection is there: one that we opened for `request`, or one that we accepted."""
+        """The connection is open: one that we opened for `request`, or one that we accepted."""
         if self.role is Role.ACCEPTOR:
             self._step(Trigger.TRANSPORT_ACCEPTED)
             self._start_artim(now)
@@ -120,22 +120,22 @@ class Association:
         return []
 
     def pdu_received(self, pdu_type: int, body: bytes | bytearray | memoryview, now: float) -> list[Event]:
-        """A whole PDU has come; `body` is what follows its six header bytes."""
+        """Handles a whole PDU; `body` follows its six header bytes."""
         if pdu_type == pdu.PduType.P_DATA_TF:
             return self.data_received(now)
         if self.state is State.IDLE:
-            return []  # over, and the transport about to close
+            return []  # the association has ended, and the transport will close
         if self.state is State.AWAITING_CLOSE:
             return self._received_while_closing(pdu_type)
         try:
-            received = pdu.decode(pdu_type, body)
+            unit = pdu.decode(pdu_type, body)
         except RemoteProtocolError as error:
             return self.protocol_error(error, now)
         action = self._step(_TRIGGERS[pdu_type])
-        return self._act(action, received, now)
+        return self._act(action, unit, now)
 
     def data_received(self, now: float) -> list[Event]:
-        """A P-DATA-TF has come; only needed while `data_transfer_allowed` is False."""
+        """Handles a P-DATA-TF; only needed while `data_transfer_allowed` is False."""
         if self.state is State.IDLE:
             return []
         action = self._step(Trigger.DATA_RECEIVED)
@@ -144,7 +144,7 @@ class Association:
         return []
 
     def protocol_error(self, error: RemoteProtocolError, now: float) -> list[Event]:
-        """The peer sent what is no PDU or no valid one: it is told why by A-ABORT."""
+        """Answers bytes that are not a valid PDU by A-ABORT, with the reason."""
         if self.state is State.IDLE:
             return []
         abort = pdu.Abort(error.source, error.reason)
@@ -154,7 +154,7 @@ class Association:
         return self._abort_peer(abort, now)
 
     def transport_closed(self, now: float) -> list[Event]:
-        """The connection is gone, whoever closed it. `now` is unused and there for the sake of sameness."""
+        """The connection was closed by either side. `now` is unused; it is there because the other methods have it."""
         self.deadline = None
         self.wants_close = True
         if self.state is State.IDLE:
@@ -164,19 +164,19 @@ class Association:
         return []
 
     def timer_expired(self, now: float) -> list[Event]:
-        """To be called at `deadline`; a call before it does nothing."""
+        """Call this at `deadline`; an earlier call does nothing."""
         if self.deadline is not None and now >= self.deadline:
             self._step(Trigger.ARTIM_EXPIRED)
             self._close()
         return []
 
-    # What the local user wants -----------------------------------------------------------------
+    # Called by the local user ------------------------------------------------------------------
 
     def request(self, rq: pdu.AssociateRQ) -> None:
         """Proposes an association: open the transport, then call `transport_connected`."""
         if self.role is not Role.REQUESTOR:
             raise LocalProtocolError("an acceptor does not request associations")
-        pdu.encode(rq)  # our mistakes show here and not once the transport is there
+        pdu.encode(rq)  # raises for our own mistakes now, before the transport is open
         self._step(Trigger.REQUEST_ASSOCIATE)
         self._request = rq
 
@@ -194,14 +194,14 @@ class Association:
         self._start_artim(now)
 
     def request_release(self) -> None:
-        """Asks for an orderly end; messages of the peer may still come until `ReleaseConfirmed`."""
+        """Requests the release; messages of the peer may still come until `ReleaseConfirmed`."""
         self._step(Trigger.REQUEST_RELEASE)
         self._send(pdu.ReleaseRQ())
 
     def respond_release(self, *, now: float) -> None:
         """Answers `ReleaseRequested`; the requestor of the association then closes the transport.
 
-        When both sides asked for release at once, the acceptor's answer is kept until it is its turn (Sta12).
+        When both sides requested release at once, the acceptor's answer is delayed until its turn (Sta12).
         """
         if self.state is State.COLLISION_ACCEPTOR_AWAITING_RP:
             self._release_response_due = True
@@ -212,7 +212,7 @@ class Association:
             self._start_artim(now)
 
     def abort(self, source: int = 0, reason: int = 0, *, now: float) -> None:
-        """Ends the association at once. LocalProtocolError where none is there to end (Sta1, Sta2, Sta13)."""
+        """Aborts the association. Raises LocalProtocolError where there is none (Sta1, Sta2, Sta13)."""
         encoded = pdu.encode(pdu.Abort(source, reason))
         if self._step(Trigger.REQUEST_ABORT) is Action.STOP_ARTIM_AND_CLOSE:
             self._close()
@@ -221,7 +221,7 @@ class Association:
         self._start_artim(now)
 
     def data_to_send(self) -> bytes:
-        """Whole PDUs to be sent now, once."""
+        """Takes the whole PDUs that are to be sent now."""
         if not self._output:
             return b""
         data = bytes(self._output)
@@ -231,7 +231,7 @@ class Association:
     # Actions -----------------------------------------------------------------------------------
 
     def _step(self, trigger: Trigger) -> Action:
-        """Moves to the next state; says which action that takes."""
+        """Moves to the next state; returns the action for it."""
         step = self._transitions.get((self.state, trigger))
         if step is None:
             raise LocalProtocolError(f"{trigger.name} (Evt{trigger}) is not possible in {self.state.name}")
@@ -240,17 +240,17 @@ class Association:
         self.sending_allowed = self.state in _SENDING
         return action
 
-    def _act(self, action: Action, received: pdu.PDU, now: float) -> list[Event]:
-        """Does what a received and valid PDU brings about."""
-        match received:
+    def _act(self, action: Action, unit: pdu.PDU, now: float) -> list[Event]:
+        """Performs the action for a received, valid PDU."""
+        match unit:
             case pdu.AssociateRQ() if action is Action.INDICATE_ASSOCIATE:
                 self.deadline = None
-                return [AssociateRequested(received)]
+                return [AssociateRequested(unit)]
             case pdu.AssociateAC() if action is Action.CONFIRM_ACCEPT:
-                return [AssociateAccepted(received)]
+                return [AssociateAccepted(unit)]
             case pdu.AssociateRJ() if action is Action.CONFIRM_REJECT_AND_CLOSE:
                 self._close()
-                return [AssociateRejected(received)]
+                return [AssociateRejected(unit)]
             case pdu.ReleaseRQ() if action in (Action.INDICATE_RELEASE, Action.INDICATE_RELEASE_COLLISION):
                 return [ReleaseRequested()]
             case pdu.ReleaseRP() if action is Action.CONFIRM_RELEASE_AND_CLOSE:
@@ -262,9 +262,9 @@ class Association:
                 return [ReleaseConfirmed()]
             case pdu.Abort() if action is Action.INDICATE_ABORT_AND_CLOSE:
                 self._close()
-                return [Aborted(received.source, received.reason, by_peer=True)]
+                return [Aborted(unit.source, unit.reason, by_peer=True)]
             case pdu.Abort():
-                self._close()  # AA-2: nobody was told of this association yet
+                self._close()  # AA-2: the user does not know of this association yet
                 return []
             case (
                 pdu.AssociateRQ()
@@ -276,10 +276,10 @@ class Association:
             ):
                 return self._abort_peer(_UNEXPECTED, now)
             case _:
-                assert_never(received)
+                assert_never(unit)
 
     def _received_while_closing(self, pdu_type: int) -> list[Event]:
-        """Sta13: nothing is decoded any more."""
+        """Sta13: does not decode PDUs any more."""
         action = self._step(_TRIGGERS.get(pdu_type, Trigger.INVALID_PDU_RECEIVED))
         if action is Action.SEND_ABORT_AGAIN:
             self._send(_UNEXPECTED)
@@ -288,7 +288,7 @@ class Association:
         return []
 
     def _abort_peer(self, abort: pdu.Abort, now: float) -> list[Event]:
-        """AA-1 and AA-8 for something received. Both say why, though Table 9-9 has AA-1 leave the source at 0."""
+        """AA-1 and AA-8 for a received PDU. Both send the reason, though Table 9-9 leaves the source of AA-1 at 0."""
         self._send(abort)
         self._start_artim(now)
         return [Aborted(abort.source, abort.reason, by_peer=False)]

@@ -1,6 +1,6 @@
-"""What an association tells its user: the indications and confirmations of PS3.8 chapter 7, as values.
+"""The events of an association for its user: the indications and confirmations of PS3.8 chapter 7, as values.
 
-P-DATA is not among them: messages go past the association, from `dimse.assembly` straight to their user.
+P-DATA is not among them: messages bypass the association and go from `dimse.assembly` directly to their user.
 """
 
 from __future__ import annotations
@@ -20,42 +20,42 @@ class AssociateRequested:
 
 @dataclass(frozen=True, slots=True)
 class AssociateAccepted:
-    """The peer took the association that we requested."""
+    """The peer accepted the association that we requested."""
 
     ac: AssociateAC
 
 
 @dataclass(frozen=True, slots=True)
 class AssociateRejected:
-    """The peer refused the association that we requested; the transport is to be closed."""
+    """The peer rejected the association that we requested; close the transport."""
 
     rj: AssociateRJ
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseRequested:
-    """The peer wants an orderly end: answer with `respond_release` once our own answers are sent."""
+    """The peer requests the release: answer with `respond_release` after our outstanding responses."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseConfirmed:
-    """The peer agreed to the release that we requested."""
+    """The peer confirmed the release that we requested."""
 
 
 @dataclass(frozen=True, slots=True)
 class Aborted:
-    """The association is over at once. Our own `abort` is not reported back."""
+    """The association was aborted. Our own `abort` causes no event."""
 
     source: int
     """0 service user, 2 service provider (PS3.8 9.3.8)."""
     reason: int
     by_peer: bool
-    """False: we aborted it, because of what the peer sent."""
+    """False: we aborted it, because of bytes from the peer."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionClosed:
-    """The transport went away under a living association (A-P-ABORT)."""
+    """The transport was lost during the association (A-P-ABORT)."""
 
 
 Event: TypeAlias = (

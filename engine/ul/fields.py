@@ -1,8 +1,7 @@
 """Bounds-checked reading of the fields inside a PDU, for `ul.pdu` and `ul.user_information`.
 
-Does not know any PDU. Each read that would leave its item raises `RemoteProtocolError` with the A-ABORT
-reason of PS3.8 Table 9-26 and with the position, counted as PS3.8 counts: byte 1 is the PDU type, so the
-body starts at byte 7.
+It knows no PDU. Each read beyond the end of its item raises `RemoteProtocolError` with the A-ABORT reason of PS3.8
+Table 9-26 and with the position, counted as in PS3.8: byte 1 is the PDU type, so the body starts at byte 7.
 
     item   type (1) | reserved (1) | length (2, big endian) | content        PS3.8 9.3.1
 """
@@ -22,7 +21,7 @@ UNEXPECTED_PARAMETER: Final = 5
 INVALID_PARAMETER: Final = 6
 
 BODY_START: Final = 7
-"""The number that PS3.8 gives to the first byte behind the PDU header."""
+"""The number of the first byte behind the PDU header in PS3.8."""
 
 ITEM_COUNT_MAX: Final = 1024
 """Items within one item, so that a megabyte of empty ones costs milliseconds. 128 presentation contexts with a role
@@ -34,12 +33,12 @@ _ITEM: Final = struct.Struct(">BBH")
 
 
 def malformed(message: str, position: int, reason: int = INVALID_PARAMETER) -> RemoteProtocolError:
-    """The error for something wrong at `position` of a PDU's body."""
+    """The error for a fault at `position` of a PDU's body."""
     return RemoteProtocolError(f"byte {position + BODY_START}: {message}", 2, reason)
 
 
 class Fields:
-    """A cursor over data[position:end] of a PDU's body; reads move it, none goes beyond `end`."""
+    """A cursor over data[position:end] of a PDU's body; reads move it, never beyond `end`."""
 
     __slots__ = ("data", "end", "position")
 
@@ -54,7 +53,7 @@ class Fields:
         return self.end - self.position
 
     def advance(self, length: int, what: str) -> int:
-        """Steps over a field of `length` bytes and gives its position back."""
+        """Skips a field of `length` bytes and returns its position."""
         start = self.position
         if length > self.end - start:
             raise malformed(f"{what} needs {length} bytes, {self.end - start} are left", start)
@@ -85,7 +84,7 @@ class Fields:
         return self.take(self.remaining, "item")
 
     def uid(self, length: int, what: str) -> str:
-        """A UID of `length` bytes; the padding that some peers add is dropped."""
+        """A UID of `length` bytes, without the padding that some peers add."""
         start = self.position
         return uid_of(self.take(length, what), what, start)
 
@@ -103,7 +102,7 @@ class Fields:
             yield item_type, start, Fields(self.data, content, end)
 
     def spans(self) -> Iterator[tuple[int, int, int, int]]:
-        """(item type, position, start and end of the content) of each item up to the end: for items by the thousand."""
+        """(item type, position, start and end of the content) of each item up to the end; cheap for many items."""
         data, at, limit, unpack = self.data, self.position, self.end, _ITEM.unpack_from
         for _ in range(ITEM_COUNT_MAX):
             if at >= limit:
@@ -128,7 +127,7 @@ def _text_of_uid(value: bytes) -> str:
 
 
 def uid_of(value: bytes, what: str, position: int) -> str:
-    """A UID without the padding that some peers add. A request names the same few hundreds of times."""
+    """A UID without the padding that some peers add. Cached: a request repeats the same few UIDs."""
     try:
         return _text_of_uid(value)
     except UnicodeDecodeError:
@@ -150,7 +149,7 @@ def sized(content: bytes) -> bytes:
 
 
 def ascii_bytes(text: str, what: str) -> bytes:
-    """`text` for the wire; anything but ASCII is our mistake."""
+    """`text` for the wire. Raises LocalProtocolError if it is not ASCII."""
     try:
         return text.encode("ascii")
     except UnicodeEncodeError:

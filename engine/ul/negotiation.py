@@ -1,27 +1,27 @@
-"""What to accept: a proposed association and a policy in, an answer out. A pure function, no state.
+"""Negotiation: makes the answer to a proposed association under a policy. Pure functions without state.
 
-Does not know configuration or the data dictionary: the policy brings both (who may call, which classes are
-storage), one for each peer if need be. `accepted_contexts` reads an answer from the requestor's side.
+The policy carries everything from the configuration and the data dictionary (calling titles, storage classes); each
+peer may have its own. `accepted_contexts` interprets an answer for the requestor.
 
-Each presentation context is answered (PS3.8 9.3.3.2):
+Each presentation context gets a result (PS3.8 9.3.3.2):
 
     0 accepted
-    1 user rejection       storage that this policy does not grant (`accept_storage`)
+    1 user rejection       storage that this policy does not allow (`accept_storage`)
     2 no reason            more contexts than `presentation_context_count_max`
-    3 abstract syntax      nothing we serve; UIDs that are none
-    4 transfer syntaxes    none of those proposed is one we take
+    3 abstract syntax      not served, or not a UID
+    4 transfer syntaxes    none of the proposed ones is supported
 
-The transfer syntax of a storage context follows the role, see `ul.transfer_syntaxes`. For everything else: our order of
+The transfer syntax of a storage context depends on the role, see `ul.transfer_syntaxes`; others follow our order of
 preference.
 
-Which classes are storage: those that `is_storage` says; those whose SOP class common extended negotiation names the
-Storage Service Class (PS3.7 D.3.3.6); and, if `promiscuous`, every UID outside the standard's root and every
-one below the standard's storage root, so that SOP classes newer than this program are taken. Non-patient objects
-(PS3.4 Annex GG: hanging protocols, palettes, implant templates, defined protocols, inventories) never are, though
-C-STORE is made for them: they have no Study and Series Instance UID and could not be kept.
+Storage classes are those of `is_storage`; those whose SOP class common extended negotiation names the Storage Service
+Class (PS3.7 D.3.3.6); and, if `promiscuous`, every UID outside the standard's root and every one below the standard's
+storage root, so that SOP classes newer than this program are accepted. Non-patient objects (PS3.4 Annex GG: hanging
+protocols, palettes, implant templates, defined protocols, inventories) never are, though they are sent by C-STORE:
+without Study and Series Instance UIDs they could not be stored here.
 
-Role selection (PS3.7 D.3.3.4): a requestor may be SCP of storage, which is how C-GET sends to it. Some ask for
-C-GET and forget the role items; with `lenient_get_roles` they are taken for SCPs of what they propose.
+Role selection (PS3.7 D.3.3.4): a requestor of C-GET must also be SCP of storage, to receive the instances. Some
+requestors forget the role items; with `lenient_get_roles` they count as SCPs of the storage classes that they propose.
 """
 
 from __future__ import annotations
@@ -77,24 +77,24 @@ GET_SOP_CLASSES: Final = frozenset(
 )
 
 STORAGE_OPTIONS: Final = b"\2\0\3\0\0\0"
-"""PS3.4 Table B.3-2: level of support 2 (full), reserved, digital signatures 3 (every byte is kept), reserved,
+"""PS3.4 Table B.3-2: level of support 2 (full), reserved, digital signatures 3 (every byte is stored), reserved,
 no coercion of elements, reserved."""
 
-_UID: Final = re.compile(r"[0-9]+(\.[0-9]+)+")  # leading zeros occur, and harm nobody
+_UID: Final = re.compile(r"[0-9]+(\.[0-9]+)+")  # leading zeros occur, and do no harm
 _UID_LENGTH_MAX: Final = 64
-_ONE: Final = AsynchronousOperationsWindow(1, 1)
+_SYNCHRONOUS: Final = AsynchronousOperationsWindow(1, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class AcceptPolicy:
-    """What one acceptor takes from one peer; one for all, or a `dataclasses.replace` of it for a known peer."""
+    """What an acceptor accepts from one peer; the general policy, or a `dataclasses.replace` of it for a known peer."""
 
     is_storage: Callable[[str], bool]
     """Whether an abstract syntax is a storage SOP class of the standard."""
     storage_transfer_syntaxes: frozenset[str]
-    """Those that we store."""
+    """Transfer syntaxes that we store."""
     services: Mapping[str, tuple[str, ...]]
-    """Every other abstract syntax that we serve, with its transfer syntaxes in our order of preference."""
+    """All other abstract syntaxes that we serve, with their transfer syntaxes in our order of preference."""
     called_ae_titles: frozenset[str] = frozenset()
     """Titles that we answer to; empty: any."""
     calling_ae_titles: frozenset[str] = frozenset()
@@ -102,25 +102,24 @@ class AcceptPolicy:
     accept_storage: bool = True
     """Whether this peer may store."""
     promiscuous: bool = True
-    """Whether unknown and private SOP classes are taken for storage."""
+    """Whether unknown and private SOP classes are accepted for storage."""
     prefer_compressed: bool = False
-    """Whether this peer's compressed form is taken where a context offers a native one too."""
+    """Whether a compressed transfer syntax is accepted where a context also offers a native one."""
     lenient_get_roles: bool = True
-    """Whether a requestor of C-GET without role items is taken for an SCP of storage."""
+    """Whether a requestor of C-GET without role items counts as an SCP of storage."""
     maximum_length: int = 131072
     """The longest P-DATA-TF body that we announce. DCMTK proposes 16384, pynetdicom 16382, dicom-rs 32762;
-    the headers of a CT instance cost an eighth of theirs."""
+    with ours a CT instance has an eighth of the headers."""
     operations_performed_max: int = 16
     """Operations that the requestor may have outstanding with us; 0 unlimited."""
     operations_invoked_max: int = 1
     """Operations that we may have outstanding with the requestor (C-STORE of a C-GET); 0 unlimited."""
     asynchronous: bool = True
-    """Whether the asynchronous operations window is answered at all; if not, it is 1 and 1."""
+    """Whether we answer a proposed asynchronous operations window; otherwise it is 1 and 1."""
     presentation_context_count_max: int = 128
     """Contexts that we accept on one association."""
     options: Mapping[str, bytes] = field(default_factory=dict)
-    """What we can do of the options in SOP class extended negotiation, byte by byte; classes not in it are not
-    answered."""
+    """The options that we support in SOP class extended negotiation, byte by byte; other classes get no answer."""
     storage_options: bytes = STORAGE_OPTIONS
     """The answer to extended negotiation of any storage class."""
     implementation_class_uid: str = ""
@@ -137,12 +136,12 @@ class AcceptedContext:
     we_are_scu: bool
     """Whether we may invoke operations on it."""
     we_are_scp: bool
-    """Whether the peer may."""
+    """Whether the peer may invoke operations on it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """An association as both sides agreed on it."""
+    """The result of a successful negotiation."""
 
     ac: AssociateAC
     contexts: Mapping[int, AcceptedContext]
@@ -154,13 +153,13 @@ class Accepted:
     operations_performed_max: int
     """Operations that the peer may have outstanding with us; 0 is unlimited."""
     options: Mapping[str, bytes]
-    """Agreed application information of extended negotiation, by SOP class."""
+    """Negotiated application information of extended negotiation, by SOP class."""
     get_roles_assumed: bool = False
-    """Whether the peer was taken for an SCP of storage without having said so."""
+    """Whether the peer counts as an SCP of storage though it sent no role items."""
 
 
 def negotiate(rq: AssociateRQ, policy: AcceptPolicy, *, refusal: AssociateRJ | None = None) -> Accepted | AssociateRJ:
-    """The acceptor's answer. `refusal`: one for which the request does not matter, as LOCAL_LIMIT_EXCEEDED."""
+    """The acceptor's answer. `refusal`: returned as it is, whatever the request, for example LOCAL_LIMIT_EXCEEDED."""
     if refusal is not None:
         return refusal
     if not rq.protocol_version & 1:
@@ -173,10 +172,10 @@ def negotiate(rq: AssociateRQ, policy: AcceptPolicy, *, refusal: AssociateRJ | N
         return CALLING_AE_TITLE_NOT_RECOGNIZED
 
     storage = _storage_classes(rq, policy)
-    fetched = _fetched_classes(rq, storage, policy)
+    get_storage = _storage_classes_for_get(rq, storage, policy)
     count_max = policy.presentation_context_count_max
     answers = tuple(
-        _answer_context(context, policy, storage, fetched) if index < count_max else _reject(context, NO_REASON)
+        _answer_context(context, policy, storage, get_storage) if index < count_max else _reject(context, NO_REASON)
         for index, context in enumerate(rq.presentation_contexts)
     )
     accepted = {
@@ -186,16 +185,15 @@ def negotiate(rq: AssociateRQ, policy: AcceptPolicy, *, refusal: AssociateRJ | N
     }
     abstract_syntaxes = {abstract_syntax for abstract_syntax, _ in accepted.values()}
     roles = _answer_roles(rq, abstract_syntaxes, storage)
-    assumed = policy.lenient_get_roles and _forgot_roles(rq, abstract_syntaxes, storage)
+    are_roles_assumed = policy.lenient_get_roles and _lacks_roles(rq, abstract_syntaxes, storage)
     contexts: dict[int, AcceptedContext] = {}
     for context_id, (abstract_syntax, transfer_syntax) in accepted.items():
         role = roles.get(abstract_syntax)
-        we_are_scu = role.scp_role if role else assumed and abstract_syntax in storage
+        we_are_scu = role.scp_role if role else are_roles_assumed and abstract_syntax in storage
         we_are_scp = role.scu_role if role else True
         contexts[context_id] = AcceptedContext(context_id, abstract_syntax, transfer_syntax, we_are_scu, we_are_scp)
 
-    offered = rq.user_information.asynchronous_operations_window
-    window = _answer_window(offered, policy)
+    window = _answer_window(rq.user_information.asynchronous_operations_window, policy)
     options = _answer_options(rq, abstract_syntaxes, policy, storage)
     information = UserInformation(
         maximum_length=policy.maximum_length,
@@ -205,41 +203,42 @@ def negotiate(rq: AssociateRQ, policy: AcceptPolicy, *, refusal: AssociateRJ | N
         role_selections=tuple(roles.values()),
         sop_class_extended_negotiations=tuple(SopClassExtendedNegotiation(*option) for option in options.items()),
     )
-    agreed = window or _ONE
+    effective_window = window or _SYNCHRONOUS
     return Accepted(
         AssociateAC(_titles(rq), answers, information),
         contexts,
         rq.user_information.maximum_length,
-        operations_invoked_max=agreed.performed,
-        operations_performed_max=agreed.invoked,
+        operations_invoked_max=effective_window.performed,
+        operations_performed_max=effective_window.invoked,
         options=options,
-        get_roles_assumed=assumed,
+        get_roles_assumed=are_roles_assumed,
     )
 
 
 def accepted_contexts(rq: AssociateRQ, ac: AssociateAC) -> Accepted:
-    """What the acceptor's answer lets the requestor do. Answers to what was never proposed count as rejections."""
-    proposed = {context.presentation_context_id: context for context in rq.presentation_contexts}
-    proposed_roles = {role.sop_class_uid: role for role in rq.user_information.role_selections}
-    granted_roles = {role.sop_class_uid: role for role in ac.user_information.role_selections}
+    """The negotiated association, for the requestor. An answer to a context that was not proposed is ignored."""
+    proposals = {context.presentation_context_id: context for context in rq.presentation_contexts}
+    role_offers = {role.sop_class_uid: role for role in rq.user_information.role_selections}
+    role_grants = {role.sop_class_uid: role for role in ac.user_information.role_selections}
     contexts: dict[int, AcceptedContext] = {}
     for answer in ac.presentation_contexts:
         context_id = answer.presentation_context_id
-        context = proposed.get(context_id)
+        context = proposals.get(context_id)
         if answer.result != ACCEPTANCE or context is None or answer.transfer_syntax not in context.transfer_syntaxes:
             continue
         uid = context.abstract_syntax
-        offer, grant = proposed_roles.get(uid), granted_roles.get(uid)
+        offer, grant = role_offers.get(uid), role_grants.get(uid)
         we_are_scu, we_are_scp = True, False
         if offer is not None and grant is not None:
             we_are_scu, we_are_scp = offer.scu_role and grant.scu_role, offer.scp_role and grant.scp_role
         contexts[context_id] = AcceptedContext(context_id, uid, answer.transfer_syntax, we_are_scu, we_are_scp)
-    offered = rq.user_information.asynchronous_operations_window
-    granted = ac.user_information.asynchronous_operations_window
-    window = _ONE
-    if offered is not None and granted is not None:
+    window_offer = rq.user_information.asynchronous_operations_window
+    window_grant = ac.user_information.asynchronous_operations_window
+    window = _SYNCHRONOUS
+    if window_offer is not None and window_grant is not None:
         window = AsynchronousOperationsWindow(
-            _smaller(offered.invoked, granted.invoked), _smaller(offered.performed, granted.performed)
+            _smaller(window_offer.invoked, window_grant.invoked),
+            _smaller(window_offer.performed, window_grant.performed),
         )
     return Accepted(
         ac,
@@ -258,8 +257,8 @@ def accepted_contexts(rq: AssociateRQ, ac: AssociateAC) -> Accepted:
 
 
 def _storage_classes(rq: AssociateRQ, policy: AcceptPolicy) -> frozenset[str]:
-    """The proposed abstract syntaxes that are storage."""
-    declared = {
+    """The proposed abstract syntaxes of storage."""
+    declared_uids = {
         offer.sop_class_uid
         for offer in rq.user_information.sop_class_common_extended_negotiations
         if offer.service_class_uid == STORAGE_SERVICE_CLASS
@@ -269,7 +268,10 @@ def _storage_classes(rq: AssociateRQ, policy: AcceptPolicy) -> frozenset[str]:
         for uid in {context.abstract_syntax for context in rq.presentation_contexts}
         if uid not in policy.services
         and not is_no_storage(uid)
-        and (policy.is_storage(uid) or (_is_uid(uid) and (uid in declared or (policy.promiscuous and may_store(uid)))))
+        and (
+            policy.is_storage(uid)
+            or (_is_uid(uid) and (uid in declared_uids or (policy.promiscuous and may_store(uid))))
+        )
     )
 
 
@@ -277,45 +279,45 @@ def _is_uid(text: str) -> bool:
     return len(text) <= _UID_LENGTH_MAX and _UID.fullmatch(text) is not None
 
 
-def _fetched_classes(rq: AssociateRQ, storage: frozenset[str], policy: AcceptPolicy) -> frozenset[str]:
-    """The storage classes whose instances the requestor may fetch by C-GET on this association."""
-    roles = {role.sop_class_uid for role in rq.user_information.role_selections if role.scp_role}
-    proposed = {context.abstract_syntax for context in rq.presentation_contexts}
-    if policy.lenient_get_roles and _forgot_roles(rq, proposed, storage):
+def _storage_classes_for_get(rq: AssociateRQ, storage: frozenset[str], policy: AcceptPolicy) -> frozenset[str]:
+    """The storage classes whose instances the requestor may receive by C-GET on this association."""
+    scp_uids = {role.sop_class_uid for role in rq.user_information.role_selections if role.scp_role}
+    abstract_syntaxes = {context.abstract_syntax for context in rq.presentation_contexts}
+    if policy.lenient_get_roles and _lacks_roles(rq, abstract_syntaxes, storage):
         return storage
-    return storage & roles
+    return storage & scp_uids
 
 
 def _answer_context(
-    context: PresentationContextRQ, policy: AcceptPolicy, storage: frozenset[str], fetched: frozenset[str]
+    context: PresentationContextRQ, policy: AcceptPolicy, storage: frozenset[str], get_storage: frozenset[str]
 ) -> PresentationContextAC:
-    proposed = context.transfer_syntaxes
-    chosen: str | None = None
+    proposals = context.transfer_syntaxes
+    choice: str | None = None
     if context.abstract_syntax in policy.services:
-        ours = policy.services[context.abstract_syntax]
-        chosen = next((transfer_syntax for transfer_syntax in ours if transfer_syntax in proposed), None)
+        preferences = policy.services[context.abstract_syntax]
+        choice = next((transfer_syntax for transfer_syntax in preferences if transfer_syntax in proposals), None)
     elif context.abstract_syntax not in storage:
         return _reject(context, ABSTRACT_SYNTAX_NOT_SUPPORTED)
     elif not policy.accept_storage:
         return _reject(context, USER_REJECTION)
     else:
-        we_send = context.abstract_syntax in fetched
-        chosen = choose(
-            proposed,
+        we_send = context.abstract_syntax in get_storage
+        choice = choose(
+            proposals,
             policy.storage_transfer_syntaxes,
             we_send=we_send,
             prefer_compressed=policy.prefer_compressed,
         )
-        if chosen is None and we_send:
-            # A private one: what was imported in it is sent as it is, and to nobody else.
-            chosen = next(filter(_is_uid, proposed), None)
-    if chosen is None:
+        if choice is None and we_send:
+            # A private one: instances that were imported in it can only be sent as they are.
+            choice = next(filter(_is_uid, proposals), None)
+    if choice is None:
         return _reject(context, TRANSFER_SYNTAXES_NOT_SUPPORTED)
-    return PresentationContextAC(context.presentation_context_id, ACCEPTANCE, chosen)
+    return PresentationContextAC(context.presentation_context_id, ACCEPTANCE, choice)
 
 
 def _reject(context: PresentationContextRQ, result: int) -> PresentationContextAC:
-    # Without a meaning, but some peers trip over an answer that has no transfer syntax.
+    # The transfer syntax has no meaning here, but some peers fail on an answer without one.
     transfer_syntax = context.transfer_syntaxes[0] if context.transfer_syntaxes else IMPLICIT_VR_LITTLE_ENDIAN
     return PresentationContextAC(context.presentation_context_id, result, transfer_syntax)
 
@@ -324,7 +326,7 @@ def _reject(context: PresentationContextRQ, result: int) -> PresentationContextA
 
 
 def _answer_roles(rq: AssociateRQ, accepted: set[str], storage: frozenset[str]) -> dict[str, RoleSelection]:
-    """Grants SCU as proposed and SCP for storage; a class without an accepted context is not answered."""
+    """Grants SCU as proposed, and SCP for storage; classes without an accepted context get no answer."""
     return {
         role.sop_class_uid: RoleSelection(
             role.sop_class_uid, role.scu_role, role.scp_role and role.sop_class_uid in storage
@@ -334,49 +336,49 @@ def _answer_roles(rq: AssociateRQ, accepted: set[str], storage: frozenset[str]) 
     }
 
 
-def _forgot_roles(rq: AssociateRQ, accepted: set[str], storage: frozenset[str]) -> bool:
-    """Whether the requestor wants C-GET, and storage for it, but says nothing about roles."""
+def _lacks_roles(rq: AssociateRQ, accepted: set[str], storage: frozenset[str]) -> bool:
+    """Whether the requestor proposes C-GET and storage, but no SCP role."""
     if any(role.scp_role for role in rq.user_information.role_selections):
         return False
     return not accepted.isdisjoint(GET_SOP_CLASSES) and not accepted.isdisjoint(storage)
 
 
 def _answer_window(
-    offered: AsynchronousOperationsWindow | None, policy: AcceptPolicy
+    offer: AsynchronousOperationsWindow | None, policy: AcceptPolicy
 ) -> AsynchronousOperationsWindow | None:
-    """Never more than was offered nor than we can do; not answered unless asked (PS3.7 D.3.3.3)."""
-    if offered is None or not policy.asynchronous:
+    """The smaller of the offer and our limits; None without an offer (PS3.7 D.3.3.3)."""
+    if offer is None or not policy.asynchronous:
         return None
     return AsynchronousOperationsWindow(
-        _smaller(offered.invoked, policy.operations_performed_max),
-        _smaller(offered.performed, policy.operations_invoked_max),
+        _smaller(offer.invoked, policy.operations_performed_max),
+        _smaller(offer.performed, policy.operations_invoked_max),
     )
 
 
 def _smaller(one: int, other: int) -> int:
-    """The smaller of two limits of which 0 is none."""
+    """The smaller of two limits; 0 means unlimited."""
     return min(one, other) if one and other else one or other
 
 
 def _answer_options(
     rq: AssociateRQ, accepted: set[str], policy: AcceptPolicy, storage: frozenset[str]
 ) -> dict[str, bytes]:
-    """What both want of the options of each accepted class, never more bytes than were asked."""
+    """The options that both sides support for each accepted class, with at most as many bytes as were proposed."""
     options: dict[str, bytes] = {}
     for offer in rq.user_information.sop_class_extended_negotiations:
-        uid, wanted = offer.sop_class_uid, offer.application_information
+        uid, proposal = offer.sop_class_uid, offer.application_information
         if uid not in accepted:
             continue
         if uid in storage:
             options[uid] = policy.storage_options
         elif uid in policy.options:
-            options[uid] = bytes(ours & theirs for ours, theirs in zip(policy.options[uid], wanted, strict=False))
+            options[uid] = bytes(ours & theirs for ours, theirs in zip(policy.options[uid], proposal, strict=False))
     return options
 
 
 def _titles(rq: AssociateRQ) -> bytes:
-    """Bytes 11-74 to send back; a request that never was on a wire has none."""
+    """Bytes 11-74 for the answer; made from the titles for a request that was not received from the wire."""
     if rq.titles:
         return rq.titles
-    both = rq.called_ae_title.ljust(16) + rq.calling_ae_title.ljust(16)
-    return both.encode("latin-1").ljust(64, b"\0")
+    titles = rq.called_ae_title.ljust(16) + rq.calling_ae_title.ljust(16)
+    return titles.encode("latin-1").ljust(64, b"\0")

@@ -1,7 +1,7 @@
 """The protocol data units of PS3.8 9.3 as dataclasses, with `decode` and `encode`.
 
-Handles the rare PDUs of an association's start and end. P-DATA-TF is here for cold uses only (tools, tests,
-short commands); the receive path takes it apart in `dimse.assembly`. Holds no state and makes no decision.
+It handles the rare PDUs of an association's start and end. P-DATA-TF is here for cold uses only (tools, tests, short
+commands); `dimse.assembly` handles it on the receive path. It has no state and makes no decisions.
 
     PDU    type (1) | reserved (1) | length of the body (4, big endian) | body
 
@@ -14,12 +14,12 @@ short commands); the receive path takes it apart in `dimse.assembly`. Holds no s
     06H A-RELEASE-RP     7-10 reserved
     07H A-ABORT          7-8 reserved | 9 source | 10 reason
 
-Whatever the bytes, `decode` gives a PDU or raises `RemoteProtocolError` with the A-ABORT reason to answer
-with and the position. Items of unknown type are skipped (PS3.8 9.3.1), known ones are checked to the byte.
+For any bytes `decode` returns a PDU or raises `RemoteProtocolError` with the position and the reason for our A-ABORT.
+Items of unknown type are skipped (PS3.8 9.3.1), known ones are checked to the byte.
 
-Nobody has proven anything yet when a request is decoded, so it costs little: of its transfer syntaxes the first
-TRANSFER_SYNTAXES_MAX of a context and TRANSFER_SYNTAXES_TOTAL_MAX of all are read and negotiated, and what lies behind
-them in their context is skipped. A context of which none was read is rejected, 4 transfer syntaxes not supported.
+Decoding a request is cheap, because the peer has not proven anything yet: only the first TRANSFER_SYNTAXES_MAX transfer
+syntaxes of a context, and TRANSFER_SYNTAXES_TOTAL_MAX of all contexts, are read and negotiated; the rest of the context
+is skipped. A context without any read one is rejected with 4, transfer syntaxes not supported.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ __all__ = [
 ]
 
 APPLICATION_CONTEXT_NAME: Final = "1.2.840.10008.3.1.1.1"
-"""The only one there is (PS3.7 A.2.1)."""
+"""The only application context name (PS3.7 A.2.1)."""
 
 HEADER_BYTES: Final = 6
 
@@ -81,14 +81,14 @@ PRESENTATION_CONTEXT_COUNT_MAX: Final = 128
 """Odd numbers from 1 to 255 (PS3.8 9.3.2.2)."""
 
 ASSOCIATE_LENGTH_MAX: Final = 1 << 20
-"""Longest A-ASSOCIATE body that is read: 128 contexts with 40 transfer syntaxes each take 134 KB, a user
-identity at most 128 KB."""
+"""The longest A-ASSOCIATE body that is read: 128 contexts with 40 transfer syntaxes each have 134 KB, a user identity
+at most 128 KB."""
 
 TRANSFER_SYNTAXES_MAX: Final = 128
 """Transfer syntaxes of one context that are read; PS3.6 has some sixty."""
 
 TRANSFER_SYNTAXES_TOTAL_MAX: Final = 8192
-"""Transfer syntaxes of one request that are read, some milliseconds: all of PS3.6 for each of 128 contexts."""
+"""Transfer syntaxes of one request that are read, in some milliseconds: all of PS3.6 for each of 128 contexts."""
 
 _AE_TITLE_BYTES: Final = 16
 _TITLES_BYTES: Final = 64  # bytes 11-74: both titles and the reserved field behind them
@@ -117,7 +117,7 @@ class PduType(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class PresentationContextRQ:
-    """What the requestor would like to do, and in which transfer syntaxes it can (PS3.8 9.3.2.2)."""
+    """A proposed presentation context (PS3.8 9.3.2.2)."""
 
     presentation_context_id: int
     """Odd, 1 to 255."""
@@ -133,7 +133,7 @@ class PresentationContextAC:
     result: int
     """0 accepted, 1 user rejection, 2 no reason, 3 abstract syntax, 4 transfer syntaxes not supported."""
     transfer_syntax: str
-    """Means nothing unless the result is 0."""
+    """Only significant if the result is 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class AssociateRQ:
     """A-ASSOCIATE-RQ (PS3.8 9.3.2)."""
 
     called_ae_title: str
-    """Without the spaces around it, which mean nothing."""
+    """Without the spaces around it, which are not significant."""
     calling_ae_title: str
     presentation_contexts: tuple[PresentationContextRQ, ...]
     user_information: UserInformation = field(default_factory=UserInformation)
@@ -149,7 +149,7 @@ class AssociateRQ:
     protocol_version: int = 1
     """Only bit 0 counts (PS3.8 9.3.2)."""
     titles: bytes = b""
-    """Bytes 11-74 as received, for the acceptor to send back; empty in a request of ours."""
+    """Bytes 11-74 as received, which the acceptor sends back; empty in a request of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +217,7 @@ PDU: TypeAlias = AssociateRQ | AssociateAC | AssociateRJ | PDataTF | ReleaseRQ |
 
 
 def decode(pdu_type: int, body: bytes | bytearray | memoryview) -> PDU:
-    """The PDU of that type with that body (what follows the six bytes of its header)."""
+    """Decodes a PDU from its type and its body, the bytes after the header of six bytes."""
     decoder = _DECODERS.get(pdu_type)
     if decoder is None:
         raise RemoteProtocolError(f"byte 1: unrecognized PDU type {pdu_type:02X}H", 2, UNRECOGNIZED_PDU)
@@ -225,7 +225,7 @@ def decode(pdu_type: int, body: bytes | bytearray | memoryview) -> PDU:
 
 
 def encode(pdu: PDU) -> bytes:
-    """The PDU for the wire, header included."""
+    """The bytes of the PDU, with header."""
     match pdu:
         case AssociateRQ():
             return _with_header(PduType.ASSOCIATE_RQ, _encode_associate_rq(pdu))
@@ -244,7 +244,7 @@ def encode(pdu: PDU) -> bytes:
 
 
 def p_data_tf(presentation_context_id: int, is_command: bool, is_last: bool, fragment: bytes) -> bytes:
-    """A P-DATA-TF with one presentation data value, for the wire."""
+    """The bytes of a P-DATA-TF with one presentation data value."""
     value = PresentationDataValue(presentation_context_id, is_command, is_last, fragment)
     return _with_header(PduType.P_DATA_TF, _encode_value(value))
 
@@ -293,12 +293,12 @@ def _decode_associate_items(
     application_context: str | None = None
     information: UserInformation | None = None
     contexts: dict[int, _Context] = {}
-    transfer_syntaxes_left = TRANSFER_SYNTAXES_TOTAL_MAX
+    transfer_syntaxes_max = TRANSFER_SYNTAXES_TOTAL_MAX
     for item_type, start, content in fields.items():
         if item_type == context_type:
-            context = decode_context(content, transfer_syntaxes_left)
+            context = decode_context(content, transfer_syntaxes_max)
             if isinstance(context, PresentationContextRQ):
-                transfer_syntaxes_left -= len(context.transfer_syntaxes)
+                transfer_syntaxes_max -= len(context.transfer_syntaxes)
             context_id = context.presentation_context_id
             if context_id % 2 == 0:
                 raise malformed(f"presentation context id {context_id} is not odd", start + 4)
@@ -318,12 +318,12 @@ def _decode_associate_items(
     return application_context or "", tuple(contexts.values()), information or UserInformation()
 
 
-def _decode_presentation_context_rq(content: Fields, transfer_syntaxes_left: int) -> PresentationContextRQ:
+def _decode_presentation_context_rq(content: Fields, transfer_syntaxes_max: int) -> PresentationContextRQ:
     context_id = content.uint8("presentation context id")
     content.advance(3, "reserved field")
     abstract_syntax: str | None = None
     transfer_syntaxes: list[str] = []
-    room = min(TRANSFER_SYNTAXES_MAX, transfer_syntaxes_left)
+    room = min(TRANSFER_SYNTAXES_MAX, transfer_syntaxes_max)
     for item_type, start, value, end in content.spans():
         if item_type == _TRANSFER_SYNTAX:
             if len(transfer_syntaxes) == room:
@@ -333,7 +333,7 @@ def _decode_presentation_context_rq(content: Fields, transfer_syntaxes_left: int
             if abstract_syntax is not None:
                 raise malformed("a second abstract syntax", start, UNEXPECTED_PARAMETER)
             abstract_syntax = uid_of(content.data[value:end], "abstract syntax", value)
-    # One without abstract or transfer syntax is answered with a rejection of that context alone.
+    # A context without abstract or transfer syntax is rejected alone, not the whole association.
     return PresentationContextRQ(context_id, abstract_syntax or "", tuple(transfer_syntaxes))
 
 
@@ -348,7 +348,7 @@ def _decode_presentation_context_ac(content: Fields, _: int) -> PresentationCont
             if transfer_syntax is not None:
                 raise malformed("a second transfer syntax", start, UNEXPECTED_PARAMETER)
             transfer_syntax = sub_item.uid(sub_item.remaining, "transfer syntax")
-    # Not a few leave it out of a context that they reject.
+    # Many peers leave it out of a context that they reject.
     return PresentationContextAC(context_id, result, transfer_syntax or "")
 
 
@@ -404,7 +404,7 @@ def _exactly_four(fields: Fields, what: str) -> bytes:
 
 
 def _ae_title(field: bytes) -> str:
-    # Latin-1 so that any 16 bytes give a title that can be compared and logged; some pad with NUL.
+    # Latin-1, so that any 16 bytes are a title that can be compared and logged. Some peers pad with NUL.
     return field.decode("latin-1").strip("\0 ")
 
 
@@ -479,7 +479,7 @@ def _odd(context_id: int) -> int:
 
 def _ae_title_field(title: str) -> bytes:
     try:
-        field = title.strip(" ").encode("latin-1")  # a character a byte, as they are read
+        field = title.strip(" ").encode("latin-1")  # one byte for each character, as when reading
     except UnicodeEncodeError:
         raise LocalProtocolError(f"AE title {title!r} is not Latin-1") from None
     if not 0 < len(field) <= _AE_TITLE_BYTES:

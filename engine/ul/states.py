@@ -1,9 +1,9 @@
-"""The upper layer's state machine: PS3.8 Table 9-10 as data. What the actions do is in `ul.association`.
+"""The upper layer's state machine: PS3.8 Table 9-10 as data. `ul.association` implements the actions.
 
-Rule 1: every state, every event and every allowed step of an association is in this file.
-Rule 2: a pair that is not in the table is a mistake of our own (`LocalProtocolError`), for every pair that a peer
-can bring about is there.
-Rule 3: two steps leave Table 9-10's choice to us. AE-6 always goes to Sta3, because refusing is the user's
+Rule 1: all states, events and allowed transitions of an association are in this file.
+Rule 2: a pair that is not in the table is our own mistake (`LocalProtocolError`): all pairs that a peer can cause are
+there.
+Rule 3: for two transitions Table 9-10 offers a choice. AE-6 always goes to Sta3, because rejection is the user's
 answer (`ul.negotiation` checks the protocol version too). AR-8 goes to Sta9 or Sta10 by role: `transitions`.
 
     acceptor    Sta1 ─Evt5→ Sta2 ─Evt6→ Sta3 ─Evt7→ Sta6 ─Evt12→ Sta8 ─Evt14→ Sta13 ─Evt17→ Sta1
@@ -21,7 +21,7 @@ from typing import Final, TypeAlias
 
 
 class Role(Enum):
-    """Which side of the association we are."""
+    """Our role in the association."""
 
     REQUESTOR = "requestor"
     ACCEPTOR = "acceptor"
@@ -42,17 +42,17 @@ class State(IntEnum):
     COLLISION_ACCEPTOR_AWAITING_RP = 10  # Sta10
     COLLISION_REQUESTOR_AWAITING_RP = 11  # Sta11
     COLLISION_ACCEPTOR_INDICATED = 12  # Sta12: the local user is to respond
-    AWAITING_CLOSE = 13  # Sta13: the association is no more, the transport still is
+    AWAITING_CLOSE = 13  # Sta13: the association has ended, the transport is still open
 
 
 class Event(IntEnum):
     """PS3.8 Table 9-10, first column."""
 
     REQUEST_ASSOCIATE = 1  # Evt1: local user
-    TRANSPORT_CONNECTED = 2  # Evt2: the connection that we asked for
+    TRANSPORT_CONNECTED = 2  # Evt2: a connection that we opened
     ASSOCIATE_AC_RECEIVED = 3  # Evt3
     ASSOCIATE_RJ_RECEIVED = 4  # Evt4
-    TRANSPORT_ACCEPTED = 5  # Evt5: a connection that the peer asked for
+    TRANSPORT_ACCEPTED = 5  # Evt5: a connection that the peer opened
     ASSOCIATE_RQ_RECEIVED = 6  # Evt6
     ACCEPT_ASSOCIATE = 7  # Evt7: local user
     REJECT_ASSOCIATE = 8  # Evt8: local user
@@ -255,7 +255,7 @@ TRANSITIONS: Final[Transitions] = MappingProxyType(
         (_S.AWAITING_CLOSE, _E.INVALID_PDU_RECEIVED): (_A.SEND_ABORT_AGAIN, _S.AWAITING_CLOSE),
     }
 )
-"""As the requestor takes it. Every cell of Table 9-10 that is not blank."""
+"""The table of the requestor: every cell of Table 9-10 that is not blank."""
 
 _ACCEPTOR_COLLISION: Final[Transitions] = {
     (_S.AWAITING_RELEASE_RP, _E.RELEASE_RQ_RECEIVED): (
@@ -271,5 +271,5 @@ _BY_ROLE: Final[Mapping[Role, Transitions]] = {
 
 
 def transitions(role: Role) -> Transitions:
-    """The table as that role takes it."""
+    """The table of that role."""
     return _BY_ROLE[role]

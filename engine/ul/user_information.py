@@ -1,7 +1,7 @@
 """The user information item of A-ASSOCIATE-RQ and -AC (PS3.8 9.3.2.3, PS3.7 Annex D).
 
-Carries what the two sides tell each other beside presentation contexts; does not decide anything
-(`ul.negotiation` does). Sub-items that it does not know are skipped, as PS3.8 9.3.1 wants.
+It carries everything that the two sides negotiate beside presentation contexts; `ul.negotiation` makes the decisions.
+Unknown sub-items are skipped (PS3.8 9.3.1).
 
     50H  51H maximum length           PS3.8 D.1        55H implementation version name     PS3.7 D.3.3.2
          52H implementation class UID PS3.7 D.3.3.2    56H SOP class extended neg.         PS3.7 D.3.3.5
@@ -20,7 +20,7 @@ from engine.errors import LocalProtocolError
 from .fields import ITEM_COUNT_MAX, UNEXPECTED_PARAMETER, Fields, ascii_bytes, item, malformed, sized
 
 MAXIMUM_LENGTH_UNSTATED: Final = 16384
-"""What we take for a peer that sends no maximum length, though it must: the least that everyone receives."""
+"""The maximum length of a peer that does not send the required item: a length that every peer receives."""
 
 _MAXIMUM_LENGTH: Final = 0x51
 _IMPLEMENTATION_CLASS_UID: Final = 0x52
@@ -56,7 +56,7 @@ class AsynchronousOperationsWindow:
 
 @dataclass(frozen=True, slots=True)
 class RoleSelection:
-    """Which roles the requestor takes for a SOP class: proposed in the RQ, granted in the AC."""
+    """The roles of the requestor for a SOP class: proposed in the RQ, granted in the AC."""
 
     sop_class_uid: str
     scu_role: bool
@@ -73,7 +73,7 @@ class SopClassExtendedNegotiation:
 
 @dataclass(frozen=True, slots=True)
 class SopClassCommonExtendedNegotiation:
-    """Says to which service class a SOP class belongs, so that an unknown one can be accepted."""
+    """Names the service class of a SOP class, so that an unknown SOP class can be accepted."""
 
     sop_class_uid: str
     service_class_uid: str
@@ -82,7 +82,7 @@ class SopClassCommonExtendedNegotiation:
 
 @dataclass(frozen=True, slots=True)
 class UserIdentityRQ:
-    """Who the requestor says it is."""
+    """The identity that the requestor claims."""
 
     identity_type: int
     """1 user name, 2 user name and passcode, 3 Kerberos, 4 SAML, 5 JWT."""
@@ -100,7 +100,7 @@ class UserIdentityAC:
 
 @dataclass(frozen=True, slots=True)
 class UserInformation:
-    """Everything in one user information item."""
+    """The content of one user information item."""
 
     maximum_length: int = MAXIMUM_LENGTH_UNSTATED
     """The longest P-DATA-TF body that the sender of this item receives; 0 is unlimited."""
@@ -115,7 +115,7 @@ class UserInformation:
 
 
 def decode(fields: Fields) -> UserInformation:
-    """Reads the content of a user information item."""
+    """Decodes the content of a user information item."""
     maximum_length = MAXIMUM_LENGTH_UNSTATED
     class_uid = version_name = ""
     window: AsynchronousOperationsWindow | None = None
@@ -124,13 +124,13 @@ def decode(fields: Fields) -> UserInformation:
     common: list[SopClassCommonExtendedNegotiation] = []
     identity_rq: UserIdentityRQ | None = None
     identity_ac: UserIdentityAC | None = None
-    related_left = ITEM_COUNT_MAX
-    seen: set[int] = set()
+    related_max = ITEM_COUNT_MAX
+    single_types: set[int] = set()
     for item_type, start, content in fields.items():
         if item_type in _SINGLE:
-            if item_type in seen:
+            if item_type in single_types:
                 raise malformed(f"a second user information sub-item {item_type:02X}H", start, UNEXPECTED_PARAMETER)
-            seen.add(item_type)
+            single_types.add(item_type)
         match item_type:
             case 0x51:
                 maximum_length = content.uint32("maximum length")
@@ -144,13 +144,13 @@ def decode(fields: Fields) -> UserInformation:
             case 0x54:
                 roles.append(_decode_role_selection(content))
             case 0x55:
-                # Display text: a stray byte in it is no reason to refuse an association.
+                # Display text: do not reject an association for an invalid byte in it.
                 version_name = content.rest().decode("ascii", "replace").strip("\0 ")
             case 0x56:
                 extended.append(SopClassExtendedNegotiation(content.sized_uid("SOP class UID"), content.rest()))
             case 0x57:
-                common.append(_decode_common_extended_negotiation(content, related_left))
-                related_left -= len(common[-1].related_general_sop_class_uids)
+                common.append(_decode_common_extended_negotiation(content, related_max))
+                related_max -= len(common[-1].related_general_sop_class_uids)
             case 0x58:
                 identity_rq = _decode_user_identity_rq(content)
             case 0x59:
@@ -171,7 +171,7 @@ def decode(fields: Fields) -> UserInformation:
 
 
 def encode(information: UserInformation) -> bytes:
-    """The content of a user information item, sub-items in ascending order of type, as PS3.8 9.3.1 wants."""
+    """Encodes the content of a user information item, with sub-items in ascending order of type (PS3.8 9.3.1)."""
     parts = [item(_MAXIMUM_LENGTH, _pack(">I", information.maximum_length))]
     if information.implementation_class_uid:
         uid = ascii_bytes(information.implementation_class_uid, "implementation class UID")
@@ -220,7 +220,7 @@ def _decode_common_extended_negotiation(content: Fields, related_max: int) -> So
         if len(uids) == ITEM_COUNT_MAX:
             raise malformed(f"more than {ITEM_COUNT_MAX} related general SOP classes", related.position)
         if len(uids) == related_max:
-            break  # nobody has proven anything yet: of all items together no more are read
+            break  # the peer has not proven anything yet: bounds the total over all items
         uids.append(related.sized_uid("related general SOP class UID"))
     return SopClassCommonExtendedNegotiation(sop_class_uid, service_class_uid, tuple(uids))
 
@@ -234,7 +234,7 @@ def _decode_user_identity_rq(content: Fields) -> UserIdentityRQ:
     identity_type = content.uint8("user identity type")
     response_requested = content.uint8("positive response requested") != 0
     primary = content.sized("primary field")
-    # The secondary field is empty but for type 2, and some peers leave its length out.
+    # The secondary field is empty except for type 2, and some peers leave out its length.
     secondary = content.sized("secondary field") if content.remaining else b""
     return UserIdentityRQ(identity_type, response_requested, primary, secondary)
 

@@ -66,14 +66,14 @@ def test_lists_of_commands_are_not_cut_off(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("address", "told"),
     [
-        ("A@h:99999", "'99999' is no port"),
-        ("A@h:0", "'0' is no port"),
-        ("A@h:dicom", "'dicom' is no port"),
+        ("A@h:99999", "the port '99999' is not a number"),
+        ("A@h:0", "the port '0' is not a number"),
+        ("A@h:dicom", "the port 'dicom' is not a number"),
         ("A@h", "the port is missing"),
         ("A@:104", "the host is missing"),
         ("A@::1:104", "stands in brackets"),
-        ("@h:104", "is no AE title"),
-        ("MUCHTOOLONGFORATITLE@h:104", "is no AE title"),
+        ("@h:104", "is not an AE title"),
+        ("MUCHTOOLONGFORATITLE@h:104", "is not an AE title"),
     ],
 )
 def test_an_address_that_is_none_is_told_in_a_sentence(

@@ -275,7 +275,7 @@ def test_reload_names_what_takes_a_restart(capsys: pytest.CaptureFixture[str], m
     stand_in(
         monkeypatch,
         "control",
-        {"ok": True, "told": "f.toml", "changed": ["peers", "aet"], "restart_needed": ["aet"], "workers_late": [1]},
+        {"ok": True, "source": "f.toml", "changed": ["peers", "aet"], "restart_needed": ["aet"], "workers_late": [1]},
     )
     code, _, err = run(capsys, "reload")
     assert code == 0
@@ -368,7 +368,7 @@ def test_an_error_of_the_system_is_one_sentence(
 def test_a_reload_of_a_wrong_configuration_is_a_mistake_in_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stand_in(monkeypatch, "control", errors.ConfigError("f.toml: there is no key 'aett' here"))
+    stand_in(monkeypatch, "control", errors.ConfigError("f.toml: unknown key 'aett'"))
     assert run(capsys, "reload")[0] == exit_codes.CONFIGURATION
 
 

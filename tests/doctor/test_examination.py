@@ -173,7 +173,7 @@ def test_a_disk_without_room_for_one_more_instance_is_full_in_units_that_show_it
     monkeypatch.setattr(disk.os, "statvfs", lambda path: status)
     found = disk._room(config_of(data, limits=Limits(disk_reserve_bytes=20_000_000)), data)
     assert found.verdict is Verdict.FAULT
-    assert found.what == "20.0 MB free, of which 20.0 MB are kept in reserve"
+    assert found.what == "20.0 MB free, 20.0 MB of them in reserve"
 
 
 def test_a_taken_port_is_a_fault_and_a_free_one_is_not(data: Path) -> None:
@@ -225,7 +225,7 @@ def test_a_peer_that_answers_is_good_and_one_that_does_not_is_a_fault(data: Path
 def _lose(data: Path) -> str:
     for path in (data / "segments").glob("*.seg"):
         path.unlink()
-    return "in segments that are missing"
+    return "in missing segments"
 
 
 def _mix(data: Path) -> str:

@@ -216,7 +216,7 @@ def test_a_port_scan_leaves_nothing_behind(sent: bytes, ending: Callable[[Peer],
         wait_for(lambda: host.waiting == 0, timeout_s=5, what="let go")
 
     host.run(script)
-    assert dict(host.metrics.counters) == {"connections_closed_without_a_word": 1}
+    assert dict(host.metrics.counters) == {"connections_closed_without_a_request": 1}
 
 
 @pytest.mark.parametrize("sent", [b"", b"\x01", REQUEST[:-1]], ids=["nothing", "a-byte", "all-but-one"])

@@ -99,7 +99,7 @@ def test_a_worker_that_cannot_be_started_is_tried_again_later_and_later_and_is_s
         while not workers.ready_count:
             await asyncio.sleep(0.005)
         assert workers.missing == []
-        workers.tell_drain(0.0)
+        workers.drain(0.0)
         return missing
 
     try:

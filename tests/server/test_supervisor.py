@@ -92,7 +92,7 @@ def test_a_wrong_configuration_is_not_taken_over(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="did you mean 'workers'"):
             control.request(server.data, {"command": "reload"})
         server.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: server.events("reload refused, the running configuration stays"), what="refusal")
+        wait_for(lambda: server.events("reload refused, the current configuration stays"), what="refusal")
         with associated(server) as peer:
             peer.echo()
 

@@ -14,7 +14,7 @@ from engine.config import Config, Limits, Peer
 from engine.errors import StorageFull
 from engine.metrics import Histogram, Metrics
 from engine.runtime import admission, associations_count, flow_control
-from engine.runtime.admission import FULL_TOLD_S, Admission, Reason, full_comment
+from engine.runtime.admission import FULL_REPORT_S, Admission, Reason, full_comment
 from engine.runtime.associations_count import AssociationsCount
 from engine.runtime.flow_control import FlowControl
 from engine.runtime.worker_memory import WorkerMemory
@@ -188,7 +188,7 @@ def test_an_instance_that_found_no_room_is_told_for_a_while_and_refuses_no_small
     assert world.admission.snapshot()["reason"] == "disk reserve"
     assert world.reason() is None
     assert world.admission.refusal() is None
-    world.now += FULL_TOLD_S
+    world.now += FULL_REPORT_S
     assert world.admission.snapshot()["reason"] is None
 
 

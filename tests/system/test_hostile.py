@@ -248,7 +248,7 @@ def test_lengths_that_peers_claim_take_no_memory_in_any_state(server: Server, st
 
 
 @pytest.mark.parametrize(
-    ("hello", "what"),
+    ("hello", "reason"),
     [
         (b"GET / HTTP/1.1\r\nHost: pacs\r\n\r\n", "HTTP request"),
         (bytes.fromhex("16030100c8010000c40303") + bytes(197), "TLS hello"),
@@ -257,9 +257,11 @@ def test_lengths_that_peers_claim_take_no_memory_in_any_state(server: Server, st
     ],
     ids=["http", "tls", "ssh", "garbage"],
 )
-def test_who_speaks_something_else_is_one_line_and_one_count(server: Server, hello: bytes, what: str) -> None:
+def test_another_protocol_is_logged_once_and_counted_once(
+    server: Server, hello: bytes, reason: str
+) -> None:
     def lines() -> int:
-        return sum(line["what"] == what for line in server.events("no DICOM peer, closed"))
+        return sum(line["reason"] == reason for line in server.events("closed, not a DICOM peer"))
 
     def counted() -> int:
         return sum(server.stats()["counters"].values())  # type: ignore[attr-defined]
@@ -320,7 +322,7 @@ def test_a_thousand_silent_dripping_and_hostile_connections_keep_nobody_waiting(
     assert slowest < ECHO_S
 
 
-def test_lines_that_one_address_causes_are_bounded_and_none_is_lost_count_of(tmp_path: Path) -> None:
+def test_lines_that_one_address_causes_are_bounded_and_every_one_is_counted(tmp_path: Path) -> None:
     count = 300
     with running(tmp_path / "d", workers=1, config="[log]\nlines_per_peer_per_s_max = 5\n") as server:
         for _ in range(count):
@@ -328,13 +330,13 @@ def test_lines_that_one_address_causes_are_bounded_and_none_is_lost_count_of(tmp
                 script.send_until_closed(b"\xff\xff")
                 script.receive()
 
-        def told() -> int:
+        def logged_or_suppressed() -> int:
             suppressed = sum(int(str(line["count"])) for line in server.events("lines about a peer were suppressed"))
-            return len(server.events("no DICOM peer, closed")) + suppressed
+            return len(server.events("closed, not a DICOM peer")) + suppressed
 
-        wait_for(lambda: told() == count, what="every connection told of or counted")
+        wait_for(lambda: logged_or_suppressed() == count, what="every connection logged or counted")
         per_second: dict[str, int] = {}
-        for line in server.events("no DICOM peer, closed"):
+        for line in server.events("closed, not a DICOM peer"):
             second = str(line["time"])[:19]
             per_second[second] = per_second.get(second, 0) + 1
         assert max(per_second.values()) <= 5

@@ -53,7 +53,7 @@ def check(settings: Settings, changed: bool, as_json: bool) -> None:
     output.write_table(["key", "value", "from"], rows)
     for warning in _warnings(config):
         output.complain(f"warning: {warning}")
-    output.complain(f"{reading.told}: no mistakes found")
+    output.complain(f"{reading.source}: no mistakes found")
 
 
 @command.command("example")

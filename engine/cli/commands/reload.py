@@ -18,7 +18,7 @@ def command(settings: Settings, as_json: bool) -> None:
     if as_json:
         output.write_json(answer)
         return
-    output.complain(f"peers and limits were reloaded: {answer['told']}")
+    output.complain(f"peers and limits were reloaded: {answer['source']}")
     output.complain(f"changed: {', '.join(answer['changed']) or 'nothing'}")
     for key in backend.needs_restart(answer):
         output.complain(f"{key} has changed too; restart the server to apply it")

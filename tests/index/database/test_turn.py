@@ -29,7 +29,7 @@ from tests.system.server import wait_for
 CHILD = """
 import os, sys
 from engine.index.catalog import Catalog
-from engine.stops import put_off_stops
+from engine.stops import delay_stops
 
 index = Catalog.open(sys.argv[1])
 environment = index._environment
@@ -167,7 +167,7 @@ def test_a_thread_of_ours_that_waits_for_its_turn_keeps_no_other_one_waiting(tmp
 
 def test_who_is_told_to_stop_in_a_transaction_ends_it_first(tmp_path: Path) -> None:
     index = Catalog.open(str(tmp_path))
-    with child(tmp_path, "put_off_stops()\n" + WRITES) as process:
+    with child(tmp_path, "delay_stops()\n" + WRITES) as process:
         process.send_signal(signal.SIGTSTP)
         for _ in range(5):
             assert index.try_apply([entry(Tail(), instance=1)]) is None
