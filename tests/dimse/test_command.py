@@ -97,7 +97,7 @@ def test_a_missing_group_length_is_overlooked() -> None:
         (b"\0\0\0\0\4\0", "offset 0: the command set ends inside an element"),
         (b"\0\0\0\1\4\0\0\0\1\0", "offset 8: (0000,0100) has 4 bytes, 2 are left"),
         (b"\0\0\0\1\xff\xff\xff\xff\1\0", "has 4294967295 bytes, 2 are left"),
-        (b"\x08\0\x16\0\0\0\0\0", "offset 0: (0008,0016) is no command element"),
+        (b"\x08\0\x16\0\0\0\0\0", "offset 0: (0008,0016) is not a command element"),
         (bytes(command.COMMAND_LENGTH_MAX + 1), "a command set of"),
     ],
 )

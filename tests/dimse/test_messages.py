@@ -261,9 +261,9 @@ def changed(message: Message, element: Element, value: bytes) -> bytes:
         (
             changed(CStoreRQ(1, CT, UID), Element.CommandDataSetType, b"\1\1"),
             0x0212,
-            "data set of the request is missing",
+            "the request has no data set",
         ),
-        (changed(CFindRQ(1, MOVE), Element.CommandDataSetType, b"\1\1"), 0x0212, "data set of the request is missing"),
+        (changed(CFindRQ(1, MOVE), Element.CommandDataSetType, b"\1\1"), 0x0212, "the request has no data set"),
         (without(CMoveRQ(1, MOVE, "A"), Element.MoveDestination), 0x0212, "MoveDestination is missing"),
         (changed(CFindRQ(1, MOVE), Element.Priority, b"\0\0\0\0"), 0x0212, "Priority has 4 bytes"),
         (without(CStoreRSP(1, CT, UID), Element.Status), 0x0212, "Status is missing"),

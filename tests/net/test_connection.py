@@ -261,7 +261,7 @@ def test_an_idle_association_is_aborted_but_not_while_an_operation_is_under_way(
     assert user.ends[0].startswith("idle for")
 
 
-def test_a_peer_that_reads_nothing_is_aborted_and_let_go() -> None:
+def test_a_peer_that_reads_nothing_is_aborted_and_reset() -> None:
     def flood(user: User) -> None:
         assert user.connection is not None
         user.connection.send(bytes(32 << 20))
@@ -274,7 +274,7 @@ def test_a_peer_that_reads_nothing_is_aborted_and_let_go() -> None:
             scripted.socket_has_more(0.05)
 
     user = play(script, on_command=flood)
-    assert user.ends[0].startswith("the peer took nothing")
+    assert user.ends[0].startswith("the peer received nothing")
 
 
 def test_nothing_that_comes_after_an_abort_of_ours_is_delivered() -> None:
@@ -566,7 +566,7 @@ def test_a_requestor_ends_an_association_on_which_a_context_is_used_that_was_not
         scripted.send(peer.message(9, peer.command_set(rsp)))
         scripted.expect_abort()
 
-    assert "presentation context 9, not accepted" in request(script, timeout_s=10)
+    assert "presentation context 9, which was not accepted" in request(script, timeout_s=10)
 
 
 def test_a_requestor_acknowledges_at_once_what_its_answer_lacks() -> None:

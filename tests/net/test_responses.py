@@ -16,7 +16,7 @@ def test_when_all_ids_are_taken_the_next_request_fails_and_a_forgotten_one_makes
         responses = Responses()
         ids = {responses.expect()[0] for _ in range(MESSAGE_ID_MAX)}
         assert ids == set(range(1, MESSAGE_ID_MAX + 1))
-        with pytest.raises(AssociationFailed, match="not answered"):
+        with pytest.raises(AssociationFailed, match="are outstanding"):
             responses.expect()
         responses.forget(4711)
         assert responses.expect()[0] == 4711
