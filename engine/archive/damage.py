@@ -23,7 +23,7 @@ logger = log.get("archive.damage")
 
 
 @dataclass(frozen=True, slots=True)
-class Damaged:
+class DamagedPlace:
     """One fault of a segment: bytes that are not as they were written."""
 
     sop_instance_uid: str
@@ -59,7 +59,7 @@ def note_damage(index: Catalog, instance: Instance, error: CorruptRecord) -> Non
     except EngineError as failure:
         # The instance stays damaged, so its next reader notes it again.
         logger.error("damage could not be noted", reason=str(failure))
-    Damaged(instance.sop_instance_uid, segment_id, offset, str(error)).log()
+    DamagedPlace(instance.sop_instance_uid, segment_id, offset, str(error)).log()
 
 
 def lies_at(index: Catalog, sop_instance_uid: bytes, position: Position) -> bool:

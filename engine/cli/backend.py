@@ -200,8 +200,10 @@ def import_paths(
             return summary, False
         if summary.kept_aside:
             # Compares versions that need decoding first, and duplicates within one batch.
-            settler = resent.Settler(archive, reserve_bytes=config.limits.disk_reserve_bytes, since_ns=began_ns)
-            same = min(settler.run(), summary.kept_aside)
+            comparer = resent.VersionComparer(
+                archive, reserve_bytes=config.limits.disk_reserve_bytes, since_ns=began_ns
+            )
+            same = min(comparer.run(), summary.kept_aside)
             summary.kept_aside -= same
             summary.duplicates += same
         return summary, True

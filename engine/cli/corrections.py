@@ -61,7 +61,7 @@ def undo(config: Config, number: str, *, reason: str) -> dict[str, Any]:
 def listed(config: Config, *, values: bool) -> Iterator[dict[str, Any]]:
     """Every correction and undo; see `archive.admin.corrections`."""
     with backend.opened(config) as archive:
-        yield from corrections.listed(archive, values=values)
+        yield from corrections.list_all(archive, values=values)
 
 
 def conflicts(config: Config, *, values: bool) -> Iterator[dict[str, Any]]:

@@ -103,7 +103,7 @@ def holds(config: Config) -> list[dict[str, Any]]:
     from engine.archive.admin import holds
 
     with backend.opened(config) as archive:
-        return holds.listed(archive)
+        return holds.list_all(archive)
 
 
 def retention_rules(config: Config, names: tuple[str, ...] = ()) -> list[dict[str, Any]]:

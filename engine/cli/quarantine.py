@@ -24,7 +24,7 @@ def _chosen(config: Config, queries: list[query.Keys], ids: Sequence[str], same:
         judge = resent.Judge(archive, reserve_bytes=config.limits.disk_reserve_bytes)
         uids = None if not queries else {instance.sop_instance_uid for instance in backend.matching(archive, queries)}
         try:
-            found = quarantine.chosen(archive, uids, same=same, judge=judge)
+            found = quarantine.select(archive, uids, same=same, judge=judge)
             if ids:
                 found = iter([quarantine.find(archive, identifier) for identifier in ids])
             yield archive, found

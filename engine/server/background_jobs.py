@@ -20,7 +20,7 @@ from engine.archive.archive import Archive
 from engine.archive.lifecycle import retention
 from engine.archive.lifecycle.compaction import Compactor
 from engine.archive.lifecycle.reindex import Reindexer
-from engine.archive.lifecycle.resent import Settler
+from engine.archive.lifecycle.resent import VersionComparer
 from engine.archive.lifecycle.scrub import Scrubber
 from engine.config import Config, Retention
 from engine.errors import RetentionRefused
@@ -145,7 +145,7 @@ class RetentionJob:
     def _apply(self, rule: Retention) -> None:
         try:
             result = retention.apply(
-                self._archive, rule, time.time_ns(), actor=RETENTION, stopped=self._stopping.is_set
+                self._archive, rule, time.time_ns(), actor=RETENTION, is_stopping=self._stopping.is_set
             )
         except RetentionRefused as error:
             # Only a person can confirm the rule: log the refusal again each time that the rule is due.
@@ -236,18 +236,20 @@ class ResentJob:
     name = "resent"
 
     def __init__(self, archive: Archive, config: Config, stopping: threading.Event) -> None:
-        self._settler = Settler(archive, reserve_bytes=config.limits.disk_reserve_bytes, stopped=stopping.is_set)
+        self._comparer = VersionComparer(
+            archive, reserve_bytes=config.limits.disk_reserve_bytes, is_stopping=stopping.is_set
+        )
 
     def configure(self, config: Config) -> None:
         """Does nothing: the job has no settings."""
 
     def step(self) -> float:
         """Processes one batch."""
-        return BETWEEN_STEPS_S if self._settler.step() else RESENT_REST_S
+        return BETWEEN_STEPS_S if self._comparer.step() else RESENT_REST_S
 
     def stats(self) -> dict[str, object]:
         """Versions since the start: compared, retired for the same content, with different content."""
-        return {f"{name}_since_start": count for name, count in self._settler.counters.as_dict().items()}
+        return {f"{name}_since_start": count for name, count in self._comparer.counters.as_dict().items()}
 
 
 class MetadataJob:

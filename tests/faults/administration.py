@@ -125,7 +125,7 @@ class Correct(Operation):
         merged = sorted(name for name, is_undone in model.merged.items() if not is_undone)
         if merged and scene.rng.random() < 0.3:
             name = scene.rng.choice(merged)
-            number = next(row["number"] for row in correction.listed(archive) if row["names"] == [name])
+            number = next(row["number"] for row in correction.list_all(archive) if row["names"] == [name])
             model.merges_in_doubt.add(name)
             correction.undo(archive, number, actor=actor(BY), reason="two persons")
             model.merged[name] = True

@@ -372,7 +372,7 @@ def settle(scene: Scene, *, lost_power: bool) -> dict[str, Shown]:
 
 def _settle_merges(scene: Scene) -> None:
     model = scene.model
-    rows = [row for row in correction.listed(scene.world.keeper) if row["operation"] == "merge"]
+    rows = [row for row in correction.list_all(scene.world.keeper) if row["operation"] == "merge"]
     merged = {row["names"][0]: bool(row["undone_by"]) for row in rows}
     doubt = model.merges_in_doubt
     if {one for one in merged.items() if one[0] not in doubt} != {

@@ -143,7 +143,7 @@ def test_what_cannot_be_parsed_is_answered_with_a_failure_and_kept(tmp_path: Pat
             assert store(scripted, 2, size, uid="1.2.3") == 0xA900
             assert store(scripted, 3, size) == 0
             scripted.release()
-        kept = list(quarantine.listed(serving.archive))
+        kept = list(quarantine.list_all(serving.archive))
         assert {(one.instance.sop_instance_uid, serving.archive.read(one.instance)) for one in kept} == {
             (ct(1)[0], rubbish),
             ("1.2.3", ct(2, size)[1]),

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from engine.archive.lifecycle.correction import Corrected
 
 
-def listed(archive: Archive, *, values: bool) -> Iterator[dict[str, Any]]:
+def list_all(archive: Archive, *, values: bool) -> Iterator[dict[str, Any]]:
     """Every correction and undo, the earliest first, with the keywords that it sets, or with `values` also their
     values."""
-    for row in correction.listed(archive):
+    for row in correction.list_all(archive):
         made_text = time_text(row.pop("made_ns"))
         texts = {tags.keyword_of(tag): value for tag, value in row.pop("sets").items()}
         yield {**row, "made": made_text, "sets": texts if values else list(texts)}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from engine.archive.archive import Archive
 
 
-def listed(archive: Archive) -> list[dict[str, Any]]:
+def list_all(archive: Archive) -> list[dict[str, Any]]:
     """Every hold in force, by study."""
     return [
         {

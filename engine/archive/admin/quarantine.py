@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from engine.archive.archive import Archive
 
 
-def listed(archive: Archive) -> Iterator[dict[str, Any]]:
+def list_all(archive: Archive) -> Iterator[dict[str, Any]]:
     """Every item in quarantine."""
-    for item in quarantine.listed(archive):
+    for item in quarantine.list_all(archive):
         yield with_times(item.facts())
 
 

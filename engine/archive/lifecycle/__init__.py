@@ -1,1 +1,1 @@
-"""The life of what is stored: deletion, holds, corrections, retention, compaction, scrubbing, damage, quarantine."""
+"""The life cycle of instances: deletion, holds, corrections, retention, compaction, scrub, damage, quarantine."""

@@ -1,16 +1,16 @@
 """Compaction: copies the live records of a segment into a new one and removes the old file.
 
-    which           sealed segments with nothing alive; with a share of dead bytes; many small ones, to be joined
-    streamed ones   hold one record: removed when it is dead, never copied
+    sealed segments      those without live records; those with a share of dead bytes; many small ones, to be joined
+    streamed segments    hold one record: removed when it is dead, never copied
 
 One step, and what a crash after each line leaves behind:
 
-    copy what is alive, checksums compared      a new segment that nobody points to: its records are duplicates, dead
+    copy live records, comparing checksums      a new segment that no row points to: its records are duplicates, dead
     sync and seal it                            the same
-    relocate, some records a transaction        what is left in the old segment is alive there: the next pass
-    wait for a checkpoint that has this         an old segment with nothing alive: the next pass removes it
-    note in DATA/sealed that it goes            the same
-    remove the old file, sync the directory     a mark without a file and with nothing alive: the next pass forgets it
+    relocate, some records a transaction        records that are still alive in the old segment: the next pass
+    wait for a checkpoint that has this         an old segment without live records: the next pass removes it
+    note the removal in DATA/sealed             the same
+    remove the old file, sync the directory     a mark without a file or live records: the next pass forgets it
     forget it                                   nothing
 
 A power cut restores an index that is older than the last transaction. The wait for a checkpoint makes sure that no such
@@ -18,7 +18,7 @@ index points into a removed file. A record's liveness is checked twice: before i
 before its old file is removed. Never drop a record that does not verify: its segment stays, and the damage is noted.
 The newest sealed segment always stays, so that its number is never given to another file.
 
-Runs under `locks.caretaker`, a step at a time, in any process that has the archive open. Ingest and readers never wait
+Runs under `locks.caretaker`, a step at a time, in any process that has the archive open. Ingest and readers do not wait
 for it: the only lock that they share is the index's, for RELOCATE_MAX records at a time.
 """
 
@@ -57,7 +57,7 @@ RELOCATE_MAX = 256
 """Records in one index transaction: some milliseconds in which no other process can write."""
 
 SMALL_SHARE = 16
-"""A segment is small when less than this part (a sixteenth) of a full one is alive in it."""
+"""A segment is small if its live bytes are less than this share (a sixteenth) of a full one."""
 
 ALIVE_AT_ONCE = 2000
 """Records whose liveness is checked in one read transaction."""
@@ -66,7 +66,7 @@ CHECKPOINT_PATIENCE_S = 60.0
 """How long a step waits for the keeper's checkpoint; without one the old files stay until another pass."""
 
 FEED_PATIENCE_S = 15.0
-"""How long a run waits for the change feed: longer than `feed.writer.SAVE_S`, in which that saves how far it is."""
+"""How long a run waits for the change feed: longer than `feed.writer.SAVE_S`, the interval of its saves."""
 
 _CHECKPOINT_POLL_S = 0.05
 _IN_USE_POLL_S = 0.2
@@ -83,21 +83,21 @@ class _LeftAlone(Exception):
 
 
 class _Stopped(Exception):
-    """The process is to end: the copy made so far is thrown away."""
+    """The process is stopping: discard the unfinished copy."""
 
 
 @dataclass(slots=True)
 class Totals:
-    """Counts of what a compactor has done."""
+    """Counts of a compactor's work."""
 
     segments_removed: int = 0
     segments_written: int = 0
     records_copied: int = 0
     bytes_copied: int = 0
     bytes_reclaimed: int = 0
-    """File bytes removed less file bytes written."""
+    """File bytes removed minus file bytes written."""
     left_alone: int = 0
-    """Segments with a record that does not verify."""
+    """Segments with a damaged record."""
 
     def as_dict(self) -> dict[str, int]:
         """For statistics."""
@@ -121,18 +121,18 @@ class Plan:
     dead: list[int] = field(default_factory=list)
     """Segments without live records, according to their marks."""
     groups: list[list[int]] = field(default_factory=list)
-    """Segments to be copied together into one new segment."""
+    """Groups of segments to copy together into one new segment."""
     bytes: int = 0
-    """Segments to be copied, each into a new one."""
+    """Segments to copy, each into a new one."""
     is_ahead_of_feed: bool = False
-    """Whether there will be more to do when the change feed has told what has become of some segments."""
+    """Whether there will be more to do when the change feed has read some segments."""
 
     def __bool__(self) -> bool:
         return bool(self.dead or self.groups)
 
 
 class Compactor:
-    """Compacts one archive step by step, and remembers the segments that it had to leave alone."""
+    """Compacts one archive step by step, and remembers the segments that it could not compact."""
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class Compactor:
         stopping: threading.Event | None = None,
         everything: bool = False,
     ) -> None:
-        """`segment_bytes` of a full segment; `everything`: whatever has a dead byte, as fast as it goes.
+        """`segment_bytes`: of a full segment. `everything`: every segment with a dead byte, without a rate limit.
 
         Raises ArchiveReadOnly.
         """
@@ -154,21 +154,21 @@ class Compactor:
         self._stopping = stopping or threading.Event()
         self._everything = everything
         self._left_alone: dict[int, SegmentMark] = {}
-        """Segments with nothing to gain, or with damage, each with its mark at that time."""
+        """Segments without gain, or with damage, each with its mark at that time."""
         self._streams: set[int] = set()
         self._layouts_known: set[int] = set()
         self.totals = Totals()
         self.is_ahead_of_feed = False
-        """Whether the last step left something to the next, since the change feed has not told it yet."""
+        """Whether the last step left work to the next, since the change feed has not read it yet."""
         self.configure(options)
 
     def configure(self, options: Compaction) -> None:
-        """Takes new options over."""
+        """Sets new options."""
         self._options = options
         self._rate_limiter = RateLimiter(0 if self._everything else options.bytes_per_s, wait=self._stopping.wait)
 
     def run(self, progress: Progress | None = None) -> Totals:
-        """Takes steps until nothing is left to do, in turn with other processes. Raises as `step` does."""
+        """Takes steps until nothing is left to do, alternating with other processes. Raises as `step` does."""
         total = self.plan().bytes
         while (self._step_in_turn() or self._wait_for_feed()) and not self._stopping.is_set():
             if progress is not None:
@@ -177,8 +177,8 @@ class Compactor:
         return self.totals
 
     def _wait_for_feed(self) -> bool:
-        """Waits until the server's change feed has told what is to be removed; whether it has."""
-        # Without a server nobody tells anything.
+        """Waits until the server's change feed has read the segments to remove. Returns whether it has."""
+        # Without a server there is no feed.
         if self._parts.keeper is not None or not self.plan().is_ahead_of_feed:
             return False
         give_up_at = time.monotonic() + FEED_PATIENCE_S
@@ -210,10 +210,10 @@ class Compactor:
                 sources = [source for segment_id in plan.dead if (source := self._source(segment_id)) is not None]
                 if self._remove([source for source in sources if not source.alive]):
                     return True
-                # Nothing alive in them, and something that must stay all the same.
-                needed = [source for source in sources if source.alive and self._wins(source, marks, is_joined=False)]
-                if needed:
-                    return self._rewrite(needed[:1])
+                # They have no live records, but dead ones that must stay.
+                copyable = [source for source in sources if source.alive and self._wins(source, marks, is_joined=False)]
+                if copyable:
+                    return self._rewrite(copyable[:1])
             if not plan.groups:
                 return False
             return self._rewrite(self._winning(plan.groups[0], marks))
@@ -221,8 +221,8 @@ class Compactor:
     def plan(self) -> Plan:
         """The plan that the next steps would carry out."""
         marks = self._parts.index.segment_marks()
-        present = list_segments(self._parts.layout.segments, self._parts.files)
-        sealed = [segment_id for segment_id in present if segment_id in marks and marks[segment_id].sealed]
+        segment_ids = list_segments(self._parts.layout.segments, self._parts.files)
+        sealed = [segment_id for segment_id in segment_ids if segment_id in marks and marks[segment_id].sealed]
         # Wait for the change feed: it would miss records that it has not read, or report their copies again.
         progress = feed_state.progress_of(self._parts.layout, self._parts.files)
         plan = Plan()
@@ -281,8 +281,8 @@ class Compactor:
     # -- sources --------------------------------------------------------------------------------
 
     def _is_copyable(self, segment_id: int) -> bool:
-        """Whether it may be joined with others: no stream, and its trailer can be read. One that cannot is left alone,
-        and the others are compacted."""
+        """Whether a segment may be joined with others: it is no stream, and its trailer can be read. If not, it is left
+        alone and the others are compacted."""
         if segment_id not in self._layouts_known:
             try:
                 trailer = hints.read_trailer(self._open(segment_id), segment_id)
@@ -307,7 +307,7 @@ class Compactor:
             raise CorruptRecord(str(error), segment_id, 0) from error
 
     def _source(self, segment_id: int) -> _Source | None:
-        """The records of a segment; None when it is to be left alone."""
+        """The records of a segment; None if it must be left alone."""
         try:
             data = self._open(segment_id)
             summary = hints.read_summary(data, segment_id)
@@ -316,7 +316,7 @@ class Compactor:
             self._leave_alone(segment_id, error.offset, b"", str(error))
             return None
         if summary is None:
-            self._leave_alone(segment_id, 0, b"", "the footer of a sealed segment is gone")
+            self._leave_alone(segment_id, 0, b"", "the footer of a sealed segment is missing")
             return None
         lost_damage = next((damage for damage in summary.damage if damage.was_synced), None)
         if lost_damage is not None:
@@ -331,25 +331,25 @@ class Compactor:
     def _alive(self, segment_id: int, records: Sequence[Record]) -> list[Record]:
         live: list[Record] = []
         for at in range(0, len(records), ALIVE_AT_ONCE):
-            some = records[at : at + ALIVE_AT_ONCE]
-            flags = self._parts.index.alive(segment_id, some)
-            live += [record for record, flag in zip(some, flags, strict=True) if flag]
+            batch = records[at : at + ALIVE_AT_ONCE]
+            flags = self._parts.index.alive(segment_id, batch)
+            live += [record for record, flag in zip(batch, flags, strict=True) if flag]
         return live
 
-    def _leave_alone(self, segment_id: int, offset: int, key: bytes, what: str) -> None:
-        """Notes damage; the segment is tried again when one of its records has died."""
-        self._parts.index.note_damage(segment_id, offset, key, what, time.time_ns())
+    def _leave_alone(self, segment_id: int, offset: int, key: bytes, reason: str) -> None:
+        """Notes damage, and leaves the segment alone until one of its records dies."""
+        self._parts.index.note_damage(segment_id, offset, key, reason, time.time_ns())
         self._left_alone[segment_id] = self._parts.index.segment_marks()[segment_id]
         self.totals.left_alone += 1
-        logger.error("segment cannot be compacted", segment=f"{segment_id:016x}", offset=offset, damage=what)
+        logger.error("segment cannot be compacted", segment=f"{segment_id:016x}", offset=offset, damage=reason)
 
     # -- one group ------------------------------------------------------------------------------
 
     def _wins(self, source: _Source, marks: dict[int, SegmentMark], *, is_joined: bool) -> bool:
-        """Whether copying is worth it: it drops enough bytes, or joins several small segments.
+        """Whether copying a segment frees enough bytes, or joins several small segments.
 
         Some dead records must stay (see `index.upkeep.liveness`), but the marks count them as dead, at each of their
-        places. Do not go by the marks alone: such records would be copied for ever.
+        places. Do not decide by the marks alone: such records would be copied forever.
         """
         if not source.alive:
             return True
@@ -389,13 +389,13 @@ class Compactor:
             return
         parts = self._parts
         heads_bytes = sum(HEADER_BYTES + len(record.key) + len(record.meta) for record in live)
-        needed = sum(record.position.record_bytes for record in live) + heads_bytes
+        records_bytes = sum(record.position.record_bytes for record in live) + heads_bytes
         copy = SegmentLog(
             parts.layout.segments,
             parts.files,
             parts.layout.archive_id,
             writer=f"{COMPACTION}{os.getpid()}",
-            segment_bytes=segment.FIRST_RECORD + needed + hints.FOOTER_BYTES_MIN,
+            segment_bytes=segment.FIRST_RECORD + records_bytes + hints.FOOTER_BYTES_MIN,
         )
         moves: list[tuple[Record, Position]] = []
         try:
@@ -406,7 +406,7 @@ class Compactor:
             raise
         sealed = copy.close()
         if {position.segment_id for _, position in moves} != {segment_id for segment_id, _ in sealed}:
-            raise StorageFull("there is no room to end the new segment")
+            raise StorageFull("no room for the footer of the new segment")
         for at in range(0, len(moves), RELOCATE_MAX):
             parts.index.relocate(moves[at : at + RELOCATE_MAX])
         parts.index.apply(
@@ -447,7 +447,7 @@ class Compactor:
         try:
             copy.abandon()
         except StorageError as error:
-            logger.warning("a half-made segment stays", error=str(error))
+            logger.warning("an unfinished segment cannot be removed", error=str(error))
 
     def _file_bytes(self, segment_id: int) -> int:
         return self._open(segment_id).size()
@@ -472,8 +472,10 @@ class Compactor:
             for source in removable:
                 parts.index.forget_segment(source.segment_id, source.records)
             marks = parts.index.segment_marks()
-            # A segment that must stay is not copied again before one of its records dies.
-            self._left_alone |= {one.segment_id: marks[one.segment_id] for one in sources if one not in removable}
+            # Do not copy a segment that must stay again before one of its records dies.
+            self._left_alone |= {
+                source.segment_id: marks[source.segment_id] for source in sources if source not in removable
+            }
         for source in removable:
             self.totals.segments_removed += 1
             self.totals.bytes_reclaimed += source.file_bytes
@@ -484,7 +486,7 @@ class Compactor:
         return bool(removable)
 
     def _checkpointed(self, commit: int) -> bool:
-        """Waits for a checkpoint that includes this commit; False when that takes too long."""
+        """Waits for a checkpoint that includes this commit; False if that takes too long."""
         parts = self._parts
         if parts.keeper is not None:
             parts.keeper.checkpoint()
@@ -493,21 +495,21 @@ class Compactor:
             if parts.index.is_durable(commit):
                 return True
             if time.monotonic() > give_up_at or self._stopping.wait(_CHECKPOINT_POLL_S):
-                logger.warning("no checkpoint in time, removed files stay for now", commit=commit)
+                logger.warning("no checkpoint in time: the old files stay for now", commit=commit)
                 return False
 
     def _tidy(self) -> None:
-        """Finishes what an earlier pass, or one in another process, has left half done."""
+        """Finishes an interrupted pass, of this or another process."""
         parts = self._parts
         marks = parts.index.segment_marks()
-        present = list_segments(parts.layout.segments, parts.files)
-        unknown = set(present) - marks.keys()
-        if unknown:
-            # These may be copies that nobody relocated, or segments that a living writer is about to use. Leave the
-            # latter alone.
-            report = rebuild.replay(parts.index, parts.layout.segments, parts.files, only=unknown)
+        segment_ids = list_segments(parts.layout.segments, parts.files)
+        new_ids = set(segment_ids) - marks.keys()
+        if new_ids:
+            # These may be copies without relocation, or segments that a living writer is about to use. Leave those
+            # alone.
+            report = rebuild.replay(parts.index, parts.layout.segments, parts.files, only=new_ids)
             for finding in report.findings:
-                logger.warning("damage in a segment that was left behind", finding=str(finding))
-        for segment_id in marks.keys() - set(present):
+                logger.warning("damage in an unfinished segment", finding=str(finding))
+        for segment_id in marks.keys() - set(segment_ids):
             if marks[segment_id].sealed and not marks[segment_id].live_count:
                 parts.index.forget_segment(segment_id, [])

@@ -1,13 +1,13 @@
-"""Corrections: merge, move and split patients, set attributes, and take any of it back. No stored byte changes.
+"""Corrections: merges, moves and splits patients, sets attributes, and undoes each of these. Changes no stored byte.
 
     correct    attributes of one patient (of all studies, also of those that arrive later), one study, or one series
-    merge      all studies of one patient, also those to come, become another one's, with what that one is called
-    move       studies become another patient's, with what that one is called
-    split      studies of one patient become those of a patient that is new, and keep what they say else
-    undo       takes one of these back, whatever has been done since
+    merge      moves all studies of a patient, also future ones, to another patient and gives them its attributes
+    move       moves studies to another patient and gives them its attributes
+    split      moves studies of one patient to a new one; their other attributes stay
+    undo       undoes one of these, whatever has been done since
 
-A correction is one record of the log, as a hold is: when it is answered it is durable and visible to every process, it
-is part of every backup, and a rebuild finds it. Its number (a stamp) is its identifier. `index.apply.overlay` combines
+A correction is one record of the log, as a hold is: once answered it is durable and visible to every process, it is
+part of every backup, and a rebuild finds it. Its number (a stamp) is its identifier. `index.apply.overlay` combines
 all corrections in force by one rule, so undos may come in any order: the other corrections keep their effect.
 
 A merge or move copies every attribute of the patient level from the target patient at that moment; a later correction
@@ -17,7 +17,7 @@ is a patient of its own, and can be moved.
 
 A study on legal hold can be corrected and moved: a hold protects stored bytes, and a correction changes none.
 
-Errors name no patient. Permissions are checked by the front ends; `dicom.coercion` applies corrections on retrieval.
+Errors name no patient. The front ends check permissions; `dicom.coercion` applies corrections on retrieval.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from engine.archive.lifecycle.patients import (
     IDENTITY,
     Patient,
     as_text,
-    called,
+    attributes_of,
     check_value,
+    find_one,
     identity_of,
-    known,
+    new_patient,
     number_of,
-    unknown,
 )
 from engine.dicom import tags
 from engine.dicom.elements import blob_items
@@ -67,7 +67,7 @@ class Corrected:
     number: str
     """The identifier, for `undo`."""
     studies: int
-    """How many stored studies it affects: those that it names, or those of the patient that it names."""
+    """Number of affected stored studies: those in the request, or those of the patient in it."""
 
 
 def correct_patient(
@@ -77,7 +77,7 @@ def correct_patient(
     items = _items(archive, attributes, (Level.PATIENT,))
 
     def decide(snapshot: Snapshot) -> _Decision:
-        state = known(snapshot, patient)
+        state = find_one(snapshot, patient)
         return _Decision(Operation.CORRECT, Level.PATIENT, state.names, items, state.studies)
 
     return _record(archive, decide, actor=actor, reason=reason)
@@ -86,7 +86,7 @@ def correct_patient(
 def correct_study(
     archive: Archive, study_instance_uid: str, attributes: Mapping[int, str], *, actor: Principal, reason: str
 ) -> Corrected:
-    """Sets attributes of a study, those of the patient level for this study alone."""
+    """Sets attributes of a study; those of the patient level for this study only."""
     items = _items(archive, attributes, (Level.PATIENT, Level.STUDY))
 
     def decide(snapshot: Snapshot) -> _Decision:
@@ -124,11 +124,17 @@ def merge(
     """
 
     def decide(snapshot: Snapshot) -> _Decision:
-        absorbed = known(snapshot, source, in_advance=in_advance)
-        stays = known(snapshot, into, in_advance=in_advance)
-        if absorbed.key == stays.key:
-            raise CorrectionRefused("that is one patient: there is nothing to merge")
-        return _Decision(Operation.MERGE, Level.PATIENT, absorbed.names, called(snapshot, stays), absorbed.studies)
+        source_patient = find_one(snapshot, source, in_advance=in_advance)
+        target = find_one(snapshot, into, in_advance=in_advance)
+        if source_patient.key == target.key:
+            raise CorrectionRefused("both names are of one patient: there is nothing to merge")
+        return _Decision(
+            Operation.MERGE,
+            Level.PATIENT,
+            source_patient.names,
+            attributes_of(snapshot, target),
+            source_patient.studies,
+        )
 
     return _record(archive, decide, actor=actor, reason=reason)
 
@@ -139,11 +145,11 @@ def move(
     """Moves these studies to another known patient."""
 
     def decide(snapshot: Snapshot) -> _Decision:
-        stays = known(snapshot, into)
-        if all(owner == stays.key for owner in _owners(snapshot, study_instance_uids)):
-            raise CorrectionRefused("that patient has these studies already")
+        target = find_one(snapshot, into)
+        if all(owner == target.key for owner in _owners(snapshot, study_instance_uids)):
+            raise CorrectionRefused("these studies are the patient's already")
         uids = _encoded(study_instance_uids)
-        return _Decision(Operation.MOVE, Level.STUDY, uids, called(snapshot, stays), len(uids))
+        return _Decision(Operation.MOVE, Level.STUDY, uids, attributes_of(snapshot, target), len(uids))
 
     return _record(archive, decide, actor=actor, reason=reason)
 
@@ -164,17 +170,17 @@ def split(
     set_items = _items(archive, attributes or {}, (Level.PATIENT,), may_be_none=True)
 
     def decide(snapshot: Snapshot) -> _Decision:
-        state = unknown(snapshot, new)
+        target = new_patient(snapshot, new)
         if len(set(_owners(snapshot, study_instance_uids))) > 1:
             raise CorrectionRefused("these studies are of several patients: split one patient at a time")
         uids = _encoded(study_instance_uids)
-        return _Decision(Operation.MOVE, Level.STUDY, uids, {**set_items, **identity_of(state.names)}, len(uids))
+        return _Decision(Operation.MOVE, Level.STUDY, uids, {**set_items, **identity_of(target.names)}, len(uids))
 
     return _record(archive, decide, actor=actor, reason=reason)
 
 
 def undo(archive: Archive, number: str, *, actor: Principal, reason: str) -> Corrected:
-    """Takes a correction back. All others stay in force, later ones too."""
+    """Undoes a correction. All others stay in force, later ones too."""
 
     number = number.strip().lower()
 
@@ -184,7 +190,7 @@ def undo(archive: Archive, number: str, *, actor: Principal, reason: str) -> Cor
             raise CorrectionRefused(f"there is no correction {number}")
         correction = entry.correction
         if correction.operation == Operation.UNDO:
-            raise CorrectionRefused(f"{number} is an undo itself: do again what it took back")
+            raise CorrectionRefused(f"{number} is an undo itself: make the undone correction again")
         if entry.undone_by:
             raise CorrectionRefused(f"{number} has been undone already, by {number_of(entry.undone_by)}")
         return _Decision(Operation.UNDO, correction.level, (), {}, 0, correction.stamp)
@@ -192,17 +198,17 @@ def undo(archive: Archive, number: str, *, actor: Principal, reason: str) -> Cor
     return _record(archive, decide, actor=actor, reason=reason)
 
 
-def listed(archive: Archive) -> Iterator[dict[str, Any]]:
+def list_all(archive: Archive) -> Iterator[dict[str, Any]]:
     """Every correction and undo as plain data, the earliest first."""
-    for one in archive.parts.index.corrections():
-        yield _facts(one)
+    for row in archive.parts.index.corrections():
+        yield _facts(row)
 
 
 # plain data ------------------------------------------------------------------------------------------
 
 
-def _facts(one: CorrectionStatus) -> dict[str, Any]:
-    correction = one.correction
+def _facts(row: CorrectionStatus) -> dict[str, Any]:
+    correction = row.correction
     operation = correction.operation
     names = [name.decode("utf-8", "replace") for name in correction.names]
     if correction.level == Level.PATIENT and len(names) == 2:
@@ -216,7 +222,7 @@ def _facts(one: CorrectionStatus) -> dict[str, Any]:
         "names": names,
         "sets": {tag: value.decode("utf-8", "replace") for tag, value in blob_items(correction.items).items()},
         "undoes": number_of(correction.undoes) if correction.undoes else "",
-        "undone_by": number_of(one.undone_by) if one.undone_by else "",
+        "undone_by": number_of(row.undone_by) if row.undone_by else "",
         "by": correction.by.decode("utf-8", "replace"),
         "reason": correction.reason.decode("utf-8", "replace"),
     }
@@ -286,12 +292,12 @@ def _items(
         name = tags.keyword_of(tag)
         level = archive.schema.level_of.get(tag)
         if tag in IDENTITY:
-            raise CorrectionRefused(f"{name} says which patient it is: merge the patient, or move the study")
+            raise CorrectionRefused(f"{name} identifies the patient: merge the patient, or move the study")
         if level is None:
-            raise CorrectionRefused(f"{name} is not indexed; only what is can be corrected")
+            raise CorrectionRefused(f"{name} is not indexed; only indexed attributes can be corrected")
         if level not in levels or tag in _NEVER_SET:
             level_names = " or ".join(_LEVEL_NAMES[level_names] for level_names in levels)
-            raise CorrectionRefused(f"{name} is no attribute of the {level_names} level that can be set")
+            raise CorrectionRefused(f"{name} is no attribute of the {level_names} level, or cannot be set")
         check_value(tag, archive.schema.vr_of(tag), text)
         items[tag] = text.rstrip(" ").encode()
     return items
@@ -301,7 +307,7 @@ def _items(
 
 
 def _record(archive: Archive, decide: Callable[[Snapshot], _Decision], *, actor: Principal, reason: str) -> Corrected:
-    """Calls `decide` in a read transaction, while nobody else corrects or deletes, and writes its decision.
+    """Calls `decide` in a read transaction, under the lock of the ledger, and writes its decision.
 
     Durable and visible to every process when it returns. Raises CorrectionRefused (nothing was written), StorageFull,
     StorageFailed, IndexError_. After the last three, or the death of the process, the record may be in the log; it then
@@ -326,7 +332,7 @@ def _record(archive: Archive, decide: Callable[[Snapshot], _Decision], *, actor:
             bounded(reason),
         )
         _check_length(correction)
-        # If the first try has left the record in the log, the second one is a copy of the same correction.
+        # If the first try has left the record in the log, the second is a copy of the same correction.
         ledger.with_reserve(lambda: ledger.write([correction]))
     number = number_of(correction.stamp)
     logger.info(

@@ -1,6 +1,6 @@
 """Turns the faults that a scrub finds in one segment into rows of damage in the index, by SOP Instance UID.
 
-It names every fault, except those in records that nobody needs and those that `storage.repair` puts right: headers,
+It reports every fault, except those in records that nobody needs and those that `storage.repair` repairs: headers,
 footers, and heads of records without a payload. `archive.damage` is for a single record that a reader could not read.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from engine import log
-from engine.archive.damage import Damaged, lies_at
+from engine.archive.damage import DamagedPlace, lies_at
 from engine.storage import repair
 from engine.storage.inspection import Fault, Part
 from engine.storage.record import Kind, Position, Record
@@ -30,28 +30,28 @@ class SegmentDamage:
     """The damage of one segment, collected from the faults of a scrub."""
 
     def __init__(self, archive: Archive, segment_id: int, *, start_offset: int, clock_ns: Callable[[], int]) -> None:
-        self.new: list[Damaged] = []
-        """Damage that was not known before. The caller reports it and empties the list."""
+        self.new: list[DamagedPlace] = []
+        """New damage. The caller reports it and empties the list."""
         self.damaged = 0
-        """Places that are damaged and needed, including those known before."""
+        """Number of damaged places that are needed, including those known before."""
         self.dead = 0
-        """Damaged records that nobody needs: duplicates, and replaced, healed or deleted ones."""
+        """Number of damaged records that nobody needs: duplicates, and replaced, healed or deleted ones."""
         self.repaired = 0
-        """Damaged parts that were restored from elsewhere in the segment."""
+        """Number of damaged parts that were restored from another place in the segment."""
         self._index = archive.parts.index
         self._files = archive.parts.files
         self._directory = archive.parts.layout.segments
         self._segment_id = segment_id
         self._start_offset = start_offset
         self._clock_ns = clock_ns
-        self._known: dict[int, DamageRow] = {
+        self._rows: dict[int, DamageRow] = {
             row.offset: row for row in archive.parts.index.damage() if row.segment_id == segment_id
         }
-        self._seen: set[int] = set()
+        self._offsets: set[int] = set()
         self._gaps: list[Fault] = []
 
     def take(self, fault: Fault) -> None:
-        """Judges one fault; gaps are named by `name_gaps`."""
+        """Handles one fault; `name_gaps` handles gaps."""
         if fault.part is Part.PADDING:
             logger.warning("stored padding is not zero", segment=f"{self._segment_id:016x}", offset=fault.offset)
         elif fault.part is Part.GAP:
@@ -61,7 +61,7 @@ class SegmentDamage:
         elif self._is_repaired(fault):
             self.repaired += 1
             logger.warning(
-                "repaired what a segment says twice",
+                "segment repaired",
                 segment=f"{self._segment_id:016x}",
                 offset=fault.offset,
                 part=fault.part.value,
@@ -75,7 +75,7 @@ class SegmentDamage:
             self.dead += 1
 
     def _is_repaired(self, fault: Fault) -> bool:
-        """Repairs what no re-send can heal: everything but instances and quarantined records."""
+        """Repairs everything but instances and quarantined records, which a re-send heals."""
         files, directory = self._files, self._directory
         if fault.part is Part.HEADER:
             return repair.repair_header(files, directory, self._segment_id)
@@ -85,21 +85,21 @@ class SegmentDamage:
         return is_bare and fault.record is not None and repair.repair_head(files, directory, fault.record)
 
     def name_gaps(self) -> None:
-        """Names the records that lay in unreadable gaps: walks the whole index once to find them."""
+        """Reports the records that lay in unreadable gaps: walks the whole index once to find them."""
         gaps, self._gaps = self._gaps, []
         if not gaps:
             return
-        named: set[int] = set()
+        reported_offsets: set[int] = set()
         for key, position in self._placed():
             if position.segment_id != self._segment_id:
                 continue
             for gap in gaps:
                 if gap.offset <= position.offset < gap.offset + gap.length_bytes:
-                    named.add(gap.offset)
+                    reported_offsets.add(gap.offset)
                     self._note(position.offset, key, gap.what)
-        nameless = [gap for gap in gaps if gap.offset not in named]
-        versions_by_offset = self._index.tables_by_offset(self._segment_id) if nameless else {}
-        for gap in nameless:
+        unreported = [gap for gap in gaps if gap.offset not in reported_offsets]
+        versions_by_offset = self._index.tables_by_offset(self._segment_id) if unreported else {}
+        for gap in unreported:
             table = versions_by_offset.get(gap.offset, "")
             if table == "history" or (not table and self._is_healed(gap)):
                 self.dead += 1
@@ -108,26 +108,26 @@ class SegmentDamage:
             self._note(gap.offset, key, f"{gap.what} ({table})" if table else gap.what)
 
     def finish(self) -> None:
-        """Ends the segment: clears damage that is whole again or no longer needed."""
+        """Ends the segment: clears damage of records that are whole again or no longer needed."""
         self.name_gaps()
-        for offset, row in self._known.items():
-            if offset >= self._start_offset and offset not in self._seen:
+        for offset, row in self._rows.items():
+            if offset >= self._start_offset and offset not in self._offsets:
                 self._index.clear_damage(self._segment_id, offset)
                 logger.info(
-                    "damage is gone or matters no more",
+                    "damage cleared",
                     sop_instance_uid=row.sop_instance_uid.decode("ascii", "replace"),
                     segment=f"{self._segment_id:016x}",
                     offset=offset,
                 )
 
-    def _note(self, offset: int, key: bytes, what: str) -> None:
-        self._seen.add(offset)
+    def _note(self, offset: int, key: bytes, reason: str) -> None:
+        self._offsets.add(offset)
         self.damaged += 1
-        version = self._known.get(offset)
+        version = self._rows.get(offset)
         if version is not None and version.sop_instance_uid == key:
             return
-        self._index.note_damage(self._segment_id, offset, key, what, self._clock_ns())
-        damaged = Damaged(key.decode("ascii", "replace"), self._segment_id, offset, what)
+        self._index.note_damage(self._segment_id, offset, key, reason, self._clock_ns())
+        damaged = DamagedPlace(key.decode("ascii", "replace"), self._segment_id, offset, reason)
         damaged.log()
         self.new.append(damaged)
 
@@ -140,12 +140,12 @@ class SegmentDamage:
         """Key and position of every record that is needed."""
         index = self._index
         return itertools.chain(
-            ((each.sop_instance_uid.encode(), each.position) for each in index.current_instances()),
-            ((each.sop_instance_uid.encode(), each.position) for each in index.kept_versions()),
-            ((each.sop_instance_uid, each.position) for each in index.quarantined()),
+            ((instance.sop_instance_uid.encode(), instance.position) for instance in index.current_instances()),
+            ((instance.sop_instance_uid.encode(), instance.position) for instance in index.kept_versions()),
+            ((instance.sop_instance_uid, instance.position) for instance in index.quarantined()),
         )
 
     def _is_healed(self, gap: Fault) -> bool:
-        """Whether a gap that the index does not know can be ignored, since its instance lies elsewhere."""
+        """Whether to ignore a gap that the index does not know, since its instance lies elsewhere."""
         is_instance = gap.record is None or gap.record.kind == Kind.INSTANCE
         return is_instance and bool(gap.key) and self._index.locate(gap.key) is not None

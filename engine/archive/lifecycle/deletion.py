@@ -1,14 +1,14 @@
 """Deletes studies, series and instances: one tombstone for each, durable and visible to every process when answered.
 
-    which instances      what the query names at this moment; what arrives later stays
-    is any of it held?   all or nothing: DeletionRefused says how many studies are on legal hold
-    append → sync → apply in one index transaction: from here on no process finds them
-    retrievals under way finish from the segments that they have pinned
+    choose the instances    those that the query names now; later arrivals stay
+    check legal holds       all or nothing: DeletionRefused names the number of studies on hold
+    append → sync → apply   in one index transaction: from then on no process finds them
+    running retrievals      finish from the segments that they have pinned
 
-The bytes stay in their segments until a compaction. A tombstone records who deleted, when and why, and all SOP Instance
-UIDs: a rebuild from the log gives the same result, and it serves as an audit trail. A deletion takes all versions of
-those UIDs, those kept aside included. The ledger is locked, so that no hold is set in between. On a full disk the
-reserve file makes room.
+The bytes stay in their segments until a compaction. A tombstone records actor, time, reason and all SOP Instance UIDs:
+a rebuild from the log gives the same result, and tombstones are an audit trail. A deletion includes all versions of
+those UIDs, also those kept aside. It locks the ledger, so no hold is set in between. On a full disk the reserve file
+makes room.
 
 The front end checks permissions; `retention` decides which studies are due.
 """
@@ -42,37 +42,37 @@ UIDS_BYTES_MAX = META_BYTES_MAX - 8 * TEXT_BYTES_MAX
 
 @dataclass(slots=True)
 class Deletion:
-    """What was deleted, or would be in a dry run."""
+    """The result of a deletion, or of a dry run."""
 
     studies: int = 0
-    """Studies of which an instance was deleted."""
+    """Number of studies that lost an instance."""
     series: int = 0
     instances: int = 0
     bytes: int = 0
-    """Bytes of their data sets: roughly what compaction gives back."""
+    """Bytes of their data sets: compaction frees about as many."""
     held: list[str] = field(default_factory=list)
-    """Study Instance UIDs on legal hold; only a dry run returns any."""
+    """Study Instance UIDs on legal hold; only in the result of a dry run."""
     dry_run: bool = False
 
     def refuse_held(self) -> None:
         """Raises DeletionRefused when one of the studies is on legal hold."""
         if not self.held:
             return
-        some = ", ".join(self.held[:3]) + (", …" if len(self.held) > 3 else "")
+        examples = ", ".join(self.held[:3]) + (", …" if len(self.held) > 3 else "")
         raise DeletionRefused(
-            f"{len(self.held)} of {max(self.studies, len(self.held))} studies are on legal hold: {some};"
+            f"{len(self.held)} of {max(self.studies, len(self.held))} studies are on legal hold: {examples};"
             " nothing was deleted",
             self.held,
         )
 
     @classmethod
-    def of(cls, doomed: Sequence[InstanceIdentifiers], *, dry_run: bool = False) -> Deletion:
+    def of(cls, instances: Sequence[InstanceIdentifiers], *, dry_run: bool = False) -> Deletion:
         """The counts of these instances."""
         return cls(
-            len({named.study_instance_uid for named in doomed}),
-            len({(named.study_instance_uid, named.series_instance_uid) for named in doomed}),
-            len(doomed),
-            sum([named.payload_length for named in doomed]),
+            len({instance.study_instance_uid for instance in instances}),
+            len({(instance.study_instance_uid, instance.series_instance_uid) for instance in instances}),
+            len(instances),
+            sum([instance.payload_length for instance in instances]),
             dry_run=dry_run,
         )
 
@@ -86,9 +86,9 @@ def delete(
     reason: str,
     dry_run: bool = False,
 ) -> Deletion:
-    """Deletes the instances that `choose` returns. It is called while nobody else deletes or sets a hold.
+    """Deletes the instances that `choose` returns. Calls it under the lock of the ledger.
 
-    `level` is the level of the request: one tombstone a study, series or instance (a patient's studies for PATIENT).
+    `level`: of the request, with one tombstone for each study, series or instance (PATIENT: each study).
     Raises DeletionRefused when one of the studies is on hold: nothing is deleted then. After StorageFull,
     StorageFailed, IndexError_ or the death of the process the tombstones may be in the log; they then take effect at
     the next start.
@@ -102,23 +102,23 @@ def delete(
 
 
 def _delete(
-    parts: Parts, doomed: Sequence[InstanceIdentifiers], level: Level, actor: Principal, reason: str, dry_run: bool
+    parts: Parts, instances: Sequence[InstanceIdentifiers], level: Level, actor: Principal, reason: str, dry_run: bool
 ) -> Deletion:
-    deletion = Deletion.of(doomed, dry_run=dry_run)
-    others = [
+    deletion = Deletion.of(instances, dry_run=dry_run)
+    versions = [
         InstanceIdentifiers.of(version)
-        for version in kept_aside_with(parts, [named.sop_instance_uid for named in doomed])
+        for version in kept_aside_with(parts, [instance.sop_instance_uid for instance in instances])
     ]
-    studies = {named.study_instance_uid for named in (*doomed, *others)}
+    studies = {instance.study_instance_uid for instance in (*instances, *versions)}
     held_uids = {hold.study_instance_uid.decode("utf-8", "replace") for hold in parts.index.holds()}
     deletion.held = sorted(studies & held_uids)
     if dry_run:
         return deletion
     deletion.refuse_held()
-    if not doomed:
+    if not instances:
         return deletion
-    after = max([named.stamp for named in (*doomed, *others)])
-    write_tombstones(parts, _grouped(doomed, level), level, after=after, actor=actor, reason=reason)
+    newest_stamp = max([instance.stamp for instance in (*instances, *versions)])
+    write_tombstones(parts, _grouped(instances, level), level, after=newest_stamp, actor=actor, reason=reason)
     logger.info(
         "deleted",
         level=level.name.lower(),
@@ -196,22 +196,22 @@ def write_drops(parts: Parts, drops: Sequence[Drop], *, actor: Principal) -> Non
 
 
 def bounded(text: str) -> bytes:
-    """A free text cut to TEXT_BYTES_MAX, at the end of a character."""
+    """A text cut to TEXT_BYTES_MAX, at the end of a character."""
     return text.encode("utf-8", "replace")[:TEXT_BYTES_MAX].decode("utf-8", "ignore").encode()
 
 
-def _grouped(doomed: Sequence[InstanceIdentifiers], level: Level) -> list[tuple[bytes, list[bytes]]]:
+def _grouped(instances: Sequence[InstanceIdentifiers], level: Level) -> list[tuple[bytes, list[bytes]]]:
     if level == Level.IMAGE:
-        return [(named.sop_instance_uid, [named.sop_instance_uid]) for named in doomed]
+        return [(instance.sop_instance_uid, [instance.sop_instance_uid]) for instance in instances]
     groups: dict[str, list[bytes]] = {}
-    for named in doomed:
-        uid = named.series_instance_uid if level == Level.SERIES else named.study_instance_uid
-        groups.setdefault(uid, []).append(named.sop_instance_uid)
+    for instance in instances:
+        uid = instance.series_instance_uid if level == Level.SERIES else instance.study_instance_uid
+        groups.setdefault(uid, []).append(instance.sop_instance_uid)
     return [(uid.encode(), uids) for uid, uids in groups.items()]
 
 
 def _parts(uids: Sequence[bytes]) -> Iterable[tuple[bytes, ...]]:
-    """The UIDs in parts that fit into one record each."""
+    """The UIDs in groups that each fit into one record."""
     part: list[bytes] = []
     length = 0
     for uid in uids:

@@ -2,7 +2,7 @@
 
 A hold is a record of the log, as an instance is, so it survives the loss of the index and is in every backup. The
 latest record of a study counts. A hold may be set before any instance of the study has arrived. Setting and releasing
-take the lock of the ledger: once a hold is answered, no deletion running at the same time can ignore it.
+take the lock of the ledger: once a hold is answered, no concurrent deletion can miss it.
 
 `deletion` checks the holds.
 """
@@ -28,9 +28,9 @@ logger = log.get("archive.holds")
 def change(
     parts: Parts, study_instance_uids: Sequence[str], *, is_set: bool, actor: Principal, reason: str
 ) -> list[str]:
-    """Sets or releases the holds of these studies. Returns the studies for which that changed something.
+    """Sets or releases the holds of these studies. Returns the studies whose hold has changed.
 
-    Durable and seen by every process when it returns. Raises StorageFull, StorageFailed or IndexError_.
+    Durable and visible to every process when it returns. Raises StorageFull, StorageFailed or IndexError_.
     """
 
     def work() -> list[str]:

@@ -1,9 +1,9 @@
 """Compares the index with the records of one segment. The scrub does this after it has verified the segment's bytes.
 
-The index must know every record at its place, and the row of a current instance must agree with its record
-(`Catalog.wrong_records`), as must the levels above it. A record without a row is found here; a row without a record is
-found by `filmroom check`, which goes over all rows. Findings are those of a scrub: they are named and logged, and go
-when a later pass finds the index right. The work counts against the speed of the scrub.
+The index must know every record at its place. The row of a current instance, and the levels above it, must agree with
+its record (`Catalog.wrong_records`). This module finds records without a row; `filmroom check`, which goes over all
+rows, finds rows without a record. Findings are those of a scrub: they are logged, and cleared when a later pass finds
+the index right. The work counts against the speed of the scrub.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RECORDS = 200
 """Records compared in one step: some milliseconds."""
 
 WORK_BYTES = 1024
-"""Bytes that comparing a record counts for beside its head, for the speed of the scrub."""
+"""Bytes that comparing a record counts for, in addition to its head, for the speed of the scrub."""
 
 
 def steps_of_segment(archive: Archive, segment_id: int, mark: SegmentMark) -> Iterator[Step]:
@@ -35,17 +35,17 @@ def steps_of_segment(archive: Archive, segment_id: int, mark: SegmentMark) -> It
     while batch := list(islice(records, RECORDS)):
         head_bytes = sum(HEADER_BYTES + each.position.key_length + each.position.meta_length for each in batch)
         try:
-            faults = tuple(_fault(record, what) for record, what in archive.parts.index.wrong_records(batch))
+            faults = tuple(_fault(record, reason) for record, reason in archive.parts.index.wrong_records(batch))
         except IndexDamaged as error:
             offset = batch[0].position.offset
-            what = f"the index, of this record or one of the {RECORDS} after: {error}"
-            faults = (Fault(Part.INDEX, offset, 0, what),)
+            reason = f"the index, for this record or one of the next {RECORDS}: {error}"
+            faults = (Fault(Part.INDEX, offset, 0, reason),)
         yield Step(mark.indexed_bytes, 0, faults, compared_bytes=head_bytes + WORK_BYTES * len(batch))
 
 
-def _fault(record: Record, what: str) -> Fault:
+def _fault(record: Record, reason: str) -> Fault:
     key = record.key if record.kind == Kind.INSTANCE else b""
-    return Fault(Part.INDEX, record.position.offset, 0, what, record, key)
+    return Fault(Part.INDEX, record.position.offset, 0, reason, record, key)
 
 
 def _records(archive: Archive, segment_id: int, mark: SegmentMark) -> Iterator[Record]:
@@ -60,4 +60,4 @@ def _records(archive: Archive, segment_id: int, mark: SegmentMark) -> Iterator[R
             if not isinstance(item, Damage):
                 yield item
     except (CorruptRecord, OSError):
-        return  # the inspection has named damage to the segment itself
+        return  # the inspection has reported damage to the segment itself

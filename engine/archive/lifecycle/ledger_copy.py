@@ -1,18 +1,18 @@
-"""A second copy of all tombstones, holds and corrections: DATA/ledger.copy. They outlive the segment they lie in.
+"""A second copy of all tombstones, holds and corrections: DATA/ledger.copy. They survive the loss of their segment.
 
-A lost instance is one instance less. A lost tombstone brings deleted images back, and a lost hold lets somebody delete
-what must stay. These records are small, so each is kept twice: in the log, which is the truth, and here. Notes
-(`storage.journal`):
+A lost instance is one instance less. A lost tombstone brings deleted images back, and a lost hold allows the deletion
+of images that must stay. These records are small, so each is kept twice: in the log, which is the truth, and here.
+Lines (`storage.journal`):
 
-    ["record", kind, stamp, segment id, key, meta block]    in Base64; the segment it was written to at first
+    ["record", kind, stamp, segment id, key, meta block]    in Base64; the first segment that it was written to
 
-    written      after the log is synced and before the index is told: what is here is in the log
-    at a start   that was not clean, or found the log damaged: what the index knows is added here; what is here and the
-                 index does not know, and what would still change something, is written to the log again, and applied
-    let go       what is not needed any more, once there is much of it
+    written      after the sync of the log and before the index transaction: every record here is in the log
+    at a start   after an unclean end or damage to the log: adds records that only the index has; writes records that
+                 the index lacks, and that would still have an effect, to the log again, and applies them
+    shortened    when there are many records that are no longer needed
 
-Applying a record twice, or late, gives the same result (`index.format.entry`), since its stamp says which records it
-concerns. A full disk prevents no deletion: the copy is then made at the next start.
+Applying a record twice, or late, gives the same result (`index.format.entry`), since its stamp tells which records it
+concerns. A full disk prevents no deletion: the next start then makes the copy.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ from engine.storage.segment_store import LocalSegments
 logger = log.get("archive.ledger")
 
 LEDGER_SEGMENT_BYTES = 1 << 20
-"""A segment of tombstones, holds and corrections; each takes some hundred bytes, and 40 an instance or study."""
+"""Length of a segment of the ledger. A record takes some hundred bytes, and 40 an instance or study."""
 
 SUPERFLUOUS_MAX = 1000
-"""The file is rewritten when it has this many superfluous notes and twice as many notes as are needed."""
+"""The file is rewritten when this many of its notes, and half of them, are superfluous."""
 
 COPY_BYTES_MAX = 64 << 20
 """A file of this size is checked at every start."""
 
 
-class Noted(NamedTuple):
+class Note(NamedTuple):
     """One note."""
 
     segment_id: int
@@ -68,7 +68,7 @@ class Noted(NamedTuple):
 
 
 class LedgerCopy:
-    """The copy of one archive. Keeps nothing in memory between two calls."""
+    """The copy of one archive's ledger. Keeps nothing in memory between two calls."""
 
     def __init__(self, layout: Layout, files: Files) -> None:
         self._layout = layout
@@ -76,9 +76,9 @@ class LedgerCopy:
         self._path = str(layout.data / "ledger.copy")
 
     def add(self, items: Sequence[LedgerItem]) -> None:
-        """Adds records that are durable in the log. Raises StorageFailed; the next start mends other failures."""
+        """Adds records that are durable in the log. Raises StorageFailed; the next start repairs other failures."""
         try:
-            self._append([_note(Noted(item.position.segment_id, item)) for item in items])
+            self._append([_line_of(Note(item.position.segment_id, item)) for item in items])
         except (StorageFull, ArchiveInUse) as error:
             logger.warning("no copy of the ledger's records yet", count=len(items), reason=str(error))
 
@@ -94,41 +94,41 @@ class LedgerCopy:
             self._files.close(fd)
 
     def settle(self, index: Catalog, lost: Iterable[Damage], records_of: dict[int, int]) -> set[int]:
-        """Adds to the copy what only the index has, and writes to the log again what only the copy has.
+        """Adds records that only the index has to the copy, and writes those that only the copy has to the log again.
 
-        `records_of`: the record count of sealed segments. Returns those segments in `lost` whose every record is in
+        `records_of`: the record counts of sealed segments. Returns those segments in `lost` whose records are all in
         the copy. Raises StorageFailed or IndexError_.
         """
-        noted, is_whole = self._load()
+        notes, is_whole = self._load()
         try:
-            indexed, unknown, superfluous = _sorted_out(index, noted)
+            indexed, unknown, superfluous = _sorted_out(index, notes)
             rewritten = self._write_again(index, unknown)
-            missing = self._missing(index, {_identity(each.item) for each in noted})
+            missing = self._missing(index, {_identity(note.item) for note in notes})
             if not is_whole or superfluous > max(SUPERFLUOUS_MAX, 2 * len(indexed)):
                 self._begin_anew([*indexed, *rewritten, *missing])
             elif rewritten or missing or not self._files.exists(self._path):
-                self._append([_note(each) for each in (*rewritten, *missing)])
+                self._append([_line_of(note) for note in (*rewritten, *missing)])
         except (StorageFull, ArchiveInUse) as error:
-            logger.error("the copy of the ledger waits for the next start", reason=str(error))
+            logger.error("the ledger is not copied before the next start", reason=str(error))
             return set()
-        counts = Counter(segment_id for segment_id, _ in {(each.segment_id, _identity(each.item)) for each in noted})
-        hit = {damage.segment_id for damage in lost}
-        return {number for number in hit if 0 < records_of.get(number, 0) <= counts[number]}
+        counts = Counter(segment_id for segment_id, _ in {(note.segment_id, _identity(note.item)) for note in notes})
+        segment_ids = {damage.segment_id for damage in lost}
+        return {number for number in segment_ids if 0 < records_of.get(number, 0) <= counts[number]}
 
-    def _load(self) -> tuple[list[Noted], bool]:
+    def _load(self) -> tuple[list[Note], bool]:
         if not self._files.exists(self._path):
             return [], True
         try:
-            notes, is_whole = read_notes(self._path, self._files)
+            lines, is_whole = read_notes(self._path, self._files)
         except OSError as error:
             raise StorageError(f"{self._path} cannot be read: {error.strerror}") from error
-        noted = [entry for note in notes if (entry := _noted(note)) is not None]
-        return noted, is_whole and len(noted) == len(notes)
+        notes = [entry for line in lines if (entry := _note_of(line)) is not None]
+        return notes, is_whole and len(notes) == len(lines)
 
-    def _missing(self, index: Catalog, known: set[tuple[object, ...]]) -> list[Noted]:
+    def _missing(self, index: Catalog, identities: set[tuple[object, ...]]) -> list[Note]:
         """Records that the index knows and the copy lacks: the archive had no copy, or a process died in between."""
         reader = LogReader(LocalSegments(self._layout.segments, self._files))
-        missing = []
+        notes = []
         try:
             for position in index.ledger_places():
                 try:
@@ -136,15 +136,15 @@ class LedgerCopy:
                 except (CorruptRecord, IndexError_) as error:
                     logger.error("a record of the ledger cannot be copied", reason=str(error))
                     continue
-                if isinstance(item, Tombstone | Hold | Correction) and _identity(item) not in known:
-                    missing.append(Noted(position.segment_id, item))
+                if isinstance(item, Tombstone | Hold | Correction) and _identity(item) not in identities:
+                    notes.append(Note(position.segment_id, item))
         finally:
             reader.close()
-        return missing
+        return notes
 
-    def _write_again(self, index: Catalog, unknown: Sequence[Noted]) -> list[Noted]:
+    def _write_again(self, index: Catalog, notes: Sequence[Note]) -> list[Note]:
         """Writes lost records to the log again, and applies them."""
-        if not unknown:
+        if not notes:
             return []
         segment_log = SegmentLog(
             self._layout.segments,
@@ -153,7 +153,7 @@ class LedgerCopy:
             writer=f"ledger-{os.getpid()}",
             segment_bytes=LEDGER_SEGMENT_BYTES,
         )
-        items = [each.item for each in unknown]
+        items = [note.item for note in notes]
         try:
             for item in items:
                 kind, key, meta = _parts(item)
@@ -166,22 +166,22 @@ class LedgerCopy:
         logger.error(
             "the log had lost tombstones, holds or corrections: written again from their copy", count=len(items)
         )
-        return [Noted(item.position.segment_id, item) for item in items]
+        return [Note(item.position.segment_id, item) for item in items]
 
-    def _append(self, notes: Sequence[Sequence[object]]) -> None:
+    def _append(self, lines: Sequence[Sequence[object]]) -> None:
         with locks.journals(self._layout, self._files):
             journal = self._open()
             try:
-                if notes:
-                    journal.append(notes)
+                if lines:
+                    journal.append(lines)
             finally:
                 journal.close()
 
-    def _begin_anew(self, noted: Sequence[Noted]) -> None:
+    def _begin_anew(self, notes: Sequence[Note]) -> None:
         with locks.journals(self._layout, self._files):
             journal = self._open()
             try:
-                journal.replace([_note(each) for each in noted])
+                journal.replace([_line_of(note) for note in notes])
             finally:
                 journal.close()
 
@@ -193,7 +193,7 @@ class LedgerCopy:
 
 
 def apply(index: Catalog, items: Iterable[LedgerItem]) -> None:
-    """Makes records of the ledger visible, in one transaction."""
+    """Applies records of the ledger to the index, in one transaction."""
     tombstones: list[Tombstone] = []
     holds: list[Hold] = []
     corrections: list[Correction] = []
@@ -207,17 +207,17 @@ def apply(index: Catalog, items: Iterable[LedgerItem]) -> None:
     index.apply([], tombstones, holds=holds, corrections=corrections)
 
 
-def _sorted_out(index: Catalog, noted: Sequence[Noted]) -> tuple[list[Noted], list[Noted], int]:
-    """Notes that the index knows; those that it lacks, each once; and how many are superfluous."""
+def _sorted_out(index: Catalog, notes: Sequence[Note]) -> tuple[list[Note], list[Note], int]:
+    """Notes that the index has; those that it lacks, each once; and the number of superfluous ones."""
     indexed, unknown = [], {}
     superfluous = 0
     young_ns = time.time_ns() - TOMBSTONE_KEEP_S * 10**9
-    for each in noted:
-        item = each.item
+    for note in notes:
+        item = note.item
         if index.knows(item):
-            indexed.append(each)
+            indexed.append(note)
         elif (isinstance(item, Tombstone) and item.deleted_ns > young_ns) or index.would_change(item):
-            unknown[_identity(item)] = each
+            unknown[_identity(item)] = note
         else:
             superfluous += 1
     return indexed, list(unknown.values()), superfluous
@@ -236,14 +236,14 @@ def _parts(item: LedgerItem) -> tuple[Kind, bytes, bytes]:
     return Kind.CORRECTION, item.key, item.pack_meta()
 
 
-def _note(noted: Noted) -> list[object]:
-    kind, key, meta = _parts(noted.item)
+def _line_of(note: Note) -> list[object]:
+    kind, key, meta = _parts(note.item)
     text = [base64.b64encode(part).decode("ascii") for part in (key, meta)]
-    return ["record", int(kind), noted.item.stamp, noted.segment_id, *text]
+    return ["record", int(kind), note.item.stamp, note.segment_id, *text]
 
 
-def _noted(note: list[object]) -> Noted | None:
-    match note:
+def _note_of(line: list[object]) -> Note | None:
+    match line:
         case ["record", int(kind), int(stamp), int(segment_id), str(key_text), str(meta_text)]:
             pass
         case _:
@@ -254,7 +254,7 @@ def _noted(note: list[object]) -> Noted | None:
         item = unpack_record(Record(position, kind, 0, stamp, 0, 0, key, meta))
     except (binascii.Error, EngineError):
         return None
-    return Noted(segment_id, item) if isinstance(item, Tombstone | Hold | Correction) else None
+    return Note(segment_id, item) if isinstance(item, Tombstone | Hold | Correction) else None
 
 
 def commit(archive_log: SegmentLog, copy: LedgerCopy, items: Sequence[LedgerItem]) -> None:

@@ -1,14 +1,14 @@
 """Losses: records that were safe once and are missing now. Kept in DATA/losses until acknowledged or found again.
 
-A new index knows nothing of records that the log no longer has. So a recovery or a rebuild notes here what is missing,
-and `check`, `doctor`, `scrub findings` and the log of every start show it. Notes (`storage.journal`), each about a
-place in a segment and, if it is known, the instance that lay there:
+A new index knows nothing of records that the log no longer has. So a recovery or a rebuild notes missing records here,
+and `check`, `doctor`, `scrub findings` and the log of every start show them. Lines (`storage.journal`), each about a
+place in a segment and, if known, the instance that lay there:
 
     ["lost", segment id, offset, SOP Instance UID, what, found ns]
-    ["acknowledged", segment id, offset, SOP Instance UID, who, when ns]      it is not told again
-    ["found again", segment id, offset, SOP Instance UID, when ns]            the segment is whole, or put back
+    ["acknowledged", segment id, offset, SOP Instance UID, who, when ns]      no longer shown
+    ["found again", segment id, offset, SOP Instance UID, when ns]            the segment is whole, or back
 
-An instance that is stored again is not lost any more, whatever its note says.
+An instance that is stored again is no longer lost, whatever its note says.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from engine.storage.segment import Damage
 logger = log.get("archive.losses")
 
 LOGGED_MAX = 1000
-"""New losses that are named in the log one by one; the rest are counted."""
+"""New losses that are logged one by one; the rest are counted."""
 
 ADVICE = "filmroom scrub findings names them; restore or send again, or filmroom scrub acknowledge"
 
@@ -56,8 +56,8 @@ class Loss(NamedTuple):
 
 
 def of_damage(damage: Iterable[Damage], found_ns: int) -> list[Loss]:
-    """The losses in what a recovery has found."""
-    return [Loss(each.segment_id, each.offset, "", each.reason, found_ns) for each in damage]
+    """The losses in the damage that a recovery has found."""
+    return [Loss(fault.segment_id, fault.offset, "", fault.reason, found_ns) for fault in damage]
 
 
 def _path(layout: Layout) -> str:
@@ -66,24 +66,24 @@ def _path(layout: Layout) -> str:
 
 def _read(layout: Layout, files: Files) -> tuple[dict[tuple[int, int, str], Loss], set[tuple[int, int, str]]]:
     """The losses by place, and the places that are acknowledged."""
-    noted: dict[tuple[int, int, str], Loss] = {}
+    losses: dict[tuple[int, int, str], Loss] = {}
     acknowledged: set[tuple[int, int, str]] = set()
     if not files.exists(_path(layout)):
-        return noted, acknowledged
+        return losses, acknowledged
     try:
         notes, _ = read_notes(_path(layout), files)
     except OSError as error:
         raise StorageError(f"{_path(layout)} cannot be read: {error.strerror}") from error
     for note in notes:
         match note:
-            case ["lost", int(segment_id), int(offset), str(uid), str(what), int(found_ns)]:
-                noted[segment_id, offset, uid] = Loss(segment_id, offset, uid, what, found_ns)
+            case ["lost", int(segment_id), int(offset), str(uid), str(reason), int(found_ns)]:
+                losses[segment_id, offset, uid] = Loss(segment_id, offset, uid, reason, found_ns)
             case ["acknowledged", int(segment_id), int(offset), str(uid), *_]:
                 acknowledged.add((segment_id, offset, uid))
             case ["found again", int(segment_id), int(offset), str(uid), *_]:
-                noted.pop((segment_id, offset, uid), None)
+                losses.pop((segment_id, offset, uid), None)
                 acknowledged.discard((segment_id, offset, uid))
-    return noted, acknowledged
+    return losses, acknowledged
 
 
 def _append(layout: Layout, files: Files, notes: Sequence[Sequence[object]]) -> None:
@@ -102,8 +102,8 @@ def _append(layout: Layout, files: Files, notes: Sequence[Sequence[object]]) -> 
 
 def outstanding(layout: Layout, files: Files, index: Catalog) -> list[Loss]:
     """Losses that are neither acknowledged nor stored again, by place. Raises StorageError."""
-    noted, acknowledged = _read(layout, files)
-    losses = [loss for place, loss in noted.items() if place not in acknowledged]
+    by_place, acknowledged = _read(layout, files)
+    losses = [loss for place, loss in by_place.items() if place not in acknowledged]
     return sorted(loss for loss in losses if not _is_back(index, loss))
 
 
@@ -113,14 +113,14 @@ def _is_back(index: Catalog, loss: Loss) -> bool:
 
 def acknowledged_segments(layout: Layout, files: Files) -> set[int]:
     """The segments all of whose losses are acknowledged."""
-    noted, acknowledged = _read(layout, files)
-    return {place[0] for place in acknowledged} - {place[0] for place in noted if place not in acknowledged}
+    by_place, acknowledged = _read(layout, files)
+    return {place[0] for place in acknowledged} - {place[0] for place in by_place if place not in acknowledged}
 
 
 def note(layout: Layout, files: Files, losses: Iterable[Loss]) -> list[Loss]:
     """Notes these losses, each once. Logs and returns the new ones. Raises StorageFull or StorageFailed."""
-    noted, _ = _read(layout, files)
-    new_losses = list({loss.place: loss for loss in losses if loss.place not in noted}.values())
+    by_place, _ = _read(layout, files)
+    new_losses = list({loss.place: loss for loss in losses if loss.place not in by_place}.values())
     _append(layout, files, [("lost", *loss) for loss in new_losses])
     for loss in new_losses[:LOGGED_MAX]:
         logger.error(
@@ -135,28 +135,30 @@ def note(layout: Layout, files: Files, losses: Iterable[Loss]) -> list[Loss]:
     return new_losses
 
 
-def forget_whole(layout: Layout, files: Files, whole: Collection[int]) -> None:
+def forget_whole(layout: Layout, files: Files, segment_ids: Collection[int]) -> None:
     """Removes the losses of segments that a rebuild has found as they were sealed."""
-    noted, _ = _read(layout, files)
-    back = [place for place in noted if place[0] in whole]
-    _append(layout, files, [("found again", *place, time.time_ns()) for place in back])
-    for segment_id in sorted({place[0] for place in back}):
-        logger.warning("a segment that had lost something is whole again", segment=f"{segment_id:016x}")
+    by_place, _ = _read(layout, files)
+    places = [place for place in by_place if place[0] in segment_ids]
+    _append(layout, files, [("found again", *place, time.time_ns()) for place in places])
+    for segment_id in sorted({place[0] for place in places}):
+        logger.warning("a damaged segment is whole again", segment=f"{segment_id:016x}")
 
 
 def acknowledge(
-    layout: Layout, files: Files, index: Catalog, wanted: Collection[int] | None, *, actor: Principal
+    layout: Layout, files: Files, index: Catalog, segment_ids: Collection[int] | None, *, actor: Principal
 ) -> list[Loss]:
     """Acknowledges the outstanding losses in these segments (None: in all), and returns them.
 
     Raises StorageFull or StorageFailed.
     """
-    chosen = [loss for loss in outstanding(layout, files, index) if wanted is None or loss.segment_id in wanted]
+    losses = [
+        loss for loss in outstanding(layout, files, index) if segment_ids is None or loss.segment_id in segment_ids
+    ]
     now_ns = time.time_ns()
-    _append(layout, files, [("acknowledged", *loss.place, actor.actor, now_ns) for loss in chosen])
-    for loss in chosen:
-        logger.warning("a loss is acknowledged", loss=str(loss), by=actor.actor)
-    return chosen
+    _append(layout, files, [("acknowledged", *loss.place, actor.actor, now_ns) for loss in losses])
+    for loss in losses:
+        logger.warning("loss acknowledged", loss=str(loss), by=actor.actor)
+    return losses
 
 
 def tell(layout: Layout, files: Files, index: Catalog) -> None:
@@ -166,7 +168,7 @@ def tell(layout: Layout, files: Files, index: Catalog) -> None:
         by_segment.setdefault(loss.segment_id, []).append(loss)
     for segment_id, places in by_segment.items():
         logger.error(
-            "stored bytes are lost, and nobody has acknowledged it",
+            "stored bytes are lost: not acknowledged yet",
             segment=f"{segment_id:016x}",
             losses=len(places),
             instances=sum(bool(loss.sop_instance_uid) for loss in places),

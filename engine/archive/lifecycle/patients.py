@@ -1,7 +1,7 @@
 """Finds a patient by ID and issuer.
 
 Two issuers may give one ID to two patients. An ID without an issuer means the only patient with that ID; if there are
-two, the request is refused, never guessed. Reads only. Errors name no patient.
+two, the request is refused. Reads only. Errors name no patient.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from engine.index.catalog import Snapshot
 from engine.index.format.types import Level
 
 IDENTITY = (tags.PatientID, tags.IssuerOfPatientID, tags.IssuerOfPatientIDQualifiersSequence)
-"""The attributes that identify a patient; the last one only repeats the issuer in other words."""
+"""The attributes that identify a patient; the last one is another form of the issuer."""
 _TEXTLESS_VRS = frozenset(
     ("AT", "FL", "FD", "OB", "OD", "OF", "OL", "OV", "OW", "SL", "SQ", "SS", "SV", "UL", "UN", "US", "UV")
 )
@@ -22,7 +22,7 @@ _TEXTLESS_VRS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """A patient as a person or a message names it."""
+    """A patient as named in a request."""
 
     patient_id: str
     issuer: str | None = None
@@ -30,8 +30,8 @@ class Patient:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """A patient as the index has it."""
+class IndexedPatient:
+    """A patient of the index."""
 
     key: bytes
     names: tuple[bytes, bytes]
@@ -50,27 +50,27 @@ def as_text(patient_id: str, issuer: str) -> str:
 
 
 def patient_of(text: str) -> Patient:
-    """The patient that ID or ID^^^ISSUER names; with nothing after ^^^ the one without an issuer."""
+    """The patient in the text ID or ID^^^ISSUER; ID^^^ is the one without an issuer."""
     patient_id, mark, issuer = text.partition("^^^")
     return Patient(patient_id, issuer if mark else None)
 
 
 def identity_of(names: tuple[bytes, bytes]) -> dict[int, bytes]:
-    """The attributes that say who a patient of this ID and issuer is."""
+    """The identifying attributes of a patient with this ID and issuer."""
     return dict(zip(IDENTITY, (*names, b""), strict=True))
 
 
-def _found(snapshot: Snapshot, patient: Patient) -> list[Known]:
-    """The patients that are known by this name. Raises CorrectionRefused for one that is no more."""
+def _find(snapshot: Snapshot, patient: Patient) -> list[IndexedPatient]:
+    """The patients of this name. Raises CorrectionRefused for one that was merged into another."""
     patient_id = patient.patient_id.strip(" ").encode()
     issuer = None if patient.issuer is None else patient.issuer.strip(" ").encode()
     if not patient_id:
-        raise CorrectionRefused("a patient is named by an ID; studies without one are named themselves")
+        raise CorrectionRefused("name a patient by an ID; for a patient without one, name the studies")
     merged = snapshot.merge_of(patient_id, issuer)
     patients = []
-    for one in snapshot.patients_with(patient_id, issuer):
-        names = (one.items.get(IDENTITY[0], b"").strip(b" "), one.items.get(IDENTITY[1], b"").strip(b" "))
-        patients.append(Known(one.key, names, one.studies))
+    for row in snapshot.patients_with(patient_id, issuer):
+        names = (row.items.get(IDENTITY[0], b"").strip(b" "), row.items.get(IDENTITY[1], b"").strip(b" "))
+        patients.append(IndexedPatient(row.key, names, row.studies))
     if not patients and merged:
         raise CorrectionRefused(
             f"this patient has been merged into another one, by correction {number_of(merged)}: name that one"
@@ -78,30 +78,30 @@ def _found(snapshot: Snapshot, patient: Patient) -> list[Known]:
     return patients
 
 
-def known(snapshot: Snapshot, patient: Patient, *, in_advance: bool = False) -> Known:
-    """The one patient that is meant. Raises CorrectionRefused when there is none, or more than one."""
-    patients = _found(snapshot, patient)
+def find_one(snapshot: Snapshot, patient: Patient, *, in_advance: bool = False) -> IndexedPatient:
+    """The only patient of this name. Raises CorrectionRefused if there is none, or more than one."""
+    patients = _find(snapshot, patient)
     if len(patients) > 1:
         raise CorrectionRefused(
-            f"{len(patients)} patients have this ID, each from another issuer: say whose it is, as ID^^^ISSUER"
+            f"{len(patients)} patients have this ID, each from another issuer: add the issuer, as ID^^^ISSUER"
             " (ID^^^ for the one without an issuer)"
         )
     if patients:
         return patients[0]
     if in_advance:
-        return Known(*_named(patient), 0)
+        return IndexedPatient(*_checked_names(patient), 0)
     raise PatientUnknown(patient.patient_id, patient.issuer)
 
 
-def unknown(snapshot: Snapshot, patient: Patient) -> Known:
+def new_patient(snapshot: Snapshot, patient: Patient) -> IndexedPatient:
     """A patient that has no study yet. Raises CorrectionRefused."""
-    if _found(snapshot, Patient(patient.patient_id, patient.issuer or "")):
+    if _find(snapshot, Patient(patient.patient_id, patient.issuer or "")):
         raise CorrectionRefused("there is a patient of this ID: move the studies there")
-    return Known(*_named(patient), 0)
+    return IndexedPatient(*_checked_names(patient), 0)
 
 
-def _named(patient: Patient) -> tuple[bytes, tuple[bytes, bytes]]:
-    """Key, ID and issuer of a patient that need not be known. Raises CorrectionRefused."""
+def _checked_names(patient: Patient) -> tuple[bytes, tuple[bytes, bytes]]:
+    """Key, ID and issuer of a patient that may have no study. Raises CorrectionRefused."""
     texts = (patient.patient_id.strip(" "), (patient.issuer or "").strip(" "))
     for tag, text in zip(IDENTITY, texts, strict=False):
         check_value(tag, tags.vr_of(tag), text)
@@ -111,8 +111,8 @@ def _named(patient: Patient) -> tuple[bytes, tuple[bytes, bytes]]:
     return Snapshot.patient_key(*names), names
 
 
-def called(snapshot: Snapshot, patient: Known) -> dict[int, bytes]:
-    """The patient attributes for studies that move to this patient. They lose attributes that it does not have."""
+def attributes_of(snapshot: Snapshot, patient: IndexedPatient) -> dict[int, bytes]:
+    """The attributes that studies get when they move to this patient. They lose those that it does not have."""
     identity = identity_of(patient.names)
     if not patient.studies:
         return identity
@@ -123,6 +123,6 @@ def called(snapshot: Snapshot, patient: Known) -> dict[int, bytes]:
 
 def check_value(tag: int, vr: str, text: str) -> None:
     """Raises CorrectionRefused for a value that the VR does not allow."""
-    what = f"its VR is {vr}, which is no text" if vr in _TEXTLESS_VRS and text else conformance.fault(vr, text)
-    if what:
-        raise CorrectionRefused(f"{tags.keyword_of(tag)} cannot be set to that: {what}")
+    reason = f"its VR is {vr}, which is no text" if vr in _TEXTLESS_VRS and text else conformance.fault(vr, text)
+    if reason:
+        raise CorrectionRefused(f"{tags.keyword_of(tag)} cannot be set to that: {reason}")

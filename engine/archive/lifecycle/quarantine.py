@@ -1,19 +1,18 @@
-"""What is stored and stands apart: versions kept aside, and bytes that could not be taken as instances.
+"""Quarantine: versions kept aside, and bytes that could not be stored as instances.
 
-    kind           came in by                                      readmit                        drop
-    version        other bytes under a known SOP Instance UID      becomes the current one; the   its space comes
-                   (`ingest.writer`)                              one before is kept aside       back by compaction
+    kind           origin                                          readmit                        drop
+    version        other bytes under a known SOP Instance UID      becomes the current one; the   compaction frees
+                   (`ingest.writer`)                               previous one is kept aside     its space
     unparseable    a C-STORE that was refused                      tried again, under the UIDs    the same
-                   (`ingest.unparseable`)                         that the data set itself has
+                   (`ingest.unparseable`)                          of the data set itself
 
-Versions with the same content as another one retire by themselves (`resent`); what differs in the others:
-`difference`. "incomplete" is what is refused only because it lacks a UID. What a peer sends and is refused is kept, for
-the peer may forget it; what an import refuses is not: the file stays where it is.
+`resent` retires versions with the same content as another one; `difference` compares the others. An unparseable data
+set is "incomplete" if it only lacks a UID. Refused bytes of a peer are kept, since the peer may delete them; those of
+an import are not, since the file stays where it is.
 
-An id names one record wherever it lies: its stamp and a checksum of its UID. Nothing here shows what is
-in a data set: no name, no patient. A readmitted instance is a new record with the same bytes; the old one gets a
-tombstone. Works on a stopped archive and beside a running server. Legal holds: what belongs to a study on hold, as far
-as can be told, is not dropped.
+An id names one record wherever it lies: its stamp and a checksum of its UID. Nothing here shows the values of a data
+set: no name, no patient. A readmitted instance is a new record with the same bytes; the old one gets a tombstone. Works
+on a stopped archive and beside a running server. An item that may belong to a study on legal hold is not dropped.
 """
 
 from __future__ import annotations
@@ -47,32 +46,32 @@ logger = log.get("archive.quarantine")
 KEPT_ASIDE: Final = "version"
 UNPARSEABLE: Final = "unparseable"
 INCOMPLETE: Final = "incomplete"
-"""Of what could not be taken as an instance: it can be read, and lacks a UID that every instance has."""
+"""The kind of unparseable bytes that can be read, but lack a UID that every instance has."""
 
 WHOLE_BYTES_MAX: Final = 8 << 20
-"""A data set up to this length is read whole; longer ones go in pieces of this length."""
+"""A data set up to this length is read whole; longer ones are read in pieces of this length."""
 
 _UID: Final = re.compile(r"[0-9]+(\.[0-9]+)+")
 _ASIDE_REASON: Final = "another instance of this SOP Instance UID is current"
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """One thing in quarantine."""
+class QuarantineItem:
+    """One record in quarantine."""
 
     kind: str
     """KEPT_ASIDE, UNPARSEABLE or INCOMPLETE."""
     reason: str
     instance: Instance
-    """Of unparseable ones the UIDs are what the sender claimed, and there is no study."""
+    """For unparseable bytes, with the UIDs that the sender claimed, and without a study."""
 
     @property
     def id(self) -> str:
-        """Names it for `export`, `readmit` and `drop`."""
+        """The identifier for `export`, `readmit` and `drop`."""
         return f"{self.instance.stamp:016x}{crc32c(self.instance.sop_instance_uid.encode()):08x}"
 
     def facts(self) -> dict[str, object]:
-        """What may be shown of it."""
+        """The facts that may be shown."""
         instance = self.instance
         return {
             "id": self.id,
@@ -86,38 +85,38 @@ class Kept:
         }
 
 
-def listed(archive: Archive) -> Iterator[Kept]:
-    """All of it: versions kept aside, then what is unparseable, each in the index's order."""
+def list_all(archive: Archive) -> Iterator[QuarantineItem]:
+    """All items: versions kept aside, then unparseable bytes, each in the index's order."""
     for version in archive.parts.index.kept_versions():
-        yield Kept(KEPT_ASIDE, _ASIDE_REASON, version)
-    for claimed in archive.parts.index.quarantined():
-        reason = claimed.reason.decode("utf-8", "replace")
-        yield Kept(kind_of(reason), reason, _instance_of(claimed))
+        yield QuarantineItem(KEPT_ASIDE, _ASIDE_REASON, version)
+    for row in archive.parts.index.quarantined():
+        reason = row.reason.decode("utf-8", "replace")
+        yield QuarantineItem(kind_of(reason), reason, _instance_of(row))
 
 
 def kind_of(reason: str) -> str:
-    """The kind of what could not be taken as an instance, by the reason that is kept with it."""
+    """The kind of bytes that could not be stored, from the recorded reason."""
     return INCOMPLETE if reason.endswith("is missing or empty") else UNPARSEABLE
 
 
-def find(archive: Archive, identifier: str) -> Kept:
-    """The one of that id. Raises QuarantineError."""
+def find(archive: Archive, identifier: str) -> QuarantineItem:
+    """The item with this id. Raises QuarantineError."""
     prefix = identifier.strip().lower()
-    for item in listed(archive):
+    for item in list_all(archive):
         if item.id == prefix:
             return item
     raise QuarantineError("nothing in quarantine has this id; `filmroom quarantine list` shows what there is")
 
 
-def export(archive: Archive, kept: Kept, folder: Path) -> Path:
-    """Writes it to `folder`: a Part 10 file ID.dcm, or ID.raw where the claimed UIDs make no file meta information.
+def export(archive: Archive, item: QuarantineItem, folder: Path) -> Path:
+    """Writes an item to `folder`: a Part 10 file ID.dcm, or ID.raw if the claimed UIDs make no file meta information.
 
     Raises CorruptRecord, ExportFailed.
     """
-    instance = kept.instance
+    instance = item.instance
     uids = (instance.sop_class_uid, instance.sop_instance_uid, instance.transfer_syntax_uid)
     has_meta = all(len(uid) <= 64 and _UID.fullmatch(uid) for uid in uids)
-    path = folder / f"{kept.id}.{'dcm' if has_meta else 'raw'}"
+    path = folder / f"{item.id}.{'dcm' if has_meta else 'raw'}"
 
     def pieces() -> Iterator[bytes | memoryview]:
         if has_meta:
@@ -139,10 +138,10 @@ def export(archive: Archive, kept: Kept, folder: Path) -> Path:
 
 
 def readmit(archive: Archive, identifier: str, *, policy: str, actor: Principal) -> Outcome:
-    """Takes it out of quarantine and into the archive; durable and visible when it returns.
+    """Moves an item from quarantine into the archive; durable and visible when it returns.
 
-    A version kept aside becomes the current one. What was unparseable is tried again; `policy` says what holds when its
-    UID is there by now. Raises QuarantineError, InstanceRefused (it stays unparseable), CorruptRecord, StorageFull.
+    A version kept aside becomes the current one. Unparseable bytes are tried again; `policy` decides if their UID is
+    stored by now. Raises QuarantineError, InstanceRefused (they stay in quarantine), CorruptRecord, StorageFull.
     """
     item = find(archive, identifier)
     if item.kind == KEPT_ASIDE:
@@ -150,7 +149,7 @@ def readmit(archive: Archive, identifier: str, *, policy: str, actor: Principal)
     else:
         outcome = _try_again(archive, item.instance, policy)
         with archive.parts.ledger.locked():
-            _bury(archive, item, actor, f"readmitted: {outcome.name.lower()}")
+            _write_tombstone(archive, item, actor, f"readmitted: {outcome.name.lower()}")
     logger.info(
         "readmitted from quarantine",
         sop_instance_uid=item.instance.sop_instance_uid,
@@ -161,16 +160,16 @@ def readmit(archive: Archive, identifier: str, *, policy: str, actor: Principal)
     return outcome
 
 
-def drop(archive: Archive, identifier: str, *, actor: Principal, reason: str) -> Kept:
-    """Deletes it, durably. Raises QuarantineError, DeletionRefused (its study is on legal hold), StorageFull."""
+def drop(archive: Archive, identifier: str, *, actor: Principal, reason: str) -> QuarantineItem:
+    """Deletes an item, durably. Raises QuarantineError, DeletionRefused (its study is on legal hold), StorageFull."""
 
-    def work() -> Kept:
+    def work() -> QuarantineItem:
         with archive.parts.ledger.locked():
             item = find(archive, identifier)
             held_uids = held_studies(archive, [item])
             if held_uids:
                 raise DeletionRefused(f"the study {held_uids[0]} is on legal hold; nothing was dropped", held_uids)
-            _bury(archive, item, actor, reason)
+            _write_tombstone(archive, item, actor, reason)
             return item
 
     item = archive.parts.ledger.with_reserve(work)
@@ -180,46 +179,51 @@ def drop(archive: Archive, identifier: str, *, actor: Principal, reason: str) ->
     return item
 
 
-def chosen(archive: Archive, sop_instance_uids: Container[str] | None, *, same: bool, judge: Judge) -> Iterator[Kept]:
-    """What belongs to these SOP Instance UIDs (None: to any); with `same`, versions with the content of another one."""
-    for item in listed(archive):
+def select(
+    archive: Archive, sop_instance_uids: Container[str] | None, *, same: bool, judge: Judge
+) -> Iterator[QuarantineItem]:
+    """The items with these SOP Instance UIDs (None: any); with `same`, versions with the content of another one."""
+    for item in list_all(archive):
         if sop_instance_uids is not None and item.instance.sop_instance_uid not in sop_instance_uids:
             continue
         if not same or (item.kind == KEPT_ASIDE and _is_same_as_another(archive, item, judge)):
             yield item
 
 
-def drop_all(archive: Archive, many: Sequence[Kept], *, actor: Principal, reason: str) -> list[Kept]:
-    """Deletes what of it is still there, durably, all or nothing. Raises DeletionRefused, StorageFull."""
-    ids = {item.id for item in many}
+def drop_all(
+    archive: Archive, items: Sequence[QuarantineItem], *, actor: Principal, reason: str
+) -> list[QuarantineItem]:
+    """Deletes those of these items that still exist, durably, all or nothing. Raises DeletionRefused, StorageFull."""
+    ids = {item.id for item in items}
 
-    def work() -> list[Kept]:
+    def work() -> list[QuarantineItem]:
         with archive.parts.ledger.locked():
-            items = [item for item in listed(archive) if item.id in ids]
-            held_uids = held_studies(archive, items)
+            remaining = [item for item in list_all(archive) if item.id in ids]
+            held_uids = held_studies(archive, remaining)
             if held_uids:
                 raise DeletionRefused(f"the study {held_uids[0]} is on legal hold; nothing was dropped", held_uids)
             drops = [
-                deletion.Drop(item.instance.sop_instance_uid.encode(), item.instance.stamp, reason) for item in items
+                deletion.Drop(item.instance.sop_instance_uid.encode(), item.instance.stamp, reason)
+                for item in remaining
             ]
             deletion.write_drops(archive.parts, drops, actor=actor)
-            return items
+            return remaining
 
     dropped = archive.parts.ledger.with_reserve(work)
     logger.info("dropped from quarantine", count=len(dropped), by=actor.actor)
     return dropped
 
 
-def held_studies(archive: Archive, many: Iterable[Kept]) -> list[str]:
-    """The studies on legal hold that they may belong to."""
-    studies = {uid for item in many for uid in _studies_of(archive, item)}
+def held_studies(archive: Archive, items: Iterable[QuarantineItem]) -> list[str]:
+    """The studies on legal hold that these items may belong to."""
+    studies = {uid for item in items for uid in _studies_of(archive, item)}
     return sorted(uid for uid in studies if archive.parts.index.is_held(uid.encode()))
 
 
-def _is_same_as_another(archive: Archive, kept: Kept, judge: Judge) -> bool:
-    for other in resent.others_of(archive, kept.instance):
+def _is_same_as_another(archive: Archive, item: QuarantineItem, judge: Judge) -> bool:
+    for other in resent.others_of(archive, item.instance):
         try:
-            if judge.is_same(kept.instance, other):
+            if judge.is_same(item.instance, other):
                 return True
         except CorruptRecord:
             pass  # it has been noted as damaged
@@ -229,64 +233,64 @@ def _is_same_as_another(archive: Archive, kept: Kept, judge: Judge) -> bool:
 # Inside ------------------------------------------------------------------------------------------
 
 
-def _instance_of(claimed: Quarantined) -> Instance:
-    """An unparseable one in the form that reading and exporting want."""
+def _instance_of(row: Quarantined) -> Instance:
+    """An unparseable item in the form that `retrieve` and `export` need."""
     return Instance(
-        claimed.position,
-        claimed.stamp,
-        claimed.sop_class_uid.decode("utf-8", "replace"),
-        claimed.sop_instance_uid.decode("utf-8", "replace"),
-        claimed.transfer_syntax_uid.decode("utf-8", "replace"),
+        row.position,
+        row.stamp,
+        row.sop_class_uid.decode("utf-8", "replace"),
+        row.sop_instance_uid.decode("utf-8", "replace"),
+        row.transfer_syntax_uid.decode("utf-8", "replace"),
         "",
         "",
         -1,
-        claimed.calling_ae_title.decode("utf-8", "replace"),
-        claimed.received_ns,
+        row.calling_ae_title.decode("utf-8", "replace"),
+        row.received_ns,
         b"",
         b"",
     )
 
 
-def _bury(archive: Archive, kept: Kept, actor: Principal, reason: str) -> None:
-    """A tombstone for this one record; call it while the ledger is locked."""
-    instance = kept.instance
+def _write_tombstone(archive: Archive, item: QuarantineItem, actor: Principal, reason: str) -> None:
+    """Writes a tombstone for this one record. Call it while the ledger is locked."""
+    instance = item.instance
     uid, stamp = instance.sop_instance_uid.encode(), instance.stamp
     deletion.write_tombstones(
         archive.parts, [(uid, [uid])], Level.IMAGE, after=stamp, actor=actor, reason=reason, target_stamp=stamp
     )
 
 
-def _studies_of(archive: Archive, kept: Kept) -> set[str]:
-    """The studies that it may belong to: its own, that of the instance whose UID it claims, what its data set says."""
-    instance = kept.instance
+def _studies_of(archive: Archive, item: QuarantineItem) -> set[str]:
+    """The studies of an item: its own, that of the instance whose UID it claims, and the one in its data set."""
+    instance = item.instance
     studies = {instance.study_instance_uid}
     current = archive.parts.index.locate(instance.sop_instance_uid.encode())
     if current is not None:
         studies.add(current.study_instance_uid)
-    if kept.kind != KEPT_ASIDE:
+    if item.kind != KEPT_ASIDE:
         try:
             head = completeness.head_of(archive.parts.reader, instance)
             studies.add(head.study_instance_uid.decode("utf-8", "replace"))
         except (CorruptRecord, DataSetError):
-            pass  # it says nothing that can be understood
+            pass  # unreadable: it names no study
     return studies - {""}
 
 
-def _readmit_version(archive: Archive, kept: Kept, actor: Principal) -> Outcome:
-    """Stores the version's bytes once more as the current instance, then buries the copy that was kept aside."""
+def _readmit_version(archive: Archive, item: QuarantineItem, actor: Principal) -> Outcome:
+    """Stores the version's bytes once more as the current instance, then deletes the copy that was kept aside."""
 
     def work() -> Outcome:
         with archive.parts.ledger.locked():
-            version = find(archive, kept.id).instance
+            version = find(archive, item.id).instance
             entry = Entry.unpack(archive.parts.reader.read_record(version.position))
             writer = archive.parts.ledger.writer()
             versions = archive.parts.index.versions(entry.sop_instance_uid)
-            entry.stamp = writer.next_stamp(max(each.stamp for each in versions))
+            entry.stamp = writer.next_stamp(max(row.stamp for row in versions))
             entry.flags = POLICY_KEEP_BOTH
             _copy(archive, writer, entry, version)
             outcome = writer.apply([entry])[0]
             writer.seal_rolled()
-            _bury(archive, kept, actor, "readmitted")
+            _write_tombstone(archive, item, actor, "readmitted")
             return outcome
 
     return archive.parts.ledger.with_reserve(work)
@@ -314,7 +318,7 @@ def _copy(archive: Archive, writer: Writer, entry: Entry, version: Instance) -> 
 
 
 def _try_again(archive: Archive, instance: Instance, policy: str) -> Outcome:
-    """Stores what was unparseable as if it came now. Raises what it is refused for."""
+    """Stores unparseable bytes like a new arrival. Raises the reason of a refusal."""
     if instance.position.payload_length > WHOLE_BYTES_MAX:
         return archive.ingest_stream(
             archive.pieces(instance),

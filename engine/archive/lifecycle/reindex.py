@@ -1,19 +1,18 @@
-"""Brings what is stored under the extra attributes in effect: looks through the log again after the set has changed.
+"""Re-indexing: extracts the attributes of stored instances again after the set of extra attributes has changed.
 
-Segment by segment, the newest first, from the heads in their footers; of each instance whose record carries another
-mark the first bytes of the data set are read, its attributes extracted anew, and the index told
-(`index.apply.reextract`).
+Goes through the segments, the newest first, by the heads in their footers. For each instance whose record has another
+mark, reads the first bytes of the data set, extracts its attributes and updates the index (`index.apply.reextract`).
 
-    the set has changed ─► every sealed segment lacks its digest ─► batch by batch, noted with each ─► none lacks it
-    a segment is sealed ─► it lacks the digest ─► its records have the mark already, and no payload is read
-    a crash, a stop     ─► goes on after the batch that was noted last
-    the index is rebuilt, a segment compacted ─► the notes are gone, or the new one has none: looked through again
+    the set has changed ─► every sealed segment lacks its digest ─► batch by batch, each noted ─► none lacks it
+    a segment is sealed ─► it lacks the digest ─► its records have the mark already, so no payload is read
+    a crash, a stop     ─► continues after the last noted batch
+    the index is rebuilt, a segment compacted ─► the notes are gone, or the new segment has none: read again
 
-A segment that is still written is looked at when it is sealed. What cannot be read keeps the attributes that it has,
-and is counted: the scrub names damage. Nothing is changed in the log: a record keeps its mark.
+A segment that is still written is read when it is sealed. An unreadable instance keeps its attributes, and is counted;
+the scrub reports the damage. The log does not change: a record keeps its mark.
 
-Runs under `locks.caretaker`, a batch at a time, in any process that has the archive open: the caretaker's duty, and
-`filmroom reindex`. Queries meanwhile find by an extra attribute what has been brought that far.
+Runs under `locks.caretaker`, a batch at a time, in any process that has the archive open: in the caretaker, and in
+`filmroom reindex`. Meanwhile queries by an extra attribute find the instances that are done.
 """
 
 from __future__ import annotations
@@ -42,18 +41,18 @@ logger = log.get("archive.reindex")
 BATCH = 200
 """Instances in one index transaction: some milliseconds in which no other process can write."""
 
-LOOKED_AT_MAX = 5000
-"""Records in one step, read anew or not."""
+RECORDS_MAX = 5000
+"""The most records in one step, whether read or not."""
 
-SAID_EVERY_S = 60.0
+LOG_EVERY_S = 60.0
 
 IN_USE_PAUSE_S = 0.2
 
 Progress = Callable[[str, int, int], None]
 
 
-class _Under:
-    """The segment that is being looked through."""
+class _OpenSegment:
+    """The segment that is being re-indexed."""
 
     def __init__(self, segment_id: int, records: Iterator[Record], end: int) -> None:
         self.segment_id = segment_id
@@ -62,23 +61,23 @@ class _Under:
 
 
 class Reindexer:
-    """Brings one archive under the set in effect, a step at a time; one thread."""
+    """Re-indexes one archive, a step at a time; one thread."""
 
     def __init__(self, archive: Archive, *, bytes_per_s: int, stopping: threading.Event | None = None) -> None:
         self._archive = archive
         self._parts = archive.parts
         self._stopping = stopping or threading.Event()
-        self._under: _Under | None = None
+        self._segment: _OpenSegment | None = None
         self._left_alone: set[int] = set()
-        """Segments that cannot be read at all."""
+        """Unreadable segments."""
         self._has_begun = False
-        self._said_at_s = 0.0
+        self._logged_at_s = 0.0
         self.counters = dict.fromkeys(("segments", "records", "extracted", "changed", "unreadable", "bytes"), 0)
-        """What this process has done."""
+        """Counts of this process's work."""
         self.configure(bytes_per_s)
 
     def configure(self, bytes_per_s: int) -> None:
-        """The speed from now on."""
+        """Sets the speed."""
         self._rate_limiter = RateLimiter(bytes_per_s, wait=self._stopping.wait)
 
     @property
@@ -88,7 +87,7 @@ class Reindexer:
         return bool(archive.schema.extra_set.number) or extras.has_record(archive.parts.layout, archive.parts.files)
 
     def lacking(self) -> list[int]:
-        """The sealed segments that are not under the set in effect yet, in ascending order."""
+        """The sealed segments that still need re-indexing, in ascending order."""
         digest = self._archive.schema.extra_set.digest
         notes = self._parts.index.reextraction_progress()
         return sorted(
@@ -100,23 +99,23 @@ class Reindexer:
         )
 
     def step(self) -> bool:
-        """Does a batch; whether there may be more to do. Raises ArchiveInUse while another process has the lock."""
-        if self._under is None and (not self.is_concerned or not self.lacking()):
+        """Does a batch. Returns whether there may be more. Raises ArchiveInUse while another process has the lock."""
+        if self._segment is None and (not self.is_concerned or not self.lacking()):
             return False
         read_before = self.counters["bytes"]
         with locks.caretaker(self._parts.layout, self._parts.files):
-            if self._under is None:
+            if self._segment is None:
                 self._enter()
-            if self._under is not None:
-                self._amend(self._under)
-            is_over = self._under is None and not self.lacking()
+            if self._segment is not None:
+                self._amend(self._segment)
+            is_over = self._segment is None and not self.lacking()
             if is_over:
                 self._finish()
         self._rate_limiter.spent(self.counters["bytes"] - read_before)
         return not is_over
 
     def status(self) -> dict[str, object]:
-        """How far it is, for people and for statistics."""
+        """The progress, for people and for statistics."""
         marks = self._parts.index.segment_marks()
         sealed = {segment_id: mark.indexed_bytes for segment_id, mark in marks.items() if mark.sealed}
         lacking = self.lacking() if self.is_concerned else []
@@ -133,22 +132,22 @@ class Reindexer:
     # -- inside ---------------------------------------------------------------------------------
 
     def _enter(self) -> None:
-        """Begins with the newest segment that lacks the digest: what is asked for most."""
+        """Opens the newest segment that lacks the digest, since new instances are requested most."""
         while lacking := self.lacking():
             segment_id = lacking[-1]
             try:
                 records, end = self._records_of(segment_id)
             except SegmentGone:
-                self._left_alone.add(segment_id)  # compacted since the marks were read, or lost: the scrub says so
+                self._left_alone.add(segment_id)  # compacted since the marks were read, or lost: the scrub reports it
             except (StorageError, OSError) as error:
-                logger.warning("a segment cannot be looked through", segment=f"{segment_id:016x}", error=str(error))
+                logger.warning("a segment cannot be re-indexed", segment=f"{segment_id:016x}", error=str(error))
                 self._left_alone.add(segment_id)
             else:
-                self._under = _Under(segment_id, records, end)
+                self._segment = _OpenSegment(segment_id, records, end)
                 return
 
     def _records_of(self, segment_id: int) -> tuple[Iterator[Record], int]:
-        """The records of a sealed segment, and where they end."""
+        """The records of a sealed segment, and their end."""
         archive = self._archive
         mark = archive.parts.index.segment_marks()[segment_id]
         note = archive.parts.index.reextraction_progress().get(segment_id)
@@ -163,36 +162,36 @@ class Reindexer:
         walk = segment.Walk(data, segment.read_segment_header(data, segment_id), start, end=mark.indexed_bytes)
         return iter([record for record in walk if not isinstance(record, Damage)]), mark.indexed_bytes
 
-    def _amend(self, under: _Under) -> None:
+    def _amend(self, open_segment: _OpenSegment) -> None:
         mark = self._archive.schema.mark
         entries: list[Entry] = []
-        looked_at = 0
-        reached = under.end
+        record_count = 0
+        end = open_segment.end
         try:
-            for record in under.records:
-                looked_at += 1
+            for record in open_segment.records:
+                record_count += 1
                 entry = self._entry(record)
                 if entry is not None and entry.mark != mark:
-                    anew = self._extracted(entry)
-                    if anew is not None:
-                        entries.append(anew)
-                if len(entries) >= BATCH or looked_at >= LOOKED_AT_MAX or self._stopping.is_set():
-                    reached = record.position.offset + record.position.record_bytes
+                    new_entry = self._extracted(entry)
+                    if new_entry is not None:
+                        entries.append(new_entry)
+                if len(entries) >= BATCH or record_count >= RECORDS_MAX or self._stopping.is_set():
+                    end = record.position.offset + record.position.record_bytes
                     break
         except SegmentGone:
-            # Compacted: what was alive lies in a segment that lacks the digest too.
-            self._under = None
+            # Compacted: its live records are in a segment that lacks the digest too.
+            self._segment = None
             return
         counters = self.counters
-        counters["records"] += looked_at
+        counters["records"] += record_count
         counters["extracted"] += len(entries)
         if entries:
-            self._say()
+            self._log_progress()
         digest = self._archive.schema.extra_set.digest
-        counters["changed"] += self._parts.index.replace_attributes(entries, under.segment_id, digest, reached)
-        if reached == under.end:
+        counters["changed"] += self._parts.index.replace_attributes(entries, open_segment.segment_id, digest, end)
+        if end == open_segment.end:
             counters["segments"] += 1
-            self._under = None
+            self._segment = None
 
     def _entry(self, record: Record) -> Entry | None:
         if record.kind != Kind.INSTANCE:
@@ -204,16 +203,16 @@ class Reindexer:
             return None
 
     def _extracted(self, entry: Entry) -> Entry | None:
-        """What the data set of a record says under the set in effect; None if it cannot be read. Raises SegmentGone."""
+        """The entry with the attributes of the current set; None if the record is unreadable. Raises SegmentGone."""
         try:
             head = self._head(entry)
         except SegmentGone:
             raise
         except (StorageError, DataSetError) as error:
             self.counters["unreadable"] += 1
-            where = f"{entry.position.segment_id:016x}"
+            segment_text = f"{entry.position.segment_id:016x}"
             logger.warning(
-                "an instance keeps its attributes", segment=where, offset=entry.position.offset, error=str(error)
+                "an instance cannot be re-indexed", segment=segment_text, offset=entry.position.offset, error=str(error)
             )
             return None
         return replace(
@@ -246,21 +245,21 @@ class Reindexer:
             extractor=self._archive.schema.extractor,
             to_the_end=False,
         )
-        if head.sop_instance_uid != entry.sop_instance_uid or not _same_owners(head, entry):
-            raise CorruptRecord("its UIDs are not those it was stored under", position.segment_id, position.offset)
+        if head.sop_instance_uid != entry.sop_instance_uid or not _has_same_owners(head, entry):
+            raise CorruptRecord("its UIDs differ from those of its record", position.segment_id, position.offset)
         return head
 
-    def _say(self) -> None:
+    def _log_progress(self) -> None:
         now_s = time.monotonic()
-        if self._has_begun and now_s - self._said_at_s < SAID_EVERY_S:
+        if self._has_begun and now_s - self._logged_at_s < LOG_EVERY_S:
             return
         event = "re-indexing" if self._has_begun else "re-indexing begins: the extra attributes have changed"
         self._has_begun = True
-        self._said_at_s = now_s
+        self._logged_at_s = now_s
         logger.info(event, **self.status())
 
     def _finish(self) -> None:
-        while self._parts.index.drop_unsearched(LOOKED_AT_MAX):
+        while self._parts.index.drop_unsearched(RECORDS_MAX):
             pass
         if self._has_begun:
             self._has_begun = False
@@ -280,14 +279,14 @@ def _from_heads(heads: hints.Heads, start_offset: int) -> Iterator[Record]:
             yield record
 
 
-def _same_owners(head: elements.Head, entry: Entry) -> bool:
-    stated = elements.blob_items(entry.study) | elements.blob_items(entry.series)
+def _has_same_owners(head: elements.Head, entry: Entry) -> bool:
+    stored_items = elements.blob_items(entry.study) | elements.blob_items(entry.series)
     items = elements.blob_items(head.study) | elements.blob_items(head.series)
-    return all(stated.get(tag) == items.get(tag) for tag in elements.OWNERS)
+    return all(stored_items.get(tag) == items.get(tag) for tag in elements.OWNERS)
 
 
 def run(archive: Archive, progress: Progress) -> dict[str, int]:
-    """Brings everything under the set in effect now; what was done."""
+    """Re-indexes everything now. Returns the counts."""
     reindexer = Reindexer(archive, bytes_per_s=0)
     total = len(reindexer.lacking()) if reindexer.is_concerned else 0
     pause = threading.Event()

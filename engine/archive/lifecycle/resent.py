@@ -1,17 +1,18 @@
-"""Versions that say what another one of their UID says: found in the background, and retired.
+"""Re-sent instances: finds versions with the same content as another one of their UID, and retires them.
 
-A router sends each image once more in another transfer syntax, or DCMTK writes lengths otherwise: other bytes, and no
-conflict. Small ones are compared before they are stored (`ingest.writer`). What is stored first and compared later is:
+A router may send each image again in another transfer syntax, or DCMTK may encode lengths in another way: other bytes,
+but no conflict. Ingest compares small instances before it stores them (`ingest.resolver`). This module works in the
+background:
 
-    a version kept aside, compared with the current one and with earlier versions (`archive.likeness`)
-        the same            a tombstone with its stamp: dropped, as `filmroom quarantine drop` does it; a rebuild from
-                            the log says so too, compaction gives its space back, and the same bytes that come again
-                            are known for it (`Store.resent`)
-        not the same        stays
+    a version kept aside is compared with the current instance and with earlier versions (`archive.likeness`)
+        same content        gets a tombstone with its stamp, as with `filmroom quarantine drop`: a rebuild from the log
+                            gives the same result, compaction frees its space, and ingest recognises the same bytes if
+                            they come again
+        other content       stays
         on legal hold       stays until the hold is released and the archive is opened again
 
-Nothing is retired unless every byte of both has been read, checked and compared, and both are still there then. How far
-it has come is kept in DATA/resent.json, so that a start does not compare everything again.
+A version is retired only after every byte of both has been read, checked and compared, and if both still exist then.
+DATA/resent.json keeps the progress, so that a start does not compare everything again.
 """
 
 from __future__ import annotations
@@ -46,21 +47,21 @@ if TYPE_CHECKING:
 logger = log.get("archive.resent")
 
 RESENT: Final = Principal(Kind.JOB, likeness.BY)
-"""Who retires versions."""
+"""The actor in the tombstones of retired versions."""
 
 OTHERS_MAX: Final = 4
-"""With so many others of its UID a version is compared: the current one, then the oldest."""
+"""The most others of its UID that a version is compared with: the current one, then the oldest."""
 BATCH: Final = 64
-"""Versions of one step, whose tombstones are synced together."""
+"""Versions in one step, whose tombstones are synced together."""
 STEP_S: Final = 1.0
 LOOK_AGAIN_S: Final = 600.0
-"""How often all versions are looked at though their number has not changed."""
+"""Interval at which all versions are examined even if their number has not changed."""
 LATE_NS: Final = 3600 * 10**9
-"""So much later than its stamp a version may have become visible."""
+"""How much later than its stamp a version may become visible."""
 
 
 class Judge:
-    """Compares stored instances; starts a decoder only when there is something to decode. One thread at a time."""
+    """Compares stored instances; starts a decoder only if it is needed. One thread at a time."""
 
     def __init__(self, archive: Archive, *, reserve_bytes: int = 0) -> None:
         self._archive = archive
@@ -68,13 +69,16 @@ class Judge:
         self._reserve_bytes = reserve_bytes
         self._pool: ProcessPool | None = None
 
-    def is_same(self, one: Instance, other: Instance) -> bool:
+    def is_same(self, left_instance: Instance, right_instance: Instance) -> bool:
         """Whether both have the same content. Blocks. Raises CorruptRecord."""
-        if not likeness.may_be_same(one, other):
+        if not likeness.may_be_same(left_instance, right_instance):
             return False
-        sources = self._archive.retrieval.open(one), self._archive.retrieval.open(other)
+        sources = self._archive.retrieval.open(left_instance), self._archive.retrieval.open(right_instance)
         try:
-            left, right = [self.side(source, instance) for source, instance in zip(sources, (one, other), strict=True)]
+            left, right = [
+                self.side(source, instance)
+                for source, instance in zip(sources, (left_instance, right_instance), strict=True)
+            ]
         except (DataSetError, TranscodeError):
             return False
         if not likeness.is_same(left, right, decode=self.decoded):
@@ -116,19 +120,19 @@ class Judge:
 
 @dataclass(slots=True)
 class Counters:
-    """Since the start."""
+    """Counts since the start."""
 
     compared: int = 0
     same_content: int = 0
     other_content: int = 0
 
     def as_dict(self) -> dict[str, int]:
-        """By their names."""
+        """The counts by name."""
         return asdict(self)
 
 
-class Settler:
-    """Compares the versions that nobody has compared yet, a batch a step."""
+class VersionComparer:
+    """Compares new versions, a batch a step."""
 
     def __init__(
         self,
@@ -136,27 +140,27 @@ class Settler:
         *,
         reserve_bytes: int = 0,
         since_ns: int | None = None,
-        stopped: Callable[[], bool] = lambda: False,
+        is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`since_ns`: only versions that came after this moment, nothing is remembered; None: where it was left off."""
+        """`since_ns`: only later versions, without keeping the progress. None: continue the kept progress."""
         self._archive = archive
         self._parts = archive.parts
         self._judge = Judge(archive, reserve_bytes=reserve_bytes)
-        self._stopped = stopped
+        self._is_stopping = is_stopping
         self._is_lasting = since_ns is None
         self._path = archive.parts.layout.data / "resent.json"
         self._from_ns = _read_mark(self._path) - LATE_NS if since_ns is None else since_ns
-        self._done: set[tuple[str, int]] = set()
-        self._left: Iterator[Instance] | None = None
+        self._compared: set[tuple[str, int]] = set()
+        self._versions: Iterator[Instance] | None = None
         self._began_ns = 0
         self._count = -1
         self._looked_s = 0.0
         self.counters = Counters()
 
     def step(self) -> bool:
-        """One batch; whether there may be more at once. Raises EngineError."""
+        """Compares one batch. Returns whether there may be more now. Raises EngineError."""
         index = self._parts.index
-        if self._left is None:
+        if self._versions is None:
             count = index.version_count()
             if not count or (count == self._count and time.monotonic() - self._looked_s < LOOK_AGAIN_S):
                 return False
@@ -164,27 +168,27 @@ class Settler:
             self._began_ns = time.time_ns()
             if self._from_ns > self._began_ns and self._is_lasting:
                 self._from_ns = 0  # the clock was set back
-            self._left = index.kept_versions()
+            self._versions = index.kept_versions()
         until_s = time.monotonic() + STEP_S
         same: list[tuple[Instance, Instance]] = []
-        for version in self._left:
-            if version.stamp < self._from_ns or (version.sop_instance_uid, version.stamp) in self._done:
+        for version in self._versions:
+            if version.stamp < self._from_ns or (version.sop_instance_uid, version.stamp) in self._compared:
                 continue
-            other = self._same_as(version, {each.stamp for each, _ in same})
+            other = self._same_as(version, {instance.stamp for instance, _ in same})
             if other is not None:
                 same.append((version, other))
-            self._done.add((version.sop_instance_uid, version.stamp))
-            if self._stopped() or len(same) == BATCH or time.monotonic() > until_s:
+            self._compared.add((version.sop_instance_uid, version.stamp))
+            if self._is_stopping() or len(same) == BATCH or time.monotonic() > until_s:
                 break
         else:
-            self._left = None
+            self._versions = None
             self._remember()
         self._retire(same)
-        return self._left is not None
+        return self._versions is not None
 
     def run(self) -> int:
-        """All that there are; how many were retired. Raises EngineError."""
-        while not self._stopped() and self.step():
+        """Compares all versions. Returns the number of retired ones. Raises EngineError."""
+        while not self._is_stopping() and self.step():
             pass
         self.close()
         return self.counters.same_content
@@ -217,34 +221,34 @@ class Settler:
         self._count = -1 if count != len(same) else self._parts.index.version_count()
 
     def _remember(self) -> None:
-        """How far it has come; what came in late is looked at again."""
+        """Saves the progress, so that late versions are examined again."""
         if not self._is_lasting:
             return
         self._from_ns = self._began_ns - LATE_NS
-        self._done = {each for each in self._done if each[1] >= self._from_ns}
+        self._compared = {identity for identity in self._compared if identity[1] >= self._from_ns}
         mark = json.dumps({"compared_until_ns": self._began_ns}).encode()
         replace_file(self._parts.files, str(self._path), mark)
 
 
 def others_of(archive: Archive, version: Instance) -> list[Instance]:
-    """What a version is compared with: the current instance of its UID, then earlier versions."""
+    """The instances to compare a version with: the current one of its UID, then earlier versions."""
     uid = version.sop_instance_uid.encode()
     current = archive.parts.index.locate(uid)
     if current is None:
         return []
-    earlier = [each for each in archive.parts.index.versions(uid) if each.stamp < version.stamp]
-    return [current, *(each for each in earlier if each.stamp != current.stamp)][:OTHERS_MAX]
+    earlier = [other for other in archive.parts.index.versions(uid) if other.stamp < version.stamp]
+    return [current, *(other for other in earlier if other.stamp != current.stamp)][:OTHERS_MAX]
 
 
 def retire(archive: Archive, same: Iterable[tuple[Instance, Instance]]) -> list[Instance]:
-    """Drops versions, each beside an instance with the same content, durably; those that were, for some may be on hold.
+    """Deletes versions, each paired with an instance of the same content, durably. Skips those on legal hold.
 
-    Raises StorageFull, StorageFailed.
+    Returns the deleted ones. Raises StorageFull, StorageFailed.
     """
 
     def work() -> list[Instance]:
         with archive.parts.ledger.locked():
-            retired = [version for version, other in same if _may_go(archive, version, other)]
+            retired = [version for version, other in same if _may_retire(archive, version, other)]
             drops = [
                 deletion.Drop(version.sop_instance_uid.encode(), version.stamp, reasons[version.stamp])
                 for version in retired
@@ -264,12 +268,12 @@ def retire(archive: Archive, same: Iterable[tuple[Instance, Instance]]) -> list[
     return retired
 
 
-def _may_go(archive: Archive, version: Instance, other: Instance) -> bool:
-    """Whether both are still there, each under a stamp of its own, and nothing is on hold."""
-    if any(archive.parts.index.is_held(each.study_instance_uid.encode()) for each in (version, other)):
+def _may_retire(archive: Archive, version: Instance, other: Instance) -> bool:
+    """Whether both still exist, each with its own stamp, and neither is on hold."""
+    if any(archive.parts.index.is_held(instance.study_instance_uid.encode()) for instance in (version, other)):
         return False
     current = archive.parts.index.locate(version.sop_instance_uid.encode())
-    stamps = [each.stamp for each in archive.parts.index.versions(version.sop_instance_uid.encode())]
+    stamps = [instance.stamp for instance in archive.parts.index.versions(version.sop_instance_uid.encode())]
     return (
         current is not None
         and current.stamp != version.stamp
@@ -279,7 +283,7 @@ def _may_go(archive: Archive, version: Instance, other: Instance) -> bool:
 
 
 def _read_mark(path: Path) -> int:
-    """How far an earlier process came; 0 if nobody knows."""
+    """The progress of an earlier process; 0 if unknown."""
     try:
         mark = json.loads(path.read_bytes())["compared_until_ns"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -20,13 +20,13 @@ RESERVE_BYTES = 32 << 20
 """A deletion of 5 000 instances changes some 8 MiB of the index; a few of them, and the checkpoint after each."""
 
 FREE_SHARE = 16
-"""On a small disk the reserve file takes at most this part of the free space."""
+"""On a small disk the reserve file takes at most this share of the free space."""
 
 BLOCK_BYTES = 1 << 20
 
 
 def path_of(layout: Layout) -> str:
-    """Where the reserve file lies."""
+    """The path of the reserve file."""
     return str(layout.data / "ballast")
 
 

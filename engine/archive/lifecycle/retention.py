@@ -40,15 +40,15 @@ _COLUMNS = (tags.StudyInstanceUID, tags.StudyDate, tags.ModalitiesInStudy)
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
-    """One study that a rule names."""
+class DueStudy:
+    """A study that a rule would delete."""
 
     rule: str
     study_instance_uid: str
     study_date: str
     modalities: tuple[str, ...]
     last_received_ns: int
-    """When its latest instance arrived."""
+    """Arrival of its latest instance."""
     instances: int
     bytes: int
     """Bytes of their data sets."""
@@ -57,7 +57,7 @@ class Due:
 
 
 @dataclass(slots=True)
-class Applied:
+class RuleResult:
     """The result of applying a rule."""
 
     studies: int = 0
@@ -67,7 +67,7 @@ class Applied:
     """Studies that stay because they are on legal hold."""
 
 
-def due(archive: Archive, rules: Sequence[Retention], now_ns: int) -> Iterator[Due]:
+def due(archive: Archive, rules: Sequence[Retention], now_ns: int) -> Iterator[DueStudy]:
     """The studies that are due at `now_ns`, rule by rule. Raises IndexError_."""
     series_uids: set[str] = set()
     for rule in rules:
@@ -83,26 +83,26 @@ def apply(
     now_ns: int,
     *,
     actor: Principal,
-    stopped: Callable[[], bool] = lambda: False,
-    on_study: Callable[[Due], None] = lambda found: None,
+    is_stopping: Callable[[], bool] = lambda: False,
+    on_study: Callable[[DueStudy], None] = lambda item: None,
     is_confirmed: bool = False,
-) -> Applied:
-    """Deletes what a rule names, study by study.
+) -> RuleResult:
+    """Deletes the studies of a rule, one by one.
 
-    Raises RetentionRefused, before anything is deleted, when the clock or the number of studies is implausible and
-    nobody has confirmed it (see `retention_clock`); StorageFull, StorageFailed or IndexError_.
+    Raises RetentionRefused, before it deletes anything, if the clock or the number of studies is implausible and the
+    caller has not confirmed it (see `retention_clock`); StorageFull, StorageFailed or IndexError_.
     """
     if not is_confirmed:
         retention_clock.check_clock(archive, rule, now_ns)
-        due_count = sum(not found.is_held for found, _ in _due_by(archive, rule, now_ns) if not stopped())
+        due_count = sum(not item.is_held for item, _ in _due_by(archive, rule, now_ns) if not is_stopping())
         retention_clock.check_share(archive, rule, due_count)
     retention_clock.note(archive, now_ns, is_confirmed=is_confirmed)
-    applied = Applied()
-    for found, instances in _due_by(archive, rule, now_ns):
-        if stopped():
+    result = RuleResult()
+    for item, instances in _due_by(archive, rule, now_ns):
+        if is_stopping():
             break
-        if found.is_held:
-            applied.held += 1
+        if item.is_held:
+            result.held += 1
             continue
         try:
             # Delete just these instances: later arrivals were not checked against the conditions.
@@ -110,18 +110,18 @@ def apply(
                 instances, level=Level.STUDY, actor=actor, reason=f"retention rule {rule.name}"
             )
         except DeletionRefused:
-            applied.held += 1
+            result.held += 1
             continue
-        applied.studies += 1
-        applied.instances += deletion.instances
-        applied.bytes += deletion.bytes
-        on_study(found)
-    if applied.studies or applied.held:
-        logger.info("retention applied", rule=rule.name, studies=applied.studies, held=applied.held)
-    return applied
+        result.studies += 1
+        result.instances += deletion.instances
+        result.bytes += deletion.bytes
+        on_study(item)
+    if result.studies or result.held:
+        logger.info("retention applied", rule=rule.name, studies=result.studies, held=result.held)
+    return result
 
 
-def _due_by(archive: Archive, rule: Retention, now_ns: int) -> Iterator[tuple[Due, list[Instance]]]:
+def _due_by(archive: Archive, rule: Retention, now_ns: int) -> Iterator[tuple[DueStudy, list[Instance]]]:
     held_uids = {hold.study_instance_uid.decode("utf-8", "replace") for hold in archive.parts.index.holds()}
     limit_ns = now_ns - round(rule.older_than_days * DAY_NS)
     limit_date = _date(now_ns, rule.older_than_days)
@@ -133,15 +133,15 @@ def _due_by(archive: Archive, rule: Retention, now_ns: int) -> Iterator[tuple[Du
             continue
         if rule.age_by == "study-date" and not _is_before(study_date, limit_date):
             continue
-        named = {tags.StudyInstanceUID: study_uid}
-        instances = archive.instances(Query(Level.STUDY, named, Root.STUDY, b"ISO_IR 192"))
+        keys = {tags.StudyInstanceUID: study_uid}
+        instances = archive.instances(Query(Level.STUDY, keys, Root.STUDY, b"ISO_IR 192"))
         uids = [instance.sop_instance_uid.encode() for instance in instances]
         everything = [*instances, *kept_aside_with(archive.parts, uids)]
         if not instances or not all(_meets(rule, instance, limit_ns) for instance in everything):
             continue
         uid = study_uid.decode("utf-8", "replace")
         yield (
-            Due(
+            DueStudy(
                 rule.name,
                 uid,
                 study_date,

@@ -1,16 +1,16 @@
-"""Decides whether a retention rule may run without confirmation: a clock that jumps must not delete studies.
+"""Decides whether a retention rule may run without confirmation: a wrong clock must not delete studies.
 
 A rule is refused when
 
-    the clock was set forward    since the last application in this boot more time has passed by the clock than in truth
-    nothing is known for long    the last application, or without one the newest segment, is longer ago than the rule's
+    the clock was set forward    since the last application in this boot, the clock has advanced by more than the time
+    there was a long gap         the last application, or without one the newest segment, is longer ago than the rule's
                                  gap_days_max: an empty CMOS battery, a wrong NTP server, or a server that was off
     it would delete too much     more than the rule's share_max of all studies, and more than STUDIES_MIN
 
-    DATA/retention.json    {"applied_ns", "boottime_ns", "boot_id"}: when rules were applied last; disposable
+    DATA/retention.json    {"applied_ns", "boottime_ns", "boot_id"}: the last application of rules; disposable
 
-A clock that is behind deletes nothing too early, so it is accepted; the recorded time stays. A confirmation
-(`filmroom retention apply --anyway`) records the present time.
+A slow clock deletes nothing too early, so it is accepted; the recorded time stays. A confirmation (`filmroom retention
+apply --anyway`) records the present time.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 DAY_NS = 86_400 * 10**9
 
 JUMP_NS = DAY_NS
-"""A clock may be set forward by this much: a wrong time zone, a winter's drift."""
+"""A clock may be set forward by this much: for a wrong time zone, or the drift of a winter."""
 
 STUDIES_MIN = 20
-"""A rule may always delete this many studies at a time: a share of a small archive says nothing."""
+"""A rule may always delete this many studies at a time, since a share of a small archive means little."""
 
 
 class _Applied(msgspec.Struct, forbid_unknown_fields=True):
@@ -53,9 +53,9 @@ def check_clock(archive: Archive, rule: Retention, now_ns: int) -> None:
             raise _refused(f"the clock was set forward by {_days(jumped_ns)} days since rules were applied last")
     known_ns = last.applied_ns if last is not None else _newest_ns(archive)
     if known_ns and now_ns - known_ns > rule.gap_days_max * DAY_NS:
-        what = "rules were applied last" if last is not None else "something was stored last"
+        event = "rules were applied last" if last is not None else "something was stored last"
         raise _refused(
-            f"by the clock, {what} {_days(now_ns - known_ns)} days ago, more than the rule's gap_days_max"
+            f"by the clock, {event} {_days(now_ns - known_ns)} days ago, more than the rule's gap_days_max"
             f" ({rule.gap_days_max:g}): is the clock right?"
         )
 
@@ -96,7 +96,7 @@ def _read(archive: Archive) -> _Applied | None:
 
 
 def _newest_ns(archive: Archive) -> int:
-    """When the newest segment was begun; 0 where there is none that can be read."""
+    """Creation time of the newest segment; 0 if none can be read."""
     for segment_id in reversed(archive.parts.segments.segment_ids()):
         try:
             return int(read_header_or_trailer(archive.parts.segments.open(segment_id), segment_id).created_ns)

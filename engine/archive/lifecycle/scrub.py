@@ -6,7 +6,7 @@ After the bytes of a segment, the pass compares the index with its records (`ind
 verifies, `scrub_state` remembers the place, `scrub_rate` sets the speed. Only one process may scrub at a time: `tick`
 takes the caretaker's lock; a caller of `step` must hold it.
 
-    nothing due ──► pass: segment by segment, record by record ──► ended: findings that are gone are cleared
+    nothing due ──► pass: segment by segment, record by record ──► ended: damage in removed segments is cleared
          ▲                                                              │
          └──────────────── until a cycle after the pass began ◄─────────┘
 """
@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING
 
 from engine import log
 from engine.archive import locks
-from engine.archive.damage import Damaged
+from engine.archive.damage import DamagedPlace
 from engine.archive.lifecycle import index_walk, scrub_state
 from engine.archive.lifecycle.damage import SegmentDamage
 from engine.archive.lifecycle.scrub_rate import ScrubRate
-from engine.archive.lifecycle.scrub_state import Passed, ScrubState
+from engine.archive.lifecycle.scrub_state import FinishedPass, ScrubState
 from engine.errors import ArchiveInUse, CorruptRecord, StorageFull
 from engine.rate_limiter import RateLimiter
 from engine.storage.inspection import Fault, Inspection, Part, Step
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 logger = log.get("archive.scrub")
 
 MARKS_AGE_S = 10.0
-"""Maximum age of the sizes from which the speed is computed."""
+"""Maximum age of the sizes that determine the speed."""
 
 STEP_BYTES = 16 << 20
-"""Bytes that `run_pass` reads before it gives up the lock for a moment."""
+"""Bytes that `run_pass` reads before it releases the lock for a moment."""
 
 IN_USE_PAUSE_S = 0.05
 
@@ -56,9 +56,9 @@ class ScrubStep:
 
     read_bytes: int = 0
     compared_bytes: int = 0
-    """Bytes that comparing the index counts for, beside those read."""
-    damaged: list[Damaged] = field(default_factory=list)
-    """Damage that this step has found and that was not known before."""
+    """Bytes that comparing the index counts for, in addition to those read."""
+    damaged: list[DamagedPlace] = field(default_factory=list)
+    """New damage that this step has found."""
     repaired: int = 0
     """Headers, footers and heads that this step has repaired."""
     pass_ended: bool = False
@@ -91,7 +91,7 @@ class Scrubber:
         self._inspection: Inspection | None = None
         self._steps: Iterator[Step] = iter(())
         self._damage: SegmentDamage | None = None
-        """Of the segment under inspection."""
+        """The damage of the segment under inspection."""
         self._marks: dict[int, SegmentMark] = {}
         self._marks_at_ns = 0
         self._rate = ScrubRate(rate_bytes_per_s_max)
@@ -114,16 +114,16 @@ class Scrubber:
         if not budget_bytes:
             return ScrubStep()
         with locks.caretaker(self._parts.layout, self._files):
-            done = self.step(budget_bytes)
-        self._rate.spent(done.spent_bytes)
-        return done
+            result = self.step(budget_bytes)
+        self._rate.spent(result.spent_bytes)
+        return result
 
     def begin_pass(self) -> None:
         """Starts a pass now, from the first segment. Keeps the findings of the pass under way."""
         self._leave_segment()
-        before = scrub_state.load(self._path, self._files)
-        number = before.number + (before.began_ns > 0)
-        self._state = ScrubState(number=number, began_ns=self._clock_ns(), last=before.last)
+        previous = scrub_state.load(self._path, self._files)
+        number = previous.number + (previous.began_ns > 0)
+        self._state = ScrubState(number=number, began_ns=self._clock_ns(), last=previous.last)
         self._save()
 
     def step(self, budget_bytes: int) -> ScrubStep:
@@ -131,26 +131,26 @@ class Scrubber:
 
         Raises StorageFailed and IndexError_. Damage to stored bytes is a finding and raises nothing.
         """
-        done = ScrubStep()
+        result = ScrubStep()
         self._take_over()
         if not self.is_due:
-            return done
+            return result
         self._state.began_ns = self._state.began_ns or self._clock_ns()
-        while done.spent_bytes < budget_bytes and not done.pass_ended:
-            step = self._next_step(done)
+        while result.spent_bytes < budget_bytes and not result.pass_ended:
+            step = self._next_step(result)
             if step is None:
-                self._end_pass(done)
+                self._end_pass(result)
             else:
-                self._take(step, done)
+                self._take(step, result)
         if self._damage is not None:
             # Note findings before you save the place: after a restart this pass does not look there again.
             self._damage.name_gaps()
-            self._collect(self._damage, done)
+            self._collect(self._damage, result)
         self._save()
-        return done
+        return result
 
     def close(self) -> None:
-        """Closes the segment under inspection. The scrub can go on afterwards, here or in another process."""
+        """Closes the segment under inspection. The scrub can continue afterwards, here or in another process."""
         self._leave_segment()
 
     # -- status ---------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ class Scrubber:
         return self.running or self._clock_ns() >= self._due_ns(self._state)
 
     def progress(self) -> tuple[int, int]:
-        """Bytes of the log that the pass has gone through, and in all."""
+        """Bytes of the log that the pass has read, and in total."""
         done_bytes, total_bytes = self._progress(self._state)
         return (done_bytes, total_bytes) if self.running else (total_bytes, total_bytes)
 
@@ -206,26 +206,26 @@ class Scrubber:
     # -- inside: speed --------------------------------------------------------------------------
 
     def _due(self, now_s: float) -> int:
-        """How many bytes to read now; 0 when they are too few for a step."""
+        """Number of bytes to read now; 0 while they are too few for a step."""
         state = self._state
         now_ns = self._clock_ns()
         if not self.is_due:
             return self._rate.due(now_s, 0.0, 0)
         done_bytes, total_bytes = self._progress(state)
         left_bytes = max(total_bytes - done_bytes, 0)
-        # If the last pass began in the future, the clock has been set back since.
+        # If the pass began in the future, the clock has been set back since.
         left_s = self._cycle_s - max(now_ns - (state.began_ns or now_ns), 0) / 1e9
         return self._rate.due(now_s, self._rate.rate(left_bytes, left_s), left_bytes)
 
     def _due_ns(self, state: ScrubState) -> int:
-        """When the next pass should begin, so that it ends within a cycle."""
+        """The start of the next pass, so that it ends within a cycle."""
         if state.last is None or state.last.began_ns > self._clock_ns():
             return 0
         needed_s = self._rate.needed_s(self._progress(state)[1])
         return state.last.began_ns + int(max(self._cycle_s - needed_s, 0.0) * 1e9)
 
     def _progress(self, state: ScrubState) -> tuple[int, int]:
-        """Bytes of the log before the place of the pass, and in all."""
+        """Bytes of the log before the place of the pass, and in total."""
         if not self._marks or abs(self._clock_ns() - self._marks_at_ns) > MARKS_AGE_S * 1e9:
             self._marks = self._index.segment_marks()
             self._marks_at_ns = self._clock_ns()
@@ -235,10 +235,10 @@ class Scrubber:
             done_bytes += min(state.offset, self._marks[state.segment_id].indexed_bytes)
         return done_bytes, total_bytes
 
-    # -- inside: going on -----------------------------------------------------------------------
+    # -- inside: steps --------------------------------------------------------------------------
 
     def _take_over(self) -> None:
-        """Loads the saved place, since another process may have gone on meanwhile."""
+        """Loads the saved place, since another process may have continued the pass."""
         saved = scrub_state.load(self._path, self._files)
         if saved != self._state:
             self._leave_segment()
@@ -251,10 +251,10 @@ class Scrubber:
             # Only the place is lost: a restart reads a part of the pass again.
             logger.warning("the state of the scrub cannot be saved", error=str(error))
 
-    def _next_step(self, done: ScrubStep) -> Step | None:
-        """The next piece of this or a later segment; None at the end of the log."""
+    def _next_step(self, result: ScrubStep) -> Step | None:
+        """The next step in this or a later segment; None at the end of the log."""
         while True:
-            if self._inspection is None and not self._enter_segment(done):
+            if self._inspection is None and not self._enter_segment(result):
                 return None
             inspection, damage = self._inspection, self._damage
             assert inspection is not None
@@ -265,35 +265,35 @@ class Scrubber:
                 return step
             if not is_gone:
                 damage.finish()
-                self._collect(damage, done)
+                self._collect(damage, result)
             self._leave_segment()
             self._state.segment_id, self._state.offset = inspection.segment_id + 1, 0
 
-    def _take(self, step: Step, done: ScrubStep) -> None:
+    def _take(self, step: Step, result: ScrubStep) -> None:
         state = self._state
         state.offset = step.offset
         state.records += step.record_count
         state.read_bytes += step.read_bytes
-        done.read_bytes += step.read_bytes
-        done.compared_bytes += step.compared_bytes
+        result.read_bytes += step.read_bytes
+        result.compared_bytes += step.compared_bytes
         self.counters["records"] += step.record_count
         self.counters["bytes"] += step.read_bytes
         assert self._damage is not None
         for fault in step.faults:
             self._damage.take(fault)
 
-    def _collect(self, damage: SegmentDamage, done: ScrubStep) -> None:
+    def _collect(self, damage: SegmentDamage, result: ScrubStep) -> None:
         """Adds new findings to the counts."""
         self._state.damaged += damage.damaged
         self._state.dead += damage.dead
         self.counters["damaged"] += len(damage.new)
         self.counters["repaired"] += damage.repaired
-        done.damaged += damage.new
-        done.repaired += damage.repaired
+        result.damaged += damage.new
+        result.repaired += damage.repaired
         damage.damaged = damage.dead = damage.repaired = 0
         damage.new = []
 
-    def _enter_segment(self, done: ScrubStep) -> bool:
+    def _enter_segment(self, result: ScrubStep) -> bool:
         """Opens the next segment that the index knows; False when there is none."""
         self._marks = self._index.segment_marks()
         self._marks_at_ns = self._clock_ns()
@@ -312,7 +312,7 @@ class Scrubber:
                     is_sealed=mark.sealed,
                 )
             except CorruptRecord as error:
-                self._lost_segment(segment_id, error, self._damage, done)
+                self._lost_segment(segment_id, error, self._damage, result)
                 continue
             walk = index_walk.steps_of_segment(self._archive, segment_id, mark)
             self._steps = itertools.chain(self._inspection.steps(), walk)
@@ -323,40 +323,46 @@ class Scrubber:
         self._inspection = self._damage = None
         self._steps = iter(())
 
-    def _lost_segment(self, segment_id: int, error: CorruptRecord, damage: SegmentDamage, done: ScrubStep) -> None:
+    def _lost_segment(self, segment_id: int, error: CorruptRecord, damage: SegmentDamage, result: ScrubStep) -> None:
         """Notes damage for a segment that cannot be opened, if any of its records is still needed."""
-        # Not if a compaction has removed it: it moves all live records first.
+        # Not for a segment that a compaction has removed, since it moves all live records first.
         mark = self._index.segment_marks().get(segment_id)
         if mark is not None and mark.live_count:
             damage.take(Fault(Part.GAP, FIRST_RECORD, max(mark.indexed_bytes - FIRST_RECORD, 0), str(error)))
             damage.finish()
-            self._collect(damage, done)
+            self._collect(damage, result)
         self._leave_segment()
 
-    def _end_pass(self, done: ScrubStep) -> None:
+    def _end_pass(self, result: ScrubStep) -> None:
         state = self._state
         for row in self._index.damage():
             if row.segment_id not in self._marks:
                 self._index.clear_damage(row.segment_id, row.offset)
-        passed = Passed(state.number, state.began_ns, self._clock_ns(), state.read_bytes, state.records, state.damaged)
-        self._state = ScrubState(number=state.number + 1, last=passed)
+        finished = FinishedPass(
+            state.number, state.began_ns, self._clock_ns(), state.read_bytes, state.records, state.damaged
+        )
+        self._state = ScrubState(number=state.number + 1, last=finished)
         self.counters["passes"] += 1
-        done.pass_ended = True
+        result.pass_ended = True
         logger.info(
-            "scrub: pass ended", number=passed.number, bytes=passed.read_bytes, damaged=passed.damaged, dead=state.dead
+            "scrub: pass ended",
+            number=finished.number,
+            bytes=finished.read_bytes,
+            damaged=finished.damaged,
+            dead=state.dead,
         )
 
 
 def run_pass(
     archive: Archive, options: Scrub, rate_bytes_per_s: int, progress: Progress | None = None
-) -> list[Damaged]:
-    """Runs one whole pass now, at this rate (0: unlimited). Returns damage that was not known before.
+) -> list[DamagedPlace]:
+    """Runs one whole pass now, at this rate (0: unlimited). Returns new damage.
 
     A server's caretaker may take some steps of the pass; its findings are in the index only.
     """
     scrubber = Scrubber.of(archive, options)
     rate_limiter = RateLimiter(rate_bytes_per_s)
-    damages: list[Damaged] = []
+    damages: list[DamagedPlace] = []
     is_begun = is_ended = False
     try:
         while not is_ended:
@@ -365,15 +371,15 @@ def run_pass(
                     if not is_begun:
                         scrubber.begin_pass()
                         is_begun = True
-                    done = scrubber.step(min(STEP_BYTES, rate_bytes_per_s or STEP_BYTES))
+                    result = scrubber.step(min(STEP_BYTES, rate_bytes_per_s or STEP_BYTES))
             except ArchiveInUse:
                 threading.Event().wait(IN_USE_PAUSE_S)
                 continue
-            damages += done.damaged
-            is_ended = done.pass_ended or not scrubber.running
+            damages += result.damaged
+            is_ended = result.pass_ended or not scrubber.running
             if progress is not None:
                 progress("scrubbing", *scrubber.progress())
-            rate_limiter.spent(done.spent_bytes)
+            rate_limiter.spent(result.spent_bytes)
     finally:
         scrubber.close()
     return damages

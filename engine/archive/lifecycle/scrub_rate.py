@@ -1,7 +1,7 @@
 """The speed of a scrub: spread over its cycle, bounded, in steps of a useful size. Pure: time is an argument.
 
-A pass over a small archive never reads slower than RATE_BYTES_PER_S_MIN: it ends early, and the next one begins in time
-for no byte to wait longer than a cycle. A pass over a large archive never exceeds its limit: it then ends late.
+A pass over a small archive never reads slower than RATE_BYTES_PER_S_MIN: it ends early, and the next one begins early
+enough that no byte waits longer than a cycle. A pass over a large archive never exceeds its limit: it then ends late.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ TICK_BYTES_MIN = 1 << 20
 """Smaller steps are not worth it, except for the last one."""
 
 BURST_S = 2.0
-"""Seconds' worth of bytes that may accumulate: the largest step."""
+"""Seconds for which bytes may accumulate: the largest step."""
 
 
 class ScrubRate:

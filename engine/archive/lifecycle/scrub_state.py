@@ -1,4 +1,4 @@
-"""The place of a scrub: DATA/scrub.json, so that it goes on there after a restart.
+"""The place of a scrub: DATA/scrub.json, so that it continues there after a restart.
 
     {"crc32c": <of the bytes of state>, "state": {"number": …, "segment_id": …, "offset": …, …}}
 
@@ -23,7 +23,7 @@ FORMAT = 1
 STATE_BYTES_MAX = 64 << 10
 
 
-class Passed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FinishedPass(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A pass that has ended."""
 
     number: int
@@ -32,7 +32,7 @@ class Passed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     read_bytes: int
     records: int
     damaged: int
-    """Damaged records and parts of segments, including those known before."""
+    """Number of damaged records and parts of segments, including those known before."""
 
 
 class ScrubState(msgspec.Struct, forbid_unknown_fields=True):
@@ -41,7 +41,7 @@ class ScrubState(msgspec.Struct, forbid_unknown_fields=True):
     format: int = FORMAT
     number: int = 1
     began_ns: int = 0
-    """0: it has not begun, and begins when it is due."""
+    """0: not begun; it begins when it is due."""
     segment_id: int = 0
     offset: int = 0
     """The pass has read everything before this place."""
@@ -49,8 +49,8 @@ class ScrubState(msgspec.Struct, forbid_unknown_fields=True):
     records: int = 0
     damaged: int = 0
     dead: int = 0
-    """Damaged records that nobody needs any more: duplicates, replaced, healed or deleted ones."""
-    last: Passed | None = None
+    """Number of damaged records that nobody needs: duplicates, replaced, healed or deleted ones."""
+    last: FinishedPass | None = None
 
 
 class _Checked(msgspec.Struct):
@@ -59,18 +59,18 @@ class _Checked(msgspec.Struct):
 
 
 def path_of(data: Path) -> str:
-    """Where the state of an archive's scrub lies."""
+    """The path of the state file."""
     return str(data / "scrub.json")
 
 
 def load(path: str, files: Files) -> ScrubState:
-    """The saved state; a fresh one when there is no valid one."""
+    """The saved state; a new one if there is no valid one."""
     try:
         fd = files.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return ScrubState()
     except OSError as error:
-        logger.warning("the state of the scrub cannot be read, it begins anew", reason=str(error.strerror))
+        logger.warning("scrub.json cannot be read: the pass begins anew", reason=str(error.strerror))
         return ScrubState()
     try:
         checked = msgspec.json.decode(files.pread(fd, STATE_BYTES_MAX, 0), type=_Checked)
@@ -80,7 +80,7 @@ def load(path: str, files: Files) -> ScrubState:
         if state.format != FORMAT or min(state.segment_id, state.offset, state.began_ns) < 0:
             raise msgspec.ValidationError(f"format {state.format}")
     except (OSError, msgspec.DecodeError) as error:
-        logger.warning("the state of the scrub cannot be used, it begins anew", reason=str(error))
+        logger.warning("scrub.json cannot be used: the pass begins anew", reason=str(error))
         return ScrubState()
     finally:
         files.close(fd)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 async def listed(request: Request) -> web.Response:
     """Every correction and undo, the earliest first."""
-    return await _page(request, "corrections", corrections.listed)
+    return await _page(request, "corrections", corrections.list_all)
 
 
 async def conflicts(request: Request) -> web.Response:

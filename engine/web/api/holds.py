@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 async def listed(request: Request) -> web.Response:
     """The holds that stand."""
     check_parameters(request)
-    rows = await request.engine.pools.index.run(partial(holds.listed, request.engine.archive))
+    rows = await request.engine.pools.index.run(partial(holds.list_all, request.engine.archive))
     return answer({"holds": rows})
 
 

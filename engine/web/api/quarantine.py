@@ -21,7 +21,7 @@ async def listed(request: Request) -> web.Response:
     limit, offset = page_of(request)
 
     def read() -> dict[str, Any]:
-        return page("quarantine", quarantine.listed(request.engine.archive), limit, offset)
+        return page("quarantine", quarantine.list_all(request.engine.archive), limit, offset)
 
     return answer(await request.engine.pools.index.run(read))
 

@@ -185,7 +185,7 @@ def test_everything_is_listed_with_who_when_and_why(archive: Archive) -> None:
     merged = correction.merge(archive, P1, P2, actor=actor("Ann"), reason="one person")
     corrected = correction.correct_study(archive, uid(3), {SEX: "F"}, actor=actor("Bob"), reason="typo")
     undo = correction.undo(archive, merged.number, actor=actor("Cem"), reason="two persons")
-    first, second, third = correction.listed(archive)
+    first, second, third = correction.list_all(archive)
     assert (first["number"], first["operation"], first["names"], first["by"]) == (merged.number, "merge", ["P1"], "Ann")
     assert (first["undone_by"], first["reason"], first["sets"][NAME]) == (undo.number, "one person", "Roe^Jane")
     assert (second["number"], second["level"], second["names"]) == (corrected.number, "study", [uid(3)])
@@ -200,13 +200,13 @@ def test_everything_is_listed_with_who_when_and_why(archive: Archive) -> None:
 REFUSED: dict[str, tuple[Callable[[Archive], Corrected], str]] = {
     "unknown source": (lambda a: correction.merge(a, Patient("P8"), P2, **WHO), "no study of this patient is stored"),
     "unknown target": (lambda a: correction.move(a, [uid(1)], Patient("P8"), **WHO), "no study of this patient"),
-    "no id": (lambda a: correction.merge(a, Patient(" "), P2, **WHO), "a patient is named by an ID"),
+    "no id": (lambda a: correction.merge(a, Patient(" "), P2, **WHO), "name a patient by an ID"),
     "two issuers": (
         lambda a: correction.merge(a, Patient("P1"), P2, **WHO),
         "2 patients have this ID.*ID\\^\\^\\^ISSUER",
     ),
-    "itself": (lambda a: correction.merge(a, P2, Patient("P2 ", " "), **WHO), "that is one patient"),
-    "moved already": (lambda a: correction.move(a, [uid(3)], P2, **WHO), "has these studies already"),
+    "itself": (lambda a: correction.merge(a, P2, Patient("P2 ", " "), **WHO), "both names are of one patient"),
+    "moved already": (lambda a: correction.move(a, [uid(3)], P2, **WHO), "are the patient.s already"),
     "no study": (lambda a: correction.move(a, [], P2, **WHO), "no study is named"),
     "unknown study": (lambda a: correction.move(a, ["1.2.3"], P2, **WHO), "no study 1.2.3 is stored"),
     "split into one": (lambda a: correction.split(a, [uid(1)], P2, **WHO), "there is a patient of this ID"),
@@ -223,7 +223,7 @@ REFUSED: dict[str, tuple[Callable[[Archive], Corrected], str]] = {
     ),
     "nothing": (lambda a: correction.correct_study(a, uid(1), {}, **WHO), "no attribute is named"),
     "identity": (lambda a: correction.correct_patient(a, P2, {tags.PatientID: "P8"}, **WHO), "merge the patient"),
-    "own uid": (lambda a: correction.correct_study(a, uid(1), {tags.StudyInstanceUID: "1"}, **WHO), "can be set"),
+    "own uid": (lambda a: correction.correct_study(a, uid(1), {tags.StudyInstanceUID: "1"}, **WHO), "cannot be set"),
     "level": (lambda a: correction.correct_patient(a, P2, {tags.StudyDate: "20260101"}, **WHO), "of the patient level"),
     "not kept": (lambda a: correction.correct_study(a, uid(1), {tags.KVP: "1"}, **WHO), "KVP is not indexed"),
     "no date": (lambda a: correction.correct_patient(a, P2, {BIRTH: "1.1.1970"}, **WHO), "it is no date"),
@@ -252,7 +252,7 @@ def test_what_cannot_be_is_refused_in_words_that_name_no_patient(
     with pytest.raises(CorrectionRefused, match=why) as refused:
         what(archive)
     assert not any(word in str(refused.value) for word in ("P1", "P2", "P8", "Doe", "Roe"))
-    assert list(correction.listed(archive)) == []
+    assert list(correction.list_all(archive)) == []
 
 
 def test_what_is_merged_away_cannot_be_named_any_more_nor_merged_back(archive: Archive) -> None:
@@ -310,11 +310,11 @@ def test_a_rebuild_sees_the_same(tmp_path: Path) -> None:
     with opened(tmp_path) as archive:
         fill(archive)
         said = correct_something(archive)
-        numbers = [row["number"] for row in correction.listed(archive)]
+        numbers = [row["number"] for row in correction.list_all(archive)]
     assert Archive.rebuild_index(tmp_path).findings == []
     with opened(tmp_path) as archive:
         assert patients(archive) == said
-        assert [row["number"] for row in correction.listed(archive)] == numbers
+        assert [row["number"] for row in correction.list_all(archive)] == numbers
         assert findings(archive) == []
 
 
@@ -364,9 +364,9 @@ def test_what_the_reserve_file_made_room_for_is_recorded_once(tmp_path: Path, mo
 
         monkeypatch.setattr(archive.parts.index, "apply", full_once)
         correction.merge(archive, P1, P2, **WHO)
-        assert len(list(correction.listed(archive))) == 1
+        assert len(list(correction.list_all(archive))) == 1
     with opened(tmp_path) as archive:
-        (row,) = correction.listed(archive)
+        (row,) = correction.list_all(archive)
         assert archive.stats()["corrections"] == 1
         correction.undo(archive, row["number"], **WHO)
         assert patients(archive) == BEFORE
@@ -391,7 +391,7 @@ def test_compaction_keeps_corrections_and_what_undid_them(tmp_path: Path) -> Non
     with opened(tmp_path) as archive:
         fill(archive)
         said = correct_something(archive)
-        numbers = [row["number"] for row in correction.listed(archive)]
+        numbers = [row["number"] for row in correction.list_all(archive)]
     with opened(tmp_path) as archive:
         archive.delete(Query(Level.STUDY, {tags.StudyInstanceUID: uid(2).encode()}), actor=actor(""), reason="")
         said["P1"][1].discard(2)
@@ -404,7 +404,7 @@ def test_compaction_keeps_corrections_and_what_undid_them(tmp_path: Path) -> Non
     Archive.rebuild_index(tmp_path)
     with opened(tmp_path) as archive:
         assert patients(archive) == said
-        assert [row["number"] for row in correction.listed(archive)] == numbers
+        assert [row["number"] for row in correction.list_all(archive)] == numbers
 
 
 def test_a_backup_brings_them_back_and_a_replica_has_them(tmp_path: Path) -> None:
@@ -421,7 +421,7 @@ def test_a_backup_brings_them_back_and_a_replica_has_them(tmp_path: Path) -> Non
             assert patients(replica) == said
             with pytest.raises(ArchiveReadOnly):
                 correction.merge(replica, P1, P2, **WHO)
-            for row in list(correction.listed(archive)):
+            for row in list(correction.list_all(archive)):
                 if row["operation"] != "undo" and not row["undone_by"]:
                     correction.undo(archive, row["number"], **WHO)
             replication.run_once()

@@ -212,8 +212,8 @@ def test_an_archive_without_the_list_gets_it_at_its_first_start(stopped: Path, t
         assert _findings(archive) == []
         known = Register(archive.parts.layout, archive.parts.files).load()
         assert known.is_whole
-        assert sorted(known.sealed) == list_segments(archive.parts.layout.segments, archive.parts.files)
-        assert all(sealed.salt >= 0 and sealed.records > 0 for sealed in known.sealed.values())
+        assert sorted(known.by_id) == list_segments(archive.parts.layout.segments, archive.parts.files)
+        assert all(sealed.salt >= 0 and sealed.records > 0 for sealed in known.by_id.values())
 
 
 def test_a_rotten_line_of_the_list_is_noticed_and_the_list_made_whole_at_the_next_start(
@@ -229,4 +229,4 @@ def test_a_rotten_line_of_the_list_is_noticed_and_the_list_made_whole_at_the_nex
     kept.opened(data).close()
     known = Register(layout, Files()).load()
     assert known.is_whole
-    assert sorted(known.sealed) == list_segments(layout.segments, Files())
+    assert sorted(known.by_id) == list_segments(layout.segments, Files())

@@ -105,11 +105,11 @@ def sent_in_parts(archive: Archive, payload: bytes, asked: StoreRequest, limits:
     return asyncio.run(run())
 
 
-def listed(archive: Archive) -> list[quarantine.Kept]:
-    return list(quarantine.listed(archive))
+def listed(archive: Archive) -> list[quarantine.QuarantineItem]:
+    return list(quarantine.list_all(archive))
 
 
-def only(archive: Archive) -> quarantine.Kept:
+def only(archive: Archive) -> quarantine.QuarantineItem:
     (one,) = listed(archive)
     return one
 

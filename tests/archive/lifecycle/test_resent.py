@@ -13,7 +13,7 @@ from engine.archive.archive import Archive
 from engine.archive.ingest.request import ReceivedInstance
 from engine.archive.lifecycle import quarantine, resent
 from engine.archive.lifecycle.compaction import Compactor
-from engine.archive.lifecycle.resent import Settler
+from engine.archive.lifecycle.resent import VersionComparer
 from engine.config import Compaction
 from engine.dicom import convert, transfer_syntax
 from engine.errors import EngineError
@@ -79,11 +79,11 @@ def test_other_content_is_kept_aside_and_stays(archive: Archive) -> None:
     with archive:
         stored(archive, kept.data_set(1))
         assert stored(archive, kept.data_set(1, PatientID="ANOTHER")) is Outcome.KEPT_ASIDE
-        settler = Settler(archive)
-        assert settler.run() == 0
-        assert settler.counters.as_dict() == {"compared": 1, "same_content": 0, "other_content": 1}
+        comparer = VersionComparer(archive)
+        assert comparer.run() == 0
+        assert comparer.counters.as_dict() == {"compared": 1, "same_content": 0, "other_content": 1}
         assert archive.stats()["versions"] == 1
-        assert not settler.step(), "it is compared once"
+        assert not comparer.step(), "it is compared once"
 
 
 def test_a_version_that_comes_again_in_another_syntax_is_not_stored_again(archive: Archive) -> None:
@@ -111,7 +111,7 @@ def test_what_was_stored_first_is_compared_later_and_retired(archive: Archive, p
         stored(archive, payload)
         stored(archive, converted(payload, DEFLATED), DEFLATED, policy)
         assert archive.stats()["versions"] == 1
-        assert Settler(archive).run() == 1
+        assert VersionComparer(archive).run() == 1
         assert archive.stats()["versions"] == 0
         assert archive.stats()["conflicts"] == 0
         assert not verify.check(archive, payloads=True).findings
@@ -123,10 +123,10 @@ def test_pixels_are_decoded_when_both_sides_lose_nothing(archive: Archive) -> No
         image = eight_bit(pixels)
         assert stored(archive, image) is Outcome.STORED
         assert stored(archive, rle(image, pixels), RLE) is Outcome.KEPT_ASIDE
-        assert Settler(archive).run() == 1
+        assert VersionComparer(archive).run() == 1
         other = rle(image, pixels).replace(b"\x10\x11\x12\x13", b"\x10\x11\x12\x14", 1)
         assert stored(archive, other, RLE) is Outcome.KEPT_ASIDE
-        assert Settler(archive).run() == 0
+        assert VersionComparer(archive).run() == 0
         assert archive.stats()["versions"] == 1
 
 
@@ -143,10 +143,10 @@ def test_nothing_is_retired_on_legal_hold(archive: Archive) -> None:
         stored(archive, converted(payload, DEFLATED), DEFLATED)
         study = kept.current(archive, UID).study_instance_uid
         archive.set_holds([study], actor=actor(), reason="court")
-        assert Settler(archive).run() == 0
+        assert VersionComparer(archive).run() == 0
         assert archive.stats()["versions"] == 1
         archive.release_holds([study], actor=actor(), reason="over")
-        assert Settler(archive, since_ns=0).run() == 1
+        assert VersionComparer(archive, since_ns=0).run() == 1
 
 
 def test_a_rebuilt_index_says_the_same_and_compaction_gives_the_space_back(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_rebuilt_index_says_the_same_and_compaction_gives_the_space_back(tmp_p
         stored(archive, payload)
         for number in range(3):
             stored(archive, converted(payload + bytes(100 * number), DEFLATED), DEFLATED)
-            assert Settler(archive).run() == 1
+            assert VersionComparer(archive).run() == 1
     shutil.rmtree(tmp_path / "data" / "index")
     with kept.opened(tmp_path / "data") as archive:
         assert archive.stats()["versions"] == 0
@@ -170,7 +170,7 @@ def test_bytes_that_were_retired_are_known_when_they_come_again(tmp_path: Path) 
     with kept.opened(tmp_path / "data") as archive:
         stored(archive, payload)
         stored(archive, deflated, DEFLATED)
-        assert Settler(archive).run() == 1
+        assert VersionComparer(archive).run() == 1
         compact(archive)
         before = archive.stats()
         for _ in range(3):
@@ -190,7 +190,7 @@ def test_bytes_that_somebody_dropped_are_stored_when_they_come_again(archive: Ar
         for _ in range(2):
             assert stored(archive, other, DEFLATED) is Outcome.KEPT_ASIDE
             assert archive.stats()["versions"] == 1
-            [version] = quarantine.listed(archive)
+            [version] = quarantine.list_all(archive)
             quarantine.drop(archive, version.id, actor=actor(likeness.BY), reason="seen")
 
 
@@ -207,7 +207,7 @@ def test_a_damaged_copy_is_the_same_as_nothing(tmp_path: Path) -> None:
         stored(archive, converted(payload, DEFLATED), DEFLATED)
         position = kept.current(archive, UID).position
         kept.turn_byte(tmp_path / "data", position.segment_id, position.payload_offset + position.payload_length - 4)
-        assert Settler(archive).run() == 0
+        assert VersionComparer(archive).run() == 0
         assert archive.stats()["versions"] == 1
 
 
@@ -218,9 +218,9 @@ def test_a_restart_does_not_compare_again_what_was_compared_long_ago(
     with archive:
         stored(archive, kept.data_set(1))
         stored(archive, kept.data_set(1, PatientID="ANOTHER"))
-        Settler(archive).run()
-        again = Settler(archive)
+        VersionComparer(archive).run()
+        again = VersionComparer(archive)
         assert again.run() == 0
         assert again.counters.compared == 0
         stored(archive, converted(kept.data_set(1), DEFLATED), DEFLATED)
-        assert Settler(archive).run() == 1
+        assert VersionComparer(archive).run() == 1

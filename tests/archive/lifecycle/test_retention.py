@@ -10,7 +10,7 @@ import pytest
 
 from engine.archive.archive import Archive
 from engine.archive.lifecycle import retention, retention_clock
-from engine.archive.lifecycle.retention import DAY_NS, Due
+from engine.archive.lifecycle.retention import DAY_NS, DueStudy
 from engine.config import Retention
 from engine.errors import RetentionRefused
 from engine.index.format.types import Outcome
@@ -25,7 +25,7 @@ def day(days_ago: int) -> str:
     return (datetime.now() - timedelta(days=days_ago)).strftime("%Y%m%d")
 
 
-def due(archive: Archive, *rules: Retention, in_days: float = 0) -> list[Due]:
+def due(archive: Archive, *rules: Retention, in_days: float = 0) -> list[DueStudy]:
     return list(retention.due(archive, rules, NOW_NS + round(in_days * DAY_NS)))
 
 
@@ -132,7 +132,7 @@ def test_a_hold_that_is_set_while_a_rule_is_applied_holds(tmp_path: Path) -> Non
     with opened(tmp_path) as archive:
         store(archive, payload_of(1, 1, 1), payload_of(2, 1, 1))
 
-        def hold_the_other(found: Due) -> None:
+        def hold_the_other(found: DueStudy) -> None:
             other = {uid(1): uid(2), uid(2): uid(1)}[found.study_instance_uid]
             archive.set_holds([other], actor=actor("court"), reason="")
 
@@ -146,13 +146,13 @@ def test_a_hold_that_is_set_while_a_rule_is_applied_holds(tmp_path: Path) -> Non
 def test_who_is_told_to_stop_stops_between_two_studies(tmp_path: Path) -> None:
     with opened(tmp_path) as archive:
         store(archive, payload_of(1, 1, 1), payload_of(2, 1, 1))
-        seen: list[Due] = []
+        seen: list[DueStudy] = []
         retention.apply(
             archive,
             rule(),
             NOW_NS + 101 * DAY_NS,
             actor=actor(),
-            stopped=lambda: bool(seen),
+            is_stopping=lambda: bool(seen),
             on_study=seen.append,
             is_confirmed=True,
         )
