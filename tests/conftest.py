@@ -1,4 +1,4 @@
-"""For the whole run: how much it does, slow files first, no second look at what is collected, a race of pynetdicom."""
+"""For the whole run: how much it does, slow files first, one garbage collection, a race of pynetdicom, memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 import pytest
 from pynetdicom.association import Association
 
+from engine.runtime.admission import Admission
 from tests import effort
 
 # Servers of the tests serve HTTP where it is tested: it costs memory and time at each start, and a fixed port.
@@ -24,6 +25,12 @@ def _stands_still(association: Association) -> bool:
 
 
 Association._is_paused = property(_stands_still, lambda association, value: None)
+
+
+# A front that runs in a test's process would refuse instances for the memory that a thousand other tests have used.
+# Processes of their own are measured as they are (tests/system/test_admission.py).
+assert Admission.__init__.__kwdefaults__["resident"] is not None
+Admission.__init__.__kwdefaults__["resident"] = lambda: 50 << 20
 
 
 def pytest_report_header() -> str:
