@@ -74,6 +74,7 @@ DOORS = {
     "heads": "index/apply/bulk.py",
     "receive": "dimse/assembly.py",
     "transmit": "dimse/assembly.py",
+    "send_buffer": "web/outlet.py",
 }
 """Compiled module → the only module of ours that imports it."""
 

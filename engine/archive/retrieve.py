@@ -34,7 +34,7 @@ from engine.dicom.frames import (
     frame_table,
     pixel_stream,
 )
-from engine.dicom.sources import Inflated, Source, Whole
+from engine.dicom.sources import Inflated, Source
 from engine.errors import CorruptRecord, FramesUnreadable, SegmentGone
 from engine.index.format.types import Instance as Instance
 from engine.storage.reader import OpenSegment as OpenSegment
@@ -63,6 +63,10 @@ PIXEL_HEADER_BYTES: Final = 12
 
 FrameTable: TypeAlias = NativeFrames | EncapsulatedFrames
 Result = TypeVar("Result")
+
+
+class NotCached(Exception):
+    """What is to be read is not in the page cache."""
 
 
 class FrameTables:
@@ -219,6 +223,10 @@ class StoredInstance:
 
     # -- the whole data set ---------------------------------------------------------------------
 
+    def segment(self) -> OpenSegment:
+        """The open file that it lies in, as `Retrieval.segment` has it. Raises StorageError."""
+        return self._retrieval.segment(self.instance)
+
     def whole(self) -> bytes:
         """All of it, checked. Raises CorruptRecord."""
         return self._follow(self._reader.read)
@@ -315,18 +323,29 @@ class StoredInstance:
 
     def frame_cached(self, number: int) -> memoryview | None:
         """The same without waiting for a disk. None: call `frame`, which waits, or raises the error."""
-        if self.syntax.deflated:
+        table = self._frames_cached()
+        if table is None:
             return None
-        table = self._retrieval.tables.get(self.instance)
         try:
-            if table is None:
-                return self._only_frame_cached() if number == 1 else None
             span = table.span(number)
             if span is None or span[1] > CACHED_BYTES_MAX:
                 return None
             target = memoryview(bytearray(span[1]))
             return table.cut(number, target) if self.fill_cached([target], span[0]) else None
         except FramesUnreadable:
+            return None
+
+    def frame_place(self, number: int) -> tuple[int, int] | None:
+        """Offset and length of a frame that leaves as it lies there, in one piece, found without waiting for a disk.
+
+        None: call `frame_cached` or `frame`.
+        """
+        table = self._frames_cached()
+        if table is None:
+            return None
+        try:
+            return table.place(CachedOnly(self), number)
+        except (FramesUnreadable, NotCached):
             return None
 
     def image_pixel(self) -> ImagePixel:
@@ -361,21 +380,22 @@ class StoredInstance:
     def _only_frame_description(self) -> Description | None:
         return Description.of_one_frame(elements.blob_items(self.instance.attributes))
 
-    def _only_frame_cached(self) -> memoryview | None:
-        """The only frame, if the index describes it: reads Pixel Data at once and finds the frame in it."""
-        pixel_data = self.instance.pixel_data_offset
-        count = self.length - pixel_data
-        if self.syntax.deflated or self.syntax.big_endian or pixel_data < 0 or count > CACHED_BYTES_MAX:
+    def _frames_cached(self) -> FrameTable | None:
+        """The table of frames if it is in memory, or if the index describes the only frame, a short one."""
+        if self.syntax.deflated:
             return None
+        table, pixel_data = self._retrieval.tables.get(self.instance), self.instance.pixel_data_offset
+        if table is not None or pixel_data < 0 or self.length - pixel_data > CACHED_BYTES_MAX:
+            return table
         description = self._only_frame_description()
         if description is None:
             return None
-        target = memoryview(bytearray(count))
-        if not self.fill_cached([target], pixel_data):
+        try:
+            table = frame_table(CachedOnly(self), self.syntax, pixel_data, description)
+        except (FramesUnreadable, NotCached):
             return None
-        # In memory the pixels begin at 0: the bytes before them are no longer needed.
-        source = Whole(target)
-        return frame_table(source, self.syntax, 0, description).read(source, 1)
+        self._retrieval.tables.put(self.instance, table)
+        return table
 
     def _follow(self, read: Callable[[Position], Result]) -> Result:
         try:
@@ -383,3 +403,18 @@ class StoredInstance:
         except CorruptRecord as error:
             self._retrieval.note_damage(self.instance, error)
             raise
+
+
+class CachedOnly:
+    """A stored instance as a `Source` that reads what is in the page cache."""
+
+    def __init__(self, stored: StoredInstance) -> None:
+        self._stored = stored
+        self.length = stored.length
+
+    def read(self, offset: int, count: int) -> memoryview:
+        """See `Source`. Raises NotCached."""
+        data = self._stored.read_cached(offset, count)
+        if data is None:
+            raise NotCached
+        return data

@@ -40,7 +40,8 @@ ENCAPSULATED_UNCOMPRESSED: Final = "1.2.840.10008.1.2.1.98"
 
 _ITEM: Final = b"\xfe\xff\x00\xe0"
 _SEQUENCE_DELIMITER: Final = b"\xfe\xff\xdd\xe0"
-_HEADER_BYTES: Final = 8
+HEADER_BYTES: Final = 8
+"""Of an item: its tag and its length."""
 _FAR_BYTES: Final = 512
 _NEAR_BYTES: Final = 64 << 10
 """Read at a time where fragments are long, and where they are short."""
@@ -80,7 +81,7 @@ class Joined:
         self._starts = fragments.starts
         self._first = fragments.starts[0]
         self._count = len(fragments)
-        self.length = self._starts[-1] - self._first - _HEADER_BYTES * self._count
+        self.length = self._starts[-1] - self._first - HEADER_BYTES * self._count
 
     def read(self, offset: int, count: int) -> Buffer:
         """See `Source`."""
@@ -89,7 +90,7 @@ class Joined:
         data = bytearray()
         while len(data) < count:
             within = offset + len(data) - self._offset_of(number)
-            at = self._starts[number] + _HEADER_BYTES + within
+            at = self._starts[number] + HEADER_BYTES + within
             piece = self._source.read(at, min(count - len(data), self._starts[number + 1] - at))
             if len(memoryview(piece)) == count:
                 return piece
@@ -98,7 +99,7 @@ class Joined:
         return data
 
     def _offset_of(self, number: int) -> int:
-        return self._starts[number] - self._first - _HEADER_BYTES * number
+        return self._starts[number] - self._first - HEADER_BYTES * number
 
 
 class _Headers:
@@ -112,23 +113,23 @@ class _Headers:
 
     def at(self, offset: int) -> bytes:
         """The 8 bytes there; fewer only at the end."""
-        if not self._start <= offset <= self._end - _HEADER_BYTES:
+        if not self._start <= offset <= self._end - HEADER_BYTES:
             self._block = self._source.read(offset, _NEAR_BYTES if self._used > 1 else _FAR_BYTES)
             self._start, self._end, self._used = offset, offset + len(memoryview(self._block)), 0
         self._used += 1
-        return bytes(memoryview(self._block)[offset - self._start : offset - self._start + _HEADER_BYTES])
+        return bytes(memoryview(self._block)[offset - self._start : offset - self._start + HEADER_BYTES])
 
 
 def offset_table(source: Source, start: int) -> tuple[array[int], int]:
     """The Basic Offset Table at `start`, and where the first fragment's item lies. Raises FramesUnreadable."""
-    header = bytes(source.read(start, _HEADER_BYTES))
+    header = bytes(source.read(start, HEADER_BYTES))
     length = int.from_bytes(header[4:], "little")
-    first = start + _HEADER_BYTES + length
-    if header[:4] != _ITEM or len(header) < _HEADER_BYTES or first > source.length:
+    first = start + HEADER_BYTES + length
+    if header[:4] != _ITEM or len(header) < HEADER_BYTES or first > source.length:
         raise FramesUnreadable("Pixel Data (7FE0,0010) does not begin with a Basic Offset Table")
     if length > 4 * FRAGMENTS_MAX:
         return array("Q"), first
-    value = bytes(source.read(start + _HEADER_BYTES, length))
+    value = bytes(source.read(start + HEADER_BYTES, length))
     return array("Q", struct.unpack(f"<{length // 4}I", value[: length // 4 * 4])), first
 
 
@@ -138,8 +139,8 @@ def scan(source: Source, first: int) -> Fragments:
     while True:
         header = headers.at(at)
         length = int.from_bytes(header[4:], "little")
-        after = at + _HEADER_BYTES + length
-        if header[:4] != _ITEM or len(header) < _HEADER_BYTES or after > source.length:
+        after = at + HEADER_BYTES + length
+        if header[:4] != _ITEM or len(header) < HEADER_BYTES or after > source.length:
             starts.append(at)
             is_whole = header[:4] == _SEQUENCE_DELIMITER or at == source.length
             return Fragments(starts, "" if is_whole else f"Pixel Data (7FE0,0010) is cut, or no fragments, at {at}")
@@ -153,7 +154,7 @@ def by_table(source: Source, offsets: array[int], count: int, first: int) -> arr
     """Where the frames lie by an offset table; None if the table cannot be right."""
     if len(offsets) != count or offsets[0] or not all(map(operator.lt, offsets, islice(offsets, 1, None))):
         return None
-    if first + offsets[-1] + _HEADER_BYTES > source.length:
+    if first + offsets[-1] + HEADER_BYTES > source.length:
         return None
     starts = array("Q", (first + offset for offset in offsets))
     last = scan(source, starts[-1])
@@ -191,7 +192,7 @@ def by_fragments(
 def _by_length(starts: array[int], native_bytes: int) -> array[int]:
     frames, length = array("Q", starts[:1]), 0
     for number in range(len(starts) - 1):
-        length += starts[number + 1] - starts[number] - _HEADER_BYTES
+        length += starts[number + 1] - starts[number] - HEADER_BYTES
         if length >= native_bytes:
             frames.append(starts[number + 1])
             length = 0
@@ -202,8 +203,8 @@ def _by_marks(source: Source, starts: array[int], count: int, syntax_uid: str) -
     begins = _begins_rle if syntax_uid == RLE_LOSSLESS else _begins_codestream
     numbers = array("Q")
     for number in range(len(starts) - 1):
-        content = min(64, starts[number + 1] - starts[number] - _HEADER_BYTES)
-        if begins(bytes(source.read(starts[number] + _HEADER_BYTES, content))):
+        content = min(64, starts[number + 1] - starts[number] - HEADER_BYTES)
+        if begins(bytes(source.read(starts[number] + HEADER_BYTES, content))):
             numbers.append(number)
     if len(numbers) > count:
         # What looks like a beginning within a frame does not stand behind an end.
@@ -217,7 +218,7 @@ def _by_marks(source: Source, starts: array[int], count: int, syntax_uid: str) -
 
 def _is_ended(source: Source, starts: array[int], number: int) -> bool:
     """Whether the fragment before this one ends a codestream."""
-    before = starts[number - 1] + _HEADER_BYTES
+    before = starts[number - 1] + HEADER_BYTES
     count = min(_END_BYTES, starts[number] - before)
     return bytes(source.read(starts[number] - count, count)).rstrip(b"\0").endswith(_END)
 
@@ -235,6 +236,13 @@ def _begins_rle(content: bytes) -> bool:
     return 0 < count <= 15 and used[0] == 64 and sorted(set(used)) == used and not any(unused)
 
 
+def only_content(source: Source, start: int, end: int) -> int:
+    """How long the content of the item is that alone fills `start` to `end`; -1: there is no such item."""
+    header = bytes(source.read(start, HEADER_BYTES))
+    content = int.from_bytes(header[4:], "little")
+    return content if header[:4] == _ITEM and start + HEADER_BYTES + content == end else -1
+
+
 def cut(region: memoryview, length: int | None) -> memoryview:
     """The content of the items that fill `region`, joined; `length`: what an offset table says of it.
 
@@ -243,10 +251,10 @@ def cut(region: memoryview, length: int | None) -> memoryview:
     pieces: list[memoryview] = []
     at = 0
     while at < len(region):
-        after = at + _HEADER_BYTES + int.from_bytes(region[at + 4 : at + _HEADER_BYTES], "little")
+        after = at + HEADER_BYTES + int.from_bytes(region[at + 4 : at + HEADER_BYTES], "little")
         if bytes(region[at : at + 4]) != _ITEM or after > len(region):
             raise FramesUnreadable("the offset table does not lead to the items of a frame")
-        pieces.append(region[at + _HEADER_BYTES : after])
+        pieces.append(region[at + HEADER_BYTES : after])
         at = after
     frame = pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
     if length is None:

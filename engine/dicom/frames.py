@@ -94,6 +94,12 @@ class FrameTable(Protocol):
     def span(self, number: int) -> tuple[int, int] | None:
         """Offset and length of what `cut` takes for this frame; None: only `read` gives it. Numbers begin with 1."""
 
+    def place(self, source: Source, number: int) -> tuple[int, int] | None:
+        """Offset and length of the frame itself, where its bytes lie in one piece as they leave; None: they do not.
+
+        Raises FramesUnreadable.
+        """
+
     def cut(self, number: int, region: memoryview) -> memoryview:
         """The frame, from the bytes that `span` names; mostly not copied. Raises FramesUnreadable."""
 
@@ -142,6 +148,10 @@ class NativeFrames(_Numbered):
         length = self.frame_bits // 8
         return self.value_offset + (number - 1) * length, length
 
+    def place(self, source: Source, number: int) -> tuple[int, int] | None:
+        """See `FrameTable`."""
+        return self.span(number)
+
     def cut(self, number: int, region: memoryview) -> memoryview:
         """See `FrameTable`."""
         return region
@@ -186,6 +196,14 @@ class EncapsulatedFrames(_Numbered):
         self.check(number)
         start = self.starts[number - 1]
         return start, self.starts[number] - start
+
+    def place(self, source: Source, number: int) -> tuple[int, int] | None:
+        """See `FrameTable`."""
+        self.check(number)
+        start = self.starts[number - 1]
+        content = fragments.only_content(source, start, self.starts[number])
+        length = content if self.lengths is None else self.lengths[number - 1]
+        return (start + fragments.HEADER_BYTES, length) if 0 <= content - 1 <= length <= content else None
 
     def cut(self, number: int, region: memoryview) -> memoryview:
         """See `FrameTable`."""

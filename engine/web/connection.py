@@ -15,6 +15,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Any, Protocol
 
+from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 
 from engine import log
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from aiohttp.web import BaseRequest, StreamResponse
 
     from engine.runtime.engine import Engine
+    from engine.web.quick_frames import QuickFrames, Terms
     from engine.web.settings import Http
 
 logger = log.get("web.connection")
@@ -51,6 +53,7 @@ class Owner(Protocol):
     """The front, as far as connections go."""
 
     engine: Engine
+    quick: QuickFrames
 
     def lost(self, connection: HttpConnection) -> None:
         """A connection has ended."""
@@ -84,7 +87,13 @@ class HttpConnection(RequestHandler):
         self._upload = Delivery(max(settings.upload_rate_bytes_per_s_min, 1), window_s)
         self._delivery = Delivery(max(settings.delivery_rate_bytes_per_s_min, 1), window_s)
         self._request: BaseRequest | None = None
+        self._is_answered = False
+        """Whether its last request was, and another may come, for which aiohttp's task does not wait yet."""
         self.peer_host = ""
+        self.socket_fd = -1
+        """What may be written to past the transport, while `is_direct`; -1: nothing."""
+        self.terms: Terms | None = None
+        """What its last request for a frame came to (`quick_frames`)."""
 
     # -- asyncio's side -------------------------------------------------------------------------
 
@@ -96,6 +105,8 @@ class HttpConnection(RequestHandler):
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sock is not None and transport.get_extra_info("sslcontext") is None:
+            self.socket_fd = sock.fileno()
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -107,12 +118,34 @@ class HttpConnection(RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Something has come."""
         self._received_bytes += len(data)
-        super().data_received(data)
+        is_free = self._waiter is not None or self._is_answered
+        if is_free and self._head_since is None and data.endswith(b"\r\n\r\n"):
+            if self._is_answered_at_once(data):
+                self._idle_since = self._loop.time()
+                return
+        else:
+            super().data_received(data)
         if self.is_idle:
             if self._head_since is None:
                 self._head_since = self._loop.time()
         else:
             self._head_since = None
+
+    def _is_answered_at_once(self, data: bytes) -> bool:
+        """Takes what came on an idle connection: a whole request without a body, most likely."""
+        waiter, self._waiter = self._waiter, None  # aiohttp wakes its task only if the request is for it
+        super().data_received(data)
+        self._waiter = waiter
+        if len(self._messages) == 1:
+            message = self._messages[0][0]
+            if isinstance(message, RawRequestMessage) and self._front.quick.answer(self, message):
+                self._messages.clear()
+                assert self._parser is not None
+                self._parser.message_consumed()
+                return True
+        if self._messages and waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        return False
 
     # -- the front's side -----------------------------------------------------------------------
 
@@ -120,6 +153,17 @@ class HttpConnection(RequestHandler):
     def is_idle(self) -> bool:
         """Whether it waits for a request."""
         return self._request is None and not self._messages
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether bytes may be written to `socket_fd`: nothing that was written before waits."""
+        transport = self.transport
+        return (
+            self.socket_fd >= 0
+            and transport is not None
+            and not transport.is_closing()
+            and not transport.get_write_buffer_size()
+        )
 
     @property
     def idle_since(self) -> float:
@@ -174,9 +218,11 @@ class HttpConnection(RequestHandler):
         self, request: BaseRequest, start_time: float | None, request_handler: Any
     ) -> tuple[StreamResponse, bool]:
         self._request = request
+        self._is_answered = False
         response: StreamResponse | None = None
         try:
             response, reset = await super()._handle_request(request, start_time, request_handler)
+            self._is_answered = bool(response.keep_alive) and not reset and request.content.is_eof()
             return response, reset
         finally:
             self._request = None

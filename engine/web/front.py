@@ -21,6 +21,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
+from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_server import Server
 
 from engine import __version__, guards, log
@@ -35,6 +36,7 @@ from engine.web.connection import HttpConnection
 from engine.web.errors import HttpError, NotFound, Unavailable, problem
 from engine.web.history_sampler import HistorySampler
 from engine.web.limits import RequestLimits
+from engine.web.quick_frames import QuickFrames
 from engine.web.request import Request, Writer
 from engine.web.route import Router
 from engine.web.routes import ROUTES
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     import asyncio
     import socket
     from collections.abc import Awaitable, Callable, Iterable
+
+    from aiohttp.http_parser import RawRequestMessage
 
     from engine.config import Config
     from engine.runtime.engine import Engine
@@ -89,6 +93,7 @@ class WebFront:
         self._router = Router(self.routes)
         self._server = Server(self._handle, request_factory=self._request, handler_cancellation=True)
         self._limits = RequestLimits(lambda: self._settings, engine.metrics, engine.loop.time)
+        self.quick = QuickFrames(self, self._limits, self.routes)
         self._connections: dict[HttpConnection, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._request_number = 0
@@ -219,6 +224,15 @@ class WebFront:
 
     # -- requests -----------------------------------------------------------------------------------
 
+    def request_of(self, message: RawRequestMessage, connection: Any) -> Request:
+        """The request of a message that is answered without a task."""
+        return self._request(message, EMPTY_PAYLOAD, connection, None, None)
+
+    def next_request_id(self) -> str:
+        """A request id of our own."""
+        self._request_number += 1
+        return f"{self._request_prefix}{self._request_number:x}"
+
     def _request(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> Request:
         loop = self.engine.loop
         answer_writer = Writer(protocol, loop, is_head=message.method == "HEAD")
@@ -229,8 +243,7 @@ class WebFront:
         request.route_name, request.path_values, request.is_counted = _UNROUTED, {}, False
         request.began_at = perf_counter()
         said = message.headers.get("X-Request-ID", "")
-        self._request_number += 1
-        request.id = said if _REQUEST_ID.match(said) else f"{self._request_prefix}{self._request_number:x}"
+        request.id = said if _REQUEST_ID.match(said) else self.next_request_id()
         settings = self._settings
         sockname = protocol.sockname or ("", 0)
         request.origin = urls.origin_of(
@@ -273,7 +286,7 @@ class WebFront:
         raw_path = request.raw_path.partition("?")[0]
         if "://" in raw_path[:8]:
             raw_path = request.rel_url.raw_path  # a proxy's way of asking
-        self._check_host(request, settings)
+        self.check_host(request, settings)
         match = self._router.match("/" if raw_path == "*" else raw_path)
         if match is not None and cors.is_preflight(request):
             return cors.answer_preflight(request, match.routes)
@@ -300,7 +313,7 @@ class WebFront:
             raise HttpError(HTTPStatus.METHOD_NOT_ALLOWED, f"{request.method} is not for this path", {"Allow": allow})
         return route
 
-    def _check_host(self, request: Request, settings: Http) -> None:
+    def check_host(self, request: Request, settings: Http) -> None:
         """Raises HttpError for a name that is not ours: a page of somebody else may have made it lead here."""
         name = request.origin.host.lower()
         if request.headers.getall("Host", ()) and len(request.headers.getall("Host")) > 1:

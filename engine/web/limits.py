@@ -46,6 +46,13 @@ class RequestLimits:
         self.count += 1
         self._by_client[client] += 1
 
+    def lets_pass(self, client: str) -> bool:
+        """Whether a request that is answered at once may be; False: `enter` says why not."""
+        settings = self._settings()
+        if self.count >= settings.requests_max or self._by_client[client] >= settings.requests_per_client_max:
+            return False
+        return not self._rates.wait_s(client, 1, settings.requests_per_client_per_s_max, self._now())
+
     def leave(self, client: str) -> None:
         """A request that was counted in has ended."""
         self.count -= 1

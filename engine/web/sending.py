@@ -191,4 +191,9 @@ async def _body(writer: Writer, first: Part | None, others: AsyncIterator[Part])
 
 
 def _boundary(request: Request, etag: str) -> str:
-    return boundary_of(request.engine.archive.secret, etag.encode())
+    return boundary(request.engine.archive.secret, etag)
+
+
+def boundary(secret: bytes, etag: str) -> str:
+    """The boundary of a body; `secret`: the archive's."""
+    return boundary_of(secret, etag.encode())

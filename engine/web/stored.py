@@ -89,8 +89,13 @@ def pinned(request: Request, instances: Sequence[Instance]) -> Iterator[None]:
 
 def url_of(request: Request, instance: Instance) -> str:
     """Of an instance."""
+    return url_under(request.root, instance)
+
+
+def url_under(root: str, instance: Instance) -> str:
+    """Of an instance; `root` as of `Request`."""
     return (
-        f"{root_of(request)}/studies/{segment(instance.study_instance_uid)}"
+        f"{root}{DICOMWEB}/studies/{segment(instance.study_instance_uid)}"
         f"/series/{segment(instance.series_instance_uid)}/instances/{segment(instance.sop_instance_uid)}"
     )
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from aiohttp import web
     from typing_extensions import Buffer
 
-    from engine.archive.retrieve import StoredInstance
+    from engine.archive.retrieve import Instance, StoredInstance
     from engine.web.request import Request
 
 logger = log.get("web.wado")
@@ -61,7 +61,7 @@ async def frames(request: Request) -> web.StreamResponse:
             return await send_stream(request, parts, etag, choice.offer.media_type, cache=IMMUTABLE)
         part = await frame_part(request, stored, numbers[0], choice, syntax_uid)
         is_multipart = choice.offer.is_multipart
-        etag = f'"{identity_of(found)}-{numbers[0]}-{part.content_type.rpartition("=")[2]}-{is_multipart:d}"'
+        etag = etag_of(found, numbers[0], part.content_type.rpartition("=")[2], choice)
         media_type = choice.offer.media_type if is_multipart else ""
         return await send(request, [part], etag, media_type=media_type)
 
@@ -72,6 +72,11 @@ def _check_numbers(stored: StoredInstance, numbers: Sequence[int]) -> None:
         stored.frames().check(max(numbers))
     except NoSuchFrame as error:
         raise NotFound(str(error)) from error
+
+
+def etag_of(instance: Instance, number: int, syntax_uid: str, choice: Choice) -> str:
+    """The entity tag of one frame in the transfer syntax in which it leaves."""
+    return f'"{identity_of(instance)}-{number}-{syntax_uid}-{choice.offer.is_multipart:d}"'
 
 
 async def frame_parts(
@@ -96,7 +101,7 @@ async def frame_part(request: Request, stored: StoredInstance, number: int, choi
             frame = await request.engine.pools.reads.run(lambda: stored.frame(number))
         except NoSuchFrame as error:
             raise NotFound(str(error)) from error
-    own = EXPLICIT if stored.syntax.convertible else stored.syntax.uid
+    own = own_syntax(stored.syntax.uid)
     if syntax_uid != own:
         check_codecs(request)
         try:
@@ -136,6 +141,11 @@ def first_form(choices: Sequence[Choice], stored_uid: str) -> tuple[Choice, str]
             return choice, syntax_uid
     name = transfer_syntax.of(stored_uid).name
     raise NotAcceptable(f"its frames are {image_type(stored_uid)} in {name}, and cannot be made into what is asked for")
+
+
+def own_syntax(stored_uid: str) -> str:
+    """The transfer syntax of frames that leave as they are stored."""
+    return EXPLICIT if transfer_syntax.of(stored_uid).convertible else stored_uid
 
 
 def _numbers(text: str) -> list[int]:

@@ -188,6 +188,8 @@ def test_frames_are_the_same_from_the_cache_and_from_the_disk(archive: Archive, 
     assert found == codestreams
     cached = [one.frame_cached(number) for number in range(1, count + 1)]
     assert [bytes(each or b"") for each in cached] == codestreams
+    places = [one.frame_place(number) for number in range(1, count + 1)]
+    assert [place and payload[place[0] : sum(place)] for place in places] == codestreams
     for number in (0, count + 1):
         assert one.frame_cached(number) is None
         with pytest.raises(FramesUnreadable, match=f"no frame {number}"):

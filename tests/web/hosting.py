@@ -128,6 +128,7 @@ def host(
                 archive.close()
         assert hosting.ended == accepted, "each connection is over once"
         assert not front.is_busy
+        assert not hosting.counters["http_quick_answers_failed"], "the short way has no faults of its own"
         hosting.unhandled = unhandled
         assert bool(unhandled) == crashes, unhandled
         return hosting

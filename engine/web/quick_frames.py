@@ -1,0 +1,217 @@
+"""One frame that is cached and leaves as it is stored, answered where its request arrives: the hot path of a viewer.
+
+    request ─ aiohttp's parser ─► terms of its headers ─► path ─► access ─► place of the frame ─► one read, one send
+                                  kept by connection                        (`retrieve`)          (`outlet`)
+
+Everything else goes through `front` and `wado_frames`, with the same answer: other resources and methods, conditions
+and ranges, frames that must be decoded or waited for, lists of frames, TLS, requests that are refused or logged, and a
+connection on which something waits to be sent. Nothing has happened yet when `answer` returns False.
+
+The terms are what the headers say: who asks, whether they may, and which form they take. A client sends the same
+headers with each request, so that the last ones are kept. They are found by the same functions that other requests
+go through, on a request made of the same message.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from http import HTTPMethod
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from aiohttp import web
+from aiohttp.helpers import rfc822_formatted_time
+from aiohttp.http import HttpVersion11
+
+from engine import log
+from engine.access import Action
+from engine.errors import EngineError, NotAcceptable
+from engine.web import wado_frames
+from engine.web.forms import choices_of, with_syntax
+from engine.web.multipart import Writer
+from engine.web.outlet import Connection, Outlet
+from engine.web.route import DICOMWEB
+from engine.web.sending import IMMUTABLE, VARY, boundary
+from engine.web.stored import url_under
+
+if TYPE_CHECKING:
+    from aiohttp.http_parser import RawRequestMessage
+
+    from engine.access import Principal
+    from engine.archive.retrieve import Instance
+    from engine.runtime.engine import Engine
+    from engine.web.accept import Choice
+    from engine.web.limits import RequestLimits
+    from engine.web.request import Request
+    from engine.web.route import Route
+    from engine.web.settings import Http
+
+logger = log.get("web.quick_frames")
+
+_UID: Final = "([0-9.]{1,64})"
+_PATH: Final = re.compile(f"{DICOMWEB}/studies/{_UID}/series/{_UID}/instances/{_UID}/frames/([1-9][0-9]{{0,8}})")
+
+_NOT_QUICK: Final = (
+    "Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "Expect",
+    "Content-Encoding", "Content-Length", "Transfer-Encoding", "X-Request-ID",
+)  # fmt: skip
+"""Headers that ask for more than a frame, or are different with each request."""
+
+
+class Client(Connection, Protocol):
+    """A connection, as far as this goes."""
+
+    terms: Terms | None
+    """What its last request for a frame came to."""
+
+
+class Host(Protocol):
+    """The front, as far as this goes."""
+
+    engine: Engine
+    is_draining: bool
+
+    def request_of(self, message: RawRequestMessage, connection: Any) -> Request:
+        """The request as other handlers see it."""
+
+    def check_host(self, request: Request, settings: Http) -> None:
+        """Raises HttpError for a name that is not ours."""
+
+    def finish_headers(self, request: Request, response: web.StreamResponse) -> None:
+        """Adds what every answer has."""
+
+    def next_request_id(self) -> str:
+        """A new one."""
+
+
+@dataclass(slots=True)
+class Terms:
+    """What the headers of requests on one connection come to."""
+
+    raw_headers: tuple[tuple[bytes, bytes], ...]
+    settings: Http
+    """In force when they were found."""
+    client: str
+    principal: Principal
+    root: str
+    choices: list[Choice]
+    lines: str
+    """Of every answer."""
+    forms: dict[str, tuple[Choice, str] | None] = field(default_factory=dict)
+    """By the transfer syntax of what is stored; None: it goes another way."""
+
+
+class QuickFrames:
+    """One for each front."""
+
+    def __init__(self, host: Host, limits: RequestLimits, routes: tuple[Route, ...]) -> None:
+        self._host = host
+        self._engine = host.engine
+        self._limits = limits
+        self._outlet = Outlet()
+        self._route = next((route for route in routes if route.handler is wado_frames.frames), None)
+
+    def answer(self, connection: Client, message: RawRequestMessage) -> bool:
+        """Whether the request has been answered; False: nothing has happened, and `front` answers it."""
+        began_at = perf_counter()
+        try:
+            if not self._prepare(connection, message):
+                return False
+        except Exception as error:
+            # The usual way answers it, and shows whether it is the request or the short way that is wrong.
+            self._engine.metrics.counters["http_quick_answers_failed"] += 1
+            logger.error("no quick answer", error=repr(error))
+            return False
+        sent = self._outlet.send(connection)
+        assert self._route is not None
+        counters = self._engine.metrics.operation("http", self._route.name)
+        counters.observe(perf_counter() - began_at, False, sent_bytes=sent)
+        return True
+
+    def _prepare(self, connection: Client, message: RawRequestMessage) -> bool:
+        """Puts the answer into the outlet's buffer; whether it can leave this way, and may."""
+        path = _PATH.fullmatch(message.path) if message.method == HTTPMethod.GET else None
+        if path is None or self._route is None or self._host.is_draining or not connection.is_direct:
+            return False
+        engine = self._engine
+        settings = engine.config.http
+        terms = connection.terms
+        if terms is None or terms.raw_headers != message.raw_headers or terms.settings is not settings:
+            terms = connection.terms = self._terms_of(connection, message, settings)
+            if terms is None:
+                return False
+        if not engine.access.allowed(terms.principal, Action.RETRIEVE):
+            return False
+        study, series, uid, number = path.groups()
+        instance = engine.archive.instance(uid)
+        if instance is None or instance.study_instance_uid != study or instance.series_instance_uid != series:
+            return False
+        return self._fill(terms, instance, int(number)) and self._limits.lets_pass(terms.client)
+
+    def _fill(self, terms: Terms, instance: Instance, number: int) -> bool:
+        """Puts the answer into the outlet's buffer; whether it can leave this way."""
+        form = self._form(terms, instance.transfer_syntax_uid)
+        if form is None:
+            return False
+        stored = self._engine.archive.retrieval.open(instance)
+        place = stored.frame_place(number)
+        if place is None:
+            return False
+        choice, syntax_uid = form
+        offset, length = place
+        etag = wado_frames.etag_of(instance, number, syntax_uid, choice)
+        content_type = with_syntax(choice.offer.media_type, syntax_uid)
+        location = f"{url_under(terms.root, instance)}/frames/{number}"
+        if choice.offer.is_multipart:
+            writer = Writer(boundary(self._engine.archive.secret, etag), choice.offer.media_type)
+            before, after = writer.head(0, content_type, location, length), writer.end(1)
+            lines = f"Content-Type: {writer.content_type}\r\n"
+        else:
+            before = after = b""
+            lines = f"Content-Type: {content_type}\r\nContent-Location: {location}\r\n"
+        head = (
+            f"HTTP/1.1 200 OK\r\nETag: {etag}\r\n{terms.lines}{lines}Content-Length: "
+            f"{len(before) + length + len(after)}\r\nX-Request-ID: {self._host.next_request_id()}\r\n"
+            f"Date: {rfc822_formatted_time()}\r\n\r\n"
+        ).encode() + before
+        if not self._outlet.fits(len(head) + length + len(after)):
+            return False
+        return self._outlet.fill(head, stored, offset, length, after)
+
+    def _form(self, terms: Terms, stored_uid: str) -> tuple[Choice, str] | None:
+        """In which form frames of a transfer syntax leave, if it is the stored one."""
+        try:
+            return terms.forms[stored_uid]
+        except KeyError:
+            pass
+        try:
+            choice, syntax_uid = wado_frames.first_form(terms.choices, stored_uid)
+        except NotAcceptable:
+            form = None
+        else:
+            form = (choice, syntax_uid) if syntax_uid == wado_frames.own_syntax(stored_uid) else None
+        terms.forms[stored_uid] = form
+        return form
+
+    def _terms_of(self, connection: Client, message: RawRequestMessage, settings: Http) -> Terms | None:
+        """None: these headers ask for something else, or are refused, or their requests are lines of the log."""
+        headers = message.headers
+        if message.version != HttpVersion11 or message.should_close or message.upgrade or message.chunked:
+            return None
+        if any(name in headers for name in _NOT_QUICK):
+            return None
+        if settings.request_log == "all" or logger.enabled("debug"):
+            return None
+        request = self._host.request_of(message, connection)
+        try:
+            self._host.check_host(request, settings)
+            choices = choices_of(request, wado_frames.ONE_OFFERS)
+        except EngineError:
+            return None
+        response = web.StreamResponse(headers={"Cache-Control": IMMUTABLE, "Vary": VARY, "Accept-Ranges": "bytes"})
+        self._host.finish_headers(request, response)
+        del response.headers["X-Request-ID"]
+        lines = "".join(f"{name}: {value}\r\n" for name, value in response.headers.items())
+        origin = request.origin
+        return Terms(message.raw_headers, settings, origin.client, request.principal, origin.root, choices, lines)

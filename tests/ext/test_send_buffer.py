@@ -1,0 +1,70 @@
+"""engine._ext.send_buffer: a stretch of a file into a socket, with what stands around it."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine._ext.send_buffer import SendBuffer
+from tests.oracle.crc32c import crc32c
+
+CONTENT = random.Random(8).randbytes(10_000)
+
+
+@pytest.fixture
+def fd(tmp_path: Path) -> Iterator[int]:
+    path = tmp_path / "file"
+    path.write_bytes(CONTENT)
+    fd = os.open(path, os.O_RDONLY)
+    yield fd
+    os.close(fd)
+
+
+@pytest.mark.parametrize(("offset", "count"), [(0, 0), (0, 10_000), (1, 9_999), (5_000, 123)])
+def test_what_is_filled_in_is_sent(fd: int, offset: int, count: int) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        buffer = SendBuffer(20_000)
+        assert buffer.fill(b"before", fd, offset, count, b"after")
+        expected = b"before" + CONTENT[offset : offset + count] + b"after"
+        assert buffer.length == len(expected)
+        assert buffer.crc() == crc32c(CONTENT[offset : offset + count])
+        assert buffer.send(ours.fileno()) == len(expected)
+        assert theirs.recv(20_000) == expected
+        assert buffer.rest(0) == expected
+        assert buffer.rest(len(expected) - 2) == b"er"
+
+
+def test_the_kernel_takes_what_it_can_and_the_rest_is_given_back(fd: int) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        buffer, taken = SendBuffer(20_000), 0
+        for _ in range(1000):
+            assert buffer.fill(b"", fd, 0, 10_000, b"")
+            taken = buffer.send(ours.fileno())
+            if taken < 10_000:
+                break
+        assert buffer.rest(taken) == CONTENT[taken:]
+        assert buffer.send(-1) == 0, "the transport finds out what is wrong with a socket"
+
+
+def test_nothing_is_in_the_buffer_unless_all_of_it_could_be_read(fd: int) -> None:
+    buffer = SendBuffer(20_000)
+    assert buffer.fill(b"x", fd, 0, 10, b"")
+    assert not buffer.fill(b"x", fd, 9_995, 10, b"")
+    assert not buffer.fill(b"x", -1, 0, 10, b"")
+    assert buffer.length == 0
+    with pytest.raises(ValueError, match="no message"):
+        buffer.crc()
+    for offset, count, before in ((0, 20_000, b"x"), (0, -1, b""), (-1, 1, b""), (0, 0, bytes(20_001))):
+        with pytest.raises(ValueError, match="too small"):
+            buffer.fill(before, fd, offset, count, b"")
+    for sent in (-1, 1):
+        with pytest.raises(ValueError, match="not so long"):
+            buffer.rest(sent)

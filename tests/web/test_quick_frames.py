@@ -1,0 +1,254 @@
+"""Frames answered where their request arrives: the same answers as on the usual way, and the same limits."""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BufferedIOBase
+from pathlib import Path
+
+import pytest
+
+from engine.archive.ingest.request import ReceivedInstance
+from engine.index.format.types import Level, Outcome
+from engine.storage.record import crc32c
+from engine.web.settings import Http
+from tests import samples
+from tests.actors import actor
+from tests.archive import kept
+from tests.archive.test_retrieve import JPEG, framed
+from tests.system.server import wait_for
+from tests.web.hosting import Hosting, hosted, read_all
+from tests.web.wado import FRAMES_AS_STORED, Get, requesting
+
+STUDY = f"{samples.ROOT}.1"
+NATIVE = [f"/studies/{STUDY}/series/{STUDY}.1/instances/{kept.uid_of(number)}/frames/1" for number in range(3)]
+PIXELS = 500_000
+FORMS = {"one part": FRAMES_AS_STORED, "alone": "application/octet-stream; transfer-syntax=*", "explicit": ""}
+
+
+def jpeg_url(number: int, frame: int) -> str:
+    study = f"{samples.ROOT}.9"
+    return f"/studies/{study}/series/{study}.1/instances/{study}.1.{number}/frames/{frame}"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = tmp_path_factory.mktemp("quick") / "data"
+    with kept.opened(data, segment_bytes=64 << 20) as archive:
+        kept.store(archive, [kept.data_set(number, pixels=PIXELS) for number in range(len(NATIVE))])
+        for number, count, tables in ((1, 1, ""), (2, 5, "right"), (3, 5, "wrong")):
+            payload, _ = framed(number, count=count, tables=tables)
+            item = ReceivedInstance([payload], len(payload), crc32c(payload), JPEG, "MODALITY")
+            assert archive.ingest_batch([item]) == [Outcome.STORED]
+        doomed = samples.encoded(samples.instance(20, 1, 1, pixels=bytes(4096)))
+        kept.store(archive, [doomed])
+    return data
+
+
+@pytest.fixture(scope="module")
+def hosting(data: Path) -> Iterator[Hosting]:
+    with hosted(data) as hosting:
+        yield hosting
+
+
+@pytest.fixture
+def get(hosting: Hosting) -> Iterator[Get]:
+    with requesting(hosting) as get:
+        yield get
+
+
+@contextmanager
+def counting(hosting: Hosting) -> Iterator[Callable[[], int]]:
+    """How many requests have been answered the short way."""
+    quick, answered = hosting.front.quick.answer, [0]
+
+    def answer(*arguments: object) -> bool:
+        is_answered = quick(*arguments)  # type: ignore[arg-type]
+        answered[0] += is_answered
+        return is_answered
+
+    hosting.front.quick.answer = answer  # type: ignore[method-assign, assignment]
+    try:
+        yield lambda: answered[0]
+    finally:
+        hosting.front.quick.answer = quick  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("accept", FORMS.values(), ids=list(FORMS))
+def test_an_answer_is_the_same_on_the_short_way_and_on_the_usual_one(hosting: Hosting, get: Get, accept: str) -> None:
+    paths = [*NATIVE, jpeg_url(1, 1), jpeg_url(2, 1), jpeg_url(2, 5), jpeg_url(3, 1)]
+    headers = {"Accept": accept} if accept else {}
+    quick_paths = []
+    for path in paths:
+        get(path, X_Request_ID="ours")  # tables of many frames are then in memory
+    with counting(hosting) as count:
+        for path in paths:
+            before = count()
+            quick = get(path, **headers)
+            if count() > before:
+                quick_paths.append(path)
+            usual = get(path, X_Request_ID="ours", **headers)
+            assert count() <= before + 1
+            assert (quick.status, quick.body) == (usual.status, usual.body)
+            ours, theirs = dict(quick.headers), dict(usual.headers)
+            assert ours.pop("X-Request-ID") != theirs.pop("X-Request-ID")
+            ours.pop("Date"), theirs.pop("Date")
+            assert ours == theirs
+    # Without a transfer syntax JPEG is decoded.
+    assert quick_paths == (paths if accept else NATIVE)
+
+
+def test_frames_are_what_is_stored(hosting: Hosting, get: Get) -> None:
+    get(jpeg_url(2, 1), X_Request_ID="ours")
+    with counting(hosting) as count:
+        for number, path in enumerate(NATIVE):
+            ((_, frame),) = get(path, Accept=FRAMES_AS_STORED).parts
+            assert frame == random.Random(number).randbytes(PIXELS)
+        for number, frames in ((1, 1), (2, 5)):
+            _, codestreams = framed(number, count=frames, tables="right")
+            for frame_number, codestream in enumerate(codestreams, 1):
+                ((_, frame),) = get(jpeg_url(number, frame_number), Accept=FRAMES_AS_STORED).parts
+                assert frame == codestream
+        assert count() == len(NATIVE) + 6
+
+
+def test_what_asks_for_more_than_a_frame_goes_the_usual_way(hosting: Hosting, get: Get) -> None:
+    whole = get(NATIVE[0], Accept=FRAMES_AS_STORED)
+    with counting(hosting) as count:
+        head = get(NATIVE[0], "HEAD", Accept=FRAMES_AS_STORED)
+        assert (head.status, head.body) == (200, b"")
+        assert head.headers["Content-Length"] == str(len(whole.body))
+        part = get(NATIVE[0], Accept=FRAMES_AS_STORED, Range="bytes=100-199")
+        assert (part.status, part.body) == (206, whole.body[100:200])
+        assert get(NATIVE[0], Accept=FRAMES_AS_STORED, If_None_Match=whole.headers["ETag"]).status == 304
+        assert get(NATIVE[0], Accept="image/png").status == 406
+        assert get(f"{NATIVE[0]}?accept=application/octet-stream").headers["Content-Type"].startswith("application/")
+        assert get(NATIVE[0], Host="elsewhere.example").status == 421
+        assert get(NATIVE[0].replace("/frames/1", "/frames/2")).status == 404
+        assert get(jpeg_url(2, 6)).status == 404
+        assert get(NATIVE[0].replace(f"{STUDY}.1/", "1.2.3/")).status == 404
+        assert count() == 0
+        assert get(NATIVE[0], Accept=FRAMES_AS_STORED).body == whole.body
+        assert count() == 1
+
+
+def test_what_was_deleted_is_gone_at_once(hosting: Hosting, get: Get) -> None:
+    study = f"{samples.ROOT}.20"
+    path = f"/studies/{study}/series/{study}.1/instances/{study}.1.1/frames/1"
+    get(path, X_Request_ID="ours")
+    with counting(hosting) as count:
+        assert get(path).status == 200
+        assert count() == 1
+        doomed = kept.current(hosting.engine.archive, f"{study}.1.1")
+        hosting.engine.archive.delete_instances([doomed], level=Level.IMAGE, actor=actor(), reason="")
+        assert get(path).status == 410
+
+
+def test_requests_are_counted_with_what_was_sent(hosting: Hosting, get: Get) -> None:
+    get(NATIVE[0], X_Request_ID="ours")
+    route = next(route for route in hosting.front.routes if route.path.endswith("/frames/{frames}"))
+    counters = hosting.engine.metrics.operation("http", route.name)
+    with counting(hosting) as count:
+        before = counters.latency_s.count, counters.sent_bytes
+        body = get(NATIVE[0]).body
+        assert count() == 1
+        assert counters.latency_s.count == before[0] + 1
+        assert len(body) < counters.sent_bytes - before[1] < len(body) + 2000
+
+
+def request_of(path: str) -> bytes:
+    return f"GET /dicom-web{path} HTTP/1.1\r\nHost: localhost\r\nAccept: {FRAMES_AS_STORED}\r\n\r\n".encode()
+
+
+def test_requests_in_one_piece_and_in_pieces_are_answered_in_their_order(hosting: Hosting) -> None:
+    requests = [request_of(path) for path in (*NATIVE, jpeg_url(2, 1), NATIVE[0])]
+    closing = request_of(NATIVE[1]).replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    once = b"".join([hosting.ask(each.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")) for each in requests])
+    together = hosting.ask(b"".join([*requests, closing]))
+    bodies = together.split(b"HTTP/1.1 200 OK\r\n")[1:]
+    contents = [part.partition(b"\r\n\r\n")[2] for part in once.split(b"HTTP/1.1 200 OK\r\n")[1:]]
+    assert [body.partition(b"\r\n\r\n")[2] for body in bodies[:-1]] == contents
+    with hosting.connect() as sock, sock.makefile("rb") as stream:
+        for cut in (1, 40, len(requests[0]) - 2):
+            sock.sendall(requests[0][:cut])
+            wait_for(lambda: not hosting.front.is_busy, what="a look")
+            sock.sendall(requests[0][cut:])
+            assert read_answer(stream) == contents[0]
+
+
+def read_answer(stream: BufferedIOBase) -> bytes:
+    """The body of one answer of known length."""
+    length = 0
+    while (line := stream.readline()) != b"\r\n":
+        if line.startswith(b"Content-Length:"):
+            length = int(line[15:])
+    return stream.read(length)
+
+
+def test_a_client_that_takes_little_gets_all_of_it(hosting: Hosting) -> None:
+    expected = hosting.ask(request_of(NATIVE[0]).replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", hosting.port))
+        for _ in range(20):  # more than the kernel takes
+            sock.sendall(request_of(NATIVE[0]))
+        with sock.makefile("rb") as stream:
+            for _ in range(20):
+                assert read_answer(stream) == expected.partition(b"\r\n\r\n")[2]
+
+
+@contextmanager
+def configured(hosting: Hosting, **options: object) -> Iterator[None]:
+    """As after a reload with these settings of HTTP."""
+    before = hosting.engine.config
+    hosting.engine.config = before.__class__(data=before.data, limits=before.limits, http=Http(**options))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        hosting.engine.config = before
+
+
+def test_a_client_that_takes_nothing_is_ended(hosting: Hosting) -> None:
+    with (
+        configured(hosting, transfer_timeout_s=0.4, delivery_rate_bytes_per_s_min=8 << 20),
+        socket.socket() as sock,
+    ):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", hosting.port))
+        for _ in range(20):
+            sock.sendall(request_of(NATIVE[0]))
+        wait_for(lambda: hosting.counters["http_clients_too_slow"] == 1, what="given up")
+        read_all(sock)
+
+
+def test_a_reload_counts_from_the_next_request_on(hosting: Hosting, get: Get) -> None:
+    get(NATIVE[0], X_Request_ID="ours")
+    with counting(hosting) as count:
+        assert get(NATIVE[0]).status == 200
+        assert count() == 1
+        with configured(hosting, allow=()):
+            assert get(NATIVE[0]).status == 403
+        with configured(hosting, requests_per_client_per_s_max=1):
+            statuses = [get(NATIVE[0]).status for _ in range(10)]
+            assert (statuses[0], 429 in statuses) == (200, True)
+        with configured(hosting, request_log="all"):
+            assert get(NATIVE[0]).status == 200
+        quick = 1 + statuses.count(200)
+        assert count() == quick, "what is refused or logged goes the usual way"
+        with configured(hosting, cors_origins=("https://viewer.example.org",)):
+            answer = get(NATIVE[0], Origin="https://viewer.example.org")
+        assert answer.headers["Access-Control-Allow-Origin"] == "https://viewer.example.org"
+        assert "Origin" in answer.headers["Vary"]
+        with configured(hosting, public_root="https://pacs.example.org/x"):
+            ((part, _),) = get(NATIVE[0], Accept=FRAMES_AS_STORED).parts
+        assert part.content_location == f"https://pacs.example.org/x/dicom-web{NATIVE[0]}"
+        assert count() == quick + 2
+        hosting.front.is_draining = True
+        try:
+            assert get(NATIVE[0]).status == 503
+        finally:
+            hosting.front.is_draining = False
+        assert count() == quick + 2
