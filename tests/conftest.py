@@ -37,9 +37,19 @@ def pytest_report_header() -> str:
     return effort.describe()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = [item for item in items if not _is_its_turn(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if _is_its_turn(item)]
     # Files are dealt out to the processes in this order: one that takes a minute must not be the last to begin.
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def _is_its_turn(item: pytest.Item) -> bool:
+    """Whether this run does a test that is marked `rotating(n)`, or any other one."""
+    marker = item.get_closest_marker("rotating")
+    return marker is None or effort.is_its_turn(item.nodeid, marker.args[0])
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -28,6 +28,7 @@ def pytest_run(corpus: Path, *arguments: str) -> subprocess.CompletedProcess[str
     )
 
 
+@pytest.mark.rotating(3)
 @pytest.mark.parametrize("kind", ["missing", "empty", "file"])
 def test_without_a_corpus_every_module_is_collected_and_the_tests_on_it_say_why_they_are_skipped(
     kind: str, tmp_path: Path

@@ -86,6 +86,7 @@ def named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ids=str,
 )
 @pytest.mark.usefixtures("named")
+@pytest.mark.rotating(3)
 def test_names_of_every_script_are_shown_in_every_encoding(environment: dict[str, str]) -> None:
     encoding = environment.get("PYTHONIOENCODING", "utf-8").split(":")[0]
     done = command("find", "-r", "PatientName", **environment)
@@ -118,6 +119,7 @@ def test_a_reader_that_goes_away_ends_a_command_quietly() -> None:
 
 
 @pytest.mark.usefixtures("filled")
+@pytest.mark.rotating(2)
 @pytest.mark.parametrize("columns", [80, 100])
 def test_a_terminal_shows_uids_ids_and_dates_whole(columns: int, capsys: pytest.CaptureFixture[str]) -> None:
     samples.write(Path("again"), samples.instance(1, 1, 1, pixels=bytes(512)))

@@ -143,6 +143,7 @@ def mutated(rng: random.Random, dataset: Dataset) -> Dataset:
     return dataset
 
 
+@pytest.mark.rotating(2)
 @pytest.mark.parametrize("number", range(PAIRS))
 def test_a_re_encoding_is_the_same_and_one_changed_element_is_not(number: int) -> None:
     rng = random.Random(SEED + number)

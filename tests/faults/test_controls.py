@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.rotating(3)]
 
 CRASHES = {signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV}
 

@@ -18,7 +18,7 @@ from engine.errors import ConfigError, ControlUnavailable, EngineError
 from tests.peer import Closed, Peer, associate_rq
 from tests.system.server import ROOT, Server, running, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.rotating(2)]
 
 ECHO = (1, "1.2.840.10008.1.1", ["1.2.840.10008.1.2"])
 

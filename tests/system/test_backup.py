@@ -24,7 +24,7 @@ from tests.peer import CT, EXPLICIT, Peer
 from tests.system import ingest
 from tests.system.server import ROOT, running, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.rotating(2)]
 
 ROUNDS = int(os.environ.get("FILMROOM_BACKUP_ROUNDS", "1"))
 SEED = int(os.environ.get("FILMROOM_BACKUP_SEED", "20260102"))

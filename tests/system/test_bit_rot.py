@@ -21,7 +21,7 @@ from tests.peer import CT, EXPLICIT, IMPLICIT, STUDY_ROOT_GET, Peer
 from tests.system.ingest import Made, study_number
 from tests.system.server import ROOT, Server, running, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.rotating(2)]
 
 SEED = int(os.environ.get("FILMROOM_SEED", "20261124"))
 COUNT = int(os.environ.get("FILMROOM_RECORDS", "200"))

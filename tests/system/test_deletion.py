@@ -23,7 +23,7 @@ from tests import samples
 from tests.system import foreign
 from tests.system.server import ROOT, Server, filmroom, running, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.rotating(2)]
 
 COUNT = 30
 DELETE_AFTER = 3

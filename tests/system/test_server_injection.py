@@ -20,6 +20,7 @@ from tests.system.test_crash import check
 from tests.system.test_durability import strace_works
 
 pytestmark = [
+    pytest.mark.rotating(2),
     pytest.mark.slow,
     pytest.mark.skipif(not strace_works(), reason="strace is not installed, or may not trace"),
 ]

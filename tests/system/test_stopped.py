@@ -27,7 +27,7 @@ from tests.system import foreign, ingest
 from tests.system.server import Server, running, wait_for
 from tests.system.test_crash import Countdown, check, workers_ready
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.rotating(2)]
 
 SEED = int(os.environ.get("FILMROOM_STOPPED_SEED", "20260501"))
 ROUNDS = int(os.environ.get("FILMROOM_STOPPED_ROUNDS", "1"))
