@@ -215,7 +215,7 @@ NOT_DICOM = "not DICOM"
 
 def import_failed(summary: ImportSummary) -> bool:
     """Whether a DICOM file could not be stored or a path gave no instance. Files that are not DICOM are no failure."""
-    return bool(summary.barren) or any(not reason.startswith(NOT_DICOM) for _, reason in summary.refused)
+    return bool(summary.empty_paths) or any(not reason.startswith(NOT_DICOM) for _, reason in summary.refused)
 
 
 def export(

@@ -24,7 +24,7 @@ from engine.services.stored_scu import StoredReport
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
     from engine.archive.jobs.job import Job, Work
-    from engine.archive.jobs.job_files import Taken
+    from engine.archive.jobs.job_files import PeerInstances
     from engine.config import Peer
     from engine.index.format.types import Instance
 
@@ -33,23 +33,23 @@ TAKEN_AT_ONCE: Final = 64
 """Instances after which it is noted what the peer has: what a crash repeats."""
 
 
-async def send_job(services: Services, peer: Peer, job: Job, taken: Taken) -> None:
+async def send_job(services: Services, peer: Peer, job: Job, peer_instances: PeerInstances) -> None:
     """Sends. Raises AssociationFailed, NotStored, StorageFull."""
     archive, pools = services.archive, services.pools
     report = StoredReport()
     missing: list[str] = []
-    before = len(taken.uids)
+    before = len(peer_instances.uids)
     fresh = 0
 
     def select() -> Selection:
-        return Selection(taken.left(_instances(archive, job.work, missing)), archive.scratch_folder)
+        return Selection(peer_instances.unsent(_instances(archive, job.work, missing)), archive.scratch_folder)
 
     def note(uid: str) -> None:
         nonlocal fresh
-        taken.add(uid)
+        peer_instances.add(uid)
         fresh += 1
         if fresh % TAKEN_AT_ONCE == 0:
-            taken.flush()
+            peer_instances.flush()
 
     def tell(what: str, done: int, total: int) -> None:
         job.total = before + report.total
@@ -61,7 +61,7 @@ async def send_job(services: Services, peer: Peer, job: Job, taken: Taken) -> No
         try:
             await send(services, peer, selection, report, tell, retries=RETRIES, is_taken=note)
         finally:
-            taken.flush()
+            peer_instances.flush()
             tell("", 0, 0)
             job.failed_count = 0
             for uid, why in report.failed.items():

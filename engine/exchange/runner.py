@@ -79,7 +79,7 @@ class Runner:
         try:
             while True:
                 before = set(self._running)
-                jobs, cancelled, retried = await reads.run(partial(self._files.look, set(self._ended)))
+                jobs, cancelled, retried = await reads.run(partial(self._files.poll, set(self._ended)))
                 for job in jobs:
                     if job.id not in before:
                         await self._settle(job, job.id in cancelled, job.id in retried)
@@ -177,7 +177,7 @@ class Runner:
             raise NotStored(f"{job.peer} is no [[peer]] with an address any more")
         assert self._services is not None
         if job.kind == states.SEND:
-            await send_job(self._services, peer, job, self._files.taken(job.id))
+            await send_job(self._services, peer, job, self._files.peer_instances(job.id))
         else:
             await pull_job(self._services, peer, job)
 

@@ -225,7 +225,7 @@ def test_a_file_that_grows_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(media, "sources", growing)
     summary = import_paths(ArchiveInMemory(), [tmp_path])
-    assert summary.refused == [(str(path), "has become longer while it was read")]
+    assert summary.refused == [(str(path), "grew while it was read")]
 
 
 def test_progress_tells_the_number_of_files_when_it_is_known(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_a_path_of_which_nothing_came_is_named(tmp_path: Path) -> None:
     archive = ArchiveInMemory()
     for _ in range(2):  # also when all of it is there already
         summary = import_paths(archive, paths)
-        assert summary.barren == paths[1:]
+        assert summary.empty_paths == paths[1:]
     assert dict(summary.refused)[str(paths[2])] == "not DICOM: a 7z archive; unpack it first"
 
 

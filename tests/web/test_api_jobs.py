@@ -211,7 +211,7 @@ def test_a_job_that_was_running_when_its_server_died_goes_on(place: Place) -> No
         id=new_id(), kind=states.SEND, peer="STOW", work=Work(studies=(uid(2),)), by="test", created_ns=1,
         state=states.RUNNING,
     )  # fmt: skip
-    taken = archive.job_files().taken(job.id)
+    taken = archive.job_files().peer_instances(job.id)
     archive.job_files().create(job)
     for number in (1, 2):
         taken.add(uid(2, 1, number))

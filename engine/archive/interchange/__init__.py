@@ -1,1 +1,1 @@
-"""Files that come and go: import, export, DICOMDIR media."""
+"""Import and export of files, archives and DICOMDIR media."""

@@ -1,13 +1,13 @@
-"""DICOMDIR, the directory of a medium (PS3.3 Annex F, PS3.10 section 8): reads the file IDs in it, and writes one.
+"""DICOMDIR, the directory of a medium (PS3.3 Annex F, PS3.10 section 8): reads its file IDs, and writes it.
 
-Touches no file: `media` follows the file IDs, `exporter` lays the files out. Reading takes every
-directory record that is in use and refers to a file, wherever the offsets that link the records point, for they are
-what is most often wrong. Writing puts together what `directory_records` found in the data sets; a required key that an
-instance lacks stands in its record with no value: nothing is invented.
+Touches no file: `media` follows the file IDs, `exporter` lays the files out. Reading takes every directory record that
+is in use and refers to a file, and ignores the offsets that link the records, since they are often wrong. Writing uses
+the keys that `directory_records` finds in the data sets; a required key that an instance lacks has no value in its
+record: nothing is invented.
 
     group 0002 | File-set ID | offset of the first, of the last PATIENT record | consistency | Directory Record Sequence
                                                                                                        |
-    PATIENT ──next──► PATIENT                        one item a record, in the order of a walk:  PATIENT STUDY SERIES
+    PATIENT ──next──► PATIENT                        one item a record, depth first:  PATIENT STUDY SERIES
        │lower                                        IMAGE IMAGE SERIES …; "next" and "lower" are offsets of items,
      STUDY ──► STUDY     SERIES below it, then IMAGE  counted from the first byte of the file
 """
@@ -43,27 +43,27 @@ _OFFSETS_MAX: Final = 0xFFFFFFFF
 def file_ids(data: Buffer) -> Iterator[tuple[str, ...]]:
     """The components of each Referenced File ID (0004,1500), in the order of the records. Raises DataSetError.
 
-    `data` is the whole file. Components are as they stand there: nothing says that they are safe names.
+    `data` is the whole file. The components are not checked: they may be unsafe names.
     """
     meta = part10.read_file_meta(data)
     syntax = transfer_syntax.of(meta.transfer_syntax_uid)
     if syntax.deflated or syntax.big_endian:
-        raise DataSetError(f"a DICOMDIR in {syntax.name} is against PS3.10 8.6 and not read")
+        raise DataSetError(f"a DICOMDIR in {syntax.name} violates PS3.10 8.6 and is not read")
     view = memoryview(data)
     encoding = elements.encoding_of(view[meta.data_set_offset :], syntax)
     for element in elements.walk(view, encoding, meta.data_set_offset):
         if element.tag == tags.DirectoryRecordSequence:
             yield from _file_ids_of_records(view, element, encoding)
             return
-    raise DataSetError("no Directory Record Sequence (0004,1220) in it")
+    raise DataSetError("Directory Record Sequence (0004,1220) is missing")
 
 
 def _file_ids_of_records(view: memoryview, sequence: elements.Element, encoding: int) -> Iterator[tuple[str, ...]]:
     end = sequence.value_offset + sequence.length
     for item in elements.walk(view, encoding, sequence.value_offset, end):
-        within = elements.item_encoding(view, item, encoding)
+        item_encoding = elements.item_encoding(view, item, encoding)
         in_use, file_id = _IN_USE, ""
-        for element in elements.walk(view, within, item.value_offset, item.value_offset + item.length):
+        for element in elements.walk(view, item_encoding, item.value_offset, item.value_offset + item.length):
             value = bytes(view[element.value_offset : element.value_offset + element.length])
             if element.tag == tags.RecordInUseFlag and len(value) == 2:
                 in_use = int.from_bytes(value, "little")
@@ -89,7 +89,7 @@ class _Record:
 
     @property
     def item_bytes(self) -> int:
-        """What the record takes in the sequence."""
+        """The length of the record in the sequence."""
         return _ITEM.size + _RECORD_FIXED.size + len(self.body)
 
 
@@ -111,9 +111,9 @@ class DirectoryBuilder:
         study_instance_uid: str,
         series_instance_uid: str,
     ) -> None:
-        """One more instance, at `file_id`; `keys` are from `keys_of`."""
-        who = records.patient_of(keys)
-        patient = self._child(self._root, who, lambda: _body("PATIENT", keys, records.PATIENT_KEYS))
+        """Adds an instance at `file_id`; `keys` are from `keys_of`."""
+        patient_key = records.patient_of(keys)
+        patient = self._child(self._root, patient_key, lambda: _body("PATIENT", keys, records.PATIENT_KEYS))
         study = self._child(patient, study_instance_uid, lambda: _body("STUDY", keys, records.STUDY_KEYS))
         series = self._child(study, series_instance_uid, lambda: _body("SERIES", keys, records.SERIES_KEYS))
         kind = records.record_type(sop_class_uid)
@@ -128,19 +128,19 @@ class DirectoryBuilder:
         series.below.append(_Record(_body(kind, keys, records.LEAF_KEYS[kind], reference)))
 
     def encode(self, sop_instance_uid: str) -> Iterator[bytes]:
-        """The file DICOMDIR, piece by piece. Raises DataSetError if it would pass 4 GiB."""
+        """The file DICOMDIR, piece by piece. Raises DataSetError if it exceeds 4 GiB."""
         head = part10.write_file_meta(
             uids.MediaStorageDirectoryStorage, sop_instance_uid, EXPLICIT_VR_LITTLE_ENDIAN.uid
         )
         head += _element(tags.FileSetID, self._file_set_id)
-        # Two offsets, the consistency flag, and the sequence's own header stand before the first item.
+        # Two offsets, the consistency flag and the sequence's header come before the first item.
         records = list(self._walk(self._root))
         at = len(head) + 12 + 12 + 10 + 12
         for record in records:
             record.offset = at
             at += record.item_bytes
         if at > _OFFSETS_MAX:
-            raise DataSetError(f"a DICOMDIR of {len(records)} records would pass 4 GiB")
+            raise DataSetError(f"a DICOMDIR of {len(records)} records exceeds 4 GiB")
         top = self._root.below
         first, last = (top[0].offset, top[-1].offset) if top else (0, 0)
         yield head + b"".join(
@@ -167,20 +167,22 @@ class DirectoryBuilder:
             yield from self._walk(record)
 
     def _items(self, parent: _Record) -> Iterator[bytes]:
-        for record, follower in zip_longest(parent.below, parent.below[1:]):
-            fixed = _RECORD_FIXED.pack(
-                0x0004, 0x1400, b"UL", 4, follower.offset if follower else 0,
+        for record, next_record in zip_longest(parent.below, parent.below[1:]):
+            offsets = _RECORD_FIXED.pack(
+                0x0004, 0x1400, b"UL", 4, next_record.offset if next_record else 0,
                 0x0004, 0x1410, b"US", 2, _IN_USE,
                 0x0004, 0x1420, b"UL", 4, record.below[0].offset if record.below else 0,
             )  # fmt: skip
-            yield _ITEM.pack(0xFFFE, 0xE000, record.item_bytes - _ITEM.size) + fixed + record.body
+            yield _ITEM.pack(0xFFFE, 0xE000, record.item_bytes - _ITEM.size) + offsets + record.body
             yield from self._items(record)
 
 
-def _body(kind: str, keys: dict[int, bytes], wanted: Sequence[int], reference: dict[int, bytes] | None = None) -> bytes:
-    """The elements of a record from its type on, in ascending order; a key that is not there gets no value."""
-    present = [tag for tag in wanted if tag in keys or tag not in records.CONDITIONAL]
-    values = {tag: keys.get(tag) or _element(tag, "") for tag in present}
+def _body(
+    kind: str, keys: dict[int, bytes], key_tags: Sequence[int], reference: dict[int, bytes] | None = None
+) -> bytes:
+    """The elements of a record from its type on, in ascending order; a missing key gets no value."""
+    present_tags = [tag for tag in key_tags if tag in keys or tag not in records.CONDITIONAL]
+    values = {tag: keys.get(tag) or _element(tag, "") for tag in present_tags}
     values[tags.DirectoryRecordType] = _element(tags.DirectoryRecordType, kind)
     if records.CHARACTER_SET in keys:
         values[records.CHARACTER_SET] = keys[records.CHARACTER_SET]
@@ -189,7 +191,7 @@ def _body(kind: str, keys: dict[int, bytes], wanted: Sequence[int], reference: d
 
 
 def _element(tag: int, text: str) -> bytes:
-    """An element of ASCII text, padded as its VR has it; a sequence has no items."""
+    """An element of ASCII text, padded according to its VR; a sequence has no items."""
     vr = tags.vr_of(tag)
     if vr == "SQ":
         return struct.pack("<HH2sxxI", tag >> 16, tag & 0xFFFF, b"SQ", 0)

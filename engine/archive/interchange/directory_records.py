@@ -1,11 +1,11 @@
 """The directory records of an instance on a medium (PS3.3 F.5): the record type and its keys.
 
-Keys are copied from the data set as they are, in its own character set. Other values are skipped, however long; of the
-data set no more than one key element is held in memory.
+Keys are copied from the data set unchanged, in its own character set. Other values are skipped, however long; memory
+holds no more than one key element of the data set.
 
     Verification DateTime    of a verified document: the latest in Verifying Observer Sequence
-    Content Sequence         its items that modify the title (HAS CONCEPT MOD), none else
-    conditional keys         absent where the instance has none; the others then stand there without a value
+    Content Sequence         only its items that modify the title (HAS CONCEPT MOD)
+    conditional keys         absent if the instance has none; other missing keys have no value
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 INFLATED_BYTES_MAX: Final = 256 << 20
-"""Of a deflated data set this much is searched for the keys of its record."""
+"""The part of a deflated data set that is searched for the keys of its record."""
 ELEMENT_BYTES_MAX: Final = 64 << 20
 """A longer element is not copied, and one of undefined length ends the search."""
 
@@ -82,7 +82,7 @@ LEAF_KEYS: Final[dict[str, tuple[int, ...]]] = {
     "RADIOTHERAPY": (tags.InstanceNumber, tags.UserContentLabel, tags.UserContentLongLabel, tags.ContentDescription,
                      tags.ContentCreatorName),
 }  # fmt: skip
-"""Record type → keys beside those that all leaf records have (PS3.3 F.5)."""
+"""Record type → keys in addition to those of all leaf records (PS3.3 F.5)."""
 
 _STORAGE: Final = "1.2.840.10008.5.1.4.1.1."
 _LEAF_TYPES: Final = (
@@ -120,7 +120,7 @@ _LEAF_TYPES: Final = (
     ("90.1", "ASSESSMENT"),
     ("200.", "PLAN"),
 )
-"""What follows the root of the Storage SOP Classes → record type; a "." at the end stands for all below it."""
+"""Suffix after the root of the Storage SOP Classes → record type; a "." at the end includes all below it."""
 
 CONDITIONAL: Final = frozenset(
     {
@@ -136,9 +136,9 @@ _ALWAYS: Final = frozenset({CHARACTER_SET, *PATIENT_KEYS, tags.IssuerOfPatientID
 def record_type(sop_class_uid: str) -> str:
     """The directory record type of an instance, IMAGE if nothing else fits."""
     if sop_class_uid.startswith(_STORAGE):
-        rest = sop_class_uid.removeprefix(_STORAGE)
-        for form, kind in _LEAF_TYPES:
-            if rest == form or (form.endswith(".") and rest.startswith(form)):
+        suffix = sop_class_uid.removeprefix(_STORAGE)
+        for prefix, kind in _LEAF_TYPES:
+            if suffix == prefix or (prefix.endswith(".") and suffix.startswith(prefix)):
                 return kind
     return "IMAGE"
 
@@ -153,103 +153,105 @@ def keys_of(pieces: Iterable[Buffer], syntax: TransferSyntax, kind: str) -> dict
     if kind == "SR DOCUMENT":
         tags_needed.add(tags.VerifyingObserverSequence)
     try:
-        for tag, element in _Stepping(_inflated(pieces) if syntax.deflated else pieces, syntax).elements(tags_needed):
+        for tag, element in _ElementReader(_inflate(pieces) if syntax.deflated else pieces, syntax).elements(
+            tags_needed
+        ):
             keys[tag] = element
     except (DataSetError, zlib.error):
         pass
     if kind == "SR DOCUMENT":
-        _verified(keys)
+        _set_verification_time(keys)
     if tags.ContentSequence in keys:
-        keys[tags.ContentSequence] = _modifying(keys[tags.ContentSequence])
+        keys[tags.ContentSequence] = _title_modifiers(keys[tags.ContentSequence])
     return {tag: element for tag, element in keys.items() if tag not in CONDITIONAL or value_of(element)}
 
 
-def _inflated(pieces: Iterable[Buffer]) -> Iterator[bytes]:
+def _inflate(pieces: Iterable[Buffer]) -> Iterator[bytes]:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    remaining = INFLATED_BYTES_MAX
+    left_bytes = INFLATED_BYTES_MAX
     for piece in pieces:
-        rest: Buffer = piece
-        while remaining > 0:
-            inflated = inflater.decompress(rest, min(1 << 20, remaining))
+        data: Buffer = piece
+        while left_bytes > 0:
+            inflated = inflater.decompress(data, min(1 << 20, left_bytes))
             if not inflated:
                 break
-            remaining -= len(inflated)
+            left_bytes -= len(inflated)
             yield inflated
-            rest = inflater.unconsumed_tail
+            data = inflater.unconsumed_tail
 
 
-class _Stepping:
-    """The top level of a data set that comes in pieces."""
+class _ElementReader:
+    """Reads the top level of a data set that comes in pieces."""
 
     def __init__(self, pieces: Iterable[Buffer], syntax: TransferSyntax) -> None:
         self._pieces = iter(pieces)
         self._syntax = syntax
-        self._held = bytearray()
+        self._buffer = bytearray()
         self._at = 0
 
-    def elements(self, wanted: set[int]) -> Iterator[tuple[int, bytes]]:
-        """Those of these tags, as they stand there; up to the last of them. Raises DataSetError."""
-        last = max(wanted)
-        self._hold(16)
-        encoding = elements.encoding_of(bytes(self._held[:1024]), self._syntax)
-        form = _Form(self._syntax.big_endian, bool(encoding & EXPLICIT_VR))
-        while self._hold(12) or self._left() >= 8:
-            tag, value_at, length = form.header(self._held, self._at)
+    def elements(self, wanted_tags: set[int]) -> Iterator[tuple[int, bytes]]:
+        """The elements with these tags, in the order of the data set. Raises DataSetError."""
+        last = max(wanted_tags)
+        self._fetch(16)
+        encoding = elements.encoding_of(bytes(self._buffer[:1024]), self._syntax)
+        layout = _HeaderLayout(self._syntax.big_endian, bool(encoding & EXPLICIT_VR))
+        while self._fetch(12) or self._buffered_bytes() >= 8:
+            tag, value_at, length = layout.header(self._buffer, self._at)
             if tag > last:
                 return
-            if length is None or (tag in wanted and length <= ELEMENT_BYTES_MAX):
-                end = self._whole(encoding)
-                if tag in wanted:
-                    yield tag, reencode(bytes(self._held[self._at : end]), encoding, EXPLICIT_VR)
+            if length is None or (tag in wanted_tags and length <= ELEMENT_BYTES_MAX):
+                end = self._fetch_element(encoding)
+                if tag in wanted_tags:
+                    yield tag, reencode(bytes(self._buffer[self._at : end]), encoding, EXPLICIT_VR)
                 self._at = end
             else:
-                self._pass(value_at + length - self._at)
+                self._skip(value_at + length - self._at)
 
-    def _left(self) -> int:
-        return len(self._held) - self._at
+    def _buffered_bytes(self) -> int:
+        return len(self._buffer) - self._at
 
-    def _hold(self, count: int) -> bool:
-        """Whether so many bytes are there; fetches them."""
-        while self._left() < count:
+    def _fetch(self, count: int) -> bool:
+        """Fetches pieces until this many bytes are in memory. Returns whether they are."""
+        while self._buffered_bytes() < count:
             piece = next(self._pieces, None)
             if piece is None:
                 return False
-            del self._held[: self._at]
+            del self._buffer[: self._at]
             self._at = 0
-            self._held += piece
+            self._buffer += piece
         return True
 
-    def _pass(self, count: int) -> None:
-        while count > self._left():
-            count -= self._left()
-            self._held.clear()
+    def _skip(self, count: int) -> None:
+        while count > self._buffered_bytes():
+            count -= self._buffered_bytes()
+            self._buffer.clear()
             self._at = 0
-            if not self._hold(1):
+            if not self._fetch(1):
                 return
         self._at += count
 
-    def _whole(self, encoding: int) -> int:
-        """The end of the element here, all of which is held then."""
+    def _fetch_element(self, encoding: int) -> int:
+        """Fetches the whole current element. Returns its end."""
         while True:
             try:
-                element = next(elements.walk(bytes(self._held[self._at :]), encoding))
+                element = next(elements.walk(bytes(self._buffer[self._at :]), encoding))
             except (DataSetError, StopIteration):
-                if self._left() > ELEMENT_BYTES_MAX or not self._hold(self._left() * 2 or 1):
-                    if self._left() > ELEMENT_BYTES_MAX:
+                if self._buffered_bytes() > ELEMENT_BYTES_MAX or not self._fetch(self._buffered_bytes() * 2 or 1):
+                    if self._buffered_bytes() > ELEMENT_BYTES_MAX:
                         raise DataSetError("an element too long for a directory record") from None
-                    return self._last_try(encoding)
+                    return self._end_of_element(encoding)
                 continue
             return self._at + element.value_offset + element.length + (8 if element.is_undefined_length else 0)
 
-    def _last_try(self, encoding: int) -> int:
-        """With all that there is. Raises DataSetError."""
-        for element in elements.walk(bytes(self._held[self._at :]), encoding):
+    def _end_of_element(self, encoding: int) -> int:
+        """The end of the current element in the fetched bytes. Raises DataSetError."""
+        for element in elements.walk(bytes(self._buffer[self._at :]), encoding):
             return self._at + element.value_offset + element.length + (8 if element.is_undefined_length else 0)
         raise DataSetError("the data set ends within an element")
 
 
-class _Form:
-    """How headers of elements are laid out."""
+class _HeaderLayout:
+    """The layout of element headers."""
 
     def __init__(self, big_endian: bool, explicit: bool) -> None:
         order = ">" if big_endian else "<"
@@ -259,7 +261,7 @@ class _Form:
         self._explicit = explicit
 
     def header(self, data: bytearray, at: int) -> tuple[int, int, int | None]:
-        """Tag, place of the value, length; None: undefined. Raises DataSetError."""
+        """Tag, offset of the value, and length (None: undefined). Raises DataSetError."""
         try:
             group, number = self._tag.unpack_from(data, at)
             tag = group << 16 | number
@@ -286,30 +288,30 @@ def value_of(element: bytes) -> bytes:
     return element[8:] if element[4:6] in _SHORT_VRS else element[12:]
 
 
-def _verified(found: dict[int, bytes]) -> None:
-    """Puts the time of the latest verification where the record has it."""
-    observers = found.pop(tags.VerifyingObserverSequence, b"")
-    if value_of(found.get(tags.VerificationFlag, b"")).strip() != b"VERIFIED":
-        found.pop(tags.VerificationDateTime, None)
+def _set_verification_time(keys: dict[int, bytes]) -> None:
+    """Moves the time of the latest verification to its place in the record."""
+    observers = keys.pop(tags.VerifyingObserverSequence, b"")
+    if value_of(keys.get(tags.VerificationFlag, b"")).strip() != b"VERIFIED":
+        keys.pop(tags.VerificationDateTime, None)
         return
     times = [inner for _, content in _items(observers) for tag, inner in content if tag == tags.VerificationDateTime]
     if times:
-        found[tags.VerificationDateTime] = max(times, key=value_of)
+        keys[tags.VerificationDateTime] = max(times, key=value_of)
 
 
-def _modifying(sequence: bytes) -> bytes:
+def _title_modifiers(sequence: bytes) -> bytes:
     """The items of a Content Sequence that modify the title of a document."""
-    chosen = b"".join(
+    items = b"".join(
         item
         for item, content in _items(sequence)
         if any(tag == tags.RelationshipType and value_of(inner).strip() == b"HAS CONCEPT MOD" for tag, inner in content)
     )
     group, number = divmod(tags.ContentSequence, 1 << 16)
-    return struct.pack("<HH2sxxI", group, number, b"SQ", len(chosen)) + chosen
+    return struct.pack("<HH2sxxI", group, number, b"SQ", len(items)) + items
 
 
 def _items(sequence: bytes) -> Iterator[tuple[bytes, list[tuple[int, bytes]]]]:
-    """Each item whole, and its elements."""
+    """Each whole item, and its elements."""
     try:
         for element in elements.walk(sequence, EXPLICIT_VR):
             value_end = element.value_offset + element.length
@@ -326,7 +328,7 @@ def _items(sequence: bytes) -> Iterator[tuple[bytes, list[tuple[int, bytes]]]]:
 
 
 def patient_of(keys: dict[int, bytes]) -> object:
-    """What instances of one patient have in common: the ID and its issuer, else the name as it reads."""
+    """The key that all instances of a patient share: the ID and its issuer, else the decoded name."""
     identifier = _text(keys, tags.PatientID)
     if identifier:
         return identifier, _text(keys, tags.IssuerOfPatientID)

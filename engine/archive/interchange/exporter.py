@@ -1,23 +1,23 @@
 """Writes instances out of the archive as Part 10 files: into a folder, a zip archive, or onto media with a DICOMDIR.
 
-Each file is File Meta Information and then the data set byte for byte as it is stored: nothing is parsed for a
-folder or a zip archive, nothing is transcoded for any, also where the General Purpose profiles of PS3.11 (STD-GEN)
-want Explicit VR Little Endian. An instance with a wrong checksum is left out and reported.
+Each file is File Meta Information and then the stored data set, byte for byte: nothing is parsed for a folder or a zip
+archive, and nothing is ever transcoded, even if the General Purpose profiles of PS3.11 (STD-GEN) require Explicit VR
+Little Endian. An instance with a wrong checksum is left out and reported.
 
     folder     <Study Instance UID>/<Series Instance UID>/<SOP Instance UID>.dcm
-    zip        the same, stored without compression, ZIP64 where it must be
+    zip        the same, stored without compression, ZIP64 where needed
     dicomdir   DICOMDIR and DICOM/PT000001/ST000001/SE000001/IM000001: 8 characters, no ending (PS3.10 8.5)
 
-A name is made from a UID only if it is one, digits and full stops; otherwise it is a running number. What may be in a
-file's way, and who may read it, is `private_files`'s.
+A valid UID (digits and full stops) is used as a name; others are replaced by a running number. `private_files` handles
+existing files and permissions.
 
-    target exists   folder      is added to: what is there with the same bytes stays and is counted, other bytes are a
-                                failure of that instance unless it is forced
+    target exists   folder      is added to: a file with the same bytes stays and is counted; one with other bytes fails
+                                that instance unless it is forced
                     zip         refused unless it is forced
                     dicomdir    refused unless it is empty
 
-Why not pydicom's FileSet: it encodes each data set anew and copies it twice, needs quadratic time, and refuses
-instances that lack what a directory record requires.
+We do not use pydicom's FileSet: it encodes each data set anew and copies it twice, needs quadratic time, and refuses
+instances that lack a required key of a directory record.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ from pathlib import Path
 from typing import Final, Protocol, TypeAlias
 
 from engine.archive.interchange import dicomdir, directory_records, private_files
-from engine.archive.interchange.private_files import named_when_whole
+from engine.archive.interchange.private_files import new_file
 from engine.dicom import part10, transfer_syntax
 from engine.errors import CorruptRecord, DataSetError, ExportFailed
 from engine.index.format.types import Instance
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""(what, done, total)."""
+"""(name of the step, done, total)."""
 
 FORMS: Final = ("folder", "zip", "dicomdir")
 
 UID_BYTES_MAX: Final = 128
-"""For a name; the standard has 64, and file systems take 255."""
+"""The longest UID that is used as a name; the standard allows 64 characters, file systems 255."""
 
 _UID: Final = re.compile(r"[0-9]+(\.[0-9]+)*")
 _ZIP_YEARS: Final = (1980, 2107)
 
 
 class Source(Protocol):
-    """What of an Archive is needed here."""
+    """The part of an Archive that an export needs."""
 
     def pieces(self, instance: Instance) -> Iterator[memoryview]: ...
 
@@ -63,11 +63,11 @@ class ExportSummary:
 
     written: int = 0
     already_there: int = 0
-    """Files of a folder that had these bytes already."""
+    """Files that existed in the folder with the same bytes."""
     failed: list[tuple[str, str]] = field(default_factory=list)
     """(SOP Instance UID, reason)."""
     bytes: int = 0
-    """Of the files."""
+    """Bytes of the written files."""
     seconds: float = 0.0
 
 
@@ -81,31 +81,31 @@ def export(
     progress: Progress | None = None,
     summary: ExportSummary | None = None,
 ) -> ExportSummary:
-    """Writes instances to `target`, each once; with `force` over what is there.
+    """Writes instances to `target`, each once; with `force` it replaces existing files.
 
-    A `summary` that is given is filled, also when Ctrl-C ends it. Raises ExportFailed when the target cannot be written
-    to; what is complete by then stays.
+    Fills a given `summary`, also if Ctrl-C ends the export. Raises ExportFailed if the target cannot be written to;
+    complete files stay.
     """
-    began = time.monotonic()
+    start_s = time.monotonic()
     unique = list({instance.sop_instance_uid: instance for instance in instances}.values())
     summary = summary or ExportSummary()
     writers = {"folder": _folder, "zip": _zip, "dicomdir": _dicomdir}
     try:
-        writers[form](archive, _reported(unique, progress), target, summary, force)
+        writers[form](archive, _with_progress(unique, progress), target, summary, force)
     except FileExistsError as error:
         raise ExportFailed(f"{error.filename} {error.strerror}") from error
     except OSError as error:
         raise ExportFailed(f"{error.filename or target} cannot be written: {error.strerror or error}") from error
     except KeyboardInterrupt:
         if form == "zip":
-            summary.written = summary.bytes = 0  # half an archive does not stay
+            summary.written = summary.bytes = 0  # an unfinished archive is removed
         raise
     finally:
-        summary.seconds = time.monotonic() - began
+        summary.seconds = time.monotonic() - start_s
     return summary
 
 
-def _reported(instances: list[Instance], progress: Progress | None) -> Iterator[Instance]:
+def _with_progress(instances: list[Instance], progress: Progress | None) -> Iterator[Instance]:
     for number, instance in enumerate(instances):
         yield instance
         if progress is not None:
@@ -127,13 +127,13 @@ def file_pieces(archive: Source, instance: Instance) -> Iterator[memoryview | by
 
 
 class _Names:
-    """Names for files and folders: a UID as it is, or a running number for what is none."""
+    """Names for files and folders: a valid UID itself, else a running number."""
 
     def __init__(self) -> None:
         self._numbers: dict[tuple[str, str], str] = {}
 
     def of(self, instance: Instance) -> tuple[str, str, str]:
-        """Study, series and instance."""
+        """The names of study, series and instance."""
         return (
             self._name("study", instance.study_instance_uid),
             self._name("series", instance.series_instance_uid),
@@ -157,12 +157,12 @@ def _folder(archive: Source, instances: Iterator[Instance], target: Path, summar
 
 
 def _write_file(archive: Source, instance: Instance, path: Path, summary: ExportSummary, force: bool = False) -> bool:
-    """One file, whole or not at all; whether it is there."""
+    """Writes a file, all or nothing. Returns whether it exists."""
     try:
         if os.path.lexists(path) and private_files.holds(path, file_pieces(archive, instance)):
             summary.already_there += 1
             return True
-        with named_when_whole(path, replace=force) as file:
+        with new_file(path, replace=force) as file:
             size = 0
             for piece in file_pieces(archive, instance):
                 file.write(piece)
@@ -184,19 +184,19 @@ def _write_file(archive: Source, instance: Instance, path: Path, summary: Export
 def _zip(archive: Source, instances: Iterator[Instance], target: Path, summary: ExportSummary, force: bool) -> None:
     names = _Names()
     private_files.make_folder(target.parent)
-    whole = named_when_whole(target, replace=force)
-    with whole as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archived:
+    whole = new_file(target, replace=force)
+    with whole as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive_file:
         for instance in instances:
             try:
-                _write_member(archive, instance, "/".join(names.of(instance)), archived, summary)
+                _write_member(archive, instance, "/".join(names.of(instance)), archive_file, summary)
             except CorruptRecord as error:
                 summary.failed.append((instance.sop_instance_uid, str(error)))
 
 
 def _write_member(
-    archive: Source, instance: Instance, name: str, archived: zipfile.ZipFile, summary: ExportSummary
+    archive: Source, instance: Instance, name: str, archive_file: zipfile.ZipFile, summary: ExportSummary
 ) -> None:
-    # What has been written to an archive cannot be taken back, so that a data set of several pieces is checked first.
+    # Bytes in an archive cannot be taken back, so check a data set of several pieces first.
     pieces = file_pieces(archive, instance)
     head, first = bytes(next(pieces)), bytes(next(pieces))
     if len(first) < instance.position.payload_length:
@@ -209,7 +209,7 @@ def _write_member(
     member.external_attr = 0o640 << 16
     member.file_size = size
     try:
-        with archived.open(member, "w", force_zip64=size >= zipfile.ZIP64_LIMIT) as stream:
+        with archive_file.open(member, "w", force_zip64=size >= zipfile.ZIP64_LIMIT) as stream:
             stream.write(head)
             stream.write(first)
             for piece in pieces:
@@ -221,7 +221,7 @@ def _write_member(
 
 
 def zip_time(received_ns: int) -> tuple[int, int, int, int, int, int]:
-    """A moment as zip has it, in UTC; the nearest one of its calendar."""
+    """A time as zip stores it, in UTC, or the nearest one that zip can store."""
     received = datetime.fromtimestamp(received_ns / 1e9, UTC)
     year = min(max(received.year, _ZIP_YEARS[0]), _ZIP_YEARS[1])
     return year, received.month, received.day, received.hour, received.minute, received.second
@@ -231,7 +231,7 @@ def zip_time(received_ns: int) -> tuple[int, int, int, int, int, int]:
 
 
 class FileIds:
-    """File IDs of 8 characters (PS3.10 8.2, 8.5): two letters for the level, and a number within what is above."""
+    """File IDs of 8 characters (PS3.10 8.2, 8.5): two letters for the level, and a number within the level above."""
 
     _LETTERS: Final = ("PT", "ST", "SE")
 
@@ -240,7 +240,7 @@ class FileIds:
         self._counts: dict[tuple[object, ...], int] = {}
 
     def next(self, patient: object, instance: Instance) -> tuple[str, ...]:
-        """The components for one more instance."""
+        """The components of the file ID of another instance."""
         path: tuple[object, ...] = (patient, instance.study_instance_uid, instance.series_instance_uid)
         folders = [f"{letters}{self._number(path[: depth + 1]):06d}" for depth, letters in enumerate(self._LETTERS)]
         self._counts[path] = self._counts.get(path, 0) + 1
@@ -249,16 +249,16 @@ class FileIds:
     def _number(self, path: tuple[object, ...]) -> int:
         number = self._numbers.get(path)
         if number is None:
-            above = path[:-1]
-            number = self._numbers[path] = self._counts.get(above, 0) + 1
-            self._counts[above] = number
+            parent = path[:-1]
+            number = self._numbers[path] = self._counts.get(parent, 0) + 1
+            self._counts[parent] = number
         return number
 
 
 def _dicomdir(archive: Source, instances: Iterator[Instance], target: Path, summary: ExportSummary, _: bool) -> None:
     private_files.make_folder(target)
     if any(target.iterdir()):
-        raise ExportFailed(f"{target} is not empty: media are written into a new or empty folder")
+        raise ExportFailed(f"{target} is not empty: write media into a new or empty folder")
     directory = dicomdir.DirectoryBuilder()
     file_ids = FileIds()
     for instance in instances:
@@ -280,7 +280,7 @@ def _dicomdir(archive: Source, instances: Iterator[Instance], target: Path, summ
                 study_instance_uid=instance.study_instance_uid,
                 series_instance_uid=instance.series_instance_uid,
             )
-    with named_when_whole(target / dicomdir.NAME) as file:
+    with new_file(target / dicomdir.NAME) as file:
         try:
             for piece in directory.encode(f"2.25.{uuid.uuid4().int}"):
                 file.write(piece)
@@ -290,7 +290,7 @@ def _dicomdir(archive: Source, instances: Iterator[Instance], target: Path, summ
 
 
 def directory_keys(archive: Source, instance: Instance) -> dict[int, bytes]:
-    """What the directory records say. Raises CorruptRecord."""
+    """The keys of the directory records. Raises CorruptRecord."""
     kind = directory_records.record_type(instance.sop_class_uid)
     syntax = transfer_syntax.of(instance.transfer_syntax_uid)
     return directory_records.keys_of(archive.pieces(instance), syntax, kind)

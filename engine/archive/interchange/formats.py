@@ -18,12 +18,12 @@ _SIGNS: Final = (
     (0, b"MSCF", "a cabinet archive", _UNPACK),
     (0x8001, b"CD001", "a disc image", "mount it first"),
 )
-"""Offset, bytes, what it is, what to do."""
+"""Offset, bytes, name of the format, advice."""
 
 
 def described(start: bytes) -> str:
-    """ "a 7z archive; unpack it first", or "" where nothing is known of it."""
-    for offset, sign, what, then in _SIGNS:
+    """ "a 7z archive; unpack it first", or "" for an unknown format."""
+    for offset, sign, format_name, advice in _SIGNS:
         if start[offset : offset + len(sign)] == sign:
-            return f"{what}; {then}"
+            return f"{format_name}; {advice}"
     return ""

@@ -3,14 +3,14 @@
     media.sources ──► jobs threads: read, find the data set, crc32c ──► in order ──► batches ──► Archive.ingest_batch
                                                                             └─ larger than a batch ──► ingest_stream
 
-Reading and checksums run beside each other because both let go of the interpreter lock; one thread, the caller's,
-writes, and each batch is synced once. What is read ahead is bounded by bytes. Items are stored in the order in which
-`media` gives them, so that `keep-first` means the same in every run.
+Reading and checksums run in parallel because both release the interpreter lock; only the caller's thread writes, and
+each batch is synced once. Reading ahead is bounded by bytes. Items are stored in the order of `media`, so `keep-first`
+gives the same result in every run.
 
-Started again it stores nothing twice: an instance with the same bytes is told by the archive to be a duplicate, and one
-too large for a batch is compared with what is stored before it is written. So an interrupted import is resumed by
-starting it again. The File Meta Information serves to find the transfer syntax and the data set, and is not kept;
-where its UIDs differ from the data set's, the data set is right.
+A repeated import stores nothing twice: the archive recognises an instance with the same bytes as a duplicate, and one
+too large for a batch is compared with the stored one before it is written. So run an interrupted import again. The File
+Meta Information gives the transfer syntax and the place of the data set, and is not kept; if its UIDs differ from the
+data set's, those of the data set count.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""(what, done, total); a total of 0 is not known yet."""
+"""(name of the step, done, total); a total of 0 is not known yet."""
 
 WHOLE_BYTES_MAX: Final = 8 << 20
-"""A larger file is not read into memory but streamed into a segment of its own."""
+"""A larger file is not read into memory but streamed into its own segment."""
 BATCH_BYTES: Final = 16 << 20
 BATCH_INSTANCES: Final = 256
-"""A batch is committed when it has so many bytes or instances: one sync costs as much as writing some 0.2 MB."""
+"""A batch with this many bytes or instances is committed: one sync costs as much as writing some 0.2 MB."""
 READ_AHEAD_BYTES: Final = 64 << 20
-"""Of files that are read and not yet stored, beside the batch."""
+"""Bytes of files that are read and not yet stored, without the batch."""
 PIECE_BYTES: Final = 1 << 20
-"""Of a data set that is streamed; its SOP Instance UID is looked for in the first."""
+"""Length of a piece of a streamed data set; the first piece must contain the SOP Instance UID."""
 
 _UID: Final = re.compile(r"[0-9.]{1,64}")
 
 _ITEM_BYTES: Final = 4096
-"""Bytes that an item counts for in READ_AHEAD_BYTES before it is read: bounds the number of items."""
+"""Bytes that each item adds to READ_AHEAD_BYTES: bounds the number of items."""
 
 
 class Target(Protocol):
-    """What of an Archive is needed here."""
+    """The part of an Archive that an import needs."""
 
     def ingest_batch(self, items: Sequence[ReceivedInstance], *, policy: str = ...) -> list[Outcome | EngineError]: ...
     def ingest_stream(self, chunks: Iterator[Buffer], *, transfer_syntax_uid: str, policy: str = ...) -> Outcome: ...
@@ -71,24 +71,24 @@ class ImportSummary:
 
     stored: int = 0
     duplicates: int = 0
-    """Were there already, with the same bytes or the same content."""
+    """Stored before, with the same bytes or the same content."""
     kept_aside: int = 0
-    """Another instance has their SOP Instance UID and stays current."""
+    """Versions of another instance that has their SOP Instance UID and stays current."""
     replaced: int = 0
-    """Took the place of another one of their SOP Instance UID."""
+    """Replaced another instance with their SOP Instance UID."""
     directories: int = 0
     """DICOMDIR files: they describe a medium and are no instances."""
     refused: list[tuple[str, str]] = field(default_factory=list)
-    """(name, reason). A file that is no DICOM has a reason that begins with NOT_DICOM."""
-    barren: list[Path] = field(default_factory=list)
-    """Of the paths that were given, those of which no instance is in the archive."""
+    """(name, reason). For a file that is not DICOM the reason begins with NOT_DICOM."""
+    empty_paths: list[Path] = field(default_factory=list)
+    """Given paths without a stored instance."""
     bytes: int = 0
-    """Of the data sets that are in the archive now."""
+    """Bytes of the data sets that are in the archive now."""
     seconds: float = 0.0
 
 
 NOT_DICOM: Final = "not DICOM"
-"""How the reason begins when a refused file is none of ours."""
+"""The beginning of the reason for a file that is not DICOM."""
 
 
 def import_paths(
@@ -101,12 +101,12 @@ def import_paths(
     follow: bool = False,
     summary: ImportSummary | None = None,
 ) -> ImportSummary:
-    """Stores everything that can be stored; what it reports as stored is durable and visible.
+    """Stores everything that it can; instances that it reports as stored are durable and visible.
 
-    `follow`: through symbolic links in folders too. A `summary` that is given is filled, also when Ctrl-C ends it.
-    Raises StorageFull, StorageFailed or IndexError_ when the archive cannot go on; what was stored until then stays.
+    `follow`: follows symbolic links in folders. Fills a given `summary`, also if Ctrl-C ends the import. Raises
+    StorageFull, StorageFailed or IndexError_ if the archive cannot continue; stored instances stay.
     """
-    began = time.monotonic()
+    start_s = time.monotonic()
     stop = threading.Event()
     with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="import") as readers:
         run = _Import(archive, readers, policy, progress, summary or ImportSummary())
@@ -122,8 +122,8 @@ def import_paths(
             raise
         finally:
             stop.set()
-            run.summary.seconds = time.monotonic() - began
-    run.summary.barren = [path for number, path in enumerate(paths) if number not in run.fruitful]
+            run.summary.seconds = time.monotonic() - start_s
+    run.summary.empty_paths = [path for number, path in enumerate(paths) if number not in run.used_paths]
     return run.summary
 
 
@@ -144,24 +144,24 @@ def store_item(archive: Target, item: SourceItem, *, policy: str = "keep-first")
 
 
 @dataclass(frozen=True, slots=True)
-class _Whole:
+class _InMemory:
     """A data set in memory."""
 
     name: str
     instance: ReceivedInstance
     number: int = 0
-    """Of the path that it lies under."""
+    """Number of the path that it was found under."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Large:
-    """A data set that is to be streamed."""
+    """A data set to stream."""
 
     item: SourceItem
     transfer_syntax_uid: str
     data_set_offset: int
     passing: tuple[bytes, BinaryIO] | None = None
-    """Of an item that can be opened once: what has been read of its data set, and where the rest comes from."""
+    """For an item that can be opened only once: the first bytes of its data set, and the stream of the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +169,11 @@ class _Directory:
     """A DICOMDIR."""
 
 
-_Read: TypeAlias = _Whole | _Large | _Directory | Refused
+_Read: TypeAlias = _InMemory | _Large | _Directory | Refused
 
 
 class _Import:
-    """One run: what is being read, the batch that gathers, and the summary."""
+    """One run: the items being read, the current batch, and the summary."""
 
     def __init__(
         self,
@@ -184,22 +184,22 @@ class _Import:
         summary: ImportSummary,
     ) -> None:
         self.summary = summary
-        self.fruitful: set[int] = set()
-        """Numbers of paths of which something is in the archive."""
+        self.used_paths: set[int] = set()
+        """Numbers of paths with a stored instance."""
         self._archive = archive
         self._readers = readers
         self._policy = policy
         self._progress = progress
         self._reading: deque[tuple[Future[_Read] | Refused, int, int]] = deque()
-        """What is being read, what it counts for in READ_AHEAD_BYTES, and the number of its path."""
+        """The items being read, their bytes for READ_AHEAD_BYTES, and the numbers of their paths."""
         self._reading_bytes = 0
-        self._batch: list[_Whole] = []
+        self._batch: list[_InMemory] = []
         self._batch_bytes = 0
         self._done = 0
         self._total = 0
 
     def count(self, paths: Sequence[Path], stop: threading.Event, *, follow: bool) -> None:
-        """Walks the sources once more, ahead of the import, so that the time left can be told."""
+        """Walks the sources ahead of the import, to estimate the remaining time."""
         total = 0
         for _ in media.sources(paths, follow=follow, shallow=True):
             if stop.is_set():
@@ -208,7 +208,7 @@ class _Import:
         self._total = total
 
     def take(self, source: media.Source, number: int = 0) -> None:
-        """One more source, of the path of this number: starts reading it, and stores what has been read."""
+        """Starts reading a source of the path with this number, and stores sources that have been read."""
         size = _ITEM_BYTES
         if isinstance(source, SourceItem) and source.is_passing:
             self.finish()
@@ -225,7 +225,7 @@ class _Import:
             self._next()
 
     def finish(self) -> None:
-        """Stores all that has been taken."""
+        """Stores all sources."""
         while self._reading:
             self._next()
         self._commit()
@@ -235,18 +235,18 @@ class _Import:
         return not isinstance(first, Future) or first.done()
 
     def _next(self) -> None:
-        """Brings the oldest source to its end, or into the batch."""
+        """Finishes the oldest source, or adds it to the batch."""
         first, size, number = self._reading.popleft()
         self._reading_bytes -= size
         content = first.result() if isinstance(first, Future) else first
-        if isinstance(content, _Whole):
+        if isinstance(content, _InMemory):
             self._batch.append(replace(content, number=number))
             self._batch_bytes += content.instance.payload_length
             if self._batch_bytes >= BATCH_BYTES or len(self._batch) >= BATCH_INSTANCES:
                 self._commit()
             return
         if isinstance(content, _Large):
-            self._commit()  # so that the order of the sources is the order of storing
+            self._commit()  # store in the order of the sources
             self._note(content.item.name, number, *_store_large(self._archive, content, self._policy))
         elif isinstance(content, Refused):
             self.summary.refused.append((content.name, content.reason))
@@ -264,10 +264,10 @@ class _Import:
         self._advance(len(batch))
 
     def _note_passing(self, item: SourceItem, number: int) -> None:
-        """One that can be opened once: read and stored before the next source is asked for."""
+        """Reads and stores an item that can be opened only once, before the next source."""
         try:
             with item.open() as stream:
-                content = _found(item, stream.read(part10.FILE_META_BYTES_MAX), is_whole=False, stream=stream)
+                content = _read_content(item, stream.read(part10.FILE_META_BYTES_MAX), is_whole=False, stream=stream)
                 if isinstance(content, _Large):
                     self._note(item.name, number, *_store_large(self._archive, content, self._policy))
                 elif isinstance(content, Refused):
@@ -283,7 +283,7 @@ class _Import:
         if isinstance(answer, EngineError):
             summary.refused.append((name, str(answer)))
             return
-        self.fruitful.add(number)
+        self.used_paths.add(number)
         summary.bytes += payload_length
         if answer is Outcome.STORED:
             summary.stored += 1
@@ -304,21 +304,21 @@ class _Import:
 
 
 def _read(item: SourceItem) -> _Read:
-    """The data set of a file, or where it is, or why there is none."""
+    """The data set of a file, or its place, or the reason why there is none."""
     try:
         with item.open() as stream:
             if item.size_bytes > WHOLE_BYTES_MAX:
                 start = stream.read(part10.FILE_META_BYTES_MAX)
-                return _found(item, start, is_whole=False)
+                return _read_content(item, start, is_whole=False)
             data = stream.read(item.size_bytes + 1)
             if len(data) > item.size_bytes:
-                return Refused(item.name, "has become longer while it was read")
-            return _found(item, data, is_whole=True)
+                return Refused(item.name, "grew while it was read")
+            return _read_content(item, data, is_whole=True)
     except media.READ_ERRORS as error:
         return Refused(item.name, media.reason_of(error))
 
 
-def _found(item: SourceItem, data: bytes, *, is_whole: bool, stream: BinaryIO | None = None) -> _Read:
+def _read_content(item: SourceItem, data: bytes, *, is_whole: bool, stream: BinaryIO | None = None) -> _Read:
     if not data:
         return Refused(item.name, f"{NOT_DICOM}: it is empty")
     try:
@@ -331,24 +331,24 @@ def _found(item: SourceItem, data: bytes, *, is_whole: bool, stream: BinaryIO | 
     if meta.media_storage_sop_class_uid == uids.MediaStorageDirectoryStorage:
         return _Directory()
     if not _UID.fullmatch(meta.transfer_syntax_uid):
-        return Refused(item.name, "Transfer Syntax UID (0002,0010) has characters that no UID may have")
+        return Refused(item.name, "Transfer Syntax UID (0002,0010) has invalid characters")
     payload = memoryview(data)[meta.data_set_offset :]
     if not payload:
         return Refused(item.name, "there is no data set after its File Meta Information")
     if not is_whole:
         passing = (bytes(payload), stream) if stream is not None else None
         return _Large(item, meta.transfer_syntax_uid, meta.data_set_offset, passing)
-    return _Whole(item.name, ReceivedInstance([payload], len(payload), crc32c(payload), meta.transfer_syntax_uid))
+    return _InMemory(item.name, ReceivedInstance([payload], len(payload), crc32c(payload), meta.transfer_syntax_uid))
 
 
 # Objects larger than memory ----------------------------------------------------------------------
 
 
 def _store_large(archive: Target, large: _Large, policy: str) -> tuple[Outcome | EngineError, int]:
-    """Streams one object into the archive unless it is there; with its length."""
+    """Streams an object into the archive unless it is stored. Returns the outcome and its length."""
     length = large.item.size_bytes - large.data_set_offset
     try:
-        if large.passing is not None:  # the archive tells a duplicate when it has it
+        if large.passing is not None:  # the archive recognises a duplicate after it has received it
             chunks = _chunks(*large.passing)
             return archive.ingest_stream(chunks, transfer_syntax_uid=large.transfer_syntax_uid, policy=policy), length
         with large.item.open() as stream:
@@ -356,8 +356,8 @@ def _store_large(archive: Target, large: _Large, policy: str) -> tuple[Outcome |
             first = stream.read(PIECE_BYTES)
             scanner = elements.Scanner(transfer_syntax.of(large.transfer_syntax_uid))
             scanner.feed(first)
-            stored = _stored(archive, scanner.so_far().sop_instance_uid, large.transfer_syntax_uid, length)
-            if stored is None or not _is_same(archive, stored, large):
+            instance = _stored_instance(archive, scanner.so_far().sop_instance_uid, large.transfer_syntax_uid, length)
+            if instance is None or not _is_same(archive, instance, large):
                 chunks = _chunks(first, stream)
                 syntax = large.transfer_syntax_uid
                 return archive.ingest_stream(chunks, transfer_syntax_uid=syntax, policy=policy), length
@@ -378,8 +378,10 @@ def _skip(stream: BinaryIO, count: int) -> None:
         count -= len(piece)
 
 
-def _stored(archive: Target, sop_instance_uid: bytes, transfer_syntax_uid: str, length: int) -> Instance | None:
-    """The stored instance of that UID, if it may be the same one."""
+def _stored_instance(
+    archive: Target, sop_instance_uid: bytes, transfer_syntax_uid: str, length: int
+) -> Instance | None:
+    """The stored instance with this UID, transfer syntax and length."""
     if not sop_instance_uid:
         return None
     query = Query(Level.IMAGE, {tags.SOPInstanceUID: sop_instance_uid}, relational=True)
@@ -389,11 +391,11 @@ def _stored(archive: Target, sop_instance_uid: bytes, transfer_syntax_uid: str, 
     return None
 
 
-def _is_same(archive: Target, stored: Instance, large: _Large) -> bool:
-    """Compares a file with what is stored, piece by piece."""
+def _is_same(archive: Target, instance: Instance, large: _Large) -> bool:
+    """Compares a file with a stored instance, piece by piece."""
     with large.item.open() as stream:
         _skip(stream, large.data_set_offset)
-        for piece in archive.pieces(stored):
+        for piece in archive.pieces(instance):
             at = 0
             while at < len(piece):
                 data = stream.read(len(piece) - at)

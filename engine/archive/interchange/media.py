@@ -1,18 +1,18 @@
-"""Where an import finds its DICOM files: folders, single files, zip archives, and media with a DICOMDIR.
+"""Finds the DICOM files of an import: in folders, single files, zip and tar archives, and media with a DICOMDIR.
 
-Reads no data set and stores nothing: it gives out items that can be opened, and for whatever it leaves out a sentence
-that says why. What lies on a medium is not trusted:
+Reads no data set and stores nothing: it yields items that can be opened, and the reason for everything that it leaves
+out. It does not trust a medium:
 
-    folder      all of it, hidden files too. A symbolic link is passed over when it leads to something inside the
-                folder, which is found anyway, and refused when it leads outside, unless links are to be followed: then
-                each folder is read once, however many links lead there
-    zip, tar    see `zip_archives`, `tar_archives`; in a folder told by their endings, else by what they hold
-    DICOMDIR    named itself: the files that its records refer to, looked for without regard to case, to a missing
-                ending or to a version number as ISO 9660 has it, and never outside of its own folder.
-                Met inside a folder: a file like others, and asked for what is missing
+    folder      everything, hidden files too. A symbolic link to something inside the folder is ignored, since that is
+                found anyway. A link to the outside is refused, unless `follow` is set: then each folder is read once,
+                however many links lead there
+    zip, tar    see `zip_archives`, `tar_archives`; recognised by their endings in a folder, else by their content
+    DICOMDIR    named as a path: the files that its records refer to, ignoring case, a missing ending and the version
+                number of ISO 9660, and never outside of its own folder.
+                Found in a folder: a file like others; missing files are reported
 
-Other archives are named for what they are (`formats`) and not opened. Items come in a fixed order, by name within a
-folder.
+Other archives are not opened, and the refusal names their format (`formats`). Items come in a fixed order, by name
+within a folder.
 """
 
 from __future__ import annotations
@@ -53,20 +53,20 @@ _ENDING: Final = re.compile(r"\.[a-z]{1,5}$")
 
 
 def sources(paths: Sequence[Path], *, follow: bool = False, shallow: bool = False) -> Iterator[Source]:
-    """Everything under these paths, one after the other; what a path is, is told by what it holds.
+    """Everything under these paths, one after the other; recognises a path by its content.
 
-    `follow`: symbolic links in folders too. `shallow`: as cheaply as a count needs; what lies in archives that would
-    have to be inflated for it counts for one.
+    `follow`: follows symbolic links in folders. `shallow`: for a quick count, an archive that must be inflated counts
+    as one.
     """
     for source in files(paths, follow=follow):
         if isinstance(source, Refused):
             yield source
         else:
-            yield from _opened(source, shallow)
+            yield from _open(source, shallow)
 
 
 def files(paths: Sequence[Path], *, follow: bool = False) -> Iterator[File | Refused]:
-    """The regular files under these paths, as they are."""
+    """The regular files under these paths, unopened."""
     for path in paths:
         try:
             status = path.stat()
@@ -82,7 +82,7 @@ def files(paths: Sequence[Path], *, follow: bool = False) -> Iterator[File | Ref
 
 
 def item_of(source: str | os.PathLike[str] | Buffer) -> SourceItem:
-    """One file, by its path or as its bytes. Raises InstanceRefused when there is no such file."""
+    """One file, by its path or as its bytes. Raises InstanceRefused if there is no such file."""
     if not isinstance(source, str | os.PathLike):
         view = memoryview(source).cast("B")
         return SourceItem("bytes", len(view), lambda: io.BytesIO(view))
@@ -106,7 +106,7 @@ class File:
     path: Path
     size_bytes: int
     is_named: bool = False
-    """Named itself, and not met in a folder."""
+    """Named as a path, not found in a folder."""
     is_link: bool = False
 
     @property
@@ -115,8 +115,8 @@ class File:
         return self.is_named or self.is_link
 
 
-def _opened(file: File, shallow: bool) -> Iterator[Source]:
-    """What a file holds: itself, or the members of an archive, or the files of a medium."""
+def _open(file: File, shallow: bool) -> Iterator[Source]:
+    """The sources in a file: itself, or the members of an archive, or the files of a medium."""
     name = file.path.name.lower()
     is_directory = name.startswith(dicomdir.NAME.lower())
     if not (file.is_named or is_directory or name.endswith((".zip", *tar_archives.ENDINGS))):
@@ -133,10 +133,10 @@ def _opened(file: File, shallow: bool) -> Iterator[Source]:
             yield _item(file)
         elif file.is_named:
             yield from _dicomdir(file.path, file.size_bytes)
-        else:  # the files that it names are met anyway
+        else:  # the files that it refers to are found anyway
             yield _item(file)
-            missing = _dicomdir(file.path, file.size_bytes)
-            yield from (item for item in missing if isinstance(item, Refused))
+            references = _dicomdir(file.path, file.size_bytes)
+            yield from (item for item in references if isinstance(item, Refused))
     elif zip_archives.is_zip(start):
         yield from zip_archives.sources(file.path, shallow=shallow)
     elif tar_archives.is_tar(file.path, start):
@@ -148,7 +148,7 @@ def _opened(file: File, shallow: bool) -> Iterator[Source]:
 
 
 def _is_data_set(start: bytes) -> bool:
-    """Whether a file without a preamble may be DICOM all the same."""
+    """Whether a file without a preamble may still be DICOM."""
     try:
         part10.read_file_meta(start)
     except DataSetError:
@@ -171,9 +171,9 @@ def _item(file: File) -> SourceItem:
 def _folder(root: Path, follow: bool) -> Iterator[File | Refused]:
     real_root = os.path.realpath(root)
     visited: set[tuple[int, int]] = set()
-    waiting: list[str] = [os.fspath(root)]
-    while waiting:
-        folder = waiting.pop()
+    folders: list[str] = [os.fspath(root)]
+    while folders:
+        folder = folders.pop()
         try:
             if follow:
                 status = os.stat(folder)
@@ -185,14 +185,14 @@ def _folder(root: Path, follow: bool) -> Iterator[File | Refused]:
         except OSError as error:
             yield Refused(printable(folder), why(error))
             continue
-        waiting += [entry.path for entry in reversed(entries) if entry.is_dir(follow_symlinks=follow)]
+        folders += [entry.path for entry in reversed(entries) if entry.is_dir(follow_symlinks=follow)]
         for entry in entries:
             if not entry.is_dir(follow_symlinks=follow):
                 yield from _entry(entry, real_root, follow)
 
 
 def _entry(entry: os.DirEntry[str], real_root: str, follow: bool) -> Iterator[File | Refused]:
-    """What is no folder in a folder."""
+    """The file of a directory entry that is no folder."""
     try:
         is_link = entry.is_symlink()
         if is_link and (refused := _link(entry, real_root, follow)) is not None:
@@ -209,7 +209,7 @@ def _entry(entry: os.DirEntry[str], real_root: str, follow: bool) -> Iterator[Fi
 
 
 def _link(entry: os.DirEntry[str], real_root: str, follow: bool) -> list[Refused] | None:
-    """Nothing for a link to what is met anyway, a refusal, or None for one that is to be followed."""
+    """[] for a link to something that is found anyway, a refusal, or None for a link to follow."""
     target = os.path.realpath(entry.path)
     if not os.path.lexists(target):
         return [Refused(printable(entry.path), "is a symbolic link to nothing")]
@@ -268,15 +268,15 @@ def _reference(name: str, file_id: Sequence[str]) -> str:
 
 
 class _Medium:
-    """The folder of a DICOMDIR, in which file IDs are looked up; each folder of it is listed once."""
+    """The folder of a DICOMDIR, for looking up file IDs; lists each of its folders once."""
 
     def __init__(self, root: Path) -> None:
         self._root = os.path.realpath(root)
         self._listings: dict[str, dict[str, list[os.DirEntry[str]]]] = {}
 
     def find(self, file_id: Sequence[str]) -> os.DirEntry[str] | str:
-        """The file, or why there is none."""
-        # PS3.10 8.2 separates components by backslashes; some writers have slashes.
+        """The file, or the reason why there is none."""
+        # PS3.10 8.2 separates components by backslashes; some writers use slashes.
         components = [part for component in file_id for part in component.split("/")]
         if not all(components) or any(part in (".", "..") or "\0" in part for part in components):
             return "the DICOMDIR refers to it by a file ID that is no path on the medium"
@@ -295,13 +295,13 @@ class _Medium:
 
     def _entry(self, folder: str, component: str, *, is_file: bool) -> os.DirEntry[str] | None:
         listing = self._listing(folder)
-        folded = _folded(component)
-        candidates = listing.get(folded)
+        name = _normalised(component)
+        candidates = listing.get(name)
         if candidates is None and is_file:
-            stem = _stem(folded)
+            stem = _stem(name)
             candidates = [entry for name, entries in listing.items() if _stem(name) == stem for entry in entries]
             if len(candidates) > 1:
-                return None  # which of them is meant cannot be known
+                return None  # ambiguous
         if not candidates:
             return None
         return next((entry for entry in candidates if entry.name == component), candidates[0])
@@ -313,17 +313,17 @@ class _Medium:
             try:
                 with os.scandir(folder) as entries:
                     for entry in sorted(entries, key=lambda entry: entry.name):
-                        listing.setdefault(_folded(entry.name), []).append(entry)
+                        listing.setdefault(_normalised(entry.name), []).append(entry)
             except OSError:
-                pass  # an unreadable folder, or no folder: nothing is found in it
+                pass  # an unreadable folder, or no folder: it has no entries
         return listing
 
 
-def _folded(name: str) -> str:
-    """Without case, the version number of ISO 9660 and the full stop that it leaves behind."""
+def _normalised(name: str) -> str:
+    """The name without case, the version number of ISO 9660 and the full stop before it."""
     return name.casefold().partition(";")[0].rstrip(".")
 
 
-def _stem(folded: str) -> str:
-    """Without an ending such as .dcm or .ima; numbers after a full stop are part of the name."""
-    return _ENDING.sub("", folded)
+def _stem(name: str) -> str:
+    """The name without an ending such as .dcm or .ima; numbers after a full stop belong to the name."""
+    return _ENDING.sub("", name)

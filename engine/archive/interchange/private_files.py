@@ -1,9 +1,10 @@
-"""Files outside of the archive that hold what patients are in: closed to strangers, whole or not there, nobody's lost.
+"""Files outside of the archive with patient data: not readable for others, written whole or not at all, never over
+other files unless that is allowed.
 
-mode        0640, folders 0750, whatever the umask allows; a stricter umask stays
+mode        0640, folders 0750, also with a laxer umask; a stricter umask counts
 name        NAME.<8 hex digits>.part until the file is whole
-in its way  nothing: written.  A file: FileExistsError unless it may be replaced; `holds` tells beforehand whether
-            it is the same one.  A folder, a device, a pipe: always FileExistsError
+existing    nothing: written.  A file: FileExistsError unless it may be replaced; check with `holds` first whether it
+            is the same.  A folder, a device, a pipe: always FileExistsError
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ FILE_MODE: Final = 0o640
 FOLDER_MODE: Final = 0o750
 PART: Final = ".part"
 
-_NO_ROOM_FOR_NAME = "exists, and is no regular file"
+_NO_REGULAR_FILE = "exists, and is no regular file"
 
 
 def make_folder(path: Path) -> None:
-    """A folder and those above it that are missing; one that is there stays as it is. Raises OSError."""
+    """Makes a folder and its missing parents; an existing one stays as it is. Raises OSError."""
     try:
         path.mkdir(FOLDER_MODE)
     except FileNotFoundError:
@@ -36,29 +37,29 @@ def make_folder(path: Path) -> None:
         path.mkdir(FOLDER_MODE, exist_ok=True)
     except FileExistsError:
         if not path.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "there is a file of this name", str(path)) from None
+            raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder", str(path)) from None
 
 
-def refuse_taken(path: Path, *, replace: bool) -> None:
-    """Raises FileExistsError when something has this name that must not be replaced."""
+def refuse_existing(path: Path, *, replace: bool) -> None:
+    """Raises FileExistsError if something with this name exists that must not be replaced."""
     if not os.path.lexists(path):
         return
-    # A link is replaced and not followed, but never one to a device: /dev/stdout is such a link.
+    # Replace a link and do not follow it, but never replace one to a device: /dev/stdout is such a link.
     if path.exists() and not path.is_file():
-        raise FileExistsError(errno.EEXIST, _NO_ROOM_FOR_NAME, str(path))
+        raise FileExistsError(errno.EEXIST, _NO_REGULAR_FILE, str(path))
     if not replace:
         raise FileExistsError(errno.EEXIST, "exists already; --force replaces it", str(path))
 
 
 @contextmanager
-def named_when_whole(path: Path, *, replace: bool = False) -> Iterator[BinaryIO]:
-    """A new file that is called `path` when nothing was raised, and is gone otherwise. Raises as `refuse_taken`."""
-    refuse_taken(path, replace=replace)
+def new_file(path: Path, *, replace: bool = False) -> Iterator[BinaryIO]:
+    """A file that gets its name at the end, or is removed after an exception. Raises as `refuse_existing`."""
+    refuse_existing(path, replace=replace)
     part = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PART}")
     try:
         with open(part, "xb", opener=_private) as file:
             yield file
-        refuse_taken(path, replace=replace)
+        refuse_existing(path, replace=replace)
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
@@ -70,7 +71,7 @@ def _private(path: str, flags: int) -> int:
 
 
 def holds(path: Path, pieces: Iterable[Buffer]) -> bool:
-    """Whether a regular file of that name has just these bytes. Raises what `pieces` raise."""
+    """Whether a regular file of that name has exactly these bytes. Raises what `pieces` raise."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError:

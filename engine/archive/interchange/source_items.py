@@ -1,6 +1,6 @@
-"""What an import reads from: one thing that can be opened, or why something is left out. Knows no format.
+"""The items of an import: something that can be opened, or the reason why it is left out. Knows no format.
 
-A name is for reports only: a path, or `archive.zip!member`; no name from within an archive becomes a path.
+A name is for reports only: a path, or `archive.zip!member`. Never make a path from a name inside an archive.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ READ_ERRORS: Final = (
     OSError, EOFError, DataSetError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, RuntimeError,
     ValueError,
 )  # fmt: skip
-"""What opening and reading an item can raise: a bad sector, a damaged or lying archive, a file that was swapped."""
+"""Errors of opening and reading an item: a bad sector, a damaged or false archive, a replaced file."""
 
 NO_FILE: Final = "is neither a file nor a folder"
 
@@ -36,14 +36,14 @@ class SourceItem:
     name: str
     size_bytes: int
     open: Callable[[], AbstractContextManager[BinaryIO]]
-    """Opens it for reading from the start; raises READ_ERRORS, as does reading. May be called in any thread."""
+    """Opens the item for reading from the start, in any thread; this and reading raise READ_ERRORS."""
     is_passing: bool = False
-    """Whether it can be opened once only, before the next source is asked for."""
+    """Whether it can be opened only once, before the next source."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Something that is left out."""
+    """A source that is left out."""
 
     name: str
     reason: str
@@ -53,7 +53,7 @@ Source: TypeAlias = SourceItem | Refused
 
 
 def reason_of(error: BaseException) -> str:
-    """What one of READ_ERRORS says to the person who started the import."""
+    """The text of one of READ_ERRORS, for the report."""
     if isinstance(error, OSError):
         return why(error)
     if isinstance(error, EOFError):
@@ -62,32 +62,32 @@ def reason_of(error: BaseException) -> str:
 
 
 def why(error: OSError) -> str:
-    """What an error of the file system says."""
+    """The text of an error of the file system, for the report."""
     return f"cannot be read: {error.strerror or error}"
 
 
 def printable(name: str | Path) -> str:
-    """A name for reports, whatever bytes the file system or the archive has in it."""
+    """A name for reports, also if it has bytes that are no text."""
     return os.fspath(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 class _Regular(io.FileIO):
-    """A regular file; one of /proc that has nothing to say now does not keep anybody waiting."""
+    """A regular file whose reads never wait, as those of some files in /proc would."""
 
     def read(self, size: int | None = -1) -> bytes:
         data = super().read(size)
         if data is None:
-            raise DataSetError("it would keep its reader waiting")
+            raise DataSetError("a read of it would wait")
         return data
 
 
 def open_regular(path: str | Path, *, follow: bool = False) -> BinaryIO:
-    """A regular file, unbuffered; never waits for the writer of a pipe that took its place. Raises READ_ERRORS."""
+    """Opens a regular file, unbuffered; never waits, even if a pipe has taken its place. Raises READ_ERRORS."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     fd = os.open(path, flags)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise DataSetError("it is no regular file any more")
+            raise DataSetError("it is no longer a regular file")
         return cast(BinaryIO, _Regular(fd, "rb"))
     except BaseException:
         os.close(fd)

@@ -1,14 +1,14 @@
-"""Members of a tar archive as sources of an import: read in their place, or from the one stream of a compressed one.
+"""Members of a tar archive as sources of an import: read at their offsets, or from the stream of a compressed archive.
 
-Headers are decoded by `tarfile`, the walk is our own: forward only, and bounded whatever a header claims.
+`tarfile` decodes headers; the walk is our own: forward only, and bounded whatever a header claims.
 
-    plain                each member is opened in its place, in any thread, as often as one likes
-    gzip, bzip2, xz      a member up to IN_MEMORY_BYTES is read when it is met; a larger one is given out to be read
-                         before the next (`SourceItem.is_passing`)
+    plain                each member is opened at its offset, in any thread, any number of times
+    gzip, bzip2, xz      a member up to IN_MEMORY_BYTES is read at once; a larger one must be read before the next
+                         (`SourceItem.is_passing`)
     refused              links, devices and pipes, sparse files, extended headers beyond EXTENDED_BYTES_MAX, and the
                          rest of a stream that has inflated to DENSE_BYTES_MAX and more than RATIO_MAX-fold
 
-What is no tar archive within its compression is said to be just that.
+A compressed file without a tar archive is refused as such.
 """
 
 from __future__ import annotations
@@ -49,19 +49,19 @@ _MAGIC_AT: Final = 257
 
 
 def is_tar(path: Path, start: bytes) -> bool:
-    """By its magic, or by that of a compression together with its ending or what it holds."""
+    """Recognises an archive by its magic, or by that of a compression together with its ending or its content."""
     if start[_MAGIC_AT : _MAGIC_AT + 5] == b"ustar":
         return True
     if not start.startswith(_COMPRESSED):
         return False
     try:
-        with open_regular(path, follow=True) as file, _inflating(file, start) as stream:
+        with open_regular(path, follow=True) as file, _inflate(file, start) as stream:
             return stream.read(_BLOCK)[_MAGIC_AT : _MAGIC_AT + 5] == b"ustar"
     except READ_ERRORS:
         return path.name.lower().endswith(ENDINGS)
 
 
-def _inflating(file: BinaryIO, start: bytes) -> AbstractContextManager[BinaryIO]:
+def _inflate(file: BinaryIO, start: bytes) -> AbstractContextManager[BinaryIO]:
     if start.startswith(_COMPRESSED[0]):
         return cast("AbstractContextManager[BinaryIO]", gzip.GzipFile(fileobj=file))
     if start.startswith(_COMPRESSED[1]):
@@ -72,7 +72,7 @@ def _inflating(file: BinaryIO, start: bytes) -> AbstractContextManager[BinaryIO]
 
 
 def sources(path: Path, *, shallow: bool = False) -> Iterator[Source]:
-    """Its members. `shallow`: a compressed archive counts for one, so that nothing is inflated."""
+    """The members. `shallow`: a compressed archive counts as one, so that nothing is inflated."""
     name = printable(path)
     try:
         with open_regular(path, follow=True) as file:
@@ -82,7 +82,7 @@ def sources(path: Path, *, shallow: bool = False) -> Iterator[Source]:
             if shallow and not is_plain:
                 yield SourceItem(name, 0, lambda: open_regular(path, follow=True))
                 return
-            with _inflating(file, start) as stream:
+            with _inflate(file, start) as stream:
                 yield from _Walk(path, file, stream, is_plain).members()
     except READ_ERRORS as error:
         yield Refused(name, f"the tar archive {reason_of(error)}")
@@ -98,7 +98,7 @@ class _Walk:
         self._is_plain = is_plain
         self._at = 0
         self._extended: dict[str, str] = {}
-        """What extended headers say of the member that follows."""
+        """The extended headers of the next member."""
 
     def members(self) -> Iterator[Source]:
         while (block := self._read(_BLOCK)).strip(b"\0"):
@@ -119,7 +119,7 @@ class _Walk:
                 is_sparse = any(key.startswith("GNU.sparse") for key in extended)
                 yield self._member(name, size) if not is_sparse else Refused(name, "is a sparse file: unpack it first")
             elif info.type != tarfile.DIRTYPE:
-                yield Refused(name, "is a link, a device or another thing that is no file")
+                yield Refused(name, "is no file but a link, a device or the like")
             self._pass(end)
 
     def _extend(self, info: tarfile.TarInfo) -> None:
@@ -132,7 +132,7 @@ class _Walk:
             while value:
                 length, _, rest = value.partition(b" ")
                 if not length.isdigit() or not 0 < int(length) <= len(value):
-                    raise ValueError("an extended header that is none")
+                    raise ValueError("an invalid extended header")
                 key, _, text = rest[: int(length) - len(length) - 2].partition(b"=")
                 self._extended[key.decode("utf-8", "replace")] = text.decode("utf-8", "surrogateescape")
                 value = value[int(length) :]
@@ -156,7 +156,7 @@ class _Walk:
             self.read_up_to(end, _PIECE_BYTES)
 
     def _read(self, count: int) -> bytes:
-        """So many bytes. Raises EOFError, ValueError when more has come than may."""
+        """This many bytes. Raises EOFError, and ValueError if the stream exceeds its limit."""
         data = b""
         while len(data) < count:
             piece = self._stream.read(count - len(data))
@@ -167,11 +167,11 @@ class _Walk:
             data += piece
         self._at += count
         if not self._is_plain and self._at > max(DENSE_BYTES_MAX, RATIO_MAX * self._file.tell()):
-            raise ValueError(f"more than {RATIO_MAX}-fold compressed: it may be a bomb; unpack it first if it is none")
+            raise ValueError(f"more than {RATIO_MAX}-fold compressed: it may be a bomb; unpack it first if it is not")
         return data
 
     def read_up_to(self, end: int, count: int) -> bytes:
-        """What is left of a member, or so much of it."""
+        """The rest of a member, `count` bytes at most."""
         count = max(min(count, end - self._at), 0)
         data = self._read(count)
         if len(data) != count:
@@ -180,7 +180,7 @@ class _Walk:
 
 
 class _Passing(io.RawIOBase):
-    """A member while the stream stands at it."""
+    """A member, readable while the stream is at it."""
 
     def __init__(self, walk: _Walk, end: int) -> None:
         self._walk = walk
@@ -194,22 +194,22 @@ class _Passing(io.RawIOBase):
 
 
 class _Slice(io.RawIOBase):
-    """A member of a plain archive, by a descriptor of its own."""
+    """A member of a plain archive, with its own descriptor."""
 
     def __init__(self, path: Path, start: int, length: int) -> None:
         self._file = open_regular(path, follow=True)
         self._file.seek(start, os.SEEK_SET)
-        self._left = length
+        self._left_bytes = length
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int | None = -1) -> bytes:
-        length = self._left if size is None or size < 0 else min(size, self._left)
+        length = self._left_bytes if size is None or size < 0 else min(size, self._left_bytes)
         data = self._file.read(length)
         if len(data) < length:
             raise EOFError
-        self._left -= length
+        self._left_bytes -= length
         return data
 
     def close(self) -> None:

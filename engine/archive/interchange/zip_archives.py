@@ -1,12 +1,12 @@
-"""Members of a zip archive as sources of an import: read as streams, and no name in it becomes a path.
+"""Members of a zip archive as sources of an import, read as streams. Never make a path from a member's name.
 
-refused     encrypted, other methods than stored and deflated, links, members that share bytes, more than
-            ZIP_MEMBER_BYTES_MAX, and what is beyond the allowance
-allowance   members that are compressed more than ZIP_RATIO_MAX-fold may have ZIP_DENSE_BYTES_MAX together, by what
-            the directory says: a segmentation that is nearly empty is no bomb, thousands of them are one
-within it   a zip archive is opened, one level deep, with the same allowance: where it is stored, in its place;
-            where it is deflated, in memory up to ZIP_NESTED_BYTES_MAX
-in front    anything: a self-extracting program, a damaged beginning. The directory at the end counts
+refused     encrypted members, methods other than stored and deflated, links, members that share bytes, members larger
+            than ZIP_MEMBER_BYTES_MAX, and those beyond the allowance
+allowance   members that are compressed more than ZIP_RATIO_MAX-fold may have ZIP_DENSE_BYTES_MAX together, according
+            to the directory: one segmentation that is nearly empty is no bomb, thousands of them are
+nested      a zip archive in the archive is opened, one level deep, with the same allowance: at its offset if it is
+            stored, in memory up to ZIP_NESTED_BYTES_MAX if it is deflated
+before it   anything: a self-extracting program, a damaged beginning. The directory at the end counts
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from engine.archive.interchange.source_items import (
 from engine.dicom import part10
 
 ZIP_DIRECTORY_BYTES_MAX: Final = 32 << 20
-"""Of a central directory: some 300 000 members with long names; each costs half a kilobyte of memory."""
+"""The longest central directory: some 300 000 members with long names; each costs half a kilobyte of memory."""
 ZIP_MEMBER_BYTES_MAX: Final = 16 << 30
-"""As said in the central directory; no more than that is ever read."""
+"""The size in the central directory; no more than that is ever read."""
 ZIP_RATIO_MAX: Final = 200
-"""Deflate reaches 1030; black pixels and empty segmentations come near that, whole studies do not."""
+"""Deflate reaches 1030-fold; black pixels and empty segmentations come near that, whole studies do not."""
 ZIP_DENSE_BYTES_MAX: Final = 4 << 30
 ZIP_NESTED_BYTES_MAX: Final = 256 << 20
 
@@ -45,16 +45,16 @@ _STARTS: Final = (b"PK\x03\x04", b"PK\x05\x06")
 _LOCAL_HEADER_BYTES: Final = 30
 _ENCRYPTED: Final = 0x1
 _DICOM_ENDINGS: Final = (".dcm", ".ima", ".img", ".dicom")
-"""Members of these names are not looked into for another archive."""
+"""Members with these endings are not searched for another archive."""
 
 
 def is_zip(start: bytes) -> bool:
-    """By its first bytes. A preamble may hold anything, so DICOM is asked for first."""
+    """Recognises an archive by its first bytes. Check for DICOM first, since a preamble may hold anything."""
     return start.startswith(_STARTS) and start[part10.PREAMBLE_BYTES :][:4] != part10.MAGIC
 
 
 def has_directory(path: Path) -> bool:
-    """Whether a zip archive ends here, whatever it begins with."""
+    """Whether a file ends like a zip archive, whatever its beginning."""
     try:
         with open_regular(path, follow=True) as file:
             return zipfile.is_zipfile(file)
@@ -63,7 +63,7 @@ def has_directory(path: Path) -> bool:
 
 
 class _Bounded(io.RawIOBase):
-    """A file, or a part of one, that refuses the one large read of `zipfile`: the central directory, into memory."""
+    """A file, or a part of one, that refuses a read of a too large central directory into memory."""
 
     def __init__(self, file: BinaryIO, start: int = 0, length: int | None = None) -> None:
         self._file = file
@@ -88,8 +88,8 @@ class _Bounded(io.RawIOBase):
         return self._at
 
     def read(self, size: int | None = -1) -> bytes:
-        remaining = max(self._length - self._at, 0)
-        length = remaining if size is None or size < 0 else min(size, remaining)
+        left_bytes = max(self._length - self._at, 0)
+        length = left_bytes if size is None or size < 0 else min(size, left_bytes)
         if length > ZIP_DIRECTORY_BYTES_MAX:
             raise zipfile.BadZipFile(f"a central directory of {length} bytes, the limit is {ZIP_DIRECTORY_BYTES_MAX}")
         self._file.seek(self._start + self._at)
@@ -103,7 +103,7 @@ class _Bounded(io.RawIOBase):
 
 
 class _Allowance:
-    """What members that are dense may still have, in one archive with those in it."""
+    """The bytes that dense members may still have, in one archive with its nested archives."""
 
     def __init__(self) -> None:
         self._left_bytes = ZIP_DENSE_BYTES_MAX
@@ -118,7 +118,7 @@ class _Allowance:
 
 
 def sources(path: Path, *, shallow: bool = False) -> Iterator[Source]:
-    """Its members. `shallow`: archives in it count for one, so that nothing is inflated."""
+    """The members. `shallow`: nested archives count as one, so that nothing is inflated."""
     try:
         file = open_regular(path, follow=True)
     except READ_ERRORS as error:
@@ -137,21 +137,21 @@ _Member: TypeAlias = tuple[zipfile.ZipFile | None, zipfile.ZipInfo | None, Sourc
 
 
 def _members(file: _Bounded, name: str, allowance: _Allowance) -> Iterator[_Member]:
-    """What an archive holds, as it is; that it cannot be read, with nothing beside."""
+    """The members of an archive, unopened; or only a refusal if it cannot be read."""
     try:
-        # Every item that is given out reads from it, also after this generator has ended; it goes with the last one.
+        # Every yielded item reads from it, also after this generator has ended; the last one closes it.
         archive = zipfile.ZipFile(cast(BinaryIO, file))
     except READ_ERRORS as error:
         file.close()
         yield None, None, Refused(name, f"the zip archive {reason_of(error)}")
         return
     weakref.finalize(archive, file.close)
-    sharing = _sharing(archive.infolist())
+    sharing = _overlapping(archive.infolist())
     for member in archive.infolist():
         if member.filename.endswith("/"):
             continue
         member_name = f"{name}!{printable(member.filename)}"
-        reason = "shares its bytes with another member" if member in sharing else _unfit(member, allowance)
+        reason = "shares its bytes with another member" if member in sharing else _refusal_of(member, allowance)
         if reason is not None:
             yield archive, member, Refused(member_name, reason)
         else:
@@ -169,7 +169,7 @@ def _may_be_archive(archive: zipfile.ZipFile | None, member: zipfile.ZipInfo | N
         with archive.open(member) as stream:
             return is_zip(stream.read(part10.PREAMBLE_BYTES + 4))
     except READ_ERRORS:
-        return False  # whoever reads it says so
+        return False  # its reader reports the error
 
 
 def _nested(
@@ -183,20 +183,20 @@ def _nested(
             with archive.open(member) as stream:
                 inner = _Bounded(io.BytesIO(stream.read(member.file_size)))
         else:
-            yield Refused(name, "is a zip archive that is compressed once more, and too large: unpack it first")
+            yield Refused(name, "is a compressed zip archive within the archive, and too large: unpack it first")
             return
     except READ_ERRORS as error:
         yield Refused(name, reason_of(error))
         return
-    for within, inner_member, source in _members(inner, name, allowance):
-        if isinstance(source, SourceItem) and _may_be_archive(within, inner_member):
-            yield Refused(source.name, "is a zip archive, two deep in others: unpack it first")
+    for nested, inner_member, source in _members(inner, name, allowance):
+        if isinstance(source, SourceItem) and _may_be_archive(nested, inner_member):
+            yield Refused(source.name, "is a zip archive, nested too deep: unpack it first")
         else:
             yield source
 
 
 def _in_place(path: Path, member: zipfile.ZipInfo) -> _Bounded:
-    """A stored member where it lies, by a descriptor of its own: seeking in it costs nothing. Raises READ_ERRORS."""
+    """A stored member at its offset, with its own descriptor, so that seeking is cheap. Raises READ_ERRORS."""
     file = open_regular(path, follow=True)
     try:
         file.seek(member.header_offset)
@@ -208,8 +208,8 @@ def _in_place(path: Path, member: zipfile.ZipInfo) -> _Bounded:
         raise
 
 
-def _unfit(member: zipfile.ZipInfo, allowance: _Allowance) -> str | None:
-    """Why a member is not read, as far as its entry in the central directory tells."""
+def _refusal_of(member: zipfile.ZipInfo, allowance: _Allowance) -> str | None:
+    """Why a member is refused, according to its entry in the central directory; None if it is not."""
     if member.flag_bits & _ENCRYPTED:
         return "is encrypted"
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -219,20 +219,22 @@ def _unfit(member: zipfile.ZipInfo, allowance: _Allowance) -> str | None:
     if member.file_size > ZIP_MEMBER_BYTES_MAX:
         return f"has {member.file_size} bytes, the limit is {ZIP_MEMBER_BYTES_MAX}"
     if not allowance.takes(member):
-        what = f"is compressed more than {ZIP_RATIO_MAX}-fold, as are others here that have {ZIP_DENSE_BYTES_MAX} bytes"
-        return f"{what}: it may be a decompression bomb; unpack it first if it is none"
+        reason = (
+            f"is compressed more than {ZIP_RATIO_MAX}-fold, as are others here that have {ZIP_DENSE_BYTES_MAX} bytes"
+        )
+        return f"{reason}: it may be a decompression bomb; unpack it first if it is not"
     return None
 
 
-def _sharing(members: Sequence[zipfile.ZipInfo]) -> set[zipfile.ZipInfo]:
-    """Members whose bytes overlap those of an earlier one: how a small archive pretends to be a huge one."""
+def _overlapping(members: Sequence[zipfile.ZipInfo]) -> set[zipfile.ZipInfo]:
+    """Members whose bytes overlap those of an earlier one, with which a small archive can expand to a huge one."""
     sharing: set[zipfile.ZipInfo] = set()
     end = 0
     for member in sorted(members, key=lambda member: member.header_offset):
         if member.header_offset < end:
             sharing.add(member)
         header_bytes = _LOCAL_HEADER_BYTES + len(member.orig_filename.encode("utf-8", "surrogateescape"))
-        # A name in code page 437 may be shorter than in UTF-8: count what it has at least.
+        # A name in code page 437 may be shorter than in UTF-8: count its least length.
         header_bytes = min(header_bytes, _LOCAL_HEADER_BYTES + len(member.orig_filename))
         end = max(end, member.header_offset + header_bytes + member.compress_size)
     return sharing

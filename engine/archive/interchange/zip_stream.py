@@ -1,11 +1,11 @@
-"""Instances as a zip archive, made while it is sent: media with a DICOMDIR, as `exporter` writes them to a folder.
+"""A zip archive that is made while it is sent: media with a DICOMDIR, as `exporter` writes them to a folder.
 
-    DICOM/PT000001/ST000001/SE000001/IM000001 …   each file as it is stored, not compressed
-    UNREADABLE.TXT                                the SOP Instance UIDs that could not be read, if there are any
-    DICOMDIR                                      comes last: it says what the files before it are
+    DICOM/PT000001/ST000001/SE000001/IM000001 …   each file, not compressed
+    UNREADABLE.TXT                                the SOP Instance UIDs of unreadable instances, if there are any
+    DICOMDIR                                      comes last, since it describes the other files
 
-Nothing is held but the directory records and one piece. A file is verified before its first byte is given out, since
-what has been sent cannot be taken back.
+Memory holds only the directory records and one piece. A file is verified before its first byte is sent, since sent
+bytes cannot be taken back.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ UNREADABLE = "UNREADABLE.TXT"
 
 
 class _Outlet:
-    """Where zipfile writes: it cannot go back, and gives away what it has."""
+    """The output of zipfile, which cannot seek; `take` empties it."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -40,7 +40,7 @@ class _Outlet:
         return len(part)
 
     def flush(self) -> None:
-        """Nothing waits."""
+        """Does nothing."""
 
     def take(self) -> list[bytes]:
         parts, self._parts = self._parts, []

@@ -1,1 +1,1 @@
-"""Jobs: what is sent to and pulled from other archives, kept in small files so that it survives a restart."""
+"""Jobs that send to and pull from other archives, kept in small files so that they survive a restart."""

@@ -1,10 +1,10 @@
-"""One job: what is to be done, how far it is, and what went wrong.
+"""One job: its work, its progress, and its failures.
 
-waiting ──► running ──► done         everything went well
+waiting ──► running ──► done         everything has succeeded
    ▲           │
-   │           ├──────► failed       something did not; `failed` names it, and a retry does only that
-   │           ├──────► waiting      the peer cannot be reached: again after a while, a few times, then failed
-   └── retry ──┴──────► cancelled    whoever wanted it does not any more
+   │           ├──────► failed       something has failed; `failed` names it, and a retry does only that
+   │           ├──────► waiting      the peer cannot be reached: tried again later, a few times, then failed
+   └── retry ──┴──────► cancelled    a user has cancelled it
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ SEND = "send"
 PULL = "pull"
 
 NAMED_MAX = 1000
-"""Failed instances that are named; further ones are counted."""
+"""The most failed instances that are named; further ones are counted."""
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a job is about."""
+    """The work of a job."""
 
     studies: tuple[str, ...] = ()
     series: tuple[str, ...] = ()
     instances: tuple[str, ...] = ()
     filters: dict[str, str] = {}
-    """Of a pull: keyword → value that studies must have."""
+    """For a pull: keyword → value that studies must have."""
     limit: int | None = None
-    """Of a pull: studies at most."""
+    """For a pull: the most studies."""
     again: bool = False
-    """Of a pull: also what is here."""
+    """For a pull: also instances that are stored here."""
 
 
 class Job(msgspec.Struct, kw_only=True):
-    """One job, as its file has it."""
+    """One job, with the fields of its file."""
 
     id: str
     kind: str
@@ -48,18 +48,18 @@ class Job(msgspec.Struct, kw_only=True):
     """The AE title."""
     work: Work
     by: str
-    """Who asked for it, as it is recorded of whatever it does."""
+    """Who requested it: the actor of everything that it does."""
     reason: str = ""
     state: str = WAITING
     created_ns: int
     started_ns: int = 0
     ended_ns: int = 0
     due_ns: int = 0
-    """When it is tried again; 0: as soon as there is room."""
+    """Time of the next attempt; 0: as soon as possible."""
     attempts: int = 0
-    """That have failed in a row."""
+    """Number of failed attempts in a row."""
     total: int = 0
-    """Instances, as far as that is known."""
+    """Number of instances, if known."""
     completed: int = 0
     bytes: int = 0
     failed_count: int = 0
@@ -67,14 +67,14 @@ class Job(msgspec.Struct, kw_only=True):
     """SOP Instance UID → reason."""
     remarks: list[str] = []
     error: str = ""
-    """Why the last attempt ended early; "" when it did not."""
+    """Why the last attempt ended early; "" if it did not."""
 
     def begin(self) -> None:
-        """Forgets what the attempt before has said."""
+        """Clears the results of the previous attempt."""
         self.failed_count, self.failed, self.remarks, self.error = 0, {}, [], ""
 
-    def fail(self, sop_instance_uid: str, why: str) -> None:
-        """One instance did not go through."""
+    def fail(self, sop_instance_uid: str, reason: str) -> None:
+        """Records a failed instance."""
         self.failed_count += 1
         if len(self.failed) < NAMED_MAX:
-            self.failed[sop_instance_uid] = why
+            self.failed[sop_instance_uid] = reason

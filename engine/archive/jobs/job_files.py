@@ -1,12 +1,12 @@
-"""The files of all jobs of an archive, in DATA/jobs. One process runs them; every process may ask for one.
+"""The files of all jobs of an archive, in DATA/jobs. One process runs jobs; every process may create them.
 
-    ID.json      the job, replaced whole: durable when its state changes, not for its progress
+    ID.json      the job, replaced as a whole: durable when its state changes, not for its progress
     ID.taken     SOP Instance UIDs, one a line, that the peer of a sending job has: a restart sends the others. Not
-                 synced: after a power cut some are sent twice, which no archive minds
-    ID.cancel    empty: somebody wants it to end; ID.retry: to be tried again. The process that runs jobs removes them
+                 synced: after a power cut some are sent twice, which is harmless
+    ID.cancel    empty: a request to cancel; ID.retry: a request to try again. The process that runs jobs removes them
 
-An id is the time of its creation and some random digits, in hex, so that ids are in the order of creation. A file that
-is no job is left alone and not told of.
+An id is the time of creation and some random digits, in hex, so ids are in the order of creation. A file that is no job
+is ignored.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CANCEL: Final = "cancel"
 RETRY: Final = "retry"
 FILE_BYTES_MAX: Final = 64 << 20
 JOBS_MAX: Final = 2000
-"""That have not ended; a further one is refused."""
+"""The most jobs that have not ended; a further one is refused."""
 
 _NAME: Final = re.compile(r"([0-9a-f]{24})\.json")
 _ID: Final = re.compile(r"[0-9a-f]{24}")
@@ -52,7 +52,7 @@ class JobFiles:
         self._files = files
 
     def create(self, job: Job) -> None:
-        """Durable when it returns. Raises JobsFull, StorageFull, StorageFailed."""
+        """Creates a job, durably. Raises JobsFull, StorageFull, StorageFailed."""
         if sum(other.state not in ENDED for other in self.all()) >= JOBS_MAX:
             raise JobsFull(f"{JOBS_MAX} jobs have not ended: cancel some, or wait")
         self._files.make_directory(self._directory)
@@ -63,11 +63,11 @@ class JobFiles:
         replace_file(self._files, self._path(job.id), msgspec.json.encode(job), is_durable=is_durable)
 
     def load(self, identifier: str) -> Job:
-        """The job of an id. Raises JobError when there is none."""
-        found = self._load(self._path(identifier))
-        if found is None:
+        """The job with this id. Raises JobError if there is none."""
+        job = self._load(self._path(identifier))
+        if job is None:
             raise JobError("there is no job of this id")
-        return found
+        return job
 
     def all(self) -> list[Job]:
         """All jobs, the latest first."""
@@ -78,46 +78,50 @@ class JobFiles:
         paths = [f"{self._directory}/{name}" for name in names if _NAME.fullmatch(name)]
         return [job for path in paths if (job := self._load(path)) is not None]
 
-    def look(self, known: Container[str]) -> tuple[list[Job], set[str], set[str]]:
-        """For whoever runs jobs: those that are not `known` or that somebody asks for, the earliest first; and the ids
-        that are to be cancelled and to be retried. What was asked is taken away."""
+    def poll(self, known_ids: Container[str]) -> tuple[list[Job], set[str], set[str]]:
+        """For the process that runs jobs: unknown jobs and those with a request, the earliest first; and the ids to
+        cancel and to retry. Removes the requests."""
         try:
             names = sorted(self._files.list_directory(self._directory))
         except FileNotFoundError:
             return [], set(), set()
-        asked: dict[str, set[str]] = {CANCEL: set(), RETRY: set()}
+        requests: dict[str, set[str]] = {CANCEL: set(), RETRY: set()}
         for name in names:
             identifier, _, end = name.partition(".")
-            if end in asked and _ID.fullmatch(identifier) and self.take(identifier, end):
-                asked[end].add(identifier)
-        wanted = asked[CANCEL] | asked[RETRY]
+            if end in requests and _ID.fullmatch(identifier) and self.take_request(identifier, end):
+                requests[end].add(identifier)
+        requested = requests[CANCEL] | requests[RETRY]
         ids = [match[1] for name in names if (match := _NAME.fullmatch(name)) is not None]
-        loaded = [self._load(self._path(each)) for each in ids if each not in known or each in wanted]
-        return [job for job in loaded if job is not None], asked[CANCEL], asked[RETRY]
+        jobs = [
+            self._load(self._path(identifier))
+            for identifier in ids
+            if identifier not in known_ids or identifier in requested
+        ]
+        return [job for job in jobs if job is not None], requests[CANCEL], requests[RETRY]
 
-    def ask(self, identifier: str, what: str) -> None:
-        """Asks whoever runs jobs to CANCEL one or to RETRY it. Raises JobError when there is none of that id."""
+    def request(self, identifier: str, kind: str) -> None:
+        """Requests to CANCEL or to RETRY a job. Raises JobError if there is none with this id."""
         self.load(identifier)
-        path = self._path(identifier, what)
+        path = self._path(identifier, kind)
         if not self._files.exists(path):
             self._files.close(self._files.open(path, os.O_WRONLY | os.O_CREAT))
 
-    def take(self, identifier: str, what: str) -> bool:
-        """Whether somebody has asked for it since."""
-        path = self._path(identifier, what)
+    def take_request(self, identifier: str, kind: str) -> bool:
+        """Takes a request. Returns whether there was one."""
+        path = self._path(identifier, kind)
         if not self._files.exists(path):
             return False
         self._files.unlink(path)
         return True
 
     def remove(self, identifier: str) -> None:
-        """Forgets a job."""
+        """Removes a job."""
         for end in ("taken", CANCEL, RETRY, "json"):
             self._files.unlink(self._path(identifier, end))
 
-    def taken(self, identifier: str) -> Taken:
-        """What the peer of a sending job has."""
-        return Taken(self._path(identifier, "taken"), self._files)
+    def peer_instances(self, identifier: str) -> PeerInstances:
+        """The instances that the peer of a sending job has."""
+        return PeerInstances(self._path(identifier, "taken"), self._files)
 
     def _load(self, path: str) -> Job | None:
         try:
@@ -132,33 +136,33 @@ class JobFiles:
         return f"{self._directory}/{identifier}.{end}"
 
 
-class Taken:
-    """The instances that a peer has, in a file that grows."""
+class PeerInstances:
+    """The instances that a peer has, in a growing file."""
 
     def __init__(self, path: str, files: Files) -> None:
         self._files = files
         self._path = path
-        self._fresh: list[str] = []
+        self._unwritten: list[str] = []
         try:
             with open(path, encoding="ascii", errors="replace") as file:
                 text = file.read()
         except OSError:
             text = ""
-        # What follows the last line end is of a line that was cut.
+        # Bytes after the last line end are of a line that was cut.
         self.uids = set(text.rpartition("\n")[0].splitlines())
         self._length = len(text.rpartition("\n")[0]) + 1 if self.uids else 0
 
     def add(self, sop_instance_uid: str) -> None:
-        """The peer has it. Written by `flush`."""
+        """Adds an instance, which `flush` writes."""
         self.uids.add(sop_instance_uid)
-        self._fresh.append(sop_instance_uid)
+        self._unwritten.append(sop_instance_uid)
 
     def flush(self) -> None:
-        """Writes what is new. Raises StorageFull, StorageFailed."""
-        fresh, self._fresh = self._fresh, []
-        if not fresh:
+        """Writes new lines. Raises StorageFull, StorageFailed."""
+        uids, self._unwritten = self._unwritten, []
+        if not uids:
             return
-        data = "".join(f"{uid}\n" for uid in fresh).encode("ascii", "replace")
+        data = "".join(f"{uid}\n" for uid in uids).encode("ascii", "replace")
         try:
             fd = self._files.open(self._path, os.O_WRONLY | os.O_CREAT)
         except OSError as error:
@@ -169,6 +173,6 @@ class Taken:
             self._files.close(fd)
         self._length += len(data)
 
-    def left(self, instances: Iterable[Instance]) -> Iterator[Instance]:
-        """Of instances, those that the peer has not."""
+    def unsent(self, instances: Iterable[Instance]) -> Iterator[Instance]:
+        """Those of these instances that the peer lacks."""
         return (instance for instance in instances if instance.sop_instance_uid not in self.uids)

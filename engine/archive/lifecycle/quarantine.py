@@ -127,7 +127,7 @@ def export(archive: Archive, item: QuarantineItem, folder: Path) -> Path:
         private_files.make_folder(folder)
         if os.path.lexists(path) and private_files.holds(path, pieces()):
             return path
-        with private_files.named_when_whole(path) as file:
+        with private_files.new_file(path) as file:
             for piece in pieces():
                 file.write(piece)
     except FileExistsError as error:

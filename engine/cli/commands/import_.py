@@ -33,7 +33,7 @@ def command(paths: tuple[str, ...], jobs: int | None, follow: bool, settings: Se
         "seconds": round(summary.seconds, 3),
     }
     refused = [{"path": str(path), "reason": reason} for path, reason in summary.refused]
-    for path in summary.barren:
+    for path in summary.empty_paths:
         output.complain(f"{path}: contains no instance")
     output.write_report(facts, refused=refused)
     if not is_done:

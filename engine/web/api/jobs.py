@@ -105,7 +105,7 @@ async def retry(request: Request) -> web.Response:
 async def _ask(request: Request, what: str) -> web.Response:
     await body_of(request, bodies.Given)
     files, identifier = request.engine.archive.job_files(), request.path_values["id"]
-    await request.engine.pools.slow.run(partial(files.ask, identifier, what))
+    await request.engine.pools.slow.run(partial(files.request, identifier, what))
     return answer({"id": identifier, "asked": what}, 202)
 
 
