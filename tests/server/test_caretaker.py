@@ -76,7 +76,7 @@ def test_one_that_dies_is_replaced_and_one_without_a_supervisor_ends(tmp_path: P
         assert server.worker_pids() == workers
         assert server.events("caretaker died")[0]["exit_code"] == -signal.SIGKILL
         os.kill(server.process.pid, signal.SIGKILL)
-        server.process.wait()
+        server.wait()
         wait_for(lambda: not Path(f"/proc/{second}").exists(), what="end of the caretaker")
 
 

@@ -49,7 +49,7 @@ def test_draining_ends_with_the_last_association_and_takes_no_new_one(tmp_path: 
         peer.echo()
         assert server.process.poll() is None
         peer.release()
-        assert server.process.wait(20) == 0
+        assert server.wait(20) == 0
     assert not (tmp_path / "d" / "control.sock").exists()
 
 
@@ -57,7 +57,7 @@ def test_draining_has_a_limit(tmp_path: Path) -> None:
     with running(tmp_path / "d", config="[limits]\ndrain_timeout_s = 0.2\n") as server, associated(server) as peer:
         server.process.send_signal(signal.SIGTERM)
         peer.expect_abort()
-        assert server.process.wait(20) == 0
+        assert server.wait(20) == 0
 
 
 def test_a_second_signal_ends_what_the_first_lets_finish(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_second_signal_ends_what_the_first_lets_finish(tmp_path: Path) -> None
         began = time.monotonic()
         server.process.send_signal(signal.SIGINT)
         peer.expect_abort()
-        assert server.process.wait(20) == 0
+        assert server.wait(20) == 0
         assert time.monotonic() - began < 15
 
 

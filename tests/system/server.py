@@ -102,8 +102,9 @@ class Server:
 
     def _read_log(self) -> None:
         assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.log.append(line)
+        with self.process.stderr as lines:
+            for line in lines:
+                self.log.append(line)
 
     def events(self, event: str) -> list[dict[str, object]]:
         """The log lines of one event so far."""
@@ -132,7 +133,7 @@ class Server:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass  # it has ended by itself, and its workers with it
-        self.process.wait()
+        self.wait()
 
     def ask_to_stop(self) -> None:
         """SIGTERM, or the control socket's word where another program started the server."""
@@ -145,7 +146,14 @@ class Server:
         """Asks it to stop; its exit code."""
         if self.process.poll() is None:
             self.ask_to_stop()
-        return self.process.wait(timeout_s)
+        return self.wait(timeout_s)
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        """Until it has ended; its exit code."""
+        assert self.process.stdout is not None
+        code = self.process.wait(timeout_s)
+        self.process.stdout.close()
+        return code
 
     def close(self) -> None:
         """Whatever happened, nothing stays."""
@@ -154,6 +162,8 @@ class Server:
                 self.stop()
             except subprocess.TimeoutExpired:
                 self.kill_all()
+        else:
+            self.wait()
 
 
 @contextmanager

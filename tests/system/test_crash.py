@@ -193,7 +193,7 @@ def test_another_server_takes_over_when_the_supervisor_is_killed(tmp_path: Path)
         countdown.wait()
         orphans = server.worker_pids()
         server.process.kill()
-        server.process.wait()
+        server.wait()
         for sender in senders:
             sender.join()
         assert all(sender.lost for sender in senders)
@@ -222,7 +222,7 @@ def test_whoever_is_killed_at_whatever_moment_the_next_start_works(tmp_path: Pat
             countdown.wait()
             if victim == "the supervisor":
                 server.process.kill()
-                server.process.wait()
+                server.wait()
             elif victim == "everybody":
                 server.kill_all()
             else:
@@ -286,7 +286,7 @@ def test_sigterm_lets_running_associations_finish_and_takes_no_new_ones(tmp_path
             assert script.expect_message().status() == 0
             script.echo(3)
             script.release()
-        assert server.process.wait(20) == 0
+        assert server.wait(20) == 0
     with running(tmp_path / "data") as server:
         assert ingest.get_study(server.port, made.study) == {made.uid: made.data_set()}
 
@@ -297,7 +297,7 @@ def test_sigterm_waits_no_longer_than_the_limit(tmp_path: Path) -> None:
         began = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         assert script.wait_closed() == [peer.ABORT]
-        assert server.process.wait(20) == 0
+        assert server.wait(20) == 0
         assert time.monotonic() - began < 5
 
 

@@ -27,7 +27,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("http") / "data", http=True)
     yield server
     server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(20) == 0
+    assert server.wait(20) == 0
 
 
 def port_of(server: Server) -> int:
@@ -165,4 +165,4 @@ def test_https_takes_a_new_certificate_over_and_drops_no_connection(tmp_path: Pa
         assert first_answer(port_of(server), b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 400 ")
     finally:
         os.killpg(server.process.pid, signal.SIGTERM)
-        server.process.wait(20)
+        server.wait(20)
