@@ -6,7 +6,7 @@ Any contiguous buffer is taken. The GIL is let go above 4 KiB, where the sum tak
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint8_t, uint32_t
 
-from crc32c_impl cimport crc32c_has_hardware, crc32c_software, crc32c_update
+from crc32c_impl cimport crc32c_has_hardware, crc32c_lanes, crc32c_software, crc32c_update
 
 
 def crc32c(object buffer, uint32_t value=0):
@@ -30,6 +30,17 @@ def crc32c_by_table(object buffer, uint32_t value=0):
     PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
     with nogil:
         crc = crc32c_software(value, <const uint8_t *> view.buf, <size_t> view.len)
+    PyBuffer_Release(&view)
+    return crc
+
+
+def crc32c_by_lanes(object buffer, uint32_t value=0):
+    """The same as processors without AVX-512 do it: for tests and for comparing."""
+    cdef Py_buffer view
+    cdef uint32_t crc
+    PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
+    with nogil:
+        crc = crc32c_lanes(value, <const uint8_t *> view.buf, <size_t> view.len)
     PyBuffer_Release(&view)
     return crc
 

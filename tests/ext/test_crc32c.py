@@ -24,8 +24,8 @@ VECTORS = {
         0xD9963A56,
     ),
 }
-LANES = (3 * 256, 3 * 4096)
-"""Where the hardware path changes from one way of taking bytes to the next; see ext/crc32c_impl.h."""
+LANES = (256, 3 * 256, 3 * 4096)
+"""Where the fast paths change from one way of taking bytes to the next; see ext/crc32c_impl.h."""
 EDGES = sorted({n * lane + step for lane in LANES for n in (1, 2, 3) for step in (-9, -8, -1, 0, 1, 7, 8, 9)})
 
 
@@ -35,7 +35,7 @@ def noise() -> bytes:
 
 
 @pytest.mark.parametrize("name", VECTORS)
-@pytest.mark.parametrize("function", [ext.crc32c, ext.crc32c_by_table, oracle.crc32c])
+@pytest.mark.parametrize("function", [ext.crc32c, ext.crc32c_by_lanes, ext.crc32c_by_table, oracle.crc32c])
 def test_published_vectors(name: str, function: object) -> None:
     data, expected = VECTORS[name]
     assert callable(function)
@@ -57,16 +57,19 @@ def test_lengths_around_a_change_of_lanes_agree_with_the_oracle(noise: bytes, le
     piece = noise[5 : 5 + length]
     expected = oracle.crc32c(piece)
     assert ext.crc32c(piece) == expected
+    assert ext.crc32c_by_lanes(piece) == expected
     assert ext.crc32c_by_table(piece) == expected
 
 
-def test_hardware_and_software_agree_on_random_pieces(noise: bytes) -> None:
+def test_all_paths_agree_on_random_pieces(noise: bytes) -> None:
     rng = random.Random(1)
     view = memoryview(noise)
     for _ in range(500):
         start, end = sorted((rng.randrange(len(noise)), rng.randrange(len(noise))))
         value = rng.getrandbits(32)
-        assert ext.crc32c(view[start:end], value) == ext.crc32c_by_table(view[start:end], value), (start, end, value)
+        expected = ext.crc32c_by_table(view[start:end], value)
+        assert ext.crc32c(view[start:end], value) == expected, (start, end, value)
+        assert ext.crc32c_by_lanes(view[start:end], value) == expected, (start, end, value)
 
 
 def test_pieces_chain_to_the_sum_of_the_whole(noise: bytes) -> None:
