@@ -209,10 +209,10 @@ async def thumbnail(request: Request) -> web.StreamResponse:
     if (answer := not_modified(request, tag, headers)) is not None:
         return answer
     thumbnails = request.engine.thumbnails
-    body = await request.engine.pools.reads.run(lambda: thumbnails.kept(instance, options))
+    body = await request.engine.pools.reads.run(lambda: thumbnails.cached(instance, options))
     if body is None:
         try:
-            body = await thumbnails.drawn(instance, options)
+            body = await thumbnails.draw(instance, options)
         except TranscodeError as error:
             status = NotFound if "there is no frame" in str(error) else NotAcceptable
             raise status(str(error)) from error

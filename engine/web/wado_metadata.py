@@ -59,7 +59,7 @@ async def metadata(request: Request) -> web.StreamResponse:
         return web.Response(status=304, headers={"ETag": etag, "Cache-Control": CHANGING, "Vary": VARY})
 
     def current() -> list[Blob] | None:
-        found = [kept.kept(revision, root) for revision in revisions]
+        found = [kept.cached(revision, root) for revision in revisions]
         return [blob for blob in found if blob is not None] if None not in found else None
 
     blobs = await pools.reads.run(current)

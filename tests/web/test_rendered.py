@@ -194,10 +194,10 @@ def test_thumbnails_are_made_ahead_when_a_series_comes_to_rest(tmp_path: Path, m
             archive.store(part10_of(image(1)))
             (instance,) = archive.matching("instance")
             deadline = time.monotonic() + 30
-            while hosting.engine.thumbnails.kept(instance) is None and time.monotonic() < deadline:
+            while hosting.engine.thumbnails.cached(instance) is None and time.monotonic() < deadline:
                 writer.follow()
                 threading.Event().wait(0.02)
-            assert hosting.engine.thumbnails.kept(instance) is not None
+            assert hosting.engine.thumbnails.cached(instance) is not None
         finally:
             writer.close()
 

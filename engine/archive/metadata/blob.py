@@ -1,17 +1,17 @@
 """The metadata of one series as one file: all its instances as DICOM JSON, compressed together, ready to be sent.
 
-Together they take a thirteenth of what each takes alone. The text is the instances' objects with commas between,
-without the brackets of an array, so that a study's series are put together without inflating them (`gzip_pieces`).
+Together they take a thirteenth of their size when compressed one by one. The text is the instances' objects with commas
+between, without the brackets of an array, so a study's series can be joined without inflating them (`gzip_pieces`).
 
     0        8        12                     …
     +--------+--------+--------+-- … --------+-- … --+-- … -------+-- … ---+-- … --+
     | magic  | crc32c | HEAD                 | key   | identities | window | piece |
     +--------+--------+--------+-- … --------+-- … --+-- … -------+-- … ---+-- … --+
 
-Little endian; the checksum is of all behind it. HEAD: instances u32, of them unreadable u32, crc32 of the text u32, its
-length u64, corrections 16 bytes, state 16 bytes, lengths of key, identities, window and piece u32. Key: what the file
-is of, so that a digest that collides is found out. Identities: as in `SeriesRevision`. State: a digest of identities
-and corrections, for a look at the head alone. Window: the end of the text, compressed.
+Little endian; the checksum covers everything after it. HEAD: instances u32, of them unreadable u32, crc32 of the text
+u32, its length u64, corrections 16 bytes, state 16 bytes, lengths of key, identities, window and piece u32. Key: names
+the series, to detect colliding digests. Identities: as in `SeriesRevision`. State: a digest of identities and
+corrections, to check by the head alone. Window: the end of the text, compressed.
 
 Derived and disposable: a damaged file counts as missing.
 """
@@ -28,7 +28,7 @@ from engine.archive.metadata.gzip_pieces import EMPTY, Piece
 from engine.storage.record import crc32c
 
 MAGIC: Final = b"FRmeta\0\1"
-"""The last byte is the version: of the format, and of what `dicom.json_model` writes."""
+"""The last byte is the version of the format and of the output of `dicom.json_model`."""
 
 _CHECK: Final = struct.Struct("<8sI")
 _HEAD: Final = struct.Struct("<IIIQ16s16sIIII")
@@ -41,18 +41,18 @@ class Blob:
 
     key: bytes
     identities: bytes = b""
-    """Of the instances that the text has and of those that cannot be shown, in ascending order."""
+    """The identities of the instances in the text and of the unreadable ones, in ascending order."""
     corrections: bytes = b""
     """As in `SeriesRevision`."""
     count: int = 0
-    """Instances in the text."""
+    """Number of instances in the text."""
     unreadable: int = 0
-    """Instances that are stored and cannot be shown: they are no data set."""
+    """Number of stored instances whose data sets cannot be read."""
     piece: Piece = EMPTY
 
 
 def encode(blob: Blob) -> bytes:
-    """The file of a blob."""
+    """The content of a blob's file."""
     window = zlib.compress(blob.piece.window, 1)
     parts = (blob.key, blob.identities, window, blob.piece.data)
     head = _HEAD.pack(
@@ -90,7 +90,7 @@ def decode(data: bytes, key: bytes) -> Blob | None:
 
 
 def head_of(data: bytes) -> tuple[bytes, bytes]:
-    """Key and state of the file that begins with these bytes, b"" if it does not say; not checked."""
+    """Key and state from the first bytes of a file, unchecked; b"" if they are not there."""
     start = _CHECK.size + _HEAD.size
     if len(data) < start or not data.startswith(MAGIC):
         return b"", b""

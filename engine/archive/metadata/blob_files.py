@@ -23,31 +23,31 @@ from engine import log
 logger = log.get("archive.metadata")
 
 HEAD_BYTES: Final = 4096
-"""What `heads` reads of a file."""
+"""Bytes that `heads` reads of a file."""
 
 _USED_EVERY_S: Final = 3600
-"""A read notes that a file is used no more often than this."""
+"""A read updates the time of last use at most this often."""
 _TRIMMED_TO: Final = 0.9
 _TRIM_AFTER: Final = 16
-"""The folder is looked through when a process has written this part of what it may hold."""
+"""The folder is trimmed when a process has written this share of its limit."""
 _LEFT_OVER_S: Final = 3600
-"""After that a file without its name is no longer being written."""
+"""After this time, a file under a temporary name is an abandoned one."""
 
 
 class BlobFiles:
     """One folder. Thread-safe; blocks."""
 
     def __init__(self, folder: Path, *, bytes_max: int, reserve_bytes: int = 0) -> None:
-        """`reserve_bytes`: what is to stay free on the disk."""
+        """`reserve_bytes`: must stay free on the disk."""
         self._folder = folder
         self._bytes_max = bytes_max
         self._reserve_bytes = reserve_bytes
         self._lock = threading.Lock()
-        self._written_bytes = bytes_max  # of who was there before nothing is known: the first write looks
+        self._written_bytes = bytes_max  # earlier writes are unknown: the first write trims
         self._has_complained = False
 
     def read(self, owner: bytes, variant: bytes) -> bytes | None:
-        """The file's bytes, None if there is none."""
+        """The content of a file; None if there is none."""
         path = self._path(owner, variant)
         try:
             with open(path, "rb", buffering=0) as file:
@@ -92,7 +92,7 @@ class BlobFiles:
             self.trim()
 
     def heads(self) -> Iterator[tuple[bytes, Path]]:
-        """The beginning of each file, HEAD_BYTES at most, and where it is: for `remove`."""
+        """The first bytes of each file, HEAD_BYTES at most, and its path for `remove`."""
         for path in self._all():
             try:
                 with open(path, "rb", buffering=0) as file:
@@ -101,12 +101,12 @@ class BlobFiles:
                 continue
 
     def remove(self, path: Path) -> None:
-        """Removes one file that `heads` named."""
+        """Removes a file that `heads` has yielded."""
         with contextlib.suppress(OSError):
             path.unlink()
 
     def trim(self) -> None:
-        """Removes what was not used for the longest time until the rest is within the bound."""
+        """Removes the least recently used files until the rest is within the limit."""
         files = []
         total = 0
         for path in self._all():
@@ -143,7 +143,7 @@ class BlobFiles:
     def _complain(self, error: OSError) -> None:
         if not self._has_complained:
             self._has_complained = True
-            logger.warning("metadata cannot be kept", reason=error.strerror or str(error))
+            logger.warning("metadata cannot be cached", reason=error.strerror or str(error))
 
 
 def _digest(text: bytes) -> str:

@@ -1,11 +1,11 @@
-"""Gzip streams put together from pieces that were compressed before (RFC 1951, RFC 1952), and pieces that grow.
+"""Joins compressed pieces to a gzip stream (RFC 1951, RFC 1952), and extends pieces.
 
-A piece is raw deflate that ends at a byte, with no final block, and refers to nothing before its own beginning; so any
-pieces may stand one behind the other. `joined` frames them and knows the checksum of it all without inflating any.
+A piece is raw deflate that ends at a byte, has no final block, and refers to nothing before its own beginning, so
+pieces may follow one another in any order. `joined` frames them and computes the checksum without inflating them.
 
     header │ piece │ stored block │ piece │ … │ final block │ crc32, length
 
-One stream with one member: clients that stop after a first member are common.
+It makes one member only, since many clients stop after the first member.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _INFLATED_BYTES: Final = 256 << 10
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Compressed text, and what a stream needs to know of it."""
+    """Compressed text, and its length and checksum."""
 
     data: bytes
     length: int
@@ -37,14 +37,14 @@ class Piece:
     crc: int
     """CRC-32 of the text."""
     window: bytes = b""
-    """The end of the text, to which what is added refers back."""
+    """The end of the text, to which added text may refer back."""
 
 
 EMPTY: Final = Piece(b"", 0, 0)
 
 
 class Growing:
-    """Adds text to a piece; with little more than what it would take if all were compressed at once."""
+    """Adds text to a piece; the result is little larger than if all were compressed at once."""
 
     def __init__(self, piece: Piece = EMPTY) -> None:
         self._parts = [piece.data]
@@ -61,26 +61,26 @@ class Growing:
         return self._length
 
     def add(self, text: bytes) -> None:
-        """Puts text at the end."""
+        """Appends text."""
         self._parts.append(self._deflate.compress(text))
         self._length += len(text)
         self._crc = zlib.crc32(text, self._crc)
         self._window = text[-WINDOW_BYTES:] if len(text) >= WINDOW_BYTES else (self._window + text)[-WINDOW_BYTES:]
 
     def finish(self) -> Piece:
-        """The piece. Add nothing afterwards."""
+        """Returns the piece. Add nothing afterwards."""
         self._parts.append(self._deflate.flush(zlib.Z_SYNC_FLUSH))
         return Piece(b"".join(self._parts), self._length, self._crc, self._window)
 
 
 def stored(text: bytes) -> Piece:
-    """A short text as it is, in a stored block (RFC 1951 3.2.4)."""
+    """A short text, uncompressed in a stored block (RFC 1951 3.2.4)."""
     length = len(text)
     return Piece(b"\0" + struct.pack("<HH", length, length ^ 0xFFFF) + text, length, zlib.crc32(text))
 
 
 def joined(pieces: Iterable[Piece]) -> list[bytes]:
-    """A gzip stream of these pieces, as parts that stand one behind the other."""
+    """The consecutive parts of a gzip stream of these pieces."""
     parts, crc, length = [_HEADER], 0, 0
     for piece in pieces:
         parts.append(piece.data)
@@ -91,7 +91,7 @@ def joined(pieces: Iterable[Piece]) -> list[bytes]:
 
 
 def text_of(pieces: Iterable[Piece]) -> Iterator[bytes]:
-    """The text of these pieces, some 256 KiB at a time. Raises zlib.error when one is damaged."""
+    """The text of these pieces, some 256 KiB at a time. Raises zlib.error if one is damaged."""
     for piece in pieces:
         inflate = zlib.decompressobj(-zlib.MAX_WBITS)
         rest = piece.data
@@ -101,10 +101,10 @@ def text_of(pieces: Iterable[Piece]) -> Iterator[bytes]:
 
 
 def combined(crc: int, crc_behind: int, length_behind: int) -> int:
-    """The CRC-32 of two texts end to end, from that of each.
+    """The CRC-32 of two concatenated texts, from that of each.
 
-    Appending n zero bytes to a text is a linear map of its CRC. Its powers of two are known, so that this takes as many
-    steps as the length has bits.
+    Appending n zero bytes to a text is a linear map of its CRC. The maps for powers of two are known, so this takes as
+    many steps as the length has bits.
     """
     bit = 0
     while length_behind:
@@ -126,7 +126,7 @@ def _mapped(matrix: tuple[int, ...], vector: int) -> int:
 
 
 _MATRICES: Final[list[tuple[int, ...]]] = []
-"""What 1, 2, 4, … zero bytes do to a CRC."""
+"""The effect of 1, 2, 4, … zero bytes on a CRC."""
 
 
 def _zeros(bit: int) -> tuple[int, ...]:

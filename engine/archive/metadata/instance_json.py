@@ -1,6 +1,6 @@
-"""One stored instance as a DICOM JSON object: all its attributes, with what is large as BulkDataURIs.
+"""One stored instance as a DICOM JSON object: all its attributes, with large values as BulkDataURIs.
 
-Reads what lies before the pixels and behind them. A BulkDataURI is the URL of the instance, "/bulkdata", and the way to
+Reads the elements before and after the pixels. A BulkDataURI is the URL of the instance, "/bulkdata", and the path of
 the element as `dicom.json_model` writes it.
 """
 
@@ -26,20 +26,20 @@ _IDENTIFYING: Final = frozenset((tags.StudyInstanceUID, tags.SeriesInstanceUID, 
 
 
 def changes_of(corrected: Mapping[int, bytes]) -> Changes | None:
-    """The changes that corrections make in what is shown. None: none."""
+    """The changes that corrections make in the JSON object. None: no changes."""
     values: dict[int, bytes | None] = {tag: value for tag, value in corrected.items() if tag not in _IDENTIFYING}
     return Changes(values, reason="CORRECT") if values else None
 
 
 def bulk_data_url(root: str, instance: Instance) -> str:
-    """What the BulkDataURIs of an instance begin with."""
+    """The beginning of an instance's BulkDataURIs."""
     uids = (instance.study_instance_uid, instance.series_instance_uid, instance.sop_instance_uid)
     study, series, sop_instance = [quote(uid, safe="") for uid in uids]
     return f"{root}/studies/{study}/series/{series}/instances/{sop_instance}/bulkdata"
 
 
 def instance_json(stored: StoredInstance, root: str, changes: Changes | None) -> bytes:
-    """The object. Raises CorruptRecord, and DataSetError when this is no data set."""
+    """The JSON object. Raises CorruptRecord, and DataSetError if this is no data set."""
     data, syntax = stored.head(), stored.syntax
     try:
         tail = stored.tail()

@@ -2,7 +2,7 @@
 
     revision of the series (index) ── the same as the file's ──────────────► as it is
                                    ── the file's and more ─► the new ones are read and added ─┐
-                                   ── anything else ───────► all are read anew ───────────────┴─► written, given
+                                   ── anything else ───────► all are read again ──────────────┴─► written, returned
 
 So an instance that was deleted, replaced or corrected is never shown again, and a file that cannot be read or written
 costs time but fails no request. A file holds the root of the URLs in its BulkDataURIs; each root has its own file.
@@ -50,48 +50,48 @@ class SeriesMetadata:
         self.hits = self.misses = 0
         self._lock = threading.Lock()
         self._making: dict[bytes, tuple[threading.Lock, int]] = {}
-        """Locks of what is being made, and how many wait for each: who comes second finds it ready."""
+        """Locks of the blobs being made, and the number of their waiters: a second request finds the blob ready."""
 
     def snapshot(self) -> dict[str, int]:
-        """How often the file was as the series is, and how often it was made or brought up to date."""
+        """How often a file was up to date, and how often it was made or updated."""
         return {"hits": self.hits, "misses": self.misses}
 
     def revisions(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[SeriesRevision]:
-        """What `etag` and `blob` take, of a study or of one series; none if there is no such one. Milliseconds."""
+        """The revisions of a study's series, or of one series, for `etag` and `blob`. Takes milliseconds."""
         series = series_instance_uid.encode() if series_instance_uid is not None else None
         return self._index.revisions(study_instance_uid.encode(), series)
 
-    def kept(self, revision: SeriesRevision, root: str) -> Blob | None:
-        """The metadata of a series, if it is there: a millisecond. None: `blob` makes it."""
-        cached = self._kept(revision, root)
+    def cached(self, revision: SeriesRevision, root: str) -> Blob | None:
+        """The cached metadata of a series; takes a millisecond. None: call `blob`, which makes it."""
+        cached = self._load(revision, root)
         return cached if _is_current(cached, revision) else None
 
     def blob(self, revision: SeriesRevision, root: str) -> Blob:
-        """The metadata of a series. `root`: what URLs of studies begin with, "https://host/dicom-web".
+        """The metadata of a series. `root`: the beginning of the URLs of studies, "https://host/dicom-web".
 
-        The revision that it has may be a later one. Raises EngineError when the index cannot be read.
+        It may have a later revision. Raises EngineError if the index cannot be read.
         """
         key = _key(revision, root)
-        cached = self._kept(revision, root)
+        cached = self._load(revision, root)
         if _is_current(cached, revision):
             self.hits += 1
             return cached
         self.misses += 1
         with self._one_at_a_time(key):
-            cached = self._kept(revision, root)
+            cached = self._load(revision, root)
             if _is_current(cached, revision):
                 return cached
-            fresh, is_settled = cached, False
+            blob, is_settled = cached, False
             for _ in range(TRIES):
-                fresh = self._made(fresh, revision, root)
+                blob = self._make(blob, revision, root)
                 revisions = self.revisions(revision.study_instance_uid, revision.series_instance_uid)
                 is_settled = revisions == [revision]
                 if is_settled or not revisions:
                     break
                 revision = revisions[0]
-            if is_settled and fresh != cached:
-                self._files.write(_owner(revision), root.encode(), blobs.encode(fresh))
-            return fresh
+            if is_settled and blob != cached:
+                self._files.write(_owner(revision), root.encode(), blobs.encode(blob))
+            return blob
 
     def instance(self, instance: Instance, root: str) -> bytes:
         """One instance as a JSON object. Raises CorruptRecord, DataSetError."""
@@ -99,9 +99,9 @@ class SeriesMetadata:
         return instance_json(self._retrieval.open(instance), root, changes)
 
     def purge(self) -> Iterator[bool]:
-        """Removes what is kept of series that have changed or are gone, so that nothing of a deleted patient stays.
+        """Removes the files of series that have changed or been deleted, so that nothing of a deleted patient stays.
 
-        Looks at one file each time, and says whether it was removed.
+        Each step checks one file, and yields whether it was removed.
         """
         for head, path in self._files.heads():
             key, state = blobs.head_of(head)
@@ -114,20 +114,20 @@ class SeriesMetadata:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _kept(self, revision: SeriesRevision, root: str) -> Blob:
+    def _load(self, revision: SeriesRevision, root: str) -> Blob:
         key = _key(revision, root)
         data = self._files.read(_owner(revision), root.encode())
         cached = blobs.decode(data, key) if data is not None else None
         return cached if cached is not None else Blob(key)
 
-    def _made(self, kept: Blob, revision: SeriesRevision, root: str) -> Blob:
-        """The blob of a revision, from the one that is kept if nothing in that is wrong by now."""
-        expected, present = set(_each(revision.identities)), set(_each(kept.identities))
-        if kept.corrections != revision.corrections or not present <= expected:
-            kept, present = Blob(kept.key), set()
-        missing = expected - present
+    def _make(self, cached: Blob, revision: SeriesRevision, root: str) -> Blob:
+        """The blob of a revision, made from the cached one if all of that is still right."""
+        expected, known = set(_split(revision.identities)), set(_split(cached.identities))
+        if cached.corrections != revision.corrections or not known <= expected:
+            cached, known = Blob(cached.key), set()
+        missing = expected - known
         changes = self._changes(revision.study_instance_uid, revision.series_instance_uid)
-        growing, count, unreadable = Growing(kept.piece), kept.count, kept.unreadable
+        growing, count, unreadable = Growing(cached.piece), cached.count, cached.unreadable
         for instance in self._instances(revision):
             identity = identity_of(instance.stamp, *instance.position[4:])
             if identity not in missing:
@@ -136,16 +136,16 @@ class SeriesMetadata:
                 text = instance_json(self._retrieval.open(instance), root, changes)
             except DataSetError as error:
                 uid = instance.sop_instance_uid
-                logger.warning("an instance cannot be shown", sop_instance_uid=uid, reason=str(error))
+                logger.warning("an instance has no metadata", sop_instance_uid=uid, reason=str(error))
                 unreadable += 1
             except CorruptRecord:
-                continue  # noted as damage: a re-send may heal it, so that it is tried again
+                continue  # noted as damage: try again later, since a re-send may heal it
             else:
                 growing.add(b"," + text if count else text)
                 count += 1
-            present.add(identity)
-        identities = b"".join(sorted(present))
-        return Blob(kept.key, identities, revision.corrections, count, unreadable, growing.finish())
+            known.add(identity)
+        identities = b"".join(sorted(known))
+        return Blob(cached.key, identities, revision.corrections, count, unreadable, growing.finish())
 
     def _instances(self, revision: SeriesRevision) -> list[Instance]:
         keys: dict[int, KeyValue] = {
@@ -173,9 +173,9 @@ class SeriesMetadata:
 
 
 def etag(states: Sequence[SeriesRevision | Blob], root: str) -> str:
-    """Stands for what is shown of series in these states: of revisions and of the blobs that have them the same.
+    """The entity tag of the metadata of series in these states; the same for revisions and for the blobs of them.
 
-    Not for its bytes: the order of instances may be another one.
+    It does not identify the bytes: the order of instances may differ.
     """
     digest = blake2b(blobs.MAGIC + root.encode(), digest_size=16)
     for state in states:
@@ -187,7 +187,7 @@ def _is_current(blob: Blob, revision: SeriesRevision) -> bool:
     return blob.identities == revision.identities and blob.corrections == revision.corrections
 
 
-def _each(identities: bytes) -> list[bytes]:
+def _split(identities: bytes) -> list[bytes]:
     return [identities[at : at + IDENTITY_BYTES] for at in range(0, len(identities), IDENTITY_BYTES)]
 
 

@@ -1,1 +1,1 @@
-"""Pictures of stored instances, made in processes of their own."""
+"""Pictures of stored instances, drawn in separate processes."""

@@ -1,4 +1,4 @@
-"""Who and how, written into the corners of a picture (PS3.18 8.3.5.1.2)."""
+"""Annotations in the corners of a picture: patient and technique (PS3.18 8.3.5.1.2)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LINE_MAX: Final = 48
 
 
 def draw(picture: Image.Image, head: Head, groups: tuple[str, ...], corrections: Mapping[int, str]) -> None:
-    """Writes into the picture itself; `corrections`: values that count instead of the stored ones."""
+    """Writes into the picture itself; `corrections`: values that replace the stored ones."""
     size = max(min(picture.size) // 40, 10)
     font = ImageFont.load_default(size)
     pen = ImageDraw.Draw(picture)
@@ -59,18 +59,18 @@ def _lines(head: Head, attributes: tuple[tuple[int, str], ...], corrections: Map
 
 
 def value(head: Head, tag: int, vr: str) -> str:
-    """A value as it is read by people: of a name its alphabetic group, of a date with dashes."""
+    """A value as text for people: the alphabetic group of a name, a date with dashes."""
     return value_in(head, head, tag, vr)
 
 
 def value_in(item: Head, root: Head, tag: int, vr: str) -> str:
-    """The same of an item, whose character set is that of the data set unless it has its own."""
+    """The same for a sequence item, which has the data set's character set unless it has its own."""
     sets = item.raw(tags.SpecificCharacterSet) or root.raw(tags.SpecificCharacterSet)
     return shown(charset.decode(item.raw(tag), sets, vr), vr)
 
 
 def shown(text: str, vr: str) -> str:
-    """A value as people read it."""
+    """A value formatted for people."""
     text = text.strip(" \0")
     if vr == "PN":
         family, _, given = text.split("=")[0].partition("^")

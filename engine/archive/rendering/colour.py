@@ -1,4 +1,4 @@
-"""Samples to RGB of 8 bits: palettes, YCbCr, more bits (PS3.3 C.7.6.3.1.2, C.7.9)."""
+"""Converts samples to RGB of 8 bits: palettes, YCbCr, more bits (PS3.3 C.7.6.3.1.2, C.7.9)."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _from_palette(samples: Samples, head: Head, image: ImagePixel) -> Samples:
     for channel, (descriptor_tag, data_tag, segmented_tag) in enumerate(_CHANNELS):
         descriptor = [int(number) for number in head.numbers(descriptor_tag)]
         if len(descriptor) != 3:
-            raise TranscodeError("a palette's descriptor has no three values")
+            raise TranscodeError("a palette's descriptor does not have three values")
         count = (descriptor[0] & 0xFFFF) or _ENTRIES_MAX
         first = descriptor[1] - (1 << 16) if is_signed and descriptor[1] >= 1 << 15 else descriptor[1]
         bits = descriptor[2]
@@ -85,13 +85,13 @@ def _entries(head: Head, data_tag: int, segmented_tag: int, count: int, bits: in
         return np.frombuffer(raw, np.uint8, count)
     else:
         raise TranscodeError(f"a palette has {len(raw)} bytes for {count} entries")
-    # Some write 8 significant bits into entries of 16.
+    # Some devices write 8 significant bits into entries of 16.
     is_low = bits <= 8 or int(words.max(initial=0)) < 1 << 8
     return (words if is_low else words >> 8).astype(np.uint8)
 
 
 def _expanded(words: Samples, count: int) -> Samples:
-    """Segments (PS3.3 C.7.9.2): discrete, linear and indirect ones. Raises TranscodeError."""
+    """Expands a segmented palette (PS3.3 C.7.9.2): discrete, linear and indirect segments. Raises TranscodeError."""
     out: list[int] = []
     starts: list[int] = []
     at = 0
@@ -99,7 +99,7 @@ def _expanded(words: Samples, count: int) -> Samples:
     def take(number: int) -> list[int]:
         nonlocal at
         if at + number > len(words):
-            raise TranscodeError("a segmented palette is cut")
+            raise TranscodeError("a segmented palette is truncated")
         values = [int(value) for value in words[at : at + number]]
         at += number
         return values
@@ -111,7 +111,7 @@ def _expanded(words: Samples, count: int) -> Samples:
             (end,) = take(1)
             out.extend(int(value) for value in np.linspace(out[-1], end, length + 1)[1:].round())
         else:
-            raise TranscodeError("a segmented palette has a segment that makes no sense")
+            raise TranscodeError("a segmented palette has an invalid segment")
 
     while at < len(words) and len(out) < count:
         starts.append(at)
@@ -122,7 +122,7 @@ def _expanded(words: Samples, count: int) -> Samples:
         low, high = take(2)
         resume, at = at, (high << 16 | low) // 2
         if at not in starts[:-1] or length > len(starts):
-            raise TranscodeError("a segmented palette refers to no segment before")
+            raise TranscodeError("a segmented palette refers to a segment that does not precede")
         for _ in range(length):
             expand(*take(2))
             if len(out) > count:

@@ -1,4 +1,4 @@
-"""Frames of one instance as arrays, each read when it is wanted. Runs in `render_process` only."""
+"""The frames of one instance as arrays, each read on demand. Runs in `render_process` only."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class FrameReader:
     """The frames of one instance."""
 
     def __init__(self, source: Source, syntax: TransferSyntax, head: Head, decoded_bytes_max: int) -> None:
-        """Raises TranscodeError when there are no pixels that can be shown."""
+        """Raises TranscodeError if there are no pixels to show."""
         self._syntax = syntax
-        # The head is read already.
+        # The head has been read.
         self._source = Joined(Whole(head.view), Part(source, len(head)))
         try:
             offset = len(head) if source.length > len(head) else -1
@@ -43,21 +43,21 @@ class FrameReader:
             raise TranscodeError(str(error)) from error
 
     def frame(self, number: int) -> tuple[Samples, ImagePixel]:
-        """A frame, counted from 0, as (rows, columns[, samples]), and what its samples are. Raises TranscodeError."""
+        """A frame, counted from 0, as (rows, columns[, samples]), and its description. Raises TranscodeError."""
         image = self.image
         try:
-            stored = self._table.read(self._source, number + 1)
+            value = self._table.read(self._source, number + 1)
         except FramesUnreadable as error:
             raise TranscodeError(str(error)) from error
         if self._is_float:
-            samples: Samples = np.frombuffer(stored, f"<f{image.bits_allocated // 8}")
+            samples: Samples = np.frombuffer(value, f"<f{image.bits_allocated // 8}")
             return samples.reshape(image.rows, image.columns), native_image(image, "MONOCHROME2")
         if self._table.is_encapsulated:
-            frame = pixels.frame(bytes(stored), self._syntax.uid, image)
+            frame = pixels.frame(bytes(value), self._syntax.uid, image)
         elif image.bits_allocated == 1:
-            frame = pixels.Frame(bytes(stored), image.photometric_interpretation, "")
+            frame = pixels.Frame(bytes(value), image.photometric_interpretation, "")
         else:
-            frame = native_frame(bytes(stored), image)
+            frame = native_frame(bytes(value), image)
         photometric = frame.photometric_interpretation
         if image.bits_allocated == 1:
             bits = np.unpackbits(np.frombuffer(frame.value, np.uint8), bitorder="little")[: image.frame_samples]
@@ -69,11 +69,11 @@ class FrameReader:
 
 
 def _stored_bits(samples: Samples, image: ImagePixel) -> Samples:
-    """Without what lies beyond Bits Stored: overlays in old data sets; sign extended."""
+    """The samples without bits beyond Bits Stored (overlays in old data sets), sign extended."""
     unused = image.bits_allocated - image.bits_stored
     if not unused or image.samples_per_pixel > 1:
         return samples
     if image.pixel_representation:
         return (samples << unused) >> unused
-    meant: Samples = samples & np.array((1 << image.bits_stored) - 1, samples.dtype)
-    return meant
+    masked: Samples = samples & np.array((1 << image.bits_stored) - 1, samples.dtype)
+    return masked

@@ -1,9 +1,9 @@
-"""Samples to grey levels of 8 bits: modality, values of interest, presentation (PS3.3 C.11.1, C.11.2; PS3.4 N.2).
+"""Converts samples to grey levels of 8 bits: modality, VOI, presentation (PS3.3 C.11.1, C.11.2; PS3.4 N.2).
 
     stored values ─ rescale or Modality LUT ─ window or VOI LUT ─ MONOCHROME1 inverted ─► 0 to 255
 
-Integers go through one table of all their values, made once for a frame: the cost of a frame is a look-up a sample.
-Attributes may stand at the top level or in the functional groups of an enhanced object (PS3.3 C.7.6.16).
+Integers go through one table of all their values, made once for a frame, so each sample costs one look-up. Attributes
+may be at the top level or in the functional groups of an enhanced object (PS3.3 C.7.6.16).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Window:
             raise TranscodeError(f"a window of width {self.width:g} shows nothing")
 
     def apply(self, values: Samples) -> Samples:
-        """0 to 1 for each value."""
+        """The level of each value, from 0 to 1."""
         if self.function == SIGMOID:
             exponent = np.clip(-4.0 * (values - self.center) / self.width, -_EXPONENT_MAX, _EXPONENT_MAX)
             level: Samples = 1.0 / (1.0 + np.exp(exponent))
@@ -60,7 +60,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Lut:
-    """A Modality or VOI LUT (PS3.3 C.11.1.1.1): entry 0 belongs to `first`."""
+    """A Modality or VOI LUT (PS3.3 C.11.1.1.1): entry 0 is for the value `first`."""
 
     first: int
     entries: Samples
@@ -68,7 +68,7 @@ class Lut:
     """The largest value that an entry of its bits may have."""
 
     def apply(self, values: Samples) -> Samples:
-        """The entry of each value; those beyond the ends get the first or last."""
+        """The entry of each value; values beyond the ends get the first or last entry."""
         index = np.clip(np.nan_to_num(values) - self.first, 0, len(self.entries) - 1).astype(np.intp)
         levels: Samples = self.entries[index]
         return levels
@@ -78,7 +78,7 @@ def lut(item: Head, is_signed: bool) -> Lut:
     """The LUT of a sequence item. Raises TranscodeError."""
     descriptor = [int(number) for number in item.numbers(tags.LUTDescriptor)]
     if len(descriptor) != 3:
-        raise TranscodeError("LUT Descriptor (0028,3002) has no three values")
+        raise TranscodeError("LUT Descriptor (0028,3002) does not have three values")
     count, first, bits = descriptor
     count = (count & 0xFFFF) or LUT_ENTRIES_MAX
     if is_signed and first >= 1 << 15:
@@ -95,20 +95,20 @@ def lut(item: Head, is_signed: bool) -> Lut:
 
 
 class Groups:
-    """Where an attribute of a frame may stand: in its own functional groups, in the shared ones, at the top."""
+    """Finds the attributes of a frame: in its own functional groups, in the shared ones, or at the top level."""
 
     def __init__(self, head: Head, number: int) -> None:
-        """`number`: of the frame, from 0."""
-        own = head.item(tags.PerFrameFunctionalGroupsSequence, number)
-        shared = head.item(tags.SharedFunctionalGroupsSequence)
+        """`number`: the frame, from 0."""
+        frame_groups = head.item(tags.PerFrameFunctionalGroupsSequence, number)
+        shared_groups = head.item(tags.SharedFunctionalGroupsSequence)
         self._head = head
-        self._groups = [group for group in (own, shared) if group is not None]
+        self._groups = [group for group in (frame_groups, shared_groups) if group is not None]
 
-    def of(self, group_tag: int, *present: int) -> Head:
-        """What holds one of the attributes: the item of a functional group, else the top level."""
+    def of(self, group_tag: int, *tags_of_group: int) -> Head:
+        """The item of a functional group that has one of these attributes, else the top level."""
         for group in self._groups:
             item = group.item(group_tag)
-            if item is not None and any(tag in item for tag in present):
+            if item is not None and any(tag in item for tag in tags_of_group):
                 return item
         return self._head
 
@@ -123,8 +123,8 @@ def grey_levels(
 ) -> Samples:
     """A frame in 8 bits, black to white. Raises TranscodeError.
 
-    `window` replaces what the data set says. Where neither says anything, samples of up to 8 bits are shown as they
-    are, and of more bits the range that is there: in this frame, or in `range_of`.
+    `window` replaces the data set's own. Without any, samples of up to 8 bits are shown unchanged, and those of more
+    bits by their range: in this frame, or in `range_of`.
     """
     if image.bits_allocated == 1:
         return samples * np.uint8(255)
@@ -142,22 +142,22 @@ def grey_levels(
         return values * slope + intercept
 
     voi = _voi(head, groups, is_signed, window)
-    if isinstance(voi, Window) and window is None and modality_lut is None and not _meets(voi, samples, modal):
-        voi = None  # what it shows is all black or all white
+    if isinstance(voi, Window) and window is None and modality_lut is None and not _has_values(voi, samples, modal):
+        voi = None  # it would show all black or all white
     if voi is None and image.bits_stored <= 8 and not is_signed:
         voi = _full_range(np.array([0, (1 << image.bits_stored) - 1], samples.dtype), modal)
     if voi is None:
         voi = _full_range(_without_padding(samples if range_of is None else range_of, head), modal)
 
     def level(values: Samples) -> Samples:
-        out = voi.apply(modal(values))
+        levels = voi.apply(modal(values))
         if isinstance(voi, Lut):
-            out = out / voi.entry_max
+            levels = levels / voi.entry_max
         if is_inverse:
-            out = 1.0 - out
-        # What is no number is black.
-        shown: Samples = np.nan_to_num(np.clip(out, 0.0, 1.0), nan=0.0)
-        return (shown * 255.0 + 0.5).astype(np.uint8)
+            levels = 1.0 - levels
+        # NaN becomes black.
+        clipped: Samples = np.nan_to_num(np.clip(levels, 0.0, 1.0), nan=0.0)
+        return (clipped * 255.0 + 0.5).astype(np.uint8)
 
     if samples.dtype.kind == "f" or samples.dtype.itemsize > 2:
         return level(samples.astype(np.float64))
@@ -173,44 +173,44 @@ def _luts(head: Head, tag: int, is_signed: bool) -> Iterator[Lut]:
         try:
             yield lut(item, is_signed)
         except TranscodeError:
-            continue  # one that cannot be read is as good as none
+            continue  # ignore an unreadable one
 
 
 def _voi(head: Head, groups: Groups, is_signed: bool, window: Window | None) -> Window | Lut | None:
     if window is not None:
         return window
-    there = groups.of(tags.FrameVOILUTSequence, tags.WindowCenter)
-    center = next(iter(there.numbers(tags.WindowCenter)), None)
-    width = next(iter(there.numbers(tags.WindowWidth)), None)
+    item = groups.of(tags.FrameVOILUTSequence, tags.WindowCenter)
+    center = next(iter(item.numbers(tags.WindowCenter)), None)
+    width = next(iter(item.numbers(tags.WindowWidth)), None)
     if center is not None and width is not None:
-        said = there.text(tags.VOILUTFunction)
+        function = item.text(tags.VOILUTFunction)
         try:
-            return Window(center, width, said if said in FUNCTIONS else LINEAR)
+            return Window(center, width, function if function in FUNCTIONS else LINEAR)
         except TranscodeError:
             pass
     return next(_luts(head, tags.VOILUTSequence, is_signed), None)
 
 
-def _meets(window: Window, samples: Samples, modal: Any) -> bool:
-    """Whether a window has any of the values between its ends, or on both sides of it."""
+def _has_values(window: Window, samples: Samples, modal: Any) -> bool:
+    """Whether a window has values between its ends, or on both sides."""
     ends = modal(np.array([samples.min(), samples.max()], np.float64))
     levels = window.apply(ends)
     return bool(levels.max() > 0.0 and levels.min() < 1.0)
 
 
 def _without_padding(samples: Samples, head: Head) -> Samples:
-    """The samples that are not padding (PS3.3 C.7.5.1.1.2); all, if nothing else is there."""
+    """The samples that are not padding (PS3.3 C.7.5.1.1.2); all samples if there are no others."""
     padding = head.numbers(tags.PixelPaddingValue)
     if not padding:
         return samples
     limit = head.numbers(tags.PixelPaddingRangeLimit) or padding
     low, high = sorted((_as_stored(padding[0], samples), _as_stored(limit[0], samples)))
-    kept = samples[(samples < low) | (samples > high)]
-    return kept if kept.size else samples
+    unpadded = samples[(samples < low) | (samples > high)]
+    return unpadded if unpadded.size else samples
 
 
 def _as_stored(value: float, samples: Samples) -> float:
-    """Pixel Padding Value of signed samples may be written unsigned."""
+    """Converts Pixel Padding Value of signed samples, which may be written unsigned."""
     if samples.dtype.kind == "i" and samples.dtype.itemsize == 2 and value >= 1 << 15:
         return value - (1 << 16)
     return value

@@ -1,7 +1,7 @@
-"""Colour spaces of pictures: the profile of the data set, or one of three named ones (PS3.18 8.3.5.1.5).
+"""ICC profiles of pictures: that of the data set, or one of three named ones (PS3.18 8.3.5.1.5).
 
-Adobe RGB (1998) and ROMM RGB are made here from their primaries, white and gamma, since no library brings them along
-(ICC.1:2001-04: a matrix and a curve a channel).
+Adobe RGB (1998) and ROMM RGB are made here from their primaries, white and gamma, since no library has them
+(ICC.1:2001-04: a matrix, and a curve for each channel).
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _ROMM: Final = (((0.79767, 0.28804, 0.0), (0.13519, 0.71188, 0.0), (0.03134, 0.0
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """From which space to which: either may be None, which is sRGB."""
+    """A conversion between two colour spaces; None is sRGB."""
 
     source: bytes | None
     target: bytes | None
 
     def applied(self, picture: Image.Image) -> tuple[Image.Image, bytes]:
-        """The picture in the target's space, and the profile to embed. Raises TranscodeError."""
+        """The picture in the target space, and the profile to embed. Raises TranscodeError."""
         if picture.mode != "RGB":
             picture = picture.convert("RGB")
         embedded = self.target or srgb()
@@ -49,8 +49,8 @@ class Profile:
         return changed or picture, embedded
 
 
-def wanted(head: Head, name: str) -> Profile | None:
-    """What `iccprofile` asks for, None for no profile."""
+def conversion_of(head: Head, name: str) -> Profile | None:
+    """The conversion for a value of `iccprofile`; None for no profile."""
     if name == "no":
         return None
     own = head.raw(tags.ICCProfile)

@@ -1,7 +1,7 @@
-"""What stands for an instance where its picture may not, or cannot, be shown small: a tile with its modality.
+"""Icons: a tile with the modality replaces a thumbnail that must not, or cannot, be drawn.
 
-A thumbnail goes where names must not (PS3.18 10.4.1.1.4): lists, caches, logs of proxies. Text in the pixels of
-screenshots and ultrasound often names the patient, so these get a tile unless they say that they do not.
+Thumbnails go to places where no patient may be named (PS3.18 10.4.1.1.4): lists, caches, logs of proxies. Text in the
+pixels of screenshots and ultrasound often names the patient, so these get a tile unless Burned In Annotation is NO.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ _GROUND: Final = 38
 
 
 def reason(head: Head, *, has_pixels: bool) -> str:
-    """What the tile says, "" when the picture may be shown."""
+    """The text of the tile; "" if the picture may be shown."""
     modality = head.text(tags.Modality) or "?"
     if not has_pixels:
         return modality
-    said = head.text(tags.BurnedInAnnotation)
+    burned_in = head.text(tags.BurnedInAnnotation)
     sop_class_uid = head.text(tags.SOPClassUID)
     may_name = any(sop_class_uid == uid or sop_class_uid.startswith(uid + ".") for uid in BURNED_IN_CLASSES)
-    if said == "YES" or (may_name and said != "NO"):
+    if burned_in == "YES" or (may_name and burned_in != "NO"):
         return modality
     return ""
 
 
 def icon(text: str, viewport: Viewport | None) -> Image.Image:
-    """The tile, square, as large as the viewport allows."""
+    """The tile: a square as large as the viewport allows."""
     side = min(viewport.width, viewport.height) if viewport is not None else SIDE
     tile = Image.new("L", (side, side), _GROUND)
     pen = ImageDraw.Draw(tile)

@@ -1,4 +1,4 @@
-"""What a picture is to be like: plain values, checked where they come from, passed to the process that draws.
+"""The options of a picture: plain values, checked by their source, for the drawing process.
 
 Standard: PS3.18 8.3.5.1.
 """
@@ -17,14 +17,14 @@ ANIMATED: Final = (GIF, MP4)
 
 QUALITY: Final = 90
 SIDE_MAX: Final = 16384
-"""Pixels of a picture's side."""
+"""The longest side of a picture, in pixels."""
 ANNOTATIONS: Final = ("patient", "technique")
 ICC_PROFILES: Final = ("no", "yes", "srgb", "adobergb", "rommrgb")
 
 
 @dataclass(frozen=True, slots=True)
 class Viewport:
-    """Pixels that the picture must fit into, and the region of the image that it shows; None: all of it.
+    """The size in pixels that the picture must fit into, and the region of the image to show; None: all of it.
 
     A negative width or height of the region flips it.
     """
@@ -36,31 +36,31 @@ class Viewport:
     region_width: float | None = None
     region_height: float | None = None
     is_relative: bool = False
-    """Whether the region counts in shares of the image (0 to 1), as WADO-URI has it, and not in pixels."""
+    """Whether the region is in shares of the image (0 to 1), as in WADO-URI, and not in pixels."""
     is_enlarging: bool = True
-    """Whether a region that is smaller than the viewport is scaled up."""
+    """Whether to scale up a region that is smaller than the viewport."""
 
 
 @dataclass(frozen=True, slots=True)
 class PictureOptions:
-    """One picture, or one animation of all frames."""
+    """The options of one picture, or of an animation of all frames."""
 
     media_type: str = JPEG
     frame: int | None = 1
-    """From 1. None: all frames, of an animation; of another type the middle one."""
+    """The frame, from 1. None: all frames of an animation, else the middle one."""
     window: tuple[float, float, str] | None = None
     """Center, width, VOI LUT Function (PS3.3 C.11.2.1.3)."""
     viewport: Viewport | None = None
     quality: int = QUALITY
-    """1 to 100, of JPEG."""
+    """JPEG quality, 1 to 100."""
     annotation: tuple[str, ...] = ()
-    """Of ANNOTATIONS."""
+    """Some of ANNOTATIONS."""
     icc_profile: str = "no"
-    """Of ICC_PROFILES."""
+    """One of ICC_PROFILES."""
     corrections: tuple[tuple[int, str], ...] = ()
-    """Tag and value of what is annotated otherwise than the stored data set says."""
+    """Tags and values that replace those of the stored data set in annotations."""
     is_thumbnail: bool = False
-    """An icon takes the place of what may have a patient's name in its pixels."""
+    """Whether an icon replaces a picture that may have a patient's name in its pixels."""
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values."""

@@ -1,8 +1,8 @@
-"""One instance to a picture or an animation. Runs in `render_process` only.
+"""Draws one instance as a picture or an animation. Runs in `render_process` only.
 
     frame ─ grey levels or RGB of 8 bits ─ region, flip, scale ─ annotation ─ colour space ─► JPEG, PNG, GIF, MP4
 
-Presentation states are not applied, overlays not drawn.
+Presentation states are not applied and overlays are not drawn.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     Samples: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 FRAMES_MAX: Final = 4096
-"""Of an animation."""
+"""The most frames of an animation."""
 FRAME_S: Final = 0.1
-"""How long a frame of an animation is seen when nothing says so."""
+"""How long each frame of an animation is shown if the data set does not say."""
 
 _GREY: Final = frozenset({"MONOCHROME1", "MONOCHROME2", ""})
 
@@ -47,7 +47,9 @@ def draw(source: Source, syntax: TransferSyntax, options: PictureOptions, *, dec
         if options.frame is None and options.media_type in (GIF, MP4):
             return _animation(reader, head, options)
         number = options.frame if options.frame is not None else (reader.image.number_of_frames + 1) // 2
-        return _encoded(_picture(reader, head, number - 1, options), options, icc.wanted(head, options.icc_profile))
+        return _encoded(
+            _picture(reader, head, number - 1, options), options, icc.conversion_of(head, options.icc_profile)
+        )
     except DataSetError as error:
         raise TranscodeError(f"the data set cannot be read: {error}") from error
 
@@ -55,11 +57,11 @@ def draw(source: Source, syntax: TransferSyntax, options: PictureOptions, *, dec
 def _picture(
     reader: FrameReader, head: Head, number: int, options: PictureOptions, range_of: Samples | None = None
 ) -> Image.Image:
-    """`range_of`: the frame whose values are shown from black to white, where nothing says what is to be seen."""
+    """`range_of`: the frame whose range is shown from black to white if there is no window."""
     samples, image = reader.frame(number)
     if image.photometric_interpretation in _GREY:
         if image.samples_per_pixel != 1:
-            raise TranscodeError(f"{image.samples_per_pixel} samples a pixel are no grey levels")
+            raise TranscodeError(f"{image.samples_per_pixel} samples a pixel cannot be shown as grey levels")
         window = Window(*options.window) if options.window else None
         levels = grey_levels(samples, head, image, number, window, range_of)
     else:
@@ -73,7 +75,7 @@ def _picture(
 
 
 def _pixel_aspect(head: Head) -> float:
-    """Height of a pixel as a share of its width (PS3.3 C.7.6.3.1.7)."""
+    """Height of a pixel divided by its width (PS3.3 C.7.6.3.1.7)."""
     for tag in (tags.PixelAspectRatio, tags.PixelSpacing, tags.ImagerPixelSpacing):
         numbers = head.numbers(tag)
         if len(numbers) == 2 and numbers[0] > 0 and numbers[1] > 0:
@@ -83,7 +85,7 @@ def _pixel_aspect(head: Head) -> float:
 
 
 def viewed(picture: Image.Image, viewport: Viewport, aspect: float = 1.0) -> Image.Image:
-    """The region, flipped, scaled to fit the viewport with its proportions kept (PS3.18 8.3.5.1.3)."""
+    """Crops, flips and scales the region to fit the viewport, with its proportions kept (PS3.18 8.3.5.1.3)."""
     width, height = picture.size
     unit_x, unit_y = (width, height) if viewport.is_relative else (1, 1)
     left = (viewport.left or 0.0) * unit_x
@@ -148,7 +150,7 @@ def _encoded(picture: Image.Image, options: PictureOptions, profile: icc.Profile
 def _animation(reader: FrameReader, head: Head, options: PictureOptions) -> bytes:
     count = reader.image.number_of_frames
     if count > FRAMES_MAX:
-        raise TranscodeError(f"it has {count} frames, an animation has {FRAMES_MAX} at most")
+        raise TranscodeError(f"it has {count} frames, the limit of an animation is {FRAMES_MAX}")
     middle, _ = reader.frame(count // 2)
     pictures = (_picture(reader, head, number, options, middle) for number in range(count))
     if options.media_type == MP4:
@@ -171,7 +173,7 @@ def _gif(pictures: Iterator[Image.Image], seconds: float) -> bytes:
 
 
 def frame_s(head: Head) -> float:
-    """How long each frame is to be seen (PS3.3 C.7.6.5)."""
+    """How long to show each frame, in seconds (PS3.3 C.7.6.5)."""
     times = head.numbers(tags.FrameTime)
     if times and 0 < times[0] <= 60_000:
         return times[0] / 1000

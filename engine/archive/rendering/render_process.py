@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 def draw(source: Source, options: Options, bytes_max: int) -> Iterator[Buffer]:
-    """See the head."""
-    wanted = PictureOptions.of(options["options"])
-    yield picture.draw(source, transfer_syntax.of(options["syntax"]), wanted, decoded_bytes_max=bytes_max)
+    """Draws an instance."""
+    picture_options = PictureOptions.of(options["options"])
+    yield picture.draw(source, transfer_syntax.of(options["syntax"]), picture_options, decoded_bytes_max=bytes_max)
 
 
 def lay_out(source: Source, options: Options, bytes_max: int) -> Iterator[Buffer]:
-    """See the head."""
+    """Lays out a report."""
     yield report.laid_out(source, transfer_syntax.of(options["syntax"]), options["media_type"])
 
 

@@ -1,6 +1,6 @@
-"""Pictures and reports of stored instances, for whoever serves them. Draws nothing itself: see `render_process`.
+"""Pictures and reports of stored instances, for front ends. Draws nothing itself: see `render_process`.
 
-Hostile bytes are decoded in a process of its own, with limits of memory and time; a drawing that fails costs itself.
+Separate processes decode the hostile bytes, with limits of memory and time; a failed drawing harms no other.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from engine.archive.rendering.options import PictureOptions
 
 DRAWING: Final = "engine.archive.rendering.render_process"
-"""What the processes run."""
+"""The module that the processes run."""
 PROCESSES: Final = 2
 TIME_LIMIT_S: Final = 60.0
 DECODED_BYTES_MAX: Final = 1 << 28
-"""Of one native frame."""
+"""Limit of one native frame."""
 IDLE_S: Final = 300.0
 WAITING_MAX: Final = 256
-"""Drawings that wait or are under way; a further one is refused."""
+"""The most drawings that wait or run; a further one is refused."""
 
 
 class Renderer:
-    """Starts no process before something is to be drawn."""
+    """Draws in processes, which it starts on demand."""
 
     def __init__(
         self, *, processes: int = PROCESSES, time_limit_s: float = TIME_LIMIT_S, idle_s: float = IDLE_S
@@ -41,7 +41,7 @@ class Renderer:
         self._pool = ProcessPool(DRAWING, time_limit_s, DECODED_BYTES_MAX, idle_s)
         self._end = weakref.finalize(self, _end, self._threads, self._pool)
         self.waiting_count = 0
-        """Drawings asked for and not answered."""
+        """Number of drawings that wait or run."""
 
     async def picture(self, source: Source, syntax: TransferSyntax, options: PictureOptions) -> bytes:
         """The encoded picture. Raises TranscodeError with the reason, CorruptRecord as the source does."""
@@ -53,7 +53,7 @@ class Renderer:
 
     async def _run(self, source: Source, syntax: TransferSyntax, options: dict[str, Any]) -> bytes:
         if self.waiting_count >= WAITING_MAX:
-            raise TranscodeError(f"{WAITING_MAX} pictures are waiting to be drawn")
+            raise TranscodeError(f"{WAITING_MAX} pictures wait to be drawn already")
         if syntax.deflated:
             source, syntax = Inflated(source), EXPLICIT_VR_LITTLE_ENDIAN
         pieces: list[Buffer] = []
@@ -63,13 +63,13 @@ class Renderer:
             job = {**options, "syntax": syntax.uid}
             await loop.run_in_executor(self._threads, lambda: self._pool.run(source, job, pieces.append))
         except RuntimeError as error:  # the executor after close
-            raise TranscodeError("nothing is drawn any more: the server is stopping") from error
+            raise TranscodeError("the server is stopping") from error
         finally:
             self.waiting_count -= 1
         return b"".join([bytes(piece) for piece in pieces])
 
     def close(self) -> None:
-        """Ends all processes, the working ones too."""
+        """Ends all processes, also busy ones."""
         self._end()
 
 

@@ -1,9 +1,9 @@
-"""A structured report as a page or as text (PS3.3 C.17.3, C.18). Runs in `render_process` only.
+"""Lays a structured report out as a page or as text (PS3.3 C.17.3, C.18). Runs in `render_process` only.
 
-    CONTAINER    a heading, and what it contains       CODE, TEXT, NUM, PNAME, DATE, …    a name and its value
-    IMAGE, COMPOSITE, WAVEFORM    the SOP Instance UID referred to
+    CONTAINER    a heading, and its content            CODE, TEXT, NUM, PNAME, DATE, …    a name and its value
+    IMAGE, COMPOSITE, WAVEFORM    the referenced SOP Instance UID
 
-Every text comes from the data set and is hostile: it is escaped, and the page names a policy that runs nothing.
+Every text comes from the data set and is hostile: it is escaped, and the page has a policy that runs no script.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One content item: how deep it stands, its concept name, and its value, None for a heading."""
+    """One content item: its depth, its concept name, and its value, None for a heading."""
 
     depth: int
     name: str
@@ -58,7 +58,7 @@ class Line:
 
 
 def laid_out(source: Source, syntax: TransferSyntax, media_type: str) -> bytes:
-    """The report in UTF-8. Raises TranscodeError when it is none."""
+    """The report in UTF-8. Raises TranscodeError if the instance is no report."""
     try:
         encoding = elements.encoding_of(source.read(0, 8), syntax)
         head = Head.read(source, encoding)

@@ -1,4 +1,4 @@
-"""Which instance stands for a series or a study: what a picture of it shows."""
+"""Chooses the instance whose picture represents a series or a study."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _NO_PICTURES: Final = (
 
 
 def has_picture(instance: Instance) -> bool:
-    """Whether an instance shows what was imaged."""
+    """Whether an instance is an image of the patient."""
     is_still = instance.pixel_data_offset >= 0 and not is_video(instance.transfer_syntax_uid)
     return is_still and not instance.sop_class_uid.startswith(_NO_PICTURES)
 
 
 def representative(instances: Sequence[Instance]) -> Instance:
-    """Of instances by series and number, the middle one of the series with most pictures; never of none.
+    """From instances by series and number, at least one: the middle one of the series with most pictures.
 
-    Where nothing has a picture it is the first instance with Pixel Data, or the first one.
+    Without any picture, the first instance with Pixel Data, else the first one.
     """
     series = [list(group) for _, group in groupby(instances, lambda instance: instance.series_instance_uid)]
     pictures = max(([one for one in group if has_picture(one)] for group in series), key=len)

@@ -1,7 +1,7 @@
-"""Thumbnails: drawn once, kept in files that may go at any time, and made ahead when a series has come to rest.
+"""Thumbnails: drawn once, cached in files that may be removed at any time, and drawn ahead when a series is quiet.
 
-A file is named by the instance and what was stored of it, so that another version has another file. Nothing is a
-caller's trouble but an instance that cannot be drawn.
+A file's name depends on the instance and its stored version, so another version has another file. Callers see only the
+error of an instance that cannot be drawn.
 """
 
 from __future__ import annotations
@@ -44,15 +44,16 @@ logger = log.get("archive.thumbnails")
 SIDE: Final = 256
 QUALITY: Final = 80
 USUAL: Final = PictureOptions(frame=None, viewport=Viewport(SIDE, SIDE), quality=QUALITY, is_thumbnail=True)
-"""What is made ahead."""
+"""The options of thumbnails that are drawn ahead."""
 
 SUBSCRIBER: Final = "thumbnails"
 PAUSE_S: Final = 5.0
-"""Between looks at a feed that is not there yet."""
+"""The pause between checks for a feed that does not exist yet."""
 GATHER_S: Final = 5.0
-"""From a new event to the look at it: a series rests for half a minute before that is told, and ingest goes first."""
+"""The pause after a new event: the series has been quiet for half a minute by then, and ingest goes first."""
 SAVE_S: Final = 60.0
-"""Between saves of the cursor, which wait for the disk. What is read again after a restart is not drawn again."""
+"""The pause between saves of the cursor, which wait for the disk. A restart reads some events again, but draws no
+thumbnail again."""
 
 
 class Run(Protocol):
@@ -69,12 +70,12 @@ class Thumbnails:
         self._renderer = renderer
         self._files = archive.thumbnail_files
 
-    def kept(self, instance: Instance, options: PictureOptions = USUAL) -> bytes | None:
-        """The thumbnail, if it is there. Blocks for one file."""
+    def cached(self, instance: Instance, options: PictureOptions = USUAL) -> bytes | None:
+        """The cached thumbnail, if there is one. Blocks for one file."""
         return self._files.read(*_names(instance, options))
 
-    async def drawn(self, instance: Instance, options: PictureOptions = USUAL) -> bytes:
-        """The thumbnail, drawn now and kept. Raises TranscodeError, CorruptRecord, SegmentGone."""
+    async def draw(self, instance: Instance, options: PictureOptions = USUAL) -> bytes:
+        """Draws a thumbnail and caches it. Raises TranscodeError, CorruptRecord, SegmentGone."""
         stored = self._archive.retrieval.open(instance)
         picture = await self._renderer.picture(stored, stored.syntax, options)
         self._files.write(*_names(instance, options), picture)
@@ -88,10 +89,10 @@ def _names(instance: Instance, options: PictureOptions) -> tuple[bytes, bytes]:
 
 
 class ThumbnailsAhead:
-    """Draws the usual thumbnail of each series that has come to rest. One worker of a server does it."""
+    """Draws the usual thumbnail of each quiet series. Runs in one worker of a server."""
 
     def __init__(self, archive: Archive, thumbnails: Thumbnails, run: Run) -> None:
-        """`run`: what blocks is done by it, in a thread."""
+        """`run`: runs blocking work in a thread."""
         self._archive = archive
         self._thumbnails = thumbnails
         self._run = run
@@ -104,7 +105,7 @@ class ThumbnailsAhead:
             except ArchiveInUse:
                 pass  # another worker draws them
             except (FeedError, StorageError) as error:
-                logger.info("thumbnails are not made ahead at the moment", reason=str(error))
+                logger.info("thumbnails are not drawn ahead at the moment", reason=str(error))
             await asyncio.sleep(PAUSE_S)
 
     async def _follow(self) -> None:
@@ -146,9 +147,9 @@ class ThumbnailsAhead:
             instances = await self._run(lambda: self._archive.instances(Query(Level.SERIES, keys)))
             if not instances:
                 return
-            chosen = representative(instances)
-            if await self._run(lambda: self._thumbnails.kept(chosen)) is None:
-                await self._thumbnails.drawn(chosen)
+            instance = representative(instances)
+            if await self._run(lambda: self._thumbnails.cached(instance)) is None:
+                await self._thumbnails.draw(instance)
         except (TranscodeError, CorruptRecord, SegmentGone) as error:
             logger.debug("no thumbnail was made", series_instance_uid=series_instance_uid, reason=str(error))
         except EngineError as error:

@@ -1,4 +1,5 @@
-"""Frames to MP4 (H.264), which every browser plays. Needs the extra `video`: PyAV brings encoders under the GPL."""
+"""Encodes frames as MP4 (H.264), which every browser plays. Needs the extra `video`: PyAV has encoders under the
+GPL."""
 
 from __future__ import annotations
 
@@ -17,19 +18,19 @@ if TYPE_CHECKING:
     from PIL import Image
 
 QUALITY_CRF: Final = "18"
-"""Of libx264: lower is better; 18 is taken for without visible loss."""
+"""CRF of libx264: lower is better; 18 counts as visually lossless."""
 
 
 def mp4(pictures: Iterable[Image.Image], seconds: float) -> bytes:
-    """The animation; each frame is seen for so long. Raises TranscodeError."""
+    """The animation, with each frame shown for this long. Raises TranscodeError."""
     try:
         import av
     except ImportError as error:
-        raise TranscodeError("MP4 is made with the extra `video`: pip install 'filmroom[video]'") from error
+        raise TranscodeError("MP4 needs the extra `video`: pip install 'filmroom[video]'") from error
     rate = Fraction(1 / seconds).limit_denominator(1000)
     frames = iter(pictures)
     first = next(frames)
-    width, height = (side + side % 2 for side in first.size)  # 4:2:0 has no half pixels
+    width, height = (side + side % 2 for side in first.size)  # 4:2:0 needs even sides
     with _memory_file() as file:
         _write(av, f"/proc/self/fd/{file.fileno()}", chain((first,), frames), (width, height), rate)
         file.seek(0)
@@ -37,7 +38,7 @@ def mp4(pictures: Iterable[Image.Image], seconds: float) -> bytes:
 
 
 def _memory_file() -> IO[bytes]:
-    """A file in memory, since the index is moved to the front of an MP4 in a second pass over its file."""
+    """A file in memory, since a second pass moves the index to the front of an MP4."""
     return os.fdopen(os.memfd_create("mp4"), "r+b")
 
 
