@@ -22,13 +22,15 @@ import errno
 import itertools
 import os
 import random
+import select
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from engine.errors import StorageFull
-from engine.storage.files import Files, raise_sync_error, raise_write_error
+from engine.errors import StorageError, StorageFull
+from engine.storage.files import Files, SyncThread, raise_sync_error, raise_write_error
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -54,6 +56,79 @@ class Fault:
     """How much a pwritev writes before it fails."""
     repeat: bool = False
     """Whether every later call fails as well."""
+
+
+class SyncTwin(SyncThread):
+    """The same with `files.fdatasync`, faults and all."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._error: BaseException | None = None
+        self._runner: threading.Thread | None = None
+        self.begin = self._begin
+        self.wait = self._wait
+        self.fileno = lambda: self._fd
+        self.close = self._close
+
+    def _begin(self, fd: int) -> None:
+        def run() -> None:
+            self._error = None
+            try:
+                self._files.fdatasync(fd)
+            except BaseException as error:
+                self._error = error
+            os.eventfd_write(self._fd, 1)
+
+        assert self._runner is None
+        self._runner = threading.Thread(target=run, daemon=True)
+        self._runner.start()
+
+    def _wait(self, timeout_us: int, other_fd: int = -1) -> bool:
+        others = [other_fd] if other_fd >= 0 else []
+        timeout_s = None if timeout_us < 0 else timeout_us / 1e6
+        return self._fd in select.select([self._fd, *others], [], [], timeout_s)[0]
+
+    def finish(self) -> None:
+        assert self._runner is not None
+        self._runner.join()
+        self._runner = None
+        os.eventfd_read(self._fd)
+        if self._error is not None:
+            raise self._error
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class SyncAtOnce(SyncThread):
+    """The same without a thread: the disk is fast, or has not ended when it is asked first."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._error: StorageError | None = None
+        self._count = 0
+        self.begin = self._begin
+        self.wait = self._wait
+        self.fileno = lambda: -1
+        self.close = lambda: None
+
+    def _begin(self, fd: int) -> None:
+        self._error = None
+        self._count += 1
+        try:
+            self._files.fdatasync(fd)
+        except StorageError as error:
+            self._error = error
+
+    def _wait(self, timeout_us: int, other_fd: int = -1) -> bool:
+        return timeout_us == 0 or self._count % 3 != 0
+
+    def finish(self) -> None:
+        if self._error is not None:
+            raise self._error
 
 
 class FaultyFiles(Files):
@@ -144,6 +219,9 @@ class FaultyFiles(Files):
     def fdatasync(self, fd: int) -> None:
         self._enter("fdatasync")
         super().fdatasync(fd)
+
+    def sync_thread(self) -> SyncThread:
+        return SyncTwin(self)
 
     def write_back(self, fd: int, offset: int, length: int) -> None:
         self._enter("write_back")
@@ -710,6 +788,9 @@ class SimulatedDisk(Files):
             self._raise(errno.EIO, "fdatasync", self.name_of(file))
         if not self.loses_syncs:
             file.sync()
+
+    def sync_thread(self) -> SyncThread:
+        return SyncAtOnce(self)
 
     def drop_cache(self, fd: int) -> None:
         self._use(fd).drop_cache()

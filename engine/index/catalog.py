@@ -156,6 +156,17 @@ class Catalog:
         result = writer.try_batch(lambda txn: [writer.add(txn, entry) for entry in entries])
         return None if result is None else result[0]
 
+    def apply_promptly(self, entries: Sequence[Entry], is_durable: Callable[[], bool]) -> list[Outcome] | None:
+        """As `try_apply`, for a caller that makes the log durable meanwhile: `is_durable` is called before the commit.
+
+        Returns None if it returns False, and nothing becomes visible; and if other processes write, which would wait.
+        """
+        writer = self._writer
+        if not writer.is_alone():
+            return None
+        result = writer.try_batch(lambda txn: [writer.add(txn, entry) for entry in entries], is_durable)
+        return None if result is None else result[0]
+
     def load(self, heads: Heads, start_offset: int) -> bulk.LoadResult:
         """Applies a sealed segment from an offset on, some thousand records in a transaction: see `bulk`.
 

@@ -53,6 +53,29 @@ def raise_sync_error(error: OSError, doing: str) -> NoReturn:
     raise StorageFailed(f"{doing}: {error.strerror}") from error
 
 
+class SyncThread:
+    """Runs `fdatasync` for one caller that does not wait, in a thread that needs no interpreter."""
+
+    def __init__(self) -> None:
+        """Raises OSError."""
+        self._thread = disk.SyncThread()
+        self.begin = self._thread.begin
+        """Starts fdatasync of a descriptor, which stays open until `finish`."""
+        self.wait = self._thread.wait
+        """Waits for so many microseconds, or until another descriptor is readable; whether the sync has ended."""
+        self.fileno = self._thread.fileno
+        """Of what is readable when a sync has ended and has not been finished."""
+        self.close = self._thread.close
+        """Waits for the sync that has begun, and ends the thread."""
+
+    def finish(self) -> None:
+        """Waits for the sync that has begun. Raises StorageFailed."""
+        try:
+            self._thread.finish()
+        except OSError as error:
+            raise_sync_error(error, "fdatasync")
+
+
 class Files:
     """The calls themselves; one instance serves a process and any number of threads."""
 
@@ -172,6 +195,10 @@ class Files:
             os.fdatasync(fd)
         except OSError as error:
             raise_sync_error(error, "fdatasync")
+
+    def sync_thread(self) -> SyncThread:
+        """A thread for `fdatasync`. Raises OSError."""
+        return SyncThread()
 
     def write_back(self, fd: int, offset: int, length: int) -> None:
         """Starts to write these pages and does not wait, so that fdatasync finds little left. Promises nothing."""

@@ -70,7 +70,7 @@ class SegmentLog:
         `prewrite_bytes` of each spare segment are written with zeros: twice the bytes on the disk for twice the speed
         of durable bursts of that length.
         """
-        self._files = files
+        self.files = files
         self._health = LogHealth()
         self._factory = SegmentFactory(
             directory,
@@ -148,7 +148,7 @@ class SegmentLog:
         if padding:
             buffers.append(_ZEROS[:padding])
         try:
-            self._files.pwritev(segment.fd, buffers, offset, head_bytes + payload_length + padding)
+            self.files.pwritev(segment.fd, buffers, offset, head_bytes + payload_length + padding)
         except StorageFailed as error:
             self._health.fail(error)
             raise
@@ -178,7 +178,7 @@ class SegmentLog:
             raise StorageError(f"a key of {len(key)} and a meta block of {meta_max} bytes are no valid streamed record")
         self._factory.check_reserve()
         appender = StreamAppender(
-            self._files, self._factory, self._health, kind, flags, stamp, key, meta_max, on_end=self._end_stream
+            self.files, self._factory, self._health, kind, flags, stamp, key, meta_max, on_end=self._end_stream
         )
         with self._state:
             self._streams.add(appender)
@@ -198,7 +198,7 @@ class SegmentLog:
                     segment.users += 1
             try:
                 for segment, end in pending:
-                    self._files.fdatasync(segment.fd)
+                    self.files.fdatasync(segment.fd)
                     segment.synced = end
                 self._factory.sync_names()
             except StorageFailed as error:
@@ -207,6 +207,34 @@ class SegmentLog:
             finally:
                 for segment, _ in pending:
                     self._release(segment)
+
+    def claim_sync(self) -> tuple[GrowingSegment, int] | None:
+        """The one segment whose sync makes everything durable, and up to where: for `background_sync`, which then calls
+        `release_sync`. Until then no other sync runs. None: call `sync`. Does not wait. Raises StorageFailed."""
+        if not self._syncing.acquire(blocking=False):
+            return None
+        segment: GrowingSegment | None = None
+        try:
+            if self._health.failure is not None:
+                self._health.refuse()
+            with self._state:
+                active = self._active
+                if active is not None and not self._rolled and not self._factory.has_unsynced_names:
+                    segment = active
+                    segment.users += 1
+        finally:
+            if segment is None:
+                self._syncing.release()
+        return None if segment is None else (segment, segment.written)
+
+    def release_sync(self, segment: GrowingSegment, end: int, failure: StorageFailed | None) -> None:
+        """Notes that a segment is durable up to `end`, or why that is not known."""
+        if failure is None:
+            segment.synced = end
+        else:
+            self._health.fail(failure)
+        self._release(segment)
+        self._syncing.release()
 
     def unsynced(self) -> bool:
         """Whether anything appended may not be on stable storage yet."""
@@ -239,10 +267,10 @@ class SegmentLog:
             segment = self._factory.create_log_segment()
             try:
                 self._factory.prewrite(segment, patience_s)
-                self._files.fdatasync(segment.fd)
+                self.files.fdatasync(segment.fd)
                 self._factory.sync_names()
             except StorageError as error:
-                self._files.close(segment.fd)
+                self.files.close(segment.fd)
                 if isinstance(error, StorageFailed):
                     self._health.fail(error)
                 raise
@@ -329,7 +357,7 @@ class SegmentLog:
         failure: StorageError | None = None
         for segment in segments:
             try:
-                self._files.unlink(segment.path)
+                self.files.unlink(segment.path)
             except StorageError as error:
                 failure = failure or error
             finally:
@@ -365,7 +393,7 @@ class SegmentLog:
     def _roll_back(self, segment: GrowingSegment) -> None:
         """Removes the bytes that a refused append left after the tail, so that they never pass for a record."""
         try:
-            self._files.truncate(segment.fd, segment.written)
+            self.files.truncate(segment.fd, segment.written)
         except StorageError as error:
             self._health.fail(error)
             raise StorageFailed(f"the remains of a refused append cannot be removed: {error}") from error
@@ -373,7 +401,7 @@ class SegmentLog:
 
     def _start_write_back(self, fd: int, offset: int, end: int) -> None:
         try:
-            self._files.write_back(fd, offset, end - offset)
+            self.files.write_back(fd, offset, end - offset)
         except StorageError as error:
             self._health.fail(error)
             raise
@@ -424,21 +452,21 @@ class SegmentLog:
     def _seal(self, segment: GrowingSegment) -> None:
         """Seals a segment that is no longer appended to; removes it if it has no records."""
         if not segment.heads:
-            self._files.unlink(segment.path)
+            self.files.unlink(segment.path)
             return
         end = segment.written
         if segment.synced < end:
-            self._files.fdatasync(segment.fd)
+            self.files.fdatasync(segment.fd)
             segment.synced = end
         self._factory.sync_names()
-        hints.seal(self._files, segment.fd, segment.header, end, segment.heads, segment.payload_bytes)
+        hints.seal(self.files, segment.fd, segment.header, end, segment.heads, segment.payload_bytes)
 
     def _release(self, segment: GrowingSegment) -> None:
         with self._state:
             segment.users -= 1
             last = segment.closing and segment.users == 0
         if last:
-            self._files.close(segment.fd)
+            self.files.close(segment.fd)
 
     def _let_go(self, segment: GrowingSegment) -> None:
         """Closes a segment's descriptor, or leaves that to a sync that is using it."""
@@ -446,7 +474,7 @@ class SegmentLog:
             segment.closing = True
             unused = segment.users == 0
         if unused:
-            self._files.close(segment.fd)
+            self.files.close(segment.fd)
 
     def _end_stream(self, appender: StreamAppender) -> None:
         with self._state:

@@ -39,10 +39,10 @@ from engine.archive.parts import Parts
 from engine.errors import EngineError, StorageFailed
 from engine.index.database import environment as environments
 from engine.index.database.environment import Environment
-from engine.storage.commit import GroupCommit
+from engine.storage.commit import GroupCommit, _Group
 from engine.storage.record import crc32c
 from tests.faults.model import Shown
-from tests.faulty_files import PowerCut, SimulatedDisk, SimulatedFile, _Renaming
+from tests.faulty_files import PowerCut, SimulatedDisk, SimulatedFile, SyncAtOnce, _Renaming
 
 PAGE_BYTES = 4096
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -201,6 +201,9 @@ class ProcessFiles:
 
         return call
 
+    def sync_thread(self) -> SyncAtOnce:
+        return SyncAtOnce(self)  # type: ignore[arg-type]
+
     def end(self) -> None:
         """The process is gone."""
         for fd in self._fds:
@@ -279,6 +282,12 @@ class Loop:
     def __init__(self) -> None:
         self._ready: SimpleQueue[Callable[[], None]] = SimpleQueue()
 
+    def add_reader(self, fd: int, work: Callable[[], None]) -> None:
+        """`GroupCommitByHand` asks."""
+
+    def remove_reader(self, fd: int) -> None:
+        pass
+
     def call_soon(self, work: Callable[..., None], *arguments: Any) -> None:
         self._ready.put(lambda: work(*arguments))
 
@@ -309,22 +318,34 @@ class Loop:
 
 
 class GroupCommitByHand(GroupCommit[Any, Any]):
-    """The group commit without its thread: `run` commits what has been submitted, as one group."""
+    """The group commit without its thread: `run` commits what has been submitted.
+
+    A lone waiter is committed while the disk works, or, where the disk is not done then, as all others are.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._is_prompt = True
 
     def start(self) -> None:
         pass
 
     def run(self) -> bool:
         """Whether there was anything to do."""
-        if self._queue.empty():
+        self._is_prompt = True
+        if self._in_sync is None and self._queue.empty():
             return False
-        while not self._queue.empty():
-            group, _ = self._next_group()
-            self._deliver(group, self._committed(group))
+        while self._in_sync is not None or not self._queue.empty():
+            if self._in_sync is not None:
+                self._finish()
+            else:
+                group = _Group(self._next_entries()[0])
+                self._deliver(group, self._committed(group))
         return True
 
     def close(self) -> None:
-        self.run()
+        while self.run() or self._loop.run():  # type: ignore[attr-defined]
+            pass
         super().close()
 
 

@@ -3,13 +3,61 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
 import pytest
+import uvloop
 
 from engine.errors import EngineError, StorageError, StorageFailed, StorageFull
+from engine.storage import commit as commit_module
 from engine.storage.commit import GroupCommit
+from engine.storage.files import Files
+from tests.faulty_files import SyncTwin
+
+
+class _Gated(Files):
+    """Files whose sync is a function of the test."""
+
+    __slots__ = ("_sync",)
+
+    def __init__(self, sync: Callable[[], None]) -> None:
+        self._sync = sync
+
+    def fdatasync(self, fd: int) -> None:
+        self._sync()
+
+
+class InBackground(SyncTwin):
+    """The test's sync, as the commit point wants it when it must not wait."""
+
+    def __init__(self, sync: Callable[[], None]) -> None:
+        super().__init__(_Gated(sync))
+        self.is_available = True
+        self.begin = self._begin_if_available  # type: ignore[assignment]
+
+    def _begin_if_available(self) -> bool:
+        if self.is_available:
+            self._begin(-1)
+        return self.is_available
+
+
+Make = Callable[..., GroupCommit[str, str]]
+
+
+@pytest.fixture(params=["thread", "background"])
+def make(request: pytest.FixtureRequest) -> Make:
+    """Makes a commit point that syncs in its thread, or in the background."""
+
+    def made(
+        loop: asyncio.AbstractEventLoop, sync: Callable[[], None], apply: object, on_failure: object, **options: object
+    ) -> GroupCommit[str, str]:
+        if request.param == "background":
+            options["background"] = InBackground(sync)
+        return GroupCommit(loop, sync, apply, on_failure, **options)  # type: ignore[arg-type]
+
+    return made
 
 
 class Disk:
@@ -36,12 +84,10 @@ class Disk:
         return [item.upper() for item in batch]
 
 
-def test_an_answer_follows_sync_and_apply() -> None:
+def test_an_answer_follows_sync_and_apply(make: Make) -> None:
     async def run() -> None:
         disk = Disk()
-        commit: GroupCommit[str, str] = GroupCommit(
-            asyncio.get_running_loop(), disk.sync, disk.apply, disk.events.append
-        )  # type: ignore[arg-type]
+        commit = make(asyncio.get_running_loop(), disk.sync, disk.apply, disk.events.append)
         commit.start()
         answered = asyncio.get_running_loop().create_future()
         commit.submit("a", answered.set_result)
@@ -53,11 +99,11 @@ def test_an_answer_follows_sync_and_apply() -> None:
     asyncio.run(run())
 
 
-def test_what_arrives_during_a_sync_is_one_group_and_needs_a_sync_of_its_own() -> None:
+def test_what_arrives_during_a_sync_is_one_group_and_needs_a_sync_of_its_own(make: Make) -> None:
     async def run() -> None:
         disk = Disk()
         loop = asyncio.get_running_loop()
-        commit: GroupCommit[str, str] = GroupCommit(loop, disk.sync, disk.apply, disk.events.append)  # type: ignore[arg-type]
+        commit = make(loop, disk.sync, disk.apply, disk.events.append)
         commit.start()
         disk.gate.clear()
         answers = [loop.create_future() for _ in range(4)]
@@ -67,19 +113,21 @@ def test_what_arrives_during_a_sync_is_one_group_and_needs_a_sync_of_its_own() -
             commit.submit(item, answer.set_result)
         disk.gate.set()
         assert await asyncio.gather(*answers) == ["A", "B", "C", "D"]
-        assert disk.events == ["sync", "apply a", "sync", "apply b,c,d"]
+        # In the background the second sync begins before the first group becomes visible.
+        assert disk.events[0] == "sync" and disk.events[-1] == "apply b,c,d"
+        assert sorted(disk.events[1:3]) == ["apply a", "sync"]
         commit.close()
 
     asyncio.run(run())
 
 
-def test_after_a_failed_sync_nothing_is_synced_applied_or_acknowledged_again() -> None:
+def test_after_a_failed_sync_nothing_is_synced_applied_or_acknowledged_again(make: Make) -> None:
     async def run() -> None:
         disk = Disk()
         disk.fail_from = 2
         loop = asyncio.get_running_loop()
         failures: list[EngineError] = []
-        commit: GroupCommit[str, str] = GroupCommit(loop, disk.sync, disk.apply, failures.append)
+        commit = make(loop, disk.sync, disk.apply, failures.append)
         commit.start()
         answers: list[object] = []
         for item in "abc":
@@ -100,11 +148,11 @@ def test_after_a_failed_sync_nothing_is_synced_applied_or_acknowledged_again() -
     asyncio.run(run())
 
 
-def test_write_behind_answers_a_batch_without_a_sync() -> None:
+def test_write_behind_answers_a_batch_without_a_sync(make: Make) -> None:
     async def run() -> None:
         disk = Disk()
         loop = asyncio.get_running_loop()
-        commit: GroupCommit[str, str] = GroupCommit(loop, disk.sync, disk.apply, disk.events.append)  # type: ignore[arg-type]
+        commit = make(loop, disk.sync, disk.apply, disk.events.append)
         commit.start()
         answers: list[object] = []
         for item in "ab":
@@ -119,11 +167,11 @@ def test_write_behind_answers_a_batch_without_a_sync() -> None:
     asyncio.run(run())
 
 
-def test_close_commits_what_was_submitted() -> None:
+def test_close_commits_what_was_submitted(make: Make) -> None:
     async def run() -> None:
         disk = Disk()
         loop = asyncio.get_running_loop()
-        commit: GroupCommit[str, str] = GroupCommit(loop, disk.sync, disk.apply, disk.events.append)  # type: ignore[arg-type]
+        commit = make(loop, disk.sync, disk.apply, disk.events.append)
         commit.start()
         answers: list[object] = []
         commit.submit("a", answers.append)
@@ -135,7 +183,7 @@ def test_close_commits_what_was_submitted() -> None:
     asyncio.run(run())
 
 
-def test_want_of_room_at_a_sync_is_not_final() -> None:
+def test_want_of_room_at_a_sync_is_not_final(make: Make) -> None:
     async def run() -> None:
         loop = asyncio.get_running_loop()
         failures: list[EngineError] = []
@@ -146,7 +194,7 @@ def test_want_of_room_at_a_sync_is_not_final() -> None:
             if error is not None:
                 raise error
 
-        commit: GroupCommit[str, str] = GroupCommit(loop, sync, Disk().apply, failures.append)
+        commit = make(loop, sync, Disk().apply, failures.append)
         commit.start()
         answers: list[object] = []
         for item in "ab":
@@ -161,14 +209,14 @@ def test_want_of_room_at_a_sync_is_not_final() -> None:
     asyncio.run(run())
 
 
-def test_an_answer_that_fails_takes_no_other_answer_away() -> None:
+def test_an_answer_that_fails_takes_no_other_answer_away(make: Make) -> None:
     async def run() -> None:
         loop = asyncio.get_running_loop()
         for outcome in ("good", "failed"):
             disk = Disk()
             disk.fail_from = 1 if outcome == "failed" else disk.fail_from
             failures: list[EngineError] = []
-            commit: GroupCommit[str, str] = GroupCommit(loop, disk.sync, disk.apply, failures.append)
+            commit = make(loop, disk.sync, disk.apply, failures.append)
             answers: list[object] = []
             last = asyncio.Event()
 
@@ -192,7 +240,9 @@ def test_an_answer_that_fails_takes_no_other_answer_away() -> None:
 
 @pytest.mark.parametrize("what", ["sync", "apply", "results"])
 @pytest.mark.parametrize("error", [OSError(5, "EIO"), MemoryError()], ids=["OSError", "MemoryError"])
-def test_whatever_goes_wrong_everybody_is_answered_and_the_failure_is_told(what: str, error: Exception) -> None:
+def test_whatever_goes_wrong_everybody_is_answered_and_the_failure_is_told(
+    what: str, error: Exception, make: Make
+) -> None:
     async def run() -> None:
         def sync() -> None:
             if what == "sync":
@@ -205,7 +255,7 @@ def test_whatever_goes_wrong_everybody_is_answered_and_the_failure_is_told(what:
 
         loop = asyncio.get_running_loop()
         failed = loop.create_future()
-        commit: GroupCommit[str, str] = GroupCommit(loop, sync, apply, failed.set_result)
+        commit = make(loop, sync, apply, failed.set_result)
         answers = [loop.create_future() for _ in range(4)]
         for answer in answers[:3]:
             commit.submit("a", answer.set_result)
@@ -220,13 +270,13 @@ def test_whatever_goes_wrong_everybody_is_answered_and_the_failure_is_told(what:
     asyncio.run(run())
 
 
-def test_who_waits_for_too_long_is_answered_and_is_committed_all_the_same() -> None:
+def test_who_waits_for_too_long_is_answered_and_is_committed_all_the_same(make: Make) -> None:
     async def run() -> None:
         disk = Disk()
         disk.gate.clear()
         loop = asyncio.get_running_loop()
         failures: list[EngineError] = []
-        commit: GroupCommit[str, str] = GroupCommit(
+        commit = make(
             loop, disk.sync, disk.apply, failures.append, why_late=lambda: "pid 7 stands still", patience_s=0.05
         )
         commit.start()
@@ -254,16 +304,16 @@ def test_who_waits_for_too_long_is_answered_and_is_committed_all_the_same() -> N
     asyncio.run(run())
 
 
-def test_write_behind_that_would_have_to_wait_goes_by_way_of_the_thread() -> None:
+def test_write_behind_that_would_have_to_wait_goes_by_way_of_the_thread(make: Make) -> None:
     async def run() -> None:
         disk = Disk()
         loop = asyncio.get_running_loop()
         is_busy = [True, False]
-        commit: GroupCommit[str, str] = GroupCommit(
+        commit = make(
             loop,
             disk.sync,
             disk.apply,
-            disk.events.append,  # type: ignore[arg-type]
+            disk.events.append,
             try_apply=lambda batch: None if is_busy.pop(0) else disk.apply(batch),
         )
         commit.start()
@@ -273,6 +323,172 @@ def test_write_behind_that_would_have_to_wait_goes_by_way_of_the_thread() -> Non
             assert await asyncio.wait_for(answered, 10) == item.upper()
         assert disk.events == ["sync", "apply a", "apply b"]
         assert commit.depth == 0
+        commit.close()
+
+    asyncio.run(run())
+
+
+# -- while the disk works -----------------------------------------------------------------------
+
+
+class Shelf:
+    """What an index does: prepares, asks, and makes visible or forgets. Notes it in the disk's list of events."""
+
+    def __init__(self, disk: Disk) -> None:
+        self.disk = disk
+        self.prepared = threading.Event()
+
+    def apply_promptly(self, batch: Sequence[str], is_durable: Callable[[], bool]) -> list[str] | None:
+        self.disk.events.append("prepare " + ",".join(batch))
+        self.prepared.set()
+        if not is_durable():
+            self.disk.events.append("forget")
+            return None
+        return self.disk.apply(batch)
+
+
+def run_on_uvloop(work: Callable[[], Coroutine[object, object, None]]) -> None:
+    """Only uvloop says whether something on it is ready."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work())
+
+
+def test_a_lone_waiter_is_prepared_while_the_disk_works_and_visible_when_it_is_durable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def run() -> None:
+        monkeypatch.setattr(commit_module, "PROMPT_WAIT_US", 10_000_000)
+        disk = Disk()
+        shelf = Shelf(disk)
+
+        def sync() -> None:
+            shelf.prepared.wait(10)
+            disk.sync()
+
+        answers: list[object] = []
+        commit: GroupCommit[str, str] = GroupCommit(
+            asyncio.get_running_loop(),
+            sync,
+            disk.apply,
+            answers.append,
+            background=InBackground(sync),
+            apply_promptly=shelf.apply_promptly,
+        )
+        commit.start()
+        commit.submit("a", answers.append)
+        assert disk.events == ["prepare a", "sync", "apply a"]
+        assert answers == ["A"] and commit.depth == 0
+        commit.close()
+
+    run_on_uvloop(run)
+
+
+def test_a_disk_that_is_slow_is_not_waited_for_and_nothing_is_visible_before_it_is_durable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def run() -> None:
+        monkeypatch.setattr(commit_module, "PROMPT_WAIT_US", 1000)
+        monkeypatch.setattr(commit_module, "PROMPT_SYNC_S", 0.0)
+        disk = Disk()
+        disk.gate.clear()
+        shelf = Shelf(disk)
+        loop = asyncio.get_running_loop()
+        failures: list[EngineError] = []
+        commit: GroupCommit[str, str] = GroupCommit(
+            loop,
+            disk.sync,
+            disk.apply,
+            failures.append,
+            background=InBackground(disk.sync),
+            apply_promptly=shelf.apply_promptly,
+        )
+        commit.start()
+        answers = [loop.create_future() for _ in range(2)]
+        commit.submit("a", answers[0].set_result)
+        assert disk.events == ["prepare a", "forget"] and not answers[0].done()
+        disk.gate.set()
+        assert await asyncio.wait_for(answers[0], 10) == "A"
+        commit.submit("b", answers[1].set_result)
+        assert await asyncio.wait_for(answers[1], 10) == "B"
+        assert disk.events == ["prepare a", "forget", "sync", "apply a", "sync", "apply b"]
+        commit.close()
+        assert failures == []
+
+    run_on_uvloop(run)
+
+
+def test_the_loop_does_not_stand_still_while_something_on_it_is_ready() -> None:
+    async def run() -> None:
+        disk = Disk()
+        shelf = Shelf(disk)
+        loop = asyncio.get_running_loop()
+        commit: GroupCommit[str, str] = GroupCommit(
+            loop,
+            disk.sync,
+            disk.apply,
+            print,
+            background=InBackground(disk.sync),
+            apply_promptly=shelf.apply_promptly,
+        )
+        commit.start()
+        ready = os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            loop.add_reader(ready, list)
+            await asyncio.sleep(0.01)  # the loop looks at a new descriptor when it waits
+            answer = loop.create_future()
+            commit.submit("a", answer.set_result)
+            loop.remove_reader(ready)
+            assert await asyncio.wait_for(answer, 10) == "A"
+            assert disk.events == ["sync", "apply a"]
+        finally:
+            os.close(ready)
+            commit.close()
+
+    run_on_uvloop(run)
+
+
+def test_after_a_failed_sync_of_a_lone_waiter_nothing_is_visible_and_nothing_is_synced_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def run() -> None:
+        monkeypatch.setattr(commit_module, "PROMPT_WAIT_US", 10_000_000)
+        disk = Disk()
+        disk.fail_from = 1
+        shelf = Shelf(disk)
+        loop = asyncio.get_running_loop()
+        failures: list[EngineError] = []
+        commit: GroupCommit[str, str] = GroupCommit(
+            loop,
+            disk.sync,
+            disk.apply,
+            failures.append,
+            background=InBackground(disk.sync),
+            apply_promptly=shelf.apply_promptly,
+        )
+        commit.start()
+        answers = [loop.create_future() for _ in range(2)]
+        for item, answer in zip("ab", answers, strict=True):
+            commit.submit(item, answer.set_result)
+            assert isinstance(await asyncio.wait_for(answer, 10), StorageFailed)
+        assert disk.events == ["prepare a"] and disk.sync_count == 1
+        assert len(failures) == 1 and commit.depth == 0
+        commit.close()
+
+    run_on_uvloop(run)
+
+
+def test_what_cannot_be_synced_in_the_background_is_left_to_the_thread() -> None:
+    async def run() -> None:
+        disk = Disk()
+        loop = asyncio.get_running_loop()
+        background = InBackground(disk.sync)
+        background.is_available = False
+        commit: GroupCommit[str, str] = GroupCommit(loop, disk.sync, disk.apply, print, background=background)
+        commit.start()
+        answer = loop.create_future()
+        commit.submit("a", answer.set_result)
+        assert await asyncio.wait_for(answer, 10) == "A"
+        assert disk.events == ["sync", "apply a"]
         commit.close()
 
     asyncio.run(run())

@@ -17,6 +17,7 @@ from engine.archive.ingest.writer import Writer
 from engine.errors import EngineError, InstanceQuarantined, InstanceRefused, StorageError, StorageFailed
 from engine.index.format.entry import Entry, Quarantined
 from engine.index.format.types import Outcome
+from engine.storage.background_sync import BackgroundSync
 from engine.storage.commit import GroupCommit
 
 PREWRITE_AFTER_S = 30.0
@@ -45,7 +46,9 @@ class Committer:
             writer.log.sync,
             writer.apply,
             on_failure,
+            background=BackgroundSync(writer.log),
             try_apply=writer.try_apply,
+            apply_promptly=writer.apply_promptly,
             why_late=writer.index.describe_writer,
         )
         self.group.start()

@@ -7,7 +7,7 @@ Does not sync and does not answer anybody: the ports commit (`live`, `batch`). D
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -97,6 +97,11 @@ class Writer:
         """The same for a caller that must not wait; None when somebody else writes the index."""
         with self._final_failures():
             return self.index.try_apply(entries)
+
+    def apply_promptly(self, entries: Sequence[Entry], is_durable: Callable[[], bool]) -> list[Outcome] | None:
+        """The same for a caller that makes the log durable meanwhile: see `Catalog.apply_promptly`."""
+        with self._final_failures():
+            return self.index.apply_promptly(entries, is_durable)
 
     def outcome_of(self, entry: Entry, outcome: Outcome) -> Outcome:
         """What to answer for an entry that is visible now; ends the damage of what it has healed. Blocks."""

@@ -60,6 +60,10 @@ def _with_class(tail: bytes, class_id: int) -> tuple[bytes, frozenset[int]]:
     return pack_tail(modality, classes), classes
 
 
+class _NotWanted(Exception):
+    """Ends a transaction that is not to be committed."""
+
+
 class Writer:
     """Applies batches; one per process, any thread."""
 
@@ -75,6 +79,8 @@ class Writer:
         self._series: dict[tuple[bytes, bytes, bytes, bytes], CachedSeries] = {}
         self._names: dict[bytes, int] = {}
         self._epoch: bytes | None = None
+        self._last_id = -1
+        """The number of this writer's last transaction."""
 
     def apply(
         self,
@@ -113,16 +119,29 @@ class Writer:
         with self._lock:
             return self.environment.write(lambda txn: self._batch(txn, work), self._forget)
 
-    def try_batch(self, work: Callable[[WriteTxn], Result]) -> tuple[Result] | None:
-        """Does the same for a caller that must not wait. Returns None when another writer is at work."""
+    def try_batch(
+        self, work: Callable[[WriteTxn], Result], is_wanted: Callable[[], bool] | None = None
+    ) -> tuple[Result] | None:
+        """Does the same for a caller that must not wait. Returns None when another writer is at work.
+
+        `is_wanted`, called before the commit, says whether to commit; if not, nothing is written, and None is returned.
+        """
         if not self._lock.acquire(blocking=False):
             return None
         try:
-            return self.environment.try_write(lambda txn: self._batch(txn, work), self._forget)
+            return self.environment.try_write(lambda txn: self._batch(txn, work, is_wanted), self._forget)
+        except _NotWanted:
+            return None
         finally:
             self._lock.release()
 
-    def _batch(self, txn: WriteTxn, work: Callable[[WriteTxn], Result]) -> Result:
+    def is_alone(self) -> bool:
+        """Whether nobody else has written since this writer did."""
+        return self.environment.last_transaction_id() == self._last_id
+
+    def _batch(
+        self, txn: WriteTxn, work: Callable[[WriteTxn], Result], is_wanted: Callable[[], bool] | None = None
+    ) -> Result:
         environment = self.environment
         epoch = txn.get(keys.META_EPOCH, db=environment.meta)
         if epoch != self._epoch:
@@ -138,6 +157,9 @@ class Writer:
             self._series.clear()
         self.entities.write(txn)
         self.accounts.write(txn)
+        if is_wanted is not None and not is_wanted():
+            raise _NotWanted
+        self._last_id = txn.id()
         return result
 
     def _forget(self) -> None:
